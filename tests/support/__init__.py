@@ -1,0 +1,1 @@
+"""Emulators and helpers that tests and benchmarks share."""
