@@ -1,0 +1,151 @@
+# Everything one can do here; `make help` lists it. Needs python3.11 or 3.12 with venv, git and make: the rest is installed.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+ENVIRONMENT := $(VENV)/.stamp
+PROTOS := gen/.stamp
+
+# What is checked; places that do not exist are left out.
+SOURCES := $(wildcard services clients/python tests tools examples benchmarks)
+PROTO_FILES := $(shell find protos -type d -o -name '*.proto')
+LOCKS := auth models memory memory-chroma orchestrator worker client dev
+
+DB ?= sqlite
+INPUT ?=
+JOBS ?= 2
+T ?=
+PYTEST := $(BIN)/pytest
+PARALLEL := -n $(JOBS) --dist loadfile
+COVERAGE := --cov --cov-report=term:skip-covered
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-zA-Z0-9_-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Run it
+
+.PHONY: demo
+demo: protos ## Run one crew on the embedded defaults and show it (INPUT=file.txt for a text of your own)
+	@$(PY) examples/brief/demo.py $(if $(INPUT),"$(INPUT)")
+
+.PHONY: run
+run: protos ## Serve all services on one port with two worker hosts (DB=postgres for PostgreSQL)
+	@exec $(PY) -m services.suite --db $(DB)
+
+.PHONY: dev
+dev: protos ## Serve, and start again when a source or a proto changes
+	@exec $(BIN)/watchfiles --filter all --ignore-paths gen,data,.venv,.git --sigint-timeout 20 "$(MAKE) --no-print-directory run DB=$(DB)" services protos
+
+.PHONY: seed
+seed: protos ## Write the starting data (models, groups); repeating it changes nothing
+	@$(PY) -m services.common.db.migrate seed
+
+##@ Check it
+
+.PHONY: test
+test: protos ## Everything: lint, types, import contracts, protos, every test with coverage (T=path: only those tests)
+ifneq ($(T),)
+	@$(PYTEST) $(T)
+else
+	@failed=; for check in lint types contracts proto-lint; do \
+		echo "== make $$check"; $(MAKE) --no-print-directory $$check || failed="$$failed $$check"; done; \
+	echo "== pytest"; $(PYTEST) $(PARALLEL) $(COVERAGE) --cov-fail-under=80 tests || failed="$$failed pytest"; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+endif
+
+.PHONY: test-unit
+test-unit: protos ## Tests without a database or a server
+	@$(PYTEST) $(PARALLEL) tests/unit
+
+.PHONY: test-integration
+test-integration: protos ## Tests against real databases and stores
+	@$(PYTEST) $(PARALLEL) tests/integration $(wildcard tests/contract)
+
+.PHONY: test-e2e
+test-e2e: protos ## Tests through the API of running services
+	@$(PYTEST) tests/e2e
+
+.PHONY: test-large
+test-large: protos ## Tests too big for every change (sizes, long runs)
+	@$(PYTEST) -m large --timeout 3600 tests
+
+.PHONY: chaos
+chaos: protos ## Kill processes under load and check that nothing is lost or doubled
+	@$(PYTEST) -m chaos --timeout 3600 tests
+
+.PHONY: coverage
+coverage: protos ## Every test, and where the code is not covered (htmlcov/index.html)
+	@$(PYTEST) $(PARALLEL) --cov --cov-report=term-missing:skip-covered --cov-report=html tests
+
+.PHONY: bench
+bench: protos ## Measure against the floors and peers named in benchmarks/
+	@$(PY) -m benchmarks
+
+.PHONY: format
+format: protos ## Format Python and protos, and mend what ruff can
+	@$(BIN)/ruff check --fix-only --quiet $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/buf format -w protos
+
+.PHONY: lint
+lint: $(ENVIRONMENT) ## Style and likely mistakes in Python
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/ruff check $(SOURCES)
+
+.PHONY: types
+types: protos ## Types, strictly
+	@$(BIN)/mypy $(SOURCES)
+
+.PHONY: contracts
+contracts: protos ## Which module may import which
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: proto-lint
+proto-lint: protos ## Style, comments and format of the protos; breaking changes against protos/baseline.binpb
+	@$(BIN)/buf format --diff --exit-code protos
+	@$(BIN)/buf lint gen/image.binpb
+	@if [ -f protos/baseline.binpb ]; then $(BIN)/buf breaking gen/image.binpb --against protos/baseline.binpb; fi
+
+##@ Change it
+
+.PHONY: protos
+protos: $(PROTOS) ## Generate Python and the descriptor image from protos/ into gen/
+
+.PHONY: migrate
+migrate: protos ## Bring every service's database to the newest schema
+	@$(PY) -m services.common.db.migrate upgrade
+
+.PHONY: migration
+migration: protos ## Write a migration from the difference to the tables (service=memory m="add scores")
+	@test -n "$(service)" -a -n "$(m)" || { echo 'usage: make migration service=memory m="add scores"' >&2; exit 2; }
+	@$(PY) -m services.common.db.migrate revision "$(service)" --message "$(m)"
+
+.PHONY: lock
+lock: $(ENVIRONMENT) ## Resolve pyproject.toml anew into requirements/ (UPGRADE=1: newest allowed versions)
+	@$(LOCK) $(if $(UPGRADE),--upgrade) --all-extras pyproject.toml -o requirements/all.txt
+	@$(LOCK) -c requirements/all.txt --extra bootstrap pyproject.toml -o requirements/bootstrap.txt
+	@set -e; for extra in $(LOCKS); do $(LOCK) -c requirements/all.txt --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
+
+# Hashes pin the content; where it is fetched from is each machine's own affair.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--no-annotate --custom-compile-command "make lock"
+
+.PHONY: clean
+clean: ## Remove everything that was generated (the data directory stays)
+	rm -rf $(VENV) gen htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment is as its lock says: a changed lock is installed before anything else runs.
+$(ENVIRONMENT): requirements/bootstrap.txt requirements/dev.txt tools/bootstrap.sh
+	@echo "installing $(VENV) from requirements/dev.txt"
+	@tools/bootstrap.sh $(PYTHON) $(VENV) requirements/dev.txt
+	@touch $@
+
+$(PROTOS): $(PROTO_FILES) tools/generate_protos.py $(ENVIRONMENT)
+	@$(PY) tools/generate_protos.py protos gen
+	@touch $@
