@@ -1,10 +1,10 @@
 """Generates everything that comes out of ``protos/`` into one directory.
 
-Written there: messages, gRPC stubs and their type stubs, and ``image.binpb``, a FileDescriptorSet with imports and comments that
-reflection serves and that buf checks.
+Written there: messages, gRPC stubs, the type stubs of both, and ``image.binpb``, a FileDescriptorSet with imports and
+comments that reflection serves and that buf checks.
 
-No third-party proto is kept in this repository: google/rpc and google/api lie in the googleapis-common-protos wheel, and
-buf/validate is taken as a descriptor out of the protovalidate wheel.
+No third-party proto is kept in this repository: google/rpc and google/api lie in the googleapis-common-protos wheel,
+and buf/validate is taken as a descriptor out of the protovalidate wheel.
 
 Usage: python tools/generate_protos.py PROTOS_DIR OUTPUT_DIR
 """
@@ -13,7 +13,6 @@ import argparse
 import fcntl
 import filecmp
 import os
-import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterable
@@ -69,7 +68,9 @@ def generate(protos: Path, output: Path, scratch: Path) -> None:
             VALIDATE,
         ]
     )
-    run_protoc([*inputs, "--include_imports", "--include_source_info", f"--descriptor_set_out={output / IMAGE}", *sources])
+    run_protoc(
+        [*inputs, "--include_imports", "--include_source_info", f"--descriptor_set_out={output / IMAGE}", *sources]
+    )
     image = descriptor_pb2.FileDescriptorSet.FromString((output / IMAGE).read_bytes())
     with_services = [file.name for file in image.file if file.service and file.name in sources]
     if with_services:
@@ -85,7 +86,7 @@ def generate(protos: Path, output: Path, scratch: Path) -> None:
 
 
 def publish(fresh: Path, output: Path) -> None:
-    """Makes ``output`` equal to ``fresh``, file by file: each is replaced at once, and an unchanged one keeps its time stamp."""
+    """Makes ``output`` equal to ``fresh``, file by file: each is replaced at once; an unchanged one keeps its time."""
     wanted = {path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()}
     for name in wanted:
         target = output / name
@@ -121,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
