@@ -63,6 +63,31 @@ class Changes:
                 self._listeners.discard(listener)
 
 
+class Gate:
+    """Holds handlers until someone, in any thread, releases them."""
+
+    def __init__(self) -> None:
+        self._held: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    async def hold(self, on_held: Callable[[], None]) -> None:
+        """Wait for a release; `on_held` is called once a release would count."""
+        place = (asyncio.get_running_loop(), asyncio.Event())
+        self._held.add(place)
+        try:
+            on_held()
+            await place[1].wait()
+        finally:
+            self._held.discard(place)
+
+    def release(self) -> int:
+        """Let everything held now go on; returns how many there were."""
+        held = list(self._held)
+        for loop, event in held:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(event.set)
+        return len(held)
+
+
 class HttpEmulator(ABC):
     """Serve `install`'s routes on loopback: `async with` in the running loop, `with` in a thread of its own.
 
@@ -73,6 +98,7 @@ class HttpEmulator(ABC):
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self._host = host
         self._port = port
+        self._url: str | None = None
         self._runner: web.AppRunner | None = None
         self._thread: threading.Thread | None = None
         self._thread_loop: asyncio.AbstractEventLoop | None = None
@@ -88,13 +114,17 @@ class HttpEmulator(ABC):
     @property
     def url(self) -> str:
         """Base address without a trailing slash; RuntimeError before start."""
-        if self._runner is None:
+        if self._url is None:
             raise RuntimeError("the emulator is not running")
-        return f"http://{self._host}:{self._port}"
+        return self._url
 
     @property
     def port(self) -> int:
         return self._port
+
+    def served_at(self, url: str | None) -> None:
+        """Say where the routes are reached; for one mounted in another's server."""
+        self._url = url
 
     async def start(self) -> None:
         app = web.Application(client_max_size=MAX_BODY_BYTES)
@@ -115,12 +145,14 @@ class HttpEmulator(ABC):
             raise
         self._port = runner.addresses[0][1]
         self._runner = runner
+        self.served_at(f"http://{self._host}:{self._port}")
 
     async def stop(self) -> None:
         runner, self._runner = self._runner, None
         if runner is not None:
             self.let_go()
             await runner.cleanup()
+            self.served_at(None)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -26,7 +26,7 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
-from tests.support.http_emulator import WAIT_SECONDS, Changes, HttpEmulator, serve_until_cancelled
+from tests.support.http_emulator import WAIT_SECONDS, Changes, Gate, HttpEmulator, serve_until_cancelled
 from tests.support.llm_replies import Completion, JsonObject, build_completion, content_text, split_tokens
 from tests.support.llm_script import CallFacts, Fault, Reply, Route, Rule, Script, When
 from tests.support.text_vectors import embed_text
@@ -125,7 +125,7 @@ class LlmEmulator(HttpEmulator):
         self._control_prefix = control_prefix
         self._script = Script()
         self._changes = Changes()
-        self._held: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}
+        self._gate = Gate()
         self._numbered = 0
 
     # Scripting and the log
@@ -145,11 +145,7 @@ class LlmEmulator(HttpEmulator):
 
     def release(self) -> int:
         """Let every call that hangs now go on; returns how many there were."""
-        held = list(self._held.values())
-        for loop, gate in held:
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(gate.set)
-        return len(held)
+        return self._gate.release()
 
     def let_go(self) -> None:
         for call in self.calls:
@@ -321,15 +317,14 @@ class LlmEmulator(HttpEmulator):
         return web.json_response(completion.message_body())
 
     async def _hold(self, call: Call) -> None:
-        gate = asyncio.Event()
-        self._held[call.number] = (asyncio.get_running_loop(), gate)
-        call.hanging = True
-        self._changes.notify()
+        def held() -> None:
+            call.hanging = True
+            self._changes.notify()
+
         try:
-            await gate.wait()
+            await self._gate.hold(held)
         finally:
             call.hanging = False
-            del self._held[call.number]
 
     def _drop(self, request: web.Request, call: Call, response: web.StreamResponse) -> web.StreamResponse:
         call.outcome = "dropped"

@@ -1,0 +1,1 @@
+"""Tests of the suite; a package, because a wheel brings another `tests` that would hide it."""
