@@ -39,7 +39,7 @@ run: protos ## Serve all services on one port with two worker hosts (DB=postgres
 
 .PHONY: dev
 dev: protos ## Serve, and start again when a source or a proto changes
-	@exec $(BIN)/watchfiles --filter all --ignore-paths gen,data,.venv,.git --sigint-timeout 20 "$(MAKE) --no-print-directory run DB=$(DB)" services protos
+	@exec $(BIN)/watchfiles --sigint-timeout 30 "sh -c '$(MAKE) --no-print-directory protos && exec $(PY) -m services.suite --db $(DB)'" services protos
 
 .PHONY: seed
 seed: protos ## Write the starting data (models, groups); repeating it changes nothing

@@ -26,6 +26,8 @@ from protovalidate._gen.buf.validate import validate_pb
 
 IMAGE = "image.binpb"
 VALIDATE = "buf/validate/validate.proto"
+# Their wheel has the modules but does not declare itself typed: type stubs only.
+TYPED_HERE = ["google/rpc/code.proto", "google/rpc/error_details.proto", "google/rpc/status.proto"]
 
 
 def write_validate_descriptor(path: Path) -> None:
@@ -58,16 +60,9 @@ def generate(protos: Path, output: Path, scratch: Path) -> None:
         f"--proto_path={Path(status_pb2.__file__).parents[2]}",
         f"--proto_path={Path(grpc_tools.__file__).parent / '_proto'}",
     ]
-    run_protoc(
-        [
-            *inputs,
-            f"--plugin=protoc-gen-mypy={scripts / 'protoc-gen-mypy'}",
-            f"--python_out={output}",
-            f"--mypy_out=quiet:{output}",
-            *sources,
-            VALIDATE,
-        ]
-    )
+    run_protoc([*inputs, f"--python_out={output}", *sources, VALIDATE])
+    mypy_plugin = f"--plugin=protoc-gen-mypy={scripts / 'protoc-gen-mypy'}"
+    run_protoc([*inputs, mypy_plugin, f"--mypy_out=quiet:{output}", *sources, VALIDATE, *TYPED_HERE])
     run_protoc(
         [*inputs, "--include_imports", "--include_source_info", f"--descriptor_set_out={output / IMAGE}", *sources]
     )
