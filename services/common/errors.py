@@ -1,0 +1,149 @@
+"""Failures that callers are meant to see. Use cases raise them; the gRPC edge turns them into `google.rpc.Status`.
+
+Anything else that is raised reaches the caller as INTERNAL without its text.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field at fault."""
+
+    field: str
+    """Path from the request's root. Example: `spec.tasks[1].agent`."""
+    description: str
+    """What is wrong and how to mend it."""
+
+
+class CoxswainError(Exception):
+    """Base of all failures callers see.
+
+    `reason` is the name of a `coxswain.common.v1.ErrorReason` without its prefix; `retry_after` is in seconds.
+    """
+
+    code = "INTERNAL"
+    """Name of the gRPC status code."""
+    default_reason = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        violations: Sequence[FieldViolation] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.default_reason
+        self.metadata = dict(metadata or {})
+        self.violations = tuple(violations)
+        self.retry_after = retry_after
+
+
+class InvalidArgument(CoxswainError):
+    """The request is wrong whatever the state of the system."""
+
+    code = "INVALID_ARGUMENT"
+    default_reason = "INVALID_FIELD"
+
+    @classmethod
+    def field(cls, path: str, description: str, *, reason: str = "") -> Self:
+        """Return the failure of one field."""
+        return cls(f"{path}: {description}", reason=reason, violations=(FieldViolation(path, description),))
+
+
+class NotFound(CoxswainError):
+    """The resource does not exist in the caller's group."""
+
+    code = "NOT_FOUND"
+    default_reason = "NOT_FOUND"
+
+    @classmethod
+    def of(cls, resource: str, identifier: str) -> Self:
+        """Return the failure to find one resource."""
+        return cls(
+            f'there is no {resource} "{identifier}" in your group', metadata={"resource": resource, "id": identifier}
+        )
+
+
+class AlreadyExists(CoxswainError):
+    """The name or request_id is taken."""
+
+    code = "ALREADY_EXISTS"
+    default_reason = "ALREADY_EXISTS"
+
+    @classmethod
+    def request_id(cls, request_id: str) -> Self:
+        """Return the failure of a request_id that was used with another body."""
+        return cls(
+            f'request_id "{request_id}" was used before with another body; choose a new one for a new request',
+            reason="REQUEST_ID_REUSED",
+            metadata={"request_id": request_id},
+        )
+
+
+class FailedPrecondition(CoxswainError):
+    """The system is not in the state the request needs; the caller has to change something first."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class Aborted(CoxswainError):
+    """The request lost against another one; read again and repeat it."""
+
+    code = "ABORTED"
+
+
+class PermissionDenied(CoxswainError):
+    """The caller is known and may not do this."""
+
+    code = "PERMISSION_DENIED"
+
+
+class Unauthenticated(CoxswainError):
+    """The caller did not prove who they are."""
+
+    code = "UNAUTHENTICATED"
+    default_reason = "CREDENTIAL_MISSING"
+
+
+class ResourceExhausted(CoxswainError):
+    """A limit is reached."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+class Unavailable(CoxswainError):
+    """Something needed does not answer; trying again may help."""
+
+    code = "UNAVAILABLE"
+    default_reason = "DEPENDENCY_UNAVAILABLE"
+
+
+class Unimplemented(CoxswainError):
+    """The installation does not have that part."""
+
+    code = "UNIMPLEMENTED"
+    default_reason = "NOT_IMPLEMENTED"
+
+    @classmethod
+    def part(cls, part: str) -> Self:
+        """Return the failure naming the part that is missing."""
+        return cls(f"this installation does not have {part} yet", metadata={"part": part})
+
+
+class DeadlineExceeded(CoxswainError):
+    """The time allowed ran out."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
+class Internal(CoxswainError):
+    """The server failed, and the message is fit for callers."""
+
+    code = "INTERNAL"

@@ -1,0 +1,44 @@
+"""Who a call is made by."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+
+
+class Role(IntEnum):
+    """What a member may do in a group; the numbers are those of `coxswain.common.v1.Role`."""
+
+    ANONYMOUS = 1
+    OPERATOR = 2
+    EDITOR = 3
+    ADMIN = 4
+    PLATFORM_ADMIN = 5
+    """Asked for by methods that administer the installation; never a member's role in a group."""
+
+
+class CredentialKind(IntEnum):
+    """What a caller proved their identity with; the numbers are those of `coxswain.auth.v1.CredentialKind`."""
+
+    USER = 1
+    WORKLOAD = 2
+    GROUP = 3
+    DEV = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """One subject in one group, verified by auth."""
+
+    subject: str
+    """Issuer and subject joined by `|`."""
+    group_id: str
+    role: Role
+    platform_admin: bool
+    credential_kind: CredentialKind
+    session_id: str
+    """The credential session auth keeps for the subject's own token; empty when there is none."""
+    execution_id: str
+    """The execution on whose behalf the call is made; empty for direct calls."""
+    expires_at: datetime
+    token: str = field(default="", repr=False, compare=False)
+    """The signed token that stands for the principal between services."""

@@ -1,0 +1,81 @@
+"""Structured logs: one line of JSON for each event (or coloured text on a terminal), without secrets."""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+_SECRET_KEYS = re.compile(r"token|secret|password|authorization|credential$|api_key|private_key|cookie", re.IGNORECASE)
+# Bearer values, JSON web tokens, Databricks tokens and provider keys, wherever they stand in a text.
+_SECRET_VALUES = re.compile(
+    r"(?i:bearer\s+)[^\s\"',;]+|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*|\bdapi[0-9a-f]{8,}[\w-]*|\bsk-[\w-]{8,}"
+)
+_REDACTED = "[redacted]"
+_COUNTS = re.compile(r"tokens$")
+
+
+def redact(text: str) -> str:
+    """Return `text` with everything that looks like a credential replaced."""
+    return _SECRET_VALUES.sub(_REDACTED, text)
+
+
+def _redact_event(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if _SECRET_KEYS.search(key) and not _COUNTS.search(key):
+            event[key] = _REDACTED
+        elif isinstance(value, str):
+            event[key] = redact(value)
+    return event
+
+
+def configure_logging(level: str, *, service: str) -> None:
+    """Send structlog's and the standard library's records through one pipeline to standard error.
+
+    `level` is a standard name such as "INFO". Lines are JSON unless standard error is a terminal.
+    """
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        _add_service(service),
+    ]
+    renderer: structlog.types.Processor = (
+        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                _redact_event,
+                renderer,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # These libraries log each statement or request at INFO, request bodies among them.
+    for noisy in ("sqlalchemy.engine", "aiosqlite", "alembic", "httpx", "aiohttp.access", "dbos"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+def _add_service(service: str) -> structlog.types.Processor:
+    def add(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.setdefault("service", service)
+        return event
+
+    return add
