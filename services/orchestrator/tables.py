@@ -1,0 +1,212 @@
+"""The orchestrator's tables. Rows are the truth: the API writes what is wanted, workers what has come of it."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
+
+metadata = MetaData(naming_convention=NAMING_CONVENTION)
+
+_ID = String(64)
+_GROUP = String(128)
+
+crews = Table(
+    "crews",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("group_id", _GROUP, nullable=False),
+    Column("name", String(256), nullable=False),
+    Column("revision", Integer, nullable=False),  # the newest
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("deleted_at", UtcDateTime),
+    Index("ix_crews_group_id_id", "group_id", "id"),
+    # A name is free again once its crew is deleted.
+    Index(
+        "uq_crews_group_id_name",
+        "group_id",
+        "name",
+        unique=True,
+        sqlite_where=text("deleted_at IS NULL"),
+        postgresql_where=text("deleted_at IS NULL"),
+    ),
+)
+
+crew_revisions = Table(
+    "crew_revisions",
+    metadata,
+    Column("crew_id", _ID, ForeignKey("crews.id"), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("document", JsonDocument, nullable=False),  # domain.CrewSpec
+    Column("subject", String(512), nullable=False),  # who made it
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+# What a request_id made, so that repeating the request finds it.
+requests = Table(
+    "requests",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("subject", String(512), primary_key=True),
+    Column("method", String(128), primary_key=True),
+    Column("request_id", String(128), primary_key=True),
+    Column("request_hash", String(64), nullable=False),
+    Column("resource_id", _ID, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("group_id", _GROUP, nullable=False),
+    Column("subject", String(512), nullable=False),
+    Column("crew_id", _ID, nullable=False),
+    Column("crew_revision", Integer, nullable=False),
+    Column("crew_name", String(256), nullable=False),
+    Column("state", String(32), nullable=False),  # domain.ExecutionState
+    Column("inputs", JsonDocument, nullable=False),
+    Column("labels", JsonDocument, nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("identity", String(32), nullable=False),  # domain.ExecutionIdentity
+    Column("on_credential_expiry", String(32), nullable=False),  # domain.OnCredentialExpiry
+    Column("grant_id", _ID, nullable=False),
+    # Whether the grant may still have to be revoked after the end.
+    Column("grant_open", Boolean, nullable=False),
+    Column("resumed_from", _ID, nullable=False),
+    Column("timeout_seconds", Float),
+    Column("deadline_at", UtcDateTime),
+    Column("cancel_requested_at", UtcDateTime),
+    # Claims so far. Every write of a worker is guarded by the epoch it claimed.
+    Column("epoch", Integer, nullable=False),
+    # The segment the execution is at; `<id>.<generation>` is the engine's id of it.
+    Column("generation", Integer, nullable=False),
+    # Whether that segment still waits to be handed to the engine.
+    Column("ready", Boolean, nullable=False),
+    # Rises in the transaction that inserts the events.
+    Column("last_sequence", BigInteger, nullable=False),
+    Column("llm_calls", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cost", Float, nullable=False),
+    Column("result", JsonDocument),  # domain.TaskOutput
+    Column("error", JsonDocument),  # domain.ExecutionError
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    Index("ix_executions_ready", "ready", "group_id", "priority", "created_at"),
+    Index("ix_executions_group_id_id", "group_id", "id"),
+    Index("ix_executions_group_id_crew_id_id", "group_id", "crew_id", "id"),
+    Index("ix_executions_state_deadline_at", "state", "deadline_at"),
+    Index("ix_executions_grant_open_ended_at", "grant_open", "ended_at"),
+)
+
+task_runs = Table(
+    "task_runs",
+    metadata,
+    Column("execution_id", _ID, ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True),
+    Column("task_index", Integer, primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("state", String(32), nullable=False),  # domain.TaskState
+    Column("attempt", Integer, nullable=False),
+    Column("copied", Boolean, nullable=False),
+    Column("llm_calls", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cost", Float, nullable=False),
+    Column("output", JsonDocument),  # domain.TaskOutput
+    Column("error", JsonDocument),  # domain.ExecutionError
+    Column("started_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+)
+
+execution_events = Table(
+    "execution_events",
+    metadata,
+    Column("execution_id", _ID, ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("time", UtcDateTime, nullable=False),
+    Column("kind", String(32), nullable=False),  # the field set in ExecutionEvent.event
+    Column("task_index", Integer),
+    Column("task_name", String(128), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    # For model calls; chunks are pruned by it (within the call's range of sequences, which the primary key finds).
+    Column("call_id", _ID, nullable=False),
+    # A serialized ExecutionEvent that holds nothing but its `event`.
+    Column("payload", LargeBinary, nullable=False),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("execution_id", _ID, ForeignKey("executions.id", ondelete="CASCADE"), nullable=False),
+    Column("group_id", _GROUP, nullable=False),
+    Column("task_index", Integer, nullable=False),
+    Column("task_name", String(128), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("state", String(32), nullable=False),  # domain.ApprovalState
+    Column("output", JsonDocument, nullable=False),  # domain.TaskOutput
+    Column("feedback", Text, nullable=False),
+    Column("answered_by", String(512), nullable=False),
+    Column("requested_at", UtcDateTime, nullable=False),
+    Column("answered_at", UtcDateTime),
+    Index("ix_approvals_execution_id_task_index", "execution_id", "task_index"),
+)
+
+# Answers of models, so that a repeated attempt gets the same ones without calling again.
+llm_journal = Table(
+    "llm_journal",
+    metadata,
+    Column("execution_id", _ID, ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True),
+    Column("task_index", Integer, primary_key=True, autoincrement=False),
+    Column("request_hash", String(64), primary_key=True),
+    # The nth time the task asked exactly this, from 0.
+    Column("occurrence", Integer, primary_key=True, autoincrement=False),
+    Column("response", LargeBinary, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+# An intent without a result on a tool that is not idempotent is never run again.
+tool_journal = Table(
+    "tool_journal",
+    metadata,
+    Column("execution_id", _ID, ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True),
+    Column("task_index", Integer, primary_key=True, autoincrement=False),
+    Column("call_key", String(128), primary_key=True),
+    Column("tool_name", String(128), nullable=False),
+    Column("idempotent", Boolean, nullable=False),
+    Column("state", String(32), nullable=False),  # domain.ToolCallState
+    # The claim that wrote the intent.
+    Column("epoch", Integer, nullable=False),
+    Column("result", LargeBinary),
+    Column("error", Text, nullable=False),
+    Column("intended_at", UtcDateTime, nullable=False),
+    Column("resulted_at", UtcDateTime),
+)
+
+# One row for each running worker host. Times are seconds since 1970 by the database's clock, the only one all hosts share.
+worker_leases = Table(
+    "worker_leases",
+    metadata,
+    Column("executor_id", String(128), primary_key=True),
+    Column("host_name", String(256), nullable=False),
+    Column("process_id", Integer, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Index("ix_worker_leases_expires_at", "expires_at"),
+)
