@@ -1,7 +1,7 @@
 """What the orchestrator is about: crews, their executions, and what executions leave behind.
 
-Documents (crews, outputs, errors) are stored as JSON through `to_document` and `from_document`; fields may be added with a
-default, never renamed, so that a row written by one release can be read by the next and the previous one.
+Documents (crews, outputs, errors) are stored as JSON through `to_document` and `from_document`. Fields may be added with
+a default, never renamed: a row written by one release has to be read by the next and the previous one.
 """
 
 import functools
@@ -167,7 +167,7 @@ class MemorySpec:
 
 @dataclass(frozen=True, slots=True)
 class CrewSpec:
-    """The whole of a crew. Agents and tasks refer to each other by name; an empty model means the installation's default."""
+    """The whole of a crew. Agents and tasks refer to each other by name; an empty model is the default one."""
 
     name: str
     agents: tuple[AgentSpec, ...]

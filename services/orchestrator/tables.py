@@ -199,7 +199,7 @@ tool_journal = Table(
     Column("resulted_at", UtcDateTime),
 )
 
-# One row for each running worker host. Times are seconds since 1970 by the database's clock, the only one all hosts share.
+# One row for each running worker host. Times are seconds since 1970 by the database's clock, the only one hosts share.
 worker_leases = Table(
     "worker_leases",
     metadata,
