@@ -1,0 +1,48 @@
+"""The options every method carries: who may call it, and whether it may be repeated."""
+
+from dataclasses import dataclass
+
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import MethodDescriptor
+
+from coxswain.common.v1 import access_pb2
+from services.common.identity.principal import Role
+
+
+@dataclass(frozen=True, slots=True)
+class MethodAccess:
+    """What a method asks of its callers."""
+
+    internal: bool
+    """Whether it serves other services only, on the internal listener only."""
+    role: Role
+    """The least role."""
+    repeatable: bool
+    """Whether calling it twice does what calling it once does."""
+
+
+def read_access(method: MethodDescriptor) -> MethodAccess:
+    """Return a method's options.
+
+    Raises:
+        ValueError: one of `access`, `role` and `idempotency_level` is missing, so that nobody decided it.
+    """
+    options = method.GetOptions()
+    access = options.Extensions[access_pb2.access]
+    role = options.Extensions[access_pb2.role]
+    missing = [
+        name
+        for name, present in (
+            ("access", access != access_pb2.ACCESS_UNSPECIFIED),
+            ("role", role != access_pb2.ROLE_UNSPECIFIED),
+            ("idempotency_level", options.HasField("idempotency_level")),
+        )
+        if not present
+    ]
+    if missing:
+        raise ValueError(f"{method.full_name} lacks the option {', '.join(missing)}")
+    return MethodAccess(
+        internal=access == access_pb2.ACCESS_INTERNAL,
+        role=Role(role),
+        repeatable=options.idempotency_level != descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN,
+    )

@@ -1,0 +1,81 @@
+"""The call being served, for whatever runs on its behalf."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from services.common.errors import Unauthenticated
+from services.common.identity.authenticator import Credential
+from services.common.identity.principal import Principal
+
+
+@dataclass(slots=True)
+class Call:
+    """One call and who makes it."""
+
+    request_id: str
+    method: str
+    """Full name. Example: `/coxswain.auth.v1.AuthService/WhoAmI`."""
+    group_header: str = ""
+    """The group the caller asked for with `x-group-id`."""
+    credential: Credential = field(default_factory=Credential)
+    """What the caller sent, unverified; empty on calls of other services."""
+    principal: Principal | None = None
+    """Who the call is made by; None where the method asks for no role."""
+    service: str = ""
+    """The calling service; empty on calls from outside."""
+    deadline: float | None = None
+    """When the caller stops waiting, by the event loop's clock."""
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds left, or None when the caller waits for ever."""
+        return None if self.deadline is None else max(0.0, self.deadline - asyncio.get_running_loop().time())
+
+
+_call: ContextVar[Call] = ContextVar("coxswain_call")
+_acting_as: ContextVar[str] = ContextVar("coxswain_acting_as", default="")
+
+
+def current_call() -> Call:
+    """Return the call being served. Raises LookupError outside of one."""
+    return _call.get()
+
+
+def current_principal() -> Principal:
+    """Return who the call is made by.
+
+    Raises:
+        Unauthenticated: the call carries no identity.
+    """
+    principal = _call.get().principal
+    if principal is None:
+        raise Unauthenticated("this method needs to know who calls; send a credential")
+    return principal
+
+
+def enter_call(call: Call) -> None:
+    """Make `call` the current one for the rest of this task."""
+    _call.set(call)
+
+
+def outgoing_call() -> tuple[str, str, float | None]:
+    """Return request id, principal token and seconds left for a call made on behalf of the current one."""
+    call = _call.get(None)
+    token = _acting_as.get()
+    if call is None:
+        return "", token, None
+    if not token and call.principal is not None:
+        token = call.principal.token
+    return call.request_id, token, call.time_remaining()
+
+
+@contextlib.contextmanager
+def acting_as(principal_token: str) -> Iterator[None]:
+    """Make calls to other services as this principal; for work that no caller waits for."""
+    reset = _acting_as.set(principal_token)
+    try:
+        yield
+    finally:
+        _acting_as.reset(reset)

@@ -1,0 +1,149 @@
+"""Channels to the other services.
+
+Each call carries this service's token, the principal it is made for, the request id, and no more time than the caller has left.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor_pool import Default
+
+from services.common.errors import DeadlineExceeded
+from services.common.grpc.access import read_access
+from services.common.grpc.call import outgoing_call
+from services.common.identity.authenticator import PRINCIPAL, REQUEST_ID, SERVICE
+from services.common.identity.service_identity import ServiceIdentity
+
+PROTO_SERVICES: Mapping[str, tuple[str, ...]] = {
+    "auth": ("coxswain.auth.v1.AuthService",),
+    "models": ("coxswain.models.v1.ModelService", "coxswain.models.v1.InferenceService"),
+    "memory": ("coxswain.memory.v1.MemoryService", "coxswain.memory.v1.VectorIndexService"),
+    "orchestrator": ("coxswain.orchestrator.v1.WorkerService",),
+}
+"""The services of each peer that others call, whose options decide what is tried again."""
+
+
+class Peers:
+    """Opens one channel to each service, when it is first needed."""
+
+    def __init__(
+        self,
+        addresses: Mapping[str, str],
+        identity: ServiceIdentity,
+        *,
+        timeout_seconds: float,
+        max_message_bytes: int,
+        root_certificates: bytes | None = None,
+    ) -> None:
+        """`addresses` maps a service to its gRPC target; with `root_certificates` (PEM) channels use TLS."""
+        self._addresses = addresses
+        self._identity = identity
+        self._timeout_seconds = timeout_seconds
+        self._max_message_bytes = max_message_bytes
+        self._root_certificates = root_certificates
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    def channel(self, service: str) -> grpc.aio.Channel:
+        """Return the channel to a service."""
+        if service not in self._channels:
+            self._channels[service] = self._open(service)
+        return self._channels[service]
+
+    def _open(self, service: str) -> grpc.aio.Channel:
+        target = self._addresses[service]
+        prepare = functools.partial(self._prepare, service)
+        interceptors = [_UnaryInterceptor(prepare), _StreamInterceptor(prepare)]
+        options = [
+            ("grpc.max_receive_message_length", self._max_message_bytes),
+            ("grpc.max_send_message_length", self._max_message_bytes),
+            ("grpc.service_config", service_config(PROTO_SERVICES[service])),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+        ]
+        if self._root_certificates is not None and not target.startswith("unix:"):
+            credentials = grpc.ssl_channel_credentials(self._root_certificates)
+            return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+        return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+
+    def _prepare(self, service: str, details: grpc.aio.ClientCallDetails, *, stream: bool) -> grpc.aio.ClientCallDetails:
+        request_id, principal_token, remaining = outgoing_call()
+        metadata = grpc.aio.Metadata(*(details.metadata or ()))
+        metadata.add(SERVICE, self._identity.token_for(service))
+        if principal_token:
+            metadata.add(PRINCIPAL, principal_token)
+        if request_id:
+            metadata.add(REQUEST_ID, request_id)
+        # A stream may last as long as its caller; a unary call without a limit of its own gets the default.
+        limits = [limit for limit in (details.timeout, remaining) if limit is not None]
+        timeout = min(limits) if limits else (None if stream else self._timeout_seconds)
+        if timeout is not None and timeout <= 0:
+            raise DeadlineExceeded("no time was left to ask another service", metadata={"dependency": service})
+        return grpc.aio.ClientCallDetails(
+            method=details.method,
+            timeout=timeout,
+            metadata=metadata,
+            credentials=details.credentials,
+            wait_for_ready=details.wait_for_ready,
+        )
+
+    async def close(self) -> None:
+        """Close all channels."""
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+
+
+_Prepare = Callable[..., grpc.aio.ClientCallDetails]
+
+
+class _UnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor[Any, Any]):
+    def __init__(self, prepare: _Prepare) -> None:
+        self._prepare = prepare
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Any],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        return await continuation(self._prepare(client_call_details, stream=False), request)
+
+
+class _StreamInterceptor(grpc.aio.UnaryStreamClientInterceptor[Any, Any]):
+    def __init__(self, prepare: _Prepare) -> None:
+        self._prepare = prepare
+
+    async def intercept_unary_stream(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Any],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        return await continuation(self._prepare(client_call_details, stream=True), request)
+
+
+@functools.cache
+def service_config(proto_services: tuple[str, ...]) -> str:
+    """Return the gRPC service config (JSON): round robin, and retries of what may be repeated, by the methods' options."""
+    repeatable = [
+        {"service": name, "method": method.name}
+        for name in proto_services
+        for method in Default().FindServiceByName(name).methods
+        if read_access(method).repeatable and not method.server_streaming
+    ]
+    policy = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "1s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    return json.dumps(
+        {
+            "loadBalancingConfig": [{"round_robin": {}}],
+            "methodConfig": [{"name": repeatable, "retryPolicy": policy}] if repeatable else [],
+        }
+    )

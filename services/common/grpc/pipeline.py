@@ -1,0 +1,242 @@
+"""What happens to every call before and after its handler.
+
+In order: request id and log context, deadline, identity, access and role, decoding, validation, handler; a failure anywhere
+becomes a `google.rpc.Status`. The steps are bound to a method once, when it is registered: an interceptor would choose
+and wrap a handler again for every call.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import protovalidate
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from services.common.errors import (
+    CoxswainError,
+    FailedPrecondition,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    PermissionDenied,
+    Unauthenticated,
+)
+from services.common.grpc.access import MethodAccess
+from services.common.grpc.call import Call, enter_call
+from services.common.grpc.metrics import CALLS, SECONDS
+from services.common.grpc.status import DETAILS_KEY, from_rpc_error, to_status
+from services.common.identity.authenticator import (
+    GROUP,
+    PRINCIPAL,
+    REQUEST_ID,
+    SERVICE,
+    Authenticator,
+    inbound_credential,
+)
+from services.common.identity.principal import Principal, Role
+from services.common.ids import new_id
+
+logger = structlog.get_logger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_MAX_REQUEST_ID = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method as it is registered."""
+
+    path: str
+    """Example: `/coxswain.auth.v1.AuthService/WhoAmI`."""
+    service: str
+    """The service of ours it belongs to, which is the audience of service tokens. Example: `auth`."""
+    access: MethodAccess
+    request_type: type[Message]
+
+
+class Pipeline:
+    """Binds methods to identity and errors on one listener."""
+
+    def __init__(self, authenticator: Authenticator, *, internal: bool, stream_check_seconds: float) -> None:
+        """`internal` says which listener this is; callers of streams are verified again every `stream_check_seconds`."""
+        self._authenticator = authenticator
+        self._internal = internal
+        self._stream_check_seconds = stream_check_seconds
+
+    def unary(
+        self, method: Method, handler: Callable[[Any, Context], Awaitable[Message]]
+    ) -> Callable[[bytes, Context], Awaitable[Message | None]]:
+        """Return the bound form of a unary method."""
+        seconds = SECONDS.labels(method.path)
+        succeeded = CALLS.labels(method.path, "OK")
+
+        async def serve(data: bytes, context: Context) -> Message | None:
+            started = time.perf_counter()
+            call = Call(request_id="", method=method.path)
+            try:
+                await self._admit(call, method, context)
+                response = await handler(_decode(method, data), context)
+            except Exception as error:
+                await self._fail(call, context, error)
+                return None
+            finally:
+                seconds.observe(time.perf_counter() - started)
+            succeeded.inc()
+            return response
+
+        return serve
+
+    def server_stream(
+        self, method: Method, handler: Callable[[Any, Context], AsyncIterator[Message]]
+    ) -> Callable[[bytes, Context], AsyncIterator[Message]]:
+        """Return the bound form of a method that streams its responses."""
+        seconds = SECONDS.labels(method.path)
+        succeeded = CALLS.labels(method.path, "OK")
+
+        async def serve(data: bytes, context: Context) -> AsyncIterator[Message]:
+            started = time.perf_counter()
+            call = Call(request_id="", method=method.path)
+            guard: asyncio.Task[None] | None = None
+            revoked: list[CoxswainError] = []
+            try:
+                await self._admit(call, method, context)
+                request = _decode(method, data)
+                if call.principal is not None and not call.service:
+                    guard = asyncio.create_task(self._recheck(call, asyncio.current_task(), revoked))
+                async for response in handler(request, context):
+                    yield response
+            except Exception as error:
+                await self._fail(call, context, error)
+                return
+            except asyncio.CancelledError:
+                if not revoked:
+                    raise
+                await self._fail(call, context, revoked[0])
+                return
+            finally:
+                if guard is not None:
+                    guard.cancel()
+                seconds.observe(time.perf_counter() - started)
+            succeeded.inc()
+
+        return serve
+
+    async def _recheck(self, call: Call, stream: asyncio.Task[Any] | None, revoked: list[CoxswainError]) -> None:
+        """End a stream soon after its caller's credential or membership ended."""
+        while stream is not None:
+            await asyncio.sleep(self._stream_check_seconds)
+            try:
+                principal = await self._authenticator.caller(call.credential, call.group_header)
+            except (Unauthenticated, PermissionDenied, FailedPrecondition) as error:
+                revoked.append(error)
+                stream.cancel()
+                return
+            except CoxswainError:
+                # Auth cannot be asked just now, which says nothing about the caller.
+                continue
+            call.principal = principal
+
+    async def _admit(self, call: Call, method: Method, context: Context) -> None:
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        call.request_id = metadata.get(REQUEST_ID, "")[:_MAX_REQUEST_ID] or new_id()
+        call.group_header = metadata.get(GROUP, "")
+        enter_call(call)
+        structlog.contextvars.bind_contextvars(request_id=call.request_id)
+        remaining = context.time_remaining()
+        if remaining is not None:
+            call.deadline = asyncio.get_running_loop().time() + remaining
+        service_token, principal_token = metadata.get(SERVICE, ""), metadata.get(PRINCIPAL, "")
+        if service_token or principal_token:
+            await self._admit_service(call, method, service_token, principal_token)
+        else:
+            call.credential = inbound_credential(metadata)
+            if method.access.internal:
+                raise PermissionDenied(
+                    f"{method.path} serves Coxswain services only", reason="SERVICE_IDENTITY_REQUIRED"
+                )
+            if method.access.role is not Role.ANONYMOUS:
+                call.principal = await self._authenticator.caller(call.credential, call.group_header)
+        if method.access.role is not Role.ANONYMOUS:
+            _require_role(call.principal, method.access.role)
+
+    async def _admit_service(self, call: Call, method: Method, service_token: str, principal_token: str) -> None:
+        if not self._internal:
+            raise Unauthenticated(
+                f"{SERVICE} and {PRINCIPAL} are not accepted here; send authorization", reason="PRINCIPAL_NOT_ACCEPTED"
+            )
+        if not service_token:
+            raise Unauthenticated(
+                f"{PRINCIPAL} counts only beside {SERVICE}", reason="SERVICE_IDENTITY_REQUIRED"
+            )
+        call.service = self._authenticator.service(service_token, method.service)
+        if principal_token:
+            call.principal = await self._authenticator.forwarded(principal_token)
+
+    async def _fail(self, call: Call, context: Context, error: Exception) -> None:
+        """End the call with the status of an error; never returns."""
+        if isinstance(error, grpc.aio.AbortError):
+            raise error
+        if isinstance(error, grpc.RpcError):
+            failure = from_rpc_error(error, "called")
+            logger.warning("dependency_failed", method=call.method, code=failure.code, error=str(error))
+        elif isinstance(error, CoxswainError):
+            failure = error
+        else:
+            logger.exception("call_failed", method=call.method, exc_info=error)
+            failure = Internal(
+                f"the server failed; its log tells why under request id {call.request_id}", reason="INTERNAL"
+            )
+        code, status = to_status(failure, call.request_id)
+        CALLS.labels(call.method, code.name).inc()
+        logger.info("call_refused", method=call.method, code=code.name, reason=failure.reason)
+        await context.abort(code, failure.message, ((DETAILS_KEY, status.SerializeToString()),))
+
+
+def _require_role(principal: Principal | None, role: Role) -> None:
+    if principal is None:
+        raise Unauthenticated("this method needs to know on whose behalf it is called")
+    if role is Role.PLATFORM_ADMIN:
+        if not principal.platform_admin:
+            raise PermissionDenied(
+                "this method needs platform administration",
+                reason="ROLE_REQUIRED",
+                metadata={"required": role.name, "actual": principal.role.name},
+            )
+    elif principal.role < role:
+        raise PermissionDenied(
+            f"this method needs the role {role.name}; you are {principal.role.name} of this group: ask an admin of it",
+            reason="ROLE_REQUIRED",
+            metadata={"required": role.name, "actual": principal.role.name},
+        )
+
+
+def _decode(method: Method, data: bytes) -> Message:
+    request = method.request_type()
+    try:
+        request.ParseFromString(data)
+    except DecodeError as error:
+        name = request.DESCRIPTOR.full_name
+        raise InvalidArgument(
+            f"the request is no {name}; compare your generated client with this server's reflection",
+            reason="MALFORMED_MESSAGE",
+            metadata={"message": name},
+        ) from error
+    violations = protovalidate.collect_violations(request)
+    if violations:
+        faults = [FieldViolation(_path(v.proto.field), v.proto.message or v.proto.rule_id) for v in violations]
+        raise InvalidArgument("; ".join(f"{fault.field}: {fault.description}" for fault in faults), violations=faults)
+    return request
+
+
+def _path(field: protovalidate.FieldPathPb | None) -> str:
+    path = ""
+    for element in field.elements if field is not None else ():
+        path += ("." if path else "") + element.field_name
+        subscript = element.subscript
+        if subscript is not None:
+            path += f'["{subscript.value}"]' if isinstance(subscript.value, str) else f"[{subscript.value}]"
+    return path or "request"

@@ -1,0 +1,150 @@
+"""Server reflection that shows comments.
+
+Python's own reflection serves the descriptors that generated code carries, and those have no comments. This one serves the image
+written when the protos were compiled, source information included, so that tools can show what every RPC and field means.
+The versions v1 and v1alpha of the protocol have the same messages under two names.
+"""
+
+import functools
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
+
+import grpc
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor_pool import Default
+from google.protobuf.message import Message
+from grpc_reflection.v1alpha import reflection_pb2 as pb
+
+IMAGE_FILE = Path(__file__).resolve().parents[3] / "gen" / "image.binpb"
+_SERVICE_NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+
+
+class DescriptorImage:
+    """All descriptors of the product, by file and by symbol."""
+
+    def __init__(self, files: Iterable[descriptor_pb2.FileDescriptorProto]) -> None:
+        self._files = {file.name: file for file in files}
+        self._file_of: dict[str, str] = {}
+        self._extensions: dict[str, dict[int, str]] = {}
+        for file in self._files.values():
+            for symbol in _symbols(file):
+                self._file_of[symbol] = file.name
+            for extension in file.extension:
+                self._extensions.setdefault(extension.extendee.lstrip("."), {})[extension.number] = file.name
+
+    def file(self, name: str) -> list[bytes] | None:
+        """Return a file and all it imports, serialized, or None."""
+        if name not in self._files:
+            return None
+        found: dict[str, bytes] = {}
+        pending = [name]
+        while pending:
+            current = self._files.get(pending.pop())
+            if current is not None and current.name not in found:
+                found[current.name] = current.SerializeToString()
+                pending.extend(current.dependency)
+        return list(found.values())
+
+    def file_of(self, symbol: str) -> list[bytes] | None:
+        """Return the file that defines a symbol and all it imports, or None."""
+        return self.file(self._file_of.get(symbol, ""))
+
+    def file_of_extension(self, message: str, number: int) -> list[bytes] | None:
+        """Return the file that defines an extension of `message` and all it imports, or None."""
+        return self.file(self._extensions.get(message, {}).get(number, ""))
+
+    def extension_numbers(self, message: str) -> list[int]:
+        """Return the numbers of the extensions of a message."""
+        return sorted(self._extensions.get(message, {}))
+
+
+@functools.cache
+def load_image() -> DescriptorImage:
+    """Read the image once."""
+    image = descriptor_pb2.FileDescriptorSet.FromString(IMAGE_FILE.read_bytes())
+    known = {file.name for file in image.file}
+    # Health and reflection itself come from wheels, not from our protos.
+    infrastructure = []
+    for name in ("grpc_health/v1/health.proto", "grpc/health/v1/health.proto", "grpc_reflection/v1alpha/reflection.proto"):
+        try:
+            descriptor = Default().FindFileByName(name)
+        except KeyError:
+            continue
+        if name not in known:
+            file = descriptor_pb2.FileDescriptorProto()
+            descriptor.CopyToProto(file)
+            infrastructure.append(file)
+    return DescriptorImage([*image.file, *infrastructure])
+
+
+def add_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> None:
+    """Serve reflection for the named services on `server`."""
+    names = sorted({*service_names, *_SERVICE_NAMES})
+
+    async def info(requests: AsyncIterator[pb.ServerReflectionRequest], _context: object) -> AsyncIterator[Message]:
+        image = load_image()
+        async for request in requests:
+            yield _answer(image, names, request)
+
+    handler = grpc.stream_stream_rpc_method_handler(
+        info,
+        request_deserializer=pb.ServerReflectionRequest.FromString,
+        response_serializer=pb.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        tuple(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in _SERVICE_NAMES)
+    )
+
+
+def _answer(
+    image: DescriptorImage, names: list[str], request: pb.ServerReflectionRequest
+) -> pb.ServerReflectionResponse:
+    response = pb.ServerReflectionResponse(valid_host=request.host, original_request=request)
+    files: list[bytes] | None = None
+    match request.WhichOneof("message_request"):
+        case "list_services":
+            response.list_services_response.service.extend(pb.ServiceResponse(name=name) for name in names)
+            return response
+        case "all_extension_numbers_of_type":
+            response.all_extension_numbers_response.base_type_name = request.all_extension_numbers_of_type
+            response.all_extension_numbers_response.extension_number.extend(
+                image.extension_numbers(request.all_extension_numbers_of_type)
+            )
+            return response
+        case "file_by_filename":
+            files = image.file(request.file_by_filename)
+        case "file_containing_symbol":
+            files = image.file_of(request.file_containing_symbol)
+        case "file_containing_extension":
+            extension = request.file_containing_extension
+            files = image.file_of_extension(extension.containing_type, extension.extension_number)
+    if files is None:
+        response.error_response.error_code = grpc.StatusCode.NOT_FOUND.value[0]
+        response.error_response.error_message = "nothing of that name is defined here"
+    else:
+        response.file_descriptor_response.file_descriptor_proto.extend(files)
+    return response
+
+
+def _symbols(file: descriptor_pb2.FileDescriptorProto) -> Iterator[str]:
+    prefix = f"{file.package}." if file.package else ""
+    for service in file.service:
+        yield prefix + service.name
+        for method in service.method:
+            yield f"{prefix}{service.name}.{method.name}"
+    for extension in file.extension:
+        yield prefix + extension.name
+    for enum in file.enum_type:
+        yield prefix + enum.name
+        for value in enum.value:
+            yield prefix + value.name
+    pending = [(prefix, message) for message in file.message_type]
+    while pending:
+        scope, message = pending.pop()
+        name = scope + message.name
+        yield name
+        for field in message.field:
+            yield f"{name}.{field.name}"
+        for enum in message.enum_type:
+            yield f"{name}.{enum.name}"
+        pending.extend((f"{name}.", nested) for nested in message.nested_type)

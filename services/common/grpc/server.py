@@ -1,0 +1,159 @@
+"""The listeners of a process: a public one for callers, an internal one for services."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor_pool import Default
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from services.common.grpc.access import read_access
+from services.common.grpc.pipeline import Method, Pipeline
+from services.common.grpc.reflection import add_reflection
+from services.common.identity.authenticator import Authenticator
+from services.common.settings import CommonSettings
+
+
+class Registry(Protocol):
+    """Where a service registers its servicers."""
+
+    def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
+        """Register a servicer with the generated `add_XServicer_to_server` function.
+
+        Raises:
+            ValueError: a method lacks one of the options every method carries.
+        """
+        ...
+
+
+class Listener:
+    """One gRPC server, its health and its reflection."""
+
+    def __init__(self, settings: CommonSettings, authenticator: Authenticator, *, internal: bool) -> None:
+        self._internal = internal
+        self._pipeline = Pipeline(
+            authenticator, internal=internal, stream_check_seconds=max(1.0, settings.principal_cache_seconds)
+        )
+        self._services: list[str] = []
+        self._health = health.aio.HealthServicer()
+        self.server = grpc.aio.server(
+            options=(
+                # Off, or a second process would share the port silently.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", settings.max_message_bytes),
+                ("grpc.max_metadata_size", 64 * 1024),
+                # Makes clients look addresses up again now and then, so that new replicas get their share.
+                ("grpc.max_connection_age_ms", 10 * 60 * 1000),
+                ("grpc.max_connection_age_grace_ms", 60 * 60 * 1000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ),
+            maximum_concurrent_rpcs=settings.max_concurrent_calls,
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)  # type: ignore[no-untyped-call,unused-ignore]
+
+    def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
+        """Register a servicer, every method bound to the pipeline; see `Registry`."""
+        add_to_server(servicer, _Binder(self))
+
+    def bind(self, service_name: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        """Register the handlers of one service; internal methods are left out on the public listener."""
+        descriptor: ServiceDescriptor = Default().FindServiceByName(service_name)
+        bound = {}
+        for name, handler in handlers.items():
+            method = _describe(descriptor, name)
+            if method.access.internal and not self._internal:
+                continue
+            bound[name] = self._bind_method(method, handler)
+        if bound:
+            self._services.append(service_name)
+            self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, bound),))
+
+    def _bind_method(self, method: Method, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        # Requests arrive as bytes: decoding is a step of the pipeline, so that its failure has a proper status.
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                cast("Any", self._pipeline.unary(method, cast("Any", handler.unary_unary))),
+                response_serializer=handler.response_serializer,
+            )
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                cast("Any", self._pipeline.server_stream(method, cast("Any", handler.unary_stream))),
+                response_serializer=handler.response_serializer,
+            )
+        raise ValueError(f"{method.path} streams its requests, which no pipeline is made for")
+
+    async def start(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        """Serve on an address and return its port (0 for a UNIX socket).
+
+        Raises:
+            RuntimeError: the address is taken.
+        """
+        add_reflection(self.server, [*self._services, health.SERVICE_NAME])
+        port = (
+            self.server.add_insecure_port(address)
+            if credentials is None
+            else self.server.add_secure_port(address, credentials)
+        )
+        await self.server.start()
+        return port if not address.startswith("unix:") else 0
+
+    async def set_serving(self, serving: bool) -> None:
+        """Tell health checks about every service and the whole."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *self._services):
+            await self._health.set(name, status)
+
+    async def stop(self, grace: float) -> None:
+        """Refuse new calls and wait up to `grace` seconds for running ones."""
+        await self._health.enter_graceful_shutdown()
+        await self.server.stop(grace)
+
+
+class Listeners:
+    """Registers with several listeners at once."""
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._listeners = listeners
+
+    def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
+        """Register a servicer with each listener; see `Registry`."""
+        for listener in self._listeners:
+            listener.add(add_to_server, servicer)
+
+
+def server_credentials(settings: CommonSettings) -> grpc.ServerCredentials | None:
+    """Return TLS credentials, or None where none are configured."""
+    if settings.tls_certificate_file is None or settings.tls_key_file is None:
+        return None
+    return grpc.ssl_server_credentials(
+        [(settings.tls_key_file.read_bytes(), settings.tls_certificate_file.read_bytes())]
+    )
+
+
+class _Binder:
+    """Stands in for a server in generated registration code, which passes it plain handlers."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def add_generic_rpc_handlers(self, _handlers: object) -> None:
+        """Generated code calls both registrations; the other one has the names."""
+
+    def add_registered_method_handlers(
+        self, service_name: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        self._listener.bind(service_name, handlers)
+
+
+def _describe(descriptor: ServiceDescriptor, name: str) -> Method:
+    method = descriptor.methods_by_name[name]
+    return Method(
+        path=f"/{descriptor.full_name}/{name}",
+        service=descriptor.full_name.split(".")[1],
+        access=read_access(method),
+        request_type=GetMessageClass(method.input_type),
+    )

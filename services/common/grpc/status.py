@@ -1,0 +1,120 @@
+"""Errors as `google.rpc.Status` and back."""
+
+from typing import cast
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from services.common.errors import (
+    Aborted,
+    AlreadyExists,
+    CoxswainError,
+    DeadlineExceeded,
+    FailedPrecondition,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
+
+DOMAIN = "coxswain"
+DETAILS_KEY = "grpc-status-details-bin"
+_BY_CODE: dict[str, type[CoxswainError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidArgument,
+        NotFound,
+        AlreadyExists,
+        FailedPrecondition,
+        Aborted,
+        PermissionDenied,
+        Unauthenticated,
+        ResourceExhausted,
+        Unavailable,
+        Unimplemented,
+        DeadlineExceeded,
+        Internal,
+    )
+}
+
+
+def to_status(error: CoxswainError, request_id: str) -> tuple[grpc.StatusCode, status_pb2.Status]:
+    """Return the code and the rich status of an error."""
+    code = grpc.StatusCode[error.code]
+    status = status_pb2.Status(code=code.value[0], message=error.message)
+    _add(
+        status,
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata),
+    )
+    if error.violations:
+        _add(
+            status,
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+                    for v in error.violations
+                ]
+            ),
+        )
+    if error.retry_after is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after * 1e9))
+        _add(status, error_details_pb2.RetryInfo(retry_delay=delay))
+    if request_id:
+        _add(status, error_details_pb2.RequestInfo(request_id=request_id))
+    return code, status
+
+
+def from_rpc_error(error: grpc.RpcError, dependency: str) -> CoxswainError:
+    """Return what a failed call to another service means to our own caller.
+
+    A failure the other service explained keeps its code and explanation; everything else is the dependency not answering.
+    """
+    call = cast("grpc.aio.AioRpcError", error)
+    status = _rich_status(call)
+    info = error_details_pb2.ErrorInfo()
+    bad_request = error_details_pb2.BadRequest()
+    retry = error_details_pb2.RetryInfo()
+    for detail in status.details if status else ():
+        for message in (info, bad_request, retry):
+            if detail.Is(message.DESCRIPTOR):
+                detail.Unpack(message)
+    code = call.code().name
+    if info.domain == DOMAIN and code in _BY_CODE and code != Internal.code:
+        return _BY_CODE[code](
+            call.details() or "",
+            reason=info.reason,
+            metadata=dict(info.metadata),
+            violations=[FieldViolation(v.field, v.description) for v in bad_request.field_violations],
+            retry_after=retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
+        )
+    if code == DeadlineExceeded.code:
+        return DeadlineExceeded(
+            f"the {dependency} service did not answer in time",
+            reason="DEPENDENCY_UNAVAILABLE",
+            metadata={"dependency": dependency},
+        )
+    return Unavailable(
+        f"the {dependency} service does not answer; try again in a moment",
+        metadata={"dependency": dependency},
+        retry_after=1.0,
+    )
+
+
+def _rich_status(call: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    for key, value in call.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            return status_pb2.Status.FromString(value)
+    return None
+
+
+def _add(status: status_pb2.Status, detail: object) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(cast("any_pb2.Any", detail))
+    status.details.append(packed)

@@ -1,0 +1,129 @@
+"""From the metadata of a call to who makes it."""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from services.common.errors import Unauthenticated
+from services.common.identity.principal import Principal
+from services.common.identity.principal_token import PrincipalVerifier
+from services.common.identity.service_identity import ServiceTokenVerifier
+
+AUTHORIZATION = "authorization"
+FORWARDED_ACCESS_TOKEN = "x-forwarded-access-token"
+GROUP = "x-group-id"
+PRINCIPAL = "x-coxswain-principal"
+SERVICE = "x-coxswain-service"
+REQUEST_ID = "x-request-id"
+
+_CACHE_SIZE = 10_000
+_EXPIRY_MARGIN_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a caller sent to prove who they are, unverified. Both empty means nothing was sent."""
+
+    authorization: str = field(default="", repr=False)
+    """The value of `authorization`, scheme included."""
+    forwarded_access_token: str = field(default="", repr=False)
+    """The value of `x-forwarded-access-token`."""
+
+
+class TokenExchanger(Protocol):
+    """Exchanges a caller's credential for a principal; auth does it."""
+
+    async def exchange(self, credential: Credential, group_id: str) -> Principal:
+        """Return the verified principal, with its token, in the group asked for (or the sole one when empty).
+
+        Raises:
+            CoxswainError: the credential or the choice of group was refused.
+        """
+        ...
+
+
+class Authenticator:
+    """Verifies callers and remembers them for a short time.
+
+    Entries are keyed by a keyed hash of credential and group: no credential is kept, and nobody can tell one from an entry.
+    """
+
+    def __init__(
+        self,
+        exchanger: TokenExchanger,
+        principals: PrincipalVerifier,
+        services: ServiceTokenVerifier,
+        cache_seconds: float,
+    ) -> None:
+        self._exchanger = exchanger
+        self._principals = principals
+        self._services = services
+        self._cache_seconds = cache_seconds
+        self._hash_key = secrets.token_bytes(32)
+        self._cache: dict[bytes, tuple[float, Principal]] = {}
+        self._exchanges: dict[bytes, asyncio.Task[Principal]] = {}
+
+    async def caller(self, credential: Credential, group_id: str) -> Principal:
+        """Return the principal of a caller from outside.
+
+        Raises:
+            CoxswainError: what auth refused.
+        """
+        material = "\0".join((credential.authorization, credential.forwarded_access_token, group_id))
+        key = hashlib.blake2b(material.encode(), key=self._hash_key, digest_size=32).digest()
+        entry = self._cache.get(key)
+        if entry is not None and entry[0] > time.monotonic():
+            return entry[1]
+        exchange = self._exchanges.get(key)
+        if exchange is None:
+            exchange = asyncio.create_task(self._exchange(key, credential, group_id))
+            self._exchanges[key] = exchange
+            exchange.add_done_callback(lambda _: self._exchanges.pop(key, None))
+        # The exchange serves every call that waits for it: one of them being cancelled must not end it.
+        return await asyncio.shield(exchange)
+
+    async def _exchange(self, key: bytes, credential: Credential, group_id: str) -> Principal:
+        principal = await self._exchanger.exchange(credential, group_id)
+        lifetime = min(self._cache_seconds, principal.expires_at.timestamp() - time.time() - _EXPIRY_MARGIN_SECONDS)
+        if lifetime > 0:
+            if len(self._cache) >= _CACHE_SIZE:
+                now = time.monotonic()
+                self._cache = {k: entry for k, entry in self._cache.items() if entry[0] > now}
+                if len(self._cache) >= _CACHE_SIZE:
+                    self._cache.clear()
+            self._cache[key] = (time.monotonic() + lifetime, principal)
+        return principal
+
+    def service(self, token: str, audience: str) -> str:
+        """Return the name of the calling service.
+
+        Raises:
+            Unauthenticated: no service of this installation signed the token for `audience`.
+        """
+        return self._services.verify(token, audience)
+
+    async def forwarded(self, token: str) -> Principal:
+        """Return the principal an authenticated service acts for.
+
+        Raises:
+            Unauthenticated: auth did not sign the token, or it has expired.
+        """
+        return await self._principals.verify(token)
+
+
+def inbound_credential(metadata: Mapping[str, str]) -> Credential:
+    """Return what the caller sent.
+
+    Raises:
+        Unauthenticated: both credential headers came, so that it is unclear whose identity is meant.
+    """
+    credential = Credential(metadata.get(AUTHORIZATION, ""), metadata.get(FORWARDED_ACCESS_TOKEN, ""))
+    if credential.authorization and credential.forwarded_access_token:
+        raise Unauthenticated(
+            f"send either {AUTHORIZATION} or {FORWARDED_ACCESS_TOKEN}, not both", reason="CREDENTIAL_REJECTED"
+        )
+    return credential

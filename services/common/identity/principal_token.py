@@ -1,0 +1,117 @@
+"""Principal tokens: JSON web tokens (RFC 7519) signed with Ed25519 (RFC 8037) by auth alone."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Protocol
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from services.common.errors import Unauthenticated
+from services.common.identity.principal import CredentialKind, Principal, Role
+
+TOKEN_TYPE = "coxswain-principal+jwt"
+ISSUER = "coxswain-auth"
+_CACHE_SIZE = 10_000
+_REFRESH_SECONDS = 300.0
+_UNKNOWN_KEY_PAUSE_SECONDS = 2.0
+
+
+def encode_principal(principal: Principal, private_key: Ed25519PrivateKey, kid: str) -> str:
+    """Return the signed token of a principal."""
+    claims = {
+        "iss": ISSUER,
+        "sub": principal.subject,
+        "grp": principal.group_id,
+        "rol": int(principal.role),
+        "pad": principal.platform_admin,
+        "knd": int(principal.credential_kind),
+        "sid": principal.session_id,
+        "exe": principal.execution_id,
+        "iat": int(time.time()),
+        "exp": int(principal.expires_at.timestamp()),
+    }
+    return jwt.encode(claims, private_key, algorithm="EdDSA", headers={"typ": TOKEN_TYPE, "kid": kid})
+
+
+class KeySource(Protocol):
+    """Where the public keys of auth come from."""
+
+    async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
+        """Return every key that is, was or is about to be in use, by key id."""
+        ...
+
+
+class PrincipalVerifier:
+    """Verifies principal tokens locally and remembers those it verified until they expire.
+
+    Keys are read again every few minutes, and once, bounded, when a token names a key that is not known yet.
+    """
+
+    def __init__(self, keys: KeySource) -> None:
+        self._source = keys
+        self._keys: Mapping[str, Ed25519PublicKey] = {}
+        self._keys_read_at = float("-inf")
+        self._reading = asyncio.Lock()
+        self._verified: dict[str, tuple[float, Principal]] = {}
+
+    async def verify(self, token: str) -> Principal:
+        """Return the principal a token stands for.
+
+        Raises:
+            Unauthenticated: the token is not one of auth's, or has expired.
+        """
+        known = self._verified.get(token)
+        if known is not None and known[0] > time.time():
+            return known[1]
+        try:
+            header = jwt.get_unverified_header(token)
+        except jwt.InvalidTokenError as error:
+            raise _rejected() from error
+        kid = header.get("kid")
+        if header.get("typ") != TOKEN_TYPE or not isinstance(kid, str):
+            raise _rejected()
+        key = await self._key(kid)
+        if key is None:
+            raise _rejected()
+        try:
+            claims = jwt.decode(
+                token, key, algorithms=["EdDSA"], issuer=ISSUER, options={"require": ["exp", "iat", "sub", "iss"]}
+            )
+            principal = Principal(
+                subject=claims["sub"],
+                group_id=claims["grp"],
+                role=Role(claims["rol"]),
+                platform_admin=bool(claims["pad"]),
+                credential_kind=CredentialKind(claims["knd"]),
+                session_id=claims["sid"],
+                execution_id=claims["exe"],
+                expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+                token=token,
+            )
+        except jwt.ExpiredSignatureError as error:
+            raise Unauthenticated("the principal has expired", reason="CREDENTIAL_EXPIRED") from error
+        except (jwt.InvalidTokenError, KeyError, ValueError) as error:
+            raise _rejected() from error
+        if len(self._verified) >= _CACHE_SIZE:
+            now = time.time()
+            self._verified = {t: entry for t, entry in self._verified.items() if entry[0] > now}
+            if len(self._verified) >= _CACHE_SIZE:
+                self._verified.clear()
+        self._verified[token] = (claims["exp"], principal)
+        return principal
+
+    async def _key(self, kid: str) -> Ed25519PublicKey | None:
+        age = time.monotonic() - self._keys_read_at
+        if age > _REFRESH_SECONDS or (kid not in self._keys and age > _UNKNOWN_KEY_PAUSE_SECONDS):
+            async with self._reading:
+                if time.monotonic() - self._keys_read_at >= age:
+                    self._keys = await self._source.public_keys()
+                    self._keys_read_at = time.monotonic()
+        return self._keys.get(kid)
+
+
+def _rejected() -> Unauthenticated:
+    return Unauthenticated("the principal token is not valid", reason="CREDENTIAL_REJECTED")

@@ -1,0 +1,31 @@
+"""What every service offers to the process that runs it."""
+
+from typing import Protocol
+
+from services.common.grpc.server import Registry
+from services.common.identity.authenticator import TokenExchanger
+from services.common.identity.principal_token import KeySource
+
+
+class Service(Protocol):
+    """One service, built by its `build(settings, runtime)`."""
+
+    def register(self, registry: Registry) -> None:
+        """Register its servicers."""
+        ...
+
+    async def start(self) -> None:
+        """Start background work; the listeners open afterwards."""
+        ...
+
+    async def drain(self) -> None:
+        """Take on nothing new and end streams that others can continue; running calls go on."""
+        ...
+
+    async def close(self) -> None:
+        """Release everything; no call runs any more."""
+        ...
+
+
+class IdentityProvider(TokenExchanger, KeySource, Protocol):
+    """What auth offers to the process it runs in, and its stub to all others."""

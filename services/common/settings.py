@@ -1,0 +1,124 @@
+"""Settings every service shares. Each is an environment variable with the prefix `COXSWAIN_`."""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SERVICES = ("auth", "models", "memory", "orchestrator")
+"""The services, in the order they start."""
+
+_PORTS = {"orchestrator": 50051, "auth": 50052, "models": 50053, "memory": 50054}
+_INTERNAL_PORT_OFFSET = 100
+
+
+class CommonSettings(BaseSettings):
+    """What all services of one process share."""
+
+    model_config = SettingsConfigDict(env_prefix="COXSWAIN_", extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to serve on.")
+    port: int | None = Field(None, ge=0, le=65535, description="Port of the public listener; 0 picks a free one.")
+    data_dir: Path = Field(Path(".coxswain"), description="Directory of databases, keys and caches.")
+    database_url: str = Field("", description="Database of all services; empty means one SQLite file each in data_dir.")
+    migrate: Literal["auto", "check", ""] = Field(
+        "", description='"auto" upgrades the schema at start, "check" refuses to start; empty: auto on SQLite, else check.'
+    )
+    identity_mode: Literal["dev", "jwt", "databricks"] = Field(
+        "dev", description="How callers prove who they are; dev works on loopback only."
+    )
+    keys_dir: Path | None = Field(None, description="Directory of service keys; empty means data_dir/keys.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+    drain_seconds: float = Field(30, ge=0, description="Seconds that running calls get to finish on SIGTERM.")
+    principal_cache_seconds: float = Field(
+        60, ge=0, le=300, description="Seconds a verified caller is remembered: how long a removed member may go on."
+    )
+    peer_timeout_seconds: float = Field(60, gt=0, description="Seconds a call to another service may take by default.")
+    max_message_bytes: int = Field(4 * 1024 * 1024, ge=65536, description="Largest message, in bytes, both ways.")
+    max_concurrent_calls: int = Field(2000, ge=1, description="Calls a listener works on at once; more are refused.")
+    tls_certificate_file: Path | None = Field(None, description="PEM certificate chain; with tls_key_file it switches TLS on.")
+    tls_key_file: Path | None = Field(None, description="PEM private key of the certificate.")
+    tls_ca_file: Path | None = Field(None, description="PEM authorities that other services' certificates are checked with.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port of Prometheus metrics over HTTP; 0 means none.")
+    null_pool: bool = Field(
+        False,
+        validation_alias=AliasChoices("USE_NULLPOOL", "COXSWAIN_NULL_POOL"),
+        description="Opens a database connection for each transaction (USE_NULLPOOL).",
+    )
+
+    @property
+    def keys_directory(self) -> Path:
+        """Directory of service keys."""
+        return self.keys_dir or self.data_dir / "keys"
+
+    def refuse_unsafe_identity(self) -> None:
+        """Refuse development identities wherever others could reach this process.
+
+        Raises:
+            ValueError: dev mode on an address that is not loopback, or inside Kubernetes.
+        """
+        if self.identity_mode != "dev":
+            return
+        mend = "set COXSWAIN_IDENTITY_MODE to jwt or databricks"
+        if "KUBERNETES_SERVICE_HOST" in os.environ:
+            raise ValueError(f"development identities are refused inside Kubernetes: {mend}")
+        if not is_loopback(self.host):
+            raise ValueError(
+                f"development identities are refused on {self.host}, where others can reach them: "
+                f"{mend}, or serve on 127.0.0.1"
+            )
+
+
+class ServiceSettings(BaseSettings):
+    """Where one service listens, is found and stores its rows; the prefix is `COXSWAIN_<SERVICE>_`."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+    host: str = Field("", description="Address to serve on instead of COXSWAIN_HOST.")
+    port: int | None = Field(None, ge=0, le=65535, description="Port of the public listener.")
+    internal_port: int | None = Field(None, ge=0, le=65535, description="Port of the internal listener.")
+    address: str = Field("", description="Where other services find its internal listener. Example: dns:///auth:50152.")
+    database_url: str = Field("", description="Its database instead of COXSWAIN_DATABASE_URL.")
+
+    @classmethod
+    def of(cls, service: str) -> "ServiceSettings":
+        """Read the settings of one service."""
+        return cls(_env_prefix=f"COXSWAIN_{service.upper()}_")  # type: ignore[call-arg]
+
+
+def public_port(common: CommonSettings, service: str) -> int:
+    """Return the port of a service that runs alone."""
+    chosen = ServiceSettings.of(service).port
+    if chosen is None:
+        chosen = common.port
+    return _PORTS[service] if chosen is None else chosen
+
+
+def internal_port(service: str) -> int:
+    """Return the internal port of a service that runs alone."""
+    chosen = ServiceSettings.of(service).internal_port
+    return _PORTS[service] + _INTERNAL_PORT_OFFSET if chosen is None else chosen
+
+
+def peer_address(service: str) -> str:
+    """Return the gRPC target of a service's internal listener."""
+    return ServiceSettings.of(service).address or f"127.0.0.1:{internal_port(service)}"
+
+
+def database_url(common: CommonSettings, service: str) -> str:
+    """Return the URL of a service's database."""
+    chosen = ServiceSettings.of(service).database_url or common.database_url
+    return chosen or f"sqlite:///{(common.data_dir / f'{service}.db').absolute()}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
