@@ -1,0 +1,33 @@
+"""Settings of the orchestrator's API and its workers. Each is an environment variable `COXSWAIN_ORCHESTRATOR_*`."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class OrchestratorSettings(BaseSettings):
+    """What the operator may choose."""
+
+    model_config = SettingsConfigDict(env_prefix="COXSWAIN_ORCHESTRATOR_", extra="ignore")
+
+    default_model: str = Field(
+        "offline/extract", min_length=1, description="Name of the model of crews and agents that name none."
+    )
+    max_crew_bytes: int = Field(
+        2 * 1024 * 1024,
+        ge=1024,
+        description="Largest crew document, in bytes of its JSON, texts of knowledge included.",
+    )
+    max_inputs_bytes: int = Field(
+        1024 * 1024, ge=1024, description="Largest inputs of one execution, in bytes of their JSON."
+    )
+    watch_safety_read_seconds: float = Field(
+        5, gt=0, description="Seconds after which watched executions are read although no hint came."
+    )
+    watch_tail_bytes: int = Field(
+        1024 * 1024,
+        ge=16384,
+        description="Bytes of newest events kept for each watched execution; watchers further behind read rows.",
+    )
+    housekeeping_seconds: float = Field(
+        5, gt=0, description="Seconds between searches for waiting executions past their timeout and grants left open."
+    )

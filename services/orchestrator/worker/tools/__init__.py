@@ -1,0 +1,1 @@
+"""The tools crews can use, built from an allow-list."""
