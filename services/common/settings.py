@@ -25,7 +25,8 @@ class CommonSettings(BaseSettings):
     data_dir: Path = Field(Path(".coxswain"), description="Directory of databases, keys and caches.")
     database_url: str = Field("", description="Database of all services; empty means one SQLite file each in data_dir.")
     migrate: Literal["auto", "check", ""] = Field(
-        "", description='"auto" upgrades the schema at start, "check" refuses to start; empty: auto on SQLite, else check.'
+        "",
+        description='"auto" upgrades the schema at start, "check" refuses to start; empty: auto on SQLite, else check.',
     )
     identity_mode: Literal["dev", "jwt", "databricks"] = Field(
         "dev", description="How callers prove who they are; dev works on loopback only."
@@ -39,9 +40,13 @@ class CommonSettings(BaseSettings):
     peer_timeout_seconds: float = Field(60, gt=0, description="Seconds a call to another service may take by default.")
     max_message_bytes: int = Field(4 * 1024 * 1024, ge=65536, description="Largest message, in bytes, both ways.")
     max_concurrent_calls: int = Field(2000, ge=1, description="Calls a listener works on at once; more are refused.")
-    tls_certificate_file: Path | None = Field(None, description="PEM certificate chain; with tls_key_file it switches TLS on.")
+    tls_certificate_file: Path | None = Field(
+        None, description="PEM certificate chain; with tls_key_file it switches TLS on."
+    )
     tls_key_file: Path | None = Field(None, description="PEM private key of the certificate.")
-    tls_ca_file: Path | None = Field(None, description="PEM authorities that other services' certificates are checked with.")
+    tls_ca_file: Path | None = Field(
+        None, description="PEM authorities that other services' certificates are checked with."
+    )
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of Prometheus metrics over HTTP; 0 means none.")
     null_pool: bool = Field(
         False,

@@ -9,21 +9,25 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor_pool import Default
+from google.protobuf.descriptor import FileDescriptor
 
+from coxswain.auth.v1 import auth_service_pb2
+from coxswain.memory.v1 import memory_service_pb2
+from coxswain.models.v1 import inference_service_pb2, model_service_pb2
+from coxswain.orchestrator.v1 import worker_service_pb2
 from services.common.errors import DeadlineExceeded
 from services.common.grpc.access import read_access
 from services.common.grpc.call import outgoing_call
 from services.common.identity.authenticator import PRINCIPAL, REQUEST_ID, SERVICE
 from services.common.identity.service_identity import ServiceIdentity
 
-PROTO_SERVICES: Mapping[str, tuple[str, ...]] = {
-    "auth": ("coxswain.auth.v1.AuthService",),
-    "models": ("coxswain.models.v1.ModelService", "coxswain.models.v1.InferenceService"),
-    "memory": ("coxswain.memory.v1.MemoryService", "coxswain.memory.v1.VectorIndexService"),
-    "orchestrator": ("coxswain.orchestrator.v1.WorkerService",),
+_CALLED: Mapping[str, tuple[FileDescriptor, ...]] = {
+    "auth": (auth_service_pb2.DESCRIPTOR,),
+    "models": (model_service_pb2.DESCRIPTOR, inference_service_pb2.DESCRIPTOR),
+    "memory": (memory_service_pb2.DESCRIPTOR,),
+    "orchestrator": (worker_service_pb2.DESCRIPTOR,),
 }
-"""The services of each peer that others call, whose options decide what is tried again."""
+"""What other services call of each, whose options decide what is tried again."""
 
 
 class Peers:
@@ -59,7 +63,7 @@ class Peers:
         options = [
             ("grpc.max_receive_message_length", self._max_message_bytes),
             ("grpc.max_send_message_length", self._max_message_bytes),
-            ("grpc.service_config", service_config(PROTO_SERVICES[service])),
+            ("grpc.service_config", service_config(_CALLED[service])),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
         ]
@@ -68,7 +72,9 @@ class Peers:
             return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
         return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
 
-    def _prepare(self, service: str, details: grpc.aio.ClientCallDetails, *, stream: bool) -> grpc.aio.ClientCallDetails:
+    def _prepare(
+        self, service: str, details: grpc.aio.ClientCallDetails, *, stream: bool
+    ) -> grpc.aio.ClientCallDetails:
         request_id, principal_token, remaining = outgoing_call()
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         metadata.add(SERVICE, self._identity.token_for(service))
@@ -126,12 +132,13 @@ class _StreamInterceptor(grpc.aio.UnaryStreamClientInterceptor[Any, Any]):
 
 
 @functools.cache
-def service_config(proto_services: tuple[str, ...]) -> str:
+def service_config(files: tuple[FileDescriptor, ...]) -> str:
     """Return the gRPC service config (JSON): round robin, and retries of what may be repeated, by the methods' options."""
     repeatable = [
-        {"service": name, "method": method.name}
-        for name in proto_services
-        for method in Default().FindServiceByName(name).methods
+        {"service": service.full_name, "method": method.name}
+        for file in files
+        for service in file.services_by_name.values()
+        for method in service.methods
         if read_access(method).repeatable and not method.server_streaming
     ]
     policy = {

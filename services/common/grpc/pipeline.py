@@ -169,9 +169,7 @@ class Pipeline:
                 f"{SERVICE} and {PRINCIPAL} are not accepted here; send authorization", reason="PRINCIPAL_NOT_ACCEPTED"
             )
         if not service_token:
-            raise Unauthenticated(
-                f"{PRINCIPAL} counts only beside {SERVICE}", reason="SERVICE_IDENTITY_REQUIRED"
-            )
+            raise Unauthenticated(f"{PRINCIPAL} counts only beside {SERVICE}", reason="SERVICE_IDENTITY_REQUIRED")
         call.service = self._authenticator.service(service_token, method.service)
         if principal_token:
             call.principal = await self._authenticator.forwarded(principal_token)

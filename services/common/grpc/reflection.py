@@ -65,7 +65,11 @@ def load_image() -> DescriptorImage:
     known = {file.name for file in image.file}
     # Health and reflection itself come from wheels, not from our protos.
     infrastructure = []
-    for name in ("grpc_health/v1/health.proto", "grpc/health/v1/health.proto", "grpc_reflection/v1alpha/reflection.proto"):
+    for name in (
+        "grpc_health/v1/health.proto",
+        "grpc/health/v1/health.proto",
+        "grpc_reflection/v1alpha/reflection.proto",
+    ):
         try:
             descriptor = Default().FindFileByName(name)
         except KeyError:

@@ -1,0 +1,146 @@
+"""Schema changes of each service: `python -m services.common.db.migrate --help`."""
+
+import argparse
+import asyncio
+import importlib
+import importlib.util
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from services.common.db.database import Database
+from services.common.settings import SERVICES, CommonSettings, database_url
+
+_SERVICES_DIRECTORY = Path(__file__).resolve().parents[2]
+
+
+def alembic_config(service: str, connection: Connection | None = None) -> Config:
+    """Return the configuration of one service's history."""
+    config = Config(stdout=io.StringIO())
+    config.set_main_option("script_location", str(_SERVICES_DIRECTORY / service / "migrations"))
+    config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
+    config.attributes["connection"] = connection
+    return config
+
+
+async def upgrade_database(service: str, url: str, revision: str = "head") -> None:
+    """Bring a service's schema to a revision; processes that do so at once take turns."""
+    await _on_schema(service, url, lambda connection: command.upgrade(alembic_config(service, connection), revision))
+
+
+async def downgrade_database(service: str, url: str, revision: str = "base") -> None:
+    """Take a service's schema back to a revision."""
+    await _on_schema(service, url, lambda connection: command.downgrade(alembic_config(service, connection), revision))
+
+
+async def pending_revision(service: str, url: str) -> str | None:
+    """Return the newest revision when the schema is not at it, else None."""
+    head = ScriptDirectory.from_config(alembic_config(service)).get_current_head()
+    current: list[str | None] = []
+    await _on_schema(
+        service, url, lambda connection: current.append(MigrationContext.configure(connection).get_current_revision())
+    )
+    return None if current == [head] else head
+
+
+async def schema_differences(service: str, url: str) -> list[object]:
+    """Return what autogenerate would change: nothing when migrations and tables agree."""
+    metadata = importlib.import_module(f"services.{service}.tables").metadata
+    differences: list[object] = []
+
+    def compare(connection: Connection) -> None:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        differences.extend(compare_metadata(context, metadata))
+
+    await _on_schema(service, url, compare)
+    return differences
+
+
+async def _on_schema(service: str, url: str, work: Callable[[Connection], object]) -> None:
+    database = Database(url, service, null_pool=True)
+    try:
+        async with database.write() as connection:
+            if database.dialect == "postgresql":
+                await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('coxswain-migrate'))"))
+                await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{service}"'))
+            await connection.run_sync(work)
+    finally:
+        await database.close()
+
+
+async def _seed(service: str, url: str) -> bool:
+    """Write a service's starting data, where it has any; repeating it changes nothing."""
+    name = f"services.{service}.seed"
+    if importlib.util.find_spec(name) is None:
+        return False
+    database = Database(url, service, null_pool=True)
+    try:
+        await importlib.import_module(name).seed(database)
+    finally:
+        await database.close()
+    return True
+
+
+async def _main(arguments: argparse.Namespace) -> int:
+    common = CommonSettings()
+    for service in arguments.services or SERVICES:
+        url = arguments.url or database_url(common, service)
+        match arguments.action:
+            case "upgrade":
+                await upgrade_database(service, url)
+                print(f"{service}: at the newest revision")
+            case "downgrade":
+                await downgrade_database(service, url, arguments.revision)
+                print(f"{service}: at {arguments.revision}")
+            case "seed":
+                await upgrade_database(service, url)
+                if await _seed(service, url):
+                    print(f"{service}: seeded")
+            case "check":
+                pending = await pending_revision(service, url)
+                if pending is not None:
+                    print(f"{service}: not at revision {pending}; run: make migrate", file=sys.stderr)
+                    return 1
+                print(f"{service}: at the newest revision")
+            case "revision":
+                await upgrade_database(service, url)
+                await _on_schema(service, url, _revise(service, arguments.message))
+    return 0
+
+
+def _revise(service: str, message: str) -> Callable[[Connection], object]:
+    def revise(connection: Connection) -> None:
+        script = command.revision(alembic_config(service, connection), message=message, autogenerate=True)
+        for written in script if isinstance(script, list) else [script]:
+            print(f"{service}: {written.path if written else 'nothing to change'}")
+
+    return revise
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one action and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m services.common.db.migrate", description=__doc__)
+    parser.add_argument("action", choices=["upgrade", "downgrade", "check", "seed", "revision"])
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"of {', '.join(SERVICES)}; all when left out")
+    parser.add_argument("--message", "-m", default="", help="what a new revision changes")
+    parser.add_argument("--revision", default="base", help="where a downgrade ends (default: base)")
+    parser.add_argument("--url", default="", help="database URL instead of the configured one")
+    arguments = parser.parse_args(argv)
+    unknown = set(arguments.services) - set(SERVICES)
+    if unknown:
+        parser.error(f"unknown service {', '.join(sorted(unknown))}; there are {', '.join(SERVICES)}")
+    if arguments.action == "revision" and (len(arguments.services) != 1 or not arguments.message):
+        parser.error("a revision needs one SERVICE and a --message")
+    return asyncio.run(_main(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""One process that serves one service or several: databases, identity, listeners, and the order they open and close in."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import structlog
+
+from services.common.db.database import Database
+from services.common.db.migrate import pending_revision, upgrade_database
+from services.common.grpc.peers import Peers
+from services.common.grpc.server import Listener, Listeners, server_credentials
+from services.common.identity.authenticator import Authenticator
+from services.common.identity.principal_token import PrincipalVerifier
+from services.common.identity.remote import RemoteIdentity
+from services.common.identity.service_identity import ServiceIdentity, ServiceTokenVerifier
+from services.common.runtime import Runtime
+from services.common.service import IdentityProvider, Service
+from services.common.settings import CommonSettings, database_url
+
+logger = structlog.get_logger(__name__)
+
+Build = Callable[[Any, Runtime], Service]
+
+
+class StartError(Exception):
+    """The process cannot start, for a reason its operator can mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """A service that was built, and what it was given."""
+
+    name: str
+    service: Service
+    runtime: Runtime
+
+
+class Host:
+    """Builds services, serves them and closes them."""
+
+    def __init__(self, settings: CommonSettings, addresses: Mapping[str, str]) -> None:
+        """`addresses` tells where this process finds the internal listener of each service.
+
+        Raises:
+            StartError: development identities would be reachable by others.
+        """
+        try:
+            settings.refuse_unsafe_identity()
+        except ValueError as error:
+            raise StartError(str(error)) from error
+        self._settings = settings
+        self._addresses = addresses
+        self._hosted: list[Hosted] = []
+        self._listeners: list[Listener] = []
+        self._verifier_channel: Peers | None = None
+
+    async def runtime(self, name: str, *, migrate: bool = True) -> Runtime:
+        """Return what service `name` (or the worker of that database) is given, its schema brought up to date or checked."""
+        settings = self._settings
+        data_dir = settings.data_dir.absolute()
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        url = database_url(settings, name)
+        database = Database(url, name, null_pool=settings.null_pool)
+        if migrate:
+            await self._migrate(name, url, database.dialect)
+        return Runtime(
+            settings=settings,
+            database=database,
+            peers=self.peers(name),
+            identity=self._identity(name),
+            data_dir=data_dir,
+        )
+
+    def peers(self, name: str) -> Peers:
+        """Return channels on which this process acts as service `name`."""
+        settings = self._settings
+        return Peers(
+            self._addresses,
+            self._identity(name),
+            timeout_seconds=settings.peer_timeout_seconds,
+            max_message_bytes=settings.max_message_bytes,
+            root_certificates=settings.tls_ca_file.read_bytes() if settings.tls_ca_file else None,
+        )
+
+    def _identity(self, name: str) -> ServiceIdentity:
+        try:
+            return ServiceIdentity.load(
+                self._settings.keys_directory, name, create=self._settings.identity_mode == "dev"
+            )
+        except ValueError as error:
+            raise StartError(str(error)) from error
+
+    async def _migrate(self, name: str, url: str, dialect: str) -> None:
+        mode = self._settings.migrate or ("auto" if dialect == "sqlite" else "check")
+        try:
+            if mode == "auto":
+                await upgrade_database(name, url)
+            elif await pending_revision(name, url) is not None:
+                raise StartError(
+                    f"the schema of {name} is not up to date; run: make migrate (or set COXSWAIN_MIGRATE=auto)"
+                )
+        except OSError as error:
+            raise StartError(f"the database of {name} cannot be reached: {error}") from error
+
+    async def add(self, name: str, build: Build, settings: object) -> Service:
+        """Build a service; call in the order of dependence."""
+        runtime = await self.runtime(name)
+        service = build(settings, runtime)
+        self._hosted.append(Hosted(name, service, runtime))
+        return service
+
+    async def open(
+        self, *, public_address: str, internal_address: str, identity: IdentityProvider | None = None
+    ) -> tuple[int, int]:
+        """Start the services and serve them; return the ports of both listeners (0 for a UNIX socket).
+
+        `identity` is auth's own when auth runs in this process; else auth is asked over its interface.
+
+        Raises:
+            StartError: an address is taken.
+        """
+        settings = self._settings
+        if identity is None:
+            self._verifier_channel = self.peers(self._hosted[0].name)
+            remote = RemoteIdentity(self._verifier_channel.channel("auth"))
+            identity, verifier = remote, remote.verifier
+        else:
+            verifier = PrincipalVerifier(identity)
+        authenticator = Authenticator(
+            identity, verifier, ServiceTokenVerifier(settings.keys_directory), settings.principal_cache_seconds
+        )
+        public = Listener(settings, authenticator, internal=False)
+        internal = Listener(settings, authenticator, internal=True)
+        self._listeners = [public, internal]
+        registry = Listeners(self._listeners)
+        for hosted in self._hosted:
+            hosted.service.register(registry)
+        credentials = server_credentials(settings)
+        # The internal one first: services may call each other while they start.
+        internal_port = await self._listen(internal, internal_address, credentials)
+        for hosted in self._hosted:
+            await hosted.service.start()
+        public_port = await self._listen(public, public_address, credentials)
+        for listener in self._listeners:
+            await listener.set_serving(True)
+        return public_port, internal_port
+
+    async def _listen(self, listener: Listener, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        try:
+            return await listener.start(address, None if address.startswith("unix:") else credentials)
+        except RuntimeError as error:
+            raise StartError(
+                f"{address} cannot be served on: another process may be using it; "
+                "stop that one or choose another port with COXSWAIN_PORT"
+            ) from error
+
+    async def close(self, grace: float) -> None:
+        """Drain for at most `grace` seconds, then release everything."""
+        for listener in self._listeners:
+            with contextlib.suppress(Exception):
+                await listener.set_serving(False)
+        for hosted in reversed(self._hosted):
+            await self._quietly("drain", hosted.name, hosted.service.drain())
+        # Public calls may need internal ones until their end.
+        for listener in self._listeners:
+            await listener.stop(grace)
+        # Cancelled handlers run once more before what they use is closed.
+        await asyncio.sleep(0)
+        for hosted in reversed(self._hosted):
+            await self._quietly("close", hosted.name, hosted.service.close())
+            await hosted.runtime.peers.close()
+            await hosted.runtime.database.close()
+        if self._verifier_channel is not None:
+            await self._verifier_channel.close()
+
+    async def _quietly(self, step: str, name: str, work: Any) -> None:
+        try:
+            await work
+        except Exception:
+            logger.exception("shutdown_step_failed", step=step, name=name)

@@ -1,0 +1,46 @@
+"""Identity as auth gives it to the other services."""
+
+import base64
+from collections.abc import Mapping
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from services.common.grpc.status import from_rpc_error
+from services.common.identity.authenticator import Credential
+from services.common.identity.principal import Principal
+from services.common.identity.principal_token import PrincipalVerifier
+
+
+class RemoteIdentity:
+    """Exchanges credentials and reads keys over auth's interface."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = auth_service_pb2_grpc.AuthServiceStub(channel)
+        self.verifier = PrincipalVerifier(self)
+        """Verifies what auth signed, with the keys read here."""
+
+    async def exchange(self, credential: Credential, group_id: str) -> Principal:
+        """Return the principal of a caller; see `TokenExchanger`."""
+        request = auth_service_pb2.ExchangeTokenRequest(group_id=group_id)
+        if credential.forwarded_access_token:
+            request.forwarded_access_token = credential.forwarded_access_token
+        elif credential.authorization:
+            request.authorization = credential.authorization
+        try:
+            response = await self._stub.ExchangeToken(request)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, "auth") from error
+        return await self.verifier.verify(response.principal_token)
+
+    async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
+        """Return the keys principals are signed with; see `KeySource`."""
+        try:
+            response = await self._stub.GetJwks(auth_service_pb2.GetJwksRequest())
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, "auth") from error
+        return {
+            key.kid: Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key.x + "=" * (-len(key.x) % 4)))
+            for key in response.keys
+        }

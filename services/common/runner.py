@@ -1,0 +1,75 @@
+"""The main function of a service that runs alone: `serve("auth", build, AuthSettings)`."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import uvloop
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
+from services.common.hosting import Build, Host, StartError
+from services.common.logging import configure_logging
+from services.common.service import IdentityProvider, Service
+from services.common.settings import (
+    SERVICES,
+    CommonSettings,
+    ServiceSettings,
+    internal_port,
+    peer_address,
+    public_port,
+)
+
+
+def run(main: Callable[[CommonSettings, asyncio.Event], Coroutine[Any, Any, None]], name: str) -> None:
+    """Run a process until SIGTERM or SIGINT, which set the event `main` is given. Ends the process."""
+
+    async def supervised() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await main(common, stop)
+
+    try:
+        common = CommonSettings()
+        configure_logging(common.log_level, service=name)
+        uvloop.run(supervised())
+    except ValidationError as error:
+        for fault in error.errors():
+            variable = "COXSWAIN_" + "_".join(str(part) for part in fault["loc"]).upper()
+            print(f"{variable}: {fault['msg']}", file=sys.stderr)
+        sys.exit(2)
+    except StartError as error:
+        print(f"{name} cannot start: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def serve(
+    name: str,
+    build: Build,
+    settings_type: type[BaseSettings],
+    identity_of: Callable[[Service], IdentityProvider] | None = None,
+) -> None:
+    """Serve one service on its own listeners until it is told to stop.
+
+    `identity_of` is auth's: it takes identity from the service itself instead of asking over the network.
+    """
+
+    async def main(common: CommonSettings, stop: asyncio.Event) -> None:
+        own = ServiceSettings.of(name)
+        common = common.model_copy(update={"host": own.host or common.host})
+        host = Host(common, {peer: peer_address(peer) for peer in SERVICES})
+        service = await host.add(name, build, settings_type())
+        public, internal = await host.open(
+            public_address=f"{common.host}:{public_port(common, name)}",
+            internal_address=f"{common.host}:{internal_port(name)}",
+            identity=identity_of(service) if identity_of else None,
+        )
+        print(f"{name} serving on {common.host}:{public}, internal on {common.host}:{internal}", flush=True)
+        await stop.wait()
+        await host.close(common.drain_seconds)
+
+    run(main, name)
