@@ -1,4 +1,4 @@
-"""One process that serves one service or several: databases, identity, listeners, and the order they open and close in."""
+"""One process that serves one service or several: what it opens, and in which order it opens and closes."""
 
 import asyncio
 import contextlib
@@ -59,7 +59,7 @@ class Host:
         self._verifier_channel: Peers | None = None
 
     async def runtime(self, name: str, *, migrate: bool = True) -> Runtime:
-        """Return what service `name` (or the worker of that database) is given, its schema brought up to date or checked."""
+        """Return what service `name` is given, its schema brought up to date or checked."""
         settings = self._settings
         data_dir = settings.data_dir.absolute()
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -6,17 +6,16 @@ import time
 import uuid
 
 _lock = threading.Lock()
-_last = 0
+_newest = [0]
 
 
 def new_id() -> str:
     """Return a new id. Ids made by one process rise strictly, even within a millisecond."""
-    global _last
-    # 48 bits of milliseconds, then 74 random bits of which the version and variant fields take no part.
+    # 48 bits of milliseconds, then 74 random bits: all but the version and variant fields.
     candidate = (time.time_ns() // 1_000_000) << 74 | secrets.randbits(74)
     with _lock:
-        if candidate <= _last:
-            candidate = _last + 1 + secrets.randbits(32)
-        _last = candidate
+        if candidate <= _newest[0]:
+            candidate = _newest[0] + 1 + secrets.randbits(32)
+        _newest[0] = candidate
     timestamp, random_a, random_b = candidate >> 74, (candidate >> 62) & 0xFFF, candidate & ((1 << 62) - 1)
     return str(uuid.UUID(int=timestamp << 80 | 0x7 << 76 | random_a << 64 | 0b10 << 62 | random_b))

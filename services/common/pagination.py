@@ -36,7 +36,7 @@ def decode_page_token(token: str, listing: str, filters: Mapping[str, object]) -
     if fingerprint != _fingerprint(listing, filters) or not isinstance(key, list):
         raise InvalidArgument.field(
             "page_token",
-            "not a token of this listing; pass next_page_token of the page before with unchanged filters, or leave it empty",
+            "no token of this listing: pass next_page_token of the page before and the same filters, or leave it empty",
             reason="INVALID_PAGE_TOKEN",
         )
     return key

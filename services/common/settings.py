@@ -91,7 +91,7 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def of(cls, service: str) -> "ServiceSettings":
         """Read the settings of one service."""
-        return cls(_env_prefix=f"COXSWAIN_{service.upper()}_")  # type: ignore[call-arg]
+        return cls(_env_prefix=f"COXSWAIN_{service.upper()}_")
 
 
 def public_port(common: CommonSettings, service: str) -> int:

@@ -31,8 +31,8 @@ def async_url(url: str) -> URL:
 class Database:
     """Gives out transactions.
 
-    On SQLite the file is in WAL mode, writers begin with IMMEDIATE and take turns within the process, so that they never
-    fail on a lock they could have waited for. On PostgreSQL every connection sees the service's own schema only.
+    On SQLite the file is in WAL mode, writers begin with IMMEDIATE and take turns within the process, so that they
+    never fail on a lock they could have waited for. On PostgreSQL every connection sees the service's own schema only.
     """
 
     def __init__(self, url: str, schema: str, *, null_pool: bool = False, pool_size: int = 5) -> None:

@@ -1,6 +1,7 @@
 """Channels to the other services.
 
-Each call carries this service's token, the principal it is made for, the request id, and no more time than the caller has left.
+Each call carries this service's token, the principal it is made for, the request id, and no more time than the caller
+has left.
 """
 
 import functools
@@ -105,7 +106,7 @@ class Peers:
 _Prepare = Callable[..., grpc.aio.ClientCallDetails]
 
 
-class _UnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor[Any, Any]):
+class _UnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
     def __init__(self, prepare: _Prepare) -> None:
         self._prepare = prepare
 
@@ -118,7 +119,7 @@ class _UnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor[Any, Any]):
         return await continuation(self._prepare(client_call_details, stream=False), request)
 
 
-class _StreamInterceptor(grpc.aio.UnaryStreamClientInterceptor[Any, Any]):
+class _StreamInterceptor(grpc.aio.UnaryStreamClientInterceptor):
     def __init__(self, prepare: _Prepare) -> None:
         self._prepare = prepare
 
@@ -133,7 +134,7 @@ class _StreamInterceptor(grpc.aio.UnaryStreamClientInterceptor[Any, Any]):
 
 @functools.cache
 def service_config(files: tuple[FileDescriptor, ...]) -> str:
-    """Return the gRPC service config (JSON): round robin, and retries of what may be repeated, by the methods' options."""
+    """Return the gRPC service config (JSON): round robin, and retries of what the methods' options let repeat."""
     repeatable = [
         {"service": service.full_name, "method": method.name}
         for file in files

@@ -1,8 +1,8 @@
 """What happens to every call before and after its handler.
 
-In order: request id and log context, deadline, identity, access and role, decoding, validation, handler; a failure anywhere
-becomes a `google.rpc.Status`. The steps are bound to a method once, when it is registered: an interceptor would choose
-and wrap a handler again for every call.
+In order: request id and log context, deadline, identity, access and role, decoding, validation, handler; a failure
+anywhere becomes a `google.rpc.Status`. The steps are bound to a method once, when it is registered, as an interceptor
+would choose and wrap a handler again for every call.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class Pipeline:
     """Binds methods to identity and errors on one listener."""
 
     def __init__(self, authenticator: Authenticator, *, internal: bool, stream_check_seconds: float) -> None:
-        """`internal` says which listener this is; callers of streams are verified again every `stream_check_seconds`."""
+        """`internal` says which listener it is; callers of streams are verified again every `stream_check_seconds`."""
         self._authenticator = authenticator
         self._internal = internal
         self._stream_check_seconds = stream_check_seconds
@@ -184,7 +184,7 @@ class Pipeline:
         elif isinstance(error, CoxswainError):
             failure = error
         else:
-            logger.exception("call_failed", method=call.method, exc_info=error)
+            logger.error("call_failed", method=call.method, exc_info=error)
             failure = Internal(
                 f"the server failed; its log tells why under request id {call.request_id}", reason="INTERNAL"
             )

@@ -1,7 +1,8 @@
 """Server reflection that shows comments.
 
-Python's own reflection serves the descriptors that generated code carries, and those have no comments. This one serves the image
-written when the protos were compiled, source information included, so that tools can show what every RPC and field means.
+Python's own reflection serves the descriptors that generated code carries, and those have no comments. This one serves
+the image written when the protos were compiled, source information included, so that tools can show what every RPC and
+field means.
 The versions v1 and v1alpha of the protocol have the same messages under two names.
 """
 

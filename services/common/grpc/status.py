@@ -74,7 +74,8 @@ def to_status(error: CoxswainError, request_id: str) -> tuple[grpc.StatusCode, s
 def from_rpc_error(error: grpc.RpcError, dependency: str) -> CoxswainError:
     """Return what a failed call to another service means to our own caller.
 
-    A failure the other service explained keeps its code and explanation; everything else is the dependency not answering.
+    A failure the other service explained keeps its code and explanation; everything else is the dependency not
+    answering.
     """
     call = cast("grpc.aio.AioRpcError", error)
     status = _rich_status(call)

@@ -49,7 +49,7 @@ class TokenExchanger(Protocol):
 class Authenticator:
     """Verifies callers and remembers them for a short time.
 
-    Entries are keyed by a keyed hash of credential and group: no credential is kept, and nobody can tell one from an entry.
+    Entries are keyed by a keyed hash of credential and group: no credential is kept, nor can one be told from an entry.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Authenticator:
         Raises:
             CoxswainError: what auth refused.
         """
-        material = "\0".join((credential.authorization, credential.forwarded_access_token, group_id))
+        material = f"{credential.authorization}\0{credential.forwarded_access_token}\0{group_id}"
         key = hashlib.blake2b(material.encode(), key=self._hash_key, digest_size=32).digest()
         entry = self._cache.get(key)
         if entry is not None and entry[0] > time.monotonic():

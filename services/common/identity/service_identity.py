@@ -1,7 +1,7 @@
 """How services prove to each other that they are services of this installation.
 
-Each service holds an Ed25519 key `<keys>/services/<name>.key`; all know the public halves `<name>.pub`. A service signs a token
-of 60 seconds for one audience, so that a token caught on its way to one service opens no other.
+Each service holds an Ed25519 key `<keys>/services/<name>.key`; all know the public halves `<name>.pub`. A service signs
+a token of 60 seconds for one audience, so that a token caught on its way to one service opens no other.
 """
 
 import os
@@ -100,7 +100,7 @@ class ServiceTokenVerifier:
             raise _rejected()
         if len(self._verified) >= _CACHE_SIZE:
             self._verified.clear()
-        self._verified[token, audience] = (claims["exp"], issuer)
+        self._verified[token, audience] = (claims["exp"], str(issuer))
         return str(issuer)
 
     def _key(self, service: str) -> Ed25519PublicKey | None:
