@@ -332,9 +332,18 @@ def _parsed(request: web.Request, raw: bytes) -> Any:
     if request.content_type == "application/x-www-form-urlencoded":
         return dict(parse_qsl(raw.decode("utf-8", "replace"), keep_blank_values=True))
     try:
-        return json.loads(raw)
+        return read_json(raw)
     except ValueError:
         return None
+
+
+def read_json(text: str | bytes) -> Any:
+    """Parse JSON as the platform does: NaN and Infinity, which Python lets pass, are ValueError."""
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def json_body(exchange: Exchange) -> JsonObject:

@@ -38,6 +38,7 @@ from tests.support.databricks_http import (
     bearer_token,
     invalid,
     json_body,
+    read_json,
 )
 from tests.support.http_emulator import serve_until_cancelled
 from tests.support.text_vectors import embed_text
@@ -767,16 +768,12 @@ def _upsert_rows(body: JsonObject) -> list[Row]:
     if not isinstance(given, str):
         raise invalid("inputs_json must be a string that holds a JSON list of rows")
     try:
-        rows = json.loads(given, parse_constant=_no_constant)
+        rows = read_json(given)
     except ValueError:
         raise invalid("inputs_json is not valid JSON") from None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise invalid("inputs_json must hold a non-empty list of objects")
     return rows
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _condition(endpoint: Endpoint, body: JsonObject) -> Condition | None:
@@ -789,9 +786,10 @@ def _condition(endpoint: Endpoint, body: JsonObject) -> Condition | None:
         if not isinstance(given, str):
             raise invalid("filters_json must be a string that holds JSON")
         try:
-            return read_dict_filter(json.loads(given))
-        except json.JSONDecodeError:
+            filters = read_json(given)
+        except ValueError:
             raise invalid("filters_json is not valid JSON") from None
+        return read_dict_filter(filters)
     if given:
         raise invalid("filters_json is for standard endpoints; a storage-optimized endpoint takes filter_string")
     if not text:
