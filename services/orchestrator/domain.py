@@ -1,7 +1,7 @@
 """What the orchestrator is about: crews, their executions, and what executions leave behind.
 
-Documents (crews, outputs, errors) are stored as JSON through `to_document` and `from_document`. Fields may be added with
-a default, never renamed: a row written by one release has to be read by the next and the previous one.
+Documents (crews, outputs, errors) are stored as JSON through `to_document` and `from_document`. Fields may be added
+with a default, never renamed: a row written by one release has to be read by the next and the previous one.
 """
 
 import functools
@@ -293,6 +293,12 @@ class TaskRun:
     error: ExecutionError | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+
+
+CHUNK = "llm_chunk"
+"""The kind of events that may be pruned once their call's full text is stored."""
+TERMINAL_KINDS = frozenset({"execution_succeeded", "execution_failed", "execution_cancelled"})
+"""The kinds of an execution's last event."""
 
 
 @dataclass(frozen=True, slots=True)

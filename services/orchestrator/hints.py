@@ -1,10 +1,10 @@
 """Hints: who waits for something is told at once that there is something to read.
 
-A hint carries no truth. It may be lost, doubled or late; whoever listens also reads on its own now and then. So publishing
-never fails and never waits, and listeners get `RESYNC` when hints may have been lost.
+A hint carries no truth. It may be lost, doubled or late; whoever listens also reads on its own now and then. So
+publishing never fails and never waits, and listeners get `RESYNC` when hints may have been lost.
 
-Three buses say the same: `LocalHintBus` within the API process, `PostgresHintBus` through LISTEN and NOTIFY, and `RemoteHintBus`
-from a worker host to the API process where the database cannot carry hints (SQLite).
+Three buses say the same: `LocalHintBus` within the API process, `PostgresHintBus` through LISTEN and NOTIFY, and
+`RemoteHintBus` from a worker host to the API process where the database cannot carry hints (SQLite).
 """
 
 import asyncio
@@ -239,15 +239,17 @@ class RemoteHintBus(LocalHintBus):
 
     async def _send(self, working: "_Working") -> None:
         while True:
-            for hint in await self._outgoing.take():
-                if hint.kind is HintKind.RESYNC:
-                    continue
-                try:
-                    await self._stub.PublishHint(worker_service_pb2.PublishHintRequest(hint=to_proto(hint)))
-                except BaseException:
+            hints = await self._outgoing.take()
+            try:
+                while hints:
+                    # RESYNC only says that this side lost hints: the readers' own reads cover them.
+                    if hints[0].kind is not HintKind.RESYNC:
+                        await self._stub.PublishHint(worker_service_pb2.PublishHintRequest(hint=to_proto(hints[0])))
+                        working()
+                    hints.pop(0)
+            finally:
+                for hint in hints:
                     self._outgoing.offer(hint)
-                    raise
-            working()
 
 
 def to_proto(hint: Hint) -> worker_service_pb2.Hint:

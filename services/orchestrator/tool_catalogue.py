@@ -70,7 +70,7 @@ _TOOLS = (
     ),
     Tool(
         name="text_statistics",
-        description="Counts the characters, words, sentences and paragraphs of a text and names its most frequent words.",
+        description="Counts the characters, words, sentences and paragraphs of a text; names its most frequent words.",
         config_schema=_object(
             {
                 "frequent_words": {

@@ -1,0 +1,1 @@
+"""Access to the orchestrator's rows, behind the protocols of `protocols.py`."""

@@ -1,0 +1,48 @@
+"""Approvals in SQL."""
+
+from datetime import datetime
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.orchestrator.domain import Approval, ApprovalState, TaskOutput, from_document
+from services.orchestrator.tables import approvals
+
+
+class SqlApprovals:
+    """See `protocols.Approvals`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def get(self, group_id: str, approval_id: str) -> Approval | None:
+        """See `protocols.Approvals`."""
+        row = (
+            await self._connection.execute(
+                select(approvals).where(approvals.c.group_id == group_id, approvals.c.id == approval_id)
+            )
+        ).first()
+        if row is None:
+            return None
+        return Approval(
+            id=row.id,
+            execution_id=row.execution_id,
+            group_id=row.group_id,
+            task_index=row.task_index,
+            task_name=row.task_name,
+            attempt=row.attempt,
+            state=ApprovalState(row.state),
+            output=from_document(TaskOutput, row.output),
+            feedback=row.feedback,
+            answered_by=row.answered_by,
+            requested_at=row.requested_at,
+            answered_at=row.answered_at,
+        )
+
+    async def answer(self, approval_id: str, state: ApprovalState, feedback: str, subject: str, at: datetime) -> None:
+        """See `protocols.Approvals`."""
+        await self._connection.execute(
+            update(approvals)
+            .where(approvals.c.id == approval_id)
+            .values(state=state, feedback=feedback, answered_by=subject, answered_at=at)
+        )

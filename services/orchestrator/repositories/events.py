@@ -1,0 +1,72 @@
+"""Events of executions in SQL."""
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import utc_now
+from services.orchestrator.domain import CHUNK, NewEvent, StoredEvent
+from services.orchestrator.tables import execution_events, executions
+
+
+class SqlEvents:
+    """See `protocols.Events`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def append(self, execution_id: str, events: Sequence[NewEvent], *, epoch: int | None = None) -> int | None:
+        """See `protocols.Events`."""
+        # The row stays locked until the transaction ends: sequences become visible in their order.
+        claim = update(executions).where(executions.c.id == execution_id)
+        if epoch is not None:
+            claim = claim.where(executions.c.epoch == epoch, executions.c.ended_at.is_(None))
+        claimed = await self._connection.execute(
+            claim.values(last_sequence=executions.c.last_sequence + len(events)).returning(executions.c.last_sequence)
+        )
+        last: int | None = claimed.scalar_one_or_none()
+        if last is None or not events:
+            return last
+        now = utc_now()
+        await self._connection.execute(
+            insert(execution_events),
+            [
+                {
+                    "execution_id": execution_id,
+                    "sequence": sequence,
+                    "time": event.time or now,
+                    "kind": event.kind,
+                    "task_index": event.task_index,
+                    "task_name": event.task_name,
+                    "attempt": event.attempt,
+                    "call_id": event.call_id,
+                    "payload": event.payload,
+                }
+                for sequence, event in enumerate(events, start=last - len(events) + 1)
+            ],
+        )
+        return last
+
+    async def after(self, execution_id: str, sequence: int, limit: int, *, chunks: bool = True) -> list[StoredEvent]:
+        """See `protocols.Events`."""
+        query = select(
+            execution_events.c.sequence,
+            execution_events.c.time,
+            execution_events.c.kind,
+            execution_events.c.payload,
+            execution_events.c.task_index,
+            execution_events.c.task_name,
+            execution_events.c.attempt,
+        ).where(execution_events.c.execution_id == execution_id, execution_events.c.sequence > sequence)
+        if not chunks:
+            query = query.where(execution_events.c.kind != CHUNK)
+        rows = await self._connection.execute(query.order_by(execution_events.c.sequence).limit(limit))
+        return [StoredEvent(*row) for row in rows]
+
+    async def newest(self, execution_ids: Collection[str]) -> dict[str, int]:
+        """See `protocols.Events`."""
+        rows = await self._connection.execute(
+            select(executions.c.id, executions.c.last_sequence).where(executions.c.id.in_(execution_ids))
+        )
+        return {row.id: row.last_sequence for row in rows}

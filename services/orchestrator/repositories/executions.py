@@ -1,0 +1,254 @@
+"""Executions and their tasks in SQL."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.orchestrator.domain import (
+    PARKED_STATES,
+    TERMINAL_STATES,
+    ApprovalState,
+    Execution,
+    ExecutionError,
+    ExecutionIdentity,
+    ExecutionState,
+    OnCredentialExpiry,
+    TaskOutput,
+    TaskRun,
+    TaskState,
+    Usage,
+    from_document,
+    to_document,
+)
+from services.orchestrator.tables import approvals, executions, task_runs
+
+_WAITING = sorted(PARKED_STATES | {ExecutionState.QUEUED})
+_LEFT_OUT_OF_LISTS = {"inputs", "result"}
+_LISTED = [column for column in executions.c if column.name not in _LEFT_OUT_OF_LISTS]
+
+
+class SqlExecutions:
+    """See `protocols.Executions`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def insert(self, execution: Execution, runs: Sequence[TaskRun]) -> None:
+        """See `protocols.Executions`."""
+        await self._connection.execute(
+            insert(executions).values(
+                id=execution.id,
+                group_id=execution.group_id,
+                subject=execution.subject,
+                crew_id=execution.crew_id,
+                crew_revision=execution.crew_revision,
+                crew_name=execution.crew_name,
+                state=execution.state,
+                inputs=dict(execution.inputs),
+                labels=dict(execution.labels),
+                model=execution.model,
+                priority=execution.priority,
+                identity=execution.identity,
+                on_credential_expiry=execution.on_credential_expiry,
+                grant_id=execution.grant_id,
+                grant_open=True,
+                resumed_from=execution.resumed_from,
+                timeout_seconds=execution.timeout,
+                deadline_at=execution.deadline_at,
+                epoch=execution.epoch,
+                generation=execution.generation,
+                ready=execution.ready,
+                last_sequence=execution.last_sequence,
+                created_at=execution.created_at,
+                **_usage_columns(execution.usage),
+            )
+        )
+        await self._connection.execute(
+            insert(task_runs),
+            [
+                {
+                    "execution_id": run.execution_id,
+                    "task_index": run.task_index,
+                    "name": run.name,
+                    "state": run.state,
+                    "attempt": run.attempt,
+                    "copied": run.copied,
+                    "output": None if run.output is None else to_document(run.output),
+                    "started_at": run.started_at,
+                    "ended_at": run.ended_at,
+                    **_usage_columns(run.usage),
+                }
+                for run in runs
+            ],
+        )
+
+    async def get(self, group_id: str, execution_id: str) -> Execution | None:
+        """See `protocols.Executions`."""
+        row = (
+            await self._connection.execute(
+                select(executions).where(executions.c.id == execution_id, executions.c.group_id == group_id)
+            )
+        ).first()
+        return None if row is None else to_execution(row)
+
+    async def lock(self, execution_id: str) -> Execution | None:
+        """See `protocols.Executions`."""
+        row = (
+            await self._connection.execute(select(executions).where(executions.c.id == execution_id).with_for_update())
+        ).first()
+        return None if row is None else to_execution(row)
+
+    async def page(
+        self, group_id: str, crew_id: str, states: Collection[ExecutionState], before_id: str | None, limit: int
+    ) -> list[Execution]:
+        """See `protocols.Executions`."""
+        query = select(*_LISTED).where(executions.c.group_id == group_id)
+        if crew_id:
+            query = query.where(executions.c.crew_id == crew_id)
+        if states:
+            query = query.where(executions.c.state.in_(sorted(states)))
+        if before_id is not None:
+            query = query.where(executions.c.id < before_id)
+        rows = await self._connection.execute(query.order_by(executions.c.id.desc()).limit(limit))
+        return [to_execution(row) for row in rows]
+
+    async def task_runs(self, execution_id: str) -> list[TaskRun]:
+        """See `protocols.Executions`."""
+        rows = await self._connection.execute(
+            select(task_runs).where(task_runs.c.execution_id == execution_id).order_by(task_runs.c.task_index)
+        )
+        return [to_task_run(row) for row in rows]
+
+    async def request_cancel(self, execution_id: str, at: datetime) -> None:
+        """See `protocols.Executions`."""
+        await self._connection.execute(
+            update(executions)
+            .where(executions.c.id == execution_id, executions.c.cancel_requested_at.is_(None))
+            .values(cancel_requested_at=at)
+        )
+
+    async def end(self, execution_id: str, state: ExecutionState, error: ExecutionError | None, at: datetime) -> None:
+        """See `protocols.Executions`."""
+        await self._connection.execute(
+            update(executions)
+            .where(executions.c.id == execution_id)
+            .values(state=state, error=None if error is None else to_document(error), ended_at=at, ready=False)
+        )
+        await self._connection.execute(
+            update(task_runs)
+            .where(
+                task_runs.c.execution_id == execution_id,
+                task_runs.c.state.in_([state for state in TaskState if not state.terminal]),
+            )
+            .values(state=TaskState.CANCELLED, ended_at=at)
+        )
+        await self._connection.execute(
+            update(approvals)
+            .where(approvals.c.execution_id == execution_id, approvals.c.state == ApprovalState.PENDING)
+            .values(state=ApprovalState.VOID)
+        )
+
+    async def wake(self, execution_id: str) -> None:
+        """See `protocols.Executions`."""
+        await self._connection.execute(
+            update(executions)
+            .where(executions.c.id == execution_id)
+            .values(state=ExecutionState.QUEUED, generation=executions.c.generation + 1, ready=True)
+        )
+
+    async def past_deadline(self, now: datetime, limit: int) -> list[str]:
+        """See `protocols.Executions`."""
+        rows = await self._connection.execute(
+            select(executions.c.id)
+            .where(executions.c.state.in_(_WAITING), executions.c.deadline_at <= now)
+            .order_by(executions.c.deadline_at)
+            .limit(limit)
+        )
+        return list(rows.scalars())
+
+    async def open_grants(self, ended_before: datetime, limit: int) -> list[str]:
+        """See `protocols.Executions`."""
+        rows = await self._connection.execute(
+            select(executions.c.id)
+            .where(executions.c.grant_open.is_(True), executions.c.ended_at <= ended_before)
+            .order_by(executions.c.ended_at)
+            .limit(limit)
+        )
+        return list(rows.scalars())
+
+    async def grant_closed(self, execution_id: str) -> None:
+        """See `protocols.Executions`."""
+        await self._connection.execute(
+            update(executions).where(executions.c.id == execution_id).values(grant_open=False)
+        )
+
+
+def to_execution(row: Row[Any]) -> Execution:
+    """Return the execution of a row of `executions`, which may lack inputs and result."""
+    columns = row._mapping  # noqa: SLF001 - the documented way to read a row by name
+    result, error = columns.get("result"), columns["error"]
+    return Execution(
+        id=columns["id"],
+        group_id=columns["group_id"],
+        subject=columns["subject"],
+        crew_id=columns["crew_id"],
+        crew_revision=columns["crew_revision"],
+        crew_name=columns["crew_name"],
+        state=ExecutionState(columns["state"]),
+        inputs=columns.get("inputs") or {},
+        labels=columns["labels"],
+        model=columns["model"],
+        priority=columns["priority"],
+        identity=ExecutionIdentity(columns["identity"]),
+        on_credential_expiry=OnCredentialExpiry(columns["on_credential_expiry"]),
+        grant_id=columns["grant_id"],
+        resumed_from=columns["resumed_from"],
+        timeout=columns["timeout_seconds"],
+        deadline_at=columns["deadline_at"],
+        epoch=columns["epoch"],
+        generation=columns["generation"],
+        ready=columns["ready"],
+        last_sequence=columns["last_sequence"],
+        usage=_usage(columns),
+        created_at=columns["created_at"],
+        started_at=columns["started_at"],
+        ended_at=columns["ended_at"],
+        cancel_requested_at=columns["cancel_requested_at"],
+        result=None if result is None else from_document(TaskOutput, result),
+        error=None if error is None else from_document(ExecutionError, error),
+    )
+
+
+def to_task_run(row: Row[Any]) -> TaskRun:
+    """Return the task of a row of `task_runs`."""
+    columns = row._mapping  # noqa: SLF001 - the documented way to read a row by name
+    output, error = columns["output"], columns["error"]
+    return TaskRun(
+        execution_id=columns["execution_id"],
+        task_index=columns["task_index"],
+        name=columns["name"],
+        state=TaskState(columns["state"]),
+        attempt=columns["attempt"],
+        usage=_usage(columns),
+        copied=columns["copied"],
+        output=None if output is None else from_document(TaskOutput, output),
+        error=None if error is None else from_document(ExecutionError, error),
+        started_at=columns["started_at"],
+        ended_at=columns["ended_at"],
+    )
+
+
+def _usage(columns: Any) -> Usage:
+    return Usage(columns["llm_calls"], columns["input_tokens"], columns["output_tokens"], columns["cost"])
+
+
+def _usage_columns(usage: Usage) -> dict[str, float]:
+    return {
+        "llm_calls": usage.llm_calls,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cost": usage.cost,
+    }

@@ -1,0 +1,1 @@
+"""Use cases: one module for each proto service, and what they share."""
