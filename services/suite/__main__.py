@@ -1,0 +1,134 @@
+"""All four services on one port, with worker hosts as child processes: `python -m services.suite --help`."""
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from services.auth.service import build as build_auth
+from services.auth.settings import AuthSettings
+from services.common.hosting import Host, StartError
+from services.common.runner import run
+from services.common.settings import SERVICES, CommonSettings
+from services.memory.service import build as build_memory
+from services.memory.settings import MemorySettings
+from services.models.service import build as build_models
+from services.models.settings import ModelsSettings
+from services.orchestrator.service import build as build_orchestrator
+from services.orchestrator.settings import OrchestratorSettings
+from services.suite.data_directory import internal_socket, lock_data_directory
+from services.suite.settings import SuiteSettings
+from services.suite.workers import WorkerPool
+
+_DEFAULT_PORT = 50051
+
+
+async def serve_suite(common: CommonSettings, stop: asyncio.Event, *, postgres: bool) -> None:
+    """Serve until `stop` is set, then drain."""
+    directory = common.data_dir.absolute()
+    port = _DEFAULT_PORT if common.port is None else common.port
+    with lock_data_directory(directory, f"{common.host}:{port}"):
+        if not postgres:
+            await _serve(common, stop, directory, port)
+            return
+        start_postgres: Callable[[Path], Any] = __import__("pgserver").get_server
+        server = await asyncio.to_thread(start_postgres, directory / "postgres")
+        try:
+            common = common.model_copy(update={"database_url": server.get_uri(), "migrate": common.migrate or "auto"})
+            await _serve(common, stop, directory, port)
+        finally:
+            await asyncio.to_thread(server.cleanup)
+
+
+async def _serve(common: CommonSettings, stop: asyncio.Event, directory: Path, port: int) -> None:
+    started = time.monotonic()
+    socket = f"unix:{internal_socket(directory)}"
+    host = Host(common, dict.fromkeys(SERVICES, socket))
+    auth = await host.add("auth", build_auth, AuthSettings())
+    await host.add("models", build_models, ModelsSettings())
+    await host.add("memory", build_memory, MemorySettings())
+    await host.add("orchestrator", build_orchestrator, OrchestratorSettings())
+    workers = WorkerPool(SuiteSettings().workers, _worker_environment(common, directory, socket))
+    try:
+        port, _ = await host.open(
+            public_address=f"{common.host}:{port}", internal_address=socket, identity=auth.identity
+        )
+        address = f"{common.host}:{port}"
+        _say(
+            f"serving on {address} after {time.monotonic() - started:.1f} s "
+            f"(identity: {common.identity_mode}, data: {directory})\n"
+            f"  try: grpcurl -plaintext {address} list\n"
+            f"       grpcurl -plaintext {address} coxswain.auth.v1.AuthService/WhoAmI"
+        )
+        workers.start()
+        warm = asyncio.create_task(_announce_warm(workers, started))
+        await stop.wait()
+        warm.cancel()
+        _say("draining: running work gets its time; signal again to end at once")
+        stop.clear()
+        drain = asyncio.create_task(_drain(host, workers, common.drain_seconds))
+        impatient = asyncio.create_task(stop.wait())
+        await asyncio.wait((drain, impatient), return_when=asyncio.FIRST_COMPLETED)
+        if not drain.done():
+            drain.cancel()
+            await asyncio.wait((drain,))
+            await host.close(0)
+        impatient.cancel()
+    finally:
+        workers.kill()
+    _say("stopped")
+
+
+async def _announce_warm(workers: WorkerPool, started: float) -> None:
+    await workers.wait_warm()
+    _say(f"workers warm after {time.monotonic() - started:.1f} s")
+
+
+async def _drain(host: Host, workers: WorkerPool, grace: float) -> None:
+    # Workers first: what they finish needs every service.
+    await workers.stop(grace)
+    await host.close(grace)
+
+
+def _worker_environment(common: CommonSettings, directory: Path, socket: str) -> dict[str, str]:
+    environment = dict(os.environ)
+    environment |= {f"COXSWAIN_{service.upper()}_ADDRESS": socket for service in SERVICES}
+    environment |= {
+        "COXSWAIN_DATA_DIR": str(directory),
+        "COXSWAIN_KEYS_DIR": str(common.keys_directory.absolute()),
+        "COXSWAIN_IDENTITY_MODE": common.identity_mode,
+        "COXSWAIN_HOST": common.host,
+    }
+    if common.database_url:
+        environment["COXSWAIN_DATABASE_URL"] = common.database_url
+    return environment
+
+
+def _say(text: str) -> None:
+    print(f"coxswain: {text}", flush=True)
+
+
+def main() -> None:
+    """Read the command line and serve."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.suite",
+        description="Serves auth, models, memory and orchestrator on one port, with worker hosts as child processes.",
+        epilog="COXSWAIN_HOST, _PORT, _DATA_DIR, _DATABASE_URL and _WORKERS say where and how; README.md lists all.",
+    )
+    parser.add_argument(
+        "--db",
+        choices=["sqlite", "postgres"],
+        default="sqlite",
+        help="postgres runs a PostgreSQL server of its own below the data directory (default: sqlite)",
+    )
+    arguments = parser.parse_args()
+    run(partial(serve_suite, postgres=arguments.db == "postgres"), "suite")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Fixtures for every test: clean environments and real databases."""
+
+import asyncio
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Settings of the person who runs the tests must not change what they prove; libraries must not call home.
+for _name in list(os.environ):
+    if _name.startswith(("COXSWAIN_", "DATABRICKS_", "OPENAI_")) or _name == "USE_NULLPOOL":
+        del os.environ[_name]
+os.environ |= {
+    "CREWAI_DISABLE_TELEMETRY": "true",
+    "CREWAI_TRACING_ENABLED": "false",
+    "CREWAI_DISABLE_VERSION_CHECK": "true",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a PostgreSQL server of this test process; each test takes a database of its own on it."""
+    import pgserver
+
+    with tempfile.TemporaryDirectory(prefix="coxswain-pg-") as directory:
+        server = pgserver.get_server(directory)
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """URL of an empty PostgreSQL database."""
+    name = f"test_{uuid.uuid4().hex}"
+    asyncio.run(_execute(postgres_server, f"CREATE DATABASE {name}"))
+    return postgres_server.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database: each test that asks for it runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+async def _execute(url: str, statement: str) -> None:
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

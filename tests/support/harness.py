@@ -1,0 +1,118 @@
+"""Services on loopback in this process: real gRPC, real databases, real auth with development identities."""
+
+import contextlib
+import importlib
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from services.common.grpc.peers import Peers
+from services.common.hosting import Host
+from services.common.service import Service
+from services.common.settings import SERVICES, CommonSettings
+
+ALICE = "dev:alice:sales=admin"
+"""An admin of the group "sales"."""
+BOB = "dev:bob:legal=admin"
+"""An admin of another group."""
+
+
+@dataclass
+class Harness:
+    """Services that are being served."""
+
+    address: str
+    """The public listener."""
+    internal_address: str
+    """The internal listener, a UNIX socket."""
+    data_dir: Path
+    host: Host
+    services: Mapping[str, Service]
+
+    def __post_init__(self) -> None:
+        self._channels: list[grpc.aio.Channel] = []
+        self._peers: list[Peers] = []
+
+    def channel(self, bearer: str = ALICE, *, group: str = "", headers: Mapping[str, str] | None = None) -> Any:
+        """Return a channel to the public listener whose calls carry a development identity ("" for none)."""
+        metadata = dict(headers or {})
+        if bearer:
+            metadata["authorization"] = f"Bearer {bearer}"
+        if group:
+            metadata["x-group-id"] = group
+        channel = grpc.aio.insecure_channel(self.address, interceptors=[_Unary(metadata), _Stream(metadata)])
+        self._channels.append(channel)
+        return channel
+
+    def peers(self, name: str) -> Peers:
+        """Return channels to the internal listener on which the caller is service `name`."""
+        peers = self.host.peers(name)
+        self._peers.append(peers)
+        return peers
+
+    async def close(self) -> None:
+        """Close what was given out."""
+        for channel in self._channels:
+            await channel.close()
+        for peers in self._peers:
+            await peers.close()
+
+
+@contextlib.asynccontextmanager
+async def serve_services(
+    data_dir: Path,
+    *names: str,
+    database_url: str = "",
+    settings: Mapping[str, Any] | None = None,
+    **common: Any,
+) -> AsyncIterator[Harness]:
+    """Serve auth and the named services.
+
+    An empty `database_url` means one SQLite file each below `data_dir`; `settings` replaces a service's settings object;
+    `common` are fields of `CommonSettings`. All of SQLite's services must not share one URL: their histories would collide.
+    """
+    wanted = [name for name in SERVICES if name == "auth" or name in names]
+    if database_url.startswith("sqlite") and len(wanted) > 1:
+        database_url = ""
+    values = {"data_dir": data_dir, "database_url": database_url, "migrate": "auto", "drain_seconds": 1, **common}
+    with tempfile.TemporaryDirectory(prefix="coxswain-") as run_dir:
+        socket = f"unix:{run_dir}/internal.sock"
+        host = Host(CommonSettings(**values), dict.fromkeys(SERVICES, socket))
+        services: dict[str, Any] = {}
+        for name in wanted:
+            build = importlib.import_module(f"services.{name}.service").build
+            settings_type = getattr(importlib.import_module(f"services.{name}.settings"), f"{name.title()}Settings")
+            services[name] = await host.add(name, build, (settings or {}).get(name) or settings_type())
+        port, _ = await host.open(
+            public_address="127.0.0.1:0", internal_address=socket, identity=services["auth"].identity
+        )
+        harness = Harness(f"127.0.0.1:{port}", socket, data_dir, host, services)
+        try:
+            yield harness
+        finally:
+            await harness.close()
+            await host.close(1)
+
+
+class _Unary(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, metadata: Mapping[str, str]) -> None:
+        self._metadata = metadata
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(_with(client_call_details, self._metadata), request)
+
+
+class _Stream(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, metadata: Mapping[str, str]) -> None:
+        self._metadata = metadata
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(_with(client_call_details, self._metadata), request)
+
+
+def _with(details: grpc.aio.ClientCallDetails, metadata: Mapping[str, str]) -> grpc.aio.ClientCallDetails:
+    return details._replace(metadata=grpc.aio.Metadata(*(details.metadata or ()), *metadata.items()))
