@@ -303,3 +303,22 @@ async def test_sync_code_uses_it_in_a_thread_of_its_own() -> None:
     results: list[Any] = []
     await asyncio.to_thread(_use_in_thread, results)
     assert results[1] == "late"
+
+
+@pytest.mark.parametrize("reply", [{"fragment_bytes": 1}, {"comments": True}, {"crlf": True, "fragment_bytes": 3}])
+async def test_a_stream_keeps_its_meaning_however_it_is_cut_and_padded(reply: dict[str, Any]) -> None:
+    async with LlmEmulator() as llm:
+        llm.on(Reply(text="grüße an 港", **reply))
+        seen = await events(f"{llm.url}/v1/chat/completions", chat())
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in seen[:-1]) == "grüße an 港"
+    assert seen[-1] == "[DONE]"
+
+
+async def test_stopping_ends_a_slow_call_without_calling_it_disconnected() -> None:
+    async with LlmEmulator() as llm:
+        llm.on(Reply(latency_s=60))
+        pending = asyncio.create_task(post(f"{llm.url}/v1/chat/completions", chat()))
+        await llm.wait_for_calls(1)
+    await asyncio.wait([pending])
+    assert [call.outcome for call in llm.calls] == ["stopped"]
+    assert isinstance(pending.exception(), aiohttp.ClientError)

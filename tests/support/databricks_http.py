@@ -116,7 +116,7 @@ class Exchange:
     body_bytes: int = 0
     caller: str | None = None
     status: int | None = None
-    outcome: Literal["open", "answered", "dropped", "client_disconnected"] = "open"
+    outcome: Literal["open", "answered", "dropped", "client_disconnected", "stopped"] = "open"
     held: bool = False
 
     def as_json(self) -> JsonObject:
@@ -158,6 +158,9 @@ class DatabricksEmulator(HttpEmulator):
         return self._gate.release()
 
     def let_go(self) -> None:
+        for exchange in self.log:
+            if exchange.outcome == "open":
+                exchange.outcome = "stopped"
         self.release()
 
     def clear_log(self) -> None:
@@ -217,7 +220,8 @@ class DatabricksEmulator(HttpEmulator):
                 return self._fault_answer(request, exchange, fault)
             return response
         except (asyncio.CancelledError, ConnectionError):
-            exchange.outcome = "client_disconnected"
+            if exchange.outcome == "open":
+                exchange.outcome = "client_disconnected"
             raise
         finally:
             if exchange.outcome == "open":

@@ -221,7 +221,7 @@ class DatabricksIdentity(DatabricksEmulator):
         claims = self._verified(token)
         if claims["sub"] not in self._users:
             raise DatabricksError(401, 401, "Invalid Token: unknown principal")
-        return Caller(claims["sub"], frozenset(claims.get("scope", "").split()))
+        return Caller(claims["sub"], frozenset(str(claims.get("scope", "")).split()))
 
     def _verified(self, token: str) -> JsonObject:
         try:
@@ -234,9 +234,9 @@ class DatabricksIdentity(DatabricksEmulator):
                 issuer=self.issuer,
                 options={"verify_exp": False, "verify_iat": False, "require": ["exp", "sub", "iss", "aud"]},
             )
-        except (jwt.InvalidTokenError, KeyError):
+            left = float(claims["exp"]) - self.now()
+        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
             raise DatabricksError(401, 401, "Invalid Token") from None
-        left = claims["exp"] - self.now()
         if left <= 0:
             raise self._expired()
         if left <= PLATFORM_MARGIN_S:

@@ -27,7 +27,15 @@ from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
 from tests.support.http_emulator import WAIT_SECONDS, Changes, Gate, HttpEmulator, serve_until_cancelled
-from tests.support.llm_replies import Completion, JsonObject, build_completion, content_text, split_tokens
+from tests.support.llm_replies import (
+    Completion,
+    JsonObject,
+    SchemaError,
+    build_completion,
+    content_text,
+    split_tokens,
+)
+from tests.support.llm_requests import ChatBody, EmbeddingBody, Message
 from tests.support.llm_script import CallFacts, Fault, Reply, Route, Rule, Script, When
 from tests.support.text_vectors import embed_text
 
@@ -38,7 +46,6 @@ Dialect = Literal["openai", "databricks"]
 Outcome = Literal["open", "answered", "faulted", "dropped", "client_disconnected", "stopped"]
 
 _RULES: TypeAdapter[list[Rule]] = TypeAdapter(list[Rule])
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
 class Refused(Exception):
@@ -149,7 +156,7 @@ class LlmEmulator(HttpEmulator):
 
     def let_go(self) -> None:
         for call in self.calls:
-            if call.hanging:
+            if call.outcome == "open":
                 call.outcome = "stopped"
         self.release()
 
@@ -311,7 +318,10 @@ class LlmEmulator(HttpEmulator):
             return web.json_response({"object": "list", "data": [_model_row(name) for name in self.models]})
         if call.route == "embeddings":
             return web.json_response(self._embeddings(call, reply))
-        completion = build_completion(call.number, call.model, call.body, reply)
+        try:
+            completion = build_completion(call.number, call.model, call.body, reply)
+        except SchemaError as error:
+            raise Refused(400, "invalid_json_schema", str(error)) from None
         if call.stream:
             return await self._stream(request, call, reply, completion, dialect)
         return web.json_response(completion.message_body())
@@ -338,14 +348,15 @@ class LlmEmulator(HttpEmulator):
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         await response.prepare(request)
-        await response.write(_event(completion.opening_chunk()))
+        await _write_event(response, reply, _dumped(completion.opening_chunk()))
         chunks = completion.content_chunks()
         for position in range(len(chunks) + 1):
             last = position == len(chunks)
             if _due(reply.malformed_after_chunks, position, last):
-                await response.write(b"data: {this is no json\n\n")
+                await _write_event(response, reply, "{this is no json")
             if _due(reply.error_after_chunks, position, last):
-                await response.write(_event(_error_body(500, "internal_error", "stream failed on demand", dialect)))
+                error = _error_body(500, "internal_error", "stream failed on demand", dialect)
+                await _write_event(response, reply, _dumped(error))
                 call.outcome = "faulted"
                 return response
             if _due(reply.hang_after_chunks, position, last):
@@ -356,14 +367,14 @@ class LlmEmulator(HttpEmulator):
                 break
             if reply.token_delay_s:
                 await asyncio.sleep(reply.token_delay_s)
-            await response.write(_event(chunks[position]))
+            await _write_event(response, reply, _dumped(chunks[position]))
             call.chunks_sent += 1
             self._changes.notify()
         options = call.body.get("stream_options") or {}
         for chunk in completion.closing_chunks(include_usage=bool(options.get("include_usage"))):
-            await response.write(_event(chunk))
+            await _write_event(response, reply, _dumped(chunk))
         if not reply.omit_done:
-            await response.write(b"data: [DONE]\n\n")
+            await _write_event(response, reply, "[DONE]")
         await response.write_eof()
         return response
 
@@ -396,8 +407,18 @@ def _decoded(raw: bytes) -> Any:
         return None
 
 
-def _event(payload: JsonObject) -> bytes:
-    return b"data: " + json.dumps(payload, ensure_ascii=False).encode() + b"\n\n"
+def _dumped(payload: JsonObject) -> str:
+    return json.dumps(payload, ensure_ascii=False)
+
+
+async def _write_event(response: web.StreamResponse, reply: Reply, data: str) -> None:
+    end = "\r\n" if reply.crlf else "\n"
+    comment = f": still working{end}{end}" if reply.comments else ""
+    # A lone surrogate, which JSON can carry, has no UTF-8 form.
+    raw = f"{comment}data: {data}{end}{end}".encode("utf-8", "replace")
+    size = reply.fragment_bytes or len(raw)
+    for start in range(0, len(raw), size):
+        await response.write(raw[start : start + size])
 
 
 def _as_base64(vector: list[float]) -> str:
@@ -447,41 +468,32 @@ def _invalid(message: str, code: str = "invalid_value") -> Refused:
 def _check_body(route: Route, body: Any) -> None:
     if not isinstance(body, dict):
         raise _invalid("We could not parse the JSON body of your request.", "invalid_json")
-    if route == "embeddings":
-        given = body.get("input")
-        items = [given] if isinstance(given, str) else given
-        if not isinstance(items, list) or not items or any(item in ("", []) for item in items):
-            raise _invalid("'input' must be a non-empty string, or a non-empty array of them")
-        return
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise _invalid("'messages' must be a non-empty array")
-    if body.get("n", 1) != 1:
-        raise _invalid("only n = 1 is served here")
-    for tool in body.get("tools") or []:
-        if not isinstance(tool, dict) or not isinstance(tool.get("function"), dict) or "name" not in tool["function"]:
-            raise _invalid("'tools' must hold objects with a 'function' that has a 'name'")
-    _check_messages(messages)
+    try:
+        if route == "embeddings":
+            EmbeddingBody.model_validate(body)
+        else:
+            _check_messages(ChatBody.model_validate(body).messages)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise _invalid(f"Invalid '{where}': {first['msg']}") from None
 
 
-def _check_messages(messages: list[Any]) -> None:
+def _check_messages(messages: list[Message]) -> None:
     """The order real upstreams insist on: every tool result answers a call, every call is answered."""
     awaited: set[str] = set()
     for index, message in enumerate(messages):
-        role = message.get("role") if isinstance(message, dict) else None
-        if role not in _ROLES:
-            raise _invalid(f"messages[{index}]: 'role' must be one of {sorted(_ROLES)}")
-        if role == "tool":
-            if message.get("tool_call_id") not in awaited:
+        if message.role == "tool":
+            if message.tool_call_id not in awaited:
                 raise _invalid(f"messages[{index}]: a 'tool' message must answer a preceding 'tool_calls' message")
-            awaited.discard(message["tool_call_id"])
+            awaited.discard(message.tool_call_id)
             continue
         if awaited:
             raise _invalid(f"messages[{index}]: tool calls without an answer: {sorted(awaited)}")
-        calls = message.get("tool_calls") or []
-        if message.get("content") is None and not calls:
+        calls = message.tool_calls or []
+        if message.content is None and not calls:
             raise _invalid(f"messages[{index}]: 'content' is required")
-        awaited = {call["id"] for call in calls}
+        awaited = {call.id for call in calls}
     if awaited:
         raise _invalid(f"tool calls without an answer: {sorted(awaited)}")
 

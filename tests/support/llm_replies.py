@@ -13,6 +13,7 @@ from tests.support.llm_script import Reply, Usage
 ECHO_LIMIT = 2000
 _TOKEN = re.compile(r"\s*\S+|\s+\Z")
 _ARGUMENT_PIECE = 12
+_OPTIONAL_DEPTH = 8
 
 JsonObject = dict[str, Any]
 
@@ -47,17 +48,25 @@ def echo_text(messages: list[JsonObject]) -> str:
     return "Echo:"
 
 
+class SchemaError(ValueError):
+    """A JSON schema that cannot be read."""
+
+
 def schema_instance(schema: JsonObject, text: str) -> Any:
-    """A value that fits `schema`, with `text` for every free string."""
-    return _instance(schema, text, schema)
+    """A value that fits `schema`, with `text` for every free string; SchemaError when the schema is none."""
+    try:
+        return _instance(schema, text, schema, 0)
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise SchemaError(f"Invalid schema: {type(error).__name__} {error}") from None
 
 
-def _instance(schema: JsonObject, text: str, root: JsonObject) -> Any:
+def _instance(schema: JsonObject, text: str, root: JsonObject, depth: int) -> Any:
+    """Beyond _OPTIONAL_DEPTH only what the schema requires is made, so that recursive schemas end."""
     if "$ref" in schema:
         target: Any = root
-        for step in str(schema["$ref"]).removeprefix("#/").split("/"):
-            target = target[step]
-        return _instance(target, text, root)
+        for step in str(schema["$ref"]).removeprefix("#").split("/"):
+            target = target[step] if step else target
+        return _instance(target, text, root, depth + 1)
     for keyword in ("const", "default"):
         if keyword in schema:
             return schema[keyword]
@@ -65,14 +74,19 @@ def _instance(schema: JsonObject, text: str, root: JsonObject) -> Any:
         return schema["enum"][0]
     for keyword in ("anyOf", "oneOf", "allOf"):
         if keyword in schema:
-            return _instance(schema[keyword][0], text, root)
+            return _instance(schema[keyword][-1 if depth > _OPTIONAL_DEPTH else 0], text, root, depth + 1)
     kind = schema.get("type", "object" if "properties" in schema else "string")
     if isinstance(kind, list):
         kind = kind[0]
     if kind == "object":
-        return {name: _instance(value, text, root) for name, value in schema.get("properties", {}).items()}
+        return {
+            name: _instance(value, text, root, depth + 1)
+            for name, value in schema.get("properties", {}).items()
+            if depth <= _OPTIONAL_DEPTH or name in schema.get("required", [])
+        }
     if kind == "array":
-        return [_instance(schema.get("items", {}), text, root)] * max(1, int(schema.get("minItems", 1)))
+        count = int(schema.get("minItems", 0 if depth > _OPTIONAL_DEPTH else 1))
+        return [_instance(schema.get("items", {}), text, root, depth + 1) for _ in range(count)]
     if kind in ("integer", "number"):
         return schema.get("minimum", 1)
     if kind == "boolean":
@@ -221,12 +235,13 @@ def _text(request: JsonObject, reply: Reply, *, has_tool_calls: bool) -> tuple[s
     text = echo_text(request["messages"])
     response_format = request.get("response_format") or {}
     if response_format.get("type") == "json_schema":
-        text = json.dumps(schema_instance(response_format["json_schema"].get("schema", {}), text))
+        schema = (response_format.get("json_schema") or {}).get("schema") or {}
+        text = json.dumps(schema_instance(schema, text))
     elif response_format.get("type") == "json_object":
         text = json.dumps({"echo": text})
     stop = request.get("stop") or []
     for mark in [stop] if isinstance(stop, str) else stop:
-        text = text.split(mark, 1)[0]
+        text = text.split(mark, 1)[0] if mark else text
     pieces = split_tokens(text)
     limit = request.get("max_completion_tokens") or request.get("max_tokens")
     if isinstance(limit, int) and len(pieces) > limit:

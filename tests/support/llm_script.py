@@ -100,6 +100,12 @@ class Reply(_Strict):
     """In a stream: send an event that is no JSON after that many content chunks, then go on."""
     error_after_chunks: int | None = Field(default=None, ge=0)
     """In a stream: send an error event after that many content chunks, then end."""
+    fragment_bytes: int | None = Field(default=None, ge=1)
+    """In a stream: write in pieces of that many bytes, wherever they cut lines and characters."""
+    comments: bool = False
+    """In a stream: a comment line before every event, as gateways send to keep a connection open."""
+    crlf: bool = False
+    """In a stream: end lines with CR LF."""
     omit_done: bool = False
     """End the stream without its [DONE] event."""
     raw_body: str | None = None

@@ -43,7 +43,7 @@ from tests.support.databricks_http import (
 from tests.support.http_emulator import serve_until_cancelled
 from tests.support.text_vectors import embed_text
 from tests.support.vector_search_filters import Condition, FilterError, read_dict_filter, read_string_filter
-from tests.support.vector_search_table import Hit, Key, Row, VectorTable, element_type, is_known_type
+from tests.support.vector_search_table import FLOAT32_MAX, Hit, Key, Row, VectorTable, element_type, is_known_type
 
 API = "/api/2.0/vector-search"
 KEPT_PAGES = 256
@@ -614,14 +614,14 @@ class VectorSearchEmulator(DatabricksEmulator):
         table = index.table
         if not isinstance(columns, list) or not columns:
             raise invalid("columns must be a non-empty list")
-        for name in columns:
-            if name not in table.schema:
-                raise invalid(f"Column {name} is not in the schema of index {index.name}")
+        _check_columns(index, columns)
+        threshold = body.get("score_threshold")
+        if threshold is not None and not _is_number(threshold):
+            raise invalid("score_threshold must be a number")
         try:
             hits = self._hits(index, body)
         except FilterError as error:
             raise invalid(f"Invalid filter: {error}") from None
-        threshold = body.get("score_threshold")
         rows = [
             [*table.cells(place, columns), score] for place, score in hits if threshold is None or score >= threshold
         ]
@@ -639,6 +639,7 @@ class VectorSearchEmulator(DatabricksEmulator):
         condition = _condition(index.endpoint, body)
         table = index.table
         columns = body.get("query_columns") or []
+        _check_columns(index, columns)
         if kind not in ("ANN", "HYBRID", "FULL_TEXT"):
             raise invalid(f"Unknown query_type {kind}")
         if text is not None and not isinstance(text, str):
@@ -661,8 +662,8 @@ class VectorSearchEmulator(DatabricksEmulator):
             raise invalid(f"query_vector is required: index {index.name} has no embedding model")
         if not isinstance(vector, list) or len(vector) != index.table.dimension:
             raise invalid(f"query_vector must have {index.table.dimension} dimensions")
-        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in vector):
-            raise invalid("query_vector must hold numbers")
+        if not all(_is_number(value) and abs(value) <= FLOAT32_MAX for value in vector):
+            raise invalid("query_vector must hold numbers of single precision")
         return vector
 
     def _next_page(self, exchange: Exchange, request: web.Request) -> web.Response:
@@ -761,6 +762,18 @@ def _embedding_model(spec: JsonObject) -> str | None:
     sources = spec.get("embedding_source_columns") or [{}]
     model = sources[0].get("embedding_model_endpoint_name")
     return model if isinstance(model, str) else None
+
+
+def _check_columns(index: Index, columns: object) -> None:
+    if not isinstance(columns, list):
+        raise invalid("columns must be a list")
+    for name in columns:
+        if not isinstance(name, str) or name not in index.table.schema:
+            raise invalid(f"Column {name} is not in the schema of index {index.name}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _upsert_rows(body: JsonObject) -> list[Row]:

@@ -153,7 +153,10 @@ _KEYWORDS = frozenset({"AND", "OR", "NOT", "IN", "LIKE", "IS", "NULL", "TRUE", "
 
 def read_string_filter(text: str) -> Condition:
     """Read the value of `filter_string`; FilterError when it is not of the string language."""
-    return _Parser(text).whole()
+    try:
+        return _Parser(text).whole()
+    except RecursionError:
+        raise FilterError("the filter is nested too deeply") from None
 
 
 class _Parser:

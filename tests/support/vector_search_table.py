@@ -35,7 +35,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "!=": operator.ne,
 }
 _RANK_CONSTANT = 60
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 _DISTANCE_DIGITS = 6
 
 
@@ -118,7 +118,7 @@ class VectorTable:
             return f"column {self.vector_column} is missing"
         if len(vector) != self.dimension:
             return f"column {self.vector_column} has {len(vector)} dimensions, the index has {self.dimension}"
-        if any(abs(value) > _FLOAT32_MAX for value in vector):
+        if any(abs(value) > FLOAT32_MAX for value in vector):
             return f"column {self.vector_column} holds a number beyond single precision"
         return None
 
