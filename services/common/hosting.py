@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import structlog
@@ -23,7 +23,9 @@ from services.common.settings import CommonSettings, database_url
 
 logger = structlog.get_logger(__name__)
 
-Build = Callable[[Any, Runtime], Service]
+ServiceT = TypeVar("ServiceT", bound=Service)
+Build = Callable[[Any, Runtime], ServiceT]
+"""A service's composition root: its settings and its runtime in, the service out."""
 
 
 class StartError(Exception):
@@ -106,7 +108,7 @@ class Host:
         except OSError as error:
             raise StartError(f"the database of {name} cannot be reached: {error}") from error
 
-    async def add(self, name: str, build: Build, settings: object) -> Service:
+    async def add(self, name: str, build: Build[ServiceT], settings: object) -> ServiceT:
         """Build a service; call in the order of dependence."""
         runtime = await self.runtime(name)
         service = build(settings, runtime)

@@ -10,9 +10,9 @@ import uvloop
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from services.common.hosting import Build, Host, StartError
+from services.common.hosting import Build, Host, ServiceT, StartError
 from services.common.logging import configure_logging
-from services.common.service import IdentityProvider, Service
+from services.common.service import IdentityProvider
 from services.common.settings import (
     SERVICES,
     CommonSettings,
@@ -49,9 +49,9 @@ def run(main: Callable[[CommonSettings, asyncio.Event], Coroutine[Any, Any, None
 
 def serve(
     name: str,
-    build: Build,
+    build: Build[ServiceT],
     settings_type: type[BaseSettings],
-    identity_of: Callable[[Service], IdentityProvider] | None = None,
+    identity_of: Callable[[ServiceT], IdentityProvider] | None = None,
 ) -> None:
     """Serve one service on its own listeners until it is told to stop.
 

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any
 
 from services.auth.service import build as build_auth
 from services.auth.settings import AuthSettings
-from services.common.hosting import Host, StartError
+from services.common.hosting import Host
 from services.common.runner import run
 from services.common.settings import SERVICES, CommonSettings
 from services.memory.service import build as build_memory

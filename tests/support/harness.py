@@ -72,11 +72,11 @@ async def serve_services(
 ) -> AsyncIterator[Harness]:
     """Serve auth and the named services.
 
-    An empty `database_url` means one SQLite file each below `data_dir`; `settings` replaces a service's settings object;
-    `common` are fields of `CommonSettings`. All of SQLite's services must not share one URL: their histories would collide.
+    `settings` replaces a service's settings object; `common` are fields of `CommonSettings`. An empty or a SQLite
+    `database_url` means one SQLite file each below `data_dir`: services cannot share one.
     """
     wanted = [name for name in SERVICES if name == "auth" or name in names]
-    if database_url.startswith("sqlite") and len(wanted) > 1:
+    if database_url.startswith("sqlite"):
         database_url = ""
     values = {"data_dir": data_dir, "database_url": database_url, "migrate": "auto", "drain_seconds": 1, **common}
     with tempfile.TemporaryDirectory(prefix="coxswain-") as run_dir:
@@ -115,4 +115,10 @@ class _Stream(grpc.aio.UnaryStreamClientInterceptor):
 
 
 def _with(details: grpc.aio.ClientCallDetails, metadata: Mapping[str, str]) -> grpc.aio.ClientCallDetails:
-    return details._replace(metadata=grpc.aio.Metadata(*(details.metadata or ()), *metadata.items()))
+    return grpc.aio.ClientCallDetails(
+        details.method,
+        details.timeout,
+        grpc.aio.Metadata(*(details.metadata or ()), *metadata.items()),
+        details.credentials,
+        details.wait_for_ready,
+    )

@@ -1,0 +1,21 @@
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+from services.common.ids import new_id
+
+
+def test_ids_are_uuid_version_7_of_the_rfc_variant() -> None:
+    for parsed in (uuid.UUID(new_id()) for _ in range(100)):
+        assert parsed.version == 7
+        assert parsed.variant == uuid.RFC_4122
+
+
+def test_ids_of_one_thread_rise_strictly_as_text() -> None:
+    ids = [new_id() for _ in range(20_000)]
+    assert ids == sorted(set(ids))
+
+
+def test_ids_of_many_threads_never_collide() -> None:
+    with ThreadPoolExecutor(8) as threads:
+        ids = [i for batch in threads.map(lambda _: [new_id() for _ in range(2_000)], range(8)) for i in batch]
+    assert len(set(ids)) == len(ids)
