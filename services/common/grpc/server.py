@@ -1,7 +1,7 @@
 """The listeners of a process: a public one for callers, an internal one for services."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -14,6 +14,8 @@ from services.common.grpc.pipeline import Method, Pipeline
 from services.common.grpc.reflection import add_reflection
 from services.common.identity.authenticator import Authenticator
 from services.common.settings import CommonSettings
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Registry(Protocol):
@@ -59,7 +61,7 @@ class Listener:
         """Register a servicer, every method bound to the pipeline; see `Registry`."""
         add_to_server(servicer, _Binder(self))
 
-    def bind(self, service_name: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+    def bind(self, service_name: str, handlers: Mapping[str, Handler]) -> None:
         """Register the handlers of one service; internal methods are left out on the public listener."""
         descriptor: ServiceDescriptor = Default().FindServiceByName(service_name)
         bound = {}
@@ -72,7 +74,7 @@ class Listener:
             self._services.append(service_name)
             self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, bound),))
 
-    def _bind_method(self, method: Method, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    def _bind_method(self, method: Method, handler: Handler) -> Handler:
         # Requests arrive as bytes: decoding is a step of the pipeline, so that its failure has a proper status.
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
@@ -144,7 +146,7 @@ class _Binder:
         """Generated code calls both registrations; the other one has the names."""
 
     def add_registered_method_handlers(
-        self, service_name: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+        self, service_name: str, handlers: Mapping[str, Handler]
     ) -> None:
         self._listener.bind(service_name, handlers)
 

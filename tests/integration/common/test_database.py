@@ -1,0 +1,117 @@
+import asyncio
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from services.common.db.database import Database, async_url
+from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
+
+metadata = sa.MetaData(naming_convention=NAMING_CONVENTION)
+things = sa.Table(
+    "things",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", UtcDateTime),
+    sa.Column("document", JsonDocument),
+)
+
+
+@pytest.fixture
+async def database(database_url: str) -> Database:
+    database = Database(database_url, "things")
+    async with database.write() as connection:
+        if database.dialect == "postgresql":
+            await connection.execute(sa.text("CREATE SCHEMA things"))
+        await connection.run_sync(metadata.create_all)
+    return database
+
+
+async def test_what_a_block_wrote_is_there_and_what_a_failed_block_wrote_is_not(database: Database) -> None:
+    async with database.write() as connection:
+        await connection.execute(things.insert().values(id=1))
+    with pytest.raises(ZeroDivisionError):
+        async with database.write() as connection:
+            await connection.execute(things.insert().values(id=2))
+            raise ZeroDivisionError
+    async with database.read() as connection:
+        assert (await connection.scalars(sa.select(things.c.id))).all() == [1]
+    await database.close()
+
+
+async def test_moments_and_documents_come_back_as_they_went(database: Database) -> None:
+    moment = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=timezone(timedelta(hours=5)))
+    document = {"text": "ü", "list": [1, 2.5, None, True], "nested": {"a": {}}}
+    async with database.write() as connection:
+        await connection.execute(things.insert().values(id=1, at=moment, document=document))
+    async with database.read() as connection:
+        row = (await connection.execute(sa.select(things))).one()
+    assert row.at == moment
+    assert row.at.tzinfo is UTC
+    assert row.document == document
+    with pytest.raises(Exception, match="time zone"):
+        async with database.write() as connection:
+            await connection.execute(things.insert().values(id=2, at=datetime(2030, 1, 1)))  # noqa: DTZ001
+    await database.close()
+
+
+async def test_many_writers_at_once_all_succeed(database: Database) -> None:
+    async def increment() -> None:
+        async with database.write() as connection:
+            highest = await connection.scalar(sa.select(sa.func.coalesce(sa.func.max(things.c.id), 0)))
+            await connection.execute(things.insert().values(id=(highest or 0) + 1))
+
+    results = await asyncio.gather(*(increment() for _ in range(20)), return_exceptions=True)
+    # PostgreSQL lets two writers read the same maximum: then one of them is told so. SQLite's take turns.
+    failures = [r for r in results if r is not None]
+    assert all(isinstance(f, IntegrityError) for f in failures)
+    if database.dialect == "sqlite":
+        assert not failures
+    await database.close()
+
+
+async def test_two_engines_on_one_sqlite_file_wait_for_each_other(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    first, second = Database(url, "a"), Database(url, "b")
+    async with first.write() as connection:
+        await connection.run_sync(metadata.create_all)
+    held, released = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with first.write() as connection:
+            await connection.execute(things.insert().values(id=1))
+            held.set()
+            await released.wait()
+
+    holder = asyncio.create_task(hold())
+    await held.wait()
+
+    async def follow() -> None:
+        async with second.write() as connection:
+            await connection.execute(things.insert().values(id=2))
+
+    follower = asyncio.create_task(follow())
+    async with second.read() as connection:
+        assert (await connection.scalars(sa.select(things.c.id))).all() == []
+    assert not follower.done()
+    released.set()
+    await asyncio.gather(holder, follower)
+    async with first.read() as connection:
+        assert (await connection.scalars(sa.select(things.c.id))).all() == [1, 2]
+    await first.close()
+    await second.close()
+
+
+async def test_sqlite_is_in_wal_mode_and_checks_foreign_keys(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'deep' / 'er' / 'x.db'}", "x")
+    async with database.read() as connection:
+        assert await connection.scalar(sa.text("PRAGMA journal_mode")) == "wal"
+        assert await connection.scalar(sa.text("PRAGMA foreign_keys")) == 1
+    await database.close()
+
+
+def test_other_databases_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="mysql"):
+        async_url("mysql://host/db")

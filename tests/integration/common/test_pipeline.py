@@ -1,0 +1,419 @@
+"""What every method of every service gets from the pipeline, shown on a few real methods with toy handlers."""
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+
+from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from coxswain.models.v1 import model_service_pb2, model_service_pb2_grpc
+from coxswain.orchestrator.v1 import execution_service_pb2, execution_service_pb2_grpc
+from services.common.clock import utc_now
+from services.common.errors import NotFound, Unauthenticated, Unimplemented
+from services.common.grpc.call import acting_as, current_call, current_principal
+from services.common.hosting import Host, StartError
+from services.common.identity.authenticator import Credential
+from services.common.identity.principal import CredentialKind, Principal, Role
+from services.common.identity.principal_token import encode_principal
+from services.common.settings import SERVICES, CommonSettings
+
+
+class ToyIdentity:
+    """Knows bearers "<subject>:<role>" in the group "g" and can forget one."""
+
+    def __init__(self) -> None:
+        self.key = Ed25519PrivateKey.generate()
+        self.removed: set[str] = set()
+        self.exchanges = 0
+
+    async def exchange(self, credential: Credential, group_id: str) -> Principal:
+        self.exchanges += 1
+        subject, _, role = credential.authorization.removeprefix("Bearer ").partition(":")
+        if not role or subject in self.removed:
+            raise Unauthenticated("who are you?", reason="CREDENTIAL_REJECTED")
+        principal = Principal(
+            subject=subject,
+            group_id=group_id or "g",
+            role=Role[role],
+            platform_admin=False,
+            credential_kind=CredentialKind.DEV,
+            session_id="",
+            execution_id="",
+            expires_at=utc_now() + timedelta(minutes=5),
+        )
+        return replace(principal, token=self.sign(principal))
+
+    def sign(self, principal: Principal) -> str:
+        return encode_principal(principal, self.key, "k1")
+
+    async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
+        return {"k1": self.key.public_key()}
+
+
+class ToyService(
+    model_service_pb2_grpc.ModelServiceServicer,
+    auth_service_pb2_grpc.AuthServiceServicer,
+    execution_service_pb2_grpc.ExecutionServiceServicer,
+):
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.watch_ended = asyncio.Event()
+
+    def register(self, registry: Any) -> None:
+        registry.add(model_service_pb2_grpc.add_ModelServiceServicer_to_server, self)
+        registry.add(auth_service_pb2_grpc.add_AuthServiceServicer_to_server, self)
+        registry.add(execution_service_pb2_grpc.add_ExecutionServiceServicer_to_server, self)
+
+    async def start(self) -> None: ...
+
+    async def drain(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def GetModel(self, request: Any, context: Any) -> model_service_pb2.GetModelResponse:
+        if request.name == "missing":
+            raise NotFound.of("model", request.name)
+        if request.name == "broken":
+            raise RuntimeError("the password is hunter2")
+        if request.name == "later":
+            raise Unimplemented.part("models of tomorrow")
+        if request.name == "deadline":
+            left = current_call().time_remaining()
+            return model_service_pb2.GetModelResponse(model={"name": "none" if left is None else "some"})
+        principal = current_principal()
+        return model_service_pb2.GetModelResponse(
+            model={"name": f"{principal.subject}/{principal.group_id}", "description": current_call().request_id}
+        )
+
+    async def DeleteModel(self, request: Any, context: Any) -> model_service_pb2.DeleteModelResponse:
+        return model_service_pb2.DeleteModelResponse()
+
+    async def Revoke(self, request: Any, context: Any) -> auth_service_pb2.RevokeResponse:
+        return auth_service_pb2.RevokeResponse()
+
+    async def ResolveCredential(self, request: Any, context: Any) -> auth_service_pb2.ResolveCredentialResponse:
+        return auth_service_pb2.ResolveCredentialResponse(
+            token=current_principal().subject, link=current_call().service
+        )
+
+    async def WatchExecution(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        yield execution_service_pb2.WatchExecutionResponse(event={"sequence": 1})
+        try:
+            await self.gate.wait()
+        finally:
+            self.watch_ended.set()
+
+
+def make_toy() -> ToyService:
+    # Methods the toy leaves out are never called here.
+    return ToyService()  # type: ignore[abstract]
+
+
+class Served:
+    def __init__(self, host: Host, port: int, toy: ToyService, identity: ToyIdentity) -> None:
+        self.host, self.port, self.toy, self.identity = host, port, toy, identity
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
+        self.auth = auth_service_pb2_grpc.AuthServiceStub(self.channel)
+        self.executions = execution_service_pb2_grpc.ExecutionServiceStub(self.channel)
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    async with serve(tmp_path) as served:
+        yield served
+
+
+@contextlib.asynccontextmanager
+async def serve(data_dir: Path, **settings: Any) -> AsyncIterator[Served]:
+    with tempfile.TemporaryDirectory(prefix="coxswain-") as run_dir:
+        socket = f"unix:{run_dir}/s"
+        common = CommonSettings(data_dir=data_dir, drain_seconds=0, **settings)
+        host = ToyHost(common, dict.fromkeys(SERVICES, socket))
+        toy = await host.add("models", lambda _settings, _runtime: make_toy(), None)
+        identity = ToyIdentity()
+        port, _ = await host.open(public_address="127.0.0.1:0", internal_address=socket, identity=identity)
+        served = Served(host, port, toy, identity)
+        try:
+            yield served
+        finally:
+            await served.channel.close()
+            await host.close(0)
+
+
+class ToyHost(Host):
+    """The toy has no tables, so nothing to migrate."""
+
+    async def runtime(self, name: str, *, migrate: bool = False) -> Any:
+        return await super().runtime(name, migrate=False)
+
+
+def bearer(text: str, **more: str) -> Any:
+    return (("authorization", f"Bearer {text}"), *((k.replace("_", "-"), v) for k, v in more.items()))
+
+
+async def refused(call: Any) -> tuple[grpc.StatusCode, str, list[tuple[str, str]], str]:
+    """Return code, reason, violations and request id of a call that must fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return explain(caught.value)
+
+
+def explain(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str, list[tuple[str, str]], str]:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    assert status is not None, f"no details in {error}"
+    info, bad, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RequestInfo()
+    for detail in status.details:
+        for message in (info, bad, request):
+            if detail.Is(message.DESCRIPTOR):
+                detail.Unpack(message)
+    assert info.domain == "coxswain"
+    return error.code(), info.reason, [(v.field, v.description) for v in bad.field_violations], request.request_id
+
+
+async def test_a_verified_caller_reaches_the_handler_with_group_and_request_id(served: Served) -> None:
+    response = await served.models.GetModel(
+        model_service_pb2.GetModelRequest(name="m"),
+        metadata=bearer("ann:OPERATOR", x_group_id="sales", x_request_id="r-1"),
+    )
+    assert response.model.name == "ann/sales"
+    assert response.model.description == "r-1"
+
+
+async def test_a_credential_is_exchanged_once_for_many_calls_at_once(served: Served) -> None:
+    request = model_service_pb2.GetModelRequest(name="m")
+    await asyncio.gather(*(served.models.GetModel(request, metadata=bearer("ann:OPERATOR")) for _ in range(50)))
+    assert served.identity.exchanges == 1
+
+
+async def test_callers_with_different_credentials_or_groups_never_share_an_identity(served: Served) -> None:
+    request = model_service_pb2.GetModelRequest(name="m")
+    names = [f"user{i}" for i in range(25)]
+    answers = await asyncio.gather(
+        *(
+            served.models.GetModel(request, metadata=bearer(f"{name}:OPERATOR", x_group_id=group))
+            for name in names
+            for group in ("a", "b")
+        )
+    )
+    assert [a.model.name for a in answers] == [f"{name}/{group}" for name in names for group in ("a", "b")]
+
+
+async def test_a_refused_credential_and_none_are_unauthenticated(served: Served) -> None:
+    request = model_service_pb2.GetModelRequest(name="m")
+    code, reason, _, request_id = await refused(served.models.GetModel(request, metadata=bearer("nobody")))
+    assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED")
+    assert request_id
+    code, _, _, _ = await refused(served.models.GetModel(request))
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_two_credentials_on_one_call_are_refused_because_it_is_unclear_who_is_meant(served: Served) -> None:
+    metadata = (*bearer("ann:ADMIN"), ("x-forwarded-access-token", "other"))
+    code, reason, _, _ = await refused(
+        served.models.GetModel(model_service_pb2.GetModelRequest(name="m"), metadata=metadata)
+    )
+    assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED")
+
+
+async def test_a_role_that_is_too_small_is_denied_with_the_role_that_is_needed(served: Served) -> None:
+    request = model_service_pb2.DeleteModelRequest(name="m")
+    code, reason, _, _ = await refused(served.models.DeleteModel(request, metadata=bearer("ann:EDITOR")))
+    assert (code, reason) == (grpc.StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED")
+    await served.models.DeleteModel(request, metadata=bearer("ann:ADMIN"))
+
+
+async def test_a_broken_rule_names_the_field(served: Served) -> None:
+    code, reason, violations, _ = await refused(
+        served.models.GetModel(model_service_pb2.GetModelRequest(), metadata=bearer("ann:OPERATOR"))
+    )
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert violations == [("name", "must be at least 1 characters")]
+
+
+async def test_bytes_that_are_no_message_are_refused_by_name_of_the_message(served: Served) -> None:
+    call = served.channel.unary_unary("/coxswain.models.v1.ModelService/GetModel")
+    code, reason, _, _ = await refused(call(b"\xff\xff\xff", metadata=bearer("ann:OPERATOR")))
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
+
+
+async def test_bytes_that_are_no_message_tell_a_stranger_nothing(served: Served) -> None:
+    call = served.channel.unary_unary("/coxswain.models.v1.ModelService/GetModel")
+    code, _, _, _ = await refused(call(b"\xff\xff\xff"))
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "reason"),
+    [
+        ("missing", grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
+        ("later", grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
+        ("broken", grpc.StatusCode.INTERNAL, "INTERNAL"),
+    ],
+)
+async def test_failures_have_their_code_and_reason_and_leak_nothing(
+    served: Served, name: str, code: grpc.StatusCode, reason: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served.models.GetModel(model_service_pb2.GetModelRequest(name=name), metadata=bearer("ann:OPERATOR"))
+    assert explain(caught.value)[:2] == (code, reason)
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_the_deadline_of_the_caller_is_known_to_the_handler(served: Served) -> None:
+    request = model_service_pb2.GetModelRequest(name="deadline")
+    metadata = bearer("ann:OPERATOR")
+    assert (await served.models.GetModel(request, metadata=metadata, timeout=5)).model.name == "some"
+    assert (await served.models.GetModel(request, metadata=metadata)).model.name == "none"
+
+
+async def test_internal_methods_do_not_exist_on_the_public_listener(served: Served) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served.auth.Revoke(auth_service_pb2.RevokeRequest(execution_id="e"), metadata=bearer("ann:ADMIN"))
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_internal_methods_serve_services_only(served: Served) -> None:
+    peers = served.host.peers("memory")
+    stub = auth_service_pb2_grpc.AuthServiceStub(peers.channel("auth"))
+    await stub.Revoke(auth_service_pb2.RevokeRequest(execution_id="e"))
+    await peers.close()
+    target = served.host._addresses["auth"]
+    async with grpc.aio.insecure_channel(target) as channel:
+        stranger = auth_service_pb2_grpc.AuthServiceStub(channel)
+        code, reason, _, _ = await refused(
+            stranger.Revoke(auth_service_pb2.RevokeRequest(execution_id="e"), metadata=bearer("ann:ADMIN"))
+        )
+    assert (code, reason) == (grpc.StatusCode.PERMISSION_DENIED, "SERVICE_IDENTITY_REQUIRED")
+
+
+async def test_a_service_acts_for_a_principal_and_never_without_one_where_a_role_is_asked_for(served: Served) -> None:
+    peers = served.host.peers("memory")
+    stub = auth_service_pb2_grpc.AuthServiceStub(peers.channel("auth"))
+    request = auth_service_pb2.ResolveCredentialRequest(purpose=auth_service_pb2.CREDENTIAL_PURPOSE_DATABRICKS)
+    principal = await served.identity.exchange(Credential("Bearer ann:OPERATOR"), "g")
+    with acting_as(principal.token):
+        response = await stub.ResolveCredential(request)
+    assert (response.token, response.link) == ("ann", "memory")
+    code, _, _, _ = await refused(stub.ResolveCredential(request))
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+    await peers.close()
+
+
+async def test_principals_and_service_tokens_open_nothing_on_the_public_port(served: Served) -> None:
+    principal = await served.identity.exchange(Credential("Bearer ann:ADMIN"), "g")
+    token = served.host._identity("memory").token_for("models")
+    request = model_service_pb2.GetModelRequest(name="m")
+    for metadata in (
+        (("x-coxswain-principal", principal.token),),
+        (("x-coxswain-principal", principal.token), ("x-coxswain-service", token)),
+        (("x-coxswain-service", token), *bearer("ann:ADMIN")),
+    ):
+        code, reason, _, _ = await refused(served.models.GetModel(request, metadata=metadata))
+        assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "PRINCIPAL_NOT_ACCEPTED")
+
+
+async def test_a_leaked_principal_alone_opens_nothing_on_the_internal_port(served: Served) -> None:
+    principal = await served.identity.exchange(Credential("Bearer ann:ADMIN"), "g")
+    async with grpc.aio.insecure_channel(served.host._addresses["auth"]) as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        request = model_service_pb2.GetModelRequest(name="m")
+        code, reason, _, _ = await refused(
+            stub.GetModel(request, metadata=(("x-coxswain-principal", principal.token),))
+        )
+        assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "SERVICE_IDENTITY_REQUIRED")
+        wrong_audience = served.host._identity("memory").token_for("memory")
+        metadata = (("x-coxswain-principal", principal.token), ("x-coxswain-service", wrong_audience))
+        code, reason, _, _ = await refused(stub.GetModel(request, metadata=metadata))
+        assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "SERVICE_IDENTITY_REQUIRED")
+
+
+async def test_an_open_stream_ends_soon_after_its_caller_was_removed(tmp_path: Path) -> None:
+    async with serve(tmp_path, principal_cache_seconds=0.5) as served:
+        stream = served.executions.WatchExecution(
+            execution_service_pb2.WatchExecutionRequest(id="e"), metadata=bearer("ann:OPERATOR")
+        )
+        events = [await stream.read()]
+        served.identity.removed.add("ann")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            while True:
+                events.append(await stream.read())
+        assert explain(caught.value)[:2] == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED")
+        assert len(events) == 1
+        await served.toy.watch_ended.wait()
+
+
+async def test_a_client_that_goes_away_ends_the_handler_of_its_stream(served: Served) -> None:
+    stream = served.executions.WatchExecution(
+        execution_service_pb2.WatchExecutionRequest(id="e"), metadata=bearer("ann:OPERATOR")
+    )
+    await stream.read()
+    stream.cancel()
+    await served.toy.watch_ended.wait()
+
+
+async def test_health_tells_of_every_service_and_of_the_whole(served: Served) -> None:
+    health: Any = health_pb2_grpc.HealthStub(served.channel)
+    for name in ("", "coxswain.models.v1.ModelService"):
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await health.Check(health_pb2.HealthCheckRequest(service="nobody"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_gives_comments_and_everything_a_file_imports(served: Served, version: str) -> None:
+    call = served.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+
+    async def ask(**request: Any) -> reflection_pb2.ServerReflectionResponse:
+        stream = call(iter([reflection_pb2.ServerReflectionRequest(**request)]))
+        answer = await stream.read()
+        assert isinstance(answer, reflection_pb2.ServerReflectionResponse)
+        return answer
+
+    names = [s.name for s in (await ask(list_services="")).list_services_response.service]
+    assert "coxswain.models.v1.ModelService" in names
+    assert "grpc.health.v1.Health" in names
+    files = (await ask(file_containing_symbol="coxswain.models.v1.ModelService.GetModel")).file_descriptor_response
+    text = b"".join(files.file_descriptor_proto)
+    assert b"GetModel returns one model by name" in text
+    assert b"buf.validate" in text
+    assert (await ask(file_containing_symbol="nobody.Nothing")).error_response.error_code == 5
+    assert (await ask(file_by_filename="no/such.proto")).error_response.error_code == 5
+    numbers = (await ask(all_extension_numbers_of_type="google.protobuf.MethodOptions")).all_extension_numbers_response
+    assert 50501 in numbers.extension_number
+    health = await ask(file_containing_symbol="grpc.health.v1.Health")
+    assert health.file_descriptor_response.file_descriptor_proto
+
+
+async def test_a_port_that_is_taken_is_reported_with_the_mend(served: Served, tmp_path: Path) -> None:
+    host = ToyHost(CommonSettings(data_dir=tmp_path), dict.fromkeys(SERVICES, "unix:nowhere"))
+    await host.add("models", lambda _settings, _runtime: make_toy(), None)
+    with pytest.raises(StartError, match="COXSWAIN_PORT"):
+        await host.open(
+            public_address=f"127.0.0.1:{served.port}", internal_address="127.0.0.1:0", identity=served.identity
+        )
+    await host.close(0)
+
+
+def test_a_service_key_of_another_installation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"memory\.key"):
+        Host(CommonSettings(data_dir=tmp_path, identity_mode="jwt"), {}).peers("memory")
+    assert reflection_pb2_grpc.ServerReflectionStub is not None
