@@ -19,7 +19,7 @@ from grpc_status import rpc_status
 
 from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
 from coxswain.models.v1 import model_service_pb2, model_service_pb2_grpc
-from coxswain.orchestrator.v1 import execution_service_pb2, execution_service_pb2_grpc
+from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2, execution_service_pb2_grpc
 from services.common.clock import utc_now
 from services.common.errors import NotFound, Unauthenticated, Unimplemented
 from services.common.grpc.call import acting_as, current_call, current_principal
@@ -91,10 +91,14 @@ class ToyService(
             raise Unimplemented.part("models of tomorrow")
         if request.name == "deadline":
             left = current_call().time_remaining()
-            return model_service_pb2.GetModelResponse(model={"name": "none" if left is None else "some"})
+            return model_service_pb2.GetModelResponse(
+                model=model_service_pb2.Model(name="none" if left is None else "some")
+            )
         principal = current_principal()
         return model_service_pb2.GetModelResponse(
-            model={"name": f"{principal.subject}/{principal.group_id}", "description": current_call().request_id}
+            model=model_service_pb2.Model(
+                name=f"{principal.subject}/{principal.group_id}", description=current_call().request_id
+            )
         )
 
     async def DeleteModel(self, request: Any, context: Any) -> model_service_pb2.DeleteModelResponse:
@@ -109,7 +113,7 @@ class ToyService(
         )
 
     async def WatchExecution(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        yield execution_service_pb2.WatchExecutionResponse(event={"sequence": 1})
+        yield execution_service_pb2.WatchExecutionResponse(event=execution_pb2.ExecutionEvent(sequence=1))
         try:
             await self.gate.wait()
         finally:
@@ -244,13 +248,13 @@ async def test_a_broken_rule_names_the_field(served: Served) -> None:
 
 
 async def test_bytes_that_are_no_message_are_refused_by_name_of_the_message(served: Served) -> None:
-    call = served.channel.unary_unary("/coxswain.models.v1.ModelService/GetModel")
+    call: Any = served.channel.unary_unary("/coxswain.models.v1.ModelService/GetModel")
     code, reason, _, _ = await refused(call(b"\xff\xff\xff", metadata=bearer("ann:OPERATOR")))
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
 
 
 async def test_bytes_that_are_no_message_tell_a_stranger_nothing(served: Served) -> None:
-    call = served.channel.unary_unary("/coxswain.models.v1.ModelService/GetModel")
+    call: Any = served.channel.unary_unary("/coxswain.models.v1.ModelService/GetModel")
     code, _, _, _ = await refused(call(b"\xff\xff\xff"))
     assert code is grpc.StatusCode.UNAUTHENTICATED
 
@@ -376,7 +380,7 @@ async def test_health_tells_of_every_service_and_of_the_whole(served: Served) ->
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 async def test_reflection_gives_comments_and_everything_a_file_imports(served: Served, version: str) -> None:
-    call = served.channel.stream_stream(
+    call: Any = served.channel.stream_stream(
         f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
