@@ -1,0 +1,286 @@
+"""The client for asyncio."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from coxswain.auth.v1.auth_service_pb2 import WhoAmIRequest, WhoAmIResponse
+from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
+from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
+from coxswain.client.connection import Connection, Tls, with_request_id
+from coxswain.client.errors import AlreadyExists, CoxswainError, NotFound, from_rpc_error
+from coxswain.client.policy import default_timeout
+from coxswain.client.results import (
+    AppliedCrew,
+    CrewReference,
+    ExecutionNotSucceeded,
+    crew_key,
+    start_request,
+)
+from coxswain.client.watching import WatchCursor, is_terminal
+from coxswain.memory.v1.memory_backend_service_pb2_grpc import MemoryBackendServiceStub
+from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
+from coxswain.memory.v1.vector_index_service_pb2_grpc import VectorIndexServiceStub
+from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
+from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
+from coxswain.models.v1.usage_service_pb2_grpc import UsageServiceStub
+from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec
+from coxswain.orchestrator.v1.crew_service_pb2 import CreateCrewRequest, GetCrewRequest, UpdateCrewRequest
+from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
+from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState
+from coxswain.orchestrator.v1.execution_service_pb2 import GetExecutionRequest
+from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
+from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
+from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
+
+
+class AsyncClient:
+    """All services of one installation, for asyncio.
+
+    Each attribute named after a service is its generated stub: ``await client.executions.GetExecution(request)``. Every
+    call of one carries identity and a default deadline, is repeated where that is safe, and raises a CoxswainError.
+    Use it as ``async with AsyncClient("host:port") as client``, within one event loop.
+    """
+
+    def __init__(
+        self,
+        address: str = "",
+        *,
+        token: str | Callable[[], str] | None = None,
+        group: str = "",
+        tls: Tls | bool = False,
+        timeout: float = 30.0,
+    ) -> None:
+        """Prepare a connection; the first call makes it. The parameters are those of Connection."""
+        self.connection = Connection(address=address, token=token, group=group, tls=tls, timeout=timeout)
+        self._channel = _open_channel(self.connection)
+        self.auth = AuthServiceStub(self._channel)
+        self.groups = GroupServiceStub(self._channel)
+        self.secrets = SecretServiceStub(self._channel)
+        self.models = ModelServiceStub(self._channel)
+        self.inference = InferenceServiceStub(self._channel)
+        self.usage = UsageServiceStub(self._channel)
+        self.memory = MemoryServiceStub(self._channel)
+        self.memory_backends = MemoryBackendServiceStub(self._channel)
+        self.vector_indexes = VectorIndexServiceStub(self._channel)
+        self.crews = CrewServiceStub(self._channel)
+        self.executions = ExecutionServiceStub(self._channel)
+        self.schedules = ScheduleServiceStub(self._channel)
+        self.tools = ToolServiceStub(self._channel)
+        self._check_health = self._channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=HealthCheckRequest.SerializeToString,
+            response_deserializer=HealthCheckResponse.FromString,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the connection and every call on it."""
+        await self._channel.close()
+
+    async def whoami(self) -> WhoAmIResponse:
+        """Who the server takes the caller for, and the groups they may choose."""
+        return await self.auth.WhoAmI(WhoAmIRequest())
+
+    async def healthy(self, service: str = "", *, timeout: float = 5.0) -> bool:
+        """Whether a service says that it serves; empty asks for the server as a whole.
+
+        Raises NotFound for a service the server does not know and Unavailable when nobody answers.
+        """
+        response = await self._check_health(HealthCheckRequest(service=service), timeout=timeout)
+        return bool(response.status == response.SERVING)
+
+    async def get_crew(self, reference: str) -> Crew:
+        """A stored crew by id or by name. Raises NotFound."""
+        return (await self.crews.GetCrew(crew_key(reference))).crew
+
+    async def apply_crew(self, spec: CrewSpec) -> AppliedCrew:
+        """Create the crew, or store a new revision of the one of that name.
+
+        Raises InvalidArgument with one violation for each fault, and Aborted when somebody else changed it meanwhile.
+        """
+        try:
+            stored = (await self.crews.GetCrew(GetCrewRequest(name=spec.name))).crew
+        except NotFound:
+            try:
+                return AppliedCrew((await self.crews.CreateCrew(CreateCrewRequest(spec=spec))).crew, "created")
+            except AlreadyExists:
+                # Somebody was faster: theirs is what this one changes.
+                stored = (await self.crews.GetCrew(GetCrewRequest(name=spec.name))).crew
+        request = UpdateCrewRequest(id=stored.id, spec=spec, expected_revision=stored.revision)
+        crew = (await self.crews.UpdateCrew(request)).crew
+        return AppliedCrew(crew, "unchanged" if crew.revision == stored.revision else "updated")
+
+    async def start(
+        self,
+        crew: CrewReference,
+        inputs: Mapping[str, object] | None = None,
+        *,
+        model: str = "",
+        request_id: str = "",
+        priority: int = 0,
+        timeout: float | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Execution:
+        """Start an execution and return it as it was stored.
+
+        ``timeout`` is in seconds and for the execution, not for this call. Without a ``request_id`` the call gets one
+        of its own, so a lost answer never starts a second execution; give your own to be safe across restarts too.
+        """
+        crew_id, revision = await self._resolve(crew)
+        request = start_request(
+            crew_id,
+            inputs,
+            revision=revision,
+            model=model,
+            request_id=request_id,
+            priority=priority,
+            timeout=timeout,
+            labels=labels,
+        )
+        return (await self.executions.StartExecution(request)).execution
+
+    async def watch(
+        self,
+        execution_id: str,
+        after_sequence: int = 0,
+        *,
+        exclude_chunks: bool = False,
+        max_outage: float = 300.0,
+    ) -> AsyncGenerator[ExecutionEvent, None]:
+        """Every event behind ``after_sequence``, once and in order, until the execution has ended.
+
+        A lost connection is made again, going on behind the last event. Raises Unavailable after ``max_outage`` seconds
+        without a connection, and any error that another try cannot mend at once.
+        """
+        cursor = WatchCursor(
+            execution_id,
+            after_sequence,
+            exclude_chunks=exclude_chunks,
+            max_outage=max_outage,
+            renewable=callable(self.connection.token),
+        )
+        while True:
+            call = self.executions.WatchExecution(cursor.request())
+            try:
+                async for response in call:
+                    if cursor.accept(response.event):
+                        yield response.event
+                        if is_terminal(response.event):
+                            return
+                execution = (await self.executions.GetExecution(GetExecutionRequest(id=execution_id))).execution
+                pause = cursor.pause_after_end(execution)
+                if pause is None:
+                    return
+            except CoxswainError as error:
+                pause = cursor.pause_after_failure(error)
+            finally:
+                call.cancel()
+            await asyncio.sleep(pause)
+
+    async def run(
+        self,
+        crew: CrewReference,
+        inputs: Mapping[str, object] | None = None,
+        *,
+        model: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+        on_event: Callable[[ExecutionEvent], Awaitable[None]] | None = None,
+    ) -> Execution:
+        """Start an execution, wait for its end and return it with its result.
+
+        Raises ExecutionNotSucceeded when it fails or is cancelled.
+        """
+        started = await self.start(crew, inputs, model=model, request_id=request_id, timeout=timeout)
+        async with aclosing(self.watch(started.id, exclude_chunks=on_event is None)) as events:
+            async for event in events:
+                if on_event is not None:
+                    await on_event(event)
+        execution = (await self.executions.GetExecution(GetExecutionRequest(id=started.id))).execution
+        if execution.state != ExecutionState.EXECUTION_STATE_SUCCEEDED:
+            raise ExecutionNotSucceeded(execution)
+        return execution
+
+    async def _resolve(self, crew: CrewReference) -> tuple[str, int]:
+        if isinstance(crew, str):
+            return (await self.get_crew(crew)).id, 0
+        if isinstance(crew, CrewSpec):
+            crew = (await self.apply_crew(crew)).crew
+        return crew.id, crew.revision
+
+
+def _open_channel(connection: Connection) -> grpc.aio.Channel:
+    interceptors: list[grpc.aio.ClientInterceptor] = [_UnaryCalls(connection), _StreamCalls(connection)]
+    credentials = connection.credentials
+    if credentials is None:
+        return grpc.aio.insecure_channel(connection.target, options=connection.options, interceptors=interceptors)
+    return grpc.aio.secure_channel(
+        connection.target, credentials, options=connection.options, interceptors=interceptors
+    )
+
+
+class _Calls:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def _details(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
+        method: str | bytes = details.method
+        path = method.decode() if isinstance(method, bytes) else method
+        timeout = details.timeout
+        if timeout is None:
+            timeout = default_timeout(path, self._connection.timeout)
+        given = [(key, value) for key, value in details.metadata or ()]
+        return grpc.aio.ClientCallDetails(
+            method=details.method,
+            timeout=timeout,
+            metadata=grpc.aio.Metadata(*self._connection.metadata(given)),
+            credentials=details.credentials,
+            wait_for_ready=details.wait_for_ready,
+        )
+
+
+class _UnaryCalls(_Calls, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        call = await continuation(self._details(client_call_details), with_request_id(request))
+        try:
+            await call
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        return call
+
+
+class _StreamCalls(_Calls, grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        return _responses(await continuation(self._details(client_call_details), with_request_id(request)))
+
+
+async def _responses(call: Any) -> AsyncIterator[Any]:
+    try:
+        async for response in call:
+            yield response
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error

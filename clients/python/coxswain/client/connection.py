@@ -1,0 +1,145 @@
+"""Where to connect, as whom, and what every call carries."""
+
+import ipaddress
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import grpc
+from google.protobuf.message import Message
+
+from coxswain.client import policy
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+RequestT = TypeVar("RequestT")
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How to prove who is who on the wire. Everything unset means the system's certificates and no client key."""
+
+    root_certificates: bytes | None = None
+    """PEM of the authorities to trust."""
+    private_key: bytes | None = field(default=None, repr=False)
+    """PEM of the client's key, for mutual TLS."""
+    certificate_chain: bytes | None = None
+    """PEM of the client's certificate."""
+    server_name: str = ""
+    """The name the server's certificate is checked against, when it is not the address's."""
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(self.root_certificates, self.private_key, self.certificate_chain)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Everything a client needs to know before its first call."""
+
+    address: str = ""
+    """``host:port``, ``https://host:port`` (means TLS), ``unix:path`` or any gRPC target. Empty: COXSWAIN_ADDRESS, else
+    127.0.0.1:50051."""
+    token: str | Callable[[], str] | None = field(default=None, repr=False)
+    """The bearer token, or a function that returns a fresh one for each call."""
+    group: str = ""
+    """The group to act in; may be empty for members of one group."""
+    tls: Tls | bool = False
+    """Whether to encrypt, and how."""
+    timeout: float = 30.0
+    """Seconds a unary call may take when it names none; calls of models have at least 600."""
+
+    @classmethod
+    def from_environment(cls) -> "Connection":
+        """COXSWAIN_ADDRESS, COXSWAIN_TOKEN, COXSWAIN_GROUP."""
+        return cls(
+            address=os.environ.get("COXSWAIN_ADDRESS", ""),
+            token=os.environ.get("COXSWAIN_TOKEN") or None,
+            group=os.environ.get("COXSWAIN_GROUP", ""),
+        )
+
+    @property
+    def target(self) -> str:
+        """The gRPC target. Raises ValueError for an address with a path, a user or no host."""
+        address = self.address or os.environ.get("COXSWAIN_ADDRESS") or DEFAULT_ADDRESS
+        if not address.startswith(("http://", "https://")):
+            return address
+        parts = urlsplit(address)
+        if parts.path.strip("/") or parts.query or parts.username or not parts.hostname:
+            raise ValueError(
+                f"address {address!r}: expected scheme, host and port only, such as https://example.com:443"
+            )
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+    @property
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """TLS credentials; None means no encryption."""
+        if isinstance(self.tls, Tls):
+            return self.tls.credentials()
+        address = self.address or os.environ.get("COXSWAIN_ADDRESS", "")
+        return Tls().credentials() if self.tls or address.startswith("https://") else None
+
+    @property
+    def options(self) -> list[tuple[str, Any]]:
+        """Channel options: message sizes, retries, liveness."""
+        options: list[tuple[str, Any]] = [
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            # A request that outgrows the buffer would silently not be repeated.
+            ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
+            ("grpc.service_config", policy.service_config()),
+            # A watch may be quiet for long: ask whether the other end still lives.
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            # After a restart of the server try again soon, not after gRPC's two minutes.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+        ]
+        if _is_local(self.target):
+            options.append(("grpc.enable_http_proxy", 0))
+        if isinstance(self.tls, Tls) and self.tls.server_name:
+            options.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        return options
+
+    def metadata(self, given: Sequence[tuple[str, str | bytes]] | None) -> Metadata:
+        """What a call carries; what its caller gave has precedence."""
+        entries = list(given or ())
+        names = {name.lower() for name, _ in entries}
+        token = self.token() if callable(self.token) else self.token
+        if token and "authorization" not in names:
+            entries.append(("authorization", token if " " in token else f"Bearer {token}"))
+        if self.group and "x-group-id" not in names:
+            entries.append(("x-group-id", self.group))
+        if "x-request-id" not in names:
+            entries.append(("x-request-id", uuid.uuid4().hex))
+        return tuple(entries)
+
+
+def _is_local(target: str) -> bool:
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = target.rsplit("/", 1)[-1].removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def with_request_id(request: RequestT) -> RequestT:
+    """The request with a ``request_id``: as given, or a new one where the message has the field and it is empty.
+
+    It makes every repetition of the call, by gRPC or by the caller's code around it, the same request to the server.
+    """
+    if not isinstance(request, Message) or policy.REQUEST_ID not in request.DESCRIPTOR.fields_by_name:
+        return request
+    if getattr(request, policy.REQUEST_ID):
+        return request
+    filled = type(request)()
+    filled.CopyFrom(request)
+    setattr(filled, policy.REQUEST_ID, str(uuid.uuid4()))
+    return filled

@@ -1,0 +1,86 @@
+"""What may be repeated, and how long to wait: read out of the protos' own options."""
+
+import json
+from collections.abc import Iterator
+
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
+
+from coxswain.auth.v1 import auth_service_pb2, group_service_pb2, secret_service_pb2
+from coxswain.memory.v1 import memory_backend_service_pb2, memory_service_pb2, vector_index_service_pb2
+from coxswain.models.v1 import inference_service_pb2, model_service_pb2, usage_service_pb2
+from coxswain.orchestrator.v1 import crew_service_pb2, execution_service_pb2, schedule_service_pb2, tool_service_pb2
+
+FILES: tuple[FileDescriptor, ...] = (
+    auth_service_pb2.DESCRIPTOR,
+    group_service_pb2.DESCRIPTOR,
+    secret_service_pb2.DESCRIPTOR,
+    memory_backend_service_pb2.DESCRIPTOR,
+    memory_service_pb2.DESCRIPTOR,
+    vector_index_service_pb2.DESCRIPTOR,
+    inference_service_pb2.DESCRIPTOR,
+    model_service_pb2.DESCRIPTOR,
+    usage_service_pb2.DESCRIPTOR,
+    crew_service_pb2.DESCRIPTOR,
+    execution_service_pb2.DESCRIPTOR,
+    schedule_service_pb2.DESCRIPTOR,
+    tool_service_pb2.DESCRIPTOR,
+)
+
+REQUEST_ID = "request_id"
+
+# Models take their time; 0.1 s + 0.2 s + ... covers the replacement of one replica behind several.
+INFERENCE_TIMEOUT = 600.0
+RETRY_POLICY = {
+    "maxAttempts": 5,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+
+
+def methods() -> Iterator[MethodDescriptor]:
+    """Every method of every service a client can call."""
+    for file in FILES:
+        for service in file.services_by_name.values():
+            yield from service.methods
+
+
+def is_repeatable(method: MethodDescriptor) -> bool:
+    """Whether a call may be sent again when nobody knows if the first one arrived.
+
+    Either the method says so, or its request has a ``request_id``: the client always fills it in.
+    """
+    level = method.GetOptions().idempotency_level
+    return (
+        level in {MethodOptions.IDEMPOTENT, MethodOptions.NO_SIDE_EFFECTS}
+        or REQUEST_ID in method.input_type.fields_by_name
+    )
+
+
+def service_config() -> str:
+    """The gRPC service config: every address in turn, and retries of what may be repeated."""
+    names = [
+        {"service": method.containing_service.full_name, "method": method.name}
+        for method in methods()
+        if is_repeatable(method)
+    ]
+    return json.dumps(
+        {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": names, "retryPolicy": RETRY_POLICY}]}
+    )
+
+
+def _path(method: MethodDescriptor) -> str:
+    return f"/{method.containing_service.full_name}/{method.name}"
+
+
+STREAMING = frozenset(_path(method) for method in methods() if method.server_streaming)
+_INFERENCE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+
+
+def default_timeout(path: str, timeout: float) -> float | None:
+    """Seconds a call may take when its caller names none: streams of events and of progress end when they end."""
+    if path.startswith(f"/{_INFERENCE}/"):
+        return max(timeout, INFERENCE_TIMEOUT)
+    return None if path in STREAMING else timeout

@@ -1,0 +1,64 @@
+"""What the client's own methods return and raise beyond the generated messages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+from coxswain.client.values import to_value
+from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec
+from coxswain.orchestrator.v1.crew_service_pb2 import GetCrewRequest
+from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionState
+from coxswain.orchestrator.v1.execution_service_pb2 import StartExecutionRequest
+
+CrewReference = Crew | CrewSpec | str
+"""A crew as a server returned it, a document to apply first, or the id or name of a stored crew."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedCrew:
+    """A crew as it is stored now."""
+
+    crew: Crew
+    change: Literal["created", "updated", "unchanged"]
+
+
+class ExecutionNotSucceeded(Exception):
+    """The execution ended without a result; ``execution`` tells how and why."""
+
+    def __init__(self, execution: Execution) -> None:
+        state = ExecutionState.Name(execution.state).removeprefix("EXECUTION_STATE_").lower()
+        task = f" in task {execution.error.task_name!r}" if execution.error.task_name else ""
+        why = f": {execution.error.message} ({execution.error.reason})" if execution.error.reason else ""
+        super().__init__(f"execution {execution.id} {state}{task}{why}")
+        self.execution = execution
+
+
+def crew_key(reference: str) -> GetCrewRequest:
+    """Ask by id for what looks like one, else by name."""
+    try:
+        return GetCrewRequest(id=str(UUID(reference)))
+    except ValueError:
+        return GetCrewRequest(name=reference)
+
+
+def start_request(
+    crew_id: str,
+    inputs: Mapping[str, object] | None,
+    *,
+    revision: int = 0,
+    model: str = "",
+    request_id: str = "",
+    priority: int = 0,
+    timeout: float | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> StartExecutionRequest:
+    """The request of an execution. Raises TypeError or ValueError naming the input that cannot be sent."""
+    request = StartExecutionRequest(
+        crew_id=crew_id, crew_revision=revision, model=model, request_id=request_id, priority=priority, labels=labels
+    )
+    for name, value in (inputs or {}).items():
+        request.inputs[name].CopyFrom(to_value(value, f"inputs.{name}"))
+    if timeout is not None:
+        request.timeout.FromMilliseconds(round(timeout * 1000))
+    return request

@@ -1,0 +1,107 @@
+"""Where a watch stands, whatever happens to its connection."""
+
+import random
+import time
+from collections.abc import Callable
+
+import grpc
+
+from coxswain.client.errors import CoxswainError
+from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState
+from coxswain.orchestrator.v1.execution_service_pb2 import WatchExecutionRequest
+
+TERMINAL_EVENTS = frozenset({"execution_succeeded", "execution_failed", "execution_cancelled"})
+TERMINAL_STATES = frozenset(
+    {
+        ExecutionState.EXECUTION_STATE_SUCCEEDED,
+        ExecutionState.EXECUTION_STATE_FAILED,
+        ExecutionState.EXECUTION_STATE_CANCELLED,
+    }
+)
+
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 5.0
+# A stream that held this long was a connection that worked: what comes after it is a new outage.
+_STEADY_SECONDS = 10.0
+# What a broken connection looks like when no server explained the failure.
+_TRANSPORT_CODES = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED})
+
+
+def is_terminal(event: ExecutionEvent) -> bool:
+    """Whether the event is its execution's last."""
+    return event.WhichOneof("event") in TERMINAL_EVENTS
+
+
+class WatchCursor:
+    """Remembers the last event and decides whether, and after which pause, to connect again."""
+
+    def __init__(
+        self,
+        execution_id: str,
+        after_sequence: int = 0,
+        *,
+        exclude_chunks: bool = False,
+        max_outage: float = 300.0,
+        renewable: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin behind ``after_sequence``.
+
+        ``max_outage`` is how many seconds without a working connection end the watch; ``renewable`` says that a new
+        connection brings a new credential.
+        """
+        self.execution_id = execution_id
+        self.sequence = after_sequence
+        self._exclude_chunks = exclude_chunks
+        self._max_outage = max_outage
+        self._renewable = renewable
+        self._clock = clock
+        self._connected_at = clock()
+        self._outage_since: float | None = None
+        self._pauses = 0
+
+    def request(self) -> WatchExecutionRequest:
+        """The request that goes on behind the last event."""
+        self._connected_at = self._clock()
+        return WatchExecutionRequest(
+            id=self.execution_id, after_sequence=self.sequence, exclude_chunks=self._exclude_chunks
+        )
+
+    def accept(self, event: ExecutionEvent) -> bool:
+        """Whether the event is a new one."""
+        self._outage_since = None
+        self._pauses = 0
+        if event.sequence <= self.sequence:
+            return False
+        self.sequence = event.sequence
+        return True
+
+    def pause_after_failure(self, error: CoxswainError) -> float:
+        """Seconds to wait before the next try. Raises the error when another cannot help, or has not for too long."""
+        if not self._may_pass(error):
+            raise error
+        now = self._clock()
+        if self._outage_since is None or now - self._connected_at > _STEADY_SECONDS:
+            self._outage_since = now
+        elif now - self._outage_since > self._max_outage:
+            raise error
+        return max(self._next_pause(), error.retry_after or 0.0)
+
+    def pause_after_end(self, execution: Execution) -> float | None:
+        """Seconds to wait after a stream that ended by itself; None when the execution has nothing more to tell."""
+        if execution.state in TERMINAL_STATES and execution.last_sequence <= self.sequence:
+            return None
+        return self._next_pause()
+
+    def _may_pass(self, error: CoxswainError) -> bool:
+        if error.code is grpc.StatusCode.UNAVAILABLE:
+            return True
+        if error.code is grpc.StatusCode.UNAUTHENTICATED:
+            # Once: the next connection has a fresh credential, or there is none to be had.
+            return self._renewable and error.reason == "CREDENTIAL_EXPIRED" and self._pauses == 0
+        return error.code in _TRANSPORT_CODES and not error.reason
+
+    def _next_pause(self) -> float:
+        longest = min(_FIRST_PAUSE * 2.0**self._pauses, _LONGEST_PAUSE)
+        self._pauses = min(self._pauses + 1, 16)
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads reconnections, guards nothing

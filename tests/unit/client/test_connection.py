@@ -1,0 +1,84 @@
+"""Where a client connects and what its calls carry."""
+
+import pytest
+
+from coxswain.client import Connection, Tls
+from coxswain.client.connection import with_request_id
+from coxswain.orchestrator.v1.execution_service_pb2 import GetExecutionRequest, StartExecutionRequest
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COXSWAIN_ADDRESS", "COXSWAIN_TOKEN", "COXSWAIN_GROUP"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "target", "encrypted"),
+    [
+        ("", "127.0.0.1:50051", False),
+        ("example.com:1234", "example.com:1234", False),
+        ("http://example.com:1234", "example.com:1234", False),
+        ("https://example.com", "example.com:443", True),
+        ("https://[::1]:50051/", "[::1]:50051", True),
+        ("unix:/run/coxswain.sock", "unix:/run/coxswain.sock", False),
+        ("dns:///coxswain:50051", "dns:///coxswain:50051", False),
+    ],
+)
+def test_addresses_are_read_as_people_write_them(address: str, target: str, encrypted: bool) -> None:
+    connection = Connection(address=address)
+    assert connection.target == target
+    assert (connection.credentials is not None) is encrypted
+
+
+@pytest.mark.parametrize("address", ["https://example.com/api", "http://user@example.com", "https://"])
+def test_an_address_that_is_more_than_a_place_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="host and port"):
+        _ = Connection(address=address).target
+
+
+def test_the_environment_fills_in_what_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COXSWAIN_ADDRESS", "example.com:1")
+    monkeypatch.setenv("COXSWAIN_TOKEN", "t")
+    monkeypatch.setenv("COXSWAIN_GROUP", "sales")
+    connection = Connection.from_environment()
+    assert connection.target == "example.com:1"
+    assert {("authorization", "Bearer t"), ("x-group-id", "sales")} <= set(connection.metadata(None))
+
+
+def test_a_token_never_shows_in_a_representation() -> None:
+    assert "s3cret" not in repr(Connection(token="s3cret", tls=Tls(private_key=b"s3cret")))
+
+
+def test_a_token_function_is_asked_for_each_call() -> None:
+    tokens = iter(["one", "two"])
+    connection = Connection(token=lambda: next(tokens))
+    assert [dict(connection.metadata(None))["authorization"] for _ in range(2)] == ["Bearer one", "Bearer two"]
+
+
+def test_what_a_caller_gives_has_precedence() -> None:
+    connection = Connection(token="mine", group="sales")
+    given = {"authorization": "Basic x", "x-group-id": "legal", "x-request-id": "r"}
+    assert dict(connection.metadata(list(given.items()))) == given
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [("127.0.0.1:1", True), ("localhost:1", True), ("[::1]:1", True), ("unix:/a", True), ("example.com:1", False)],
+)
+def test_proxies_of_the_environment_are_not_asked_for_the_way_to_this_machine(address: str, local: bool) -> None:
+    assert (("grpc.enable_http_proxy", 0) in Connection(address=address).options) is local
+
+
+def test_a_request_without_an_id_gets_one_and_the_callers_message_stays_as_it_is() -> None:
+    request = StartExecutionRequest(crew_id="c")
+    filled = with_request_id(request)
+    assert filled.request_id
+    assert not request.request_id
+    assert with_request_id(filled) is filled
+    assert filled.request_id != with_request_id(request).request_id
+
+
+def test_a_request_that_has_no_such_field_is_passed_on() -> None:
+    request = GetExecutionRequest(id="e")
+    assert with_request_id(request) is request
