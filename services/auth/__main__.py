@@ -1,0 +1,16 @@
+"""Serves auth alone: `python -m services.auth`."""
+
+from services.auth.service import AuthService, build
+from services.auth.settings import AuthSettings
+from services.common.runner import serve
+from services.common.service import IdentityProvider, Service
+
+
+def _identity_of(service: Service) -> IdentityProvider:
+    if not isinstance(service, AuthService):
+        raise TypeError("auth takes identity from itself")
+    return service.identity
+
+
+if __name__ == "__main__":
+    serve("auth", build, AuthSettings, _identity_of)

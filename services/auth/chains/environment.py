@@ -1,0 +1,103 @@
+"""Credentials in the environment of this process, which its operator shares with some groups."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from services.auth.chains.link import Answer, Wanted, for_destination
+from services.auth.domain import CredentialPurpose, origin_of
+from services.auth.settings import EVERY_GROUP
+
+_PACKAGED = Path(__file__).with_name("providers.yaml")
+_DATABRICKS = "databricks"
+
+
+class ProviderVariables(BaseModel):
+    """Which environment variables hold a provider's key and address."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str
+    """Variable with the key."""
+    base_url: str
+    """Variable with the address the key belongs to."""
+    origin: str = ""
+    """Origin the key belongs to when that variable is not set."""
+
+
+_PROVIDERS = TypeAdapter(dict[str, ProviderVariables])
+
+
+def read_providers(path: Path | None) -> dict[str, ProviderVariables]:
+    """Return the variables of each provider by its name.
+
+    Raises:
+        ValueError: the file cannot be read or is not of this form.
+    """
+    path = path or _PACKAGED
+    try:
+        return _PROVIDERS.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"the providers file {path} cannot be read: {type(error).__name__}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class SharedGroups:
+    """The groups that may use what belongs to the operator."""
+
+    names: tuple[str, ...]
+
+    def __contains__(self, group_id: object) -> bool:
+        return bool(group_id) and (EVERY_GROUP in self.names or group_id in self.names)
+
+    @property
+    def absent(self) -> str:
+        """Why a link of the operator's has nothing for a group that is not among them."""
+        return (
+            "the operator's own credentials are not shared with your group; "
+            "the operator names groups in COXSWAIN_AUTH_SHARED_CREDENTIAL_GROUPS"
+        )
+
+
+class EnvironmentLink:
+    """A key or token that stands in the environment together with the address it belongs to."""
+
+    name = "environment"
+
+    def __init__(
+        self,
+        shared: SharedGroups,
+        providers: Mapping[str, ProviderVariables],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`environment` is read once: later changes of the process's own do not count."""
+        self._shared = shared
+        self._providers = providers
+        self._environment = dict(os.environ if environment is None else environment)
+
+    async def ask(self, wanted: Wanted) -> Answer:
+        """Return the key or token that the purpose asks for; see `Link`."""
+        if wanted.principal.group_id not in self._shared:
+            return Answer.absent(self._shared.absent)
+        provider = wanted.provider if wanted.purpose is CredentialPurpose.LLM_PROVIDER else _DATABRICKS
+        variables = self._providers.get(provider) or _by_convention(provider)
+        key = self._environment.get(variables.key, "").strip()
+        if not key:
+            return Answer.absent(f"{variables.key} is not set")
+        address = self._environment.get(variables.base_url, "").strip() or variables.origin
+        origin = origin_of(address) if address else None
+        if origin is None:
+            problem = "is no address" if address else "is not set"
+            return Answer.rejected(
+                f"{variables.key} is set but {variables.base_url} {problem}, so that nobody knows where it may be sent"
+            )
+        return for_destination(Answer.used(variables.key, key, origin), (origin,), wanted.destination)
+
+
+def _by_convention(provider: str) -> ProviderVariables:
+    prefix = provider.upper().replace("-", "_")
+    return ProviderVariables(key=f"{prefix}_API_KEY", base_url=f"{prefix}_BASE_URL")

@@ -1,0 +1,106 @@
+"""What every link of a chain has in common."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from services.auth.domain import CredentialPurpose, LinkOutcome
+from services.common.identity.principal import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Who wants a credential, what for, and where it will be sent."""
+
+    principal: Principal
+    purpose: CredentialPurpose
+    destination: str = ""
+    """An origin as `origin_of` writes it; empty asks for the origin the credential belongs to."""
+    provider: str = ""
+    """The LLM provider; empty for the other purposes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one link said."""
+
+    outcome: LinkOutcome
+    detail: str
+    """In words, without any secret, with what to do about it."""
+    token: str = field(default="", repr=False)
+    origin: str = ""
+    expires_at: datetime | None = None
+    """When the credential itself expires; None when it does not, or nobody knows."""
+    on_behalf_of_user: bool = False
+    elsewhere: bool = False
+    """Whether it was rejected only because it belongs to another origin."""
+
+    @classmethod
+    def absent(cls, detail: str) -> "Answer":
+        """Return that there is no credential here: the next link is asked."""
+        return cls(LinkOutcome.ABSENT, detail)
+
+    @classmethod
+    def rejected(cls, detail: str) -> "Answer":
+        """Return that the credential was refused: the chain ends."""
+        return cls(LinkOutcome.REJECTED, detail)
+
+    @classmethod
+    def expired(cls, detail: str) -> "Answer":
+        """Return that the credential has expired: the chain ends."""
+        return cls(LinkOutcome.EXPIRED, detail)
+
+    @classmethod
+    def used(
+        cls,
+        detail: str,
+        token: str,
+        origin: str,
+        *,
+        expires_at: datetime | None = None,
+        on_behalf_of_user: bool = False,
+    ) -> "Answer":
+        """Return a credential and the origin it may be sent to."""
+        return cls(LinkOutcome.USED, detail, token, origin, expires_at, on_behalf_of_user)
+
+
+class Link(Protocol):
+    """One place a credential may come from."""
+
+    @property
+    def name(self) -> str:
+        """How explanations and errors call it."""
+        ...
+
+    async def ask(self, wanted: Wanted) -> Answer:
+        """Return what this link has for `wanted`.
+
+        Raises:
+            FailedPrecondition: KEY_UNAVAILABLE, what it has cannot be opened.
+            Unavailable: whoever issues its credential does not answer.
+        """
+        ...
+
+
+def for_destination(answer: Answer, origins: tuple[str, ...], destination: str) -> Answer:
+    """Return `answer` with the origin it may be sent to, out of those it belongs to, or its refusal.
+
+    A credential that belongs elsewhere ends the chain: the next one would be somebody else's.
+    """
+    if not destination:
+        chosen = origins[0]
+    elif destination in origins:
+        chosen = destination
+    else:
+        return Answer(
+            LinkOutcome.REJECTED,
+            f"belongs to {', '.join(origins)} and may not be sent to {destination}",
+            elsewhere=True,
+        )
+    return Answer.used(
+        answer.detail,
+        answer.token,
+        chosen,
+        expires_at=answer.expires_at,
+        on_behalf_of_user=answer.on_behalf_of_user,
+    )

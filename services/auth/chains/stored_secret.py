@@ -1,0 +1,28 @@
+"""A credential that an admin of the group has stored."""
+
+from services.auth.chains.link import Answer, Wanted, for_destination
+from services.auth.keys import bindings
+from services.auth.keys.vault import Vault
+from services.auth.repositories import secrets
+from services.common.db.database import Database
+
+
+class StoredSecretLink:
+    """One secret of the caller's group, by a name that may hold the provider: `llm/{provider}`."""
+
+    def __init__(self, name: str, secret_name: str, database: Database, vault: Vault) -> None:
+        self.name = name
+        self._secret_name = secret_name
+        self._database = database
+        self._vault = vault
+
+    async def ask(self, wanted: Wanted) -> Answer:
+        """Return the group's secret; see `Link`."""
+        name = self._secret_name.format(provider=wanted.provider)
+        async with self._database.read() as connection:
+            secret = await secrets.get(connection, wanted.principal.group_id, name)
+        if secret is None:
+            return Answer.absent(f'your group has no secret "{name}"; an admin can store one with PutSecret')
+        token = self._vault.open(bindings.secret(secret), secret.sealed).decode()
+        answer = Answer.used(f'the group\'s secret "{name}", fingerprint {secret.fingerprint}', token, "")
+        return for_destination(answer, secret.allowed_origins, wanted.destination)

@@ -1,0 +1,38 @@
+"""The calling user's own token."""
+
+from services.auth.chains.link import Answer, Wanted, for_destination
+from services.auth.identity.cache import EXPIRY_MARGIN
+from services.auth.identity.sessions import SessionStore
+from services.common.clock import utc_now
+from services.common.identity.principal import CredentialKind
+
+_WHY_ABSENT = {
+    CredentialKind.WORKLOAD: "you signed in as a workload, which has no token to act with",
+    CredentialKind.GROUP: "the execution acts as its group, not as a user",
+    CredentialKind.DEV: "development identities have no token to act with",
+}
+
+
+class UserTokenLink:
+    """Absent only for callers who are no users: a user whose token is gone never acts with other rights."""
+
+    name = "user_token"
+
+    def __init__(self, sessions: SessionStore) -> None:
+        self._sessions = sessions
+
+    async def ask(self, wanted: Wanted) -> Answer:
+        """Return the token of the caller's session; see `Link`."""
+        principal = wanted.principal
+        if principal.credential_kind is not CredentialKind.USER:
+            return Answer.absent(_WHY_ABSENT[principal.credential_kind])
+        session = await self._sessions.get(principal.session_id)
+        if session is None or session.subject != principal.subject or session.expires_at - EXPIRY_MARGIN <= utc_now():
+            return Answer.expired("your token has expired; sign in again and repeat the call with a fresh one")
+        token = self._sessions.token(session)
+        if not token or not session.origin:
+            return Answer.expired("your token is no longer kept; repeat the call with it")
+        answer = Answer.used(
+            "your own token", token, session.origin, expires_at=session.expires_at, on_behalf_of_user=True
+        )
+        return for_destination(answer, (session.origin,), wanted.destination)

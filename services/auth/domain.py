@@ -1,0 +1,208 @@
+"""What auth knows about: who somebody is, where they may act, what they may use."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from urllib.parse import urlsplit
+
+from services.common.identity.principal import CredentialKind, Role
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"^(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])$")
+
+
+def origin_of(url: str) -> str | None:
+    """Return scheme, host and port of `url` in one spelling (lower case, no default port), or None when it has none.
+
+    An address without a scheme is taken as HTTPS. One with a user name is refused: it reads as another host.
+    """
+    text = url.strip()
+    if "://" not in text:
+        text = f"https://{text}"
+    # Browsers and some clients read a backslash as a slash: what follows would be another host.
+    if "\\" in text or any(character.isspace() for character in text):
+        return None
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    scheme, host = parts.scheme.lower(), (parts.hostname or "").lower().rstrip(".")
+    if ":" in host:
+        host = f"[{host}]"
+    if scheme not in _DEFAULT_PORTS or "@" in parts.netloc or not _HOST.match(host) or port == 0:
+        return None
+    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedIdentity:
+    """What a verifier found out about a credential."""
+
+    subject: str
+    """Issuer and subject joined by `|`."""
+    kind: CredentialKind
+    expires_at: datetime
+    claimed_roles: Mapping[str, Role] = field(default_factory=dict)
+    """Groups and roles that the credential itself carries, beside stored memberships."""
+    platform_admin: bool = False
+    """Whether the credential itself says so, beside the stored list."""
+    origin: str = ""
+    """For a user's own token: the only origin it may be sent to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A verified credential of which auth keeps what it needs until it expires."""
+
+    id: str
+    subject: str
+    kind: CredentialKind
+    origin: str
+    expires_at: datetime
+    claimed_roles: Mapping[str, Role]
+    sealed_token: "Sealed | None"
+    """The user's own token; None when there is nothing to act with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """Bytes sealed under one key of the key ring."""
+
+    key_id: str
+    blob: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A tenant."""
+
+    id: str
+    display_name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A subject's place in a group."""
+
+    subject: str
+    role: Role
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A stored secret without its value."""
+
+    id: str
+    group_id: str
+    name: str
+    version: int
+    """Rises with each value."""
+    fingerprint: str
+    allowed_origins: tuple[str, ...]
+    sealed: Sealed
+    created_at: datetime
+    updated_at: datetime
+
+
+class SigningKeyState(IntEnum):
+    """A key is published before it signs and stays published while tokens it signed are valid."""
+
+    PENDING = 1
+    ACTIVE = 2
+    RETIRING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A key pair that principal tokens are signed with."""
+
+    kid: str
+    state: SigningKeyState
+    public_key: bytes
+    """The 32 bytes of an Ed25519 public key."""
+    sealed_private_key: Sealed
+    created_at: datetime
+    changed_at: datetime
+    """When it came into its state."""
+
+
+class ExecutionIdentity(IntEnum):
+    """Whom an execution acts as; the numbers are the proto's."""
+
+    UNSPECIFIED = 0
+    USER = 1
+    GROUP = 2
+
+
+class OnCredentialExpiry(IntEnum):
+    """What happens when the user's token expires during an execution; the numbers are the proto's."""
+
+    PARK = 1
+    FAIL = 2
+    USE_GROUP_IDENTITY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The right of one execution to act for a subject in a group."""
+
+    id: str
+    execution_id: str
+    group_id: str
+    subject: str
+    identity: ExecutionIdentity
+    on_credential_expiry: OnCredentialExpiry
+    credential_kind: CredentialKind
+    """What the subject proved their identity with."""
+    session_id: str
+    """The session whose token the execution uses; empty when it uses none."""
+    credential_expires_at: datetime | None
+    """When that token expires; None without one."""
+    claimed_role: Role | None
+    """The role the credential itself carried, for subjects who are no stored members."""
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class CredentialPurpose(IntEnum):
+    """What an outbound credential is wanted for; the numbers are the proto's."""
+
+    DATABRICKS = 1
+    VECTOR_SEARCH = 2
+    LLM_PROVIDER = 3
+
+
+class LinkOutcome(IntEnum):
+    """What one link of a chain said; the numbers are the proto's."""
+
+    USED = 1
+    ABSENT = 2
+    REJECTED = 3
+    EXPIRED = 4
+    NOT_REACHED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundCredential:
+    """A secret and the only place it may be sent to."""
+
+    token: str = field(repr=False)
+    origin: str
+    link: str
+    expires_at: datetime
+    """Until when it may be cached."""
+    on_behalf_of_user: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LinkExplanation:
+    """What one link said, in words without secrets."""
+
+    link: str
+    outcome: LinkOutcome
+    detail: str

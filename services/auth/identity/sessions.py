@@ -1,0 +1,97 @@
+"""Credential sessions: what auth keeps of a verified credential, the user's own token sealed, until it expires."""
+
+from dataclasses import dataclass
+
+from services.auth.domain import Session, VerifiedIdentity
+from services.auth.identity.verifier import bearer_token
+from services.auth.keys import bindings
+from services.auth.keys.vault import Vault
+from services.auth.repositories import encryption_keys, sessions
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.identity.authenticator import Credential
+from services.common.identity.principal import CredentialKind
+from services.common.ids import new_id
+
+_SIZE = 10_000
+
+
+@dataclass(slots=True)
+class _Known:
+    session_id: str
+    identity: VerifiedIdentity
+
+
+class SessionStore:
+    """Opens one session for each credential and finds it again."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
+        self._known: dict[str, _Known] = {}
+
+    async def open(self, credential: Credential, identity: VerifiedIdentity) -> str:
+        """Return the id of the credential's session, storing it when it is new or lasts much longer than was known.
+
+        The token itself is kept, sealed, only when it is a user's own.
+        """
+        async with self._database.read() as connection:
+            key_id = await encryption_keys.sealing_key_id(connection)
+        credential_hash = self._vault.hash(
+            key_id, "credential", credential.authorization, credential.forwarded_access_token
+        )
+        known = self._known.get(credential_hash)
+        if known is not None and _covers(known.identity, identity):
+            return known.session_id
+        session_id = new_id()
+        sealed = (
+            self._vault.seal_under(key_id, bindings.user_token(session_id), bearer_token(credential).encode())
+            if identity.kind is CredentialKind.USER
+            else None
+        )
+        session = Session(
+            id=session_id,
+            subject=identity.subject,
+            kind=identity.kind,
+            origin=identity.origin,
+            expires_at=identity.expires_at,
+            claimed_roles=identity.claimed_roles,
+            sealed_token=sealed,
+        )
+        async with self._database.write() as connection:
+            session_id = await sessions.put(connection, credential_hash, session)
+        if len(self._known) >= _SIZE:
+            self._known.clear()
+        self._known[credential_hash] = _Known(session_id, identity)
+        return session_id
+
+    async def get(self, session_id: str) -> Session | None:
+        """Return a session that has not expired."""
+        async with self._database.read() as connection:
+            session = await sessions.get(connection, session_id)
+        return session if session is not None and session.expires_at > utc_now() else None
+
+    def token(self, session: Session) -> str:
+        """Return the user's own token; empty when the session keeps none.
+
+        Raises:
+            FailedPrecondition: KEY_UNAVAILABLE, it cannot be opened with the keys at hand.
+        """
+        if session.sealed_token is None:
+            return ""
+        return self._vault.open(bindings.user_token(session.id), session.sealed_token).decode()
+
+    async def clean(self) -> int:
+        """Remove expired sessions and return how many."""
+        async with self._database.write() as connection:
+            return await sessions.delete_expired(connection, utc_now())
+
+
+def _covers(known: VerifiedIdentity, identity: VerifiedIdentity) -> bool:
+    """Tell whether what is stored still holds: some credentials get a new expiry each time they are verified."""
+    now = utc_now()
+    return (
+        known.subject == identity.subject
+        and known.claimed_roles == identity.claimed_roles
+        and known.expires_at - now > (identity.expires_at - now) / 2
+    )

@@ -1,0 +1,80 @@
+"""The key ring in use: which key seals is written in the database, so that all replicas agree."""
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.auth.domain import Sealed
+from services.auth.keys.ring import KeyRing, key_unavailable
+from services.auth.keys.sealing import Binding, Sealer
+from services.auth.repositories import encryption_keys
+from services.common.db.database import Database
+
+logger = structlog.get_logger(__name__)
+
+
+class Vault:
+    """Seals what is written and opens what is read."""
+
+    def __init__(self, database: Database, ring: KeyRing) -> None:
+        self._database = database
+        self._sealer = Sealer(ring)
+        self.ring = ring
+
+    async def start(self) -> None:
+        """Compare the ring with the keys that have been used, and remember its new ones.
+
+        A new key only becomes known: it seals once rotation says so, when every replica has it.
+
+        Raises:
+            FailedPrecondition: KEY_UNAVAILABLE, a key differs from the one of the same id that was used before, or the
+                key that seals is not in the ring.
+        """
+        async with self._database.write() as connection:
+            for key in await encryption_keys.known(connection):
+                if key.key_id in self.ring:
+                    self._sealer.verify(key.key_id, key.check_value)
+            if not any(key.sealing for key in await encryption_keys.known(connection)):
+                await self._remember(connection, self.ring.newest, sealing=True)
+            known = await encryption_keys.known(connection)
+            sealing = next(key for key in known if key.sealing)
+            if sealing.key_id not in self.ring:
+                raise key_unavailable(sealing.key_id, "seals this database and is not in the key ring")
+            self._sealer.verify(sealing.key_id, sealing.check_value)
+            for key_id in set(self.ring) - {key.key_id for key in known}:
+                await self._remember(connection, key_id, sealing=False)
+            used = await encryption_keys.in_use(connection)
+        for key_id in set(used) - set(self.ring):
+            logger.error(
+                "values are sealed under a key that is not in the key ring", key_id=key_id, values=used[key_id]
+            )
+
+    async def _remember(self, connection: AsyncConnection, key_id: str, *, sealing: bool) -> None:
+        await encryption_keys.add(connection, key_id, self._sealer.check_value(key_id), sealing=sealing)
+
+    async def seal(self, connection: AsyncConnection, binding: Binding, plaintext: bytes) -> Sealed:
+        """Return `plaintext` sealed under the key that seals now.
+
+        Raises:
+            FailedPrecondition: KEY_UNAVAILABLE, this replica does not have that key.
+        """
+        return self._sealer.seal(await encryption_keys.sealing_key_id(connection), binding, plaintext)
+
+    def seal_under(self, key_id: str, binding: Binding, plaintext: bytes) -> Sealed:
+        """Return `plaintext` sealed under the key named.
+
+        Raises:
+            FailedPrecondition: KEY_UNAVAILABLE, this replica does not have that key.
+        """
+        return self._sealer.seal(key_id, binding, plaintext)
+
+    def open(self, binding: Binding, sealed: Sealed) -> bytes:
+        """Return what was sealed for this place.
+
+        Raises:
+            FailedPrecondition: KEY_UNAVAILABLE, it cannot be opened with the keys at hand.
+        """
+        return self._sealer.open(binding, sealed)
+
+    def hash(self, key_id: str, purpose: str, *parts: str) -> str:
+        """Return a keyed hash (64 hex digits) under the key named."""
+        return self._sealer.hash(key_id, purpose, *parts)

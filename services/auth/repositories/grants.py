@@ -1,0 +1,95 @@
+"""Grants: which execution may act for whom."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.auth import tables
+from services.auth.domain import ExecutionIdentity, Grant, OnCredentialExpiry
+from services.auth.repositories.upsert import insert_ignore
+from services.common.identity.principal import CredentialKind, Role
+
+_TABLE = tables.grants
+
+
+def _grant(row: Any) -> Grant:
+    return Grant(
+        id=row.id,
+        execution_id=row.execution_id,
+        group_id=row.group_id,
+        subject=row.subject,
+        identity=ExecutionIdentity(row.identity),
+        on_credential_expiry=OnCredentialExpiry(row.on_credential_expiry),
+        credential_kind=CredentialKind(row.credential_kind),
+        session_id=row.session_id,
+        credential_expires_at=row.credential_expires_at,
+        claimed_role=Role(row.claimed_role) if row.claimed_role is not None else None,
+        created_at=row.created_at,
+        revoked_at=row.revoked_at,
+    )
+
+
+async def add(connection: AsyncConnection, grant: Grant) -> bool:
+    """Store a grant and return whether its execution had none."""
+    return await insert_ignore(
+        connection,
+        _TABLE,
+        {
+            "id": grant.id,
+            "execution_id": grant.execution_id,
+            "group_id": grant.group_id,
+            "subject": grant.subject,
+            "identity": int(grant.identity),
+            "on_credential_expiry": int(grant.on_credential_expiry),
+            "credential_kind": int(grant.credential_kind),
+            "session_id": grant.session_id,
+            "credential_expires_at": grant.credential_expires_at,
+            "claimed_role": int(grant.claimed_role) if grant.claimed_role is not None else None,
+            "created_at": grant.created_at,
+            "revoked_at": grant.revoked_at,
+        },
+    )
+
+
+async def get(connection: AsyncConnection, grant_id: str) -> Grant | None:
+    """Return a grant by id."""
+    row = (await connection.execute(select(_TABLE).where(_TABLE.c.id == grant_id))).one_or_none()
+    return _grant(row) if row else None
+
+
+async def of_execution(connection: AsyncConnection, execution_id: str) -> Grant | None:
+    """Return the grant of an execution."""
+    row = (await connection.execute(select(_TABLE).where(_TABLE.c.execution_id == execution_id))).one_or_none()
+    return _grant(row) if row else None
+
+
+async def renew(
+    connection: AsyncConnection, grant_id: str, session_id: str, expires_at: datetime, claimed_role: Role | None
+) -> bool:
+    """Attach another session to a grant that stands, and return whether it does."""
+    result = await connection.execute(
+        update(_TABLE)
+        .where(_TABLE.c.id == grant_id, _TABLE.c.revoked_at.is_(None))
+        .values(
+            session_id=session_id,
+            credential_expires_at=expires_at,
+            claimed_role=int(claimed_role) if claimed_role is not None else None,
+        )
+    )
+    return bool(result.rowcount)
+
+
+async def revoke(connection: AsyncConnection, execution_id: str, now: datetime) -> None:
+    """End the grant of an execution, if it stands."""
+    await connection.execute(
+        update(_TABLE)
+        .where(_TABLE.c.execution_id == execution_id, _TABLE.c.revoked_at.is_(None))
+        .values(revoked_at=now)
+    )
+
+
+async def delete_revoked(connection: AsyncConnection, before: datetime) -> int:
+    """Remove grants that ended before a moment and return how many."""
+    return int((await connection.execute(delete(_TABLE).where(_TABLE.c.revoked_at < before))).rowcount)

@@ -1,0 +1,36 @@
+"""INSERT ... ON CONFLICT in the dialect of the connection."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Table
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+def _insert(connection: AsyncConnection, table: Table, values: Mapping[str, Any]) -> Any:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).values(**values)
+
+
+async def insert_ignore(connection: AsyncConnection, table: Table, values: Mapping[str, Any]) -> bool:
+    """Insert a row and return whether it was new: a row that breaks any unique constraint is left out."""
+    result = await connection.execute(_insert(connection, table, values).on_conflict_do_nothing())
+    return bool(result.rowcount)
+
+
+async def insert_or_update(
+    connection: AsyncConnection,
+    table: Table,
+    values: Mapping[str, Any],
+    *,
+    key: tuple[str, ...],
+    update: tuple[str, ...],
+) -> None:
+    """Insert a row, or change the columns `update` of the row that has the same `key`."""
+    statement = _insert(connection, table, values)
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=list(key), set_={name: statement.excluded[name] for name in update}
+        )
+    )

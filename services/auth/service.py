@@ -1,0 +1,184 @@
+"""Puts auth together."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from datetime import timedelta
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from coxswain.auth.v1.auth_service_pb2_grpc import add_AuthServiceServicer_to_server
+from services.auth.chains.chain import Chain
+from services.auth.chains.environment import EnvironmentLink, SharedGroups, read_providers
+from services.auth.chains.stored_secret import StoredSecretLink
+from services.auth.chains.user_token import UserTokenLink
+from services.auth.domain import CredentialPurpose
+from services.auth.identity.cache import CachedVerifier
+from services.auth.identity.dev import DevVerifier
+from services.auth.identity.sessions import SessionStore
+from services.auth.keys.ring import KeyRing, KeyRingError
+from services.auth.keys.signing import SigningKeys
+from services.auth.keys.vault import Vault
+from services.auth.servicers.auth import AuthServicer
+from services.auth.settings import EVERY_GROUP, AuthSettings
+from services.auth.usecases.credentials import Credentials
+from services.auth.usecases.delegations import Delegations
+from services.auth.usecases.exchange import Exchange
+from services.auth.usecases.memberships import Memberships
+from services.common.errors import CoxswainError
+from services.common.grpc.server import Registry
+from services.common.hosting import StartError
+from services.common.identity.authenticator import Credential
+from services.common.identity.principal import Principal
+from services.common.runtime import Runtime
+from services.common.service import IdentityProvider
+
+logger = structlog.get_logger(__name__)
+
+_RING_FILE = "ring"
+
+
+class AuthService:
+    """Auth, and what it offers to the process it runs in (`IdentityProvider`)."""
+
+    def __init__(self, settings: AuthSettings, runtime: Runtime, ring: KeyRing) -> None:
+        self._settings = settings
+        dev = runtime.settings.identity_mode == "dev"
+        database = runtime.database
+        principal_lifetime = timedelta(seconds=settings.principal_seconds)
+        self._vault = Vault(database, ring)
+        self._signing_keys = SigningKeys(
+            database,
+            self._vault,
+            lifetime=timedelta(seconds=settings.signing_key_seconds),
+            publish=timedelta(seconds=settings.signing_key_publish_seconds),
+            retire=timedelta(seconds=settings.signing_key_retire_seconds),
+        )
+        self._sessions = SessionStore(database, self._vault)
+        memberships = Memberships(database, claims_first=dev)
+        self._exchange = Exchange(
+            CachedVerifier(
+                DevVerifier(), keep_seconds=settings.verified_seconds, refused_seconds=settings.refused_seconds
+            ),
+            memberships,
+            self._sessions,
+            self._signing_keys,
+            principal_lifetime=principal_lifetime,
+        )
+        self._delegations = Delegations(
+            database,
+            self._sessions,
+            memberships,
+            self._signing_keys,
+            principal_lifetime=principal_lifetime,
+            retention=timedelta(seconds=settings.grant_retention_seconds),
+        )
+        user_token = UserTokenLink(self._sessions)
+        shared = SharedGroups(_shared_groups(settings, dev=dev))
+        environment = EnvironmentLink(shared, read_providers(settings.providers_file))
+
+        def stored(name: str) -> StoredSecretLink:
+            return StoredSecretLink("stored_secret", name, database, self._vault)
+
+        self._credentials = Credentials(
+            {
+                CredentialPurpose.DATABRICKS: Chain([user_token, stored("databricks/api-key"), environment]),
+                CredentialPurpose.VECTOR_SEARCH: Chain([user_token, stored("databricks/pat"), environment]),
+                CredentialPurpose.LLM_PROVIDER: Chain([stored("llm/{provider}"), environment]),
+            },
+            keep=timedelta(seconds=settings.credential_seconds),
+        )
+        self._background: list[asyncio.Task[None]] = []
+
+    @property
+    def identity(self) -> IdentityProvider:
+        """What the process that runs auth verifies callers with, instead of asking over the network."""
+        return self
+
+    def register(self, registry: Registry) -> None:
+        """Register the servicers."""
+        registry.add(
+            add_AuthServiceServicer_to_server,
+            AuthServicer(
+                self._exchange,
+                self._credentials,
+                self._delegations,
+                self._signing_keys,
+                jwks_max_age_seconds=self._settings.jwks_max_age_seconds,
+            ),
+        )
+
+    async def start(self) -> None:
+        """Check the keys and read them, then keep them fresh.
+
+        Raises:
+            StartError: a key is missing or another one.
+        """
+        try:
+            await self._vault.start()
+            await self._signing_keys.refresh()
+        except CoxswainError as error:
+            raise StartError(error.message) from error
+        self._background = [
+            asyncio.create_task(self._signing_keys.keep_fresh(self._settings.signing_key_refresh_seconds)),
+            asyncio.create_task(self._keep_clean()),
+        ]
+
+    async def _keep_clean(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.cleaning_seconds)
+            try:
+                await self._sessions.clean()
+                await self._delegations.clean()
+            except Exception:
+                logger.exception("expired rows could not be removed")
+
+    async def drain(self) -> None:
+        """Auth has no long streams: running calls end by themselves."""
+
+    async def close(self) -> None:
+        """Stop background work."""
+        for task in self._background:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def exchange(self, credential: Credential, group_id: str) -> Principal:
+        """Exchange a credential for a principal; see `TokenExchanger`."""
+        return await self._exchange.exchange(credential, group_id)
+
+    async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
+        """Return the keys that principal tokens are verified with; see `KeySource`."""
+        return self._signing_keys.published
+
+
+def build(settings: AuthSettings, runtime: Runtime) -> AuthService:
+    """Return auth, put together from its settings and what the process gives it.
+
+    Raises:
+        StartError: there is no usable key ring, or the providers file cannot be read.
+    """
+    try:
+        return AuthService(settings, runtime, _key_ring(settings, runtime))
+    except (KeyRingError, ValueError) as error:
+        raise StartError(str(error)) from error
+
+
+def _key_ring(settings: AuthSettings, runtime: Runtime) -> KeyRing:
+    if settings.key_ring.get_secret_value():
+        return KeyRing.parse(settings.key_ring.get_secret_value())
+    if settings.key_ring_file is not None:
+        return KeyRing.read(settings.key_ring_file)
+    if runtime.settings.identity_mode != "dev":
+        raise KeyRingError(
+            "no key ring: set COXSWAIN_AUTH_KEY_RING or COXSWAIN_AUTH_KEY_RING_FILE to keys written id:base64; "
+            "openssl rand -base64 32 makes one"
+        )
+    return KeyRing.read_or_create(runtime.settings.keys_directory / _RING_FILE)
+
+
+def _shared_groups(settings: AuthSettings, *, dev: bool) -> tuple[str, ...]:
+    if settings.shared_credential_groups is not None:
+        return settings.shared_credential_groups
+    return (EVERY_GROUP,) if dev else ()

@@ -1,0 +1,224 @@
+"""Grants: how an execution acts for somebody after their call has ended."""
+
+from datetime import datetime, timedelta
+
+from services.auth.domain import ExecutionIdentity, Grant, OnCredentialExpiry, Session
+from services.auth.identity.cache import EXPIRY_MARGIN
+from services.auth.identity.sessions import SessionStore
+from services.auth.identity.verifier import expired
+from services.auth.keys.signing import SigningKeys
+from services.auth.repositories import grants
+from services.auth.usecases.memberships import Memberships
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.errors import AlreadyExists, FailedPrecondition, NotFound, PermissionDenied, Unauthenticated
+from services.common.identity.principal import CredentialKind, Principal, Role
+from services.common.ids import new_id
+
+
+class Delegations:
+    """Gives grants, renews them and takes them back."""
+
+    def __init__(
+        self,
+        database: Database,
+        sessions: SessionStore,
+        memberships: Memberships,
+        signing_keys: SigningKeys,
+        *,
+        principal_lifetime: timedelta,
+        retention: timedelta,
+    ) -> None:
+        self._database = database
+        self._sessions = sessions
+        self._memberships = memberships
+        self._signing_keys = signing_keys
+        self._principal_lifetime = principal_lifetime
+        self._retention = retention
+
+    async def delegate(
+        self,
+        principal: Principal,
+        execution_id: str,
+        identity: ExecutionIdentity,
+        on_credential_expiry: OnCredentialExpiry,
+    ) -> Grant:
+        """Return the grant of an execution, made at the first request.
+
+        Raises:
+            PermissionDenied: ROLE_REQUIRED, going on as the group needs the role EDITOR; DELEGATION_REVOKED, the caller
+                acts for an execution whose grant has ended, or that acts as a user.
+            FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, USER was asked for and the caller has no token of their own.
+            Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired.
+            AlreadyExists: the execution has a grant of another subject or on other terms.
+        """
+        if on_credential_expiry is OnCredentialExpiry.USE_GROUP_IDENTITY and principal.role < Role.EDITOR:
+            raise _role_required(principal.role, "an execution that goes on as the group")
+        identity = _resolved(principal.credential_kind, identity)
+        session, claimed_role = await self._basis(principal)
+        uses_token = identity is ExecutionIdentity.USER and principal.credential_kind is CredentialKind.USER
+        grant = Grant(
+            id=new_id(),
+            execution_id=execution_id,
+            group_id=principal.group_id,
+            subject=principal.subject,
+            identity=identity,
+            on_credential_expiry=on_credential_expiry,
+            credential_kind=principal.credential_kind,
+            session_id=session.id if session else "",
+            credential_expires_at=session.expires_at if session and uses_token else None,
+            claimed_role=claimed_role,
+            created_at=utc_now(),
+            revoked_at=None,
+        )
+        async with self._database.write() as connection:
+            if await grants.add(connection, grant):
+                return grant
+            standing = await grants.of_execution(connection, execution_id)
+        if standing is None or _terms(standing) != _terms(grant):
+            raise AlreadyExists(
+                f'the execution "{execution_id}" has a grant on other terms; start another execution',
+                metadata={"resource": "grant", "name": execution_id},
+            )
+        if standing.revoked_at is not None:
+            raise _revoked(execution_id, "has ended")
+        return standing
+
+    async def _basis(self, principal: Principal) -> tuple[Session | None, Role | None]:
+        """Return the session a grant is based on, and the role that comes from the credential itself."""
+        if principal.execution_id:
+            return None, await self._inherited(principal)
+        session = await self._sessions.get(principal.session_id) if principal.session_id else None
+        if session is None and principal.credential_kind is CredentialKind.USER:
+            raise expired()
+        return session, session.claimed_roles.get(principal.group_id) if session else None
+
+    async def _inherited(self, principal: Principal) -> Role | None:
+        """Return the role an execution passes on; only a group's right can be, as by a schedule to its runs."""
+        async with self._database.read() as connection:
+            parent = await grants.of_execution(connection, principal.execution_id)
+        if parent is None or parent.revoked_at is not None:
+            raise _revoked(principal.execution_id, "has ended")
+        if principal.credential_kind is not CredentialKind.GROUP:
+            raise _revoked(principal.execution_id, "is a user's, which cannot be passed on to another execution")
+        return parent.claimed_role
+
+    async def issue(self, grant_id: str, execution_id: str) -> Principal:
+        """Return a fresh principal that acts for an execution.
+
+        Raises:
+            NotFound: there is no such grant of that execution.
+            PermissionDenied: DELEGATION_REVOKED, it was revoked or its subject has left the group; ROLE_REQUIRED,
+                they may no longer act as the group.
+            Unauthenticated: CREDENTIAL_EXPIRED, the user's token has expired; metadata `on_credential_expiry` says what
+                the subject wanted then (PARK or FAIL).
+        """
+        async with self._database.read() as connection:
+            grant = await grants.get(connection, grant_id)
+        if grant is None or grant.execution_id != execution_id:
+            raise NotFound.of("grant", grant_id)
+        if grant.revoked_at is not None:
+            raise _revoked(execution_id, "was revoked")
+        claimed = {grant.group_id: grant.claimed_role} if grant.claimed_role is not None else {}
+        role = (await self._memberships.of(grant.subject, claimed)).roles.get(grant.group_id)
+        if role is None:
+            raise _revoked(execution_id, f"belongs to {grant.subject}, who is no longer a member of its group")
+        kind, session_id, expires_at = await self._acting(grant, role)
+        return self._signing_keys.signed(
+            Principal(
+                subject=grant.subject,
+                group_id=grant.group_id,
+                role=role,
+                # An execution never administers the installation, whoever started it.
+                platform_admin=False,
+                credential_kind=kind,
+                session_id=session_id,
+                execution_id=execution_id,
+                expires_at=expires_at,
+            )
+        )
+
+    async def _acting(self, grant: Grant, role: Role) -> tuple[CredentialKind, str, datetime]:
+        limit = utc_now() + self._principal_lifetime
+        if grant.identity is ExecutionIdentity.GROUP:
+            return CredentialKind.GROUP, "", limit
+        if grant.credential_kind is not CredentialKind.USER:
+            return grant.credential_kind, "", limit
+        session = await self._sessions.get(grant.session_id)
+        if session is not None and session.expires_at - EXPIRY_MARGIN > utc_now():
+            return CredentialKind.USER, session.id, min(limit, session.expires_at)
+        if grant.on_credential_expiry is OnCredentialExpiry.USE_GROUP_IDENTITY:
+            if role < Role.EDITOR:
+                raise _role_required(role, "an execution that goes on as the group")
+            return CredentialKind.GROUP, "", limit
+        raise Unauthenticated(
+            f'the token of {grant.subject} that the execution "{grant.execution_id}" uses has expired',
+            reason="CREDENTIAL_EXPIRED",
+            metadata={"execution_id": grant.execution_id, "on_credential_expiry": grant.on_credential_expiry.name},
+        )
+
+    async def renew(self, principal: Principal, execution_id: str) -> datetime:
+        """Attach the caller's present token to the grant of their own execution; return until when it can act with it.
+
+        Raises:
+            NotFound: the caller has no execution with a grant of that id in this group.
+            FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, the grant uses no token, or the caller sent no own one.
+            PermissionDenied: DELEGATION_REVOKED, the grant has ended, or the caller acts for an execution.
+            Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired too.
+        """
+        session, claimed_role = await self._basis(principal)
+        async with self._database.write() as connection:
+            grant = await grants.of_execution(connection, execution_id)
+            if grant is None or (grant.subject, grant.group_id) != (principal.subject, principal.group_id):
+                raise NotFound.of("execution of yours", execution_id)
+            if grant.identity is not ExecutionIdentity.USER or grant.credential_kind is not CredentialKind.USER:
+                raise _no_token(f'the execution "{execution_id}" does not act with a token of yours')
+            if session is None or session.kind is not CredentialKind.USER:
+                raise _no_token("only a token of your own can renew it; sign in with one")
+            if session.expires_at - EXPIRY_MARGIN <= utc_now():
+                raise expired()
+            if not await grants.renew(connection, grant.id, session.id, session.expires_at, claimed_role):
+                raise _revoked(execution_id, "has ended")
+        return session.expires_at
+
+    async def revoke(self, execution_id: str) -> None:
+        """End the grant of an execution, if it has one that stands."""
+        async with self._database.write() as connection:
+            await grants.revoke(connection, execution_id, utc_now())
+
+    async def clean(self) -> int:
+        """Remove grants that ended long ago and return how many."""
+        async with self._database.write() as connection:
+            return await grants.delete_revoked(connection, utc_now() - self._retention)
+
+
+def _resolved(kind: CredentialKind, identity: ExecutionIdentity) -> ExecutionIdentity:
+    if identity is ExecutionIdentity.UNSPECIFIED:
+        return ExecutionIdentity.USER if kind is CredentialKind.USER else ExecutionIdentity.GROUP
+    if identity is ExecutionIdentity.USER and kind not in (CredentialKind.USER, CredentialKind.DEV):
+        raise _no_token("you have no token of your own that an execution could act with; choose the identity GROUP")
+    return identity
+
+
+def _terms(grant: Grant) -> tuple[object, ...]:
+    return grant.subject, grant.group_id, grant.identity, grant.on_credential_expiry
+
+
+def _role_required(role: Role, what: str) -> PermissionDenied:
+    return PermissionDenied(
+        f"{what} needs the role EDITOR of who starts it; you are {role.name}",
+        reason="ROLE_REQUIRED",
+        metadata={"required": Role.EDITOR.name, "actual": role.name},
+    )
+
+
+def _revoked(execution_id: str, why: str) -> PermissionDenied:
+    return PermissionDenied(
+        f'the grant of the execution "{execution_id}" {why}',
+        reason="DELEGATION_REVOKED",
+        metadata={"execution_id": execution_id},
+    )
+
+
+def _no_token(why: str) -> FailedPrecondition:
+    return FailedPrecondition(why, reason="CREDENTIAL_NOT_CONFIGURED", metadata={"purpose": "DELEGATION", "links": ""})
