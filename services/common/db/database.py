@@ -8,8 +8,11 @@ from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
+
+from services.common.errors import Unavailable
 
 _READ_ONLY = "coxswain_read_only"
 
@@ -57,19 +60,47 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """Yield a connection in a transaction that only reads."""
-        async with self._reader.begin() as connection:
+        """Yield a connection in a transaction that only reads.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        async with self._transaction(self._reader) as connection:
             yield connection
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
-        """Yield a connection in a transaction that commits when the block ends and rolls back when it raises."""
-        async with self._write_lock or contextlib.nullcontext(), self.engine.begin() as connection:
+        """Yield a connection in a transaction that commits when the block ends and rolls back when it raises.
+
+        Raises:
+            Unavailable: the database does not answer, or did not confirm the commit.
+        """
+        async with self._write_lock or contextlib.nullcontext(), self._transaction(self.engine) as connection:
             yield connection
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        try:
+            connection = await engine.connect()
+        except (OSError, DBAPIError) as error:
+            raise _unavailable() from error
+        try:
+            async with contextlib.aclosing(connection), connection.begin():
+                yield connection
+        except DBAPIError as error:
+            if error.connection_invalidated or "database is locked" in str(error.orig):
+                raise _unavailable() from error
+            raise
 
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable(
+        "the database does not answer; try again in a moment", metadata={"dependency": "database"}, retry_after=1.0
+    )
 
 
 def _configure_sqlite(engine: AsyncEngine) -> None:

@@ -145,9 +145,7 @@ class _Binder:
     def add_generic_rpc_handlers(self, _handlers: object) -> None:
         """Generated code calls both registrations; the other one has the names."""
 
-    def add_registered_method_handlers(
-        self, service_name: str, handlers: Mapping[str, Handler]
-    ) -> None:
+    def add_registered_method_handlers(self, service_name: str, handlers: Mapping[str, Handler]) -> None:
         self._listener.bind(service_name, handlers)
 
 

@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services.common.db.database import Database, async_url
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
+from services.common.errors import Unavailable
 
 metadata = sa.MetaData(naming_convention=NAMING_CONVENTION)
 things = sa.Table(
@@ -109,6 +110,30 @@ async def test_sqlite_is_in_wal_mode_and_checks_foreign_keys(tmp_path: Path) -> 
     async with database.read() as connection:
         assert await connection.scalar(sa.text("PRAGMA journal_mode")) == "wal"
         assert await connection.scalar(sa.text("PRAGMA foreign_keys")) == 1
+    await database.close()
+
+
+async def test_a_database_that_does_not_answer_is_unavailable_and_may_be_tried_again() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:9/none", "x")
+    with pytest.raises(Unavailable) as failed:
+        async with database.read():
+            pass
+    assert failed.value.metadata == {"dependency": "database"}
+    assert failed.value.retry_after
+
+
+async def test_a_connection_lost_in_the_middle_is_unavailable(postgres_url: str) -> None:
+    database = Database(postgres_url, "x")
+    with pytest.raises(Unavailable):
+        async with database.write() as connection:
+            pid = await connection.scalar(sa.text("SELECT pg_backend_pid()"))
+            killer = Database(postgres_url, "y")
+            async with killer.read() as other:
+                await other.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+            await killer.close()
+            await connection.execute(sa.text("SELECT 1"))
+    async with database.read() as connection:
+        assert await connection.scalar(sa.text("SELECT 1")) == 1
     await database.close()
 
 
