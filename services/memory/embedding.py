@@ -1,0 +1,69 @@
+"""Texts to vectors, by the models service."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+
+from coxswain.models.v1 import inference_service_pb2, inference_service_pb2_grpc
+from services.memory.domain import EmbeddingSpace, Vector, unit_vector
+
+_TEXTS_IN_CALL = 128
+_CHARACTERS_IN_CALL = 500_000
+"""At most four bytes each: half of the smallest limit of messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors in the order of their texts, and the space they lie in."""
+
+    space: EmbeddingSpace
+    vectors: Sequence[Vector]
+
+
+class Embedder(Protocol):
+    """Embeds on behalf of the caller of the present call."""
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Embedded:
+        """Embed at least one text; an empty model means the installation's default."""
+        ...
+
+    async def space(self, model: str) -> EmbeddingSpace:
+        """Return the space of a model."""
+        ...
+
+
+class ModelsEmbedder:
+    """Asks `coxswain.models.v1.InferenceService`."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Embedded:
+        """See `Embedder`."""
+        vectors: list[Vector] = []
+        space = EmbeddingSpace(model, 0)
+        for part in _batches(texts):
+            request = inference_service_pb2.EmbedRequest(model=model, texts=part)
+            response = await self._stub.Embed(request)
+            space = EmbeddingSpace(response.model, response.dimension)
+            vectors.extend(unit_vector(embedding.values) for embedding in response.embeddings)
+        return Embedded(space, vectors)
+
+    async def space(self, model: str) -> EmbeddingSpace:
+        """See `Embedder`."""
+        return (await self.embed(model, ["dimension"])).space
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        if batch and (len(batch) == _TEXTS_IN_CALL or characters + len(text) > _CHARACTERS_IN_CALL):
+            yield batch
+            batch, characters = [], 0
+        batch.append(text)
+        characters += len(text)
+    if batch:
+        yield batch

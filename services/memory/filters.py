@@ -1,0 +1,233 @@
+"""Checks of what clients ask for, and the meaning of a filter where no database evaluates it."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from services.common.errors import InvalidArgument
+from services.memory.domain import (
+    Comparison,
+    Condition,
+    Filter,
+    MemoryKind,
+    Scalar,
+    within_scope,
+)
+from services.memory.schemas import (
+    ENVELOPE,
+    Column,
+    DatabricksIndexSchemas,
+    FieldType,
+    Row,
+    canonical_json,
+    format_time,
+    metadata_column,
+    metadata_of,
+    parse_boolean,
+    parse_list,
+    parse_time,
+)
+
+_ORDERED = frozenset({Comparison.LESS, Comparison.LESS_OR_EQUAL, Comparison.GREATER, Comparison.GREATER_OR_EQUAL})
+_TEXTUAL = frozenset({Comparison.CONTAINS, Comparison.STARTS_WITH})
+_MAX_JSON_DEPTH = 32
+_WORD = re.compile(r"\w+")
+
+
+def check_condition(
+    kind: MemoryKind, column: str, comparison: Comparison, values: Sequence[Scalar], path: str
+) -> Condition:
+    """Return the condition with its values in the column's own type.
+
+    `path` is the condition's field path in the request.
+
+    Raises:
+        InvalidArgument: the column may not be named, or operator or value do not fit it.
+    """
+    columns = DatabricksIndexSchemas.filterable(kind)
+    if column not in columns:
+        raise InvalidArgument.field(
+            f"{path}.column",
+            f'conditions on {kind.name} records cannot name "{column}"; they can name {", ".join(sorted(columns))}',
+        )
+    field_type = columns[column]
+    if DatabricksIndexSchemas.holds_json(column) and comparison is not Comparison.CONTAINS:
+        raise InvalidArgument.field(f"{path}.operator", f'"{column}" is a list: only CONTAINS can be asked of it')
+    if comparison in _TEXTUAL and field_type is not FieldType.STRING:
+        raise InvalidArgument.field(f"{path}.operator", f'"{column}" is {field_type.value}, not text')
+    if comparison in _ORDERED and field_type is FieldType.BOOLEAN:
+        raise InvalidArgument.field(f"{path}.operator", f'"{column}" is either true or false and has no order')
+    if len(values) > 1 and comparison not in (Comparison.EQUAL, Comparison.NOT_EQUAL):
+        raise InvalidArgument.field(f"{path}.values", "more than one value makes sense for EQUAL and NOT_EQUAL only")
+    typed = tuple(_typed(field_type, value, f"{path}.values[{place}]") for place, value in enumerate(values))
+    if comparison is Comparison.CONTAINS and not search_words(str(typed[0])):
+        raise InvalidArgument.field(f"{path}.values[0]", "has no word to look for")
+    return Condition(column, comparison, typed)
+
+
+def _typed(field_type: FieldType, value: Scalar, path: str) -> Scalar:
+    match field_type, value:
+        case FieldType.BOOLEAN, bool():
+            return value
+        case ((FieldType.INT | FieldType.BIGINT), int()) if not isinstance(value, bool):
+            return value
+        case FieldType.FLOAT, int() | float() if not isinstance(value, bool):
+            if not math.isfinite(value):
+                raise InvalidArgument.field(path, "has to be finite")
+            # Stored values went through float32, so the one to compare with does too.
+            with np.errstate(over="ignore"):
+                return float(np.float32(value))
+        case FieldType.STRING, str():
+            check_text(value, path)
+            return value
+        case FieldType.STRING, datetime():
+            return format_time(value)
+        case FieldType.TIMESTAMP, datetime():
+            return value
+        case _:
+            raise InvalidArgument.field(path, f"the column is {field_type.value}, the value is not")
+
+
+def check_text(text: str, path: str) -> None:
+    """Refuse what no database column can hold.
+
+    Raises:
+        InvalidArgument: the text has a NUL character.
+    """
+    if "\x00" in text:
+        raise InvalidArgument.field(path, "cannot hold the NUL character (U+0000)")
+
+
+def read_json(text: str, path: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        InvalidArgument: it is not JSON, holds NaN or an infinity, is nested too deeply, or has broken characters.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        canonical_json(value).encode()
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument.field(path, f"is not JSON text: {error}") from None
+    if _depth(value) > _MAX_JSON_DEPTH:
+        raise InvalidArgument.field(path, f"is nested more than {_MAX_JSON_DEPTH} deep")
+    return value
+
+
+def read_metadata(text: str, path: str) -> str:
+    """Return a client's metadata in canonical form; empty text means none.
+
+    Raises:
+        InvalidArgument: not a JSON object, or one that uses the reserved key.
+    """
+    value = read_json(text or "{}", path)
+    if not isinstance(value, dict):
+        raise InvalidArgument.field(path, "has to be a JSON object")
+    if ENVELOPE in value:
+        raise InvalidArgument.field(path, f'the key "{ENVELOPE}" is reserved')
+    return canonical_json(value)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _depth(value: object) -> int:
+    deepest, level = 0, [value]
+    while level:
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+        deepest, level = deepest + 1, inner
+    return deepest
+
+
+def is_empty(chosen: Filter) -> bool:
+    """Tell whether a filter narrows nothing down (privacy apart)."""
+    return not (
+        chosen.conditions or chosen.scope_prefix or chosen.categories or chosen.metadata or chosen.created_before
+    )
+
+
+def residual(chosen: Filter) -> Filter | None:
+    """Return the part of a filter that SQL cannot decide exactly, or None."""
+    words = tuple(condition for condition in chosen.conditions if condition.comparison is Comparison.CONTAINS)
+    if not (words or chosen.categories or chosen.metadata):
+        return None
+    return Filter(conditions=words, categories=chosen.categories, metadata=chosen.metadata, include_private=True)
+
+
+def columns_needed(kind: MemoryKind, chosen: Filter) -> list[str]:
+    """Return the columns `matches` reads for a filter, sorted."""
+    columns = {condition.column for condition in chosen.conditions}
+    if kind is MemoryKind.UNIFIED:
+        if chosen.categories:
+            columns.add(Column.CATEGORIES)
+        if chosen.scope_prefix:
+            columns.add(Column.SCOPE)
+        if not chosen.include_private:
+            columns |= {Column.PRIVATE, Column.SOURCE}
+    if chosen.metadata:
+        columns.add(metadata_column(kind))
+    return sorted(columns)
+
+
+def matches(kind: MemoryKind, chosen: Filter, row: Row) -> bool:
+    """Tell whether a row is what the filter asks for; `created_before` is left to the store, which knows the time."""
+    if kind is MemoryKind.UNIFIED:
+        own = chosen.include_private or bool(chosen.source and row[Column.SOURCE] == chosen.source)
+        if not own and parse_boolean(row[Column.PRIVATE]):
+            return False
+        if chosen.scope_prefix and not within_scope(row[Column.SCOPE] or "/", chosen.scope_prefix):
+            return False
+        if chosen.categories and chosen.categories.isdisjoint(parse_list(row[Column.CATEGORIES])):
+            return False
+    if chosen.metadata and not _has_metadata(metadata_of(kind, row), chosen.metadata):
+        return False
+    types = DatabricksIndexSchemas.filterable(kind) if chosen.conditions else {}
+    return all(_holds(condition, types[condition.column], row[condition.column]) for condition in chosen.conditions)
+
+
+def _has_metadata(own: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
+    return all(key in own and canonical_json(own[key]) == value for key, value in wanted.items())
+
+
+def _holds(condition: Condition, field_type: FieldType, raw: object) -> bool:
+    if raw is None:
+        return condition.comparison is Comparison.NOT_EQUAL
+    value: Any = raw
+    if field_type is FieldType.TIMESTAMP:
+        value = parse_time(raw)
+    elif field_type is FieldType.BOOLEAN:
+        value = parse_boolean(raw)
+    wanted: Any = condition.values[0]
+    match condition.comparison:
+        case Comparison.EQUAL:
+            return value in condition.values
+        case Comparison.NOT_EQUAL:
+            return value not in condition.values
+        case Comparison.LESS:
+            return bool(value < wanted)
+        case Comparison.LESS_OR_EQUAL:
+            return bool(value <= wanted)
+        case Comparison.GREATER:
+            return bool(value > wanted)
+        case Comparison.GREATER_OR_EQUAL:
+            return bool(value >= wanted)
+        case Comparison.STARTS_WITH:
+            return bool(value.startswith(wanted))
+        case Comparison.CONTAINS:
+            return search_words(wanted) <= search_words(value)
+
+
+def search_words(text: str) -> frozenset[str]:
+    """Return the words that CONTAINS looks for: runs of letters, digits and underscores, without case."""
+    return frozenset(_WORD.findall(text.casefold()))

@@ -1,0 +1,204 @@
+"""`coxswain.memory.v1.MemoryService` at the edge."""
+
+from typing import Any
+
+import grpc
+
+from coxswain.memory.v1 import memory_service_pb2 as pb
+from coxswain.memory.v1 import memory_service_pb2_grpc
+from services.common.errors import InvalidArgument
+from services.common.grpc.call import current_call, current_principal
+from services.common.pagination import decode_page_token, encode_page_token, page_size
+from services.memory.domain import ListPosition, MemoryKind
+from services.memory.servicers.convert import (
+    filter_to_domain,
+    memory_kind,
+    namespace_to_message,
+    ranking_to_domain,
+    record_to_domain,
+    record_to_message,
+    scope_to_message,
+)
+from services.memory.usecases.memory import MemoryUseCases, Question, list_position
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_DEFAULT_LIMIT = 10
+_ROOM = 64 * 1024
+"""Bytes of a message left to what stands beside the records."""
+
+
+class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
+    """Converts, calls the use case, converts back."""
+
+    def __init__(self, memories: MemoryUseCases, max_message_bytes: int) -> None:
+        self._memories = memories
+        self._max_record_bytes = max_message_bytes - _ROOM
+
+    async def Save(self, request: pb.SaveRequest, context: Context) -> pb.SaveResponse:
+        """Store records."""
+        request_id = current_call().request_id
+        records = [
+            record_to_domain(message, f"records[{place}]", request_id) for place, message in enumerate(request.records)
+        ]
+        await self._memories.save(current_principal(), *_place(request.namespace), records, request.embedding_model)
+        return pb.SaveResponse(ids=[record.id for record in records])
+
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
+        """Find the nearest records."""
+        crew_id, kind = _place(request.namespace)
+        question = Question(
+            text=request.text,
+            vector=request.vector.values if request.HasField("vector") else None,
+            filter=filter_to_domain(request.filter, kind),
+            limit=request.limit or _DEFAULT_LIMIT,
+            min_score=request.min_score if request.HasField("min_score") else None,
+            ranking=ranking_to_domain(request.ranking) if request.HasField("ranking") else None,
+            include_embeddings=request.include_embeddings,
+        )
+        results = await self._memories.search(current_principal(), crew_id, kind, question)
+        response = pb.SearchResponse()
+        size = 0
+        for found in results:
+            result = response.results.add(score=found.score, similarity=found.similarity)
+            result.record.CopyFrom(record_to_message(found.record))
+            size += result.ByteSize()
+            if size > self._max_record_bytes:
+                raise InvalidArgument.field(
+                    "limit",
+                    f"{len(response.results)} of the results fill a whole message already: "
+                    "ask for fewer, or without embeddings",
+                )
+        return response
+
+    async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
+        """Return one record."""
+        record = await self._memories.get(
+            current_principal(), *_place(request.namespace), request.id, embedding=request.include_embedding
+        )
+        return pb.GetResponse(record=record_to_message(record))
+
+    async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
+        """Return a page of records; fewer than asked for when more do not fit a message."""
+        crew_id, kind = _place(request.namespace)
+        principal = current_principal()
+        listing = {
+            "group": principal.group_id,
+            "crew": crew_id,
+            "kind": kind.name,
+            "filter": request.filter.SerializeToString(deterministic=True).hex(),
+        }
+        token = decode_page_token(request.page_token, "memories", listing)
+        page = await self._memories.page(
+            principal,
+            crew_id,
+            kind,
+            filter_to_domain(request.filter, kind),
+            page_size(request.page_size),
+            _list_position(token),
+            embeddings=request.include_embeddings,
+        )
+        response = pb.ListResponse()
+        size, more = 0, page.more
+        for record in page.records:
+            message = record_to_message(record)
+            size += message.ByteSize()
+            if response.records and size > self._max_record_bytes:
+                more = True
+                break
+            response.records.append(message)
+        if more:
+            last = list_position(principal, crew_id, kind, page.records[len(response.records) - 1])
+            response.next_page_token = encode_page_token("memories", listing, [last.created, last.stored_id])
+        return response
+
+    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
+        """Remove records."""
+        crew_id, kind = _place(request.namespace)
+        chosen = filter_to_domain(request.filter, kind) if request.HasField("filter") else None
+        deleted = await self._memories.delete(current_principal(), crew_id, kind, list(request.ids), chosen)
+        return pb.DeleteResponse(deleted=deleted)
+
+    async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
+        """Count records."""
+        crew_id, kind = _place(request.namespace)
+        tally = await self._memories.count(current_principal(), crew_id, kind, filter_to_domain(request.filter, kind))
+        return pb.CountResponse(count=tally.count, at_least=tally.at_least)
+
+    async def Clear(self, request: pb.ClearRequest, context: Context) -> pb.ClearResponse:
+        """Remove every record of a namespace."""
+        return pb.ClearResponse(deleted=await self._memories.clear(current_principal(), *_place(request.namespace)))
+
+    async def Touch(self, request: pb.TouchRequest, context: Context) -> pb.TouchResponse:
+        """Record that memories were found useful now."""
+        touched = await self._memories.touch(current_principal(), *_place(request.namespace), list(request.ids))
+        return pb.TouchResponse(touched=touched)
+
+    async def ListScopes(self, request: pb.ListScopesRequest, context: Context) -> pb.ListScopesResponse:
+        """List the scopes below one."""
+        scopes = await self._memories.child_scopes(current_principal(), *_place(request.namespace), request.parent)
+        return pb.ListScopesResponse(scopes=[scope_to_message(scope) for scope in scopes])
+
+    async def GetScope(self, request: pb.GetScopeRequest, context: Context) -> pb.GetScopeResponse:
+        """Return the figures of a scope."""
+        scope = await self._memories.scope(current_principal(), *_place(request.namespace), request.path)
+        return pb.GetScopeResponse(scope=scope_to_message(scope))
+
+    async def ListCategories(self, request: pb.ListCategoriesRequest, context: Context) -> pb.ListCategoriesResponse:
+        """Count the records of each category."""
+        counts = await self._memories.categories(current_principal(), *_place(request.namespace), request.scope_prefix)
+        return pb.ListCategoriesResponse(counts=counts)
+
+    async def ListNamespaces(self, request: pb.ListNamespacesRequest, context: Context) -> pb.ListNamespacesResponse:
+        """Return a page of the group's namespaces."""
+        principal = current_principal()
+        listing = {"group": principal.group_id}
+        token = decode_page_token(request.page_token, "namespaces", listing)
+        size = page_size(request.page_size)
+        after = _namespace_position(token)
+        found = await self._memories.namespaces(principal, size + 1, after)
+        response = pb.ListNamespacesResponse(namespaces=[namespace_to_message(info) for info in found[:size]])
+        if len(found) > size:
+            last = found[size - 1].key
+            response.next_page_token = encode_page_token("namespaces", listing, [last.crew_id, int(last.kind)])
+        return response
+
+    async def DeriveCrewId(self, request: pb.DeriveCrewIdRequest, context: Context) -> pb.DeriveCrewIdResponse:
+        """Compute a crew's id."""
+        crew_id = self._memories.crew_id(
+            current_principal(),
+            agent_roles=list(request.agent_roles),
+            task_names=list(request.task_names),
+            crew_name=request.crew_name,
+            model=request.model,
+            run_name=request.run_name,
+        )
+        return pb.DeriveCrewIdResponse(crew_id=crew_id)
+
+
+def _place(namespace: pb.Namespace) -> tuple[str, MemoryKind]:
+    return namespace.crew_id, memory_kind(namespace.kind)
+
+
+def _list_position(token: list[Any] | None) -> ListPosition | None:
+    match token:
+        case None:
+            return None
+        case [int(created), str(stored_id)]:
+            return ListPosition(created, stored_id)
+        case _:
+            raise _forged()
+
+
+def _namespace_position(token: list[Any] | None) -> tuple[str, int] | None:
+    match token:
+        case None:
+            return None
+        case [str(crew_id), int(kind)]:
+            return crew_id, kind
+        case _:
+            raise _forged()
+
+
+def _forged() -> InvalidArgument:
+    return InvalidArgument.field("page_token", "not a token of this listing", reason="INVALID_PAGE_TOKEN")

@@ -1,0 +1,1 @@
+"""Where memories can lie: one package for each kind of store, behind one interface."""

@@ -1,0 +1,105 @@
+"""What every store of memories does. The group and crew of each call are in its namespace key, never in a filter."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from services.common.errors import FailedPrecondition
+from services.memory.domain import (
+    EmbeddingSpace,
+    Filter,
+    Found,
+    ListPosition,
+    NamespaceInfo,
+    NamespaceKey,
+    Page,
+    Query,
+    Record,
+    ScopeRow,
+    Tally,
+)
+
+
+class MemoryStore(Protocol):
+    """Rows of every group, each reachable through its own namespace alone.
+
+    All methods may raise what the store's database or upstream fails with, as `CoxswainError`.
+    """
+
+    async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
+        """Return the embedding space of a namespace, or None when it was never written to."""
+        ...
+
+    async def save(self, key: NamespaceKey, space: EmbeddingSpace, records: Sequence[Record], now: datetime) -> None:
+        """Store all records, with their embeddings set, or none; ids that exist are replaced.
+
+        Raises:
+            FailedPrecondition: the namespace has another embedding space.
+        """
+        ...
+
+    async def search(self, key: NamespaceKey, query: Query, now: datetime) -> Sequence[Found]:
+        """Return the best records, best first; none when the namespace was never written to.
+
+        Raises:
+            FailedPrecondition: the vector has another dimension than the namespace.
+        """
+        ...
+
+    async def get(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool) -> Sequence[Record]:
+        """Return the records there are of these client ids, in their order."""
+        ...
+
+    async def page(
+        self,
+        key: NamespaceKey,
+        chosen: Filter,
+        limit: int,
+        after: ListPosition | None,
+        now: datetime,
+        *,
+        embeddings: bool,
+    ) -> Page:
+        """Return the next records, newest first, equal times by stored id."""
+        ...
+
+    async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
+        """Remove the records that have one of the ids and match the filter, where given, and return how many."""
+        ...
+
+    async def count(self, key: NamespaceKey, chosen: Filter, now: datetime) -> Tally:
+        """Return how many records match."""
+        ...
+
+    async def clear(self, key: NamespaceKey) -> int:
+        """Remove all records and the embedding space of a namespace, and return how many there were."""
+        ...
+
+    async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
+        """Set the time of last access of unified or long-term records, and return how many there were."""
+        ...
+
+    async def scope_rows(self, key: NamespaceKey, prefix: str) -> Sequence[ScopeRow]:
+        """Return what lies at and below a scope of a unified namespace, private records left out."""
+        ...
+
+    async def namespaces(self, group_id: str, limit: int, after: tuple[str, int] | None) -> Sequence[NamespaceInfo]:
+        """Return the group's namespaces after (crew id, kind), in that order."""
+        ...
+
+
+def embedding_mismatch(expected: EmbeddingSpace, model: str, dimension: int) -> FailedPrecondition:
+    """Return the refusal of vectors that do not belong into a namespace's space; an empty model is one not named."""
+    given = f'vectors of "{model}" with {dimension} components' if model else f"vectors with {dimension} components"
+    return FailedPrecondition(
+        f'this namespace holds vectors of "{expected.model}" with {expected.dimension} components, not {given}; use '
+        "that model, or change the namespace to another one: export its records, clear it, and import them again to "
+        "be embedded anew",
+        reason="EMBEDDING_MISMATCH",
+        metadata={
+            "expected_model": expected.model,
+            "expected_dimension": str(expected.dimension),
+            "actual_model": model,
+            "actual_dimension": str(dimension),
+        },
+    )

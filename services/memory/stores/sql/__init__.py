@@ -1,0 +1,1 @@
+"""The embedded default: rows with their vectors in the service's own database, searched exactly."""

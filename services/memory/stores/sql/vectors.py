@@ -1,0 +1,225 @@
+"""Exact nearest neighbours by NumPy, and the bounded memory of what was read for it."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from services.memory.domain import Filter, Query, microseconds, within_scope
+
+NEVER_US = np.iinfo(np.int64).max
+"""The expiry of rows that do not expire."""
+
+_DAY_US = 86_400_000_000.0
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """A column of few distinct texts: a code for each row, and what the codes stand for."""
+
+    codes: npt.NDArray[np.int32]
+    texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[str]) -> Self:
+        """Encode a column."""
+        place: dict[str, int] = {}
+        codes = np.fromiter((place.setdefault(value, len(place)) for value in values), np.int32, len(values))
+        return cls(codes, tuple(place))
+
+    def updated(self, kept: Mask, newer: "Labels") -> "Labels":
+        """Return the column of the rows kept, with those of `newer` after them."""
+        place = {text: code for code, text in enumerate(self.texts)}
+        recoded = np.array([place.setdefault(text, len(place)) for text in newer.texts], dtype=np.int32)
+        return Labels(np.concatenate([self.codes[kept], recoded[newer.codes]]), tuple(place))
+
+    def among(self, accepted: Sequence[bool]) -> Mask:
+        """Tell of each row whether its text is accepted, given that for each distinct text."""
+        result: Mask = np.asarray(accepted, dtype=np.bool_)[self.codes]
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class VectorRow:
+    """What a search has to know of a row before it has won."""
+
+    stored_id: str
+    embedding: bytes
+    created_us: int
+    expires_us: int | None
+    importance: float
+    private: bool
+    source: str
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class VectorBlock:
+    """Rows of a namespace as arrays of equal length. Never changed once made."""
+
+    ids: npt.NDArray[np.bytes_]
+    matrix: npt.NDArray[np.float32]
+    created_us: npt.NDArray[np.int64]
+    expires_us: npt.NDArray[np.int64]
+    importance: npt.NDArray[np.float32]
+    private: Mask
+    sources: Labels
+    scopes: Labels
+
+    @classmethod
+    def of(cls, rows: Sequence[VectorRow], dimension: int) -> Self:
+        """Build the arrays.
+
+        Raises:
+            ValueError: a row's vector has another dimension.
+        """
+        return cls(
+            ids=np.array([row.stored_id.encode() for row in rows], dtype="S64"),
+            matrix=np.frombuffer(b"".join(row.embedding for row in rows), dtype="<f4").reshape(len(rows), dimension),
+            created_us=np.array([row.created_us for row in rows], dtype=np.int64),
+            expires_us=np.array(
+                [NEVER_US if row.expires_us is None else row.expires_us for row in rows], dtype=np.int64
+            ),
+            importance=np.array([row.importance for row in rows], dtype=np.float32),
+            private=np.array([row.private for row in rows], dtype=np.bool_),
+            sources=Labels.of([row.source for row in rows]),
+            scopes=Labels.of([row.scope for row in rows]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory, near enough."""
+        per_row = self.ids.itemsize + 8 + 8 + 4 + 1 + 4 + 4
+        texts = sum(len(text) + 64 for text in (*self.sources.texts, *self.scopes.texts))
+        return self.matrix.nbytes + per_row * len(self) + texts
+
+    def updated(self, newer: "VectorBlock") -> "VectorBlock":
+        """Return the block with rows of the same id replaced and the others of `newer` added."""
+        kept: Mask = ~np.isin(self.ids, newer.ids)
+
+        def joined(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return np.concatenate([old[kept], new])
+
+        return VectorBlock(
+            ids=joined(self.ids, newer.ids),
+            matrix=joined(self.matrix, newer.matrix),
+            created_us=joined(self.created_us, newer.created_us),
+            expires_us=joined(self.expires_us, newer.expires_us),
+            importance=joined(self.importance, newer.importance),
+            private=joined(self.private, newer.private),
+            sources=self.sources.updated(kept, newer.sources),
+            scopes=self.scopes.updated(kept, newer.scopes),
+        )
+
+    def allowed(self, chosen: Filter, now_us: int, *, unified: bool) -> Mask:
+        """Tell of each row whether it is alive and passes what of the filter these arrays can decide."""
+        mask: Mask = self.expires_us > now_us
+        if chosen.created_before is not None:
+            mask &= self.created_us < microseconds(chosen.created_before)
+        if not unified:
+            return mask
+        if not chosen.include_private:
+            own = [bool(chosen.source) and text == chosen.source for text in self.sources.texts]
+            mask &= ~self.private | self.sources.among(own)
+        if chosen.scope_prefix:
+            mask &= self.scopes.among([within_scope(text, chosen.scope_prefix) for text in self.scopes.texts])
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The best rows so far, best first; equal scores by id, so that the order is always the same."""
+
+    ids: npt.NDArray[np.bytes_]
+    scores: npt.NDArray[np.float64]
+    similarities: npt.NDArray[np.float64]
+
+    @classmethod
+    def none(cls) -> Self:
+        """Return no candidates."""
+        return cls(np.empty(0, "S64"), np.empty(0), np.empty(0))
+
+    def merged(self, other: "Candidates", limit: int) -> "Candidates":
+        """Return the best of both."""
+        return _best(
+            np.concatenate([self.ids, other.ids]),
+            np.concatenate([self.scores, other.scores]),
+            np.concatenate([self.similarities, other.similarities]),
+            limit,
+        )
+
+
+def nearest(block: VectorBlock, query: Query, allowed: Mask, now_us: int) -> Candidates:
+    """Return the best allowed rows of a block."""
+    if not len(block):
+        return Candidates.none()
+    similarity = np.clip((block.matrix @ query.vector).astype(np.float64), -1.0, 1.0)
+    if query.min_score is not None:
+        allowed = allowed & (similarity >= query.min_score)
+    similarity, ids = similarity[allowed], block.ids[allowed]
+    scores = similarity
+    if query.ranking is not None:
+        age_days = (now_us - block.created_us[allowed]) / _DAY_US
+        scores = query.ranking.blend(similarity, age_days, block.importance[allowed].astype(np.float64))
+    return _best(ids, scores, similarity, query.limit)
+
+
+def _best(
+    ids: npt.NDArray[np.bytes_],
+    scores: npt.NDArray[np.float64],
+    similarities: npt.NDArray[np.float64],
+    limit: int,
+) -> Candidates:
+    if len(ids) > limit:
+        # Everything as good as the last winner stays in, so that ties are broken by id and not by chance.
+        bound = np.partition(scores, len(scores) - limit)[len(scores) - limit]
+        kept = scores >= bound
+        ids, scores, similarities = ids[kept], scores[kept], similarities[kept]
+    order = np.lexsort((ids, -scores))[:limit]
+    return Candidates(ids[order], scores[order], similarities[order])
+
+
+class VectorCache:
+    """Blocks by namespace, least recently used first to go. To be used from one event loop."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[str, tuple[int, VectorBlock]] = OrderedDict()
+        self._bytes = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._bytes
+
+    def get(self, namespace_id: str) -> tuple[int, VectorBlock] | None:
+        """Return the version and block remembered for a namespace."""
+        entry = self._entries.get(namespace_id)
+        if entry is not None:
+            self._entries.move_to_end(namespace_id)
+        return entry
+
+    def put(self, namespace_id: str, version: int, block: VectorBlock) -> None:
+        """Remember a block, and forget others until all fit."""
+        self.drop(namespace_id)
+        self._entries[namespace_id] = (version, block)
+        self._bytes += block.nbytes
+        while self._bytes > self._max_bytes:
+            oldest, (_, dropped) = self._entries.popitem(last=False)
+            self._bytes -= dropped.nbytes
+            if oldest == namespace_id:
+                break
+
+    def drop(self, namespace_id: str) -> None:
+        """Forget a namespace."""
+        entry = self._entries.pop(namespace_id, None)
+        if entry is not None:
+            self._bytes -= entry[1].nbytes

@@ -1,0 +1,136 @@
+"""The memory service's tables: namespaces, and one table of records for each kind, made from its schema."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeEngine
+
+from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
+from services.memory.domain import MemoryKind
+from services.memory.schemas import Column as SchemaColumn
+from services.memory.schemas import DatabricksIndexSchemas, FieldType
+
+metadata = MetaData(naming_convention=NAMING_CONVENTION)
+
+namespaces = Table(
+    "namespaces",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("group_id", String(128), nullable=False),
+    Column("crew_id", String(128), nullable=False),
+    Column("kind", Integer, nullable=False),
+    Column("embedding_model", String(128), nullable=False),
+    Column("embedding_dimension", Integer, nullable=False),
+    # Rises with every change; a search compares it with what it remembers.
+    Column("version", BigInteger, nullable=False),
+    # The version of the last change that took records away: from there on remembered rows cannot be added to.
+    Column("removal_version", BigInteger, nullable=False),
+    Column("record_count", BigInteger, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("group_id", "crew_id", "kind"),
+)
+
+_TYPES: Mapping[FieldType, TypeEngine[Any]] = {
+    FieldType.STRING: Text(),
+    FieldType.INT: BigInteger(),
+    FieldType.BIGINT: BigInteger(),
+    FieldType.FLOAT: Float(53),
+    FieldType.BOOLEAN: Boolean(),
+    FieldType.TIMESTAMP: UtcDateTime(),
+    FieldType.VECTOR: LargeBinary(),
+}
+
+
+def _records(kind: MemoryKind) -> Table:
+    name = f"{kind.name.lower()}_records"
+    return Table(
+        name,
+        metadata,
+        *(
+            Column(
+                field.name,
+                String(64) if field.name == SchemaColumn.ID else _TYPES[field.type],
+                primary_key=field.name == SchemaColumn.ID,
+                nullable=field.name == SchemaColumn.LAST_ACCESSED,
+            )
+            for field in DatabricksIndexSchemas.get_fields(kind)
+        ),
+        Column("namespace_id", String(64), ForeignKey("namespaces.id", ondelete="CASCADE"), nullable=False),
+        # Microseconds since 1970: the order of lists, whatever the kind calls its time.
+        Column("created_us", BigInteger, nullable=False),
+        Column("expires_us", BigInteger, nullable=True),
+        # The namespace's version that wrote the row.
+        Column("written_version", BigInteger, nullable=False),
+        Index(f"ix_{name}_order", "namespace_id", "created_us", SchemaColumn.ID),
+        Index(f"ix_{name}_written", "namespace_id", "written_version"),
+        *([Index(f"ix_{name}_expiry", "expires_us")] if kind is MemoryKind.SHORT_TERM else []),
+    )
+
+
+records: Mapping[MemoryKind, Table] = {kind: _records(kind) for kind in MemoryKind}
+
+memory_backends = Table(
+    "memory_backends",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("group_id", String(128), nullable=False),
+    Column("name", String(128), nullable=False),
+    # NULL for the embedded default, else where in a workspace the memories lie.
+    Column("databricks", JsonDocument, nullable=True),
+    Column("disabled_kinds", JsonDocument, nullable=False),
+    # The endpoint that this backend made, which it may therefore remove.
+    Column("made_endpoint", String(128), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("request_subject", String(512), nullable=True),
+    Column("request_id", String(128), nullable=True),
+    Column("request_hash", String(64), nullable=True),
+    UniqueConstraint("group_id", "name"),
+    UniqueConstraint("group_id", "request_subject", "request_id"),
+)
+
+# A group without a row uses the embedded default.
+active_backends = Table(
+    "active_backends",
+    metadata,
+    Column("group_id", String(128), primary_key=True),
+    Column("backend_id", String(64), ForeignKey("memory_backends.id"), nullable=False, unique=True),
+)
+
+# What backends name, by itself: whether an index is a group's own, and whether others share it.
+registered_indexes = Table(
+    "registered_indexes",
+    metadata,
+    Column("backend_id", String(64), ForeignKey("memory_backends.id", ondelete="CASCADE"), primary_key=True),
+    Column("kind", Integer, primary_key=True),
+    Column("group_id", String(128), nullable=False),
+    Column("workspace_url", String(512), nullable=False),
+    Column("index_name", String(400), nullable=False),
+    Index("ix_registered_indexes_name", "index_name", "workspace_url"),
+    Index("ix_registered_indexes_group", "group_id"),
+)
+
+# Which crews have written to a remote store, which cannot list them itself.
+remote_namespaces = Table(
+    "remote_namespaces",
+    metadata,
+    Column("backend_id", String(64), ForeignKey("memory_backends.id", ondelete="CASCADE"), primary_key=True),
+    Column("crew_id", String(128), primary_key=True),
+    Column("kind", Integer, primary_key=True),
+    Column("group_id", String(128), nullable=False),
+)

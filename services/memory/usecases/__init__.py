@@ -1,0 +1,1 @@
+"""What the memory service does, one module for each of its gRPC services."""
