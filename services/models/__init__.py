@@ -1,0 +1,1 @@
+"""Model configuration, model calls and their usage."""

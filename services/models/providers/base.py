@@ -1,0 +1,44 @@
+"""What every way to reach a model offers."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.models.domain import Answer, Completion, Delta, Embeddings, Message, Model
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """How many tokens a conversation has."""
+
+    tokens: int
+    exact: bool
+    """Whether the model's own tokenizer counted them."""
+
+
+class ModelProvider(Protocol):
+    """Calls models of one provider. Failures are `CoxswainError`s that name the model and carry no secret.
+
+    The model can do what is asked of it and has been checked to be enabled. All methods end when they are cancelled,
+    and the call upstream with them.
+    """
+
+    async def complete(self, model: Model, completion: Completion) -> Answer:
+        """Return the whole answer."""
+        ...
+
+    def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
+        """Yield the answer as it comes: text, reasoning and tool calls, then usage if there is any, then the finish."""
+        ...
+
+    async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
+        """Return a unit-length vector for each text."""
+        ...
+
+    async def count_tokens(self, _model: Model, messages: Sequence[Message], /) -> TokenCount:
+        """Return how many tokens a conversation has on the model."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections and processes."""
+        ...

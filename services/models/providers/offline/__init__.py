@@ -1,0 +1,1 @@
+"""Models that need no network: packaged embeddings, and sentence extraction built on them."""

@@ -1,0 +1,142 @@
+"""The provider that needs no network, account or key."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from services.common.errors import FailedPrecondition, InvalidArgument
+from services.models.domain import (
+    Answer,
+    Completion,
+    Delta,
+    Embeddings,
+    FinishDelta,
+    FinishReason,
+    Message,
+    Model,
+    TextDelta,
+    Usage,
+    UsageDelta,
+)
+from services.models.providers.base import TokenCount
+from services.models.providers.offline.embedder import PackagedEmbedder
+from services.models.providers.offline.extract import extract, requested_length
+from services.models.providers.offline.prompt import read_prompt
+
+EXTRACT = "extract"
+EMBED = "embed"
+UPSTREAM_MODELS = frozenset({EXTRACT, EMBED})
+"""What a model of this provider may name as its upstream model."""
+
+# One sentence a paragraph, so that whoever reads the answer as material finds the sentences again.
+_SEPARATOR = "\n\n"
+
+
+class OfflineProvider:
+    """Answers with sentences of the prompt's own material, and embeds with the packaged model.
+
+    It knows nothing, makes nothing up and calls no tools: what it says is true of the material, word for word.
+    """
+
+    def __init__(self, embedder: PackagedEmbedder) -> None:
+        self._embedder = embedder
+
+    async def complete(self, model: Model, completion: Completion) -> Answer:
+        """Return the sentences that say most of the material."""
+        pieces, finish, usage = await asyncio.to_thread(self._answer, model, completion)
+        return Answer(
+            text="".join(pieces),
+            reasoning="",
+            tool_calls=(),
+            finish_reason=finish,
+            usage=usage,
+            upstream_model=model.spec.upstream_name,
+        )
+
+    async def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
+        """Yield the same answer, a sentence at a time."""
+        pieces, finish, usage = await asyncio.to_thread(self._answer, model, completion)
+        for piece in pieces:
+            yield TextDelta(piece)
+        yield UsageDelta(usage)
+        yield FinishDelta(finish, model.spec.upstream_name)
+
+    async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
+        """Return the packaged model's vectors.
+
+        Raises:
+            FailedPrecondition: the model is not the one that embeds.
+            InvalidArgument: a text has nothing that can be embedded.
+        """
+        _check_upstream_model(model, EMBED)
+        vectors, tokens = await self._embedder.embed(texts)
+        return Embeddings(vectors, Usage(input_tokens=tokens))
+
+    async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
+        """Return the count of the packaged tokenizer, which is the one these models are measured with."""
+        tokens = await asyncio.to_thread(self._embedder.count_tokens, [message.text for message in messages])
+        return TokenCount(tokens, exact=True)
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    def _answer(self, model: Model, completion: Completion) -> tuple[list[str], FinishReason, Usage]:
+        _check_upstream_model(model, EXTRACT)
+        prompt_tokens = self._embedder.count_tokens([message.text for message in completion.messages])
+        window = model.spec.context_window
+        if window and prompt_tokens > window:
+            raise InvalidArgument(
+                f'the prompt has {prompt_tokens} tokens and "{model.name}" takes {window}; shorten it',
+                reason="CONTEXT_WINDOW_EXCEEDED",
+                metadata={"model": model.name, "context_window": str(window)},
+            )
+        prompt = read_prompt(completion.messages)
+        sentences = extract(
+            self._embedder, prompt.material, prompt.task, requested_length(prompt.criteria, prompt.task)
+        )
+        if not sentences:
+            raise InvalidArgument.field(
+                "completion.messages",
+                f'"{model.name}" answers with sentences of the text it is given, and there is none; '
+                "add the text to work on as material, or choose a model that writes",
+            )
+        pieces = [sentence if index == 0 else _SEPARATOR + sentence for index, sentence in enumerate(sentences)]
+        pieces = _stop_at(pieces, completion.sampling.stop)
+        pieces, tokens, finish = self._within(pieces, completion.sampling.max_output_tokens)
+        return pieces, finish, Usage(input_tokens=prompt_tokens, output_tokens=tokens)
+
+    def _within(self, pieces: list[str], limit: int | None) -> tuple[list[str], int, FinishReason]:
+        """Keep whole sentences as far as the limit of tokens allows, but always one."""
+        kept: list[str] = []
+        total = 0
+        for piece in pieces:
+            tokens = self._embedder.count_tokens([piece])
+            if limit is not None and kept and total + tokens > limit:
+                return kept, total, FinishReason.LENGTH
+            total += tokens
+            kept.append(piece)
+        return kept, total, FinishReason.STOP
+
+
+def _check_upstream_model(model: Model, wanted: str) -> None:
+    if model.spec.upstream_name != wanted:
+        raise FailedPrecondition(
+            f'"{model.name}" is configured as offline model "{model.spec.upstream_name}"; for this call its '
+            f'upstream_model has to be "{wanted}"',
+            reason="MODEL_LACKS_CAPABILITY",
+            metadata={"model": model.name, "capability": "chat" if wanted == EXTRACT else "embeddings"},
+        )
+
+
+def _stop_at(pieces: list[str], marks: Sequence[str]) -> list[str]:
+    text = "".join(pieces)
+    ends = [position for mark in marks if mark and (position := text.find(mark)) >= 0]
+    if not ends:
+        return pieces
+    kept: list[str] = []
+    left = min(ends)
+    for piece in pieces:
+        if left <= 0:
+            break
+        kept.append(piece[:left])
+        left -= len(piece)
+    return kept

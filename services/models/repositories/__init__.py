@@ -1,0 +1,1 @@
+"""Access to rows, behind Protocols."""

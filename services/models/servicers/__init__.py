@@ -1,0 +1,1 @@
+"""The gRPC edge: messages to domain values and back, no logic."""

@@ -1,0 +1,98 @@
+"""Settings of the models service."""
+
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Network = IPv4Network | IPv6Network
+
+
+class ModelsSettings(BaseSettings):
+    """Read from `COXSWAIN_MODELS_*`; what other tools name differently is read under their own names."""
+
+    model_config = SettingsConfigDict(env_prefix="COXSWAIN_MODELS_", extra="ignore", populate_by_name=True)
+
+    seed_file: Path = Field(
+        Path(__file__).with_name("models.yaml"), description="YAML list of the models every group sees."
+    )
+    default_chat_model: str = Field(
+        "offline/extract", description="Model that those use who name none for conversations."
+    )
+    default_embedding_model: str = Field("offline/embed", description="Model that Embed uses when a call names none.")
+    catalogue_max_age_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="Seconds a model's row may be remembered. Empty: 5 on SQLite, where this process alone changes "
+        "rows and forgets what it changes; 0 on PostgreSQL, where others do.",
+    )
+    openai_base_url: str = Field(
+        "https://api.openai.com/v1",
+        validation_alias="OPENAI_BASE_URL",
+        description="Address of the OpenAI-compatible interface that models without a base_url of their own use.",
+    )
+    databricks_host: str = Field(
+        "", validation_alias="DATABRICKS_HOST", description="Databricks workspace; its serving endpoints are used."
+    )
+    keyless_origins: list[str] = Field(
+        [],
+        description='JSON list of origins that are called without a key where none is configured. Example: ["http://127.0.0.1:11434"].',
+    )
+    egress_allowed_networks: list[Network] = Field(
+        [],
+        description="JSON list of networks besides the public internet that groups' own models may be reached in; "
+        'plain http is allowed there too. Example: ["10.20.0.0/16"].',
+    )
+    request_timeout_seconds: float = Field(
+        600, gt=0, description="Seconds a model call may take when its caller sets no deadline."
+    )
+    connect_timeout_seconds: float = Field(10, gt=0, description="Seconds until a connection to an upstream stands.")
+    max_attempts: int = Field(
+        4, ge=1, description="How often a call is tried on rate limits, outages and lost connections."
+    )
+    retry_base_seconds: float = Field(0.5, gt=0, description="Seconds before the second attempt; doubled each time.")
+    retry_max_seconds: float = Field(
+        60, gt=0, description="Longest pause, in seconds, that an upstream's Retry-After is waited for."
+    )
+    max_connections_per_origin: int = Field(256, ge=1, description="Connections to one upstream at once.")
+    max_response_bytes: int = Field(
+        32 * 1024 * 1024, ge=65536, description="Largest answer of an upstream, in bytes, streamed or whole."
+    )
+    embed_batch_size: int = Field(64, ge=1, le=2048, description="Texts sent upstream in one request.")
+    embed_concurrency: int = Field(4, ge=1, description="Requests of one Embed call that are under way at once.")
+    litellm_providers: list[str] = Field(
+        [
+            "anthropic",
+            "azure",
+            "bedrock",
+            "cohere",
+            "deepseek",
+            "fireworks_ai",
+            "gemini",
+            "groq",
+            "mistral",
+            "openrouter",
+            "perplexity",
+            "together_ai",
+            "xai",
+        ],
+        description="JSON list of litellm's providers that groups' own models may use, as upstream_model begins.",
+    )
+    litellm_start_seconds: float = Field(120, gt=0, description="Seconds the litellm helper may take to start.")
+
+    @field_validator("openai_base_url", "databricks_host")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        value = value.strip().rstrip("/")
+        if value and "://" not in value:
+            value = f"https://{value}"
+        if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname):
+            raise ValueError("has to be an http or https address")
+        return value
+
+    @property
+    def databricks_base_url(self) -> str:
+        """Address of the workspace's serving endpoints; empty without a workspace."""
+        return f"{self.databricks_host}/serving-endpoints" if self.databricks_host else ""
