@@ -3,14 +3,17 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
-from services.common.grpc.call import acting_as
 from tests.support.harness import Harness
+
+if TYPE_CHECKING:
+    from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceAsyncStub
 
 
 @dataclass
@@ -31,7 +34,7 @@ def refused(code: grpc.StatusCode, reason: str) -> Iterator[Refusal]:
         yield refusal
     except grpc.aio.AioRpcError as error:
         refusal.code, refusal.message = error.code(), error.details() or ""
-        status = rpc_status.from_call(error)
+        status = rpc_status.from_call(cast("Any", error))
         for detail in status.details if status else ():
             info = error_details_pb2.ErrorInfo()
             if detail.Unpack(info):
@@ -41,14 +44,12 @@ def refused(code: grpc.StatusCode, reason: str) -> Iterator[Refusal]:
         raise AssertionError(f"the call succeeded; expected {code.name} {reason}")
 
 
-def public(harness: Harness, bearer: str, group: str = "") -> AuthServiceStub:
+def public(harness: Harness, bearer: str, group: str = "") -> "AuthServiceAsyncStub":
     """Return a stub on the public listener with a development identity ("" for none)."""
-    return AuthServiceStub(harness.channel(bearer, group=group))
+    channel: grpc.aio.Channel = harness.channel(bearer, group=group)
+    return AuthServiceStub(channel)
 
 
-def internal(harness: Harness, service: str = "orchestrator") -> AuthServiceStub:
-    """Return a stub on the internal listener that acts as a service; combine it with `acting_as`."""
+def internal(harness: Harness, service: str = "orchestrator") -> "AuthServiceAsyncStub":
+    """Return a stub on the internal listener that acts as a service; act for a caller with `acting_as(token)`."""
     return AuthServiceStub(harness.peers(service).channel("auth"))
-
-
-__all__ = ["Refusal", "acting_as", "internal", "public", "refused"]

@@ -1,5 +1,7 @@
 """Who a caller is, and in which group they act."""
 
+from collections.abc import Awaitable
+
 import jwt
 from grpc import StatusCode
 
@@ -46,8 +48,9 @@ async def test_a_caller_without_any_group_is_told_so(auth: Harness) -> None:
 
 async def test_malformed_development_credentials_are_refused(auth: Harness) -> None:
     stub = public(auth, "")
-    for value in ("Bearer dev:", "Bearer dev:a b:g=admin", "Bearer dev:a:g=owner", "Basic abc", "Bearer", "dev:a:g=admin",
-                  "Bearer dev:a:g=admin,g=operator", "Bearer dev:a:=admin", "Bearer something-else"):  # fmt: skip
+    malformed = ["Bearer dev:", "Bearer dev:a b:g=admin", "Bearer dev:a:g=owner", "Bearer dev:a:g=admin,g=operator"]
+    malformed += ["Bearer dev:a:=admin", "Bearer something-else", "Basic abc", "Bearer", "dev:a:g=admin"]
+    for value in malformed:
         with refused(StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED"):
             await stub.ExchangeToken(pb.ExchangeTokenRequest(authorization=value))
 
@@ -82,13 +85,14 @@ async def test_a_principal_or_service_token_is_never_a_credential(auth: Harness)
 
 async def test_internal_methods_do_not_exist_on_the_public_listener(auth: Harness) -> None:
     stub = public(auth, "")
-    for call in (
+    calls: list[Awaitable[object]] = [
         stub.ResolveCredential(pb.ResolveCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_DATABRICKS)),
         stub.Delegate(pb.DelegateRequest(execution_id="e")),
         stub.IssueExecutionPrincipal(pb.IssueExecutionPrincipalRequest(grant_id="g", execution_id="e")),
         stub.RenewDelegation(pb.RenewDelegationRequest(execution_id="e")),
         stub.Revoke(pb.RevokeRequest(execution_id="e")),
-    ):
+    ]
+    for call in calls:
         with refused(StatusCode.UNIMPLEMENTED, ""):
             await call
 

@@ -1,0 +1,105 @@
+"""Outbound credentials from the environment: for whom, and where they may be sent."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpc import StatusCode
+
+from coxswain.auth.v1 import auth_service_pb2 as pb
+from services.auth.settings import AuthSettings
+from services.common.grpc.call import acting_as
+from tests.integration.auth.support import internal, public, refused
+from tests.support.harness import Harness, serve_services
+
+KEY = "sk-marked-provider-key"
+PAT = "dapi-marked-token"
+ALICE = "dev:alice:sales=operator"
+
+
+@pytest.fixture
+async def auth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Harness]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:8123/v1")
+    monkeypatch.setenv("DATABRICKS_HOST", "workspace.example.com/")
+    monkeypatch.setenv("DATABRICKS_TOKEN", PAT)
+    async with serve_services(tmp_path) as harness:
+        yield harness
+
+
+async def resolve(auth: Harness, bearer: str = ALICE, **request: Any) -> pb.ResolveCredentialResponse:
+    exchange = pb.ExchangeTokenRequest(authorization=f"Bearer {bearer}")
+    with acting_as((await public(auth, "").ExchangeToken(exchange)).principal_token):
+        return await internal(auth, "models").ResolveCredential(pb.ResolveCredentialRequest(**request))
+
+
+def llm(destination: str = "", provider: str = "openai") -> dict[str, Any]:
+    return {
+        "purpose": pb.CREDENTIAL_PURPOSE_LLM_PROVIDER,
+        "destination_origin": destination,
+        "provider": provider,
+    }
+
+
+@pytest.mark.parametrize("destination", ["", "http://127.0.0.1:8123", "HTTP://127.0.0.1:8123/v1/chat"])
+async def test_a_provider_key_comes_with_the_origin_it_belongs_to(auth: Harness, destination: str) -> None:
+    answer = await resolve(auth, **llm(destination))
+    assert (answer.token, answer.origin, answer.link) == (KEY, "http://127.0.0.1:8123", "environment")
+    assert not answer.on_behalf_of_user
+
+
+@pytest.mark.parametrize(
+    "destination",
+    ["https://127.0.0.1:8123", "http://127.0.0.1:8124", "http://127.0.0.1", "http://127.0.0.1.example.com:8123"],
+)
+async def test_a_provider_key_goes_nowhere_else(auth: Harness, destination: str) -> None:
+    with refused(StatusCode.PERMISSION_DENIED, "DESTINATION_NOT_ALLOWED") as refusal:
+        await resolve(auth, **llm(destination))
+    assert KEY not in refusal.message
+
+
+@pytest.mark.parametrize("destination", ["http://user@127.0.0.1:8123", "127.0.0.1:8123", "ftp://127.0.0.1", "http://"])
+async def test_a_destination_that_is_no_origin_is_refused(auth: Harness, destination: str) -> None:
+    with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"):
+        await resolve(auth, **llm(destination))
+
+
+async def test_a_provider_without_a_key_is_not_configured(auth: Harness) -> None:
+    with refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED") as refusal:
+        await resolve(auth, **llm(provider="anthropic"))
+    assert refusal.metadata == {"purpose": "LLM_PROVIDER", "links": "stored_secret,environment"}
+    assert "ANTHROPIC_API_KEY is not set" in refusal.message
+
+
+async def test_databricks_tokens_of_the_environment_belong_to_its_host(auth: Harness) -> None:
+    for purpose in (pb.CREDENTIAL_PURPOSE_DATABRICKS, pb.CREDENTIAL_PURPOSE_VECTOR_SEARCH):
+        answer = await resolve(auth, purpose=purpose)
+        assert (answer.token, answer.origin) == (PAT, "https://workspace.example.com")
+
+
+async def test_explanations_tell_the_story_without_the_secret(auth: Harness) -> None:
+    request = pb.ExplainCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_LLM_PROVIDER, provider="openai")
+    told = await public(auth, ALICE).ExplainCredential(request)
+    assert [(link.link, link.outcome) for link in told.links] == [
+        ("stored_secret", pb.LINK_OUTCOME_ABSENT),
+        ("environment", pb.LINK_OUTCOME_USED),
+    ]
+    assert (told.resolvable, told.origin) == (True, "http://127.0.0.1:8123")
+    request.destination_origin = "https://example.com"
+    refused_story = await public(auth, ALICE).ExplainCredential(request)
+    assert refused_story.links[-1].outcome == pb.LINK_OUTCOME_REJECTED
+    assert not refused_story.resolvable
+    assert KEY not in str(told) + str(refused_story)
+
+
+async def test_only_groups_the_operator_names_share_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    settings = {"auth": AuthSettings(shared_credential_groups=("legal",))}
+    async with serve_services(tmp_path, settings=settings) as auth:
+        assert (await resolve(auth, "dev:bob:legal=operator", **llm())).token == KEY
+        with refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED") as refusal:
+            await resolve(auth, ALICE, **llm())
+    assert "COXSWAIN_AUTH_SHARED_CREDENTIAL_GROUPS" in refusal.message

@@ -1,0 +1,116 @@
+"""How an execution acts for somebody after their call has ended."""
+
+import asyncio
+
+import pytest
+from grpc import StatusCode
+
+from coxswain.auth.v1 import auth_service_pb2 as pb
+from coxswain.auth.v1 import principal_pb2
+from services.common.grpc.call import acting_as
+from tests.integration.auth.support import internal, public, refused
+from tests.support.harness import Harness
+
+
+async def token_of(auth: Harness, bearer: str) -> str:
+    request = pb.ExchangeTokenRequest(authorization=f"Bearer {bearer}" if bearer else "")
+    return (await public(auth, "").ExchangeToken(request)).principal_token
+
+
+async def delegate(auth: Harness, bearer: str, execution_id: str, **terms: pb.ExecutionIdentity | int) -> str:
+    with acting_as(await token_of(auth, bearer)):
+        return (await internal(auth).Delegate(pb.DelegateRequest(execution_id=execution_id, **terms))).grant_id  # type: ignore[arg-type]
+
+
+async def issue(auth: Harness, grant_id: str, execution_id: str) -> pb.IssueExecutionPrincipalResponse:
+    return await internal(auth).IssueExecutionPrincipal(
+        pb.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id=execution_id)
+    )
+
+
+async def test_an_execution_gets_principals_through_its_grant_until_it_is_revoked(auth: Harness) -> None:
+    grant_id = await delegate(auth, "dev:alice:sales=editor", "run-1")
+    principal = (await issue(auth, grant_id, "run-1")).principal
+    assert (principal.subject, principal.group_id, principal.role) == ("dev|alice", "sales", 3)
+    assert principal.execution_id == "run-1"
+    assert principal.credential_kind == principal_pb2.CREDENTIAL_KIND_GROUP
+    await internal(auth).Revoke(pb.RevokeRequest(execution_id="run-1"))
+    await internal(auth).Revoke(pb.RevokeRequest(execution_id="run-1"))
+    with refused(StatusCode.PERMISSION_DENIED, "DELEGATION_REVOKED") as refusal:
+        await issue(auth, grant_id, "run-1")
+    assert refusal.metadata == {"execution_id": "run-1"}
+
+
+async def test_an_executions_principal_is_accepted_by_services(auth: Harness) -> None:
+    grant_id = await delegate(auth, "dev:alice:sales=editor", "run-1")
+    with acting_as((await issue(auth, grant_id, "run-1")).principal_token):
+        me = await internal(auth, "models").WhoAmI(pb.WhoAmIRequest())
+    assert (me.principal.execution_id, me.principal.group_id) == ("run-1", "sales")
+
+
+async def test_the_same_request_returns_the_same_grant_even_at_the_same_time(auth: Harness) -> None:
+    grants = await asyncio.gather(*(delegate(auth, "dev:alice:sales=editor", "run-1") for _ in range(8)))
+    assert len(set(grants)) == 1
+
+
+@pytest.mark.parametrize(
+    ("bearer", "terms"),
+    [
+        ("dev:bob:sales=editor", {}),
+        ("dev:alice:legal=editor", {}),
+        ("dev:alice:sales=editor", {"identity": pb.EXECUTION_IDENTITY_USER}),
+        ("dev:alice:sales=editor", {"on_credential_expiry": pb.ON_CREDENTIAL_EXPIRY_FAIL}),
+    ],
+)
+async def test_an_execution_has_one_grant_on_one_set_of_terms(
+    auth: Harness, bearer: str, terms: dict[str, int]
+) -> None:
+    await delegate(auth, "dev:alice:sales=editor", "run-1")
+    with refused(StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"):
+        await delegate(auth, bearer, "run-1", **terms)
+
+
+async def test_a_grant_opens_nothing_for_another_execution(auth: Harness) -> None:
+    grant_id = await delegate(auth, "dev:alice:sales=editor", "run-1")
+    for wrong in ((grant_id, "run-2"), ("no-such-grant", "run-1")):
+        with refused(StatusCode.NOT_FOUND, "NOT_FOUND"):
+            await issue(auth, *wrong)
+
+
+async def test_going_on_as_the_group_needs_the_role_editor(auth: Harness) -> None:
+    terms = {"on_credential_expiry": pb.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY}
+    with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED") as refusal:
+        await delegate(auth, "dev:olga:sales=operator", "run-1", **terms)
+    assert refusal.metadata == {"required": "EDITOR", "actual": "OPERATOR"}
+    await delegate(auth, "dev:edna:sales=editor", "run-1", **terms)
+
+
+async def test_an_execution_never_administers_the_installation(auth: Harness) -> None:
+    grant_id = await delegate(auth, "", "run-1")
+    assert not (await issue(auth, grant_id, "run-1")).principal.platform_admin
+
+
+async def test_an_execution_of_a_group_passes_on_its_right_but_a_users_does_not(auth: Harness) -> None:
+    schedule = await delegate(auth, "dev:alice:sales=editor", "schedule-1")
+    with acting_as((await issue(auth, schedule, "schedule-1")).principal_token):
+        run = (await internal(auth).Delegate(pb.DelegateRequest(execution_id="run-1"))).grant_id
+    assert (await issue(auth, run, "run-1")).principal.role == 3
+    own = await delegate(auth, "dev:alice:sales=editor", "run-2", identity=pb.EXECUTION_IDENTITY_USER)
+    with (
+        acting_as((await issue(auth, own, "run-2")).principal_token),
+        refused(StatusCode.PERMISSION_DENIED, "DELEGATION_REVOKED"),
+    ):
+        await internal(auth).Delegate(pb.DelegateRequest(execution_id="run-3"))
+
+
+async def test_only_its_own_subject_renews_a_delegation_and_only_with_a_token(auth: Harness) -> None:
+    await delegate(auth, "dev:alice:sales=editor", "run-1", identity=pb.EXECUTION_IDENTITY_USER)
+    request = pb.RenewDelegationRequest(execution_id="run-1")
+    for bearer in ("dev:bob:sales=admin", "dev:alice:legal=editor"):
+        with acting_as(await token_of(auth, bearer)), refused(StatusCode.NOT_FOUND, "NOT_FOUND"):
+            await internal(auth).RenewDelegation(request)
+    with (
+        acting_as(await token_of(auth, "dev:alice:sales=editor")),
+        refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED"),
+    ):
+        await internal(auth).RenewDelegation(request)
