@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import grpc
 import structlog
+from prometheus_client import start_http_server
 
 from services.common.db.database import Database
 from services.common.db.migrate import pending_revision, upgrade_database
 from services.common.grpc.peers import Peers
-from services.common.grpc.server import Listener, Listeners, server_credentials
+from services.common.grpc.server import Listener, Listeners
+from services.common.grpc.tls import channel_credentials, server_credentials
 from services.common.identity.authenticator import Authenticator
 from services.common.identity.principal_token import PrincipalVerifier
 from services.common.identity.remote import RemoteIdentity
@@ -85,7 +86,7 @@ class Host:
             self._identity(name),
             timeout_seconds=settings.peer_timeout_seconds,
             max_message_bytes=settings.max_message_bytes,
-            root_certificates=settings.tls_ca_file.read_bytes() if settings.tls_ca_file else None,
+            credentials=channel_credentials(settings),
         )
 
     def _identity(self, name: str) -> ServiceIdentity:
@@ -141,17 +142,19 @@ class Host:
         registry = Listeners(self._listeners)
         for hosted in self._hosted:
             hosted.service.register(registry)
-        credentials = server_credentials(settings)
         # The internal one first: services may call each other while they start.
-        internal_port = await self._listen(internal, internal_address, credentials)
+        internal_port = await self._listen(internal, internal_address)
         for hosted in self._hosted:
             await hosted.service.start()
-        public_port = await self._listen(public, public_address, credentials)
+        public_port = await self._listen(public, public_address)
         for listener in self._listeners:
             await listener.set_serving(True)
+        if settings.metrics_port:
+            start_http_server(settings.metrics_port, settings.host)
         return public_port, internal_port
 
-    async def _listen(self, listener: Listener, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    async def _listen(self, listener: Listener, address: str) -> int:
+        credentials = server_credentials(self._settings, internal=listener.internal)
         try:
             return await listener.start(address, None if address.startswith("unix:") else credentials)
         except RuntimeError as error:

@@ -45,7 +45,7 @@ class CommonSettings(BaseSettings):
     )
     tls_key_file: Path | None = Field(None, description="PEM private key of the certificate.")
     tls_ca_file: Path | None = Field(
-        None, description="PEM authorities that other services' certificates are checked with."
+        None, description="PEM authorities of the services' certificates; switches mutual TLS on between services."
     )
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of Prometheus metrics over HTTP; 0 means none.")
     null_pool: bool = Field(

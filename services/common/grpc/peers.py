@@ -41,14 +41,14 @@ class Peers:
         *,
         timeout_seconds: float,
         max_message_bytes: int,
-        root_certificates: bytes | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        """`addresses` maps a service to its gRPC target; with `root_certificates` (PEM) channels use TLS."""
+        """`addresses` maps a service to its gRPC target; with `credentials` channels use TLS."""
         self._addresses = addresses
         self._identity = identity
         self._timeout_seconds = timeout_seconds
         self._max_message_bytes = max_message_bytes
-        self._root_certificates = root_certificates
+        self._credentials = credentials
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     def channel(self, service: str) -> grpc.aio.Channel:
@@ -68,9 +68,8 @@ class Peers:
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
         ]
-        if self._root_certificates is not None and not target.startswith("unix:"):
-            credentials = grpc.ssl_channel_credentials(self._root_certificates)
-            return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+        if self._credentials is not None and not target.startswith("unix:"):
+            return grpc.aio.secure_channel(target, self._credentials, options=options, interceptors=interceptors)
         return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
 
     def _prepare(

@@ -34,7 +34,7 @@ class Listener:
     """One gRPC server, its health and its reflection."""
 
     def __init__(self, settings: CommonSettings, authenticator: Authenticator, *, internal: bool) -> None:
-        self._internal = internal
+        self.internal = internal
         self._pipeline = Pipeline(
             authenticator, internal=internal, stream_check_seconds=max(1.0, settings.principal_cache_seconds)
         )
@@ -67,7 +67,7 @@ class Listener:
         bound = {}
         for name, handler in handlers.items():
             method = _describe(descriptor, name)
-            if method.access.internal and not self._internal:
+            if method.access.internal and not self.internal:
                 continue
             bound[name] = self._bind_method(method, handler)
         if bound:
@@ -125,15 +125,6 @@ class Listeners:
         """Register a servicer with each listener; see `Registry`."""
         for listener in self._listeners:
             listener.add(add_to_server, servicer)
-
-
-def server_credentials(settings: CommonSettings) -> grpc.ServerCredentials | None:
-    """Return TLS credentials, or None where none are configured."""
-    if settings.tls_certificate_file is None or settings.tls_key_file is None:
-        return None
-    return grpc.ssl_server_credentials(
-        [(settings.tls_key_file.read_bytes(), settings.tls_certificate_file.read_bytes())]
-    )
 
 
 class _Binder:
