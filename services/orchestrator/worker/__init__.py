@@ -1,1 +1,1 @@
-"""Worker hosts: what runs executions. The host (`host`) never imports CrewAI; crew processes (`engine`) hold nothing else."""
+"""Worker hosts, which run executions: `host` never imports CrewAI, crew processes (`engine`) hold little else."""

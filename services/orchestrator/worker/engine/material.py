@@ -1,0 +1,41 @@
+"""Finds the material in a prompt: what the crew was given to work on, as opposed to what it was told to do.
+
+CrewAI builds one text out of both. Its pieces are known, though, so they are looked for as they are, and the prompt
+stays byte for byte what CrewAI made of it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+SHORTEST_MATERIAL = 80
+"""Shorter inputs (a name, a number) are part of the instruction they stand in."""
+
+
+def materials_of(inputs: Mapping[str, Any], results: Iterable[str]) -> list[str]:
+    """Return the texts among `inputs` and earlier `results` that are material, without repetition."""
+    texts = [str(value) for value in inputs.values() if len(str(value)) >= SHORTEST_MATERIAL]
+    texts += [text for text in results if text.strip()]
+    return list(dict.fromkeys(texts))
+
+
+def split_material(text: str, materials: Sequence[str]) -> list[dict[str, str]]:
+    """Return the parts of a message, `{"text": ...}` or `{"material": ...}`; joined they are `text` again."""
+    found: list[tuple[int, int]] = []
+    # Longer pieces first: a result may quote an input.
+    for material in sorted(materials, key=len, reverse=True):
+        start = text.find(material)
+        while start >= 0:
+            end = start + len(material)
+            if all(end <= taken_start or start >= taken_end for taken_start, taken_end in found):
+                found.append((start, end))
+            start = text.find(material, end)
+    parts: list[dict[str, str]] = []
+    position = 0
+    for start, end in sorted(found):
+        if start > position:
+            parts.append({"text": text[position:start]})
+        parts.append({"material": text[start:end]})
+        position = end
+    if position < len(text) or not parts:
+        parts.append({"text": text[position:]})
+    return parts

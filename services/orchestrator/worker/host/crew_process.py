@@ -1,0 +1,202 @@
+"""Crew processes, forked from a warm one."""
+
+import array
+import asyncio
+import itertools
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import structlog
+
+from services.orchestrator.worker.frames import Frame
+from services.orchestrator.worker.host.link import Handler, HostLink
+
+logger = structlog.get_logger(__name__)
+
+_MODULE = "services.orchestrator.worker.engine.fork_server"
+_MAX_MESSAGE = 4096
+
+
+class ForkServerLost(ConnectionError):
+    """The fork server ended; crew processes died with it."""
+
+
+class CrewProcess:
+    """One crew process. `calls` reaches it; `kill` ends it whatever it does."""
+
+    def __init__(self, pid: int, link: HostLink, server: "ForkServer") -> None:
+        self.pid = pid
+        self._link = link
+        self._server = server
+
+    async def call(self, method: str, params: Frame) -> Any:
+        """Return its answer; see `HostLink.call`."""
+        return await self._link.call(method, params)
+
+    async def kill(self) -> None:
+        """End it with SIGKILL and wait until it is gone."""
+        await self._server.kill(self.pid)
+        await self._link.close()
+
+
+class ForkServer:
+    """The process that crew processes are forked from; it is started again when it dies."""
+
+    def __init__(self, environment: dict[str, str], python: str = sys.executable) -> None:
+        """`environment` is the whole environment of the fork server and of everything forked from it."""
+        self._environment = environment
+        self._python = python
+        self._tokens = itertools.count(1)
+        self._forking: dict[int, asyncio.Future[int]] = {}
+        self._living: dict[int, asyncio.Event] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start it; it warms up by itself."""
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End it, and with it every crew process."""
+        await self.close()
+
+    def start(self) -> None:
+        """Start the process, without waiting for it to be warm."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            Path(self._environment["HOME"]).mkdir(parents=True, exist_ok=True)
+            # Started by the main thread: the kernel kills it when the thread that started it ends.
+            self._process = subprocess.Popen(  # noqa: S603
+                [self._python, "-m", _MODULE, str(theirs.fileno())],
+                env=self._environment,
+                cwd=self._environment["HOME"],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._control = ours
+        self._ready = asyncio.get_running_loop().create_future()
+        self._reading = asyncio.create_task(self._read(ours, self._ready))
+
+    async def warm(self) -> None:
+        """Wait until crew processes can be forked.
+
+        Raises:
+            ForkServerLost: it ended while warming up; its standard error says why.
+        """
+        if self._ready is None:
+            raise ForkServerLost("the fork server was not started")
+        await asyncio.shield(self._ready)
+
+    async def fork(self, handler: Handler, on_failure: Callable[[BaseException], None]) -> CrewProcess:
+        """Return a new crew process, whose calls `handler` serves (see `HostLink`).
+
+        A fork server that died is started again first.
+
+        Raises:
+            ForkServerLost: it died just now.
+        """
+        if self._reading is None or self._reading.done():
+            logger.warning("fork_server_restarted")
+            self._discard()
+            self.start()
+        await self.warm()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        token = next(self._tokens)
+        forked = self._forking[token] = asyncio.get_running_loop().create_future()
+        try:
+            with theirs:
+                self._tell({"fork": token}, theirs.fileno())
+                pid = await forked
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            del self._forking[token]
+        ours.setblocking(False)
+        link = HostLink(ours, handler, on_failure)
+        await link.open()
+        return CrewProcess(pid, link, self)
+
+    async def kill(self, pid: int) -> None:
+        """End a crew process and wait until it is gone."""
+        gone = self._living.get(pid)
+        if gone is None:
+            return
+        try:
+            self._tell({"kill": pid})
+        except ForkServerLost:
+            return
+        await gone.wait()
+
+    async def close(self) -> None:
+        """End the fork server and every crew process."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+        self._discard()
+
+    def _discard(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            # Nothing is lost: whatever it had forked dies with it.
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _tell(self, message: Frame, descriptor: int | None = None) -> None:
+        if self._control is None:
+            raise ForkServerLost("the fork server is closed")
+        ancillary = (
+            [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+        )
+        try:
+            self._control.sendmsg([json.dumps(message).encode()], ancillary)
+        except OSError as error:
+            raise ForkServerLost("the fork server ended") from error
+
+    async def _read(self, control: socket.socket, ready: asyncio.Future[None]) -> None:
+        loop = asyncio.get_running_loop()
+        lost = ForkServerLost("the fork server ended")
+        try:
+            while data := await loop.sock_recv(control, _MAX_MESSAGE):
+                self._take(json.loads(data), ready)
+        except ConnectionError:
+            pass
+        finally:
+            waiters: list[asyncio.Future[Any]] = [ready, *self._forking.values()]
+            for waiting in waiters:
+                if not waiting.done():
+                    waiting.set_exception(lost)
+                    waiting.exception()  # it may be that nobody waits
+            for gone in self._living.values():
+                gone.set()
+            self._living.clear()
+
+    def _take(self, message: Frame, ready: asyncio.Future[None]) -> None:
+        if "ready" in message:
+            if not ready.done():
+                ready.set_result(None)
+        elif "forked" in message:
+            self._living[message["pid"]] = asyncio.Event()
+            forked = self._forking.get(message["forked"])
+            if forked is None or forked.cancelled():
+                self._tell({"kill": message["pid"]})  # nobody waits for it any more
+            else:
+                forked.set_result(message["pid"])
+        elif "exited" in message:
+            gone = self._living.pop(message["exited"], None)
+            if gone is not None:
+                gone.set()
