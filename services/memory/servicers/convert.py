@@ -1,9 +1,8 @@
 """Messages of `coxswain.memory.v1` to the domain and back."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -134,13 +133,14 @@ def _body_to_domain(message: record_pb2.Record, path: str) -> Body:
 
 def _check_texts(message: Message, path: str) -> None:
     for field, value in message.ListFields():
-        if field.cpp_type == field.CPPTYPE_STRING:
-            texts: Iterable[Any] = value if field.is_repeated else (value,)
-            for text in texts:
-                filters.check_text(text, f"{path}.{field.name}")
-        elif field.cpp_type == field.CPPTYPE_MESSAGE:
+        if isinstance(value, str):
+            filters.check_text(value, f"{path}.{field.name}")
+        elif field.cpp_type in (field.CPPTYPE_STRING, field.CPPTYPE_MESSAGE):
             for inner in value if field.is_repeated else (value,):
-                _check_texts(inner, f"{path}.{field.name}")
+                if isinstance(inner, str):
+                    filters.check_text(inner, f"{path}.{field.name}")
+                elif isinstance(inner, Message):
+                    _check_texts(inner, f"{path}.{field.name}")
 
 
 def record_to_message(record: Record) -> record_pb2.Record:
