@@ -1,5 +1,6 @@
 """Crew files read as people write them, and say what is wrong where it stands."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coxswain.client import DocumentError, load_crew
-from coxswain.client.crew_file import crew_from, read_crew
-from coxswain.client.documents import MAX_FILE_BYTES, read_document
+from coxswain.client.crew_file import read_crew
+from coxswain.client.documents import MAX_FILE_BYTES
 from coxswain.orchestrator.v1.crew_pb2 import CrewSpec, Process
 
 BRIEF = """\
@@ -278,8 +279,5 @@ def test_a_stored_crew_written_as_yaml_or_json_reads_back_the_same(
 def test_no_text_makes_the_reader_fail_in_another_way(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     for name in ("crew.yaml", "crew.json"):
         path = write(tmp_path_factory.mktemp("crew"), text, name)
-        try:
-            root = read_document(path)
-            crew_from(root, path)
-        except DocumentError as error:
-            assert error.problems
+        with contextlib.suppress(DocumentError):
+            load_crew(path)

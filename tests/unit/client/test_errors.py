@@ -1,5 +1,7 @@
 """Errors say everything the server said."""
 
+from typing import Any
+
 import grpc
 import pytest
 from google.protobuf import any_pb2
@@ -13,16 +15,17 @@ class FailedCall(grpc.RpcError):
     """What grpc raises, as far as the client looks at it."""
 
     def __init__(self, code: grpc.StatusCode, message: str | None, details: list[object] | bytes | None = None) -> None:
-        self._code, self._message, self._trailing = code, message, []
+        self._code, self._message = code, message
+        self._trailing: tuple[tuple[str, bytes], ...] = ()
         if isinstance(details, bytes):
-            self._trailing = [("grpc-status-details-bin", details)]
+            self._trailing = (("grpc-status-details-bin", details),)
         elif details is not None:
             status = status_pb2.Status(code=code.value[0], message=message or "")
             for detail in details:
                 packed = any_pb2.Any()
                 packed.Pack(detail)  # type: ignore[arg-type]
                 status.details.append(packed)
-            self._trailing = [("grpc-status-details-bin", status.SerializeToString())]
+            self._trailing = (("grpc-status-details-bin", status.SerializeToString()),)
 
     def code(self) -> grpc.StatusCode:
         return self._code
@@ -30,7 +33,7 @@ class FailedCall(grpc.RpcError):
     def details(self) -> str | None:
         return self._message
 
-    def trailing_metadata(self) -> list[tuple[str, bytes]]:
+    def trailing_metadata(self) -> Any:
         return self._trailing
 
 
