@@ -4,7 +4,6 @@ Documents (crews, outputs, errors) are stored as JSON through `to_document` and 
 with a default, never renamed: a row written by one release has to be read by the next and the previous one.
 """
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -365,9 +364,14 @@ class Tool:
 T = TypeVar("T")
 
 
-@functools.cache
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+
+
 def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    # Building one takes milliseconds.
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def to_document(value: Any) -> Any:

@@ -9,7 +9,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.orchestrator.domain import (
     PARKED_STATES,
-    TERMINAL_STATES,
     ApprovalState,
     Execution,
     ExecutionError,
@@ -94,11 +93,12 @@ class SqlExecutions:
         ).first()
         return None if row is None else to_execution(row)
 
-    async def lock(self, execution_id: str) -> Execution | None:
+    async def lock(self, execution_id: str, group_id: str | None = None) -> Execution | None:
         """See `protocols.Executions`."""
-        row = (
-            await self._connection.execute(select(executions).where(executions.c.id == execution_id).with_for_update())
-        ).first()
+        query = select(executions).where(executions.c.id == execution_id)
+        if group_id is not None:
+            query = query.where(executions.c.group_id == group_id)
+        row = (await self._connection.execute(query.with_for_update())).first()
         return None if row is None else to_execution(row)
 
     async def page(

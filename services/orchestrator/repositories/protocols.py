@@ -1,4 +1,4 @@
-"""What use cases ask of storage. Everything is asked within one transaction, and by group wherever a caller named the id."""
+"""What use cases ask of storage, within one transaction; by group wherever a caller named the id."""
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -97,8 +97,8 @@ class Executions(Protocol):
         """Return an execution of a group."""
         ...
 
-    async def lock(self, execution_id: str) -> Execution | None:
-        """Return an execution, and keep others from changing it until the transaction ends."""
+    async def lock(self, execution_id: str, group_id: str | None = None) -> Execution | None:
+        """Return an execution (of any group: None), and keep others from changing it until the transaction ends."""
         ...
 
     async def page(
@@ -142,7 +142,8 @@ class Events(Protocol):
     async def append(self, execution_id: str, events: Sequence[NewEvent], *, epoch: int | None = None) -> int | None:
         """Store events in order and return the sequence of the last.
 
-        With `epoch` (a worker's claim) nothing is stored, and None returned, once the execution has another one or has ended.
+        With `epoch` (a worker's claim) nothing is stored, and None returned, once the execution has another one or has
+        ended.
         """
         ...
 

@@ -1,0 +1,37 @@
+"""Events as they are stored: the wire's own messages, so that what is watched is what was written."""
+
+from typing import Any
+
+from google.protobuf.message import Message
+
+from coxswain.orchestrator.v1 import execution_pb2
+from services.orchestrator.domain import NewEvent, StoredEvent
+
+_FIELDS = {
+    field.message_type.full_name: field.name
+    for field in execution_pb2.ExecutionEvent.DESCRIPTOR.oneofs_by_name["event"].fields
+    if field.message_type is not None
+}
+
+
+def new_event(body: Message, **place: Any) -> NewEvent:
+    """Return the event to store for one of the messages of the oneof `ExecutionEvent.event`.
+
+    `place` are fields of `NewEvent`: task_index, task_name, attempt, call_id, time.
+    """
+    kind = _FIELDS[body.DESCRIPTOR.full_name]
+    event = execution_pb2.ExecutionEvent()
+    getattr(event, kind).CopyFrom(body)
+    return NewEvent(kind=kind, payload=event.SerializeToString(), **place)
+
+
+def event_message(execution_id: str, stored: StoredEvent) -> execution_pb2.ExecutionEvent:
+    """Return a stored event as callers see it."""
+    event = execution_pb2.ExecutionEvent.FromString(stored.payload)
+    event.execution_id = execution_id
+    event.sequence = stored.sequence
+    event.time.FromDatetime(stored.time)
+    event.task_name = stored.task_name
+    event.task_index = stored.task_index or 0
+    event.attempt = stored.attempt
+    return event

@@ -1,0 +1,94 @@
+"""Puts the orchestrator's API together. Workers are a deployable of their own: `services/orchestrator/worker`."""
+
+import asyncio
+
+from coxswain.orchestrator.v1.crew_service_pb2_grpc import add_CrewServiceServicer_to_server
+from coxswain.orchestrator.v1.execution_service_pb2_grpc import add_ExecutionServiceServicer_to_server
+from coxswain.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
+from coxswain.orchestrator.v1.tool_service_pb2_grpc import add_ToolServiceServicer_to_server
+from coxswain.orchestrator.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
+from services.common.grpc.server import Registry
+from services.common.runtime import Runtime
+from services.orchestrator.gateways import RemoteGrants, RemoteModels
+from services.orchestrator.hints import HintBus, LocalHintBus, PostgresHintBus
+from services.orchestrator.repositories.store import SqlStore
+from services.orchestrator.servicers.crews import CrewServicer
+from services.orchestrator.servicers.executions import ExecutionServicer
+from services.orchestrator.servicers.schedules import ScheduleServicer
+from services.orchestrator.servicers.tools import ToolServicer
+from services.orchestrator.servicers.workers import WorkerServicer
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.tool_catalogue import TOOLS
+from services.orchestrator.usecases.crew_validation import CrewValidation
+from services.orchestrator.usecases.crews import CrewUseCases
+from services.orchestrator.usecases.endings import Endings
+from services.orchestrator.usecases.executions import ExecutionUseCases
+from services.orchestrator.usecases.feed import ExecutionFeed
+from services.orchestrator.usecases.housekeeping import Housekeeping
+
+
+class OrchestratorService:
+    """The orchestrator's API."""
+
+    def __init__(self, settings: OrchestratorSettings, runtime: Runtime) -> None:
+        store = SqlStore(runtime.database)
+        grants = RemoteGrants(runtime.peers)
+        on_postgres = runtime.database.dialect == "postgresql"
+        self._bus: HintBus = PostgresHintBus(runtime.database) if on_postgres else LocalHintBus()
+        self._feed = ExecutionFeed(
+            store,
+            self._bus,
+            safety_read_seconds=settings.watch_safety_read_seconds,
+            tail_bytes=settings.watch_tail_bytes,
+        )
+        endings = Endings(store, grants, self._bus)
+        self._housekeeping = Housekeeping(store, endings, settings.housekeeping_seconds)
+        self._housekeeper: asyncio.Task[None] | None = None
+        validation = CrewValidation(
+            RemoteModels(runtime.peers), TOOLS, default_model=settings.default_model, max_bytes=settings.max_crew_bytes
+        )
+        self._crews = CrewServicer(CrewUseCases(store, validation))
+        self._executions = ExecutionServicer(
+            ExecutionUseCases(
+                store,
+                validation,
+                grants,
+                self._bus,
+                self._feed,
+                endings,
+                max_inputs_bytes=settings.max_inputs_bytes,
+            )
+        )
+        self._workers = WorkerServicer(self._bus)
+
+    def register(self, registry: Registry) -> None:
+        """See `Service`."""
+        registry.add(add_CrewServiceServicer_to_server, self._crews)
+        registry.add(add_ExecutionServiceServicer_to_server, self._executions)
+        registry.add(add_ToolServiceServicer_to_server, ToolServicer(TOOLS))
+        registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer())
+        registry.add(add_WorkerServiceServicer_to_server, self._workers)
+
+    async def start(self) -> None:
+        """See `Service`."""
+        await self._bus.start()
+        await self._feed.start()
+        self._housekeeper = asyncio.create_task(self._housekeeping.run())
+
+    async def drain(self) -> None:
+        """See `Service`."""
+        self._feed.drain()
+        self._workers.drain()
+
+    async def close(self) -> None:
+        """See `Service`."""
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
+            await asyncio.gather(self._housekeeper, return_exceptions=True)
+        await self._feed.close()
+        await self._bus.close()
+
+
+def build(settings: OrchestratorSettings, runtime: Runtime) -> OrchestratorService:
+    """Return the orchestrator's API on what the process offers."""
+    return OrchestratorService(settings, runtime)

@@ -1,0 +1,97 @@
+"""ExecutionService at the edge."""
+
+from collections.abc import AsyncIterator
+
+from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity as IdentityMessage
+from coxswain.auth.v1.auth_service_pb2 import OnCredentialExpiry as ExpiryMessage
+from coxswain.orchestrator.v1 import execution_service_pb2 as pb
+from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceServicer
+from services.common.grpc.call import current_principal
+from services.common.grpc.pipeline import Context
+from services.common.idempotency import request_hash
+from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry
+from services.orchestrator.events import event_message
+from services.orchestrator.servicers.execution_messages import execution_message, state_from_message, task_run_message
+from services.orchestrator.servicers.values import from_value
+from services.orchestrator.usecases.executions import ExecutionUseCases, RequestId, Start
+
+
+class ExecutionServicer(ExecutionServiceServicer):
+    """Executions of groups."""
+
+    def __init__(self, executions: ExecutionUseCases) -> None:
+        self._executions = executions
+
+    async def StartExecution(self, request: pb.StartExecutionRequest, context: Context) -> pb.StartExecutionResponse:
+        """See the proto."""
+        execution = await self._executions.start(
+            current_principal(),
+            _start(request),
+            RequestId(request.request_id, request_hash(request, "request_id")),
+        )
+        return pb.StartExecutionResponse(execution=execution_message(execution))
+
+    async def GetExecution(self, request: pb.GetExecutionRequest, context: Context) -> pb.GetExecutionResponse:
+        """See the proto."""
+        execution = await self._executions.get(current_principal(), request.id)
+        return pb.GetExecutionResponse(execution=execution_message(execution))
+
+    async def ListExecutions(self, request: pb.ListExecutionsRequest, context: Context) -> pb.ListExecutionsResponse:
+        """See the proto."""
+        executions, token = await self._executions.page(
+            current_principal(),
+            request.crew_id,
+            [state_from_message(state) for state in request.states],
+            request.page_size,
+            request.page_token,
+        )
+        return pb.ListExecutionsResponse(executions=map(execution_message, executions), next_page_token=token)
+
+    async def WatchExecution(
+        self, request: pb.WatchExecutionRequest, context: Context
+    ) -> AsyncIterator[pb.WatchExecutionResponse]:
+        """See the proto."""
+        events = self._executions.watch(
+            current_principal(), request.id, request.after_sequence, chunks=not request.exclude_chunks
+        )
+        async for event in events:
+            yield pb.WatchExecutionResponse(event=event_message(request.id, event))
+
+    async def CancelExecution(self, request: pb.CancelExecutionRequest, context: Context) -> pb.CancelExecutionResponse:
+        """See the proto."""
+        execution = await self._executions.cancel(current_principal(), request.id)
+        return pb.CancelExecutionResponse(execution=execution_message(execution))
+
+    async def ResumeExecution(self, request: pb.ResumeExecutionRequest, context: Context) -> pb.ResumeExecutionResponse:
+        """See the proto."""
+        execution = await self._executions.resume(
+            current_principal(), request.id, RequestId(request.request_id, request_hash(request, "request_id"))
+        )
+        return pb.ResumeExecutionResponse(execution=execution_message(execution))
+
+    async def AnswerApproval(self, request: pb.AnswerApprovalRequest, context: Context) -> pb.AnswerApprovalResponse:
+        """See the proto."""
+        execution = await self._executions.answer(
+            current_principal(), request.approval_id, request.feedback, approved=request.approved
+        )
+        return pb.AnswerApprovalResponse(execution=execution_message(execution))
+
+    async def GetTaskOutputs(self, request: pb.GetTaskOutputsRequest, context: Context) -> pb.GetTaskOutputsResponse:
+        """See the proto."""
+        runs = await self._executions.task_runs(current_principal(), request.execution_id)
+        return pb.GetTaskOutputsResponse(tasks=map(task_run_message, runs))
+
+
+def _start(request: pb.StartExecutionRequest) -> Start:
+    expiry = ExpiryMessage.Name(request.on_credential_expiry).removeprefix("ON_CREDENTIAL_EXPIRY_")
+    return Start(
+        crew_id=request.crew_id,
+        crew_revision=request.crew_revision,
+        inputs={name: from_value(f"inputs.{name}", value) for name, value in request.inputs.items()},
+        labels=dict(request.labels),
+        model=request.model,
+        priority=request.priority,
+        timeout=request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else None,
+        identity=ExecutionIdentity(IdentityMessage.Name(request.identity).removeprefix("EXECUTION_IDENTITY_")),
+        on_credential_expiry=OnCredentialExpiry.PARK if expiry == "UNSPECIFIED" else OnCredentialExpiry(expiry),
+    )

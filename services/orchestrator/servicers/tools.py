@@ -1,0 +1,31 @@
+"""ToolService at the edge."""
+
+from collections.abc import Mapping
+
+from coxswain.orchestrator.v1 import tool_service_pb2 as pb
+from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceServicer
+from services.common.grpc.pipeline import Context
+from services.orchestrator.domain import Tool
+from services.orchestrator.servicers.values import to_struct
+
+
+class ToolServicer(ToolServiceServicer):
+    """What the tool factory can build."""
+
+    def __init__(self, tools: Mapping[str, Tool]) -> None:
+        self._response = pb.ListToolsResponse(
+            tools=[
+                pb.Tool(
+                    name=tool.name,
+                    description=tool.description,
+                    config_schema=to_struct(tool.config_schema),
+                    arguments_schema=to_struct(tool.arguments_schema),
+                    idempotent=tool.idempotent,
+                )
+                for tool in tools.values()
+            ]
+        )
+
+    async def ListTools(self, request: pb.ListToolsRequest, context: Context) -> pb.ListToolsResponse:
+        """See the proto."""
+        return self._response

@@ -1,0 +1,46 @@
+"""`google.protobuf.Value` to plain JSON values and back."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import json_format, struct_pb2
+
+from services.common.errors import InvalidArgument
+
+# Beyond this, floating point numbers have no place for every whole number.
+_EXACT = 2**53
+
+
+def from_value(path: str, value: struct_pb2.Value) -> Any:
+    """Return a JSON value; whole numbers become int, as JSON knows no other numbers than Value's floating point.
+
+    Raises:
+        InvalidArgument: a number is not finite; the violation's field begins with `path`.
+    """
+    kind = value.WhichOneof("kind")
+    if kind == "number_value":
+        number = value.number_value
+        if not math.isfinite(number):
+            raise InvalidArgument.field(path, "must be a finite number")
+        return int(number) if number.is_integer() and abs(number) <= _EXACT else number
+    if kind == "struct_value":
+        return from_struct(path, value.struct_value)
+    if kind == "list_value":
+        return [from_value(f"{path}[{index}]", item) for index, item in enumerate(value.list_value.values)]
+    return getattr(value, kind) if kind in {"string_value", "bool_value"} else None
+
+
+def from_struct(path: str, struct: struct_pb2.Struct) -> dict[str, Any]:
+    """Return a JSON object; see `from_value`."""
+    return {key: from_value(f"{path}.{key}", item) for key, item in struct.fields.items()}
+
+
+def to_struct(document: Mapping[str, Any]) -> struct_pb2.Struct:
+    """Return the Struct of a JSON object."""
+    return json_format.ParseDict(dict(document), struct_pb2.Struct())
+
+
+def to_value(item: Any) -> struct_pb2.Value:
+    """Return the Value of a JSON value."""
+    return json_format.ParseDict(item, struct_pb2.Value())

@@ -1,0 +1,58 @@
+"""WorkerService at the edge: the hint bus, for hosts that the database cannot reach with hints."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+from coxswain.orchestrator.v1 import worker_service_pb2 as pb
+from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceServicer
+from services.common.errors import Unavailable
+from services.common.grpc.pipeline import Context
+from services.orchestrator.hints import HintBus, HintKind, Subscription, from_proto, to_proto
+
+
+class WorkerServicer(WorkerServiceServicer):
+    """Hints from and to worker hosts."""
+
+    def __init__(self, bus: HintBus) -> None:
+        self._bus = bus
+        self._listening: set[Subscription] = set()
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """End the streams: their hosts listen elsewhere, or again."""
+        self._draining.set()
+        for subscription in self._listening:
+            subscription.wake()
+
+    async def SubscribeHints(
+        self, request: pb.SubscribeHintsRequest, context: Context
+    ) -> AsyncIterator[pb.SubscribeHintsResponse]:
+        """See the proto."""
+        with self._listen() as subscription:
+            # Says that nothing is missed from here on; the first hint may be far away.
+            await context.send_initial_metadata(())
+            while not self._draining.is_set():
+                for hint in await subscription.take():
+                    if hint.kind is HintKind.RESYNC:
+                        raise Unavailable(
+                            "hints may have been lost; subscribe again and read everything", retry_after=0.1
+                        )
+                    yield pb.SubscribeHintsResponse(hint=to_proto(hint))
+            raise Unavailable("this replica is shutting down", reason="OVERLOADED", retry_after=0.2)
+
+    async def PublishHint(self, request: pb.PublishHintRequest, context: Context) -> pb.PublishHintResponse:
+        """See the proto."""
+        hint = from_proto(request.hint)
+        if hint is not None:
+            self._bus.publish(hint)
+        return pb.PublishHintResponse()
+
+    @contextlib.contextmanager
+    def _listen(self) -> Iterator[Subscription]:
+        with self._bus.subscribe(HintKind.EXECUTION_READY, HintKind.CANCEL_REQUESTED) as subscription:
+            self._listening.add(subscription)
+            try:
+                yield subscription
+            finally:
+                self._listening.discard(subscription)

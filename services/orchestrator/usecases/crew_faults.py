@@ -1,0 +1,279 @@
+"""What is wrong with a crew by itself: references, order, tools, schemas. Models are asked about elsewhere."""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor
+from jsonschema import Draft202012Validator, SchemaError
+from pydantic_core import to_json
+
+from coxswain.orchestrator.v1 import crew_service_pb2
+from services.orchestrator.domain import (
+    AgentSpec,
+    CrewSpec,
+    Fault,
+    MemorySpec,
+    Process,
+    TaskSpec,
+    Tool,
+    to_document,
+)
+from services.orchestrator.usecases.texts import UNSTORABLE, unstorable
+
+
+def crew_faults(spec: CrewSpec, tools: Mapping[str, Tool], max_bytes: int) -> list[Fault]:
+    """Return everything that keeps the crew from running, in the order of the document.
+
+    `tools` are those the group can use; `max_bytes` limits the JSON of the document.
+    """
+    document = to_document(spec)
+    faults = [
+        *_size(document, max_bytes),
+        *(Fault(path, UNSTORABLE) for path in unstorable("spec", document)),
+        *_blank_texts(spec),
+        *_duplicates("spec.agents", [agent.name for agent in spec.agents]),
+        *_duplicates("spec.tasks", [task.name for task in spec.tasks]),
+        *_knowledge(spec),
+        *_agents(spec),
+        *_tools(spec, tools),
+        *_assignments(spec),
+        *_manager(spec),
+        *_context(spec),
+        *_asynchrony(spec),
+        *_schemas(spec),
+    ]
+    return in_document_order(faults)
+
+
+def crew_warnings(spec: CrewSpec) -> list[Fault]:
+    """Return what would run but deserves a look, in the order of the document."""
+    warnings: list[Fault] = []
+    hierarchical = spec.process is Process.HIERARCHICAL
+    used = {task.agent for task in spec.tasks}
+    delegating = hierarchical or any(agent.allow_delegation for agent in spec.agents)
+    roles: dict[str, str] = {}
+    for index, agent in enumerate(spec.agents):
+        path = f"spec.agents[{index}]"
+        if not delegating and agent.name not in used:
+            warnings.append(Fault(path, f'no task is given to agent "{agent.name}" and nobody may delegate to it'))
+        if agent.allow_delegation and len(spec.agents) == 1:
+            warnings.append(Fault(f"{path}.allow_delegation", "has no effect: there is nobody else to give work to"))
+        # How crewai compares roles when work is delegated.
+        role = " ".join(agent.role.split()).replace('"', "").casefold()
+        if delegating and role in roles:
+            warnings.append(
+                Fault(
+                    f"{path}.role", f'is also the role of agent "{roles[role]}", who then gets all work delegated to it'
+                )
+            )
+        roles.setdefault(role, agent.name)
+    if not hierarchical:
+        for field in ("manager_model", "manager_agent"):
+            if getattr(spec, field):
+                warnings.append(Fault(f"spec.{field}", "has no effect: only a HIERARCHICAL crew has a manager"))
+    elif spec.manager_agent and spec.manager_model:
+        warnings.append(Fault("spec.manager_model", "has no effect: manager_agent manages, with a model of its own"))
+    if spec.planning_model and not spec.planning:
+        warnings.append(Fault("spec.planning_model", "has no effect: planning is off"))
+    if not spec.memory.enabled and spec.memory != MemorySpec():
+        warnings.append(Fault("spec.memory", "has no effect: memory is not enabled"))
+    return in_document_order(warnings)
+
+
+def in_document_order(faults: Iterable[Fault]) -> list[Fault]:
+    """Return faults sorted by where their fields stand in the message; faults of one place keep their order."""
+    return sorted(faults, key=lambda fault: _position(fault.field))
+
+
+_SEGMENT = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+
+
+def _position(path: str) -> list[int]:
+    part: Descriptor | None = crew_service_pb2.ValidateCrewRequest.DESCRIPTOR
+    position = []
+    for name, index in _SEGMENT.findall(path):
+        if index:
+            position.append(int(index))
+            continue
+        field = part.fields_by_name.get(name) if part is not None else None
+        position.append(field.number if field is not None else sys.maxsize)
+        part = field.message_type if field is not None else None
+    return position
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return a half sentence that names what `name` may have meant, or all there is when that is not much."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3)
+    if near:
+        return "did you mean " + " or ".join(f'"{candidate}"' for candidate in near) + "?"
+    if names and len(names) <= 10:
+        return "there is " + ", ".join(f'"{candidate}"' for candidate in names)
+    return "check the spelling"
+
+
+def _size(document: Any, max_bytes: int) -> Iterator[Fault]:
+    size = len(to_json(document))
+    if size > max_bytes:
+        yield Fault("spec", f"has {size} bytes as JSON and may have {max_bytes}; shorten its texts or its knowledge")
+
+
+def _blank_texts(spec: CrewSpec) -> Iterator[Fault]:
+    texts = [("spec.name", spec.name)]
+    for index, agent in enumerate(spec.agents):
+        texts += [(f"spec.agents[{index}].{field}", getattr(agent, field)) for field in ("name", "role", "goal")]
+    for index, task in enumerate(spec.tasks):
+        path = f"spec.tasks[{index}]"
+        texts += [(f"{path}.{field}", getattr(task, field)) for field in ("name", "description", "expected_output")]
+        texts += [(f"{path}.guardrails[{n}]", guardrail) for n, guardrail in enumerate(task.guardrails)]
+    for path, text in texts:
+        if not text.strip():
+            yield Fault(path, "must have some text")
+
+
+def _duplicates(path: str, names: Sequence[str]) -> Iterator[Fault]:
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name in first:
+            yield Fault(f"{path}[{index}].name", f'"{name}" is already the name of {path}[{first[name]}]')
+        first.setdefault(name, index)
+
+
+def _knowledge(spec: CrewSpec) -> Iterator[Fault]:
+    yield from _duplicates("spec.knowledge", [source.name for source in spec.knowledge])
+    for index, agent in enumerate(spec.agents):
+        yield from _duplicates(f"spec.agents[{index}].knowledge", [source.name for source in agent.knowledge])
+
+
+def _agents(spec: CrewSpec) -> Iterator[Fault]:
+    for index, agent in enumerate(spec.agents):
+        if agent.max_execution_time is not None and agent.max_execution_time < 1:
+            yield Fault(f"spec.agents[{index}].max_execution_time", "must be at least one second")
+
+
+def _tools(spec: CrewSpec, known: Mapping[str, Tool]) -> Iterator[Fault]:
+    owners: list[tuple[str, AgentSpec | TaskSpec]] = [
+        *((f"spec.agents[{index}]", agent) for index, agent in enumerate(spec.agents)),
+        *((f"spec.tasks[{index}]", task) for index, task in enumerate(spec.tasks)),
+    ]
+    for owner, part in owners:
+        yield from _duplicates(f"{owner}.tools", [tool.name for tool in part.tools])
+        for index, tool in enumerate(part.tools):
+            path = f"{owner}.tools[{index}]"
+            if tool.name not in known:
+                yield Fault(f"{path}.name", f'there is no tool "{tool.name}"; {suggestion(tool.name, known)}')
+                continue
+            validator = Draft202012Validator(known[tool.name].config_schema)
+            for error in sorted(validator.iter_errors(tool.config), key=lambda error: list(map(str, error.path))):
+                inner = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.path)
+                yield Fault(f"{path}.config{inner}", error.message)
+
+
+def _assignments(spec: CrewSpec) -> Iterator[Fault]:
+    agents = [agent.name for agent in spec.agents]
+    for index, task in enumerate(spec.tasks):
+        path = f"spec.tasks[{index}]"
+        if not task.agent:
+            if spec.process is Process.SEQUENTIAL:
+                yield Fault(f"{path}.agent", "a task of a SEQUENTIAL crew needs an agent")
+            if task.guardrails:
+                yield Fault(f"{path}.guardrails", "need the task to have an agent, whose model judges them")
+        elif task.agent not in agents:
+            yield Fault(f"{path}.agent", f'there is no agent "{task.agent}"; {suggestion(task.agent, agents)}')
+
+
+def _manager(spec: CrewSpec) -> Iterator[Fault]:
+    if spec.process is not Process.HIERARCHICAL or not spec.manager_agent:
+        return
+    names = [agent.name for agent in spec.agents]
+    if spec.manager_agent not in names:
+        yield Fault(
+            "spec.manager_agent", f'there is no agent "{spec.manager_agent}"; {suggestion(spec.manager_agent, names)}'
+        )
+        return
+    if len(spec.agents) == 1:
+        yield Fault("spec.manager_agent", "needs at least one other agent to manage")
+    if spec.agents[names.index(spec.manager_agent)].tools:
+        yield Fault(f"spec.agents[{names.index(spec.manager_agent)}].tools", "an agent that manages cannot have tools")
+    for index, task in enumerate(spec.tasks):
+        if task.agent == spec.manager_agent:
+            yield Fault(f"spec.tasks[{index}].agent", f'"{task.agent}" manages the crew and cannot do a task itself')
+
+
+def _context(spec: CrewSpec) -> Iterator[Fault]:
+    names = [task.name for task in spec.tasks]
+    positions = {name: index for index, name in reversed(list(enumerate(names)))}
+    for index, task in enumerate(spec.tasks):
+        for position, name in enumerate(task.context or ()):
+            path = f"spec.tasks[{index}].context.tasks[{position}]"
+            if name not in positions:
+                yield Fault(path, f'there is no task "{name}"; {suggestion(name, names)}')
+            elif name == task.name:
+                yield Fault(path, "a task cannot be its own context")
+            elif positions[name] >= index:
+                cycle = _cycle_through(spec.tasks, task.name, name)
+                if cycle:
+                    yield Fault(path, "closes a cycle: " + " -> ".join(f'"{step}"' for step in cycle))
+                else:
+                    yield Fault(path, f'task "{name}" stands after this one; only earlier tasks can be context')
+
+
+def _cycle_through(tasks: Sequence[TaskSpec], start: str, first: str) -> list[str]:
+    """Return the tasks of a cycle that begins with `start` and goes to `first`, or nothing when there is none."""
+    contexts = {task.name: task.context or () for task in tasks}
+    pending: list[list[str]] = [[start, first]]
+    seen = {first}
+    while pending:
+        path = pending.pop(0)
+        for name in contexts.get(path[-1], ()):
+            if name == start:
+                return [*path, name]
+            if name not in seen:
+                seen.add(name)
+                pending.append([*path, name])
+    return []
+
+
+def _asynchrony(spec: CrewSpec) -> Iterator[Fault]:
+    tasks = spec.tasks
+    trailing = 0
+    while trailing < len(tasks) and tasks[-1 - trailing].async_execution:
+        trailing += 1
+    if trailing > 1:
+        yield Fault(
+            f"spec.tasks[{len(tasks) - 1}].async_execution",
+            "a crew may end with one asynchronous task at most; let a synchronous one stand between or after them",
+        )
+    for index, task in enumerate(tasks):
+        if not task.async_execution:
+            continue
+        # The asynchronous tasks right before this one run beside it: their results are not there yet.
+        beside = set()
+        for earlier in reversed(tasks[:index]):
+            if not earlier.async_execution:
+                break
+            beside.add(earlier.name)
+        for position, name in enumerate(task.context or ()):
+            if name in beside:
+                yield Fault(
+                    f"spec.tasks[{index}].context.tasks[{position}]",
+                    f'task "{name}" runs beside this one; let a synchronous task stand between them',
+                )
+
+
+def _schemas(spec: CrewSpec) -> Iterator[Fault]:
+    for index, task in enumerate(spec.tasks):
+        if task.output_schema is None:
+            continue
+        path = f"spec.tasks[{index}].output_schema"
+        try:
+            Draft202012Validator.check_schema(task.output_schema)
+        except SchemaError as error:
+            inner = ".".join(map(str, error.path))
+            yield Fault(path, f"is no JSON schema: {inner + ': ' if inner else ''}{error.message}")
+            continue
+        if task.output_schema.get("type") != "object":
+            yield Fault(path, 'must describe an object: set "type" to "object"')

@@ -1,0 +1,80 @@
+"""Whether a crew can run: by itself, and on the models it names."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from services.common.errors import FieldViolation, InvalidArgument, NotFound
+from services.orchestrator.domain import CrewSpec, Fault, Tool
+from services.orchestrator.usecases.crew_faults import crew_faults, in_document_order
+from services.orchestrator.usecases.model_needs import Capability, ModelNeed, model_needs
+from services.orchestrator.usecases.ports import ModelFacts, Models
+
+_WHAT_IT_CANNOT: Mapping[Capability, str] = {
+    Capability.CHAT: "is no chat model",
+    Capability.EMBEDDINGS: "is no embedding model",
+    Capability.TOOLS: "cannot call tools",
+    Capability.JSON_SCHEMA: "cannot follow a JSON schema",
+}
+
+
+class CrewValidation:
+    """Finds all faults of a crew at once."""
+
+    def __init__(self, models: Models, tools: Mapping[str, Tool], *, default_model: str, max_bytes: int) -> None:
+        self._models = models
+        self._tools = tools
+        self._default_model = default_model
+        self._max_bytes = max_bytes
+
+    async def faults(self, spec: CrewSpec, *, model: str = "") -> list[Fault]:
+        """Return everything that keeps the crew from running, in the order of the document.
+
+        `model` is the request's choice of one model for everything: its faults are those of the field `model`.
+
+        Raises:
+            Unavailable: the models service cannot be asked.
+        """
+        needs = model_needs(spec, default=self._default_model, override=model)
+        names = list(dict.fromkeys(need.model for need in needs))
+        answers = await asyncio.gather(*(self._find(name) for name in names))
+        known = dict(zip(names, answers, strict=True))
+        faults = [
+            *crew_faults(spec, self._tools, self._max_bytes),
+            *(fault for need in needs if (fault := _fault(need, known[need.model], model)) is not None),
+        ]
+        return in_document_order(dict.fromkeys(faults))
+
+    async def _find(self, name: str) -> ModelFacts | str:
+        try:
+            return await self._models.find(name)
+        except NotFound as error:
+            return error.message
+
+
+def crew_invalid(faults: Sequence[Fault]) -> InvalidArgument:
+    """Return the refusal of a crew that cannot run, one field violation for each fault."""
+    told = "; ".join(f"{fault.field}: {fault.description}" for fault in faults[:3])
+    more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+    return InvalidArgument(
+        f"the crew cannot run: {told}{more}",
+        reason="CREW_INVALID",
+        violations=[FieldViolation(fault.field, fault.description) for fault in faults],
+    )
+
+
+def _fault(need: ModelNeed, facts: ModelFacts | str, override: str) -> Fault | None:
+    names_it = "model" if need.model == override else need.named_in
+    default = "" if names_it else ", the default of this installation,"
+    if isinstance(facts, str):
+        return Fault(names_it or need.field, facts)
+    if not facts.enabled:
+        return Fault(
+            names_it or need.field,
+            f'model "{need.model}"{default} is disabled for your group; choose another or have an admin enable it',
+        )
+    if need.capability in facts.capabilities:
+        return None
+    cannot = f'model "{need.model}"{default} {_WHAT_IT_CANNOT[need.capability]}'
+    if names_it == "model":
+        return Fault("model", f"{cannot}, which {need.field} needs; choose another model")
+    return Fault(need.field, f"{cannot}; choose a model that can" + (f" in {names_it}" if names_it else ""))

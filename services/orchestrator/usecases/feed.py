@@ -1,0 +1,218 @@
+"""Events of executions for everybody who watches: one reader for each watched execution, however many watch it."""
+
+import asyncio
+import contextlib
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any
+
+import structlog
+
+from services.common.errors import Unavailable
+from services.orchestrator.domain import CHUNK, TERMINAL_KINDS, StoredEvent
+from services.orchestrator.hints import HintBus, HintKind
+from services.orchestrator.repositories.protocols import Store
+
+logger = structlog.get_logger(__name__)
+
+_PAGE = 200
+_READ_AT_ONCE = 1000
+# What an event takes in memory besides its payload, roughly.
+_EVENT_BYTES = 300
+
+
+class _Topic:
+    """An execution that is watched, and the newest of its events."""
+
+    def __init__(self, execution_id: str, last: int) -> None:
+        self.execution_id = execution_id
+        self.watchers = 0
+        self.floor = last
+        """Events up to this sequence are not kept here."""
+        self.last = last
+        """Events up to this sequence have been read."""
+        self.hinted = last
+        """Events up to this sequence are known to exist."""
+        self.reading = False
+        self._tail: list[StoredEvent] = []
+        self._size = 0
+        self._changed = asyncio.Event()
+
+    def extend(self, events: list[StoredEvent], max_bytes: int) -> None:
+        """Add newer events, let go of the oldest beyond `max_bytes`, and wake the watchers."""
+        self._tail += events
+        self._size += sum(map(_size, events))
+        self.last = self._tail[-1].sequence
+        dropped = 0
+        while self._size > max_bytes and dropped < len(self._tail):
+            self._size -= _size(self._tail[dropped])
+            self.floor = self._tail[dropped].sequence
+            dropped += 1
+        del self._tail[:dropped]
+        self.wake()
+
+    def after(self, sequence: int) -> list[StoredEvent]:
+        """Return the events kept here beyond a sequence that is not below the floor."""
+        return self._tail[bisect_right(self._tail, sequence, key=lambda event: event.sequence) :]
+
+    def wake(self) -> None:
+        """Let every watcher look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def change(self) -> None:
+        """Wait for the next `wake`."""
+        await self._changed.wait()
+
+
+class ExecutionFeed:
+    """Follows executions.
+
+    A hint leads to one read for all watchers of its execution. Each takes from the same tail of newest events at its
+    own pace, and reads rows by itself while it is further behind than that.
+    """
+
+    def __init__(self, store: Store, bus: HintBus, *, safety_read_seconds: float, tail_bytes: int) -> None:
+        self._store = store
+        self._bus = bus
+        self._safety_read_seconds = safety_read_seconds
+        self._tail_bytes = tail_bytes
+        self._topics: dict[str, _Topic] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    async def start(self) -> None:
+        """Begin to listen for hints."""
+        self._spawn(self._listen())
+
+    def drain(self) -> None:
+        """End every `follow`, now and from now on."""
+        self._draining = True
+        for topic in self._topics.values():
+            topic.wake()
+
+    async def close(self) -> None:
+        """Stop listening."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def follow(
+        self, execution_id: str, after: int, newest: int, *, chunks: bool = True
+    ) -> AsyncIterator[StoredEvent]:
+        """Yield the events after a sequence, each once and in order, until the execution's last.
+
+        `newest` is the execution's newest sequence as its row told a moment ago; without `chunks` pieces of models'
+        answers are left out.
+
+        Raises:
+            Unavailable: this process ends; following from the last sequence seen goes on elsewhere.
+        """
+        position = after
+        with self._watched(execution_id, newest) as topic:
+            while True:
+                self._refuse_when_draining()
+                if position < topic.floor:
+                    # Read before looking at rows: all up to the floor were committed by then.
+                    behind = topic.floor
+                    async with self._store.read() as work:
+                        events = await work.events.after(execution_id, position, _PAGE, chunks=chunks)
+                    reached = behind if len(events) < _PAGE else 0
+                else:
+                    events = topic.after(position)
+                    reached = topic.last
+                for event in events:
+                    position = event.sequence
+                    if chunks or event.kind != CHUNK:
+                        yield event
+                    if event.kind in TERMINAL_KINDS:
+                        return
+                position = max(position, reached)
+                if position >= topic.last:
+                    self._refuse_when_draining()
+                    await topic.change()
+
+    def _refuse_when_draining(self) -> None:
+        if self._draining:
+            raise Unavailable(
+                "this replica is shutting down; watch again from the last sequence you have seen",
+                reason="OVERLOADED",
+                retry_after=0.2,
+            )
+
+    @contextlib.contextmanager
+    def _watched(self, execution_id: str, newest: int) -> Iterator[_Topic]:
+        topic = self._topics.setdefault(execution_id, _Topic(execution_id, newest))
+        topic.watchers += 1
+        # The row was read before anybody listened here: what was stored in between has no hint any more.
+        self._read(topic)
+        try:
+            yield topic
+        finally:
+            topic.watchers -= 1
+            if not topic.watchers:
+                del self._topics[execution_id]
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        with self._bus.subscribe(HintKind.EVENTS_STORED) as subscription:
+            next_safety_read = loop.time() + self._safety_read_seconds
+            while True:
+                for hint in await subscription.take(max(0.0, next_safety_read - loop.time())):
+                    if hint.kind is HintKind.RESYNC:
+                        next_safety_read = loop.time()
+                        continue
+                    topic = self._topics.get(hint.execution_id)
+                    if topic is not None and hint.last_sequence > topic.hinted:
+                        topic.hinted = hint.last_sequence
+                        self._read(topic)
+                if loop.time() >= next_safety_read:
+                    await self._safety_read()
+                    next_safety_read = loop.time() + self._safety_read_seconds
+
+    async def _safety_read(self) -> None:
+        topics = list(self._topics.values())
+        try:
+            for start in range(0, len(topics), _READ_AT_ONCE):
+                ids = [topic.execution_id for topic in topics[start : start + _READ_AT_ONCE]]
+                async with self._store.read() as work:
+                    newest = await work.events.newest(ids)
+                for execution_id, sequence in newest.items():
+                    topic = self._topics.get(execution_id)
+                    if topic is not None and sequence > topic.last:
+                        topic.hinted = max(topic.hinted, sequence)
+                        self._read(topic)
+        except Exception:
+            # The next one comes; watchers must not end for a database that is away for a moment.
+            logger.exception("safety_read_failed")
+
+    def _read(self, topic: _Topic) -> None:
+        if not topic.reading:
+            topic.reading = True
+            self._spawn(self._read_tail(topic))
+
+    async def _read_tail(self, topic: _Topic) -> None:
+        try:
+            while True:
+                hinted = topic.hinted
+                async with self._store.read() as work:
+                    events = await work.events.after(topic.execution_id, topic.last, _READ_AT_ONCE)
+                if events:
+                    topic.extend(events, self._tail_bytes)
+                # A hint that came meanwhile may tell of events this read was too early for.
+                if len(events) < _READ_AT_ONCE and topic.hinted == hinted:
+                    return
+        except Exception:
+            # The next hint or the next safety read tries again.
+            logger.exception("tail_read_failed", execution_id=topic.execution_id)
+        finally:
+            topic.reading = False
+
+
+def _size(event: StoredEvent) -> int:
+    return _EVENT_BYTES + len(event.payload)

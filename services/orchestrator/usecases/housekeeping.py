@@ -1,0 +1,61 @@
+"""What has to happen to executions although nobody asks for it."""
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+
+from services.common.clock import utc_now
+from services.orchestrator.domain import ExecutionError, ExecutionState
+from services.orchestrator.repositories.protocols import Store
+from services.orchestrator.usecases.endings import Endings
+
+logger = structlog.get_logger(__name__)
+
+_BATCH = 100
+# Whoever ends an execution revokes its grant at once; only what is left after this long was forgotten.
+_GRANT_PATIENCE = timedelta(seconds=30)
+
+
+class Housekeeping:
+    """Ends waiting executions past their timeout and revokes grants that were left open. Replicas may do it at once."""
+
+    def __init__(self, store: Store, endings: Endings, interval: float) -> None:
+        """`interval` is in seconds."""
+        self._store = store
+        self._endings = endings
+        self._interval = interval
+
+    async def run(self) -> None:
+        """Do it again and again until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval)
+            try:
+                await self.once()
+            except Exception:
+                logger.exception("housekeeping_failed")
+
+    async def once(self) -> None:
+        """Do what is due now."""
+        now = utc_now()
+        async with self._store.read() as work:
+            late = await work.executions.past_deadline(now, _BATCH)
+            forgotten = await work.executions.open_grants(now - _GRANT_PATIENCE, _BATCH)
+        for execution_id in late:
+            await self._time_out(execution_id)
+        for execution_id in forgotten:
+            await self._endings.revoke(execution_id)
+
+    async def _time_out(self, execution_id: str) -> None:
+        async with self._store.write() as work:
+            execution = await work.executions.lock(execution_id)
+            # A worker may have claimed it meanwhile, and ends it then.
+            if execution is None or execution.state.terminal or execution.state is ExecutionState.RUNNING:
+                return
+            error = ExecutionError(
+                "EXECUTION_TIMEOUT",
+                f"the execution took longer than its timeout of {execution.timeout:g} s and was {execution.state} when "
+                "it ended; start it with a longer timeout, or resume it to keep what is finished",
+            )
+            await self._endings.end(work, execution, error)
+        await self._endings.announce(execution_id, execution.last_sequence + 1)
