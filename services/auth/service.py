@@ -9,6 +9,9 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from coxswain.auth.v1.auth_service_pb2_grpc import add_AuthServiceServicer_to_server
+from coxswain.auth.v1.group_service_pb2_grpc import add_GroupServiceServicer_to_server
+from coxswain.auth.v1.secret_service_pb2_grpc import add_SecretServiceServicer_to_server
+from services.auth.chains import names
 from services.auth.chains.chain import Chain
 from services.auth.chains.environment import EnvironmentLink, SharedGroups, read_providers
 from services.auth.chains.stored_secret import StoredSecretLink
@@ -21,11 +24,15 @@ from services.auth.keys.ring import KeyRing, KeyRingError
 from services.auth.keys.signing import SigningKeys
 from services.auth.keys.vault import Vault
 from services.auth.servicers.auth import AuthServicer
+from services.auth.servicers.groups import GroupServicer
+from services.auth.servicers.secrets import SecretServicer
 from services.auth.settings import EVERY_GROUP, AuthSettings
 from services.auth.usecases.credentials import Credentials
 from services.auth.usecases.delegations import Delegations
 from services.auth.usecases.exchange import Exchange
+from services.auth.usecases.groups import Groups
 from services.auth.usecases.memberships import Memberships
+from services.auth.usecases.secrets import Secrets
 from services.common.errors import CoxswainError
 from services.common.grpc.server import Registry
 from services.common.hosting import StartError
@@ -44,7 +51,7 @@ class AuthService:
 
     def __init__(self, settings: AuthSettings, runtime: Runtime, ring: KeyRing) -> None:
         self._settings = settings
-        dev = runtime.settings.identity_mode == "dev"
+        self._dev = dev = runtime.settings.identity_mode == "dev"
         database = runtime.database
         principal_lifetime = timedelta(seconds=settings.principal_seconds)
         self._vault = Vault(database, ring)
@@ -83,12 +90,14 @@ class AuthService:
 
         self._credentials = Credentials(
             {
-                CredentialPurpose.DATABRICKS: Chain([user_token, stored("databricks/api-key"), environment]),
-                CredentialPurpose.VECTOR_SEARCH: Chain([user_token, stored("databricks/pat"), environment]),
-                CredentialPurpose.LLM_PROVIDER: Chain([stored("llm/{provider}"), environment]),
+                CredentialPurpose.DATABRICKS: Chain([user_token, stored(names.DATABRICKS_API_KEY), environment]),
+                CredentialPurpose.VECTOR_SEARCH: Chain([user_token, stored(names.DATABRICKS_PAT), environment]),
+                CredentialPurpose.LLM_PROVIDER: Chain([stored(names.LLM_KEY), environment]),
             },
             keep=timedelta(seconds=settings.credential_seconds),
         )
+        self._secrets = Secrets(database, self._vault, changed=self._credentials.forget)
+        self._groups = Groups(database, make_missing=dev)
         self._background: list[asyncio.Task[None]] = []
 
     @property
@@ -108,6 +117,8 @@ class AuthService:
                 jwks_max_age_seconds=self._settings.jwks_max_age_seconds,
             ),
         )
+        registry.add(add_SecretServiceServicer_to_server, SecretServicer(self._secrets))
+        registry.add(add_GroupServiceServicer_to_server, GroupServicer(self._groups))
 
     async def start(self) -> None:
         """Check the keys and read them, then keep them fresh.
@@ -118,12 +129,21 @@ class AuthService:
         try:
             await self._vault.start()
             await self._signing_keys.refresh()
+            await self._bootstrap()
         except CoxswainError as error:
             raise StartError(error.message) from error
         self._background = [
             asyncio.create_task(self._signing_keys.keep_fresh(self._settings.signing_key_refresh_seconds)),
             asyncio.create_task(self._keep_clean()),
         ]
+
+    async def _bootstrap(self) -> None:
+        admin = self._settings.bootstrap_admin
+        if admin:
+            if await self._groups.bootstrap(admin, self._settings.bootstrap_group):
+                logger.info("first platform admin made", subject=admin)
+        elif not self._dev and not await self._groups.administered():
+            logger.warning("nobody administers this installation: set COXSWAIN_AUTH_BOOTSTRAP_ADMIN to issuer|subject")
 
     async def _keep_clean(self) -> None:
         while True:

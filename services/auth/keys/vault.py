@@ -51,6 +51,22 @@ class Vault:
     async def _remember(self, connection: AsyncConnection, key_id: str, *, sealing: bool) -> None:
         await encryption_keys.add(connection, key_id, self._sealer.check_value(key_id), sealing=sealing)
 
+    async def turn_to_newest(self) -> str:
+        """Let the newest key of the ring seal from now on, and return its id.
+
+        Raises:
+            FailedPrecondition: KEY_UNAVAILABLE, this replica lacks the key that seals now: its ring is out of date.
+        """
+        newest = self.ring.newest
+        async with self._database.write() as connection:
+            sealing = await encryption_keys.sealing_key_id(connection)
+            if sealing not in self.ring:
+                raise key_unavailable(sealing, "seals this database and is not in the key ring")
+            if sealing != newest:
+                await encryption_keys.seal_with(connection, newest)
+                logger.info("another key seals from now on", key_id=newest, before=sealing)
+        return newest
+
     async def seal(self, connection: AsyncConnection, binding: Binding, plaintext: bytes) -> Sealed:
         """Return `plaintext` sealed under the key that seals now.
 

@@ -75,8 +75,8 @@ async def get_member(connection: AsyncConnection, group_id: str, subject: str) -
     return _member(row) if row else None
 
 
-async def set_member(connection: AsyncConnection, group_id: str, subject: str, role: Role) -> None:
-    """Store a membership or change its role."""
+async def set_member(connection: AsyncConnection, group_id: str, subject: str, role: Role) -> Member:
+    """Store a membership or change its role, and return it."""
     await insert_or_update(
         connection,
         _MEMBERS,
@@ -84,6 +84,10 @@ async def set_member(connection: AsyncConnection, group_id: str, subject: str, r
         key=("group_id", "subject"),
         update=("role",),
     )
+    rows = await connection.execute(
+        select(_MEMBERS).where(_MEMBERS.c.group_id == group_id, _MEMBERS.c.subject == subject)
+    )
+    return _member(rows.one())
 
 
 async def remove_member(connection: AsyncConnection, group_id: str, subject: str) -> bool:

@@ -9,11 +9,17 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from coxswain.auth.v1 import auth_service_pb2 as pb
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
+from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
+from services.common.grpc.call import acting_as
 from tests.support.harness import Harness
 
 if TYPE_CHECKING:
     from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceAsyncStub
+    from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceAsyncStub
+    from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceAsyncStub
 
 
 @dataclass
@@ -48,6 +54,36 @@ def public(harness: Harness, bearer: str, group: str = "") -> "AuthServiceAsyncS
     """Return a stub on the public listener with a development identity ("" for none)."""
     channel: grpc.aio.Channel = harness.channel(bearer, group=group)
     return AuthServiceStub(channel)
+
+
+def secrets(harness: Harness, bearer: str) -> "SecretServiceAsyncStub":
+    """Return a stub of SecretService with a development identity."""
+    channel: grpc.aio.Channel = harness.channel(bearer)
+    return SecretServiceStub(channel)
+
+
+def groups(harness: Harness, bearer: str, group: str = "") -> "GroupServiceAsyncStub":
+    """Return a stub of GroupService with a development identity."""
+    channel: grpc.aio.Channel = harness.channel(bearer, group=group)
+    return GroupServiceStub(channel)
+
+
+async def token_of(harness: Harness, bearer: str) -> str:
+    """Return a principal token of a development identity ("" for none)."""
+    request = pb.ExchangeTokenRequest(authorization=f"Bearer {bearer}" if bearer else "")
+    return (await public(harness, "").ExchangeToken(request)).principal_token
+
+
+async def resolve(harness: Harness, bearer: str, **request: Any) -> pb.ResolveCredentialResponse:
+    """Ask as the models service for a credential of a development identity."""
+    with acting_as(await token_of(harness, bearer)):
+        return await internal(harness, "models").ResolveCredential(pb.ResolveCredentialRequest(**request))
+
+
+def llm(destination: str = "", provider: str = "openai") -> dict[str, Any]:
+    """Return the request for an LLM provider's key."""
+    purpose = pb.CREDENTIAL_PURPOSE_LLM_PROVIDER
+    return {"purpose": purpose, "destination_origin": destination, "provider": provider}
 
 
 def internal(harness: Harness, service: str = "orchestrator") -> "AuthServiceAsyncStub":

@@ -2,15 +2,13 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from grpc import StatusCode
 
 from coxswain.auth.v1 import auth_service_pb2 as pb
 from services.auth.settings import AuthSettings
-from services.common.grpc.call import acting_as
-from tests.integration.auth.support import internal, public, refused
+from tests.integration.auth.support import llm, public, refused, resolve
 from tests.support.harness import Harness, serve_services
 
 KEY = "sk-marked-provider-key"
@@ -28,23 +26,9 @@ async def auth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         yield harness
 
 
-async def resolve(auth: Harness, bearer: str = ALICE, **request: Any) -> pb.ResolveCredentialResponse:
-    exchange = pb.ExchangeTokenRequest(authorization=f"Bearer {bearer}")
-    with acting_as((await public(auth, "").ExchangeToken(exchange)).principal_token):
-        return await internal(auth, "models").ResolveCredential(pb.ResolveCredentialRequest(**request))
-
-
-def llm(destination: str = "", provider: str = "openai") -> dict[str, Any]:
-    return {
-        "purpose": pb.CREDENTIAL_PURPOSE_LLM_PROVIDER,
-        "destination_origin": destination,
-        "provider": provider,
-    }
-
-
 @pytest.mark.parametrize("destination", ["", "http://127.0.0.1:8123", "HTTP://127.0.0.1:8123/v1/chat"])
 async def test_a_provider_key_comes_with_the_origin_it_belongs_to(auth: Harness, destination: str) -> None:
-    answer = await resolve(auth, **llm(destination))
+    answer = await resolve(auth, ALICE, **llm(destination))
     assert (answer.token, answer.origin, answer.link) == (KEY, "http://127.0.0.1:8123", "environment")
     assert not answer.on_behalf_of_user
 
@@ -55,26 +39,26 @@ async def test_a_provider_key_comes_with_the_origin_it_belongs_to(auth: Harness,
 )
 async def test_a_provider_key_goes_nowhere_else(auth: Harness, destination: str) -> None:
     with refused(StatusCode.PERMISSION_DENIED, "DESTINATION_NOT_ALLOWED") as refusal:
-        await resolve(auth, **llm(destination))
+        await resolve(auth, ALICE, **llm(destination))
     assert KEY not in refusal.message
 
 
 @pytest.mark.parametrize("destination", ["http://user@127.0.0.1:8123", "127.0.0.1:8123", "ftp://127.0.0.1", "http://"])
 async def test_a_destination_that_is_no_origin_is_refused(auth: Harness, destination: str) -> None:
     with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"):
-        await resolve(auth, **llm(destination))
+        await resolve(auth, ALICE, **llm(destination))
 
 
 async def test_a_provider_without_a_key_is_not_configured(auth: Harness) -> None:
     with refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED") as refusal:
-        await resolve(auth, **llm(provider="anthropic"))
+        await resolve(auth, ALICE, **llm(provider="anthropic"))
     assert refusal.metadata == {"purpose": "LLM_PROVIDER", "links": "stored_secret,environment"}
     assert "ANTHROPIC_API_KEY is not set" in refusal.message
 
 
 async def test_databricks_tokens_of_the_environment_belong_to_its_host(auth: Harness) -> None:
     for purpose in (pb.CREDENTIAL_PURPOSE_DATABRICKS, pb.CREDENTIAL_PURPOSE_VECTOR_SEARCH):
-        answer = await resolve(auth, purpose=purpose)
+        answer = await resolve(auth, ALICE, purpose=purpose)
         assert (answer.token, answer.origin) == (PAT, "https://workspace.example.com")
 
 

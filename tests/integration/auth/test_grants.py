@@ -8,13 +8,8 @@ from grpc import StatusCode
 from coxswain.auth.v1 import auth_service_pb2 as pb
 from coxswain.auth.v1 import principal_pb2
 from services.common.grpc.call import acting_as
-from tests.integration.auth.support import internal, public, refused
+from tests.integration.auth.support import internal, refused, token_of
 from tests.support.harness import Harness
-
-
-async def token_of(auth: Harness, bearer: str) -> str:
-    request = pb.ExchangeTokenRequest(authorization=f"Bearer {bearer}" if bearer else "")
-    return (await public(auth, "").ExchangeToken(request)).principal_token
 
 
 async def delegate(auth: Harness, bearer: str, execution_id: str, **terms: pb.ExecutionIdentity | int) -> str:

@@ -1,0 +1,10 @@
+"""What a group's secrets have to be called to be found by a chain."""
+
+DATABRICKS_API_KEY = "databricks/api-key"
+"""A token for Databricks in general."""
+DATABRICKS_PAT = "databricks/pat"
+"""A personal access token for Vector Search."""
+OAUTH_CLIENT = "databricks/oauth-client"
+"""A service principal: a JSON object with `client_id` and `client_secret`."""
+LLM_KEY = "llm/{provider}"
+"""An LLM provider's key. Example: `llm/openai`."""

@@ -1,0 +1,154 @@
+"""A group's own credentials."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from grpc import StatusCode
+
+from coxswain.auth.v1 import auth_service_pb2 as auth_pb
+from coxswain.auth.v1 import secret_service_pb2 as pb
+from services.common.db.database import Database
+from services.common.settings import database_url as service_database_url
+from tests.integration.auth.support import llm, refused, resolve, secrets
+from tests.support.harness import ALICE, BOB, Harness
+
+VALUE = "sk-marked-secret-value-000000"
+HOME = "https://llm.example.com"
+
+
+def put(name: str = "llm/openai", value: str = VALUE, *origins: str) -> pb.PutSecretRequest:
+    return pb.PutSecretRequest(name=name, value=value, allowed_origins=origins or (HOME,))
+
+
+async def everything_stored(auth: Harness) -> bytes:
+    database = Database(service_database_url(auth.host._settings, "auth"), "auth")
+    async with database.read() as connection:
+        rows = await connection.exec_driver_sql("SELECT * FROM secrets")
+        stored = repr(rows.fetchall()).encode()
+    await database.close()
+    return b"".join([stored, *_database_files(auth.data_dir)])
+
+
+def _database_files(directory: Path) -> list[bytes]:
+    return [path.read_bytes() for path in directory.rglob("auth.db*")]
+
+
+async def test_a_stored_secret_is_described_but_never_shown(auth: Harness) -> None:
+    stored = (await secrets(auth, ALICE).PutSecret(put())).secret
+    assert (stored.name, list(stored.allowed_origins), len(stored.fingerprint)) == ("llm/openai", [HOME], 12)
+    listed = (await secrets(auth, ALICE).ListSecrets(pb.ListSecretsRequest())).secrets
+    assert list(listed) == [stored]
+    assert VALUE not in str(stored)
+    assert VALUE.encode() not in await everything_stored(auth)
+    answer = await resolve(auth, ALICE, **llm())
+    assert (answer.token, answer.origin, answer.link) == (VALUE, HOME, "stored_secret")
+
+
+async def test_a_new_value_replaces_the_old_one_at_once(auth: Harness) -> None:
+    first = (await secrets(auth, ALICE).PutSecret(put())).secret
+    assert (await resolve(auth, ALICE, **llm())).token == VALUE
+    second = (await secrets(auth, ALICE).PutSecret(put("llm/openai", "sk-another"))).secret
+    assert (await resolve(auth, ALICE, **llm())).token == "sk-another"
+    assert first.fingerprint != second.fingerprint
+    assert first.create_time == second.create_time
+    assert len((await secrets(auth, ALICE).ListSecrets(pb.ListSecretsRequest())).secrets) == 1
+
+
+async def test_a_deleted_secret_is_gone_at_once(auth: Harness) -> None:
+    await secrets(auth, ALICE).PutSecret(put())
+    await resolve(auth, ALICE, **llm())
+    await secrets(auth, ALICE).DeleteSecret(pb.DeleteSecretRequest(name="llm/openai"))
+    with refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED"):
+        await resolve(auth, ALICE, **llm())
+    with refused(StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await secrets(auth, ALICE).DeleteSecret(pb.DeleteSecretRequest(name="llm/openai"))
+
+
+async def test_groups_never_meet(auth: Harness) -> None:
+    await secrets(auth, ALICE).PutSecret(put())
+    assert not (await secrets(auth, BOB).ListSecrets(pb.ListSecretsRequest())).secrets
+    with refused(StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await secrets(auth, BOB).DeleteSecret(pb.DeleteSecretRequest(name="llm/openai"))
+    with refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED"):
+        await resolve(auth, BOB, **llm())
+    theirs = (await secrets(auth, BOB).PutSecret(put())).secret
+    mine = (await secrets(auth, ALICE).ListSecrets(pb.ListSecretsRequest())).secrets[0]
+    # Not even whether two groups have the same value can be told.
+    assert theirs.fingerprint != mine.fingerprint
+
+
+async def test_a_secret_goes_only_where_it_may(auth: Harness) -> None:
+    await secrets(auth, ALICE).PutSecret(put("llm/openai", VALUE, HOME + ":443", "http://127.0.0.1:9"))
+    assert (await resolve(auth, ALICE, **llm("http://127.0.0.1:9"))).origin == "http://127.0.0.1:9"
+    with refused(StatusCode.PERMISSION_DENIED, "DESTINATION_NOT_ALLOWED") as refusal:
+        await resolve(auth, ALICE, **llm("https://evil.example.com"))
+    assert refusal.metadata == {"origin": "https://evil.example.com", "link": "stored_secret"}
+
+
+async def test_writers_of_one_secret_do_not_lose_each_others_version(auth: Harness) -> None:
+    values = [f"sk-value-{number:04}" for number in range(12)]
+    await asyncio.gather(*(secrets(auth, ALICE).PutSecret(put("llm/openai", value)) for value in values))
+    assert (await resolve(auth, ALICE, **llm())).token in values
+    assert len((await secrets(auth, ALICE).ListSecrets(pb.ListSecretsRequest())).secrets) == 1
+
+
+async def test_listing_goes_through_pages(auth: Harness) -> None:
+    names = sorted(f"llm/provider-{number}" for number in range(5))
+    for name in names:
+        await secrets(auth, ALICE).PutSecret(put(name))
+    found: list[str] = []
+    request = pb.ListSecretsRequest(page_size=2)
+    while True:
+        page = await secrets(auth, ALICE).ListSecrets(request)
+        found += [secret.name for secret in page.secrets]
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert found == names
+    with refused(StatusCode.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
+        await secrets(auth, BOB).ListSecrets(request)
+
+
+@pytest.mark.parametrize("bearer", ["dev:olga:sales=operator", "dev:edna:sales=editor"])
+async def test_secrets_are_for_admins(auth: Harness, bearer: str) -> None:
+    with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await secrets(auth, bearer).PutSecret(put())
+    with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await secrets(auth, bearer).ListSecrets(pb.ListSecretsRequest())
+    with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        async for _ in secrets(auth, "dev:alice:sales=admin").RotateKey(pb.RotateKeyRequest()):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (put("LLM/openai"), "name"),
+        (put("../x"), "name"),
+        (put("llm/openai", ""), "value"),
+        (put("llm/openai", " sk-marked-padded\n"), "value"),
+        (put("databricks/oauth-client", "marked-not-json"), "value"),
+        (put("databricks/oauth-client", '{"client_id": "marked"}'), "value"),
+        (put("llm/openai", VALUE, "https://user@example.com"), "allowed_origins[0]"),
+        (put("llm/openai", VALUE, "example.com"), "allowed_origins[0]"),
+        (pb.PutSecretRequest(name="llm/openai", value=VALUE), "allowed_origins"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_malformed_secret_is_refused_by_field_without_repeating_it(
+    auth: Harness, request_: pb.PutSecretRequest, field: str
+) -> None:
+    with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await secrets(auth, ALICE).PutSecret(request_)
+    assert refusal.message.startswith(f"{field}: ")
+    assert "marked" not in refusal.message
+    assert not (await secrets(auth, ALICE).ListSecrets(pb.ListSecretsRequest())).secrets
+
+
+async def test_chains_take_the_secret_made_for_their_purpose(auth: Harness) -> None:
+    await secrets(auth, ALICE).PutSecret(put("databricks/api-key", "dapi-general"))
+    await secrets(auth, ALICE).PutSecret(put("databricks/pat", "dapi-search"))
+    general = await resolve(auth, ALICE, purpose=auth_pb.CREDENTIAL_PURPOSE_DATABRICKS)
+    search = await resolve(auth, ALICE, purpose=auth_pb.CREDENTIAL_PURPOSE_VECTOR_SEARCH)
+    assert (general.token, search.token) == ("dapi-general", "dapi-search")
