@@ -1,8 +1,8 @@
 """The one door to the outside: every request this service sends to an upstream goes through here.
 
 Addresses come from the operator, who is trusted, or from a group's own model, which a tenant made. A tenant's address
-is resolved here, every address it resolves to is checked, and the connection goes to a checked one: no name can lead into
-the networks the service runs in.
+is resolved here, every address it resolves to is checked, and the connection goes to a checked one: no name can lead
+into the networks the service runs in.
 """
 
 import asyncio

@@ -18,9 +18,6 @@ class ModelsSettings(BaseSettings):
     seed_file: Path = Field(
         Path(__file__).with_name("models.yaml"), description="YAML list of the models every group sees."
     )
-    default_chat_model: str = Field(
-        "offline/extract", description="Model that those use who name none for conversations."
-    )
     default_embedding_model: str = Field("offline/embed", description="Model that Embed uses when a call names none.")
     catalogue_max_age_seconds: float | None = Field(
         None,

@@ -1,0 +1,1 @@
+"""The history of the models service's schema."""

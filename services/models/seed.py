@@ -1,0 +1,91 @@
+"""The models every group sees, from a file to their rows: `python -m services.models.seed`.
+
+The file is the whole truth: repeating it changes nothing, what it no longer lists is removed.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.common.settings import CommonSettings, database_url
+from services.models.domain import Capabilities, ModelSpec, Provider
+from services.models.repositories.models import replace_shared
+from services.models.settings import ModelsSettings
+
+
+class SeedError(Exception):
+    """The file cannot be used; the message names the entry and what is wrong with it."""
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)
+    provider: Provider
+    description: str = Field("", max_length=1000)
+    upstream_model: str = Field("", max_length=256)
+    base_url: str = Field("", max_length=512, pattern=r"^(https?://\S+)?$")
+    capabilities: Capabilities = Capabilities()
+    context_window: int = Field(0, ge=0)
+    max_output_tokens: int = Field(0, ge=0)
+    embedding_dimension: int = Field(0, ge=0, le=8192)
+    temperature: float | None = Field(None, ge=0, le=2)
+    input_cost_per_million_tokens: float = Field(0, ge=0)
+    output_cost_per_million_tokens: float = Field(0, ge=0)
+
+    @field_validator("capabilities", mode="before")
+    @classmethod
+    def _from_names(cls, value: Any) -> Any:
+        return Capabilities(**dict.fromkeys(value, True)) if isinstance(value, list) else value
+
+
+def read_seed(path: Path) -> list[ModelSpec]:
+    """Return the models in a file.
+
+    Raises:
+        SeedError: it cannot be read, or an entry is no model.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SeedError(f"{path}: {error}") from error
+    rows = document.get("models") if isinstance(document, dict) else None
+    if not isinstance(rows, list):
+        raise SeedError(f'{path}: has to hold a list "models"')
+    specs: dict[str, ModelSpec] = {}
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}: entry {number} ({row.get('name', 'without a name') if isinstance(row, dict) else row})"
+        try:
+            entry = _Entry.model_validate(row)
+        except (ValidationError, TypeError) as error:
+            raise SeedError(f"{where}: {error}") from error
+        if entry.name in specs:
+            raise SeedError(f"{where}: the name is there twice")
+        specs[entry.name] = ModelSpec(**{name: getattr(entry, name) for name in _Entry.model_fields})
+    return list(specs.values())
+
+
+async def seed(database: Database, path: Path | None = None) -> None:
+    """Make the shared models those of the file, by default the one the settings name."""
+    specs = await asyncio.to_thread(read_seed, path or ModelsSettings().seed_file)
+    async with database.write() as connection:
+        await replace_shared(connection, specs)
+
+
+async def _main() -> None:
+    url = database_url(CommonSettings(), "models")
+    await upgrade_database("models", url)
+    database = Database(url, "models", null_pool=True)
+    try:
+        await seed(database)
+    finally:
+        await database.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

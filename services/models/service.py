@@ -1,0 +1,130 @@
+"""Puts the models service together."""
+
+import structlog
+
+from coxswain.models.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
+from coxswain.models.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+from coxswain.models.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
+from services.common.grpc.server import Registry
+from services.common.hosting import StartError
+from services.common.runtime import Runtime
+from services.models.credentials import AuthCredentials
+from services.models.domain import Provider
+from services.models.egress import AddressPolicy, Egress, origin_of
+from services.models.providers.base import ModelProvider
+from services.models.providers.offline.embedder import PackagedEmbedder
+from services.models.providers.offline.provider import OfflineProvider
+from services.models.providers.openai_compatible import Limits, OpenAICompatibleProvider
+from services.models.repositories.models import SqlModelRepository
+from services.models.repositories.usage import SqlUsageRepository
+from services.models.seed import SeedError, read_seed, seed
+from services.models.servicers.inference import InferenceServicer
+from services.models.servicers.models import ModelServicer
+from services.models.servicers.usage import UsageServicer
+from services.models.settings import ModelsSettings
+from services.models.usecases.catalogue import Catalogue
+from services.models.usecases.inference import Inference
+from services.models.usecases.models import Models
+from services.models.usecases.usage import Budgets, UsageRecorder, UsageReports
+
+logger = structlog.get_logger(__name__)
+
+_SQLITE_CATALOGUE_SECONDS = 5.0
+_CLOSE_SECONDS = 10.0
+
+
+class ModelsService:
+    """Serves model configuration, model calls and their usage."""
+
+    def __init__(self, settings: ModelsSettings, runtime: Runtime) -> None:
+        self._settings = settings
+        self._database = runtime.database
+        on_sqlite = runtime.database.dialect == "sqlite"
+        self._seeds = (runtime.settings.migrate or ("auto" if on_sqlite else "check")) == "auto"
+        max_age = settings.catalogue_max_age_seconds
+        if max_age is None:
+            max_age = _SQLITE_CATALOGUE_SECONDS if on_sqlite else 0.0
+
+        repository = SqlModelRepository(runtime.database)
+        usage = SqlUsageRepository(runtime.database)
+        catalogue = Catalogue(repository, max_age)
+        addresses = AddressPolicy(settings.egress_allowed_networks)
+        self._recorder = UsageRecorder(usage)
+        self._providers = _providers(settings, runtime, addresses)
+        budgets = Budgets(usage, self._recorder, max_age)
+        inference = Inference(
+            catalogue,
+            self._providers,
+            budgets,
+            self._recorder,
+            default_embedding_model=settings.default_embedding_model,
+            max_message_bytes=runtime.settings.max_message_bytes,
+        )
+        models = Models(repository, catalogue, addresses, frozenset(settings.litellm_providers))
+        self._model_servicer = ModelServicer(models)
+        self._inference_servicer = InferenceServicer(inference)
+        self._usage_servicer = UsageServicer(UsageReports(usage, self._recorder), budgets)
+
+    def register(self, registry: Registry) -> None:
+        """Register the three servicers."""
+        registry.add(add_ModelServiceServicer_to_server, self._model_servicer)
+        registry.add(add_InferenceServiceServicer_to_server, self._inference_servicer)
+        registry.add(add_UsageServiceServicer_to_server, self._usage_servicer)
+
+    async def start(self) -> None:
+        """Make the shared models those of the seed file, where migrations are automatic too."""
+        if self._seeds:
+            await seed(self._database, self._settings.seed_file)
+        self._recorder.start()
+
+    async def drain(self) -> None:
+        """Running calls go on."""
+
+    async def close(self) -> None:
+        """Store what is left of usage, then close connections and processes."""
+        await self._recorder.close(_CLOSE_SECONDS)
+        for provider in set(self._providers.values()):
+            await provider.close()
+
+
+def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPolicy) -> dict[Provider, ModelProvider]:
+    credentials = AuthCredentials(
+        runtime.peers.channel("auth"), frozenset(origin_of(origin) for origin in settings.keyless_origins)
+    )
+    egress = Egress(
+        addresses,
+        connect_timeout=settings.connect_timeout_seconds,
+        connections_per_origin=settings.max_connections_per_origin,
+    )
+    upstreams = OpenAICompatibleProvider(
+        egress,
+        credentials,
+        {Provider.OPENAI: settings.openai_base_url, Provider.DATABRICKS: settings.databricks_base_url},
+        Limits(
+            request_timeout=settings.request_timeout_seconds,
+            max_attempts=settings.max_attempts,
+            retry_base=settings.retry_base_seconds,
+            retry_max=settings.retry_max_seconds,
+            max_response_bytes=settings.max_response_bytes,
+            embed_batch_size=settings.embed_batch_size,
+            embed_concurrency=settings.embed_concurrency,
+        ),
+    )
+    return {
+        Provider.OFFLINE: OfflineProvider(PackagedEmbedder()),
+        Provider.OPENAI: upstreams,
+        Provider.DATABRICKS: upstreams,
+    }
+
+
+def build(settings: ModelsSettings, runtime: Runtime) -> ModelsService:
+    """Return the service.
+
+    Raises:
+        StartError: the seed file cannot be used.
+    """
+    try:
+        read_seed(settings.seed_file)
+    except SeedError as error:
+        raise StartError(str(error)) from error
+    return ModelsService(settings, runtime)

@@ -1,0 +1,101 @@
+"""The models service's tables."""
+
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+
+from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
+
+metadata = MetaData(naming_convention=NAMING_CONVENTION)
+
+_ID = String(64)
+_GROUP = String(128)
+# Names page in the same order on both databases.
+_NAME = String(128).with_variant(String(128, collation="C"), "postgresql")
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("group_id", _GROUP, nullable=False),  # empty: shared by all groups
+    Column("name", _NAME, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("provider", String(32), nullable=False),
+    Column("upstream_model", String(256), nullable=False),
+    Column("base_url", String(512), nullable=False),
+    Column("capabilities", JsonDocument, nullable=False),  # names of what it can do
+    Column("context_window", Integer, nullable=False),
+    Column("max_output_tokens", Integer, nullable=False),
+    Column("embedding_dimension", Integer, nullable=False),
+    Column("temperature", Float),
+    Column("input_cost_per_million_tokens", Float, nullable=False),
+    Column("output_cost_per_million_tokens", Float, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("uq_models_group_id_name", "group_id", "name", unique=True),
+)
+
+# Models that a group has switched off for itself.
+disabled_models = Table(
+    "disabled_models",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("model_id", _ID, ForeignKey("models.id", ondelete="CASCADE"), primary_key=True),
+    Column("disabled_at", UtcDateTime, nullable=False),
+)
+
+# What a request_id made, so that repeating the request finds it.
+requests = Table(
+    "requests",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("subject", String(512), primary_key=True),
+    Column("method", String(128), primary_key=True),
+    Column("request_id", String(128), primary_key=True),
+    Column("request_hash", String(64), nullable=False),
+    Column("model_id", _ID, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+usage_records = Table(
+    "usage_records",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("group_id", _GROUP, nullable=False),
+    Column("model", String(128), nullable=False),  # the name: usage outlives its model
+    Column("execution_id", _ID, nullable=False),  # empty: a direct call
+    Column("called_at", UtcDateTime, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("cost", Float, nullable=False),  # US dollars
+    Column("estimated", Boolean, nullable=False),
+    Index("ix_usage_records_group_id_called_at", "group_id", "called_at"),
+    Index("ix_usage_records_group_id_execution_id", "group_id", "execution_id"),
+)
+
+# The sum a monthly limit is held against, kept beside the records so that no call has to add them up.
+monthly_costs = Table(
+    "monthly_costs",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("month", String(7), primary_key=True),  # in UTC, as 2026-01
+    Column("cost", Float, nullable=False),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("monthly_cost_limit", Float, nullable=False),  # US dollars; 0: none
+    Column("calls_per_minute", Integer, nullable=False),  # 0: no limit
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+# Calls counted in the present minute of groups that have a limit on them.
+call_counts = Table(
+    "call_counts",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("minute", BigInteger, nullable=False),  # since the epoch
+    Column("calls", Integer, nullable=False),
+)
