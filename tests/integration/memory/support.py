@@ -48,7 +48,7 @@ class EmbeddingModels(inference_service_pb2_grpc.InferenceServiceServicer):
 @contextlib.asynccontextmanager
 async def serve_models(socket: str) -> AsyncIterator[EmbeddingModels]:
     """Serve embeddings on a UNIX socket."""
-    models = EmbeddingModels()
+    models = EmbeddingModels()  # type: ignore[abstract]
     server = grpc.aio.server()
     inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(models, server)
     server.add_insecure_port(socket)
@@ -80,9 +80,7 @@ async def serve_memory(
             host = Host(CommonSettings(**values), {**dict.fromkeys(SERVICES, socket), "models": models_socket})
             auth = await host.add("auth", build_auth, AuthSettings())
             memory = await host.add("memory", build_memory, settings or MemorySettings())
-            port, _ = await host.open(
-                public_address="127.0.0.1:0", internal_address=socket, identity=auth.identity
-            )
+            port, _ = await host.open(public_address="127.0.0.1:0", internal_address=socket, identity=auth.identity)
             harness = Harness(f"127.0.0.1:{port}", socket, data_dir, host, {"auth": auth, "memory": memory})
             try:
                 yield harness, models

@@ -1,0 +1,378 @@
+"""The default store against a plain model of it: random operations of several groups, several processes' caches."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.common.errors import FailedPrecondition
+from services.memory import filters
+from services.memory.domain import (
+    EVERYTHING,
+    Comparison,
+    Condition,
+    EmbeddingSpace,
+    Filter,
+    ListPosition,
+    MemoryKind,
+    NamespaceKey,
+    Query,
+    Record,
+    ShortTerm,
+    Unified,
+    microseconds,
+    unit_vector,
+)
+from services.memory.schemas import build_row
+from services.memory.stores.sql.store import SqlMemoryStore
+
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+SPACE = EmbeddingSpace("test/embed", 3)
+KEYS = [
+    NamespaceKey(group, crew, MemoryKind.UNIFIED) for group, crew in (("sales", "a"), ("sales", "b"), ("legal", "a"))
+]
+
+
+@asynccontextmanager
+async def _stores(url: str) -> AsyncIterator[list[SqlMemoryStore]]:
+    """One store that remembers, another process's that does, and one that always reads chunk by chunk."""
+    await upgrade_database("memory", url)
+    databases = [Database(url, "memory") for _ in range(3)]
+    caches = [(1 << 20, 1 << 20), (1 << 20, 1 << 20), (0, 0)]
+    try:
+        yield [
+            SqlMemoryStore(database, cache_bytes=total, cached_namespace_bytes=one)
+            for database, (total, one) in zip(databases, caches, strict=True)
+        ]
+    finally:
+        for database in databases:
+            await database.close()
+
+
+IDS = st.sampled_from(["r1", "r2", "r3", "r4", "r5"])
+WORDS = st.sampled_from(["alpha", "Beta gamma", "ß and ss", 'quote " and %', "été"])
+SCOPES = st.sampled_from(["/", "/a", "/a/b", "/ab", "/a_"])
+CATEGORIES = st.lists(st.sampled_from(["x", "y", 'x","y', "x,", "]", "É"]), max_size=3).map(tuple)
+METADATA = st.sampled_from(["{}", '{"t":1}', '{"t":"1"}', '{"t":1.0,"u":[1,{"b":2}]}', '{"t":"1\\"","u":null}'])
+VECTORS = st.sampled_from([(1, 0, 0), (0, 1, 0), (1, 1, 0), (-1, 0, 1), (0.3, 0.2, 0.1)])
+RECORDS = st.builds(
+    lambda record_id, vector, metadata, age, body: Record(
+        id=record_id,
+        body=body,
+        embedding=unit_vector(vector),
+        metadata=metadata,
+        created_at=NOW - timedelta(hours=age),
+    ),
+    IDS,
+    VECTORS,
+    METADATA,
+    st.integers(0, 3),
+    st.builds(
+        Unified,
+        content=WORDS,
+        scope=SCOPES,
+        categories=CATEGORIES,
+        importance=st.sampled_from([0.0, 0.5, 0.25]),
+        source=st.sampled_from(["", "alice", "bob"]),
+        private=st.booleans(),
+        last_accessed=st.none() | st.just(NOW),
+    ),
+)
+CONDITIONS = st.lists(
+    st.one_of(
+        st.builds(
+            lambda comparison, value: Condition("content", comparison, (value,)),
+            st.sampled_from(
+                [c for c in Comparison if c is not Comparison.CONTAINS],
+            ),
+            st.sampled_from(["alpha", "Beta", "ß", "", "z", "Alpha", "été", "%"]),
+        ),
+        st.builds(lambda value: Condition("content", Comparison.CONTAINS, (value,)), st.sampled_from(["SS", "gamma"])),
+        st.builds(
+            lambda comparison, value: Condition("importance", comparison, (value,)),
+            st.sampled_from(
+                [Comparison.EQUAL, Comparison.NOT_EQUAL, Comparison.LESS, Comparison.GREATER_OR_EQUAL],
+            ),
+            st.sampled_from([0.25, 0.5]),
+        ),
+        st.builds(
+            lambda comparison: Condition("last_accessed", comparison, (NOW,)),
+            st.sampled_from([Comparison.EQUAL, Comparison.NOT_EQUAL, Comparison.LESS_OR_EQUAL]),
+        ),
+        st.just(Condition("private", Comparison.EQUAL, (True,))),
+    ),
+    max_size=2,
+).map(tuple)
+FILTERS = st.builds(
+    Filter,
+    conditions=CONDITIONS,
+    scope_prefix=st.sampled_from(["", "", "/", "/a", "/a_"]),
+    categories=st.frozensets(st.sampled_from(["x", "x,", ",", "É", 'x","y']), max_size=2),
+    metadata=st.sampled_from([{}, {}, {"t": "1"}, {"t": '"1"'}, {"u": '[1,{"b":2}]'}, {"u": "null"}, {"t": "1.0"}]),
+    created_before=st.none() | st.sampled_from([NOW, NOW - timedelta(hours=1, microseconds=-1)]),
+    source=st.sampled_from(["", "alice"]),
+    include_private=st.booleans(),
+)
+STORE = st.integers(0, 2)
+KEY = st.sampled_from(KEYS)
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("save"), STORE, KEY, st.lists(RECORDS, min_size=1, max_size=3)),
+        st.tuples(st.just("delete"), STORE, KEY, st.lists(IDS, min_size=1, max_size=2), st.none() | FILTERS),
+        st.tuples(st.just("filter"), STORE, KEY, FILTERS),
+        st.tuples(st.just("clear"), STORE, KEY),
+        st.tuples(st.just("touch"), STORE, KEY, st.lists(IDS, max_size=2)),
+    ),
+    max_size=7,
+)
+
+Model = dict[NamespaceKey, dict[str, Record]]
+
+
+def _matches(key: NamespaceKey, chosen: Filter, record: Record) -> bool:
+    assert record.created_at is not None
+    if chosen.created_before is not None and record.created_at >= chosen.created_before:
+        return False
+    return filters.matches(key.kind, chosen, build_row(key, record, SPACE.model))
+
+
+async def _apply(stores: Sequence[SqlMemoryStore], model: Model, operation: tuple[Any, ...]) -> None:
+    name, store, key = operation[0], stores[operation[1]], operation[2]
+    rows = model[key]
+    match name:
+        case "save":
+            await store.save(key, SPACE, operation[3], NOW)
+            rows.update({record.id: record for record in operation[3]})
+        case "delete" | "filter":
+            ids = operation[3] if name == "delete" else None
+            chosen = operation[4] if name == "delete" else operation[3]
+            doomed = [
+                record_id
+                for record_id, record in rows.items()
+                if (ids is None or record_id in ids) and (chosen is None or _matches(key, chosen, record))
+            ]
+            assert await store.delete(key, ids, chosen, NOW) == len(doomed)
+            for record_id in doomed:
+                del rows[record_id]
+        case "clear":
+            assert await store.clear(key) == len(rows)
+            rows.clear()
+        case "touch":
+            moment = NOW + timedelta(seconds=1)
+            known = {record_id for record_id in operation[3] if record_id in rows}
+            assert await store.touch(key, operation[3], moment) == len(known)
+            for record_id in known:
+                body = rows[record_id].body
+                assert isinstance(body, Unified)
+                body.last_accessed = moment
+
+
+def _plain(records: Sequence[Record]) -> list[tuple[Any, ...]]:
+    return [(r.id, r.body, r.metadata, r.created_at) for r in records]
+
+
+async def _check(stores: Sequence[SqlMemoryStore], model: Model, chosen: Filter, vector: Any) -> None:
+    for key, rows in model.items():
+        expected = [record for record in rows.values() if _matches(key, chosen, record)]
+        expected.sort(key=lambda r: (microseconds(r.created_at or NOW), key.stored_id(r.id)), reverse=True)
+        for store in stores:
+            listed: list[Record] = []
+            after = None
+            while True:
+                page = await store.page(key, chosen, 2, after, NOW, embeddings=False)
+                listed.extend(page.records)
+                if not page.more:
+                    break
+                last = page.records[-1]
+                assert last.created_at is not None
+                after = ListPosition(microseconds(last.created_at), key.stored_id(last.id))
+            assert _plain(listed) == _plain(expected)
+            assert (await store.count(key, chosen, NOW)).count == len(expected)
+            everything = await store.get(key, list(rows), NOW, embeddings=True)
+            assert _plain(everything) == _plain(list(rows.values()))
+            for limit in (2, 10):
+                found = await store.search(key, Query(unit_vector(vector), limit, chosen), NOW)
+                best = sorted(-float(np.dot(r.embedding, unit_vector(vector))) for r in expected)[:limit]  # type: ignore[arg-type]
+                np.testing.assert_allclose([f.score for f in found], [-score for score in best], atol=1e-6)
+                assert {f.record.id for f in found} <= {r.id for r in expected}
+    for group in ("sales", "legal"):
+        infos = await stores[0].namespaces(group, 10, None)
+        assert {i.key for i in infos} <= {key for key in KEYS if key.group_id == group}
+        assert {i.key: i.record_count for i in infos if i.record_count} == {
+            key: len(rows) for key, rows in model.items() if rows and key.group_id == group
+        }
+
+
+@given(OPERATIONS, FILTERS, VECTORS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(
+    [("save", 0, KEYS[0], [Record("r1", Unified("ß"), unit_vector((1, 0, 0)), created_at=NOW)])],
+    Filter(conditions=(Condition("content", Comparison.CONTAINS, ("SS",)),)),
+    (1, 0, 0),
+)
+def test_no_operation_of_one_namespace_is_seen_in_another_and_all_processes_agree(
+    operations: list[tuple[Any, ...]], chosen: Filter, vector: Any
+) -> None:
+    async def scenario() -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            async with _stores(f"sqlite:///{Path(directory) / 'memory.db'}") as stores:
+                model: Model = {key: {} for key in KEYS}
+                for operation in operations:
+                    await _apply(stores, model, operation)
+                    # What each process remembers from here on must not outlive the next change.
+                    await _check(stores[:2], model, EVERYTHING, vector)
+                await _check(stores, model, chosen, vector)
+
+    asyncio.run(scenario())
+
+
+async def test_both_databases_find_the_same_for_every_filter(database_url: str) -> None:
+    """Texts order by code point, and words, categories and metadata are exact, on PostgreSQL as on SQLite."""
+    async with _stores(database_url) as stores:
+        key = KEYS[0]
+        bodies = [
+            Unified("alpha", "/", ("x",), 0.5),
+            Unified("Beta gamma", "/a", ('x","y',), 0.25, "alice", True),
+            Unified("été", "/a/b", ("x,", "y"), float(np.float32(0.1)), last_accessed=NOW),
+            Unified("ß and ss", "/ab", ()),
+            Unified("Zeta 100%", "/a_", ("É",)),
+        ]
+        rows = {
+            f"r{place}": Record(
+                f"r{place}", body, unit_vector((1, place, 0)), metadata=f'{{"t":{place}}}', created_at=NOW
+            )
+            for place, body in enumerate(bodies)
+        }
+        await stores[0].save(key, SPACE, list(rows.values()), NOW)
+        await stores[0].save(KEYS[2], SPACE, [Record("r0", Unified("alpha"), unit_vector((1, 0, 0)))], NOW)
+        model: Model = {KEYS[0]: rows}
+        for chosen in (
+            Filter(),
+            EVERYTHING,
+            *(
+                Filter(conditions=(Condition("content", comparison, (value,)),), include_private=True)
+                for comparison in Comparison
+                for value in ("alpha", "Z", "été", "ss", "100")
+            ),
+            Filter(categories=frozenset({"x"})),
+            Filter(categories=frozenset({",", "É"})),
+            Filter(metadata={"t": "2"}),
+            Filter(metadata={"t": "2.0"}),
+            Filter(scope_prefix="/a", include_private=True),
+            Filter(source="alice"),
+            Filter(conditions=(Condition("importance", Comparison.EQUAL, (float(np.float32(0.1)),)),)),
+            Filter(conditions=(Condition("last_accessed", Comparison.NOT_EQUAL, (NOW,)),), include_private=True),
+        ):
+            await _check_page(stores, model, chosen)
+
+
+async def _check_page(stores: Sequence[SqlMemoryStore], model: Model, chosen: Filter) -> None:
+    for key, rows in model.items():
+        expected = sorted(record.id for record in rows.values() if _matches(key, chosen, record))
+        for store in stores:
+            page = await store.page(key, chosen, 100, None, NOW, embeddings=False)
+            assert sorted(record.id for record in page.records) == expected, chosen
+            found = await store.search(key, Query(unit_vector((1, 0, 0)), 100, chosen), NOW)
+            assert sorted(f.record.id for f in found) == expected, chosen
+            assert (await store.count(key, chosen, NOW)).count == len(expected)
+
+
+async def test_saving_again_changes_the_record_and_keeps_its_time_and_the_count(database_url: str) -> None:
+    async with _stores(database_url) as (store, other, _):
+        key = KEYS[0]
+        for content, now in (("first", NOW), ("second", NOW + timedelta(days=1))):
+            await store.save(key, SPACE, [Record("r", Unified(content), unit_vector((1, 2, 3)))], now)
+            assert len(await other.search(key, Query(unit_vector((1, 2, 3)), 5), now)) == 1
+        (record,) = await store.get(key, ["r"], NOW, embeddings=False)
+        assert (record.body, record.created_at) == (Unified("second"), NOW)
+        (info,) = await store.namespaces("sales", 5, None)
+        assert (info.record_count, info.version) == (1, 2)
+
+
+async def test_the_last_of_equal_ids_in_one_save_wins(database_url: str) -> None:
+    async with _stores(database_url) as (store, _, _):
+        records = [Record("r", Unified(text), unit_vector((1, 0, 0))) for text in ("first", "last")]
+        await store.save(KEYS[0], SPACE, records, NOW)
+        (record,) = await store.get(KEYS[0], ["r"], NOW, embeddings=False)
+        assert record.body == Unified("last")
+        assert (await store.namespaces("sales", 5, None))[0].record_count == 1
+
+
+async def test_a_save_that_fails_stores_nothing_of_its_batch(database_url: str) -> None:
+    async with _stores(database_url) as (store, _, _):
+        key = KEYS[0]
+        good = Record("good", Unified("text"), unit_vector((1, 0, 0)))
+        bad = Record("bad", Unified("text"), unit_vector((1, 0, 0)))
+        bad.embedding = None
+        with pytest.raises(ValueError, match="embedding"):
+            await store.save(key, SPACE, [good, bad], NOW)
+        assert await store.space(key) is None
+        assert await store.get(key, ["good"], NOW, embeddings=False) == []
+
+
+async def test_first_writers_with_different_models_cannot_both_win(database_url: str) -> None:
+    async with _stores(database_url) as (store, other, _):
+        key = KEYS[0]
+        spaces = [EmbeddingSpace("a", 3), EmbeddingSpace("b", 3)]
+        outcomes = await asyncio.gather(
+            *(
+                writer.save(key, space, [Record(space.model, Unified("text"), unit_vector((1, 0, 0)))], NOW)
+                for writer, space in zip((store, other), spaces, strict=True)
+            ),
+            return_exceptions=True,
+        )
+        (refusal,) = [outcome for outcome in outcomes if outcome is not None]
+        assert isinstance(refusal, FailedPrecondition)
+        assert refusal.reason == "EMBEDDING_MISMATCH"
+        assert (await store.count(key, EVERYTHING, NOW)).count == 1
+
+
+async def test_clearing_lets_the_next_write_choose_another_model(database_url: str) -> None:
+    async with _stores(database_url) as (store, other, _):
+        key = KEYS[0]
+        await store.save(key, SPACE, [Record("r", Unified("text"), unit_vector((1, 0, 0)))], NOW)
+        await other.search(key, Query(unit_vector((1, 0, 0)), 5), NOW)
+        assert await store.clear(key) == 1
+        assert await store.space(key) is None
+        wide = EmbeddingSpace("wide", 4)
+        await store.save(key, wide, [Record("s", Unified("new"), unit_vector((1, 0, 0, 1)))], NOW)
+        found = await other.search(key, Query(unit_vector((1, 0, 0, 1)), 5), NOW)
+        assert [f.record.id for f in found] == ["s"]
+        with pytest.raises(FailedPrecondition) as refusal:
+            await other.search(key, Query(unit_vector((1, 0, 0)), 5), NOW)
+        assert refusal.value.metadata["expected_dimension"] == "4"
+
+
+async def test_short_term_memories_end_and_are_swept(database_url: str) -> None:
+    async with _stores(database_url) as stores:
+        key = NamespaceKey("sales", "a", MemoryKind.SHORT_TERM)
+        records = [
+            Record(name, ShortTerm(name, ttl_hours=hours), unit_vector((1, 0, 0)))
+            for name, hours in (("hour", 1), ("day", 24))
+        ]
+        await stores[0].save(key, SPACE, records, NOW)
+        query = Query(unit_vector((1, 0, 0)), 5)
+        for moment, alive in ((NOW, ["day", "hour"]), (NOW + timedelta(hours=1), ["day"])):
+            for store in stores:
+                assert sorted(f.record.id for f in await store.search(key, query, moment)) == alive
+                page = await store.page(key, Filter(), 5, None, moment, embeddings=False)
+                assert sorted(r.id for r in page.records) == alive
+                assert (await store.count(key, Filter(), moment)).count == len(alive)
+                assert [r.id for r in await store.get(key, ["hour"], moment, embeddings=False)] == alive[1:]
+        later = NOW + timedelta(hours=2)
+        assert await stores[0].sweep(later) == 1
+        assert await stores[0].sweep(later) == 0
+        assert (await stores[0].namespaces("sales", 5, None))[0].record_count == 1
+        # Looked at with a clock that is late, what was removed stays removed for every process.
+        for store in stores:
+            assert [f.record.id for f in await store.search(key, query, NOW)] == ["day"]

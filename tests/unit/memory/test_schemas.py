@@ -1,0 +1,213 @@
+"""Columns of every kind, and records to rows and back."""
+
+import ast
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.memory import schemas
+from services.memory.domain import (
+    Document,
+    Entity,
+    LongTerm,
+    MemoryKind,
+    NamespaceKey,
+    Record,
+    Relationship,
+    ShortTerm,
+    Unified,
+    unit_vector,
+)
+from services.memory.schemas import (
+    DatabricksIndexSchemas,
+    MalformedRow,
+    UnknownMemoryType,
+    build_row,
+    canonical_json,
+    parse_row,
+    parse_time,
+)
+
+COLUMNS = {
+    "short_term": (
+        "id content query_text session_id interaction_sequence timestamp created_at ttl_hours metadata crew_id "
+        "agent_id group_id llm_model tools_used embedding embedding_model version"
+    ),
+    "long_term": (
+        "id content task_description task_hash quality importance timestamp last_accessed metadata crew_id agent_id "
+        "group_id llm_model tools_used embedding embedding_model version"
+    ),
+    "entity": (
+        "id entity_name entity_type description relationships timestamp crew_id agent_id group_id llm_model tools_used "
+        "embedding embedding_model"
+    ),
+    "document": (
+        "id title content source document_type section chunk_index chunk_size parent_document_id document_summary "
+        "agent_ids created_at updated_at doc_metadata group_id embedding embedding_model version"
+    ),
+    "unified": (
+        "id content scope categories importance source private metadata created_at last_accessed crew_id agent_id "
+        "group_id session_id llm_model tools_used embedding embedding_model version"
+    ),
+}
+TYPES = {
+    "short_term": {
+        "interaction_sequence": "bigint",
+        "created_at": "timestamp",
+        "ttl_hours": "int",
+    },
+    "long_term": {"quality": "float", "importance": "float", "last_accessed": "timestamp"},
+    "entity": {},
+    "document": {"chunk_index": "int", "chunk_size": "int"},
+    "unified": {
+        "importance": "float",
+        "private": "boolean",
+        "created_at": "timestamp",
+        "last_accessed": "timestamp",
+    },
+}
+
+
+@pytest.mark.parametrize("memory_type", COLUMNS)
+def test_each_kind_has_its_columns_in_their_order_and_types(memory_type: str) -> None:
+    names = COLUMNS[memory_type].split()
+    special = {"embedding": "array<float>", "version": "int"} | TYPES[memory_type]
+    assert list(DatabricksIndexSchemas.get_schema(memory_type).items()) == [
+        (name, special.get(name, "string")) for name in names
+    ]
+
+
+@pytest.mark.parametrize("memory_type", COLUMNS)
+def test_a_search_asks_for_every_column_but_the_vector_and_the_summary(memory_type: str) -> None:
+    columns = DatabricksIndexSchemas.get_search_columns(memory_type)
+    assert columns == [name for name in COLUMNS[memory_type].split() if name not in ("embedding", "document_summary")]
+    positions = DatabricksIndexSchemas.get_column_positions(memory_type)
+    assert all(columns[position] == name for name, position in positions.items())
+    assert len(positions) == len(columns)
+    assert "group_id" in columns
+
+
+def test_an_unknown_memory_type_is_an_error_that_lists_the_known_ones() -> None:
+    for ask in (DatabricksIndexSchemas.get_schema, DatabricksIndexSchemas.get_search_columns):
+        with pytest.raises(UnknownMemoryType, match="unified"):
+            ask("episodic")
+
+
+def test_neither_group_nor_crew_nor_ids_nor_vectors_can_be_filtered_by() -> None:
+    for kind in MemoryKind:
+        named = DatabricksIndexSchemas.filterable(kind)
+        assert not {"id", "group_id", "crew_id", "embedding", "metadata", "doc_metadata"} & set(named)
+
+
+def test_no_other_module_names_a_column() -> None:
+    """Names of messages and of tables that are not records may coincide with columns and are left out."""
+    columns = {name for kind in COLUMNS.values() for name in kind.split()} - {"id", "version"}
+    root = Path(schemas.__file__).parent
+    for path in root.rglob("*.py"):
+        place = path.relative_to(root).parts
+        if place[0] in ("migrations", "servicers", "tables.py", "schemas.py", "repositories"):
+            continue
+        literals = {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        assert not literals & columns, f"{'/'.join(place)} names columns: {sorted(literals & columns)}"
+
+
+TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=12)
+MOMENTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001
+FLOATS = st.floats(0, 1, width=32)
+BODIES: st.SearchStrategy[Any] = st.one_of(
+    st.builds(
+        Unified,
+        content=TEXT,
+        scope=st.just("/a/b"),
+        categories=st.lists(TEXT).map(tuple),
+        importance=FLOATS,
+        source=TEXT,
+        private=st.booleans(),
+        last_accessed=st.none() | MOMENTS,
+        session_id=TEXT,
+    ),
+    st.builds(ShortTerm, TEXT, TEXT, TEXT, st.integers(-(2**63), 2**63 - 1), st.integers(1, 87600)),
+    st.builds(LongTerm, TEXT, TEXT, FLOATS, FLOATS, st.none() | MOMENTS),
+    st.builds(Entity, TEXT, TEXT, TEXT, st.lists(st.builds(Relationship, TEXT, TEXT)).map(tuple)),
+    st.builds(
+        Document,
+        content=TEXT,
+        title=TEXT,
+        source=TEXT,
+        chunk_index=st.integers(0, 2**31 - 1),
+        document_summary=TEXT,
+        agent_ids=st.lists(TEXT).map(tuple),
+        updated_at=MOMENTS,
+    ),
+)
+RECORDS = st.builds(
+    Record,
+    id=TEXT,
+    body=BODIES,
+    embedding=st.just(unit_vector([1.0, 2.0])),
+    agent_id=TEXT,
+    llm_model=TEXT,
+    tools_used=st.lists(TEXT).map(tuple),
+    metadata=st.dictionaries(TEXT, st.none() | st.booleans() | st.integers() | TEXT | st.lists(TEXT)).map(
+        canonical_json
+    ),
+    created_at=MOMENTS,
+)
+
+
+@given(RECORDS)
+def test_a_record_comes_back_from_its_row_unchanged(record: Record) -> None:
+    key = NamespaceKey("sales", "crew", record.kind)
+    row = build_row(key, record, "test/embed")
+    assert list(row) == list(DatabricksIndexSchemas.get_schema(record.kind))
+    assert row["id"] == key.stored_id(record.id)
+    parsed = parse_row(record.kind, row | {"a column of a later version": 1})
+    assert parsed.embedding is not None
+    np.testing.assert_array_equal(parsed.embedding, unit_vector([1.0, 2.0]))
+    parsed.embedding = record.embedding
+    assert parsed == record
+
+
+@given(RECORDS, st.data())
+def test_a_row_without_one_of_its_columns_is_refused(record: Record, data: st.DataObject) -> None:
+    row = build_row(NamespaceKey("sales", "crew", record.kind), record, "test/embed")
+    # These are for other readers of the table and for owners, and are checked where ownership is.
+    unread = {"id", "embedding", "document_summary", "group_id", "crew_id", "embedding_model", "version", "task_hash"}
+    unread |= {"timestamp"} if record.kind is MemoryKind.SHORT_TERM else set()
+    missing = data.draw(st.sampled_from(sorted(set(row) - unread)))
+    del row[missing]
+    with pytest.raises(MalformedRow, match=missing):
+        parse_row(record.kind, row)
+
+
+def test_a_row_of_somebody_else_is_refused() -> None:
+    record = Record("a", Unified("text"), unit_vector([1.0]), created_at=datetime.now(UTC))
+    row = build_row(NamespaceKey("sales", "crew", MemoryKind.UNIFIED), record, "m")
+    for foreign in ("{}", "[]", "null", "not json", None, 7):
+        with pytest.raises(MalformedRow):
+            parse_row(MemoryKind.UNIFIED, row | {"metadata": foreign})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2026-01-02T03:04:05Z",
+        "2026-01-02T03:04:05+00:00",
+        "2026-01-02 03:04:05",
+        "2026-01-02T05:04:05+02:00",
+        1767323045,
+        1767323045000,
+        1767323045.0,
+    ],
+)
+def test_times_are_read_however_an_interface_writes_them(value: object) -> None:
+    assert parse_time(value) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
