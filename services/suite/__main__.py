@@ -65,9 +65,10 @@ async def _serve(common: CommonSettings, stop: asyncio.Event, directory: Path, p
             f"       grpcurl -plaintext {address} coxswain.auth.v1.AuthService/WhoAmI"
         )
         workers.start()
-        warm = asyncio.create_task(_announce_warm(workers, started))
+        warm = asyncio.create_task(_announce_warm(workers, started)) if workers.count else None
         await stop.wait()
-        warm.cancel()
+        if warm is not None:
+            warm.cancel()
         _say("draining: running work gets its time; signal again to end at once")
         stop.clear()
         drain = asyncio.create_task(_drain(host, workers, common.drain_seconds))
@@ -85,7 +86,7 @@ async def _serve(common: CommonSettings, stop: asyncio.Event, directory: Path, p
 
 async def _announce_warm(workers: WorkerPool, started: float) -> None:
     await workers.wait_warm()
-    _say(f"workers warm after {time.monotonic() - started:.1f} s")
+    _say(f"workers warm ({workers.count}) after {time.monotonic() - started:.1f} s")
 
 
 async def _drain(host: Host, workers: WorkerPool, grace: float) -> None:

@@ -24,6 +24,7 @@ class WorkerPool:
 
     def __init__(self, count: int, environment: Mapping[str, str]) -> None:
         """`environment` is the whole environment of each host."""
+        self.count = count
         self._environment = dict(environment)
         self._warm = [asyncio.Event() for _ in range(count)]
         self._processes: dict[int, Process] = {}
@@ -32,7 +33,7 @@ class WorkerPool:
 
     def start(self) -> None:
         """Start all hosts."""
-        self._tasks = [asyncio.create_task(self._keep(slot)) for slot in range(len(self._warm))]
+        self._tasks = [asyncio.create_task(self._keep(slot)) for slot in range(self.count)]
 
     async def wait_warm(self) -> None:
         """Wait until each host has announced that it takes executions."""
