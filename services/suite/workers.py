@@ -29,7 +29,7 @@ class WorkerPool:
         self._warm = [asyncio.Event() for _ in range(count)]
         self._processes: dict[int, Process] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     def start(self) -> None:
         """Start all hosts."""
@@ -42,7 +42,7 @@ class WorkerPool:
 
     async def _keep(self, slot: int) -> None:
         failures = 0
-        while not self._stopping:
+        while not self._stopping.is_set():
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -55,7 +55,7 @@ class WorkerPool:
             if await self._follow(slot, process):
                 failures = 0
             code = await process.wait()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             failures += 1
             pause = _RESTART_SECONDS[min(failures, len(_RESTART_SECONDS)) - 1]
@@ -75,7 +75,7 @@ class WorkerPool:
 
     async def stop(self, grace_seconds: float) -> None:
         """Let all hosts drain for at most `grace_seconds`, then kill those that are left."""
-        self._stopping = True
+        self._stopping.set()
         running = [process for process in self._processes.values() if process.returncode is None]
         for process in running:
             with contextlib.suppress(ProcessLookupError):
