@@ -68,10 +68,14 @@ class Both:
                 async for event in events:
                     yield event
             return
-        blocking: Any = self.client.watch("e", after, **options)
+        blocking = self.client.watch("e", after, **options)
+
+        def following() -> ExecutionEvent | None:
+            return next(blocking, None)
+
         try:
-            while event := await asyncio.to_thread(lambda: next(blocking, None)):
-                yield event
+            while one := await asyncio.to_thread(following):
+                yield one
         finally:
             await asyncio.to_thread(blocking.close)
 

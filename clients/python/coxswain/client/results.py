@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
+from coxswain.client.progress import state_words
 from coxswain.client.values import to_value
 from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec
 from coxswain.orchestrator.v1.crew_service_pb2 import GetCrewRequest
-from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionState
+from coxswain.orchestrator.v1.execution_pb2 import Execution
 from coxswain.orchestrator.v1.execution_service_pb2 import StartExecutionRequest
 
 CrewReference = Crew | CrewSpec | str
@@ -27,7 +28,7 @@ class ExecutionNotSucceeded(Exception):
     """The execution ended without a result; ``execution`` tells how and why."""
 
     def __init__(self, execution: Execution) -> None:
-        state = ExecutionState.Name(execution.state).removeprefix("EXECUTION_STATE_").lower()
+        state = state_words(execution.state)
         task = f" in task {execution.error.task_name!r}" if execution.error.task_name else ""
         why = f": {execution.error.message} ({execution.error.reason})" if execution.error.reason else ""
         super().__init__(f"execution {execution.id} {state}{task}{why}")

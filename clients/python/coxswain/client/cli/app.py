@@ -1,0 +1,154 @@
+"""The command ``coxswain``: its options, its commands, and how it ends."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from coxswain.client.cli import crews, executions, memory, system
+from coxswain.client.cli.session import (
+    EXIT_INTERRUPTED,
+    EXIT_NOT_SUCCEEDED,
+    EXIT_STATUS,
+    EXIT_UNEXPECTED,
+    EXIT_USAGE,
+    Session,
+    connection_from,
+    debugging,
+    problem_table,
+)
+from coxswain.client.connection import DEFAULT_ADDRESS
+from coxswain.client.documents import DocumentError, Problem
+from coxswain.client.errors import CoxswainError
+from coxswain.client.results import ExecutionNotSucceeded
+from coxswain.client.texts import TextFileError
+
+
+class _Group(TyperGroup):
+    """Ends with an exit code and a sentence, never with a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader has seen enough; nothing is left to flush into.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(EXIT_USAGE) from None
+        except (CoxswainError, ExecutionNotSucceeded, DocumentError, TextFileError, OSError, ValueError) as error:
+            if debugging():
+                raise
+            raise typer.Exit(_report(ctx.obj or Session(), error)) from None
+
+
+app = typer.Typer(
+    name="coxswain",
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+)
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    address: Annotated[
+        str, typer.Option(envvar="COXSWAIN_ADDRESS", help="host:port of the server; https:// before it means TLS.")
+    ] = DEFAULT_ADDRESS,
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="COXSWAIN_TOKEN", show_envvar=True, help="Bearer token, for example dev:alice:sales=editor."
+        ),
+    ] = "",
+    group: Annotated[str, typer.Option(envvar="COXSWAIN_GROUP", help="Group to act in, for members of several.")] = "",
+    tls: Annotated[bool, typer.Option("--tls", envvar="COXSWAIN_TLS", help="Encrypt the connection.")] = False,
+    ca_file: Annotated[
+        Path | None, typer.Option(envvar="COXSWAIN_CA_FILE", help="PEM of the authorities to trust; means TLS.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a call may take.")] = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Run AI crews, watch them, and look into what they remember.
+
+    First steps, with a server running (`coxswain up`):
+
+        coxswain status
+
+        coxswain apply -f examples/brief/crew.yaml
+
+        coxswain run brief --input text=@examples/brief/text.txt
+
+        coxswain memory search "who kept the light" --crew brief
+
+    Exit codes: 0 well, 1 the execution did not succeed, 2 wrong usage or file, 10 + n a call failed with gRPC status n,
+    130 interrupted.
+    """
+    context.obj = Session(connection_from(address, token, group, tls, ca_file, timeout), as_json)
+
+
+def _report(session: Session, error: Exception) -> int:
+    """Say what went wrong and how to mend it; return the exit code."""
+    match error:
+        case DocumentError():
+            session.err.print(problem_table(error.problems, f"{error.path} cannot be used"))
+            return EXIT_USAGE
+        case ExecutionNotSucceeded():
+            session.say(str(error), "red")
+            return EXIT_NOT_SUCCEEDED
+        case CoxswainError():
+            _report_call(session, error)
+            return EXIT_STATUS + int(error.code.value[0])
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            session.say(f"error: {where}{error.strerror or error}", "red")
+            return EXIT_USAGE
+        case _:
+            session.say(f"error: {error}", "red")
+            return EXIT_USAGE
+
+
+def _report_call(session: Session, error: CoxswainError) -> None:
+    reason = f", {error.reason}" if error.reason not in {"", error.code.name} else ""
+    told = [violation for violation in error.violations if violation.description not in error.message]
+    session.say(f"error: {error.message} ({error.code.name}{reason})", "red")
+    if told:
+        faults = [Problem(violation.field, violation.description) for violation in told]
+        session.err.print(problem_table(faults, ""))
+    if error.retry_after is not None:
+        session.say(f"try again in {error.retry_after:g} s")
+    if mend := _MENDS.get(error.reason or error.code.name):
+        session.say(mend)
+    if error.request_id:
+        session.say(f"request id {error.request_id}", "dim")
+
+
+_MENDS = {
+    "UNAVAILABLE": "is a server running there? start one with `coxswain up`, or name another with --address",
+    "CREDENTIAL_MISSING": "give a token with --token or COXSWAIN_TOKEN",
+    "CREDENTIAL_EXPIRED": "give a fresh token with --token or COXSWAIN_TOKEN",
+    "GROUP_REQUIRED": "choose one with --group or COXSWAIN_GROUP; `coxswain whoami` lists yours",
+    "DEADLINE_EXCEEDED": "give the call more time with --timeout",
+}
+
+system.register(app)
+crews.register(app)
+executions.register(app)
+app.add_typer(memory.app, name="memory")
+
+
+def main() -> None:
+    """Run the command line and end the process."""
+    try:
+        app(prog_name="coxswain")
+    except Exception as error:
+        if debugging():
+            raise
+        Session().say(f"error: unexpected {type(error).__name__}: {error}; COXSWAIN_DEBUG=1 shows the traceback", "red")
+        sys.exit(EXIT_UNEXPECTED)

@@ -1,0 +1,162 @@
+"""An execution on the terminal while it runs."""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.panel import Panel
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from coxswain.client.progress import Progress, TaskProgress, describe
+from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
+
+_STYLES = {
+    "pending": ("·", "dim"),
+    "waiting": ("?", "yellow"),
+    "succeeded": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "cancelled": ("-", "dim"),
+}
+_SHOWN_LINES = 8
+
+
+class View(Protocol):
+    """Where events are shown."""
+
+    progress: Progress
+
+    def show(self, event: ExecutionEvent) -> None:
+        """Show one more event."""
+        ...
+
+
+class PlainView:
+    """One line for each event, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress()
+        self._console = console
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        return None
+
+    def show(self, event: ExecutionEvent) -> None:
+        self.progress.apply(event)
+        if line := describe(event):
+            at = event.time.ToDatetime().strftime("%H:%M:%S") if event.HasField("time") else "--:--:--"
+            self._console.print(Text(f"{at} #{event.sequence} {line}"), soft_wrap=True)
+
+
+class LiveView:
+    """A list of tasks with the running answer below, for people."""
+
+    def __init__(self, console: Console, execution_id: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.progress = Progress()
+        self._execution_id = execution_id
+        self._clock = clock
+        self._arrived = clock()
+        self._spinner = Spinner("dots", style="cyan")
+        self._live = Live(self, console=console, refresh_per_second=8, transient=False, vertical_overflow="ellipsis")
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def show(self, event: ExecutionEvent) -> None:
+        self.progress.apply(event)
+        self._arrived = self._clock()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        progress = self.progress
+        elapsed = _seconds(self._elapsed(progress.started, progress.ended))
+        yield Text.assemble(
+            (progress.crew or "execution", "bold"), f"  {self._execution_id}  {progress.state}  {elapsed}"
+        )
+        yield self._tasks()
+        if progress.text and progress.ended is None:
+            width = max(options.max_width - 4, 20)
+            lines = list(_wrapped(progress.text, width))[-_SHOWN_LINES:]
+            yield Panel(Text("\n".join(lines)), title=Text(progress.text_task), title_align="left", border_style="dim")
+        cost = f", ${progress.cost:.4f}" if progress.cost else ""
+        yield Text(f"{progress.input_tokens:,} tokens in, {progress.output_tokens:,} out{cost}", style="dim")
+        if progress.approval:
+            yield Text(f"waits for approval: coxswain approve {self._execution_id}", style="yellow")
+
+    def _tasks(self) -> Table:
+        made = Table(box=None, show_header=False, pad_edge=False)
+        for _ in range(3):
+            made.add_column(overflow="ellipsis", no_wrap=True)
+        for column in range(2):
+            made.add_column(justify="right", no_wrap=True, min_width=6 * (1 - column))
+        for task in self.progress.tasks.values():
+            mark, style = _STYLES.get(task.state, ("", ""))
+            elapsed = _seconds(self._elapsed(task.started, task.ended))
+            tokens = f"{task.input_tokens + task.output_tokens:,} tokens" if task.calls else ""
+            made.add_row(
+                Text(mark, style=style) if mark else self._spinner,
+                Text(task.name, style=style),
+                Text(_doing(task), style="dim"),
+                Text(elapsed, style="dim"),
+                Text(tokens, style="dim"),
+            )
+        return made
+
+    def _elapsed(self, started: datetime | None, ended: datetime | None) -> timedelta | None:
+        """Time between two of the server's moments; the clocks of both sides are never compared."""
+        latest = self.progress.latest
+        if started is None or latest is None:
+            return None
+        if ended is not None:
+            return ended - started
+        return latest - started + timedelta(seconds=self._clock() - self._arrived)
+
+
+def execution_view(console: Console, execution_id: str) -> "LiveView | PlainView":
+    """Live on a terminal, else line by line."""
+    return LiveView(console, execution_id) if console.is_terminal else PlainView(console)
+
+
+def follow(view: AbstractContextManager[View], events: Iterable[ExecutionEvent]) -> Progress:
+    """Show events until they end."""
+    with view as shown:
+        for event in events:
+            shown.show(event)
+        return shown.progress
+
+
+def _doing(task: TaskProgress) -> str:
+    if task.error:
+        return task.error
+    again = f" (attempt {task.attempt})" if task.attempt > 1 else ""
+    return (f"{task.agent}: {task.tool}" if task.tool else task.agent) + again
+
+
+def _seconds(elapsed: timedelta | None) -> str:
+    if elapsed is None:
+        return ""
+    seconds = max(elapsed.total_seconds(), 0)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)}:{int(seconds % 60):02}"
+
+
+def _wrapped(text: str, width: int) -> Iterable[str]:
+    for line in text.splitlines():
+        yield from (line[start : start + width] for start in range(0, max(len(line), 1), width))

@@ -1,0 +1,117 @@
+"""What every command needs: a connection, and where to write."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from coxswain.client.blocking import Client
+from coxswain.client.connection import Connection, Tls
+from coxswain.client.documents import Problem
+
+EXIT_NOT_SUCCEEDED = 1
+EXIT_USAGE = 2
+EXIT_STATUS = 10
+"""Added to the number of a gRPC status code: NOT_FOUND (5) ends with 15."""
+EXIT_UNEXPECTED = 70
+EXIT_INTERRUPTED = 130
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@dataclass
+class Session:
+    """The global options, and the consoles."""
+
+    connection: Connection = field(default_factory=Connection)
+    json: bool = False
+    out: Console = field(default_factory=lambda: Console(soft_wrap=not sys.stdout.isatty()))
+    err: Console = field(default_factory=lambda: Console(stderr=True))
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """A client that is closed at the end."""
+        options = self.connection
+        with Client(
+            options.address, token=options.token, group=options.group, tls=options.tls, timeout=options.timeout
+        ) as client:
+            yield client
+
+    def print_json(self, value: object) -> None:
+        """One line of JSON on standard output."""
+        sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    def say(self, text: str, style: str = "") -> None:
+        """A remark on standard error, which leaves standard output to results."""
+        self.err.print(Text(text, style=style))
+
+    def show(self, message: str) -> None:
+        """Text from a server, on standard output, never taken for markup."""
+        self.out.print(Text(message))
+
+
+def session_of(context: typer.Context, as_json: bool = False) -> Session:
+    """The session of a command; ``--json`` counts before and after its name."""
+    session = context.find_root().obj
+    assert isinstance(session, Session)
+    session.json = session.json or as_json
+    return session
+
+
+def connection_from(
+    address: str, token: str, group: str, tls: bool, ca_file: Path | None, timeout: float
+) -> Connection:
+    """The connection of the global options. Raises OSError when the authorities' file cannot be read."""
+    encryption: Tls | bool = Tls(root_certificates=ca_file.read_bytes()) if ca_file is not None else tls
+    return Connection(address=address, token=token or None, group=group, tls=encryption, timeout=timeout)
+
+
+def plain(value: object) -> Any:
+    """Messages as dicts, with the names of their fields as in the protos."""
+    if isinstance(value, Message):
+        return MessageToDict(value, preserving_proto_field_name=True)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """An empty table in the manner of all others."""
+    made = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(
+            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
+    return made
+
+
+def add_row(made: Table, *cells: object) -> None:
+    """A row whose cells are never taken for markup."""
+    made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
+
+
+def problem_table(problems: Iterable[Problem], title: str) -> Table:
+    """Faults with their places."""
+    made = table(">line", "field", "what", title=title)
+    for problem in problems:
+        add_row(made, problem.line or "", problem.field, problem.description)
+    return made
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted."""
+    return bool(os.environ.get("COXSWAIN_DEBUG"))

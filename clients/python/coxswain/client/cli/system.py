@@ -1,0 +1,170 @@
+"""Commands about the installation: up, status, whoami, models, tools."""
+
+import importlib.util
+import os
+import sys
+from typing import Annotated
+
+import grpc
+import typer
+from rich.text import Text
+
+from coxswain.auth.v1.auth_service_pb2 import WhoAmIResponse
+from coxswain.client.blocking import Client
+from coxswain.client.cli.session import (
+    EXIT_STATUS,
+    EXIT_USAGE,
+    JsonOption,
+    Session,
+    add_row,
+    session_of,
+    table,
+)
+from coxswain.client.errors import CoxswainError, NotFound
+from coxswain.client.paging import pages
+from coxswain.client.policy import FILES
+from coxswain.common.v1.access_pb2 import Role
+from coxswain.models.v1.model_service_pb2 import ListModelsRequest, Provider
+from coxswain.orchestrator.v1.tool_service_pb2 import ListToolsRequest
+
+_CAPABILITIES = ("chat", "embeddings", "tools", "json_schema", "reasoning")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(up)
+    app.command()(status)
+    app.command()(whoami)
+    app.command()(models)
+    app.command()(tools)
+
+
+def up(
+    context: typer.Context,
+    db: Annotated[str, typer.Option(help="sqlite, or postgres for a PostgreSQL server of its own.")] = "sqlite",
+) -> None:
+    """Serve all services on this machine until Ctrl-C.
+
+    COXSWAIN_HOST, COXSWAIN_PORT, COXSWAIN_DATA_DIR and COXSWAIN_WORKERS say where and how.
+
+    Example: `COXSWAIN_PORT=6000 coxswain up`
+    """
+    session = session_of(context)
+    if importlib.util.find_spec("services") is None or importlib.util.find_spec("services.suite") is None:
+        session.say("error: the services are not installed here, only the client; run this in a checkout", "red")
+        raise typer.Exit(EXIT_USAGE)
+    sys.stdout.flush()
+    # The same process: signals and exit codes are the suite's own.
+    os.execv(sys.executable, [sys.executable, "-m", "services.suite", "--db", db])  # noqa: S606
+
+
+def status(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Tell whether each service serves, and who you are to it.
+
+    Example: `coxswain --address example.com:443 --tls status`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        health = {name: _health(client, name) for name in _services()}
+        try:
+            caller: WhoAmIResponse | CoxswainError = client.whoami()
+        except CoxswainError as error:
+            caller = error
+    serving = all(state == "serving" for state in health.values())
+    if session.json:
+        you = str(caller) if isinstance(caller, CoxswainError) else caller
+        session.print_json({"address": session.connection.target, "services": health, "caller": you})
+    else:
+        made = table("service", "health", title=session.connection.target)
+        for name, state in health.items():
+            add_row(made, name, Text(state, style="green" if state == "serving" else "red"))
+        session.out.print(made)
+        session.show(f"you are {_who(caller)}")
+    if not serving or isinstance(caller, CoxswainError):
+        raise typer.Exit(EXIT_STATUS + int(grpc.StatusCode.UNAVAILABLE.value[0]))
+
+
+def _services() -> list[str]:
+    return [service.full_name for file in FILES for service in file.services_by_name.values()]
+
+
+def _health(client: Client, service: str) -> str:
+    try:
+        return "serving" if client.healthy(service) else "not serving"
+    except NotFound:
+        return "not known to this server"
+    except CoxswainError as error:
+        return error.message
+
+
+def _who(caller: WhoAmIResponse | CoxswainError) -> str:
+    if isinstance(caller, CoxswainError):
+        return f"not known: {caller}"
+    principal = caller.principal
+    if not principal.group_id:
+        groups = ", ".join(membership.group_id for membership in caller.groups)
+        return f"{principal.subject}, in no group yet: choose one of {groups or 'none'} with --group"
+    return f"{principal.subject}, {_role(principal.role)} of {principal.group_id}"
+
+
+def _role(role: int) -> str:
+    return Role.Name(Role.ValueType(role)).removeprefix("ROLE_").lower()
+
+
+def whoami(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Show subject, group, role, and the groups you may choose.
+
+    Example: `coxswain --token dev:alice:sales=editor whoami`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        response = client.whoami()
+    if session.json:
+        return session.print_json(response)
+    session.show(f"you are {_who(response)}" + (", platform admin" if response.principal.platform_admin else ""))
+    made = table("group", "role")
+    for membership in response.groups:
+        add_row(made, membership.group_id, _role(membership.role))
+    session.out.print(made)
+    return None
+
+
+def models(
+    context: typer.Context,
+    enabled: Annotated[bool, typer.Option("--enabled", help="Only models your group may call.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the models your group can see.
+
+    Example: `coxswain models --enabled`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        found = list(pages(client.models.ListModels, ListModelsRequest(enabled_only=enabled), "models"))
+    if session.json:
+        return session.print_json(found)
+    made = table("name", "provider", "can", ">context", "enabled", "what")
+    for model in found:
+        can = ", ".join(name for name in _CAPABILITIES if getattr(model.capabilities, name))
+        provider = Provider.Name(model.provider).removeprefix("PROVIDER_").lower()
+        window = f"{model.context_window:,}" if model.context_window else ""
+        add_row(made, model.name, provider, can, window, "yes" if model.enabled else "no", model.description)
+    session.out.print(made)
+    return None
+
+
+def tools(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the tools crews can use.
+
+    Example: `coxswain tools --json`
+    """
+    session: Session = session_of(context, as_json)
+    with session.client() as client:
+        found = client.tools.ListTools(ListToolsRequest()).tools
+    if session.json:
+        return session.print_json(list(found))
+    made = table("name", "repeatable", "what")
+    for tool in found:
+        add_row(made, tool.name, "yes" if tool.idempotent else "no", tool.description)
+    session.out.print(made)
+    return None

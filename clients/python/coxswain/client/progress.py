@@ -1,0 +1,190 @@
+"""How far an execution is, told from its events alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from coxswain.orchestrator.v1.execution_pb2 import ExecutionError, ExecutionEvent, ExecutionState
+
+MAX_SHOWN_TEXT = 4000
+"""Characters of a running answer that are kept."""
+
+_ENDINGS = {
+    "execution_succeeded": "succeeded",
+    "execution_failed": "failed",
+    "execution_cancelled": "cancelled",
+}
+
+
+@dataclass(slots=True)
+class TaskProgress:
+    """One task as it stands."""
+
+    name: str
+    state: str = "pending"
+    """pending, running, waiting, succeeded, failed or cancelled."""
+    agent: str = ""
+    attempt: int = 0
+    started: datetime | None = None
+    ended: datetime | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    calls: int = 0
+    tool: str = ""
+    """The tool at work just now."""
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Progress:
+    """An execution as its events have told so far. Times are the server's."""
+
+    crew: str = ""
+    state: str = "queued"
+    tasks: dict[str, TaskProgress] = field(default_factory=dict)
+    text: str = ""
+    """The end of the answer that is being given, or was given last."""
+    text_task: str = ""
+    started: datetime | None = None
+    ended: datetime | None = None
+    latest: datetime | None = None
+    sequence: int = 0
+    cost: float = 0.0
+    approval: str = ""
+    """The approval that is waited for."""
+    _call: str = ""
+
+    @property
+    def input_tokens(self) -> int:
+        return sum(task.input_tokens for task in self.tasks.values())
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(task.output_tokens for task in self.tasks.values())
+
+    def apply(self, event: ExecutionEvent) -> None:
+        """Take one more event in; events come in order."""
+        self.sequence = event.sequence
+        self.latest = event.time.ToDatetime(tzinfo=UTC) if event.HasField("time") else self.latest
+        what = event.WhichOneof("event") or ""
+        if what in _ENDINGS:
+            self._end(_ENDINGS[what])
+        elif what.startswith("execution_"):
+            self._move(event, what)
+        elif event.task_name:
+            self._task(event, what)
+
+    def _end(self, state: str) -> None:
+        self.state = state
+        self.ended = self.latest
+        self.approval = ""
+        for task in self.tasks.values():
+            task.tool = ""
+            if task.state in {"pending", "running", "waiting"}:
+                task.state, task.ended = "cancelled", self.latest
+
+    def _move(self, event: ExecutionEvent, what: str) -> None:
+        if what == "execution_queued":
+            self.crew = event.execution_queued.crew_name
+            self.tasks = {name: TaskProgress(name) for name in event.execution_queued.task_names}
+        elif what == "execution_started":
+            self.state = "running"
+            self.started = self.started or self.latest
+        elif what == "execution_parked":
+            self.state = state_words(event.execution_parked.state)
+
+    def _task(self, event: ExecutionEvent, what: str) -> None:
+        task = self.tasks.setdefault(event.task_name, TaskProgress(event.task_name))
+        task.attempt = event.attempt
+        match what:
+            case "task_started":
+                task.state, task.agent, task.error = "running", event.task_started.agent_role, ""
+                task.started, task.ended = self.latest, None
+            case "task_completed":
+                task.state, task.ended, task.tool = "succeeded", self.latest, ""
+            case "task_failed":
+                task.state, task.ended, task.error = "failed", self.latest, event.task_failed.error.message
+            case "llm_call_started" | "llm_chunk" | "llm_call_completed" | "llm_call_failed":
+                self._llm(task, event, what)
+            case "tool_call_started":
+                task.tool = event.tool_call_started.tool_name
+            case "tool_call_completed" | "tool_call_failed":
+                task.tool = ""
+            case "approval_requested":
+                task.state, self.approval = "waiting", event.approval_requested.approval_id
+            case "approval_answered":
+                task.state, self.approval = "running", ""
+
+    def _llm(self, task: TaskProgress, event: ExecutionEvent, what: str) -> None:
+        if what == "llm_call_started":
+            self._begin(event.llm_call_started.call_id, task.name)
+        elif what == "llm_chunk":
+            if event.llm_chunk.call_id != self._call:
+                self._begin(event.llm_chunk.call_id, task.name)
+            self.text = (self.text + event.llm_chunk.text)[-MAX_SHOWN_TEXT:]
+        elif what == "llm_call_completed":
+            done = event.llm_call_completed
+            self._begin(done.call_id, task.name)
+            self.text = done.text[-MAX_SHOWN_TEXT:]
+            task.calls += 1
+            task.input_tokens += done.input_tokens
+            task.output_tokens += done.output_tokens
+            self.cost += done.cost
+
+    def _begin(self, call_id: str, task_name: str) -> None:
+        self._call, self.text_task, self.text = call_id, task_name, ""
+
+
+def describe(event: ExecutionEvent) -> str:
+    """The event in one line for people; empty for the pieces of answers."""
+    what = event.WhichOneof("event") or "an event this client does not know"
+    if what == "llm_chunk":
+        return ""
+    line = _LINES[what](event) if what in _LINES else what.replace("_", " ")
+    return f"{event.task_name}: {line}" if event.task_name else line
+
+
+def state_words(state: ExecutionState.ValueType) -> str:
+    """A state in small words."""
+    return ExecutionState.Name(state).removeprefix("EXECUTION_STATE_").lower().replace("_", " ")
+
+
+def _error(error: ExecutionError) -> str:
+    return f"failed: {error.message} ({error.reason})"
+
+
+def _queued(event: ExecutionEvent) -> str:
+    queued = event.execution_queued
+    return f"queued: {queued.crew_name}, tasks {', '.join(queued.task_names)}"
+
+
+def _task_started(event: ExecutionEvent) -> str:
+    again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+    return f"started by {event.task_started.agent_role}{again}"
+
+
+def _answered(event: ExecutionEvent) -> str:
+    done = event.llm_call_completed
+    journal = " (from the journal)" if done.replayed else ""
+    return f"answered: {done.input_tokens:,} tokens in, {done.output_tokens:,} out{journal}"
+
+
+_LINES: dict[str, Callable[[ExecutionEvent], str]] = {
+    "execution_queued": _queued,
+    "execution_started": lambda e: "taken over by another worker" if e.execution_started.takeover else "started",
+    "execution_failed": lambda e: _error(e.execution_failed.error),
+    "execution_succeeded": lambda _: "succeeded",
+    "execution_cancelled": lambda _: "cancelled",
+    "execution_parked": lambda e: state_words(e.execution_parked.state),
+    "task_started": _task_started,
+    "task_completed": lambda e: f"done, {len(e.task_completed.output.text):,} characters",
+    "task_failed": lambda e: _error(e.task_failed.error),
+    "llm_call_started": lambda e: f"asks {e.llm_call_started.model}",
+    "llm_call_completed": _answered,
+    "llm_call_failed": lambda e: f"model call failed: {e.llm_call_failed.message}",
+    "tool_call_started": lambda e: f"tool {e.tool_call_started.tool_name} {e.tool_call_started.arguments}",
+    "tool_call_completed": lambda e: f"tool {e.tool_call_completed.tool_name} answered",
+    "tool_call_failed": lambda e: f"tool {e.tool_call_failed.tool_name} failed: {e.tool_call_failed.message}",
+    "approval_requested": lambda e: f"waits for approval: coxswain approve {e.execution_id}",
+    "approval_answered": lambda e: "approved" if e.approval_answered.approved else "refused, starts again",
+}
