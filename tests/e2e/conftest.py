@@ -1,0 +1,99 @@
+"""The product as processes, in both deployments, with an emulated model behind it."""
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.support import ALICE, Scene
+from tests.support.child_process import ChildProcess
+from tests.support.installation import Caller, Installation
+from tests.support.llm_emulator import LlmEmulator
+from tests.support.service_processes import ServiceProcesses
+from tests.support.suite_process import SuiteProcess
+
+FORBIDDEN = "crewai,dbos,litellm"
+
+
+@pytest.fixture(scope="session")
+def llm() -> Iterator[LlmEmulator]:
+    """The upstream of all models that need one."""
+    with LlmEmulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def model_environment(llm: LlmEmulator) -> dict[str, str]:
+    """What points an installation at the emulated upstream."""
+    return {"OPENAI_API_KEY": "sk-emulated-0123456789", "OPENAI_BASE_URL": f"{llm.url}/v1"}
+
+
+@pytest.fixture(scope="session")
+def witness(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment that has processes note in `WITNESS_FILE` when they import what serving processes must not."""
+    return {
+        "PYTHONPATH": str(Path(__file__).parents[1] / "support" / "witness"),
+        "WITNESS_FILE": str(tmp_path_factory.mktemp("witness") / "notes.jsonl"),
+        "WITNESS_MODULES": FORBIDDEN,
+    }
+
+
+@pytest.fixture(scope="session")
+def suite(
+    tmp_path_factory: pytest.TempPathFactory, model_environment: dict[str, str], witness: dict[str, str]
+) -> Iterator[SuiteProcess]:
+    """Everything on one port, on SQLite."""
+    data_dir = tmp_path_factory.mktemp("suite") / "data"
+    with SuiteProcess(data_dir, environment=model_environment | witness).running() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def service_processes(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: str,
+    model_environment: dict[str, str],
+    witness: dict[str, str],
+) -> Iterator[ServiceProcesses]:
+    """Each service a process of its own, on PostgreSQL."""
+    data_dir = tmp_path_factory.mktemp("processes") / "data"
+    environment = model_environment | witness
+    with ServiceProcesses(data_dir, postgres_server, environment).running() as running:
+        yield running
+
+
+@pytest.fixture(params=["suite", "service_processes"])
+def installation(request: pytest.FixtureRequest) -> Installation:
+    """Each test that asks for it runs on both deployments. They are shared: a test leaves nothing running."""
+    running: Installation = request.getfixturevalue(request.param)
+    running.restore_workers()
+    return running
+
+
+@pytest.fixture
+def alice(installation: Installation) -> Iterator[Caller]:
+    """An editor of the group "sales"."""
+    with installation.caller(ALICE) as caller:
+        yield caller
+
+
+@pytest.fixture
+def scene(llm: LlmEmulator) -> Iterator[Scene]:
+    """A crew and a scripted model of this test's own; nothing hangs beyond it."""
+    llm.clear_rules()
+    llm.clear_log()
+    yield Scene(llm)
+    llm.release()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the processes printed last when a test fails."""
+    report = yield
+    if report.failed:
+        report.sections.extend(
+            (f"output of {process.name} ({process.pid})", process.tail) for process in ChildProcess.started
+        )
+    return report

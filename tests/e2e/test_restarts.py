@@ -1,0 +1,103 @@
+"""The suite is killed, told to stop and started again: executions go on, clients keep watching."""
+
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
+from tests.e2e.support import ALICE, Scene, finish, get, kinds, stored_sequences
+from tests.support.child_process import descendants
+from tests.support.installation import Caller, wait_gone
+from tests.support.suite_process import SuiteProcess
+
+
+@pytest.fixture(scope="module")
+def restarted(tmp_path_factory: pytest.TempPathFactory, model_environment: dict[str, str]) -> Iterator[SuiteProcess]:
+    """A suite of this module's own, with one worker host; each test leaves it running."""
+    data_dir = tmp_path_factory.mktemp("restarted") / "data"
+    environment = model_environment | {"COXSWAIN_DRAIN_SECONDS": "2"}
+    with SuiteProcess(data_dir, workers=1, environment=environment).running() as running:
+        yield running
+
+
+@pytest.fixture
+def alice(restarted: SuiteProcess) -> Iterator[Caller]:
+    """An editor of the group "sales"."""
+    with restarted.caller(ALICE) as caller:
+        yield caller
+
+
+def test_an_execution_goes_on_after_the_whole_suite_was_killed(
+    scene: Scene, alice: Caller, restarted: SuiteProcess
+) -> None:
+    execution = scene.start_and_hang_in_second(alice.orchestrator)
+
+    restarted.kill()
+    restarted.start()
+    events = finish(alice.orchestrator, execution)
+
+    assert kinds(events)[-1] == "execution_succeeded"
+    assert len(scene.calls("first")) == 1
+    assert len(scene.calls("third")) == 1
+    assert kinds(events).count("task_completed") == 3
+
+
+def test_a_watch_survives_the_restart_of_its_server(scene: Scene, alice: Caller, restarted: SuiteProcess) -> None:
+    execution = scene.start_and_hang_in_second(alice.orchestrator)
+    events: list[ExecutionEvent] = []
+    watcher = threading.Thread(target=lambda: events.extend(alice.orchestrator.watch(execution.id)), daemon=True)
+    watcher.start()
+
+    restarted.kill()
+    restarted.start()
+    finish(alice.orchestrator, execution)
+    watcher.join(60)
+
+    sequences = [event.sequence for event in events]
+    assert kinds(events)[-1] == "execution_succeeded"
+    assert sequences == sorted(set(sequences))
+    assert set(stored_sequences(restarted, execution)) <= set(sequences)
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["process", "process group"])
+def test_sigterm_drains_and_what_was_running_goes_on_after_the_next_start(
+    scene: Scene, alice: Caller, restarted: SuiteProcess, group: bool
+) -> None:
+    execution = scene.start_and_hang_in_second(alice.orchestrator)
+    process = restarted.process
+    assert process is not None
+    below = descendants(process.pid)
+
+    process.signal(signal.SIGTERM, group=group)
+
+    assert process.wait() == 0
+    assert "draining" in process.output
+    wait_gone(below)
+    restarted.start()
+    events = finish(alice.orchestrator, execution)
+    assert kinds(events)[-1] == "execution_succeeded"
+    assert len(scene.calls("first")) == 1
+    assert kinds(events).count("task_completed") == 3
+
+
+def test_work_that_ends_within_the_drain_is_stored_before_the_suite_stops(
+    scene: Scene, alice: Caller, restarted: SuiteProcess
+) -> None:
+    scene.answers("only", "In time.", hang=True, times=1)
+    execution = alice.orchestrator.start(scene.crew("only"))
+    scene.wait_until_hanging("only")
+    process = restarted.process
+    assert process is not None
+
+    process.signal(signal.SIGTERM)
+    process.wait_for_line("draining")
+    scene.llm.release()
+
+    assert process.wait() == 0
+    restarted.start()
+    events = finish(alice.orchestrator, execution)
+    assert events[-1].execution_succeeded.result.text == "In time."
+    assert len(scene.calls("only")) == 1
+    assert get(alice.orchestrator, execution).claims == 1

@@ -1,0 +1,107 @@
+"""What the processes are made of and how they start, refuse to start and stop."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from tests.e2e.support import ALICE, SUCCEEDED, Scene, reading_crew
+from tests.support.child_process import ChildProcess, run_python, scrubbed_environment
+from tests.support.installation import SERVICES, Caller, Installation
+from tests.support.suite_process import SuiteProcess
+
+_GRPC_SERVICES = (
+    "coxswain.auth.v1.AuthService",
+    "coxswain.memory.v1.MemoryService",
+    "coxswain.models.v1.ModelService",
+    "coxswain.orchestrator.v1.ExecutionService",
+)
+
+
+def test_serving_processes_load_neither_crewai_nor_dbos_nor_litellm(
+    scene: Scene, alice: Caller, installation: Installation, witness: dict[str, str]
+) -> None:
+    scene.answers("only", "Done.")
+    assert alice.orchestrator.run(scene.crew("only")).state == SUCCEEDED
+
+    notes = [json.loads(line) for line in Path(witness["WITNESS_FILE"]).read_text().splitlines()]
+
+    imported = {(note["process"], note["detail"]) for note in notes if note["what"] == "import"}
+    assert ("-m services.orchestrator.worker", "dbos") in imported, "the witness sees what worker hosts load"
+    assert {process for process, _ in imported} == {"-m services.orchestrator.worker"}
+    assert {module for _, module in imported} == {"dbos"}, "and these never load crewai"
+
+
+def test_each_service_says_that_it_serves(installation: Installation, alice: Caller) -> None:
+    clients = {service: getattr(alice, service) for service in SERVICES}
+
+    for name in _GRPC_SERVICES:
+        assert clients[name.split(".")[1]].healthy(name)
+    assert all(client.healthy() for client in clients.values())
+
+
+def test_a_second_suite_on_the_same_data_is_refused(suite: SuiteProcess) -> None:
+    with suite.launch() as second:
+        assert second.wait() not in {0, None}
+
+    assert str(suite.data_dir) in second.output
+    assert "in use by another suite" in second.output
+    assert f"127.0.0.1:{suite.port}" in second.output
+    assert "Traceback" not in second.output
+
+
+def test_a_second_suite_on_the_same_port_is_refused(suite: SuiteProcess, tmp_path: Path) -> None:
+    environment = suite.environment() | {"COXSWAIN_DATA_DIR": str(tmp_path / "other"), "COXSWAIN_WORKERS": "0"}
+    with ChildProcess("second suite", ["-m", "services.suite"], environment) as second:
+        assert second.wait() not in {0, None}
+
+    assert f"127.0.0.1:{suite.port}" in second.output
+    assert "COXSWAIN_PORT" in second.output
+    assert "serving on" not in second.output
+    assert "Traceback" not in second.output
+
+
+@pytest.mark.parametrize("module", ["suite", *SERVICES])
+def test_development_identities_are_refused_where_others_could_connect(module: str, tmp_path: Path) -> None:
+    environment = scrubbed_environment(
+        tmp_path, COXSWAIN_HOST="0.0.0.0", COXSWAIN_PORT="0", COXSWAIN_DATA_DIR=str(tmp_path / "data")
+    )
+
+    code, output = run_python(["-m", f"services.{module}"], environment=environment)
+
+    assert code != 0
+    assert "development identities are refused on 0.0.0.0" in output
+    assert "COXSWAIN_IDENTITY_MODE" in output
+    assert "Traceback" not in output
+
+
+def test_the_suite_brings_its_own_postgresql(tmp_path: Path) -> None:
+    suite = SuiteProcess(tmp_path / "data", workers=1, arguments=("--db", "postgres"))
+    with suite.running(), suite.caller(ALICE) as alice:
+        text = "Ballast keeps ships upright. It is heavy."
+        execution = alice.orchestrator.run(reading_crew(), {"text": text})
+
+        assert execution.state == SUCCEEDED
+        assert execution.result.text
+        assert not (tmp_path / "data" / "orchestrator.db").exists()
+        process = suite.process
+        assert process is not None
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+
+
+def test_reflection_shows_the_comments(suite: SuiteProcess) -> None:
+    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol="coxswain.orchestrator.v1.ExecutionService")
+    with grpc.insecure_channel(suite.address("orchestrator")) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call,unused-ignore]
+        (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=30)
+
+    files = [FileDescriptorProto.FromString(raw) for raw in answer.file_descriptor_response.file_descriptor_proto]
+    shown = next(file for file in files if file.name.endswith("execution_service.proto"))
+    comments = [location.leading_comments for location in shown.source_code_info.location]
+    assert any("StartExecution stores an execution" in comment for comment in comments)

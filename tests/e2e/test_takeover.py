@@ -1,0 +1,72 @@
+"""Worker hosts die, freeze and wake: executions go on elsewhere and nothing is done twice. On both deployments."""
+
+import signal
+
+from tests.e2e.support import SUCCEEDED, Scene, finish, get, kinds, outputs, stored_state
+from tests.support.installation import Caller, Installation, busy_host, crew_processes, wait_gone, wait_until
+
+
+def test_another_host_finishes_what_a_killed_one_began(scene: Scene, alice: Caller, installation: Installation) -> None:
+    execution = scene.start_and_hang_in_second(alice.orchestrator)
+    host, crew_process = busy_host(installation)
+
+    host.kill()
+    events = finish(alice.orchestrator, execution)
+
+    assert kinds(events)[-1] == "execution_succeeded"
+    assert [run.output.text for run in outputs(alice.orchestrator, execution)] == [
+        "First result.",
+        "Second result.",
+        "Third result.",
+    ]
+    assert len(scene.calls("first")) == 1, "a finished task is not run again"
+    assert len(scene.calls("second")) == 2
+    assert len(scene.calls("third")) == 1
+    started = [event.execution_started for event in events if event.HasField("execution_started")]
+    assert [(claim.claim, claim.takeover) for claim in started] == [(1, False), (2, True)]
+    attempts = [event.attempt for event in events if event.HasField("task_started") and event.task_name == "second"]
+    assert attempts == [1, 2]
+    assert kinds(events).count("task_completed") == 3
+    wait_gone([crew_process])
+
+
+def test_a_host_that_wakes_after_its_takeover_changes_nothing(
+    scene: Scene, alice: Caller, installation: Installation
+) -> None:
+    execution = scene.start_and_hang_in_second(alice.orchestrator)
+    host, crew_process = busy_host(installation)
+    host.send_signal(signal.SIGSTOP)
+    try:
+        finish(alice.orchestrator, execution)
+        before = stored_state(installation, execution)
+        # The answer the frozen host was waiting for arrives while it sleeps.
+        scene.llm.release()
+    finally:
+        host.send_signal(signal.SIGCONT)
+    # It has noticed once it has given up its crew process.
+    wait_gone([crew_process])
+
+    scene.answers("after", "Afterwards.")
+    later = alice.orchestrator.run(scene.crew("after"))
+
+    assert later.state == SUCCEEDED
+    assert stored_state(installation, execution) == before
+    assert get(alice.orchestrator, execution).state == SUCCEEDED
+    assert get(alice.orchestrator, execution).claims == 2
+    assert len(scene.calls("first")) == 1
+    assert len(scene.calls("third")) == 1
+
+
+def test_a_killed_crew_process_does_not_end_its_execution(
+    scene: Scene, alice: Caller, installation: Installation
+) -> None:
+    execution = scene.start_and_hang_in_second(alice.orchestrator)
+    host, crew_process = busy_host(installation)
+
+    crew_process.kill()
+    events = finish(alice.orchestrator, execution)
+
+    assert kinds(events)[-1] == "execution_succeeded"
+    assert len(scene.calls("first")) == 1
+    assert kinds(events).count("task_completed") == 3
+    wait_until(lambda: not crew_processes(host), "the host has reaped its crew processes")

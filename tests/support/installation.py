@@ -1,0 +1,122 @@
+"""What tests need of an installation of the product, however it is deployed."""
+
+import contextlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy import Engine, RowMapping, Select, create_engine, make_url
+
+from coxswain.client import Client
+from tests.support.child_process import is_alive
+
+SERVICES = ("auth", "models", "memory", "orchestrator")
+POLL_SECONDS = 0.05
+
+_FORK_SERVER = "services.orchestrator.worker.engine.fork_server"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """One person at an installation: a client of each service."""
+
+    auth: Client
+    models: Client
+    memory: Client
+    orchestrator: Client
+
+    def close(self) -> None:
+        """End the connections."""
+        for client in {self.auth, self.models, self.memory, self.orchestrator}:
+            client.close()
+
+
+class Installation(ABC):
+    """All services and two worker hosts, running."""
+
+    name: str
+    data_dir: Path
+    database_url: str
+    """Empty: a SQLite file for each service."""
+
+    @abstractmethod
+    def address(self, service: str) -> str:
+        """Return the address of a service's public listener."""
+
+    @abstractmethod
+    def processes(self) -> Mapping[str, psutil.Process]:
+        """Return the living processes that serve the API, by name."""
+
+    @abstractmethod
+    def worker_hosts(self) -> list[psutil.Process]:
+        """Return the living worker hosts."""
+
+    @abstractmethod
+    def restore_workers(self) -> None:
+        """Bring worker hosts that were killed back, where nothing else does, and wait until as many live as should."""
+
+    @contextlib.contextmanager
+    def caller(self, token: str) -> Iterator[Caller]:
+        """Connect as a development identity; "" is the default one."""
+        clients = {address: Client(address, token=token or None) for address in map(self.address, SERVICES)}
+        caller = Caller(*(clients[self.address(service)] for service in SERVICES))
+        try:
+            yield caller
+        finally:
+            caller.close()
+
+    def rows(self, service: str, query: Select[Any]) -> list[RowMapping]:
+        """Read rows of a service's database as they are stored."""
+        engine = self._engine(service)
+        try:
+            with engine.connect() as connection:
+                return list(connection.execute(query).mappings())
+        finally:
+            engine.dispose()
+
+    def _engine(self, service: str) -> Engine:
+        if not self.database_url:
+            return create_engine(f"sqlite:///{self.data_dir / service}.db")
+        url = make_url(self.database_url).set(drivername="postgresql+psycopg")
+        return create_engine(url, connect_args={"options": f"-csearch_path={service}"})
+
+
+def crew_processes(host: psutil.Process) -> list[psutil.Process]:
+    """Return the living crew processes of a worker host."""
+    try:
+        servers = [child for child in host.children() if is_alive(child) and _FORK_SERVER in child.cmdline()]
+        return [child for server in servers for child in server.children() if is_alive(child)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def busy_host(installation: Installation, timeout: float = 60) -> tuple[psutil.Process, psutil.Process]:
+    """Return the worker host that runs the only execution there is, and its crew process."""
+
+    def busy() -> list[tuple[psutil.Process, psutil.Process]]:
+        return [(host, crew) for host in installation.worker_hosts() for crew in crew_processes(host)]
+
+    wait_until(lambda: len(busy()) == 1, "one crew process runs", timeout)
+    return busy()[0]
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
+    """Wait for a condition that nothing announces.
+
+    Raises:
+        AssertionError: it does not hold within `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {what}")
+        time.sleep(POLL_SECONDS)
+
+
+def wait_gone(processes: Sequence[psutil.Process], timeout: float = 60) -> None:
+    """Wait until processes have ended."""
+    wait_until(lambda: not any(map(is_alive, processes)), f"{[process.pid for process in processes]} ended", timeout)

@@ -1,0 +1,74 @@
+"""Each service as a process of its own on PostgreSQL, with two worker hosts, as a cluster would run them."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+
+from tests.support.child_process import ChildProcess, free_port, scrubbed_environment
+from tests.support.installation import SERVICES, Installation
+
+_WORKER = "services.orchestrator.worker"
+
+
+class ServiceProcesses(Installation):
+    """`python -m services.<name>` four times and `python -m services.orchestrator.worker` twice."""
+
+    name = "processes"
+
+    def __init__(self, data_dir: Path, database_url: str, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` is added to a scrubbed one. Nothing is started yet."""
+        self.data_dir = data_dir
+        self.database_url = database_url
+        self._ports = {service: free_port() for service in SERVICES}
+        internal = {service: free_port() for service in SERVICES}
+        addresses = {f"COXSWAIN_{name.upper()}_ADDRESS": f"127.0.0.1:{port}" for name, port in internal.items()}
+        ports = {f"COXSWAIN_{name.upper()}_PORT": str(port) for name, port in self._ports.items()}
+        internal_ports = {f"COXSWAIN_{name.upper()}_INTERNAL_PORT": str(port) for name, port in internal.items()}
+        self._environment = scrubbed_environment(
+            data_dir.parent,
+            COXSWAIN_DATA_DIR=str(data_dir),
+            COXSWAIN_DATABASE_URL=database_url,
+            COXSWAIN_MIGRATE="auto",
+            **addresses,
+            **ports,
+            **internal_ports,
+            **(environment or {}),
+        )
+        self.services: dict[str, ChildProcess] = {}
+        self.workers: list[ChildProcess] = []
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["ServiceProcesses"]:
+        """Start all, wait until all serve, and end them."""
+        try:
+            self.services = {name: self._start(name, f"services.{name}") for name in SERVICES}
+            for process in self.services.values():
+                process.wait_for_line("serving on")
+            self.workers = [self._start("worker", _WORKER) for _ in range(2)]
+            for worker in self.workers:
+                worker.wait_for_line("worker_ready")
+            yield self
+        finally:
+            for process in (*self.workers, *self.services.values()):
+                process.kill()
+
+    def _start(self, name: str, module: str) -> ChildProcess:
+        return ChildProcess(name, ["-m", module], self._environment)
+
+    def address(self, service: str) -> str:
+        return f"127.0.0.1:{self._ports[service]}"
+
+    def processes(self) -> Mapping[str, psutil.Process]:
+        return {name: psutil.Process(process.pid) for name, process in self.services.items()}
+
+    def worker_hosts(self) -> list[psutil.Process]:
+        return [psutil.Process(worker.pid) for worker in self.workers if worker.running]
+
+    def restore_workers(self) -> None:
+        for place, worker in enumerate(self.workers):
+            if not worker.running:
+                self.workers[place] = self._start("worker", _WORKER)
+        for worker in self.workers:
+            worker.wait_for_line("worker_ready")
