@@ -1,8 +1,9 @@
 """Approvals in SQL."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.orchestrator.domain import Approval, ApprovalState, TaskOutput, from_document
@@ -22,22 +23,7 @@ class SqlApprovals:
                 select(approvals).where(approvals.c.group_id == group_id, approvals.c.id == approval_id)
             )
         ).first()
-        if row is None:
-            return None
-        return Approval(
-            id=row.id,
-            execution_id=row.execution_id,
-            group_id=row.group_id,
-            task_index=row.task_index,
-            task_name=row.task_name,
-            attempt=row.attempt,
-            state=ApprovalState(row.state),
-            output=from_document(TaskOutput, row.output),
-            feedback=row.feedback,
-            answered_by=row.answered_by,
-            requested_at=row.requested_at,
-            answered_at=row.answered_at,
-        )
+        return None if row is None else to_approval(row)
 
     async def answer(self, approval_id: str, state: ApprovalState, feedback: str, subject: str, at: datetime) -> None:
         """See `protocols.Approvals`."""
@@ -46,3 +32,21 @@ class SqlApprovals:
             .where(approvals.c.id == approval_id)
             .values(state=state, feedback=feedback, answered_by=subject, answered_at=at)
         )
+
+
+def to_approval(row: Row[Any]) -> Approval:
+    """Return the approval of a row of `approvals`."""
+    return Approval(
+        id=row.id,
+        execution_id=row.execution_id,
+        group_id=row.group_id,
+        task_index=row.task_index,
+        task_name=row.task_name,
+        attempt=row.attempt,
+        state=ApprovalState(row.state),
+        output=from_document(TaskOutput, row.output),
+        feedback=row.feedback,
+        answered_by=row.answered_by,
+        requested_at=row.requested_at,
+        answered_at=row.answered_at,
+    )

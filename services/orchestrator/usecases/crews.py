@@ -66,9 +66,10 @@ class CrewUseCases:
         """Return a page of the group's crews, newest first, and the token of the next page."""
         filters = {"group": principal.group_id}
         key = decode_page_token(token, _LISTING, filters)
+        before_id = key[0] if key and isinstance(key[0], str) else None
         size = page_size(requested_size)
         async with self._store.read() as work:
-            crews = await work.crews.page(principal.group_id, key[0] if key else None, size + 1)
+            crews = await work.crews.page(principal.group_id, before_id, size + 1)
         if len(crews) <= size:
             return crews, ""
         return crews[:size], encode_page_token(_LISTING, filters, [crews[size - 1].id])

@@ -208,9 +208,10 @@ class ExecutionUseCases:
         """Return a page of the group's executions, newest first, and the token of the next page."""
         filters = {"group": principal.group_id, "crew": crew_id, "states": sorted(states)}
         key = decode_page_token(token, _LISTING, filters)
+        before_id = key[0] if key and isinstance(key[0], str) else None
         size = page_size(requested_size)
         async with self._store.read() as work:
-            found = await work.executions.page(principal.group_id, crew_id, states, key[0] if key else None, size + 1)
+            found = await work.executions.page(principal.group_id, crew_id, states, before_id, size + 1)
         if len(found) <= size:
             return found, ""
         return found[:size], encode_page_token(_LISTING, filters, [found[size - 1].id])

@@ -1,0 +1,247 @@
+"""CrewService over real gRPC."""
+
+import asyncio
+
+import grpc
+import pytest
+
+from coxswain.models.v1 import model_service_pb2
+from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
+from coxswain.orchestrator.v1 import crew_pb2
+from coxswain.orchestrator.v1 import crew_service_pb2 as pb
+from tests.integration.orchestrator.support import CAPABLE_MODEL, create_crew, crews, refused, spec
+from tests.support.harness import BOB, Harness
+
+OPERATOR = "dev:olga:sales=operator"
+CODE = grpc.StatusCode
+
+
+async def test_a_crew_is_stored_and_found_by_id_and_by_name(harness: Harness) -> None:
+    stub = crews(harness)
+    made = await create_crew(harness)
+    assert made.revision == 1
+    by_id = (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew
+    by_name = (await stub.GetCrew(pb.GetCrewRequest(name="brief"))).crew
+    assert by_id == by_name == made
+    assert [task.name for task in by_id.spec.tasks] == ["read", "edit", "check"]
+
+
+async def test_every_change_makes_a_revision_and_earlier_ones_stay(harness: Harness) -> None:
+    stub = crews(harness)
+    made = await create_crew(harness)
+    changed = spec(description="shorter")
+    second = (await stub.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=changed, expected_revision=1))).crew
+    assert (second.revision, second.spec.description) == (2, "shorter")
+    assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id, revision=1))).crew.spec == made.spec
+    assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew == second
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await stub.GetCrew(pb.GetCrewRequest(id=made.id, revision=3))
+
+
+async def test_an_update_without_a_change_makes_no_revision_however_often_it_is_repeated(harness: Harness) -> None:
+    stub = crews(harness)
+    made = await create_crew(harness)
+    request = pb.UpdateCrewRequest(id=made.id, spec=spec(description="new"), expected_revision=1)
+    first, second = [(await stub.UpdateCrew(request)).crew for _ in range(2)]
+    assert first == second
+    assert first.revision == 2
+
+
+async def test_a_change_made_from_an_older_revision_is_refused(harness: Harness) -> None:
+    stub = crews(harness)
+    made = await create_crew(harness)
+    await stub.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=spec(description="mine"), expected_revision=1))
+    with refused(CODE.ABORTED, "REVISION_MISMATCH") as refusal:
+        await stub.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=spec(description="yours"), expected_revision=1))
+    assert (refusal.metadata["expected"], refusal.metadata["actual"]) == ("1", "2")
+
+
+async def test_of_many_changes_from_one_revision_exactly_one_wins(harness: Harness) -> None:
+    stub = crews(harness)
+    made = await create_crew(harness)
+    requests = [
+        pb.UpdateCrewRequest(id=made.id, spec=spec(description=f"change {n}"), expected_revision=1) for n in range(8)
+    ]
+    answers = await asyncio.gather(*(stub.UpdateCrew(request) for request in requests), return_exceptions=True)
+    lost = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+    assert len(lost) == 7
+    assert {error.code() for error in lost} == {CODE.ABORTED}
+    assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew.revision == 2
+
+
+async def test_a_name_is_taken_once_until_its_crew_is_deleted(harness: Harness) -> None:
+    stub = crews(harness)
+    made = await create_crew(harness)
+    other = await create_crew(harness, name="other")
+    with refused(CODE.ALREADY_EXISTS, "ALREADY_EXISTS") as refusal:
+        await create_crew(harness)
+    assert refusal.metadata == {"resource": "crew", "name": "brief"}
+    with refused(CODE.ALREADY_EXISTS, "ALREADY_EXISTS"):
+        await stub.UpdateCrew(pb.UpdateCrewRequest(id=other.id, spec=spec()))
+    await stub.DeleteCrew(pb.DeleteCrewRequest(id=made.id))
+    await stub.DeleteCrew(pb.DeleteCrewRequest(id=made.id))
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await stub.GetCrew(pb.GetCrewRequest(id=made.id))
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await stub.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=spec()))
+    assert (await create_crew(harness)).id != made.id
+
+
+async def test_one_request_id_makes_one_crew_even_at_once(harness: Harness) -> None:
+    stub = crews(harness)
+    request = pb.CreateCrewRequest(spec=spec(), request_id="r-1")
+    made = await asyncio.gather(*(stub.CreateCrew(request) for _ in range(6)))
+    assert len({answer.crew.id for answer in made}) == 1
+    with refused(CODE.ALREADY_EXISTS, "REQUEST_ID_REUSED") as refusal:
+        await stub.CreateCrew(pb.CreateCrewRequest(spec=spec("other"), request_id="r-1"))
+    assert refusal.metadata == {"request_id": "r-1"}
+    assert len((await stub.ListCrews(pb.ListCrewsRequest())).crews) == 1
+
+
+async def test_one_request_id_of_another_person_is_another_request(harness: Harness) -> None:
+    mine = await crews(harness).CreateCrew(pb.CreateCrewRequest(spec=spec(), request_id="r-1"))
+    colleague = crews(harness, "dev:carol:sales=editor")
+    theirs = await colleague.CreateCrew(pb.CreateCrewRequest(spec=spec("other"), request_id="r-1"))
+    assert mine.crew.id != theirs.crew.id
+
+
+async def test_crews_are_listed_newest_first_page_by_page(harness: Harness) -> None:
+    stub = crews(harness)
+    made = [(await create_crew(harness, name=f"crew {n}")).id for n in range(5)]
+    await stub.DeleteCrew(pb.DeleteCrewRequest(id=made[2]))
+    seen, token = [], ""
+    while True:
+        page = await stub.ListCrews(pb.ListCrewsRequest(page_size=2, page_token=token))
+        seen += [crew.id for crew in page.crews]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == [made[4], made[3], made[1], made[0]]
+
+
+async def test_a_crew_that_cannot_run_is_refused_with_every_fault_and_not_stored(harness: Harness) -> None:
+    stub = crews(harness)
+    bad = spec(model="offline/extrac")
+    bad.tasks[1].agent = "editr"
+    bad.tasks[0].tools.add(name="calculater")
+    bad.tasks[0].context.tasks.append("check")
+    with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
+        await stub.CreateCrew(pb.CreateCrewRequest(spec=bad))
+    assert list(refusal.violations) == [
+        "spec.tasks[0].context.tasks[0]",
+        "spec.tasks[0].tools[0].name",
+        "spec.tasks[1].agent",
+        "spec.model",
+    ]
+    assert "offline/extract" in refusal.violations["spec.model"]
+    assert not (await stub.ListCrews(pb.ListCrewsRequest())).crews
+    made = await create_crew(harness)
+    with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID"):
+        await stub.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=bad))
+    assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew == made
+
+
+async def test_validation_answers_with_the_same_faults_without_storing_anything(harness: Harness) -> None:
+    stub = crews(harness, OPERATOR)
+    bad = spec(manager_model="x")
+    bad.tasks[1].agent = "nobody"
+    answer = await stub.ValidateCrew(pb.ValidateCrewRequest(spec=bad))
+    assert [fault.field for fault in answer.faults] == ["spec.tasks[1].agent"]
+    assert [warning.field for warning in answer.warnings] == ["spec.agents[1]", "spec.manager_model"]
+    assert not (await stub.ValidateCrew(pb.ValidateCrewRequest(spec=spec()))).faults
+    assert not (await stub.ListCrews(pb.ListCrewsRequest())).crews
+
+
+async def test_what_a_model_cannot_do_is_refused_and_what_another_can_is_not(harness: Harness) -> None:
+    stub = crews(harness)
+    wanting = spec(planning=True, process=crew_pb2.PROCESS_HIERARCHICAL)
+    wanting.agents[0].allow_delegation = True
+    wanting.agents[1].tools.add(name="calculator")
+    wanting.tasks[0].output_schema.update({"type": "object"})
+    wanting.tasks[1].guardrails.append("Be brief")
+    answer = await stub.ValidateCrew(pb.ValidateCrewRequest(spec=wanting))
+    assert [fault.field for fault in answer.faults] == [
+        "spec.agents[0].allow_delegation",
+        "spec.agents[1].tools",
+        "spec.tasks[0].output_schema",
+        "spec.tasks[1].guardrails",
+        "spec.process",
+        "spec.planning",
+    ]
+    assert all('"offline/extract", the default of this installation' in fault.description for fault in answer.faults)
+    wanting.model = CAPABLE_MODEL
+    assert not (await stub.ValidateCrew(pb.ValidateCrewRequest(spec=wanting))).faults
+    wanting.memory.enabled = True
+    wanting.memory.embedding_model = CAPABLE_MODEL
+    answer = await stub.ValidateCrew(pb.ValidateCrewRequest(spec=wanting))
+    assert [fault.field for fault in answer.faults] == ["spec.memory.embedding_model"]
+
+
+async def test_a_model_the_group_switched_off_is_a_fault(harness: Harness) -> None:
+    models = ModelServiceStub(harness.channel())
+    await models.SetModelEnabled(model_service_pb2.SetModelEnabledRequest(name=CAPABLE_MODEL, enabled=False))
+    answer = await crews(harness).ValidateCrew(pb.ValidateCrewRequest(spec=spec(model=CAPABLE_MODEL)))
+    assert ["disabled" in fault.description for fault in answer.faults] == [True]
+    assert [fault.field for fault in answer.faults] == ["spec.model"]
+
+
+async def test_an_oversized_text_is_refused_before_anything_else(harness: Harness) -> None:
+    big = spec()
+    big.agents[0].role = "x" * 5000
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await crews(harness).CreateCrew(pb.CreateCrewRequest(spec=big))
+    assert list(refusal.violations) == ["spec.agents[0].role"]
+
+
+async def test_undecodable_bytes_are_refused_with_the_name_of_the_message(harness: Harness) -> None:
+    call = harness.channel().unary_unary("/coxswain.orchestrator.v1.CrewService/CreateCrew")
+    with refused(CODE.INVALID_ARGUMENT, "MALFORMED_MESSAGE") as refusal:
+        await call(b"\xff\xff\xff")
+    assert refusal.metadata == {"message": "coxswain.orchestrator.v1.CreateCrewRequest"}
+
+
+@pytest.mark.parametrize("token", ["x", "W10", "eyJhIjoxfQ", "WyIwMTIzNDU2Nzg5YWJjZGVmIixbMV1d"])
+async def test_a_token_that_is_none_of_this_listing_is_refused(harness: Harness, token: str) -> None:
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
+        await crews(harness).ListCrews(pb.ListCrewsRequest(page_token=token))
+
+
+async def test_an_operator_reads_and_an_editor_changes(harness: Harness) -> None:
+    made = await create_crew(harness)
+    stub = crews(harness, OPERATOR)
+    assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew == made
+    for call in (
+        stub.CreateCrew(pb.CreateCrewRequest(spec=spec("other"))),
+        stub.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=spec("other"))),
+        stub.DeleteCrew(pb.DeleteCrewRequest(id=made.id)),
+    ):
+        with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
+            await call
+
+
+async def test_another_group_sees_changes_and_blocks_nothing(harness: Harness) -> None:
+    made = await create_crew(harness)
+    foreign = crews(harness, BOB)
+    assert not (await foreign.ListCrews(pb.ListCrewsRequest())).crews
+    for call in (
+        foreign.GetCrew(pb.GetCrewRequest(id=made.id)),
+        foreign.GetCrew(pb.GetCrewRequest(name="brief")),
+        foreign.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=spec(description="theirs"))),
+        foreign.DeleteCrew(pb.DeleteCrewRequest(id=made.id)),
+    ):
+        with refused(CODE.NOT_FOUND, "NOT_FOUND") as refusal:
+            await call
+        assert made.id in refusal.message or "brief" in refusal.message
+    # Names and request ids of one group are free in another.
+    theirs = await foreign.CreateCrew(pb.CreateCrewRequest(spec=spec(), request_id="r-1"))
+    mine = await crews(harness).CreateCrew(pb.CreateCrewRequest(spec=spec("mine"), request_id="r-1"))
+    assert len({theirs.crew.id, mine.crew.id, made.id}) == 3
+    assert (await crews(harness).GetCrew(pb.GetCrewRequest(id=made.id))).crew == made
+
+
+async def test_a_page_token_of_one_group_says_nothing_to_another(harness: Harness) -> None:
+    for number in range(3):
+        await create_crew(harness, name=f"crew {number}")
+    page = await crews(harness).ListCrews(pb.ListCrewsRequest(page_size=1))
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
+        await crews(harness, BOB).ListCrews(pb.ListCrewsRequest(page_size=1, page_token=page.next_page_token))

@@ -1,0 +1,229 @@
+"""Validation of crews by themselves: every fault, its path, and nothing else."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.orchestrator.domain import (
+    AgentSpec,
+    CrewSpec,
+    Fault,
+    KnowledgeSpec,
+    MemorySpec,
+    Process,
+    TaskSpec,
+    ToolSpec,
+)
+from services.orchestrator.tool_catalogue import TOOLS
+from services.orchestrator.usecases.crew_faults import crew_faults, crew_warnings, in_document_order
+
+READER = AgentSpec("reader", "Reader", "Read")
+EDITOR = AgentSpec("editor", "Editor", "Edit")
+
+
+def task(name: str, agent: str = "reader", **fields: Any) -> TaskSpec:
+    return TaskSpec(name, f"Do {name}", "Text", agent, **fields)
+
+
+def crew(*tasks: TaskSpec, agents: tuple[AgentSpec, ...] = (READER, EDITOR), **fields: Any) -> CrewSpec:
+    return CrewSpec("brief", agents, tasks or (task("read"),), **fields)
+
+
+def fields(spec: CrewSpec, max_bytes: int = 1_000_000) -> list[str]:
+    return [fault.field for fault in crew_faults(spec, TOOLS, max_bytes)]
+
+
+def faults(spec: CrewSpec) -> dict[str, str]:
+    return {fault.field: fault.description for fault in crew_faults(spec, TOOLS, 1_000_000)}
+
+
+def test_a_sound_crew_has_no_faults() -> None:
+    spec = crew(
+        task("read", tools=(ToolSpec("calculator", {"decimal_places": 2}),)),
+        task("edit", "editor", context=("read",), output_schema={"type": "object"}, guardrails=("Be brief",)),
+    )
+    assert faults(spec) == {}
+
+
+def test_all_faults_come_at_once_in_the_order_of_the_document() -> None:
+    spec = crew(
+        task("a", "readr", tools=(ToolSpec("calculater"), ToolSpec("calculator", {"decimal_places": -1, "x": 1}))),
+        task("a", "editor", context=("a", "b", "zzz")),
+        agents=(READER, EDITOR, replace(EDITOR, max_execution_time=0.5)),
+    )
+    found = crew_faults(spec, TOOLS, 1_000_000)
+    assert [fault.field for fault in found] == [
+        "spec.agents[2].name",
+        "spec.agents[2].max_execution_time",
+        "spec.tasks[0].agent",
+        "spec.tasks[0].tools[0].name",
+        "spec.tasks[0].tools[1].config",
+        "spec.tasks[0].tools[1].config.decimal_places",
+        "spec.tasks[1].name",
+        "spec.tasks[1].context.tasks[0]",
+        "spec.tasks[1].context.tasks[1]",
+        "spec.tasks[1].context.tasks[2]",
+    ]
+
+
+def test_an_unknown_agent_or_tool_comes_with_the_near_names() -> None:
+    found = faults(crew(task("read", "readr", tools=(ToolSpec("calculater"),))))
+    assert 'did you mean "reader"' in found["spec.tasks[0].agent"]
+    assert 'did you mean "calculator"' in found["spec.tasks[0].tools[0].name"]
+
+
+def test_a_sequential_task_needs_an_agent_and_a_hierarchical_one_does_not() -> None:
+    assert fields(crew(task("read", ""))) == ["spec.tasks[0].agent"]
+    assert fields(crew(task("read", ""), process=Process.HIERARCHICAL)) == []
+
+
+def test_guardrails_need_an_agent_to_judge_for() -> None:
+    spec = crew(task("read", "", guardrails=("Be brief",)), process=Process.HIERARCHICAL)
+    assert fields(spec) == ["spec.tasks[0].guardrails"]
+
+
+def test_context_names_earlier_tasks_only() -> None:
+    found = faults(crew(task("a", context=("b",)), task("b", context=("b",)), task("c", context=("nobody",))))
+    assert "stands after this one" in found["spec.tasks[0].context.tasks[0]"]
+    assert "its own context" in found["spec.tasks[1].context.tasks[0]"]
+    assert 'no task "nobody"' in found["spec.tasks[2].context.tasks[0]"]
+
+
+def test_a_cycle_is_named_step_by_step() -> None:
+    found = faults(crew(task("a", context=("c",)), task("b", context=("a",)), task("c", context=("b",))))
+    assert found == {"spec.tasks[0].context.tasks[0]": 'closes a cycle: "a" -> "c" -> "b" -> "a"'}
+
+
+@given(st.data())
+def test_context_is_accepted_exactly_when_every_reference_goes_back(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 6))
+    names = [f"t{index}" for index in range(count)]
+    contexts = [data.draw(st.lists(st.sampled_from(names), unique=True, max_size=count)) for _ in names]
+    spec = crew(*(task(name, context=tuple(context)) for name, context in zip(names, contexts, strict=True)))
+    wrong = [
+        f"spec.tasks[{index}].context.tasks[{position}]"
+        for index, context in enumerate(contexts)
+        for position, name in enumerate(context)
+        if names.index(name) >= index
+    ]
+    found = crew_faults(spec, TOOLS, 1_000_000)
+    assert [fault.field for fault in found] == wrong
+    for fault in found:
+        if "cycle" in fault.description:
+            steps = fault.description.removeprefix("closes a cycle: ").replace('"', "").split(" -> ")
+            assert steps[0] == steps[-1]
+            assert all(after in contexts[names.index(step)] for step, after in pairwise(steps))
+
+
+@pytest.mark.parametrize(
+    ("asynchronous", "fault"),
+    [
+        ("s", False),
+        ("a", False),
+        ("as", False),
+        ("sa", False),
+        ("aas", False),
+        ("asa", False),
+        ("aa", True),
+        ("saa", True),
+    ],
+)
+def test_a_crew_ends_with_at_most_one_asynchronous_task(asynchronous: str, fault: bool) -> None:
+    spec = crew(*(task(f"t{i}", async_execution=kind == "a") for i, kind in enumerate(asynchronous)))
+    assert fields(spec) == ([f"spec.tasks[{len(asynchronous) - 1}].async_execution"] if fault else [])
+
+
+def test_an_asynchronous_task_cannot_wait_for_one_that_runs_beside_it() -> None:
+    beside = crew(
+        task("a", async_execution=True), task("b", async_execution=True, context=("a",)), task("c", context=("a", "b"))
+    )
+    apart = crew(task("a", async_execution=True), task("s"), task("b", async_execution=True, context=("a",)), task("c"))
+    assert fields(beside) == ["spec.tasks[1].context.tasks[0]"]
+    assert fields(apart) == []
+
+
+def test_a_manager_is_an_agent_of_the_crew_without_tools_and_tasks() -> None:
+    tooled = replace(EDITOR, tools=(ToolSpec("calculator"),))
+    hierarchical: dict[str, Any] = {"process": Process.HIERARCHICAL, "manager_agent": "editor"}
+    assert fields(crew(**hierarchical)) == []
+    assert fields(crew(process=Process.HIERARCHICAL, manager_agent="boss")) == ["spec.manager_agent"]
+    assert fields(crew(task("a", "editor"), **hierarchical)) == ["spec.tasks[0].agent"]
+    assert fields(crew(agents=(READER, tooled), **hierarchical)) == ["spec.agents[1].tools"]
+    assert fields(crew(task("a", ""), agents=(EDITOR,), **hierarchical)) == ["spec.manager_agent"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ({"type": "objct"}, "no JSON schema"),
+        ({"type": "array"}, "must describe an object"),
+        ({}, "must describe an object"),
+    ],
+)
+def test_an_output_schema_is_a_schema_of_an_object(schema: dict[str, Any], told: str) -> None:
+    found = faults(crew(task("read", output_schema=schema)))
+    assert told in found["spec.tasks[0].output_schema"]
+
+
+def test_texts_that_say_nothing_or_cannot_be_stored_are_refused() -> None:
+    spec = crew(
+        task("read", guardrails=(" ",)),
+        agents=(replace(READER, role=" \n", backstory="a\0b"),),
+        knowledge=(KnowledgeSpec("k", "x"), KnowledgeSpec("k", "y")),
+    )
+    assert fields(spec) == [
+        "spec.agents[0].role",
+        "spec.agents[0].backstory",
+        "spec.tasks[0].guardrails[0]",
+        "spec.knowledge[1].name",
+    ]
+
+
+def test_a_crew_larger_than_allowed_is_refused() -> None:
+    spec = crew(knowledge=(KnowledgeSpec("k", "é" * 1000),))
+    assert fields(spec, max_bytes=2000) == ["spec"]
+    assert fields(spec, max_bytes=20_000) == []
+
+
+def test_what_has_no_effect_is_warned_of() -> None:
+    spec = crew(
+        agents=(replace(READER, allow_delegation=True),),
+        manager_model="m",
+        manager_agent="reader",
+        planning_model="p",
+        memory=MemorySpec(analysis=True),
+    )
+    assert [warning.field for warning in crew_warnings(spec)] == [
+        "spec.agents[0].allow_delegation",
+        "spec.manager_model",
+        "spec.manager_agent",
+        "spec.planning_model",
+        "spec.memory",
+    ]
+    assert [warning.field for warning in crew_warnings(crew())] == ["spec.agents[1]"]
+
+
+def test_two_agents_that_delegation_cannot_tell_apart_are_warned_of() -> None:
+    twin = replace(EDITOR, role=' "reader"')
+    spec = crew(task("a"), task("b", "editor"), agents=(replace(READER, allow_delegation=True), twin))
+    assert [warning.field for warning in crew_warnings(spec)] == ["spec.agents[1].role"]
+
+
+PATHS = [
+    "spec",
+    "spec.name",
+    "spec.agents[2].role",
+    "spec.agents[10]",
+    "spec.tasks[0].agent",
+    "spec.memory",
+    "spec.memory.analysis",
+]
+
+
+@given(st.permutations(PATHS))
+def test_faults_are_sorted_by_their_place_in_the_document(paths: list[str]) -> None:
+    assert [fault.field for fault in in_document_order(Fault(path, "") for path in paths)] == PATHS

@@ -1,0 +1,129 @@
+"""Crews on their way from the wire to the row and back."""
+
+import math
+
+import pytest
+from google.protobuf import struct_pb2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coxswain.orchestrator.v1 import crew_pb2
+from services.common.errors import InvalidArgument
+from services.orchestrator.domain import CrewSpec, from_document, to_document
+from services.orchestrator.servicers.crew_messages import spec_from_message, spec_message
+from services.orchestrator.servicers.values import from_value, to_value
+
+NAMES = st.text(min_size=1, max_size=6)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=8,
+)
+OBJECTS = st.dictionaries(NAMES, JSON, max_size=3)
+
+
+def struct(document: object) -> struct_pb2.Struct:
+    return to_value(document).struct_value
+
+
+TOOLS = st.lists(
+    st.builds(lambda name, config: crew_pb2.ToolSpec(name=name, config=struct(config)), NAMES, OBJECTS), max_size=2
+)
+KNOWLEDGE = st.lists(st.builds(lambda name: crew_pb2.KnowledgeSpec(name=name, content=name), NAMES), max_size=2)
+AGENTS = st.builds(
+    lambda name, tools, knowledge, retries, temperature, minutes, flag: crew_pb2.AgentSpec(
+        name=name, role=name, goal=name, tools=tools, knowledge=knowledge, max_retries=retries, temperature=temperature,
+        max_execution_time=None if minutes is None else {"seconds": minutes * 60}, allow_delegation=flag,
+        max_iterations=7, max_calls_per_minute=minutes or 0,
+    ),
+    NAMES, TOOLS, KNOWLEDGE, st.integers(0, 100), st.none() | st.floats(0, 2), st.none() | st.integers(1, 9),
+    st.booleans(),
+)  # fmt: skip
+TASKS = st.builds(
+    lambda name, context, tools, schema, retries, flag: crew_pb2.TaskSpec(
+        name=name, description=name, expected_output=name, agent=name,
+        context=None if context is None else crew_pb2.TaskContext(tasks=context), tools=tools,
+        output_schema=None if schema is None else struct(schema), guardrails=context or [],
+        guardrail_max_retries=retries, async_execution=flag, human_approval=not flag, markdown=flag,
+    ),
+    NAMES, st.none() | st.lists(NAMES, max_size=2), TOOLS, st.none() | OBJECTS, st.integers(0, 9), st.booleans(),
+)  # fmt: skip
+CREWS = st.builds(
+    lambda name, agents, tasks, process, memory, knowledge: crew_pb2.CrewSpec(
+        name=name, description=name, agents=agents, tasks=tasks, process=process, model=name, manager_model=name,
+        manager_agent=name, planning=True, planning_model=name, knowledge=knowledge,
+        memory=crew_pb2.MemorySpec(enabled=memory, embedding_model=name, run_name=name, analysis=memory),
+    ),
+    NAMES, st.lists(AGENTS, min_size=1, max_size=2), st.lists(TASKS, min_size=1, max_size=2),
+    st.sampled_from([crew_pb2.PROCESS_SEQUENTIAL, crew_pb2.PROCESS_HIERARCHICAL]), st.booleans(), KNOWLEDGE,
+)  # fmt: skip
+
+
+def without_empty_configs(message: crew_pb2.CrewSpec) -> crew_pb2.CrewSpec:
+    for part in (*message.agents, *message.tasks):
+        for tool in part.tools:
+            if not tool.config.fields:
+                tool.ClearField("config")
+    return message
+
+
+@settings(max_examples=50)
+@given(CREWS)
+def test_nothing_of_a_crew_is_lost_on_the_wire_or_in_its_document(message: crew_pb2.CrewSpec) -> None:
+    spec = spec_from_message(message)
+    assert from_document(CrewSpec, to_document(spec)) == spec
+    assert spec_message(spec) == without_empty_configs(message)
+
+
+def test_what_is_left_out_gets_the_defaults_the_wire_promises() -> None:
+    message = crew_pb2.CrewSpec(
+        name="c",
+        agents=[crew_pb2.AgentSpec(name="a", role="r", goal="g")],
+        tasks=[crew_pb2.TaskSpec(name="t", description="d", expected_output="e", agent="a")],
+    )
+    spec = spec_from_message(message)
+    agent, task = spec.agents[0], spec.tasks[0]
+    assert (spec.process, agent.max_iterations, agent.max_retries, agent.max_calls_per_minute) == (
+        "SEQUENTIAL",
+        25,
+        2,
+        None,
+    )
+    assert (agent.max_execution_time, agent.temperature) == (None, None)
+    assert (task.context, task.output_schema, task.guardrail_max_retries) == (None, None, 3)
+
+
+def test_no_retries_and_no_context_are_not_the_same_as_none_given() -> None:
+    message = crew_pb2.CrewSpec(
+        name="c",
+        agents=[crew_pb2.AgentSpec(name="a", max_retries=0)],
+        tasks=[crew_pb2.TaskSpec(name="t", context=crew_pb2.TaskContext(), guardrail_max_retries=0)],
+    )
+    spec = spec_from_message(message)
+    assert (spec.agents[0].max_retries, spec.tasks[0].context, spec.tasks[0].guardrail_max_retries) == (0, (), 0)
+
+
+def test_a_document_of_another_release_is_read_as_far_as_it_is_known() -> None:
+    spec = CrewSpec("c", (), ())
+    document = to_document(spec)
+    del document["planning"]
+    assert from_document(CrewSpec, document | {"of_tomorrow": [1]}) == spec
+
+
+@given(JSON)
+def test_json_values_come_back_as_they_were(value: object) -> None:
+    assert from_value("inputs.x", to_value(value)) == value
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_json_does_not_know_are_refused_with_their_path(number: float) -> None:
+    value = struct_pb2.Value()
+    value.struct_value.fields["a"].list_value.values.add().number_value = number
+    with pytest.raises(InvalidArgument) as caught:
+        from_value("inputs.x", value)
+    assert [violation.field for violation in caught.value.violations] == ["inputs.x.a[0]"]
+
+
+def test_whole_numbers_stay_whole_where_floating_point_is_exact() -> None:
+    assert repr(from_value("x", struct_pb2.Value(number_value=3.0))) == "3"
+    assert repr(from_value("x", struct_pb2.Value(number_value=2.0**60))) == "1.152921504606847e+18"
