@@ -1,0 +1,222 @@
+"""Configuration of models, as callers see it."""
+
+import grpc
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from coxswain.models.v1 import model_service_pb2 as pb
+from tests.integration.models.support import CHAT, OFFLINE, SEED, Installation, ask, refusal
+from tests.support.harness import ALICE, BOB
+
+OPERATOR = "dev:olga:sales=operator"
+
+
+def own(name: str = "sales/own", **fields: object) -> pb.Model:
+    values: dict[str, object] = {
+        "provider": pb.PROVIDER_OPENAI,
+        "upstream_model": "chat",
+        "capabilities": pb.Capabilities(chat=True),
+        **fields,
+    }
+    return pb.Model(name=name, **values)  # type: ignore[arg-type]
+
+
+async def names(installation: Installation, bearer: str = ALICE, **fields: object) -> list[str]:
+    response = await installation.models(bearer).ListModels(pb.ListModelsRequest(**fields))  # type: ignore[arg-type]
+    return [model.name for model in response.models]
+
+
+async def test_the_seeded_models_are_listed_by_name_in_pages_without_gap_or_repeat(served: Installation) -> None:
+    found: list[str] = []
+    token = ""
+    while True:
+        page = await served.models().ListModels(pb.ListModelsRequest(page_size=2, page_token=token))
+        assert len(page.models) <= 2
+        found += [model.name for model in page.models]
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == sorted(entry["name"] for entry in SEED)
+    assert all(model.shared and model.enabled for model in page.models)
+
+
+async def test_a_page_token_counts_only_for_its_listing_its_group_and_its_filters(models: Installation) -> None:
+    page = await models.models().ListModels(pb.ListModelsRequest(page_size=1))
+    for bearer, fields in [(ALICE, {"enabled_only": True}), (BOB, {})]:
+        request = pb.ListModelsRequest(page_size=1, page_token=page.next_page_token, **fields)
+        failure = await refusal(models.models(bearer).ListModels(request))
+        assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN")
+
+
+async def test_an_unknown_name_is_answered_with_near_ones(served: Installation) -> None:
+    failure = await refusal(served.models().GetModel(pb.GetModelRequest(name="offline/extrac")))
+    assert failure.code is grpc.StatusCode.NOT_FOUND
+    assert failure.reason == "MODEL_NOT_FOUND"
+    assert failure.metadata == {"model": "offline/extrac"}
+    assert OFFLINE in failure.message
+
+
+async def test_a_groups_model_hides_the_shared_one_of_its_name_from_that_group_only(served: Installation) -> None:
+    await served.models().CreateModel(pb.CreateModelRequest(model=own(CHAT, description="ours")))
+    mine = (await served.models().GetModel(pb.GetModelRequest(name=CHAT))).model
+    theirs = (await served.models(BOB).GetModel(pb.GetModelRequest(name=CHAT))).model
+    assert (mine.description, mine.shared) == ("ours", False)
+    assert (theirs.description, theirs.shared) == ("", True)
+    assert (await names(served)).count(CHAT) == 1
+    await served.models().DeleteModel(pb.DeleteModelRequest(name=CHAT))
+    assert (await served.models().GetModel(pb.GetModelRequest(name=CHAT))).model.shared
+
+
+async def test_no_group_reads_calls_changes_or_deletes_anothers_model(served: Installation) -> None:
+    await served.models().CreateModel(pb.CreateModelRequest(model=own("sales/secret")))
+    bob = served.models(BOB)
+    assert "sales/secret" not in await names(served, BOB)
+    mask = FieldMask(paths=["description"])
+    for call in (
+        bob.GetModel(pb.GetModelRequest(name="sales/secret")),
+        bob.UpdateModel(pb.UpdateModelRequest(model=own("sales/secret"), update_mask=mask)),
+        bob.DeleteModel(pb.DeleteModelRequest(name="sales/secret")),
+        bob.SetModelEnabled(pb.SetModelEnabledRequest(name="sales/secret", enabled=False)),
+        served.inference(BOB).Complete(ask("sales/secret")),
+    ):
+        failure = await refusal(call)
+        assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
+    # Nor does a near name of another group's model leak.
+    failure = await refusal(bob.GetModel(pb.GetModelRequest(name="sales/secre")))
+    assert "sales/secret" not in failure.message
+    assert (await served.models().GetModel(pb.GetModelRequest(name="sales/secret"))).model.enabled
+
+
+async def test_a_repeated_request_id_makes_one_model_and_refuses_another_body(served: Installation) -> None:
+    request = pb.CreateModelRequest(model=own(), request_id="r1")
+    first = await served.models().CreateModel(request)
+    assert await served.models().CreateModel(request) == first
+    other = pb.CreateModelRequest(model=own(description="other"), request_id="r1")
+    failure = await refusal(served.models().CreateModel(other))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
+    failure = await refusal(served.models().CreateModel(pb.CreateModelRequest(model=own())))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS")
+
+
+async def test_an_update_changes_the_named_fields_and_no_other(served: Installation) -> None:
+    created = (
+        await served.models().CreateModel(
+            pb.CreateModelRequest(model=own(temperature=0.5, description="before", max_output_tokens=7))
+        )
+    ).model
+    change = own(description="after", max_output_tokens=9, capabilities=pb.Capabilities(tools=True))
+    updated = (
+        await served.models().UpdateModel(
+            pb.UpdateModelRequest(
+                model=change, update_mask=FieldMask(paths=["description", "temperature", "capabilities.tools"])
+            )
+        )
+    ).model
+    assert (updated.description, updated.max_output_tokens) == ("after", 7)
+    assert not updated.HasField("temperature")
+    assert updated.capabilities == pb.Capabilities(chat=True, tools=True)
+    assert updated.update_time.ToNanoseconds() > created.update_time.ToNanoseconds()
+    assert (await served.models().GetModel(pb.GetModelRequest(name="sales/own"))).model == updated
+
+
+@pytest.mark.parametrize("paths", [[], ["name"], ["enabled"], ["capabilities.flying"], ["description", "nonsense"]])
+async def test_an_update_mask_that_names_nothing_changeable_is_refused(models: Installation, paths: list[str]) -> None:
+    await models.models().CreateModel(pb.CreateModelRequest(model=own()))
+    request = pb.UpdateModelRequest(model=own(description="after"), update_mask=FieldMask(paths=paths))
+    failure = await refusal(models.models().UpdateModel(request))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failure.fields == ["update_mask"]
+    assert (await models.models().GetModel(pb.GetModelRequest(name="sales/own"))).model.description == ""
+
+
+async def test_shared_models_can_be_neither_changed_nor_deleted_and_the_answer_says_what_can(
+    models: Installation,
+) -> None:
+    mask = FieldMask(paths=["description"])
+    for call in (
+        models.models().UpdateModel(pb.UpdateModelRequest(model=own(CHAT), update_mask=mask)),
+        models.models().DeleteModel(pb.DeleteModelRequest(name=CHAT)),
+    ):
+        failure = await refusal(call)
+        assert failure.code is grpc.StatusCode.NOT_FOUND
+        assert "shared" in failure.message and "SetModelEnabled" in failure.message
+
+
+async def test_a_disabled_model_refuses_the_very_next_call_of_that_group_only(served: Installation) -> None:
+    await served.inference().Complete(ask(CHAT))
+    switched = await served.models().SetModelEnabled(pb.SetModelEnabledRequest(name=CHAT, enabled=False))
+    assert not switched.model.enabled
+    failure = await refusal(served.inference().Complete(ask(CHAT)))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_DISABLED")
+    assert failure.metadata == {"model": CHAT}
+    assert CHAT not in await names(served, enabled_only=True)
+    assert CHAT in await names(served)
+    await served.inference(BOB).Complete(ask(CHAT))
+    for _ in range(2):
+        await served.models().SetModelEnabled(pb.SetModelEnabledRequest(name=CHAT, enabled=True))
+    await served.inference().Complete(ask(CHAT))
+    assert len(served.llm.calls) == 3
+
+
+async def test_only_admins_configure_models(models: Installation) -> None:
+    operator = models.models(OPERATOR)
+    await operator.GetModel(pb.GetModelRequest(name=CHAT))
+    for call in (
+        operator.CreateModel(pb.CreateModelRequest(model=own())),
+        operator.SetModelEnabled(pb.SetModelEnabledRequest(name=CHAT, enabled=False)),
+        operator.DeleteModel(pb.DeleteModelRequest(name=CHAT)),
+    ):
+        assert (await refusal(call)).reason == "ROLE_REQUIRED"
+
+
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [
+        (own(provider=pb.PROVIDER_UNSPECIFIED), "model.provider"),
+        (own(capabilities=pb.Capabilities(tools=True)), "model.capabilities"),
+        (own(provider=pb.PROVIDER_OFFLINE, upstream_model="gpt"), "model.upstream_model"),
+        (own(provider=pb.PROVIDER_OFFLINE, upstream_model="extract", base_url="https://example.com"), "model.base_url"),
+        (
+            own(
+                provider=pb.PROVIDER_OFFLINE,
+                upstream_model="extract",
+                capabilities=pb.Capabilities(chat=True, tools=True),
+            ),
+            "model.capabilities",
+        ),
+        (own(provider=pb.PROVIDER_LITELLM, upstream_model="ollama/llama3"), "model.upstream_model"),
+        (own(provider=pb.PROVIDER_LITELLM, upstream_model="anthropic"), "model.upstream_model"),
+        (own(base_url="https://user:pass@example.com/v1"), "model.base_url"),
+        (own(base_url="https://example.com/v1?key=1"), "model.base_url"),
+        (own(base_url="https://"), "model.base_url"),
+        (own(base_url="https://example.com:99999/"), "model.base_url"),
+        (own(base_url="ftp://example.com/"), "model.base_url"),
+        (own(name="no spaces please"), "model.name"),
+        (own(input_cost_per_million_tokens=-1.0), "model.input_cost_per_million_tokens"),
+    ],
+)
+async def test_a_model_that_cannot_work_is_refused_by_field(models: Installation, model: pb.Model, field: str) -> None:
+    failure = await refusal(models.models().CreateModel(pb.CreateModelRequest(model=model)))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in failure.fields
+    assert len(await names(models)) == len(SEED)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://127.0.0.1/v1",
+        "https://[::1]/v1",
+        "https://10.1.2.3/v1",
+        "https://169.254.169.254/latest/meta-data",
+        "https://[::ffff:10.0.0.1]/v1",
+        "https://[fd00::1]/v1",
+        "https://0.0.0.0/",
+        "http://8.8.8.8/v1",
+    ],
+)
+async def test_a_model_that_leads_into_private_networks_is_refused_when_it_is_made(
+    models: Installation, url: str
+) -> None:
+    failure = await refusal(models.models().CreateModel(pb.CreateModelRequest(model=own(base_url=url))))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.PERMISSION_DENIED, "DESTINATION_NOT_ALLOWED")
