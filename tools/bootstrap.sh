@@ -39,3 +39,7 @@ cert=${PIP_CERT:-$(configured cert)}
 # Relative to site-packages, so the checkout may be moved.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 printf '%s\n' ../../../.. ../../../../gen ../../../../clients/python >"$site/coxswain.pth"
+
+# The command line beside the interpreter, wherever both are moved.
+printf '%s\n' '#!/bin/sh' 'exec "$(dirname "$(readlink -f "$0")")/python" -m coxswain.client "$@"' >"$venv/bin/coxswain"
+chmod +x "$venv/bin/coxswain"

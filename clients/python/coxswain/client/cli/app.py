@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import grpc
 import typer
 from typer.core import TyperGroup
 
@@ -117,7 +118,10 @@ def _report(session: Session, error: Exception) -> int:
 def _report_call(session: Session, error: CoxswainError) -> None:
     reason = f", {error.reason}" if error.reason not in {"", error.code.name} else ""
     told = [violation for violation in error.violations if violation.description not in error.message]
-    session.say(f"error: {error.message} ({error.code.name}{reason})", "red")
+    # What grpc says of a connection that cannot be made is for its makers.
+    unreachable = error.code is grpc.StatusCode.UNAVAILABLE and not error.reason
+    message = f"{session.connection.target} cannot be reached" if unreachable else error.message
+    session.say(f"error: {message} ({error.code.name}{reason})", "red")
     if told:
         faults = [Problem(violation.field, violation.description) for violation in told]
         session.err.print(problem_table(faults, ""))

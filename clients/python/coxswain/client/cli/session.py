@@ -55,7 +55,7 @@ class Session:
 
     def say(self, text: str, style: str = "") -> None:
         """A remark on standard error, which leaves standard output to results."""
-        self.err.print(Text(text, style=style))
+        self.err.print(Text(text, style=style), soft_wrap=True)
 
     def show(self, message: str) -> None:
         """Text from a server, on standard output, never taken for markup."""

@@ -27,6 +27,8 @@ from coxswain.common.v1.access_pb2 import Role
 from coxswain.models.v1.model_service_pb2 import ListModelsRequest, Provider
 from coxswain.orchestrator.v1.tool_service_pb2 import ListToolsRequest
 
+_ELSEWHERE = "not served here"
+_HEALTH_STYLES = {"serving": "green", "not serving": "red", _ELSEWHERE: "dim"}
 _CAPABILITIES = ("chat", "embeddings", "tools", "json_schema", "reasoning")
 
 
@@ -70,14 +72,15 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
             caller: WhoAmIResponse | CoxswainError = client.whoami()
         except CoxswainError as error:
             caller = error
-    serving = all(state == "serving" for state in health.values())
+    # A service that runs alone knows nothing of the others.
+    serving = {state for state in health.values() if state != _ELSEWHERE} == {"serving"}
     if session.json:
         you = str(caller) if isinstance(caller, CoxswainError) else caller
         session.print_json({"address": session.connection.target, "services": health, "caller": you})
     else:
         made = table("service", "health", title=session.connection.target)
         for name, state in health.items():
-            add_row(made, name, Text(state, style="green" if state == "serving" else "red"))
+            add_row(made, name, Text(state, style=_HEALTH_STYLES[state]))
         session.out.print(made)
         session.show(f"you are {_who(caller)}")
     if not serving or isinstance(caller, CoxswainError):
@@ -92,9 +95,7 @@ def _health(client: Client, service: str) -> str:
     try:
         return "serving" if client.healthy(service) else "not serving"
     except NotFound:
-        return "not known to this server"
-    except CoxswainError as error:
-        return error.message
+        return _ELSEWHERE
 
 
 def _who(caller: WhoAmIResponse | CoxswainError) -> str:
