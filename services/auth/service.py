@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -17,8 +18,9 @@ from services.auth.chains.environment import EnvironmentLink, SharedGroups, read
 from services.auth.chains.stored_secret import StoredSecretLink
 from services.auth.chains.user_token import UserTokenLink
 from services.auth.domain import CredentialPurpose
+from services.auth.http import HttpClient
 from services.auth.identity.cache import CachedVerifier
-from services.auth.identity.dev import DevVerifier
+from services.auth.identity.modes import verifier_of
 from services.auth.identity.sessions import SessionStore
 from services.auth.keys.ring import KeyRing, KeyRingError
 from services.auth.keys.signing import SigningKeys
@@ -54,6 +56,9 @@ class AuthService:
         self._dev = dev = runtime.settings.identity_mode == "dev"
         database = runtime.database
         principal_lifetime = timedelta(seconds=settings.principal_seconds)
+        # Read once: what changes in it later, by whatever library, does not count.
+        variables = dict(os.environ)
+        self._http = HttpClient(timeout_seconds=settings.issuer_timeout_seconds)
         self._vault = Vault(database, ring)
         self._signing_keys = SigningKeys(
             database,
@@ -66,7 +71,9 @@ class AuthService:
         memberships = Memberships(database, claims_first=dev)
         self._exchange = Exchange(
             CachedVerifier(
-                DevVerifier(), keep_seconds=settings.verified_seconds, refused_seconds=settings.refused_seconds
+                verifier_of(runtime.settings.identity_mode, settings, self._http, variables),
+                keep_seconds=settings.verified_seconds,
+                refused_seconds=settings.refused_seconds,
             ),
             memberships,
             self._sessions,
@@ -83,7 +90,7 @@ class AuthService:
         )
         user_token = UserTokenLink(self._sessions)
         shared = SharedGroups(_shared_groups(settings, dev=dev))
-        environment = EnvironmentLink(shared, read_providers(settings.providers_file))
+        environment = EnvironmentLink(shared, read_providers(settings.providers_file), variables)
 
         def stored(name: str) -> StoredSecretLink:
             return StoredSecretLink("stored_secret", name, database, self._vault)
@@ -163,6 +170,7 @@ class AuthService:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await self._http.close()
 
     async def exchange(self, credential: Credential, group_id: str) -> Principal:
         """Exchange a credential for a principal; see `TokenExchanger`."""

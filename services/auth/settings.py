@@ -1,13 +1,90 @@
 """Settings of auth. Each is an environment variable with the prefix `COXSWAIN_AUTH_`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from services.auth.domain import origin_of
+from services.common.settings import is_loopback
+
 EVERY_GROUP = "*"
+SIGNATURE_ALGORITHMS = frozenset(
+    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+)
 _SUBJECT_SEPARATOR = "|"
+
+
+def _split(value: object) -> object:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class GroupMapping(BaseModel):
+    """The group and role that a name in a token's claim stands for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    group: str = Field(min_length=1, max_length=128, description="Id of the group.")
+    role: Literal["operator", "editor", "admin"] = Field(description="Role in it.")
+
+
+class OidcIssuer(BaseModel):
+    """An OpenID Connect issuer, a Kubernetes cluster among them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    issuer: str = Field(max_length=400, description="Its name: the `iss` of its tokens.")
+    audiences: tuple[str, ...] = Field(min_length=1, description="Audiences, one of which a token has to carry.")
+    client_ids: tuple[str, ...] = Field((), description="Clients (`client_id` or `azp`) tokens may be for; empty: any.")
+    algorithms: tuple[str, ...] = Field(("RS256", "ES256"), min_length=1, description="Algorithms it may sign with.")
+    jwks_uri: str = Field("", description="Where its keys are; empty: as its discovery document says.")
+    ca_file: Path | None = Field(None, description="PEM authorities of its address, where the system's do not do.")
+    token_file: Path | None = Field(None, description="Bearer token its address asks for, as Kubernetes does.")
+    subject_claim: str = Field("sub", min_length=1, description="Claim that names the subject.")
+    groups_claim: str = Field("", description="Claim that lists groups; needs `groups`.")
+    groups: Mapping[str, GroupMapping] = Field({}, description="Group and role by name in that claim.")
+
+    @field_validator("issuer", "jwks_uri")
+    @classmethod
+    def _encrypted(cls, value: str) -> str:
+        check_address(value)
+        return value
+
+    @field_validator("algorithms")
+    @classmethod
+    def _asymmetric(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_algorithms(value)
+        return value
+
+
+def check_address(url: str) -> None:
+    """Refuse an address whose answers anybody on the way could change.
+
+    Raises:
+        ValueError: it is neither HTTPS nor on this machine.
+    """
+    origin = origin_of(url) if "://" in url else None
+    if url and (origin is None or "|" in url):
+        raise ValueError("has to be an absolute address")
+    if origin and origin.startswith("http://") and not is_loopback(urlsplit(origin).hostname or ""):
+        raise ValueError("has to begin with https://")
+
+
+def check_algorithms(names: tuple[str, ...]) -> None:
+    """Refuse algorithms that are no signatures by a private key.
+
+    Raises:
+        ValueError: one of them is `none`, a keyed hash, or unknown.
+    """
+    unfit = set(names) - SIGNATURE_ALGORITHMS
+    if unfit:
+        raise ValueError(f"{', '.join(sorted(unfit))}: choose of {', '.join(sorted(SIGNATURE_ALGORITHMS))}")
 
 
 class AuthSettings(BaseSettings):
@@ -53,7 +130,37 @@ class AuthSettings(BaseSettings):
         le=300,
         description="Seconds a resolved credential may be cached: how long a deleted secret may be used.",
     )
-    shared_credential_groups: Annotated[tuple[str, ...], NoDecode] | None = Field(
+    oidc_issuers: tuple[OidcIssuer, ...] = Field(
+        (), description="JSON list of the issuers whose tokens are accepted in jwt mode."
+    )
+    databricks_hosts: CommaSeparated = Field(
+        (),
+        description="Workspaces (comma separated) whose tokens databricks mode accepts; unset: DATABRICKS_HOST.",
+    )
+    databricks_audiences: CommaSeparated = Field(
+        (), description="Audiences (comma separated), one of which a workspace's token has to carry."
+    )
+    databricks_client_ids: CommaSeparated = Field(
+        (), description="OAuth clients (comma separated) to one of which a workspace's token has to be issued."
+    )
+    databricks_algorithms: CommaSeparated = Field(
+        ("RS256", "ES256"), description="Algorithms (comma separated) that workspaces may sign with."
+    )
+    databricks_scim: bool = Field(
+        False, description="Whether the workspace is asked whom an opaque token (such as a PAT) stands for."
+    )
+    opaque_session_seconds: int = Field(
+        3600, ge=60, description="Seconds an opaque token, which does not tell its expiry, is kept for executions."
+    )
+    issuer_keys_seconds: float = Field(300, gt=0, description="Seconds until an issuer's keys are read again.")
+    unknown_key_pause_seconds: float = Field(
+        5, gt=0, description="Least seconds between two readings of an issuer's keys because of unknown key ids."
+    )
+    issuer_timeout_seconds: float = Field(5, gt=0, description="Seconds an issuer or workspace gets to answer.")
+    clock_skew_seconds: float = Field(
+        30, ge=0, le=120, description="Seconds that an issuer's clock may be ahead of this machine's."
+    )
+    shared_credential_groups: CommaSeparated | None = Field(
         None,
         description="Groups (comma separated, * for all) that may use credentials of this process's environment; "
         "unset means all in dev mode and none else.",
@@ -70,11 +177,6 @@ class AuthSettings(BaseSettings):
     )
     cleaning_seconds: float = Field(300, gt=0, description="Seconds between two removals of expired rows.")
 
-    @field_validator("shared_credential_groups", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.signing_key_retire_seconds <= self.principal_seconds:
@@ -83,6 +185,9 @@ class AuthSettings(BaseSettings):
             )
         if self.key_ring.get_secret_value() and self.key_ring_file:
             raise ValueError("set either key_ring or key_ring_file")
+        check_algorithms(self.databricks_algorithms)
+        for host in self.databricks_hosts:
+            check_address(host)
         issuer, separator, subject = self.bootstrap_admin.partition(_SUBJECT_SEPARATOR)
         if self.bootstrap_admin and not (issuer and separator and subject):
             raise ValueError("bootstrap_admin is written issuer|subject")

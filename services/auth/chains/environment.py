@@ -1,6 +1,5 @@
 """Credentials in the environment of this process, which its operator shares with some groups."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,12 +71,11 @@ class EnvironmentLink:
         self,
         shared: SharedGroups,
         providers: Mapping[str, ProviderVariables],
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str],
     ) -> None:
-        """`environment` is read once: later changes of the process's own do not count."""
         self._shared = shared
         self._providers = providers
-        self._environment = dict(os.environ if environment is None else environment)
+        self._environment = environment
 
     async def ask(self, wanted: Wanted) -> Answer:
         """Return the key or token that the purpose asks for; see `Link`."""

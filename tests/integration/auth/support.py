@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -13,7 +14,9 @@ from coxswain.auth.v1 import auth_service_pb2 as pb
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
+from services.auth.settings import AuthSettings
 from services.common.grpc.call import acting_as
+from services.common.identity.service_identity import ServiceIdentity
 from tests.support.harness import Harness
 
 if TYPE_CHECKING:
@@ -89,3 +92,44 @@ def llm(destination: str = "", provider: str = "openai") -> dict[str, Any]:
 def internal(harness: Harness, service: str = "orchestrator") -> "AuthServiceAsyncStub":
     """Return a stub on the internal listener that acts as a service; act for a caller with `acting_as(token)`."""
     return AuthServiceStub(harness.peers(service).channel("auth"))
+
+
+# Outside dev mode
+
+KEY_RING = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+
+def make_service_keys(directory: Path) -> None:
+    """Make the keys of services, as an operator does outside dev mode."""
+    for name in ("auth", "models", "memory", "orchestrator"):
+        ServiceIdentity.load(directory / "keys", name, create=True)
+
+
+def guarded_settings(**changes: Any) -> AuthSettings:
+    """Return settings fit for a mode other than dev, with caches that do not hide what a test changes."""
+    values: dict[str, Any] = {
+        "key_ring": KEY_RING,
+        "bootstrap_group": "sales",
+        "refused_seconds": 0,
+        "unknown_key_pause_seconds": 0.001,
+        "clock_skew_seconds": 0,
+    }
+    return AuthSettings(**(values | changes))
+
+
+def stub(harness: Harness, token: str = "", *, forwarded: str = "", group: str = "") -> "AuthServiceAsyncStub":
+    """Return a stub on the public listener with a token in one of the two headers."""
+    headers = {"x-forwarded-access-token": forwarded} if forwarded else {}
+    channel: grpc.aio.Channel = harness.channel(token, group=group, headers=headers)
+    return AuthServiceStub(channel)
+
+
+async def who(harness: Harness, token: str) -> pb.WhoAmIResponse:
+    """Return whom auth takes the bearer of a token for."""
+    return await stub(harness, token).WhoAmI(pb.WhoAmIRequest())
+
+
+async def exchange(harness: Harness, token: str) -> str:
+    """Return the principal token for a caller's token."""
+    request = pb.ExchangeTokenRequest(forwarded_access_token=token)
+    return (await stub(harness).ExchangeToken(request)).principal_token

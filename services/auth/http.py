@@ -1,0 +1,97 @@
+"""JSON over HTTP from addresses that the operator chose."""
+
+import asyncio
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from services.auth.domain import origin_of
+from services.common.errors import Unavailable
+
+_MAX_BYTES = 1024 * 1024
+_RETRY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """A status and the JSON that came with it; None when it was no JSON."""
+
+    status: int
+    body: Any = field(repr=False)
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The body when it is a JSON object, else an empty one."""
+        return self.body if isinstance(self.body, dict) else {}
+
+
+class HttpClient:
+    """One pool of connections; no redirects, no proxies or cookies, answers of at most 1 MiB."""
+
+    def __init__(self, *, timeout_seconds: float) -> None:
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._session: aiohttp.ClientSession | None = None
+        self._tls: dict[Path, ssl.SSLContext] = {}
+
+    async def get(self, url: str, *, bearer: str = "", ca_file: Path | None = None) -> HttpAnswer:
+        """Return the answer to a GET.
+
+        Raises:
+            Unavailable: nothing answered in time, or with more than can be taken.
+        """
+        headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
+        return await self._ask("GET", url, ca_file, headers=headers)
+
+    async def post_form(self, url: str, form: Mapping[str, str], *, user: str, password: str) -> HttpAnswer:
+        """Return the answer to a form that is posted with HTTP Basic authentication.
+
+        Raises:
+            Unavailable: as `get`.
+        """
+        headers = {"Authorization": aiohttp.encode_basic_auth(user, password)}
+        return await self._ask("POST", url, None, headers=headers, data=dict(form))
+
+    async def _ask(self, method: str, url: str, ca_file: Path | None, **options: Any) -> HttpAnswer:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=self._timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+            )
+        tls = await self._tls_of(ca_file) if ca_file else True
+        try:
+            async with self._session.request(method, url, ssl=tls, allow_redirects=False, **options) as response:
+                data = await response.content.read(_MAX_BYTES + 1)
+                while len(data) <= _MAX_BYTES and not response.content.at_eof():
+                    data += await response.content.read(_MAX_BYTES + 1 - len(data))
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise unavailable(url, f"did not answer ({type(error).__name__})") from None
+        if len(data) > _MAX_BYTES:
+            raise unavailable(url, "answered with more than 1 MiB")
+        try:
+            return HttpAnswer(status, json.loads(data))
+        except ValueError:
+            return HttpAnswer(status, None)
+
+    async def _tls_of(self, ca_file: Path) -> ssl.SSLContext:
+        if ca_file not in self._tls:
+            try:
+                self._tls[ca_file] = await asyncio.to_thread(ssl.create_default_context, cafile=str(ca_file))
+            except (OSError, ssl.SSLError) as error:
+                raise unavailable(str(ca_file), f"cannot be read ({type(error).__name__})") from None
+        return self._tls[ca_file]
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+
+def unavailable(url: str, why: str) -> Unavailable:
+    """Return the failure of an address that should answer and does not; names its origin only."""
+    place = origin_of(url) or url
+    return Unavailable(f"{place} {why}; try again", metadata={"dependency": place}, retry_after=_RETRY_SECONDS)

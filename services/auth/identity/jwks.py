@@ -1,0 +1,135 @@
+"""The published keys of an issuer, found by discovery, read again on a timer and when a token names a new one."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jwt
+import structlog
+
+from services.auth.http import HttpAnswer, HttpClient, unavailable
+from services.common.errors import Unavailable
+
+logger = structlog.get_logger(__name__)
+
+_OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerAddress:
+    """Where an issuer publishes what it is and its keys."""
+
+    issuer: str
+    """Its name, as tokens carry it and discovery has to repeat it."""
+    discovery_url: str
+    """Not asked when `jwks_uri` is set."""
+    jwks_uri: str = ""
+    ca_file: Path | None = None
+    token_file: Path | None = None
+    """A bearer token that the issuer wants to see, as Kubernetes does."""
+
+
+class KeySet:
+    """Keys by key id. Known keys outlive an outage of the issuer; unknown key ids cannot make us ask all the time."""
+
+    def __init__(
+        self, http: HttpClient, address: IssuerAddress, *, refresh_seconds: float, unknown_key_pause_seconds: float
+    ) -> None:
+        self._http = http
+        self._address = address
+        self._refresh_seconds = refresh_seconds
+        self._pause_seconds = unknown_key_pause_seconds
+        self._keys: Mapping[str, jwt.PyJWK] = {}
+        self._read_at = float("-inf")
+        self._tried_at = float("-inf")
+        self._reading = asyncio.Lock()
+
+    @property
+    def issuer(self) -> str:
+        """The issuer's name."""
+        return self._address.issuer
+
+    async def key(self, kid: str) -> jwt.PyJWK | None:
+        """Return a key, None when the issuer does not publish it.
+
+        Raises:
+            Unavailable: no keys are known yet and the issuer does not answer.
+        """
+        seen = self._tried_at
+        if not self._keys:
+            await self._read(seen)
+        elif self._wants_reading(kid):
+            try:
+                await self._read(seen)
+            except Unavailable as error:
+                logger.warning("issuer does not answer; known keys are used", issuer=self.issuer, why=error.message)
+        return self._keys.get(kid)
+
+    def _wants_reading(self, kid: str) -> bool:
+        now = time.monotonic()
+        stale = now - self._read_at > self._refresh_seconds
+        return (stale or kid not in self._keys) and now - self._tried_at > self._pause_seconds
+
+    async def _read(self, seen: float) -> None:
+        """Read the keys unless somebody has, since `seen`."""
+        async with self._reading:
+            if self._tried_at > seen:
+                if not self._keys:
+                    raise unavailable(self.issuer, "does not tell its keys")
+                return
+            self._tried_at = time.monotonic()
+            bearer = await self._bearer()
+            jwks_uri = self._address.jwks_uri
+            if not jwks_uri:
+                jwks_uri = await self._discover(bearer)
+            self._keys = _usable(await self._get(jwks_uri, bearer))
+            if not self._keys:
+                raise unavailable(jwks_uri, "publishes no key that can be used")
+            self._read_at = time.monotonic()
+
+    async def _discover(self, bearer: str) -> str:
+        url = self._address.discovery_url
+        document = (await self._get(url, bearer)).document
+        issuer, jwks_uri = document.get("issuer"), document.get("jwks_uri")
+        if not isinstance(issuer, str) or not isinstance(jwks_uri, str):
+            raise unavailable(url, "answers discovery without issuer or jwks_uri")
+        if issuer != self.issuer:
+            raise unavailable(url, f"says it is {issuer[:200]}, which is another issuer than was configured")
+        return jwks_uri
+
+    async def _get(self, url: str, bearer: str) -> HttpAnswer:
+        answer = await self._http.get(url, bearer=bearer, ca_file=self._address.ca_file)
+        if answer.status != _OK:
+            raise unavailable(url, f"answered with HTTP status {answer.status}")
+        return answer
+
+    async def _bearer(self) -> str:
+        file = self._address.token_file
+        if file is None:
+            return ""
+        try:
+            # Such tokens are replaced in place while we run.
+            return (await asyncio.to_thread(file.read_text, encoding="utf-8")).strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise unavailable(str(file), f"cannot be read ({type(error).__name__})") from None
+
+
+def _usable(answer: HttpAnswer) -> dict[str, jwt.PyJWK]:
+    """Return the public signature keys that have an id."""
+    listed = answer.document.get("keys")
+    keys: dict[str, jwt.PyJWK] = {}
+    for entry in listed if isinstance(listed, list) else []:
+        if isinstance(entry, dict) and _is_for_signatures(entry):
+            try:
+                keys[entry["kid"]] = jwt.PyJWK(entry)
+            except (jwt.PyJWTError, ValueError, TypeError):
+                continue
+    return keys
+
+
+def _is_for_signatures(entry: Mapping[str, Any]) -> bool:
+    # A symmetric key that is published is no secret.
+    return isinstance(entry.get("kid"), str) and entry.get("kty") != "oct" and entry.get("use", "sig") == "sig"
