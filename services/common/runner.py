@@ -26,24 +26,29 @@ from services.common.settings import (
 def run(main: Callable[[CommonSettings, asyncio.Event], Coroutine[Any, Any, None]], name: str) -> None:
     """Run a process until SIGTERM or SIGINT, which set the event `main` is given. Ends the process."""
 
-    async def supervised() -> None:
+    async def supervised() -> str:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await main(common, stop)
+        try:
+            await main(common, stop)
+        except StartError as error:
+            # Not raised further: its traceback holds gRPC servers, which can only be released while the loop runs.
+            return str(error)
+        return ""
 
     try:
         common = CommonSettings()
         configure_logging(common.log_level, service=name)
-        uvloop.run(supervised())
+        obstacle = uvloop.run(supervised())
     except ValidationError as error:
         for fault in error.errors():
             variable = "COXSWAIN_" + "_".join(str(part) for part in fault["loc"]).upper()
             print(f"{variable}: {fault['msg']}", file=sys.stderr)
         sys.exit(2)
-    except StartError as error:
-        print(f"{name} cannot start: {error}", file=sys.stderr)
+    if obstacle:
+        print(f"{name} cannot start: {obstacle}", file=sys.stderr)
         sys.exit(2)
 
 
