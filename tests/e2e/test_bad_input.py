@@ -1,4 +1,4 @@
-"""Bad input gets a precise status with the path of the field at fault and leaves nothing behind, on both deployments."""
+"""Bad input gets a precise status with the path of the field at fault and leaves nothing behind (both deployments)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
