@@ -1,6 +1,5 @@
 """WorkerService at the edge: the hint bus, for hosts that the database cannot reach with hints."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 
@@ -17,11 +16,11 @@ class WorkerServicer(WorkerServiceServicer):
     def __init__(self, bus: HintBus) -> None:
         self._bus = bus
         self._listening: set[Subscription] = set()
-        self._draining = asyncio.Event()
+        self._draining = False
 
     def drain(self) -> None:
         """End the streams: their hosts listen elsewhere, or again."""
-        self._draining.set()
+        self._draining = True
         for subscription in self._listening:
             subscription.wake()
 
@@ -30,15 +29,20 @@ class WorkerServicer(WorkerServiceServicer):
     ) -> AsyncIterator[pb.SubscribeHintsResponse]:
         """See the proto."""
         with self._listen() as subscription:
+            self._refuse_when_draining()
             # Says that nothing is missed from here on; the first hint may be far away.
             await context.send_initial_metadata(())
-            while not self._draining.is_set():
+            while True:
+                self._refuse_when_draining()
                 for hint in await subscription.take():
                     if hint.kind is HintKind.RESYNC:
                         raise Unavailable(
                             "hints may have been lost; subscribe again and read everything", retry_after=0.1
                         )
                     yield pb.SubscribeHintsResponse(hint=to_proto(hint))
+
+    def _refuse_when_draining(self) -> None:
+        if self._draining:
             raise Unavailable("this replica is shutting down", reason="OVERLOADED", retry_after=0.2)
 
     async def PublishHint(self, request: pb.PublishHintRequest, context: Context) -> pb.PublishHintResponse:

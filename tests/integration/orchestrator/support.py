@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
+import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -51,30 +52,29 @@ class Refusal:
 def refused(code: grpc.StatusCode, reason: str) -> Iterator[Refusal]:
     """Expect a call to fail with a status code and a reason."""
     refusal = Refusal()
-    try:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
         yield refusal
-    except grpc.aio.AioRpcError as error:
-        refusal.message = error.details() or ""
-        status = rpc_status.from_call(cast("Any", error))
-        for detail in status.details if status else ():
-            info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-            if detail.Unpack(info):
-                refusal.reason, refusal.metadata = info.reason, dict(info.metadata)
-            elif detail.Unpack(request):
-                refusal.violations = {fault.field: fault.description for fault in request.field_violations}
-        assert (error.code(), refusal.reason) == (code, reason), refusal
-    else:
-        raise AssertionError(f"the call succeeded; expected {code.name} {reason}")
+    refusal.message = caught.value.details() or ""
+    status = rpc_status.from_call(cast("Any", caught.value))
+    for detail in status.details if status else ():
+        info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(info):
+            refusal.reason, refusal.metadata = info.reason, dict(info.metadata)
+        elif detail.Unpack(request):
+            refusal.violations = {fault.field: fault.description for fault in request.field_violations}
+    assert (caught.value.code(), refusal.reason) == (code, reason), refusal
 
 
 def crews(harness: Harness, bearer: str = ALICE) -> "CrewServiceAsyncStub":
     """Return a stub on the public listener."""
-    return CrewServiceStub(harness.channel(bearer))
+    channel: grpc.aio.Channel = harness.channel(bearer)
+    return CrewServiceStub(channel)
 
 
 def executions_of(harness: Harness, bearer: str = ALICE) -> "ExecutionServiceAsyncStub":
     """Return a stub on the public listener."""
-    return ExecutionServiceStub(harness.channel(bearer))
+    channel: grpc.aio.Channel = harness.channel(bearer)
+    return ExecutionServiceStub(channel)
 
 
 def spec(name: str = "brief", **fields: Any) -> crew_pb2.CrewSpec:

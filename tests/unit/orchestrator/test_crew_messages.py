@@ -4,6 +4,7 @@ import math
 
 import pytest
 from google.protobuf import struct_pb2
+from google.protobuf.duration_pb2 import Duration
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +34,7 @@ KNOWLEDGE = st.lists(st.builds(lambda name: crew_pb2.KnowledgeSpec(name=name, co
 AGENTS = st.builds(
     lambda name, tools, knowledge, retries, temperature, minutes, flag: crew_pb2.AgentSpec(
         name=name, role=name, goal=name, tools=tools, knowledge=knowledge, max_retries=retries, temperature=temperature,
-        max_execution_time=None if minutes is None else {"seconds": minutes * 60}, allow_delegation=flag,
+        max_execution_time=None if minutes is None else Duration(seconds=minutes * 60), allow_delegation=flag,
         max_iterations=7, max_calls_per_minute=minutes or 0,
     ),
     NAMES, TOOLS, KNOWLEDGE, st.integers(0, 100), st.none() | st.floats(0, 2), st.none() | st.integers(1, 9),
@@ -60,10 +61,10 @@ CREWS = st.builds(
 
 
 def without_empty_configs(message: crew_pb2.CrewSpec) -> crew_pb2.CrewSpec:
-    for part in (*message.agents, *message.tasks):
-        for tool in part.tools:
-            if not tool.config.fields:
-                tool.ClearField("config")
+    tools = [tool for agent in message.agents for tool in agent.tools]
+    for tool in tools + [tool for task in message.tasks for tool in task.tools]:
+        if not tool.config.fields:
+            tool.ClearField("config")
     return message
 
 
