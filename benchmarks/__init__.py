@@ -1,0 +1,1 @@
+"""Measurements, as ratios against floors and peers on the same machine: `python -m benchmarks`."""

@@ -1,0 +1,87 @@
+"""Worker hosts are killed at random under load: no execution is lost, none is done twice. `make chaos` runs it.
+
+`CHAOS_EXECUTIONS` (default 60) and `CHAOS_SEED` (printed) say how many and which.
+"""
+
+import os
+import random
+import threading
+
+import pytest
+
+from coxswain.client import Client
+from coxswain.orchestrator.v1.execution_pb2 import Execution
+from coxswain.orchestrator.v1.execution_service_pb2 import ListExecutionsRequest
+from tests.e2e.support import ALICE, SUCCEEDED, Scene, finish, get, kinds, outputs
+from tests.support.installation import Caller, Installation, crew_processes, wait_until
+
+_AT_ONCE = 4
+
+
+@pytest.mark.chaos
+def test_nothing_is_lost_or_doubled_while_hosts_are_killed(
+    scene: Scene, alice: Caller, installation: Installation
+) -> None:
+    count = int(os.environ.get("CHAOS_EXECUTIONS", "60"))
+    seed = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randrange(10**6)))
+    print(f"CHAOS_SEED={seed}")
+    dice = random.Random(seed)
+    for name in ("first", "second", "third"):
+        scene.answers(name, f"Result of {name}.", latency_s=0.2)
+    crew = alice.orchestrator.apply_crew(scene.crew("first", "second", "third")).crew
+    started: list[Execution] = []
+    slots = threading.Semaphore(_AT_ONCE)
+    failures: list[BaseException] = []
+
+    def run_one(number: int) -> None:
+        try:
+            with Client(installation.address("orchestrator"), token=ALICE) as client:
+                # A client that is not sure whether its call arrived sends it again.
+                for _ in range(2):
+                    execution = client.start(crew, request_id=f"{scene.mark}-{number}")
+                started.append(execution)
+                finish(client, execution)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            slots.release()
+
+    threads = []
+    for number in range(count):
+        slots.acquire()
+        thread = threading.Thread(target=run_one, args=(number,), daemon=True)
+        thread.start()
+        threads.append(thread)
+        if number % 5 == 4:
+            _kill_one(installation, dice)
+    for thread in threads:
+        thread.join()
+
+    assert not failures
+    listed = alice.orchestrator.executions.ListExecutions(ListExecutionsRequest(crew_id=crew.id, page_size=1000))
+    assert {execution.id for execution in listed.executions} == {execution.id for execution in started}
+    assert len(started) == len({execution.id for execution in started}) == count
+    for execution in started:
+        events = finish(alice.orchestrator, execution)
+        happened = kinds(events)
+        assert get(alice.orchestrator, execution).state == SUCCEEDED
+        assert happened.count("execution_succeeded") == 1
+        assert happened[-1] == "execution_succeeded"
+        completed = [event.task_name for event in events if event.HasField("task_completed")]
+        assert completed == ["first", "second", "third"], "each task's result is stored once, in order"
+        assert [run.output.text for run in outputs(alice.orchestrator, execution)] == [
+            f"Result of {name}." for name in completed
+        ]
+
+
+def _kill_one(installation: Installation, dice: random.Random) -> None:
+    """Kill a host that is at work, or one of its crew processes, then see to it that there are two hosts again."""
+    wait_until(lambda: any(map(crew_processes, installation.worker_hosts())), "a host is at work", 100)
+    busy = [host for host in installation.worker_hosts() if crew_processes(host)]
+    if not busy:
+        return
+    host = dice.choice(busy)
+    processes = crew_processes(host)
+    victim = dice.choice(processes) if processes and dice.random() < 0.25 else host
+    victim.kill()
+    installation.restore_workers()
