@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+from tests.e2e.support import ALICE, Scene
 from tests.support.child_process import ROOT, ChildProcess, free_port, scrubbed_environment
+from tests.support.llm_script import Reply
+from tests.support.suite_process import SuiteProcess
 
+_BRIEF = "Ballast keeps ships upright, and its weight has to be stowed low."
 _ISOLATED = Path(__file__).with_name("without_network.py")
 
 
@@ -24,8 +28,30 @@ def test_the_demo_runs_without_a_network(tmp_path: Path) -> None:
         code = process.wait()
 
     assert code == 0, process.tail
-    assert "offline/extract" in process.output, "it says which model it uses"
+    assert "model: offline/extract" in process.output
+    assert "the brief, after" in process.output
+    assert "found, score" in process.output, "the brief is found again in other words"
+    assert "the suite has stopped" in process.output
     assert not notes.exists() or not notes.read_text(), "no Python code tried to reach another machine"
     if counters.exists():
         packets = json.loads(counters.read_text())
         assert packets == dict.fromkeys(packets, 0), "nor did anything else"
+
+
+def test_the_demo_uses_the_model_of_the_environment(
+    suite: SuiteProcess, scene: Scene, model_environment: dict[str, str], tmp_path: Path
+) -> None:
+    scene.llm.on(Reply(text=_BRIEF), route="chat")
+    text = tmp_path / "text.txt"
+    text.write_text("Ships carry ballast. Sailors stow heavy things deep in the hold, so that no wave turns them over.")
+    environment = scrubbed_environment(
+        tmp_path, COXSWAIN_ADDRESS=suite.address("orchestrator"), COXSWAIN_TOKEN=ALICE, **model_environment
+    )
+
+    with ChildProcess("demo", ["examples/brief/demo.py", str(text)], environment) as process:
+        code = process.wait()
+
+    assert code == 0, process.tail
+    assert "model: openai/gpt-4o-mini (OPENAI_API_KEY and OPENAI_BASE_URL in the environment)" in process.output
+    assert process.output.count(_BRIEF) >= 2, "shown as the result and found again"
+    assert {call.model for call in scene.llm.calls_where(route="chat")} == {"gpt-4o-mini"}
