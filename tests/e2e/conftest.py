@@ -12,6 +12,7 @@ from tests.support.llm_emulator import LlmEmulator
 from tests.support.service_processes import ServiceProcesses
 from tests.support.suite_process import SuiteProcess
 
+API_KEY = "sk-emulated-0123456789"
 FORBIDDEN = "crewai,dbos,litellm"
 
 
@@ -25,7 +26,7 @@ def llm() -> Iterator[LlmEmulator]:
 @pytest.fixture(scope="session")
 def model_environment(llm: LlmEmulator) -> dict[str, str]:
     """What points an installation at the emulated upstream."""
-    return {"OPENAI_API_KEY": "sk-emulated-0123456789", "OPENAI_BASE_URL": f"{llm.url}/v1"}
+    return {"OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": f"{llm.url}/v1"}
 
 
 @pytest.fixture(scope="session")

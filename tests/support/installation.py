@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import Engine, RowMapping, Select, create_engine, make_url
+from sqlalchemy import Connection, Engine, RowMapping, Select, create_engine, make_url, text
 
 from coxswain.client import Client
 from tests.support.child_process import is_alive
@@ -59,6 +59,11 @@ class Installation(ABC):
     def restore_workers(self) -> None:
         """Bring worker hosts that were killed back, where nothing else does, and wait until as many live as should."""
 
+    @property
+    @abstractmethod
+    def logs(self) -> str:
+        """Everything its processes have printed so far."""
+
     @contextlib.contextmanager
     def caller(self, token: str) -> Iterator[Caller]:
         """Connect as a development identity; "" is the default one."""
@@ -78,11 +83,39 @@ class Installation(ABC):
         finally:
             engine.dispose()
 
+    def everything_stored(self) -> Iterator[str]:
+        """Yield every row of every table as text, bytes as hexadecimal digits."""
+        services = (file.stem for file in self.data_dir.glob("*.db")) if not self.database_url else iter(("public",))
+        for service in services:
+            engine = self._engine(service)
+            try:
+                with engine.connect() as connection:
+                    for table in _tables(connection):
+                        for row in connection.execute(text(f"SELECT * FROM {table}")):
+                            yield " ".join(_as_text(value) for value in row)
+            finally:
+                engine.dispose()
+
     def _engine(self, service: str) -> Engine:
         if not self.database_url:
             return create_engine(f"sqlite:///{self.data_dir / service}.db")
         url = make_url(self.database_url).set(drivername="postgresql+psycopg")
         return create_engine(url, connect_args={"options": f"-csearch_path={service}"})
+
+
+def _tables(connection: Connection) -> list[str]:
+    if connection.dialect.name == "sqlite":
+        query = "SELECT '\"' || name || '\"' FROM sqlite_master WHERE type = 'table'"
+    else:
+        query = (
+            "SELECT format('%I.%I', table_schema, table_name) FROM information_schema.tables "
+            "WHERE table_schema NOT IN ('pg_catalog', 'information_schema')"
+        )
+    return list(connection.scalars(text(query)))
+
+
+def _as_text(value: object) -> str:
+    return bytes(value).hex() if isinstance(value, bytes | memoryview) else str(value)
 
 
 def crew_processes(host: psutil.Process) -> list[psutil.Process]:

@@ -57,6 +57,10 @@ class ServiceProcesses(Installation):
     def _start(self, name: str, module: str) -> ChildProcess:
         return ChildProcess(name, ["-m", module], self._environment)
 
+    @property
+    def logs(self) -> str:
+        return "\n".join(process.output for process in (*self.services.values(), *self.workers))
+
     def address(self, service: str) -> str:
         return f"127.0.0.1:{self._ports[service]}"
 

@@ -80,6 +80,10 @@ class SuiteProcess(Installation):
         process.wait()
         wait_gone(below)
 
+    @property
+    def logs(self) -> str:
+        return self._running().output
+
     def address(self, service: str) -> str:
         return f"127.0.0.1:{self.port}"
 
