@@ -54,8 +54,9 @@ class ExecutionServicer(ExecutionServiceServicer):
         events = self._executions.watch(
             current_principal(), request.id, request.after_sequence, chunks=not request.exclude_chunks
         )
-        async for event in events:
-            yield pb.WatchExecutionResponse(event=event_message(request.id, event))
+        async for batch in events:
+            for event in batch:
+                yield pb.WatchExecutionResponse(event=event_message(request.id, event))
 
     async def CancelExecution(self, request: pb.CancelExecutionRequest, context: Context) -> pb.CancelExecutionResponse:
         """See the proto."""

@@ -218,8 +218,8 @@ class ExecutionUseCases:
 
     async def watch(
         self, principal: Principal, execution_id: str, after_sequence: int, *, chunks: bool
-    ) -> AsyncIterator[StoredEvent]:
-        """Yield the events of an execution after a sequence, each once and in order, until its last.
+    ) -> AsyncIterator[list[StoredEvent]]:
+        """Yield the events of an execution after a sequence, each once and in order, in lists, until its last.
 
         Raises:
             NotFound: the group has no such execution.
@@ -235,8 +235,8 @@ class ExecutionUseCases:
         if execution.state.terminal and after_sequence == execution.last_sequence:
             return
         events = self._feed.follow(execution_id, after_sequence, execution.last_sequence, chunks=chunks)
-        async for event in events:
-            yield event
+        async for batch in events:
+            yield batch
 
     async def cancel(self, principal: Principal, execution_id: str) -> Execution:
         """Ask for an execution's end; one on which no worker is at work ends at once. Raises NotFound."""

@@ -104,8 +104,8 @@ class ExecutionFeed:
 
     async def follow(
         self, execution_id: str, after: int, newest: int, *, chunks: bool = True
-    ) -> AsyncIterator[StoredEvent]:
-        """Yield the events after a sequence, each once and in order, until the execution's last.
+    ) -> AsyncIterator[list[StoredEvent]]:
+        """Yield the events after a sequence, each once and in order, in lists as they are there, until the last.
 
         `newest` is the execution's newest sequence as its row told a moment ago; without `chunks` pieces of models'
         answers are left out.
@@ -126,11 +126,10 @@ class ExecutionFeed:
                 else:
                     events = topic.after(position)
                     reached = topic.last
-                for event in events:
-                    position = event.sequence
-                    if chunks or event.kind != CHUNK:
-                        yield event
-                    if event.kind in TERMINAL_KINDS:
+                if events:
+                    position = events[-1].sequence
+                    yield events if chunks else [event for event in events if event.kind != CHUNK]
+                    if events[-1].kind in TERMINAL_KINDS:
                         return
                 position = max(position, reached)
                 if position >= topic.last:

@@ -84,10 +84,10 @@ class Watcher:
         newest = rows.last.get(execution_id, 0)
         self.task = asyncio.create_task(self._watch(feed.follow(execution_id, after, newest, chunks=chunks)))
 
-    async def _watch(self, events: AsyncIterator[StoredEvent]) -> None:
+    async def _watch(self, events: AsyncIterator[list[StoredEvent]]) -> None:
         try:
-            async for event in events:
-                self.seen.append(event)
+            async for batch in events:
+                self.seen += batch
         except Unavailable as error:
             self.failure = error
 
@@ -169,7 +169,7 @@ async def test_events_stored_before_anybody_listened_are_not_missed() -> None:
         # The row said 1; then a worker stored more, and its hint found nobody.
         events = feed.follow("e", 0, 1)
         rows.append("e", "execution_succeeded")
-        assert [event.sequence async for event in events] == [1, 2]
+        assert [event.sequence async for batch in events for event in batch] == [1, 2]
 
 
 async def test_a_database_that_fails_for_a_moment_ends_no_watch() -> None:
@@ -223,14 +223,14 @@ async def test_a_slow_watcher_costs_no_more_than_the_tail_and_still_sees_everyth
     rows.append("e", "execution_queued")
     async with serving(rows, bus, tail=2000) as feed:
         slow = feed.follow("e", 0, 1)
-        seen = [(await anext(slow)).sequence]
+        seen = [event.sequence for event in await anext(slow)]
         for _ in range(30):
             bus.publish(hint("e", rows.append("e", *[CHUNK] * 20)))
             await until(lambda: feed._topics["e"].last == rows.last["e"])
         bus.publish(hint("e", rows.append("e", "execution_succeeded")))
         kept = sum(len(topic.after(0)) for topic in feed._topics.values())
         assert kept <= 2000 // 50
-        seen += [event.sequence async for event in slow]
+        seen += [event.sequence async for batch in slow for event in batch]
         assert seen == list(range(1, 603))
 
 
