@@ -105,7 +105,10 @@ def read_records(path: Path, source: IO[str], *, keep_vectors: bool) -> Iterator
         if not line.strip():
             continue
         try:
-            record: Record = ParseDict(json.loads(line), Record())
+            given = json.loads(line)
+            if not isinstance(given, dict):
+                raise ValueError("expected an object")
+            record: Record = ParseDict(given, Record())
         except (ValueError, ParseError) as error:
             raise DocumentError(path, [Problem("", f"no record: {error}", number)]) from error
         if not keep_vectors:

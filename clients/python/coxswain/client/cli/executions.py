@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from coxswain.client.blocking import Client
 from coxswain.client.cli.crews import apply_document, read
@@ -227,7 +228,7 @@ def outputs(context: typer.Context, id: IdArgument, as_json: JsonOption = False)
     for task in tasks:
         state = TaskState.Name(task.state).removeprefix("TASK_STATE_").lower().replace("_", " ")
         copied = ", copied" if task.copied else ""
-        session.out.rule(f"{task.task_index + 1}. {task.task_name}: {state}{copied}", align="left")
+        session.out.print(Text(f"{task.task_index + 1}. {task.task_name}: {state}{copied}", style="bold"))
         if task.error.reason:
             session.show(f"{task.error.message} ({task.error.reason})")
         if task.output.text:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from google.protobuf.json_format import MessageToDict
@@ -30,14 +30,24 @@ EXIT_INTERRUPTED = 130
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
+# Of a pipe or a file: nothing is folded, so that every line holds what it names.
+_PIPE_WIDTH = 4096
+_WHOLE = frozenset({"id", "name", "crew id", "service", "state", "line", "field"})
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=_PIPE_WIDTH)
+
+
 @dataclass
 class Session:
     """The global options, and the consoles."""
 
     connection: Connection = field(default_factory=Connection)
     json: bool = False
-    out: Console = field(default_factory=lambda: Console(soft_wrap=not sys.stdout.isatty()))
-    err: Console = field(default_factory=lambda: Console(stderr=True))
+    out: Console = field(default_factory=lambda: _console(stderr=False))
+    err: Console = field(default_factory=lambda: _console(stderr=True))
 
     @contextmanager
     def client(self) -> Iterator[Client]:
@@ -90,12 +100,12 @@ def plain(value: object) -> Any:
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    """An empty table in the manner of all others."""
+    """An empty table in the manner of all others; ``>`` before a name means aligned to the right."""
     made = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        made.add_column(
-            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
-        )
+        name = column.removeprefix(">")
+        justify: Literal["left", "right"] = "left" if name == column else "right"
+        made.add_column(name, justify=justify, overflow="fold", no_wrap=name in _WHOLE)
     return made
 
 

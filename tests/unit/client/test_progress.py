@@ -1,0 +1,163 @@
+"""How far an execution is follows from its events alone, whatever they are."""
+
+import io
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from coxswain.client.cli.live import LiveView, PlainView, execution_view, follow
+from coxswain.client.progress import MAX_SHOWN_TEXT, Progress, describe
+from coxswain.orchestrator.v1 import execution_pb2 as pb
+
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def event(sequence: int, task: str = "", after: float = 0, **what: object) -> pb.ExecutionEvent:
+    made = pb.ExecutionEvent(execution_id="e", sequence=sequence, task_name=task, attempt=1, **what)  # type: ignore[arg-type]
+    made.time.FromDatetime(START + timedelta(seconds=after))
+    return made
+
+
+QUEUED = event(1, execution_queued=pb.ExecutionQueued(crew_name="brief", task_names=["extract", "edit"]))
+RUN = [
+    QUEUED,
+    event(2, after=1, execution_started=pb.ExecutionStarted(claim=1)),
+    event(3, "extract", 1, task_started=pb.TaskStarted(agent_role="Reader")),
+    event(4, "extract", 2, llm_call_started=pb.LlmCallStarted(call_id="a", model="m")),
+    event(5, "extract", 3, llm_chunk=pb.LlmChunk(call_id="a", text="First ")),
+    event(6, "extract", 4, llm_chunk=pb.LlmChunk(call_id="a", text="words")),
+    event(
+        7,
+        "extract",
+        5,
+        llm_call_completed=pb.LlmCallCompleted(call_id="a", text="First words.", input_tokens=10, output_tokens=3),
+    ),
+    event(8, "extract", 6, task_completed=pb.TaskCompleted(output=pb.TaskOutput(text="First words."))),
+    event(9, "edit", 6, task_started=pb.TaskStarted(agent_role="Editor")),
+]
+END = event(10, after=9, execution_succeeded=pb.ExecutionSucceeded(result=pb.TaskOutput(text="Brief.")))
+
+
+def told(*events: pb.ExecutionEvent) -> Progress:
+    progress = Progress()
+    for one in events:
+        progress.apply(one)
+    return progress
+
+
+def test_tasks_tokens_and_text_follow_the_events() -> None:
+    progress = told(*RUN[:6])
+    assert (progress.crew, progress.state, progress.text) == ("brief", "running", "First words")
+    progress = told(*RUN)
+    assert {task.name: (task.state, task.agent) for task in progress.tasks.values()} == {
+        "extract": ("succeeded", "Reader"),
+        "edit": ("running", "Editor"),
+    }
+    assert (progress.input_tokens, progress.output_tokens) == (10, 3)
+    assert progress.tasks["extract"].ended == START + timedelta(seconds=6)
+
+
+def test_an_answer_whose_pieces_were_pruned_is_shown_whole() -> None:
+    assert told(*RUN[:4], RUN[6]).text == "First words."
+
+
+def test_a_new_answer_takes_the_place_of_the_last() -> None:
+    progress = told(*RUN, event(10, "edit", llm_chunk=pb.LlmChunk(call_id="b", text="New")))
+    assert (progress.text, progress.text_task) == ("New", "edit")
+
+
+def test_an_endless_answer_keeps_only_its_end() -> None:
+    pieces = [event(number, "edit", llm_chunk=pb.LlmChunk(call_id="b", text="x" * 1000)) for number in range(10, 40)]
+    assert len(told(*RUN, *pieces).text) == MAX_SHOWN_TEXT
+
+
+def test_what_did_not_end_before_the_execution_is_cancelled_with_it() -> None:
+    progress = told(*RUN, event(10, after=7, execution_cancelled=pb.ExecutionCancelled()))
+    assert [task.state for task in progress.tasks.values()] == ["succeeded", "cancelled"]
+    assert progress.ended == START + timedelta(seconds=7)
+
+
+def test_an_approval_is_waited_for_until_it_is_answered() -> None:
+    asked = event(10, "edit", approval_requested=pb.ApprovalRequested(approval_id="a1"))
+    parked = event(11, execution_parked=pb.ExecutionParked(state=pb.EXECUTION_STATE_WAITING_FOR_APPROVAL))
+    progress = told(*RUN, asked, parked)
+    assert (progress.approval, progress.state) == ("a1", "waiting for approval")
+    progress.apply(event(12, "edit", approval_answered=pb.ApprovalAnswered(approval_id="a1", approved=True)))
+    assert not progress.approval
+
+
+def test_a_task_that_starts_again_after_a_takeover_begins_anew() -> None:
+    again = event(11, "edit", 20, task_started=pb.TaskStarted(agent_role="Editor"))
+    again.attempt = 2
+    progress = told(*RUN, event(10, after=19, execution_started=pb.ExecutionStarted(claim=2, takeover=True)), again)
+    assert (progress.tasks["edit"].attempt, progress.tasks["edit"].started) == (2, START + timedelta(seconds=20))
+
+
+def test_every_kind_of_event_has_a_line_but_the_pieces_of_answers() -> None:
+    for field in pb.ExecutionEvent.DESCRIPTOR.oneofs_by_name["event"].fields:
+        made = pb.ExecutionEvent(task_name="t" if not field.name.startswith("execution_") else "")
+        getattr(made, field.name).SetInParent()
+        assert bool(describe(made)) is (field.name != "llm_chunk"), field.name
+
+
+def test_an_event_of_a_later_version_is_shown_and_passed_over() -> None:
+    assert "does not know" in describe(pb.ExecutionEvent(sequence=3))
+    assert told(*RUN, pb.ExecutionEvent(sequence=10)).sequence == 10
+
+
+@given(st.lists(st.sampled_from([*RUN, END]), max_size=30))
+def test_events_in_any_order_are_survived(events: list[pb.ExecutionEvent]) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=60)
+    view = LiveView(console, "e")
+    with view:
+        for one in events:
+            view.show(one)
+    assert view.progress.input_tokens >= 0
+
+
+def test_a_terminal_shows_tasks_the_running_answer_and_tokens() -> None:
+    output = io.StringIO()
+    now = 100.0
+    view = LiveView(Console(file=output, force_terminal=True, width=100), "e-1", clock=lambda: now)
+    for one in RUN[:6]:
+        view.show(one)
+    now = 102.0
+    console = Console(file=output, width=100)
+    console.print(view)
+    shown = output.getvalue()
+    assert "brief  e-1  running  5.0 s" in shown
+    assert "Reader" in shown
+    assert "First words" in shown
+    assert "0 tokens in, 0 out" in shown
+
+
+def test_time_shown_never_compares_the_clocks_of_both_sides() -> None:
+    now = 5_000_000.0
+    output = io.StringIO()
+    view = LiveView(Console(file=output, width=100), "e", clock=lambda: now)
+    for one in [*RUN, END]:
+        view.show(one)
+    Console(file=output, width=100).print(view)
+    assert "succeeded  8.0 s" in output.getvalue()
+
+
+def test_a_pipe_gets_one_line_for_each_event() -> None:
+    output = io.StringIO()
+    view = execution_view(Console(file=output, width=20), "e")
+    assert isinstance(view, PlainView)
+    follow(view, [*RUN, END])
+    lines = output.getvalue().splitlines()
+    assert len(lines) == len(RUN) + 1 - 2
+    assert lines[0] == "12:00:00 #1 queued: brief, tasks extract, edit"
+    assert lines[-1] == "12:00:09 #10 succeeded"
+
+
+def test_what_a_model_says_is_never_taken_for_markup() -> None:
+    output = io.StringIO()
+    view = LiveView(Console(file=output, width=100), "e")
+    for one in [*RUN[:4], event(5, "extract", llm_chunk=pb.LlmChunk(call_id="a", text="[/red] [bold"))]:
+        view.show(one)
+    Console(file=output, width=100).print(view)
+    assert "[/red] [bold" in output.getvalue()
