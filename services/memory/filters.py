@@ -26,6 +26,7 @@ from services.memory.schemas import (
     Row,
     canonical_json,
     format_time,
+    has_column,
     metadata_column,
     metadata_of,
     parse_boolean,
@@ -194,6 +195,11 @@ def matches(kind: MemoryKind, chosen: Filter, row: Row) -> bool:
         return False
     types = DatabricksIndexSchemas.filterable(kind) if chosen.conditions else {}
     return all(_holds(condition, types[condition.column], row[condition.column]) for condition in chosen.conditions)
+
+
+def created_at(kind: MemoryKind, row: Row) -> datetime:
+    """Return when the record of a row was made."""
+    return parse_time(row[Column.CREATED_AT if has_column(kind, Column.CREATED_AT) else Column.TIMESTAMP])
 
 
 def _has_metadata(own: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:

@@ -1,0 +1,511 @@
+"""Indexes and endpoints of Databricks Vector Search: one method for each thing done with them.
+
+Rows are built and read through `schemas` alone; every query carries its owner, and every row is checked for it.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import structlog
+from prometheus_client import Counter
+
+from services.common.errors import Aborted, FailedPrecondition, PermissionDenied
+from services.memory import filters
+from services.memory.domain import Filter, MemoryKind, NamespaceKey, Record, Tally, Vector
+from services.memory.schemas import Column, DatabricksIndexSchemas, Row, build_row, format_time
+from services.memory.stores.databricks.client import SCORE, Json, QueryPage, VectorSearchClient
+from services.memory.stores.databricks.filter_language import (
+    MAX_VALUES,
+    Clause,
+    Owner,
+    handed_over,
+    keys_clause,
+    owner_clauses,
+    query_filter,
+)
+from services.memory.stores.databricks.upstream_errors import IndexMissing
+
+_log = structlog.get_logger(__name__)
+_FOREIGN_ROWS = Counter(
+    "coxswain_memory_foreign_rows_total", "Rows of other owners that a vector store returned, and that were dropped"
+)
+
+MAX_RESULTS = 10_000
+"""What one query can return."""
+
+_ENDPOINT_TYPE_SECONDS = 300.0
+_VECTOR_DECIMALS = 9
+"""More than float32 holds of a component of a unit vector."""
+
+
+class ResourceState(Enum):
+    """The state of an index or endpoint, whatever word the store has for it."""
+
+    UNKNOWN = 0
+    READY = 1
+    PROVISIONING = 2
+    OFFLINE = 3
+    FAILED = 4
+    NOT_FOUND = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A workspace and the endpoint in it."""
+
+    workspace_url: str
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDescription:
+    """What the store tells of an index; the row count may lag behind."""
+
+    name: str
+    endpoint: str = ""
+    state: ResourceState = ResourceState.NOT_FOUND
+    detailed_state: str = ""
+    message: str = ""
+    dimension: int = 0
+    columns: Mapping[str, str] | None = None
+    row_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointDescription:
+    """What the store tells of an endpoint."""
+
+    name: str
+    storage_optimized: bool = False
+    state: ResourceState = ResourceState.NOT_FOUND
+    detailed_state: str = ""
+    message: str = ""
+    index_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A row that was found and its cosine similarity."""
+
+    row: Row
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the emptying of an index has come; a total of 0 is not known."""
+
+    done: int
+    total: int
+    finished: bool
+
+
+class DatabricksVectorIndexRepository:
+    """The indexes of one location, called with the credential of whoever calls now."""
+
+    def __init__(self, client: VectorSearchClient, location: Location, endpoint_types: "EndpointTypes") -> None:
+        self._client = client
+        self._location = location
+        self._endpoint_types = endpoint_types
+
+    async def upsert(self, index: str, key: NamespaceKey, records: Sequence[Record], embedding_model: str) -> None:
+        """Write records whose embeddings and times are set, replacing those of the same id.
+
+        Raises:
+            Aborted: some were not written; the metadata name them by the client's ids.
+        """
+        client_ids = {key.stored_id(record.id): record.id for record in records}
+        rows = await asyncio.to_thread(
+            lambda: [_wire_row(build_row(key, record, embedding_model)) for record in records]
+        )
+        failed = await self._client.upsert(self._location.workspace_url, index, rows)
+        if failed:
+            raise partial_failure("written", [client_ids.get(stored_id, stored_id) for stored_id in failed])
+
+    async def similarity_search(
+        self, index: str, owner: Owner, vector: Vector, chosen: Filter, limit: int, now: datetime, *, embeddings: bool
+    ) -> list[Hit]:
+        """Return the owner's rows nearest to a vector that match, best first, at most `limit`.
+
+        What the store cannot decide of the filter is decided here, on as many of the nearest rows as it takes, up to
+        the 10,000 that a query can return.
+        """
+        clauses, whole = handed_over(owner, chosen)
+        wanted = limit if whole else min(MAX_RESULTS, 100 + 4 * limit)
+        while True:
+            hits: list[Hit] = []
+            received = 0
+            async for row in self._query(index, owner, clauses, vector, wanted, embeddings=embeddings):
+                received += 1
+                if self._is_owned(owner, row) and passes(owner.kind, chosen, row, now):
+                    hits.append(Hit(row, cosine(row[SCORE])))
+                    if len(hits) == limit:
+                        return hits
+            if received < wanted or wanted == MAX_RESULTS:
+                return hits
+            wanted = min(MAX_RESULTS, 10 * wanted)
+
+    async def fetch(self, index: str, owner: Owner, keys: Sequence[str], *, everything: bool) -> dict[str, Row]:
+        """Return the owner's rows of these primary keys; with `everything`, columns that searches leave out too."""
+        found: dict[str, Row] = {}
+        for start in range(0, len(keys), MAX_VALUES):
+            part = keys[start : start + MAX_VALUES]
+            clauses = [*owner_clauses(owner), keys_clause(part)]
+            async for row in self._query(index, owner, clauses, None, len(part), embeddings=everything):
+                if self._is_owned(owner, row):
+                    found[row[Column.ID]] = row
+        return found
+
+    async def count_documents(self, index: str, owner: Owner, chosen: Filter, now: datetime) -> Tally:
+        """Count the owner's rows that match: exactly up to 10,000 rows, beyond that at least so many."""
+        columns = _decision_columns(owner, chosen)
+        received, count = 0, 0
+        async for row in self._query(
+            index, owner, handed_over(owner, chosen)[0], None, MAX_RESULTS, embeddings=False, columns=columns
+        ):
+            received += 1
+            count += self._is_owned(owner, row) and passes(owner.kind, chosen, row, now)
+        return Tally(count, at_least=received >= MAX_RESULTS)
+
+    async def rows(self, index: str, owner: Owner, chosen: Filter, now: datetime) -> AsyncIterator[list[Row]]:
+        """Yield all of the owner's rows that match, page by page and in no order.
+
+        Up to 10,000 rows come by a query. More than that cannot be queried: then the whole index is read.
+        """
+        page: list[Row] = []
+        async for row in self._query(index, owner, handed_over(owner, chosen)[0], None, MAX_RESULTS, embeddings=False):
+            page.append(row)
+        if len(page) < MAX_RESULTS:
+            yield [row for row in page if self._is_owned(owner, row) and passes(owner.kind, chosen, row, now)]
+            return
+        del page
+        async for scanned in self._client.scan(self._location.workspace_url, index):
+            yield [
+                {name: value for name, value in row.items() if name != Column.EMBEDDING}
+                for row in scanned
+                if owner.owns(row) and passes(owner.kind, chosen, row, now)
+            ]
+
+    async def delete_records(self, index: str, keys: Sequence[str], names: Mapping[str, str] | None = None) -> int:
+        """Remove rows by primary key and return how many removals were accepted; unknown keys count too.
+
+        Raises:
+            Aborted: some were not removed; `names` tells what the metadata call them.
+        """
+        accepted, failed = await self._client.delete(self._location.workspace_url, index, keys)
+        if failed:
+            raise partial_failure("removed", [(names or {}).get(key, key) for key in failed])
+        return accepted
+
+    async def empty_index(
+        self, index: str, owner: Owner, chosen: Filter, now: datetime, pause_seconds: float
+    ) -> AsyncIterator[Progress]:
+        """Remove the owner's rows that match, in rounds, until a query finds no more.
+
+        Removals may take a while to be seen: a round that finds only what was removed already waits.
+        """
+        done = 0
+        removed: set[str] = set()
+        columns = _decision_columns(owner, chosen)
+        while True:
+            keys: list[str] = []
+            stale = received = 0
+            async for row in self._query(
+                index, owner, handed_over(owner, chosen)[0], None, MAX_RESULTS, embeddings=False, columns=columns
+            ):
+                received += 1
+                if not self._is_owned(owner, row) or not passes(owner.kind, chosen, row, now):
+                    continue
+                if row[Column.ID] in removed:
+                    stale += 1
+                else:
+                    keys.append(row[Column.ID])
+            total = done + len(keys) if received < MAX_RESULTS else 0
+            if not keys and not stale:
+                yield Progress(done, done, finished=True)
+                return
+            if not keys:
+                await asyncio.sleep(pause_seconds)
+                continue
+            # Only the last rounds can still be seen: what went before them need not be remembered.
+            removed = set(keys) | (removed if stale else set())
+            step = self._client.limits.delete_keys
+            for start in range(0, len(keys), step):
+                part = keys[start : start + step]
+                await self.delete_records(index, part)
+                done += len(part)
+                yield Progress(done, total, finished=False)
+
+    async def describe_index(self, index: str) -> IndexDescription:
+        """Return what an index is like; NOT_FOUND when there is none."""
+        try:
+            return _index_description(index, await self._client.get_index(self._location.workspace_url, index))
+        except IndexMissing:
+            return IndexDescription(index)
+
+    async def create_index(self, index: str, kind: MemoryKind, dimension: int) -> IndexDescription:
+        """Make a direct-access index with the schema of a kind.
+
+        Raises:
+            FailedPrecondition: the name is taken or still reserved, or the endpoint is not there or not ready.
+            ResourceExhausted: the endpoint serves as many indexes as it can.
+        """
+        answer = await self._client.create_index(
+            self._location.workspace_url,
+            {
+                "name": index,
+                "endpoint_name": self._location.endpoint,
+                "index_type": DatabricksIndexSchemas.INDEX_TYPE,
+                "primary_key": DatabricksIndexSchemas.PRIMARY_KEY,
+                "direct_access_index_spec": {
+                    "embedding_vector_columns": [
+                        {"name": DatabricksIndexSchemas.VECTOR_COLUMN, "embedding_dimension": dimension}
+                    ],
+                    "schema_json": json.dumps(DatabricksIndexSchemas.get_schema(kind)),
+                },
+            },
+        )
+        return _index_description(index, answer)
+
+    async def delete_index(self, index: str) -> None:
+        """Remove an index; one that is not there is no failure."""
+        try:
+            await self._client.delete_index(self._location.workspace_url, index)
+        except IndexMissing:
+            return
+
+    async def list_indexes(self) -> list[str]:
+        """Return the names of the indexes that the endpoint serves."""
+        rows = await self._client.list_indexes(self._location.workspace_url, self._location.endpoint)
+        return sorted(str(row.get("name")) for row in rows)
+
+    async def describe_endpoint(self) -> EndpointDescription:
+        """Return what the endpoint is like; NOT_FOUND when there is none."""
+        try:
+            answer = await self._client.get_endpoint(self._location.workspace_url, self._location.endpoint)
+        except IndexMissing:
+            return EndpointDescription(self._location.endpoint)
+        return _endpoint_description(answer)
+
+    async def create_endpoint(self, *, storage_optimized: bool) -> EndpointDescription:
+        """Make the endpoint.
+
+        Raises:
+            FailedPrecondition: there is one of that name.
+        """
+        kind = "STORAGE_OPTIMIZED" if storage_optimized else "STANDARD"
+        self._endpoint_types.forget(self._location)
+        return _endpoint_description(
+            await self._client.create_endpoint(self._location.workspace_url, self._location.endpoint, kind)
+        )
+
+    async def list_endpoints(self) -> list[EndpointDescription]:
+        """Return the workspace's endpoints by name."""
+        rows = await self._client.list_endpoints(self._location.workspace_url)
+        return sorted((_endpoint_description(row) for row in rows), key=lambda endpoint: endpoint.name)
+
+    async def delete_endpoint(self) -> None:
+        """Remove the endpoint; one that is not there is no failure.
+
+        Raises:
+            FailedPrecondition: it still serves indexes.
+        """
+        self._endpoint_types.forget(self._location)
+        try:
+            await self._client.delete_endpoint(self._location.workspace_url, self._location.endpoint)
+        except IndexMissing:
+            return
+
+    async def _query(
+        self,
+        index: str,
+        owner: Owner,
+        clauses: Sequence[Clause],
+        vector: Vector | None,
+        limit: int,
+        *,
+        embeddings: bool,
+        columns: Sequence[str] | None = None,
+    ) -> AsyncIterator[Row]:
+        """Yield the rows of a query and of all its pages; without a vector their order means nothing."""
+        workspace = self._location.workspace_url
+        if columns is None:
+            columns = DatabricksIndexSchemas.get_search_columns(owner.kind)
+            if embeddings:
+                columns = list(DatabricksIndexSchemas.get_schema(owner.kind))
+        values = [0.0] * await self._dimension(index) if vector is None else vector.tolist()
+        body: Json = {
+            "columns": list(columns),
+            "num_results": limit,
+            "query_vector": values,
+            **query_filter(
+                clauses, storage_optimized=await self._endpoint_types.storage_optimized(self._location, self._client)
+            ),
+        }
+        page: QueryPage = await self._client.query(workspace, index, body)
+        while True:
+            for row in page.rows:
+                yield row
+            if not page.next_page_token:
+                return
+            page = await self._client.next_page(workspace, index, self._location.endpoint, page.next_page_token)
+
+    async def _dimension(self, index: str) -> int:
+        """Return the length of an index's vectors: a query without a vector is one with zeros of just that length."""
+        known = self._endpoint_types.dimensions.get((self._location.workspace_url, index))
+        if known is None:
+            description = await self.describe_index(index)
+            if not description.dimension:
+                raise FailedPrecondition(
+                    f"index {index} cannot be used: it does not exist, or is no direct-access index",
+                    reason="INDEX_NOT_READY",
+                    metadata={"index": index, "state": description.state.name},
+                )
+            known = self._endpoint_types.dimensions[self._location.workspace_url, index] = description.dimension
+        return known
+
+    def _is_owned(self, owner: Owner, row: Row) -> bool:
+        if owner.owns(row):
+            return True
+        _FOREIGN_ROWS.inc()
+        _log.critical("foreign_row_dropped", endpoint=self._location.endpoint, kind=owner.kind.name)
+        return False
+
+
+class EndpointTypes:
+    """Remembers what decides how endpoints and indexes have to be asked."""
+
+    def __init__(self) -> None:
+        self._types: dict[Location, tuple[float, bool]] = {}
+        self.dimensions: dict[tuple[str, str], int] = {}
+
+    async def storage_optimized(self, location: Location, client: VectorSearchClient) -> bool:
+        """Tell whether an endpoint takes the string language."""
+        known = self._types.get(location)
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        try:
+            description = _endpoint_description(await client.get_endpoint(location.workspace_url, location.endpoint))
+        except (PermissionDenied, IndexMissing):
+            # Tokens may be good for indexes alone. Most endpoints are standard ones.
+            description = EndpointDescription(location.endpoint)
+        self._types[location] = (time.monotonic() + _ENDPOINT_TYPE_SECONDS, description.storage_optimized)
+        return description.storage_optimized
+
+    def forget(self, location: Location) -> None:
+        """Ask again the next time."""
+        self._types.pop(location, None)
+
+
+def cosine(score: object) -> float:
+    """Return the cosine similarity of unit vectors from the store's score, which is 1 / (1 + d²) of their distance d.
+
+    Raises:
+        ValueError: it is no score.
+    """
+    value = float(score) if isinstance(score, int | float) else 0.0
+    if not 0.0 < value <= 1.0 + 1e-6:
+        raise ValueError(f"{score!r} is no score")
+    return max(-1.0, min(1.0, 1.0 - (1.0 / value - 1.0) / 2.0))
+
+
+def partial_failure(what: str, ids: Sequence[str]) -> Aborted:
+    """Return the failure of a call of which some rows were not written or removed."""
+    shown = ", ".join(ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")
+    return Aborted(
+        f"{len(ids)} records were not {what}: {shown}; send the call again",
+        reason="PARTIAL_FAILURE",
+        metadata={"failed_ids": json.dumps(list(ids)[:1000])},
+    )
+
+
+def resource_state(detailed: str, *, ready: bool = False) -> ResourceState:
+    """Return the state that a store's own word stands for."""
+    word = detailed.upper()
+    if "FAILED" in word or "ERROR" in word or word in ("RED_STATE", "DELETED"):
+        return ResourceState.FAILED
+    if any(part in word for part in ("OFFLINE", "STOPPING", "STOPPED")):
+        return ResourceState.OFFLINE
+    if any(part in word for part in ("PROVISIONING", "INITIALIZING", "PENDING", "CREATING", "STARTING")):
+        # ONLINE_NO_PENDING_UPDATE is online all the same.
+        return ResourceState.READY if "ONLINE" in word else ResourceState.PROVISIONING
+    if "ONLINE" in word or word in ("READY", "YELLOW_STATE"):
+        return ResourceState.READY
+    if not word:
+        return ResourceState.READY if ready else ResourceState.PROVISIONING
+    return ResourceState.UNKNOWN
+
+
+def _index_description(index: str, answer: Mapping[str, Any]) -> IndexDescription:
+    status = answer.get("status") or {}
+    spec = answer.get("direct_access_index_spec") or {}
+    vectors = spec.get("embedding_vector_columns") or [{}]
+    detailed = str(status.get("detailed_state") or "")
+    columns = None
+    try:
+        columns = json.loads(spec.get("schema_json") or "null")
+    except ValueError:
+        _log.warning("schema_unreadable", index=index)
+    return IndexDescription(
+        name=str(answer.get("name") or index),
+        endpoint=str(answer.get("endpoint_name") or ""),
+        state=resource_state(detailed, ready=bool(status.get("ready"))),
+        detailed_state=detailed,
+        message=str(status.get("message") or ""),
+        dimension=int(vectors[0].get("embedding_dimension") or 0),
+        columns=columns if isinstance(columns, dict) else None,
+        row_count=int(status.get("indexed_row_count") or 0),
+    )
+
+
+def _endpoint_description(answer: Mapping[str, Any]) -> EndpointDescription:
+    status = answer.get("endpoint_status") or {}
+    detailed = str(status.get("state") or "")
+    return EndpointDescription(
+        name=str(answer.get("name") or ""),
+        storage_optimized=answer.get("endpoint_type") == "STORAGE_OPTIMIZED",
+        state=resource_state(detailed),
+        detailed_state=detailed,
+        message=str(status.get("message") or ""),
+        index_count=int(answer.get("num_indexes") or 0),
+    )
+
+
+def _wire_row(row: Mapping[str, Any]) -> Json:
+    """Return a row as JSON takes it; what is absent is left out."""
+    wire: Json = {}
+    for name, value in row.items():
+        if isinstance(value, datetime):
+            wire[name] = format_time(value)
+        elif isinstance(value, np.ndarray):
+            wire[name] = np.round(value.astype(np.float64), _VECTOR_DECIMALS).tolist()
+        elif value is not None:
+            wire[name] = value
+    return wire
+
+
+def _decision_columns(owner: Owner, chosen: Filter) -> list[str]:
+    """Return the columns that `passes` and the check of ownership read."""
+    columns = {clause.column for clause in owner_clauses(owner)} | {Column.ID, Column.GROUP_ID}
+    columns |= set(filters.columns_needed(owner.kind, chosen))
+    schema = DatabricksIndexSchemas.get_schema(owner.kind)
+    columns |= {name for name in (Column.CREATED_AT, Column.TIMESTAMP, Column.TTL_HOURS) if name in schema}
+    return [name for name in schema if name in columns]
+
+
+def passes(kind: MemoryKind, chosen: Filter, row: Row, now: datetime) -> bool:
+    """Tell whether a row is alive and matches a filter."""
+    if kind is MemoryKind.SHORT_TERM and now - filters.created_at(kind, row) >= timedelta(
+        hours=int(row[Column.TTL_HOURS] or 0)
+    ):
+        return False
+    if chosen.created_before is not None and filters.created_at(kind, row) >= chosen.created_before:
+        return False
+    return filters.matches(kind, chosen, row)

@@ -1,0 +1,250 @@
+"""Memories of one backend's indexes, behind the same interface as the embedded default."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from services.common.errors import FailedPrecondition, FieldViolation
+from services.memory.domain import (
+    EVERYTHING,
+    EmbeddingSpace,
+    Filter,
+    Found,
+    ListPosition,
+    MemoryBackend,
+    MemoryKind,
+    NamespaceInfo,
+    NamespaceKey,
+    Page,
+    Query,
+    Ranking,
+    Record,
+    ScopeRow,
+    Tally,
+    microseconds,
+)
+from services.memory.filters import created_at
+from services.memory.schemas import Column, Row, parse_list, parse_row
+from services.memory.stores.base import embedding_mismatch
+from services.memory.stores.databricks.filter_language import Owner
+from services.memory.stores.databricks.repository import (
+    MAX_RESULTS,
+    DatabricksVectorIndexRepository,
+    Hit,
+    passes,
+)
+
+_RANKED_CANDIDATES = 1000
+_COUNTS_AT_ONCE = 8
+_DAY_SECONDS = 86_400.0
+_EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceNotes:
+    """Which crews have written: the vector store cannot list them."""
+
+    remember: Callable[[str, MemoryKind], Awaitable[None]]
+    page: Callable[[int, tuple[str, int] | None], Awaitable[Sequence[tuple[str, MemoryKind]]]]
+
+
+class DatabricksMemoryStore:
+    """The indexes of one backend. What the vector store cannot do itself is done here, within its limits.
+
+    Saves are not transactions: Aborted names what was not written. Searches with a filter the store does not know, and
+    ranked ones, look at the nearest 10,000 and 1,000 rows; lists of more than 10,000 rows read the whole index.
+    """
+
+    def __init__(
+        self,
+        repository: DatabricksVectorIndexRepository,
+        backend: MemoryBackend,
+        notes: NamespaceNotes,
+        *,
+        pause_seconds: float,
+    ) -> None:
+        """`pause_seconds` is how long to wait for removals to be seen."""
+        assert backend.databricks is not None
+        self._repository = repository
+        self._backend = backend
+        self._config = backend.databricks
+        self._notes = notes
+        self._pause_seconds = pause_seconds
+
+    async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
+        """See `MemoryStore`; every namespace of a backend lies in the space of its indexes."""
+        self._index(key.kind)
+        return self._config.space
+
+    async def save(self, key: NamespaceKey, space: EmbeddingSpace, records: Sequence[Record], now: datetime) -> None:
+        """See `MemoryStore`; of a save that fails some records may be stored."""
+        index = self._index(key.kind)
+        if space != self._config.space:
+            raise embedding_mismatch(self._config.space, space.model, space.dimension)
+        by_id = {key.stored_id(record.id): record for record in records}
+        unknown = [stored_id for stored_id, record in by_id.items() if record.created_at is None]
+        existing = await self._repository.fetch(index, _owner(key), unknown, everything=False) if unknown else {}
+        for stored_id in unknown:
+            row = existing.get(stored_id)
+            by_id[stored_id].created_at = created_at(key.kind, row) if row else now
+        await self._notes.remember(key.crew_id, key.kind)
+        await self._repository.upsert(index, key, list(by_id.values()), space.model)
+
+    async def search(self, key: NamespaceKey, query: Query, now: datetime) -> Sequence[Found]:
+        """See `MemoryStore`."""
+        index = self._index(key.kind)
+        if len(query.vector) != self._config.space.dimension:
+            raise embedding_mismatch(self._config.space, "", len(query.vector))
+        limit = query.limit if query.ranking is None else min(MAX_RESULTS, max(_RANKED_CANDIDATES, query.limit))
+        hits = await self._repository.similarity_search(
+            index, _owner(key), query.vector, query.filter, limit, now, embeddings=query.include_embeddings
+        )
+        if query.min_score is not None:
+            hits = [hit for hit in hits if hit.similarity >= query.min_score]
+        if query.ranking is not None:
+            return _ranked(key.kind, hits, query.ranking, now)[: query.limit]
+        return [Found(parse_row(key.kind, hit.row), hit.similarity, hit.similarity) for hit in hits]
+
+    async def get(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool) -> Sequence[Record]:
+        """See `MemoryStore`."""
+        found = await self._fetch(key, ids, now, everything=True)
+        records = [parse_row(key.kind, row) for row in found.values()]
+        return records if embeddings else [replace(record, embedding=None) for record in records]
+
+    async def page(
+        self,
+        key: NamespaceKey,
+        chosen: Filter,
+        limit: int,
+        after: ListPosition | None,
+        now: datetime,
+        *,
+        embeddings: bool,
+    ) -> Page:
+        """See `MemoryStore`."""
+        index, owner = self._index(key.kind), _owner(key)
+        newest: list[tuple[tuple[int, str], Row]] = []
+        async for rows in self._repository.rows(index, owner, chosen, now):
+            places = (((microseconds(created_at(key.kind, row)), row[Column.ID]), row) for row in rows)
+            newest.extend(entry for entry in places if after is None or entry[0] < (after.created, after.stored_id))
+            newest.sort(key=lambda entry: entry[0], reverse=True)
+            del newest[limit + 1 :]
+        shown = [row for _, row in newest[:limit]]
+        if embeddings and shown:
+            complete = await self._repository.fetch(index, owner, [row[Column.ID] for row in shown], everything=True)
+            shown = [complete.get(row[Column.ID], row) for row in shown]
+        return Page([parse_row(key.kind, row) for row in shown], more=len(newest) > limit)
+
+    async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
+        """See `MemoryStore`."""
+        index = self._index(key.kind)
+        if ids is None:
+            return await self._empty(index, key, chosen or EVERYTHING, now)
+        found = await self._fetch(key, ids, now, chosen=chosen or EVERYTHING)
+        if found:
+            names = {key.stored_id(client_id): client_id for client_id in ids}
+            await self._repository.delete_records(index, list(found), names)
+        return len(found)
+
+    async def count(self, key: NamespaceKey, chosen: Filter, now: datetime) -> Tally:
+        """See `MemoryStore`."""
+        return await self._repository.count_documents(self._index(key.kind), _owner(key), chosen, now)
+
+    async def clear(self, key: NamespaceKey) -> int:
+        """See `MemoryStore`; the embedding space is the backend's and stays."""
+        # With the earliest of times nothing has expired yet: everything is removed.
+        return await self._empty(self._index(key.kind), key, EVERYTHING, _EARLIEST)
+
+    async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
+        """See `MemoryStore`; rows are written anew as a whole, as there is no other way."""
+        found = await self._fetch(key, ids, now, everything=True)
+        records = [parse_row(key.kind, row) for row in found.values()]
+        for record in records:
+            if hasattr(record.body, Column.LAST_ACCESSED):
+                setattr(record.body, Column.LAST_ACCESSED, now)
+        if records:
+            await self._repository.upsert(self._index(key.kind), key, records, self._config.space.model)
+        return len(records)
+
+    async def scope_rows(self, key: NamespaceKey, prefix: str) -> Sequence[ScopeRow]:
+        """See `MemoryStore`."""
+        found: dict[tuple[str, str], list[datetime]] = defaultdict(list)
+        chosen = Filter(scope_prefix=prefix)
+        async for rows in self._repository.rows(self._index(key.kind), _owner(key), chosen, _EARLIEST):
+            for row in rows:
+                found[row[Column.SCOPE], row[Column.CATEGORIES]].append(created_at(key.kind, row))
+        return [
+            ScopeRow(scope, parse_list(categories), len(times), min(times), max(times))
+            for (scope, categories), times in sorted(found.items())
+        ]
+
+    async def namespaces(self, group_id: str, limit: int, after: tuple[str, int] | None) -> Sequence[NamespaceInfo]:
+        """See `MemoryStore`; versions are 0, as nothing is remembered by them."""
+        notes = await self._notes.page(limit, after)
+        gate = asyncio.Semaphore(_COUNTS_AT_ONCE)
+
+        async def describe(crew_id: str, kind: MemoryKind) -> NamespaceInfo:
+            key = NamespaceKey(group_id, crew_id, kind)
+            async with gate:
+                tally = await self.count(key, EVERYTHING, _EARLIEST)
+            return NamespaceInfo(key, self._config.space, tally.count, 0)
+
+        known = [(crew_id, kind) for crew_id, kind in notes if kind in self._config.indexes]
+        return await asyncio.gather(*(describe(crew_id, kind) for crew_id, kind in known))
+
+    def _index(self, kind: MemoryKind) -> str:
+        name = self._config.index_name(kind)
+        if name is None:
+            raise FailedPrecondition(
+                f'memory backend "{self._backend.name}" has no index for {kind.name}: name one '
+                "(UpdateMemoryBackend) and make it (Provision)",
+                reason="INVALID_FIELD",
+                violations=(FieldViolation("namespace.kind", "the active backend has no index for it"),),
+            )
+        return name
+
+    async def _empty(self, index: str, key: NamespaceKey, chosen: Filter, now: datetime) -> int:
+        done = 0
+        async for progress in self._repository.empty_index(index, _owner(key), chosen, now, self._pause_seconds):
+            done = progress.done
+        return done
+
+    async def _fetch(
+        self,
+        key: NamespaceKey,
+        ids: Sequence[str],
+        now: datetime,
+        *,
+        chosen: Filter = EVERYTHING,
+        everything: bool = False,
+    ) -> dict[str, Row]:
+        """Return the living rows of client ids by primary key, in the order of the ids."""
+        index = self._index(key.kind)
+        keys = list(dict.fromkeys(key.stored_id(client_id) for client_id in ids))
+        found = await self._repository.fetch(index, _owner(key), keys, everything=everything)
+        return {
+            stored_id: found[stored_id]
+            for stored_id in keys
+            if stored_id in found and passes(key.kind, chosen, found[stored_id], now)
+        }
+
+
+def _owner(key: NamespaceKey) -> Owner:
+    return Owner(key.kind, key.group_id, key.crew_id)
+
+
+def _ranked(kind: MemoryKind, hits: Sequence[Hit], ranking: Ranking, now: datetime) -> list[Found]:
+    if not hits:
+        return []
+    records = [parse_row(kind, hit.row) for hit in hits]
+    scores = ranking.blend(
+        np.array([hit.similarity for hit in hits]),
+        np.array([(now - created_at(kind, hit.row)).total_seconds() / _DAY_SECONDS for hit in hits]),
+        np.array([float(hit.row.get(Column.IMPORTANCE) or 0.0) for hit in hits]),
+    ).tolist()
+    order = sorted(range(len(hits)), key=lambda place: (-scores[place], hits[place].row[Column.ID]))
+    return [Found(records[place], scores[place], hits[place].similarity) for place in order]
