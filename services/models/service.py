@@ -5,12 +5,13 @@ import structlog
 from coxswain.models.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from coxswain.models.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from coxswain.models.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
+from services.common.egress import AddressPolicy, origin_of
 from services.common.grpc.server import Registry
 from services.common.hosting import StartError
 from services.common.runtime import Runtime
 from services.models.credentials import AuthCredentials
 from services.models.domain import Provider
-from services.models.egress import AddressPolicy, Egress, origin_of
+from services.models.egress import Egress
 from services.models.providers.base import ModelProvider
 from services.models.providers.offline.embedder import PackagedEmbedder
 from services.models.providers.offline.provider import OfflineProvider
@@ -48,7 +49,7 @@ class ModelsService:
         repository = SqlModelRepository(runtime.database)
         usage = SqlUsageRepository(runtime.database)
         catalogue = Catalogue(repository, max_age)
-        addresses = AddressPolicy(settings.egress_allowed_networks)
+        addresses = AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_MODELS_EGRESS_ALLOWED_NETWORKS")
         self._recorder = UsageRecorder(usage)
         self._providers = _providers(settings, runtime, addresses)
         budgets = Budgets(usage, self._recorder, max_age)

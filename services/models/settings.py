@@ -1,13 +1,12 @@
 """Settings of the models service."""
 
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-Network = IPv4Network | IPv6Network
+from services.common.egress import Network
 
 
 class ModelsSettings(BaseSettings):

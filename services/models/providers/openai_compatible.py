@@ -11,6 +11,7 @@ import aiohttp
 import numpy as np
 import structlog
 
+from services.common.egress import origin_of
 from services.common.errors import CoxswainError, DeadlineExceeded, FailedPrecondition
 from services.common.grpc.call import current_call
 from services.models.credentials import CredentialSource, UpstreamCredential
@@ -28,7 +29,7 @@ from services.models.domain import (
     UsageDelta,
     estimate_prompt_tokens,
 )
-from services.models.egress import Egress, origin_of
+from services.models.egress import Egress
 from services.models.providers.base import TokenCount
 from services.models.providers.openai_wire import (
     BadResponse,

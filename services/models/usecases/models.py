@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from urllib.parse import urlsplit
 
+from services.common.egress import AddressPolicy
 from services.common.errors import FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.pagination import decode_page_token, encode_page_token, page_size
 from services.models.domain import Capabilities, Model, ModelSpec, Provider
-from services.models.egress import AddressPolicy
 from services.models.providers.offline.provider import UPSTREAM_MODELS as OFFLINE_MODELS
 from services.models.repositories.models import ModelRepository, RequestKey
 from services.models.usecases.catalogue import Catalogue
