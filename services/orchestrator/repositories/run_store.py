@@ -91,6 +91,28 @@ class FencedWrite:
         self.last_sequence = last_sequence
         """The sequence of the transaction's last event."""
 
+    async def append(self, events: Sequence[NewEvent]) -> None:
+        """Store more events."""
+        last = await SqlEvents(self._connection).append(self._execution_id, events)
+        self.last_sequence = last or self.last_sequence
+
+    async def start_plan(self, index: int, attempt: int, at: datetime) -> None:
+        """Note that an attempt at the crew's plan begins; its row is made by the first one."""
+        if attempt == 1:
+            nothing = {"llm_calls": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0}
+            await self._connection.execute(
+                insert(task_runs).values(
+                    execution_id=self._execution_id,
+                    task_index=index,
+                    name="",
+                    state=TaskState.RUNNING,
+                    attempt=0,
+                    copied=False,
+                    **nothing,
+                )
+            )
+        await self.start_task(index, attempt, at)
+
     async def start_task(self, index: int, attempt: int, at: datetime) -> None:
         """Note that an attempt at a task begins."""
         await self._task(index, state=TaskState.RUNNING, attempt=attempt, started_at=at, ended_at=None, error=None)
@@ -197,17 +219,6 @@ class FencedWrite:
                 result=output.encode(errors="replace"),
                 error=error,
                 resulted_at=utc_now(),
-            )
-        )
-
-    async def prune_chunks(self, call_id: str, first: int, last: int) -> None:
-        """Remove the pieces of a model's answer, which lie within a range of sequences."""
-        await self._connection.execute(
-            delete(execution_events).where(
-                execution_events.c.execution_id == self._execution_id,
-                execution_events.c.sequence.between(first, last),
-                execution_events.c.kind == CHUNK,
-                execution_events.c.call_id == call_id,
             )
         )
 
@@ -388,6 +399,23 @@ class RunStore:
                 row.call_key: ToolCall(ToolCallState(row.state), (row.result or b"").decode(), row.error)
                 for row in rows
             }
+
+    async def answers(self, execution_id: str) -> dict[int, Approval]:
+        """Return the newest approval of each task that has one, by the task's place."""
+        async with self._database.read() as connection:
+            return await _answers(connection, execution_id)
+
+    async def prune_chunks(self, execution_id: str, call_id: str, first: int) -> None:
+        """Remove the pieces of a model's answer, all of which come after a sequence."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                delete(execution_events).where(
+                    execution_events.c.execution_id == execution_id,
+                    execution_events.c.sequence > first,
+                    execution_events.c.kind == CHUNK,
+                    execution_events.c.call_id == call_id,
+                )
+            )
 
     async def grant_closed(self, execution_id: str) -> None:
         """Note that the grant of an ended execution is revoked."""

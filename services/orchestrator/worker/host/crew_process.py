@@ -20,6 +20,7 @@ logger = structlog.get_logger(__name__)
 
 _MODULE = "services.orchestrator.worker.engine.fork_server"
 _MAX_MESSAGE = 4096
+_KILL_SECONDS = 5.0
 
 
 class ForkServerLost(ConnectionError):
@@ -137,7 +138,11 @@ class ForkServer:
             self._tell({"kill": pid})
         except ForkServerLost:
             return
-        await gone.wait()
+        try:
+            await asyncio.wait_for(gone.wait(), _KILL_SECONDS)
+        except TimeoutError:
+            # Its closed link ends it too; a fork server that does not answer must not hold up its host.
+            logger.warning("crew_process_not_reaped", pid=pid)
 
     async def close(self) -> None:
         """End the fork server and every crew process."""

@@ -62,7 +62,10 @@ class JournaledTool(BaseTool):
             error = str(failure) or "it failed without saying why"
         except Exception as failure:  # noqa: BLE001 - told to the model, as CrewAI would, but journaled first
             error = f"{type(failure).__name__}: {failure}"
-        run.call("tool.end", {"key": key, "output": output, "error": error})
+        run.call(
+            "tool.end",
+            {"key": key, "tool": self.name, "idempotent": self._idempotent, "output": output, "error": error},
+        )
         return _outcome(output, error)
 
 

@@ -1,0 +1,30 @@
+"""Run a worker host: `python -m services.orchestrator.worker`."""
+
+import asyncio
+import os
+import sys
+
+from services.common.hosting import Host
+from services.common.runner import run
+from services.common.settings import SERVICES, CommonSettings, peer_address
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.worker.host.host import WorkerHost
+from services.orchestrator.worker.settings import WorkerSettings
+
+
+async def main(common: CommonSettings, stop: asyncio.Event) -> None:
+    """Work until told to stop, then let what runs end for a while."""
+    settings = WorkerSettings()
+    host = Host(common, {peer: peer_address(peer) for peer in SERVICES})
+    worker = WorkerHost(settings, OrchestratorSettings(), await host.runtime("orchestrator"))
+    await worker.start()
+    worker.announce()
+    await stop.wait()
+    await worker.drain()
+    sys.stderr.flush()
+    # At once: closing the loop under running segments would make the engine record them as failed.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    run(main, "worker")

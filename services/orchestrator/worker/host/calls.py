@@ -1,0 +1,403 @@
+"""Answers the calls of a crew process on behalf of its execution: models, embeddings, memory, the tools' journal."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import structlog
+
+from coxswain.memory.v1 import memory_service_pb2, memory_service_pb2_grpc
+from coxswain.models.v1 import inference_service_pb2, inference_service_pb2_grpc
+from coxswain.orchestrator.v1 import execution_pb2
+from services.common.errors import CoxswainError, Internal, Unauthenticated
+from services.common.grpc.call import acting_as
+from services.common.grpc.status import from_rpc_error
+from services.common.ids import new_id
+from services.orchestrator.domain import ToolCallState, Usage
+from services.orchestrator.repositories.run_store import FencedWrite, ToolCall
+from services.orchestrator.worker.frames import Frame, RemoteError
+from services.orchestrator.worker.host import memory_messages as memories
+from services.orchestrator.worker.host.model_messages import Answer, completion, request_hash
+from services.orchestrator.worker.host.patience import patiently
+from services.orchestrator.worker.host.principals import CredentialExpired, ExecutionPrincipal
+from services.orchestrator.worker.host.recorder import Place, Recorder
+
+logger = structlog.get_logger(__name__)
+
+_PASSING_REASONS = frozenset(
+    {
+        "UPSTREAM_RATE_LIMITED",
+        "UPSTREAM_UNAVAILABLE",
+        "UPSTREAM_BAD_RESPONSE",
+        "DEPENDENCY_UNAVAILABLE",
+        "OVERLOADED",
+        "CONTEXT_WINDOW_EXCEEDED",
+        "INTERNAL",
+    }
+)
+"""What an agent may try again, or get around; after anything else its task ends."""
+
+
+@dataclass(slots=True)
+class TaskJournal:
+    """What one attempt at a task needs to know of earlier ones."""
+
+    place: Place
+    salt: str = ""
+    """Tells apart the requests of a task that a person had done again."""
+    answers: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    tool_calls: dict[str, ToolCall] = field(default_factory=dict)
+    asked: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stubs:
+    """The services crew processes reach through their host."""
+
+    inference: inference_service_pb2_grpc.InferenceServiceAsyncStub
+    memory: memory_service_pb2_grpc.MemoryServiceAsyncStub
+
+
+class CrewCalls:
+    """Serves the crew process of one claimed execution.
+
+    What it raises but RemoteError concerns the whole execution: Fenced, CredentialExpired.
+    """
+
+    def __init__(
+        self,
+        stubs: Stubs,
+        recorder: Recorder,
+        principal: ExecutionPrincipal,
+        *,
+        crew_id: str,
+        embedding_model: str,
+        patience: float,
+        call_timeout: float,
+        answered: Callable[[Usage], None],
+        prune: Callable[[str, int], None],
+    ) -> None:
+        """`patience` and `call_timeout` are in seconds; `answered` is told what each model call used, `prune` the calls
+        (and a sequence before them) whose pieces are not needed any more.
+        """
+        self._stubs = stubs
+        self._recorder = recorder
+        self._principal = principal
+        self._namespace = memories.namespace(crew_id)
+        self._embedding_model = embedding_model
+        self._patience = patience
+        self._call_timeout = call_timeout
+        self._answered = answered
+        self._prune = prune
+        self._journals: dict[int, TaskJournal] = {}
+        self._methods: dict[str, Callable[[TaskJournal, Frame], Awaitable[Any]]] = {
+            "llm.complete": self._complete,
+            "embed": self._embed,
+            "memory.save": self._save,
+            "memory.search": self._search,
+            "memory.delete": self._delete,
+            "memory.get": self._get,
+            "memory.list": self._list,
+            "memory.scope": self._scope,
+            "memory.scopes": self._scopes,
+            "memory.categories": self._categories,
+            "memory.count": self._count,
+            "memory.touch": self._touch,
+            "tool.begin": self._begin_tool,
+            "tool.end": self._end_tool,
+            "tool.started": self._tool_started,
+            "tool.completed": self._tool_completed,
+            "tool.failed": self._tool_failed,
+        }
+
+    def begin_task(self, index: int, journal: TaskJournal) -> None:
+        """Serve calls of an attempt at a task from now on."""
+        self._journals[index] = journal
+
+    async def serve(self, method: str, params: Frame) -> Any:
+        """Answer one call of the crew process."""
+        try:
+            return await self._methods[method](self._journals[params["task"]], params)
+        except CoxswainError as error:
+            if isinstance(error, Unauthenticated) and error.reason == "CREDENTIAL_EXPIRED":
+                raise CredentialExpired(error.message) from error
+            fatal = error.reason not in _PASSING_REASONS
+            raise RemoteError(error.reason, error.message, fatal=fatal) from error
+
+    # ---- models
+
+    async def _complete(self, journal: TaskJournal, params: Frame) -> Frame:
+        request = params["request"]
+        digest = request_hash(request, journal.salt)
+        occurrence = journal.asked.get(digest, 0)
+        journal.asked[digest] = occurrence + 1
+        kept = journal.answers.get((digest, occurrence))
+        if kept is not None:
+            return self._replay(journal, params, Answer.from_bytes(kept))
+        try:
+            answer = await self._ask_patiently(journal, params, digest, occurrence)
+        except BaseException:
+            # It was not answered: the same question is no repetition.
+            journal.asked[digest] = min(journal.asked[digest], occurrence)
+            raise
+        return answer.as_json()
+
+    def _replay(self, journal: TaskJournal, params: Frame, answer: Answer) -> Frame:
+        call_id = new_id()
+        self._recorder.add(journal.place, _started(call_id, params), call_id=call_id)
+        completed = execution_pb2.LlmCallCompleted(call_id=call_id, text=answer.text, replayed=True)
+        self._recorder.add(journal.place, completed, call_id=call_id)
+        return answer.as_json()
+
+    async def _ask_patiently(self, journal: TaskJournal, params: Frame, digest: str, occurrence: int) -> Answer:
+        message = completion(params["request"])
+
+        async def ask() -> Answer:
+            return await self._ask(journal, params, message, digest, occurrence)
+
+        return await patiently(ask, self._patience)
+
+    async def _ask(
+        self,
+        journal: TaskJournal,
+        params: Frame,
+        message: inference_service_pb2.Completion,
+        digest: str,
+        occurrence: int,
+    ) -> Answer:
+        call_id = new_id()
+        before = self._recorder.last_sequence
+        self._recorder.add(journal.place, _started(call_id, params), call_id=call_id)
+        try:
+            answer = await self._stream(journal.place, call_id, message)
+        except BaseException as error:
+            told = error.message if isinstance(error, CoxswainError) else "the call was given up"
+            failed = execution_pb2.LlmCallFailed(call_id=call_id, message=told)
+            self._recorder.add(journal.place, failed, call_id=call_id)
+            self._prune(call_id, before)
+            raise
+        self._keep(journal.place, call_id, answer, digest, occurrence)
+        self._prune(call_id, before)
+        return answer
+
+    async def _stream(self, place: Place, call_id: str, message: inference_service_pb2.Completion) -> Answer:
+        answer = Answer()
+        request = inference_service_pb2.StreamCompleteRequest(completion=message)
+        with acting_as(await self._principal.token()):
+            call = self._stubs.inference.StreamComplete(request, timeout=self._call_timeout)
+            try:
+                async for delta in call:
+                    answer.take(delta)
+                    kind = delta.WhichOneof("delta")
+                    if kind == "text":
+                        self._recorder.chunk(place, call_id, text=delta.text)
+                    elif kind == "reasoning":
+                        self._recorder.chunk(place, call_id, reasoning=delta.reasoning)
+            except grpc.RpcError as error:
+                raise from_rpc_error(error, "models") from error
+            finally:
+                call.cancel()
+        if not answer.finished:
+            raise Internal("the model's answer broke off before its end", reason="UPSTREAM_BAD_RESPONSE")
+        return answer
+
+    def _keep(self, place: Place, call_id: str, answer: Answer, digest: str, occurrence: int) -> None:
+        used = answer.usage
+        index = -1 if place.task_index is None else place.task_index
+
+        async def keep(write: FencedWrite) -> None:
+            await write.keep_answer(index, digest, occurrence, answer.to_bytes())
+            await write.use(index, used)
+
+        completed = execution_pb2.LlmCallCompleted(
+            call_id=call_id,
+            text=answer.text,
+            input_tokens=used.input_tokens,
+            output_tokens=used.output_tokens,
+            cost=used.cost,
+        )
+        self._recorder.add(place, completed, keep, call_id=call_id, soon=True)
+        self._answered(used)
+
+    async def _embed(self, _: TaskJournal, params: Frame) -> Frame:
+        # A text of nothing but blanks has no meaning to embed, and the service refuses empty ones.
+        texts = [text if text.strip() else "-" for text in params["texts"]]
+        request = inference_service_pb2.EmbedRequest(model=params["model"], texts=texts)
+        response = await self._ask_peer("models", self._stubs.inference.Embed, request)
+        return {"vectors": [list(embedding.values) for embedding in response.embeddings]}
+
+    # ---- memory
+
+    async def _save(self, _: TaskJournal, params: Frame) -> Frame:
+        request = memory_service_pb2.SaveRequest(
+            namespace=self._namespace,
+            records=[memories.record_message(record) for record in params["records"]],
+            embedding_model=self._embedding_model,
+        )
+        await self._ask_memory(self._stubs.memory.Save, request)
+        return {}
+
+    async def _search(self, _: TaskJournal, params: Frame) -> Frame:
+        request = memory_service_pb2.SearchRequest(
+            namespace=self._namespace,
+            filter=memories.filter_message(params["filter"]),
+            limit=params["limit"],
+            min_score=params["min_score"],
+        )
+        if "text" in params:
+            request.text = params["text"]
+        else:
+            request.vector.values.extend(params["vector"])
+        response = await self._ask_memory(self._stubs.memory.Search, request)
+        return {
+            "results": [
+                {"record": memories.record_json(result.record), "similarity": result.similarity}
+                for result in response.results
+            ]
+        }
+
+    async def _delete(self, _: TaskJournal, params: Frame) -> Frame:
+        request = memory_service_pb2.DeleteRequest(namespace=self._namespace, ids=params["ids"])
+        if params["filter"]:
+            request.filter.CopyFrom(memories.filter_message(params["filter"]))
+        response = await self._ask_memory(self._stubs.memory.Delete, request)
+        return {"deleted": response.deleted}
+
+    async def _get(self, _: TaskJournal, params: Frame) -> Frame:
+        request = memory_service_pb2.GetRequest(namespace=self._namespace, id=params["id"], include_embedding=True)
+        try:
+            response = await self._ask_memory(self._stubs.memory.Get, request)
+        except CoxswainError as error:
+            if error.reason == "NOT_FOUND":
+                return {"record": None}
+            raise
+        return {"record": memories.record_json(response.record)}
+
+    async def _list(self, _: TaskJournal, params: Frame) -> Frame:
+        records: list[Frame] = []
+        token = ""
+        while len(records) < params["limit"]:
+            request = memory_service_pb2.ListRequest(
+                namespace=self._namespace,
+                filter=memories.filter_message(params["filter"]),
+                page_size=min(1000, params["limit"] - len(records)),
+                page_token=token,
+            )
+            response = await self._ask_memory(self._stubs.memory.List, request)
+            records += [memories.record_json(record) for record in response.records]
+            token = response.next_page_token
+            if not token:
+                break
+        return {"records": records}
+
+    async def _scope(self, _: TaskJournal, params: Frame) -> Frame:
+        request = memory_service_pb2.GetScopeRequest(namespace=self._namespace, path=params["scope"])
+        response = await self._ask_memory(self._stubs.memory.GetScope, request)
+        return memories.scope_json(response.scope)
+
+    async def _scopes(self, _: TaskJournal, params: Frame) -> Frame:
+        request = memory_service_pb2.ListScopesRequest(namespace=self._namespace, parent=params["parent"])
+        response = await self._ask_memory(self._stubs.memory.ListScopes, request)
+        return {"scopes": [scope.path for scope in response.scopes]}
+
+    async def _categories(self, _: TaskJournal, params: Frame) -> Frame:
+        request = memory_service_pb2.ListCategoriesRequest(namespace=self._namespace, scope_prefix=params["scope"])
+        response = await self._ask_memory(self._stubs.memory.ListCategories, request)
+        return {"counts": dict(response.counts)}
+
+    async def _count(self, _: TaskJournal, params: Frame) -> Frame:
+        request = memory_service_pb2.CountRequest(
+            namespace=self._namespace, filter=memories.filter_message(params["filter"])
+        )
+        response = await self._ask_memory(self._stubs.memory.Count, request)
+        return {"count": response.count}
+
+    async def _touch(self, _: TaskJournal, params: Frame) -> None:
+        request = memory_service_pb2.TouchRequest(namespace=self._namespace, ids=params["ids"])
+        try:
+            await self._ask_memory(self._stubs.memory.Touch, request)
+        except CoxswainError as error:
+            # Only when a memory was last found is lost, and nobody waits for this.
+            logger.info("memories_not_touched", reason=error.reason)
+
+    async def _ask_memory(self, method: Callable[..., Any], request: Any) -> Any:
+        return await self._ask_peer("memory", method, request)
+
+    async def _ask_peer(self, service: str, method: Callable[..., Any], request: Any) -> Any:
+        async def ask() -> Any:
+            with acting_as(await self._principal.token()):
+                try:
+                    return await method(request)
+                except grpc.RpcError as error:
+                    raise from_rpc_error(error, service) from error
+
+        return await patiently(ask, self._patience)
+
+    # ---- tools
+
+    async def _begin_tool(self, journal: TaskJournal, params: Frame) -> Frame:
+        key, tool, idempotent = params["key"], params["tool"], params["idempotent"]
+        known = journal.tool_calls.get(key)
+        if known is not None and known.state is not ToolCallState.INTENT:
+            return {"done": True, "output": known.output, "error": known.error}
+        if known is not None and not idempotent:
+            raise RemoteError(
+                "TOOL_OUTCOME_UNKNOWN",
+                f'the tool "{tool}" was started before its worker was lost; whether it has done its work is not known, '
+                "and it must not run twice: find out, then resume the execution",
+                fatal=True,
+            )
+        if not idempotent:
+
+            async def intend(write: FencedWrite) -> None:
+                await write.intend_tool_call(_index(journal), key, tool, idempotent=False)
+
+            await self._recorder.commit([], intend)
+        return {"done": False, "output": "", "error": ""}
+
+    async def _end_tool(self, journal: TaskJournal, params: Frame) -> Frame:
+        async def end(write: FencedWrite) -> None:
+            if params["idempotent"]:
+                await write.intend_tool_call(_index(journal), params["key"], params["tool"], idempotent=True)
+            await write.end_tool_call(_index(journal), params["key"], params["output"], params["error"])
+
+        if params["idempotent"]:
+            self._recorder.add_effect(end)
+        else:
+            await self._recorder.commit([], end)
+        return {}
+
+    async def _tool_started(self, journal: TaskJournal, params: Frame) -> None:
+        self._recorder.add(
+            journal.place,
+            execution_pb2.ToolCallStarted(
+                call_id=params["call_id"], tool_name=params["tool"], arguments=params["arguments"]
+            ),
+        )
+
+    async def _tool_completed(self, journal: TaskJournal, params: Frame) -> None:
+        self._recorder.add(
+            journal.place,
+            execution_pb2.ToolCallCompleted(
+                call_id=params["call_id"], tool_name=params["tool"], output=params["output"]
+            ),
+        )
+
+    async def _tool_failed(self, journal: TaskJournal, params: Frame) -> None:
+        self._recorder.add(
+            journal.place,
+            execution_pb2.ToolCallFailed(
+                call_id=params["call_id"], tool_name=params["tool"], message=params["message"]
+            ),
+        )
+
+
+def _started(call_id: str, params: Frame) -> execution_pb2.LlmCallStarted:
+    return execution_pb2.LlmCallStarted(
+        call_id=call_id, model=params["request"]["model"], agent_role=params["agent_role"]
+    )
+
+
+def _index(journal: TaskJournal) -> int:
+    return -1 if journal.place.task_index is None else journal.place.task_index

@@ -1,0 +1,295 @@
+"""The worker host: hands ready executions to the engine, runs what it gets back, and takes over from the dead."""
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
+from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
+from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
+from services.common.clock import utc_now
+from services.common.errors import CoxswainError
+from services.common.runtime import Runtime
+from services.orchestrator.durable.engine import DurableEngine, Segment, SegmentState
+from services.orchestrator.hints import Hint, HintBus, HintKind, PostgresHintBus, RemoteHintBus
+from services.orchestrator.repositories.leases import Leases
+from services.orchestrator.repositories.run_store import Ready, RunStore
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.worker.engine.environment import crew_environment
+from services.orchestrator.worker.host.calls import Stubs
+from services.orchestrator.worker.host.crew_process import ForkServer
+from services.orchestrator.worker.host.facts import CrewFacts
+from services.orchestrator.worker.host.lease import LeaseKeeper
+from services.orchestrator.worker.host.outcome import Cancelled, LeaseLost, Lost
+from services.orchestrator.worker.host.patience import patiently
+from services.orchestrator.worker.host.pruner import Pruner
+from services.orchestrator.worker.host.run import ExecutionRun, RunContext
+from services.orchestrator.worker.settings import WorkerSettings
+
+logger = structlog.get_logger(__name__)
+
+_PAGE = 100
+_REPAIR_SECONDS = 15.0
+_FORGET_SECONDS = 600.0
+_FINISHED_KEPT_SECONDS = 24 * 3600.0
+_RUN_AGAIN_SECONDS = 1.0
+_FOREVER = float("inf")
+
+
+class WorkerHost:
+    """One host. `start`, then `drain`, after which the process has to exit at once."""
+
+    def __init__(self, settings: WorkerSettings, orchestrator: OrchestratorSettings, runtime: Runtime) -> None:
+        # New with each start: a known one would take back what an earlier process still works on.
+        self.executor_id = f"{socket.gethostname()[:64]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._settings = settings
+        self._store = RunStore(runtime.database)
+        self._leases = Leases(runtime.database)
+        self._engine = DurableEngine(
+            _engine_url(settings, runtime),
+            self.executor_id,
+            slots=settings.slots,
+            group_limit=settings.group_limit,
+            poll_seconds=settings.poll_seconds,
+        )
+        self._bus: HintBus = (
+            PostgresHintBus(runtime.database)
+            if runtime.database.dialect == "postgresql"
+            else RemoteHintBus(runtime.peers.channel("orchestrator"), self.executor_id)
+        )
+        self._fork_server = ForkServer(crew_environment(runtime.data_dir))
+        self._lease = LeaseKeeper(
+            self._leases,
+            self.executor_id,
+            ttl=settings.lease_seconds,
+            interval=settings.heartbeat_seconds,
+            on_lost=self._stop_everything,
+        )
+        self._pruner = Pruner(self._store, settings.chunk_retention_seconds)
+        models, memory = runtime.peers.channel("models"), runtime.peers.channel("memory")
+        self._context = RunContext(
+            store=self._store,
+            fork_server=self._fork_server,
+            stubs=Stubs(InferenceServiceStub(models), MemoryServiceStub(memory)),
+            auth=AuthServiceStub(runtime.peers.channel("auth")),
+            facts=CrewFacts(
+                ModelServiceStub(models), MemoryServiceStub(memory), patience=settings.peer_patience_seconds
+            ),
+            settings=settings,
+            default_model=orchestrator.default_model,
+            stored=self._tell_watchers,
+            prune=self._pruner.add,
+        )
+        self._runs: dict[str, ExecutionRun] = {}
+        self._segments: set[Segment] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._suspects: set[Segment] = set()
+
+    async def start(self) -> None:
+        """Warm up, then begin to take segments.
+
+        Raises:
+            ForkServerLost: CrewAI could not be loaded; standard error says why.
+        """
+        self._fork_server.start()
+        await self._bus.start()
+        self._tasks = [asyncio.create_task(self._lease.run())]
+        await self._fork_server.warm()
+        await self._lease.held.wait()
+        await self._engine.launch(self._run_segment)
+        self._tasks += [
+            asyncio.create_task(self._pruner.run()),
+            asyncio.create_task(self._listen()),
+            asyncio.create_task(self._every(self._settings.sweep_seconds, self._take_over_from_the_dead)),
+            asyncio.create_task(self._every(_REPAIR_SECONDS, self._repair)),
+            asyncio.create_task(self._every(_FORGET_SECONDS, self._forget_finished)),
+        ]
+        logger.info("worker_ready", executor_id=self.executor_id)
+
+    def announce(self) -> None:
+        """Print one line of JSON that says this host is ready."""
+        print(json.dumps({"event": "worker_ready", "executor_id": self.executor_id}), flush=True)  # noqa: T201
+
+    async def drain(self) -> None:
+        """Take nothing more, let what runs end for a while, and leave the rest to other hosts at once."""
+        self._draining = True
+        self._engine.stop_taking()
+        logger.info("worker_draining", running=len(self._segments))
+        try:
+            async with asyncio.timeout(self._settings.drain_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.info("worker_hands_over", running=len(self._segments))
+        await self._fork_server.close()
+        try:
+            await self._lease.give_up()
+        except CoxswainError as error:
+            logger.warning("lease_not_given_up", reason=error.reason)
+
+    # ---- segments
+
+    async def _run_segment(self, segment: Segment) -> None:
+        """Run a segment until its execution has ended or rests, or is another host's."""
+        if self._draining:
+            # It was taken just before; it goes to another host together with this one's lease.
+            await asyncio.Event().wait()
+        self._segments.add(segment)
+        self._idle.clear()
+        try:
+            while await self._run_claimed(segment):
+                pass
+        finally:
+            self._segments.discard(segment)
+            if not self._segments:
+                self._idle.set()
+
+    async def _run_claimed(self, segment: Segment) -> bool:
+        """Claim a segment's execution and run it; tell whether to try again."""
+        await self._lease.held.wait()
+        execution_id = segment.execution_id
+        try:
+            claim = await patiently(lambda: self._store.claim(execution_id, segment.generation), _FOREVER)
+            if claim is None:
+                return False
+            self._tell_watchers(execution_id, claim.execution.last_sequence)
+            run = self._runs[execution_id] = ExecutionRun(claim, self._context)
+            try:
+                if claim.execution.cancel_requested_at is not None:
+                    run.stop(Cancelled())
+                if not self._lease.held.is_set():
+                    run.stop(LeaseLost())
+                await run.run()
+            finally:
+                if self._runs.get(execution_id) is run:
+                    del self._runs[execution_id]
+        except LeaseLost:
+            await self._lease.held.wait()
+            return await self._still_held(segment)
+        except Lost:
+            return False
+        except Exception:
+            logger.exception("segment_failed", segment=segment.id)
+            await asyncio.sleep(_RUN_AGAIN_SECONDS)
+            return await self._still_held(segment)
+        return False
+
+    async def _still_held(self, segment: Segment) -> bool:
+        while True:
+            try:
+                return await self._engine.holds(segment)
+            except SQLAlchemyError as error:
+                logger.warning("engine_unavailable", error=type(error).__name__)
+                await asyncio.sleep(_RUN_AGAIN_SECONDS)
+
+    def _stop_everything(self) -> None:
+        for run in self._runs.values():
+            run.stop(LeaseLost())
+
+    # ---- what comes from outside
+
+    def _tell_watchers(self, execution_id: str, last_sequence: int) -> None:
+        self._bus.publish(Hint(HintKind.EVENTS_STORED, execution_id, last_sequence))
+
+    async def _listen(self) -> None:
+        """Hand over what is ready and cancel what is to be cancelled, by hints and now and then without."""
+        with self._bus.subscribe(HintKind.EXECUTION_READY, HintKind.CANCEL_REQUESTED) as subscription:
+            while True:
+                await self._quietly(self._hand_over)
+                await self._quietly(self._cancel)
+                await subscription.take(self._settings.safety_read_seconds)
+
+    async def _hand_over(self) -> None:
+        while not self._draining:
+            ready = await self._store.ready(_PAGE)
+            for execution in ready:
+                await self._submit(execution)
+            if len(ready) < _PAGE:
+                return
+
+    async def _submit(self, execution: Ready) -> None:
+        segment = Segment(execution.execution_id, execution.generation)
+        await self._engine.submit(segment, group_id=execution.group_id, priority=execution.priority)
+        await self._store.handed_over(execution)
+
+    async def _cancel(self) -> None:
+        if not self._runs:
+            return
+        for execution_id in await self._store.cancellations(list(self._runs)):
+            run = self._runs.get(execution_id)
+            if run is not None:
+                run.stop(Cancelled())
+
+    # ---- the dead, the stranded, the finished
+
+    async def _take_over_from_the_dead(self) -> None:
+        holders = await self._engine.holders()
+        dead = await self._leases.dead(holders) - {self.executor_id}
+        if not dead:
+            return
+        logger.info("taking_over", executor_ids=sorted(dead))
+        await self._engine.recover(dead)
+        await self._leases.forget(dead)
+
+    async def _repair(self) -> None:
+        """Hand over again what the engine does not have, or does not run although it thinks so."""
+        found: set[Segment] = set()
+        after_id = ""
+        while True:
+            page = await self._store.at_work(after_id, _PAGE)
+            found |= await self._stranded(Segment(execution_id, generation) for execution_id, generation in page)
+            if len(page) < _PAGE:
+                break
+            after_id = page[-1][0]
+        # Seen twice, so that what is just being handed over, claimed or ended is left alone.
+        for segment in found & self._suspects:
+            if await self._store.hand_over_again(segment.execution_id, segment.generation):
+                logger.warning("segment_handed_over_again", segment=segment.id)
+        self._suspects = found - self._suspects
+
+    async def _stranded(self, segments: Iterable[Segment]) -> set[Segment]:
+        candidates = [segment for segment in segments if segment not in self._segments]
+        states = await self._engine.states(candidates)
+        stranded = {
+            segment for segment, state in states.items() if state in {SegmentState.UNKNOWN, SegmentState.FINISHED}
+        }
+        for segment in set(candidates) - stranded:
+            if states[segment] is SegmentState.HELD and await self._engine.holds(segment):
+                stranded.add(segment)
+        return stranded
+
+    async def _forget_finished(self) -> None:
+        await self._engine.forget_finished(utc_now().timestamp() - _FINISHED_KEPT_SECONDS)
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await self._quietly(work)
+
+    async def _quietly(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something that is done again anyway; whatever does not answer now is asked the next time."""
+        try:
+            await work()
+        except (CoxswainError, SQLAlchemyError, OSError) as error:
+            logger.warning("worker_step_failed", step=work.__name__, error=type(error).__name__)
+        except Exception:
+            logger.exception("worker_step_failed", step=work.__name__)
+
+
+def _engine_url(settings: WorkerSettings, runtime: Runtime) -> str:
+    if settings.database_url:
+        return settings.database_url
+    if runtime.database.dialect == "sqlite":
+        file: Path = runtime.data_dir / "orchestrator-durable.db"
+        return f"sqlite:///{file}"
+    return runtime.database.url.render_as_string(hide_password=False)

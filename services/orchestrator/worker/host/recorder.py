@@ -1,0 +1,220 @@
+"""Writes what happens in one claimed execution: events in order and the rows they tell of, in small transactions."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from google.protobuf.message import Message
+
+from coxswain.orchestrator.v1 import execution_pb2
+from services.common.clock import utc_now
+from services.common.errors import Unavailable
+from services.orchestrator.domain import NewEvent
+from services.orchestrator.events import new_event
+from services.orchestrator.repositories.run_store import FencedWrite, RunStore
+
+logger = structlog.get_logger(__name__)
+
+Effect = Callable[[FencedWrite], Awaitable[object]]
+
+_FIRST_RETRY_SECONDS = 0.1
+_LAST_RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an event belongs."""
+
+    task_index: int | None = None
+    task_name: str = ""
+    attempt: int = 0
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Pieces of one answer that are not stored yet."""
+
+    place: Place
+    text: str = ""
+    reasoning: str = ""
+
+
+@dataclass(slots=True)
+class _Batch:
+    events: list[NewEvent] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
+    chunks: dict[str, _Chunk] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.events or self.effects or self.chunks)
+
+
+class Recorder:
+    """Stores events and changes of one execution under one claim.
+
+    What is only added is stored within `interval` seconds; `commit` waits until it and everything before is stored.
+    A database that does not answer is asked again until it does or the recorder is closed.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        execution_id: str,
+        epoch: int,
+        last_sequence: int,
+        *,
+        interval: float,
+        stored: Callable[[int], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """`stored` is told the newest sequence after each transaction, `failed` what ended background writing."""
+        self._store = store
+        self._execution_id = execution_id
+        self._epoch = epoch
+        self._last_sequence = last_sequence
+        self._interval = interval
+        self._stored = stored
+        self._failed = failed
+        self._batch = _Batch()
+        self._writing = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def last_sequence(self) -> int:
+        """The newest sequence this recorder has seen."""
+        return self._last_sequence
+
+    def add(self, place: Place, body: Message, *effects: Effect, call_id: str = "", soon: bool = False) -> None:
+        """Store an event (a message of `ExecutionEvent`'s oneof) and what goes with it; `soon` is without waiting."""
+        self._close_chunk(call_id)
+        self._batch.events.append(_event(place, body, call_id))
+        self._batch.effects += effects
+        self._schedule(0.0 if soon else self._interval)
+
+    def add_effect(self, *effects: Effect) -> None:
+        """Store something without an event."""
+        self._batch.effects += effects
+        self._schedule(self._interval)
+
+    def chunk(self, place: Place, call_id: str, *, text: str = "", reasoning: str = "") -> None:
+        """Store a piece of a model's answer; pieces that follow each other closely become one event."""
+        chunk = self._batch.chunks.setdefault(call_id, _Chunk(place))
+        chunk.text += text
+        chunk.reasoning += reasoning
+        self._schedule(self._interval)
+
+    async def commit(self, events: Sequence[tuple[Place, Message]], *effects: Effect) -> None:
+        """Store events and what goes with them, with all that was added before, in one transaction.
+
+        Raises:
+            Fenced: the claim is not the newest one.
+        """
+        for call_id in list(self._batch.chunks):
+            self._close_chunk(call_id)
+        self._batch.events += [_event(place, body) for place, body in events]
+        self._batch.effects += effects
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Store all that was added.
+
+        Raises:
+            Fenced: the claim is not the newest one.
+        """
+        # Whoever waits may be cancelled; what others have added is written nevertheless.
+        writing = asyncio.create_task(self._flush())
+        self._tasks.add(writing)
+        writing.add_done_callback(self._tasks.discard)
+        await asyncio.shield(writing)
+
+    async def _flush(self) -> None:
+        async with self._writing:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            batch, self._batch = self._batch, _Batch()
+            if not batch:
+                return
+            for call_id, chunk in batch.chunks.items():
+                batch.events.append(_chunk_event(call_id, chunk))
+            await self._write_patiently(batch)
+
+    async def close(self) -> None:
+        """Write no more; what was not stored yet is dropped."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _close_chunk(self, call_id: str) -> None:
+        chunk = self._batch.chunks.pop(call_id, None)
+        if chunk is not None:
+            self._batch.events.append(_chunk_event(call_id, chunk))
+
+    def _schedule(self, delay: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + delay:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(delay, self._flush_in_background)
+
+    def _flush_in_background(self) -> None:
+        self._timer = None
+        task = asyncio.create_task(self._flush_and_tell())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _flush_and_tell(self) -> None:
+        try:
+            await self._flush()
+        except Exception as error:  # noqa: BLE001 - handed on
+            self._failed(error)
+
+    async def _write_patiently(self, batch: _Batch) -> None:
+        pause = _FIRST_RETRY_SECONDS
+        last = None
+        while last is None:
+            try:
+                last = await self._write(batch)
+            except Unavailable:
+                logger.warning("database_unavailable", execution_id=self._execution_id)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LAST_RETRY_SECONDS)
+                if batch.events and await self._was_stored(batch.events[0]):
+                    # The commit went through although nobody said so.
+                    last = self._last_sequence + len(batch.events)
+        self._last_sequence = max(last, self._last_sequence)
+        self._stored(self._last_sequence)
+
+    async def _write(self, batch: _Batch) -> int:
+        async with self._store.fenced(self._execution_id, self._epoch, batch.events) as write:
+            for effect in batch.effects:
+                await effect(write)
+            return write.last_sequence
+
+    async def _was_stored(self, event: NewEvent) -> bool:
+        try:
+            return await self._store.is_stored(self._execution_id, self._last_sequence, event)
+        except Unavailable:
+            return False
+
+
+def _event(place: Place, body: Message, call_id: str = "") -> NewEvent:
+    # The time makes a batch known again whose commit was not confirmed.
+    return new_event(
+        body,
+        task_index=place.task_index,
+        task_name=place.task_name,
+        attempt=place.attempt,
+        call_id=call_id,
+        time=utc_now(),
+    )
+
+
+def _chunk_event(call_id: str, chunk: _Chunk) -> NewEvent:
+    body = execution_pb2.LlmChunk(call_id=call_id, text=chunk.text, reasoning=chunk.reasoning)
+    return _event(chunk.place, body, call_id)

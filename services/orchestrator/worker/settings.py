@@ -1,0 +1,53 @@
+"""Settings of worker hosts. Each is an environment variable `COXSWAIN_WORKER_*`."""
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class WorkerSettings(BaseSettings):
+    """What the operator may choose."""
+
+    model_config = SettingsConfigDict(env_prefix="COXSWAIN_WORKER_", extra="ignore")
+
+    slots: int = Field(4, ge=1, le=256, description="Executions a host runs at once, each in a process of its own.")
+    group_limit: int = Field(
+        16, ge=1, description="Executions of one group that run at once on all hosts together; others wait."
+    )
+    lease_seconds: float = Field(
+        6, gt=0, description="Seconds without a sign of life after which other hosts take over a host's executions."
+    )
+    heartbeat_seconds: float = Field(1.5, gt=0, description="Seconds between two signs of life.")
+    sweep_seconds: float = Field(1, gt=0, description="Seconds between two searches for hosts that have died.")
+    poll_seconds: float = Field(0.1, gt=0, description="Seconds between two looks into the queue of segments.")
+    safety_read_seconds: float = Field(
+        2, gt=0, description="Seconds after which ready executions and cancellations are read although no hint came."
+    )
+    drain_seconds: float = Field(
+        30, ge=0, description="Seconds running executions get to end on SIGTERM before other hosts take them over."
+    )
+    event_interval_seconds: float = Field(
+        0.05, ge=0, description="Seconds for which pieces of models' answers are gathered before they are stored."
+    )
+    chunk_retention_seconds: float = Field(
+        60, ge=0, description="Seconds that pieces of a model's answer are kept after its full text is stored."
+    )
+    peer_patience_seconds: float = Field(
+        300, ge=0, description="Seconds a service that does not answer is asked again before a task fails."
+    )
+    model_call_seconds: float = Field(
+        900, gt=0, description="Seconds one model call may take before it is given up and tried again."
+    )
+    crew_process_attempts: int = Field(
+        3, ge=1, description="How often a task is started again after its crew process died, before it fails."
+    )
+    database_url: str = Field(
+        "",
+        description="The engine's database; empty means orchestrator-durable.db in the data directory on SQLite, "
+        "else a schema of its own in the orchestrator's.",
+    )
+
+    @model_validator(mode="after")
+    def _heartbeats_fit_the_lease(self) -> "WorkerSettings":
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError("heartbeat_seconds has to be at most half of lease_seconds")
+        return self
