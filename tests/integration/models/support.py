@@ -91,7 +91,11 @@ async def serve_models(
             **settings,
         }
         async with serve_services(
-            data_dir, "models", database_url=database_url, settings={"models": ModelsSettings(**values)}, **(common or {})
+            data_dir,
+            "models",
+            database_url=database_url,
+            settings={"models": ModelsSettings(**values)},
+            **(common or {}),
         ) as harness:
             yield Installation(harness, llm)
 

@@ -32,11 +32,14 @@ async def test_seeding_again_changes_nothing_and_what_the_file_drops_is_gone(dat
             return list(await connection.execute(select(models).order_by(models.c.name)))
 
     try:
-        file.write_text(entry + "- {name: b/two, provider: offline, upstream_model: embed, capabilities: [embeddings]}\n")
+        file.write_text(
+            entry + "- {name: b/two, provider: offline, upstream_model: embed, capabilities: [embeddings]}\n"
+        )
         await seed(database, file)
         first = await rows()
         await seed(database, file)
-        assert await rows() == first and len(first) == 2
+        assert await rows() == first
+        assert len(first) == 2
         file.write_text(entry)
         await seed(database, file)
         assert await rows() == first[:1]
@@ -48,7 +51,8 @@ def test_the_packaged_file_holds_models_with_an_offline_pair_among_them() -> Non
     from services.models.settings import ModelsSettings
 
     by_name = {spec.name: spec for spec in read_seed(ModelsSettings().seed_file)}
-    assert by_name["offline/extract"].capabilities.chat and by_name["offline/embed"].embedding_dimension == 256
+    assert by_name["offline/extract"].capabilities.chat
+    assert by_name["offline/embed"].embedding_dimension == 256
     assert not by_name["offline/extract"].capabilities.tools
     assert {spec.provider.value for spec in by_name.values()} >= {"offline", "openai", "databricks"}
 

@@ -139,7 +139,8 @@ async def test_shared_models_can_be_neither_changed_nor_deleted_and_the_answer_s
     ):
         failure = await refusal(call)
         assert failure.code is grpc.StatusCode.NOT_FOUND
-        assert "shared" in failure.message and "SetModelEnabled" in failure.message
+        assert "shared" in failure.message
+        assert "SetModelEnabled" in failure.message
 
 
 async def test_a_disabled_model_refuses_the_very_next_call_of_that_group_only(served: Installation) -> None:

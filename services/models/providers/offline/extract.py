@@ -18,6 +18,9 @@ _TASK_WEIGHT = 0.5
 _DIVERSITY = 0.4
 _DEFAULT_COUNT = (3, 7)
 _MAX_COUNT = 50
+_MAX_INSTRUCTION = 4000
+# Of longer texts every second, third, ... sentence is a candidate: 20 MB of vectors, whatever the length.
+_MAX_CANDIDATES = 20_000
 _SENTENCES_A_PARAGRAPH = 3
 # Above this likeness two sentences say the same.
 _DUPLICATE = 0.92
@@ -94,7 +97,7 @@ def requested_length(*instructions: str) -> Length:
         sentences: int | None = None
         paragraphs: int | None = None
         words: int | None = None
-        for match in _RANGE.finditer(instruction):
+        for match in _RANGE.finditer(instruction[:_MAX_INSTRUCTION]):
             lower, upper, unit = match.groups()
             number = _number(upper or lower)
             if not number or (number == 1 and _FOR_EACH.search(_clause(instruction, match))):
@@ -132,6 +135,7 @@ def extract(embedder: PackagedEmbedder, material: Sequence[str], task: str, leng
     candidates = split_sentences(text) or split_lines(text)
     if not candidates:
         return []
+    candidates = candidates[:: -(-len(candidates) // _MAX_CANDIDATES)]
     count = _count(length, candidates)
     if len(candidates) <= count:
         return _within_words(candidates, list(range(len(candidates))), length.words)

@@ -8,11 +8,11 @@ from services.models.domain import Message, MessageRole
 
 # The words CrewAI puts around a task.
 _TASK = re.compile(r"^\s*Current Task:\s*")
-_CRITERIA = re.compile(r"\s*This is the expected criteria for your final answer:\s*")
-_CRITERIA_END = re.compile(r"\s*you MUST return the actual complete content as the final answer, not a summary\.\s*")
-_CONTEXT = re.compile(r"\s*This is the context you're working with:\s*")
+_CRITERIA = re.compile(r"This is the expected criteria for your final answer:")
+_CRITERIA_END = re.compile(r"you MUST return the actual complete content as the final answer, not a summary\.")
+_CONTEXT = re.compile(r"This is the context you're working with:")
 _MEMORIES = re.compile(r"\n\n# Memories from past conversations:.*", re.DOTALL)
-_CLOSING = re.compile(r"\s*Provide your complete response:\s*$")
+_CLOSING = re.compile(r"Provide your complete response:\s{0,20}$")
 _BETWEEN_CONTEXTS = re.compile(r"\n-{10}\n")
 # "Summarise this in two sentences: ..." - an order in front of the text it is about.
 _ORDER = re.compile(

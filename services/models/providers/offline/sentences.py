@@ -5,30 +5,36 @@ from collections.abc import Iterator
 
 from services.models.providers.offline.words import ABBREVIATIONS
 
+# Every repetition that could run over a whole text is bounded: the patterns see texts that anybody wrote, and a match
+# holds up the whole process.
 _FENCE = re.compile(r"^\s*(?:```|~~~)")
 _HEADING = re.compile(r"^\s{0,3}#{1,6}(?:\s|$)")
 _UNDERLINE = re.compile(r"^\s*(?:=+|-+|\*{3,}|_{3,}|[-*_](?:\s+[-*_]){2,})\s*$")
 _TABLE_ROW = re.compile(r"^\s*\|")
 _QUOTE_MARK = re.compile(r"^\s*(?:>\s?)+")
 _LIST_MARK = re.compile(r"^\s*(?:[-*+•‣◦–—]|\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)])\s+")
-_IMAGE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
-_LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
+_IMAGE = re.compile(r"!\[[^\]]{0,300}\]\([^)]{0,300}\)")
+_LINK = re.compile(r"\[([^\]]{1,300})\]\([^)]{0,300}\)")
 _FOOTNOTE = re.compile(r"\[\^?\d{1,3}\]")
 _TAG = re.compile(
     r"</?(?:a|b|blockquote|br|cite|code|div|em|font|h\d|i|li|mark|p|q|s|small|span|strong|sub|sup|u|ul|ol)\b[^<>]{0,200}>",
     re.IGNORECASE,
 )
-_EMPHASIS = re.compile(r"(?<![\w*`])(\*\*|__|\*|_|`)(?=\S)(.+?)(?<=\S)\1(?![\w*`])")
+_EMPHASIS = re.compile(r"(?<![\w*`])(\*\*|__|\*|_|`)(?=\S)(.{1,300}?)(?<=\S)\1(?![\w*`])")
 _SPACE = re.compile(r"\s+")
 
 # A sentence ends at a mark (with the quotes and brackets that close behind it) followed by space and what may begin
 # one, or at a mark of the scripts that put no space there.
-_END = re.compile(r"""[.!?…]+["'”’»)\]]*(?=\s+["'“‘«(\[¿¡]*[^\W_])|[。！？]+[」』”）]*""")
+_END = re.compile(r"""[.!?…]{1,8}["'”’»)\]]{0,8}(?=\s["'“‘«(\[¿¡]{0,8}[^\W_])|[。！？]+[」』”）]*""")
 _LAST_WORD = re.compile(r"[\w.’'-]*$")
 _TERMINAL = re.compile(r"""[.!?…。！？]["'”’»)\]」』）]*$""")
 _OPENERS = "\"'“‘«([¿¡*_"
 _PAIRS = (("(", ")"), ("[", "]"), ("“", "”"), ("«", "»"))
 
+# What is longer than any paragraph is no Markdown.
+_MAX_MARKED_UP = 20_000
+# How far a look around the end of a sentence goes.
+_NEAR = 40
 _MIN_WORDS, _MAX_WORDS = 5, 60
 _MIN_CHARACTERS, _MAX_CHARACTERS = 20, 480
 
@@ -92,9 +98,10 @@ def _indent(line: str) -> int:
 
 
 def _plain(text: str) -> str:
-    text = _LINK.sub(r"\1", _IMAGE.sub("", text))
-    text = _TAG.sub("", _FOOTNOTE.sub("", text))
-    text = _EMPHASIS.sub(r"\2", text)
+    if len(text) <= _MAX_MARKED_UP:
+        text = _LINK.sub(r"\1", _IMAGE.sub("", text))
+        text = _TAG.sub("", _FOOTNOTE.sub("", text))
+        text = _EMPHASIS.sub(r"\2", text)
     return _SPACE.sub(" ", text).strip()
 
 
@@ -110,12 +117,12 @@ def _cut(block: str) -> Iterator[str]:
 
 def _ends_here(block: str, start: int, end: re.Match[str]) -> bool:
     mark = end.group()
-    following = block[end.end() :].lstrip().lstrip(_OPENERS)
+    following = block[end.end() : end.end() + _NEAR].lstrip().lstrip(_OPENERS)
     if following and following[0].islower():
         return False
     if mark[0] != "." or mark.startswith(".."):
         return True
-    last = _LAST_WORD.search(block, start, end.start())
+    last = _LAST_WORD.search(block, max(start, end.start() - _NEAR), end.start())
     word = last.group().strip("'’") if last else ""
     if word.lower() in ABBREVIATIONS:
         # "etc." and its like end a sentence as often as not; before a capital they do.
