@@ -82,6 +82,8 @@ class Installation(AuthServiceServicer, CrewServiceServicer, ExecutionServiceSer
     def execution(self) -> Execution:
         last = self.events[-1] if self.events else ExecutionEvent()
         state = _TERMINAL.get(last.WhichOneof("event") or "", ExecutionState.EXECUTION_STATE_RUNNING)
+        if last.WhichOneof("event") == "execution_parked":
+            state = last.execution_parked.state
         execution = Execution(id="e", state=state, last_sequence=last.sequence)
         if state == ExecutionState.EXECUTION_STATE_SUCCEEDED:
             execution.result.CopyFrom(last.execution_succeeded.result)
@@ -128,6 +130,10 @@ class Installation(AuthServiceServicer, CrewServiceServicer, ExecutionServiceSer
     def GetExecution(self, request: Any, context: Any) -> execution_service_pb2.GetExecutionResponse:
         self.enter("GetExecution", request, context)
         return execution_service_pb2.GetExecutionResponse(execution=self.execution())
+
+    def AnswerApproval(self, request: Any, context: Any) -> execution_service_pb2.AnswerApprovalResponse:
+        self.enter("AnswerApproval", request, context)
+        return execution_service_pb2.AnswerApprovalResponse(execution=self.execution())
 
     def WatchExecution(self, request: Any, context: Any) -> Iterator[execution_service_pb2.WatchExecutionResponse]:
         self.enter("WatchExecution", request, context)

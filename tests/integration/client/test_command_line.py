@@ -1,0 +1,440 @@
+"""The command line against real services: what people type, what they read, and how it ends."""
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from typer.testing import CliRunner, Result
+
+from coxswain.client import Client
+from coxswain.client.cli.app import app
+from coxswain.client.memory_file import crew_id_request
+from coxswain.memory.v1.memory_service_pb2 import Namespace, SaveRequest
+from coxswain.memory.v1.record_pb2 import MemoryKind, Record, UnifiedRecord
+from coxswain.orchestrator.v1 import execution_pb2 as pb
+from tests.integration.client.installation import Installation, Server
+from tests.support.harness import ALICE, BOB, serve_services
+
+ROOT = Path(__file__).parents[3]
+
+CREW = """\
+name: brief
+model: offline/extract
+agents:
+  reader:
+    role: Reader
+    goal: Read
+tasks:
+  extract:
+    description: Read {text}
+    expected_output: Five sentences
+    agent: reader
+memory: true
+"""
+FACTS = ["The lamp was lit every evening by the keeper.", "Bread is baked from flour and water."]
+
+
+def invoke(address: str, *arguments: str, token: str = ALICE, stdin: str | None = None) -> Result:
+    """What a person in a pipe sees."""
+    return CliRunner().invoke(app, ["--address", address, "--token", token, *arguments], input=stdin)
+
+
+Run = Callable[..., Awaitable[Result]]
+
+
+@pytest.fixture
+async def run(tmp_path: Path) -> AsyncIterator[Run]:
+    """Runs a command against auth, models, memory and orchestrator; no worker takes executions."""
+    # Logs of services in this process would stand in what the command prints.
+    with structlog.testing.capture_logs():
+        async with serve_services(tmp_path / "data", "models", "memory", "orchestrator") as harness:
+
+            async def run(*arguments: str, **more: Any) -> Result:
+                return await asyncio.to_thread(invoke, harness.address, *arguments, **more)
+
+            run.address = harness.address  # type: ignore[attr-defined]
+            yield run
+
+
+@pytest.fixture
+def crew_file(tmp_path: Path) -> str:
+    path = tmp_path / "crew.yaml"
+    path.write_text(CREW)
+    return str(path)
+
+
+def rewrite(path: str, old: str, new: str) -> None:
+    Path(path).write_text(CREW.replace(old, new))
+
+
+def rows(result: Result) -> list[Any]:
+    """The lines of JSON a command printed."""
+    assert result.exit_code == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+async def test_status_tells_health_and_identity(run: Run) -> None:
+    result = await run("status")
+    assert result.exit_code == 0
+    assert "coxswain.orchestrator.v1.ExecutionService  serving" in " ".join(result.stdout.split()).replace(
+        " serving", "  serving"
+    )
+    assert "you are dev|alice, admin of sales" in result.stdout
+
+
+def test_a_server_that_is_not_there_is_named_with_what_to_do() -> None:
+    result = invoke("127.0.0.1:1", "status")
+    assert result.exit_code == 10 + 14
+    assert "127.0.0.1:1 cannot be reached" in result.stderr
+    assert "coxswain up" in result.stderr
+
+
+async def test_whoami_lists_the_groups_one_may_choose(run: Run) -> None:
+    [caller] = rows(await run("whoami", "--json"))
+    assert caller["principal"]["subject"] == "dev|alice"
+    assert [group["group_id"] for group in caller["groups"]] == ["sales"]
+
+
+async def test_models_and_tools_are_listed(run: Run) -> None:
+    assert "offline/extract" in (await run("models", "--enabled")).stdout
+    assert "calculator" in (await run("tools")).stdout
+
+
+async def test_a_crew_is_created_then_updated_then_left_alone(run: Run, crew_file: str) -> None:
+    first = await run("apply", "-f", crew_file)
+    assert (first.exit_code, first.stdout.split(",")[0]) == (0, "brief created: revision 1")
+    rewrite(crew_file, "goal: Read", "goal: Read well")
+    assert "brief updated: revision 2" in (await run("apply", "-f", crew_file)).stdout
+    assert "brief unchanged: revision 2" in (await run("apply", "-f", crew_file)).stdout
+    [[crew]] = rows(await run("crews", "--json"))
+    assert (crew["revision"], crew["spec"]["agents"][0]["goal"]) == (2, "Read well")
+
+
+@pytest.mark.parametrize("check", [[], ["--check"]])
+async def test_faults_the_server_finds_are_placed_in_the_file(run: Run, crew_file: str, check: list[str]) -> None:
+    rewrite(crew_file, "agent: reader", "agent: raeder")
+    result = await run("apply", "-f", crew_file, *check)
+    assert result.exit_code == (1 if check else 2)
+    [line] = [line for line in (result.stdout + result.stderr).splitlines() if "tasks[0].agent" in line]
+    assert line.split()[0] == "11"
+    assert "raeder" in line
+    [crews] = rows(await run("crews", "--json"))
+    assert crews == []
+
+
+def test_faults_of_the_file_are_found_before_anything_is_sent(crew_file: str) -> None:
+    rewrite(crew_file, "goal:", "gaol:")
+    result = invoke("127.0.0.1:1", "apply", "-f", crew_file)
+    assert result.exit_code == 2
+    assert "did you mean 'goal'?" in result.stderr
+
+
+async def test_a_crewai_project_is_applied_and_what_is_lost_is_said(run: Run, tmp_path: Path) -> None:
+    directory = tmp_path / "news"
+    directory.mkdir()
+    (directory / "agents.yaml").write_text("writer: {role: Writer, goal: Write, backstory: x, verbose: true}\n")
+    (directory / "tasks.yaml").write_text("write: {description: Write, expected_output: Text, agent: writer}\n")
+    result = await run("apply", "-f", str(directory), "--name", "daily")
+    assert "daily created" in result.stdout
+    assert "agents.writer.verbose" in result.stderr
+
+
+async def test_a_detached_run_prints_the_id_and_is_listed(run: Run, crew_file: str, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes("Ünïcode".encode("utf-16"))
+    result = await run("run", "-f", crew_file, "-i", f"text=@{text}", "--detach", "--label", "who=me")
+    assert result.exit_code == 0, result.stderr
+    execution_id = result.stdout.strip()
+    assert "read as utf-16" in result.stderr
+    [execution] = rows(await run("get", execution_id, "--json"))
+    assert execution["inputs"] == {"text": "Ünïcode"}
+    assert execution["labels"] == {"who": "me"}
+    assert execution_id in (await run("executions", "--state", "queued", "--crew", "brief")).stdout
+    assert (await run("executions", "--state", "failed")).stdout.count("\n") == 1
+    assert "extract: pending" in (await run("outputs", execution_id)).stdout
+
+
+async def test_a_repeated_run_with_one_request_id_is_one_execution(run: Run, crew_file: str) -> None:
+    await run("apply", "-f", crew_file)
+    command = ["run", "brief", "-i", "text=a", "--detach", "--request-id", "mine"]
+    assert (await run(*command)).stdout == (await run(*command)).stdout
+    other = await run(*["text=b" if part == "text=a" else part for part in command])
+    assert other.exit_code == 10 + 6
+    assert "REQUEST_ID_REUSED" in other.stderr
+
+
+async def test_a_waiting_execution_is_cancelled_and_cannot_be_cancelled_by_others(run: Run, crew_file: str) -> None:
+    await run("apply", "-f", crew_file)
+    execution_id = (await run("run", "brief", "-i", "text=a", "--detach")).stdout.strip()
+    foreign = await run("cancel", execution_id, token=BOB)
+    assert foreign.exit_code == 10 + 5
+    assert "cancel" in (await run("cancel", execution_id)).stdout
+    result = await run("watch", execution_id)
+    assert result.exit_code == 1
+    assert "cancelled" in result.stderr
+
+
+async def test_missing_inputs_are_named(run: Run, crew_file: str) -> None:
+    result = await run("run", "-f", crew_file)
+    assert result.exit_code == 10 + 3
+    assert "inputs.text" in result.stderr
+    assert "request id" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run"], "name a crew or give --file"),
+        (["run", "brief", "-i", "text"], "key=text, key=@file or key:=json"),
+        (["run", "brief", "-i", "n:={"], "not JSON"),
+        (["run", "brief", "-i", "text=@/no/such/file"], "No such file"),
+        (["run", "brief", "--label", "x"], "key=value"),
+        (["executions", "--state", "odd"], "waiting_for_approval"),
+        (["memory", "search", "x", "--kind", "odd"], "short_term"),
+        (["memory", "search", "x", "--crew", "a", "--crew-id", "b"], "one of --crew and --crew-id"),
+        (["memory", "import", "/no/such/file"], "does not exist"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_wrong_usage_is_explained(arguments: list[str], says: str) -> None:
+    result = invoke("127.0.0.1:1", *arguments)
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.replace("│", " ").split())
+    assert "Traceback" not in result.stderr
+
+
+def test_an_address_that_is_none_is_explained() -> None:
+    result = invoke("https://example.com/path", "whoami")
+    assert result.exit_code == 2
+    assert "host and port" in result.stderr
+
+
+def every_command() -> list[list[str]]:
+    memory = ["search", "list", "stats", "clear", "export", "import"]
+    plain = ["up", "status", "whoami", "models", "tools", "apply", "crews", "run", "watch", "executions", "get"]
+    return [[name] for name in [*plain, "outputs", "cancel", "resume", "approve"]] + [
+        ["memory", name] for name in memory
+    ]
+
+
+@pytest.mark.parametrize("command", every_command(), ids=" ".join)
+def test_every_command_has_help_with_an_example(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Example" in result.stdout
+    assert (
+        f"coxswain {' '.join(command)}" in " ".join(result.stdout.split()) or command == ["up"] or command == ["status"]
+    )
+
+
+async def remember(run: Run, crew_file: str) -> str:
+    """Store FACTS where the crew's memories lie; return the namespace's crew id."""
+    await run("apply", "-f", crew_file)
+
+    def save() -> str:
+        with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+            request = crew_id_request(client.get_crew("brief").spec)
+            crew_id = client.memory.DeriveCrewId(request).crew_id
+            namespace = Namespace(crew_id=crew_id, kind=MemoryKind.MEMORY_KIND_UNIFIED)
+            records = [
+                Record(id=str(number), unified=UnifiedRecord(content=fact, scope="/crew/brief"))
+                for number, fact in enumerate(FACTS)
+            ]
+            client.memory.Save(SaveRequest(namespace=namespace, records=records))
+            return crew_id
+
+    return await asyncio.to_thread(save)
+
+
+async def test_memories_are_searched_by_meaning_and_listed(run: Run, crew_file: str) -> None:
+    crew_id = await remember(run, crew_file)
+    query = ["memory", "search", "who kept the lighthouse shining", "--json"]
+    for choice in ([], ["--crew", "brief"], ["--crew-id", crew_id]):
+        [results] = rows(await run(*query, *choice))
+        assert [result["record"]["unified"]["content"] for result in results] == FACTS
+    assert FACTS[0] in (await run("memory", "search", "light", "--limit", "1")).stdout
+    assert (await run("memory", "search", "light", "--min-score", "1")).stdout == "nothing found\n"
+    listed = (await run("memory", "list", "--crew", "brief")).stdout
+    assert all(fact in listed for fact in FACTS)
+    stats = (await run("memory", "stats")).stdout
+    assert crew_id in stats
+    assert "offline/embed" in stats
+    assert "/crew" in stats
+
+
+async def test_memories_of_others_are_not_found(run: Run, crew_file: str) -> None:
+    crew_id = await remember(run, crew_file)
+    assert (await run("memory", "stats", token=BOB)).stdout == "nothing remembered\n"
+    assert (await run("memory", "list", "--crew-id", crew_id, token=BOB)).stdout == "nothing remembered\n"
+
+
+async def test_clearing_asks_first(run: Run, crew_file: str) -> None:
+    await remember(run, crew_file)
+    refused = await run("memory", "clear", "--crew", "brief")
+    assert refused.exit_code == 2
+    assert "2 unified memories" in refused.stderr
+    assert "2 removed" in (await run("memory", "clear", "--crew", "brief", "--yes")).stdout
+    assert (await run("memory", "list", "--crew", "brief")).stdout == "nothing remembered\n"
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+@pytest.mark.parametrize("reembed", [True, False])
+async def test_what_is_exported_is_imported_again(
+    run: Run, crew_file: str, tmp_path: Path, embeddings: bool, reembed: bool
+) -> None:
+    await remember(run, crew_file)
+    file = tmp_path / "memories.jsonl"
+    exported = await run("memory", "export", str(file), "--crew", "brief", *(["--embeddings"] if embeddings else []))
+    assert exported.exit_code == 0, exported.stderr
+    assert len(file.read_text().splitlines()) == 1 + len(FACTS)
+    assert ('"embedding":' in file.read_text()) is embeddings
+    await run("memory", "clear", "--crew", "brief", "--yes")
+    for _ in range(2):
+        imported = await run("memory", "import", str(file), *(["--reembed"] if reembed else []))
+        assert "2 imported" in imported.stderr, imported.stderr
+    [records] = rows(await run("memory", "list", "--crew", "brief", "--json"))
+    assert sorted(record["unified"]["content"] for record in records) == sorted(FACTS)
+    assert {record["unified"]["scope"] for record in records} == {"/crew/brief"}
+
+
+async def test_an_import_into_another_crew_leaves_the_first_alone(run: Run, crew_file: str, tmp_path: Path) -> None:
+    await remember(run, crew_file)
+    file = tmp_path / "memories.jsonl"
+    await run("memory", "export", str(file), "--crew", "brief")
+    assert (await run("memory", "import", str(file), "--crew-id", "copy")).exit_code == 0
+    [infos] = rows(await run("memory", "stats", "--json"))
+    assert sorted(info["record_count"] for info in infos) == ["2", "2"]
+
+
+async def test_a_broken_import_names_the_line_and_an_export_that_fails_leaves_no_file(
+    run: Run, crew_file: str, tmp_path: Path
+) -> None:
+    await remember(run, crew_file)
+    file = tmp_path / "memories.jsonl"
+    await run("memory", "export", str(file), "--crew", "brief")
+    file.write_text(file.read_text() + "{\n")
+    result = await run("memory", "import", str(file))
+    assert result.exit_code == 2
+    assert "4" in result.stderr.splitlines()[2]
+    missing = tmp_path / "missing" / "memories.jsonl"
+    assert (await run("memory", "export", str(missing), "--crew", "brief")).exit_code == 2
+    nowhere = await run("memory", "export", str(tmp_path / "none.jsonl"), "--crew", "nobody")
+    assert nowhere.exit_code == 15
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def event(sequence: int, task: str = "", **what: Any) -> pb.ExecutionEvent:
+    return pb.ExecutionEvent(execution_id="e", sequence=sequence, task_name=task, **what)
+
+
+EVENTS = [
+    event(1, execution_queued=pb.ExecutionQueued(crew_name="brief", task_names=["extract"])),
+    event(2, "extract", task_started=pb.TaskStarted(agent_role="Reader")),
+    event(3, "extract", llm_chunk=pb.LlmChunk(call_id="c", text="The")),
+]
+SUCCEEDED = event(4, execution_succeeded=pb.ExecutionSucceeded(result=pb.TaskOutput(text="The brief.")))
+
+
+def test_progress_goes_to_standard_error_and_the_result_to_standard_output(
+    server: Server, installation: Installation, crew_file: str
+) -> None:
+    installation.emit(*EVENTS, SUCCEEDED)
+    result = invoke(server.address, "run", "-f", crew_file, "-i", "text=a")
+    assert (result.exit_code, result.stdout) == (0, "The brief.\n")
+    assert "#2 extract: started by Reader" in result.stderr
+
+
+def test_with_json_every_event_is_a_line(server: Server, installation: Installation) -> None:
+    installation.emit(*EVENTS, SUCCEEDED)
+    result = invoke(server.address, "watch", "e", "--after", "1", "--json")
+    assert [event["sequence"] for event in rows(result)] == ["2", "3", "4"]
+
+
+def test_a_failed_execution_ends_with_one_and_says_why(server: Server, installation: Installation) -> None:
+    error = pb.ExecutionError(reason="TASK_FAILED", message="no answer", task_name="extract")
+    installation.emit(*EVENTS, event(4, execution_failed=pb.ExecutionFailed(error=error)))
+    result = invoke(server.address, "watch", "e")
+    assert result.exit_code == 1
+    assert "failed in task 'extract': no answer (TASK_FAILED)" in result.stderr
+
+
+def test_inputs_are_text_files_or_json(
+    server: Server, installation: Installation, crew_file: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("from a file")
+    given = ["a=x=y", f"b=@{tmp_path / 'a.txt'}", 'c:={"n": [1, true]}', "d=@@home", "e=@-"]
+    arguments = [part for text in given for part in ("-i", text)]
+    result = CliRunner().invoke(
+        app, ["--address", server.address, "run", "-f", crew_file, "--detach", *arguments], input=b"piped"
+    )
+    assert result.exit_code == 0, result.stderr
+    inputs = {name: value.WhichOneof("kind") for name, value in installation.requests[-1].inputs.items()}
+    texts = {name: value.string_value for name, value in installation.requests[-1].inputs.items() if value.string_value}
+    assert texts == {"a": "x=y", "b": "from a file", "d": "@home", "e": "piped"}
+    assert inputs["c"] == "struct_value"
+
+
+def test_an_interrupted_watch_says_how_to_go_on(server: Server, installation: Installation) -> None:
+    installation.emit(*EVENTS)
+    environment = {**os.environ, "COXSWAIN_ADDRESS": server.address, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coxswain.client", "watch", "e"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "started by Reader" in line:
+            process.send_signal(2)
+            break
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    # The piece of an answer behind event 2 may have come or not.
+    assert re.search(r"coxswain watch e --after [23]$", said, re.MULTILINE)
+    assert "Traceback" not in said
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(server: Server, installation: Installation) -> None:
+    installation.emit(*EVENTS[:1], *(event(n, "t", llm_chunk=pb.LlmChunk(text="x" * 2000)) for n in range(2, 200)))
+    installation.emit(event(200, execution_cancelled=pb.ExecutionCancelled()))
+    command = f"{sys.executable} -m coxswain.client --address {server.address} watch e --json | head -1"
+    result = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert json.loads(result.stdout)["sequence"] == "1"
+    assert result.stderr == ""
+
+
+def approval(state: pb.ExecutionState.ValueType) -> list[pb.ExecutionEvent]:
+    asked = pb.ApprovalRequested(approval_id="a-1", output=pb.TaskOutput(text="Good?"))
+    return [
+        event(4, "extract", approval_requested=asked),
+        event(5, execution_parked=pb.ExecutionParked(state=state)),
+    ]
+
+
+@pytest.mark.parametrize(("arguments", "approved"), [(["--yes"], True), (["--reject", "--feedback", "more"], False)])
+def test_an_approval_is_found_and_answered(
+    server: Server, installation: Installation, arguments: list[str], approved: bool
+) -> None:
+    installation.emit(*EVENTS, *approval(pb.ExecutionState.EXECUTION_STATE_WAITING_FOR_APPROVAL))
+    result = invoke(server.address, "approve", "e", *arguments)
+    assert result.exit_code == 0, result.stderr
+    answer = installation.requests[-1]
+    assert (answer.approval_id, answer.approved, answer.feedback) == ("a-1", approved, "" if approved else "more")
+
+
+def test_an_execution_that_waits_for_no_approval_says_so(server: Server, installation: Installation) -> None:
+    installation.emit(*EVENTS)
+    result = invoke(server.address, "approve", "e", "--yes")
+    assert result.exit_code == 2
+    assert "waits for no approval" in result.stderr
