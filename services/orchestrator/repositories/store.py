@@ -1,18 +1,23 @@
 """Transactions over all repositories."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Self
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
+from services.common.errors import InvalidArgument
 from services.orchestrator.repositories.approvals import SqlApprovals
 from services.orchestrator.repositories.crews import SqlCrews
 from services.orchestrator.repositories.events import SqlEvents
 from services.orchestrator.repositories.executions import SqlExecutions
 from services.orchestrator.repositories.requests import SqlRequests
+
+# How PostgreSQL says that a text has a character it cannot keep, by itself or within JSON.
+_UNSTORABLE = {"22021", "22P05"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +51,25 @@ class SqlStore:
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[SqlUnitOfWork]:
         """See `protocols.Store`."""
-        async with self._database.read() as connection:
-            yield SqlUnitOfWork.of(connection)
+        with _refusing_unstorable():
+            async with self._database.read() as connection:
+                yield SqlUnitOfWork.of(connection)
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[SqlUnitOfWork]:
         """See `protocols.Store`."""
-        async with self._database.write() as connection:
-            yield SqlUnitOfWork.of(connection)
+        with _refusing_unstorable():
+            async with self._database.write() as connection:
+                yield SqlUnitOfWork.of(connection)
+
+
+@contextlib.contextmanager
+def _refusing_unstorable() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) in _UNSTORABLE:
+            raise InvalidArgument(
+                "a text of the request contains the character U+0000, which cannot be stored; remove it"
+            ) from error
+        raise

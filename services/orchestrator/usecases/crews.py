@@ -1,5 +1,6 @@
 """Use cases of CrewService."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from services.common.clock import utc_now
@@ -7,10 +8,11 @@ from services.common.errors import Aborted, AlreadyExists, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.pagination import decode_page_token, encode_page_token, page_size
-from services.orchestrator.domain import Crew, CrewSpec, Fault
+from services.orchestrator.domain import Crew, CrewSpec, Fault, to_document
 from services.orchestrator.repositories.protocols import KnownRequest, RequestKey, Store, UnitOfWork
 from services.orchestrator.usecases.crew_faults import crew_warnings
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
+from services.orchestrator.usecases.pages import fitting
 
 _LISTING = "crews"
 
@@ -62,17 +64,17 @@ class CrewUseCases:
             raise NotFound.of("crew", (crew_id or name) + (f" at revision {revision}" if revision else ""))
         return crew
 
-    async def page(self, principal: Principal, requested_size: int, token: str) -> tuple[list[Crew], str]:
+    async def page(self, principal: Principal, requested_size: int, token: str) -> tuple[Sequence[Crew], str]:
         """Return a page of the group's crews, newest first, and the token of the next page."""
         filters = {"group": principal.group_id}
         key = decode_page_token(token, _LISTING, filters)
         before_id = key[0] if key and isinstance(key[0], str) else None
         size = page_size(requested_size)
         async with self._store.read() as work:
-            crews = await work.crews.page(principal.group_id, before_id, size + 1)
-        if len(crews) <= size:
-            return crews, ""
-        return crews[:size], encode_page_token(_LISTING, filters, [crews[size - 1].id])
+            found = await work.crews.page(principal.group_id, before_id, size + 1)
+        page = fitting(found, size, lambda crew: to_document(crew.spec))
+        token = encode_page_token(_LISTING, filters, [page[-1].id]) if len(page) < len(found) else ""
+        return page, token
 
     async def update(self, principal: Principal, crew_id: str, spec: CrewSpec, expected_revision: int) -> Crew:
         """Store the next revision of a crew; the present one is kept when the document is the same.

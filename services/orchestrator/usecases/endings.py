@@ -4,7 +4,7 @@ import structlog
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
-from services.common.errors import CoxswainError
+from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
 from services.orchestrator.domain import Execution, ExecutionError, ExecutionState
 from services.orchestrator.events import new_event
 from services.orchestrator.hints import Hint, HintBus, HintKind
@@ -37,12 +37,13 @@ class Endings:
         self._bus.publish(Hint(HintKind.EVENTS_STORED, execution_id, last_sequence))
         await self.revoke(execution_id)
 
-    async def revoke(self, execution_id: str) -> None:
-        """Revoke the grant of an execution that has ended."""
+    async def revoke(self, execution_id: str) -> bool:
+        """Revoke the grant of an execution that has ended; False when auth cannot be asked now."""
         try:
             await self._grants.close(execution_id)
+            async with self._store.write() as work:
+                await work.executions.grant_closed(execution_id)
         except CoxswainError as error:
             logger.warning("grant_not_revoked", execution_id=execution_id, reason=error.reason)
-            return
-        async with self._store.write() as work:
-            await work.executions.grant_closed(execution_id)
+            return not isinstance(error, Unavailable | DeadlineExceeded)
+        return True

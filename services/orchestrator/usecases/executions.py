@@ -1,6 +1,6 @@
 """Use cases of ExecutionService."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -39,6 +39,7 @@ from services.orchestrator.repositories.protocols import KnownRequest, RequestKe
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
 from services.orchestrator.usecases.endings import Endings
 from services.orchestrator.usecases.feed import ExecutionFeed
+from services.orchestrator.usecases.pages import fitting
 from services.orchestrator.usecases.ports import Grants
 from services.orchestrator.usecases.texts import UNSTORABLE, unstorable
 
@@ -204,7 +205,7 @@ class ExecutionUseCases:
 
     async def page(
         self, principal: Principal, crew_id: str, states: Collection[ExecutionState], requested_size: int, token: str
-    ) -> tuple[list[Execution], str]:
+    ) -> tuple[Sequence[Execution], str]:
         """Return a page of the group's executions, newest first, and the token of the next page."""
         filters = {"group": principal.group_id, "crew": crew_id, "states": sorted(states)}
         key = decode_page_token(token, _LISTING, filters)
@@ -212,9 +213,9 @@ class ExecutionUseCases:
         size = page_size(requested_size)
         async with self._store.read() as work:
             found = await work.executions.page(principal.group_id, crew_id, states, before_id, size + 1)
-        if len(found) <= size:
-            return found, ""
-        return found[:size], encode_page_token(_LISTING, filters, [found[size - 1].id])
+        page = fitting(found, size, lambda execution: dict(execution.labels))
+        token = encode_page_token(_LISTING, filters, [page[-1].id]) if len(page) < len(found) else ""
+        return page, token
 
     async def watch(
         self, principal: Principal, execution_id: str, after_sequence: int, *, chunks: bool

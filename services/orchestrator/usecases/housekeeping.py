@@ -6,6 +6,7 @@ from datetime import timedelta
 import structlog
 
 from services.common.clock import utc_now
+from services.common.errors import CoxswainError
 from services.orchestrator.domain import ExecutionError, ExecutionState
 from services.orchestrator.repositories.protocols import Store
 from services.orchestrator.usecases.endings import Endings
@@ -32,6 +33,8 @@ class Housekeeping:
             await asyncio.sleep(self._interval)
             try:
                 await self.once()
+            except CoxswainError as error:
+                logger.warning("housekeeping_put_off", reason=error.reason)
             except Exception:
                 logger.exception("housekeeping_failed")
 
@@ -44,7 +47,8 @@ class Housekeeping:
         for execution_id in late:
             await self._time_out(execution_id)
         for execution_id in forgotten:
-            await self._endings.revoke(execution_id)
+            if not await self._endings.revoke(execution_id):
+                break
 
     async def _time_out(self, execution_id: str) -> None:
         async with self._store.write() as work:

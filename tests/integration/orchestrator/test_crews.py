@@ -1,6 +1,7 @@
 """CrewService over real gRPC."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -245,3 +246,46 @@ async def test_a_page_token_of_one_group_says_nothing_to_another(harness: Harnes
     page = await crews(harness).ListCrews(pb.ListCrewsRequest(page_size=1))
     with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
         await crews(harness, BOB).ListCrews(pb.ListCrewsRequest(page_size=1, page_token=page.next_page_token))
+
+
+async def test_a_page_of_large_crews_is_shorter_and_goes_on(harness: Harness) -> None:
+    stub = crews(harness)
+    made = []
+    for number in range(3):
+        large = spec(f"crew {number}")
+        for part in range(2):
+            large.knowledge.add(name=f"part {part}", content="x" * 700_000)
+        made.append((await stub.CreateCrew(pb.CreateCrewRequest(spec=large))).crew.id)
+    seen, token = [], ""
+    while True:
+        page = await stub.ListCrews(pb.ListCrewsRequest(page_token=token))
+        seen += [crew.id for crew in page.crews]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == made[::-1]
+
+
+async def test_a_crew_larger_than_allowed_is_a_fault(harness: Harness) -> None:
+    large = spec()
+    for part in range(3):
+        large.knowledge.add(name=f"part {part}", content="x" * 1_000_000)
+    answer = await crews(harness).ValidateCrew(pb.ValidateCrewRequest(spec=large))
+    assert [fault.field for fault in answer.faults] == ["spec"]
+
+
+NUL = "a\0b"
+
+
+@pytest.mark.parametrize(
+    "request_", [pb.GetCrewRequest(id=NUL), pb.GetCrewRequest(name=NUL), pb.DeleteCrewRequest(id=NUL)]
+)
+async def test_a_character_no_database_keeps_is_the_callers_fault(harness: Harness, request_: Any) -> None:
+    stub = crews(harness)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await (stub.DeleteCrew(request_) if isinstance(request_, pb.DeleteCrewRequest) else stub.GetCrew(request_))
+    assert caught.value.code() in {CODE.NOT_FOUND, CODE.INVALID_ARGUMENT}
+    bad = spec("a\0b")
+    with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
+        await stub.CreateCrew(pb.CreateCrewRequest(spec=bad))
+    assert set(refusal.violations) == {"spec.name"}
