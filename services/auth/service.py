@@ -12,12 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from coxswain.auth.v1.auth_service_pb2_grpc import add_AuthServiceServicer_to_server
 from coxswain.auth.v1.group_service_pb2_grpc import add_GroupServiceServicer_to_server
 from coxswain.auth.v1.secret_service_pb2_grpc import add_SecretServiceServicer_to_server
-from services.auth.chains import names
-from services.auth.chains.chain import Chain
-from services.auth.chains.environment import EnvironmentLink, SharedGroups, read_providers
-from services.auth.chains.stored_secret import StoredSecretLink
-from services.auth.chains.user_token import UserTokenLink
-from services.auth.domain import CredentialPurpose
+from services.auth.chains.environment import SharedGroups
+from services.auth.chains.purposes import Chains
 from services.auth.http import HttpClient
 from services.auth.identity.cache import CachedVerifier
 from services.auth.identity.modes import verifier_of
@@ -35,6 +31,7 @@ from services.auth.usecases.exchange import Exchange
 from services.auth.usecases.groups import Groups
 from services.auth.usecases.memberships import Memberships
 from services.auth.usecases.secrets import Secrets
+from services.common.egress import AddressPolicy
 from services.common.errors import CoxswainError
 from services.common.grpc.server import Registry
 from services.common.hosting import StartError
@@ -58,7 +55,10 @@ class AuthService:
         principal_lifetime = timedelta(seconds=settings.principal_seconds)
         # Read once: what changes in it later, by whatever library, does not count.
         variables = dict(os.environ)
-        self._http = HttpClient(timeout_seconds=settings.issuer_timeout_seconds)
+        self._http = HttpClient(
+            AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_AUTH_EGRESS_ALLOWED_NETWORKS"),
+            timeout_seconds=settings.issuer_timeout_seconds,
+        )
         self._vault = Vault(database, ring)
         self._signing_keys = SigningKeys(
             database,
@@ -88,21 +88,16 @@ class AuthService:
             principal_lifetime=principal_lifetime,
             retention=timedelta(seconds=settings.grant_retention_seconds),
         )
-        user_token = UserTokenLink(self._sessions)
-        shared = SharedGroups(_shared_groups(settings, dev=dev))
-        environment = EnvironmentLink(shared, read_providers(settings.providers_file), variables)
-
-        def stored(name: str) -> StoredSecretLink:
-            return StoredSecretLink("stored_secret", name, database, self._vault)
-
-        self._credentials = Credentials(
-            {
-                CredentialPurpose.DATABRICKS: Chain([user_token, stored(names.DATABRICKS_API_KEY), environment]),
-                CredentialPurpose.VECTOR_SEARCH: Chain([user_token, stored(names.DATABRICKS_PAT), environment]),
-                CredentialPurpose.LLM_PROVIDER: Chain([stored(names.LLM_KEY), environment]),
-            },
-            keep=timedelta(seconds=settings.credential_seconds),
+        self._chains = Chains(
+            settings,
+            SharedGroups(_shared_groups(settings, dev=dev)),
+            variables,
+            database=database,
+            vault=self._vault,
+            sessions=self._sessions,
+            http=self._http,
         )
+        self._credentials = Credentials(self._chains.by_purpose, keep=timedelta(seconds=settings.credential_seconds))
         self._secrets = Secrets(database, self._vault, changed=self._credentials.forget)
         self._groups = Groups(database, make_missing=dev)
         self._background: list[asyncio.Task[None]] = []
@@ -170,6 +165,7 @@ class AuthService:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await self._chains.close()
         await self._http.close()
 
     async def exchange(self, credential: Credential, group_id: str) -> Principal:

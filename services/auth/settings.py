@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.auth.domain import origin_of
+from services.common.egress import Network
 from services.common.settings import is_loopback
 
 EVERY_GROUP = "*"
@@ -157,6 +158,12 @@ class AuthSettings(BaseSettings):
         5, gt=0, description="Least seconds between two readings of an issuer's keys because of unknown key ids."
     )
     issuer_timeout_seconds: float = Field(5, gt=0, description="Seconds an issuer or workspace gets to answer.")
+    egress_allowed_networks: list[Network] = Field(
+        [],
+        description="JSON list of networks besides the public internet that groups' own workspaces may be in; plain "
+        'http is allowed there too. Example: ["10.20.0.0/16"].',
+    )
+    sdk_timeout_seconds: float = Field(20, gt=0, description="Seconds databricks-sdk's default chain gets.")
     clock_skew_seconds: float = Field(
         30, ge=0, le=120, description="Seconds that an issuer's clock may be ahead of this machine's."
     )

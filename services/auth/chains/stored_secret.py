@@ -10,8 +10,9 @@ from services.common.db.database import Database
 class StoredSecretLink:
     """One secret of the caller's group, by a name that may hold the provider: `llm/{provider}`."""
 
-    def __init__(self, name: str, secret_name: str, database: Database, vault: Vault) -> None:
-        self.name = name
+    name = "stored_secret"
+
+    def __init__(self, secret_name: str, database: Database, vault: Vault) -> None:
         self._secret_name = secret_name
         self._database = database
         self._vault = vault

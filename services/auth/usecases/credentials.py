@@ -17,6 +17,7 @@ from services.common.errors import (
 )
 from services.common.identity.principal import CredentialKind, Principal
 
+DATABRICKS_PROVIDER = "databricks"
 _SIZE = 10_000
 _Key = tuple[str, str, CredentialKind, str, CredentialPurpose, str, str]
 
@@ -55,7 +56,7 @@ class Credentials:
         if kept is not None and kept.expires_at > utc_now():
             return kept
         wanted = _wanted(principal, purpose, destination, provider)
-        chain = self._chains[purpose]
+        chain = self._chains[wanted.purpose]
         steps = [step async for step in chain.ask(wanted)]
         credential = self._credential(steps, wanted, chain.links)
         if len(self._resolved) >= _SIZE:
@@ -102,7 +103,7 @@ class Credentials:
             InvalidArgument: the destination is no origin, or the provider is missing.
         """
         wanted = _wanted(principal, purpose, destination, provider)
-        chain = self._chains[purpose]
+        chain = self._chains[wanted.purpose]
         told: list[LinkExplanation] = []
         origin: str | None = None
         try:
@@ -127,4 +128,9 @@ def _wanted(principal: Principal, purpose: CredentialPurpose, destination: str, 
     origin = origin_of(destination) if destination else ""
     if origin is None or (destination and "://" not in destination):
         raise InvalidArgument.field("destination_origin", "not an origin; example: https://example.com:8443")
-    return Wanted(principal, purpose, origin, provider if purpose is CredentialPurpose.LLM_PROVIDER else "")
+    if purpose is not CredentialPurpose.LLM_PROVIDER:
+        provider = ""
+    elif provider == DATABRICKS_PROVIDER:
+        # Models that a workspace serves are called with whatever the caller may use there, their own token first.
+        purpose = CredentialPurpose.DATABRICKS
+    return Wanted(principal, purpose, origin, provider)

@@ -1,0 +1,124 @@
+"""databricks-sdk's default chain: a profile, a metadata service or a command line tool of the operator's."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from services.auth.chains.environment import SharedGroups
+from services.auth.chains.link import Answer, Wanted, for_destination
+from services.auth.chains.token_cache import IssuedToken, NoTokenError, TokenCache
+from services.auth.domain import origin_of
+from services.common.clock import utc_now
+from services.common.errors import Unavailable
+from services.common.logging import redact
+
+logger = structlog.get_logger(__name__)
+
+_SCRIPT = Path(__file__).with_name("sdk_process.py")
+_PASSED_ON = frozenset(
+    """
+    PATH HOME USER LOGNAME LANG LC_ALL LC_CTYPE TZ TMPDIR SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE AZURE_CONFIG_DIR
+    HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy
+    """.split()
+)
+"""All of the environment that the SDK sees: nothing in it is a credential or chooses one."""
+_SERVICE_PRINCIPALS = frozenset(
+    """
+    oauth-m2m env-oidc file-oidc azure-client-secret github-oidc github-oidc-azure azure-devops-oidc
+    """.split()
+)
+_STATIC = timedelta(minutes=5)
+_REFUSED = timedelta(seconds=60)
+
+
+class SdkDefaultLink:
+    """The operator's own sign-in, for the groups they share it with. Never a service principal."""
+
+    name = "sdk_default"
+
+    def __init__(self, shared: SharedGroups, environment: Mapping[str, str], *, timeout_seconds: float) -> None:
+        self._shared = shared
+        self._timeout_seconds = timeout_seconds
+        self._asked = {
+            "host": environment.get("DATABRICKS_HOST", "").strip(),
+            "profile": environment.get("DATABRICKS_CONFIG_PROFILE", "").strip(),
+            "config_file": environment.get("DATABRICKS_CONFIG_FILE", "").strip(),
+        }
+        self._environment = {name: value for name, value in environment.items() if name in _PASSED_ON}
+        self._tokens: TokenCache[str] = TokenCache(refused=_REFUSED)
+
+    async def ask(self, wanted: Wanted) -> Answer:
+        """Return the token the SDK finds; see `Link`."""
+        if wanted.principal.group_id not in self._shared:
+            return Answer.absent(self._shared.absent)
+        try:
+            issued = await self._tokens.get("", self._issue)
+        except NoTokenError as refusal:
+            return refusal.answer
+        answer = Answer.used(issued.detail, issued.token, issued.origin, expires_at=issued.expires_at)
+        return for_destination(answer, (issued.origin,), wanted.destination)
+
+    async def _issue(self) -> IssuedToken:
+        found = await self._run()
+        auth_type, detail = str(found.get("auth_type", "")), redact(str(found.get("detail", "")))
+        if found.get("found") == "nothing":
+            logger.debug("databricks-sdk finds no credentials", detail=detail)
+            raise NoTokenError(
+                Answer.absent("databricks-sdk finds no credentials: no profile, tool or metadata service")
+            )
+        origin = origin_of(str(found.get("host", "")))
+        if found.get("found") != "token" or not found.get("token") or origin is None:
+            logger.warning("databricks-sdk could not sign in", detail=detail)
+            raise NoTokenError(
+                Answer.rejected("databricks-sdk finds credentials that it cannot sign in with; auth's log tells more")
+            )
+        if auth_type in _SERVICE_PRINCIPALS:
+            raise NoTokenError(
+                Answer.absent(f"databricks-sdk finds a service principal ({auth_type}), which is not used for this")
+            )
+        expires_at = found.get("expires_at")
+        return IssuedToken(
+            token=found["token"],
+            expires_at=datetime.fromtimestamp(expires_at, UTC) if expires_at else utc_now() + _STATIC,
+            origin=origin,
+            detail=f"databricks-sdk's default chain ({auth_type})",
+        )
+
+    async def _run(self) -> Mapping[str, Any]:
+        # Isolated (-I): neither the directory we run in nor PYTHON* variables decide what it imports.
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            str(_SCRIPT),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=self._environment,
+        )
+        asked = json.dumps(self._asked | {"timeout": self._timeout_seconds}).encode()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                output, _ = await process.communicate(asked)
+            found = json.loads(output)
+        except (TimeoutError, ValueError):
+            raise Unavailable(
+                f"databricks-sdk did not find credentials within {self._timeout_seconds:g} s",
+                metadata={"dependency": "databricks-sdk"},
+                retry_after=_REFUSED.total_seconds(),
+            ) from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        return found if isinstance(found, dict) else {}
+
+    async def close(self) -> None:
+        """End what is running."""
+        await self._tokens.close()
