@@ -111,6 +111,8 @@ class Suite:
     def wait_for(self, pattern: str, what: str, seconds: float) -> re.Match[str]:
         """The line the suite says when it is ready, waited for with visible progress."""
         started = time.monotonic()
+        if not console.is_terminal:
+            say(f"{what} ...")
         with console.status(what) as status:
             while True:
                 with self._changed:

@@ -55,13 +55,13 @@ def kind_from(name: str) -> MemoryKind.ValueType:
     return MemoryKind.Value(_PREFIX + name.upper().replace("-", "_"))
 
 
-def crew_id_request(spec: CrewSpec, model: str = "") -> DeriveCrewIdRequest:
-    """What the memories of a crew lie under; ``model`` is the one it ran on, when not its own."""
+def crew_id_request(spec: CrewSpec) -> DeriveCrewIdRequest:
+    """What the memories of a crew lie under: its document alone, whatever model an execution names."""
     return DeriveCrewIdRequest(
         agent_roles=[agent.role for agent in spec.agents],
         task_names=[task.name for task in spec.tasks],
         crew_name=spec.name,
-        model=model or spec.model,
+        model=spec.model,
         run_name=spec.memory.run_name,
     )
 

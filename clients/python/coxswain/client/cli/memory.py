@@ -51,11 +51,10 @@ CrewOption = Annotated[str, typer.Option("--crew", help="The crew, by name or id
 CrewIdOption = Annotated[
     str, typer.Option("--crew-id", help="The id its memories lie under, as `memory stats` lists it.")
 ]
-ModelOption = Annotated[str, typer.Option("--model", help="With --crew: the model it ran on, when not its own.")]
 KindOption = Annotated[str, typer.Option("--kind", help="unified, short_term, long_term, entity or document.")]
 
 
-def _namespace(client: Client, crew: str, crew_id: str, model: str, kind: str) -> Namespace:
+def _namespace(client: Client, crew: str, crew_id: str, kind: str) -> Namespace:
     """The namespace a command means: named, or the only one there is of that kind."""
     number = kind_from(kind)
     if crew and crew_id:
@@ -63,7 +62,7 @@ def _namespace(client: Client, crew: str, crew_id: str, model: str, kind: str) -
     if number == MemoryKind.MEMORY_KIND_DOCUMENT:
         return Namespace(kind=number)
     if crew:
-        request = crew_id_request(client.get_crew(crew).spec, model)
+        request = crew_id_request(client.get_crew(crew).spec)
         return Namespace(crew_id=client.memory.DeriveCrewId(request).crew_id, kind=number)
     if crew_id:
         return Namespace(crew_id=crew_id, kind=number)
@@ -88,7 +87,6 @@ def search(
     text: Annotated[str, typer.Argument(help="What to look for, in any words.")],
     crew: CrewOption = "",
     crew_id: CrewIdOption = "",
-    model: ModelOption = "",
     kind: KindOption = "unified",
     limit: Annotated[int, typer.Option(min=1, max=10000, help="How many at most.")] = 10,
     min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Least similarity.")] = None,
@@ -100,7 +98,7 @@ def search(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = SearchRequest(namespace=_namespace(client, crew, crew_id, model, kind), text=text, limit=limit)
+        request = SearchRequest(namespace=_namespace(client, crew, crew_id, kind), text=text, limit=limit)
         if min_score is not None:
             request.min_score = min_score
         results = client.memory.Search(request).results
@@ -118,7 +116,6 @@ def list_records(
     context: typer.Context,
     crew: CrewOption = "",
     crew_id: CrewIdOption = "",
-    model: ModelOption = "",
     kind: KindOption = "unified",
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
     as_json: JsonOption = False,
@@ -129,7 +126,7 @@ def list_records(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = ListRequest(namespace=_namespace(client, crew, crew_id, model, kind), page_size=min(limit, 1000))
+        request = ListRequest(namespace=_namespace(client, crew, crew_id, kind), page_size=min(limit, 1000))
         records = list(pages(client.memory.List, request, "records", limit))
     if session.json:
         return session.print_json(records)
@@ -174,7 +171,6 @@ def clear(
     context: typer.Context,
     crew: CrewOption = "",
     crew_id: CrewIdOption = "",
-    model: ModelOption = "",
     kind: KindOption = "unified",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonOption = False,
@@ -185,7 +181,7 @@ def clear(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        namespace = _namespace(client, crew, crew_id, model, kind)
+        namespace = _namespace(client, crew, crew_id, kind)
         count = client.memory.Count(CountRequest(namespace=namespace)).count
         if not yes:
             what = f"{count:,} {kind_name(namespace.kind)} memories of {namespace.crew_id or 'the group'}"
@@ -206,7 +202,6 @@ def export_records(
     file: Annotated[Path, typer.Argument(help="Where to write, JSON lines; - for standard output.")],
     crew: CrewOption = "",
     crew_id: CrewIdOption = "",
-    model: ModelOption = "",
     kind: KindOption = "unified",
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Keep the vectors; without them an import embeds anew.")
@@ -220,7 +215,7 @@ def export_records(
     """
     session = session_of(context)
     with session.client() as client:
-        namespace = _namespace(client, crew, crew_id, model, kind)
+        namespace = _namespace(client, crew, crew_id, kind)
         total = client.memory.Count(CountRequest(namespace=namespace)).count
         origin = next((info for info in _namespaces(client) if info.namespace == namespace), NamespaceInfo())
         header = Header(namespace, origin.embedding_model, embeddings=embeddings)
@@ -265,7 +260,6 @@ def import_records(
     ],
     crew: CrewOption = "",
     crew_id: CrewIdOption = "",
-    model: ModelOption = "",
     reembed: Annotated[
         bool, typer.Option("--reembed", help="Embed the texts anew instead of taking the file's vectors.")
     ] = False,
@@ -282,7 +276,7 @@ def import_records(
         header = read_header(file, source)
         namespace = header.namespace
         if crew or crew_id:
-            namespace = _namespace(client, crew, crew_id, model, kind_name(header.namespace.kind))
+            namespace = _namespace(client, crew, crew_id, kind_name(header.namespace.kind))
         vectors = header.embeddings and not reembed
         chosen = embedding_model or (header.embedding_model if vectors else "")
         with _bar(session.err) as bar:
