@@ -11,17 +11,25 @@ from coxswain.memory.v1 import (
     vector_index_service_pb2_grpc,
 )
 from services.common.clock import utc_now
+from services.common.egress import AddressPolicy, origin_of
 from services.common.grpc.server import Registry
 from services.common.runtime import Runtime
-from services.memory.domain import MemoryKind
+from services.memory.domain import EmbeddingSpace
 from services.memory.embedding import ModelsEmbedder
+from services.memory.repositories.backends import SqlMemoryBackendRepository
 from services.memory.servicers.memory_backend_service import MemoryBackendServicer
 from services.memory.servicers.memory_service import MemoryServicer
 from services.memory.servicers.vector_index_service import VectorIndexServicer
 from services.memory.settings import MemorySettings
-from services.memory.stores.base import MemoryStore
+from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
+from services.memory.stores.databricks.credentials import AuthCredentials
+from services.memory.stores.databricks.http import WorkspaceHttp
+from services.memory.stores.databricks.provisioning import Patience
+from services.memory.stores.group_stores import BackendStores
 from services.memory.stores.sql.store import SqlMemoryStore
 from services.memory.usecases.memory import MemoryUseCases
+from services.memory.usecases.memory_backends import MemoryBackendUseCases
+from services.memory.usecases.vector_indexes import IndexLimits, VectorIndexUseCases
 
 _log = structlog.get_logger(__name__)
 
@@ -35,23 +43,51 @@ class MemoryService:
             cache_bytes=settings.cache_bytes,
             cached_namespace_bytes=settings.cached_namespace_bytes,
         )
-        memories = MemoryUseCases(
-            _OneStore(self._store),
-            ModelsEmbedder(runtime.peers.channel("models")),
-            default_model=settings.embedding_model,
-            short_term_ttl_hours=settings.short_term_ttl_hours,
+        self._workspaces = WorkspaceHttp(
+            AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_MEMORY_EGRESS_ALLOWED_NETWORKS"),
+            trusted_origins=_own_workspace(settings),
+            connect_seconds=settings.databricks_connect_seconds,
+            connections_per_workspace=settings.databricks_connections,
         )
-        self._memory = MemoryServicer(memories, runtime.settings.max_message_bytes)
+        client = VectorSearchClient(
+            self._workspaces, AuthCredentials(runtime.peers.channel("auth")), _client_limits(settings)
+        )
+        backends = SqlMemoryBackendRepository(runtime.database)
+        stores = BackendStores(self._store, backends, client, pause_seconds=settings.databricks_visibility_seconds)
+        patience = Patience(settings.provision_poll_seconds, settings.provision_seconds)
+        self._memory = MemoryServicer(
+            MemoryUseCases(
+                stores,
+                ModelsEmbedder(runtime.peers.channel("models")),
+                default_model=settings.embedding_model,
+                short_term_ttl_hours=settings.short_term_ttl_hours,
+            ),
+            runtime.settings.max_message_bytes,
+        )
+        self._backends = MemoryBackendServicer(
+            MemoryBackendUseCases(backends, stores, patience),
+            EmbeddingSpace(settings.databricks_embedding_model, settings.databricks_embedding_dimension),
+        )
+        self._indexes = VectorIndexServicer(
+            VectorIndexUseCases(
+                backends,
+                stores,
+                patience,
+                IndexLimits(
+                    recreate_rows=settings.databricks_recreate_rows,
+                    pause_seconds=settings.databricks_visibility_seconds,
+                    short_term_ttl_hours=settings.short_term_ttl_hours,
+                ),
+            )
+        )
         self._sweep_seconds = settings.sweep_seconds
         self._sweeper: asyncio.Task[None] | None = None
 
     def register(self, registry: Registry) -> None:
         """Register the servicers."""
         registry.add(memory_service_pb2_grpc.add_MemoryServiceServicer_to_server, self._memory)
-        registry.add(vector_index_service_pb2_grpc.add_VectorIndexServiceServicer_to_server, VectorIndexServicer())
-        registry.add(
-            memory_backend_service_pb2_grpc.add_MemoryBackendServiceServicer_to_server, MemoryBackendServicer()
-        )
+        registry.add(vector_index_service_pb2_grpc.add_VectorIndexServiceServicer_to_server, self._indexes)
+        registry.add(memory_backend_service_pb2_grpc.add_MemoryBackendServiceServicer_to_server, self._backends)
 
     async def start(self) -> None:
         """Start removing expired memories."""
@@ -68,6 +104,7 @@ class MemoryService:
     async def close(self) -> None:
         """Release everything."""
         await self.drain()
+        await self._workspaces.close()
 
     async def _sweep(self) -> None:
         while True:
@@ -81,12 +118,24 @@ class MemoryService:
             await asyncio.sleep(self._sweep_seconds)
 
 
-class _OneStore:
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
+def _own_workspace(settings: MemorySettings) -> frozenset[str]:
+    host = settings.databricks_host.strip()
+    if not host:
+        return frozenset()
+    return frozenset({origin_of(host if "://" in host else f"https://{host}")})
 
-    async def of(self, group_id: str, kind: MemoryKind) -> MemoryStore:  # noqa: ARG002
-        return self._store
+
+def _client_limits(settings: MemorySettings) -> ClientLimits:
+    return ClientLimits(
+        attempts=settings.databricks_attempts,
+        attempt_seconds=settings.databricks_attempt_seconds,
+        call_seconds=settings.databricks_call_seconds,
+        upsert_rows=settings.databricks_upsert_rows,
+        upsert_bytes=settings.databricks_upsert_bytes,
+        delete_keys=settings.databricks_delete_keys,
+        scan_rows=settings.databricks_scan_rows,
+        response_bytes=settings.databricks_response_bytes,
+    )
 
 
 def build(settings: MemorySettings, runtime: Runtime) -> MemoryService:

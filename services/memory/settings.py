@@ -1,6 +1,8 @@
 """Settings of memory. Each is an environment variable with the prefix `COXSWAIN_MEMORY_`."""
 
-from pydantic import Field
+from ipaddress import IPv4Network, IPv6Network
+
+from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _MIB = 1024 * 1024
@@ -9,7 +11,7 @@ _MIB = 1024 * 1024
 class MemorySettings(BaseSettings):
     """What only memory needs to know."""
 
-    model_config = SettingsConfigDict(env_prefix="COXSWAIN_MEMORY_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="COXSWAIN_MEMORY_", extra="ignore", populate_by_name=True)
 
     embedding_model: str = Field(
         "", max_length=128, description="Embedding model of new namespaces; empty means the default of models."
@@ -24,3 +26,47 @@ class MemorySettings(BaseSettings):
     cached_namespace_bytes: int = Field(
         64 * _MIB, ge=0, description="Bytes of vectors of one namespace kept in memory; larger ones are read each time."
     )
+
+    databricks_embedding_model: str = Field(
+        "databricks/databricks-gte-large-en",
+        min_length=1,
+        max_length=128,
+        description="Embedding model of Databricks backends that name none.",
+    )
+    databricks_embedding_dimension: int = Field(
+        1024, ge=1, le=4096, description="Length of the vectors of Databricks backends that name none."
+    )
+    databricks_host: str = Field(
+        "",
+        validation_alias=AliasChoices("DATABRICKS_HOST", "databricks_host"),
+        description="The operator's own workspace, which may lie in any network (DATABRICKS_HOST).",
+    )
+    egress_allowed_networks: list[IPv4Network | IPv6Network] = Field(
+        [],
+        description="JSON list of networks besides the public internet in which groups' workspaces may lie; plain http "
+        'is allowed there too. Example: ["10.20.0.0/16"].',
+    )
+    databricks_connect_seconds: float = Field(10, gt=0, description="Seconds until a connection to a workspace stands.")
+    databricks_attempt_seconds: float = Field(30, gt=0, description="Seconds one request to a workspace may take.")
+    databricks_call_seconds: float = Field(
+        300, gt=0, description="Seconds a request may take with all its repetitions when its caller sets no deadline."
+    )
+    databricks_attempts: int = Field(
+        6, ge=1, description="Times a request is sent when a workspace answers 429 or 503."
+    )
+    databricks_connections: int = Field(100, ge=1, description="Connections to one workspace, at most.")
+    databricks_upsert_rows: int = Field(200, ge=1, description="Rows written in one request, at most.")
+    databricks_upsert_bytes: int = Field(4_000_000, ge=1, description="Bytes of rows written in one request, at most.")
+    databricks_delete_keys: int = Field(1000, ge=1, description="Rows removed in one request, at most.")
+    databricks_scan_rows: int = Field(1000, ge=1, description="Rows read in one request of a scan.")
+    databricks_response_bytes: int = Field(
+        128 * _MIB, ge=1024, description="Bytes of the largest answer that is taken from a workspace."
+    )
+    databricks_recreate_rows: int = Field(
+        200_000, ge=1, description="Rows from which a group's own index is made anew by EmptyIndex, not emptied."
+    )
+    databricks_visibility_seconds: float = Field(
+        2, gt=0, description="Seconds to wait before looking again whether removed rows are gone."
+    )
+    provision_poll_seconds: float = Field(10, gt=0, description="Seconds between two looks at what is being made.")
+    provision_seconds: float = Field(1800, gt=0, description="Seconds Provision waits for one endpoint or index.")

@@ -151,7 +151,7 @@ def record_to_message(record: Record) -> record_pb2.Record:
         llm_model=record.llm_model,
         tools_used=record.tools_used,
         metadata=record.metadata,
-        create_time=_timestamp(record.created_at),
+        create_time=timestamp(record.created_at),
     )
     if record.embedding is not None:
         message.embedding.extend(record.embedding.tolist())
@@ -165,7 +165,7 @@ def record_to_message(record: Record) -> record_pb2.Record:
                     importance=body.importance,
                     source=body.source,
                     private=body.private,
-                    last_accessed=_timestamp(body.last_accessed),
+                    last_accessed=timestamp(body.last_accessed),
                     session_id=body.session_id,
                 )
             )
@@ -187,7 +187,7 @@ def record_to_message(record: Record) -> record_pb2.Record:
                     task_hash=body.task_hash,
                     quality=body.quality,
                     importance=body.importance,
-                    last_accessed=_timestamp(body.last_accessed),
+                    last_accessed=timestamp(body.last_accessed),
                 )
             )
         case Entity() as body:
@@ -213,7 +213,7 @@ def record_to_message(record: Record) -> record_pb2.Record:
                     parent_document_id=body.parent_document_id,
                     document_summary=body.document_summary,
                     agent_ids=body.agent_ids,
-                    update_time=_timestamp(body.updated_at),
+                    update_time=timestamp(body.updated_at),
                 )
             )
     return message
@@ -286,8 +286,8 @@ def scope_to_message(info: ScopeInfo) -> memory_service_pb2.ScopeInfo:
         path=info.path,
         record_count=info.record_count,
         categories=info.categories,
-        oldest_time=_timestamp(info.oldest),
-        newest_time=_timestamp(info.newest),
+        oldest_time=timestamp(info.oldest),
+        newest_time=timestamp(info.newest),
         child_scopes=info.child_scopes,
     )
 
@@ -317,7 +317,8 @@ def _moment(message: Timestamp, path: str) -> datetime:
         raise InvalidArgument.field(path, "is outside of the years 1 to 9999") from None
 
 
-def _timestamp(moment: datetime | None) -> Timestamp | None:
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """Return the message of a moment, or None for none."""
     if moment is None:
         return None
     message = Timestamp()

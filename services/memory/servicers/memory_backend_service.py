@@ -4,10 +4,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import protovalidate
 
 from coxswain.memory.v1 import memory_backend_service_pb2 as pb
 from coxswain.memory.v1 import memory_backend_service_pb2_grpc
-from services.common.errors import Unimplemented
+from services.common.errors import InvalidArgument
+from services.common.grpc.call import current_principal
+from services.common.idempotency import request_hash
+from services.common.pagination import decode_page_token, encode_page_token, page_size
+from services.memory.domain import EmbeddingSpace
+from services.memory.servicers.backend_convert import backend_to_domain, backend_to_message, merge
+from services.memory.usecases.memory_backends import MemoryBackendUseCases
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -15,45 +22,78 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class MemoryBackendServicer(memory_backend_service_pb2_grpc.MemoryBackendServiceServicer):
     """Converts, calls the use case, converts back."""
 
+    def __init__(self, backends: MemoryBackendUseCases, default_space: EmbeddingSpace) -> None:
+        """`default_space` is that of Databricks backends that name none."""
+        self._backends = backends
+        self._default_space = default_space
+
     async def CreateMemoryBackend(
         self, request: pb.CreateMemoryBackendRequest, context: Context
     ) -> pb.CreateMemoryBackendResponse:
-        """Not part of this installation yet."""
-        raise Unimplemented.part("memory backends other than the default")
+        """Add a backend."""
+        draft = backend_to_domain(request.backend, self._default_space)
+        digest = request_hash(request, "request_id")
+        created = await self._backends.create(current_principal(), draft, request.request_id, digest)
+        return pb.CreateMemoryBackendResponse(backend=backend_to_message(created))
 
     async def GetMemoryBackend(
         self, request: pb.GetMemoryBackendRequest, context: Context
     ) -> pb.GetMemoryBackendResponse:
-        """Not part of this installation yet."""
-        raise Unimplemented.part("memory backends other than the default")
+        """Return a backend."""
+        found = await self._backends.get(current_principal(), request.id)
+        return pb.GetMemoryBackendResponse(backend=backend_to_message(found))
 
     async def ListMemoryBackends(
         self, request: pb.ListMemoryBackendsRequest, context: Context
     ) -> pb.ListMemoryBackendsResponse:
-        """Not part of this installation yet."""
-        raise Unimplemented.part("memory backends other than the default")
+        """Return a page of backends."""
+        principal = current_principal()
+        listing = {"group": principal.group_id}
+        token = decode_page_token(request.page_token, "memory_backends", listing)
+        size = page_size(request.page_size)
+        found = await self._backends.page(principal, size + 1, str(token[0]) if token else None)
+        response = pb.ListMemoryBackendsResponse(backends=[backend_to_message(backend) for backend in found[:size]])
+        if len(found) > size:
+            response.next_page_token = encode_page_token("memory_backends", listing, [found[size - 1].name])
+        return response
 
     async def UpdateMemoryBackend(
         self, request: pb.UpdateMemoryBackendRequest, context: Context
     ) -> pb.UpdateMemoryBackendResponse:
-        """Not part of this installation yet."""
-        raise Unimplemented.part("memory backends other than the default")
+        """Change a backend."""
+        principal = current_principal()
+        present = await self._backends.get(principal, request.backend.id)
+        merged = merge(backend_to_message(present), request.backend, request.update_mask)
+        violations = protovalidate.collect_violations(merged)
+        if violations:
+            raise InvalidArgument.field("backend", str(violations[0].proto.message or violations[0].proto.rule_id))
+        changed = await self._backends.update(principal, backend_to_domain(merged, self._default_space))
+        return pb.UpdateMemoryBackendResponse(backend=backend_to_message(changed))
 
     async def DeleteMemoryBackend(
         self, request: pb.DeleteMemoryBackendRequest, context: Context
     ) -> pb.DeleteMemoryBackendResponse:
-        """Not part of this installation yet."""
-        raise Unimplemented.part("memory backends other than the default")
+        """Remove a backend."""
+        await self._backends.delete(current_principal(), request.id, request.successor_id)
+        return pb.DeleteMemoryBackendResponse()
 
     async def Activate(self, request: pb.ActivateRequest, context: Context) -> pb.ActivateResponse:
-        """Not part of this installation yet."""
-        raise Unimplemented.part("memory backends other than the default")
+        """Make a backend the active one."""
+        active = await self._backends.activate(current_principal(), request.id)
+        return pb.ActivateResponse(backend=None if active is None else backend_to_message(active))
 
     async def Verify(self, request: pb.VerifyRequest, context: Context) -> pb.VerifyResponse:
-        """Not part of this installation yet."""
-        raise Unimplemented.part("memory backends other than the default")
+        """Look at what a backend needs."""
+        checks = await self._backends.verify(current_principal(), request.id)
+        return pb.VerifyResponse(
+            ok=all(check.ok for check in checks),
+            checks=[
+                pb.VerifyCheck(subject=check.subject, ok=check.ok, finding=check.finding, mend=check.mend)
+                for check in checks
+            ],
+        )
 
     async def Provision(self, request: pb.ProvisionRequest, context: Context) -> AsyncIterator[pb.ProvisionResponse]:
-        """Not part of this installation yet."""
-        raise Unimplemented.part("memory backends other than the default")
-        yield  # type: ignore[unreachable]
+        """Make what a backend needs."""
+        async for step in self._backends.provision(current_principal(), request.id):
+            yield pb.ProvisionResponse(step=step.text, done=step.done, total=step.total)

@@ -49,6 +49,10 @@ class GroupStores(Protocol):
         """
         ...
 
+    async def any_of(self, group_id: str) -> MemoryStore:
+        """Return the group's store, whatever kinds it stores."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -252,7 +256,7 @@ class MemoryUseCases:
         self, principal: Principal, limit: int, after: tuple[str, int] | None
     ) -> Sequence[NamespaceInfo]:
         """Return the group's namespaces, by crew and kind."""
-        store = await self._stores.of(principal.group_id, MemoryKind.UNIFIED)
+        store = await self._stores.any_of(principal.group_id)
         return await store.namespaces(principal.group_id, limit, after)
 
     def crew_id(

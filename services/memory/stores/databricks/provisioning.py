@@ -1,0 +1,143 @@
+"""Making what a backend needs, and waiting until it can be used."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from services.common.errors import CoxswainError, FailedPrecondition, Unavailable
+from services.memory.domain import DatabricksConfig, MemoryKind
+from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.stores.databricks.repository import (
+    DatabricksVectorIndexRepository,
+    IndexDescription,
+    ResourceState,
+)
+from services.memory.stores.databricks.upstream_errors import AlreadyThere, NameReserved
+
+_log = structlog.get_logger(__name__)
+_FAILED_STATES = (ResourceState.FAILED, ResourceState.OFFLINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often to look, and how long to wait in all."""
+
+    poll_seconds: float
+    total_seconds: float
+
+
+async def make_index(
+    repository: DatabricksVectorIndexRepository, index: str, kind: MemoryKind, dimension: int, patience: Patience
+) -> AsyncIterator[str]:
+    """Make an index, and yield what is waited for until it is ready; one that is there already is taken as it is.
+
+    Raises:
+        FailedPrecondition: what is there does not fit, or it failed upstream.
+        Unavailable: it took longer than `patience`; calling again goes on.
+    """
+    waited = 0.0
+    while True:
+        try:
+            await repository.create_index(index, kind, dimension)
+            break
+        except AlreadyThere:
+            break
+        except NameReserved:
+            yield f"waiting until the name {index} is free again"
+            waited = await _wait(index, waited, patience)
+    while True:
+        description = await repository.describe_index(index)
+        if description.state is ResourceState.READY:
+            faults = index_faults(description, kind, dimension)
+            if faults:
+                raise _unusable(index, "; ".join(faults))
+            return
+        if description.state in _FAILED_STATES:
+            raise _unusable(index, f"it is {description.detailed_state}: {description.message}")
+        yield f"waiting for index {index} ({description.detailed_state or description.state.name})"
+        waited = await _wait(index, waited, patience)
+
+
+async def make_endpoint(
+    repository: DatabricksVectorIndexRepository, name: str, patience: Patience, made: list[str]
+) -> AsyncIterator[str]:
+    """Make the endpoint unless it is there, and yield what is waited for; its name is put into `made` when it was made.
+
+    Raises:
+        FailedPrecondition: it failed upstream, or is switched off.
+        Unavailable: it took longer than `patience`; calling again goes on.
+    """
+    waited = 0.0
+    while True:
+        description = await repository.describe_endpoint()
+        match description.state:
+            case ResourceState.READY:
+                return
+            case ResourceState.NOT_FOUND:
+                yield f"making endpoint {name}"
+                try:
+                    await repository.create_endpoint(storage_optimized=False)
+                    made.append(name)
+                except AlreadyThere:
+                    _log.info("endpoint_made_meanwhile", endpoint=name)
+            case ResourceState.FAILED | ResourceState.OFFLINE:
+                raise _unusable(name, f"the endpoint is {description.detailed_state}: {description.message}")
+            case _:
+                yield f"waiting for endpoint {name} ({description.detailed_state})"
+                waited = await _wait(name, waited, patience)
+
+
+async def remove_made(
+    repository: DatabricksVectorIndexRepository, indexes: Sequence[str], endpoints: Sequence[str]
+) -> list[str]:
+    """Remove what was made, as far as that works, and return what is left."""
+    left: list[str] = []
+    for index in indexes:
+        try:
+            await repository.delete_index(index)
+        except CoxswainError:
+            left.append(f"index {index}")
+    for endpoint in endpoints:
+        try:
+            await repository.delete_endpoint()
+        except CoxswainError:
+            left.append(f"endpoint {endpoint}")
+    return left
+
+
+def wanted_indexes(config: DatabricksConfig) -> list[tuple[MemoryKind, str]]:
+    """Return the indexes a backend names, by kind."""
+    names = [(kind, config.index_name(kind)) for kind in sorted(config.indexes)]
+    return [(kind, name) for kind, name in names if name is not None]
+
+
+def index_faults(description: IndexDescription, kind: MemoryKind, dimension: int) -> list[str]:
+    """Return what keeps an index from holding a kind."""
+    faults = []
+    if description.dimension != dimension:
+        faults.append(f"its vectors have {description.dimension} components, the backend's {dimension}")
+    if description.columns is not None:
+        missing = [name for name in DatabricksIndexSchemas.get_schema(kind) if name not in description.columns]
+        if missing:
+            faults.append(f"it lacks the columns {', '.join(missing)}")
+    return faults
+
+
+async def _wait(subject: str, waited: float, patience: Patience) -> float:
+    if waited >= patience.total_seconds:
+        raise Unavailable(
+            f"{subject} is not ready after {waited:.0f} s; call again to go on waiting",
+            reason="STORE_FAILED",
+            metadata={"http_status": "200", "error_code": ""},
+            retry_after=patience.poll_seconds,
+        )
+    await asyncio.sleep(patience.poll_seconds)
+    return waited + patience.poll_seconds
+
+
+def _unusable(subject: str, why: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{subject} cannot be used: {why}", reason="INDEX_NOT_READY", metadata={"index": subject, "state": "FAILED"}
+    )

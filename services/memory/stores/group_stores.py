@@ -1,0 +1,82 @@
+"""Which store a group's memories lie in."""
+
+from collections.abc import Sequence
+
+from services.common.errors import FailedPrecondition, FieldViolation
+from services.memory.domain import MemoryBackend, MemoryKind
+from services.memory.repositories.backends import MemoryBackendRepository
+from services.memory.stores.base import MemoryStore
+from services.memory.stores.databricks.client import VectorSearchClient
+from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository, EndpointTypes, Location
+from services.memory.stores.databricks.store import DatabricksMemoryStore, NamespaceNotes
+
+_NOTES_KEPT = 10_000
+
+
+class BackendStores:
+    """Follows each group's active backend; without one, or with one that stores nothing, the default is used."""
+
+    def __init__(
+        self,
+        default: MemoryStore,
+        backends: MemoryBackendRepository,
+        client: VectorSearchClient,
+        *,
+        pause_seconds: float,
+    ) -> None:
+        """`pause_seconds` is how long to wait for removals in a vector store to be seen."""
+        self._default = default
+        self._backends = backends
+        self._client = client
+        self._pause_seconds = pause_seconds
+        self._endpoint_types = EndpointTypes()
+        self._noted: set[tuple[str, str, MemoryKind]] = set()
+
+    async def of(self, group_id: str, kind: MemoryKind) -> MemoryStore:
+        """Return the store of a group for a kind.
+
+        Raises:
+            FailedPrecondition: the group's backend does not store the kind.
+        """
+        backend = await self._backends.active(group_id)
+        if backend is None or backend.disabled:
+            return self._default
+        if kind in backend.disabled_kinds:
+            raise FailedPrecondition(
+                f'memory backend "{backend.name}" has {kind.name} disabled: enable it (UpdateMemoryBackend) or '
+                "activate another backend",
+                reason="INVALID_FIELD",
+                violations=(FieldViolation("namespace.kind", "the active backend has it disabled"),),
+            )
+        return self._store(backend)
+
+    async def any_of(self, group_id: str) -> MemoryStore:
+        """Return the group's store, whatever kinds it stores."""
+        backend = await self._backends.active(group_id)
+        return self._default if backend is None or backend.disabled else self._store(backend)
+
+    def repository(self, backend: MemoryBackend) -> DatabricksVectorIndexRepository:
+        """Return the indexes of a Databricks backend."""
+        assert backend.databricks is not None
+        location = Location(backend.databricks.workspace_url, backend.databricks.endpoint)
+        return DatabricksVectorIndexRepository(self._client, location, self._endpoint_types)
+
+    def _store(self, backend: MemoryBackend) -> MemoryStore:
+        if backend.databricks is None:
+            return self._default
+
+        async def remember(crew_id: str, kind: MemoryKind) -> None:
+            note = (backend.id, crew_id, kind)
+            if note in self._noted:
+                return
+            await self._backends.remember_namespace(backend, crew_id, kind)
+            if len(self._noted) >= _NOTES_KEPT:
+                self._noted.clear()
+            self._noted.add(note)
+
+        async def page(limit: int, after: tuple[str, int] | None) -> Sequence[tuple[str, MemoryKind]]:
+            return await self._backends.remembered_namespaces(backend, limit, after)
+
+        return DatabricksMemoryStore(
+            self.repository(backend), backend, NamespaceNotes(remember, page), pause_seconds=self._pause_seconds
+        )

@@ -1,0 +1,353 @@
+"""Databricks indexes and endpoints that are registered to a group by its backends."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy.typing as npt
+
+from services.common.clock import utc_now
+from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
+from services.common.identity.principal import Principal, Role
+from services.memory.domain import (
+    EVERYTHING,
+    Condition,
+    DatabricksConfig,
+    Filter,
+    MemoryBackend,
+    MemoryKind,
+    NamespaceKey,
+    Record,
+    RegisteredIndex,
+    ShortTerm,
+    Tally,
+)
+from services.memory.repositories.backends import MemoryBackendRepository, with_made_endpoint
+from services.memory.schemas import Column, parse_row
+from services.memory.stores.base import embedding_mismatch
+from services.memory.stores.databricks.filter_language import Owner
+from services.memory.stores.databricks.provisioning import Patience, make_index
+from services.memory.stores.databricks.repository import (
+    DatabricksVectorIndexRepository,
+    EndpointDescription,
+    IndexDescription,
+)
+from services.memory.stores.databricks.upstream_errors import AlreadyThere
+from services.memory.usecases.memory import query_vector
+from services.memory.usecases.memory_backends import IndexRepositories
+
+_DESCRIBED_AT_ONCE = 8
+_NEVER_EXPIRED = datetime(1, 1, 1, tzinfo=UTC)
+"""A present in which nothing has expired: everything is meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarRecord:
+    """A record, the crew it belongs to, and its cosine similarity."""
+
+    record: Record
+    crew_id: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """An index as it is registered and as the store describes it."""
+
+    registered: RegisteredIndex
+    description: IndexDescription
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyProgress:
+    """Records removed so far, of how many (0: not known), and how many a second."""
+
+    done: int
+    total: int
+    rate: float
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IndexLimits:
+    """What decides how indexes are emptied and what new records live by."""
+
+    recreate_rows: int
+    """Rows from which an index that is one group's own is dropped and made again."""
+    pause_seconds: float
+    """Wait for removals to be seen."""
+    short_term_ttl_hours: int
+
+
+class VectorIndexUseCases:
+    """An index that no backend of the caller's group names does not exist for the caller."""
+
+    def __init__(
+        self,
+        backends: MemoryBackendRepository,
+        indexes: IndexRepositories,
+        patience: Patience,
+        limits: IndexLimits,
+    ) -> None:
+        self._backends = backends
+        self._indexes = indexes
+        self._patience = patience
+        self._limits = limits
+
+    async def upsert(self, principal: Principal, index: str, crew_id: str, records: Sequence[Record]) -> None:
+        """Write records with embeddings.
+
+        Raises:
+            InvalidArgument: a record is of another kind, has no embedding, or the crew is missing.
+            FailedPrecondition: a vector has another length than the index.
+            Aborted: some records were not written.
+        """
+        registered, repository = await self._open(principal, index)
+        key = NamespaceKey(principal.group_id, _crew(registered.kind, crew_id, required=True), registered.kind)
+        space = _config(registered.backend).space
+        now = utc_now()
+        for place, record in enumerate(records):
+            if record.kind is not registered.kind:
+                raise InvalidArgument.field(
+                    f"records[{place}]",
+                    f"is a {record.kind.name} record; the index holds {registered.kind.name} records",
+                )
+            if record.embedding is None:
+                raise InvalidArgument.field(f"records[{place}].embedding", "is needed; MemoryService.Save embeds texts")
+            if len(record.embedding) != space.dimension:
+                raise embedding_mismatch(space, "", len(record.embedding))
+            if isinstance(record.body, ShortTerm) and record.body.ttl_hours == 0:
+                record.body.ttl_hours = self._limits.short_term_ttl_hours
+            record.created_at = record.created_at or now
+        await self._backends.remember_namespace(registered.backend, key.crew_id, key.kind)
+        await repository.upsert(index, key, list({record.id: record for record in records}.values()), space.model)
+
+    async def search(
+        self,
+        principal: Principal,
+        index: str,
+        crew_id: str,
+        values: npt.ArrayLike,
+        conditions: Sequence[Condition],
+        limit: int,
+        min_score: float | None,
+    ) -> Sequence[SimilarRecord]:
+        """Return the nearest of the group's records, best first; without a crew, of all crews."""
+        registered, repository = await self._open(principal, index)
+        space = _config(registered.backend).space
+        vector = query_vector(values, "query_vector")
+        if len(vector) != space.dimension:
+            raise embedding_mismatch(space, "", len(vector))
+        owner = _owner(principal, registered.kind, crew_id)
+        hits = await repository.similarity_search(
+            index, owner, vector, Filter(tuple(conditions)), limit, utc_now(), embeddings=False
+        )
+        return [
+            SimilarRecord(parse_row(registered.kind, hit.row), str(hit.row.get(Column.CREW_ID) or ""), hit.similarity)
+            for hit in hits
+            if min_score is None or hit.similarity >= min_score
+        ]
+
+    async def delete_records(self, principal: Principal, index: str, crew_id: str, ids: Sequence[str]) -> int:
+        """Remove records by id and return how many removals were accepted.
+
+        Raises:
+            Aborted: some were not removed.
+        """
+        registered, repository = await self._open(principal, index)
+        key = NamespaceKey(principal.group_id, _crew(registered.kind, crew_id, required=True), registered.kind)
+        names = {key.stored_id(client_id): client_id for client_id in ids}
+        return await repository.delete_records(index, list(names), names)
+
+    async def count(self, principal: Principal, index: str, crew_id: str, conditions: Sequence[Condition]) -> Tally:
+        """Count the group's records."""
+        registered, repository = await self._open(principal, index)
+        chosen = Filter(tuple(conditions), include_private=True)
+        return await repository.count_documents(index, _owner(principal, registered.kind, crew_id), chosen, utc_now())
+
+    async def kind_of(self, principal: Principal, index: str) -> MemoryKind:
+        """Return the kind an index holds."""
+        return (await self._registered(principal, index)).kind
+
+    async def describe(self, principal: Principal, index: str) -> IndexInfo:
+        """Return an index and its state."""
+        registered, repository = await self._open(principal, index)
+        return IndexInfo(registered, await repository.describe_index(index))
+
+    async def listed(self, principal: Principal, backend_id: str) -> Sequence[IndexInfo]:
+        """Return the group's indexes, by name."""
+        if backend_id:
+            await self._backends.get(principal.group_id, backend_id)
+        gate = asyncio.Semaphore(_DESCRIBED_AT_ONCE)
+
+        async def describe(registered: RegisteredIndex) -> IndexInfo:
+            async with gate:
+                repository = self._indexes.repository(registered.backend)
+                return IndexInfo(registered, await repository.describe_index(registered.name))
+
+        registered = await self._backends.indexes(principal.group_id, backend_id or None)
+        return await asyncio.gather(*(describe(index) for index in registered))
+
+    async def empty(
+        self, principal: Principal, index: str, crew_id: str, confirm_name: str
+    ) -> AsyncIterator[EmptyProgress]:
+        """Remove the group's records and tell how far it has come; calling again goes on.
+
+        A large index that is one group's own is dropped and made again.
+
+        Raises:
+            FailedPrecondition: the confirmation does not repeat the name.
+        """
+        _confirm(confirm_name, index, "index")
+        registered, repository = await self._open(principal, index)
+        started = time.monotonic()
+        description = await repository.describe_index(index)
+        if not crew_id and not registered.shared and description.row_count > self._limits.recreate_rows:
+            total = description.row_count
+            yield EmptyProgress(0, total, 0.0, finished=False)
+            await repository.delete_index(index)
+            async for _ in make_index(repository, index, registered.kind, description.dimension, self._patience):
+                yield EmptyProgress(0, total, 0.0, finished=False)
+            yield EmptyProgress(total, total, total / (time.monotonic() - started), finished=True)
+            return
+        owner = _owner(principal, registered.kind, crew_id)
+        progress = repository.empty_index(index, owner, EVERYTHING, _NEVER_EXPIRED, self._limits.pause_seconds)
+        async for step in progress:
+            elapsed = max(time.monotonic() - started, 1e-6)
+            yield EmptyProgress(step.done, step.total, step.done / elapsed, finished=step.finished)
+
+    async def create_index(self, principal: Principal, index: str, backend_id: str, kind: MemoryKind) -> IndexInfo:
+        """Make an index and register it with a backend; one that is there already is only registered.
+
+        Raises:
+            InvalidArgument: it lies in another catalog or schema than the backend's.
+            FailedPrecondition: the backend has another index for the kind, or it cannot be made.
+        """
+        backend = await self._backends.get(principal.group_id, backend_id)
+        config = _config(backend)
+        catalog, schema, name = index.split(".")
+        if (catalog, schema) != (config.catalog, config.schema):
+            raise InvalidArgument.field("index", f"the backend's indexes lie in {config.catalog}.{config.schema}")
+        if config.indexes.get(kind, name) != name:
+            raise FailedPrecondition(
+                f'memory backend "{backend.name}" has the index {config.index_name(kind)} for {kind.name} already',
+                reason="RESOURCE_IN_USE",
+                metadata={"resource": "kind", "id": kind.name, "used_by": str(config.index_name(kind))},
+            )
+        repository = self._indexes.repository(backend)
+        with contextlib.suppress(AlreadyThere):
+            await repository.create_index(index, kind, config.space.dimension)
+        changed = replace(config, indexes={**config.indexes, kind: name})
+        await self._backends.replace(replace(backend, databricks=changed, updated_at=utc_now()))
+        return await self.describe(principal, index)
+
+    async def delete_index(self, principal: Principal, index: str, confirm_name: str) -> None:
+        """Drop an index; it stays registered.
+
+        Raises:
+            FailedPrecondition: the confirmation does not repeat the name.
+            PermissionDenied: other groups share it.
+        """
+        _confirm(confirm_name, index, "index")
+        registered, repository = await self._open(principal, index)
+        if registered.shared:
+            _need_platform_admin(principal, f"index {index} is shared by other groups: dropping it")
+        await repository.delete_index(index)
+
+    async def create_endpoint(
+        self, principal: Principal, backend_id: str, *, storage_optimized: bool
+    ) -> EndpointDescription:
+        """Make a backend's endpoint; one that is there already is returned as it is."""
+        backend = await self._backends.get(principal.group_id, backend_id)
+        config = _config(backend)
+        repository = self._indexes.repository(backend)
+        try:
+            made = await repository.create_endpoint(storage_optimized=storage_optimized)
+        except AlreadyThere:
+            return await repository.describe_endpoint()
+        await self._backends.replace(with_made_endpoint(backend, config.endpoint, utc_now()))
+        return made
+
+    async def endpoint(self, principal: Principal, backend_id: str) -> EndpointDescription:
+        """Return a backend's endpoint."""
+        backend = await self._backends.get(principal.group_id, backend_id)
+        _config(backend)
+        return await self._indexes.repository(backend).describe_endpoint()
+
+    async def endpoints(self, principal: Principal, backend_id: str) -> Sequence[EndpointDescription]:
+        """Return the endpoints of a backend's workspace that the caller's credential can see."""
+        backend = await self._backends.get(principal.group_id, backend_id)
+        _config(backend)
+        return await self._indexes.repository(backend).list_endpoints()
+
+    async def delete_endpoint(self, principal: Principal, backend_id: str, confirm_name: str) -> None:
+        """Remove a backend's endpoint, which may serve no index any more.
+
+        Raises:
+            FailedPrecondition: the confirmation does not repeat the name, or it still serves indexes.
+            PermissionDenied: the backend did not make it.
+        """
+        backend = await self._backends.get(principal.group_id, backend_id)
+        config = _config(backend)
+        _confirm(confirm_name, config.endpoint, "endpoint")
+        if backend.made_endpoint != config.endpoint:
+            _need_platform_admin(principal, f"endpoint {config.endpoint} was not made by this backend: removing it")
+        repository = self._indexes.repository(backend)
+        await repository.delete_endpoint()
+        await self._backends.replace(with_made_endpoint(backend, "", utc_now()))
+
+    async def _registered(self, principal: Principal, index: str) -> RegisteredIndex:
+        registered = await self._backends.index(principal.group_id, index)
+        if registered is None:
+            raise NotFound(
+                f"no memory backend of your group names the index {index}",
+                reason="INDEX_NOT_REGISTERED",
+                metadata={"index": index},
+            )
+        return registered
+
+    async def _open(self, principal: Principal, index: str) -> tuple[RegisteredIndex, DatabricksVectorIndexRepository]:
+        registered = await self._registered(principal, index)
+        return registered, self._indexes.repository(registered.backend)
+
+
+def _config(backend: MemoryBackend) -> DatabricksConfig:
+    if backend.databricks is None:
+        raise FailedPrecondition(
+            f'memory backend "{backend.name}" is the embedded default, which has neither indexes nor endpoints',
+            reason="INVALID_FIELD",
+        )
+    return backend.databricks
+
+
+def _crew(kind: MemoryKind, crew_id: str, *, required: bool) -> str:
+    if kind is MemoryKind.DOCUMENT and crew_id:
+        raise InvalidArgument.field("crew_id", "documents belong to the whole group: leave it empty")
+    if required and kind is not MemoryKind.DOCUMENT and not crew_id:
+        raise InvalidArgument.field("crew_id", "is empty; DeriveCrewId computes it")
+    return crew_id
+
+
+def _owner(principal: Principal, kind: MemoryKind, crew_id: str) -> Owner:
+    return Owner(kind, principal.group_id, _crew(kind, crew_id, required=False) or None)
+
+
+def _confirm(given: str, name: str, field: str) -> None:
+    if given != name:
+        raise FailedPrecondition(
+            f"confirm_name has to repeat the {field}'s name, {name}",
+            reason="CONFIRMATION_MISMATCH",
+            metadata={"expected_field": field},
+        )
+
+
+def _need_platform_admin(principal: Principal, what: str) -> None:
+    if not principal.platform_admin:
+        raise PermissionDenied(
+            f"{what} needs platform administration",
+            reason="ROLE_REQUIRED",
+            metadata={"required": Role.PLATFORM_ADMIN.name, "actual": principal.role.name},
+        )
