@@ -23,16 +23,16 @@ logger = structlog.get_logger(__name__)
 
 _SCRIPT = Path(__file__).with_name("sdk_process.py")
 _PASSED_ON = frozenset(
-    """
-    PATH HOME USER LOGNAME LANG LC_ALL LC_CTYPE TZ TMPDIR SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE AZURE_CONFIG_DIR
-    HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy
-    """.split()
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "AZURE_CONFIG_DIR"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    }
 )
 """All of the environment that the SDK sees: nothing in it is a credential or chooses one."""
-_SERVICE_PRINCIPALS = frozenset(
-    """
-    oauth-m2m env-oidc file-oidc azure-client-secret github-oidc github-oidc-azure azure-devops-oidc
-    """.split()
+_SERVICE_PRINCIPALS = (
+    *("oauth-m2m", "env-oidc", "file-oidc", "github-oidc"),
+    *("azure-client-secret", "github-oidc-azure", "azure-devops-oidc"),
 )
 _STATIC = timedelta(minutes=5)
 _REFUSED = timedelta(seconds=60)
@@ -73,15 +73,15 @@ class SdkDefaultLink:
             raise NoTokenError(
                 Answer.absent("databricks-sdk finds no credentials: no profile, tool or metadata service")
             )
+        if found.get("found") == "left out":
+            raise NoTokenError(
+                Answer.absent(f"databricks-sdk finds a service principal ({auth_type}), which is not used for this")
+            )
         origin = origin_of(str(found.get("host", "")))
         if found.get("found") != "token" or not found.get("token") or origin is None:
             logger.warning("databricks-sdk could not sign in", detail=detail)
             raise NoTokenError(
                 Answer.rejected("databricks-sdk finds credentials that it cannot sign in with; auth's log tells more")
-            )
-        if auth_type in _SERVICE_PRINCIPALS:
-            raise NoTokenError(
-                Answer.absent(f"databricks-sdk finds a service principal ({auth_type}), which is not used for this")
             )
         expires_at = found.get("expires_at")
         return IssuedToken(
@@ -102,7 +102,8 @@ class SdkDefaultLink:
             stderr=asyncio.subprocess.DEVNULL,
             env=self._environment,
         )
-        asked = json.dumps(self._asked | {"timeout": self._timeout_seconds}).encode()
+        limits = {"timeout": self._timeout_seconds, "leave_out": _SERVICE_PRINCIPALS}
+        asked = json.dumps({**self._asked, **limits}).encode()
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 output, _ = await process.communicate(asked)

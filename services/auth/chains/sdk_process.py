@@ -4,9 +4,10 @@ databricks-sdk blocks, reads the environment whenever it likes and cannot be giv
 with an environment that holds nothing it could take for credentials, and is killed when its time is over. This file is
 run by its path and imports nothing of Coxswain.
 
-Standard input: {"host", "profile", "config_file", "timeout"}, all but the last possibly empty.
+Standard input: {"host", "profile", "config_file", "timeout", "leave_out"}: the first three may be empty; the last lists
+ways of signing in that are not wanted.
 Standard output: {"found": "token", "token", "host", "auth_type", "expires_at" or null}
-or {"found": "nothing" | "refusal", "auth_type", "detail"}; `detail` is for a log, not for callers.
+or {"found": "nothing" | "left out" | "refusal", "auth_type", "detail"}; `detail` is for a log, not for callers.
 """
 
 import json
@@ -31,6 +32,9 @@ def _find(asked: dict[str, Any]) -> dict[str, Any]:
         nothing = "cannot configure default credentials" in str(error)
         return {"found": "nothing" if nothing else "refusal", "auth_type": "", "detail": str(error)}
     auth_type = config.auth_type or ""
+    if auth_type in asked["leave_out"]:
+        # Before any token is asked for.
+        return {"found": "left out", "auth_type": auth_type, "detail": ""}
     header = config.authenticate().get("Authorization", "")
     if not header.startswith(_BEARER):
         return {"found": "nothing", "auth_type": auth_type, "detail": "the SDK signs in without a token"}
