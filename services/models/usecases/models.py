@@ -129,8 +129,8 @@ class Models:
             # It came or went between the two looks.
             return NotFound.of("model", name)
         return NotFound(
-            f'"{name}" is shared by all groups and cannot be changed; create a model of that name for your group, which '
-            "then hides it, or switch it off with SetModelEnabled",
+            f'"{name}" is shared by all groups and cannot be changed; create a model of that name for your group, '
+            "which then hides it, or switch it off with SetModelEnabled",
             reason="MODEL_NOT_FOUND",
             metadata={"model": name},
         )

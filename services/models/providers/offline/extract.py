@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from services.models.domain import Vectors
 from services.models.providers.offline.embedder import PackagedEmbedder
-from services.models.providers.offline.sentences import split_lines, split_sentences
+from services.models.providers.offline.sentences import Sentence, split_lines, split_sentences
 from services.models.providers.offline.words import LEANING_WORDS, STOP_WORDS, TASK_WORDS
 
 _TASK_WEIGHT = 0.5
 _DIVERSITY = 0.4
+# What two sentences have in common, above what any two of the text have, and where they stand.
+_CONTENT_WEIGHT = 1.5
+_PLACE_WEIGHT = 0.25
+_SAMPLE = 500
 _DEFAULT_COUNT = (3, 7)
 _MAX_COUNT = 50
 _MAX_INSTRUCTION = 4000
@@ -66,18 +70,22 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 # Openings that lean on the sentence before.
 _LEANING = re.compile(
     rf"^[\"'“‘(\[]*(?:{'|'.join(sorted(map(re.escape, LEANING_WORDS)))}"
+    r"|the (?:first|second|third|fourth|last|latter|former|others?|same|result|reason)(?: \w+)?"
+    r" (?:was|is|were|are|had|did|does)"
+    r"|in this (?:article|book|chapter|document|guide|paper|report|section|text)|next|note"
     r"|for (?:example|instance)|in (?:addition|other words)|on the other hand|as a result|at the same time)\b",
     re.IGNORECASE,
 )
 _SYMBOLS = re.compile(r"[<>{}|=\\/_#@$%^~]")
-_LINK = re.compile(r"\bhttps?://|\bwww\.", re.IGNORECASE)
+_POINTER = re.compile(r"\bhttps?://|\bwww\.|\b(?:chapter|figure|listing|section|table)s? \d", re.IGNORECASE)
 # In standard deviations of the score.
+_OPENING_GAIN = 0.5
 _LEANING_COST = 0.8
 _QUESTION_COST = 1.2
 _SYMBOLS_COST = 0.5
-_LINK_COST = 1.0
+_POINTER_COST = 1.0
 _WORD_COST = 0.03
-_COMFORTABLE_WORDS = 30
+_COMFORTABLE_WORDS = (9, 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,58 +147,62 @@ def extract(embedder: PackagedEmbedder, material: Sequence[str], task: str, leng
     count = _count(length, candidates)
     if len(candidates) <= count:
         return _within_words(candidates, list(range(len(candidates))), length.words)
-    vectors, _ = embedder.embed_now(candidates)
+    vectors, _ = embedder.embed_now([sentence.text for sentence in candidates])
     scores = _scores(embedder, candidates, vectors, task)
     order = _choose(vectors, scores, count)
     return _within_words(candidates, order, length.words)
 
 
-def _count(length: Length, candidates: Sequence[str]) -> int:
+def _count(length: Length, candidates: Sequence[Sentence]) -> int:
     if length.sentences is not None:
         return length.sentences
     if length.words is not None:
-        typical = float(np.median([len(sentence.split()) for sentence in candidates]))
+        typical = float(np.median([len(sentence.text.split()) for sentence in candidates]))
         return max(1, min(_MAX_COUNT, math.ceil(length.words / typical)))
     least, most = _DEFAULT_COUNT
     return max(least, min(most, round(math.sqrt(len(candidates)))))
 
 
-def _within_words(candidates: Sequence[str], order: Sequence[int], limit: int | None) -> list[str]:
+def _within_words(candidates: Sequence[Sentence], order: Sequence[int], limit: int | None) -> list[str]:
     kept: list[int] = []
     words = 0
     for index in order:
-        size = len(candidates[index].split())
+        size = len(candidates[index].text.split())
         if limit is not None and kept and words + size > limit:
             continue
         words += size
         kept.append(index)
-    return [candidates[index] for index in sorted(kept)]
+    return [candidates[index].text for index in sorted(kept)]
 
 
-def _scores(embedder: PackagedEmbedder, candidates: Sequence[str], vectors: Vectors, task: str) -> NDArray[np.float32]:
+def _scores(
+    embedder: PackagedEmbedder, candidates: Sequence[Sentence], vectors: Vectors, task: str
+) -> NDArray[np.float32]:
     scores = _standardised(vectors @ _unit(vectors.mean(axis=0)))
     subject = _subject(task, candidates)
     if subject:
         question, _ = embedder.embed_now([subject])
         scores = (1 - _TASK_WEIGHT) * scores + _TASK_WEIGHT * _standardised(vectors @ question[0])
-    costs = np.array([_reading_cost(sentence) for sentence in candidates], dtype=np.float32)
-    return scores - costs
+    return scores + np.array([_standing(sentence) for sentence in candidates], dtype=np.float32)
 
 
-def _reading_cost(sentence: str) -> float:
-    """How much less a sentence is worth because it stands badly alone."""
+def _standing(sentence: Sentence) -> float:
+    """How much more a sentence is worth because it opens a paragraph, less what it lacks to stand alone."""
+    text = sentence.text
+    words = len(text.split())
     return (
-        _LEANING_COST * bool(_LEANING.match(sentence))
-        + _QUESTION_COST * ("?" in sentence[-3:])
-        + _SYMBOLS_COST * (len(_SYMBOLS.findall(sentence)) > 2)
-        + _LINK_COST * bool(_LINK.search(sentence))
-        + _WORD_COST * max(0, len(sentence.split()) - _COMFORTABLE_WORDS)
+        _OPENING_GAIN * sentence.opens_paragraph
+        - _LEANING_COST * bool(_LEANING.match(text))
+        - _QUESTION_COST * ("?" in text[-3:])
+        - _SYMBOLS_COST * (len(_SYMBOLS.findall(text)) > 2)
+        - _POINTER_COST * bool(_POINTER.search(text))
+        - _WORD_COST * (max(0, words - _COMFORTABLE_WORDS[1]) + 2 * max(0, _COMFORTABLE_WORDS[0] - words))
     )
 
 
-def _subject(task: str, candidates: Sequence[str]) -> str:
+def _subject(task: str, candidates: Sequence[Sentence]) -> str:
     """The words of the task that the material is about: the task's other words say what to do, not where to look."""
-    vocabulary = Counter(word for sentence in candidates for word in set(_content_words(sentence)))
+    vocabulary = Counter(word for sentence in candidates for word in set(_content_words(sentence.text)))
     return " ".join(word for word in _content_words(task) if vocabulary[word] and word not in TASK_WORDS)
 
 
@@ -199,20 +211,38 @@ def _content_words(text: str) -> list[str]:
 
 
 def _choose(vectors: Vectors, scores: NDArray[np.float32], count: int) -> list[int]:
-    """Return indices by maximal marginal relevance: each is worth its score less its likeness to those before it."""
+    """Return indices by maximal marginal relevance.
+
+    Each is worth its score less its likeness to those before it, in what it says or, so that the whole text is covered,
+    in where it stands.
+    """
     chosen: list[int] = []
-    likeness = np.full(len(scores), -1.0, dtype=np.float32)
+    positions = np.arange(len(scores), dtype=np.float32)
+    reach = len(scores) / count
+    usual = _usual_likeness(vectors)
+    said = np.full(len(scores), -1.0, dtype=np.float32)
+    likeness = np.zeros(len(scores), dtype=np.float32)
     relevance = _scaled(scores)
     for _ in range(min(count, len(scores))):
-        worth = (1 - _DIVERSITY) * relevance - _DIVERSITY * np.maximum(likeness, 0)
-        worth[likeness > _DUPLICATE] = -np.inf
+        worth = (1 - _DIVERSITY) * relevance - _DIVERSITY * likeness
+        worth[said > _DUPLICATE] = -np.inf
         worth[chosen] = -np.inf
         best = int(np.argmax(worth))
         if worth[best] == -np.inf:
             break
         chosen.append(best)
-        likeness = np.maximum(likeness, vectors @ vectors[best])
+        alike = vectors @ vectors[best]
+        said = np.maximum(said, alike)
+        in_content = np.clip((alike - usual) / (1 - usual), 0, 1)
+        in_place = np.maximum(0, 1 - np.abs(positions - best) / reach)
+        likeness = np.maximum(likeness, _CONTENT_WEIGHT * in_content + _PLACE_WEIGHT * in_place)
     return chosen
+
+
+def _usual_likeness(vectors: Vectors) -> float:
+    """How much alike any two sentences of the text are, because they are of one text."""
+    some = vectors[:: -(-len(vectors) // _SAMPLE)]
+    return min(0.9, max(0.0, float(np.median(some @ some.T))))
 
 
 def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from services.models.providers.offline.words import ABBREVIATIONS
 
@@ -39,26 +40,34 @@ _MIN_WORDS, _MAX_WORDS = 5, 60
 _MIN_CHARACTERS, _MAX_CHARACTERS = 20, 480
 
 
-def split_sentences(text: str) -> list[str]:
-    """Return the whole sentences of `text` in order, each once and on one line.
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A whole sentence of a text, on one line."""
+
+    text: str
+    opens_paragraph: bool
+
+
+def split_sentences(text: str) -> list[Sentence]:
+    """Return the whole sentences of `text` in order, each once.
 
     Headings, tables, code, list markers and fragments are left out: what has no capital, no end, no words to speak of.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Sentence] = {}
     for block in _blocks(text):
-        for sentence in _cut(block):
+        for position, sentence in enumerate(_cut(block)):
             if _is_whole(sentence):
-                found.setdefault(_identity(sentence), sentence)
+                found.setdefault(_identity(sentence), Sentence(sentence, opens_paragraph=position == 0))
     return list(found.values())
 
 
-def split_lines(text: str) -> list[str]:
+def split_lines(text: str) -> list[Sentence]:
     """Return every line of `text` that says something, each once: for texts without whole sentences."""
-    found: dict[str, str] = {}
+    found: dict[str, Sentence] = {}
     for block in _blocks(text, drop_headings=False):
-        for piece in _cut(block):
+        for position, piece in enumerate(_cut(block)):
             if any(character.isalnum() for character in piece):
-                found.setdefault(_identity(piece), piece)
+                found.setdefault(_identity(piece), Sentence(piece, opens_paragraph=position == 0))
     return list(found.values())
 
 

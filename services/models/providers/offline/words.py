@@ -22,12 +22,15 @@ STOP_WORDS = _words(
 
 TASK_WORDS = _words(
     """
-    analyse analyze answer article brief bullet central clear collect complete concise content context describe
-    document draft each edit essential exact extract fact facts find findings following give given identify
-    important information input key list main make material most original output overview paragraph paragraphs
-    pick point points present produce provide pull quote quotes read reader report return say says select
-    sentence sentences short source statement statements sum summarise summarize summary supplied task text
-    texts topic true use using well whole word words write written
+    above act analyse analyze answer anybody article attached audience avoid begin below brief bullet busy
+    central changed claim clear collect complete concise content context describe document draft each edit end
+    essential exact example examples exclude extract fact facts find findings following found give given
+    happened identify important include information input keep key know leave list main make material matter
+    mattered matters most need needs order original output overview paragraph paragraphs people pick point
+    points present produce provide pull quote quotes read reader repeat repetition report reports return say
+    says select sentence sentences short somebody someone source sources statement statements sum summarise
+    summarize summary supplied task tell text texts told topic true use using well whole without word words
+    write written
     """
 )
 """Words that tell what to do with a text rather than what it is about."""
@@ -44,7 +47,8 @@ ABBREVIATIONS = _words(
 
 LEANING_WORDS = _words(
     """
-    he she it they him her them this these that those such here there his its their and but or nor so yet then
+    both neither either he she it
+    they him her them this these that those such here there his its their and but or nor so yet then
     thus hence therefore however moreover furthermore nevertheless nonetheless also besides otherwise instead
     meanwhile consequently accordingly similarly likewise indeed still because e.g i.e
     """
