@@ -204,8 +204,11 @@ def other_words(client: Client, text: str, brief: str) -> str:
     known = _words(brief)
     sentences = [
         sentence
-        for sentence in re.split(r"(?<=[.!?])\s+", " ".join(text.split()))
-        if 40 <= len(sentence) <= 400 and len(_words(sentence) & known) <= len(_words(sentence)) / 2
+        for paragraph in re.split(r"\n\s*\n", text)
+        for sentence in re.split(r"(?<=[.!?])\s+", " ".join(paragraph.split()))
+        if 40 <= len(sentence) <= 400
+        and sentence.endswith((".", "!", "?"))
+        and len(_words(sentence) & known) <= len(_words(sentence)) / 2
     ]
     if not sentences:
         # A text this short has no other words: the same ones, in another order.

@@ -1,5 +1,6 @@
 """An execution on the terminal while it runs."""
 
+import textwrap
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -159,4 +160,4 @@ def _seconds(elapsed: timedelta | None) -> str:
 
 def _wrapped(text: str, width: int) -> Iterable[str]:
     for line in text.splitlines():
-        yield from (line[start : start + width] for start in range(0, max(len(line), 1), width))
+        yield from textwrap.wrap(line, width) or [""]
