@@ -305,6 +305,21 @@ async def test_what_is_exported_is_imported_again(
     assert {record["unified"]["scope"] for record in records} == {"/crew/brief"}
 
 
+async def test_memories_that_fill_many_messages_are_exported_whole(run: Run, crew_file: str, tmp_path: Path) -> None:
+    crew_id = await remember(run, crew_file)
+    long = tmp_path / "long.jsonl"
+    header = {"format": "coxswain-memories", "version": 1, "crew_id": crew_id, "kind": "unified"}
+    lines: list[Any] = [header | {"embedding_model": "", "embeddings": False}]
+    lines += [{"id": f"long-{n}", "unified": {"content": f"{n} " + "light " * 70_000}} for n in range(12)]
+    long.write_text("\n".join(json.dumps(line) for line in lines))
+    imported = await run("memory", "import", str(long))
+    assert "12 imported" in imported.stderr, imported.stderr
+    file = tmp_path / "memories.jsonl"
+    exported = await run("memory", "export", str(file), "--crew-id", crew_id)
+    assert exported.exit_code == 0, exported.stderr
+    assert len(file.read_text().splitlines()) == 1 + 12 + len(FACTS)
+
+
 async def test_an_import_into_another_crew_leaves_the_first_alone(run: Run, crew_file: str, tmp_path: Path) -> None:
     await remember(run, crew_file)
     file = tmp_path / "memories.jsonl"

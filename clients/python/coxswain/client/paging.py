@@ -1,41 +1,65 @@
 """Listings as one sequence, whatever their pages."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
-RequestT = TypeVar("RequestT")
+from coxswain.client.errors import ResourceExhausted
 
 
-def pages(method: Callable[[RequestT], Any], request: RequestT, field: str, limit: int | None = None) -> Iterator[Any]:
+def pages(method: Callable[[Any], Any], request: Any, field: str, limit: int | None = None) -> Iterator[Any]:
     """The elements of ``field`` of every page of a listing, at most ``limit``.
 
-    Example: ``pages(client.crews.ListCrews, ListCrewsRequest(), "crews")``. The request is used up.
+    Example: ``pages(client.crews.ListCrews, ListCrewsRequest(), "crews")``. The request is used up. Pages that do not
+    fit into a message are asked for again in halves.
     """
-    given = 0
-    while True:
-        response = method(request)
-        for element in getattr(response, field):
-            if limit is not None and given >= limit:
-                return
-            given += 1
-            yield element
-        if not response.next_page_token or given == limit:
-            return
-        request.page_token = response.next_page_token  # type: ignore[attr-defined]
+    listing = _Listing(request, field, limit)
+    while not listing.finished:
+        try:
+            response = method(request)
+        except ResourceExhausted as error:
+            listing.halve(error)
+        else:
+            yield from listing.elements(response)
 
 
 async def apages(
-    method: Callable[[RequestT], Awaitable[Any]], request: RequestT, field: str, limit: int | None = None
+    method: Callable[[Any], Awaitable[Any]], request: Any, field: str, limit: int | None = None
 ) -> AsyncIterator[Any]:
     """As ``pages``, for AsyncClient."""
-    given = 0
-    while True:
-        response = await method(request)
-        for element in getattr(response, field):
-            if limit is not None and given >= limit:
-                return
-            given += 1
-            yield element
-        if not response.next_page_token or given == limit:
-            return
-        request.page_token = response.next_page_token  # type: ignore[attr-defined]
+    listing = _Listing(request, field, limit)
+    while not listing.finished:
+        try:
+            response = await method(request)
+        except ResourceExhausted as error:
+            listing.halve(error)
+        else:
+            for element in listing.elements(response):
+                yield element
+
+
+class _Listing:
+    """Where a listing stands."""
+
+    def __init__(self, request: Any, field: str, limit: int | None) -> None:
+        self.finished = limit == 0
+        self._request = request
+        self._field = field
+        self._left = limit
+
+    def halve(self, error: ResourceExhausted) -> None:
+        """Ask for less at once. Raises the error when it is a server's own, or nothing is left to halve."""
+        # 50 is what every listing means by 0.
+        size = self._request.page_size or 50
+        if error.reason or size == 1:
+            raise error
+        self._request.page_size = size // 2
+
+    def elements(self, response: Any) -> list[Any]:
+        """The elements of a page that are wanted; the request is made that of the next one."""
+        found = list(getattr(response, self._field))
+        if self._left is not None:
+            found = found[: self._left]
+            self._left -= len(found)
+        self._request.page_token = response.next_page_token
+        self.finished = not response.next_page_token or self._left == 0
+        return found
