@@ -257,6 +257,12 @@ class OpenAICompatibleProvider:
                 if response.status == 200:
                     return await take(target, response)
                 document, retry_after = await _read_error(response)
+        except aiohttp.InvalidURL as error:
+            raise FailedPrecondition(
+                f'the address of "{target.model.name}" is none that can be called; correct its base_url',
+                reason="UPSTREAM_REJECTED",
+                metadata={"model": target.model.name},
+            ) from error
         except _UNREACHABLE as error:
             if limit.expired():
                 raise _too_late(target.model) from error

@@ -1,5 +1,6 @@
 """Configuration of models."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ from services.models.usecases.catalogue import Catalogue
 
 _LISTING = "models"
 CHANGEABLE = frozenset(field.name for field in fields(ModelSpec)) - {"name"}
+# Forms of a number that some resolvers take for an address.
+_LEGACY_NUMBER = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[0-9.]+|0[xX][0-9a-fA-F.xX]*")
 _CAPABILITIES = frozenset(f"capabilities.{field.name}" for field in fields(Capabilities))
 
 
@@ -181,7 +184,7 @@ def _check_base_url(spec: ModelSpec) -> list[FieldViolation]:
         valid = bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         return [FieldViolation("model.base_url", "not an address")]
-    if not valid or "\\" in spec.base_url:
+    if not valid or "\\" in spec.base_url or _LEGACY_NUMBER.fullmatch(parts.hostname or ""):
         return [FieldViolation("model.base_url", "not an address")]
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         return [FieldViolation("model.base_url", "leave out user, query and fragment; keys are stored with PutSecret")]

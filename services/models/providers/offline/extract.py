@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,6 +79,7 @@ _SYMBOLS = re.compile(r"[<>{}|=\\/_#@$%^~]")
 _POINTER = re.compile(r"\bhttps?://|\bwww\.|\b(?:chapter|figure|listing|section|table)s? \d", re.IGNORECASE)
 # In standard deviations of the score.
 _OPENING_GAIN = 0.5
+_MENTION_GAIN = 2.0
 _LEANING_COST = 0.8
 _QUESTION_COST = 1.2
 _SYMBOLS_COST = 0.5
@@ -181,8 +181,9 @@ def _scores(
     scores = _standardised(vectors @ _unit(vectors.mean(axis=0)))
     subject = _subject(task, candidates)
     if subject:
-        question, _ = embedder.embed_now([subject])
+        question, _ = embedder.embed_now([" ".join(subject)])
         scores = (1 - _TASK_WEIGHT) * scores + _TASK_WEIGHT * _standardised(vectors @ question[0])
+        scores += _MENTION_GAIN * np.array([_mentioned(subject, sentence) for sentence in candidates], dtype=np.float32)
     return scores + np.array([_standing(sentence) for sentence in candidates], dtype=np.float32)
 
 
@@ -200,10 +201,21 @@ def _standing(sentence: Sentence) -> float:
     )
 
 
-def _subject(task: str, candidates: Sequence[Sentence]) -> str:
-    """The words of the task that the material is about: the task's other words say what to do, not where to look."""
-    vocabulary = Counter(word for sentence in candidates for word in set(_content_words(sentence.text)))
-    return " ".join(word for word in _content_words(task) if vocabulary[word] and word not in TASK_WORDS)
+def _subject(task: str, candidates: Sequence[Sentence]) -> list[str]:
+    """The words of the task that the material is about: its other words say what to do, not where to look."""
+    vocabulary = {word for sentence in candidates for word in _content_words(sentence.text)}
+    return list(dict.fromkeys(word for word in _content_words(task) if word in vocabulary and word not in TASK_WORDS))
+
+
+def _mentioned(subject: Sequence[str], sentence: Sentence) -> float:
+    """Which share of the subject a sentence speaks of by name."""
+    said = set(map(_stem, _content_words(sentence.text)))
+    return sum(_stem(word) in said for word in subject) / len(subject)
+
+
+def _stem(word: str) -> str:
+    """A word without most of its endings."""
+    return word[: max(4, len(word) - 2)]
 
 
 def _content_words(text: str) -> list[str]:

@@ -1,0 +1,246 @@
+"""OpenAI's interface and the dialects of those who speak it."""
+
+import base64
+import contextlib
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.models.domain import (
+    Capabilities,
+    Completion,
+    ContentPart,
+    FinishReason,
+    Message,
+    MessageRole,
+    Model,
+    ModelSpec,
+    Provider,
+    ReasoningDelta,
+    Sampling,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
+from services.models.providers.openai_wire import (
+    BadResponse,
+    chat_request,
+    read_answer,
+    read_chunk,
+    read_content,
+    read_embeddings,
+    read_finish,
+    read_usage,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HELLO = Completion("m", (Message(MessageRole.USER, (ContentPart("Hello"),)),))
+
+
+def model(**fields: Any) -> Model:
+    spec = ModelSpec(**{"name": "openai/m", "provider": Provider.OPENAI, **fields})
+    return Model("1", "", spec, enabled=True, created_at=NOW, updated_at=NOW)
+
+
+def limited(tokens: int) -> Completion:
+    return Completion("m", HELLO.messages, sampling=Sampling(max_output_tokens=tokens))
+
+
+def answer(message: Any, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"message": message, **fields}]}
+
+
+def test_a_call_that_says_nothing_sends_nothing_but_model_and_messages() -> None:
+    assert chat_request(model(), HELLO, stream=False) == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hello"}],
+    }
+
+
+def test_the_limit_of_tokens_has_the_name_the_upstream_knows() -> None:
+    reasoning = Capabilities(chat=True, reasoning=True)
+    assert chat_request(model(), limited(5), stream=False)["max_tokens"] == 5
+    assert chat_request(model(capabilities=reasoning), limited(5), stream=False)["max_completion_tokens"] == 5
+    databricks = model(capabilities=reasoning, provider=Provider.DATABRICKS)
+    assert chat_request(databricks, limited(5), stream=False)["max_tokens"] == 5
+
+
+def test_a_call_cannot_ask_for_more_tokens_than_the_model_is_configured_with() -> None:
+    assert chat_request(model(max_output_tokens=7), limited(50), stream=False)["max_tokens"] == 7
+    assert chat_request(model(max_output_tokens=7), HELLO, stream=False)["max_tokens"] == 7
+
+
+def test_only_upstreams_that_know_the_option_are_asked_for_usage_in_streams() -> None:
+    assert chat_request(model(), HELLO, stream=True)["stream_options"] == {"include_usage": True}
+    assert "stream_options" not in chat_request(model(provider=Provider.DATABRICKS), HELLO, stream=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "reasoning"),
+    [
+        (None, "", ""),
+        ("plain", "plain", ""),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab", ""),
+        ([{"type": "output_text", "text": "a"}], "a", ""),
+        (["raw", {"type": "text", "text": "b"}], "rawb", ""),
+        (
+            [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "r", "signature": "s"}]}],
+            "",
+            "r",
+        ),
+        (
+            [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "r"}, {"type": "summary_text"}]}],
+            "",
+            "r",
+        ),
+        ([{"type": "reasoning", "summary": "r"}], "", "r"),
+        ([{"type": "reasoning", "text": "r"}], "", "r"),
+        ([{"type": "thinking", "thinking": "r", "signature": ""}], "", "r"),
+        ({"type": "text", "text": "alone"}, "alone", ""),
+        ([{"type": "image_url", "image_url": {}}, {"type": "text", "text": "b"}], "b", ""),
+        ([], "", ""),
+    ],
+)
+def test_text_and_reasoning_are_told_apart_in_every_form_they_come_in(content: Any, text: str, reasoning: str) -> None:
+    assert read_content(content) == (text, reasoning)
+
+
+def test_tool_calls_are_read_in_the_forms_servers_send_them() -> None:
+    calls = [
+        {"id": "a", "function": {"name": "f", "arguments": '{"x": 1}'}},
+        {"function": {"name": "g", "arguments": {"y": 2}}},
+        {"id": None, "function": {"name": "h", "arguments": None}},
+    ]
+    read = read_answer(answer({"content": None, "tool_calls": calls}, finish_reason="stop"))
+    assert [(call.id, call.name, json.loads(call.arguments)) for call in read.tool_calls] == [
+        ("a", "f", {"x": 1}),
+        ("call_1", "g", {"y": 2}),
+        ("call_2", "h", {}),
+    ]
+    assert read.finish_reason is FinishReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize(
+    ("reason", "has_calls", "expected"),
+    [
+        ("stop", False, FinishReason.STOP),
+        ("length", False, FinishReason.LENGTH),
+        ("length", True, FinishReason.LENGTH),
+        ("content_filter", False, FinishReason.CONTENT_FILTER),
+        ("function_call", False, FinishReason.TOOL_CALLS),
+        ("stop", True, FinishReason.TOOL_CALLS),
+        (None, False, FinishReason.STOP),
+        ("eos_token", False, FinishReason.STOP),
+        (17, True, FinishReason.TOOL_CALLS),
+    ],
+)
+def test_the_reason_of_the_end_is_one_of_ours(reason: Any, has_calls: bool, expected: FinishReason) -> None:
+    assert read_finish(reason, has_tool_calls=has_calls) is expected
+
+
+def test_usage_counts_what_is_there_and_is_absent_when_the_upstream_sends_none() -> None:
+    assert read_usage(None) is None
+    assert read_usage({"prompt_tokens": None}) is None
+    assert read_usage({"prompt_tokens": 3, "completion_tokens": None, "prompt_tokens_details": None}) == Usage(3, 0)
+    detailed = {
+        "prompt_tokens": 3,
+        "completion_tokens": 9,
+        "completion_tokens_details": {"reasoning_tokens": 4},
+        "prompt_tokens_details": {"cached_tokens": 2},
+    }
+    assert read_usage(detailed) == Usage(3, 9, 4, 2)
+
+
+def test_an_event_of_a_stream_is_read_into_deltas() -> None:
+    chunk = read_chunk(
+        {
+            "model": "up",
+            "choices": [
+                {
+                    "delta": {
+                        "reasoning_content": "r",
+                        "content": "t",
+                        "tool_calls": [{"function": {"name": "f", "arguments": "{"}}],
+                    },
+                    "finish_reason": None,
+                }
+            ],
+        }
+    )
+    assert chunk.deltas == (ReasoningDelta("r"), TextDelta("t"), ToolCallDelta(0, "", "f", "{"))
+    assert (chunk.finish, chunk.upstream_model) == (None, "up")
+    assert read_chunk({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}).usage == Usage(1, 2)
+    assert read_chunk({"choices": [{"delta": None, "finish_reason": "stop"}]}).finish == "stop"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "choices",
+                    "message",
+                    "delta",
+                    "content",
+                    "tool_calls",
+                    "function",
+                    "name",
+                    "usage",
+                    "type",
+                    "data",
+                    "embedding",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_an_answer_is_read_or_refused_whatever_it_is(document: Any) -> None:
+    for read in (read_answer, read_chunk, lambda value: read_embeddings(value, 1)):
+        with contextlib.suppress(BadResponse):
+            read(document)
+
+
+def embedded(*vectors: Any) -> dict[str, Any]:
+    return {"data": [{"index": index, "embedding": vector} for index, vector in enumerate(vectors)]}
+
+
+def test_embeddings_come_as_numbers_or_as_bytes_in_any_order_and_leave_at_unit_length() -> None:
+    as_bytes = base64.b64encode(np.array([0.0, 5.0], dtype="<f4").tobytes()).decode()
+    document = embedded([3.0, 4.0], as_bytes)
+    document["data"].reverse()
+    vectors = read_embeddings(document, 2).vectors
+    assert np.allclose(vectors, [[0.6, 0.8], [0.0, 1.0]])
+    assert vectors.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        embedded(),
+        embedded([1.0], [1.0]),
+        embedded([0.0, 0.0]),
+        embedded([]),
+        embedded(["a"]),
+        embedded("%%%"),
+        embedded("AAA="),
+        embedded([float("inf")]),
+        embedded(None),
+        {"data": [None]},
+    ],
+)
+def test_embeddings_without_a_direction_are_refused(document: Any) -> None:
+    with pytest.raises(BadResponse):
+        read_embeddings(document, 1)

@@ -1,0 +1,175 @@
+"""What the use cases keep in mind between calls, and what they never do."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.errors import FailedPrecondition, NotFound
+from services.models.credentials import UpstreamCredential
+from services.models.domain import (
+    Capabilities,
+    Model,
+    ModelSpec,
+    Provider,
+    Usage,
+    UsageRecord,
+    estimate_tokens,
+)
+from services.models.providers.upstream_errors import retry_after_seconds, status_failure
+from services.models.usecases.catalogue import Catalogue
+from services.models.usecases.usage import UsageRecorder
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def model(name: str, *, enabled: bool = True) -> Model:
+    spec = ModelSpec(name, Provider.OPENAI, capabilities=Capabilities(chat=True))
+    return Model("1", "", spec, enabled=enabled, created_at=NOW, updated_at=NOW)
+
+
+class Rows:
+    """Models by group and name, slow on demand."""
+
+    def __init__(self, **models: Model) -> None:
+        self.models = {tuple(key.split("__")): value for key, value in models.items()}
+        self.reads = 0
+        self.gate: asyncio.Event | None = None
+
+    async def find(self, group_id: str, name: str) -> Model | None:
+        self.reads += 1
+        found = self.models.get((group_id, name))
+        if self.gate is not None:
+            await self.gate.wait()
+        return found
+
+    async def names(self, group_id: str) -> list[str]:
+        return [name for group, name in self.models if group == group_id]
+
+
+def catalogue(rows: Rows, max_age: float) -> Catalogue:
+    return Catalogue(rows, max_age)  # type: ignore[arg-type]
+
+
+async def test_a_model_is_remembered_for_its_group_alone() -> None:
+    rows = Rows(sales__m=model("m"))
+    models = catalogue(rows, 60)
+    for _ in range(3):
+        await models.find("sales", "m")
+    assert rows.reads == 1
+    with pytest.raises(NotFound):
+        await models.find("legal", "m")
+
+
+async def test_nothing_is_remembered_where_others_change_rows() -> None:
+    rows = Rows(sales__m=model("m"))
+    models = catalogue(rows, 0)
+    await models.find("sales", "m")
+    rows.models["sales", "m"] = model("m", enabled=False)
+    with pytest.raises(FailedPrecondition):
+        await models.find_enabled("sales", "m")
+
+
+async def test_what_was_read_before_a_change_is_not_remembered_after_it() -> None:
+    rows = Rows(sales__m=model("m"))
+    rows.gate = asyncio.Event()
+    models = catalogue(rows, 60)
+    reading = asyncio.ensure_future(models.find("sales", "m"))
+    await asyncio.sleep(0)
+    rows.models["sales", "m"] = model("m", enabled=False)
+    models.forget("sales", "m")
+    rows.gate.set()
+    await reading
+    with pytest.raises(FailedPrecondition):
+        await models.find_enabled("sales", "m")
+
+
+def record(number: int) -> UsageRecord:
+    return UsageRecord(str(number), "sales", "m", "", NOW, Usage(1, 1))
+
+
+class Store:
+    """Keeps records; fails as often as it is told to, after having stored them or before."""
+
+    def __init__(self, *failures: str) -> None:
+        self.failures = list(failures)
+        self.stored: list[str] = []
+
+    async def add(self, records: Sequence[UsageRecord], *, maybe_stored: bool) -> None:
+        await asyncio.sleep(0)
+        failure = self.failures.pop(0) if self.failures else ""
+        if failure == "before":
+            raise OSError("the database is away")
+        ids = [r.id for r in records if not (maybe_stored and r.id in self.stored)]
+        self.stored += ids
+        if failure == "after":
+            raise OSError("the connection was lost after the commit")
+
+
+@pytest.mark.parametrize("failures", [(), ("before",), ("after",), ("before", "after", "before")])
+async def test_every_record_is_stored_once_whatever_fails_on_the_way(failures: tuple[str, ...]) -> None:
+    store = Store(*failures)
+    recorder = UsageRecorder(store)  # type: ignore[arg-type]
+    recorder.start()
+    for number in range(1200):
+        recorder.record(record(number))
+        if number % 300 == 0:
+            await asyncio.sleep(0)
+    await recorder.flush()
+    assert store.stored == [str(number) for number in range(1200)]
+    await recorder.close(1)
+
+
+async def test_closing_stores_what_is_left_and_gives_up_on_a_database_that_stays_away() -> None:
+    store = Store()
+    recorder = UsageRecorder(store)  # type: ignore[arg-type]
+    recorder.start()
+    recorder.record(record(1))
+    await recorder.close(5)
+    assert store.stored == ["1"]
+    away = UsageRecorder(Store(*["before"] * 1000))  # type: ignore[arg-type]
+    away.start()
+    away.record(record(1))
+    await away.close(0.05)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(None, None), ("", None), ("3", 3.0), ("0.5", 0.5), ("-4", 0.0), ("soon", None), ("nan", None), ("inf", None)],
+)
+def test_retry_after_is_read_as_a_number(value: str | None, seconds: float | None) -> None:
+    assert retry_after_seconds(value) == seconds
+
+
+def test_retry_after_is_read_as_a_date() -> None:
+    past = format_datetime(datetime(2020, 1, 1, tzinfo=UTC), usegmt=True)
+    future = format_datetime(datetime(2200, 1, 1, tzinfo=UTC), usegmt=True)
+    assert retry_after_seconds(past) == 0.0
+    assert (retry_after_seconds(future) or 0) > 1e6
+
+
+KEY = "dapi0123456789abcdef"
+
+
+@given(st.text(max_size=40), st.integers(0, len(KEY) - 8), st.integers(8, len(KEY)), st.text(max_size=40))
+def test_no_piece_of_a_key_is_ever_quoted(before: str, start: int, length: int, after: str) -> None:
+    piece = KEY[start : start + length]
+    document: dict[str, Any] = {"error": {"message": f"{before}{piece}{after}"}}
+    for status in (400, 404, 422):
+        failure = status_failure(model("m"), status, document, UpstreamCredential(KEY), None)
+        assert piece not in failure.message
+
+
+def test_a_users_own_token_that_is_refused_is_the_users_affair() -> None:
+    failure = status_failure(model("m"), 401, None, UpstreamCredential("t", on_behalf_of_user=True), None)
+    assert (failure.code, failure.reason) == ("UNAUTHENTICATED", "UPSTREAM_CREDENTIAL_REJECTED")
+
+
+@given(st.text(max_size=200))
+def test_an_estimate_of_tokens_is_never_more_than_the_characters_nor_none_for_some(text: str) -> None:
+    assert (1 if text else 0) <= estimate_tokens(text) <= len(text)
