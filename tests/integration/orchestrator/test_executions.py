@@ -329,12 +329,14 @@ async def test_another_group_sees_starts_watches_and_ends_nothing(harness: Harne
     parked = await start(harness)
     await worker.claim(parked.id)
     approval_id = await worker.park(parked.id, 1)
-    before = [tuple(await worker.row(id_)) for id_ in (made.id, parked.id)]
+    ended = await start(harness)
+    await executions_of(harness).CancelExecution(pb.CancelExecutionRequest(id=ended.id))
+    before = [tuple(await worker.row(id_)) for id_ in (made.id, parked.id, ended.id)]
     foreign = executions_of(harness, BOB)
     assert not (await foreign.ListExecutions(pb.ListExecutionsRequest())).executions
     assert not (await foreign.ListExecutions(pb.ListExecutionsRequest(crew_id=crew.id))).executions
     never = "0" * 36
-    for id_ in (made.id, parked.id, never):
+    for id_ in (made.id, parked.id, ended.id, never):
         for call in (
             foreign.GetExecution(pb.GetExecutionRequest(id=id_)),
             foreign.GetTaskOutputs(pb.GetTaskOutputsRequest(execution_id=id_)),
@@ -351,7 +353,7 @@ async def test_another_group_sees_starts_watches_and_ends_nothing(harness: Harne
             await foreign.AnswerApproval(pb.AnswerApprovalRequest(approval_id=approval_id, approved=approved))
     with refused(CODE.NOT_FOUND, "NOT_FOUND"):
         await foreign.StartExecution(start_request(crew.id, request_id="r"))
-    assert [tuple(await worker.row(id_)) for id_ in (made.id, parked.id)] == before
+    assert [tuple(await worker.row(id_)) for id_ in (made.id, parked.id, ended.id)] == before
 
 
 async def test_a_waiting_execution_past_its_timeout_fails_and_a_running_one_is_its_workers(
@@ -365,6 +367,10 @@ async def test_a_waiting_execution_past_its_timeout_fails_and_a_running_one_is_i
             .where(executions.c.id.in_([queued.id, running.id]))
             .values(timeout_seconds=1, deadline_at=executions.c.created_at)
         )
+    service = harness.services["orchestrator"]
+    assert isinstance(service, OrchestratorService)
+    # As if a worker had claimed it right after the search.
+    await service._housekeeping._time_out(running.id)
     await housekeep(harness)
     stub = executions_of(harness)
     found = [

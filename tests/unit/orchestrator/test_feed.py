@@ -28,6 +28,8 @@ class Rows:
         self.last: dict[str, int] = {}
         self.reads = 0
         self.failing = False
+        self.held: asyncio.Event | None = None
+        """While it is not set, reads that have seen the rows do not come back."""
 
     def append(self, execution_id: str, *kinds: str) -> int:
         for kind in kinds:
@@ -45,8 +47,10 @@ class Rows:
         self.reads += 1
         if self.failing:
             raise OSError("the database is away")
-        await asyncio.sleep(0)
         found = [event for event in self.events.get(execution_id, []) if event.sequence > sequence]
+        await asyncio.sleep(0)
+        if self.held is not None:
+            await self.held.wait()
         return [event for event in found if chunks or event.kind != CHUNK][:limit]
 
     async def newest(self, execution_ids: Collection[str]) -> dict[str, int]:
@@ -102,6 +106,11 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
+async def at_rest(feed: ExecutionFeed, watcher: Watcher, seen: list[int]) -> None:
+    """Wait until a watcher has seen this much and nobody reads."""
+    await until(lambda: watcher.sequences == seen and not any(topic.reading for topic in feed._topics.values()))
+
+
 def hint(execution_id: str, sequence: int) -> Hint:
     return Hint(HintKind.EVENTS_STORED, execution_id, sequence)
 
@@ -145,7 +154,7 @@ async def test_a_lost_hint_is_made_up_for_by_the_safety_read() -> None:
     rows.append("e", "execution_queued")
     async with serving(rows, bus, safety=0.01) as feed:
         watcher = Watcher(feed, rows, "e", 0)
-        await until(lambda: watcher.sequences == [1])
+        await at_rest(feed, watcher, [1])
         rows.append("e", "execution_cancelled")
         await watcher.task
         assert watcher.sequences == [1, 2]
@@ -156,7 +165,7 @@ async def test_a_bus_that_lost_hints_makes_everything_watched_read_at_once() -> 
     rows.append("e", "execution_queued")
     async with serving(rows, bus) as feed:
         watcher = Watcher(feed, rows, "e", 0)
-        await until(lambda: watcher.sequences == [1])
+        await at_rest(feed, watcher, [1])
         rows.append("e", "execution_cancelled")
         bus.publish(Hint(HintKind.RESYNC))
         await watcher.task
@@ -167,9 +176,26 @@ async def test_events_stored_before_anybody_listened_are_not_missed() -> None:
     rows.append("e", "execution_queued")
     async with serving(rows, bus) as feed:
         # The row said 1; then a worker stored more, and its hint found nobody.
-        events = feed.follow("e", 0, 1)
+        events = feed.follow("e", 1, 1)
         rows.append("e", "execution_succeeded")
-        assert [event.sequence async for batch in events for event in batch] == [1, 2]
+        assert [event.sequence async for batch in events for event in batch] == [2]
+
+
+async def test_a_hint_that_comes_during_a_read_leads_to_another_one() -> None:
+    rows, bus = Rows(), LocalHintBus()
+    rows.append("e", "execution_queued")
+    async with serving(rows, bus) as feed:
+        watcher = Watcher(feed, rows, "e", 0)
+        await at_rest(feed, watcher, [1])
+        rows.held = asyncio.Event()
+        before = rows.reads
+        bus.publish(hint("e", rows.append("e", "task_started")))
+        await until(lambda: rows.reads > before)
+        bus.publish(hint("e", rows.append("e", "execution_succeeded")))
+        await until(lambda: feed._topics["e"].hinted == 3)
+        rows.held.set()
+        await watcher.task
+        assert watcher.sequences == [1, 2, 3]
 
 
 async def test_a_database_that_fails_for_a_moment_ends_no_watch() -> None:
