@@ -4,43 +4,44 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.errors import FailedPrecondition
-from services.memory import filters
 from services.memory.domain import (
     EVERYTHING,
     Comparison,
     Condition,
     EmbeddingSpace,
     Filter,
-    ListPosition,
     MemoryKind,
     NamespaceKey,
     Query,
     Record,
     ShortTerm,
     Unified,
-    microseconds,
     unit_vector,
 )
-from services.memory.schemas import build_row
 from services.memory.stores.sql.store import SqlMemoryStore
-
-NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
-SPACE = EmbeddingSpace("test/embed", 3)
-KEYS = [
-    NamespaceKey(group, crew, MemoryKind.UNIFIED) for group, crew in (("sales", "a"), ("sales", "b"), ("legal", "a"))
-]
+from tests.integration.memory.store_model import (
+    FILTERS,
+    KEYS,
+    NOW,
+    OPERATIONS,
+    SPACE,
+    VECTORS,
+    Model,
+    apply,
+    check,
+    matches,
+)
 
 
 @asynccontextmanager
@@ -59,160 +60,6 @@ async def _stores(url: str) -> AsyncIterator[list[SqlMemoryStore]]:
             await database.close()
 
 
-IDS = st.sampled_from(["r1", "r2", "r3", "r4", "r5"])
-WORDS = st.sampled_from(["alpha", "Beta gamma", "ß and ss", 'quote " and %', "été"])
-SCOPES = st.sampled_from(["/", "/a", "/a/b", "/ab", "/a_"])
-CATEGORIES = st.lists(st.sampled_from(["x", "y", 'x","y', "x,", "]", "É"]), max_size=3).map(tuple)
-METADATA = st.sampled_from(["{}", '{"t":1}', '{"t":"1"}', '{"t":1.0,"u":[1,{"b":2}]}', '{"t":"1\\"","u":null}'])
-VECTORS = st.sampled_from([(1, 0, 0), (0, 1, 0), (1, 1, 0), (-1, 0, 1), (0.3, 0.2, 0.1)])
-RECORDS = st.builds(
-    lambda record_id, vector, metadata, age, body: Record(
-        id=record_id,
-        body=body,
-        embedding=unit_vector(vector),
-        metadata=metadata,
-        created_at=NOW - timedelta(hours=age),
-    ),
-    IDS,
-    VECTORS,
-    METADATA,
-    st.integers(0, 3),
-    st.builds(
-        Unified,
-        content=WORDS,
-        scope=SCOPES,
-        categories=CATEGORIES,
-        importance=st.sampled_from([0.0, 0.5, 0.25]),
-        source=st.sampled_from(["", "alice", "bob"]),
-        private=st.booleans(),
-        last_accessed=st.none() | st.just(NOW),
-    ),
-)
-CONDITIONS = st.lists(
-    st.one_of(
-        st.builds(
-            lambda comparison, value: Condition("content", comparison, (value,)),
-            st.sampled_from(
-                [c for c in Comparison if c is not Comparison.CONTAINS],
-            ),
-            st.sampled_from(["alpha", "Beta", "ß", "", "z", "Alpha", "été", "%"]),
-        ),
-        st.builds(lambda value: Condition("content", Comparison.CONTAINS, (value,)), st.sampled_from(["SS", "gamma"])),
-        st.builds(
-            lambda comparison, value: Condition("importance", comparison, (value,)),
-            st.sampled_from(
-                [Comparison.EQUAL, Comparison.NOT_EQUAL, Comparison.LESS, Comparison.GREATER_OR_EQUAL],
-            ),
-            st.sampled_from([0.25, 0.5]),
-        ),
-        st.builds(
-            lambda comparison: Condition("last_accessed", comparison, (NOW,)),
-            st.sampled_from([Comparison.EQUAL, Comparison.NOT_EQUAL, Comparison.LESS_OR_EQUAL]),
-        ),
-        st.just(Condition("private", Comparison.EQUAL, (True,))),
-    ),
-    max_size=2,
-).map(tuple)
-FILTERS = st.builds(
-    Filter,
-    conditions=CONDITIONS,
-    scope_prefix=st.sampled_from(["", "", "/", "/a", "/a_"]),
-    categories=st.frozensets(st.sampled_from(["x", "x,", ",", "É", 'x","y']), max_size=2),
-    metadata=st.sampled_from([{}, {}, {"t": "1"}, {"t": '"1"'}, {"u": '[1,{"b":2}]'}, {"u": "null"}, {"t": "1.0"}]),
-    created_before=st.none() | st.sampled_from([NOW, NOW - timedelta(hours=1, microseconds=-1)]),
-    source=st.sampled_from(["", "alice"]),
-    include_private=st.booleans(),
-)
-STORE = st.integers(0, 2)
-KEY = st.sampled_from(KEYS)
-OPERATIONS = st.lists(
-    st.one_of(
-        st.tuples(st.just("save"), STORE, KEY, st.lists(RECORDS, min_size=1, max_size=3)),
-        st.tuples(st.just("delete"), STORE, KEY, st.lists(IDS, min_size=1, max_size=2), st.none() | FILTERS),
-        st.tuples(st.just("filter"), STORE, KEY, FILTERS),
-        st.tuples(st.just("clear"), STORE, KEY),
-        st.tuples(st.just("touch"), STORE, KEY, st.lists(IDS, max_size=2)),
-    ),
-    max_size=7,
-)
-
-Model = dict[NamespaceKey, dict[str, Record]]
-
-
-def _matches(key: NamespaceKey, chosen: Filter, record: Record) -> bool:
-    assert record.created_at is not None
-    if chosen.created_before is not None and record.created_at >= chosen.created_before:
-        return False
-    return filters.matches(key.kind, chosen, build_row(key, record, SPACE.model))
-
-
-async def _apply(stores: Sequence[SqlMemoryStore], model: Model, operation: tuple[Any, ...]) -> None:
-    name, store, key = operation[0], stores[operation[1]], operation[2]
-    rows = model[key]
-    match name:
-        case "save":
-            await store.save(key, SPACE, operation[3], NOW)
-            rows.update({record.id: record for record in operation[3]})
-        case "delete" | "filter":
-            ids = operation[3] if name == "delete" else None
-            chosen = operation[4] if name == "delete" else operation[3]
-            doomed = [
-                record_id
-                for record_id, record in rows.items()
-                if (ids is None or record_id in ids) and (chosen is None or _matches(key, chosen, record))
-            ]
-            assert await store.delete(key, ids, chosen, NOW) == len(doomed)
-            for record_id in doomed:
-                del rows[record_id]
-        case "clear":
-            assert await store.clear(key) == len(rows)
-            rows.clear()
-        case "touch":
-            moment = NOW + timedelta(seconds=1)
-            known = {record_id for record_id in operation[3] if record_id in rows}
-            assert await store.touch(key, operation[3], moment) == len(known)
-            for record_id in known:
-                body = rows[record_id].body
-                assert isinstance(body, Unified)
-                body.last_accessed = moment
-
-
-def _plain(records: Sequence[Record]) -> list[tuple[Any, ...]]:
-    return [(r.id, r.body, r.metadata, r.created_at) for r in records]
-
-
-async def _check(stores: Sequence[SqlMemoryStore], model: Model, chosen: Filter, vector: Any) -> None:
-    for key, rows in model.items():
-        expected = [record for record in rows.values() if _matches(key, chosen, record)]
-        expected.sort(key=lambda r: (microseconds(r.created_at or NOW), key.stored_id(r.id)), reverse=True)
-        for store in stores:
-            listed: list[Record] = []
-            after = None
-            while True:
-                page = await store.page(key, chosen, 2, after, NOW, embeddings=False)
-                listed.extend(page.records)
-                if not page.more:
-                    break
-                last = page.records[-1]
-                assert last.created_at is not None
-                after = ListPosition(microseconds(last.created_at), key.stored_id(last.id))
-            assert _plain(listed) == _plain(expected)
-            assert (await store.count(key, chosen, NOW)).count == len(expected)
-            everything = await store.get(key, list(rows), NOW, embeddings=True)
-            assert _plain(everything) == _plain(list(rows.values()))
-            for limit in (2, 10):
-                found = await store.search(key, Query(unit_vector(vector), limit, chosen), NOW)
-                best = sorted(-float(np.dot(r.embedding, unit_vector(vector))) for r in expected)[:limit]  # type: ignore[arg-type]
-                np.testing.assert_allclose([f.score for f in found], [-score for score in best], atol=1e-6)
-                assert {f.record.id for f in found} <= {r.id for r in expected}
-    for group in ("sales", "legal"):
-        infos = await stores[0].namespaces(group, 10, None)
-        assert {i.key for i in infos} <= {key for key in KEYS if key.group_id == group}
-        assert {i.key: i.record_count for i in infos if i.record_count} == {
-            key: len(rows) for key, rows in model.items() if rows and key.group_id == group
-        }
-
-
 @given(OPERATIONS, FILTERS, VECTORS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example(
@@ -228,10 +75,10 @@ def test_no_operation_of_one_namespace_is_seen_in_another_and_all_processes_agre
             async with _stores(f"sqlite:///{Path(directory) / 'memory.db'}") as stores:
                 model: Model = {key: {} for key in KEYS}
                 for operation in operations:
-                    await _apply(stores, model, operation)
+                    await apply(stores, model, operation)
                     # What each process remembers from here on must not outlive the next change.
-                    await _check(stores[:2], model, EVERYTHING, vector)
-                await _check(stores, model, chosen, vector)
+                    await check(stores[:2], model, EVERYTHING, vector)
+                await check(stores, model, chosen, vector)
 
     asyncio.run(scenario())
 
@@ -278,7 +125,7 @@ async def test_both_databases_find_the_same_for_every_filter(database_url: str) 
 
 async def _check_page(stores: Sequence[SqlMemoryStore], model: Model, chosen: Filter) -> None:
     for key, rows in model.items():
-        expected = sorted(record.id for record in rows.values() if _matches(key, chosen, record))
+        expected = sorted(record.id for record in rows.values() if matches(key, chosen, record))
         for store in stores:
             page = await store.page(key, chosen, 100, None, NOW, embeddings=False)
             assert sorted(record.id for record in page.records) == expected, chosen
