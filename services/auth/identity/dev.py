@@ -6,7 +6,7 @@ from datetime import timedelta
 import jwt
 
 from services.auth.domain import VerifiedIdentity
-from services.auth.identity.verifier import OWN_TOKEN_TYPES, bearer_token, not_accepted, rejected
+from services.auth.identity.verifier import bearer_token, is_own_token, not_accepted, rejected
 from services.common.clock import utc_now
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import CredentialKind, Role
@@ -69,6 +69,6 @@ class DevVerifier:
 
 def _is_own(token: str) -> bool:
     try:
-        return jwt.get_unverified_header(token).get("typ") in OWN_TOKEN_TYPES
+        return is_own_token(jwt.get_unverified_header(token))
     except jwt.InvalidTokenError:
         return False

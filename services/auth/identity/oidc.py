@@ -9,7 +9,7 @@ import jwt
 
 from services.auth.domain import VerifiedIdentity
 from services.auth.identity.jwks import KeySet
-from services.auth.identity.verifier import OWN_TOKEN_TYPES, bearer_token, expired, not_accepted, rejected
+from services.auth.identity.verifier import bearer_token, expired, is_own_token, not_accepted, rejected
 from services.common.clock import utc_now
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import CredentialKind, Role
@@ -58,7 +58,7 @@ class JwtVerifier:
         trust = self._trust(unverified.get("iss"))
         issuer = trust.keys.issuer
         algorithm, kid = header.get("alg"), header.get("kid")
-        if algorithm not in trust.algorithms:
+        if not isinstance(algorithm, str) or algorithm not in trust.algorithms:
             raise rejected(f"tokens of {issuer} have to be signed with one of: {', '.join(sorted(trust.algorithms))}")
         if not isinstance(kid, str):
             raise rejected("the token does not name the key it was signed with")
@@ -88,7 +88,7 @@ def _read(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return header and claims, unverified."""
     try:
         header = jwt.get_unverified_header(token)
-        if header.get("typ") in OWN_TOKEN_TYPES:
+        if is_own_token(header):
             raise not_accepted()
         claims = jwt.decode(token, options={"verify_signature": False})
     except (jwt.InvalidTokenError, ValueError, RecursionError):

@@ -1,15 +1,13 @@
 """What every way of proving an identity has in common."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from services.auth.domain import VerifiedIdentity
 from services.common.errors import Unauthenticated
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal_token import TOKEN_TYPE as PRINCIPAL_TOKEN_TYPE
 from services.common.identity.service_identity import TOKEN_TYPE as SERVICE_TOKEN_TYPE
-
-OWN_TOKEN_TYPES = frozenset({PRINCIPAL_TOKEN_TYPE, SERVICE_TOKEN_TYPE})
-"""The `typ` of tokens that Coxswain signs itself: they never prove who a caller is."""
 
 
 class IdentityVerifier(Protocol):
@@ -42,6 +40,11 @@ def bearer_token(credential: Credential) -> str:
     if scheme.lower() != "bearer" or not token.strip():
         raise rejected("authorization has to be: Bearer <token>")
     return token.strip()
+
+
+def is_own_token(header: Mapping[str, Any]) -> bool:
+    """Tell whether a token's header is of one that Coxswain signs itself: it never proves who a caller is."""
+    return header.get("typ") in (PRINCIPAL_TOKEN_TYPE, SERVICE_TOKEN_TYPE)
 
 
 def rejected(why: str) -> Unauthenticated:
