@@ -23,6 +23,10 @@ def test_calls_that_may_be_billed_twice_are_not_repeated() -> None:
     assert not {"InferenceService/Complete", "InferenceService/StreamComplete"} & repeated()
 
 
+def test_streams_are_left_to_whoever_reads_them() -> None:
+    assert "ExecutionService/WatchExecution" not in repeated()
+
+
 def test_streams_of_events_and_progress_have_no_default_deadline() -> None:
     assert policy.default_timeout("/coxswain.orchestrator.v1.ExecutionService/WatchExecution", 30) is None
     assert policy.default_timeout("/coxswain.memory.v1.MemoryBackendService/Provision", 30) is None

@@ -60,11 +60,14 @@ def is_repeatable(method: MethodDescriptor) -> bool:
 
 
 def service_config() -> str:
-    """The gRPC service config: every address in turn, and retries of what may be repeated."""
+    """The gRPC service config: every address in turn, and retries of what may be repeated.
+
+    Streams are left to whoever reads them: gRPC may keep the end of one to itself after its last retry has failed.
+    """
     names = [
         {"service": method.containing_service.full_name, "method": method.name}
         for method in methods()
-        if is_repeatable(method)
+        if is_repeatable(method) and not method.server_streaming
     ]
     return json.dumps(
         {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": names, "retryPolicy": RETRY_POLICY}]}
