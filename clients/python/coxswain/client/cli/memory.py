@@ -9,14 +9,14 @@ from typing import IO, Annotated
 
 import typer
 from google.protobuf.json_format import MessageToDict
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from coxswain.client.blocking import Client
+from coxswain.client.cli.backends import backend_app, index_app
 from coxswain.client.cli.session import (
-    EXIT_USAGE,
     JsonOption,
     add_row,
+    confirm,
+    progress_bar,
     session_of,
     table,
 )
@@ -44,6 +44,8 @@ from coxswain.memory.v1.memory_service_pb2 import (
 from coxswain.memory.v1.record_pb2 import MemoryKind, Record
 
 app = typer.Typer(no_args_is_help=True, help="Search and keep what crews remember.", rich_markup_mode="markdown")
+app.add_typer(backend_app, name="backend")
+app.add_typer(index_app, name="index")
 
 _BATCH = 200
 
@@ -183,12 +185,8 @@ def clear(
     with session.client() as client:
         namespace = _namespace(client, crew, crew_id, kind)
         count = client.memory.Count(CountRequest(namespace=namespace)).count
-        if not yes:
-            what = f"{count:,} {kind_name(namespace.kind)} memories of {namespace.crew_id or 'the group'}"
-            if not sys.stdin.isatty():
-                session.say(f"{what} would be removed; repeat with --yes", "red")
-                raise typer.Exit(EXIT_USAGE)
-            typer.confirm(f"Remove {what}?", abort=True, err=True)
+        what = f"{count:,} {kind_name(namespace.kind)} memories of {namespace.crew_id or 'the group'}"
+        confirm(session, what, "remove", yes=yes)
         deleted = client.memory.Clear(ClearRequest(namespace=namespace)).deleted
     if session.json:
         return session.print_json({"deleted": deleted})
@@ -220,7 +218,7 @@ def export_records(
         origin = next((info for info in _namespaces(client) if info.namespace == namespace), NamespaceInfo())
         header = Header(namespace, origin.embedding_model, embeddings=embeddings)
         request = ListRequest(namespace=namespace, page_size=_BATCH, include_embeddings=embeddings)
-        with _written(file) as sink, _bar(session.err) as bar:
+        with _written(file) as sink, progress_bar(session.err) as bar:
             task = bar.add_task("exported", total=total)
             sink.write(header.line() + "\n")
             for record in pages(client.memory.List, request, "records"):
@@ -245,11 +243,6 @@ def _written(path: Path) -> Iterator[IO[str]]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 @app.command("import")
@@ -279,7 +272,7 @@ def import_records(
             namespace = _namespace(client, crew, crew_id, kind_name(header.namespace.kind))
         vectors = header.embeddings and not reembed
         chosen = embedding_model or (header.embedding_model if vectors else "")
-        with _bar(session.err) as bar:
+        with progress_bar(session.err) as bar:
             size = file.stat().st_size
             task = bar.add_task("imported", total=size)
             done = 0

@@ -13,6 +13,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -120,6 +121,22 @@ def problem_table(problems: Iterable[Problem], title: str) -> Table:
     for problem in problems:
         add_row(made, problem.line or "", problem.field, problem.description)
     return made
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar on a terminal, nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def confirm(session: Session, what: str, verb: str, *, yes: bool) -> None:
+    """Ask before something is lost. Raises typer.Abort for a no, and typer.Exit where nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        session.say(f"this would {verb} {what}; repeat with --yes", "red")
+        raise typer.Exit(EXIT_USAGE)
+    typer.confirm(f"{verb.capitalize()} {what}?", abort=True, err=True)
 
 
 def debugging() -> bool:

@@ -1,0 +1,129 @@
+"""Backends and indexes on the command line, against real services and an emulated workspace."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from typer.testing import CliRunner, Result
+
+from coxswain.client.cli.app import app
+from services.memory.settings import MemorySettings
+from tests.support.harness import ALICE, BOB, serve_services
+from tests.support.vector_search_emulator import VectorSearchEmulator
+
+Run = Callable[..., Awaitable[Result]]
+INDEX = "main.crews.memories"
+
+
+@pytest.fixture
+def vectors() -> Iterator[VectorSearchEmulator]:
+    with VectorSearchEmulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vectors: VectorSearchEmulator) -> AsyncIterator[Run]:
+    monkeypatch.setenv("DATABRICKS_HOST", vectors.url)
+    monkeypatch.setenv("DATABRICKS_TOKEN", "emulated")
+    settings = MemorySettings(
+        egress_allowed_networks=[ip_network("127.0.0.0/8")],
+        provision_poll_seconds=0.02,
+        databricks_visibility_seconds=0.02,
+    )
+    with structlog.testing.capture_logs():
+        async with serve_services(tmp_path / "data", "models", "memory", settings={"memory": settings}) as harness:
+
+            async def run(*arguments: str, token: str = ALICE) -> Result:
+                options = ["--address", harness.address, "--token", token]
+                return await asyncio.to_thread(CliRunner().invoke, app, [*options, "memory", *arguments])
+
+            yield run
+
+
+async def create(run: Run, vectors: VectorSearchEmulator, *more: str) -> Result:
+    place = ["--workspace", vectors.url, "--endpoint", "crews", "--catalog", "main", "--schema", "crews"]
+    space = ["--index", "unified=memories", "--embedding-model", "offline/embed", "--dimension", "256"]
+    others = [part for kind in ("short-term", "long-term", "entity", "document") for part in ("--disable", kind)]
+    return await run("backend", "create", "lake", *place, *space, *others, *more)
+
+
+def said(result: Result) -> str:
+    assert result.exit_code == 0, result.stderr
+    return " ".join(result.stdout.split())
+
+
+async def test_a_backend_is_created_activated_and_given_up(run: Run, vectors: VectorSearchEmulator) -> None:
+    assert "no backends" in said(await run("backend", "list"))
+    assert "lake created" in said(await create(run, vectors))
+    assert "lake is active" in said(await run("backend", "activate", "lake"))
+    [backend] = json.loads((await run("backend", "list", "--json")).stdout)
+    assert (backend["name"], backend["active"], len(backend["disabled_kinds"])) == ("lake", True, 4)
+    assert "no backends" in said(await run("backend", "list", token=BOB))
+
+    used = await run("backend", "delete", "lake", "--yes")
+    assert used.exit_code == 10 + 9
+    assert "RESOURCE_IN_USE" in used.stderr
+    assert "lake removed" in said(await run("backend", "delete", "lake", "--successor", "default", "--yes"))
+    assert "no backends" in said(await run("backend", "list"))
+
+
+async def test_what_is_missing_is_told_and_then_made(run: Run, vectors: VectorSearchEmulator) -> None:
+    await create(run, vectors)
+    missing = await run("backend", "verify", "lake")
+    assert missing.exit_code == 1
+    assert "wrong" in missing.stdout
+
+    made = await run("backend", "provision", "lake")
+    assert "lake is ready" in said(made)
+    assert made.stderr, "progress is told"
+    assert "wrong" not in said(await run("backend", "verify", "lake"))
+    assert f"{INDEX} unified ready 256" in said(await run("index", "list", "--backend", "lake"))
+
+
+async def test_an_index_is_looked_at_emptied_and_dropped(run: Run, vectors: VectorSearchEmulator) -> None:
+    await create(run, vectors)
+    await run("backend", "provision", "lake")
+    assert "ready" in said(await run("index", "describe", INDEX))
+    assert said(await run("index", "count", INDEX)) == "0"
+    assert "embedding array<float>" in said(await run("index", "schema", "unified"))
+    for command in (["index", "empty", INDEX], ["index", "delete", INDEX], ["backend", "delete", "lake"]):
+        refused = await run(*command)
+        assert refused.exit_code == 2
+        assert "repeat with --yes" in refused.stderr
+    assert said(await run("index", "empty", INDEX, "--yes")) == "0 removed"
+    assert "dropped" in said(await run("index", "delete", INDEX, "--yes"))
+    assert "not found" in said(await run("index", "describe", INDEX))
+    made = await run("index", "create", INDEX, "--backend", "lake")
+    assert INDEX in said(made)
+
+
+async def test_an_index_of_another_group_does_not_exist(run: Run, vectors: VectorSearchEmulator) -> None:
+    await create(run, vectors)
+    await run("backend", "provision", "lake")
+    foreign = await run("index", "count", INDEX, token=BOB)
+    assert foreign.exit_code == 10 + 5
+    assert "INDEX_NOT_REGISTERED" in foreign.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["backend", "activate", "nobody"], "nobody"),
+        (["backend", "create", "x", "--workspace", "ftp://example.com", "--endpoint", "e"], "workspace_url"),
+    ],
+)
+async def test_what_cannot_be_is_refused_by_name(run: Run, arguments: list[str], says: str) -> None:
+    result = await run(*arguments)
+    assert result.exit_code > 10
+    assert says in result.stderr
+
+
+async def test_an_index_option_that_is_none_is_explained(run: Run, vectors: VectorSearchEmulator) -> None:
+    result: Any = await create(run, vectors, "--index", "unified")
+    assert result.exit_code == 2
+    assert "kind=name" in result.stderr
