@@ -159,12 +159,15 @@ class SqlExecutions:
             .values(state=ExecutionState.QUEUED, generation=executions.c.generation + 1, ready=True)
         )
 
-    async def past_deadline(self, now: datetime, limit: int) -> list[str]:
+    async def overdue(self, now: datetime, limit: int) -> list[str]:
         """See `protocols.Executions`."""
         rows = await self._connection.execute(
             select(executions.c.id)
-            .where(executions.c.state.in_(_WAITING), executions.c.deadline_at <= now)
-            .order_by(executions.c.deadline_at)
+            .where(
+                executions.c.state.in_(_WAITING),
+                (executions.c.deadline_at <= now) | executions.c.cancel_requested_at.is_not(None),
+            )
+            .order_by(executions.c.created_at)
             .limit(limit)
         )
         return list(rows.scalars())

@@ -123,8 +123,8 @@ class Executions(Protocol):
         """Make a locked, parked execution ready for its next segment."""
         ...
 
-    async def past_deadline(self, now: datetime, limit: int) -> list[str]:
-        """Return the ids of executions that wait, with no worker at work, beyond their deadline."""
+    async def overdue(self, now: datetime, limit: int) -> list[str]:
+        """Return the ids of executions that wait, with no worker at work, beyond deadline or cancellation."""
         ...
 
     async def open_grants(self, ended_before: datetime, limit: int) -> list[str]:

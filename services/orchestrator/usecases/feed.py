@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from services.common.errors import Unavailable
+from services.common.errors import CoxswainError, Unavailable
 from services.orchestrator.domain import CHUNK, TERMINAL_KINDS, StoredEvent
 from services.orchestrator.hints import HintBus, HintKind
 from services.orchestrator.repositories.protocols import Store
@@ -186,8 +186,10 @@ class ExecutionFeed:
                     if topic is not None and sequence > topic.last:
                         topic.hinted = max(topic.hinted, sequence)
                         self._read(topic)
-        except Exception:
+        except CoxswainError as error:
             # The next one comes; watchers must not end for a database that is away for a moment.
+            logger.warning("safety_read_put_off", reason=error.reason)
+        except Exception:
             logger.exception("safety_read_failed")
 
     def _read(self, topic: _Topic) -> None:
@@ -206,8 +208,10 @@ class ExecutionFeed:
                 # A hint that came meanwhile may tell of events this read was too early for.
                 if len(events) < _READ_AT_ONCE and topic.hinted == hinted:
                     return
-        except Exception:
+        except CoxswainError as error:
             # The next hint or the next safety read tries again.
+            logger.warning("tail_read_put_off", execution_id=topic.execution_id, reason=error.reason)
+        except Exception:
             logger.exception("tail_read_failed", execution_id=topic.execution_id)
         finally:
             topic.reading = False

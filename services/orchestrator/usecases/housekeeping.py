@@ -7,7 +7,7 @@ import structlog
 
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
-from services.orchestrator.domain import ExecutionError, ExecutionState
+from services.orchestrator.domain import Execution, ExecutionError, ExecutionState
 from services.orchestrator.repositories.protocols import Store
 from services.orchestrator.usecases.endings import Endings
 
@@ -19,7 +19,7 @@ _GRANT_PATIENCE = timedelta(seconds=30)
 
 
 class Housekeeping:
-    """Ends waiting executions past their timeout and revokes grants that were left open. Replicas may do it at once."""
+    """Ends waiting executions whose end is due and revokes grants that were left open. Replicas may do it at once."""
 
     def __init__(self, store: Store, endings: Endings, interval: float) -> None:
         """`interval` is in seconds."""
@@ -42,24 +42,29 @@ class Housekeeping:
         """Do what is due now."""
         now = utc_now()
         async with self._store.read() as work:
-            late = await work.executions.past_deadline(now, _BATCH)
+            overdue = await work.executions.overdue(now, _BATCH)
             forgotten = await work.executions.open_grants(now - _GRANT_PATIENCE, _BATCH)
-        for execution_id in late:
-            await self._time_out(execution_id)
+        for execution_id in overdue:
+            await self._end_waiting(execution_id)
         for execution_id in forgotten:
             if not await self._endings.revoke(execution_id):
                 break
 
-    async def _time_out(self, execution_id: str) -> None:
+    async def _end_waiting(self, execution_id: str) -> None:
         async with self._store.write() as work:
             execution = await work.executions.lock(execution_id)
             # A worker may have claimed it meanwhile, and ends it then.
             if execution is None or execution.state.terminal or execution.state is ExecutionState.RUNNING:
                 return
-            error = ExecutionError(
-                "EXECUTION_TIMEOUT",
-                f"the execution took longer than its timeout of {execution.timeout:g} s and was {execution.state} when "
-                "it ended; start it with a longer timeout, or resume it to keep what is finished",
-            )
-            await self._endings.end(work, execution, error)
+            # A worker may have parked it without having heard of the cancellation.
+            cancelled = execution.cancel_requested_at is not None
+            await self._endings.end(work, execution, None if cancelled else _timed_out(execution))
         await self._endings.announce(execution_id, execution.last_sequence + 1)
+
+
+def _timed_out(execution: Execution) -> ExecutionError:
+    return ExecutionError(
+        "EXECUTION_TIMEOUT",
+        f"the execution took longer than its timeout of {execution.timeout or 0:g} s and was {execution.state} when it "
+        "ended; start it with a longer timeout, or resume it to keep what is finished",
+    )

@@ -370,7 +370,7 @@ async def test_a_waiting_execution_past_its_timeout_fails_and_a_running_one_is_i
     service = harness.services["orchestrator"]
     assert isinstance(service, OrchestratorService)
     # As if a worker had claimed it right after the search.
-    await service._housekeeping._time_out(running.id)
+    await service._housekeeping._end_waiting(running.id)
     await housekeep(harness)
     stub = executions_of(harness)
     found = [
@@ -384,6 +384,21 @@ async def test_a_waiting_execution_past_its_timeout_fails_and_a_running_one_is_i
     assert found[0].error.reason == "EXECUTION_TIMEOUT"
     events = [answer.event async for answer in stub.WatchExecution(pb.WatchExecutionRequest(id=queued.id))]
     assert events[-1].execution_failed.error.reason == "EXECUTION_TIMEOUT"
+
+
+async def test_an_execution_parked_by_a_worker_that_had_not_heard_of_its_cancellation_is_ended(
+    harness: Harness, worker: Worker
+) -> None:
+    stub = executions_of(harness)
+    made = await start(harness)
+    await worker.claim(made.id)
+    await stub.CancelExecution(pb.CancelExecutionRequest(id=made.id))
+    await worker.park(made.id, 1)
+    await housekeep(harness)
+    found = (await stub.GetExecution(pb.GetExecutionRequest(id=made.id))).execution
+    assert found.state == execution_pb2.EXECUTION_STATE_CANCELLED
+    events = [answer.event async for answer in stub.WatchExecution(pb.WatchExecutionRequest(id=made.id))]
+    assert events[-1].WhichOneof("event") == "execution_cancelled"
 
 
 async def test_a_grant_that_was_left_open_is_revoked_later(harness: Harness, worker: Worker) -> None:

@@ -27,7 +27,7 @@ class Rows:
         self.events: dict[str, list[StoredEvent]] = {}
         self.last: dict[str, int] = {}
         self.reads = 0
-        self.failing = False
+        self.failing: Exception | None = None
         self.held: asyncio.Event | None = None
         """While it is not set, reads that have seen the rows do not come back."""
 
@@ -45,8 +45,8 @@ class Rows:
 
     async def after(self, execution_id: str, sequence: int, limit: int, *, chunks: bool = True) -> list[StoredEvent]:
         self.reads += 1
-        if self.failing:
-            raise OSError("the database is away")
+        if self.failing is not None:
+            raise self.failing
         found = [event for event in self.events.get(execution_id, []) if event.sequence > sequence]
         await asyncio.sleep(0)
         if self.held is not None:
@@ -198,17 +198,18 @@ async def test_a_hint_that_comes_during_a_read_leads_to_another_one() -> None:
         assert watcher.sequences == [1, 2, 3]
 
 
-async def test_a_database_that_fails_for_a_moment_ends_no_watch() -> None:
+@pytest.mark.parametrize("failure", [Unavailable("the database does not answer"), RuntimeError("a mistake of ours")])
+async def test_a_database_that_fails_for_a_moment_ends_no_watch(failure: Exception) -> None:
     rows, bus = Rows(), LocalHintBus()
     rows.append("e", "execution_queued")
     async with serving(rows, bus, safety=0.01) as feed:
         watcher = Watcher(feed, rows, "e", 0)
         await until(lambda: watcher.sequences == [1])
-        rows.failing = True
+        rows.failing = failure
         before = rows.reads
         bus.publish(hint("e", rows.append("e", "execution_succeeded")))
         await until(lambda: rows.reads > before)
-        rows.failing = False
+        rows.failing = None
         await watcher.task
         assert watcher.sequences == [1, 2]
 
