@@ -7,6 +7,7 @@ from typing import Protocol
 import grpc
 
 from coxswain.models.v1 import inference_service_pb2, inference_service_pb2_grpc
+from services.common.grpc.status import from_rpc_error
 from services.memory.domain import EmbeddingSpace, Vector, unit_vector
 
 _TEXTS_IN_CALL = 128
@@ -46,7 +47,10 @@ class ModelsEmbedder:
         space = EmbeddingSpace(model, 0)
         for part in _batches(texts):
             request = inference_service_pb2.EmbedRequest(model=model, texts=part)
-            response = await self._stub.Embed(request)
+            try:
+                response = await self._stub.Embed(request)
+            except grpc.RpcError as error:
+                raise from_rpc_error(error, "models") from error
             space = EmbeddingSpace(response.model, response.dimension)
             vectors.extend(unit_vector(embedding.values) for embedding in response.embeddings)
         return Embedded(space, vectors)

@@ -9,6 +9,7 @@ import grpc
 from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
 from services.common.errors import PermissionDenied
 from services.common.grpc.call import current_principal
+from services.common.grpc.status import from_rpc_error
 
 _CACHE_SIZE = 10_000
 
@@ -52,11 +53,13 @@ class AuthCredentials:
         entry = self._cache.get(key)
         if entry is not None and entry[0] > time.time():
             return entry[1]
-        response = await self._stub.ResolveCredential(
-            auth_service_pb2.ResolveCredentialRequest(
-                purpose=auth_service_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH, destination_origin=origin
-            )
+        request = auth_service_pb2.ResolveCredentialRequest(
+            purpose=auth_service_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH, destination_origin=origin
         )
+        try:
+            response = await self._stub.ResolveCredential(request)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, "auth") from error
         if response.origin != origin:
             raise PermissionDenied(
                 f"the credential belongs to another workspace than {origin}",

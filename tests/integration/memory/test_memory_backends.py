@@ -1,0 +1,556 @@
+"""MemoryBackendService and VectorIndexService over gRPC, beside an emulated workspace."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from coxswain.memory.v1 import memory_backend_service_pb2 as backend_pb
+from coxswain.memory.v1 import memory_service_pb2 as pb
+from coxswain.memory.v1 import record_pb2
+from coxswain.memory.v1 import vector_index_service_pb2 as index_pb
+from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.settings import MemorySettings
+from tests.integration.auth.support import refused
+from tests.integration.memory.databricks_support import (
+    ENDPOINT,
+    KINDS,
+    backend_message,
+    backends_stub,
+    index_name,
+    indexes_stub,
+    make_indexes,
+    use_workspace,
+)
+from tests.integration.memory.support import DIMENSION, EmbeddingModels, place, serve_memory, stub, unified
+from tests.support.databricks_http import ApiFault
+from tests.support.harness import ALICE, BOB, Harness
+from tests.support.text_vectors import embed_text
+from tests.support.vector_search_emulator import VectorSearchEmulator
+
+CODE = grpc.StatusCode
+
+
+@dataclass
+class World:
+    """Memory served beside a workspace."""
+
+    harness: Harness
+    models: EmbeddingModels
+    vectors: VectorSearchEmulator
+
+    @property
+    def url(self) -> str:
+        return self.vectors.url
+
+
+@pytest.fixture
+def vectors() -> Iterator[VectorSearchEmulator]:
+    with VectorSearchEmulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def world(tmp_path: Path, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    async with _world(tmp_path, "", vectors, monkeypatch) as served:
+        yield served
+
+
+@pytest.fixture
+async def world_on(
+    tmp_path: Path, database_url: str, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    """On SQLite and on PostgreSQL, for what rows decide."""
+    async with _world(tmp_path, database_url, vectors, monkeypatch) as served:
+        yield served
+
+
+@contextlib.asynccontextmanager
+async def _world(
+    tmp_path: Path, database_url: str, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    monkeypatch.setenv("DATABRICKS_HOST", vectors.url)
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-operator")
+    settings = MemorySettings(
+        provision_poll_seconds=0.01, provision_seconds=2, databricks_visibility_seconds=0.01, databricks_attempts=2
+    )
+    async with serve_memory(tmp_path, database_url, settings=settings) as (harness, models):
+        yield World(harness, models, vectors)
+
+
+def _vector(text: str) -> list[float]:
+    return embed_text(text, DIMENSION)
+
+
+async def test_a_group_moves_to_a_workspace_and_back_and_finds_in_each_what_it_saved_there(world: World) -> None:
+    make_indexes(world.vectors)
+    memories, backends = stub(world.harness.channel()), backends_stub(world.harness)
+
+    async def contents() -> list[str]:
+        response = await memories.Search(pb.SearchRequest(namespace=place(), text="a text"))
+        return [result.record.unified.content for result in response.results]
+
+    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("text at home", "r")]))
+    (backend_id,) = await use_workspace(world.harness, world.url, ALICE)
+    assert await contents() == []
+    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("text in the workspace", "r")]))
+    assert await contents() == ["text in the workspace"]
+    response = await backends.Activate(backend_pb.ActivateRequest(id="default"))
+    assert not response.HasField("backend")
+    assert await contents() == ["text at home"]
+    await backends.Activate(backend_pb.ActivateRequest(id=backend_id))
+    assert await contents() == ["text in the workspace"]
+    (row,) = world.vectors.rows(index_name())
+    assert (row["group_id"], row["crew_id"], row["embedding_model"]) == ("sales", "crew", "test/embed")
+    assert all(e.headers["authorization"] == "Bearer dapi-operator" for e in world.vectors.log)
+
+
+async def test_every_kind_is_kept_in_its_own_index(world_on: World) -> None:
+    make_indexes(world_on.vectors)
+    await use_workspace(world_on.harness, world_on.url, ALICE)
+    memories = stub(world_on.harness.channel())
+    records = {
+        "unified": unified("text", "r"),
+        "short_term": record_pb2.Record(id="r", short_term=record_pb2.ShortTermRecord(content="text")),
+        "long_term": record_pb2.Record(id="r", long_term=record_pb2.LongTermRecord(content="text", quality=3)),
+        "entity": record_pb2.Record(
+            id="r",
+            entity=record_pb2.EntityRecord(
+                entity_name="Ada", relationships=[record_pb2.Relationship(relation="knows", target="Charles")]
+            ),
+        ),
+        "document": record_pb2.Record(
+            id="r", document=record_pb2.DocumentRecord(content="text", document_summary="whole"), agent_id="reader"
+        ),
+    }
+    for name, record in records.items():
+        namespace = place("" if name == "document" else "crew", int(KINDS[name]))
+        await memories.Save(pb.SaveRequest(namespace=namespace, records=[record]))
+        got = (await memories.Get(pb.GetRequest(namespace=namespace, id="r"))).record
+        found = await memories.Search(pb.SearchRequest(namespace=namespace, text="text"))
+        assert [result.record.id for result in found.results] == ["r"]
+        assert got.WhichOneof("kind") == name
+        assert got.agent_id == record.agent_id
+        assert got.document.document_summary == record.document.document_summary
+        assert got.entity.relationships == record.entity.relationships
+        assert len(world_on.vectors.rows(index_name(name))) == 1
+    listed = (await memories.ListNamespaces(pb.ListNamespacesRequest())).namespaces
+    assert sorted((info.namespace.kind, info.record_count) for info in listed) == [(kind, 1) for kind in range(1, 6)]
+
+
+async def test_two_groups_share_an_index_and_never_meet(world_on: World) -> None:
+    make_indexes(world_on.vectors)
+    await use_workspace(world_on.harness, world_on.url, ALICE, BOB)
+    for bearer in (ALICE, BOB):
+        memories = stub(world_on.harness.channel(bearer))
+        await memories.Save(pb.SaveRequest(namespace=place(), records=[unified(f"of {bearer}", "same")]))
+    assert len(world_on.vectors.rows(index_name())) == 2
+    alice, bob = (stub(world_on.harness.channel(bearer)) for bearer in (ALICE, BOB))
+    for memories, bearer in ((alice, ALICE), (bob, BOB)):
+        found = await memories.Search(pb.SearchRequest(namespace=place(), text="of", limit=100))
+        assert [result.record.unified.content for result in found.results] == [f"of {bearer}"]
+        assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 1
+    indexes = indexes_stub(world_on.harness)
+    described = await indexes.DescribeIndex(index_pb.DescribeIndexRequest(index=index_name()))
+    assert described.index.shared
+    progress = [
+        step
+        async for step in indexes.EmptyIndex(index_pb.EmptyIndexRequest(index=index_name(), confirm_name=index_name()))
+    ]
+    assert (progress[-1].finished, progress[-1].done) == (True, 1)
+    assert (await bob.Count(pb.CountRequest(namespace=place()))).count == 1
+    assert (await alice.Count(pb.CountRequest(namespace=place()))).count == 0
+    with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await indexes.DeleteIndex(index_pb.DeleteIndexRequest(index=index_name(), confirm_name=index_name()))
+    assert index_name() in world_on.vectors.index_names()
+
+
+async def test_an_index_no_backend_of_the_group_names_does_not_exist_for_it(world: World) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    strange = indexes_stub(world.harness, BOB)
+    record = unified("text", "r", embedding=_vector("text"))
+    name = index_name()
+    for call in (
+        strange.Upsert(index_pb.UpsertRequest(index=name, crew_id="crew", records=[record])),
+        strange.SimilaritySearch(index_pb.SimilaritySearchRequest(index=name, query_vector=_vector("text"))),
+        strange.DeleteRecords(index_pb.DeleteRecordsRequest(index=name, crew_id="crew", ids=["r"])),
+        strange.CountDocuments(index_pb.CountDocumentsRequest(index=name)),
+        strange.DescribeIndex(index_pb.DescribeIndexRequest(index=name)),
+        strange.DeleteIndex(index_pb.DeleteIndexRequest(index=name, confirm_name=name)),
+    ):
+        with refused(CODE.NOT_FOUND, "INDEX_NOT_REGISTERED"):
+            await call
+    with refused(CODE.NOT_FOUND, "INDEX_NOT_REGISTERED"):
+        async for _ in strange.EmptyIndex(index_pb.EmptyIndexRequest(index=name, confirm_name=name)):
+            pass
+    assert (await strange.ListIndexes(index_pb.ListIndexesRequest())).indexes == []
+    assert len(world.vectors.rows(name)) == 0
+    assert not world.vectors.requests(path="upsert-data")
+
+
+async def test_records_are_written_found_counted_and_removed_in_an_index(world: World) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    indexes = indexes_stub(world.harness)
+    name = index_name()
+    texts = ["cats purr", "dogs bark", "birds sing"]
+    for crew, records in (("a", texts), ("b", texts[:1])):
+        written = await indexes.Upsert(
+            index_pb.UpsertRequest(
+                index=name,
+                crew_id=crew,
+                records=[
+                    unified(text, text[:4], embedding=_vector(text), importance=n / 2) for n, text in enumerate(records)
+                ],
+            )
+        )
+        assert list(written.ids) == [text[:4] for text in records]
+    search = index_pb.SimilaritySearchRequest(index=name, crew_id="a", query_vector=_vector("cats purr"))
+    found = await indexes.SimilaritySearch(search)
+    assert found.records[0].record.id == "cats"
+    assert found.records[0].score == pytest.approx(1.0, abs=1e-5)
+    assert {hit.crew_id for hit in found.records} == {"a"}
+    search.crew_id = ""
+    search.min_score = 0.99
+    both = await indexes.SimilaritySearch(search)
+    assert sorted(hit.crew_id for hit in both.records) == ["a", "b"]
+    heavy = record_pb2.Condition(
+        column="importance",
+        operator=record_pb2.COMPARISON_OPERATOR_GREATER_OR_EQUAL,
+        values=[record_pb2.Value(number=0.5)],
+    )
+    count = index_pb.CountDocumentsRequest(index=name, crew_id="a", conditions=[heavy])
+    assert (await indexes.CountDocuments(count)).count == 2
+    removed = await indexes.DeleteRecords(index_pb.DeleteRecordsRequest(index=name, crew_id="a", ids=["cats", "never"]))
+    assert removed.accepted == 2
+    assert (await indexes.CountDocuments(index_pb.CountDocumentsRequest(index=name))).count == 3
+    for fields, path in (
+        ({"records": [unified("no vector", "r")]}, "records[0].embedding"),
+        ({"records": [record_pb2.Record(short_term=record_pb2.ShortTermRecord(content="t"))]}, "records[0]"),
+        ({"records": [unified("t", embedding=_vector("t"))], "crew_id": ""}, "crew_id"),
+    ):
+        with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+            await indexes.Upsert(index_pb.UpsertRequest(**({"index": name, "crew_id": "a"} | fields)))
+        assert path in refusal.message
+    with refused(CODE.FAILED_PRECONDITION, "EMBEDDING_MISMATCH"):
+        await indexes.Upsert(
+            index_pb.UpsertRequest(index=name, crew_id="a", records=[unified("t", embedding=[1.0, 2.0])])
+        )
+    owner = record_pb2.Condition(column="group_id", values=[record_pb2.Value(text="legal")])
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
+        await indexes.CountDocuments(index_pb.CountDocumentsRequest(index=name, conditions=[owner]))
+
+
+async def _create(backends: Any, message: backend_pb.MemoryBackend, request_id: str = "") -> backend_pb.MemoryBackend:
+    request = backend_pb.CreateMemoryBackendRequest(backend=message, request_id=request_id)
+    created: backend_pb.MemoryBackend = (await backends.CreateMemoryBackend(request)).backend
+    return created
+
+
+async def test_backends_are_kept_changed_listed_and_removed_for_their_group_alone(world_on: World) -> None:
+    alice, bob = backends_stub(world_on.harness), backends_stub(world_on.harness, BOB)
+    sent = backend_message(f"{world_on.url.upper().replace('HTTP', 'http')}", "first")
+    first = await _create(alice, sent, "request")
+    assert first.databricks.workspace_url == world_on.url
+    assert await _create(alice, sent, "request") == first
+    with refused(CODE.ALREADY_EXISTS, "REQUEST_ID_REUSED"):
+        await _create(alice, backend_message(world_on.url, "other"), "request")
+    with refused(CODE.ALREADY_EXISTS, "ALREADY_EXISTS"):
+        await _create(alice, sent)
+    plain = backend_pb.MemoryBackend(name="plain", default=backend_pb.DefaultBackendConfig())
+    second = await _create(alice, plain)
+    await _create(bob, backend_message(world_on.url, "first"))
+    listed = await alice.ListMemoryBackends(backend_pb.ListMemoryBackendsRequest(page_size=1))
+    rest = await alice.ListMemoryBackends(
+        backend_pb.ListMemoryBackendsRequest(page_size=1, page_token=listed.next_page_token)
+    )
+    assert [*listed.backends, *rest.backends] == [first, second]
+    assert not rest.next_page_token
+    for call in (
+        bob.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(id=first.id)),
+        bob.DeleteMemoryBackend(backend_pb.DeleteMemoryBackendRequest(id=first.id)),
+        bob.Activate(backend_pb.ActivateRequest(id=first.id)),
+        bob.Verify(backend_pb.VerifyRequest(id=first.id)),
+        bob.UpdateMemoryBackend(
+            backend_pb.UpdateMemoryBackendRequest(backend=first, update_mask=FieldMask(paths=["name"]))
+        ),
+    ):
+        with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+            await call
+    first.name = "renamed"
+    first.databricks.endpoint = "elsewhere"
+    changed = await alice.UpdateMemoryBackend(
+        backend_pb.UpdateMemoryBackendRequest(backend=first, update_mask=FieldMask(paths=["name"]))
+    )
+    assert (changed.backend.name, changed.backend.databricks.endpoint) == ("renamed", ENDPOINT)
+    changed = await alice.UpdateMemoryBackend(
+        backend_pb.UpdateMemoryBackendRequest(backend=first, update_mask=FieldMask(paths=["databricks.endpoint"]))
+    )
+    assert (changed.backend.databricks.endpoint, changed.backend.databricks.catalog) == ("elsewhere", "main")
+    for path in ("id", "active", "create_time", "nonsense"):
+        with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
+            await alice.UpdateMemoryBackend(
+                backend_pb.UpdateMemoryBackendRequest(backend=first, update_mask=FieldMask(paths=[path]))
+            )
+    await alice.DeleteMemoryBackend(backend_pb.DeleteMemoryBackendRequest(id=second.id))
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await alice.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(id=second.id))
+
+
+async def test_the_active_backend_is_not_removed_without_a_successor(world_on: World) -> None:
+    make_indexes(world_on.vectors)
+    (backend_id,) = await use_workspace(world_on.harness, world_on.url, ALICE)
+    backends = backends_stub(world_on.harness)
+    other = await _create(backends, backend_message(world_on.url, "other"))
+    with refused(CODE.FAILED_PRECONDITION, "RESOURCE_IN_USE"):
+        await backends.DeleteMemoryBackend(backend_pb.DeleteMemoryBackendRequest(id=backend_id))
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await backends.DeleteMemoryBackend(backend_pb.DeleteMemoryBackendRequest(id=backend_id, successor_id="no-such"))
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
+        await backends.DeleteMemoryBackend(
+            backend_pb.DeleteMemoryBackendRequest(id=backend_id, successor_id=backend_id)
+        )
+    await backends.DeleteMemoryBackend(backend_pb.DeleteMemoryBackendRequest(id=backend_id, successor_id=other.id))
+    assert (await backends.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(id=other.id))).backend.active
+    await backends.DeleteMemoryBackend(backend_pb.DeleteMemoryBackendRequest(id=other.id, successor_id="default"))
+    memories = stub(world_on.harness.channel())
+    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("text", "r")]))
+    assert world_on.vectors.rows(index_name()) == []
+
+
+async def test_a_backend_with_every_kind_disabled_is_passed_over(world: World) -> None:
+    make_indexes(world.vectors)
+    (backend_id,) = await use_workspace(world.harness, world.url, ALICE)
+    backends, memories = backends_stub(world.harness), stub(world.harness.channel())
+    backend = (await backends.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(id=backend_id))).backend
+    mask = FieldMask(paths=["disabled_kinds"])
+    backend.disabled_kinds.extend([1])
+    await backends.UpdateMemoryBackend(backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=mask))
+    with refused(CODE.FAILED_PRECONDITION, "INVALID_FIELD") as refusal:
+        await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("text", "r")]))
+    assert "UpdateMemoryBackend" in refusal.message
+    backend.disabled_kinds.extend([2, 3, 4, 5])
+    await backends.UpdateMemoryBackend(backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=mask))
+    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("text", "r")]))
+    assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 1
+    assert world.vectors.rows(index_name()) == []
+    verified = await backends.Verify(backend_pb.VerifyRequest(id=backend_id))
+    assert verified.ok
+    assert "disabled" in verified.checks[0].finding
+
+
+async def _provision(world: World, backend_id: str) -> list[backend_pb.ProvisionResponse]:
+    backends = backends_stub(world.harness)
+    return [step async for step in backends.Provision(backend_pb.ProvisionRequest(id=backend_id))]
+
+
+async def test_provision_makes_what_is_missing_tells_its_progress_and_can_be_repeated(world: World) -> None:
+    world.vectors.behaviour.endpoint_polls = 2
+    world.vectors.behaviour.index_polls = 2
+    backends = backends_stub(world.harness)
+    backend = await _create(backends, backend_message(world.url))
+    verified = await backends.Verify(backend_pb.VerifyRequest(id=backend.id))
+    assert not verified.ok
+    assert all("Provision" in check.mend for check in verified.checks)
+    steps = await _provision(world, backend.id)
+    assert (steps[-1].done, steps[-1].total) == (6, 6)
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert any("waiting for endpoint" in step.step for step in steps)
+    assert any("waiting for index" in step.step for step in steps)
+    assert world.vectors.index_names() == sorted(index_name(kind) for kind in KINDS)
+    verified = await backends.Verify(backend_pb.VerifyRequest(id=backend.id))
+    assert verified.ok, verified
+    world.vectors.clear_log()
+    await _provision(world, backend.id)
+    assert not world.vectors.requests(method="DELETE")
+    assert len(world.vectors.index_names()) == 5
+
+
+async def test_provision_that_cannot_finish_removes_what_it_made_and_nothing_else(world: World) -> None:
+    world.vectors.add_endpoint(ENDPOINT)
+    world.vectors.add_index(index_name("unified"), ENDPOINT, DatabricksIndexSchemas.get_schema("unified"), DIMENSION)
+    world.vectors.behaviour.max_indexes = 3
+    backend = await _create(backends_stub(world.harness), backend_message(world.url))
+    with refused(CODE.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"):
+        await _provision(world, backend.id)
+    assert world.vectors.index_names() == [index_name("unified")]
+    world.vectors.behaviour.max_indexes = 50
+    await _provision(world, backend.id)
+    assert len(world.vectors.index_names()) == 5
+
+
+async def test_provision_that_takes_too_long_keeps_what_it_made_and_goes_on(world: World) -> None:
+    world.vectors.behaviour.endpoint_polls = 100_000
+    backend = await _create(backends_stub(world.harness), backend_message(world.url))
+    with refused(CODE.UNAVAILABLE, "STORE_FAILED") as refusal:
+        await _provision(world, backend.id)
+    assert "call again" in refusal.message
+    assert not world.vectors.requests(method="DELETE")
+    world.vectors.set_endpoint_state(ENDPOINT, "ONLINE")
+    assert (await _provision(world, backend.id))[-1].done == 6
+
+
+async def test_provision_waits_for_a_name_that_is_still_being_removed(world: World) -> None:
+    make_indexes(world.vectors)
+    world.vectors.behaviour.name_reserved_for = 3
+    (backend_id,) = await use_workspace(world.harness, world.url, ALICE)
+    indexes = indexes_stub(world.harness)
+    name = index_name("entity")
+    with refused(CODE.FAILED_PRECONDITION, "CONFIRMATION_MISMATCH"):
+        await indexes.DeleteIndex(index_pb.DeleteIndexRequest(index=name, confirm_name="entity"))
+    await indexes.DeleteIndex(index_pb.DeleteIndexRequest(index=name, confirm_name=name))
+    described = await indexes.DescribeIndex(index_pb.DescribeIndexRequest(index=name))
+    assert described.index.state == index_pb.RESOURCE_STATE_NOT_FOUND
+    steps = await _provision(world, backend_id)
+    assert any("free again" in step.step for step in steps)
+    described = await indexes.DescribeIndex(index_pb.DescribeIndexRequest(index=name))
+    assert described.index.state == index_pb.RESOURCE_STATE_READY
+
+
+async def test_verify_names_what_is_wrong_and_how_to_mend_it(world: World) -> None:
+    make_indexes(world.vectors)
+    (backend_id,) = await use_workspace(world.harness, world.url, ALICE)
+    backends = backends_stub(world.harness)
+    world.vectors.restrict(index_name("entity"), readers=["somebody"])
+    world.vectors.set_index_state(index_name("unified"), "OFFLINE_FAILED", "broken")
+    world.vectors.fail(ApiFault(path="delete-data", status=403))
+    verified = await backends.Verify(backend_pb.VerifyRequest(id=backend_id))
+    checks = {check.subject: check for check in verified.checks}
+    assert not verified.ok
+    assert checks[f"endpoint {ENDPOINT}"].ok
+    assert "broken" in checks[f"index {index_name('unified')}"].finding
+    assert "SELECT" in checks[f"index {index_name('entity')}"].mend
+    assert sum(not check.ok for check in verified.checks) == 3
+    assert all(check.mend for check in verified.checks if not check.ok)
+    assert all(world.vectors.rows(index_name(kind)) == [] for kind in KINDS)
+
+
+async def test_an_index_of_another_dimension_is_told_before_it_is_used(world: World) -> None:
+    make_indexes(world.vectors)
+    backends = backends_stub(world.harness)
+    backend = await _create(backends, backend_message(world.url, embedding_dimension=DIMENSION + 1))
+    verified = await backends.Verify(backend_pb.VerifyRequest(id=backend.id))
+    assert not verified.ok
+    assert "components" in verified.checks[1].finding
+
+
+async def test_indexes_and_endpoints_are_made_and_removed_with_their_names_repeated(world: World) -> None:
+    backends, indexes = backends_stub(world.harness), indexes_stub(world.harness)
+    backend = await _create(backends, backend_message(world.url, indexes=[]))
+    endpoint = (await indexes.GetEndpoint(index_pb.GetEndpointRequest(backend_id=backend.id))).endpoint
+    assert endpoint.state == index_pb.RESOURCE_STATE_NOT_FOUND
+    for _ in range(2):
+        made = await indexes.CreateEndpoint(
+            index_pb.CreateEndpointRequest(backend_id=backend.id, type=index_pb.ENDPOINT_TYPE_STORAGE_OPTIMIZED)
+        )
+        assert made.endpoint.name == ENDPOINT
+        assert made.endpoint.type == index_pb.ENDPOINT_TYPE_STORAGE_OPTIMIZED
+    listed = await indexes.ListEndpoints(index_pb.ListEndpointsRequest(backend_id=backend.id))
+    assert [one.name for one in listed.endpoints] == [ENDPOINT]
+    request = index_pb.CreateIndexRequest(
+        index=index_name("entity"), backend_id=backend.id, kind=record_pb2.MEMORY_KIND_ENTITY
+    )
+    for _ in range(2):
+        assert (await indexes.CreateIndex(request)).index.kind == 4
+    request.index = index_name("entity2")
+    with refused(CODE.FAILED_PRECONDITION, "RESOURCE_IN_USE"):
+        await indexes.CreateIndex(request)
+    request.index = "other.memories.entity"
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
+        await indexes.CreateIndex(request)
+    shown = (await indexes.ListIndexes(index_pb.ListIndexesRequest(backend_id=backend.id))).indexes
+    assert [(info.index, info.endpoint, info.embedding_dimension) for info in shown] == [
+        (index_name("entity"), ENDPOINT, DIMENSION)
+    ]
+    drop = index_pb.DeleteEndpointRequest(backend_id=backend.id, confirm_name=ENDPOINT)
+    with refused(CODE.FAILED_PRECONDITION, "INDEX_NOT_READY"):
+        await indexes.DeleteEndpoint(drop)
+    name = index_name("entity")
+    await indexes.DeleteIndex(index_pb.DeleteIndexRequest(index=name, confirm_name=name))
+    with refused(CODE.FAILED_PRECONDITION, "CONFIRMATION_MISMATCH"):
+        await indexes.DeleteEndpoint(index_pb.DeleteEndpointRequest(backend_id=backend.id, confirm_name="x"))
+    await indexes.DeleteEndpoint(drop)
+    endpoint = (await indexes.GetEndpoint(index_pb.GetEndpointRequest(backend_id=backend.id))).endpoint
+    assert endpoint.state == index_pb.RESOURCE_STATE_NOT_FOUND
+    world.vectors.add_endpoint(ENDPOINT)
+    with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await indexes.DeleteEndpoint(drop)
+
+
+async def test_a_large_index_of_one_groups_own_is_made_anew_when_emptied(
+    tmp_path: Path, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABRICKS_HOST", vectors.url)
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-operator")
+    make_indexes(vectors)
+    settings = MemorySettings(provision_poll_seconds=0.01, databricks_recreate_rows=3)
+    async with serve_memory(tmp_path, settings=settings) as (harness, _):
+        await use_workspace(harness, vectors.url, ALICE)
+        memories, indexes = stub(harness.channel()), indexes_stub(harness)
+        request = index_pb.EmptyIndexRequest(index=index_name(), confirm_name=index_name())
+        for count, dropped in ((3, False), (5, True)):
+            records = [unified("text", f"r{n}") for n in range(count)]
+            await memories.Save(pb.SaveRequest(namespace=place(), records=records))
+            vectors.clear_log()
+            vectors.behaviour.name_reserved_for = 2
+            steps = [step async for step in indexes.EmptyIndex(request)]
+            assert (steps[-1].finished, steps[-1].done) == (True, count)
+            assert not any(step.finished for step in steps[:-1])
+            assert bool(vectors.requests(method="DELETE", path=f"indexes/{index_name()}")) is True
+            assert bool(vectors.requests(method="DELETE", path="delete-data")) is not dropped
+            assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 0
+    assert index_name() in vectors.index_names()
+
+
+async def test_emptying_can_be_cancelled_and_called_again(world: World) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    memories, indexes = stub(world.harness.channel()), indexes_stub(world.harness)
+    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("t", f"r{n}") for n in range(20)]))
+    world.vectors.fail(ApiFault(path="delete-data", hang=True))
+    request = index_pb.EmptyIndexRequest(index=index_name(), confirm_name=index_name())
+    call = indexes.EmptyIndex(request)
+    await world.vectors.wait_for_requests(1, path="delete-data")
+    call.cancel()
+    world.vectors.release()
+    steps = [step async for step in indexes.EmptyIndex(request)]
+    assert steps[-1].finished
+    assert world.vectors.rows(index_name()) == []
+
+
+async def test_configurations_that_contradict_themselves_name_the_field(world: World) -> None:
+    backends = backends_stub(world.harness)
+    first = backend_pb.KindIndex(kind=record_pb2.MEMORY_KIND_UNIFIED, index="a")
+    twice = [first, backend_pb.KindIndex(kind=record_pb2.MEMORY_KIND_UNIFIED, index="b")]
+    same = [first, backend_pb.KindIndex(kind=record_pb2.MEMORY_KIND_ENTITY, index="a")]
+    for indexes in (twice, same):
+        with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+            await _create(backends, backend_message(world.url, indexes=indexes))
+        assert "backend.databricks.indexes" in refusal.message
+
+
+async def test_a_group_without_a_credential_for_the_workspace_is_told_so(
+    tmp_path: Path, vectors: VectorSearchEmulator
+) -> None:
+    make_indexes(vectors)
+    async with serve_memory(tmp_path) as (harness, _):
+        (backend_id,) = await use_workspace(harness, vectors.url, ALICE)
+        memories = stub(harness.channel())
+        with refused(CODE.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED"):
+            await memories.Count(pb.CountRequest(namespace=place()))
+        verified = await backends_stub(harness).Verify(backend_pb.VerifyRequest(id=backend_id))
+        assert not verified.ok
+    assert vectors.log == []
+
+
+async def test_only_admins_change_backends(world: World) -> None:
+    editor = backends_stub(world.harness, "dev:erin:sales=editor")
+    with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await _create(editor, backend_message(world.url))
+    assert (await editor.ListMemoryBackends(backend_pb.ListMemoryBackendsRequest())).backends == []
