@@ -1,0 +1,78 @@
+"""Two replicas of the API on one PostgreSQL."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from coxswain.orchestrator.v1 import crew_service_pb2, execution_pb2
+from coxswain.orchestrator.v1 import execution_service_pb2 as pb
+from services.orchestrator.domain import ExecutionState
+from services.orchestrator.settings import OrchestratorSettings
+from tests.integration.orchestrator.support import (
+    create_crew,
+    crews,
+    executions_of,
+    spec,
+    start,
+    start_request,
+    working,
+)
+from tests.support.harness import Harness, serve_services
+
+Pair = tuple[Harness, Harness]
+
+
+@pytest.fixture
+async def replicas(postgres_url: str, tmp_path: Path) -> AsyncIterator[Pair]:
+    """Both of them read without a hint only after an hour."""
+    settings = {"orchestrator": OrchestratorSettings(watch_safety_read_seconds=3600, housekeeping_seconds=3600)}
+    async with (
+        serve_services(tmp_path, "models", "orchestrator", database_url=postgres_url, settings=settings) as one,
+        serve_services(tmp_path, "models", "orchestrator", database_url=postgres_url, settings=settings) as other,
+    ):
+        yield one, other
+
+
+async def test_a_watch_on_one_replica_sees_what_is_done_through_the_other(replicas: Pair, postgres_url: str) -> None:
+    one, other = replicas
+    async with working(one, postgres_url) as worker:
+        made = await start(one)
+        watches = [executions_of(replica).WatchExecution(pb.WatchExecutionRequest(id=made.id)) for replica in replicas]
+        for watch in watches:
+            answer = await watch.read()
+            assert isinstance(answer, pb.WatchExecutionResponse)
+            assert answer.event.sequence == 1
+        await worker.claim(made.id)
+        await worker.emit(made.id, execution_pb2.LlmChunk(call_id="c", text="piece"))
+        await worker.park(made.id, 1)
+        await executions_of(other).CancelExecution(pb.CancelExecutionRequest(id=made.id))
+        for watch in watches:
+            assert [answer.event.sequence async for answer in watch] == [2, 3, 4]
+
+
+async def test_one_request_at_both_replicas_at_once_is_one_execution_and_one_crew(replicas: Pair) -> None:
+    creating = [
+        crews(replicas[n % 2]).CreateCrew(crew_service_pb2.CreateCrewRequest(spec=spec(), request_id="crew"))
+        for n in range(8)
+    ]
+    assert len({answer.crew.id for answer in await asyncio.gather(*creating)}) == 1
+    crew = await create_crew(replicas[0], name="other")
+    starting = [
+        executions_of(replicas[n % 2]).StartExecution(start_request(crew.id, request_id="run")) for n in range(8)
+    ]
+    assert len({answer.execution.id for answer in await asyncio.gather(*starting)}) == 1
+    listed = await executions_of(replicas[1]).ListExecutions(pb.ListExecutionsRequest())
+    assert len(listed.executions) == 1
+
+
+async def test_housekeeping_of_two_replicas_ends_an_execution_once(replicas: Pair, postgres_url: str) -> None:
+    async with working(replicas[0], postgres_url) as worker:
+        made = await start(replicas[0])
+        await worker.claim(made.id)
+        await executions_of(replicas[0]).CancelExecution(pb.CancelExecutionRequest(id=made.id))
+        await worker.park(made.id, 1)
+        await asyncio.gather(*(replica.services["orchestrator"]._housekeeping.once() for replica in replicas))  # type: ignore[attr-defined]
+        row = await worker.row(made.id)
+        assert (row.state, row.last_sequence) == (ExecutionState.CANCELLED, 3)
