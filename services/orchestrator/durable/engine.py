@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -47,7 +48,7 @@ class SegmentState(StrEnum):
     FINISHED = "FINISHED"
 
 
-Run = Callable[[Segment], Awaitable[None]]
+Run = Callable[[Segment], Coroutine[Any, Any, None]]
 
 
 class DurableEngine:
@@ -93,7 +94,8 @@ class DurableEngine:
         _hand_on_logs()
 
         async def segment(execution_id: str, generation: int) -> None:
-            await run(Segment(execution_id, generation))
+            # In a context of its own: within the engine's, every question to it would become a step it records.
+            await asyncio.create_task(run(Segment(execution_id, generation)), context=Context())
 
         self._workflow = DBOS.workflow(name=_WORKFLOW)(segment)
         # On the loop's own thread, as segments run on the loop that launches: it blocks, but nothing else runs yet.

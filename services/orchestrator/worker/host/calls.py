@@ -55,8 +55,8 @@ class TaskJournal:
 class Stubs:
     """The services crew processes reach through their host."""
 
-    inference: inference_service_pb2_grpc.InferenceServiceAsyncStub
-    memory: memory_service_pb2_grpc.MemoryServiceAsyncStub
+    inference: "inference_service_pb2_grpc.InferenceServiceAsyncStub"
+    memory: "memory_service_pb2_grpc.MemoryServiceAsyncStub"
 
 
 class CrewCalls:
@@ -194,7 +194,10 @@ class CrewCalls:
                         self._recorder.chunk(place, call_id, text=delta.text)
                     elif kind == "reasoning":
                         self._recorder.chunk(place, call_id, reasoning=delta.reasoning)
-            except grpc.RpcError as error:
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.INTERNAL:
+                    # It did answer: asking again is the agent's choice, and counts among its tries.
+                    raise Internal("the model's answer is no answer", reason="UPSTREAM_BAD_RESPONSE") from error
                 raise from_rpc_error(error, "models") from error
             finally:
                 call.cancel()

@@ -25,8 +25,8 @@ class CrewFacts:
 
     def __init__(
         self,
-        models: model_service_pb2_grpc.ModelServiceAsyncStub,
-        memory: memory_service_pb2_grpc.MemoryServiceAsyncStub,
+        models: "model_service_pb2_grpc.ModelServiceAsyncStub",
+        memory: "memory_service_pb2_grpc.MemoryServiceAsyncStub",
         *,
         patience: float,
         clock: Callable[[], float] = time.monotonic,

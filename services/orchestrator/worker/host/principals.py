@@ -19,7 +19,7 @@ class CredentialExpired(Exception):
 class ExecutionPrincipal:
     """The principal of one execution."""
 
-    def __init__(self, auth: auth_service_pb2_grpc.AuthServiceAsyncStub, execution_id: str, grant_id: str) -> None:
+    def __init__(self, auth: "auth_service_pb2_grpc.AuthServiceAsyncStub", execution_id: str, grant_id: str) -> None:
         self._auth = auth
         self._request = auth_service_pb2.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id=execution_id)
         self._token = ""

@@ -58,7 +58,7 @@ class RunContext:
     store: RunStore
     fork_server: ForkServer
     stubs: Stubs
-    auth: auth_service_pb2_grpc.AuthServiceAsyncStub
+    auth: "auth_service_pb2_grpc.AuthServiceAsyncStub"
     facts: CrewFacts
     settings: WorkerSettings
     default_model: str

@@ -1,0 +1,246 @@
+"""A whole installation on loopback: services in this process before an LLM emulator, worker hosts as real processes."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from sqlalchemy import select
+
+from coxswain.orchestrator.v1 import crew_pb2, crew_service_pb2, execution_pb2, execution_service_pb2
+from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
+from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
+from services.common.db.database import Database
+from services.common.ids import new_id
+from services.models.settings import ModelsSettings
+from services.orchestrator.tables import executions, task_runs
+from tests.support.harness import ALICE, Harness, serve_services
+from tests.support.llm_emulator import LlmEmulator
+
+CAPABLE = "openai/capable"
+MODELS: list[dict[str, Any]] = [
+    {"name": "offline/extract", "provider": "offline", "capabilities": ["chat"], "context_window": 1000000},
+    {"name": "offline/embed", "provider": "offline", "capabilities": ["embeddings"], "embedding_dimension": 256},
+    {
+        "name": CAPABLE,
+        "provider": "openai",
+        "capabilities": ["chat", "tools", "json_schema"],
+        "context_window": 100000,
+        "input_cost_per_million_tokens": 2.0,
+        "output_cost_per_million_tokens": 8.0,
+    },
+]
+WAIT_SECONDS = 60
+QUICK = {
+    "COXSWAIN_WORKER_LEASE_SECONDS": "4",
+    "COXSWAIN_WORKER_HEARTBEAT_SECONDS": "1",
+    "COXSWAIN_WORKER_SWEEP_SECONDS": "0.3",
+    "COXSWAIN_WORKER_DRAIN_SECONDS": "2",
+}
+"""Settings of hosts that find out soon that another one has died."""
+
+
+@dataclass
+class WorkerProcess:
+    """A worker host."""
+
+    process: Process
+    executor_id: str = ""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def descendants(self) -> list[int]:
+        """Ids of its fork server and its crew processes."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [child.pid for child in psutil.Process(self.pid).children(recursive=True)]
+        return []
+
+    async def ended(self) -> int:
+        return await asyncio.wait_for(self.process.wait(), WAIT_SECONDS)
+
+
+@dataclass
+class Installation:
+    """Services and worker hosts that run."""
+
+    harness: Harness
+    llm: LlmEmulator
+    database: Database
+    environment: dict[str, str]
+    workers: list[WorkerProcess] = field(default_factory=list)
+
+    async def hosts(self, count: int) -> list[WorkerProcess]:
+        """Return that many worker hosts that live, starting as many as are missing."""
+        living = [worker for worker in self.workers if worker.process.returncode is None]
+        started = await asyncio.gather(*(self.worker() for _ in range(count - len(living))))
+        self.workers = [*living, *started]
+        return self.workers
+
+    async def holder(self) -> WorkerProcess:
+        """Wait until one of the hosts runs a crew process, and return it."""
+        found: list[WorkerProcess] = []
+
+        def one_holds() -> bool:
+            found[:] = [worker for worker in self.workers if len(worker.descendants()) > 1]
+            return len(found) == 1
+
+        await eventually(one_holds)
+        return found[0]
+
+    async def worker(self, **environment: str) -> WorkerProcess:
+        """Start a worker host and wait until it takes executions."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.orchestrator.worker",
+            env=self.environment | environment,
+            stdin=DEVNULL,
+            stdout=PIPE,
+        )
+        worker = WorkerProcess(process)
+        self.workers.append(worker)
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), WAIT_SECONDS)
+        announced = json.loads(line)
+        assert announced["event"] == "worker_ready"
+        worker.executor_id = announced["executor_id"]
+        return worker
+
+    # ---- calling
+
+    def crews(self, bearer: str = ALICE) -> Any:
+        return CrewServiceStub(self.harness.channel(bearer))
+
+    def executions(self, bearer: str = ALICE) -> Any:
+        return ExecutionServiceStub(self.harness.channel(bearer))
+
+    async def start(
+        self, spec: crew_pb2.CrewSpec, *, inputs: Mapping[str, str] | None = None, **fields: Any
+    ) -> execution_pb2.Execution:
+        """Store a crew and start an execution of it."""
+        spec.name = f"{spec.name} {new_id()}"
+        created = await self.crews().CreateCrew(crew_service_pb2.CreateCrewRequest(spec=spec))
+        request = execution_service_pb2.StartExecutionRequest(crew_id=created.crew.id, **fields)
+        for name, value in (inputs or {}).items():
+            request.inputs[name].string_value = value
+        started = await self.executions().StartExecution(request)
+        execution: execution_pb2.Execution = started.execution
+        return execution
+
+    async def watch(
+        self, execution_id: str, until: Callable[[execution_pb2.ExecutionEvent], bool] | None = None, after: int = 0
+    ) -> list[execution_pb2.ExecutionEvent]:
+        """Return events until one meets `until`, or to the last."""
+        events: list[execution_pb2.ExecutionEvent] = []
+        request = execution_service_pb2.WatchExecutionRequest(id=execution_id, after_sequence=after)
+        async with asyncio.timeout(WAIT_SECONDS):
+            async for response in self.executions().WatchExecution(request):
+                events.append(response.event)
+                if until is not None and until(response.event):
+                    return events
+        return events
+
+    async def get(self, execution_id: str) -> execution_pb2.Execution:
+        response = await self.executions().GetExecution(execution_service_pb2.GetExecutionRequest(id=execution_id))
+        execution: execution_pb2.Execution = response.execution
+        return execution
+
+    async def tasks(self, execution_id: str) -> list[execution_pb2.TaskRun]:
+        request = execution_service_pb2.GetTaskOutputsRequest(execution_id=execution_id)
+        return list((await self.executions().GetTaskOutputs(request)).tasks)
+
+    async def finished(self, execution_id: str) -> execution_pb2.Execution:
+        """Wait for an execution's end."""
+        await self.watch(execution_id)
+        return await self.get(execution_id)
+
+    async def rows(self, execution_id: str) -> list[tuple[Any, ...]]:
+        """Everything the rows of an execution hold."""
+        async with self.database.read() as connection:
+            return [
+                tuple(row)
+                for table, column in ((executions, executions.c.id), (task_runs, task_runs.c.execution_id))
+                for row in await connection.execute(select(table).where(column == execution_id))
+            ]
+
+
+def kinds(events: list[execution_pb2.ExecutionEvent]) -> list[str]:
+    """What happened, in order."""
+    return [str(event.WhichOneof("event")) for event in events]
+
+
+def is_kind(kind: str, task: str = "") -> Callable[[execution_pb2.ExecutionEvent], bool]:
+    """An event of a kind, of a task if one is named."""
+    return lambda event: event.WhichOneof("event") == kind and task in {"", event.task_name}
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until something outside of our reach is so."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - nobody could tell us
+            await asyncio.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process still runs (a zombie does not)."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextlib.asynccontextmanager
+async def install(data_dir: Path, *, database_url: str = "", **environment: str) -> AsyncIterator[Installation]:
+    """Serve everything but workers; those are started by the test."""
+    seed = data_dir / "models.yaml"
+    seed.write_text(yaml.safe_dump({"models": MODELS}))
+    sqlite = not database_url or database_url.startswith("sqlite")
+    async with LlmEmulator() as llm:
+        os.environ |= {"OPENAI_API_KEY": "sk-of-the-emulator-0001", "OPENAI_BASE_URL": f"{llm.url}/v1"}
+        models = ModelsSettings(seed_file=seed, openai_base_url=f"{llm.url}/v1", retry_base_seconds=0.01)
+        try:
+            async with serve_services(
+                data_dir,
+                "models",
+                "memory",
+                "orchestrator",
+                database_url=database_url,
+                settings={"models": models},
+            ) as harness:
+                url = f"sqlite:///{data_dir}/orchestrator.db" if sqlite else database_url
+                database = Database(url, "orchestrator")
+                values = {"COXSWAIN_DATA_DIR": str(data_dir), "COXSWAIN_LOG_LEVEL": "WARNING"}
+                if not sqlite:
+                    values["COXSWAIN_DATABASE_URL"] = database_url
+                for service in ("AUTH", "MODELS", "MEMORY", "ORCHESTRATOR"):
+                    values[f"COXSWAIN_{service}_ADDRESS"] = harness.internal_address
+                installation = Installation(harness, llm, database, {**os.environ, **QUICK, **values, **environment})
+                try:
+                    yield installation
+                finally:
+                    for worker in installation.workers:
+                        if worker.process.returncode is None:
+                            with contextlib.suppress(ProcessLookupError):
+                                worker.send(signal.SIGCONT)
+                                worker.kill()
+                            await worker.process.wait()
+                    await database.close()
+        finally:
+            del os.environ["OPENAI_API_KEY"], os.environ["OPENAI_BASE_URL"]

@@ -1,0 +1,381 @@
+"""Executions through the API, real worker hosts and real crew processes."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from google.protobuf.duration_pb2 import Duration
+
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, execution_service_pb2
+from tests.integration.worker.installation import (
+    CAPABLE,
+    Installation,
+    alive,
+    eventually,
+    install,
+    is_kind,
+    kinds,
+)
+from tests.support.llm_script import Reply, ToolCall
+
+S = execution_pb2
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def everything(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
+    """Starting worker hosts takes seconds: tests share them, and those that kill one start another."""
+    async with install(tmp_path_factory.mktemp("installation")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def installation(everything: Installation) -> AsyncIterator[Installation]:
+    """Two hosts and an upstream without rules."""
+    await everything.hosts(2)
+    yield everything
+    everything.llm.clear_rules()
+    everything.llm.release()
+    everything.llm.clear_log()
+
+
+def crew(*tasks: crew_pb2.TaskSpec, name: str = "brief", **fields: Any) -> crew_pb2.CrewSpec:
+    return crew_pb2.CrewSpec(
+        name=name,
+        agents=fields.pop("agents", None)
+        or [
+            crew_pb2.AgentSpec(name="reader", role="Reader", goal="Read closely"),
+            crew_pb2.AgentSpec(name="writer", role="Writer", goal="Write well"),
+        ],
+        tasks=tasks,
+        model=fields.pop("model", CAPABLE),
+        **fields,
+    )
+
+
+def task(name: str, description: str, agent: str = "reader", **fields: Any) -> crew_pb2.TaskSpec:
+    return crew_pb2.TaskSpec(name=name, description=description, expected_output="Words", agent=agent, **fields)
+
+
+THREE = (
+    task("first", "Do the first thing."),
+    task("second", "Do the second thing.", "writer"),
+    task("third", "Do the third thing."),
+)
+
+
+def answer_by_task(installation: Installation, **second: Any) -> None:
+    """The first and the third task are answered at once, the second as told."""
+    installation.llm.on(Reply(text="First done."), last_contains="Do the first thing.")
+    installation.llm.on(Reply(**{"text": "Second done.", **second}), last_contains="Do the second thing.", times=1)
+    installation.llm.on(Reply(text="Second done again."), last_contains="Do the second thing.")
+    installation.llm.on(Reply(text="Third done."), last_contains="Do the third thing.")
+
+
+def asked(installation: Installation, words: str) -> int:
+    """How often the upstream was asked for a task."""
+    return sum(words in str(call.body["messages"][-1]) for call in installation.llm.calls_where(route="chat"))
+
+
+async def test_an_execution_runs_from_the_api_to_its_result(installation: Installation) -> None:
+    installation.llm.on(Reply(chunks=["Ships ", "float."]), last_contains="Read about ships")
+    installation.llm.on(Reply(text="A brief."), last_contains="Write about ships")
+    spec = crew(task("read", "Read about {topic}."), task("write", "Write about {topic}.", "writer"))
+    execution = await installation.start(spec, inputs={"topic": "ships"})
+    events = await installation.watch(execution.id)
+    ended = await installation.get(execution.id)
+    assert ended.state == S.EXECUTION_STATE_SUCCEEDED
+    assert ended.result.text == "A brief."
+    assert ended.claims == 1
+    assert (ended.usage.llm_calls, ended.usage.input_tokens > 0, ended.usage.cost > 0) == (2, True, True)
+    assert [event.sequence for event in events] == sorted({event.sequence for event in events})
+    happened = [kind for kind in kinds(events) if kind != "llm_chunk"]
+    assert happened == [
+        "execution_queued",
+        "execution_started",
+        "task_started",
+        "llm_call_started",
+        "llm_call_completed",
+        "task_completed",
+        "task_started",
+        "llm_call_started",
+        "llm_call_completed",
+        "task_completed",
+        "execution_succeeded",
+    ]
+    chunks = [event.llm_chunk for event in events if event.WhichOneof("event") == "llm_chunk"]
+    first_call = next(
+        event.llm_call_started.call_id for event in events if event.WhichOneof("event") == "llm_call_started"
+    )
+    assert "".join(chunk.text for chunk in chunks if chunk.call_id == first_call) == "Ships float."
+    tasks = await installation.tasks(execution.id)
+    assert [(run.task_name, run.state, run.attempt, run.output.text) for run in tasks] == [
+        ("read", S.TASK_STATE_SUCCEEDED, 1, "Ships float."),
+        ("write", S.TASK_STATE_SUCCEEDED, 1, "A brief."),
+    ]
+    assert events[2].task_started.agent_role == "Reader"
+    # The second task was given the first one's result.
+    assert "Ships float." in str(installation.llm.calls[-1].body["messages"][-1])
+
+
+async def test_memory_is_kept_for_the_next_execution_of_the_same_crew(installation: Installation) -> None:
+    installation.llm.on(Reply(text="The keel is long."))
+    spec = crew(task("read", "Read about keels."), memory=crew_pb2.MemorySpec(enabled=True))
+    first = await installation.start(spec)
+    assert (await installation.finished(first.id)).state == S.EXECUTION_STATE_SUCCEEDED
+    again = await installation.executions().StartExecution(
+        execution_service_pb2.StartExecutionRequest(crew_id=first.crew_id)
+    )
+    await installation.finished(again.execution.id)
+    first_call, second_call = installation.llm.calls_where(route="chat")
+    assert "The keel is long." not in str(first_call.body)
+    assert "The keel is long." in str(second_call.body)
+
+
+async def test_tools_and_delegation_run_in_a_hierarchical_crew(installation: Installation) -> None:
+    delegate = ToolCall(
+        name="delegate_work_to_coworker",
+        arguments={"task": "Work out 6*7", "context": "none", "coworker": "Reader"},
+    )
+    llm = installation.llm
+    llm.on(Reply(tool_calls=[delegate]), contains="You are Crew Manager", times=1)
+    llm.on(
+        Reply(tool_calls=[ToolCall(name="calculator", arguments={"expression": "6*7"})]),
+        offers_tool="calculator",
+        times=1,
+    )
+    llm.on(Reply(text="It is 42."), contains="You are Reader")
+    llm.on(Reply(text="The answer is 42."), contains="You are Crew Manager")
+    reader = crew_pb2.AgentSpec(name="reader", role="Reader", goal="Read", tools=[crew_pb2.ToolSpec(name="calculator")])
+    spec = crew(task("work", "Find the answer.", agent=""), agents=[reader], process=crew_pb2.PROCESS_HIERARCHICAL)
+    execution = await installation.start(spec)
+    events = await installation.watch(execution.id)
+    assert (await installation.get(execution.id)).result.text == "The answer is 42."
+    used = [event.tool_call_completed for event in events if event.WhichOneof("event") == "tool_call_completed"]
+    assert [(tool.tool_name, tool.output) for tool in used] == [
+        ("calculator", "42"),
+        ("delegate_work_to_coworker", "It is 42."),
+    ]
+
+
+async def test_asynchronous_tasks_run_beside_each_other(installation: Installation) -> None:
+    installation.llm.on(Reply(text="One.", hang=True), last_contains="Do one.")
+    installation.llm.on(Reply(text="Two.", hang=True), last_contains="Do two.")
+    installation.llm.on(Reply(text="Both."), last_contains="Join them.")
+    spec = crew(
+        task("one", "Do one.", async_execution=True),
+        task("two", "Do two.", "writer", async_execution=True),
+        task("join", "Join them."),
+    )
+    execution = await installation.start(spec)
+    await installation.llm.wait_for_calls(2, hanging=True)
+    installation.llm.release()
+    assert (await installation.finished(execution.id)).result.text == "Both."
+    joined = str(installation.llm.calls[-1].body["messages"][-1])
+    assert joined.index("One.") < joined.index("Two.")
+
+
+async def test_a_killed_hosts_execution_goes_on_elsewhere_without_doing_a_finished_task_again(
+    installation: Installation,
+) -> None:
+    answer_by_task(installation, hang=True)
+    execution = await installation.start(crew(*THREE))
+    await installation.llm.wait_for_calls(1, hanging=True)
+    victim = await installation.holder()
+    left_behind = victim.descendants()
+    victim.kill()
+    await victim.ended()
+    ended = await installation.finished(execution.id)
+    assert ended.state == S.EXECUTION_STATE_SUCCEEDED
+    assert ended.claims == 2
+    assert [asked(installation, f"Do the {name} thing.") for name in ("first", "second", "third")] == [1, 2, 1]
+    assert [run.attempt for run in await installation.tasks(execution.id)] == [1, 2, 1]
+    started = [e.execution_started for e in await installation.watch(execution.id) if is_kind("execution_started")(e)]
+    assert [(claim.claim, claim.takeover) for claim in started] == [(1, False), (2, True)]
+    # Nothing of the dead host goes on.
+    await eventually(lambda: not any(alive(pid) for pid in left_behind))
+
+
+async def test_answers_a_task_had_before_its_host_died_are_not_asked_for_again(installation: Installation) -> None:
+    llm = installation.llm
+    llm.on(Reply(tool_calls=[ToolCall(name="calculator", arguments={"expression": "6*7"})]), last_role="user")
+    llm.on(Reply(text="Never.", hang=True), last_role="tool", times=1)
+    llm.on(Reply(text="It is 42."))
+    reader = crew_pb2.AgentSpec(name="reader", role="Reader", goal="Read", tools=[crew_pb2.ToolSpec(name="calculator")])
+    execution = await installation.start(crew(task("work", "Find the answer."), agents=[reader]))
+    await llm.wait_for_calls(1, hanging=True)
+    victim = await installation.holder()
+    victim.kill()
+    await victim.ended()
+    ended = await installation.finished(execution.id)
+    assert ended.result.text == "It is 42."
+    assert len(llm.calls_where(route="chat")) == 3
+    events = await installation.watch(execution.id)
+    replayed = [e.llm_call_completed.replayed for e in events if is_kind("llm_call_completed")(e)]
+    assert replayed == [False, True, False]
+    assert ended.usage.llm_calls == 2
+
+
+async def test_a_host_that_was_stopped_and_woken_changes_no_row(installation: Installation) -> None:
+    answer_by_task(installation, hang=True)
+    execution = await installation.start(crew(*THREE))
+    await installation.llm.wait_for_calls(1, hanging=True)
+    zombie = await installation.holder()
+    zombie.send(signal.SIGSTOP)
+    ended = await installation.finished(execution.id)
+    assert ended.state == S.EXECUTION_STATE_SUCCEEDED
+    before = await installation.rows(execution.id)
+    events = await installation.watch(execution.id)
+    crew_processes = zombie.descendants()
+    zombie.send(signal.SIGCONT)
+    installation.llm.release()
+    # It notices that it has slept through its lease: its crew process ends, its fork server stays.
+    await eventually(lambda: sum(alive(pid) for pid in crew_processes) <= 1)
+    # It works on as before.
+    later = await installation.start(crew(*THREE, name="later"))
+    assert (await installation.finished(later.id)).state == S.EXECUTION_STATE_SUCCEEDED
+    assert await installation.rows(execution.id) == before
+    assert await installation.watch(execution.id) == events
+
+
+async def test_all_hosts_killed_and_one_started_anew_goes_on(installation: Installation) -> None:
+    answer_by_task(installation, hang=True)
+    execution = await installation.start(crew(*THREE))
+    await installation.llm.wait_for_calls(1, hanging=True)
+    for victim in installation.workers:
+        victim.kill()
+        await victim.ended()
+    await installation.hosts(1)
+    ended = await installation.finished(execution.id)
+    assert ended.state == S.EXECUTION_STATE_SUCCEEDED
+    assert asked(installation, "Do the first thing.") == 1
+
+
+async def test_cancelling_ends_a_hanging_model_call_and_keeps_what_is_finished(installation: Installation) -> None:
+    answer_by_task(installation, hang=True)
+    execution = await installation.start(crew(*THREE))
+    (hanging,) = await installation.llm.wait_for_calls(1, hanging=True)
+    worker = await installation.holder()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await installation.executions().CancelExecution(execution_service_pb2.CancelExecutionRequest(id=execution.id))
+    ended = await installation.finished(execution.id)
+    assert ended.state == S.EXECUTION_STATE_CANCELLED
+    assert loop.time() - began < 10
+    tasks = await installation.tasks(execution.id)
+    assert [(run.state, run.output.text) for run in tasks] == [
+        (S.TASK_STATE_SUCCEEDED, "First done."),
+        (S.TASK_STATE_CANCELLED, ""),
+        (S.TASK_STATE_CANCELLED, ""),
+    ]
+    await eventually(lambda: hanging.client_disconnected)
+    await eventually(lambda: len(worker.descendants()) == 1)
+
+
+async def test_an_execution_past_its_timeout_fails_and_says_so(installation: Installation) -> None:
+    answer_by_task(installation, hang=True)
+    execution = await installation.start(crew(*THREE), timeout=Duration(seconds=2))
+    ended = await installation.finished(execution.id)
+    assert ended.state == S.EXECUTION_STATE_FAILED
+    assert ended.error.reason == "EXECUTION_TIMEOUT"
+
+
+async def test_a_failed_execution_resumed_does_only_what_is_not_done(installation: Installation) -> None:
+    llm = installation.llm
+    llm.on(Reply(text="First done."), last_contains="Do the first thing.")
+    llm.on(Reply(raw_body="no such answer"), last_contains="Do the second thing.", times=3)
+    llm.on(Reply(text="Second done."), last_contains="Do the second thing.")
+    llm.on(Reply(text="Third done."), last_contains="Do the third thing.")
+    execution = await installation.start(crew(*THREE))
+    failed = await installation.finished(execution.id)
+    assert failed.state == S.EXECUTION_STATE_FAILED
+    assert failed.error.task_name == "second"
+    assert failed.error.message
+    resumed = await installation.executions().ResumeExecution(
+        execution_service_pb2.ResumeExecutionRequest(id=execution.id)
+    )
+    ended = await installation.finished(resumed.execution.id)
+    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, "Third done.")
+    assert asked(installation, "Do the first thing.") == 1
+
+
+async def test_a_result_waits_for_a_person_with_nothing_running(installation: Installation) -> None:
+    llm = installation.llm
+    llm.on(Reply(text="A better draft."), contains="Make it better.")
+    llm.on(Reply(text="A draft."), last_contains="Write a draft.")
+    llm.on(Reply(text="Published."), last_contains="Publish it.")
+    spec = crew(task("draft", "Write a draft.", human_approval=True), task("publish", "Publish it.", "writer"))
+    execution = await installation.start(spec)
+    events = await installation.watch(execution.id, is_kind("execution_parked"))
+    assert (await installation.get(execution.id)).state == S.EXECUTION_STATE_WAITING_FOR_APPROVAL
+    await eventually(lambda: [len(worker.descendants()) for worker in installation.workers] == [1, 1])
+    requested = next(e.approval_requested for e in events if is_kind("approval_requested")(e))
+    assert requested.output.text == "A draft."
+    await installation.executions().AnswerApproval(
+        execution_service_pb2.AnswerApprovalRequest(
+            approval_id=requested.approval_id, approved=False, feedback="Make it better."
+        )
+    )
+    events = await installation.watch(execution.id, is_kind("execution_parked"), after=events[-1].sequence)
+    requested = next(e.approval_requested for e in events if is_kind("approval_requested")(e))
+    assert requested.output.text == "A better draft."
+    await installation.executions().AnswerApproval(
+        execution_service_pb2.AnswerApprovalRequest(approval_id=requested.approval_id, approved=True)
+    )
+    ended = await installation.finished(execution.id)
+    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, "Published.")
+    assert [run.output.text for run in await installation.tasks(execution.id)] == ["A better draft.", "Published."]
+
+
+async def test_a_draining_host_hands_over_what_does_not_end_in_time(installation: Installation) -> None:
+    answer_by_task(installation, hang=True)
+    execution = await installation.start(crew(*THREE))
+    await installation.llm.wait_for_calls(1, hanging=True)
+    leaving = await installation.holder()
+    leaving.send(signal.SIGTERM)
+    assert await leaving.ended() == 0
+    ended = await installation.finished(execution.id)
+    assert ended.state == S.EXECUTION_STATE_SUCCEEDED
+    assert asked(installation, "Do the first thing.") == 1
+
+
+async def test_a_draining_host_lets_what_runs_end(installation: Installation) -> None:
+    answer_by_task(installation, hang=True)
+    execution = await installation.start(crew(*THREE))
+    await installation.llm.wait_for_calls(1, hanging=True)
+    leaving = await installation.holder()
+    leaving.send(signal.SIGTERM)
+    installation.llm.release()
+    ended = await installation.finished(execution.id)
+    assert (ended.state, ended.claims) == (S.EXECUTION_STATE_SUCCEEDED, 1)
+    assert await leaving.ended() == 0
+
+
+async def test_a_crew_process_that_dies_is_replaced(installation: Installation) -> None:
+    answer_by_task(installation, hang=True)
+    execution = await installation.start(crew(*THREE))
+    await installation.llm.wait_for_calls(1, hanging=True)
+    worker = await installation.holder()
+    crew_process = max(worker.descendants())
+    os.kill(crew_process, signal.SIGKILL)
+    ended = await installation.finished(execution.id)
+    assert (ended.state, ended.claims) == (S.EXECUTION_STATE_SUCCEEDED, 1)
+    assert [run.attempt for run in await installation.tasks(execution.id)] == [1, 2, 1]
+
+
+async def test_planning_comes_before_the_first_task_and_costs_no_task(installation: Installation) -> None:
+    plan = '{"list_of_plans_per_task": [{"task_number": 1, "task": "first", "plan": " Step by step."}]}'
+    installation.llm.on(Reply(text=plan), contains="Task Execution Planner")
+    answer_by_task(installation)
+    execution = await installation.start(crew(*THREE, planning=True))
+    ended = await installation.finished(execution.id)
+    assert ended.state == S.EXECUTION_STATE_SUCCEEDED
+    assert asked(installation, "Do the first thing. Step by step.") == 1
+    assert len(await installation.tasks(execution.id)) == 3
+    assert ended.usage.llm_calls == 4
