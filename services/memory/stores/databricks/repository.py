@@ -186,12 +186,16 @@ class DatabricksVectorIndexRepository:
             yield [row for row in page if self._is_owned(owner, row) and passes(owner.kind, chosen, row, now)]
             return
         del page
-        async for scanned in self._client.scan(self._location.workspace_url, index):
+        async for scanned in self.scan(index):
             yield [
                 {name: value for name, value in row.items() if name != Column.EMBEDDING}
                 for row in scanned
                 if owner.owns(row) and passes(owner.kind, chosen, row, now)
             ]
+
+    def scan(self, index: str) -> AsyncIterator[list[Json]]:
+        """Yield all rows of an index, whoever owns them, vectors included, in the order of their keys."""
+        return self._client.scan(self._location.workspace_url, index)
 
     async def delete_records(self, index: str, keys: Sequence[str], names: Mapping[str, str] | None = None) -> int:
         """Remove rows by primary key and return how many removals were accepted; unknown keys count too.
