@@ -65,7 +65,7 @@ def test_vectors_are_those_of_the_library_the_model_comes_from(embedder: Package
     done = subprocess.run(
         [sys.executable, "-c", program], input=json.dumps(texts), capture_output=True, text=True, check=True
     )
-    vectors, tokens = embedder.embed_now(texts)
+    vectors, tokens = embedder.embed(texts)
     assert np.allclose(vectors, np.array(json.loads(done.stdout)), atol=1e-6)
     assert tokens == embedder.count_tokens(texts)
 
@@ -73,7 +73,7 @@ def test_vectors_are_those_of_the_library_the_model_comes_from(embedder: Package
 def test_embedding_loads_neither_the_library_nor_anything_that_could_call_home() -> None:
     program = (
         "import sys; from services.models.providers.offline.embedder import PackagedEmbedder\n"
-        "PackagedEmbedder().embed_now(['a'])\n"
+        "PackagedEmbedder().embed(['a'])\n"
         "print([m for m in ('wordllama', 'requests', 'huggingface_hub', 'httpx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -82,9 +82,9 @@ def test_embedding_loads_neither_the_library_nor_anything_that_could_call_home()
 
 def test_a_vector_does_not_depend_on_what_else_is_in_the_batch(embedder: PackagedEmbedder) -> None:
     texts = [f"sentence number {n} " * (n % 7 + 1) for n in range(600)]
-    together, _ = embedder.embed_now(texts)
+    together, _ = embedder.embed(texts)
     for index in (0, 255, 256, 599):
-        alone, _ = embedder.embed_now([texts[index]])
+        alone, _ = embedder.embed([texts[index]])
         assert np.array_equal(alone[0], together[index])
     assert together.shape == (600, DIMENSION)
     assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
@@ -92,7 +92,7 @@ def test_a_vector_does_not_depend_on_what_else_is_in_the_batch(embedder: Package
 
 def test_a_text_with_nothing_in_it_is_refused_by_its_place(embedder: PackagedEmbedder) -> None:
     with pytest.raises(InvalidArgument) as failure:
-        embedder.embed_now(["fine", ""])
+        embedder.embed(["fine", ""])
     assert failure.value.violations[0].field == "texts[1]"
 
 

@@ -1,7 +1,7 @@
 """The packaged embedding model: averaged token vectors out of the wordllama wheel."""
 
-import asyncio
 import importlib.util
+import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,19 +33,15 @@ class PackagedEmbedder:
     """Embeds and counts tokens with the model that lies in the wordllama wheel.
 
     Its files are read without importing wordllama, which would load an HTTP client and keep the weights in twice the
-    width: 35 MB instead of 100. The vectors are wordllama's own. The model is loaded at first use; methods may be
-    called from any thread and block, so coroutines go through `embed`.
+    width. The vectors are wordllama's own. The weights are mapped, not read: they cost the memory of the tokens that
+    occur, and processes share it. The model is loaded at first use. Methods block and may be called from any thread.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loaded: _Loaded | None = None
 
-    async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
-        """Return `embed_now` without blocking the loop."""
-        return await asyncio.to_thread(self.embed_now, texts)
-
-    def embed_now(self, texts: Sequence[str]) -> tuple[Vectors, int]:
+    def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         """Return one unit-length row for each text, and how many tokens they have together.
 
         Raises:
@@ -70,8 +66,12 @@ class PackagedEmbedder:
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Return how many tokens the texts have together."""
+        return sum(self.count_each(texts))
+
+    def count_each(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has."""
         encodings = self._model().tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return sum(len(encoding.ids) for encoding in encodings)
+        return [len(encoding.ids) for encoding in encodings]
 
     @staticmethod
     def _mean(weights: NDArray[np.float16], ids: list[int]) -> NDArray[np.float32]:
@@ -88,8 +88,7 @@ class PackagedEmbedder:
 
 
 def _load() -> _Loaded:
-    # Together they take longer to import than everything else at start: only for those who embed offline.
-    from safetensors.numpy import load_file
+    # Imported only by those who embed offline.
     from tokenizers import Tokenizer
 
     wheel = importlib.util.find_spec("wordllama")
@@ -99,5 +98,16 @@ def _load() -> _Loaded:
     tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER_FILE))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    weights = load_file(folder / _WEIGHTS_FILE)[_WEIGHTS_TENSOR]
-    return _Loaded(tokenizer, np.ascontiguousarray(weights))
+    return _Loaded(tokenizer, _map_tensor(folder / _WEIGHTS_FILE, _WEIGHTS_TENSOR))
+
+
+def _map_tensor(path: Path, name: str) -> NDArray[np.float16]:
+    """Map a tensor of a safetensors file: the length of a JSON header, the header, then the tensors' bytes."""
+    with path.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        tensor = json.loads(file.read(header_size))[name]
+    if tensor["dtype"] != "F16":
+        raise ValueError(f"{path.name}: the packaged embeddings are expected as F16, not {tensor['dtype']}")
+    return np.memmap(
+        path, dtype="<f2", mode="r", offset=8 + header_size + tensor["data_offsets"][0], shape=tuple(tensor["shape"])
+    )

@@ -18,7 +18,7 @@ _DIVERSITY = 0.4
 # What two sentences have in common, above what any two of the text have, and where they stand.
 _CONTENT_WEIGHT = 1.5
 _PLACE_WEIGHT = 0.25
-_SAMPLE = 500
+_SAMPLE = 200
 _DEFAULT_COUNT = (3, 7)
 _MAX_COUNT = 50
 _MAX_INSTRUCTION = 4000
@@ -147,7 +147,7 @@ def extract(embedder: PackagedEmbedder, material: Sequence[str], task: str, leng
     count = _count(length, candidates)
     if len(candidates) <= count:
         return _within_words(candidates, list(range(len(candidates))), length.words)
-    vectors, _ = embedder.embed_now([sentence.text for sentence in candidates])
+    vectors, _ = embedder.embed([sentence.text for sentence in candidates])
     scores = _scores(embedder, candidates, vectors, task)
     order = _choose(vectors, scores, count)
     return _within_words(candidates, order, length.words)
@@ -181,7 +181,7 @@ def _scores(
     scores = _standardised(vectors @ _unit(vectors.mean(axis=0)))
     subject = _subject(task, candidates)
     if subject:
-        question, _ = embedder.embed_now([" ".join(subject)])
+        question, _ = embedder.embed([" ".join(subject)])
         scores = (1 - _TASK_WEIGHT) * scores + _TASK_WEIGHT * _standardised(vectors @ question[0])
         scores += _MENTION_GAIN * np.array([_mentioned(subject, sentence) for sentence in candidates], dtype=np.float32)
     return scores + np.array([_standing(sentence) for sentence in candidates], dtype=np.float32)

@@ -1,7 +1,10 @@
 """The provider that needs no network, account or key."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import functools
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.models.domain import (
@@ -22,11 +25,16 @@ from services.models.providers.offline.embedder import PackagedEmbedder
 from services.models.providers.offline.extract import extract, requested_length
 from services.models.providers.offline.prompt import read_prompt
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 EXTRACT = "extract"
 EMBED = "embed"
 UPSTREAM_MODELS = frozenset({EXTRACT, EMBED})
 """What a model of this provider may name as its upstream model."""
 
+# Two long texts at once; more would only take turns.
+_THREADS = 2
 # One sentence a paragraph, so that whoever reads the answer as material finds the sentences again.
 _SEPARATOR = "\n\n"
 
@@ -39,10 +47,12 @@ class OfflineProvider:
 
     def __init__(self, embedder: PackagedEmbedder) -> None:
         self._embedder = embedder
+        # Threads of its own: the loop's are needed to look up names while long texts are worked on.
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="offline-model")
 
     async def complete(self, model: Model, completion: Completion) -> Answer:
         """Return the sentences that say most of the material."""
-        pieces, finish, usage = await asyncio.to_thread(self._answer, model, completion)
+        pieces, finish, usage = await self._work(self._answer, model, completion)
         return Answer(
             text="".join(pieces),
             reasoning="",
@@ -54,7 +64,7 @@ class OfflineProvider:
 
     async def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
         """Yield the same answer, a sentence at a time."""
-        pieces, finish, usage = await asyncio.to_thread(self._answer, model, completion)
+        pieces, finish, usage = await self._work(self._answer, model, completion)
         for piece in pieces:
             yield TextDelta(piece)
         yield UsageDelta(usage)
@@ -68,16 +78,22 @@ class OfflineProvider:
             InvalidArgument: a text has nothing that can be embedded.
         """
         _check_upstream_model(model, EMBED)
-        vectors, tokens = await self._embedder.embed(texts)
+        vectors, tokens = await self._work(self._embedder.embed, texts)
         return Embeddings(vectors, Usage(input_tokens=tokens))
 
     async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
         """Return the count of the packaged tokenizer, which is the one these models are measured with."""
-        tokens = await asyncio.to_thread(self._embedder.count_tokens, [message.text for message in messages])
+        tokens = await self._work(self._embedder.count_tokens, [message.text for message in messages])
         return TokenCount(tokens, exact=True)
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        """Give up work that nobody waits for any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _work(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Do blocking work in a thread."""
+        call = functools.partial(work, *arguments, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def _answer(self, model: Model, completion: Completion) -> tuple[list[str], FinishReason, Usage]:
         _check_upstream_model(model, EXTRACT)
@@ -108,8 +124,7 @@ class OfflineProvider:
         """Keep whole sentences as far as the limit of tokens allows, but always one."""
         kept: list[str] = []
         total = 0
-        for piece in pieces:
-            tokens = self._embedder.count_tokens([piece])
+        for piece, tokens in zip(pieces, self._embedder.count_each(pieces), strict=True):
             if limit is not None and kept and total + tokens > limit:
                 return kept, total, FinishReason.LENGTH
             total += tokens

@@ -23,6 +23,7 @@ _TAG = re.compile(
 )
 _EMPHASIS = re.compile(r"(?<![\w*`])(\*\*|__|\*|_|`)(?=\S)(.{1,300}?)(?<=\S)\1(?![\w*`])")
 _SPACE = re.compile(r"\s+")
+_NO_LETTER = re.compile(r"[\W_]+")
 
 # A sentence ends at a mark (with the quotes and brackets that close behind it) followed by space and what may begin
 # one, or at a mark of the scripts that put no space there.
@@ -161,4 +162,4 @@ def _is_whole(sentence: str) -> bool:
 
 def _identity(sentence: str) -> str:
     """What two sentences share that differ in case, spacing and punctuation only."""
-    return "".join(character for character in sentence.casefold() if character.isalnum())
+    return _NO_LETTER.sub("", sentence.casefold())
