@@ -34,6 +34,7 @@ from coxswain.client import (
     DocumentError,
     ExecutionNotSucceeded,
     NotFound,
+    Unavailable,
     load_crew,
 )
 from coxswain.client.cli.live import execution_view, follow
@@ -58,6 +59,8 @@ OFFLINE = "offline/extract"
 
 SERVING_SECONDS = 120.0
 WARM_SECONDS = 300.0
+ANSWER_SECONDS = 5.0
+EXECUTION_SECONDS = 3600.0
 DRAIN_SECONDS = 60.0
 MAX_TEXT_BYTES = int(os.environ.get("COXSWAIN_ORCHESTRATOR_MAX_INPUTS_BYTES") or 1024 * 1024)
 
@@ -151,8 +154,11 @@ def address() -> Iterator[str]:
     """Where a suite serves: the one that was named, or a child of this process."""
     if named := os.environ.get("COXSWAIN_ADDRESS"):
         say(f"using the server at {named}")
+        wait_until_serving(named)
         yield named
         return
+    if os.environ.get("COXSWAIN_WORKERS", "").strip() == "0":
+        raise DemoError("COXSWAIN_WORKERS is 0: nobody would run the crew; unset it")
     with Suite() as suite:
         started = time.monotonic()
         serving = suite.wait_for(r"serving on (\S+)", "starting the suite", SERVING_SECONDS)
@@ -161,6 +167,22 @@ def address() -> Iterator[str]:
         say(f"workers warm after {time.monotonic() - started:.1f} s")
         yield serving[1]
     say("the suite has stopped")
+
+
+def wait_until_serving(target: str) -> None:
+    """Wait for a server that was named; it may just be starting. Raises DemoError when it does not serve."""
+    until = time.monotonic() + ANSWER_SECONDS
+    with Client(target) as client, console.status(f"waiting for {target}"):
+        while True:
+            try:
+                if client.healthy():
+                    return
+                why = "is not serving"
+            except Unavailable:
+                why = "cannot be reached"
+            if time.monotonic() > until:
+                raise DemoError(f"{target} {why}; unset COXSWAIN_ADDRESS and the demo starts a suite of its own")
+            time.sleep(0.2)
 
 
 def choose_model() -> tuple[str, str]:
@@ -191,7 +213,7 @@ def know_model(client: Client, name: str) -> None:
 
 def run(client: Client, crew: Crew, text: str) -> Execution:
     """Run the crew and show its events."""
-    execution = client.start(crew, {"text": text})
+    execution = client.start(crew, {"text": text}, timeout=EXECUTION_SECONDS)
     follow(execution_view(console, execution.id), client.watch(execution.id))
     ended = client.executions.GetExecution(GetExecutionRequest(id=execution.id)).execution
     if not ended.result.text.strip():

@@ -22,6 +22,7 @@ from coxswain.memory.v1.memory_service_pb2 import Namespace, SaveRequest
 from coxswain.memory.v1.record_pb2 import MemoryKind, Record, UnifiedRecord
 from coxswain.orchestrator.v1 import execution_pb2 as pb
 from tests.integration.client.installation import Installation, Server
+from tests.support.child_process import scrubbed_environment
 from tests.support.harness import ALICE, BOB, serve_services
 
 ROOT = Path(__file__).parents[3]
@@ -212,6 +213,16 @@ def test_wrong_usage_is_explained(arguments: list[str], says: str) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_up_serves_and_ends_as_the_suite_does(tmp_path: Path) -> None:
+    environment = scrubbed_environment(tmp_path, COXSWAIN_DATA_DIR=str(tmp_path), COXSWAIN_PORT="port")
+    command = [sys.executable, "-m", "coxswain.client", "up"]
+    result = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert result.returncode == 2
+    assert "COXSWAIN_PORT" in result.stderr
+
+
 def test_an_address_that_is_none_is_explained() -> None:
     result = invoke("https://example.com/path", "whoami")
     assert result.exit_code == 2
@@ -341,7 +352,7 @@ async def test_a_broken_import_names_the_line_and_an_export_that_fails_leaves_no
     file.write_text(file.read_text() + "{\n")
     result = await run("memory", "import", str(file))
     assert result.exit_code == 2
-    assert "4" in result.stderr.splitlines()[2]
+    assert [line.split()[0] for line in result.stderr.splitlines()[2:]] == ["4"]
     missing = tmp_path / "missing" / "memories.jsonl"
     assert (await run("memory", "export", str(missing), "--crew", "brief")).exit_code == 2
     nowhere = await run("memory", "export", str(tmp_path / "none.jsonl"), "--crew", "nobody")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from google.protobuf.json_format import MessageToDict
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coxswain.client import DocumentError, load_crew
@@ -265,6 +265,7 @@ def specs(draw: st.DrawFn) -> CrewSpec:
     return spec
 
 
+@settings(deadline=None)
 @given(specs())
 def test_a_stored_crew_written_as_yaml_or_json_reads_back_the_same(
     tmp_path_factory: pytest.TempPathFactory, spec: CrewSpec
@@ -275,6 +276,7 @@ def test_a_stored_crew_written_as_yaml_or_json_reads_back_the_same(
     assert load_crew(write(directory, yaml.safe_dump(plain, allow_unicode=True))) == spec
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("ab:-[]{}&*!|>'\"#%@`,\n \t0\\?~<"), max_size=60))
 def test_no_text_makes_the_reader_fail_in_another_way(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     for name in ("crew.yaml", "crew.json"):

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coxswain.client import NotFound, ResourceExhausted
@@ -34,6 +34,7 @@ class Listing:
         return self.list(request)
 
 
+@settings(deadline=None)
 @given(
     count=st.integers(0, 300),
     size=st.integers(0, 70),

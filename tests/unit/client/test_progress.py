@@ -3,7 +3,7 @@
 import io
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -107,6 +107,7 @@ def test_an_event_of_a_later_version_is_shown_and_passed_over() -> None:
     assert told(*RUN, pb.ExecutionEvent(sequence=10)).sequence == 10
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*RUN, END]), max_size=30))
 def test_events_in_any_order_are_survived(events: list[pb.ExecutionEvent]) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=60)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coxswain.client.texts import TextFileError, read_text
@@ -65,6 +65,7 @@ def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_text("-", 1000).text == SENTENCE
 
 
+@settings(deadline=None)
 @given(
     st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(
         lambda text: text.strip("\ufeff \u2028\u2029").strip()

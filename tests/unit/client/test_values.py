@@ -2,7 +2,7 @@
 
 import pytest
 from google.protobuf.json_format import MessageToDict
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coxswain.client.results import start_request
@@ -22,6 +22,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_what_json_can_say_comes_back_the_same(value: object) -> None:
     assert MessageToDict(to_value(value)) == value

@@ -2,7 +2,7 @@
 
 import grpc
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coxswain.client import CoxswainError, Internal, NotFound, Unauthenticated, Unavailable
@@ -40,6 +40,7 @@ def histories(draw: st.DrawFn) -> list[ExecutionEvent]:
     return [*(chunk(sequence) for sequence in sequences[:-1]), end(sequences[-1])]
 
 
+@settings(deadline=None)
 @given(history=histories(), cuts=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 3)), max_size=8))
 def test_every_event_comes_once_and_in_order_however_often_the_connection_breaks(
     history: list[ExecutionEvent], cuts: list[tuple[int, int]]

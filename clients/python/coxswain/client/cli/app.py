@@ -124,7 +124,7 @@ def _report_call(session: Session, error: CoxswainError) -> None:
     session.say(f"error: {message} ({error.code.name}{reason})", "red")
     if told:
         faults = [Problem(violation.field, violation.description) for violation in told]
-        session.err.print(problem_table(faults, ""))
+        session.err.print(problem_table(faults))
     if error.retry_after is not None:
         session.say(f"try again in {error.retry_after:g} s")
     if mend := _MENDS.get(error.reason or error.code.name):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -100,9 +100,9 @@ def plain(value: object) -> Any:
     return value
 
 
-def table(*columns: str, title: str | None = None) -> Table:
+def table(*columns: str) -> Table:
     """An empty table in the manner of all others; ``>`` before a name means aligned to the right."""
-    made = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    made = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         name = column.removeprefix(">")
         justify: Literal["left", "right"] = "left" if name == column else "right"
@@ -115,12 +115,12 @@ def add_row(made: Table, *cells: object) -> None:
     made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
 
 
-def problem_table(problems: Iterable[Problem], title: str) -> Table:
+def problem_table(problems: Iterable[Problem], title: str = "") -> Group:
     """Faults with their places."""
-    made = table(">line", "field", "what", title=title)
+    made = table(">line", "field", "what")
     for problem in problems:
         add_row(made, problem.line or "", problem.field, problem.description)
-    return made
+    return Group(Text(title), made) if title else Group(made)
 
 
 def progress_bar(console: Console) -> Progress:

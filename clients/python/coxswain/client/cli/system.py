@@ -78,7 +78,8 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
         you = str(caller) if isinstance(caller, CoxswainError) else caller
         session.print_json({"address": session.connection.target, "services": health, "caller": you})
     else:
-        made = table("service", "health", title=session.connection.target)
+        session.show(session.connection.target)
+        made = table("service", "health")
         for name, state in health.items():
             add_row(made, name, Text(state, style=_HEALTH_STYLES[state]))
         session.out.print(made)
