@@ -6,7 +6,7 @@ from services.auth.domain import Session, VerifiedIdentity
 from services.auth.identity.verifier import bearer_token
 from services.auth.keys import bindings
 from services.auth.keys.vault import Vault
-from services.auth.repositories import encryption_keys, sessions
+from services.auth.repositories import sessions
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.identity.authenticator import Credential
@@ -35,30 +35,27 @@ class SessionStore:
 
         The token itself is kept, sealed, only when it is a user's own.
         """
-        async with self._database.read() as connection:
-            key_id = await encryption_keys.sealing_key_id(connection)
         credential_hash = self._vault.hash(
-            key_id, "credential", credential.authorization, credential.forwarded_access_token
+            self._vault.sealing, "credential", credential.authorization, credential.forwarded_access_token
         )
         known = self._known.get(credential_hash)
         if known is not None and _covers(known.identity, identity):
             return known.session_id
         session_id = new_id()
-        sealed = (
-            self._vault.seal_under(key_id, bindings.user_token(session_id), bearer_token(credential).encode())
-            if identity.kind is CredentialKind.USER
-            else None
-        )
-        session = Session(
-            id=session_id,
-            subject=identity.subject,
-            kind=identity.kind,
-            origin=identity.origin,
-            expires_at=identity.expires_at,
-            claimed_roles=identity.claimed_roles,
-            sealed_token=sealed,
-        )
         async with self._database.write() as connection:
+            sealed = None
+            if identity.kind is CredentialKind.USER:
+                place, token = bindings.user_token(session_id), bearer_token(credential)
+                sealed = await self._vault.seal(connection, place, token.encode())
+            session = Session(
+                id=session_id,
+                subject=identity.subject,
+                kind=identity.kind,
+                origin=identity.origin,
+                expires_at=identity.expires_at,
+                claimed_roles=identity.claimed_roles,
+                sealed_token=sealed,
+            )
             session_id = await sessions.put(connection, credential_hash, session)
         if len(self._known) >= _SIZE:
             self._known.clear()

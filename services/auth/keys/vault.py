@@ -19,6 +19,8 @@ class Vault:
         self._database = database
         self._sealer = Sealer(ring)
         self.ring = ring
+        self.sealing = ring.newest
+        """The key that sealed when this replica last looked: good enough to choose a hash by, not to seal with."""
 
     async def start(self) -> None:
         """Compare the ring with the keys that have been used, and remember its new ones.
@@ -43,6 +45,7 @@ class Vault:
             for key_id in set(self.ring) - {key.key_id for key in known}:
                 await self._remember(connection, key_id, sealing=False)
             used = await encryption_keys.in_use(connection)
+        self.sealing = sealing.key_id
         for key_id in set(used) - set(self.ring):
             logger.error(
                 "values are sealed under a key that is not in the key ring", key_id=key_id, values=used[key_id]
@@ -65,6 +68,7 @@ class Vault:
             if sealing != newest:
                 await encryption_keys.seal_with(connection, newest)
                 logger.info("another key seals from now on", key_id=newest, before=sealing)
+        self.sealing = newest
         return newest
 
     async def seal(self, connection: AsyncConnection, binding: Binding, plaintext: bytes) -> Sealed:
@@ -73,7 +77,8 @@ class Vault:
         Raises:
             FailedPrecondition: KEY_UNAVAILABLE, this replica does not have that key.
         """
-        return self._sealer.seal(await encryption_keys.sealing_key_id(connection), binding, plaintext)
+        self.sealing = await encryption_keys.sealing_key_id(connection)
+        return self._sealer.seal(self.sealing, binding, plaintext)
 
     def seal_under(self, key_id: str, binding: Binding, plaintext: bytes) -> Sealed:
         """Return `plaintext` sealed under the key named.

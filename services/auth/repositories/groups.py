@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
@@ -60,10 +60,22 @@ async def delete_group(connection: AsyncConnection, group_id: str) -> bool:
     return bool((await connection.execute(delete(_GROUPS).where(_GROUPS.c.id == group_id))).rowcount)
 
 
-async def roles_of(connection: AsyncConnection, subject: str) -> dict[str, Role]:
-    """Return the groups a subject is a stored member of, with its roles."""
-    rows = await connection.execute(select(_MEMBERS.c.group_id, _MEMBERS.c.role).where(_MEMBERS.c.subject == subject))
-    return {group_id: Role(role) for group_id, role in rows}
+async def standing_of(connection: AsyncConnection, subject: str) -> tuple[dict[str, Role], bool]:
+    """Return the groups a subject is a stored member of, with its roles, and whether it is a platform admin."""
+    # One statement, as this is read whenever somebody signs in.
+    rows = await connection.execute(
+        select(_MEMBERS.c.group_id, _MEMBERS.c.role)
+        .where(_MEMBERS.c.subject == subject)
+        .union_all(select(_ADMINS.c.subject, literal(int(Role.PLATFORM_ADMIN))).where(_ADMINS.c.subject == subject))
+    )
+    roles: dict[str, Role] = {}
+    platform_admin = False
+    for group_id, role in rows:
+        if role == Role.PLATFORM_ADMIN:
+            platform_admin = True
+        else:
+            roles[group_id] = Role(role)
+    return roles, platform_admin
 
 
 async def get_member(connection: AsyncConnection, group_id: str, subject: str) -> Member | None:
@@ -77,17 +89,14 @@ async def get_member(connection: AsyncConnection, group_id: str, subject: str) -
 
 async def set_member(connection: AsyncConnection, group_id: str, subject: str, role: Role) -> Member:
     """Store a membership or change its role, and return it."""
-    await insert_or_update(
+    row = await insert_or_update(
         connection,
         _MEMBERS,
         {"group_id": group_id, "subject": subject, "role": int(role), "created_at": utc_now()},
         key=("group_id", "subject"),
         update=("role",),
     )
-    rows = await connection.execute(
-        select(_MEMBERS).where(_MEMBERS.c.group_id == group_id, _MEMBERS.c.subject == subject)
-    )
-    return _member(rows.one())
+    return _member(row)
 
 
 async def remove_member(connection: AsyncConnection, group_id: str, subject: str) -> bool:
@@ -125,11 +134,6 @@ async def members_page(connection: AsyncConnection, group_id: str, after: str, l
         .limit(limit)
     )
     return [_member(row) for row in rows]
-
-
-async def is_platform_admin(connection: AsyncConnection, subject: str) -> bool:
-    """Return whether a subject administers the installation."""
-    return (await connection.execute(select(_ADMINS.c.subject).where(_ADMINS.c.subject == subject))).first() is not None
 
 
 async def any_platform_admin(connection: AsyncConnection) -> bool:

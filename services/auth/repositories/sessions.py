@@ -32,12 +32,6 @@ def _roles(stored: Mapping[str, int]) -> dict[str, Role]:
     return {group_id: Role(role) for group_id, role in stored.items()}
 
 
-async def by_hash(connection: AsyncConnection, credential_hash: str) -> Session | None:
-    """Return the session of a credential."""
-    row = (await connection.execute(select(_TABLE).where(_TABLE.c.credential_hash == credential_hash))).one_or_none()
-    return _session(row) if row else None
-
-
 async def get(connection: AsyncConnection, session_id: str) -> Session | None:
     """Return a session by id."""
     row = (await connection.execute(select(_TABLE).where(_TABLE.c.id == session_id))).one_or_none()
@@ -60,15 +54,14 @@ async def put(connection: AsyncConnection, credential_hash: str, session: Sessio
         "created_at": utc_now(),
     }
     # The sealed token stays: it is bound to the id of the row that was there first.
-    await insert_or_update(
+    stored = await insert_or_update(
         connection,
         _TABLE,
         values,
         key=("credential_hash",),
         update=("subject", "kind", "origin", "claimed_roles", "expires_at"),
     )
-    stored = await connection.execute(select(_TABLE.c.id).where(_TABLE.c.credential_hash == credential_hash))
-    return str(stored.scalar_one())
+    return str(stored.id)
 
 
 async def delete_expired(connection: AsyncConnection, before: datetime) -> int:

@@ -26,11 +26,12 @@ async def insert_or_update(
     *,
     key: tuple[str, ...],
     update: tuple[str, ...],
-) -> None:
-    """Insert a row, or change the columns `update` of the row that has the same `key`."""
+) -> Any:
+    """Insert a row, or change the columns `update` of the row that has the same `key`; return it as it then stands."""
     statement = _insert(connection, table, values)
-    await connection.execute(
+    result = await connection.execute(
         statement.on_conflict_do_update(
             index_elements=list(key), set_={name: statement.excluded[name] for name in update}
-        )
+        ).returning(*table.c)
     )
+    return result.one()

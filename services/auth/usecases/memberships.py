@@ -30,8 +30,7 @@ class Memberships:
     async def of(self, subject: str, claimed: Mapping[str, Role]) -> Places:
         """Return where a subject may act now."""
         async with self._database.read() as connection:
-            stored = await groups.roles_of(connection, subject)
-            platform_admin = await groups.is_platform_admin(connection, subject)
+            stored, platform_admin = await groups.standing_of(connection, subject)
             if not self._claims_first and claimed:
                 existing = await groups.existing(connection, set(claimed))
                 claimed = {group_id: role for group_id, role in claimed.items() if group_id in existing}
