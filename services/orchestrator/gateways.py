@@ -54,6 +54,13 @@ class RemoteGrants:
         granted = auth_service_pb2.ExecutionIdentity.Name(response.identity).removeprefix("EXECUTION_IDENTITY_")
         return Grant(response.grant_id, ExecutionIdentity(granted))
 
+    async def renew(self, execution_id: str) -> None:
+        """See `ports.Grants`."""
+        try:
+            await self._stub.RenewDelegation(auth_service_pb2.RenewDelegationRequest(execution_id=execution_id))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, "auth") from error
+
     async def close(self, execution_id: str) -> None:
         """See `ports.Grants`."""
         try:

@@ -77,6 +77,13 @@ class ExecutionServicer(ExecutionServiceServicer):
         )
         return pb.AnswerApprovalResponse(execution=execution_message(execution))
 
+    async def RenewExecutionCredential(
+        self, request: pb.RenewExecutionCredentialRequest, context: Context
+    ) -> pb.RenewExecutionCredentialResponse:
+        """See the proto."""
+        execution = await self._executions.renew_credential(current_principal(), request.id)
+        return pb.RenewExecutionCredentialResponse(execution=execution_message(execution))
+
     async def GetTaskOutputs(self, request: pb.GetTaskOutputsRequest, context: Context) -> pb.GetTaskOutputsResponse:
         """See the proto."""
         runs = await self._executions.task_runs(current_principal(), request.execution_id)

@@ -307,6 +307,32 @@ class ExecutionUseCases:
             self._bus.publish(Hint(HintKind.EXECUTION_READY, changed.id))
         return changed
 
+    async def renew_credential(self, principal: Principal, execution_id: str) -> Execution:
+        """Let an execution go on with the caller's present credential.
+
+        Raises:
+            NotFound: the group has no such execution.
+            FailedPrecondition: it has ended.
+            PermissionDenied: somebody else started it.
+        """
+        execution = await self.get(principal, execution_id)
+        if execution.state.terminal:
+            raise FailedPrecondition(
+                f"the execution is {execution.state}; there is nothing to renew",
+                reason="EXECUTION_STATE",
+                metadata={"execution_id": execution_id, "state": execution.state},
+            )
+        await self._grants.renew(execution_id)
+        async with self._store.write() as work:
+            locked = await work.executions.lock(execution_id, principal.group_id)
+            woken = locked is not None and locked.state is ExecutionState.WAITING_FOR_CREDENTIAL
+            if woken:
+                await work.executions.wake(execution_id)
+            changed = await _existing(work, principal, execution_id)
+        if woken:
+            self._bus.publish(Hint(HintKind.EXECUTION_READY, execution_id))
+        return changed
+
     async def _find_repeated(self, key: RequestKey, request: RequestId) -> Execution | None:
         if not request.value:
             return None

@@ -44,6 +44,14 @@ class Grants(Protocol):
         """Let an execution act for the current caller; repeating it returns the same grant."""
         ...
 
+    async def renew(self, execution_id: str) -> None:
+        """Attach the current caller's credential to the grant of their own execution.
+
+        Raises:
+            CoxswainError: the execution is somebody else's, or the caller has no credential that can stand for them.
+        """
+        ...
+
     async def close(self, execution_id: str) -> None:
         """Revoke a grant; one that has ended or never was is no failure."""
         ...
