@@ -25,6 +25,8 @@ from services.suite.settings import SuiteSettings
 from services.suite.workers import WorkerPool
 
 _DEFAULT_PORT = 50051
+# What worker hosts get beyond the drain, to hand over what did not end in time.
+_HAND_BACK_SECONDS = 5
 
 
 async def serve_suite(common: CommonSettings, stop: asyncio.Event, *, postgres: bool) -> None:
@@ -91,12 +93,13 @@ async def _announce_warm(workers: WorkerPool, started: float) -> None:
 
 async def _drain(host: Host, workers: WorkerPool, grace: float) -> None:
     # Workers first: what they finish needs every service.
-    await workers.stop(grace)
+    await workers.stop(grace + _HAND_BACK_SECONDS)
     await host.close(grace)
 
 
 def _worker_environment(common: CommonSettings, directory: Path, socket: str) -> dict[str, str]:
     environment = dict(os.environ)
+    environment.setdefault("COXSWAIN_WORKER_DRAIN_SECONDS", str(common.drain_seconds))
     environment |= {f"COXSWAIN_{service.upper()}_ADDRESS": socket for service in SERVICES}
     environment |= {
         "COXSWAIN_DATA_DIR": str(directory),
