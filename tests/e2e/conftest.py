@@ -16,6 +16,13 @@ API_KEY = "sk-emulated-0123456789"
 FORBIDDEN = "crewai,dbos,litellm"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test here the time that a loaded machine needs to start an installation."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("chaos") is None:
+            item.add_marker(pytest.mark.timeout(400))
+
+
 @pytest.fixture(scope="session")
 def llm() -> Iterator[LlmEmulator]:
     """The upstream of all models that need one."""

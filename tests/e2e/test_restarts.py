@@ -7,19 +7,27 @@ from collections.abc import Iterator
 import pytest
 
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
-from tests.e2e.support import ALICE, Scene, finish, get, kinds, stored_sequences
+from tests.e2e.support import ALICE, Scene, finish, kinds, stored_sequences, stored_state
 from tests.support.child_process import descendants
-from tests.support.installation import Caller, wait_gone
+from tests.support.installation import Caller, wait_gone, wait_until
 from tests.support.suite_process import SuiteProcess
 
 
 @pytest.fixture(scope="module")
-def restarted(tmp_path_factory: pytest.TempPathFactory, model_environment: dict[str, str]) -> Iterator[SuiteProcess]:
-    """A suite of this module's own, with one worker host; each test leaves it running."""
+def own_suite(tmp_path_factory: pytest.TempPathFactory, model_environment: dict[str, str]) -> Iterator[SuiteProcess]:
+    """A suite of this module's own, with one worker host."""
     data_dir = tmp_path_factory.mktemp("restarted") / "data"
     environment = model_environment | {"COXSWAIN_DRAIN_SECONDS": "2"}
     with SuiteProcess(data_dir, workers=1, environment=environment).running() as running:
         yield running
+
+
+@pytest.fixture
+def restarted(own_suite: SuiteProcess) -> SuiteProcess:
+    """The same, running; tests may leave it stopped."""
+    if own_suite.process is None or not own_suite.process.running:
+        own_suite.start()
+    return own_suite
 
 
 @pytest.fixture
@@ -29,36 +37,28 @@ def alice(restarted: SuiteProcess) -> Iterator[Caller]:
         yield caller
 
 
-def test_an_execution_goes_on_after_the_whole_suite_was_killed(
+def test_an_execution_and_its_watch_go_on_after_the_whole_suite_was_killed(
     scene: Scene, alice: Caller, restarted: SuiteProcess
 ) -> None:
     execution = scene.start_and_hang_in_second(alice.orchestrator)
+    events: list[ExecutionEvent] = []
+
+    # Fills the list event by event.
+    watcher = threading.Thread(target=lambda: events.extend(alice.orchestrator.watch(execution.id)), daemon=True)
+    watcher.start()
+    wait_until(lambda: len(events) > 3, "the watch has begun")
 
     restarted.kill()
     restarted.start()
-    events = finish(alice.orchestrator, execution)
+    watcher.join(60)
 
     assert kinds(events)[-1] == "execution_succeeded"
+    sequences = [event.sequence for event in events]
+    assert sequences == sorted(set(sequences)), "each event once, in order, whatever happened to the server"
+    assert set(stored_sequences(restarted, execution)) <= set(sequences)
     assert len(scene.calls("first")) == 1
     assert len(scene.calls("third")) == 1
     assert kinds(events).count("task_completed") == 3
-
-
-def test_a_watch_survives_the_restart_of_its_server(scene: Scene, alice: Caller, restarted: SuiteProcess) -> None:
-    execution = scene.start_and_hang_in_second(alice.orchestrator)
-    events: list[ExecutionEvent] = []
-    watcher = threading.Thread(target=lambda: events.extend(alice.orchestrator.watch(execution.id)), daemon=True)
-    watcher.start()
-
-    restarted.kill()
-    restarted.start()
-    finish(alice.orchestrator, execution)
-    watcher.join(60)
-
-    sequences = [event.sequence for event in events]
-    assert kinds(events)[-1] == "execution_succeeded"
-    assert sequences == sorted(set(sequences))
-    assert set(stored_sequences(restarted, execution)) <= set(sequences)
 
 
 @pytest.mark.parametrize("group", [False, True], ids=["process", "process group"])
@@ -74,6 +74,7 @@ def test_sigterm_drains_and_what_was_running_goes_on_after_the_next_start(
 
     assert process.wait() == 0
     assert "draining" in process.output
+    assert "worker_hands_over" in process.output, "the host gave its work back instead of being killed over it"
     wait_gone(below)
     restarted.start()
     events = finish(alice.orchestrator, execution)
@@ -96,8 +97,8 @@ def test_work_that_ends_within_the_drain_is_stored_before_the_suite_stops(
     scene.llm.release()
 
     assert process.wait() == 0
-    restarted.start()
-    events = finish(alice.orchestrator, execution)
-    assert events[-1].execution_succeeded.result.text == "In time."
+    (row,) = stored_state(restarted, execution)["executions"]
+    assert row["state"] == "SUCCEEDED"
+    assert row["result"]["text"] == "In time."
+    assert row["epoch"] == 1, "nobody else had to go on with it"
     assert len(scene.calls("only")) == 1
-    assert get(alice.orchestrator, execution).claims == 1
