@@ -1,5 +1,6 @@
 """Which store a group's memories lie in."""
 
+import time
 from collections.abc import Sequence
 
 from services.common.errors import FailedPrecondition, FieldViolation
@@ -10,6 +11,10 @@ from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository, EndpointTypes, Location
 from services.memory.stores.databricks.store import DatabricksMemoryStore, NamespaceNotes
 
+ACTIVE_SECONDS = 1.0
+"""How long after Activate other replicas may still use the backend before."""
+
+_GROUPS_KEPT = 10_000
 _NOTES_KEPT = 10_000
 
 
@@ -31,6 +36,7 @@ class BackendStores:
         self._pause_seconds = pause_seconds
         self._endpoint_types = EndpointTypes()
         self._noted: set[tuple[str, str, MemoryKind]] = set()
+        self._active: dict[str, tuple[float, MemoryBackend | None]] = {}
 
     async def of(self, group_id: str, kind: MemoryKind) -> MemoryStore:
         """Return the store of a group for a kind.
@@ -38,7 +44,7 @@ class BackendStores:
         Raises:
             FailedPrecondition: the group's backend does not store the kind.
         """
-        backend = await self._backends.active(group_id)
+        backend = await self._active_backend(group_id)
         if backend is None or backend.disabled:
             return self._default
         if kind in backend.disabled_kinds:
@@ -52,7 +58,7 @@ class BackendStores:
 
     async def any_of(self, group_id: str) -> MemoryStore:
         """Return the group's store, whatever kinds it stores."""
-        backend = await self._backends.active(group_id)
+        backend = await self._active_backend(group_id)
         return self._default if backend is None or backend.disabled else self._store(backend)
 
     def repository(self, backend: MemoryBackend) -> DatabricksVectorIndexRepository:
@@ -60,6 +66,20 @@ class BackendStores:
         assert backend.databricks is not None
         location = Location(backend.databricks.workspace_url, backend.databricks.endpoint)
         return DatabricksVectorIndexRepository(self._client, location, self._endpoint_types)
+
+    def forget(self, group_id: str) -> None:
+        """Look up the group's active backend anew."""
+        self._active.pop(group_id, None)
+
+    async def _active_backend(self, group_id: str) -> MemoryBackend | None:
+        known = self._active.get(group_id)
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        backend = await self._backends.active(group_id)
+        if len(self._active) >= _GROUPS_KEPT:
+            self._active.clear()
+        self._active[group_id] = (time.monotonic() + ACTIVE_SECONDS, backend)
+        return backend
 
     def _store(self, backend: MemoryBackend) -> MemoryStore:
         if backend.databricks is None:

@@ -35,6 +35,10 @@ class IndexRepositories(Protocol):
         """Return them."""
         ...
 
+    def forget(self, group_id: str) -> None:
+        """Look up which backend of a group is active anew: its backends have changed."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -103,7 +107,9 @@ class MemoryBackendUseCases:
             InvalidArgument: the configuration contradicts itself.
         """
         _check(changed)
-        return await self._backends.replace(replace(changed, group_id=principal.group_id, updated_at=utc_now()))
+        saved = await self._backends.replace(replace(changed, group_id=principal.group_id, updated_at=utc_now()))
+        self._indexes.forget(principal.group_id)
+        return saved
 
     async def delete(self, principal: Principal, backend_id: str, successor_id: str) -> None:
         """Remove a backend; the active one needs a successor.
@@ -116,6 +122,7 @@ class MemoryBackendUseCases:
             raise InvalidArgument.field("successor_id", "a backend cannot follow itself")
         successor = None if not successor_id else "" if successor_id == DEFAULT else successor_id
         await self._backends.delete(principal.group_id, backend_id, successor)
+        self._indexes.forget(principal.group_id)
 
     async def activate(self, principal: Principal, backend_id: str) -> MemoryBackend | None:
         """Make a backend the active one and return it, or None for the embedded default.
@@ -125,6 +132,7 @@ class MemoryBackendUseCases:
         """
         chosen = None if backend_id == DEFAULT else backend_id
         await self._backends.activate(principal.group_id, chosen)
+        self._indexes.forget(principal.group_id)
         return None if chosen is None else await self._backends.get(principal.group_id, chosen)
 
     async def verify(self, principal: Principal, backend_id: str) -> Sequence[Check]:

@@ -242,6 +242,7 @@ class VectorIndexUseCases:
             await repository.create_index(index, kind, config.space.dimension)
         changed = replace(config, indexes={**config.indexes, kind: name})
         await self._backends.replace(replace(backend, databricks=changed, updated_at=utc_now()))
+        self._indexes.forget(principal.group_id)
         return await self.describe(principal, index)
 
     async def delete_index(self, principal: Principal, index: str, confirm_name: str) -> None:

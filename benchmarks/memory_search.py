@@ -1,0 +1,259 @@
+"""How fast memory searches over gRPC, beside exact NumPy in process and ChromaDB, on the same data in the same run.
+
+50 namespaces, k=10, clustered unit vectors: 100,000 x 384 and 20,000 x 1024. The default store answers over gRPC with
+identity, validation and the winners' rows; NumPy computes on arrays that lie ready; ChromaDB has a collection for each
+namespace in this process. Paths take turns in short rounds, so that whatever else the machine does weighs on all.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import psutil
+import uvloop
+
+from coxswain.memory.v1 import memory_service_pb2 as pb
+from coxswain.memory.v1 import memory_service_pb2_grpc
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.common.logging import configure_logging
+from services.memory.domain import EmbeddingSpace, MemoryKind, NamespaceKey, Record, Unified
+from services.memory.stores.sql.store import SqlMemoryStore
+from tests.support.harness import serve_services
+
+_NAMESPACES = 50
+_K = 10
+_ROUNDS = 6
+_QUERIES_IN_ROUND = 60
+_CONCURRENCY = 8
+_BATCH = 1000
+_BEARER = "dev:alice:sales=operator"
+_SIZES = {"100k": (100_000, 384), "20k": (20_000, 1024), "small": (5_000, 64)}
+
+Matrix = npt.NDArray[np.float32]
+
+
+@dataclass
+class Probe:
+    """One way to search: given a namespace and a query vector, the ids of the nearest."""
+
+    name: str
+    search: Callable[[int, Matrix], Awaitable[list[str]]]
+    concurrency: int = 1
+    milliseconds: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    hits: int = 0
+    asked: int = 0
+    resident: Callable[[], str] = field(default=lambda: "")
+
+
+def dataset(rows: int, dimension: int) -> list[Matrix]:
+    """Return the vectors of each namespace: unit length, around a few centres, the same in every process."""
+    random = np.random.default_rng(42)
+    centres = random.normal(size=(20, dimension))
+    matrices = []
+    for _ in range(_NAMESPACES):
+        count = rows // _NAMESPACES
+        points = centres[random.integers(0, len(centres), count)] + 0.7 * random.normal(size=(count, dimension))
+        matrices.append((points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32))
+    return matrices
+
+
+def exact(matrix: Matrix, query: Matrix) -> list[str]:
+    """Return the ids of the nearest rows."""
+    scores = matrix @ query
+    nearest = np.argpartition(-scores, _K)[:_K]
+    return [f"r{row}" for row in nearest[np.argsort(-scores[nearest])]]
+
+
+async def _load(directory: Path, matrices: list[Matrix]) -> float:
+    """Save everything with the default store; return rows a second."""
+    url = f"sqlite:///{directory / 'memory.db'}"
+    await upgrade_database("memory", url)
+    database = Database(url, "memory")
+    store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
+    now = datetime.now(UTC)
+    started = time.perf_counter()
+    for number, matrix in enumerate(matrices):
+        key = NamespaceKey("sales", f"crew{number}", MemoryKind.UNIFIED)
+        for start in range(0, len(matrix), _BATCH):
+            records = [
+                Record(f"r{start + n}", Unified(f"memory {start + n} of crew {number}"), vector)
+                for n, vector in enumerate(matrix[start : start + _BATCH])
+            ]
+            await store.save(key, EmbeddingSpace("benchmark", matrix.shape[1]), records, now)
+    elapsed = time.perf_counter() - started
+    await database.close()
+    return sum(len(matrix) for matrix in matrices) / elapsed
+
+
+async def _serve(directory: Path) -> None:
+    """Serve auth and memory until standard input closes."""
+    configure_logging("WARNING", service="memory")
+    async with serve_services(directory, "memory") as harness:
+        print(harness.address, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+@contextlib.contextmanager
+def _server(directory: Path) -> Iterator[tuple[str, psutil.Process]]:
+    command = [sys.executable, "-m", "benchmarks.memory_search", "--serve", str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdin is not None
+        address = server.stdout.readline().strip()
+        if not address:
+            sys.exit("memory did not start")
+        yield address, psutil.Process(server.pid)
+        server.stdin.close()
+
+
+def _grpc_search(channel: grpc.aio.Channel) -> Callable[[int, Matrix], Awaitable[list[str]]]:
+    memories: Any = memory_service_pb2_grpc.MemoryServiceStub(channel)
+    metadata = (("authorization", f"Bearer {_BEARER}"),)
+
+    async def search(number: int, query: Matrix) -> list[str]:
+        request = pb.SearchRequest(
+            namespace=pb.Namespace(crew_id=f"crew{number}"), vector=pb.Vector(values=query.tolist()), limit=_K
+        )
+        response = await memories.Search(request, metadata=metadata)
+        return [result.record.id for result in response.results]
+
+    return search
+
+
+def _chroma_search(
+    directory: Path, matrices: list[Matrix]
+) -> tuple[Callable[[int, Matrix], Awaitable[list[str]]], float]:
+    import chromadb
+    from chromadb.config import Settings
+
+    client = chromadb.PersistentClient(str(directory / "chroma"), settings=Settings(anonymized_telemetry=False))
+    collections = []
+    started = time.perf_counter()
+    for number, matrix in enumerate(matrices):
+        collection = client.create_collection(
+            f"crew{number}", metadata={"hnsw:space": "cosine"}, embedding_function=None
+        )
+        for start in range(0, len(matrix), _BATCH):
+            part = matrix[start : start + _BATCH]
+            ids = [f"r{start + n}" for n in range(len(part))]
+            collection.add(ids=ids, embeddings=part, documents=[f"memory {name} of crew {number}" for name in ids])
+        collections.append(collection)
+    rate = sum(len(matrix) for matrix in matrices) / (time.perf_counter() - started)
+
+    async def search(number: int, query: Matrix) -> list[str]:
+        found = collections[number].query(
+            query_embeddings=query[None, :], n_results=_K, include=["documents", "distances"]
+        )
+        return list(found["ids"][0])
+
+    return search, rate
+
+
+async def _round(probe: Probe, matrices: list[Matrix], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    asked = []
+    for _ in range(_QUERIES_IN_ROUND):
+        number = int(random.integers(_NAMESPACES))
+        near = matrices[number][int(random.integers(len(matrices[number])))]
+        query = near + 0.3 * random.normal(size=near.shape).astype(np.float32) / np.sqrt(len(near))
+        asked.append((number, (query / np.linalg.norm(query)).astype(np.float32)))
+    waiting = list(asked)
+    found: list[tuple[int, Matrix, list[str]]] = []
+
+    async def caller() -> None:
+        while waiting:
+            number, query = waiting.pop()
+            started = time.perf_counter()
+            ids = await probe.search(number, query)
+            probe.milliseconds.append((time.perf_counter() - started) * 1e3)
+            found.append((number, query, ids))
+
+    started = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(probe.concurrency)))
+    probe.rates.append(len(asked) / (time.perf_counter() - started))
+    for number, query, ids in found:
+        probe.hits += len(set(ids) & set(exact(matrices[number], query)))
+        probe.asked += _K
+
+
+async def _measure(size: str, directory: Path, *, chroma: bool) -> None:
+    rows, dimension = _SIZES[size]
+    matrices = dataset(rows, dimension)
+    print(f"\n{rows:,} x {dimension}, {_NAMESPACES} namespaces, k={_K}", flush=True)
+    print(f"saved by the default store: {await _load(directory, matrices):,.0f} rows/s", flush=True)
+
+    async def in_process(number: int, query: Matrix) -> list[str]:
+        return exact(matrices[number], query)
+
+    with _server(directory) as (address, process):
+        channels = [grpc.aio.insecure_channel(address) for _ in range(2)]
+
+        def resident() -> str:
+            return f"{process.memory_info().rss / 2**20:.0f} MB"
+
+        probes = [
+            Probe("exact NumPy, in process", in_process),
+            Probe("memory over gRPC", _grpc_search(channels[0]), resident=resident),
+            Probe(
+                f"memory over gRPC, {_CONCURRENCY} at once", _grpc_search(channels[1]), _CONCURRENCY, resident=resident
+            ),
+        ]
+        if chroma:
+            before = psutil.Process().memory_info().rss
+            search, rate = await asyncio.to_thread(_chroma_search, directory, matrices)
+            print(f"added by ChromaDB: {rate:,.0f} rows/s", flush=True)
+            held = f"+{(psutil.Process().memory_info().rss - before) / 2**20:.0f} MB"
+            probes.append(Probe("ChromaDB, in process", search, resident=lambda: held))
+        for probe in probes:
+            # Every namespace is read once before anything counts.
+            for number, matrix in enumerate(matrices):
+                await probe.search(number, matrix[0])
+        for number in range(_ROUNDS):
+            for probe in probes:
+                await _round(probe, matrices, number)
+        print(f"{'':32}{'p50 ms':>9}{'p99 ms':>9}{'calls/s':>9}{'recall':>8}{'resident':>11}")
+        for probe in probes:
+            ordered = sorted(probe.milliseconds)
+            print(
+                f"{probe.name:32}{statistics.median(ordered):9.2f}{ordered[int(0.99 * len(ordered))]:9.2f}"
+                f"{statistics.median(probe.rates):9.0f}{probe.hits / probe.asked:8.3f}{probe.resident():>11}",
+                flush=True,
+            )
+        for channel in channels:
+            await channel.close()
+
+
+def main() -> None:
+    """Measure, or be the server."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--size", choices=[*_SIZES], action="append", help="which data (default: 100k and 20k)")
+    parser.add_argument("--no-chroma", action="store_true", help="leave ChromaDB out: it takes minutes to fill")
+    arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if arguments.serve is not None:
+        uvloop.run(_serve(arguments.serve))
+        return
+    for size in arguments.size or ["100k", "20k"]:
+        with tempfile.TemporaryDirectory() as directory:
+            asyncio.run(_measure(size, Path(directory), chroma=not arguments.no_chroma))
+
+
+if __name__ == "__main__":
+    main()
