@@ -13,7 +13,7 @@ PROTOS := gen/.stamp
 # What is checked; places that do not exist are left out.
 SOURCES := $(wildcard services clients/python tests tools examples benchmarks)
 PROTO_FILES := $(shell find protos -mindepth 1 -type d -o -name '*.proto')
-LOCKS := auth models memory memory-chroma orchestrator worker client dev
+LOCKS := auth models memory memory-chroma orchestrator worker client codegen dev
 
 DB ?= sqlite
 INPUT ?=
