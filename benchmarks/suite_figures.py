@@ -112,7 +112,7 @@ def takeovers(client: Client, llm: LlmEmulator, suite: SuiteProcess) -> Iterator
         for event in client.watch(execution.id):
             if event.HasField("execution_started") and event.execution_started.takeover:
                 claims.append(time.perf_counter() - began)
-                wait_until(lambda: sum(call.hanging for call in llm.calls) == 2, "the task is begun again")
+                wait_until(lambda: len(llm.calls_where(route="chat")) == 3, "the task is begun again")
                 ends.append(time.perf_counter() - began)
                 client.executions.CancelExecution(CancelExecutionRequest(id=execution.id))
         suite.restore_workers()
@@ -167,28 +167,33 @@ def idle(suite: SuiteProcess, seconds: float = 5.0) -> Iterator[tuple[str, str, 
         yield f"idle {name}", f"{used * 100:.1f} % of a core", "< 5 %" if name != "suite" else ""
 
 
-def main() -> None:
-    """Measure and print the table."""
-    rows: list[tuple[str, str, str]] = []
+def figures() -> Iterator[tuple[str, str, str]]:
+    """Yield what was measured, the figure and its goal, one after the other."""
     with tempfile.TemporaryDirectory(prefix="coxswain-figures-") as directory, LlmEmulator() as llm:
         llm.on(Reply(hang=True), route="chat", contains="Current Task: hang")
         llm.on(Reply(text="Said."), route="chat")
         environment = {"OPENAI_API_KEY": "sk-emulated", "OPENAI_BASE_URL": f"{llm.url}/v1"}
         suite = SuiteProcess(Path(directory) / "data", environment=environment)
         try:
-            rows += starts(suite)
+            yield from starts(suite)
             with Client(suite.address("orchestrator")) as client:
-                rows += executions(client)
-                rows += cancels(client, llm, suite)
-                rows += memory(suite)
-                rows += idle(suite)
-                rows += takeovers(client, llm, suite)
+                yield from executions(client)
+                yield from cancels(client, llm, suite)
+                yield from memory(suite)
+                yield from idle(suite)
+                yield from takeovers(client, llm, suite)
         finally:
             if suite.process is not None:
                 suite.process.kill()
-    print(f"{'what':58} {'measured':50} goal")
-    for what, measured, goal in rows:
-        print(f"{what:58} {measured:50} {goal}")
+
+
+def main() -> None:
+    """Measure and print the table."""
+    load = ", ".join(f"{value:.1f}" for value in psutil.getloadavg())
+    print(f"{psutil.cpu_count()} cores, load before: {load}")
+    print(f"{'what':62} {'measured':46} goal")
+    for what, measured, goal in figures():
+        print(f"{what:62} {measured:46} {goal}", flush=True)
 
 
 if __name__ == "__main__":
