@@ -427,18 +427,24 @@ def test_those_who_may_do_get_in(world: World) -> None:
     """What the attempts below vary is right to begin with: else their refusal would prove nothing."""
     for name, group_id in (("ann", "sales"), ("bob", "legal")):
         for metadata in (bearer(world.tokens[name]), (*bearer(world.tokens[name]), ("x-group-id", group_id))):
-            list_secrets = caller(world.public, SECRETS + "ListSecrets")
-            world.run(_done(list_secrets(secret_pb.ListSecretsRequest(), metadata=metadata)))
+            request: Message = secret_pb.ListSecretsRequest()
+            world.run(_called(world.public, SECRETS + "ListSecrets", request, metadata))
         acting = (
             ("x-coxswain-service", world.service_token()),
             ("x-coxswain-principal", world.principals[name]),
         )
         method, request = INTERNAL_METHODS[0]
-        world.run(_done(caller(world.internal, method)(request, metadata=acting)))
+        world.run(_called(world.internal, method, request, acting))
 
 
-async def _done(call: Any) -> Any:
-    return await call
+async def _called(
+    channel: grpc.aio.Channel,
+    method: str,
+    request: Message,
+    metadata: tuple[tuple[str, str], ...],
+    answer: type[Message] | None = None,
+) -> Any:
+    return await caller(channel, method, answer)(request, metadata=metadata)
 
 
 @settings(
@@ -460,9 +466,11 @@ def test_no_attempt_succeeds(world: World, data: st.DataObject) -> None:
 def test_nothing_was_changed_by_them(world: World) -> None:
     """Runs after the attempts: Bob's run still has its grant, and no member or group came."""
     issued = pb.IssueExecutionPrincipalRequest(grant_id=world.grant_id, execution_id="bobs-run")
-    issue = caller(world.internal, AUTH + "IssueExecutionPrincipal", pb.IssueExecutionPrincipalResponse)
-    answer = world.run(_done(issue(issued, metadata=(("x-coxswain-service", world.service_token()),))))
+    acting = (("x-coxswain-service", world.service_token()),)
+    method, kind = AUTH + "IssueExecutionPrincipal", pb.IssueExecutionPrincipalResponse
+    answer = world.run(_called(world.internal, method, issued, acting, kind))
     assert answer.principal.group_id == "legal"
-    list_members = caller(world.public, GROUPS + "ListMembers", group_pb.ListMembersResponse)
-    listed = world.run(_done(list_members(group_pb.ListMembersRequest(), metadata=bearer(world.tokens["bob"]))))
+    method, members = GROUPS + "ListMembers", group_pb.ListMembersResponse
+    request = group_pb.ListMembersRequest()
+    listed = world.run(_called(world.public, method, request, bearer(world.tokens["bob"]), members))
     assert [member.subject for member in listed.members] == [f"{world.identity.issuer}|bob@example.com"]
