@@ -11,6 +11,7 @@ from services.common.grpc.server import Registry
 from services.common.runtime import Runtime
 from services.orchestrator.gateways import RemoteGrants, RemoteModels
 from services.orchestrator.hints import HintBus, LocalHintBus, PostgresHintBus
+from services.orchestrator.repositories.leases import Leases
 from services.orchestrator.repositories.store import SqlStore
 from services.orchestrator.servicers.crews import CrewServicer
 from services.orchestrator.servicers.executions import ExecutionServicer
@@ -59,7 +60,7 @@ class OrchestratorService:
                 max_inputs_bytes=settings.max_inputs_bytes,
             )
         )
-        self._workers = WorkerServicer(self._bus)
+        self._workers = WorkerServicer(Leases(runtime.database), self._bus)
 
     def register(self, registry: Registry) -> None:
         """See `Service`."""

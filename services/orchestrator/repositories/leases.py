@@ -1,6 +1,7 @@
 """The leases of worker hosts. All times are the database's: hosts share no other clock."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Float, Function, cast, delete, extract, func, insert, literal, select, update
@@ -10,6 +11,15 @@ from services.orchestrator.tables import worker_leases
 
 _UNIX_EPOCH_AS_JULIAN_DAY = 2440587.5
 _SECONDS_OF_A_DAY = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A host's lease; moments in seconds since 1970."""
+
+    executor_id: str
+    started_at: float
+    expires_at: float
 
 
 class Leases:
@@ -43,6 +53,17 @@ class Leases:
             await connection.execute(
                 update(worker_leases).where(worker_leases.c.executor_id == executor_id).values(expires_at=0.0)
             )
+
+    async def alive(self) -> list[Lease]:
+        """Return the leases that have not expired, oldest hosts first."""
+        columns = (worker_leases.c.executor_id, worker_leases.c.started_at, worker_leases.c.expires_at)
+        statement = (
+            select(*columns)
+            .where(worker_leases.c.expires_at >= self._now)
+            .order_by(worker_leases.c.started_at, worker_leases.c.executor_id)
+        )
+        async with self._database.read() as connection:
+            return [Lease(*row) for row in await connection.execute(statement)]
 
     async def dead(self, holders: Collection[str]) -> set[str]:
         """Return the hosts among `holders` that have no lease, and all whose lease has expired."""

@@ -1,4 +1,4 @@
-"""WorkerService at the edge: the hint bus, for hosts that the database cannot reach with hints."""
+"""WorkerService at the edge: who is alive, and the hint bus for hosts that the database cannot reach with hints."""
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator
@@ -8,12 +8,14 @@ from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceServic
 from services.common.errors import Unavailable
 from services.common.grpc.pipeline import Context
 from services.orchestrator.hints import HintBus, HintKind, Subscription, from_proto, to_proto
+from services.orchestrator.repositories.leases import Lease, Leases
 
 
 class WorkerServicer(WorkerServiceServicer):
-    """Hints from and to worker hosts."""
+    """Worker hosts, and hints from and to them."""
 
-    def __init__(self, bus: HintBus) -> None:
+    def __init__(self, leases: Leases, bus: HintBus) -> None:
+        self._leases = leases
         self._bus = bus
         self._listening: set[Subscription] = set()
         self._draining = False
@@ -23,6 +25,10 @@ class WorkerServicer(WorkerServiceServicer):
         self._draining = True
         for subscription in self._listening:
             subscription.wake()
+
+    async def ListWorkers(self, request: pb.ListWorkersRequest, context: Context) -> pb.ListWorkersResponse:
+        """See the proto."""
+        return pb.ListWorkersResponse(workers=map(_worker_message, await self._leases.alive()))
 
     async def SubscribeHints(
         self, request: pb.SubscribeHintsRequest, context: Context
@@ -60,3 +66,10 @@ class WorkerServicer(WorkerServiceServicer):
                 yield subscription
             finally:
                 self._listening.discard(subscription)
+
+
+def _worker_message(lease: Lease) -> pb.Worker:
+    message = pb.Worker(executor_id=lease.executor_id)
+    message.start_time.FromNanoseconds(int(lease.started_at * 1e9))
+    message.lease_expire_time.FromNanoseconds(int(lease.expires_at * 1e9))
+    return message

@@ -89,6 +89,7 @@ async def test_status_tells_health_and_identity(run: Run) -> None:
     assert "coxswain.orchestrator.v1.ExecutionService  serving" in " ".join(result.stdout.split()).replace(
         " serving", "  serving"
     )
+    assert "worker hosts: none" in result.stdout
     assert "you are dev|alice, admin of sales" in result.stdout
 
 

@@ -38,6 +38,7 @@ from coxswain.orchestrator.v1.execution_service_pb2 import GetExecutionRequest
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
+from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 
 
 class AsyncClient:
@@ -73,6 +74,7 @@ class AsyncClient:
         self.executions = ExecutionServiceStub(self._channel)
         self.schedules = ScheduleServiceStub(self._channel)
         self.tools = ToolServiceStub(self._channel)
+        self.workers = WorkerServiceStub(self._channel)
         self._check_health = self._channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=HealthCheckRequest.SerializeToString,

@@ -39,6 +39,7 @@ from coxswain.orchestrator.v1.execution_service_pb2 import GetExecutionRequest
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
+from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 
 
 class Client:
@@ -75,6 +76,7 @@ class Client:
         self.executions = ExecutionServiceStub(channel)
         self.schedules = ScheduleServiceStub(channel)
         self.tools = ToolServiceStub(channel)
+        self.workers = WorkerServiceStub(channel)
         self._check_health = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=HealthCheckRequest.SerializeToString,

@@ -9,7 +9,13 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from coxswain.auth.v1 import auth_service_pb2, group_service_pb2, secret_service_pb2
 from coxswain.memory.v1 import memory_backend_service_pb2, memory_service_pb2, vector_index_service_pb2
 from coxswain.models.v1 import inference_service_pb2, model_service_pb2, usage_service_pb2
-from coxswain.orchestrator.v1 import crew_service_pb2, execution_service_pb2, schedule_service_pb2, tool_service_pb2
+from coxswain.orchestrator.v1 import (
+    crew_service_pb2,
+    execution_service_pb2,
+    schedule_service_pb2,
+    tool_service_pb2,
+    worker_service_pb2,
+)
 
 FILES: tuple[FileDescriptor, ...] = (
     auth_service_pb2.DESCRIPTOR,
@@ -25,6 +31,7 @@ FILES: tuple[FileDescriptor, ...] = (
     execution_service_pb2.DESCRIPTOR,
     schedule_service_pb2.DESCRIPTOR,
     tool_service_pb2.DESCRIPTOR,
+    worker_service_pb2.DESCRIPTOR,
 )
 
 REQUEST_ID = "request_id"

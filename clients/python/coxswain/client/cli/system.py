@@ -26,6 +26,7 @@ from coxswain.client.policy import FILES
 from coxswain.common.v1.access_pb2 import Role
 from coxswain.models.v1.model_service_pb2 import ListModelsRequest, Provider
 from coxswain.orchestrator.v1.tool_service_pb2 import ListToolsRequest
+from coxswain.orchestrator.v1.worker_service_pb2 import ListWorkersRequest
 
 _ELSEWHERE = "not served here"
 _HEALTH_STYLES = {"serving": "green", "not serving": "red", _ELSEWHERE: "dim"}
@@ -72,17 +73,22 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
             caller: WhoAmIResponse | CoxswainError = client.whoami()
         except CoxswainError as error:
             caller = error
+        workers = _workers(client)
     # A service that runs alone knows nothing of the others.
     serving = {state for state in health.values() if state != _ELSEWHERE} == {"serving"}
     if session.json:
         you = str(caller) if isinstance(caller, CoxswainError) else caller
-        session.print_json({"address": session.connection.target, "services": health, "caller": you})
+        session.print_json(
+            {"address": session.connection.target, "services": health, "workers": workers, "caller": you}
+        )
     else:
         session.show(session.connection.target)
         made = table("service", "health")
         for name, state in health.items():
             add_row(made, name, Text(state, style=_HEALTH_STYLES[state]))
         session.out.print(made)
+        if workers is not None:
+            session.show(f"worker hosts: {workers or 'none, so that executions wait in their queue'}")
         session.show(f"you are {_who(caller)}")
     if not serving or isinstance(caller, CoxswainError):
         raise typer.Exit(EXIT_STATUS + int(grpc.StatusCode.UNAVAILABLE.value[0]))
@@ -97,6 +103,14 @@ def _health(client: Client, service: str) -> str:
         return "serving" if client.healthy(service) else "not serving"
     except NotFound:
         return _ELSEWHERE
+
+
+def _workers(client: Client) -> int | None:
+    """Return how many worker hosts are alive, or None where that cannot be told."""
+    try:
+        return len(client.workers.ListWorkers(ListWorkersRequest()).workers)
+    except CoxswainError:
+        return None
 
 
 def _who(caller: WhoAmIResponse | CoxswainError) -> str:
