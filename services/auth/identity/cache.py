@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import secrets
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 from services.auth.domain import VerifiedIdentity
@@ -23,7 +24,15 @@ class CachedVerifier:
     Entries are keyed by a keyed hash: the cache holds no credential.
     """
 
-    def __init__(self, verifier: IdentityVerifier, *, keep_seconds: float, refused_seconds: float) -> None:
+    def __init__(
+        self,
+        verifier: IdentityVerifier,
+        *,
+        keep_seconds: float,
+        refused_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._verifier = verifier
         self._keep_seconds = keep_seconds
         self._refused_seconds = refused_seconds
@@ -35,7 +44,7 @@ class CachedVerifier:
         """Return whom a credential stands for; see `IdentityVerifier`."""
         key = self._key(credential)
         kept = self._answers.get(key)
-        if kept is not None and kept[0] > time.monotonic():
+        if kept is not None and kept[0] > self._clock():
             if isinstance(kept[1], Unauthenticated):
                 raise _again(kept[1])
             return kept[1]
@@ -63,7 +72,7 @@ class CachedVerifier:
         return identity
 
     def _keep(self, key: bytes, seconds: float, answer: VerifiedIdentity | Unauthenticated) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if seconds <= 0:
             return
         if len(self._answers) >= _SIZE:

@@ -1,0 +1,85 @@
+"""Addresses that tenants choose lead to the public internet, or where the operator allows."""
+
+import ipaddress
+import socket
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.egress import AddressPolicy, CheckedResolver, origin_of
+from services.common.errors import PermissionDenied
+
+POLICY = AddressPolicy(setting="COXSWAIN_X_NETWORKS")
+PRIVATE = [
+    "127.0.0.1",
+    "10.1.2.3",
+    "172.16.0.1",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "0.0.0.0",
+    "224.0.0.1",
+    "255.255.255.255",
+    "::1",
+    "::",
+    "fe80::1",
+    "fd00::1",
+    "ff02::1",
+    "::ffff:127.0.0.1",
+    "::ffff:169.254.169.254",
+    "64:ff9b::7f00:1",
+    "2002:7f00:1::",
+]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_no_address_inside_is_permitted_in_any_spelling(address: str) -> None:
+    assert not POLICY.permits(ipaddress.ip_address(address), encrypted=True)
+    host = f"[{address}]" if ":" in address else address
+    with pytest.raises(PermissionDenied, match="COXSWAIN_X_NETWORKS"):
+        POLICY.check_literal(f"https://{host}/x")
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"])
+def test_public_addresses_are_permitted_with_encryption_only(address: str) -> None:
+    assert POLICY.permits(ipaddress.ip_address(address), encrypted=True)
+    assert not POLICY.permits(ipaddress.ip_address(address), encrypted=False)
+
+
+@given(st.ip_addresses(v=4))
+def test_an_ipv4_address_is_judged_alike_inside_an_ipv6_one(address: ipaddress.IPv4Address) -> None:
+    mapped = ipaddress.ip_address(f"::ffff:{address}")
+    assert POLICY.permits(mapped, encrypted=True) == POLICY.permits(address, encrypted=True)
+
+
+def test_the_operator_may_allow_networks_and_plain_http_there() -> None:
+    policy = AddressPolicy([ipaddress.ip_network("10.20.0.0/16")], setting="X")
+    assert policy.permits(ipaddress.ip_address("10.20.1.1"), encrypted=False)
+    assert not policy.permits(ipaddress.ip_address("10.21.1.1"), encrypted=True)
+
+
+async def test_a_name_with_one_address_inside_is_refused_whatever_its_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"good.example.com": ["93.184.216.34"], "mixed.example.com": ["93.184.216.34", "127.0.0.1"]}
+
+    async def resolve(host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[Any]:
+        return [{"host": address, "port": port} for address in answers[host]]
+
+    resolver = CheckedResolver(POLICY, encrypted=True)
+    monkeypatch.setattr(resolver._names, "resolve", resolve)
+    assert await resolver.resolve("good.example.com", 443)
+    with pytest.raises(PermissionDenied) as refusal:
+        await resolver.resolve("mixed.example.com", 443)
+    assert refusal.value.metadata == {"origin": "https://mixed.example.com"}
+    # What a name resolves to inside is nobody's business.
+    assert "127.0.0.1" not in refusal.value.message
+    await resolver.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [("https://Example.com:443/a", "https://example.com"), ("http://[::1]:8080/x", "http://[::1]:8080")],
+)
+def test_an_origin_is_scheme_host_and_unusual_port(url: str, origin: str) -> None:
+    assert origin_of(url) == origin
