@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 
 from coxswain.client import Client
+from coxswain.memory.v1.memory_service_pb2 import Namespace, SaveRequest, SearchRequest
+from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
 from coxswain.orchestrator.v1.crew_pb2 import AgentSpec, Crew, CrewSpec, TaskSpec
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
 from coxswain.orchestrator.v1.execution_service_pb2 import CancelExecutionRequest
@@ -21,6 +23,7 @@ from tests.support.child_process import descendants, is_alive
 from tests.support.installation import busy_host, crew_processes, wait_until
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import Reply
+from tests.support.service_processes import ServiceProcesses
 from tests.support.suite_process import SuiteProcess
 
 _MODEL = "openai/gpt-4.1-mini"
@@ -134,6 +137,11 @@ def _fork_server_size(host: psutil.Process) -> int:
     return max((child.memory_info().rss for child in children), default=0)
 
 
+def _size(process: psutil.Process) -> str:
+    figures = process.memory_full_info()
+    return f"{figures.rss / _MIB:.0f} MiB resident, {figures.pss / _MIB:.0f} proportional"
+
+
 def _last(client: Client, execution_id: str) -> ExecutionEvent:
     return list(client.watch(execution_id))[-1]
 
@@ -142,16 +150,31 @@ def memory(suite: SuiteProcess) -> Iterator[tuple[str, str, str]]:
     """Yield what each process holds. Proportional size shares what several processes have in common."""
     assert suite.process is not None
     hosts = suite.worker_hosts()
-    rows = [("suite: auth, models, memory, orchestrator", psutil.Process(suite.process.pid), "< 150 MB each service")]
-    rows += [(f"worker host {number}", host, "") for number, host in enumerate(hosts, 1)]
+    rows = [("suite: auth, models, memory, orchestrator", psutil.Process(suite.process.pid))]
+    rows += [(f"worker host {number}", host) for number, host in enumerate(hosts, 1)]
     servers = [child for host in hosts for child in host.children() if is_alive(child)]
-    rows += [(f"fork server {number}", server, "") for number, server in enumerate(servers, 1)]
-    for name, process, goal in rows:
-        figures = process.memory_full_info()
-        yield f"memory of {name}", f"{figures.rss / _MIB:.0f} MiB resident, {figures.pss / _MIB:.0f} proportional", goal
+    rows += [(f"fork server {number}", server) for number, server in enumerate(servers, 1)]
+    for name, process in rows:
+        yield f"memory of {name}", _size(process), ""
     below = [process for process in descendants(suite.process.pid) if is_alive(process)]
     total = sum(process.memory_full_info().pss for process in (psutil.Process(suite.process.pid), *below))
     yield "memory of all", f"{total / _MIB:.0f} MiB proportional", ""
+
+
+def alone(directory: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield what each service holds in a process of its own, after it has worked."""
+    with (
+        ServiceProcesses(directory / "alone", "", workers=0).running() as services,
+        services.caller("dev:someone:some=editor") as caller,
+    ):
+        namespace = Namespace(crew_id="measured")
+        for number in range(100):
+            record = Record(unified=UnifiedRecord(content=f"The harbour is {number} fathoms deep."))
+            caller.memory.memory.Save(SaveRequest(namespace=namespace, records=[record]))
+            caller.memory.memory.Search(SearchRequest(namespace=namespace, text="How deep is the harbour?"))
+            caller.orchestrator.apply_crew(crew("say"))
+        for name, process in services.processes().items():
+            yield f"memory of {name} alone", _size(process), "< 150 MB"
 
 
 def idle(suite: SuiteProcess, seconds: float = 5.0) -> Iterator[tuple[str, str, str]]:
@@ -185,6 +208,7 @@ def figures() -> Iterator[tuple[str, str, str]]:
         finally:
             if suite.process is not None:
                 suite.process.kill()
+        yield from alone(Path(directory))
 
 
 def main() -> None:

@@ -17,8 +17,11 @@ class ServiceProcesses(Installation):
 
     name = "processes"
 
-    def __init__(self, data_dir: Path, database_url: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, database_url: str, environment: Mapping[str, str] | None = None, *, workers: int = 2
+    ) -> None:
         """`environment` is added to a scrubbed one. Nothing is started yet."""
+        self._workers = workers
         self.data_dir = data_dir
         self.database_url = database_url
         self._ports = {service: free_port() for service in SERVICES}
@@ -46,7 +49,7 @@ class ServiceProcesses(Installation):
             self.services = {name: self._start(name, f"services.{name}") for name in SERVICES}
             for process in self.services.values():
                 process.wait_for_line("serving on")
-            self.workers = [self._start("worker", _WORKER) for _ in range(2)]
+            self.workers = [self._start("worker", _WORKER) for _ in range(self._workers)]
             for worker in self.workers:
                 worker.wait_for_line("worker_ready")
             yield self
