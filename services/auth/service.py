@@ -68,7 +68,7 @@ class AuthService:
             retire=timedelta(seconds=settings.signing_key_retire_seconds),
         )
         self._sessions = SessionStore(database, self._vault)
-        memberships = Memberships(database, claims_first=dev)
+        memberships = Memberships(database, claims_first=dev, platform_admins=settings.platform_admins)
         self._exchange = Exchange(
             CachedVerifier(
                 verifier_of(runtime.settings.identity_mode, settings, self._http, variables),
@@ -144,7 +144,7 @@ class AuthService:
         if admin:
             if await self._groups.bootstrap(admin, self._settings.bootstrap_group):
                 logger.info("first platform admin made", subject=admin)
-        elif not self._dev and not await self._groups.administered():
+        elif not (self._dev or self._settings.platform_admins or await self._groups.administered()):
             logger.warning("nobody administers this installation: set COXSWAIN_AUTH_BOOTSTRAP_ADMIN to issuer|subject")
 
     async def _keep_clean(self) -> None:

@@ -175,6 +175,10 @@ class AuthSettings(BaseSettings):
     providers_file: Path | None = Field(
         None, description="YAML file that tells which environment variables hold LLM providers' keys; empty: packaged."
     )
+    platform_admins: CommaSeparated = Field(
+        (),
+        description="Subjects (issuer|subject, comma separated) that administer the installation beside stored ones.",
+    )
     bootstrap_admin: str = Field(
         "", description="issuer|subject that becomes the first platform admin and the admin of a first group."
     )

@@ -1,6 +1,6 @@
 """Where a subject may act."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from services.auth.repositories import groups
@@ -19,11 +19,13 @@ class Places:
 class Memberships:
     """Joins stored memberships with those a credential carries."""
 
-    def __init__(self, database: Database, *, claims_first: bool) -> None:
+    def __init__(self, database: Database, *, claims_first: bool, platform_admins: Collection[str] = ()) -> None:
         """`claims_first`: what a credential says goes before what is stored, and its groups need not exist (dev mode).
 
-        Otherwise a stored membership goes first, and a credential opens only groups that exist.
+        Otherwise a stored membership goes first, and a credential opens only groups that exist. `platform_admins` are
+        subjects that administer the installation beside stored ones.
         """
+        self._platform_admins = frozenset(platform_admins)
         self._database = database
         self._claims_first = claims_first
 
@@ -35,4 +37,4 @@ class Memberships:
                 existing = await groups.existing(connection, set(claimed))
                 claimed = {group_id: role for group_id, role in claimed.items() if group_id in existing}
         roles = stored | dict(claimed) if self._claims_first else dict(claimed) | stored
-        return Places(dict(sorted(roles.items())), platform_admin)
+        return Places(dict(sorted(roles.items())), platform_admin or subject in self._platform_admins)

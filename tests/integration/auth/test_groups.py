@@ -137,3 +137,11 @@ async def test_a_platform_admin_of_no_group_may_administer_but_not_act_in_any(tm
         assert not (await groups(auth, "dev:root").ListGroups(pb.ListGroupsRequest())).groups
         with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
             await groups(auth, "dev:root").ListMembers(pb.ListMembersRequest())
+
+
+async def test_platform_admins_may_be_named_in_the_settings(tmp_path: Path) -> None:
+    settings = {"auth": AuthSettings(platform_admins=("dev|root",))}
+    async with serve_services(tmp_path, settings=settings) as auth:
+        await groups(auth, "dev:root").ListGroups(pb.ListGroupsRequest())
+        with refused(StatusCode.FAILED_PRECONDITION, "GROUP_REQUIRED"):
+            await groups(auth, "dev:toor").ListGroups(pb.ListGroupsRequest())

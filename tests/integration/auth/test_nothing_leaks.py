@@ -1,0 +1,220 @@
+"""Every method of auth, called with marked secrets, succeeding and failing: none is told, logged or stored in clear."""
+
+import io
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+from google.protobuf.message import Message
+
+from coxswain.auth.v1 import auth_service_pb2 as pb
+from coxswain.auth.v1 import group_service_pb2 as group_pb
+from coxswain.auth.v1 import secret_service_pb2 as secret_pb
+from coxswain.common.v1 import access_pb2
+from services.common.db.database import Database
+from services.common.logging import configure_logging
+from tests.integration.auth.support import exchange, guarded_settings, make_service_keys
+from tests.support.databricks_identity import WORKSPACE_ID, DatabricksIdentity
+from tests.support.harness import Harness, serve_services
+
+PROVIDER_KEY = "marked-provider-key-6fd1"
+PAT = "marked-personal-token-83ab"
+CLIENT_SECRET = "marked-client-secret-c01e"
+OPERATORS_TOKEN = "marked-operators-token-19dd"
+SERVICES = [module.DESCRIPTOR.services_by_name[name] for module, name in
+            ((pb, "AuthService"), (secret_pb, "SecretService"), (group_pb, "GroupService"))]  # fmt: skip
+# These two give the secret to whom it belongs, and are the only ones.
+GIVE_SECRETS = {"ResolveCredential", "ExchangeToken", "IssueExecutionPrincipal"}
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    """Everything logged, at DEBUG, through the product's own pipeline."""
+    written = io.StringIO()
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    configure_logging("DEBUG", service="auth")
+    for handler in root.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(written)
+    yield written
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@dataclass
+class World:
+    harness: Harness
+    identity: DatabricksIdentity
+    token: str
+    principal: str
+    service_token: str
+    public: grpc.aio.Channel
+    internal: grpc.aio.Channel
+    told: list[str] = field(default_factory=list)
+    called: set[str] = field(default_factory=set)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return (PROVIDER_KEY, PAT, CLIENT_SECRET, OPERATORS_TOKEN, self.token, self.principal)
+
+    async def call(self, method: str, request: Message, *, internal: bool = False, token: str | None = None) -> Any:
+        """Call a method and keep everything that came back; return the answer, None when it failed."""
+        [service] = [service for service in SERVICES if method in service.methods_by_name]
+        descriptor = service.methods_by_name[method]
+        channel = self.internal if internal else self.public
+        path = f"/{service.full_name}/{method}"
+        kind = {False: channel.unary_unary, True: channel.unary_stream}[descriptor.server_streaming]
+        metadata = (
+            (("x-coxswain-service", self.service_token), ("x-coxswain-principal", self.principal))
+            if internal
+            else (("authorization", f"Bearer {self.token if token is None else token}"),)
+        )
+        answers = {descriptor.output_type.name: getattr(_module(service.name), descriptor.output_type.name)}
+        stub: Any = kind(
+            path,
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=answers[descriptor.output_type.name].FromString,
+        )
+        self.called.add(method)
+        try:
+            if descriptor.server_streaming:
+                answer = [message async for message in stub(request, metadata=metadata)]
+            else:
+                answer = await stub(request, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            self.told += [repr(error), error.details() or "", repr(error.trailing_metadata())]
+            return None
+        if method not in GIVE_SECRETS:
+            self.told.append(repr(answer))
+        return answer
+
+
+def _module(service: str) -> Any:
+    return {"AuthService": pb, "SecretService": secret_pb, "GroupService": group_pb}[service]
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: io.StringIO) -> AsyncIterator[World]:
+    async with DatabricksIdentity() as identity:
+        identity.add_service_principal("cid", CLIENT_SECRET)
+        monkeypatch.setenv("DATABRICKS_HOST", identity.url)
+        monkeypatch.setenv("DATABRICKS_TOKEN", OPERATORS_TOKEN)
+        monkeypatch.setenv("OPENAI_API_KEY", PROVIDER_KEY)
+        monkeypatch.setenv("OPENAI_BASE_URL", "no address")
+        make_service_keys(tmp_path)
+        settings = guarded_settings(
+            databricks_audiences=(WORKSPACE_ID,),
+            bootstrap_admin=f"{identity.issuer}|ann@example.com",
+            shared_credential_groups=("*",),
+            egress_allowed_networks=["127.0.0.0/8"],
+        )
+        async with serve_services(tmp_path, settings={"auth": settings}, identity_mode="databricks") as harness:
+            token = identity.mint(identity.add_user("ann@example.com"))
+            principal = await exchange(harness, token)
+            yield World(
+                harness=harness,
+                identity=identity,
+                token=token,
+                principal=principal,
+                service_token=harness.host._identity("models").token_for("auth"),
+                public=grpc.aio.insecure_channel(harness.address),
+                internal=grpc.aio.insecure_channel(harness.internal_address),
+            )
+
+
+def put(name: str, value: str, *origins: str) -> secret_pb.PutSecretRequest:
+    return secret_pb.PutSecretRequest(name=name, value=value, allowed_origins=origins)
+
+
+async def every_method(world: World) -> None:
+    """Call each method so that it succeeds, and so that it fails wherever a secret is near."""
+    home, call = world.identity.url, world.call
+    llm, databricks = pb.CREDENTIAL_PURPOSE_LLM_PROVIDER, pb.CREDENTIAL_PURPOSE_DATABRICKS
+    client = json.dumps({"client_id": "cid", "client_secret": CLIENT_SECRET})
+    for request in (
+        put("llm/openai", PROVIDER_KEY, home),
+        put("databricks/pat", PAT, home),
+        put("databricks/api-key", PAT, home),
+        put("databricks/oauth-client", client, home),
+    ):
+        assert await call("PutSecret", request) is not None
+    for request in (
+        put("llm/openai", PROVIDER_KEY),
+        put("llm/openai", PROVIDER_KEY + "\n", home),
+        put("NO NAME", PAT, home),
+        put("llm/openai", PROVIDER_KEY, PROVIDER_KEY),
+        put("databricks/oauth-client", CLIENT_SECRET, home),
+    ):
+        assert await call("PutSecret", request) is None
+    await call("ListSecrets", secret_pb.ListSecretsRequest())
+    await call("ListSecrets", secret_pb.ListSecretsRequest(page_token=world.token))
+    assert (await call("RotateKey", secret_pb.RotateKeyRequest()))[-1].key_id == "k1"
+    await call("WhoAmI", pb.WhoAmIRequest())
+    await call("GetJwks", pb.GetJwksRequest())
+    for wrong in (world.token[:-20] + "A" * 20, world.principal, world.service_token, world.token + PAT):
+        await call("WhoAmI", pb.WhoAmIRequest(), token=wrong)
+        await call("ExchangeToken", pb.ExchangeTokenRequest(forwarded_access_token=wrong))
+    await call("ExchangeToken", pb.ExchangeTokenRequest(authorization=f"Bearer {world.token}", group_id=world.token))
+    for purpose, provider in ((llm, "openai"), (llm, "anthropic"), (databricks, ""), (3, ""), (2, "")):
+        for destination in ("", home, "https://example.com", f"https://{PAT}@example.com"):
+            wanted: dict[str, Any] = {"purpose": purpose, "provider": provider, "destination_origin": destination}
+            await call("ResolveCredential", pb.ResolveCredentialRequest(**wanted), internal=True)
+            await call("ExplainCredential", pb.ExplainCredentialRequest(**wanted))
+    granted = await call("Delegate", pb.DelegateRequest(execution_id="run-1"), internal=True)
+    issue = pb.IssueExecutionPrincipalRequest(grant_id=granted.grant_id, execution_id="run-1")
+    assert await call("IssueExecutionPrincipal", issue, internal=True) is not None
+    assert await call("RenewDelegation", pb.RenewDelegationRequest(execution_id="run-1"), internal=True) is not None
+    await call("Revoke", pb.RevokeRequest(execution_id="run-1"), internal=True)
+    assert await call("IssueExecutionPrincipal", issue, internal=True) is None
+    create = group_pb.CreateGroupRequest(display_name="Legal", admin_subject="x|y", request_id="r")
+    group = (await call("CreateGroup", create)).group
+    await call("ListGroups", group_pb.ListGroupsRequest())
+    await call("DeleteGroup", group_pb.DeleteGroupRequest(id=group.id, confirm_id=group.id))
+    await call("SetMember", group_pb.SetMemberRequest(subject="x|y", role=access_pb2.ROLE_OPERATOR))
+    await call("ListMembers", group_pb.ListMembersRequest())
+    await call("RemoveMember", group_pb.RemoveMemberRequest(subject="x|y"))
+    await call("DeleteSecret", secret_pb.DeleteSecretRequest(name="llm/openai"))
+    # With the group's own gone, the operator's are met: a token, and a key that nobody knows the place of.
+    await call("DeleteSecret", secret_pb.DeleteSecretRequest(name="databricks/pat"))
+    await call("ExplainCredential", pb.ExplainCredentialRequest(purpose=llm, provider="openai"))
+    await call("ExplainCredential", pb.ExplainCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_VECTOR_SEARCH))
+
+
+async def everything_stored(world: World) -> str:
+    database = Database(f"sqlite:///{world.harness.data_dir / 'auth.db'}", "auth")
+    stored = []
+    async with database.read() as connection:
+        tables = (await connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars()
+        for table in list(tables):
+            rows = await connection.exec_driver_sql(f"SELECT * FROM {table}")
+            stored += [repr(row) for row in rows]
+    await database.close()
+    return "\n".join(stored)
+
+
+async def test_no_method_tells_logs_or_stores_a_secret(world: World, log: io.StringIO) -> None:
+    await every_method(world)
+    assert world.called == {method.name for service in SERVICES for method in service.methods}
+    files = _files(world.harness.data_dir)
+    logged = log.getvalue()
+    assert "call_refused" in logged
+    for secret in world.secrets:
+        # Of a token, its signature alone would do.
+        for part in {secret, secret.rpartition(".")[2]}:
+            assert [text[:300] for text in world.told if part in text] == []
+            assert part not in logged
+            assert part not in await everything_stored(world)
+            assert part.encode().hex() not in await everything_stored(world)
+            assert not any(part.encode() in content for content in files)
+
+
+def _files(directory: Path) -> list[bytes]:
+    return [path.read_bytes() for path in directory.rglob("*") if path.is_file()]
