@@ -69,7 +69,7 @@ def configure_logging(level: str, *, service: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     # These libraries log each statement or request at INFO, request bodies among them.
-    for noisy in ("sqlalchemy.engine", "aiosqlite", "alembic", "httpx", "aiohttp.access", "dbos"):
+    for noisy in ("sqlalchemy.engine", "aiosqlite", "alembic", "httpx", "aiohttp.access", "dbos", "pgserver"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
 
 

@@ -41,11 +41,11 @@ def internal_socket(directory: Path) -> Path:
 
     The kernel limits such a path to about a hundred bytes; of a deep directory the socket lies in the temporary one.
     """
-    path = directory / "internal.sock"
+    path = directory / "run" / "internal.sock"
     if len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
         name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
         path = Path(tempfile.gettempdir()) / f"coxswain-{os.getuid()}-{name}" / "internal.sock"
-    path.parent.mkdir(exist_ok=True, mode=0o700)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.parent.chmod(0o700)
     path.unlink(missing_ok=True)
     return path
