@@ -29,7 +29,7 @@ class CredentialSource(Protocol):
     """Gives the credential of the calling principal."""
 
     async def resolve(self, provider: str, origin: str) -> UpstreamCredential:
-        """Return the credential for `provider` at `origin`.
+        """Return the credential for `provider` at `origin`; an empty origin is wherever the credential belongs.
 
         Raises:
             CoxswainError: there is none, or auth refused.
@@ -69,7 +69,7 @@ class AuthCredentials:
             if failure.reason == "CREDENTIAL_NOT_CONFIGURED" and origin in self._keyless_origins:
                 return UpstreamCredential("")
             raise failure from error
-        if response.origin != origin:
+        if origin and response.origin != origin:
             raise PermissionDenied(
                 f"the credential for {provider} belongs to another address than {origin}",
                 reason="DESTINATION_NOT_ALLOWED",

@@ -13,9 +13,11 @@ from services.models.credentials import AuthCredentials
 from services.models.domain import Provider
 from services.models.egress import Egress
 from services.models.providers.base import ModelProvider
+from services.models.providers.litellm_helper import LitellmProvider
 from services.models.providers.offline.embedder import PackagedEmbedder
 from services.models.providers.offline.provider import OfflineProvider
-from services.models.providers.openai_compatible import Limits, OpenAICompatibleProvider
+from services.models.providers.openai_compatible import OpenAICompatibleProvider, Sizes
+from services.models.providers.retries import RetryLimits
 from services.models.repositories.models import SqlModelRepository
 from services.models.repositories.usage import SqlUsageRepository
 from services.models.seed import SeedError, read_seed, seed
@@ -97,15 +99,18 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
         connect_timeout=settings.connect_timeout_seconds,
         connections_per_origin=settings.max_connections_per_origin,
     )
+    retries = RetryLimits(
+        request_timeout=settings.request_timeout_seconds,
+        max_attempts=settings.max_attempts,
+        base=settings.retry_base_seconds,
+        longest=settings.retry_max_seconds,
+    )
     upstreams = OpenAICompatibleProvider(
         egress,
         credentials,
         {Provider.OPENAI: settings.openai_base_url, Provider.DATABRICKS: settings.databricks_base_url},
-        Limits(
-            request_timeout=settings.request_timeout_seconds,
-            max_attempts=settings.max_attempts,
-            retry_base=settings.retry_base_seconds,
-            retry_max=settings.retry_max_seconds,
+        retries,
+        Sizes(
             max_response_bytes=settings.max_response_bytes,
             embed_batch_size=settings.embed_batch_size,
             embed_concurrency=settings.embed_concurrency,
@@ -115,6 +120,13 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
         Provider.OFFLINE: OfflineProvider(PackagedEmbedder()),
         Provider.OPENAI: upstreams,
         Provider.DATABRICKS: upstreams,
+        Provider.LITELLM: LitellmProvider(
+            credentials,
+            settings.litellm_base_urls,
+            retries,
+            home=runtime.data_dir / "litellm",
+            start_seconds=settings.litellm_start_seconds,
+        ),
     }
 
 

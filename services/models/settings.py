@@ -61,8 +61,6 @@ class ModelsSettings(BaseSettings):
     litellm_providers: list[str] = Field(
         [
             "anthropic",
-            "azure",
-            "bedrock",
             "cohere",
             "deepseek",
             "fireworks_ai",
@@ -75,6 +73,11 @@ class ModelsSettings(BaseSettings):
             "xai",
         ],
         description="JSON list of litellm's providers that groups' own models may use, as upstream_model begins.",
+    )
+    litellm_base_urls: dict[str, str] = Field(
+        {},
+        description="JSON object of addresses that litellm is told to use for a provider instead of its own, such as a "
+        'gateway\'s. Example: {"groq": "https://example.com/v1"}.',
     )
     litellm_start_seconds: float = Field(120, gt=0, description="Seconds the litellm helper may take to start.")
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,8 +11,7 @@ import numpy as np
 import structlog
 
 from services.common.egress import origin_of
-from services.common.errors import CoxswainError, DeadlineExceeded, FailedPrecondition
-from services.common.grpc.call import current_call
+from services.common.errors import CoxswainError, FailedPrecondition
 from services.models.credentials import CredentialSource, UpstreamCredential
 from services.models.domain import (
     Answer,
@@ -40,6 +38,7 @@ from services.models.providers.openai_wire import (
     read_embeddings,
     read_finish,
 )
+from services.models.providers.retries import RetryLimits, TryAgain, too_late, with_retries
 from services.models.providers.sse import EventParser, EventTooLarge
 from services.models.providers.upstream_errors import (
     RETRYABLE_STATUSES,
@@ -56,21 +55,13 @@ T = TypeVar("T")
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_EVENT_BYTES = 4 * 1024 * 1024
 _READ_BYTES = 64 * 1024
-_MAX_BACKOFF_SECONDS = 8.0
 _UNREACHABLE = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How long and how often an upstream is tried."""
+class Sizes:
+    """How much is sent and taken at once."""
 
-    request_timeout: float
-    """Seconds for a call whose caller sets no deadline."""
-    max_attempts: int
-    retry_base: float
-    """Seconds before the second attempt; doubled each time."""
-    retry_max: float
-    """Longest Retry-After, in seconds, that is waited for."""
     max_response_bytes: int
     embed_batch_size: int
     embed_concurrency: int
@@ -86,15 +77,6 @@ class _Target:
     """By the event loop's clock."""
 
 
-class _TryAgain(Exception):
-    """A failure that may pass, and the seconds the upstream asks to wait."""
-
-    def __init__(self, failure: CoxswainError, wait: float) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-        self.wait = wait
-
-
 class OpenAICompatibleProvider:
     """Calls upstreams directly over pooled connections.
 
@@ -107,13 +89,15 @@ class OpenAICompatibleProvider:
         egress: Egress,
         credentials: CredentialSource,
         base_urls: Mapping[Provider, str],
-        limits: Limits,
+        retries: RetryLimits,
+        sizes: Sizes,
     ) -> None:
         """`base_urls` are the installation's defaults; an empty one means that there is none."""
         self._egress = egress
         self._credentials = credentials
         self._base_urls = base_urls
-        self._limits = limits
+        self._retries = retries
+        self._sizes = sizes
 
     async def complete(self, model: Model, completion: Completion) -> Answer:
         """Return the upstream's whole answer."""
@@ -139,9 +123,9 @@ class OpenAICompatibleProvider:
     async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
         """Return unit-length vectors, fetched in batches."""
         target = self._target(model, "embeddings")
-        size = self._limits.embed_batch_size
+        size = self._sizes.embed_batch_size
         batches = [texts[start : start + size] for start in range(0, len(texts), size)]
-        slots = asyncio.Semaphore(self._limits.embed_concurrency)
+        slots = asyncio.Semaphore(self._sizes.embed_concurrency)
 
         async def fetch(batch: Sequence[str]) -> Embeddings:
             async with slots:
@@ -184,14 +168,12 @@ class OpenAICompatibleProvider:
                 reason="UPSTREAM_REJECTED",
                 metadata={"model": model.name},
             )
-        remaining = current_call().time_remaining()
-        seconds = self._limits.request_timeout if remaining is None else remaining
         return _Target(
             model=model,
             url=f"{base_url.rstrip('/')}/{path}",
             origin=origin_of(base_url),
             trusted=model.shared or not own,
-            deadline=asyncio.get_running_loop().time() + seconds,
+            deadline=self._retries.deadline(),
         )
 
     async def _post_json(self, target: _Target, request: dict[str, Any]) -> Any:
@@ -202,7 +184,7 @@ class OpenAICompatibleProvider:
             raise bad_response(target.model, "it is no JSON") from error
 
     async def _read_all(self, target: _Target, response: aiohttp.ClientResponse) -> bytes:
-        limit = self._limits.max_response_bytes
+        limit = self._sizes.max_response_bytes
         try:
             if (body := await _read_at_most(response, limit)) is None:
                 raise bad_response(target.model, f"it is larger than {limit} bytes")
@@ -218,29 +200,22 @@ class OpenAICompatibleProvider:
     ) -> tuple[T, UpstreamCredential]:
         """Send until `take` got what it wants out of a successful response, or trying again makes no sense."""
         provider = target.model.spec.provider.value
-        attempt = 0
-        refreshed = False
-        while True:
-            attempt += 1
+
+        async def attempt() -> tuple[T, UpstreamCredential]:
             credential = await self._credentials.resolve(provider, target.origin)
             try:
                 return await self._attempt(target, body, credential, take), credential
-            except _TryAgain as again:
-                pause = self._pause(attempt, again.wait)
-                out_of_time = asyncio.get_running_loop().time() + pause >= target.deadline
-                if attempt >= self._limits.max_attempts or pause > self._limits.retry_max or out_of_time:
-                    raise again.failure from again.__cause__
-                logger.info("upstream_retried", model=target.model.name, reason=again.failure.reason, attempt=attempt)
             except CoxswainError as failure:
                 if failure.reason != "UPSTREAM_CREDENTIAL_REJECTED":
                     raise
                 self._credentials.forget(provider, target.origin)
-                # What was remembered may have been replaced since; a fresh one is refused for good.
-                if not credential.from_cache or refreshed:
+                if not credential.from_cache:
                     raise
-                refreshed = True
-                continue
-            await asyncio.sleep(pause)
+            # What was remembered may have been replaced since; a fresh one is refused for good.
+            credential = await self._credentials.resolve(provider, target.origin)
+            return await self._attempt(target, body, credential, take), credential
+
+        return await with_retries(target.model, attempt, self._retries, target.deadline)
 
     async def _attempt(
         self,
@@ -265,19 +240,14 @@ class OpenAICompatibleProvider:
             ) from error
         except _UNREACHABLE as error:
             if limit.expired():
-                raise _too_late(target.model) from error
+                raise too_late(target.model) from error
             logger.info("upstream_unreachable", model=target.model.name, error=type(error).__name__)
-            raise _TryAgain(unavailable(target.model, "did not answer"), 0.0) from error
+            raise TryAgain(unavailable(target.model, "did not answer")) from error
         failure = status_failure(target.model, response.status, document, credential, retry_after)
         # A used-up quota comes as a rate limit, without a time after which it would be over.
         if response.status in RETRYABLE_STATUSES and failure.retry_after is not None:
-            raise _TryAgain(failure, retry_after or 0.0)
+            raise TryAgain(failure, retry_after or 0.0)
         raise failure
-
-    def _pause(self, attempt: int, wait: float) -> float:
-        """Seconds before the next attempt: what the upstream asks for, at least a growing pause, and some chance."""
-        backoff = min(_MAX_BACKOFF_SECONDS, self._limits.retry_base * 2.0 ** (attempt - 1))
-        return max(wait, backoff * random.uniform(0.5, 1.0)) + random.uniform(0, 0.1 * backoff)  # noqa: S311
 
     async def _deltas(
         self, target: _Target, response: aiohttp.ClientResponse, credential: UpstreamCredential
@@ -325,12 +295,12 @@ class OpenAICompatibleProvider:
                 raise bad_response(model, "an event of its stream is too large") from error
             except _UNREACHABLE as error:
                 if limit.expired():
-                    raise _too_late(model) from error
+                    raise too_late(model) from error
                 yield None
                 return
             read += len(data)
-            if read > self._limits.max_response_bytes:
-                raise bad_response(model, f"it is larger than {self._limits.max_response_bytes} bytes")
+            if read > self._sizes.max_response_bytes:
+                raise bad_response(model, f"it is larger than {self._sizes.max_response_bytes} bytes")
             for event in events:
                 if event.strip() == "[DONE]":
                     await _finish_reading(response)
@@ -387,11 +357,3 @@ async def _finish_reading(response: aiohttp.ClientResponse) -> None:
                 pass
     except _UNREACHABLE:
         return
-
-
-def _too_late(model: Model) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f'the upstream of "{model.name}" did not answer within the time allowed',
-        reason="UPSTREAM_UNAVAILABLE",
-        metadata={"model": model.name},
-    )

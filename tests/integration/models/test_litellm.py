@@ -1,0 +1,160 @@
+"""Other providers, through litellm in its helper process, against the LLM emulator."""
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+import pytest_asyncio
+
+from coxswain.models.v1 import inference_service_pb2 as pb
+from tests.integration.models.support import Installation, ask, ask_stream, refusal, serve_models
+from tests.support.llm_emulator import LlmEmulator
+from tests.support.llm_script import Fault, Reply, ToolCall, Usage
+
+# Each start of the helper costs seconds of CPU: one for the whole file.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+MODEL = "deepseek/some-model"
+KEY = "dsk-marked-9c1d7e"
+SEED: list[dict[str, Any]] = [
+    {
+        "name": MODEL,
+        "provider": "litellm",
+        "upstream_model": MODEL,
+        "capabilities": ["chat", "tools"],
+        "input_cost_per_million_tokens": 1.0,
+    }
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Installation, LlmEmulator]]:
+    with pytest.MonkeyPatch.context() as patch:
+        async with LlmEmulator() as upstream:
+            patch.setenv("DEEPSEEK_API_KEY", KEY)
+            patch.setenv("DEEPSEEK_BASE_URL", f"{upstream.url}/v1")
+            async with serve_models(
+                tmp_path_factory.mktemp("litellm"),
+                patch,
+                key="",
+                seed=SEED,
+                litellm_base_urls={"deepseek": f"{upstream.url}/v1"},
+            ) as installation:
+                yield installation, upstream
+
+
+@pytest.fixture
+def installation(_served: tuple[Installation, LlmEmulator]) -> Installation:
+    return _served[0]
+
+
+@pytest.fixture
+def upstream(_served: tuple[Installation, LlmEmulator]) -> LlmEmulator:
+    _served[1].clear_rules()
+    _served[1].clear_log()
+    return _served[1]
+
+
+def helpers() -> list[psutil.Process]:
+    return [
+        child for child in psutil.Process().children() if any("litellm_process" in part for part in child.cmdline())
+    ]
+
+
+async def test_a_call_goes_through_the_helper_with_the_key_and_comes_back_whole(
+    installation: Installation, upstream: LlmEmulator
+) -> None:
+    upstream.on(Reply(text="Bonjour", usage=Usage(prompt_tokens=10, completion_tokens=2)))
+    answer = await installation.inference().Complete(ask(MODEL))
+    assert (answer.text, answer.finish_reason) == ("Bonjour", pb.FINISH_REASON_STOP)
+    assert answer.usage == pb.Usage(input_tokens=10, output_tokens=2, cost=1e-5)
+    (call,) = upstream.calls
+    assert (call.bearer, call.body["model"]) == (KEY, "some-model")
+
+
+async def test_a_stream_and_tool_calls_come_back_piece_by_piece(
+    installation: Installation, upstream: LlmEmulator
+) -> None:
+    upstream.on(Reply(tool_calls=[ToolCall(name="lookup", arguments={"a": 1})]), offers_tool="lookup")
+    upstream.on(Reply(chunks=["one ", "two ", "three"]))
+    pieces = [piece async for piece in installation.inference().StreamComplete(ask_stream(MODEL))]
+    assert "".join(piece.text for piece in pieces) == "one two three"
+    assert [piece.WhichOneof("delta") for piece in pieces[-2:]] == ["usage", "finish"]
+    assert len(pieces) > 3
+    tool = pb.ToolDefinition(name="lookup", parameters_schema='{"type": "object", "properties": {}}')
+    pieces = [piece async for piece in installation.inference().StreamComplete(ask_stream(MODEL, tools=[tool]))]
+    assert pieces[-1].finish.reason == pb.FINISH_REASON_TOOL_CALLS
+    assert "".join(piece.tool_call.arguments for piece in pieces) == '{"a": 1}'
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Fault(status=401, message=f"wrong key {KEY}"), "UPSTREAM_CREDENTIAL_REJECTED"),
+        (Fault(status=400, message=f"no {KEY}"), "UPSTREAM_REJECTED"),
+        (Fault(status=429), "UPSTREAM_RATE_LIMITED"),
+        (Fault(status=500), "UPSTREAM_UNAVAILABLE"),
+    ],
+)
+async def test_failures_have_the_reasons_of_direct_calls_and_tell_no_key(
+    installation: Installation, upstream: LlmEmulator, fault: Fault, reason: str
+) -> None:
+    upstream.on(Reply(fault=fault))
+    failure = await refusal(installation.inference().Complete(ask(MODEL)))
+    assert failure.reason == reason
+    assert KEY not in failure.raw
+
+
+async def test_a_passing_failure_is_tried_again(installation: Installation, upstream: LlmEmulator) -> None:
+    upstream.on(Reply(fault=Fault(status=503)), times=1)
+    assert (await installation.inference().Complete(ask(MODEL))).text.startswith("Echo")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_given_up_ends_upstream(installation: Installation, upstream: LlmEmulator, stream: bool) -> None:
+    upstream.on(Reply(text="a b c d", hang_after_chunks=2) if stream else Reply(hang=True))
+    if stream:
+        call = installation.inference().StreamComplete(ask_stream(MODEL))
+        await call.read()
+    else:
+        call = installation.inference().Complete(ask(MODEL))
+        await upstream.wait_for_calls(1, hanging=True)
+    call.cancel()
+    await upstream.wait_for_calls(1, client_disconnected=True)
+
+
+async def test_the_helper_is_one_process_without_secrets_in_its_environment_and_the_service_imports_nothing_of_it(
+    installation: Installation, upstream: LlmEmulator
+) -> None:
+    await installation.inference().Complete(ask(MODEL))
+    (helper,) = helpers()
+    environment = helper.environ()
+    assert KEY not in str(environment)
+    assert not [name for name in environment if name.endswith(("_KEY", "_TOKEN")) or name.startswith("COXSWAIN_")]
+    assert "litellm" not in sys.modules
+
+
+async def test_a_helper_that_dies_is_started_again(installation: Installation, upstream: LlmEmulator) -> None:
+    await installation.inference().Complete(ask(MODEL))
+    (helper,) = helpers()
+    upstream.on(Reply(hang=True), times=1)
+    call = installation.inference().Complete(ask(MODEL))
+    await upstream.wait_for_calls(1, hanging=True)
+    helper.kill()
+    assert (await call).text.startswith("Echo")
+    (again,) = helpers()
+    assert again.pid != helper.pid
+
+
+async def test_a_provider_without_a_key_is_refused_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed = [{**SEED[0], "upstream_model": "xai/some-model"}]
+    before = len(helpers())
+    async with serve_models(tmp_path, monkeypatch, key="", seed=seed) as other:
+        failure = await refusal(other.inference().Complete(ask(MODEL)))
+        assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED")
+        assert len(helpers()) == before
