@@ -37,6 +37,8 @@ async def serve_suite(common: CommonSettings, stop: asyncio.Event, *, postgres: 
         if not postgres:
             await _serve(common, stop, directory, port)
             return
+        # Where pgserver keeps its lock; it warns where a machine has no such directory.
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(directory))
         start_postgres: Callable[[Path], Any] = __import__("pgserver").get_server
         server = await asyncio.to_thread(start_postgres, directory / "postgres")
         try:
