@@ -14,8 +14,8 @@ for _name in list(os.environ):
     if _name.startswith(("COXSWAIN_", "DATABRICKS_", "OPENAI_")) or _name == "USE_NULLPOOL":
         del os.environ[_name]
 os.environ |= {
-    # Where pgserver keeps its lock; without it the library warns on every machine that has no login session.
-    "XDG_RUNTIME_DIR": os.environ.get("XDG_RUNTIME_DIR", tempfile.gettempdir()),
+    # Where pgserver keeps its lock; the library warns where there is no such directory.
+    "XDG_RUNTIME_DIR": tempfile.mkdtemp(prefix="coxswain-run-"),
     "CREWAI_DISABLE_TELEMETRY": "true",
     "CREWAI_TRACING_ENABLED": "false",
     "CREWAI_DISABLE_VERSION_CHECK": "true",

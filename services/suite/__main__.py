@@ -20,7 +20,7 @@ from services.models.service import build as build_models
 from services.models.settings import ModelsSettings
 from services.orchestrator.service import build as build_orchestrator
 from services.orchestrator.settings import OrchestratorSettings
-from services.suite.data_directory import internal_socket, lock_data_directory
+from services.suite.data_directory import internal_socket, lock_data_directory, private_directory
 from services.suite.settings import SuiteSettings
 from services.suite.workers import WorkerPool
 
@@ -38,7 +38,7 @@ async def serve_suite(common: CommonSettings, stop: asyncio.Event, *, postgres: 
             await _serve(common, stop, directory, port)
             return
         # Where pgserver keeps its lock; it warns where a machine has no such directory.
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(directory))
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(private_directory(directory / "run")))
         start_postgres: Callable[[Path], Any] = __import__("pgserver").get_server
         server = await asyncio.to_thread(start_postgres, directory / "postgres")
         try:

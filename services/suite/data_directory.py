@@ -36,6 +36,13 @@ def lock_data_directory(directory: Path, served_at: str) -> Iterator[None]:
         yield
 
 
+def private_directory(path: Path) -> Path:
+    """Make a directory that only this user can look into."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.chmod(0o700)
+    return path
+
+
 def internal_socket(directory: Path) -> Path:
     """Return the path of the internal listener's UNIX socket, free to bind to.
 
@@ -45,7 +52,6 @@ def internal_socket(directory: Path) -> Path:
     if len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
         name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
         path = Path(tempfile.gettempdir()) / f"coxswain-{os.getuid()}-{name}" / "internal.sock"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.parent.chmod(0o700)
+    private_directory(path.parent)
     path.unlink(missing_ok=True)
     return path
