@@ -222,6 +222,13 @@ class FencedWrite:
             )
         )
 
+    async def cancel_requested(self) -> bool:
+        """Tell whether the execution's end was asked for."""
+        found = await self._connection.execute(
+            select(executions.c.cancel_requested_at).where(executions.c.id == self._execution_id)
+        )
+        return found.scalar_one() is not None
+
     async def open_approvals(self) -> bool:
         """Tell whether a person still has to answer."""
         found = await self._connection.execute(
@@ -376,6 +383,20 @@ class RunStore:
                 )
             )
             return bool(found.scalar_one())
+
+    async def wake(self, execution_id: str, epoch: int) -> bool:
+        """Let an execution go on that a claim has parked for its credential; tell whether it still was."""
+        async with self._database.write() as connection:
+            work = SqlExecutions(connection)
+            execution = await work.lock(execution_id)
+            parked = (
+                execution is not None
+                and execution.epoch == epoch
+                and execution.state is ExecutionState.WAITING_FOR_CREDENTIAL
+            )
+            if parked:
+                await work.wake(execution_id)
+            return parked
 
     async def answers_kept(self, execution_id: str, index: int) -> dict[tuple[str, int], bytes]:
         """Return the model answers earlier attempts at a task have got, by request hash and occurrence."""

@@ -6,7 +6,8 @@ JSON and not pickle: whatever a crew process sends is data, never code that its 
     {"reply": 7, "result": {...}} or {"reply": 7, "error": {"reason": ..., "message": ..., "fatal": ...}}
     {"cancel": 7}                                               the caller waits for that reply no longer
 
-Both ends may call; each numbers its own calls.
+Both ends may call; each numbers its own calls. A decoded frame never holds U+0000, which JSON can say and PostgreSQL
+cannot store: U+FFFD stands in its place.
 """
 
 import json
@@ -19,6 +20,7 @@ Frame = dict[str, Any]
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 _HEADER = struct.Struct(">I")
+_ESCAPED_NULL = b"\\u0000"
 
 
 class BadFrame(ValueError):
@@ -94,4 +96,16 @@ def _decode(body: bytes) -> Frame:
         raise BadFrame(f"a frame is no JSON: {error}") from error
     if not isinstance(frame, dict):
         raise BadFrame(f"a frame is a JSON object, not {type(frame).__name__}")
-    return frame
+    return _without_nulls(frame) if _ESCAPED_NULL in body else frame
+
+
+def _without_nulls(value: Any) -> Any:
+    match value:
+        case str():
+            return value.replace("\0", "\ufffd")
+        case dict():
+            return {_without_nulls(key): _without_nulls(item) for key, item in value.items()}
+        case list():
+            return [_without_nulls(item) for item in value]
+        case _:
+            return value

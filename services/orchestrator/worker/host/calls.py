@@ -10,8 +10,7 @@ import structlog
 from coxswain.memory.v1 import memory_service_pb2, memory_service_pb2_grpc
 from coxswain.models.v1 import inference_service_pb2, inference_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2
-from services.common.errors import CoxswainError, Internal, Unauthenticated
-from services.common.grpc.call import acting_as
+from services.common.errors import CoxswainError, Internal
 from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
 from services.orchestrator.domain import ToolCallState, Usage
@@ -20,7 +19,7 @@ from services.orchestrator.worker.frames import Frame, RemoteError
 from services.orchestrator.worker.host import memory_messages as memories
 from services.orchestrator.worker.host.model_messages import Answer, completion, request_hash
 from services.orchestrator.worker.host.patience import patiently
-from services.orchestrator.worker.host.principals import CredentialExpired, ExecutionPrincipal
+from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Place, Recorder
 
 logger = structlog.get_logger(__name__)
@@ -120,8 +119,6 @@ class CrewCalls:
         try:
             return await self._methods[method](self._journals[params["task"]], params)
         except CoxswainError as error:
-            if isinstance(error, Unauthenticated) and error.reason == "CREDENTIAL_EXPIRED":
-                raise CredentialExpired(error.message) from error
             fatal = error.reason not in _PASSING_REASONS
             raise RemoteError(error.reason, error.message, fatal=fatal) from error
 
@@ -156,7 +153,7 @@ class CrewCalls:
         async def ask() -> Answer:
             return await self._ask(journal, params, message, digest, occurrence)
 
-        return await patiently(ask, self._patience)
+        return await patiently(lambda: self._principal.act(ask), self._patience)
 
     async def _ask(
         self,
@@ -184,23 +181,22 @@ class CrewCalls:
     async def _stream(self, place: Place, call_id: str, message: inference_service_pb2.Completion) -> Answer:
         answer = Answer()
         request = inference_service_pb2.StreamCompleteRequest(completion=message)
-        with acting_as(await self._principal.token()):
-            call = self._stubs.inference.StreamComplete(request, timeout=self._call_timeout)
-            try:
-                async for delta in call:
-                    answer.take(delta)
-                    kind = delta.WhichOneof("delta")
-                    if kind == "text":
-                        self._recorder.chunk(place, call_id, text=delta.text)
-                    elif kind == "reasoning":
-                        self._recorder.chunk(place, call_id, reasoning=delta.reasoning)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.INTERNAL:
-                    # It did answer: asking again is the agent's choice, and counts among its tries.
-                    raise Internal("the model's answer is no answer", reason="UPSTREAM_BAD_RESPONSE") from error
-                raise from_rpc_error(error, "models") from error
-            finally:
-                call.cancel()
+        call = self._stubs.inference.StreamComplete(request, timeout=self._call_timeout)
+        try:
+            async for delta in call:
+                answer.take(delta)
+                kind = delta.WhichOneof("delta")
+                if kind == "text":
+                    self._recorder.chunk(place, call_id, text=delta.text)
+                elif kind == "reasoning":
+                    self._recorder.chunk(place, call_id, reasoning=delta.reasoning)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INTERNAL:
+                # It did answer: asking again is the agent's choice, and counts among its tries.
+                raise Internal("the model's answer is no answer", reason="UPSTREAM_BAD_RESPONSE") from error
+            raise from_rpc_error(error, "models") from error
+        finally:
+            call.cancel()
         if not answer.finished:
             raise Internal("the model's answer broke off before its end", reason="UPSTREAM_BAD_RESPONSE")
         return answer
@@ -329,13 +325,12 @@ class CrewCalls:
 
     async def _ask_peer(self, service: str, method: Callable[..., Any], request: Any) -> Any:
         async def ask() -> Any:
-            with acting_as(await self._principal.token()):
-                try:
-                    return await method(request)
-                except grpc.RpcError as error:
-                    raise from_rpc_error(error, service) from error
+            try:
+                return await method(request)
+            except grpc.RpcError as error:
+                raise from_rpc_error(error, service) from error
 
-        return await patiently(ask, self._patience)
+        return await patiently(lambda: self._principal.act(ask), self._patience)
 
     # ---- tools
 

@@ -9,7 +9,6 @@ import grpc
 
 from coxswain.memory.v1 import memory_service_pb2, memory_service_pb2_grpc
 from coxswain.models.v1 import model_service_pb2, model_service_pb2_grpc
-from services.common.grpc.call import acting_as
 from services.common.grpc.status import from_rpc_error
 from services.orchestrator.domain import CrewSpec
 from services.orchestrator.worker.frames import Frame
@@ -82,10 +81,9 @@ class CrewFacts:
 
     async def _ask(self, principal: ExecutionPrincipal, method: Callable[..., Any], request: Any) -> Any:
         async def ask() -> Any:
-            with acting_as(await principal.token()):
-                try:
-                    return await method(request)
-                except grpc.RpcError as error:
-                    raise from_rpc_error(error, "models or memory") from error
+            try:
+                return await method(request)
+            except grpc.RpcError as error:
+                raise from_rpc_error(error, "models or memory") from error
 
-        return await patiently(ask, self._patience)
+        return await patiently(lambda: principal.act(ask), self._patience)

@@ -85,6 +85,7 @@ class WorkerHost:
             ),
             settings=settings,
             default_model=orchestrator.default_model,
+            ready=self._tell_workers,
             stored=self._tell_watchers,
             prune=self._pruner.add,
         )
@@ -200,6 +201,9 @@ class WorkerHost:
 
     def _tell_watchers(self, execution_id: str, last_sequence: int) -> None:
         self._bus.publish(Hint(HintKind.EVENTS_STORED, execution_id, last_sequence))
+
+    def _tell_workers(self, execution_id: str) -> None:
+        self._bus.publish(Hint(HintKind.EXECUTION_READY, execution_id))
 
     async def _listen(self) -> None:
         """Hand over what is ready and cancel what is to be cancelled, by hints and now and then without."""

@@ -2,12 +2,17 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import grpc
 
 from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
-from services.common.errors import Unauthenticated
+from services.common.errors import CoxswainError, Unauthenticated
+from services.common.grpc.call import acting_as
 from services.common.grpc.status import from_rpc_error
+
+T = TypeVar("T")
 
 _RENEW_BEFORE_SECONDS = 60.0
 
@@ -25,14 +30,47 @@ class ExecutionPrincipal:
         self._token = ""
         self._good_until = 0.0
         self._renewing = asyncio.Lock()
+        self._refused = False
 
-    async def token(self) -> str:
-        """Return a principal token that is good for a while. A secret.
+    async def act(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return what `call` returns, whose calls to other services are made as the execution.
+
+        The credential may have expired, or have been renewed, since the principal was issued: then `call` is made once
+        more with a fresh principal.
 
         Raises:
             CredentialExpired: the user's credential has expired.
-            CoxswainError: the grant was revoked, or auth does not answer.
+            CoxswainError: what `call` raises; the grant was revoked, or auth does not answer.
         """
+        token = await self._current()
+        try:
+            with acting_as(token):
+                return await call()
+        except Unauthenticated as error:
+            if error.reason != "CREDENTIAL_EXPIRED":
+                raise
+        if token == self._token:
+            self._good_until = 0.0
+        try:
+            with acting_as(await self._current()):
+                return await call()
+        except Unauthenticated as error:
+            if error.reason != "CREDENTIAL_EXPIRED":
+                raise
+            raise CredentialExpired(error.message) from error
+
+    async def renewed(self) -> bool:
+        """Tell whether auth lets the execution act again after it has refused to."""
+        if not self._refused:
+            return False
+        try:
+            await self._current()
+        except (CredentialExpired, CoxswainError):
+            return False
+        return True
+
+    async def _current(self) -> str:
+        """Return a principal token that is good for a while. A secret."""
         async with self._renewing:
             if time.time() >= self._good_until:
                 try:
@@ -40,6 +78,7 @@ class ExecutionPrincipal:
                 except grpc.RpcError as error:
                     told = from_rpc_error(error, "auth")
                     if isinstance(told, Unauthenticated) and told.reason == "CREDENTIAL_EXPIRED":
+                        self._refused = True
                         raise CredentialExpired(told.message) from error
                     raise told from error
                 self._token = response.principal_token

@@ -62,6 +62,8 @@ class RunContext:
     facts: CrewFacts
     settings: WorkerSettings
     default_model: str
+    ready: Callable[[str], None]
+    """Told an execution that waits for a worker."""
     stored: Callable[[str, int], None]
     """Told an execution and its newest sequence after each transaction."""
     prune: Callable[[str, str, int], None]
@@ -204,6 +206,7 @@ class ExecutionRun:
                 await self._fail(error, index)
             case CredentialNeeded():
                 await self._park(ExecutionState.WAITING_FOR_CREDENTIAL)
+                await self._go_on_if_renewed()
             case _:
                 raise reason
 
@@ -244,12 +247,14 @@ class ExecutionRun:
             logger.info("grant_not_revoked", execution_id=self._execution.id, error=type(error).__name__)
 
     async def _park(self, state: ExecutionState) -> bool:
-        """Let the execution rest; False when a person answered in the very last moment."""
-        parked = False
+        """Let the execution rest, or end it if that was asked for; False when a person has answered just now."""
+        parked = cancelled = False
 
         async def park(write: FencedWrite) -> None:
-            nonlocal parked
-            parked = state is ExecutionState.WAITING_FOR_CREDENTIAL or await write.open_approvals()
+            nonlocal parked, cancelled
+            # The execution is locked: who asks for its end after this finds it parked, and ends it.
+            cancelled = await write.cancel_requested()
+            parked = not cancelled and (state is ExecutionState.WAITING_FOR_CREDENTIAL or await write.open_approvals())
             if parked:
                 told = execution_pb2.ExecutionParked(
                     state=execution_pb2.ExecutionState.Value(f"EXECUTION_STATE_{state}")
@@ -258,7 +263,15 @@ class ExecutionRun:
                 await write.park(state)
 
         await self._recorder.commit([], park)
-        return parked
+        if cancelled:
+            await self._stop_for(Cancelled())
+        return parked or cancelled
+
+    async def _go_on_if_renewed(self) -> None:
+        """Wake the parked execution if its user renewed the credential while it was not parked yet."""
+        store, execution = self._context.store, self._execution
+        if await self._principal.renewed() and await self._read(lambda: store.wake(execution.id, execution.epoch)):
+            self._context.ready(execution.id)
 
     # ---- working
 

@@ -1,0 +1,194 @@
+"""What a run does at the moment its user's credential expires: rows are real, auth is played to choose the moment."""
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import grpc
+import pytest
+
+from coxswain.auth.v1 import auth_service_pb2
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.common.errors import Unauthenticated
+from services.common.grpc.status import DETAILS_KEY, to_status
+from services.common.ids import new_id
+from services.orchestrator.domain import (
+    AgentSpec,
+    Crew,
+    CrewSpec,
+    Execution,
+    ExecutionIdentity,
+    ExecutionState,
+    OnCredentialExpiry,
+    TaskRun,
+    TaskSpec,
+    TaskState,
+    Usage,
+)
+from services.orchestrator.repositories.run_store import RunStore
+from services.orchestrator.repositories.store import SqlStore
+from services.orchestrator.tables import execution_events, executions
+from services.orchestrator.worker.host.facts import CrewFacts
+from services.orchestrator.worker.host.run import ExecutionRun, RunContext
+from services.orchestrator.worker.settings import WorkerSettings
+
+S = ExecutionState
+
+
+def expired() -> grpc.aio.AioRpcError:
+    code, status = to_status(Unauthenticated("the token has expired", reason="CREDENTIAL_EXPIRED"), "")
+    details = grpc.aio.Metadata((DETAILS_KEY, status.SerializeToString()))
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), details, details=status.message)
+
+
+class Auth:
+    """Says that the credential has expired, and lets something happen meanwhile."""
+
+    def __init__(self) -> None:
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        self.renewed = False
+        self.revoked: list[str] = []
+
+    async def IssueExecutionPrincipal(self, _: Any) -> auth_service_pb2.IssueExecutionPrincipalResponse:
+        if self.renewed:
+            response = auth_service_pb2.IssueExecutionPrincipalResponse(principal_token="fresh")
+            response.principal.expire_time.FromDatetime(utc_now() + timedelta(minutes=5))
+            return response
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        raise expired()
+
+    async def Revoke(self, request: Any, **_: Any) -> auth_service_pb2.RevokeResponse:
+        self.revoked.append(request.execution_id)
+        return auth_service_pb2.RevokeResponse()
+
+
+class World:
+    """One execution that a host claims."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.auth = Auth()
+        self.id = new_id()
+        self.told_workers: list[str] = []
+
+    async def queue(self, on_expiry: OnCredentialExpiry) -> None:
+        spec = CrewSpec("c", (AgentSpec("a", "r", "g"),), (TaskSpec("t", "d", "e", "a"),))
+        crew_id, now = new_id(), utc_now()
+        execution = Execution(
+            id=self.id,
+            group_id="sales",
+            subject="ann",
+            crew_id=crew_id,
+            crew_revision=1,
+            crew_name="c",
+            state=S.QUEUED,
+            inputs={},
+            labels={},
+            model="",
+            priority=0,
+            identity=ExecutionIdentity.USER,
+            on_credential_expiry=on_expiry,
+            grant_id=new_id(),
+            resumed_from="",
+            timeout=None,
+            deadline_at=None,
+            epoch=0,
+            generation=1,
+            ready=True,
+            last_sequence=0,
+            usage=Usage(),
+            created_at=now,
+        )
+        task = TaskRun(self.id, 0, "t", TaskState.PENDING, attempt=0, usage=Usage(), copied=False)
+        async with SqlStore(self.database).write() as work:
+            await work.crews.insert(Crew(crew_id, "sales", 1, spec, now, now), "ann")
+            await work.executions.insert(execution, [task])
+
+    async def run(self) -> Any:
+        """Claim and run it as a host does; return its row."""
+        store = RunStore(self.database)
+        claim = await store.claim(self.id, 1)
+        assert claim is not None
+        unreachable = cast("Any", SimpleNamespace(GetModel=None))
+        context = RunContext(
+            store=store,
+            fork_server=cast("Any", None),
+            stubs=cast("Any", None),
+            auth=cast("Any", self.auth),
+            facts=CrewFacts(unreachable, unreachable, patience=0),
+            settings=WorkerSettings(),
+            default_model="m",
+            ready=self.told_workers.append,
+            stored=lambda *_: None,
+            prune=lambda *_: None,
+        )
+        await ExecutionRun(claim, context).run()
+        return await self.row()
+
+    async def row(self) -> Any:
+        async with self.database.read() as connection:
+            return (await connection.execute(executions.select().where(executions.c.id == self.id))).one()
+
+    async def kinds(self) -> list[str]:
+        query = execution_events.select().where(execution_events.c.execution_id == self.id)
+        async with self.database.read() as connection:
+            rows = await connection.execute(query.order_by(execution_events.c.sequence))
+            return [row.kind for row in rows]
+
+
+@pytest.fixture
+async def world(database_url: str) -> Any:
+    await upgrade_database("orchestrator", database_url)
+    database = Database(database_url, "orchestrator")
+    yield World(database)
+    await database.close()
+
+
+async def test_an_execution_whose_credential_has_expired_rests_and_keeps_its_grant(world: World) -> None:
+    await world.queue(OnCredentialExpiry.PARK)
+    row = await world.run()
+    assert (row.state, row.ready, row.generation) == (S.WAITING_FOR_CREDENTIAL, False, 1)
+    assert (await world.kinds())[-1] == "execution_parked"
+    assert (world.auth.revoked, world.told_workers) == ([], [])
+
+
+async def test_one_that_is_to_fail_then_fails_with_the_reason(world: World) -> None:
+    await world.queue(OnCredentialExpiry.FAIL)
+    row = await world.run()
+    assert (row.state, row.error["reason"]) == (S.FAILED, "CREDENTIAL_EXPIRED")
+    assert world.auth.revoked == [world.id]
+
+
+async def test_a_cancellation_at_the_moment_of_parking_ends_the_execution(world: World) -> None:
+    await world.queue(OnCredentialExpiry.PARK)
+
+    async def cancel() -> None:
+        # The host is not told: its hint comes too late.
+        async with SqlStore(world.database).write() as work:
+            await work.executions.request_cancel(world.id, utc_now())
+
+    world.auth.meanwhile = cancel
+    row = await world.run()
+    assert row.state == S.CANCELLED
+    assert row.ended_at is not None
+    assert "execution_parked" not in await world.kinds()
+    assert (await world.kinds())[-1] == "execution_cancelled"
+    assert world.auth.revoked == [world.id]
+
+
+async def test_a_credential_renewed_at_the_moment_of_parking_lets_the_execution_go_on(world: World) -> None:
+    await world.queue(OnCredentialExpiry.PARK)
+
+    async def renew() -> None:
+        # Whoever renews finds it running: there is nothing for them to wake.
+        assert (await world.row()).state == S.RUNNING
+        world.auth.renewed = True
+
+    world.auth.meanwhile = renew
+    row = await world.run()
+    assert (row.state, row.ready, row.generation) == (S.QUEUED, True, 2)
+    assert world.told_workers == [world.id]
