@@ -311,9 +311,10 @@ class ExecutionUseCases:
         """Let an execution go on with the caller's present credential.
 
         Raises:
-            NotFound: the group has no such execution.
-            FailedPrecondition: it has ended.
-            PermissionDenied: somebody else started it.
+            NotFound: the group has no such execution, or somebody else started it.
+            FailedPrecondition: EXECUTION_STATE, it has ended; CREDENTIAL_NOT_CONFIGURED, it acts with no token of the
+                caller's, or they sent none.
+            Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired too.
         """
         execution = await self.get(principal, execution_id)
         if execution.state.terminal:

@@ -135,6 +135,12 @@ class Installation(AuthServiceServicer, CrewServiceServicer, ExecutionServiceSer
         self.enter("AnswerApproval", request, context)
         return execution_service_pb2.AnswerApprovalResponse(execution=self.execution())
 
+    def RenewExecutionCredential(
+        self, request: Any, context: Any
+    ) -> execution_service_pb2.RenewExecutionCredentialResponse:
+        self.enter("RenewExecutionCredential", request, context)
+        return execution_service_pb2.RenewExecutionCredentialResponse(execution=self.execution())
+
     def WatchExecution(self, request: Any, context: Any) -> Iterator[execution_service_pb2.WatchExecutionResponse]:
         self.enter("WatchExecution", request, context)
         self.watched_after.append(request.after_sequence)

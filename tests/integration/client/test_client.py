@@ -130,6 +130,15 @@ async def test_calls_carry_identity_and_a_request_id(
     assert sent["x-request-id"]
 
 
+async def test_an_execution_is_renewed_with_the_token_at_hand(
+    connect: Connect, server: Server, installation: Installation
+) -> None:
+    client = connect(server.address, token="fresh")
+    assert (await client.call("renew", "e")).id == "e"
+    assert installation.requests[-1].id == "e"
+    assert installation.metadata[-1]["authorization"] == "Bearer fresh"
+
+
 async def test_unary_calls_have_a_deadline_that_can_be_chosen(
     connect: Connect, server: Server, installation: Installation
 ) -> None:

@@ -468,3 +468,13 @@ def test_an_execution_that_waits_for_no_approval_says_so(server: Server, install
     result = invoke(server.address, "approve", "e", "--yes")
     assert result.exit_code == 2
     assert "waits for no approval" in result.stderr
+
+
+def test_a_credential_is_renewed_with_the_token_given(server: Server, installation: Installation) -> None:
+    installation.emit(*EVENTS)
+    result = invoke(server.address, "renew", "e", token="fresh")
+    assert (result.exit_code, result.stdout) == (0, "renewed; the execution is running\n"), result.stderr
+    assert installation.requests[-1].id == "e"
+    assert installation.metadata[-1]["authorization"] == "Bearer fresh"
+    shown = invoke(server.address, "renew", "e", "--json", token="fresh")
+    assert rows(shown)[0]["id"] == "e"

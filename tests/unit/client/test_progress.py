@@ -88,6 +88,20 @@ def test_an_approval_is_waited_for_until_it_is_answered() -> None:
     assert not progress.approval
 
 
+def test_who_is_waited_for_with_a_fresh_token_is_told_what_to_type() -> None:
+    parked = event(10, execution_parked=pb.ExecutionParked(state=pb.EXECUTION_STATE_WAITING_FOR_CREDENTIAL))
+    hint = "coxswain --token FRESH_TOKEN renew e"
+    assert describe(parked) == f"waiting for credential: {hint}"
+    output = io.StringIO()
+    view = LiveView(Console(file=output, width=100), "e")
+    for one in [*RUN, parked]:
+        view.show(one)
+    Console(file=output, width=100).print(view)
+    assert hint in output.getvalue()
+    view.show(event(11, execution_started=pb.ExecutionStarted(claim=2)))
+    assert not view.progress.credential_needed
+
+
 def test_a_task_that_starts_again_after_a_takeover_begins_anew() -> None:
     again = event(11, "edit", 20, task_started=pb.TaskStarted(agent_role="Editor"))
     again.attempt = 2

@@ -34,7 +34,7 @@ from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec
 from coxswain.orchestrator.v1.crew_service_pb2 import CreateCrewRequest, GetCrewRequest, UpdateCrewRequest
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState
-from coxswain.orchestrator.v1.execution_service_pb2 import GetExecutionRequest
+from coxswain.orchestrator.v1.execution_service_pb2 import GetExecutionRequest, RenewExecutionCredentialRequest
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
@@ -216,6 +216,15 @@ class AsyncClient:
         if execution.state != ExecutionState.EXECUTION_STATE_SUCCEEDED:
             raise ExecutionNotSucceeded(execution)
         return execution
+
+    async def renew(self, execution_id: str) -> Execution:
+        """Let an execution that you started go on with the token of this client, and return it as it stands.
+
+        Raises NotFound, also for what somebody else has started, and FailedPrecondition when it has ended or acts with
+        no token of yours.
+        """
+        request = RenewExecutionCredentialRequest(id=execution_id)
+        return (await self.executions.RenewExecutionCredential(request)).execution
 
     async def _resolve(self, crew: CrewReference) -> tuple[str, int]:
         if isinstance(crew, str):

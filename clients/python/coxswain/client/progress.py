@@ -9,6 +9,7 @@ from coxswain.orchestrator.v1.execution_pb2 import ExecutionError, ExecutionEven
 MAX_SHOWN_TEXT = 4000
 """Characters of a running answer that are kept."""
 
+_NEEDS_CREDENTIAL = ExecutionState.EXECUTION_STATE_WAITING_FOR_CREDENTIAL
 _ENDINGS = {
     "execution_succeeded": "succeeded",
     "execution_failed": "failed",
@@ -53,6 +54,11 @@ class Progress:
     approval: str = ""
     """The approval that is waited for."""
     _call: str = ""
+
+    @property
+    def credential_needed(self) -> bool:
+        """Whether a fresh credential is waited for."""
+        return self.state == state_words(_NEEDS_CREDENTIAL)
 
     @property
     def input_tokens(self) -> int:
@@ -158,6 +164,17 @@ def _queued(event: ExecutionEvent) -> str:
     return f"queued: {queued.crew_name}, tasks {', '.join(queued.task_names)}"
 
 
+def _parked(event: ExecutionEvent) -> str:
+    state = event.execution_parked.state
+    mend = f": {renewal(event.execution_id)}" if state == _NEEDS_CREDENTIAL else ""
+    return state_words(state) + mend
+
+
+def renewal(execution_id: str) -> str:
+    """What to type when an execution waits for a credential."""
+    return f"coxswain --token FRESH_TOKEN renew {execution_id}"
+
+
 def _task_started(event: ExecutionEvent) -> str:
     again = f", attempt {event.attempt}" if event.attempt > 1 else ""
     return f"started by {event.task_started.agent_role}{again}"
@@ -175,7 +192,7 @@ _LINES: dict[str, Callable[[ExecutionEvent], str]] = {
     "execution_failed": lambda e: _error(e.execution_failed.error),
     "execution_succeeded": lambda _: "succeeded",
     "execution_cancelled": lambda _: "cancelled",
-    "execution_parked": lambda e: state_words(e.execution_parked.state),
+    "execution_parked": _parked,
     "task_started": _task_started,
     "task_completed": lambda e: f"done, {len(e.task_completed.output.text):,} characters",
     "task_failed": lambda e: _error(e.task_failed.error),

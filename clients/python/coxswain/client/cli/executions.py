@@ -1,4 +1,4 @@
-"""Commands about executions: run, watch, executions, get, outputs, cancel, resume, approve."""
+"""Commands about executions: run, watch, executions, get, outputs, cancel, resume, approve, renew."""
 
 import json
 from collections.abc import Iterable
@@ -44,7 +44,7 @@ IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The execution's i
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (run, watch, executions, get, outputs, cancel, resume, approve):
+    for command in (run, watch, executions, get, outputs, cancel, resume, approve, renew):
         app.command()(command)
 
 
@@ -303,6 +303,20 @@ def approve(
     if session.json:
         return session.print_json(execution)
     session.show(f"{'refused' if reject else 'approved'}; the execution is {state_words(execution.state)}")
+    return None
+
+
+def renew(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> None:  # noqa: A002
+    """Let an execution that you started go on with your present token, after the one it had has expired.
+
+    Example: `coxswain --token "$FRESH_TOKEN" renew 0198c0de`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        execution = client.renew(id)
+    if session.json:
+        return session.print_json(execution)
+    session.show(f"renewed; the execution is {state_words(execution.state)}")
     return None
 
 

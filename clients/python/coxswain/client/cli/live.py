@@ -15,7 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from coxswain.client.progress import Progress, TaskProgress, describe
+from coxswain.client.progress import Progress, TaskProgress, describe, renewal
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
 
 _STYLES = {
@@ -99,6 +99,8 @@ class LiveView:
         yield Text(f"{progress.input_tokens:,} tokens in, {progress.output_tokens:,} out{cost}", style="dim")
         if progress.approval:
             yield Text(f"waits for approval: coxswain approve {self._execution_id}", style="yellow")
+        if progress.credential_needed:
+            yield Text(f"your token has expired: {renewal(self._execution_id)}", style="yellow")
 
     def _tasks(self) -> Table:
         made = Table(box=None, show_header=False, pad_edge=False)
