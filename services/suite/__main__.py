@@ -40,6 +40,8 @@ async def serve_suite(common: CommonSettings, stop: asyncio.Event, *, postgres: 
         # Where pgserver keeps its lock; it warns where a machine has no such directory.
         os.environ.setdefault("XDG_RUNTIME_DIR", str(private_directory(directory / "run")))
         start_postgres: Callable[[Path], Any] = __import__("pgserver").get_server
+        # The users that pgserver counts: one that was killed would keep the server from ever being stopped again.
+        (directory / "postgres" / ".handle_pids.json").unlink(missing_ok=True)
         server = await asyncio.to_thread(start_postgres, directory / "postgres")
         try:
             common = common.model_copy(update={"database_url": server.get_uri(), "migrate": common.migrate or "auto"})

@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from tests.e2e.support import ALICE, SUCCEEDED, Scene, reading_crew
+from tests.e2e.support import ALICE, SUCCEEDED, Scene, get, reading_crew
 from tests.support.child_process import ChildProcess, run_python, scrubbed_environment
 from tests.support.installation import SERVICES, Caller, Installation
 from tests.support.suite_process import SuiteProcess
@@ -80,19 +80,21 @@ def test_development_identities_are_refused_where_others_could_connect(module: s
     assert "Traceback" not in output
 
 
-def test_the_suite_brings_its_own_postgresql(tmp_path: Path) -> None:
+def test_the_suite_brings_its_own_postgresql_and_finds_it_again_after_it_was_killed(tmp_path: Path) -> None:
     suite = SuiteProcess(tmp_path / "data", workers=1, arguments=("--db", "postgres"))
     with suite.running(), suite.caller(ALICE) as alice:
         text = "Ballast keeps ships upright. It is heavy."
         execution = alice.orchestrator.run(reading_crew(), {"text": text})
-
         assert execution.state == SUCCEEDED
         assert execution.result.text
         assert not (tmp_path / "data" / "orchestrator.db").exists()
-        process = suite.process
-        assert process is not None
+
+        suite.kill()
+        process = suite.start()
+        assert get(alice.orchestrator, execution) == execution
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
+        assert not list((tmp_path / "data").rglob("postmaster.pid")), "the database server was stopped as well"
 
 
 def test_reflection_shows_the_comments(suite: SuiteProcess) -> None:
