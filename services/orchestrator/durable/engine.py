@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from dbos import DBOS, DBOSConfig, Queue, SetEnqueueOptions, SetWorkflowID
+from dbos import DBOS, DBOSConfig, Queue, SetEnqueueOptions, SetWorkflowID, _workflow_commands
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 
@@ -23,6 +23,7 @@ _QUEUE = "segments"
 _WORKFLOW = "segment"
 _FINISHED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 _PAGE = 500
+_HOUSEKEEPING_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ class DurableEngine:
         }
         self._dbos = DBOS(config=config)
         _hand_on_logs()
+        # Each second the engine looks for delays and deadlines of runs, of which segments have none.
+        _workflow_commands._BACKGROUND_JOBS_INTERVAL_SEC = _HOUSEKEEPING_SECONDS  # noqa: SLF001
 
         async def segment(execution_id: str, generation: int) -> None:
             # In a context of its own: within the engine's, every question to it would become a step it records.

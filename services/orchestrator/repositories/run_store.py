@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import delete, exists, insert, select, update
@@ -251,15 +251,22 @@ class FencedWrite:
             .values(state=TaskState.PENDING)
         )
 
-    async def end(
-        self, state: ExecutionState, result: TaskOutput | None, error: ExecutionError | None, at: datetime
-    ) -> None:
-        """End the execution, with its unfinished tasks and open approvals."""
-        await SqlExecutions(self._connection).end(self._execution_id, state, error, at)
-        if result is not None:
-            await self._connection.execute(
-                update(executions).where(executions.c.id == self._execution_id).values(result=to_document(result))
+    async def succeed(self, result: TaskOutput | None, at: datetime) -> None:
+        """End the execution, all of whose tasks are done, with its result."""
+        await self._connection.execute(
+            update(executions)
+            .where(executions.c.id == self._execution_id)
+            .values(
+                state=ExecutionState.SUCCEEDED,
+                result=None if result is None else to_document(result),
+                ended_at=at,
+                ready=False,
             )
+        )
+
+    async def end(self, state: ExecutionState, error: ExecutionError | None, at: datetime) -> None:
+        """End the execution before its time, with its unfinished tasks and open approvals."""
+        await SqlExecutions(self._connection).end(self._execution_id, state, error, at)
 
 
 class RunStore:
@@ -345,12 +352,14 @@ class RunStore:
             started = execution_pb2.ExecutionStarted(
                 claim=taken.epoch, takeover=execution.state is ExecutionState.RUNNING
             )
-            await SqlEvents(connection).append(execution_id, [new_event(started)])
+            last = await SqlEvents(connection).append(execution_id, [new_event(started)])
+            tasks = tuple(await SqlExecutions(connection).task_runs(execution_id))
+            asked = any(task.attempt for task in tasks)
             return Claim(
-                execution=taken,
+                execution=replace(taken, last_sequence=last or taken.last_sequence),
                 spec=await _spec(connection, taken),
-                tasks=tuple(await SqlExecutions(connection).task_runs(execution_id)),
-                answers=await _answers(connection, execution_id),
+                tasks=tasks,
+                answers=await _answers(connection, execution_id) if asked else {},
             )
 
     @contextlib.asynccontextmanager

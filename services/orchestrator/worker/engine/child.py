@@ -3,22 +3,11 @@
 import os
 import socket
 
-from services.orchestrator.domain import AgentSpec, CrewSpec, TaskSpec, from_document, to_document
-from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.worker.engine import runner
 from services.orchestrator.worker.engine.guard import refuse_network
 from services.orchestrator.worker.engine.session import Session
 from services.orchestrator.worker.frames import BadFrame, Frame
 from services.orchestrator.worker.remote.link import Link
-from services.orchestrator.worker.tools.factory import arguments_model
-
-
-def warm_up() -> None:
-    """Do once what every crew process would otherwise do itself."""
-    spec = CrewSpec("warm", (AgentSpec("a", "a", "a"),), (TaskSpec("t", "t", "t", "a"),))
-    from_document(CrewSpec, to_document(spec))
-    for tool in TOOLS:
-        arguments_model(tool)
 
 
 def serve(connection: socket.socket) -> int:

@@ -6,14 +6,26 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from crewai.hooks.dispatch import HookAborted
 
 from services.orchestrator.domain import AgentSpec, CrewSpec, from_document
 from services.orchestrator.worker.engine.pacing import Pacer
 from services.orchestrator.worker.frames import Frame, RemoteError
-from services.orchestrator.worker.remote.link import Link
+
+
+class HostLink(Protocol):
+    """The way to the host; see `remote.link.Link`."""
+
+    def call(self, method: str, params: Frame, *, timeout: float | None = None) -> Any:
+        """Return the host's answer."""
+        ...
+
+    def notify(self, method: str, params: Frame) -> None:
+        """Tell the host something."""
+        ...
+
 
 _deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("coxswain_deadline", default=None)
 
@@ -32,7 +44,7 @@ class ModelFacts:
 class Session:
     """One segment: the crew with every model name filled in, its inputs, and the link to the host."""
 
-    link: Link
+    link: HostLink
     execution_id: str
     spec: CrewSpec
     inputs: dict[str, Any]
@@ -42,7 +54,7 @@ class Session:
     _pacers: dict[str, Pacer] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, link: Link, params: Frame) -> "Session":
+    def open(cls, link: HostLink, params: Frame) -> "Session":
         """Return the session that the host's `open` describes."""
         spec = from_document(CrewSpec, params["spec"])
         models = {name: ModelFacts(**facts) for name, facts in params["models"].items()}

@@ -216,7 +216,7 @@ class CrewCalls:
             output_tokens=used.output_tokens,
             cost=used.cost,
         )
-        self._recorder.add(place, completed, keep, call_id=call_id, soon=True)
+        self._recorder.add(place, completed, keep, call_id=call_id, dear=True)
         self._answered(used)
 
     async def _embed(self, _: TaskJournal, params: Frame) -> Frame:

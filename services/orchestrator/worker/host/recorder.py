@@ -20,6 +20,7 @@ Effect = Callable[[FencedWrite], Awaitable[object]]
 
 _FIRST_RETRY_SECONDS = 0.1
 _LAST_RETRY_SECONDS = 5.0
+_DEAR_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,15 @@ class Recorder:
         """The newest sequence this recorder has seen."""
         return self._last_sequence
 
-    def add(self, place: Place, body: Message, *effects: Effect, call_id: str = "", soon: bool = False) -> None:
-        """Store an event (a message of `ExecutionEvent`'s oneof) and what goes with it; `soon` is without waiting."""
+    def add(self, place: Place, body: Message, *effects: Effect, call_id: str = "", dear: bool = False) -> None:
+        """Store an event (a message of `ExecutionEvent`'s oneof) and what goes with it.
+
+        What was `dear` to get waits only long enough to share a transaction with what follows at once.
+        """
         self._close_chunk(call_id)
         self._batch.events.append(_event(place, body, call_id))
         self._batch.effects += effects
-        self._schedule(0.0 if soon else self._interval)
+        self._schedule(_DEAR_SECONDS if dear else self._interval)
 
     def add_effect(self, *effects: Effect) -> None:
         """Store something without an event."""

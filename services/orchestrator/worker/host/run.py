@@ -226,15 +226,11 @@ class ExecutionRun:
         error: ExecutionError | None,
         events: list[tuple[Place, Any]],
         *effects: Effect,
-        result: TaskOutput | None = None,
     ) -> None:
-        async def end(write: FencedWrite) -> None:
-            await write.end(state, result, error, utc_now())
-
-        await self._recorder.commit(events, *effects, end)
-        logger.info(
-            "execution_ended", execution_id=self._execution.id, state=state, reason=error.reason if error else ""
-        )
+        """End the execution before its time."""
+        reason = error.reason if error else ""
+        await self._recorder.commit(events, *effects, lambda write: write.end(state, error, utc_now()))
+        logger.info("execution_ended", execution_id=self._execution.id, state=state, reason=reason)
         await self._revoke()
 
     async def _revoke(self) -> None:
@@ -311,7 +307,11 @@ class ExecutionRun:
         succeeded = execution_pb2.ExecutionSucceeded(
             result=None if result is None else output_message(result), usage=usage_message(self._usage)
         )
-        await self._end(ExecutionState.SUCCEEDED, None, [*events, (Place(), succeeded)], *effects, result=result)
+        await self._recorder.commit(
+            [*events, (Place(), succeeded)], *effects, lambda write: write.succeed(result, utc_now())
+        )
+        logger.info("execution_ended", execution_id=self._execution.id, state=ExecutionState.SUCCEEDED)
+        await self._revoke()
 
     async def _read_answers(self) -> None:
         answers = await self._read(lambda: self._context.store.answers(self._execution.id))
@@ -430,16 +430,17 @@ class ExecutionRun:
         """Begin an attempt at a task with what earlier ones have learnt."""
         store, execution_id = self._context.store, self._execution.id
         task.attempt += 1
+        attempt = task.attempt
         journal = TaskJournal(task.place, salt=task.refused.id if task.refused else "")
         if task.attempt > 1:
             journal.answers = await self._read(lambda: store.answers_kept(execution_id, task.index))
             journal.tool_calls = await self._read(lambda: store.tool_calls(execution_id, task.index))
         if task.index == PLAN_INDEX:
-            await self._recorder.commit([], lambda write: write.start_plan(PLAN_INDEX, task.attempt, utc_now()))
+            await self._recorder.commit([], lambda write: write.start_plan(PLAN_INDEX, attempt, utc_now()))
         else:
             started = execution_pb2.TaskStarted(agent_role=self._role(task.index))
             await self._recorder.commit(
-                [(task.place, started)], lambda write: write.start_task(task.index, task.attempt, utc_now())
+                [(task.place, started)], lambda write: write.start_task(task.index, attempt, utc_now())
             )
         return journal
 
