@@ -186,7 +186,7 @@ def main() -> None:
                 addresses = server.stdout.readline().split()
                 if len(addresses) != 2:
                     sys.exit("models did not start")
-                uvloop.run(_measure(*addresses, upstream, psutil.Process(server.pid)))
+                uvloop.run(_measure(addresses[0], addresses[1], upstream, psutil.Process(server.pid)))
             finally:
                 server.stdin.close()
                 llm.terminate()

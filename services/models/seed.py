@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from sqlalchemy import text
 
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
@@ -74,6 +75,9 @@ async def seed(database: Database, path: Path | None = None) -> None:
     """Make the shared models those of the file, by default the one the settings name."""
     specs = await asyncio.to_thread(read_seed, path or ModelsSettings().seed_file)
     async with database.write() as connection:
+        if database.dialect == "postgresql":
+            # Replicas that start together take turns.
+            await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('coxswain-models-seed'))"))
         await replace_shared(connection, specs)
 
 

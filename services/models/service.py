@@ -126,6 +126,8 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
             retries,
             home=runtime.data_dir / "litellm",
             start_seconds=settings.litellm_start_seconds,
+            embed_batch_size=settings.embed_batch_size,
+            embed_concurrency=settings.embed_concurrency,
         ),
     }
 

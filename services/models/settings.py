@@ -12,7 +12,9 @@ from services.common.egress import Network
 class ModelsSettings(BaseSettings):
     """Read from `COXSWAIN_MODELS_*`; what other tools name differently is read under their own names."""
 
-    model_config = SettingsConfigDict(env_prefix="COXSWAIN_MODELS_", extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="COXSWAIN_MODELS_", env_ignore_empty=True, extra="ignore", populate_by_name=True
+    )
 
     seed_file: Path = Field(
         Path(__file__).with_name("models.yaml"), description="YAML list of the models every group sees."

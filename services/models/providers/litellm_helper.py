@@ -33,6 +33,7 @@ from services.models.domain import (
     estimate_prompt_tokens,
 )
 from services.models.providers.base import TokenCount
+from services.models.providers.batches import embed_in_batches
 from services.models.providers.openai_wire import (
     BadResponse,
     chat_request,
@@ -193,6 +194,8 @@ class LitellmProvider:
         *,
         home: Path,
         start_seconds: float,
+        embed_batch_size: int,
+        embed_concurrency: int,
     ) -> None:
         """`base_urls` maps litellm's providers to other addresses than their own; `home` is the helper's directory."""
         self._credentials = credentials
@@ -200,6 +203,8 @@ class LitellmProvider:
         self._retries = retries
         self._home = home
         self._start_seconds = start_seconds
+        self._embed_batch_size = embed_batch_size
+        self._embed_concurrency = embed_concurrency
         self._start: asyncio.Task[_Process] | None = None
 
     async def complete(self, model: Model, completion: Completion) -> Answer:
@@ -250,11 +255,15 @@ class LitellmProvider:
 
     async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
         """Return unit-length vectors."""
-        document = await self._call_once(model, "embed", embeddings_request(model, texts))
-        try:
-            return read_embeddings(document, len(texts))
-        except BadResponse as error:
-            raise bad_response(model, str(error)) from error
+
+        async def fetch(batch: Sequence[str]) -> Embeddings:
+            document = await self._call_once(model, "embed", embeddings_request(model, batch))
+            try:
+                return read_embeddings(document, len(batch))
+            except BadResponse as error:
+                raise bad_response(model, str(error)) from error
+
+        return await embed_in_batches(model, texts, fetch, size=self._embed_batch_size, at_once=self._embed_concurrency)
 
     async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
         """Return an estimate."""
@@ -289,7 +298,7 @@ class LitellmProvider:
         provider = model.spec.upstream_name.partition("/")[0]
         base_url = self._base_urls.get(provider, "")
         credential = await self._credentials.resolve(provider, origin_of(base_url) if base_url else "")
-        arguments = request | {"api_key": credential.token} | ({"base_url": base_url} if base_url else {})
+        arguments = request | {"api_key": credential.token} | ({"api_base": base_url} if base_url else {})
         limit = asyncio.timeout_at(deadline)
         try:
             async with limit:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import aiohttp
-import numpy as np
 import structlog
 
 from services.common.egress import origin_of
@@ -29,6 +28,7 @@ from services.models.domain import (
 )
 from services.models.egress import Egress
 from services.models.providers.base import TokenCount
+from services.models.providers.batches import embed_in_batches
 from services.models.providers.openai_wire import (
     BadResponse,
     chat_request,
@@ -123,31 +123,16 @@ class OpenAICompatibleProvider:
     async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
         """Return unit-length vectors, fetched in batches."""
         target = self._target(model, "embeddings")
-        size = self._sizes.embed_batch_size
-        batches = [texts[start : start + size] for start in range(0, len(texts), size)]
-        slots = asyncio.Semaphore(self._sizes.embed_concurrency)
 
         async def fetch(batch: Sequence[str]) -> Embeddings:
-            async with slots:
-                document = await self._post_json(target, embeddings_request(model, batch))
+            document = await self._post_json(target, embeddings_request(model, batch))
             try:
                 return read_embeddings(document, len(batch))
             except BadResponse as error:
                 raise bad_response(model, str(error)) from error
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(fetch(batch)) for batch in batches]
-        except ExceptionGroup as failures:
-            # One batch's failure is the call's.
-            raise failures.exceptions[0] from None
-        parts = [task.result() for task in tasks]
-        if len({part.vectors.shape[1] for part in parts}) != 1:
-            raise bad_response(model, "its embeddings differ in length")
-        usages = [part.usage for part in parts]
-        counted = [usage for usage in usages if usage is not None]
-        usage = Usage(input_tokens=sum(u.input_tokens for u in counted)) if len(counted) == len(usages) else None
-        return Embeddings(np.concatenate([part.vectors for part in parts]), usage)
+        sizes = self._sizes
+        return await embed_in_batches(model, texts, fetch, size=sizes.embed_batch_size, at_once=sizes.embed_concurrency)
 
     async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
         """Return an estimate: the interface has no way to ask."""

@@ -17,8 +17,8 @@ from tests.support.llm_script import Fault, Reply, ToolCall, Usage
 
 # Each start of the helper costs seconds of CPU: one for the whole file.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-MODEL = "deepseek/some-model"
-KEY = "dsk-marked-9c1d7e"
+MODEL = "together_ai/some-model"
+KEY = "tgt-marked-9c1d7e"
 SEED: list[dict[str, Any]] = [
     {
         "name": MODEL,
@@ -26,7 +26,13 @@ SEED: list[dict[str, Any]] = [
         "upstream_model": MODEL,
         "capabilities": ["chat", "tools"],
         "input_cost_per_million_tokens": 1.0,
-    }
+    },
+    {
+        "name": "together_ai/embed",
+        "provider": "litellm",
+        "upstream_model": "together_ai/embed",
+        "capabilities": ["embeddings"],
+    },
 ]
 
 
@@ -34,14 +40,14 @@ SEED: list[dict[str, Any]] = [
 async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Installation, LlmEmulator]]:
     with pytest.MonkeyPatch.context() as patch:
         async with LlmEmulator() as upstream:
-            patch.setenv("DEEPSEEK_API_KEY", KEY)
-            patch.setenv("DEEPSEEK_BASE_URL", f"{upstream.url}/v1")
+            patch.setenv("TOGETHER_AI_API_KEY", KEY)
+            patch.setenv("TOGETHER_AI_BASE_URL", f"{upstream.url}/v1")
             async with serve_models(
                 tmp_path_factory.mktemp("litellm"),
                 patch,
                 key="",
                 seed=SEED,
-                litellm_base_urls={"deepseek": f"{upstream.url}/v1"},
+                litellm_base_urls={"together_ai": f"{upstream.url}/v1"},
             ) as installation:
                 yield installation, upstream
 
@@ -88,6 +94,15 @@ async def test_a_stream_and_tool_calls_come_back_piece_by_piece(
     pieces = [piece async for piece in installation.inference().StreamComplete(ask_stream(MODEL, tools=[tool]))]
     assert pieces[-1].finish.reason == pb.FINISH_REASON_TOOL_CALLS
     assert "".join(piece.tool_call.arguments for piece in pieces) == '{"a": 1}'
+
+
+async def test_embeddings_come_in_order_and_in_batches(installation: Installation, upstream: LlmEmulator) -> None:
+    texts = [f"text number {n}" for n in range(100)]
+    response = await installation.inference().Embed(pb.EmbedRequest(model="together_ai/embed", texts=texts))
+    alone = await installation.inference().Embed(pb.EmbedRequest(model="together_ai/embed", texts=texts[99:]))
+    assert len(response.embeddings) == 100
+    assert list(response.embeddings[99].values) == pytest.approx(list(alone.embeddings[0].values), abs=1e-6)
+    assert sorted(len(call.body["input"]) for call in upstream.calls) == [1, 36, 64]
 
 
 @pytest.mark.parametrize(

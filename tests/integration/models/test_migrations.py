@@ -1,5 +1,6 @@
 """The history of the models service's database."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from sqlalchemy import select
 from services.common.db.database import Database
 from services.common.db.migrate import downgrade_database, pending_revision, schema_differences, upgrade_database
 from services.models.seed import SeedError, read_seed, seed
+from services.models.settings import ModelsSettings
 from services.models.tables import models
 
 
@@ -47,9 +49,20 @@ async def test_seeding_again_changes_nothing_and_what_the_file_drops_is_gone(dat
         await database.close()
 
 
-def test_the_packaged_file_holds_models_with_an_offline_pair_among_them() -> None:
-    from services.models.settings import ModelsSettings
+async def test_replicas_that_seed_at_once_do_not_get_in_each_others_way(database_url: str) -> None:
+    await upgrade_database("models", database_url)
+    databases = [Database(database_url, "models", null_pool=True) for _ in range(4)]
+    try:
+        await asyncio.gather(*(seed(database) for database in databases))
+        async with databases[0].read() as connection:
+            names = list((await connection.execute(select(models.c.name))).scalars())
+    finally:
+        for database in databases:
+            await database.close()
+    assert sorted(names) == sorted(spec.name for spec in read_seed(ModelsSettings().seed_file))
 
+
+def test_the_packaged_file_holds_models_with_an_offline_pair_among_them() -> None:
     by_name = {spec.name: spec for spec in read_seed(ModelsSettings().seed_file)}
     assert by_name["offline/extract"].capabilities.chat
     assert by_name["offline/embed"].embedding_dimension == 256
