@@ -27,10 +27,10 @@ os.environ |= {
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server of this test process; each test takes a database of its own on it."""
-    import pgserver
+    from pgserver.postgres_server import get_server
 
     with tempfile.TemporaryDirectory(prefix="coxswain-pg-") as directory:
-        server = pgserver.get_server(directory)
+        server = get_server(directory)
         try:
             yield server.get_uri()
         finally:
