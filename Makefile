@@ -11,7 +11,7 @@ ENVIRONMENT := $(VENV)/.stamp
 PROTOS := gen/.stamp
 
 # What is checked; places that do not exist are left out.
-SOURCES := $(wildcard services clients/python tests tools examples benchmarks)
+SOURCES := $(wildcard services clients/python tests tools examples benchmarks deploy)
 PROTO_FILES := $(shell find protos -mindepth 1 -type d -o -name '*.proto')
 LOCKS := auth models memory memory-chroma orchestrator worker client codegen dev
 
@@ -19,6 +19,12 @@ DB ?= sqlite
 INPUT ?=
 JOBS ?= 2
 T ?=
+BUILDER ?= docker
+IMAGE_PREFIX ?=
+IMAGE_TAG ?= latest
+BASE_IMAGE ?=
+BUILD_OPTIONS ?=
+OVERLAY ?= deploy/k8s/overlays/prod
 PYTEST := $(BIN)/pytest
 PARALLEL := -n $(JOBS) --dist loadfile
 COVERAGE := --cov --cov-report=term:skip-covered
@@ -110,6 +116,21 @@ proto-lint: protos ## Style, comments and format of the protos; breaking changes
 	@$(BIN)/buf format --diff --exit-code protos
 	@$(BIN)/buf lint gen/image.binpb
 	@if [ -f protos/baseline.binpb ]; then $(BIN)/buf breaking gen/image.binpb --against protos/baseline.binpb; fi
+
+##@ Deploy it
+
+.PHONY: images
+images: ## Build the image of every service (BUILDER=podman IMAGE_PREFIX=registry.example.com/ IMAGE_TAG=0.1.0)
+	@set -e; for service in auth models memory orchestrator worker; do \
+		$(BUILDER) build --file deploy/docker/Dockerfile --build-arg SERVICE=$$service \
+			$(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --tag $(IMAGE_PREFIX)coxswain-$$service:$(IMAGE_TAG) $(BUILD_OPTIONS) .; done
+
+.PHONY: manifests
+manifests: $(ENVIRONMENT) ## Render the Kubernetes manifests to build/manifests.yaml and check them (OVERLAY=directory); needs kubectl
+	@mkdir -p build
+	@kubectl kustomize $(OVERLAY) >build/manifests.yaml
+	@$(BIN)/kubernetes-validate --strict --quiet build/manifests.yaml
+	@echo "$(OVERLAY) is valid: build/manifests.yaml"
 
 ##@ Change it
 
