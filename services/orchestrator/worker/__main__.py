@@ -4,6 +4,8 @@ import asyncio
 import os
 import sys
 
+from prometheus_client import start_http_server
+
 from services.common.hosting import Host
 from services.common.runner import run
 from services.common.settings import SERVICES, CommonSettings, peer_address
@@ -18,6 +20,8 @@ async def main(common: CommonSettings, stop: asyncio.Event) -> None:
     host = Host(common, {peer: peer_address(peer) for peer in SERVICES})
     worker = WorkerHost(settings, OrchestratorSettings(), await host.runtime("orchestrator"))
     await worker.start()
+    if common.metrics_port:
+        start_http_server(common.metrics_port, common.host)
     worker.announce()
     await stop.wait()
     await worker.drain()
