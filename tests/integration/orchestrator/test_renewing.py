@@ -1,0 +1,143 @@
+"""RenewExecutionCredential: who may let an execution go on, when, and with what."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from grpc import StatusCode
+
+from coxswain.auth.v1 import group_service_pb2
+from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
+from coxswain.common.v1 import access_pb2
+from coxswain.orchestrator.v1 import execution_pb2
+from coxswain.orchestrator.v1 import execution_service_pb2 as pb
+from services.auth.settings import AuthSettings
+from services.common.identity.service_identity import ServiceIdentity
+from services.common.settings import SERVICES
+from services.orchestrator.domain import ExecutionState
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.tables import executions
+from tests.integration.orchestrator.support import Worker, executions_of, refused, start, working
+from tests.support.databricks_identity import WORKSPACE_ID, DatabricksIdentity
+from tests.support.harness import BOB, Harness, serve_services
+
+COLLEAGUE = "dev:carol:sales=admin"
+KEY_RING = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+
+def renewal(execution: execution_pb2.Execution) -> pb.RenewExecutionCredentialRequest:
+    return pb.RenewExecutionCredentialRequest(id=execution.id)
+
+
+async def park(worker: Worker, execution: execution_pb2.Execution) -> None:
+    """Claim it and let it wait for a credential, as a host does."""
+    await worker.claim(execution.id)
+    async with worker.database.write() as connection:
+        await connection.execute(
+            executions.update()
+            .where(executions.c.id == execution.id)
+            .values(state=ExecutionState.WAITING_FOR_CREDENTIAL)
+        )
+
+
+async def test_another_group_renews_nothing_and_learns_nothing(harness: Harness, worker: Worker) -> None:
+    made = await start(harness)
+    await park(worker, made)
+    before = tuple(await worker.row(made.id))
+    messages = set()
+    for id_ in (made.id, "no-such-execution"):
+        with refused(StatusCode.NOT_FOUND, "NOT_FOUND") as refusal:
+            await executions_of(harness, BOB).RenewExecutionCredential(pb.RenewExecutionCredentialRequest(id=id_))
+        messages.add(refusal.message.replace(id_, "ID"))
+    assert len(messages) == 1
+    assert tuple(await worker.row(made.id)) == before
+
+
+async def test_what_has_ended_needs_no_credential(harness: Harness) -> None:
+    stub = executions_of(harness)
+    made = await start(harness)
+    await stub.CancelExecution(pb.CancelExecutionRequest(id=made.id))
+    with refused(StatusCode.FAILED_PRECONDITION, "EXECUTION_STATE") as refusal:
+        await stub.RenewExecutionCredential(renewal(made))
+    assert refusal.metadata == {"execution_id": made.id, "state": "CANCELLED"}
+
+
+async def test_an_execution_without_a_users_token_says_so(harness: Harness, worker: Worker) -> None:
+    made = await start(harness)
+    await park(worker, made)
+    with refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED") as refusal:
+        await executions_of(harness).RenewExecutionCredential(renewal(made))
+    assert "does not act with a token of yours" in refusal.message
+    with refused(StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await executions_of(harness, COLLEAGUE).RenewExecutionCredential(renewal(made))
+    assert (await worker.row(made.id)).state == ExecutionState.WAITING_FOR_CREDENTIAL
+
+
+# With the tokens of a workspace
+
+
+@pytest.fixture
+async def identity() -> AsyncIterator[DatabricksIdentity]:
+    async with DatabricksIdentity() as identity:
+        yield identity
+
+
+@pytest.fixture
+async def guarded(database_url: str, tmp_path: Path, identity: DatabricksIdentity) -> AsyncIterator[Harness]:
+    """Services in databricks mode. Ann and Bob are admins of the same group."""
+    for service in SERVICES:
+        ServiceIdentity.load(tmp_path / "keys", service, create=True)
+    settings = {
+        "auth": AuthSettings(
+            key_ring=KEY_RING,
+            databricks_hosts=(identity.url,),
+            databricks_audiences=(WORKSPACE_ID,),
+            bootstrap_admin=f"{identity.issuer}|ann@example.com",
+            bootstrap_group="sales",
+        ),
+        "orchestrator": OrchestratorSettings(watch_safety_read_seconds=3600, housekeeping_seconds=3600),
+    }
+    async with serve_services(
+        tmp_path, "models", "orchestrator", database_url=database_url, settings=settings, identity_mode="databricks"
+    ) as served:
+        groups = GroupServiceStub(served.channel(token(identity, "ann")))
+        await groups.SetMember(
+            group_service_pb2.SetMemberRequest(subject=f"{identity.issuer}|bob@example.com", role=access_pb2.ROLE_ADMIN)
+        )
+        yield served
+
+
+def token(identity: DatabricksIdentity, name: str) -> str:
+    """Return a fresh token of somebody in the workspace."""
+    return identity.mint(identity.add_user(f"{name}@example.com"))
+
+
+async def test_who_started_it_lets_it_go_on_and_an_admin_of_the_group_does_not(
+    guarded: Harness, identity: DatabricksIdentity, database_url: str
+) -> None:
+    async with working(guarded, database_url) as worker:
+        made = await start(guarded, token(identity, "ann"))
+        await park(worker, made)
+        with refused(StatusCode.NOT_FOUND, "NOT_FOUND"):
+            await executions_of(guarded, token(identity, "bob")).RenewExecutionCredential(renewal(made))
+        assert (await worker.row(made.id)).generation == 1
+
+        stub = executions_of(guarded, token(identity, "ann"))
+        renewed = [(await stub.RenewExecutionCredential(renewal(made))).execution for _ in range(2)]
+        row = await worker.row(made.id)
+
+    assert {execution.state for execution in renewed} == {execution_pb2.EXECUTION_STATE_QUEUED}
+    assert (row.ready, row.generation) == (True, 2), "a repeated renewal wakes it once"
+
+
+async def test_renewing_in_time_changes_nothing_but_the_credential(
+    guarded: Harness, identity: DatabricksIdentity, database_url: str
+) -> None:
+    async with working(guarded, database_url) as worker:
+        made = await start(guarded, token(identity, "ann"))
+        await worker.claim(made.id)
+        before = tuple(await worker.row(made.id))
+        stub = executions_of(guarded, token(identity, "ann"))
+        renewed = (await stub.RenewExecutionCredential(renewal(made))).execution
+        assert renewed.state == execution_pb2.EXECUTION_STATE_RUNNING
+        assert tuple(await worker.row(made.id)) == before
