@@ -1,8 +1,8 @@
 """Makes the keys of an installation in a directory: `python deploy/keys.py DIRECTORY`.
 
-Written there: `services/<name>.key` and `services/<name>.pub`, the key pair of each service, and `key-ring`, the keys that
-seal what auth keeps secret. What is there already stays as it is, so the command may be repeated; `--add-ring-key` adds
-a key to a ring that is there, to which the next RotateKey of auth's SecretService turns.
+Written there: `services/<name>.key` and `services/<name>.pub`, the key pair of each service, and `key-ring`, the keys
+that seal what auth keeps secret. What is there already stays as it is, so the command may be repeated; `--add-ring-key`
+adds a key to a ring that is there, to which the next RotateKey of auth's SecretService turns.
 """
 
 import argparse

@@ -1,0 +1,88 @@
+"""Reads what is deployed: the files as they are written, and as kustomize puts them together."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+K8S = ROOT / "deploy" / "k8s"
+PROD = K8S / "overlays" / "prod"
+OLDEST_KUBERNETES = "1.30"
+SERVERS = ("auth", "models", "memory", "orchestrator")
+
+Document = dict[str, Any]
+
+
+def read(path: Path) -> list[Document]:
+    return [document for document in yaml.load_all(path.read_text(encoding="utf-8"), yaml.CSafeLoader) if document]
+
+
+def kustomizations() -> dict[Path, Document]:
+    """The kustomization of each directory that has one."""
+    return {path.parent: read(path)[0] for path in sorted(K8S.rglob("kustomization.yaml"))}
+
+
+def resource_files() -> list[Path]:
+    files = [
+        directory / name
+        for directory, kustomization in kustomizations().items()
+        for name in kustomization.get("resources", [])
+    ]
+    return [path for path in files if path.is_file()]
+
+
+def all_files() -> list[Path]:
+    return sorted(K8S.rglob("*.yaml"))
+
+
+def base(kind: str) -> dict[str, Document]:
+    """The documents of one kind by name, as the files of the base hold them."""
+    return {
+        document["metadata"]["name"]: document
+        for path in resource_files()
+        if path.parent.name == "base"
+        for document in read(path)
+        if document["kind"] == kind
+    }
+
+
+def literals(*directories: Path) -> dict[str, str]:
+    """The variables of the settings, later directories over earlier ones."""
+    found: dict[str, str] = {}
+    for directory in directories:
+        for generator in kustomizations()[directory].get("configMapGenerator", []):
+            found |= dict(literal.split("=", 1) for literal in generator["literals"])
+    return found
+
+
+def prod_settings() -> dict[str, str]:
+    return literals(K8S / "base", K8S / "components" / "tls", PROD)
+
+
+def walk(node: object) -> Iterator[Document]:
+    """Every mapping within a document."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from walk(item)
+
+
+def container(workload: Document) -> Document:
+    (only,) = workload["spec"]["template"]["spec"]["containers"]
+    found: Document = only
+    return found
+
+
+def render(directory: Path) -> list[Document]:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed: only the files themselves are checked")
+    text = subprocess.run([kubectl, "kustomize", directory], check=True, capture_output=True, text=True).stdout
+    return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]

@@ -1,0 +1,200 @@
+"""What holds of the files themselves, and between them and the code."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+from pydantic import AliasChoices
+from pydantic_settings import BaseSettings
+
+from services.auth.http import HttpClient
+from services.auth.identity.modes import verifier_of
+from services.auth.settings import AuthSettings
+from services.common.egress import AddressPolicy
+from services.common.settings import (
+    SERVICES,
+    CommonSettings,
+    ServiceSettings,
+    internal_port,
+    peer_address,
+    public_port,
+)
+from services.memory.settings import MemorySettings
+from services.models.settings import ModelsSettings
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.worker.settings import WorkerSettings
+from tests.unit.deploy.manifests import (
+    K8S,
+    OLDEST_KUBERNETES,
+    PROD,
+    ROOT,
+    SERVERS,
+    all_files,
+    base,
+    container,
+    kustomizations,
+    prod_settings,
+    read,
+    resource_files,
+    walk,
+)
+
+DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text(encoding="utf-8")
+MODULES = dict(
+    re.findall(r'^FROM runtime AS (\w+)\nENTRYPOINT \["python", "-m", "([\w.]+)"\]$', DOCKERFILE, re.MULTILINE)
+)
+
+
+def variables_of(settings: type[BaseSettings], prefix: str = "") -> set[str]:
+    prefix = prefix or settings.model_config["env_prefix"]
+    names = set()
+    for name, field in settings.model_fields.items():
+        alias = field.validation_alias
+        if isinstance(alias, AliasChoices):
+            names |= {choice for choice in alias.choices if isinstance(choice, str)}
+        else:
+            names.add(alias if isinstance(alias, str) else f"{prefix}{name.upper()}")
+    return names
+
+
+def known_variables() -> set[str]:
+    names = variables_of(CommonSettings)
+    for service in SERVICES:
+        names |= variables_of(ServiceSettings, f"COXSWAIN_{service.upper()}_")
+    for settings in (AuthSettings, ModelsSettings, MemorySettings, OrchestratorSettings, WorkerSettings):
+        names |= variables_of(settings)
+    return names
+
+
+@pytest.fixture
+def as_in_production(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in known_variables():
+        monkeypatch.delenv(name, raising=False)
+    for name, value in prod_settings().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+
+
+@pytest.mark.parametrize("path", resource_files(), ids=lambda path: path.name)
+def test_every_document_is_valid_by_itself(path: Path) -> None:
+    documents = read(path)
+    assert documents
+    for document in documents:
+        kubernetes_validate.validate(document, OLDEST_KUBERNETES, strict=True)
+
+
+def test_every_file_is_used() -> None:
+    used = set()
+    for directory, kustomization in kustomizations().items():
+        used.add(directory / "kustomization.yaml")
+        used |= {directory / name for name in kustomization.get("resources", [])}
+        used |= {directory / patch["path"] for patch in kustomization.get("patches", [])}
+    assert set(all_files()) <= used
+    assert [path for path in used if not path.exists()] == []
+
+
+def test_every_variable_is_a_setting_of_the_code() -> None:
+    named = set(prod_settings())
+    for path in all_files():
+        for document in read(path):
+            for node in walk(document):
+                named |= {variable["name"] for variable in node.get("env", [])}
+    assert named - known_variables() == set()
+
+
+@pytest.mark.usefixtures("as_in_production")
+def test_services_accept_the_settings_of_production() -> None:
+    common = CommonSettings()
+    common.refuse_unsafe_identity()
+    for settings in (ModelsSettings, MemorySettings, OrchestratorSettings, WorkerSettings):
+        settings()
+    auth = AuthSettings()
+    http = HttpClient(AddressPolicy([], setting="none"), timeout_seconds=1)
+    assert verifier_of(common.identity_mode, auth, http, {}) is not None
+    assert auth.bootstrap_admin
+
+
+@pytest.mark.usefixtures("as_in_production")
+@pytest.mark.parametrize("service", SERVERS)
+def test_ports_and_addresses_are_those_the_code_serves_on(service: str) -> None:
+    common = CommonSettings()
+    expected = {"public": public_port(common, service), "internal": internal_port(service)}
+    served = container(base("Deployment")[service])
+    assert {port["name"]: port["containerPort"] for port in served["ports"]} == expected
+    headless = base("Service")[service]["spec"]
+    assert headless["clusterIP"] == "None"
+    assert {port["targetPort"]: port["port"] for port in headless["ports"]} == expected
+    assert peer_address(service) == f"dns:///{service}:{expected['internal']}"
+    assert served["readinessProbe"]["grpc"]["port"] == served["startupProbe"]["grpc"]["port"] == expected["public"]
+    assert served["livenessProbe"]["grpc"]["port"] == expected["internal"]
+
+
+@pytest.mark.usefixtures("as_in_production")
+def test_metrics_are_scraped_where_they_are_served() -> None:
+    (running,) = read(K8S / "base" / "running.yaml")
+    template = running["spec"]["template"]
+    (metrics,) = container(running)["ports"]
+    assert metrics["containerPort"] == CommonSettings().metrics_port
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == str(metrics["containerPort"])
+
+
+@pytest.mark.usefixtures("as_in_production")
+def test_pods_get_the_time_that_draining_takes() -> None:
+    common, worker = CommonSettings(), WorkerSettings()
+    (serving,) = read(K8S / "base" / "serving.yaml")
+    pause = container(serving)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    # The public listener drains before the internal one.
+    assert serving["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > pause + 2 * common.drain_seconds
+    worker_pod = base("Deployment")["worker"]["spec"]["template"]["spec"]
+    assert worker_pod["terminationGracePeriodSeconds"] > worker.drain_seconds
+
+
+def test_every_image_runs_a_module_and_installs_a_lock_that_exist() -> None:
+    assert set(MODULES) == {*SERVERS, "worker"}
+    for name, module in MODULES.items():
+        assert importlib.util.find_spec(f"{module}.__main__"), module
+        assert (ROOT / "requirements" / f"{name}.txt").is_file()
+
+
+def test_what_the_image_build_copies_exists_and_is_not_ignored() -> None:
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    copied = re.findall(r"^COPY ([\w./]+) ", DOCKERFILE, re.MULTILINE)
+    assert {"protos", "services"} <= set(copied)
+    for source in copied:
+        assert (ROOT / source).exists(), source
+        assert any(
+            rule.startswith("!") and (ROOT / source) in {ROOT / rule[1:], *ROOT.glob(rule[1:])} for rule in ignored
+        ), source
+
+
+def test_every_deployment_runs_an_image_that_is_built_and_that_production_places() -> None:
+    deployments = base("Deployment")
+    assert {container(deployment)["image"] for deployment in deployments.values()} == {f"coxswain-{m}" for m in MODULES}
+    assert all(container(deployment)["image"] == f"coxswain-{name}" for name, deployment in deployments.items())
+    assert {image["name"] for image in kustomizations()[PROD]["images"]} == {f"coxswain-{m}" for m in MODULES}
+
+
+@pytest.mark.parametrize("service", SERVERS)
+def test_every_service_migrates_its_own_database_with_its_own_image(service: str) -> None:
+    run = container(base("Job")[f"migrate-{service}"])
+    seeded = importlib.util.find_spec(f"services.{service}.seed") is not None
+    action = "seed" if seeded else "upgrade"
+    assert run["command"] == ["python", "-m", "services.common.db.migrate", action, service]
+    assert run["image"] == f"coxswain-{service}"
+    (variable,) = run["env"]
+    assert variable["name"] == f"COXSWAIN_{service.upper()}_DATABASE_URL"
+    assert variable["valueFrom"]["secretKeyRef"] == {"name": "coxswain-database", "key": service}
+
+
+def test_no_secret_is_kept_in_the_repository() -> None:
+    for path in all_files():
+        for document in read(path):
+            assert document.get("kind") != "Secret", path
+            assert "secretGenerator" not in document, path
+            for node in walk(document):
+                for variable in node.get("env", []):
+                    secret = re.search(r"URL$|TOKEN|SECRET|PASSWORD|KEY$|RING$", variable["name"])
+                    assert not (secret and "value" in variable), (path, variable["name"])
+    assert [name for name in prod_settings() if re.search(r"URL$|TOKEN|SECRET|PASSWORD|KEY$|RING$", name)] == []

@@ -1,0 +1,206 @@
+"""What holds of the manifests as kustomize puts them together for production."""
+
+from collections.abc import Callable
+
+import kubernetes_validate
+import pytest
+
+from tests.unit.deploy.manifests import (
+    K8S,
+    OLDEST_KUBERNETES,
+    PROD,
+    SERVERS,
+    Document,
+    container,
+    prod_settings,
+    render,
+)
+
+DEPLOYMENTS = (*SERVERS, "worker")
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[Document]:
+    return render(PROD)
+
+
+Named = Callable[[str], dict[str, Document]]
+
+
+@pytest.fixture
+def of_kind(documents: list[Document]) -> Named:
+    return lambda kind: {document["metadata"]["name"]: document for document in documents if document["kind"] == kind}
+
+
+@pytest.fixture
+def pods(of_kind: Named) -> dict[str, Document]:
+    """The pod templates by the name of what they belong to."""
+    return {name: workload["spec"]["template"] for name, workload in (of_kind("Deployment") | of_kind("Job")).items()}
+
+
+def selected(selector: Document, pods: dict[str, Document]) -> set[str]:
+    wanted = selector.get("matchLabels", {}).items()
+    return {
+        name
+        for name, pod in pods.items()
+        if wanted <= pod["metadata"]["labels"].items()
+        and all(
+            rule["operator"] == "In" and pod["metadata"]["labels"].get(rule["key"]) in rule["values"]
+            for rule in selector.get("matchExpressions", [])
+        )
+    }
+
+
+def secrets_of(pod: Document) -> set[str]:
+    found = set()
+    for volume in pod["spec"]["volumes"]:
+        found |= {volume["secret"]["secretName"]} if "secret" in volume else set()
+        for source in volume.get("projected", {}).get("sources", []):
+            found |= {source["secret"]["name"]} if "secret" in source else set()
+    (only,) = pod["spec"]["containers"]
+    found |= {source["secretRef"]["name"] for source in only.get("envFrom", []) if "secretRef" in source}
+    for variable in only.get("env", []):
+        reference = variable.get("valueFrom", {}).get("secretKeyRef")
+        found |= {f"{reference['name']}/{reference['key']}"} if reference else set()
+    return found
+
+
+def test_everything_is_valid(documents: list[Document]) -> None:
+    for document in documents:
+        kubernetes_validate.validate(document, OLDEST_KUBERNETES, strict=True)
+
+
+def test_without_tls_servers_are_probed_by_grpc() -> None:
+    servers = [document for document in render(K8S / "base") if document["metadata"]["name"] in SERVERS]
+    deployments = [document for document in servers if document["kind"] == "Deployment"]
+    assert len(deployments) == len(SERVERS)
+    for deployment in deployments:
+        kubernetes_validate.validate(deployment, OLDEST_KUBERNETES, strict=True)
+        only = container(deployment)
+        assert all("grpc" in only[probe] for probe in ("startupProbe", "readinessProbe", "livenessProbe"))
+
+
+def test_every_pod_is_confined(pods: dict[str, Document]) -> None:
+    assert set(pods) == {*DEPLOYMENTS, *(f"migrate-{service}" for service in SERVERS)}
+    for name, pod in pods.items():
+        spec = pod["spec"]
+        assert spec["automountServiceAccountToken"] is False, name
+        assert spec["enableServiceLinks"] is False, name
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["runAsUser"] > 0, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        (only,) = spec["containers"]
+        assert only["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }, name
+        assert {"memory"} <= set(only["resources"]["limits"]), name
+        assert {"cpu", "memory"} <= set(only["resources"]["requests"]), name
+
+
+def test_what_is_written_to_is_a_volume_and_keys_lie_where_they_are_looked_for(pods: dict[str, Document]) -> None:
+    settings = prod_settings()
+    for name, pod in pods.items():
+        (only,) = pod["spec"]["containers"]
+        mounts = {mount["mountPath"]: mount for mount in only["volumeMounts"]}
+        assert {settings["COXSWAIN_DATA_DIR"], "/tmp"} <= set(mounts), name
+        assert {mount["name"] for mount in mounts.values()} == {volume["name"] for volume in pod["spec"]["volumes"]}
+        if name in DEPLOYMENTS:
+            assert mounts[f"{settings['COXSWAIN_KEYS_DIR']}/services"]["name"] == "keys"
+    (auth,) = pods["auth"]["spec"]["containers"]
+    values = {variable["name"]: variable.get("value", "") for variable in auth["env"]}
+    ring = values["COXSWAIN_AUTH_KEY_RING_FILE"]
+    assert ring.rsplit("/", 1)[0] in {mount["mountPath"] for mount in auth["volumeMounts"]}
+
+
+def test_every_process_holds_its_own_secrets_only(pods: dict[str, Document]) -> None:
+    def own(service: str) -> set[str]:
+        return {f"coxswain-database/{service}", f"coxswain-service-key-{service}", "coxswain-tls"}
+
+    assert {name: secrets_of(pods[name]) for name in DEPLOYMENTS} == {
+        "auth": own("auth") | {"coxswain-key-ring", "coxswain-shared-credentials"},
+        "models": own("models"),
+        "memory": own("memory"),
+        "orchestrator": own("orchestrator"),
+        "worker": own("orchestrator"),
+    }
+    for service in SERVERS:
+        assert secrets_of(pods[f"migrate-{service}"]) == {f"coxswain-database/{service}"}
+
+
+def test_every_deployment_reads_the_settings_whose_change_rolls_it(of_kind: Named, pods: dict[str, Document]) -> None:
+    (name,) = of_kind("ConfigMap")
+    assert name.startswith("coxswain-settings-")
+    assert of_kind("ConfigMap")[name]["data"] == prod_settings()
+    for deployment in DEPLOYMENTS:
+        (only,) = pods[deployment]["spec"]["containers"]
+        # Last, so that no Secret overrides them.
+        assert only["envFrom"][-1] == {"configMapRef": {"name": name}}, deployment
+
+
+def test_selectors_meet_exactly_the_pods_they_are_for(of_kind: Named, pods: dict[str, Document]) -> None:
+    for name in DEPLOYMENTS:
+        assert selected(of_kind("Deployment")[name]["spec"]["selector"], pods) == {name}
+        assert selected(of_kind("PodDisruptionBudget")[name]["spec"]["selector"], pods) == {name}
+    assert set(of_kind("Service")) == set(SERVERS)
+    for name, service in of_kind("Service").items():
+        assert selected({"matchLabels": service["spec"]["selector"]}, pods) == {name}
+
+
+def test_internal_ports_are_for_services_alone(of_kind: Named, pods: dict[str, Document]) -> None:
+    policies = of_kind("NetworkPolicy")
+    assert selected(policies["nobody"]["spec"]["podSelector"], pods) == set(pods)
+    assert "ingress" not in policies["nobody"]["spec"]
+    allowed = [
+        (name, selected(policy["spec"]["podSelector"], pods), rule)
+        for name, policy in policies.items()
+        for rule in policy["spec"].get("ingress", [])
+        if any(port.get("port") == "internal" for port in rule.get("ports", [{"port": "internal"}]))
+    ]
+    ((_, callees, rule),) = allowed
+    assert callees == set(SERVERS)
+    (source,) = rule["from"]
+    # Only pods of this namespace: no namespaceSelector.
+    assert set(source) == {"podSelector"}
+    assert selected(source["podSelector"], pods) == set(DEPLOYMENTS)
+
+
+def test_executions_have_no_way_out_of_the_installation(of_kind: Named, pods: dict[str, Document]) -> None:
+    policy = of_kind("NetworkPolicy")["executions-stay-inside"]["spec"]
+    assert {"worker", "orchestrator"} <= selected(policy["podSelector"], pods)
+    assert policy["policyTypes"] == ["Egress"]
+    for rule in policy["egress"]:
+        ports = {port["port"] for port in rule["ports"]}
+        if "to" in rule:
+            (target,) = rule["to"]
+            assert (selected(target["podSelector"], pods), ports) == (set(SERVERS), {"internal"})
+        else:
+            assert ports in ({53}, {5432})
+
+
+def test_probes_meet_ports_and_speak_what_the_listeners_speak(pods: dict[str, Document]) -> None:
+    for name in DEPLOYMENTS:
+        (only,) = pods[name]["spec"]["containers"]
+        ports = {port["name"] for port in only["ports"]}
+        assert {"startupProbe", "readinessProbe"} <= set(only)
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            if probe in only:
+                assert "grpc" not in only[probe], "Kubernetes' gRPC probes cannot speak TLS"
+                assert only[probe]["tcpSocket"]["port"] in ports
+
+
+def test_workers_scale_by_themselves(of_kind: Named) -> None:
+    scaler = of_kind("HorizontalPodAutoscaler")["worker"]["spec"]
+    assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "worker"}
+    worker = of_kind("Deployment")["worker"]
+    # A number here would be set again at each apply.
+    assert "replicas" not in worker["spec"]
+    assert scaler["minReplicas"] >= 2
+    assert "cpu" in container(worker)["resources"]["requests"]
+
+
+def test_rollouts_never_have_fewer_replicas_than_wanted(of_kind: Named) -> None:
+    for name, deployment in of_kind("Deployment").items():
+        assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, name
+        assert deployment["spec"].get("replicas", 2) >= 2, name
