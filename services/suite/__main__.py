@@ -4,10 +4,8 @@ import argparse
 import asyncio
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from services.auth.service import build as build_auth
 from services.auth.settings import AuthSettings
@@ -37,12 +35,14 @@ async def serve_suite(common: CommonSettings, stop: asyncio.Event, *, postgres: 
         if not postgres:
             await _serve(common, stop, directory, port)
             return
+        # Only this needs the wheel, which no image has.
+        from pgserver.postgres_server import get_server
+
         # Where pgserver keeps its lock; it warns where a machine has no such directory.
         os.environ.setdefault("XDG_RUNTIME_DIR", str(private_directory(directory / "run")))
-        start_postgres: Callable[[Path], Any] = __import__("pgserver").get_server
         # The users that pgserver counts: one that was killed would keep the server from ever being stopped again.
         (directory / "postgres" / ".handle_pids.json").unlink(missing_ok=True)
-        server = await asyncio.to_thread(start_postgres, directory / "postgres")
+        server = await asyncio.to_thread(get_server, directory / "postgres")
         try:
             common = common.model_copy(update={"database_url": server.get_uri(), "migrate": common.migrate or "auto"})
             await _serve(common, stop, directory, port)

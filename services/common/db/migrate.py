@@ -13,8 +13,9 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.operations.ops import MigrationScript
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, MetaData, text
 
 from services.common.db.database import Database
 from services.common.settings import SERVICES, CommonSettings, database_url
@@ -25,10 +26,18 @@ _SERVICES_DIRECTORY = Path(__file__).resolve().parents[2]
 def alembic_config(service: str, connection: Connection | None = None) -> Config:
     """Return the configuration of one service's history."""
     config = Config(stdout=io.StringIO())
-    config.set_main_option("script_location", str(_SERVICES_DIRECTORY / service / "migrations"))
+    config.set_main_option("script_location", str(Path(__file__).resolve().parent / "alembic"))
+    config.set_main_option("path_separator", "os")
+    config.set_main_option("version_locations", str(_SERVICES_DIRECTORY / service / "migrations" / "versions"))
     config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
     config.attributes["connection"] = connection
+    config.attributes["metadata"] = _metadata(service)
     return config
+
+
+def _metadata(service: str) -> MetaData:
+    metadata: MetaData = importlib.import_module(f"services.{service}.tables").metadata
+    return metadata
 
 
 async def upgrade_database(service: str, url: str, revision: str = "head") -> None:
@@ -53,12 +62,11 @@ async def pending_revision(service: str, url: str) -> str | None:
 
 async def schema_differences(service: str, url: str) -> list[object]:
     """Return what autogenerate would change: nothing when migrations and tables agree."""
-    metadata = importlib.import_module(f"services.{service}.tables").metadata
     differences: list[object] = []
 
     def compare(connection: Connection) -> None:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        differences.extend(compare_metadata(context, metadata))
+        differences.extend(compare_metadata(context, _metadata(service)))
 
     await _on_schema(service, url, compare)
     return differences
@@ -117,10 +125,26 @@ async def _main(arguments: argparse.Namespace) -> int:
 
 
 def _revise(service: str, message: str) -> Callable[[Connection], object]:
+    def drop_empty(_context: MigrationContext, _revision: object, directives: list[MigrationScript]) -> None:
+        operations = directives[0].upgrade_ops
+        if operations is not None and operations.is_empty():
+            directives.clear()
+
     def revise(connection: Connection) -> None:
-        script = command.revision(alembic_config(service, connection), message=message, autogenerate=True)
-        for written in script if isinstance(script, list) else [script]:
-            print(f"{service}: {written.path if written else 'nothing to change'}")
+        config = alembic_config(service, connection)
+        number = sum(1 for _ in ScriptDirectory.from_config(config).walk_revisions()) + 1
+        written = command.revision(
+            config,
+            message=message,
+            autogenerate=True,
+            rev_id=f"{number:04d}",
+            process_revision_directives=drop_empty,
+        )
+        scripts = [script for script in (written if isinstance(written, list) else [written]) if script is not None]
+        for script in scripts:
+            print(f"{service}: wrote {script.path}; read it before you commit it")
+        if not scripts:
+            print(f"{service}: tables and migrations agree, there is nothing to write")
 
     return revise
 
