@@ -1,7 +1,7 @@
 """Crews: CPU and wall of an execution beside bare CrewAI, start to first event, an idle worker host.
 
-One worker host and an LLM emulator on this machine. CPU of an execution is that of the host, its fork server and the crew
-process together; the services it calls (auth, models, memory, the API) are not counted, as bare CrewAI has none.
+One worker host and an LLM emulator on this machine. CPU of an execution is that of the host, its fork server and the
+crew process together, beyond what an idle host uses; the services it calls are not counted, as bare CrewAI has none.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ EXECUTIONS = 20
 IDLE_SECONDS = 15
 LLM_SECONDS = 0.05
 
-_BARE = '''
+_BARE = """
 import json, sys, time
 from crewai import Agent, Crew, Task
 from crewai.llms.base_llm import BaseLLM
@@ -56,7 +56,7 @@ for _ in range(times):
     run(tasks)
     wall.append(time.perf_counter() - began)
 print(json.dumps({"cpu": (time.process_time() - cpu) / times, "wall": sorted(wall)[len(wall) // 2]}))
-'''
+"""
 
 
 def bare(latency: float, tasks: int, times: int, data_dir: Path) -> dict[str, float]:
@@ -126,16 +126,17 @@ async def measure(data_dir: Path) -> list[str]:
         began = time.perf_counter()
         worker = await installation.worker()
         lines.append(f"worker host warm after {time.perf_counter() - began:.1f} s")
-        idle = cpu_of(worker)
+        before = cpu_of(worker)
         await asyncio.sleep(IDLE_SECONDS)
-        lines.append(f"idle worker host: {(cpu_of(worker) - idle) / IDLE_SECONDS:.1%} of a core (goal < 5 %)")
+        idle = (cpu_of(worker) - before) / IDLE_SECONDS
+        lines.append(f"idle worker host: {idle:.1%} of a core (goal < 5 %)")
 
         installation.llm.on(Reply(text="An answer."))
         await repeated(installation, 1, 2)
-        before, wall_before = cpu_of(worker), time.perf_counter()
+        before, began = cpu_of(worker), time.perf_counter()
         _, runs = await repeated(installation, 1, EXECUTIONS)
-        idle_share = (time.perf_counter() - wall_before) * 0
-        own = (cpu_of(worker) - before - idle_share) / (EXECUTIONS + 1)
+        used = cpu_of(worker) - before - idle * (time.perf_counter() - began)
+        own = used / (EXECUTIONS + 1)
         alone = bare(0, 1, EXECUTIONS, data_dir)
         lines.append(
             f"one-task crew, instant model: {own * 1000:.0f} ms CPU, bare CrewAI {alone['cpu'] * 1000:.0f} ms: "

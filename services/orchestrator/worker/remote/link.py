@@ -121,7 +121,7 @@ class Link:
             self._send(reply)
         except LinkClosed:
             return
-        except ValueError as error:  # too large, or not to be told in JSON
+        except (TypeError, ValueError) as error:  # too large, or not to be told in JSON
             self._send({"reply": frame["call"], "error": RemoteError("TASK_FAILED", str(error), fatal=True).as_json()})
 
     def _send(self, frame: Frame) -> None:

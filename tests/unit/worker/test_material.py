@@ -1,0 +1,36 @@
+"""Material is found wherever CrewAI puts it, and no word of a prompt is lost."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.orchestrator.worker.engine.material import SHORTEST_MATERIAL, materials_of, split_material
+
+WORDS = st.text("ab \n", max_size=12)
+
+
+@given(WORDS, st.lists(WORDS.filter(bool), max_size=4))
+def test_the_parts_of_a_prompt_are_the_prompt(text: str, materials: list[str]) -> None:
+    parts = split_material(text, materials)
+    assert "".join(next(iter(part.values())) for part in parts) == text
+    assert all(part.get("material", materials[0] if materials else None) in [*materials, None] for part in parts)
+
+
+@given(WORDS, WORDS, WORDS.filter(bool))
+def test_material_in_a_prompt_is_marked(before: str, after: str, material: str) -> None:
+    parts = split_material(before + material + after, [material])
+    assert {"material": material} in parts
+
+
+def test_the_longest_of_overlapping_pieces_counts() -> None:
+    assert split_material("see: a result that quotes the input.", ["the input", "a result that quotes the input."]) == [
+        {"text": "see: "},
+        {"material": "a result that quotes the input."},
+    ]
+
+
+def test_short_inputs_are_part_of_the_instruction() -> None:
+    long = "x" * SHORTEST_MATERIAL
+    assert materials_of({"topic": "ships", "text": long, "count": 5}, ["short result", " ", "short result"]) == [
+        long,
+        "short result",
+    ]
