@@ -454,6 +454,7 @@ async def _called(
     suppress_health_check=list(HealthCheck),
 )
 @given(st.data())
+@pytest.mark.timeout(600)
 def test_no_attempt_succeeds(world: World, data: st.DataObject) -> None:
     attempts = [data.draw(st.sampled_from(ATTACKS))(world, data) for _ in range(BATCH)]
 

@@ -1,4 +1,4 @@
-"""The history of the models service's database."""
+"""The models that are there from the start."""
 
 import asyncio
 from pathlib import Path
@@ -7,20 +7,10 @@ import pytest
 from sqlalchemy import select
 
 from services.common.db.database import Database
-from services.common.db.migrate import downgrade_database, pending_revision, schema_differences, upgrade_database
+from services.common.db.migrate import upgrade_database
 from services.models.seed import SeedError, read_seed, seed
 from services.models.settings import ModelsSettings
 from services.models.tables import models
-
-
-async def test_the_schema_can_be_made_taken_back_and_made_again_and_agrees_with_the_tables(database_url: str) -> None:
-    assert await pending_revision("models", database_url) is not None
-    for _ in range(2):
-        await upgrade_database("models", database_url)
-        assert await pending_revision("models", database_url) is None
-        assert await schema_differences("models", database_url) == []
-        await downgrade_database("models", database_url)
-    assert await pending_revision("models", database_url) is not None
 
 
 async def test_seeding_again_changes_nothing_and_what_the_file_drops_is_gone(database_url: str, tmp_path: Path) -> None:
