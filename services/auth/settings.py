@@ -194,6 +194,11 @@ class AuthSettings(BaseSettings):
             raise ValueError(
                 "signing_key_retire_seconds has to be more than principal_seconds: tokens are still checked"
             )
+        if self.signing_key_publish_seconds <= self.jwks_max_age_seconds + self.signing_key_refresh_seconds:
+            raise ValueError(
+                "signing_key_publish_seconds has to be more than jwks_max_age_seconds and signing_key_refresh_seconds "
+                "together: verifiers have to know a key before it signs"
+            )
         if self.key_ring.get_secret_value() and self.key_ring_file:
             raise ValueError("set either key_ring or key_ring_file")
         check_algorithms(self.databricks_algorithms)

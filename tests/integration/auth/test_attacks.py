@@ -447,6 +447,7 @@ async def _called(
     return await caller(channel, method, answer)(request, metadata=metadata)
 
 
+@pytest.mark.timeout(600)
 @settings(
     max_examples=int(os.environ.get("ATTACK_EXAMPLES", EXAMPLES)),
     deadline=None,
@@ -454,7 +455,6 @@ async def _called(
     suppress_health_check=list(HealthCheck),
 )
 @given(st.data())
-@pytest.mark.timeout(600)
 def test_no_attempt_succeeds(world: World, data: st.DataObject) -> None:
     attempts = [data.draw(st.sampled_from(ATTACKS))(world, data) for _ in range(BATCH)]
 

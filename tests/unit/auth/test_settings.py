@@ -1,0 +1,48 @@
+"""Settings that would fail later are refused at start."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from services.auth.settings import AuthSettings
+
+
+def test_the_defaults_hold_together() -> None:
+    settings = AuthSettings()
+    assert settings.shared_credential_groups is None
+    assert settings.credential_seconds <= settings.principal_seconds
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"signing_key_retire_seconds": 300}, "signing_key_retire_seconds"),
+        ({"signing_key_publish_seconds": 300}, "signing_key_publish_seconds"),
+        ({"key_ring": "k1:x", "key_ring_file": "ring"}, "either key_ring or key_ring_file"),
+        ({"bootstrap_admin": "root"}, "issuer|subject"),
+        ({"bootstrap_admin": "|root"}, "issuer|subject"),
+        ({"databricks_algorithms": ("HS256",)}, "HS256"),
+        ({"databricks_hosts": ("http://example.com",)}, "https"),
+        ({"principal_seconds": 3600}, "principal_seconds"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        AuthSettings(**changes)
+    assert words in str(refusal.value)
+
+
+def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COXSWAIN_AUTH_SHARED_CREDENTIAL_GROUPS", "sales, legal,")
+    monkeypatch.setenv("COXSWAIN_AUTH_DATABRICKS_AUDIENCES", "1234")
+    monkeypatch.setenv("COXSWAIN_AUTH_OIDC_ISSUERS", '[{"issuer": "https://example.com", "audiences": ["a"]}]')
+    settings = AuthSettings()
+    assert settings.shared_credential_groups == ("sales", "legal")
+    assert settings.databricks_audiences == ("1234",)
+    assert settings.oidc_issuers[0].algorithms == ("RS256", "ES256")
+
+
+def test_a_key_ring_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COXSWAIN_AUTH_KEY_RING", "k1:marked")
+    assert "marked" not in repr(AuthSettings())
