@@ -10,7 +10,7 @@ from pathlib import Path
 from services.auth.service import build as build_auth
 from services.auth.settings import AuthSettings
 from services.common.hosting import Host
-from services.common.runner import run
+from services.common.runner import run, settle
 from services.common.settings import SERVICES, CommonSettings
 from services.memory.service import build as build_memory
 from services.memory.settings import MemorySettings
@@ -63,6 +63,7 @@ async def _serve(common: CommonSettings, stop: asyncio.Event, directory: Path, p
         port, _ = await host.open(
             public_address=f"{common.host}:{port}", internal_address=socket, identity=auth.identity
         )
+        settle()
         address = f"{common.host}:{port}"
         _say(
             f"serving on {address} after {time.monotonic() - started:.1f} s "
