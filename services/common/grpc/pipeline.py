@@ -62,7 +62,9 @@ class Pipeline:
     """Binds methods to identity and errors on one listener."""
 
     def __init__(self, authenticator: Authenticator, *, internal: bool, stream_check_seconds: float) -> None:
-        """`internal` says which listener it is; callers of streams are verified again every `stream_check_seconds`."""
+        """`internal` says which listener it is; callers of streams are verified again when nothing is remembered of
+        them any more, or every `stream_check_seconds` where nothing is.
+        """
         self._authenticator = authenticator
         self._internal = internal
         self._stream_check_seconds = stream_check_seconds
@@ -128,7 +130,9 @@ class Pipeline:
     async def _recheck(self, call: Call, stream: asyncio.Task[Any] | None, revoked: list[CoxswainError]) -> None:
         """End a stream soon after its caller's credential or membership ended."""
         while stream is not None:
-            await asyncio.sleep(self._stream_check_seconds)
+            # What is remembered of the caller may be old already: a fixed pace would add that age to the time they get.
+            remembered = self._authenticator.remembered_seconds(call.credential, call.group_header)
+            await asyncio.sleep(remembered or self._stream_check_seconds)
             try:
                 principal = await self._authenticator.caller(call.credential, call.group_header)
             except (Unauthenticated, PermissionDenied, FailedPrecondition) as error:

@@ -73,8 +73,7 @@ class Authenticator:
         Raises:
             CoxswainError: what auth refused.
         """
-        material = f"{credential.authorization}\0{credential.forwarded_access_token}\0{group_id}"
-        key = hashlib.blake2b(material.encode(), key=self._hash_key, digest_size=32).digest()
+        key = self._key(credential, group_id)
         entry = self._cache.get(key)
         if entry is not None and entry[0] > time.monotonic():
             return entry[1]
@@ -85,6 +84,15 @@ class Authenticator:
             exchange.add_done_callback(lambda _: self._exchanges.pop(key, None))
         # The exchange serves every call that waits for it: one of them being cancelled must not end it.
         return await asyncio.shield(exchange)
+
+    def remembered_seconds(self, credential: Credential, group_id: str) -> float:
+        """Return how long `caller` goes on to answer without asking auth; 0 when it does not."""
+        entry = self._cache.get(self._key(credential, group_id))
+        return 0.0 if entry is None else max(0.0, entry[0] - time.monotonic())
+
+    def _key(self, credential: Credential, group_id: str) -> bytes:
+        material = f"{credential.authorization}\0{credential.forwarded_access_token}\0{group_id}"
+        return hashlib.blake2b(material.encode(), key=self._hash_key, digest_size=32).digest()
 
     async def _exchange(self, key: bytes, credential: Credential, group_id: str) -> Principal:
         principal = await self._exchanger.exchange(credential, group_id)
