@@ -13,6 +13,7 @@ from coxswain.memory.v1 import (
 from services.common.clock import utc_now
 from services.common.egress import AddressPolicy, origin_of
 from services.common.grpc.server import Registry
+from services.common.hosting import StartError
 from services.common.runtime import Runtime
 from services.memory.domain import EmbeddingSpace
 from services.memory.embedding import ModelsEmbedder
@@ -21,6 +22,7 @@ from services.memory.servicers.memory_backend_service import MemoryBackendServic
 from services.memory.servicers.memory_service import MemoryServicer
 from services.memory.servicers.vector_index_service import VectorIndexServicer
 from services.memory.settings import MemorySettings
+from services.memory.stores.base import MemoryStore
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
 from services.memory.stores.databricks.credentials import AuthCredentials
 from services.memory.stores.databricks.http import WorkspaceHttp
@@ -53,7 +55,8 @@ class MemoryService:
             self._workspaces, AuthCredentials(runtime.peers.channel("auth")), _client_limits(settings)
         )
         backends = SqlMemoryBackendRepository(runtime.database)
-        stores = BackendStores(self._store, backends, client, pause_seconds=settings.databricks_visibility_seconds)
+        default = self._store if settings.default_store == "sql" else _chroma_store(runtime)
+        stores = BackendStores(default, backends, client, pause_seconds=settings.databricks_visibility_seconds)
         patience = Patience(settings.provision_poll_seconds, settings.provision_seconds)
         self._memory = MemoryServicer(
             MemoryUseCases(
@@ -116,6 +119,24 @@ class MemoryService:
                 # The next round tries again; reads leave out what has expired all the same.
                 _log.exception("sweep_failed")
             await asyncio.sleep(self._sweep_seconds)
+
+
+def _chroma_store(runtime: Runtime) -> MemoryStore:
+    # An optional extra, whose import costs a second.
+    from services.memory.stores.chroma.directories import ChromaDirectories
+    from services.memory.stores.chroma.store import ChromaMemoryStore
+
+    try:
+        directories = ChromaDirectories(runtime.data_dir / "chroma")
+    except ImportError as error:
+        raise StartError(
+            "COXSWAIN_MEMORY_DEFAULT_STORE is chroma, which is not installed: install the extra memory-chroma"
+        ) from error
+    _log.warning(
+        "chroma_promises_less",
+        detail="one process only; approximate search; saves that a crash interrupts may be lost or half done",
+    )
+    return ChromaMemoryStore(runtime.database, directories)
 
 
 def _own_workspace(settings: MemorySettings) -> frozenset[str]:

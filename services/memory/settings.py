@@ -1,6 +1,7 @@
 """Settings of memory. Each is an environment variable with the prefix `COXSWAIN_MEMORY_`."""
 
 from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,6 +16,11 @@ class MemorySettings(BaseSettings):
 
     embedding_model: str = Field(
         "", max_length=128, description="Embedding model of new namespaces; empty means the default of models."
+    )
+    default_store: Literal["sql", "chroma"] = Field(
+        "sql",
+        description="What keeps the memories of groups without a backend: rows of the service's database, or ChromaDB "
+        "(needs the extra memory-chroma; promises less: one process, approximate search, no crash safety of its own).",
     )
     short_term_ttl_hours: int = Field(
         168, ge=1, le=87600, description="Hours a short-term memory lives when it does not say so itself."

@@ -1,14 +1,14 @@
 """Memories as rows of the service's database, vectors included; searches are exact."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import numpy as np
 import structlog
-from sqlalchemy import ColumnElement, Select, Table, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, Table, and_, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -35,6 +35,16 @@ from services.memory.domain import (
 )
 from services.memory.schemas import Column, Row, build_row, has_column, parse_list, parse_row
 from services.memory.stores.base import embedding_mismatch
+from services.memory.stores.namespace_rows import (
+    claim,
+    list_namespaces,
+    raise_version,
+    read_namespace,
+    record_addition,
+    record_clearing,
+    record_removal,
+    removed_since,
+)
 from services.memory.stores.sql.statements import alive, filtered, owned
 from services.memory.stores.sql.vectors import (
     Candidates,
@@ -56,6 +66,7 @@ _COMPONENTS_IN_LOOP = 1_000_000
 """Products of more components than these are computed off the event loop."""
 
 _ATTEMPTS = 3
+_NAMESPACE_VERSION = "namespace_version"
 
 Item = TypeVar("Item")
 
@@ -78,7 +89,7 @@ class SqlMemoryStore:
     async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
         """See `MemoryStore`."""
         async with self._database.read() as connection:
-            info = await _read_namespace(connection, key)
+            info = await read_namespace(connection, key)
         return info.space if info else None
 
     async def save(self, key: NamespaceKey, space: EmbeddingSpace, new: Sequence[Record], now: datetime) -> None:
@@ -87,7 +98,7 @@ class SqlMemoryStore:
         # The last of several records with one id wins, as it would with one call for each.
         by_id = {key.stored_id(record.id): record for record in new}
         async with self._database.write() as connection:
-            version = await self._claim(connection, key, space, now)
+            version = await claim(connection, key, space, now)
             existing = await _created_times(connection, table, key, list(by_id))
             rows = [
                 _stored_row(key, space, record, version, record.created_at or existing.get(stored_id) or now)
@@ -99,20 +110,17 @@ class SqlMemoryStore:
                 statement.on_conflict_do_update(index_elements=[Column.ID], set_=replaced, where=owned(table, key)),
                 rows,
             )
-            added = len(by_id) - len(existing)
-            if added:
-                await connection.execute(
-                    update(namespaces)
-                    .where(namespaces.c.id == key.id)
-                    .values(record_count=namespaces.c.record_count + added)
-                )
+            await record_addition(connection, key.id, len(by_id) - len(existing))
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> Sequence[Found]:
         """See `MemoryStore`."""
+        at_once = await self._search_remembered(key, query, now)
+        if at_once is not None:
+            return at_once
         found: list[Found] = []
         for _ in range(_ATTEMPTS):
             async with self._database.read() as connection:
-                namespace = await _read_namespace(connection, key)
+                namespace = await read_namespace(connection, key)
                 if namespace is None:
                     return []
                 if len(query.vector) != namespace.space.dimension:
@@ -120,17 +128,41 @@ class SqlMemoryStore:
                 best = await self._best(connection, namespace, query, microseconds(now))
                 ids = [stored_id.decode() for stored_id in best.ids.tolist()]
                 by_id = await self._by_stored_id(connection, key, ids, embeddings=query.include_embeddings)
-            found = [
-                Found(by_id[stored_id], score, similarity)
-                for stored_id, score, similarity in zip(
-                    ids, best.scores.tolist(), best.similarities.tolist(), strict=True
-                )
-                if stored_id in by_id
-            ]
+            found = _found(best, by_id)
             # A winner removed between the two statements leaves its place to the next one.
             if len(found) == len(ids):
                 break
         return found
+
+    async def _search_remembered(self, key: NamespaceKey, query: Query, now: datetime) -> Sequence[Found] | None:
+        """Search what is remembered, and read the winners in the statement that proves it still true; None: it is not.
+
+        Most searches find nothing changed: they cost one statement.
+        """
+        remembered = self._cache.get(key.id)
+        if remembered is None or _needs_database(query.filter) or query.limit > _IDS_IN_STATEMENT:
+            return None
+        version, block = remembered
+        if block.matrix.shape[1] != len(query.vector):
+            return None
+        now_us = microseconds(now)
+        allowed = block.allowed(query.filter, now_us, unified=key.kind is MemoryKind.UNIFIED)
+        best = await _compute(block, query, allowed, now_us)
+        table = records[key.kind]
+        ids = [stored_id.decode() for stored_id in best.ids.tolist()]
+        statement = (
+            select(
+                namespaces.c.version.label(_NAMESPACE_VERSION), *_columns(table, embeddings=query.include_embeddings)
+            )
+            .select_from(namespaces.outerjoin(table, and_(owned(table, key), table.c[Column.ID].in_(ids))))
+            .where(namespaces.c.id == key.id, namespaces.c.group_id == key.group_id)
+        )
+        async with self._database.read() as connection:
+            rows = await _fetch(connection, statement)
+        if not rows or rows[0][_NAMESPACE_VERSION] != version:
+            return None
+        rows = [row for row in rows if row[Column.ID] is not None]
+        return _found(best, dict(zip((row[Column.ID] for row in rows), self._parse(key, rows), strict=True)))
 
     async def get(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool) -> Sequence[Record]:
         """See `MemoryStore`."""
@@ -173,7 +205,7 @@ class SqlMemoryStore:
         rest = filters.residual(chosen) if chosen else None
         clauses = self._clauses(key, chosen, now) if chosen else [owned(table, key)]
         async with self._database.write() as connection:
-            version = await _next_version(connection, key)
+            version = await raise_version(connection, key.id)
             if version is None:
                 return 0
             if ids is not None:
@@ -185,7 +217,7 @@ class SqlMemoryStore:
                 deleted = (await connection.execute(delete(table).where(*clauses))).rowcount
             else:
                 deleted = await _delete_in_chunks(connection, key, clauses, rest)
-            await _record_removal(connection, key.id, version, deleted)
+            await record_removal(connection, key.id, version, deleted)
         return deleted
 
     async def count(self, key: NamespaceKey, chosen: Filter, now: datetime) -> Tally:
@@ -206,16 +238,11 @@ class SqlMemoryStore:
         """See `MemoryStore`."""
         table = records[key.kind]
         async with self._database.write() as connection:
-            version = await _next_version(connection, key)
+            version = await raise_version(connection, key.id)
             if version is None:
                 return 0
             deleted = (await connection.execute(delete(table).where(owned(table, key)))).rowcount
-            # The row stays, without a space: its version must never be used for other contents.
-            await connection.execute(
-                update(namespaces)
-                .where(namespaces.c.id == key.id)
-                .values(embedding_model="", embedding_dimension=0, record_count=0, removal_version=version)
-            )
+            await record_clearing(connection, key.id, version)
         self._cache.drop(key.id)
         return deleted
 
@@ -224,7 +251,7 @@ class SqlMemoryStore:
         table = records[key.kind]
         stored = sorted({key.stored_id(client_id) for client_id in ids})
         async with self._database.write() as connection:
-            if await _next_version(connection, key) is None:
+            if await raise_version(connection, key.id) is None:
                 return 0
             touched = 0
             for part in _parts(stored, _IDS_IN_STATEMENT):
@@ -252,13 +279,8 @@ class SqlMemoryStore:
 
     async def namespaces(self, group_id: str, limit: int, after: tuple[str, int] | None) -> Sequence[NamespaceInfo]:
         """See `MemoryStore`."""
-        order = (namespaces.c.crew_id, namespaces.c.kind)
-        statement = select(namespaces).where(namespaces.c.group_id == group_id, namespaces.c.embedding_dimension > 0)
-        if after is not None:
-            statement = statement.where(tuple_(*order) > tuple_(*after))
         async with self._database.read() as connection:
-            rows = (await connection.execute(statement.order_by(*order).limit(limit))).all()
-        return [_namespace_info(row) for row in rows]
+            return await list_namespaces(connection, group_id, limit, after)
 
     async def sweep(self, now: datetime) -> int:
         """Remove what has expired in all namespaces, and return how many records."""
@@ -270,48 +292,12 @@ class SqlMemoryStore:
                 ids = (await connection.scalars(select(table.c.namespace_id).where(expired).distinct())).all()
             for namespace_id in ids:
                 async with self._database.write() as connection:
-                    version = await _raise_version(connection, namespace_id)
+                    version = await raise_version(connection, namespace_id)
                     statement = delete(table).where(table.c.namespace_id == namespace_id, expired)
                     deleted = (await connection.execute(statement)).rowcount
-                    await _record_removal(connection, namespace_id, version, deleted)
+                    await record_removal(connection, namespace_id, version, deleted)
                     removed += deleted
         return removed
-
-    async def _claim(self, connection: AsyncConnection, key: NamespaceKey, space: EmbeddingSpace, now: datetime) -> int:
-        """Return the version of this write, with the namespace's row locked and its space agreed on."""
-        create: Any = (sqlite_insert if self._database.dialect == "sqlite" else postgresql_insert)(namespaces)
-        await connection.execute(
-            create.values(
-                id=key.id,
-                group_id=key.group_id,
-                crew_id=key.crew_id,
-                kind=int(key.kind),
-                embedding_model=space.model,
-                embedding_dimension=space.dimension,
-                version=0,
-                removal_version=0,
-                record_count=0,
-                created_at=now,
-            ).on_conflict_do_nothing()
-        )
-        claimed = (
-            await connection.execute(
-                update(namespaces)
-                .where(namespaces.c.id == key.id)
-                .values(version=namespaces.c.version + 1)
-                .returning(namespaces.c.version, namespaces.c.embedding_model, namespaces.c.embedding_dimension)
-            )
-        ).one()
-        agreed = EmbeddingSpace(claimed.embedding_model, claimed.embedding_dimension)
-        if agreed.dimension == 0:
-            await connection.execute(
-                update(namespaces)
-                .where(namespaces.c.id == key.id)
-                .values(embedding_model=space.model, embedding_dimension=space.dimension)
-            )
-        elif agreed != space:
-            raise embedding_mismatch(agreed, space.model, space.dimension)
-        return int(claimed.version)
 
     def _clauses(self, key: NamespaceKey, chosen: Filter, now: datetime) -> list[ColumnElement[bool]]:
         table = records[key.kind]
@@ -328,7 +314,7 @@ class SqlMemoryStore:
             return await self._scan(connection, namespace, query, now_us)
         block = await self._block(connection, namespace)
         allowed = block.allowed(query.filter, now_us, unified=namespace.key.kind is MemoryKind.UNIFIED)
-        if query.filter.conditions or query.filter.categories or query.filter.metadata:
+        if _needs_database(query.filter):
             allowed &= await self._matching(connection, namespace.key, query.filter, now_us, block)
         return await _compute(block, query, allowed, now_us)
 
@@ -362,7 +348,7 @@ class SqlMemoryStore:
                 return remembered[1]
             table = records[namespace.key.kind]
             statement = select(*_vector_columns(table)).where(owned(table, namespace.key))
-            if remembered and await _removed_since(connection, namespace.key, remembered[0]):
+            if remembered and await removed_since(connection, namespace.key, remembered[0]):
                 remembered = None
             if remembered:
                 statement = statement.where(table.c.written_version > remembered[0])
@@ -421,50 +407,29 @@ class SqlMemoryStore:
         return [parse_row(key.kind, row) for row in rows]
 
 
+def _needs_database(chosen: Filter) -> bool:
+    """Tell whether a filter asks for more than what is remembered of rows."""
+    return bool(chosen.conditions or chosen.categories or chosen.metadata)
+
+
+def _found(best: Candidates, by_id: Mapping[str, Record]) -> list[Found]:
+    """Return the candidates whose records are still there."""
+    return [
+        Found(by_id[stored_id], score, similarity)
+        for stored_id, score, similarity in zip(
+            (stored_id.decode() for stored_id in best.ids.tolist()),
+            best.scores.tolist(),
+            best.similarities.tolist(),
+            strict=True,
+        )
+        if stored_id in by_id
+    ]
+
+
 async def _compute(block: VectorBlock, query: Query, allowed: Mask, now_us: int) -> Candidates:
     if block.matrix.size > _COMPONENTS_IN_LOOP:
         return await asyncio.to_thread(nearest, block, query, allowed, now_us)
     return nearest(block, query, allowed, now_us)
-
-
-async def _read_namespace(connection: AsyncConnection, key: NamespaceKey) -> NamespaceInfo | None:
-    statement = select(namespaces).where(namespaces.c.id == key.id, namespaces.c.group_id == key.group_id)
-    row = (await connection.execute(statement)).one_or_none()
-    return _namespace_info(row) if row is not None and row.embedding_dimension else None
-
-
-def _namespace_info(row: Any) -> NamespaceInfo:
-    return NamespaceInfo(
-        key=NamespaceKey(row.group_id, row.crew_id, MemoryKind(row.kind)),
-        space=EmbeddingSpace(row.embedding_model, row.embedding_dimension),
-        record_count=row.record_count,
-        version=row.version,
-    )
-
-
-async def _removed_since(connection: AsyncConnection, key: NamespaceKey, version: int) -> bool:
-    removal = await connection.scalar(select(namespaces.c.removal_version).where(namespaces.c.id == key.id))
-    return removal is None or removal > version
-
-
-async def _next_version(connection: AsyncConnection, key: NamespaceKey) -> int | None:
-    """Raise the namespace's version, which locks it until the transaction ends; None when there is none."""
-    return await _raise_version(connection, key.id)
-
-
-async def _raise_version(connection: AsyncConnection, namespace_id: str) -> int | None:
-    statement = update(namespaces).where(namespaces.c.id == namespace_id).values(version=namespaces.c.version + 1)
-    version: int | None = await connection.scalar(statement.returning(namespaces.c.version))
-    return version
-
-
-async def _record_removal(connection: AsyncConnection, namespace_id: str, version: int | None, deleted: int) -> None:
-    if deleted:
-        await connection.execute(
-            update(namespaces)
-            .where(namespaces.c.id == namespace_id)
-            .values(record_count=namespaces.c.record_count - deleted, removal_version=version)
-        )
 
 
 async def _created_times(

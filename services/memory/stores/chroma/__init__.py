@@ -1,0 +1,1 @@
+"""ChromaDB as the embedded default, for installations that want its directories."""

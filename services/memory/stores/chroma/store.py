@@ -1,0 +1,340 @@
+"""Memories in ChromaDB: plain searches are approximate, and one process at a time may use the directories."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from services.common.db.database import Database
+from services.memory import filters
+from services.memory.domain import (
+    EVERYTHING,
+    EmbeddingSpace,
+    Filter,
+    Found,
+    ListPosition,
+    MemoryKind,
+    NamespaceInfo,
+    NamespaceKey,
+    Page,
+    Query,
+    Record,
+    ScopeRow,
+    ShortTerm,
+    Tally,
+    microseconds,
+)
+from services.memory.schemas import Column, Row, build_row, format_time, has_column, parse_list, parse_row
+from services.memory.stores.base import embedding_mismatch
+from services.memory.stores.chroma.directories import ChromaDirectories
+from services.memory.stores.namespace_rows import (
+    claim,
+    list_namespaces,
+    raise_version,
+    read_namespace,
+    record_addition,
+    record_clearing,
+    record_removal,
+)
+from services.memory.stores.sql.vectors import VectorBlock, VectorRow, nearest
+
+_ROWS_IN_CHUNK = 2000
+_CREATED, _EXPIRES = "created_us", "expires_us"
+_EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
+_HOUR_US = 3_600_000_000
+
+
+class ChromaMemoryStore:
+    """The embedding space and size of each namespace are rows of the service's database; the records are ChromaDB's.
+
+    A save is atomic only as far as ChromaDB's own writes are.
+    """
+
+    def __init__(self, database: Database, directories: ChromaDirectories) -> None:
+        self._database = database
+        self._directories = directories
+
+    async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
+        """See `MemoryStore`."""
+        async with self._database.read() as connection:
+            info = await read_namespace(connection, key)
+        return info.space if info else None
+
+    async def save(self, key: NamespaceKey, space: EmbeddingSpace, records: Sequence[Record], now: datetime) -> None:
+        """See `MemoryStore`."""
+        by_id = {key.stored_id(record.id): record for record in records}
+
+        def write(collection: Any) -> int:
+            if key.kind is MemoryKind.SHORT_TERM:
+                collection.delete(where={_EXPIRES: {"$lte": microseconds(now)}})
+            there = collection.get(ids=list(by_id), include=["metadatas"])
+            times = {
+                stored_id: filters.created_at(key.kind, metadata)
+                for stored_id, metadata in zip(there["ids"], there["metadatas"], strict=True)
+            }
+            for stored_id, record in by_id.items():
+                record.created_at = record.created_at or times.get(stored_id) or now
+            rows = [_metadata(key, record, space.model) for record in by_id.values()]
+            vectors = np.stack([record.embedding for record in by_id.values() if record.embedding is not None])
+            before = collection.count()
+            collection.upsert(ids=list(by_id), embeddings=vectors, metadatas=rows)
+            return int(collection.count() - before)
+
+        async with self._database.write() as connection:
+            await claim(connection, key, space, now)
+            await record_addition(connection, key.id, await self._directories.run(key, write))
+
+    async def search(self, key: NamespaceKey, query: Query, now: datetime) -> Sequence[Found]:
+        """See `MemoryStore`; filtered and ranked searches are exact, plain ones approximate."""
+        space = await self.space(key)
+        if space is None:
+            return []
+        if len(query.vector) != space.dimension:
+            raise embedding_mismatch(space, "", len(query.vector))
+        plain = query.ranking is None and key.kind is not MemoryKind.SHORT_TERM and filters.is_empty(query.filter)
+        if plain and (query.filter.include_private or key.kind is not MemoryKind.UNIFIED):
+            return await self._directories.run(key, lambda collection: _query(collection, key, query))
+        return await self._directories.run(key, lambda collection: _search_all(collection, key, query, space, now))
+
+    async def get(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool) -> Sequence[Record]:
+        """See `MemoryStore`."""
+        keys = list(dict.fromkeys(key.stored_id(client_id) for client_id in ids))
+        if not keys or await self.space(key) is None:
+            return []
+
+        def read(collection: Any) -> dict[str, Row]:
+            found = collection.get(ids=keys, include=["metadatas", "embeddings"])
+            return {row[Column.ID]: row for row in _rows(found, key)}
+
+        rows = await self._directories.run(key, read)
+        alive = [rows[stored] for stored in keys if stored in rows and _passes(key.kind, EVERYTHING, rows[stored], now)]
+        records = [parse_row(key.kind, row) for row in alive]
+        if not embeddings:
+            for record in records:
+                record.embedding = None
+        return records
+
+    async def page(
+        self,
+        key: NamespaceKey,
+        chosen: Filter,
+        limit: int,
+        after: ListPosition | None,
+        now: datetime,
+        *,
+        embeddings: bool,
+    ) -> Page:
+        """See `MemoryStore`."""
+
+        def read(collection: Any) -> list[Row]:
+            newest: list[Row] = []
+            for rows in _chunks(collection, key, embeddings=embeddings):
+                newest.extend(
+                    row
+                    for row in rows
+                    if _passes(key.kind, chosen, row, now)
+                    and (after is None or _place(row) < (after.created, after.stored_id))
+                )
+                newest.sort(key=_place, reverse=True)
+                del newest[limit + 1 :]
+            return newest
+
+        rows = [] if await self.space(key) is None else await self._directories.run(key, read)
+        return Page([parse_row(key.kind, row) for row in rows[:limit]], more=len(rows) > limit)
+
+    async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
+        """See `MemoryStore`."""
+        wanted = None if ids is None else {key.stored_id(client_id) for client_id in ids}
+
+        def remove(collection: Any) -> int:
+            doomed = [
+                row[Column.ID]
+                for rows in _chunks(collection, key, embeddings=False)
+                for row in rows
+                if (wanted is None or row[Column.ID] in wanted) and _passes(key.kind, chosen or EVERYTHING, row, now)
+            ]
+            for start in range(0, len(doomed), _ROWS_IN_CHUNK):
+                collection.delete(ids=doomed[start : start + _ROWS_IN_CHUNK])
+            return len(doomed)
+
+        async with self._database.write() as connection:
+            version = await raise_version(connection, key.id)
+            if version is None:
+                return 0
+            removed = await self._directories.run(key, remove)
+            await record_removal(connection, key.id, version, removed)
+        return removed
+
+    async def count(self, key: NamespaceKey, chosen: Filter, now: datetime) -> Tally:
+        """See `MemoryStore`."""
+
+        def count(collection: Any) -> int:
+            return sum(
+                _passes(key.kind, chosen, row, now)
+                for rows in _chunks(collection, key, embeddings=False)
+                for row in rows
+            )
+
+        return Tally(0 if await self.space(key) is None else await self._directories.run(key, count))
+
+    async def clear(self, key: NamespaceKey) -> int:
+        """See `MemoryStore`."""
+
+        def clear(collection: Any) -> int:
+            removed = int(collection.count())
+            for start in range(0, removed, _ROWS_IN_CHUNK):
+                collection.delete(ids=collection.get(limit=min(_ROWS_IN_CHUNK, removed - start), include=[])["ids"])
+            return removed
+
+        async with self._database.write() as connection:
+            version = await raise_version(connection, key.id)
+            if version is None:
+                return 0
+            removed = await self._directories.run(key, clear)
+            await record_clearing(connection, key.id, version)
+        return removed
+
+    async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
+        """See `MemoryStore`."""
+        keys = sorted({key.stored_id(client_id) for client_id in ids})
+
+        def touch(collection: Any) -> int:
+            there = collection.get(ids=keys, include=[])["ids"]
+            if there:
+                collection.update(ids=there, metadatas=[{Column.LAST_ACCESSED: format_time(now)}] * len(there))
+            return len(there)
+
+        async with self._database.write() as connection:
+            if await raise_version(connection, key.id) is None or not keys:
+                return 0
+            return await self._directories.run(key, touch)
+
+    async def scope_rows(self, key: NamespaceKey, prefix: str) -> Sequence[ScopeRow]:
+        """See `MemoryStore`."""
+        chosen = Filter(scope_prefix=prefix)
+
+        def read(collection: Any) -> list[ScopeRow]:
+            found: dict[tuple[str, str], list[datetime]] = defaultdict(list)
+            for rows in _chunks(collection, key, embeddings=False):
+                for row in rows:
+                    if _passes(key.kind, chosen, row, _EARLIEST):
+                        found[row[Column.SCOPE], row[Column.CATEGORIES]].append(filters.created_at(key.kind, row))
+            return [
+                ScopeRow(scope, parse_list(labels), len(times), min(times), max(times))
+                for (scope, labels), times in sorted(found.items())
+            ]
+
+        return [] if await self.space(key) is None else await self._directories.run(key, read)
+
+    async def namespaces(self, group_id: str, limit: int, after: tuple[str, int] | None) -> Sequence[NamespaceInfo]:
+        """See `MemoryStore`."""
+        async with self._database.read() as connection:
+            return await list_namespaces(connection, group_id, limit, after)
+
+
+def _metadata(key: NamespaceKey, record: Record, embedding_model: str) -> dict[str, Any]:
+    """Return a record's row as ChromaDB's metadata, which take texts, numbers and truth values."""
+    assert record.created_at is not None
+    created = microseconds(record.created_at)
+    row: dict[str, Any] = {_CREATED: created}
+    if isinstance(record.body, ShortTerm):
+        row[_EXPIRES] = created + record.body.ttl_hours * _HOUR_US
+    for name, value in build_row(key, record, embedding_model).items():
+        if name != Column.EMBEDDING:
+            # An upsert keeps what it is not given: what is absent is said so.
+            row[name] = "" if value is None else format_time(value) if isinstance(value, datetime) else value
+    return row
+
+
+def _rows(answer: Any, key: NamespaceKey) -> list[Row]:
+    """Return rows with every column of the kind. No directory should hold one of another owner."""
+    vectors = answer.get("embeddings")
+    rows: list[Row] = []
+    for place, metadata in enumerate(answer["metadatas"]):
+        row = dict(metadata)
+        if row.get(Column.GROUP_ID) != key.group_id or row.get(Column.CREW_ID, key.crew_id) != key.crew_id:
+            raise AssertionError("a directory holds a row of another owner")
+        if has_column(key.kind, Column.LAST_ACCESSED):
+            row[Column.LAST_ACCESSED] = row.get(Column.LAST_ACCESSED) or None
+        if vectors is not None:
+            row[Column.EMBEDDING] = np.asarray(vectors[place], dtype=np.float32)
+        rows.append(row)
+    return rows
+
+
+def _chunks(collection: Any, key: NamespaceKey, *, embeddings: bool) -> Iterator[list[Row]]:
+    include = ["metadatas", "embeddings"] if embeddings else ["metadatas"]
+    offset = 0
+    while True:
+        rows = _rows(collection.get(limit=_ROWS_IN_CHUNK, offset=offset, include=include), key)
+        if rows:
+            yield rows
+        if len(rows) < _ROWS_IN_CHUNK:
+            return
+        offset += len(rows)
+
+
+def _query(collection: Any, key: NamespaceKey, query: Query) -> list[Found]:
+    count = min(query.limit, collection.count())
+    if not count:
+        return []
+    answer = collection.query(
+        query_embeddings=query.vector[None, :], n_results=count, include=["metadatas", "embeddings", "distances"]
+    )
+    rows = _rows({"metadatas": answer["metadatas"][0], "embeddings": answer["embeddings"][0]}, key)
+    found = []
+    for row, distance in zip(rows, answer["distances"][0], strict=True):
+        similarity = max(-1.0, min(1.0, 1.0 - float(distance)))
+        if query.min_score is None or similarity >= query.min_score:
+            found.append(Found(_shown(key.kind, row, query), similarity, similarity))
+    return found
+
+
+def _search_all(collection: Any, key: NamespaceKey, query: Query, space: EmbeddingSpace, now: datetime) -> list[Found]:
+    by_id: dict[str, Row] = {}
+    vectors: list[VectorRow] = []
+    for rows in _chunks(collection, key, embeddings=True):
+        for row in rows:
+            if _passes(key.kind, query.filter, row, now):
+                by_id[row[Column.ID]] = row
+                vectors.append(
+                    VectorRow(
+                        stored_id=row[Column.ID],
+                        embedding=row[Column.EMBEDDING].tobytes(),
+                        created_us=row[_CREATED],
+                        expires_us=None,
+                        importance=float(row.get(Column.IMPORTANCE) or 0.0),
+                        private=False,
+                        source="",
+                        scope="",
+                    )
+                )
+    block = VectorBlock.of(vectors, space.dimension)
+    best = nearest(block, query, np.ones(len(block), dtype=np.bool_), microseconds(now))
+    return [
+        Found(_shown(key.kind, by_id[stored_id.decode()], query), score, similarity)
+        for stored_id, score, similarity in zip(
+            best.ids.tolist(), best.scores.tolist(), best.similarities.tolist(), strict=True
+        )
+    ]
+
+
+def _shown(kind: MemoryKind, row: Row, query: Query) -> Record:
+    record = parse_row(kind, row)
+    if not query.include_embeddings:
+        record.embedding = None
+    return record
+
+
+def _passes(kind: MemoryKind, chosen: Filter, row: Row, now: datetime) -> bool:
+    if kind is MemoryKind.SHORT_TERM and row[_EXPIRES] <= microseconds(now):
+        return False
+    if chosen.created_before is not None and row[_CREATED] >= microseconds(chosen.created_before):
+        return False
+    return filters.matches(kind, chosen, row)
+
+
+def _place(row: Row) -> tuple[int, str]:
+    return row[_CREATED], row[Column.ID]

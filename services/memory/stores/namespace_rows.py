@@ -1,0 +1,128 @@
+"""The rows that tell of each namespace its embedding space, version and size, within a caller's transaction."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.memory.domain import EmbeddingSpace, MemoryKind, NamespaceInfo, NamespaceKey
+from services.memory.stores.base import embedding_mismatch
+from services.memory.tables import namespaces
+
+
+async def claim(connection: AsyncConnection, key: NamespaceKey, space: EmbeddingSpace, now: datetime) -> int:
+    """Return the version of a write, with the namespace's row locked and its space agreed on.
+
+    Raises:
+        FailedPrecondition: the namespace has another embedding space.
+    """
+    create: Any = (sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert)(namespaces)
+    await connection.execute(
+        create.values(
+            id=key.id,
+            group_id=key.group_id,
+            crew_id=key.crew_id,
+            kind=int(key.kind),
+            embedding_model=space.model,
+            embedding_dimension=space.dimension,
+            version=0,
+            removal_version=0,
+            record_count=0,
+            created_at=now,
+        ).on_conflict_do_nothing()
+    )
+    claimed = (
+        await connection.execute(
+            update(namespaces)
+            .where(namespaces.c.id == key.id)
+            .values(version=namespaces.c.version + 1)
+            .returning(namespaces.c.version, namespaces.c.embedding_model, namespaces.c.embedding_dimension)
+        )
+    ).one()
+    agreed = EmbeddingSpace(claimed.embedding_model, claimed.embedding_dimension)
+    if agreed.dimension == 0:
+        await connection.execute(
+            update(namespaces)
+            .where(namespaces.c.id == key.id)
+            .values(embedding_model=space.model, embedding_dimension=space.dimension)
+        )
+    elif agreed != space:
+        raise embedding_mismatch(agreed, space.model, space.dimension)
+    return int(claimed.version)
+
+
+async def read_namespace(connection: AsyncConnection, key: NamespaceKey) -> NamespaceInfo | None:
+    """Return a namespace, or None when it was never written to, or was cleared since."""
+    statement = select(namespaces).where(namespaces.c.id == key.id, namespaces.c.group_id == key.group_id)
+    row = (await connection.execute(statement)).one_or_none()
+    return _namespace_info(row) if row is not None and row.embedding_dimension else None
+
+
+async def list_namespaces(
+    connection: AsyncConnection, group_id: str, limit: int, after: tuple[str, int] | None
+) -> Sequence[NamespaceInfo]:
+    """Return a group's namespaces after (crew id, kind), in that order."""
+    order = (namespaces.c.crew_id, namespaces.c.kind)
+    statement = select(namespaces).where(namespaces.c.group_id == group_id, namespaces.c.embedding_dimension > 0)
+    if after is not None:
+        statement = statement.where(tuple_(*order) > tuple_(*after))
+    rows = await connection.execute(statement.order_by(*order).limit(limit))
+    return [_namespace_info(row) for row in rows]
+
+
+async def removed_since(connection: AsyncConnection, key: NamespaceKey, version: int) -> bool:
+    """Tell whether records were taken away after a version."""
+    removal = await connection.scalar(select(namespaces.c.removal_version).where(namespaces.c.id == key.id))
+    return removal is None or removal > version
+
+
+async def raise_version(connection: AsyncConnection, namespace_id: str) -> int | None:
+    """Raise a namespace's version, which locks it until the transaction ends; None when there is none."""
+    statement = update(namespaces).where(namespaces.c.id == namespace_id).values(version=namespaces.c.version + 1)
+    version: int | None = await connection.scalar(statement.returning(namespaces.c.version))
+    return version
+
+
+async def record_addition(connection: AsyncConnection, namespace_id: str, added: int) -> None:
+    """Note that records were added."""
+    if added:
+        await connection.execute(
+            update(namespaces)
+            .where(namespaces.c.id == namespace_id)
+            .values(record_count=namespaces.c.record_count + added)
+        )
+
+
+async def record_removal(connection: AsyncConnection, namespace_id: str, version: int | None, removed: int) -> None:
+    """Note that the write of a version took records away."""
+    if removed:
+        await connection.execute(
+            update(namespaces)
+            .where(namespaces.c.id == namespace_id)
+            .values(record_count=namespaces.c.record_count - removed, removal_version=version)
+        )
+
+
+async def record_clearing(connection: AsyncConnection, namespace_id: str, version: int) -> None:
+    """Note that nothing is left, and let the next write choose a space.
+
+    The row stays: its version must never be used for other contents.
+    """
+    await connection.execute(
+        update(namespaces)
+        .where(namespaces.c.id == namespace_id)
+        .values(embedding_model="", embedding_dimension=0, record_count=0, removal_version=version)
+    )
+
+
+def _namespace_info(row: Any) -> NamespaceInfo:
+    return NamespaceInfo(
+        key=NamespaceKey(row.group_id, row.crew_id, MemoryKind(row.kind)),
+        space=EmbeddingSpace(row.embedding_model, row.embedding_dimension),
+        record_count=row.record_count,
+        version=row.version,
+    )

@@ -1,0 +1,132 @@
+"""ChromaDB as the default store: the same promises of isolation and filters, in directories of its own."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from coxswain.memory.v1 import memory_service_pb2 as pb
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.common.errors import FailedPrecondition
+from services.memory.domain import (
+    EVERYTHING,
+    EmbeddingSpace,
+    Filter,
+    MemoryKind,
+    NamespaceKey,
+    Query,
+    Record,
+    ShortTerm,
+    Unified,
+    unit_vector,
+)
+from services.memory.settings import MemorySettings
+from services.memory.stores.chroma.directories import ChromaDirectories
+from services.memory.stores.chroma.store import ChromaMemoryStore
+from tests.integration.memory.store_model import (
+    FILTERS,
+    KEYS,
+    NOW,
+    OPERATIONS,
+    SPACE,
+    VECTORS,
+    Model,
+    apply,
+    check,
+)
+from tests.integration.memory.support import place, serve_memory, stub, unified
+from tests.support.harness import BOB
+
+
+@asynccontextmanager
+async def _store(directory: Path) -> AsyncIterator[ChromaMemoryStore]:
+    url = f"sqlite:///{directory / 'memory.db'}"
+    await upgrade_database("memory", url)
+    database = Database(url, "memory")
+    try:
+        yield ChromaMemoryStore(database, ChromaDirectories(directory / "chroma"))
+    finally:
+        await database.close()
+
+
+@given(OPERATIONS, FILTERS, VECTORS)
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_operation_of_one_namespace_is_seen_in_another(
+    operations: list[tuple[Any, ...]], chosen: Filter, vector: Any
+) -> None:
+    async def scenario() -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            async with _store(Path(directory)) as store:
+                model: Model = {key: {} for key in KEYS}
+                for operation in operations:
+                    await apply([store], model, operation)
+                await check([store], model, EVERYTHING, vector)
+                await check([store], model, chosen, vector)
+
+    asyncio.run(scenario())
+
+
+async def test_a_record_saved_anew_keeps_nothing_of_what_it_was(tmp_path: Path) -> None:
+    async with _store(tmp_path) as store:
+        for body in (Unified("first", categories=("x",), last_accessed=NOW), Unified("second")):
+            await store.save(KEYS[0], SPACE, [Record("r", body, unit_vector([1, 0, 0]), created_at=NOW)], NOW)
+        (record,) = await store.get(KEYS[0], ["r"], NOW, embeddings=False)
+        assert record.body == Unified("second")
+
+
+async def test_each_crew_has_a_directory_of_its_own_that_no_id_leads_out_of(tmp_path: Path) -> None:
+    directories = ChromaDirectories(tmp_path / "chroma")
+    crews = ["a", "b", "../../etc", "..", "a/b", "documents", "x" * 120, "A", "ä"]
+    paths = {
+        directories.path(NamespaceKey(group, crew, MemoryKind.UNIFIED)) for group in ("sales", "../x") for crew in crews
+    }
+    assert len(paths) == 2 * len(crews)
+    for path in paths:
+        assert path.resolve().parent.parent == (tmp_path / "chroma").resolve()
+        assert path.name.startswith("coxswain_default_")
+    assert directories.path(NamespaceKey("sales", "a", MemoryKind.UNIFIED)).name == "coxswain_default_a"
+    assert directories.path(NamespaceKey("sales", "", MemoryKind.DOCUMENT)) not in paths
+
+
+async def test_the_space_is_fixed_until_the_namespace_is_cleared_and_short_terms_end(tmp_path: Path) -> None:
+    async with _store(tmp_path) as store:
+        key = NamespaceKey("sales", "a", MemoryKind.SHORT_TERM)
+        records = [
+            Record(name, ShortTerm(name, ttl_hours=hours), unit_vector([1, 0, 0]))
+            for name, hours in (("hour", 1), ("day", 24))
+        ]
+        await store.save(key, SPACE, records, NOW)
+        later = NOW + timedelta(hours=1)
+        found = await store.search(key, Query(unit_vector([1, 0, 0]), 5), later)
+        assert [f.record.id for f in found] == ["day"]
+        assert (await store.count(key, EVERYTHING, later)).count == 1
+        with pytest.raises(FailedPrecondition):
+            await store.save(key, EmbeddingSpace("other", 3), records, NOW)
+        assert await store.clear(key) == 2
+        assert await store.space(key) is None
+
+
+async def test_memories_survive_a_new_start(tmp_path: Path) -> None:
+    async with _store(tmp_path) as store:
+        await store.save(KEYS[0], SPACE, [Record("r", Unified("text"), unit_vector([1, 0, 0]))], NOW)
+    async with _store(tmp_path) as store:
+        (record,) = await store.get(KEYS[0], ["r"], NOW, embeddings=True)
+        assert record.body == Unified("text")
+
+
+async def test_the_service_serves_it_when_told_to(tmp_path: Path) -> None:
+    async with serve_memory(tmp_path, settings=MemorySettings(default_store="chroma")) as (harness, _):
+        alice, bob = stub(harness.channel()), stub(harness.channel(BOB))
+        for memories, content in ((alice, "cats of sales"), (bob, "cats of legal")):
+            await memories.Save(pb.SaveRequest(namespace=place(), records=[unified(content, "same")]))
+        for memories, content in ((alice, "cats of sales"), (bob, "cats of legal")):
+            found = await memories.Search(pb.SearchRequest(namespace=place(), text="cats"))
+            assert [result.record.unified.content for result in found.results] == [content]
+        assert len(list((tmp_path / "chroma").glob("*/coxswain_default_crew"))) == 2
