@@ -94,6 +94,9 @@ class WorkerHost:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
+        self._handing_over = False
+        self._stopped = asyncio.Event()
+        self._stopped.set()
         self._tasks: list[asyncio.Task[None]] = []
         self._suspects: set[Segment] = set()
 
@@ -132,7 +135,12 @@ class WorkerHost:
                 await self._idle.wait()
         except TimeoutError:
             logger.info("worker_hands_over", running=len(self._segments))
-        await self._fork_server.close()
+        self._handing_over = True
+        self._stop_everything()
+        await self._stopped.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             await self._lease.give_up()
         except CoxswainError as error:
@@ -165,6 +173,7 @@ class WorkerHost:
                 return False
             self._tell_watchers(execution_id, claim.execution.last_sequence)
             run = self._runs[execution_id] = ExecutionRun(claim, self._context)
+            self._stopped.clear()
             try:
                 if claim.execution.cancel_requested_at is not None:
                     run.stop(Cancelled())
@@ -174,7 +183,11 @@ class WorkerHost:
             finally:
                 if self._runs.get(execution_id) is run:
                     del self._runs[execution_id]
+                if not self._runs:
+                    self._stopped.set()
         except LeaseLost:
+            if self._handing_over:
+                await asyncio.Event().wait()  # the next host has it
             await self._lease.held.wait()
             return await self._still_held(segment)
         except Lost:

@@ -1,0 +1,365 @@
+"""What hosts write: nothing of a host that has lost its claim, everything of the one that has it, in one piece."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from coxswain.orchestrator.v1 import execution_pb2
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.common.errors import Unavailable
+from services.common.ids import new_id
+from services.orchestrator.domain import (
+    Approval,
+    ApprovalState,
+    ExecutionError,
+    ExecutionState,
+    TaskOutput,
+    TaskState,
+    ToolCallState,
+    Usage,
+)
+from services.orchestrator.events import new_event
+from services.orchestrator.repositories.leases import Leases
+from services.orchestrator.repositories.run_store import Claim, Fenced, RunStore
+from services.orchestrator.repositories.store import SqlStore
+from services.orchestrator.worker.host.recorder import Place, Recorder
+from tests.integration.worker.rows import crew, event_rows, execution_row, queue, task_rows
+
+S = ExecutionState
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    await upgrade_database("orchestrator", database_url)
+    opened = Database(database_url, "orchestrator")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def store(database: Database) -> RunStore:
+    return RunStore(database)
+
+
+async def claimed(store: RunStore, execution_id: str, generation: int = 1) -> Claim:
+    claim = await store.claim(execution_id, generation)
+    assert claim is not None
+    return claim
+
+
+def parked() -> execution_pb2.ExecutionParked:
+    return execution_pb2.ExecutionParked()
+
+
+async def test_claims_rise_and_only_the_newest_may_write(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    first = await claimed(store, execution_id)
+    second = await claimed(store, execution_id)
+    assert (first.execution.epoch, second.execution.epoch) == (1, 2)
+    with pytest.raises(Fenced):
+        async with store.fenced(execution_id, 1, [new_event(parked())]) as write:
+            await write.finish_task(0, TaskOutput("late"), utc_now())
+    async with store.fenced(execution_id, 2) as write:
+        await write.finish_task(0, TaskOutput("in time"), utc_now())
+    (task,) = await task_rows(database, execution_id)
+    assert task.output["text"] == "in time"
+    events = await event_rows(database, execution_id)
+    assert [event.kind for event in events] == ["execution_started", "execution_started"]
+    started = [execution_pb2.ExecutionEvent.FromString(event.payload).execution_started for event in events]
+    assert [(event.claim, event.takeover) for event in started] == [(1, False), (2, True)]
+
+
+async def test_nothing_is_claimed_that_is_parked_ended_or_of_another_generation(
+    database: Database, store: RunStore
+) -> None:
+    for state in (S.WAITING_FOR_APPROVAL, S.WAITING_FOR_CREDENTIAL, S.SUCCEEDED, S.FAILED, S.CANCELLED):
+        assert await store.claim(await queue(database, state=state), 1) is None
+    execution_id = await queue(database, generation=2)
+    assert await store.claim(execution_id, 1) is None
+    assert await store.claim(new_id(), 1) is None
+    assert (await claimed(store, execution_id, 2)).execution.state is S.RUNNING
+
+
+async def test_an_ended_execution_takes_no_more_writes(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database, crew("done", "open"))
+    epoch = (await claimed(store, execution_id)).execution.epoch
+    async with store.fenced(execution_id, epoch) as write:
+        await write.finish_task(0, TaskOutput("kept"), utc_now())
+        await write.end(S.FAILED, ExecutionError("TASK_FAILED", "no"), utc_now())
+    with pytest.raises(Fenced):
+        async with store.fenced(execution_id, epoch):
+            pass
+    row = await execution_row(database, execution_id)
+    assert (row.state, row.error["message"], row.ready) == (S.FAILED, "no", False)
+    assert [task.state for task in await task_rows(database, execution_id)] == ["SUCCEEDED", "CANCELLED"]
+
+
+async def test_what_fails_within_a_transaction_leaves_no_trace(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    epoch = (await claimed(store, execution_id)).execution.epoch
+    before = await execution_row(database, execution_id)
+    with pytest.raises(ZeroDivisionError):
+        async with store.fenced(execution_id, epoch, [new_event(parked())]) as write:
+            await write.use(0, Usage(1, 2, 3, 4.0))
+            raise ZeroDivisionError
+    assert await execution_row(database, execution_id) == before
+    assert len(await event_rows(database, execution_id)) == 1
+
+
+async def test_usage_adds_up_on_the_task_and_the_execution(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database, crew("one", "two"))
+    epoch = (await claimed(store, execution_id)).execution.epoch
+    for index in (0, 0, 1):
+        async with store.fenced(execution_id, epoch) as write:
+            await write.use(index, Usage(1, 10, 5, 0.25))
+    row = await execution_row(database, execution_id)
+    assert (row.llm_calls, row.input_tokens, row.output_tokens, row.cost) == (3, 30, 15, 0.75)
+    assert [task.llm_calls for task in await task_rows(database, execution_id)] == [2, 1]
+
+
+async def test_answers_and_tool_calls_are_found_by_the_next_attempt(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database, crew("one", "two"))
+    epoch = (await claimed(store, execution_id)).execution.epoch
+    async with store.fenced(execution_id, epoch) as write:
+        await write.keep_answer(0, "hash", 0, b"first")
+        await write.keep_answer(0, "hash", 1, b"second")
+        await write.keep_answer(1, "hash", 0, b"of the other task")
+        await write.intend_tool_call(0, "sent", "mail", idempotent=False)
+        await write.intend_tool_call(0, "open", "mail", idempotent=False)
+        await write.end_tool_call(0, "sent", "it is sent", "")
+        await write.intend_tool_call(0, "broken", "mail", idempotent=False)
+        await write.end_tool_call(0, "broken", "", "no such address")
+    assert await store.answers_kept(execution_id, 0) == {("hash", 0): b"first", ("hash", 1): b"second"}
+    calls = await store.tool_calls(execution_id, 0)
+    assert {key: (call.state, call.output, call.error) for key, call in calls.items()} == {
+        "sent": (ToolCallState.COMPLETED, "it is sent", ""),
+        "open": (ToolCallState.INTENT, "", ""),
+        "broken": (ToolCallState.FAILED, "", "no such address"),
+    }
+    # An idempotent tool may be run again.
+    async with store.fenced(execution_id, epoch) as write:
+        await write.intend_tool_call(0, "open", "mail", idempotent=True)
+        await write.end_tool_call(0, "open", "again", "")
+    assert (await store.tool_calls(execution_id, 0))["open"].output == "again"
+
+
+async def test_a_plan_is_a_task_beside_the_crews_own(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    epoch = (await claimed(store, execution_id)).execution.epoch
+    for attempt in (1, 2):
+        async with store.fenced(execution_id, epoch) as write:
+            await write.start_plan(-1, attempt, utc_now())
+    async with store.fenced(execution_id, epoch) as write:
+        await write.finish_task(-1, TaskOutput("", {"plans": {"0": "p"}}), utc_now())
+    again = await claimed(store, execution_id)
+    assert [(task.task_index, task.attempt, task.state) for task in again.tasks] == [
+        (-1, 2, TaskState.SUCCEEDED),
+        (0, 0, TaskState.PENDING),
+    ]
+
+
+def approval(execution_id: str, state: ApprovalState = ApprovalState.PENDING) -> Approval:
+    return Approval(new_id(), execution_id, "sales", 0, "t", 1, state, TaskOutput("draft"), utc_now())
+
+
+async def test_an_approval_is_found_with_the_answer_by_the_next_claim(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    epoch = (await claimed(store, execution_id)).execution.epoch
+    asked = approval(execution_id)
+    async with store.fenced(execution_id, epoch) as write:
+        await write.start_task(0, 1, utc_now())
+        await write.ask_for_approval(asked)
+        assert await write.open_approvals()
+        await write.park(S.WAITING_FOR_APPROVAL)
+    async with SqlStore(database).write() as work:
+        await work.approvals.answer(asked.id, ApprovalState.REFUSED, "better", "bob", utc_now())
+        await work.executions.wake(execution_id)
+    claim = await claimed(store, execution_id, 2)
+    assert claim.tasks[0].state is TaskState.WAITING_FOR_APPROVAL
+    assert (claim.answers[0].id, claim.answers[0].feedback) == (asked.id, "better")
+    async with store.fenced(execution_id, claim.execution.epoch) as write:
+        assert not await write.open_approvals()
+
+
+async def test_parking_lets_tasks_at_work_start_again(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    epoch = (await claimed(store, execution_id)).execution.epoch
+    async with store.fenced(execution_id, epoch) as write:
+        await write.start_task(0, 1, utc_now())
+        await write.park(S.WAITING_FOR_CREDENTIAL)
+    assert [task.state for task in await task_rows(database, execution_id)] == ["PENDING"]
+
+
+async def test_ready_executions_are_handed_over_once_the_longest_waiting_first(
+    database: Database, store: RunStore
+) -> None:
+    first, second = await queue(database), await queue(database)
+    await queue(database, ready=False)
+    ready = await store.ready(10)
+    assert [segment.execution_id for segment in ready] == [first, second]
+    await store.handed_over(ready[0])
+    assert [segment.execution_id for segment in await store.ready(10)] == [second]
+    assert (first, 1) in await store.at_work("", 10)
+    # One that has moved on since is left alone.
+    assert not await store.hand_over_again(first, 7)
+    assert await store.hand_over_again(first, 1)
+    assert not await store.hand_over_again(first, 1)
+    assert {(segment.execution_id, segment.generation) for segment in await store.ready(10)} == {
+        (first, 2),
+        (second, 1),
+    }
+
+
+async def test_pieces_of_an_answer_are_pruned_and_nothing_else(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    epoch = (await claimed(store, execution_id)).execution.epoch
+    events = [
+        new_event(execution_pb2.LlmCallStarted(call_id="a"), call_id="a"),
+        new_event(execution_pb2.LlmChunk(call_id="a", text="1"), call_id="a"),
+        new_event(execution_pb2.LlmChunk(call_id="b", text="2"), call_id="b"),
+        new_event(execution_pb2.LlmCallCompleted(call_id="a", text="1"), call_id="a"),
+    ]
+    async with store.fenced(execution_id, epoch, events):
+        pass
+    await store.prune_chunks(execution_id, "a", 1)
+    left = [(event.kind, event.call_id) for event in await event_rows(database, execution_id)][1:]
+    assert left == [("llm_call_started", "a"), ("llm_chunk", "b"), ("llm_call_completed", "a")]
+
+
+async def test_two_hosts_that_claim_at_once_get_different_epochs(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    claims = await asyncio.gather(*(claimed(store, execution_id) for _ in range(5)))
+    assert sorted(claim.execution.epoch for claim in claims) == [1, 2, 3, 4, 5]
+
+
+# ---- leases
+
+
+async def test_a_lease_lives_by_the_databases_clock(database: Database) -> None:
+    leases = Leases(database)
+    await leases.renew("lives", "h", 1, 60)
+    await leases.renew("leaves", "h", 2, 60)
+    await leases.renew("died", "h", 3, -1)
+    assert await leases.dead({"lives", "unknown"}) == {"died", "unknown"}
+    await leases.give_up("leaves")
+    assert await leases.dead(set()) == {"died", "leaves"}
+    await leases.renew("died", "h", 3, 60)
+    await leases.forget({"died", "leaves", "lives"})
+    assert [lease.executor_id for lease in await leases.alive()] == ["lives", "died"]
+
+
+# ---- the recorder
+
+
+class Recorded:
+    """A recorder on a claimed execution, and what it tells."""
+
+    def __init__(self, store: RunStore, claim: Claim, interval: float) -> None:
+        self.sequences: list[int] = []
+        self.failures: list[BaseException] = []
+        self.recorder = Recorder(
+            store,
+            claim.execution.id,
+            claim.execution.epoch,
+            claim.execution.last_sequence,
+            interval=interval,
+            stored=self.sequences.append,
+            failed=self.failures.append,
+        )
+
+
+PLACE = Place(0, "t", 1)
+
+
+async def test_pieces_that_follow_each_other_closely_become_one_event(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    recorded = Recorded(store, await claimed(store, execution_id), interval=60)
+    recorder = recorded.recorder
+    recorder.add(PLACE, execution_pb2.LlmCallStarted(call_id="a"), call_id="a")
+    for piece in ("Ships ", "float", "."):
+        recorder.chunk(PLACE, "a", text=piece)
+    recorder.chunk(PLACE, "b", reasoning="Hm")
+    recorder.add(PLACE, execution_pb2.LlmCallCompleted(call_id="a", text="Ships float."), call_id="a")
+    await recorder.commit([(PLACE, execution_pb2.TaskCompleted())])
+    stored = [execution_pb2.ExecutionEvent.FromString(row.payload) for row in await event_rows(database, execution_id)]
+    assert [event.WhichOneof("event") for event in stored[1:]] == [
+        "llm_call_started",
+        "llm_chunk",
+        "llm_call_completed",
+        "llm_chunk",
+        "task_completed",
+    ]
+    assert (stored[2].llm_chunk.text, stored[4].llm_chunk.reasoning) == ("Ships float.", "Hm")
+    assert recorded.sequences == [6]
+    await recorder.close()
+
+
+async def test_what_is_added_is_stored_soon_by_itself(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    recorded = Recorded(store, await claimed(store, execution_id), interval=0.001)
+    recorded.recorder.add(PLACE, execution_pb2.LlmCallStarted(call_id="a"))
+    async with asyncio.timeout(10):
+        while not recorded.sequences:  # noqa: ASYNC110 - the recorder tells by a callback
+            await asyncio.sleep(0.001)
+    assert len(await event_rows(database, execution_id)) == 2
+    await recorded.recorder.close()
+
+
+async def test_a_recorder_whose_claim_is_lost_writes_nothing_and_says_so(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    recorded = Recorded(store, await claimed(store, execution_id), interval=0.001)
+    await claimed(store, execution_id)
+    with pytest.raises(Fenced):
+        await recorded.recorder.commit([(PLACE, execution_pb2.TaskCompleted())])
+    recorded.recorder.add(PLACE, execution_pb2.TaskCompleted())
+    async with asyncio.timeout(10):
+        while not recorded.failures:  # noqa: ASYNC110 - the recorder tells by a callback
+            await asyncio.sleep(0.001)
+    assert isinstance(recorded.failures[0], Fenced)
+    assert len(await event_rows(database, execution_id)) == 2
+    await recorded.recorder.close()
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_an_unconfirmed_commit_is_made_once(
+    database: Database, store: RunStore, committed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution_id = await queue(database)
+    recorded = Recorded(store, await claimed(store, execution_id), interval=60)
+    write, attempts = recorded.recorder._write, 0
+
+    async def unconfirmed(batch: object) -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            if committed:
+                await write(batch)  # type: ignore[arg-type]
+            raise Unavailable("the connection broke")
+        return await write(batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(recorded.recorder, "_write", unconfirmed)
+    await recorded.recorder.commit([(PLACE, execution_pb2.TaskCompleted()), (Place(), parked())])
+    assert attempts == (1 if committed else 2)
+    await recorded.recorder.commit([(PLACE, execution_pb2.TaskStarted())])
+    kinds = [row.kind for row in await event_rows(database, execution_id)]
+    assert kinds == ["execution_started", "task_completed", "execution_parked", "task_started"]
+    assert recorded.sequences == [3, 4]
+    await recorded.recorder.close()
+
+
+async def test_what_others_added_is_stored_although_the_one_who_waits_gives_up(
+    database: Database, store: RunStore
+) -> None:
+    execution_id = await queue(database)
+    recorded = Recorded(store, await claimed(store, execution_id), interval=60)
+    recorded.recorder.add(PLACE, execution_pb2.LlmCallStarted(call_id="a"))
+    waiting = asyncio.create_task(recorded.recorder.commit([]))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await recorded.recorder.flush()
+    assert len(await event_rows(database, execution_id)) == 2
+    await recorded.recorder.close()
