@@ -274,6 +274,26 @@ def test_a_later_run_is_reminded_of_an_earlier_one(scene: Scene, alice: Caller) 
     assert "forty-two fathoms" in json.dumps(after.body)
 
 
+def test_a_character_no_database_can_hold_is_replaced_wherever_it_comes_from(scene: Scene, alice: Caller) -> None:
+    scene.answers("counted", "One\0two.", last_role="tool")
+    scene.answers("counted", tool=ToolCall(name="text_statistics", arguments={"text": "three\0four"}))
+    scene.answers("shaped", '{"line": "five\\u0000six"}')
+    crew = scene.crew("counted", "shaped", memory=MemorySpec(enabled=True))
+    crew.agents[0].tools.add(name="text_statistics")
+    crew.tasks[1].output_schema.update({"type": "object", "properties": {"line": {"type": "string"}}})
+
+    execution = alice.orchestrator.run(crew)
+
+    assert execution.state == SUCCEEDED
+    counted, shaped = outputs(alice.orchestrator, execution)
+    assert counted.output.text == "One\ufffdtwo."
+    assert dict(shaped.output.structured) == {"line": "five\ufffdsix"}
+    crew_id = alice.memory.memory.DeriveCrewId(_identity(crew)).crew_id
+    search = SearchRequest(namespace=Namespace(crew_id=crew_id), text="One two")
+    found = [result.record.unified.content for result in alice.memory.memory.Search(search).results]
+    assert "One\ufffdtwo." in found
+
+
 def _identity(crew: CrewSpec) -> DeriveCrewIdRequest:
     return DeriveCrewIdRequest(
         agent_roles=[agent.role for agent in crew.agents],
