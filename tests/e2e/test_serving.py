@@ -2,6 +2,7 @@
 
 import json
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -80,21 +81,25 @@ def test_development_identities_are_refused_where_others_could_connect(module: s
     assert "Traceback" not in output
 
 
-def test_the_suite_brings_its_own_postgresql_and_finds_it_again_after_it_was_killed(tmp_path: Path) -> None:
-    suite = SuiteProcess(tmp_path / "data", workers=1, arguments=("--db", "postgres"))
-    with suite.running(), suite.caller(ALICE) as alice:
+def test_the_suite_brings_its_own_postgresql_and_finds_it_again_after_it_was_killed() -> None:
+    # Not below pytest's directory, which root's PostgreSQL (another user) may be kept from.
+    with (
+        tempfile.TemporaryDirectory(prefix="coxswain-suite-") as directory,
+        SuiteProcess(Path(directory) / "data", workers=1, arguments=("--db", "postgres")).running() as suite,
+        suite.caller(ALICE) as alice,
+    ):
         text = "Ballast keeps ships upright. It is heavy."
         execution = alice.orchestrator.run(reading_crew(), {"text": text})
         assert execution.state == SUCCEEDED
         assert execution.result.text
-        assert not (tmp_path / "data" / "orchestrator.db").exists()
+        assert not (suite.data_dir / "orchestrator.db").exists()
 
         suite.kill()
         process = suite.start()
         assert get(alice.orchestrator, execution) == execution
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
-        assert not list((tmp_path / "data").rglob("postmaster.pid")), "the database server was stopped as well"
+        assert not list(suite.data_dir.rglob("postmaster.pid")), "the database server was stopped as well"
 
 
 def test_reflection_shows_the_comments(suite: SuiteProcess) -> None:
