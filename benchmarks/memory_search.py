@@ -1,14 +1,16 @@
 """How fast memory searches over gRPC, beside exact NumPy in process and ChromaDB, on the same data in the same run.
 
 50 namespaces, k=10, clustered unit vectors: 100,000 x 384 and 20,000 x 1024. The default store answers over gRPC with
-identity, validation and the winners' rows; NumPy computes on arrays that lie ready; ChromaDB has a collection for each
-namespace in this process. Paths take turns in short rounds, so that whatever else the machine does weighs on all.
+identity, validation and the winners' rows; NumPy computes on arrays that lie ready; ChromaDB's own server has a
+collection for each namespace, and one of all that is filtered. Paths take turns in short rounds, so that whatever else
+the machine does weighs on all of them.
 """
 
 import argparse
 import asyncio
 import contextlib
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -58,7 +60,10 @@ class Probe:
     rates: list[float] = field(default_factory=list)
     hits: int = 0
     asked: int = 0
-    resident: Callable[[], str] = field(default=lambda: "")
+    process: psutil.Process | None = None
+    """The server, when there is one."""
+    cpu: list[float] = field(default_factory=list)
+    """Milliseconds of the server's CPU per call."""
 
 
 def dataset(rows: int, dimension: int) -> list[Matrix]:
@@ -136,33 +141,73 @@ def _grpc_search(channel: grpc.aio.Channel) -> Callable[[int, Matrix], Awaitable
     return search
 
 
-def _chroma_search(
-    directory: Path, matrices: list[Matrix]
-) -> tuple[Callable[[int, Matrix], Awaitable[list[str]]], float]:
+def _fill_chroma(directory: Path, matrices: list[Matrix]) -> float:
+    """Add everything to a collection for each namespace, and to one of all, in process; return rows a second."""
     import chromadb
     from chromadb.config import Settings
 
-    client = chromadb.PersistentClient(str(directory / "chroma"), settings=Settings(anonymized_telemetry=False))
-    collections = []
+    client = chromadb.PersistentClient(str(directory), settings=Settings(anonymized_telemetry=False))
+    configuration: Any = {"hnsw": {"space": "cosine"}}
+    together = client.create_collection("together", configuration=configuration, embedding_function=None)
     started = time.perf_counter()
     for number, matrix in enumerate(matrices):
-        collection = client.create_collection(
-            f"crew{number}", metadata={"hnsw:space": "cosine"}, embedding_function=None
-        )
+        collection = client.create_collection(f"crew{number}", configuration=configuration, embedding_function=None)
         for start in range(0, len(matrix), _BATCH):
             part = matrix[start : start + _BATCH]
             ids = [f"r{start + n}" for n in range(len(part))]
             collection.add(ids=ids, embeddings=part, documents=[f"memory {name} of crew {number}" for name in ids])
-        collections.append(collection)
-    rate = sum(len(matrix) for matrix in matrices) / (time.perf_counter() - started)
+            together.add(
+                ids=[f"{number}/{name}" for name in ids],
+                embeddings=part,
+                documents=[f"memory {name} of crew {number}" for name in ids],
+                metadatas=[{"crew_id": f"crew{number}"}] * len(ids),
+            )
+    return 2 * sum(len(matrix) for matrix in matrices) / (time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _chroma_server(directory: Path) -> Iterator[tuple[Any, psutil.Process]]:
+    import chromadb
+    from chromadb.config import Settings
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    executable = Path(sys.executable).with_name("chroma")
+    command = [str(executable), "run", "--path", str(directory), "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + 60
+            client = None
+            while client is None:
+                try:
+                    client = chromadb.HttpClient("127.0.0.1", port, settings=Settings(anonymized_telemetry=False))
+                except Exception:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.2)
+            yield client, psutil.Process(server.pid)
+        finally:
+            server.terminate()
+
+
+def _chroma_search(client: Any, *, together: bool) -> Callable[[int, Matrix], Awaitable[list[str]]]:
+    names = ["together"] * _NAMESPACES if together else [f"crew{number}" for number in range(_NAMESPACES)]
+    collections = [client.get_collection(name, embedding_function=None) for name in names]
+
+    def ask(number: int, query: Matrix) -> list[str]:
+        found = collections[number].query(
+            query_embeddings=query[None, :],
+            n_results=_K,
+            include=["documents", "distances"],
+            where={"crew_id": f"crew{number}"} if together else None,
+        )
+        return [name.rpartition("/")[2] for name in found["ids"][0]]
 
     async def search(number: int, query: Matrix) -> list[str]:
-        found = collections[number].query(
-            query_embeddings=query[None, :], n_results=_K, include=["documents", "distances"]
-        )
-        return list(found["ids"][0])
+        return await asyncio.to_thread(ask, number, query)
 
-    return search, rate
+    return search
 
 
 async def _round(probe: Probe, matrices: list[Matrix], seed: int) -> None:
@@ -184,12 +229,21 @@ async def _round(probe: Probe, matrices: list[Matrix], seed: int) -> None:
             probe.milliseconds.append((time.perf_counter() - started) * 1e3)
             found.append((number, query, ids))
 
-    started = time.perf_counter()
+    before, started = _cpu_seconds(probe), time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(probe.concurrency)))
     probe.rates.append(len(asked) / (time.perf_counter() - started))
+    if probe.process is not None:
+        probe.cpu.append((_cpu_seconds(probe) - before) / len(asked) * 1e3)
     for number, query, ids in found:
         probe.hits += len(set(ids) & set(exact(matrices[number], query)))
         probe.asked += _K
+
+
+def _cpu_seconds(probe: Probe) -> float:
+    if probe.process is None:
+        return 0.0
+    times = probe.process.cpu_times()
+    return float(times.user + times.system)
 
 
 async def _measure(size: str, directory: Path, *, chroma: bool) -> None:
@@ -201,25 +255,26 @@ async def _measure(size: str, directory: Path, *, chroma: bool) -> None:
     async def in_process(number: int, query: Matrix) -> list[str]:
         return exact(matrices[number], query)
 
-    with _server(directory) as (address, process):
+    if chroma:
+        filled = await asyncio.to_thread(_fill_chroma, directory / "chroma", matrices)
+        print(f"added by ChromaDB: {filled:,.0f} rows/s", flush=True)
+    with contextlib.ExitStack() as stack:
+        address, process = stack.enter_context(_server(directory))
         channels = [grpc.aio.insecure_channel(address) for _ in range(2)]
-
-        def resident() -> str:
-            return f"{process.memory_info().rss / 2**20:.0f} MB"
-
         probes = [
             Probe("exact NumPy, in process", in_process),
-            Probe("memory over gRPC", _grpc_search(channels[0]), resident=resident),
+            Probe("memory over gRPC", _grpc_search(channels[0]), process=process),
             Probe(
-                f"memory over gRPC, {_CONCURRENCY} at once", _grpc_search(channels[1]), _CONCURRENCY, resident=resident
+                f"memory over gRPC, {_CONCURRENCY} at once", _grpc_search(channels[1]), _CONCURRENCY, process=process
             ),
         ]
         if chroma:
-            before = psutil.Process().memory_info().rss
-            search, rate = await asyncio.to_thread(_chroma_search, directory, matrices)
-            print(f"added by ChromaDB: {rate:,.0f} rows/s", flush=True)
-            held = f"+{(psutil.Process().memory_info().rss - before) / 2**20:.0f} MB"
-            probes.append(Probe("ChromaDB, in process", search, resident=lambda: held))
+            client, chroma_process = stack.enter_context(_chroma_server(directory / "chroma"))
+            for layout, together in (("a collection each", False), ("one, filtered", True)):
+                search = _chroma_search(client, together=together)
+                for at_once in (1, _CONCURRENCY):
+                    name = f"ChromaDB's server, {layout}" + (f", {at_once} at once" if at_once > 1 else "")
+                    probes.append(Probe(name, search, at_once, process=chroma_process))
         for probe in probes:
             # Every namespace is read once before anything counts.
             for number, matrix in enumerate(matrices):
@@ -227,12 +282,14 @@ async def _measure(size: str, directory: Path, *, chroma: bool) -> None:
         for number in range(_ROUNDS):
             for probe in probes:
                 await _round(probe, matrices, number)
-        print(f"{'':32}{'p50 ms':>9}{'p99 ms':>9}{'calls/s':>9}{'recall':>8}{'resident':>11}")
+        print(f"{'':46}{'p50 ms':>9}{'p99 ms':>9}{'calls/s':>9}{'recall':>8}{'CPU ms':>9}{'resident':>11}")
         for probe in probes:
             ordered = sorted(probe.milliseconds)
+            resident = f"{probe.process.memory_info().rss / 2**20:.0f} MB" if probe.process else ""
             print(
-                f"{probe.name:32}{statistics.median(ordered):9.2f}{ordered[int(0.99 * len(ordered))]:9.2f}"
-                f"{statistics.median(probe.rates):9.0f}{probe.hits / probe.asked:8.3f}{probe.resident():>11}",
+                f"{probe.name:46}{statistics.median(ordered):9.2f}{ordered[int(0.99 * len(ordered))]:9.2f}"
+                f"{statistics.median(probe.rates):9.0f}{probe.hits / probe.asked:8.3f}"
+                f"{statistics.median(probe.cpu) if probe.cpu else 0:9.2f}{resident:>11}",
                 flush=True,
             )
         for channel in channels:

@@ -1,10 +1,11 @@
 """The clauses every statement is made of. `owned` is the one place that ties a statement to group and crew."""
 
+import functools
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Table, and_, func, or_
+from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, func, or_, select
 
 from services.memory.domain import Comparison, Condition, Filter, MemoryKind, NamespaceKey, microseconds
 from services.memory.schemas import (
@@ -15,14 +16,53 @@ from services.memory.schemas import (
     has_column,
     metadata_column,
 )
+from services.memory.tables import namespaces, records
+
+NAMESPACE_VERSION: Final = "namespace_version"
+WINNERS: Final = "winners"
+_NAMESPACE, _GROUP, _CREW = "owner_namespace", "owner_group", "owner_crew"
 
 
 def owned(table: Table, key: NamespaceKey) -> ColumnElement[bool]:
     """Return the clause that holds for the rows of a namespace and for no others."""
-    clauses = [table.c.namespace_id == key.id, table.c[Column.GROUP_ID] == key.group_id]
-    if has_column(key.kind, Column.CREW_ID):
-        clauses.append(table.c[Column.CREW_ID] == key.crew_id)
+    return _owned(table, key.kind, owner_parameters(key))
+
+
+def owner_parameters(key: NamespaceKey) -> dict[str, str]:
+    """Return the values of `owned_by_parameters`."""
+    return {_NAMESPACE: key.id, _GROUP: key.group_id, _CREW: key.crew_id}
+
+
+def owned_by_parameters(table: Table, kind: MemoryKind) -> ColumnElement[bool]:
+    """Return `owned` for statements that are made once: whose rows is told when they are executed."""
+    return _owned(table, kind, {name: bindparam(name) for name in (_NAMESPACE, _GROUP, _CREW)})
+
+
+def _owned(table: Table, kind: MemoryKind, owner: Mapping[str, Any]) -> ColumnElement[bool]:
+    clauses = [table.c.namespace_id == owner[_NAMESPACE], table.c[Column.GROUP_ID] == owner[_GROUP]]
+    if has_column(kind, Column.CREW_ID):
+        clauses.append(table.c[Column.CREW_ID] == owner[_CREW])
     return and_(*clauses)
+
+
+@functools.cache
+def winners(kind: MemoryKind, *, embeddings: bool) -> Select[Any]:
+    """Return the statement that reads rows by their ids (parameter `WINNERS`) beside their namespace's version.
+
+    It takes `owner_parameters` too. A namespace without any of the rows is one row of NULLs.
+    """
+    table = records[kind]
+    ids = table.c[Column.ID].in_(bindparam(WINNERS, expanding=True))
+    return (
+        select(namespaces.c.version.label(NAMESPACE_VERSION), *row_columns(table, embeddings=embeddings))
+        .select_from(namespaces.outerjoin(table, and_(owned_by_parameters(table, kind), ids)))
+        .where(namespaces.c.id == bindparam(_NAMESPACE), namespaces.c.group_id == bindparam(_GROUP))
+    )
+
+
+def row_columns(table: Table, *, embeddings: bool) -> list[ColumnElement[Any]]:
+    """Return a row's columns, with or without its vector."""
+    return [column for column in table.c if embeddings or column.name != Column.EMBEDDING]
 
 
 def alive(table: Table, now_us: int) -> ColumnElement[bool]:
