@@ -210,6 +210,7 @@ async def test_answers_a_task_had_before_its_host_died_are_not_asked_for_again(i
     reader = crew_pb2.AgentSpec(name="reader", role="Reader", goal="Read", tools=[crew_pb2.ToolSpec(name="calculator")])
     execution = await installation.start(crew(task("work", "Find the answer."), agents=[reader]))
     await llm.wait_for_calls(1, hanging=True)
+    await installation.watch(execution.id, is_kind("llm_call_completed"))
     victim = await installation.holder()
     victim.kill()
     await victim.ended()
