@@ -38,6 +38,10 @@ def test_a_host_that_wakes_after_its_takeover_changes_nothing(
     host.send_signal(signal.SIGSTOP)
     try:
         finish(alice.orchestrator, execution)
+        # The last thing that happens to an execution by right.
+        wait_until(
+            lambda: not stored_state(installation, execution)["executions"][0]["grant_open"], "the grant is revoked"
+        )
         before = stored_state(installation, execution)
         # The answer the frozen host was waiting for arrives while it sleeps.
         scene.llm.release()
@@ -50,7 +54,12 @@ def test_a_host_that_wakes_after_its_takeover_changes_nothing(
     later = alice.orchestrator.run(scene.crew("after"))
 
     assert later.state == SUCCEEDED
-    assert stored_state(installation, execution) == before
+    now = stored_state(installation, execution)
+    # Pieces of answers are removed after a while; nothing else may change.
+    before["execution_events"] = [
+        row for row in before["execution_events"] if row["kind"] != "llm_chunk" or row in now["execution_events"]
+    ]
+    assert now == before
     assert get(alice.orchestrator, execution).state == SUCCEEDED
     assert get(alice.orchestrator, execution).claims == 2
     assert len(scene.calls("first")) == 1
