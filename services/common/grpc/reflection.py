@@ -9,11 +9,12 @@ The versions v1 and v1alpha of the protocol have the same messages under two nam
 import functools
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor_pool import Default
+from google.protobuf import descriptor_pb2, json_format
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 IMAGE_FILE = Path(__file__).resolve().parents[3] / "gen" / "image.binpb"
@@ -63,23 +64,22 @@ class DescriptorImage:
 def load_image() -> DescriptorImage:
     """Read the image once."""
     image = descriptor_pb2.FileDescriptorSet.FromString(IMAGE_FILE.read_bytes())
-    known = {file.name for file in image.file}
     # Health and reflection itself come from wheels, not from our protos.
-    infrastructure = []
-    for name in (
-        "grpc_health/v1/health.proto",
-        "grpc/health/v1/health.proto",
-        "grpc_reflection/v1alpha/reflection.proto",
-    ):
-        try:
-            descriptor = Default().FindFileByName(name)
-        except KeyError:
-            continue
-        if name not in known:
-            file = descriptor_pb2.FileDescriptorProto()
-            descriptor.CopyToProto(file)
-            infrastructure.append(file)
-    return DescriptorImage([*image.file, *infrastructure])
+    return DescriptorImage([*image.file, _copy(health_pb2.DESCRIPTOR), _copy(pb.DESCRIPTOR), _reflection_v1()])
+
+
+def _copy(descriptor: Any) -> descriptor_pb2.FileDescriptorProto:
+    file = descriptor_pb2.FileDescriptorProto()
+    descriptor.CopyToProto(file)
+    return file
+
+
+def _reflection_v1() -> descriptor_pb2.FileDescriptorProto:
+    """Describe v1 of this very service, which the wheel knows by its older name only."""
+    described = json_format.MessageToJson(_copy(pb.DESCRIPTOR)).replace("reflection.v1alpha", "reflection.v1")
+    file = json_format.Parse(described, descriptor_pb2.FileDescriptorProto())
+    file.name = "grpc/reflection/v1/reflection.proto"
+    return file
 
 
 def add_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -403,8 +404,11 @@ async def test_reflection_gives_comments_and_everything_a_file_imports(served: S
     assert (await ask(file_by_filename="no/such.proto")).error_response.error_code == 5
     numbers = (await ask(all_extension_numbers_of_type="google.protobuf.MethodOptions")).all_extension_numbers_response
     assert 50501 in numbers.extension_number
-    health = await ask(file_containing_symbol="grpc.health.v1.Health")
-    assert health.file_descriptor_response.file_descriptor_proto
+    for name in names:
+        files = (await ask(file_containing_symbol=name)).file_descriptor_response
+        described = [FileDescriptorProto.FromString(raw) for raw in files.file_descriptor_proto]
+        services = {f"{file.package}.{service.name}" for file in described for service in file.service}
+        assert name in services, "every listed service can be described"
 
 
 async def test_a_port_that_is_taken_is_reported_with_the_mend(served: Served, tmp_path: Path) -> None:
