@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 
+from coxswain.memory.v1 import memory_service_pb2
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, execution_service_pb2
 from tests.integration.worker.installation import (
     CAPABLE,
@@ -136,6 +137,25 @@ async def test_memory_is_kept_for_the_next_execution_of_the_same_crew(installati
     first_call, second_call = installation.llm.calls_where(route="chat")
     assert "The keel is long." not in str(first_call.body)
     assert "The keel is long." in str(second_call.body)
+
+
+async def test_a_model_named_for_one_execution_does_not_part_it_from_the_memories_of_its_crew(
+    installation: Installation,
+) -> None:
+    installation.llm.on(Reply(text="The mast is tall."))
+    spec = crew(task("read", "Read about masts."), memory=crew_pb2.MemorySpec(enabled=True), model="")
+    first = await installation.start(spec, model=CAPABLE)
+    assert (await installation.finished(first.id)).state == S.EXECUTION_STATE_SUCCEEDED
+    asked = memory_service_pb2.DeriveCrewIdRequest(
+        agent_roles=[agent.role for agent in spec.agents],
+        task_names=[task.name for task in spec.tasks],
+        crew_name=spec.name,
+    )
+    crew_id = (await installation.memory().DeriveCrewId(asked)).crew_id
+    kept = await installation.memory().Count(
+        memory_service_pb2.CountRequest(namespace=memory_service_pb2.Namespace(crew_id=crew_id))
+    )
+    assert kept.count == 1
 
 
 async def test_tools_and_delegation_run_in_a_hierarchical_crew(installation: Installation) -> None:

@@ -64,7 +64,7 @@ class CrewFacts:
         return facts
 
     async def crew_id(self, spec: CrewSpec, principal: ExecutionPrincipal) -> str:
-        """Return under which id the memories of a crew lie.
+        """Return under which id the memories of a crew lie; `spec` is its document, models not filled in.
 
         Raises:
             CoxswainError: the memory service refused, or stays absent.

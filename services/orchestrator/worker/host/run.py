@@ -106,6 +106,7 @@ class ExecutionRun:
     def __init__(self, claim: Claim, context: RunContext) -> None:
         self._context = context
         self._execution = claim.execution
+        self._document = claim.spec
         self._spec: CrewSpec = fill_in_models(claim.spec, default=context.default_model, override=claim.execution.model)
         runs = {run.task_index: run for run in claim.tasks}
         self._tasks = [_task(runs[index], claim.answers.get(index)) for index in range(len(claim.spec.tasks))]
@@ -471,7 +472,8 @@ class ExecutionRun:
     async def _fork(self) -> _Crew:
         context, execution, spec = self._context, self._execution, self._spec
         models = await context.facts.models(models_of(spec), execution.group_id, self._principal)
-        crew_id = await context.facts.crew_id(spec, self._principal) if spec.memory.enabled else ""
+        # By the crew as it was written: neither a model for this execution nor a new default parts it from its memories.
+        crew_id = await context.facts.crew_id(self._document, self._principal) if spec.memory.enabled else ""
         calls = CrewCalls(
             context.stubs,
             self._recorder,
