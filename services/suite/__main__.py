@@ -23,6 +23,8 @@ from services.suite.settings import SuiteSettings
 from services.suite.workers import WorkerPool
 
 _DEFAULT_PORT = 50051
+# Keys and credentials of services: worker hosts get what they may use from auth, call by call.
+_KEPT_FROM_WORKERS = ("COXSWAIN_AUTH_", "COXSWAIN_MODELS_", "COXSWAIN_MEMORY_", "OPENAI_", "DATABRICKS_")
 # What worker hosts get beyond the drain, to hand over what did not end in time.
 _HAND_BACK_SECONDS = 5
 
@@ -103,7 +105,7 @@ async def _drain(host: Host, workers: WorkerPool, grace: float) -> None:
 
 
 def _worker_environment(common: CommonSettings, directory: Path, socket: str) -> dict[str, str]:
-    environment = dict(os.environ)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_KEPT_FROM_WORKERS)}
     environment.setdefault("COXSWAIN_WORKER_DRAIN_SECONDS", str(common.drain_seconds))
     environment |= {f"COXSWAIN_{service.upper()}_ADDRESS": socket for service in SERVICES}
     environment |= {
