@@ -6,10 +6,11 @@ import sys
 
 from prometheus_client import start_http_server
 
-from services.common.hosting import Host
+from services.common.hosting import Host, StartError
 from services.common.runner import run
 from services.common.settings import SERVICES, CommonSettings, peer_address
 from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.worker.host.crew_process import ForkServerLost
 from services.orchestrator.worker.host.host import WorkerHost
 from services.orchestrator.worker.settings import WorkerSettings
 
@@ -19,12 +20,18 @@ async def main(common: CommonSettings, stop: asyncio.Event) -> None:
     settings = WorkerSettings()
     host = Host(common, {peer: peer_address(peer) for peer in SERVICES})
     worker = WorkerHost(settings, OrchestratorSettings(), await host.runtime("orchestrator"))
-    await worker.start()
-    if common.metrics_port:
-        start_http_server(common.metrics_port, common.host)
-    worker.announce()
-    await stop.wait()
-    await worker.drain()
+    starting, stopping = asyncio.create_task(worker.start()), asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        try:
+            starting.result()
+        except ForkServerLost as error:
+            raise StartError("CrewAI could not be loaded; what the fork server wrote above says why") from error
+        if common.metrics_port:
+            start_http_server(common.metrics_port, common.host)
+        worker.announce()
+        await stopping
+        await worker.drain()
     sys.stderr.flush()
     # At once: closing the loop under running segments would make the engine record them as failed.
     os._exit(0)

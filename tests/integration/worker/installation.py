@@ -73,6 +73,15 @@ class WorkerProcess:
             return [child.pid for child in psutil.Process(self.pid).children(recursive=True)]
         return []
 
+    @property
+    def fork_server(self) -> int:
+        return int(psutil.Process(self.pid).children()[0].pid)
+
+    @property
+    def crew_process(self) -> int:
+        (crew_process,) = psutil.Process(self.fork_server).children()
+        return int(crew_process.pid)
+
     async def ended(self) -> int:
         return await asyncio.wait_for(self.process.wait(), WAIT_SECONDS)
 

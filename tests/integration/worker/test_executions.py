@@ -37,13 +37,26 @@ async def everything(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def installation(everything: Installation) -> AsyncIterator[Installation]:
-    """Two hosts and an upstream without rules."""
-    await everything.hosts(2)
+async def clean(everything: Installation) -> AsyncIterator[Installation]:
+    """An upstream without rules."""
     yield everything
     everything.llm.clear_rules()
     everything.llm.release()
     everything.llm.clear_log()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def installation(clean: Installation) -> Installation:
+    """Two hosts."""
+    await clean.hosts(2)
+    return clean
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def lone(clean: Installation) -> Installation:
+    """A host at least."""
+    await clean.hosts(1)
+    return clean
 
 
 def crew(*tasks: crew_pb2.TaskSpec, name: str = "brief", **fields: Any) -> crew_pb2.CrewSpec:
@@ -201,48 +214,6 @@ async def test_asynchronous_tasks_run_beside_each_other(installation: Installati
     assert joined.index("One.") < joined.index("Two.")
 
 
-async def test_a_killed_hosts_execution_goes_on_elsewhere_without_doing_a_finished_task_again(
-    installation: Installation,
-) -> None:
-    answer_by_task(installation, hang=True)
-    execution = await installation.start(crew(*THREE))
-    await installation.llm.wait_for_calls(1, hanging=True)
-    victim = await installation.holder()
-    left_behind = victim.descendants()
-    victim.kill()
-    await victim.ended()
-    ended = await installation.finished(execution.id)
-    assert ended.state == S.EXECUTION_STATE_SUCCEEDED
-    assert ended.claims == 2
-    assert [asked(installation, f"Do the {name} thing.") for name in ("first", "second", "third")] == [1, 2, 1]
-    assert [run.attempt for run in await installation.tasks(execution.id)] == [1, 2, 1]
-    started = [e.execution_started for e in await installation.watch(execution.id) if is_kind("execution_started")(e)]
-    assert [(claim.claim, claim.takeover) for claim in started] == [(1, False), (2, True)]
-    # Nothing of the dead host goes on.
-    await eventually(lambda: not any(alive(pid) for pid in left_behind))
-
-
-async def test_answers_a_task_had_before_its_host_died_are_not_asked_for_again(installation: Installation) -> None:
-    llm = installation.llm
-    llm.on(Reply(tool_calls=[ToolCall(name="calculator", arguments={"expression": "6*7"})]), last_role="user")
-    llm.on(Reply(text="Never.", hang=True), last_role="tool", times=1)
-    llm.on(Reply(text="It is 42."))
-    reader = crew_pb2.AgentSpec(name="reader", role="Reader", goal="Read", tools=[crew_pb2.ToolSpec(name="calculator")])
-    execution = await installation.start(crew(task("work", "Find the answer."), agents=[reader]))
-    await llm.wait_for_calls(1, hanging=True)
-    await installation.watch(execution.id, is_kind("llm_call_completed"))
-    victim = await installation.holder()
-    victim.kill()
-    await victim.ended()
-    ended = await installation.finished(execution.id)
-    assert ended.result.text == "It is 42."
-    assert len(llm.calls_where(route="chat")) == 3
-    events = await installation.watch(execution.id)
-    replayed = [e.llm_call_completed.replayed for e in events if is_kind("llm_call_completed")(e)]
-    assert replayed == [False, True, False]
-    assert ended.usage.llm_calls == 2
-
-
 async def test_a_host_that_was_stopped_and_woken_changes_no_row(installation: Installation) -> None:
     answer_by_task(installation, hang=True)
     execution = await installation.start(crew(*THREE))
@@ -263,19 +234,6 @@ async def test_a_host_that_was_stopped_and_woken_changes_no_row(installation: In
     assert (await installation.finished(later.id)).state == S.EXECUTION_STATE_SUCCEEDED
     assert await installation.rows(execution.id) == before
     assert await installation.watch(execution.id) == events
-
-
-async def test_all_hosts_killed_and_one_started_anew_goes_on(installation: Installation) -> None:
-    answer_by_task(installation, hang=True)
-    execution = await installation.start(crew(*THREE))
-    await installation.llm.wait_for_calls(1, hanging=True)
-    for victim in installation.workers:
-        victim.kill()
-        await victim.ended()
-    await installation.hosts(1)
-    ended = await installation.finished(execution.id)
-    assert ended.state == S.EXECUTION_STATE_SUCCEEDED
-    assert asked(installation, "Do the first thing.") == 1
 
 
 async def test_cancelling_ends_a_hanging_model_call_and_keeps_what_is_finished(installation: Installation) -> None:
@@ -354,37 +312,12 @@ async def test_a_result_waits_for_a_person_with_nothing_running(installation: In
     assert [run.output.text for run in await installation.tasks(execution.id)] == ["A better draft.", "Published."]
 
 
-async def test_a_draining_host_hands_over_what_does_not_end_in_time(installation: Installation) -> None:
-    answer_by_task(installation, hang=True)
-    execution = await installation.start(crew(*THREE))
-    await installation.llm.wait_for_calls(1, hanging=True)
-    leaving = await installation.holder()
-    leaving.send(signal.SIGTERM)
-    assert await leaving.ended() == 0
-    ended = await installation.finished(execution.id)
-    assert ended.state == S.EXECUTION_STATE_SUCCEEDED
-    assert asked(installation, "Do the first thing.") == 1
-
-
-async def test_a_draining_host_lets_what_runs_end(installation: Installation) -> None:
-    answer_by_task(installation, hang=True)
-    execution = await installation.start(crew(*THREE))
-    await installation.llm.wait_for_calls(1, hanging=True)
-    leaving = await installation.holder()
-    leaving.send(signal.SIGTERM)
-    installation.llm.release()
-    ended = await installation.finished(execution.id)
-    assert (ended.state, ended.claims) == (S.EXECUTION_STATE_SUCCEEDED, 1)
-    assert await leaving.ended() == 0
-
-
 async def test_a_crew_process_that_dies_is_replaced(installation: Installation) -> None:
     answer_by_task(installation, hang=True)
     execution = await installation.start(crew(*THREE))
     await installation.llm.wait_for_calls(1, hanging=True)
     worker = await installation.holder()
-    crew_process = max(worker.descendants())
-    os.kill(crew_process, signal.SIGKILL)
+    os.kill(worker.crew_process, signal.SIGKILL)
     ended = await installation.finished(execution.id)
     assert (ended.state, ended.claims) == (S.EXECUTION_STATE_SUCCEEDED, 1)
     assert [run.attempt for run in await installation.tasks(execution.id)] == [1, 2, 1]
@@ -400,3 +333,95 @@ async def test_planning_comes_before_the_first_task_and_costs_no_task(installati
     assert asked(installation, "Do the first thing. Step by step.") == 1
     assert len(await installation.tasks(execution.id)) == 3
     assert ended.usage.llm_calls == 4
+
+
+async def test_a_fork_server_that_dies_is_replaced(installation: Installation) -> None:
+    answer_by_task(installation, hang=True)
+    execution = await installation.start(crew(*THREE))
+    await installation.llm.wait_for_calls(1, hanging=True)
+    worker = await installation.holder()
+    fork_server = worker.fork_server
+    os.kill(fork_server, signal.SIGKILL)
+    ended = await installation.finished(execution.id)
+    assert (ended.state, ended.claims) == (S.EXECUTION_STATE_SUCCEEDED, 1)
+    assert not alive(fork_server)
+
+
+async def test_a_killed_hosts_execution_goes_on_elsewhere_and_asks_for_nothing_twice(
+    installation: Installation,
+) -> None:
+    llm = installation.llm
+    reckon = ToolCall(name="calculator", arguments={"expression": "6*7"})
+    llm.on(Reply(text="First done."), last_contains="Do the first thing.")
+    llm.on(Reply(tool_calls=[reckon]), last_contains="Do the second thing.")
+    llm.on(Reply(text="Never.", hang=True), last_role="tool", times=1)
+    llm.on(Reply(text="It is 42."), last_role="tool")
+    llm.on(Reply(text="Third done."), last_contains="Do the third thing.")
+    writer = crew_pb2.AgentSpec(
+        name="writer", role="Writer", goal="Write", tools=[crew_pb2.ToolSpec(name="calculator")]
+    )
+    reader = crew_pb2.AgentSpec(name="reader", role="Reader", goal="Read closely")
+    execution = await installation.start(crew(*THREE, agents=[reader, writer]))
+    await llm.wait_for_calls(1, hanging=True)
+    # The answer before the hanging one is kept.
+    await installation.watch(execution.id, is_kind("llm_call_completed", "second"))
+    victim = await installation.holder()
+    left_behind = victim.descendants()
+    victim.kill()
+    await victim.ended()
+    ended = await installation.finished(execution.id)
+    assert (ended.state, ended.claims) == (S.EXECUTION_STATE_SUCCEEDED, 2)
+    tasks = await installation.tasks(execution.id)
+    assert [(run.attempt, run.output.text) for run in tasks] == [
+        (1, "First done."),
+        (2, "It is 42."),
+        (1, "Third done."),
+    ]
+    events = await installation.watch(execution.id)
+    started = [event.execution_started for event in events if is_kind("execution_started")(event)]
+    assert [(claim.claim, claim.takeover) for claim in started] == [(1, False), (2, True)]
+    # The finished task ran once, and what the unfinished one had been told already it was told again from the journal.
+    assert asked(installation, "Do the first thing.") == 1
+    replayed = [event.llm_call_completed.replayed for event in events if is_kind("llm_call_completed")(event)]
+    assert replayed == [False, False, True, False, False]
+    assert len(llm.calls_where(route="chat")) == 5
+    assert ended.usage.llm_calls == 4
+    # Nothing of the dead host goes on.
+    await eventually(lambda: not any(alive(pid) for pid in left_behind))
+
+
+async def test_a_draining_host_hands_over_what_does_not_end_in_time(installation: Installation) -> None:
+    answer_by_task(installation, hang=True)
+    execution = await installation.start(crew(*THREE))
+    await installation.llm.wait_for_calls(1, hanging=True)
+    leaving = await installation.holder()
+    leaving.send(signal.SIGTERM)
+    assert await leaving.ended() == 0
+    ended = await installation.finished(execution.id)
+    assert ended.state == S.EXECUTION_STATE_SUCCEEDED
+    assert asked(installation, "Do the first thing.") == 1
+
+
+async def test_a_draining_host_lets_what_runs_end(lone: Installation) -> None:
+    answer_by_task(lone, hang=True)
+    execution = await lone.start(crew(*THREE))
+    await lone.llm.wait_for_calls(1, hanging=True)
+    leaving = await lone.holder()
+    leaving.send(signal.SIGTERM)
+    lone.llm.release()
+    ended = await lone.finished(execution.id)
+    assert (ended.state, ended.claims) == (S.EXECUTION_STATE_SUCCEEDED, 1)
+    assert await leaving.ended() == 0
+
+
+async def test_all_hosts_killed_and_one_started_anew_goes_on(lone: Installation) -> None:
+    answer_by_task(lone, hang=True)
+    execution = await lone.start(crew(*THREE))
+    await lone.llm.wait_for_calls(1, hanging=True)
+    for victim in lone.workers:
+        victim.kill()
+        await victim.ended()
+    await lone.hosts(1)
+    ended = await lone.finished(execution.id)
+    assert ended.state == S.EXECUTION_STATE_SUCCEEDED
+    assert asked(lone, "Do the first thing.") == 1

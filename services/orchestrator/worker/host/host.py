@@ -1,6 +1,7 @@
 """The worker host: hands ready executions to the engine, runs what it gets back, and takes over from the dead."""
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -41,6 +42,7 @@ _REPAIR_SECONDS = 15.0
 _FORGET_SECONDS = 600.0
 _FINISHED_KEPT_SECONDS = 24 * 3600.0
 _RUN_AGAIN_SECONDS = 1.0
+_STOP_SECONDS = 5.0
 _FOREVER = float("inf")
 
 
@@ -137,7 +139,8 @@ class WorkerHost:
             logger.info("worker_hands_over", running=len(self._segments))
         self._handing_over = True
         self._stop_everything()
-        await self._stopped.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), _STOP_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

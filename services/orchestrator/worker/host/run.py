@@ -472,7 +472,7 @@ class ExecutionRun:
     async def _fork(self) -> _Crew:
         context, execution, spec = self._context, self._execution, self._spec
         models = await context.facts.models(models_of(spec), execution.group_id, self._principal)
-        # By the crew as it was written: neither a model for this execution nor a new default parts it from its memories.
+        # By the crew as it was written: neither a model for one execution nor a new default parts it from its memories.
         crew_id = await context.facts.crew_id(self._document, self._principal) if spec.memory.enabled else ""
         calls = CrewCalls(
             context.stubs,
