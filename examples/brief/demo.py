@@ -233,8 +233,8 @@ def other_words(client: Client, text: str, brief: str) -> str:
         and len(_words(sentence) & known) <= len(_words(sentence)) / 2
     ]
     if not sentences:
-        # A text this short has no other words: the same ones, in another order.
-        return " ".join(sorted(known, key=lambda word: word[::-1])[:20])
+        # A text this short has no other words: the same ones in another order or, without a single long one, as it is.
+        return " ".join(sorted(known, key=lambda word: word[::-1])[:20]) or brief[:1000]
     chosen = sentences[:: len(sentences) // 500 + 1]
     vectors = client.inference.Embed(EmbedRequest(texts=[brief[:8000], *chosen])).embeddings
     target = vectors[0].values

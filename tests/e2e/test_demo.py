@@ -55,3 +55,17 @@ def test_the_demo_uses_the_model_of_the_environment(
     assert "model: openai/gpt-4o-mini (OPENAI_API_KEY and OPENAI_BASE_URL in the environment)" in process.output
     assert process.output.count(_BRIEF) >= 2, "shown as the result and found again"
     assert {call.model for call in scene.llm.calls_where(route="chat")} == {"gpt-4o-mini"}
+
+
+def test_the_demo_finds_a_brief_without_a_single_long_word(suite: SuiteProcess, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("He saw it at 6.")
+    environment = scrubbed_environment(
+        tmp_path, COXSWAIN_ADDRESS=suite.address("orchestrator"), COXSWAIN_TOKEN="dev:terse:terse=editor"
+    )
+
+    with ChildProcess("demo", ["examples/brief/demo.py", str(text)], environment) as process:
+        code = process.wait()
+
+    assert code == 0, process.tail
+    assert "found, score" in process.output
