@@ -12,6 +12,7 @@ from services.common.clock import utc_now
 from services.common.errors import FailedPrecondition, PermissionDenied
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import Principal, Role
+from services.common.logging import redact
 
 
 class Exchange:
@@ -95,10 +96,12 @@ def _choose(identity: VerifiedIdentity, places: Places, group_id: str) -> tuple[
     if group_id:
         role = places.roles.get(group_id)
         if role is None:
+            # A credential may have been put in the wrong header.
+            named = redact(group_id)
             raise PermissionDenied(
-                f'you are no member of the group "{group_id}"; WhoAmI lists yours',
+                f'you are no member of the group "{named}"; WhoAmI lists yours',
                 reason="GROUP_NOT_MEMBER",
-                metadata={"group": group_id},
+                metadata={"group": named},
             )
         return group_id, role
     if len(places.roles) == 1:
