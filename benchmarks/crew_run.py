@@ -20,12 +20,18 @@ import psutil
 from coxswain.orchestrator.v1 import crew_pb2, execution_service_pb2
 from services.common.settings import CommonSettings
 from services.orchestrator.worker.engine.environment import crew_environment
+from services.orchestrator.worker.settings import WorkerSettings
 from tests.integration.worker.installation import CAPABLE, Installation, WorkerProcess, install, is_kind
 from tests.support.llm_script import Reply
 
 EXECUTIONS = 20
 IDLE_SECONDS = 15
 LLM_SECONDS = 0.05
+SLOW_LLM_SECONDS = 1.0
+WAVES = 5
+_DEFAULTS = {
+    name: WorkerSettings.model_fields[f"{name.lower()}_seconds"].default for name in ("LEASE", "HEARTBEAT", "SWEEP")
+}
 
 _BARE = """
 import json, sys, time
@@ -157,6 +163,36 @@ async def measure(data_dir: Path) -> list[str]:
     return lines
 
 
+async def measure_hosts(data_dir: Path) -> list[str]:
+    """Two hosts with the settings they have by default: takeover, and throughput while models are slow."""
+    defaults = {f"COXSWAIN_WORKER_{name}_SECONDS": str(value) for name, value in _DEFAULTS.items()}
+    async with install(data_dir, **defaults) as installation:
+        await installation.hosts(2)
+        installation.llm.on(Reply(text="An answer.", latency_s=SLOW_LLM_SECONDS))
+        first = await installation.start(crew(1))
+        await installation.finished(first.id)
+        slots = 2 * WorkerSettings().slots
+        began = time.perf_counter()
+        await asyncio.gather(*(once(installation, first.crew_id) for _ in range(slots * WAVES)))
+        share = WAVES * SLOW_LLM_SECONDS / (time.perf_counter() - began)
+        what = f"{slots * WAVES} crews, {SLOW_LLM_SECONDS:.0f} s model, 2 hosts of {slots // 2} slots"
+        lines = [f"{what}: {share:.2f} of the ideal throughput (goal >= 0.85 until CPU is short)"]
+
+        installation.llm.clear_rules()
+        installation.llm.on(Reply(text="An answer.", hang=True), times=1)
+        installation.llm.on(Reply(text="An answer."))
+        execution = await installation.start(crew(1))
+        await installation.llm.wait_for_calls(1, hanging=True)
+        victim = await installation.holder()
+        began = time.perf_counter()
+        victim.kill()
+        await installation.watch(
+            execution.id, lambda event: is_kind("execution_started")(event) and event.execution_started.takeover
+        )
+        lines.append(f"takeover after kill -9: {time.perf_counter() - began:.1f} s (goal < 10 s)")
+    return lines
+
+
 def _spread(seconds: Sequence[float]) -> str:
     ordered = sorted(seconds)
     return f"p50 {statistics.median(ordered) * 1000:.0f} ms, max {ordered[-1] * 1000:.0f} ms"
@@ -165,8 +201,11 @@ def _spread(seconds: Sequence[float]) -> str:
 def main() -> None:
     CommonSettings()  # refuses a broken environment before anything starts
     with tempfile.TemporaryDirectory(prefix="coxswain-bench-") as directory:
-        for line in asyncio.run(measure(Path(directory))):
-            print(line)
+        for part in (measure, measure_hosts):
+            data_dir = Path(directory) / part.__name__
+            data_dir.mkdir()
+            for line in asyncio.run(part(data_dir)):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

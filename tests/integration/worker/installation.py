@@ -185,10 +185,10 @@ class Installation:
         return await self.get(execution_id)
 
     async def rows(self, execution_id: str) -> list[tuple[Any, ...]]:
-        """Everything the rows of an execution hold."""
+        """Everything the rows of an execution hold, but whether its grant is known to be revoked yet."""
         async with self.database.read() as connection:
             return [
-                tuple(row)
+                tuple(value for name, value in row._mapping.items() if name != "grant_open")
                 for table, column in ((executions, executions.c.id), (task_runs, task_runs.c.execution_id))
                 for row in await connection.execute(select(table).where(column == execution_id))
             ]
