@@ -113,6 +113,8 @@ def _worker_environment(common: CommonSettings, directory: Path, socket: str) ->
         "COXSWAIN_KEYS_DIR": str(common.keys_directory.absolute()),
         "COXSWAIN_IDENTITY_MODE": common.identity_mode,
         "COXSWAIN_HOST": common.host,
+        # The port is this process's: a host that tried to serve there too could not start.
+        "COXSWAIN_METRICS_PORT": "0",
     }
     if common.database_url:
         environment["COXSWAIN_DATABASE_URL"] = common.database_url
