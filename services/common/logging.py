@@ -15,11 +15,22 @@ _SECRET_VALUES = re.compile(
 )
 _REDACTED = "[redacted]"
 _COUNTS = re.compile(r"tokens$")
+# This many characters of a secret in a row are not there by chance.
+_PIECE = 8
 
 
 def redact(text: str) -> str:
     """Return `text` with everything that looks like a credential replaced."""
     return _SECRET_VALUES.sub(_REDACTED, text)
+
+
+def repeats_secret(text: str, secret: str) -> bool:
+    """Tell whether a text holds a secret or a piece of it, as some upstreams show which one they refused."""
+    if not secret:
+        return False
+    if len(secret) < _PIECE:
+        return secret in text
+    return any(secret[start : start + _PIECE] in text for start in range(len(secret) - _PIECE + 1))
 
 
 def _redact_event(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

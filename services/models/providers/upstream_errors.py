@@ -16,7 +16,7 @@ from services.common.errors import (
     Unauthenticated,
     Unavailable,
 )
-from services.common.logging import redact
+from services.common.logging import redact, repeats_secret
 from services.models.credentials import UpstreamCredential
 from services.models.domain import Model
 
@@ -29,8 +29,6 @@ _CONTEXT = re.compile(
 )
 _QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _MAX_QUOTED = 300
-# This many characters of a key in a row are not there by chance.
-_KEY_PIECE = 8
 
 
 def status_failure(
@@ -151,15 +149,6 @@ def _code_and_message(document: Any) -> tuple[str, str]:
 
 def _quote(said: str, credential: UpstreamCredential) -> str:
     said = " ".join("".join(character if character.isprintable() else " " for character in said).split())
-    if not said or _holds_piece_of(said, credential.token):
+    if not said or repeats_secret(said, credential.token):
         return ""
     return f'. It says: "{redact(said)[:_MAX_QUOTED]}"'
-
-
-def _holds_piece_of(text: str, token: str) -> bool:
-    """Whether the text repeats the key or a part of it, as some upstreams do to show which one they refused."""
-    if not token:
-        return False
-    if len(token) < _KEY_PIECE:
-        return token in text
-    return any(token[start : start + _KEY_PIECE] in text for start in range(len(token) - _KEY_PIECE + 1))

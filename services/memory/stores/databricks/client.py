@@ -223,7 +223,7 @@ class VectorSearchClient:
         answer = await _parse(data)
         if response.status < 300:
             return (bad_answer(origin) if answer is None else answer), None
-        failure = from_response(response.status, answer or {}, subject, origin)
+        failure = from_response(response.status, answer or {}, subject, origin, token)
         if response.status not in _RETRIED:
             return failure, None
         wait = _retry_after(response.headers.get("Retry-After", ""))

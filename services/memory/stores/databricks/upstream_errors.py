@@ -13,7 +13,7 @@ from services.common.errors import (
     Unauthenticated,
     Unavailable,
 )
-from services.common.logging import redact
+from services.common.logging import redact, repeats_secret
 
 _MAX_MESSAGE = 500
 _READY_RETRY_SECONDS = 10.0
@@ -40,12 +40,16 @@ class CredentialRejected(CoxswainError):
     """The workspace refused the token; never leaves the store."""
 
 
-def from_response(status: int, body: Mapping[str, Any], subject: str, origin: str) -> CoxswainError:
-    """Return the failure of an answer. `subject` is what was asked for. Example: `index main.memories.unified`."""
+def from_response(status: int, body: Mapping[str, Any], subject: str, origin: str, token: str) -> CoxswainError:
+    """Return the failure of an answer, which is not quoted where it repeats the `token` that was sent.
+
+    `subject` is what was asked for. Example: `index main.memories.unified`.
+    """
     code = str(body.get("error_code", "") or "")
-    text = redact(str(body.get("message", "") or ""))[:_MAX_MESSAGE]
-    metadata = {"http_status": str(status), "error_code": code}
-    said = f"; it said: {text}" if text else ""
+    message = str(body.get("message", "") or "")
+    text = redact(message)[:_MAX_MESSAGE]
+    metadata = {"http_status": str(status), "error_code": "" if repeats_secret(code, token) else code}
+    said = f"; it said: {text}" if text and not repeats_secret(message, token) else ""
     if status == 401 or (status in (400, 403) and _TOKEN_REFUSED.search(text)):
         return CredentialRejected(text)
     if status == 403:
@@ -69,7 +73,7 @@ def from_response(status: int, body: Mapping[str, Any], subject: str, origin: st
         return ResourceExhausted(
             f"a quota of {origin} is used up for {subject}{said}; remove what is not needed, or use another endpoint",
             reason="QUOTA_EXCEEDED",
-            metadata={"quota": code or "QUOTA_EXCEEDED"},
+            metadata={"quota": metadata["error_code"] or "QUOTA_EXCEEDED"},
         )
     if "pending deletion" in text.lower():
         return NameReserved(
@@ -84,7 +88,7 @@ def from_response(status: int, body: Mapping[str, Any], subject: str, origin: st
         return FailedPrecondition(
             f"{subject} cannot be used now{said}",
             reason="INDEX_NOT_READY",
-            metadata={"index": subject, "state": code or "INVALID_STATE"},
+            metadata={"index": subject, "state": metadata["error_code"] or "INVALID_STATE"},
             retry_after=_READY_RETRY_SECONDS,
         )
     if status >= 500:
