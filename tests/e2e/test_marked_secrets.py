@@ -422,11 +422,11 @@ def _indexes(world: World, backend: str) -> None:
 
 
 @contextlib.contextmanager
-def _vector_search_echoes(world: World, status: int) -> Iterator[None]:
-    """Have Vector Search refuse everything, repeating the credential."""
+def _vector_search_echoes(world: World, status: int, credential: str = "") -> Iterator[None]:
+    """Have Vector Search refuse everything, repeating the credential (the telling part of the user's token)."""
     vectors = world.workspace.vector_search
-    message = f"token {world.token} ({base64.b64encode(world.token.encode()).decode()}) was refused, as was {PAT}"
-    vectors.fail(ApiFault(times=None, status=status, message=message))
+    credential = credential or world.token.rpartition(".")[2]
+    vectors.fail(ApiFault(times=None, status=status, message=f"{credential} was refused"))
     yield
     vectors.clear_faults()
 
@@ -463,6 +463,8 @@ def _executions(world: World) -> None:
         execution = start(crew, identity=f"EXECUTION_IDENTITY_{identity}")
         assert _end(world, execution) == "EXECUTION_STATE_SUCCEEDED"
         bearers.append(theirs.calls("work")[-1].bearer)
+    with _vector_search_echoes(world, 400, PAT):
+        assert _end(world, start(crew, identity="EXECUTION_IDENTITY_GROUP")) == "EXECUTION_STATE_FAILED"
     ok("SecretService.DeleteSecret", name="databricks/oauth-client")
     assert _end(world, start(crew, identity="EXECUTION_IDENTITY_GROUP")) == "EXECUTION_STATE_SUCCEEDED"
     bearers.append(theirs.calls("work")[-1].bearer)

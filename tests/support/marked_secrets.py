@@ -12,10 +12,11 @@ class MarkedSecrets:
         self._forms: dict[str, dict[bytes, str]] = {}
 
     def add(self, name: str, secret: str) -> str:
-        """Remember a secret and return it. Of a signed token, the signature alone counts as much as the whole."""
+        """Remember a secret and return it. Half of it counts as the whole, and of a signed token the signature does."""
         forms = self._forms.setdefault(name, {})
-        parts = {secret, secret.rpartition(".")[2]} if secret.count(".") == 2 else {secret}
-        for part in parts:
+        telling = secret.rpartition(".")[2] if secret.count(".") == 2 else secret
+        half = len(telling) // 2
+        for part in (secret, telling[:half], telling[half:]):
             forms |= _forms(part.encode())
         return secret
 
