@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sqlalchemy import delete, exists, insert, select, update
+from sqlalchemy import delete, exists, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coxswain.orchestrator.v1 import execution_pb2
@@ -169,17 +169,17 @@ class FencedWrite:
             )
 
     async def keep_answer(self, index: int, request_hash: str, occurrence: int, response: bytes) -> None:
-        """Store a model's answer for a later attempt at the same task."""
-        await self._connection.execute(
-            insert(llm_journal).values(
-                execution_id=self._execution_id,
-                task_index=index,
-                request_hash=request_hash,
-                occurrence=occurrence,
-                response=response,
-                created_at=utc_now(),
-            )
-        )
+        """Store a model's answer for a later attempt at the same task; the first answer to a question counts."""
+        row = {
+            "execution_id": self._execution_id,
+            "task_index": index,
+            "request_hash": request_hash,
+            "occurrence": occurrence,
+        }
+        known = exists().where(*(llm_journal.c[name] == value for name, value in row.items()))
+        values = row | {"response": response, "created_at": utc_now()}
+        columns = [literal(value, llm_journal.c[name].type) for name, value in values.items()]
+        await self._connection.execute(insert(llm_journal).from_select(list(values), select(*columns).where(~known)))
 
     async def intend_tool_call(self, index: int, key: str, tool: str, *, idempotent: bool) -> None:
         """Note that a tool is about to run."""

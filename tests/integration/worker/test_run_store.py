@@ -126,6 +126,7 @@ async def test_answers_and_tool_calls_are_found_by_the_next_attempt(database: Da
     async with store.fenced(execution_id, epoch) as write:
         await write.keep_answer(0, "hash", 0, b"first")
         await write.keep_answer(0, "hash", 1, b"second")
+        await write.keep_answer(0, "hash", 1, b"too late")
         await write.keep_answer(1, "hash", 0, b"of the other task")
         await write.intend_tool_call(0, "sent", "mail", idempotent=False)
         await write.intend_tool_call(0, "open", "mail", idempotent=False)

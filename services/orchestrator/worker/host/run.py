@@ -433,9 +433,6 @@ class ExecutionRun:
         task.attempt += 1
         attempt = task.attempt
         journal = TaskJournal(task.place, salt=task.refused.id if task.refused else "")
-        if task.attempt > 1:
-            journal.answers = await self._read(lambda: store.answers_kept(execution_id, task.index))
-            journal.tool_calls = await self._read(lambda: store.tool_calls(execution_id, task.index))
         if task.index == PLAN_INDEX:
             await self._recorder.commit([], lambda write: write.start_plan(PLAN_INDEX, attempt, utc_now()))
         else:
@@ -443,6 +440,10 @@ class ExecutionRun:
             await self._recorder.commit(
                 [(task.place, started)], lambda write: write.start_task(task.index, attempt, utc_now())
             )
+        if attempt > 1:
+            # Only now is everything stored that the attempt before has learnt.
+            journal.answers = await self._read(lambda: store.answers_kept(execution_id, task.index))
+            journal.tool_calls = await self._read(lambda: store.tool_calls(execution_id, task.index))
         return journal
 
     async def _read(self, read: Callable[[], Any]) -> Any:
