@@ -51,7 +51,7 @@ class Listener:
                 ("grpc.max_connection_age_ms", 10 * 60 * 1000),
                 ("grpc.max_connection_age_grace_ms", 60 * 60 * 1000),
                 ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ),
             maximum_concurrent_rpcs=settings.max_concurrent_calls,
         )
