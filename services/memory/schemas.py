@@ -67,6 +67,7 @@ class Column:
     METADATA: Final = "metadata"
     DOC_METADATA: Final = "doc_metadata"
     RELATIONSHIPS: Final = "relationships"
+    ENTITY_NAME: Final = "entity_name"
 
 
 @dataclass(frozen=True, slots=True)

@@ -361,6 +361,9 @@ def _use_memory(world: World) -> None:
 def _embedded_memory(world: World) -> None:
     world.ok("MemoryService.DeriveCrewId", agent_roles=["a"], task_names=["b"], crew_name="c")
     _use_memory(world)
+    entities = {"crew_id": "crew", "kind": "MEMORY_KIND_ENTITY"}
+    world.ok("MemoryService.Save", namespace=entities, records=[{"entity": {"entity_name": "Ann"}}])
+    world.ok("MemoryService.TraverseEntities", namespace=entities, start="Ann")
 
 
 def _backend(url: str, name: str, endpoint: str) -> dict[str, Any]:

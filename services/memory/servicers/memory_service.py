@@ -24,6 +24,8 @@ from services.memory.usecases.memory import MemoryUseCases, Question, list_posit
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _DEFAULT_LIMIT = 10
+_DEFAULT_DEPTH = 2
+_DEFAULT_ENTITIES = 100
 _ROOM = 64 * 1024
 """Bytes of a message left to what stands beside the records."""
 
@@ -133,6 +135,34 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         """Record that memories were found useful now."""
         touched = await self._memories.touch(current_principal(), *_place(request.namespace), list(request.ids))
         return pb.TouchResponse(touched=touched)
+
+    async def TraverseEntities(
+        self, request: pb.TraverseEntitiesRequest, context: Context
+    ) -> pb.TraverseEntitiesResponse:
+        """Follow relationships."""
+        graph = await self._memories.traverse(
+            current_principal(),
+            *_place(request.namespace),
+            request.start,
+            frozenset(request.relations),
+            max_depth=request.max_depth or _DEFAULT_DEPTH,
+            limit=request.limit or _DEFAULT_ENTITIES,
+        )
+        response = pb.TraverseEntitiesResponse(
+            entities=[
+                pb.EntityNode(
+                    entity_name=node.name, depth=node.depth, records=[record_to_message(r) for r in node.records]
+                )
+                for node in graph.nodes
+            ],
+            edges=[pb.EntityEdge(source=e.source, relation=e.relation, target=e.target) for e in graph.edges],
+            truncated=graph.truncated,
+        )
+        if response.ByteSize() > self._max_record_bytes:
+            raise InvalidArgument.field(
+                "limit", "what is known of so many entities does not fit a message: ask for fewer"
+            )
+        return response
 
     async def ListScopes(self, request: pb.ListScopesRequest, context: Context) -> pb.ListScopesResponse:
         """List the scopes below one."""

@@ -1,7 +1,7 @@
 """Saving and finding memories, whatever the store."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +36,7 @@ from services.memory.domain import (
 from services.memory.embedding import Embedder
 from services.memory.schemas import Column, has_column
 from services.memory.stores.base import MemoryStore, embedding_mismatch
+from services.memory.usecases.entity_graph import EntityGraph, traverse
 
 
 class GroupStores(Protocol):
@@ -251,6 +252,33 @@ class MemoryUseCases:
             for category in set(row.categories):
                 counts[category] += row.record_count
         return counts
+
+    async def traverse(
+        self,
+        principal: Principal,
+        crew_id: str,
+        kind: MemoryKind,
+        start: str,
+        relations: Collection[str],
+        *,
+        max_depth: int,
+        limit: int,
+    ) -> EntityGraph:
+        """Follow the relationships of entities from one of them.
+
+        Raises:
+            InvalidArgument: the namespace does not hold entities.
+            NotFound: nothing is known of the entity.
+        """
+        if kind is not MemoryKind.ENTITY:
+            raise InvalidArgument.field("namespace.kind", f"{kind.name} records have no relationships")
+        key = namespace_key(principal, crew_id, kind)
+        filters.check_text(start, "start")
+        store = await self._stores.of(principal.group_id, kind)
+        graph = await traverse(store, key, start, relations, max_depth=max_depth, limit=limit, now=utc_now())
+        if not graph.nodes[0].records:
+            raise NotFound.of("entity", start)
+        return graph
 
     async def namespaces(
         self, principal: Principal, limit: int, after: tuple[str, int] | None

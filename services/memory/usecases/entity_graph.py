@@ -1,0 +1,116 @@
+"""Entities and how they relate, followed from one of them."""
+
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from services.memory.domain import (
+    Comparison,
+    Condition,
+    Entity,
+    Filter,
+    ListPosition,
+    NamespaceKey,
+    Record,
+    microseconds,
+)
+from services.memory.schemas import Column
+from services.memory.stores.base import MemoryStore
+
+_NAMES_IN_QUERY = 500
+_PAGE = 1000
+
+
+@dataclass(slots=True)
+class EntityNode:
+    """An entity that was come by."""
+
+    name: str
+    depth: int
+    """Steps from the start."""
+    records: list[Record] = field(default_factory=list)
+    """What is known of it; empty where others only mention it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntityEdge:
+    """A relationship between two of the entities."""
+
+    source: str
+    relation: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntityGraph:
+    """What was found."""
+
+    nodes: Sequence[EntityNode]
+    """Nearest first."""
+    edges: Sequence[EntityEdge]
+    truncated: bool
+    """Whether the limit kept entities out."""
+
+
+async def traverse(
+    store: MemoryStore,
+    key: NamespaceKey,
+    start: str,
+    relations: Collection[str],
+    *,
+    max_depth: int,
+    limit: int,
+    now: datetime,
+) -> EntityGraph:
+    """Follow relationships (only `relations`, if any are given) breadth first for `max_depth` steps.
+
+    Each step is one query for all entities of a depth, so that a cycle or a hub costs no more than its entities.
+    """
+    nodes = {start: EntityNode(start, 0)}
+    frontier, truncated = [start], False
+    for depth in range(max_depth + 1):
+        async for record in _records_of(store, key, frontier, now):
+            assert isinstance(record.body, Entity)
+            nodes[record.body.entity_name].records.append(record)
+        if depth == max_depth:
+            break
+        reached: list[str] = []
+        for edge in [edge for name in frontier for edge in _edges(nodes[name], relations)]:
+            if edge.target in nodes:
+                continue
+            if len(nodes) == limit:
+                truncated = True
+                break
+            nodes[edge.target] = EntityNode(edge.target, depth + 1)
+            reached.append(edge.target)
+        if not reached:
+            break
+        frontier = reached
+    edges = dict.fromkeys(edge for node in nodes.values() for edge in _edges(node, relations) if edge.target in nodes)
+    return EntityGraph(list(nodes.values()), list(edges), truncated)
+
+
+def _edges(node: EntityNode, relations: Collection[str]) -> Iterator[EntityEdge]:
+    for record in node.records:
+        assert isinstance(record.body, Entity)
+        for relationship in record.body.relationships:
+            if not relations or relationship.relation in relations:
+                yield EntityEdge(node.name, relationship.relation, relationship.target)
+
+
+async def _records_of(
+    store: MemoryStore, key: NamespaceKey, names: Sequence[str], now: datetime
+) -> AsyncIterator[Record]:
+    for begin in range(0, len(names), _NAMES_IN_QUERY):
+        named = Condition(Column.ENTITY_NAME, Comparison.EQUAL, tuple(names[begin : begin + _NAMES_IN_QUERY]))
+        chosen = Filter(conditions=(named,))
+        after: ListPosition | None = None
+        while True:
+            page = await store.page(key, chosen, _PAGE, after, now, embeddings=False)
+            for record in page.records:
+                yield record
+            if not page.more:
+                break
+            last = page.records[-1]
+            assert last.created_at is not None
+            after = ListPosition(microseconds(last.created_at), key.stored_id(last.id))
