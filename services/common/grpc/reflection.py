@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2, json_format
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
@@ -64,8 +65,9 @@ class DescriptorImage:
 def load_image() -> DescriptorImage:
     """Read the image once."""
     image = descriptor_pb2.FileDescriptorSet.FromString(IMAGE_FILE.read_bytes())
-    # Health and reflection itself come from wheels, not from our protos.
-    return DescriptorImage([*image.file, _copy(health_pb2.DESCRIPTOR), _copy(pb.DESCRIPTOR), _reflection_v1()])
+    # Not of our protos: health, reflection itself, and what errors carry, so that tools can show it as text.
+    wheels = (health_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR, pb.DESCRIPTOR)
+    return DescriptorImage([*image.file, *map(_copy, wheels), _reflection_v1()])
 
 
 def _copy(descriptor: Any) -> descriptor_pb2.FileDescriptorProto:

@@ -409,6 +409,9 @@ async def test_reflection_gives_comments_and_everything_a_file_imports(served: S
         described = [FileDescriptorProto.FromString(raw) for raw in files.file_descriptor_proto]
         services = {f"{file.package}.{service.name}" for file in described for service in file.service}
         assert name in services, "every listed service can be described"
+    for detail in ("ErrorInfo", "BadRequest", "RetryInfo", "RequestInfo"):
+        files = (await ask(file_containing_symbol=f"google.rpc.{detail}")).file_descriptor_response
+        assert files.file_descriptor_proto, "tools can show what an error carries"
 
 
 async def test_a_port_that_is_taken_is_reported_with_the_mend(served: Served, tmp_path: Path) -> None:
