@@ -158,6 +158,9 @@ async def segment(
             },
         )
         yield Segment(process, spec)
-    finally:
+    except BaseException:
         await process.kill()
+        raise
+    else:
+        await process.close()
     assert host.failures == []

@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import contextlib
 import itertools
 import json
 import socket
@@ -20,6 +21,7 @@ logger = structlog.get_logger(__name__)
 
 _MODULE = "services.orchestrator.worker.engine.fork_server"
 _MAX_MESSAGE = 4096
+_CLOSE_SECONDS = 2.0
 _KILL_SECONDS = 5.0
 
 
@@ -28,7 +30,7 @@ class ForkServerLost(ConnectionError):
 
 
 class CrewProcess:
-    """One crew process. `calls` reaches it; `kill` ends it whatever it does."""
+    """One crew process. `call` reaches it; `close` lets it end, `kill` ends it whatever it does."""
 
     def __init__(self, pid: int, link: HostLink, server: "ForkServer") -> None:
         self.pid = pid
@@ -38,6 +40,12 @@ class CrewProcess:
     async def call(self, method: str, params: Frame) -> Any:
         """Return its answer; see `HostLink.call`."""
         return await self._link.call(method, params)
+
+    async def close(self) -> None:
+        """Tell it that there is nothing more to do and wait until it is gone; one that does not end is killed."""
+        await self._link.close()
+        if not await self._server.gone(self.pid, _CLOSE_SECONDS):
+            await self._server.kill(self.pid)
 
     async def kill(self) -> None:
         """End it with SIGKILL and wait until it is gone."""
@@ -131,24 +139,37 @@ class ForkServer:
 
     async def kill(self, pid: int) -> None:
         """End a crew process and wait until it is gone."""
-        gone = self._living.get(pid)
-        if gone is None:
+        if pid not in self._living:
             return
         try:
             self._tell({"kill": pid})
         except ForkServerLost:
             return
-        try:
-            await asyncio.wait_for(gone.wait(), _KILL_SECONDS)
-        except TimeoutError:
+        if not await self.gone(pid, _KILL_SECONDS):
             # Its closed link ends it too; a fork server that does not answer must not hold up its host.
             logger.warning("crew_process_not_reaped", pid=pid)
+
+    async def gone(self, pid: int, seconds: float) -> bool:
+        """Wait for the end of a crew process for a while; tell whether it has come."""
+        gone = self._living.get(pid)
+        if gone is None:
+            return True
+        try:
+            await asyncio.wait_for(gone.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
 
     async def close(self) -> None:
         """End the fork server and every crew process."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+        if self._control is not None:
+            self._control.close()  # which tells it to end
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(self._process.wait, _KILL_SECONDS)
         self._discard()
 
     def _discard(self) -> None:

@@ -155,11 +155,12 @@ class ExecutionRun:
             await self._recorder.close()
 
     async def _halt(self, work: asyncio.Task[None]) -> None:
+        finished = work.done() and not work.cancelled() and work.exception() is None
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         crew, self._crew = self._crew, None
         if crew is not None:
-            await crew.process.kill()
+            await (crew.process.close() if finished else crew.process.kill())
 
     def _arm_deadline(self) -> asyncio.TimerHandle | None:
         ends = self._execution.deadline_at
