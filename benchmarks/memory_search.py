@@ -1,9 +1,10 @@
-"""How fast memory searches over gRPC, beside exact NumPy in process and ChromaDB, on the same data in the same run.
+"""How fast memory searches over gRPC, beside exact NumPy in process, pgvector and ChromaDB, on the same data and run.
 
 50 namespaces, k=10, clustered unit vectors: 100,000 x 384 and 20,000 x 1024. The default store answers over gRPC with
-identity, validation and the winners' rows; NumPy computes on arrays that lie ready; ChromaDB's own server has a
-collection for each namespace, and one of all that is filtered. Paths take turns in short rounds, so that whatever else
-the machine does weighs on all of them.
+identity, validation and the winners' rows; NumPy computes on arrays that lie ready; PostgreSQL with pgvector orders
+the rows of a namespace by exact distance, without an approximate index and as both come configured; ChromaDB's own
+server has a collection for each namespace, and one of all that is filtered. Paths take turns in short rounds, so that
+whatever else the machine does weighs on all of them.
 """
 
 import argparse
@@ -12,16 +13,18 @@ import contextlib
 import os
 import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +47,9 @@ _QUERIES_IN_ROUND = 60
 _CONCURRENCY = 8
 _BATCH = 1000
 _BEARER = "dev:alice:sales=operator"
+_NEAREST = """
+SELECT id, content, embedding <=> $2 AS distance FROM memories WHERE namespace = $1 ORDER BY embedding <=> $2 LIMIT $3
+"""
 _SIZES = {"100k": (100_000, 384), "20k": (20_000, 1024), "small": (5_000, 64)}
 
 Matrix = npt.NDArray[np.float32]
@@ -61,7 +67,7 @@ class Probe:
     hits: int = 0
     asked: int = 0
     process: psutil.Process | None = None
-    """The server, when there is one."""
+    """The server, when there is one; its children count with it."""
     cpu: list[float] = field(default_factory=list)
     """Milliseconds of the server's CPU per call."""
 
@@ -210,6 +216,69 @@ def _chroma_search(client: Any, *, together: bool) -> Callable[[int, Matrix], Aw
     return search
 
 
+@contextlib.contextmanager
+def _postgres_server(directory: Path) -> Iterator[tuple[str, psutil.Process]]:
+    # The library keeps its lock there, and warns where there is no such directory.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(directory))
+    from pgserver.postgres_server import get_server
+
+    data = directory / "postgres"
+    server = get_server(data)
+    try:
+        yield server.get_uri(), psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
+    finally:
+        server.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def _pgvector(url: str) -> AsyncIterator[asyncpg.Pool | None]:
+    """Yield connections on which vectors are NumPy arrays, in binary; None where the server has no pgvector."""
+    connection = await asyncpg.connect(url)
+    try:
+        available = await connection.fetchval("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'")
+        if available:
+            await connection.execute("CREATE EXTENSION vector")
+    finally:
+        await connection.close()
+    if not available:
+        yield None
+        return
+    pool = asyncpg.create_pool(url, min_size=_CONCURRENCY, max_size=_CONCURRENCY, init=_know_vectors)
+    async with pool:
+        yield pool
+
+
+async def _know_vectors(connection: asyncpg.Connection) -> None:
+    def encode(vector: Matrix) -> bytes:
+        return struct.pack(">HH", len(vector), 0) + vector.astype(">f4").tobytes()
+
+    def decode(data: bytes) -> Matrix:
+        return np.frombuffer(data, ">f4", offset=4).astype(np.float32)
+
+    await connection.set_type_codec("vector", schema="public", encoder=encode, decoder=decode, format="binary")
+
+
+async def _fill_pgvector(pool: asyncpg.Pool, matrices: list[Matrix]) -> float:
+    """Copy everything into one table with an index on its namespace; return rows a second."""
+    started = time.perf_counter()
+    await pool.execute(
+        f"CREATE TABLE memories (namespace text, id text, content text, embedding vector({matrices[0].shape[1]}))"
+    )
+    for number, matrix in enumerate(matrices):
+        rows = [(f"crew{number}", f"r{n}", f"memory {n} of crew {number}", row) for n, row in enumerate(matrix)]
+        await pool.copy_records_to_table("memories", records=rows)
+    await pool.execute("CREATE INDEX ON memories (namespace)")
+    await pool.execute("VACUUM ANALYZE memories")
+    return sum(len(matrix) for matrix in matrices) / (time.perf_counter() - started)
+
+
+def _pgvector_search(pool: asyncpg.Pool) -> Callable[[int, Matrix], Awaitable[list[str]]]:
+    async def search(number: int, query: Matrix) -> list[str]:
+        return [row["id"] for row in await pool.fetch(_NEAREST, f"crew{number}", query, _K)]
+
+    return search
+
+
 async def _round(probe: Probe, matrices: list[Matrix], seed: int) -> None:
     random = np.random.default_rng(seed)
     asked = []
@@ -242,8 +311,18 @@ async def _round(probe: Probe, matrices: list[Matrix], seed: int) -> None:
 def _cpu_seconds(probe: Probe) -> float:
     if probe.process is None:
         return 0.0
-    times = probe.process.cpu_times()
-    return float(times.user + times.system)
+    times = [process.cpu_times() for process in _family(probe.process)]
+    return float(sum(spent.user + spent.system for spent in times))
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def _resident_bytes(process: psutil.Process) -> int:
+    family = _family(process)
+    # What processes share counts once.
+    return int(sum(each.memory_full_info().pss for each in family) if len(family) > 1 else process.memory_info().rss)
 
 
 async def _measure(size: str, directory: Path, *, chroma: bool) -> None:
@@ -258,7 +337,8 @@ async def _measure(size: str, directory: Path, *, chroma: bool) -> None:
     if chroma:
         filled = await asyncio.to_thread(_fill_chroma, directory / "chroma", matrices)
         print(f"added by ChromaDB: {filled:,.0f} rows/s", flush=True)
-    with contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
+        postgres_url, postgres_process = stack.enter_context(_postgres_server(directory))
         address, process = stack.enter_context(_server(directory))
         channels = [grpc.aio.insecure_channel(address) for _ in range(2)]
         probes = [
@@ -268,6 +348,14 @@ async def _measure(size: str, directory: Path, *, chroma: bool) -> None:
                 f"memory over gRPC, {_CONCURRENCY} at once", _grpc_search(channels[1]), _CONCURRENCY, process=process
             ),
         ]
+        pool = await stack.enter_async_context(_pgvector(postgres_url))
+        if pool is None:
+            print("pgvector: left out, this PostgreSQL does not have the extension", flush=True)
+        else:
+            print(f"copied to pgvector: {await _fill_pgvector(pool, matrices):,.0f} rows/s", flush=True)
+            for at_once in (1, _CONCURRENCY):
+                name = "pgvector, exact, filtered" + (f", {at_once} at once" if at_once > 1 else "")
+                probes.append(Probe(name, _pgvector_search(pool), at_once, process=postgres_process))
         if chroma:
             client, chroma_process = stack.enter_context(_chroma_server(directory / "chroma"))
             for layout, together in (("a collection each", False), ("one, filtered", True)):
@@ -285,11 +373,11 @@ async def _measure(size: str, directory: Path, *, chroma: bool) -> None:
         print(f"{'':46}{'p50 ms':>9}{'p99 ms':>9}{'calls/s':>9}{'recall':>8}{'CPU ms':>9}{'resident':>11}")
         for probe in probes:
             ordered = sorted(probe.milliseconds)
-            resident = f"{probe.process.memory_info().rss / 2**20:.0f} MB" if probe.process else ""
+            resident = f"{_resident_bytes(probe.process) / 2**20:.0f} MB" if probe.process else ""
             print(
                 f"{probe.name:46}{statistics.median(ordered):9.2f}{ordered[int(0.99 * len(ordered))]:9.2f}"
                 f"{statistics.median(probe.rates):9.0f}{probe.hits / probe.asked:8.3f}"
-                f"{statistics.median(probe.cpu) if probe.cpu else 0:9.2f}{resident:>11}",
+                f"{statistics.fmean(probe.cpu) if probe.cpu else 0:9.2f}{resident:>11}",
                 flush=True,
             )
         for channel in channels:
