@@ -48,7 +48,7 @@ dev: protos ## Serve, and start again when a source or a proto changes
 	@exec $(BIN)/watchfiles --sigint-timeout 30 "sh -c '$(MAKE) --no-print-directory protos && exec $(PY) -m services.suite --db $(DB)'" services protos
 
 .PHONY: seed
-seed: protos ## Write the starting data (models, groups); repeating it changes nothing
+seed: protos ## Write the starting data (the list of models); repeating it changes nothing
 	@$(PY) -m services.common.db.migrate seed
 
 ##@ Check it
