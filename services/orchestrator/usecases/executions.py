@@ -187,7 +187,10 @@ class ExecutionUseCases:
             result=None,
             error=None,
         )
-        tasks = [_continued(execution.id, run) for run in runs if run.task_index >= 0]
+        # A finished plan (at a place below 0) was paid for as well; one that is missing is made by a worker.
+        tasks = [
+            _continued(execution.id, run) for run in runs if run.task_index >= 0 or run.state is TaskState.SUCCEEDED
+        ]
         return await self._queue(execution, tasks, key, request)
 
     async def get(self, principal: Principal, execution_id: str) -> Execution:
@@ -368,7 +371,9 @@ class ExecutionUseCases:
         # Before anything is queued: a worker must never find an execution that may not act.
         grant = await self._grants.open(execution.id, execution.identity, execution.on_credential_expiry)
         execution = replace(execution, grant_id=grant.id, identity=grant.identity)
-        queued = execution_pb2.ExecutionQueued(crew_name=execution.crew_name, task_names=[task.name for task in tasks])
+        queued = execution_pb2.ExecutionQueued(
+            crew_name=execution.crew_name, task_names=[task.name for task in tasks if task.task_index >= 0]
+        )
         made = KnownRequest(request.body_hash, execution.id)
         async with self._store.write() as work:
             earlier = await work.requests.claim(key, made, execution.created_at) if request.value else None

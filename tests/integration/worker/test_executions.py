@@ -335,6 +335,24 @@ async def test_planning_comes_before_the_first_task_and_costs_no_task(installati
     assert ended.usage.llm_calls == 4
 
 
+async def test_a_resumed_execution_keeps_its_plan(installation: Installation) -> None:
+    plan = '{"list_of_plans_per_task": [{"task_number": 2, "task": "second", "plan": " Step by step."}]}'
+    installation.llm.on(Reply(text=plan), contains="Task Execution Planner")
+    installation.llm.on(Reply(raw_body="no such answer"), last_contains="Do the second thing.", times=3)
+    answer_by_task(installation)
+    failed = await installation.start(crew(*THREE, planning=True))
+    assert (await installation.finished(failed.id)).state == S.EXECUTION_STATE_FAILED
+    resumed = await installation.executions().ResumeExecution(
+        execution_service_pb2.ResumeExecutionRequest(id=failed.id)
+    )
+    events = await installation.watch(resumed.execution.id)
+    ended = await installation.get(resumed.execution.id)
+    assert ended.state == S.EXECUTION_STATE_SUCCEEDED
+    assert list(events[0].execution_queued.task_names) == ["first", "second", "third"]
+    assert asked(installation, "Do the second thing. Step by step.") == 4
+    assert ended.usage.llm_calls == 2, "what is left of the tasks, and no new plan"
+
+
 async def test_a_fork_server_that_dies_is_replaced(installation: Installation) -> None:
     answer_by_task(installation, hang=True)
     execution = await installation.start(crew(*THREE))
