@@ -100,6 +100,13 @@ def test_a_server_that_is_not_there_is_named_with_what_to_do() -> None:
     assert "coxswain up" in result.stderr
 
 
+def test_a_service_that_another_address_has_is_pointed_to(server: Server) -> None:
+    result = invoke(server.address, "models")
+    assert result.exit_code == 10 + 12
+    assert f"{server.address} does not serve this" in result.stderr
+    assert "--address" in result.stderr
+
+
 async def test_whoami_lists_the_groups_one_may_choose(run: Run) -> None:
     [caller] = rows(await run("whoami", "--json"))
     assert caller["principal"]["subject"] == "dev|alice"

@@ -118,9 +118,12 @@ def _report(session: Session, error: Exception) -> int:
 def _report_call(session: Session, error: CoxswainError) -> None:
     reason = f", {error.reason}" if error.reason not in {"", error.code.name} else ""
     told = [violation for violation in error.violations if violation.description not in error.message]
-    # What grpc says of a connection that cannot be made is for its makers.
-    unreachable = error.code is grpc.StatusCode.UNAVAILABLE and not error.reason
-    message = f"{session.connection.target} cannot be reached" if unreachable else error.message
+    # What grpc itself says of a connection or a method that is not there is for its makers.
+    message = error.message
+    if not error.reason and error.code is grpc.StatusCode.UNAVAILABLE:
+        message = f"{session.connection.target} cannot be reached"
+    elif not error.reason and error.code is grpc.StatusCode.UNIMPLEMENTED:
+        message = f"{session.connection.target} does not serve this"
     session.say(f"error: {message} ({error.code.name}{reason})", "red")
     if told:
         faults = [Problem(violation.field, violation.description) for violation in told]
@@ -135,6 +138,7 @@ def _report_call(session: Session, error: CoxswainError) -> None:
 
 _MENDS = {
     "UNAVAILABLE": "is a server running there? start one with `coxswain up`, or name another with --address",
+    "UNIMPLEMENTED": "a service that runs alone has an address of its own: name that with --address",
     "CREDENTIAL_MISSING": "give a token with --token or COXSWAIN_TOKEN",
     "CREDENTIAL_EXPIRED": "give a fresh token with --token or COXSWAIN_TOKEN",
     "GROUP_REQUIRED": "choose one with --group or COXSWAIN_GROUP; `coxswain whoami` lists yours",
