@@ -40,7 +40,7 @@ MODELS: list[dict[str, Any]] = [
         "output_cost_per_million_tokens": 8.0,
     },
 ]
-WAIT_SECONDS = 60
+WAIT_SECONDS = 110
 QUICK = {
     "COXSWAIN_WORKER_LEASE_SECONDS": "4",
     "COXSWAIN_WORKER_HEARTBEAT_SECONDS": "1",
