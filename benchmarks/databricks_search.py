@@ -37,11 +37,11 @@ from coxswain.memory.v1 import memory_backend_service_pb2_grpc, memory_service_p
 from coxswain.memory.v1 import memory_service_pb2 as pb
 from services.common.egress import AddressPolicy
 from services.common.grpc.call import Call, enter_call
+from services.common.identity.credentials import OutboundCredential
 from services.common.logging import configure_logging
 from services.memory.domain import Filter, MemoryKind, NamespaceKey, Record, Unified
 from services.memory.schemas import Column, DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
-from services.memory.stores.databricks.credentials import WorkspaceCredential
 from services.memory.stores.databricks.filter_language import Owner, handed_over, query_filter
 from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository, EndpointTypes, Location
@@ -91,10 +91,10 @@ class Probe:
 class _OneToken:
     """The operator's token for every workspace."""
 
-    async def resolve(self, origin: str) -> WorkspaceCredential:  # noqa: ARG002
-        return WorkspaceCredential(_TOKEN, on_behalf_of_user=False, from_cache=True)
+    async def resolve(self, origin: str, provider: str = "") -> OutboundCredential:  # noqa: ARG002
+        return OutboundCredential(_TOKEN, on_behalf_of_user=False, from_cache=True)
 
-    def forget(self, origin: str) -> None:
+    def forget(self, origin: str, provider: str = "") -> None:  # noqa: ARG002
         raise RuntimeError(f"{origin} refused the token")
 
 

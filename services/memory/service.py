@@ -5,6 +5,7 @@ import contextlib
 
 import structlog
 
+from coxswain.auth.v1 import auth_service_pb2
 from coxswain.memory.v1 import (
     memory_backend_service_pb2_grpc,
     memory_service_pb2_grpc,
@@ -14,6 +15,7 @@ from services.common.clock import utc_now
 from services.common.egress import AddressPolicy, origin_of
 from services.common.grpc.server import Registry
 from services.common.hosting import StartError
+from services.common.identity.credentials import AuthCredentials
 from services.common.runtime import Runtime
 from services.memory.domain import EmbeddingSpace
 from services.memory.embedding import ModelsEmbedder
@@ -24,7 +26,6 @@ from services.memory.servicers.vector_index_service import VectorIndexServicer
 from services.memory.settings import MemorySettings
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
-from services.memory.stores.databricks.credentials import AuthCredentials
 from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.provisioning import Patience
 from services.memory.stores.group_stores import BackendStores
@@ -52,7 +53,9 @@ class MemoryService:
             connections_per_workspace=settings.databricks_connections,
         )
         client = VectorSearchClient(
-            self._workspaces, AuthCredentials(runtime.peers.channel("auth")), _client_limits(settings)
+            self._workspaces,
+            AuthCredentials(runtime.peers.channel("auth"), auth_service_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH),
+            _client_limits(settings),
         )
         backends = SqlMemoryBackendRepository(runtime.database)
         default = self._store if settings.default_store == "sql" else _chroma_store(runtime)

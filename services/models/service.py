@@ -2,14 +2,15 @@
 
 import structlog
 
+from coxswain.auth.v1 import auth_service_pb2
 from coxswain.models.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from coxswain.models.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from coxswain.models.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 from services.common.egress import AddressPolicy, origin_of
 from services.common.grpc.server import Registry
 from services.common.hosting import StartError
+from services.common.identity.credentials import AuthCredentials
 from services.common.runtime import Runtime
-from services.models.credentials import AuthCredentials
 from services.models.domain import Provider
 from services.models.egress import Egress
 from services.models.providers.base import ModelProvider
@@ -92,7 +93,9 @@ class ModelsService:
 
 def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPolicy) -> dict[Provider, ModelProvider]:
     credentials = AuthCredentials(
-        runtime.peers.channel("auth"), frozenset(origin_of(origin) for origin in settings.keyless_origins)
+        runtime.peers.channel("auth"),
+        auth_service_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER,
+        frozenset(origin_of(origin) for origin in settings.keyless_origins),
     )
     egress = Egress(
         addresses,

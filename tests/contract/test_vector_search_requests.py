@@ -12,10 +12,10 @@ import pytest
 
 from services.common.egress import AddressPolicy
 from services.common.grpc.call import Call, enter_call
+from services.common.identity.credentials import OutboundCredential
 from services.memory.domain import EVERYTHING, MemoryKind, NamespaceKey, Record, Unified, unit_vector
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
-from services.memory.stores.databricks.credentials import WorkspaceCredential
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository, EndpointTypes, Location
@@ -59,10 +59,10 @@ class Pat:
     def __init__(self, token: str) -> None:
         self._token = token
 
-    async def resolve(self, origin: str) -> WorkspaceCredential:
-        return WorkspaceCredential(self._token, on_behalf_of_user=False, from_cache=False)
+    async def resolve(self, origin: str, provider: str = "") -> OutboundCredential:
+        return OutboundCredential(self._token, on_behalf_of_user=False, from_cache=False)
 
-    def forget(self, origin: str) -> None:
+    def forget(self, origin: str, provider: str = "") -> None:
         raise AssertionError(f"{origin} refused the token")
 
 

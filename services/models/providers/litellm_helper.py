@@ -18,7 +18,7 @@ import structlog
 
 from services.common.egress import origin_of
 from services.common.errors import CoxswainError
-from services.models.credentials import CredentialSource, UpstreamCredential
+from services.common.identity.credentials import CredentialSource, OutboundCredential
 from services.models.domain import (
     Answer,
     Completion,
@@ -297,7 +297,7 @@ class LitellmProvider:
         """
         provider = model.spec.upstream_name.partition("/")[0]
         base_url = self._base_urls.get(provider, "")
-        credential = await self._credentials.resolve(provider, origin_of(base_url) if base_url else "")
+        credential = await self._credentials.resolve(origin_of(base_url) if base_url else "", provider)
         arguments = request | {"api_key": credential.token} | ({"api_base": base_url} if base_url else {})
         limit = asyncio.timeout_at(deadline)
         try:
@@ -320,7 +320,7 @@ class LitellmProvider:
         except _CallFailed as error:
             failure, passing = _failure(model, error.error, credential)
             if failure.reason == "UPSTREAM_CREDENTIAL_REJECTED":
-                self._credentials.forget(provider, origin_of(base_url) if base_url else "")
+                self._credentials.forget(origin_of(base_url) if base_url else "", provider)
             if passing:
                 raise TryAgain(failure) from error
             raise failure from error
@@ -347,7 +347,7 @@ def _is_working(start: asyncio.Task[_Process]) -> bool:
     return not start.cancelled() and start.exception() is None and start.result().works
 
 
-def _failure(model: Model, error: Mapping[str, Any], credential: UpstreamCredential) -> tuple[CoxswainError, bool]:
+def _failure(model: Model, error: Mapping[str, Any], credential: OutboundCredential) -> tuple[CoxswainError, bool]:
     """Return what an error of litellm's means, and whether it may pass."""
     status = error.get("status")
     if error.get("code") == "unreachable" or not isinstance(status, int) or not 400 <= status < 600:

@@ -11,7 +11,7 @@ import structlog
 
 from services.common.egress import origin_of
 from services.common.errors import CoxswainError, FailedPrecondition
-from services.models.credentials import CredentialSource, UpstreamCredential
+from services.common.identity.credentials import CredentialSource, OutboundCredential
 from services.models.domain import (
     Answer,
     Completion,
@@ -182,22 +182,22 @@ class OpenAICompatibleProvider:
         target: _Target,
         body: bytes,
         take: Callable[[_Target, aiohttp.ClientResponse], Awaitable[T]],
-    ) -> tuple[T, UpstreamCredential]:
+    ) -> tuple[T, OutboundCredential]:
         """Send until `take` got what it wants out of a successful response, or trying again makes no sense."""
         provider = target.model.spec.provider.value
 
-        async def attempt() -> tuple[T, UpstreamCredential]:
-            credential = await self._credentials.resolve(provider, target.origin)
+        async def attempt() -> tuple[T, OutboundCredential]:
+            credential = await self._credentials.resolve(target.origin, provider)
             try:
                 return await self._attempt(target, body, credential, take), credential
             except CoxswainError as failure:
                 if failure.reason != "UPSTREAM_CREDENTIAL_REJECTED":
                     raise
-                self._credentials.forget(provider, target.origin)
+                self._credentials.forget(target.origin, provider)
                 if not credential.from_cache:
                     raise
             # What was remembered may have been replaced since; a fresh one is refused for good.
-            credential = await self._credentials.resolve(provider, target.origin)
+            credential = await self._credentials.resolve(target.origin, provider)
             return await self._attempt(target, body, credential, take), credential
 
         return await with_retries(target.model, attempt, self._retries, target.deadline)
@@ -206,7 +206,7 @@ class OpenAICompatibleProvider:
         self,
         target: _Target,
         body: bytes,
-        credential: UpstreamCredential,
+        credential: OutboundCredential,
         take: Callable[[_Target, aiohttp.ClientResponse], Awaitable[T]],
     ) -> T:
         headers = {"Authorization": f"Bearer {credential.token}"} if credential.token else {}
@@ -235,7 +235,7 @@ class OpenAICompatibleProvider:
         raise failure
 
     async def _deltas(
-        self, target: _Target, response: aiohttp.ClientResponse, credential: UpstreamCredential
+        self, target: _Target, response: aiohttp.ClientResponse, credential: OutboundCredential
     ) -> AsyncGenerator[Delta, None]:
         model = target.model
         usage: Usage | None = None

@@ -16,8 +16,8 @@ from services.common.errors import (
     Unauthenticated,
     Unavailable,
 )
+from services.common.identity.credentials import OutboundCredential
 from services.common.logging import redact, repeats_secret
-from services.models.credentials import UpstreamCredential
 from services.models.domain import Model
 
 RETRYABLE_STATUSES = frozenset({429, 503, 504})
@@ -32,7 +32,7 @@ _MAX_QUOTED = 300
 
 
 def status_failure(
-    model: Model, status: int, document: Any, credential: UpstreamCredential, retry_after: float | None
+    model: Model, status: int, document: Any, credential: OutboundCredential, retry_after: float | None
 ) -> CoxswainError:
     """Return the failure an HTTP error stands for; `document` is its JSON body, if it has one."""
     code, said = _code_and_message(document)
@@ -76,7 +76,7 @@ def status_failure(
     )
 
 
-def stream_failure(model: Model, document: Mapping[str, Any], credential: UpstreamCredential) -> CoxswainError:
+def stream_failure(model: Model, document: Mapping[str, Any], credential: OutboundCredential) -> CoxswainError:
     """Return the failure that an error event in a stream stands for."""
     code, _ = _code_and_message(document)
     if code in ("429", "rate_limit_exceeded", "rate_limit_error", "request_limit_exceeded"):
@@ -118,7 +118,7 @@ def retry_after_seconds(value: str | None) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _credential_failure(model: Model, credential: UpstreamCredential, metadata: dict[str, str]) -> CoxswainError:
+def _credential_failure(model: Model, credential: OutboundCredential, metadata: dict[str, str]) -> CoxswainError:
     if credential.on_behalf_of_user:
         return Unauthenticated(
             f'the upstream of "{model.name}" refused your token; sign in again or ask for access to the model there',
@@ -147,7 +147,7 @@ def _code_and_message(document: Any) -> tuple[str, str]:
     return str(code).lower(), message if isinstance(message, str) else ""
 
 
-def _quote(said: str, credential: UpstreamCredential) -> str:
+def _quote(said: str, credential: OutboundCredential) -> str:
     said = " ".join("".join(character if character.isprintable() else " " for character in said).split())
     if not said or repeats_secret(said, credential.token):
         return ""

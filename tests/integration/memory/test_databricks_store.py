@@ -25,6 +25,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.common.grpc.call import Call, enter_call
+from services.common.identity.credentials import OutboundCredential
 from services.memory.domain import (
     EVERYTHING,
     Comparison,
@@ -43,7 +44,6 @@ from services.memory.domain import (
 )
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
-from services.memory.stores.databricks.credentials import WorkspaceCredential
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.repository import (
@@ -84,11 +84,11 @@ class FixedCredentials:
         self._on_behalf_of_user = on_behalf_of_user
         self._asked = False
 
-    async def resolve(self, origin: str) -> WorkspaceCredential:
+    async def resolve(self, origin: str, provider: str = "") -> OutboundCredential:
         asked, self._asked = self._asked, True
-        return WorkspaceCredential(self._tokens[0], self._on_behalf_of_user, from_cache=asked)
+        return OutboundCredential(self._tokens[0], self._on_behalf_of_user, from_cache=asked)
 
-    def forget(self, origin: str) -> None:
+    def forget(self, origin: str, provider: str = "") -> None:
         self._asked = False
         if len(self._tokens) > 1:
             self._tokens.pop(0)

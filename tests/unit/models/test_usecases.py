@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import FailedPrecondition, NotFound
-from services.models.credentials import UpstreamCredential
+from services.common.identity.credentials import OutboundCredential
 from services.models.domain import (
     Capabilities,
     Model,
@@ -161,12 +161,12 @@ def test_no_piece_of_a_key_is_ever_quoted(before: str, start: int, length: int, 
     piece = KEY[start : start + length]
     document: dict[str, Any] = {"error": {"message": f"{before}{piece}{after}"}}
     for status in (400, 404, 422):
-        failure = status_failure(model("m"), status, document, UpstreamCredential(KEY), None)
+        failure = status_failure(model("m"), status, document, OutboundCredential(KEY), None)
         assert piece not in failure.message
 
 
 def test_a_users_own_token_that_is_refused_is_the_users_affair() -> None:
-    failure = status_failure(model("m"), 401, None, UpstreamCredential("t", on_behalf_of_user=True), None)
+    failure = status_failure(model("m"), 401, None, OutboundCredential("t", on_behalf_of_user=True), None)
     assert (failure.code, failure.reason) == ("UNAUTHENTICATED", "UPSTREAM_CREDENTIAL_REJECTED")
 
 

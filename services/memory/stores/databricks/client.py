@@ -17,8 +17,8 @@ from services.common.clock import utc_now
 from services.common.egress import origin_of
 from services.common.errors import CoxswainError, DeadlineExceeded
 from services.common.grpc.call import current_call
+from services.common.identity.credentials import CredentialSource
 from services.memory.schemas import Column
-from services.memory.stores.databricks.credentials import CredentialSource
 from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.upstream_errors import (
     CredentialRejected,

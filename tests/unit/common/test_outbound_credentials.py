@@ -1,0 +1,131 @@
+"""Credentials that services get from auth, asked of a toy auth over real gRPC."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+
+from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from services.common.clock import utc_now
+from services.common.errors import FailedPrecondition, PermissionDenied
+from services.common.grpc.call import Call, enter_call
+from services.common.grpc.status import DETAILS_KEY, to_status
+from services.common.identity.credentials import AuthCredentials
+from services.common.identity.principal import CredentialKind, Principal, Role
+
+ORIGIN = "https://upstream.example.com"
+KEYLESS = "http://keyless.example.com"
+
+
+class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
+    """Has a credential for one origin, good for `lifetime`, and none for others."""
+
+    def __init__(self) -> None:
+        self.asked: list[auth_service_pb2.ResolveCredentialRequest] = []
+        self.lifetime = timedelta(minutes=5)
+        self.answers_origin = ORIGIN
+
+    async def ResolveCredential(
+        self, request: auth_service_pb2.ResolveCredentialRequest, context: Any
+    ) -> auth_service_pb2.ResolveCredentialResponse:
+        self.asked.append(request)
+        if request.destination_origin not in {"", ORIGIN}:
+            failure = FailedPrecondition("none is configured", reason="CREDENTIAL_NOT_CONFIGURED")
+            code, status = to_status(failure, "r")
+            await context.abort(code, failure.message, ((DETAILS_KEY, status.SerializeToString()),))
+        return auth_service_pb2.ResolveCredentialResponse(
+            token=f"token-{len(self.asked)}", origin=self.answers_origin, expire_time=utc_now() + self.lifetime
+        )
+
+
+@pytest.fixture
+async def auth() -> AsyncIterator[tuple[ToyAuth, grpc.aio.Channel]]:
+    toy = ToyAuth()  # type: ignore[abstract]
+    server = grpc.aio.server()
+    auth_service_pb2_grpc.add_AuthServiceServicer_to_server(toy, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield toy, channel
+    await server.stop(0)
+
+
+def credentials(channel: grpc.aio.Channel) -> AuthCredentials:
+    return AuthCredentials(channel, auth_service_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, frozenset({KEYLESS}))
+
+
+@contextmanager
+def called_by(subject: str, group: str, session: str = "") -> Iterator[None]:
+    principal = Principal(
+        subject=subject,
+        group_id=group,
+        role=Role.OPERATOR,
+        platform_admin=False,
+        credential_kind=CredentialKind.DEV,
+        session_id=session,
+        execution_id="",
+        expires_at=utc_now() + timedelta(minutes=5),
+    )
+    enter_call(Call(request_id="r", method="m", principal=principal))
+    yield
+
+
+async def test_a_credential_is_asked_for_once_and_says_when_it_was_remembered(
+    auth: tuple[ToyAuth, grpc.aio.Channel],
+) -> None:
+    toy, channel = auth
+    source = credentials(channel)
+    with called_by("ann", "sales"):
+        first, second = await source.resolve(ORIGIN, "openai"), await source.resolve(ORIGIN, "openai")
+        assert (first.token, first.from_cache) == ("token-1", False)
+        assert (second.token, second.from_cache) == ("token-1", True)
+        source.forget(ORIGIN, "openai")
+        assert (await source.resolve(ORIGIN, "openai")).token == "token-2"
+    assert [(asked.purpose, asked.provider) for asked in toy.asked] == 2 * [
+        (auth_service_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, "openai")
+    ]
+
+
+async def test_a_credential_is_never_given_to_another_group_subject_session_or_provider(
+    auth: tuple[ToyAuth, grpc.aio.Channel],
+) -> None:
+    _, channel = auth
+    source = credentials(channel)
+    tokens = set()
+    callers = [("ann", "sales", ""), ("bob", "sales", ""), ("ann", "legal", ""), ("ann", "sales", "s2")]
+    for caller in callers:
+        with called_by(*caller):
+            for provider in ("openai", "azure"):
+                tokens.add((await source.resolve(ORIGIN, provider)).token)
+    assert len(tokens) == 2 * len(callers)
+
+
+async def test_a_credential_that_has_expired_is_not_used_again(auth: tuple[ToyAuth, grpc.aio.Channel]) -> None:
+    toy, channel = auth
+    toy.lifetime = timedelta(seconds=-1)
+    source = credentials(channel)
+    with called_by("ann", "sales"):
+        await source.resolve(ORIGIN)
+        assert (await source.resolve(ORIGIN)).token == "token-2"
+
+
+async def test_a_credential_of_another_place_is_refused(auth: tuple[ToyAuth, grpc.aio.Channel]) -> None:
+    toy, channel = auth
+    toy.answers_origin = "https://elsewhere.example.com"
+    with called_by("ann", "sales"):
+        with pytest.raises(PermissionDenied) as refused:
+            await credentials(channel).resolve(ORIGIN, "openai")
+        assert refused.value.reason == "DESTINATION_NOT_ALLOWED"
+        assert (await credentials(channel).resolve("", "openai")).token, "no place was named"
+
+
+async def test_only_a_keyless_origin_is_called_without_a_credential(auth: tuple[ToyAuth, grpc.aio.Channel]) -> None:
+    _, channel = auth
+    with called_by("ann", "sales"):
+        assert (await credentials(channel).resolve(KEYLESS)).token == ""
+        with pytest.raises(FailedPrecondition) as refused:
+            await credentials(channel).resolve("https://other.example.com")
+        assert refused.value.reason == "CREDENTIAL_NOT_CONFIGURED"
