@@ -19,7 +19,7 @@ from coxswain.client import Client
 from coxswain.client.cli.app import app
 from coxswain.client.memory_file import crew_id_request
 from coxswain.memory.v1.memory_service_pb2 import Namespace, SaveRequest
-from coxswain.memory.v1.record_pb2 import MemoryKind, Record, UnifiedRecord
+from coxswain.memory.v1.record_pb2 import EntityRecord, MemoryKind, Record, Relationship, UnifiedRecord
 from coxswain.orchestrator.v1 import execution_pb2 as pb
 from tests.integration.client.installation import Installation, Server
 from tests.support.child_process import scrubbed_environment
@@ -296,6 +296,72 @@ async def test_memories_of_others_are_not_found(run: Run, crew_file: str) -> Non
     crew_id = await remember(run, crew_file)
     assert (await run("memory", "stats", token=BOB)).stdout == "nothing remembered\n"
     assert (await run("memory", "list", "--crew-id", crew_id, token=BOB)).stdout == "nothing remembered\n"
+
+
+def entity(name: str, kind: str, description: str, *relationships: tuple[str, str]) -> Record:
+    links = [Relationship(relation=relation, target=target) for relation, target in relationships]
+    return Record(
+        id=name,
+        entity=EntityRecord(entity_name=name, entity_type=kind, description=description, relationships=links),
+    )
+
+
+@pytest.fixture
+async def entities(run: Run) -> None:
+    """Some people of one crew."""
+    records = [
+        entity("Ann", "person", "Keeps the [bold]lamp[/bold]", ("works_for", "Trinity House"), ("knows", "Bob")),
+        entity("Bob", "person", "", ("knows", "Ann"), ("works_for", "Trinity House"), ("knows", "Cid")),
+        entity("Trinity House", "", "Owns lighthouses", ("sits_in", "London")),
+    ]
+
+    def save() -> None:
+        with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+            namespace = Namespace(crew_id="keepers", kind=MemoryKind.MEMORY_KIND_ENTITY)
+            client.memory.Save(SaveRequest(namespace=namespace, records=records))
+
+    await asyncio.to_thread(save)
+
+
+@pytest.mark.usefixtures("entities")
+async def test_what_an_entity_is_connected_with_is_shown_as_a_tree(run: Run) -> None:
+    result = await run("memory", "graph", "Ann")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [line.rstrip() for line in result.stdout.splitlines()] == [
+        "Ann (person): Keeps the [bold]lamp[/bold]",
+        "├── works_for Trinity House: Owns lighthouses",
+        "│   └── sits_in London",
+        "└── knows Bob (person)",
+        "    ├── knows Ann (again)",
+        "    ├── works_for Trinity House (again)",
+        "    └── knows Cid",
+    ]
+    known = await run("memory", "graph", "Ann", "--crew-id", "keepers", "--relation", "knows", "--depth", "1")
+    assert [line.rstrip() for line in known.stdout.splitlines()][1:] == [
+        "└── knows Bob (person)",
+        "    └── knows Ann (again)",
+    ]
+
+
+@pytest.mark.usefixtures("entities")
+async def test_a_graph_that_is_cut_off_says_so(run: Run) -> None:
+    cut = await run("memory", "graph", "Ann", "--limit", "2")
+    assert cut.exit_code == 0
+    assert "Bob" not in cut.stdout
+    assert "there is more: this stops at --limit 2" in cut.stderr
+    [graph] = rows(await run("memory", "graph", "Ann", "--limit", "2", "--json"))
+    assert [node["entity_name"] for node in graph["entities"]] == ["Ann", "Trinity House"]
+    assert graph["edges"] == [{"source": "Ann", "relation": "works_for", "target": "Trinity House"}]
+    assert graph["truncated"] is True
+
+
+@pytest.mark.usefixtures("entities")
+async def test_an_entity_of_which_nothing_is_known_here_is_not_found(run: Run) -> None:
+    for start, token in (("ann", ALICE), ("London", ALICE), ("Ann", BOB)):
+        result = await run("memory", "graph", start, "--crew-id", "keepers", token=token)
+        assert result.exit_code == 10 + 5
+        assert start in result.stderr
+    assert (await run("memory", "graph", "Ann", "--depth", "9")).exit_code == 2
 
 
 async def test_clearing_asks_first(run: Run, crew_file: str) -> None:

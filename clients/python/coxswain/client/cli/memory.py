@@ -1,4 +1,4 @@
-"""Commands about memory: search, list, stats, clear, export, import."""
+"""Commands about memory: search, list, graph, stats, clear, export, import."""
 
 import contextlib
 import json
@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 
 from coxswain.client.blocking import Client
 from coxswain.client.cli.backends import backend_app, index_app
+from coxswain.client.cli.entity_tree import entity_tree
 from coxswain.client.cli.session import (
     JsonOption,
     add_row,
@@ -40,6 +41,7 @@ from coxswain.memory.v1.memory_service_pb2 import (
     NamespaceInfo,
     SaveRequest,
     SearchRequest,
+    TraverseEntitiesRequest,
 )
 from coxswain.memory.v1.record_pb2 import MemoryKind, Record
 
@@ -136,6 +138,46 @@ def list_records(
     for record in records:
         add_row(made, record.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M"), content_of(record), record.id)
     session.out.print(made if records else "nothing remembered")
+    return None
+
+
+@app.command()
+def graph(
+    context: typer.Context,
+    start: Annotated[
+        str,
+        typer.Argument(help="Name of an entity, exactly as it is kept; `memory search --kind entity` finds names."),
+    ],
+    crew: CrewOption = "",
+    crew_id: CrewIdOption = "",
+    relations: Annotated[
+        list[str] | None, typer.Option("--relation", help="Follow only relations of this name; repeatable.")
+    ] = None,
+    depth: Annotated[int, typer.Option(min=1, max=8, help="Steps from the start at most.")] = 2,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entities at most.")] = 100,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow the relationships of an entity: whom and what it is connected with.
+
+    An entity that is come by more than once is told of once, and marked "again" from then on.
+
+    Example: `coxswain memory graph "Ann Keeper" --crew brief --relation knows --depth 3`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        request = TraverseEntitiesRequest(
+            namespace=_namespace(client, crew, crew_id, "entity"),
+            start=start,
+            relations=relations or (),
+            max_depth=depth,
+            limit=limit,
+        )
+        found = client.memory.TraverseEntities(request)
+    if session.json:
+        return session.print_json(found)
+    session.out.print(entity_tree(found))
+    if found.truncated:
+        session.say(f"there is more: this stops at --limit {limit}", "yellow")
     return None
 
 

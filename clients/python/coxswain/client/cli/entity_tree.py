@@ -1,0 +1,36 @@
+"""A graph of entities as a tree that can be read."""
+
+from collections import defaultdict
+
+from rich.text import Text
+from rich.tree import Tree
+
+from coxswain.memory.v1.memory_service_pb2 import EntityEdge, EntityNode, TraverseEntitiesResponse
+
+
+def entity_tree(graph: TraverseEntitiesResponse) -> Tree:
+    """The entities below the first of them, each once and as near to it as it is; further ways to one only name it."""
+    nodes = {node.entity_name: node for node in graph.entities}
+    edges: dict[str, list[EntityEdge]] = defaultdict(list)
+    for edge in graph.edges:
+        edges[edge.source].append(edge)
+    start = graph.entities[0]
+    tree = Tree(_described(start))
+    branches = {start.entity_name: tree}
+    # Nearest first, so that everything is hung where the fewest steps lead to it.
+    for name in nodes:
+        for edge in edges[name]:
+            label = Text(f"{edge.relation} ", style="dim")
+            if edge.target in branches:
+                branches[name].add(label.append(f"{edge.target} (again)"))
+            else:
+                branches[edge.target] = branches[name].add(label.append_text(_described(nodes[edge.target])))
+    return tree
+
+
+def _described(node: EntityNode) -> Text:
+    entities = [record.entity for record in node.records]
+    kinds = ", ".join(dict.fromkeys(entity.entity_type for entity in entities if entity.entity_type))
+    known = "; ".join(dict.fromkeys(entity.description for entity in entities if entity.description))
+    text = Text(node.entity_name, style="bold" if node.depth == 0 else "")
+    return text.append(f" ({kinds})" if kinds else "", style="").append(f": {known}" if known else "", style="")
