@@ -4,10 +4,12 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from services.common.errors import InvalidArgument
+
+T = TypeVar("T")
 
 
 def page_size(requested: int, default: int = 50, maximum: int = 1000) -> int:
@@ -40,6 +42,18 @@ def decode_page_token(token: str, listing: str, filters: Mapping[str, object]) -
             reason="INVALID_PAGE_TOKEN",
         )
     return key
+
+
+def cut_page(
+    found: Sequence[T], size: int, listing: str, filters: Mapping[str, object], key: Callable[[T], Sequence[object]]
+) -> tuple[Sequence[T], str]:
+    """Return the first `size` of `found` and the token of what follows them, "" when nothing does.
+
+    One more than a page was asked for, so that `found` tells whether there is more; `key` gives a row's sort key.
+    """
+    if len(found) <= size:
+        return found, ""
+    return found[:size], encode_page_token(listing, filters, key(found[size - 1]))
 
 
 def _fingerprint(listing: str, filters: Mapping[str, object]) -> str:

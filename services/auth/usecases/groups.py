@@ -1,5 +1,7 @@
 """Groups and their members."""
 
+from collections.abc import Sequence
+
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.domain import Group, Member
@@ -9,7 +11,7 @@ from services.common.db.database import Database
 from services.common.errors import AlreadyExists, FailedPrecondition, NotFound
 from services.common.identity.principal import Principal, Role
 from services.common.ids import new_id
-from services.common.pagination import decode_page_token, encode_page_token, page_size
+from services.common.pagination import cut_page, decode_page_token, page_size
 
 _CREATE = "CreateGroup"
 _LIST_GROUPS = "ListGroups"
@@ -49,7 +51,7 @@ class Groups:
             await groups.set_member(connection, group.id, admin_subject, Role.ADMIN)
         return group
 
-    async def page(self, size: int, token: str) -> tuple[list[Group], str]:
+    async def page(self, size: int, token: str) -> tuple[Sequence[Group], str]:
         """Return a page of all groups by id, and the token of the next one.
 
         Raises:
@@ -59,8 +61,7 @@ class Groups:
         limit = page_size(size)
         async with self._database.read() as connection:
             found = await groups.page(connection, key[0] if key else "", limit + 1)
-        more = encode_page_token(_LIST_GROUPS, {}, [found[limit - 1].id]) if len(found) > limit else ""
-        return found[:limit], more
+        return cut_page(found, limit, _LIST_GROUPS, {}, lambda group: [group.id])
 
     async def delete(self, group_id: str, confirm_id: str) -> None:
         """Remove a group with its memberships, secrets and grants.
@@ -112,7 +113,7 @@ class Groups:
                 await _keep_an_admin(connection, group_id, subject)
             await groups.remove_member(connection, group_id, subject)
 
-    async def members_page(self, group_id: str, size: int, token: str) -> tuple[list[Member], str]:
+    async def members_page(self, group_id: str, size: int, token: str) -> tuple[Sequence[Member], str]:
         """Return a page of a group's members by subject, and the token of the next one.
 
         Raises:
@@ -123,8 +124,7 @@ class Groups:
         limit = page_size(size)
         async with self._database.read() as connection:
             found = await groups.members_page(connection, group_id, key[0] if key else "", limit + 1)
-        more = encode_page_token(_LIST_MEMBERS, filters, [found[limit - 1].subject]) if len(found) > limit else ""
-        return found[:limit], more
+        return cut_page(found, limit, _LIST_MEMBERS, filters, lambda member: [member.subject])
 
     async def bootstrap(self, admin_subject: str, group_id: str) -> bool:
         """Make the first platform admin, and a first group with them as its admin; return whether that was needed."""

@@ -15,7 +15,7 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from services.common.ids import new_id
-from services.common.pagination import decode_page_token, encode_page_token, page_size
+from services.common.pagination import cut_page, decode_page_token, page_size
 
 _BATCH = 100
 _TRIES = 5
@@ -69,7 +69,7 @@ class Secrets:
         self._changed(group_id)
         return secret
 
-    async def page(self, group_id: str, size: int, token: str) -> tuple[list[Secret], str]:
+    async def page(self, group_id: str, size: int, token: str) -> tuple[Sequence[Secret], str]:
         """Return a page of the group's secrets by name, and the token of the next one.
 
         Raises:
@@ -80,8 +80,7 @@ class Secrets:
         limit = page_size(size)
         async with self._database.read() as connection:
             found = await secrets.page(connection, group_id, key[0] if key else "", limit + 1)
-        more = encode_page_token(_LISTING, filters, [found[limit - 1].name]) if len(found) > limit else ""
-        return found[:limit], more
+        return cut_page(found, limit, _LISTING, filters, lambda secret: [secret.name])
 
     async def delete(self, group_id: str, name: str) -> None:
         """Remove a secret.

@@ -1,14 +1,14 @@
 """Configuration of models."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from urllib.parse import urlsplit
 
 from services.common.egress import AddressPolicy
 from services.common.errors import FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
-from services.common.pagination import decode_page_token, encode_page_token, page_size
+from services.common.pagination import cut_page, decode_page_token, page_size
 from services.models.domain import Capabilities, Model, ModelSpec, Provider
 from services.models.providers.offline.provider import UPSTREAM_MODELS as OFFLINE_MODELS
 from services.models.repositories.models import ModelRepository, RequestKey
@@ -39,7 +39,7 @@ class Models:
 
     async def page(
         self, principal: Principal, requested_size: int, page_token: str, *, enabled_only: bool
-    ) -> tuple[list[Model], str]:
+    ) -> tuple[Sequence[Model], str]:
         """Return one page by name and the token of the next.
 
         Raises:
@@ -50,8 +50,7 @@ class Models:
         after = key[0] if key and isinstance(key[0], str) else ""
         size = page_size(requested_size)
         found = await self._repository.page(principal.group_id, after, size + 1, enabled_only=enabled_only)
-        page = found[:size]
-        return page, encode_page_token(_LISTING, filters, [page[-1].name]) if len(found) > size else ""
+        return cut_page(found, size, _LISTING, filters, lambda model: [model.name])
 
     async def get(self, principal: Principal, name: str) -> Model:
         """Return a model.
