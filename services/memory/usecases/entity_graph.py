@@ -1,6 +1,6 @@
 """Entities and how they relate, followed from one of them."""
 
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -9,16 +9,14 @@ from services.memory.domain import (
     Condition,
     Entity,
     Filter,
-    ListPosition,
     NamespaceKey,
     Record,
-    microseconds,
 )
 from services.memory.schemas import Column
 from services.memory.stores.base import MemoryStore
 
-_NAMES_IN_QUERY = 500
-_PAGE = 1000
+_RECORDS_IN_STEP = 5000
+"""More hardly fit a message; and to ask some stores for a second page is to have them read everything again."""
 
 
 @dataclass(slots=True)
@@ -49,7 +47,7 @@ class EntityGraph:
     """Nearest first."""
     edges: Sequence[EntityEdge]
     truncated: bool
-    """Whether the limit kept entities out."""
+    """Whether the limit kept entities out, or older records of one depth were too many to be read."""
 
 
 async def traverse(
@@ -64,12 +62,15 @@ async def traverse(
 ) -> EntityGraph:
     """Follow relationships (only `relations`, if any are given) breadth first for `max_depth` steps.
 
-    Each step is one query for all entities of a depth, so that a cycle or a hub costs no more than its entities.
+    Each step is one page of the store, for all entities of a depth: a cycle or a hub costs no more than its entities.
     """
     nodes = {start: EntityNode(start, 0)}
     frontier, truncated = [start], False
     for depth in range(max_depth + 1):
-        async for record in _records_of(store, key, frontier, now):
+        named = Condition(Column.ENTITY_NAME, Comparison.EQUAL, tuple(frontier))
+        page = await store.page(key, Filter(conditions=(named,)), _RECORDS_IN_STEP, None, now, embeddings=False)
+        truncated |= page.more
+        for record in page.records:
             assert isinstance(record.body, Entity)
             nodes[record.body.entity_name].records.append(record)
         if depth == max_depth:
@@ -96,21 +97,3 @@ def _edges(node: EntityNode, relations: Collection[str]) -> Iterator[EntityEdge]
         for relationship in record.body.relationships:
             if not relations or relationship.relation in relations:
                 yield EntityEdge(node.name, relationship.relation, relationship.target)
-
-
-async def _records_of(
-    store: MemoryStore, key: NamespaceKey, names: Sequence[str], now: datetime
-) -> AsyncIterator[Record]:
-    for begin in range(0, len(names), _NAMES_IN_QUERY):
-        named = Condition(Column.ENTITY_NAME, Comparison.EQUAL, tuple(names[begin : begin + _NAMES_IN_QUERY]))
-        chosen = Filter(conditions=(named,))
-        after: ListPosition | None = None
-        while True:
-            page = await store.page(key, chosen, _PAGE, after, now, embeddings=False)
-            for record in page.records:
-                yield record
-            if not page.more:
-                break
-            last = page.records[-1]
-            assert last.created_at is not None
-            after = ListPosition(microseconds(last.created_at), key.stored_id(last.id))

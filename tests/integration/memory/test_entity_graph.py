@@ -1,14 +1,24 @@
-"""TraverseEntities: relationships as a graph."""
+"""TraverseEntities: relationships as a graph, on the default store and in a workspace."""
 
+import random
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
+from coxswain.memory.v1 import memory_backend_service_pb2 as backend_pb
 from coxswain.memory.v1 import memory_service_pb2 as pb
 from coxswain.memory.v1 import record_pb2
+from services.memory.settings import MemorySettings
+from services.memory.usecases import entity_graph
 from tests.integration.auth.support import refused
-from tests.integration.memory.support import EmbeddingModels, stub
-from tests.support.harness import BOB, Harness
+from tests.integration.memory.databricks_support import backends_stub, index_name, make_indexes, use_workspace
+from tests.integration.memory.support import EmbeddingModels, serve_memory, stub
+from tests.support.harness import ALICE, BOB, Harness
+from tests.support.vector_search_emulator import VectorSearchEmulator
 
 Served = tuple[Harness, EmbeddingModels]
 ENTITIES = pb.Namespace(crew_id="crew", kind=record_pb2.MEMORY_KIND_ENTITY)
@@ -81,3 +91,156 @@ async def test_nothing_is_found_elsewhere_and_wrong_questions_are_refused(served
     unified = pb.Namespace(crew_id="crew", kind=record_pb2.MEMORY_KIND_UNIFIED)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"):
         await stub(harness.channel()).TraverseEntities(pb.TraverseEntitiesRequest(namespace=unified, start="Ann"))
+
+
+async def test_what_is_too_much_to_be_read_of_one_depth_is_told(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memories = await saved(served[0])
+    monkeypatch.setattr(entity_graph, "_RECORDS_IN_STEP", 1)
+    graph = await memories.TraverseEntities(pb.TraverseEntitiesRequest(namespace=ENTITIES, start="Ann", max_depth=1))
+    assert [len(node.records) for node in graph.entities if node.entity_name != "Ann"] in ([1, 0], [0, 1])
+    assert graph.truncated
+
+
+@dataclass
+class Workspace:
+    """Memory served beside a workspace whose indexes several groups share."""
+
+    harness: Harness
+    vectors: VectorSearchEmulator
+
+    async def queries_of(self, memories: Any, request: pb.TraverseEntitiesRequest) -> tuple[list[str], Any]:
+        """Traverse; return which data of the index was asked for meanwhile, and the graph."""
+        self.vectors.clear_log()
+        graph = await memories.TraverseEntities(request)
+        return [exchange.path.removeprefix(INDEX_PATH) for exchange in self.vectors.requests(path=INDEX_PATH)], graph
+
+
+INDEX_PATH = f"/api/2.0/vector-search/indexes/{index_name('entity')}/"
+
+
+@pytest.fixture
+def vectors() -> Iterator[VectorSearchEmulator]:
+    with VectorSearchEmulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture(params=["STANDARD", "STORAGE_OPTIMIZED"])
+async def workspace(
+    request: pytest.FixtureRequest, tmp_path: Path, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Workspace]:
+    monkeypatch.setenv("DATABRICKS_HOST", vectors.url)
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-operator")
+    make_indexes(vectors, request.param)
+    settings = MemorySettings(databricks_visibility_seconds=0.01, databricks_attempts=2)
+    async with serve_memory(tmp_path, settings=settings) as (harness, _):
+        yield Workspace(harness, vectors)
+
+
+async def save(memories: Any, records: Iterable[record_pb2.Record], crew_id: str = "crew") -> None:
+    """Store entities with times of their own, so that their order is the same wherever they lie."""
+    namespace = pb.Namespace(crew_id=crew_id, kind=record_pb2.MEMORY_KIND_ENTITY)
+    dated = list(records)
+    for second, record in enumerate(dated):
+        record.id = f"r{second}"
+        record.create_time.FromSeconds(1_700_000_000 + second)
+    for begin in range(0, len(dated), 1000):
+        await memories.Save(pb.SaveRequest(namespace=namespace, records=dated[begin : begin + 1000]))
+
+
+def people(seed: int) -> list[record_pb2.Record]:
+    """Some tangled graph, with several records of one name and with names that filters have to quote."""
+    chance = random.Random(seed)
+    names = ["Ann", "O'Brien", 'the "Bell"', "Zürich [north]", "a\\b", "x, y", "%", *(f"p{n}" for n in range(12))]
+
+    def some() -> list[tuple[str, str]]:
+        return [(chance.choice(["knows", "owns"]), chance.choice(names)) for _ in range(chance.randrange(4))]
+
+    known = [entity(name, *some()) for name in [*names[:15], *chance.choices(names, k=8)]]
+    return [*known, entity("Ann", ("knows", names[1]), ("owns", names[3]))]
+
+
+def steps_from(records: list[record_pb2.Record], relations: set[str], max_depth: int) -> dict[str, int]:
+    """How many steps lead to each entity: the plainest reckoning of it."""
+    steps = {"Ann": 0}
+    for depth in range(max_depth):
+        near = {name for name, far in steps.items() if far == depth}
+        for record in records:
+            for link in record.entity.relationships:
+                if record.entity.entity_name in near and (not relations or link.relation in relations):
+                    steps.setdefault(link.target, depth + 1)
+    return steps
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_workspace_and_the_default_store_give_one_graph(workspace: Workspace, seed: int) -> None:
+    memories, records = stub(workspace.harness.channel()), people(seed)
+    requests = [
+        pb.TraverseEntitiesRequest(namespace=ENTITIES, start="Ann", relations=relations, max_depth=depth, limit=limit)
+        for relations in ([], ["knows"], ["nothing"])
+        for depth in (1, 3, 8)
+        for limit in (0, 3)
+    ]
+    await save(memories, records)
+    at_home = [await memories.TraverseEntities(request) for request in requests]
+    await use_workspace(workspace.harness, workspace.vectors.url, ALICE)
+    with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await memories.TraverseEntities(requests[0])
+    await save(memories, records)
+    for request, expected in zip(requests, at_home, strict=True):
+        graph = await memories.TraverseEntities(request)
+        assert graph == expected
+        if not request.limit:
+            steps = {node.entity_name: node.depth for node in graph.entities}
+            assert steps == steps_from(records, set(request.relations), request.max_depth)
+    await backends_stub(workspace.harness).Activate(backend_pb.ActivateRequest(id="default"))
+    assert [await memories.TraverseEntities(request) for request in requests] == at_home
+
+
+async def test_on_a_shared_index_a_graph_ends_where_the_own_rows_end(workspace: Workspace) -> None:
+    await use_workspace(workspace.harness, workspace.vectors.url, ALICE, BOB)
+    alice, bob = (stub(workspace.harness.channel(bearer)) for bearer in (ALICE, BOB))
+    await save(alice, [entity("Ann", ("knows", "Bob")), entity("Bob", ("knows", "Cid"))])
+    await save(alice, [entity("Ann", ("knows", "of another crew"))], "another")
+    await save(bob, [entity("Ann", ("hates", "Bob"), ("knows", "secret")), entity("Cid", ("knows", "secret"))])
+    assert len(workspace.vectors.rows(index_name("entity"))) == 5
+
+    async def seen(memories: Any, start: str) -> set[tuple[str, str, str]]:
+        request = pb.TraverseEntitiesRequest(namespace=ENTITIES, start=start, max_depth=8)
+        graph = await memories.TraverseEntities(request)
+        assert all(len(node.records) <= 1 for node in graph.entities)
+        return {(edge.source, edge.relation, edge.target) for edge in graph.edges}
+
+    assert await seen(alice, "Ann") == {("Ann", "knows", "Bob"), ("Bob", "knows", "Cid")}
+    assert await seen(bob, "Ann") == {("Ann", "hates", "Bob"), ("Ann", "knows", "secret")}
+    assert await seen(bob, "Cid") == {("Cid", "knows", "secret")}
+    for memories, foreign in ((alice, "Cid"), (bob, "Bob"), (alice, "secret")):
+        with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+            await seen(memories, foreign)
+
+
+async def test_each_depth_costs_one_query_however_many_entities_lie_there(workspace: Workspace) -> None:
+    await use_workspace(workspace.harness, workspace.vectors.url, ALICE)
+    memories = stub(workspace.harness.channel())
+    names = [f"e{n}" for n in range(900)]
+    hub = entity("hub", *(("knows", name) for name in names))
+    await save(memories, [hub, *(entity(name, ("knows", "hub"), ("knows", "end")) for name in names)])
+
+    request = pb.TraverseEntitiesRequest(namespace=ENTITIES, start="hub", max_depth=8, limit=1000)
+    asked, graph = await workspace.queries_of(memories, request)
+    assert len(graph.entities) == 902
+    # The hub, what it knows, and the end; behind that lies nothing more to ask for.
+    assert asked == ["query"] * 3
+
+
+async def test_many_records_of_one_entity_are_read_once(workspace: Workspace) -> None:
+    await use_workspace(workspace.harness, workspace.vectors.url, ALICE)
+    memories = stub(workspace.harness.channel())
+    await save(memories, [entity("Ann", ("knows", f"e{n % 5}")) for n in range(2500)])
+    request = pb.TraverseEntitiesRequest(namespace=ENTITIES, start="Ann", max_depth=1)
+    asked, graph = await workspace.queries_of(memories, request)
+    assert [len(node.records) for node in graph.entities] == [2500, 0, 0, 0, 0, 0]
+    assert not graph.truncated
+    # Pages of 1,000 rows are what the service gives.
+    assert asked == ["query", "query-next-page", "query-next-page", "query"]
