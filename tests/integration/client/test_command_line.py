@@ -536,6 +536,32 @@ def test_an_approval_is_found_and_answered(
     assert (answer.approval_id, answer.approved, answer.feedback) == ("a-1", approved, "" if approved else "more")
 
 
+def test_where_nobody_can_be_asked_nothing_is_approved(server: Server, installation: Installation) -> None:
+    installation.emit(*EVENTS, *approval(pb.ExecutionState.EXECUTION_STATE_WAITING_FOR_APPROVAL))
+    result = invoke(server.address, "approve", "e", stdin="y\n")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Good?" in result.stderr, "the result is shown"
+    assert "this would approve this result of extract; repeat with --yes" in result.stderr
+    assert installation.calls["AnswerApproval"] == 0
+
+
+@pytest.mark.parametrize(("answer", "approvals", "exit_code"), [("y", 1, 0), ("n", 0, 1)])
+def test_on_a_terminal_a_result_is_shown_and_asked_about(
+    server: Server, installation: Installation, answer: str, approvals: int, exit_code: int
+) -> None:
+    installation.emit(*EVENTS, *approval(pb.ExecutionState.EXECUTION_STATE_WAITING_FOR_APPROVAL))
+    person, terminal = os.openpty()
+    os.write(person, f"{answer}\n".encode())
+    command = [sys.executable, "-m", "coxswain.client", "--address", server.address, "approve", "e"]
+    result = subprocess.run(command, stdin=terminal, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    os.close(terminal)
+    os.close(person)
+    assert result.returncode == exit_code, result.stderr
+    assert "Good?" in result.stderr
+    assert "Approve this result of extract?" in result.stderr
+    assert installation.calls["AnswerApproval"] == approvals
+
+
 def test_an_execution_that_waits_for_no_approval_says_so(server: Server, installation: Installation) -> None:
     installation.emit(*EVENTS)
     result = invoke(server.address, "approve", "e", "--yes")

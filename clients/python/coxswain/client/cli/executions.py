@@ -18,6 +18,7 @@ from coxswain.client.cli.session import (
     JsonOption,
     Session,
     add_row,
+    confirm,
     session_of,
     table,
 )
@@ -280,7 +281,7 @@ def approve(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Approve the result an execution waits with, or refuse it.
+    """Approve the result an execution waits with, or refuse it. Shows the result and asks before it is approved.
 
     Examples:
 
@@ -295,9 +296,9 @@ def approve(
             session.say(f"execution {id} waits for no approval", "red")
             raise typer.Exit(EXIT_USAGE)
         request = pending.approval_requested
-        if not yes and not reject and session.err.is_terminal:
+        if not yes and not reject:
             session.say(f"{pending.task_name}:\n{request.output.text}\n")
-            typer.confirm("Approve this result?", abort=True, err=True)
+            confirm(session, f"this result of {pending.task_name}", "approve", yes=yes)
         answer = AnswerApprovalRequest(approval_id=request.approval_id, approved=not reject, feedback=feedback)
         execution = client.executions.AnswerApproval(answer).execution
     if session.json:
