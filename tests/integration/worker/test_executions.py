@@ -265,6 +265,18 @@ async def test_an_execution_past_its_timeout_fails_and_says_so(installation: Ins
     assert ended.error.reason == "EXECUTION_TIMEOUT"
 
 
+async def test_a_crew_of_the_offline_model_without_a_text_fails_and_asks_for_one(installation: Installation) -> None:
+    read = task("read", "Find the key statements of the text: what changed, and why.\n\n{text}")
+    execution = await installation.start(crew(read, model="offline/extract"), inputs={"text": ""})
+    ended = await installation.finished(execution.id)
+    assert ended.state == S.EXECUTION_STATE_FAILED
+    assert "give the crew an input with the text" in ended.error.message
+    said = "The lamp was lit every evening."
+    execution = await installation.start(crew(read, model="offline/extract"), inputs={"text": said})
+    ended = await installation.finished(execution.id)
+    assert ended.result.text == said, "nothing of the instructions"
+
+
 async def test_a_failed_execution_resumed_does_only_what_is_not_done(installation: Installation) -> None:
     llm = installation.llm
     llm.on(Reply(text="First done."), last_contains="Do the first thing.")

@@ -174,10 +174,16 @@ async def test_a_stream_says_what_the_whole_answer_says(embedder: PackagedEmbedd
     assert len(pieces) == 5 + 2
 
 
-async def test_a_prompt_with_nothing_to_take_is_refused(embedder: PackagedEmbedder) -> None:
+@pytest.mark.parametrize("material", ["?!", "", " \n"])
+async def test_a_prompt_with_nothing_to_take_is_refused(embedder: PackagedEmbedder, material: str) -> None:
+    provider = OfflineProvider(embedder)
+    asked = ask(material, "Find the key statements of the text. Write them as sentences.\n\n")
     with pytest.raises(InvalidArgument) as failure:
-        await OfflineProvider(embedder).complete(model(), ask("?!"))
+        await provider.complete(model(), asked)
     assert failure.value.violations[0].field == "completion.messages"
+    assert "give the crew an input" in failure.value.message
+    with pytest.raises(InvalidArgument):
+        _ = [delta async for delta in provider.stream(model(), asked)]
 
 
 async def test_each_offline_model_does_only_its_own_work(embedder: PackagedEmbedder) -> None:

@@ -201,14 +201,35 @@ def test_material_keeps_its_order_across_parts_and_messages() -> None:
     assert read_prompt(messages).material == ("one", "two", "three")
 
 
-def test_without_marks_the_words_around_a_task_are_cut_away() -> None:
-    text = CREW.format(text="The text of it.", context="", memories=MEMORIES)
-    prompt = read_prompt([said("You are a reader.", role=MessageRole.SYSTEM), said(text)])
-    assert (prompt.material, prompt.task, prompt.criteria) == (
-        ("The text of it.",),
-        "Find the key statements.",
-        "5 sentences.",
+@pytest.mark.parametrize("text", ["", "\n\n  ", "Leave out examples.\n\nWrite well."])
+def test_a_task_without_marked_text_and_context_is_an_instruction_and_no_material(text: str) -> None:
+    prompt = read_prompt(
+        [
+            said("You are a reader.", role=MessageRole.SYSTEM),
+            said(CREW.format(text=text, context="", memories=MEMORIES)),
+        ]
     )
+    assert (prompt.material, prompt.criteria) == ((), "5 sentences.")
+    assert prompt.task.startswith("Find the key statements.")
+
+
+def test_a_task_that_says_nothing_of_its_result_is_an_instruction_too() -> None:
+    worded = CREW.format(text="", context="", memories="").replace("5 sentences.", "")
+    assert read_prompt([said(worded)]).material == ()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        said("Summarise in two sentences. Use short words.", ("",)),
+        said("Summarise in two sentences:"),
+        said("Please list the facts."),
+        said("Summarise:\n\n"),
+        said(" \n"),
+    ],
+)
+def test_instructions_about_a_text_that_is_not_there_are_no_material(message: Message) -> None:
+    assert read_prompt([message]).material == ()
 
 
 def test_without_marks_the_context_of_a_task_is_its_material() -> None:

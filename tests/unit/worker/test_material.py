@@ -34,3 +34,10 @@ def test_short_inputs_are_part_of_the_instruction() -> None:
         long,
         "short result",
     ]
+
+
+def test_a_short_text_is_material_where_the_crew_was_given_nothing_longer() -> None:
+    inputs = {"topic": "the old ships", "question": "How old are the ships?", "text": "The ships are very old."}
+    assert materials_of(inputs, []) == ["The ships are very old."]
+    assert materials_of(inputs, ["A result."]) == ["A result."]
+    assert materials_of({"topic": "ships", "text": " "}, []) == []

@@ -18,7 +18,7 @@ _BETWEEN_CONTEXTS = re.compile(r"\n-{10}\n")
 _ORDER = re.compile(
     r"^(?:please\s+)?(?:can you\s+)?"
     r"(?:summari[sz]e|condense|shorten|extract|list|pull|pick|select|find|identify|give|write|outline|tell)\b"
-    r"[^\n]{0,300}?(?::|[.?!](?=\s)|\n)\s*",
+    r"[^\n]{0,300}?(?::|[.?!](?=\s|$)|\n)\s*",
     re.IGNORECASE,
 )
 
@@ -28,6 +28,7 @@ class Prompt:
     """A conversation, taken apart."""
 
     material: tuple[str, ...]
+    """Empty when the conversation holds nothing but instructions."""
     task: str
     """What is asked of the material."""
     criteria: str
@@ -37,10 +38,11 @@ class Prompt:
 def read_prompt(messages: Sequence[Message]) -> Prompt:
     """Take a conversation apart.
 
-    Material is what is marked as such, wherever it stands. In a conversation without marks it is the users' own text,
-    less the words CrewAI wraps it in and less the order at its head.
+    Material is what is marked as such, wherever it stands. In a conversation without marks it is the context of a task
+    that CrewAI has worded (the task itself is an instruction, all of it), or else the users' own text less the order at
+    its head.
     """
-    marked = tuple(part.text for message in messages for part in message.content if part.material and part.text.strip())
+    marked = [part.text for message in messages for part in message.content if part.material]
     said = "\n\n".join(
         "".join("\n" if part.material else part.text for part in message.content)
         for message in messages
@@ -48,9 +50,9 @@ def read_prompt(messages: Sequence[Message]) -> Prompt:
     )
     task, criteria, context = _take_apart(said)
     if marked:
-        return Prompt(marked, task, criteria)
-    if context:
-        return Prompt(tuple(_BETWEEN_CONTEXTS.split(context)), task, criteria)
+        return Prompt(tuple(text for text in marked if text.strip()), task, criteria)
+    if context or _CRITERIA.search(said):
+        return Prompt(tuple(_BETWEEN_CONTEXTS.split(context)) if context else (), task, criteria)
     order, text = _split_order(task)
     return Prompt((text,) if text else (), order, criteria)
 
@@ -71,11 +73,11 @@ def _split_once(pattern: re.Pattern[str], text: str) -> tuple[str, str, str]:
 
 
 def _split_order(text: str) -> tuple[str, str]:
-    """Return the order at the head of a text, and the rest it is about."""
+    """Return the order at the head of a text, and the rest it is about, which is empty when there is only an order."""
     head, _, rest = text.partition("\n\n")
     if rest.strip():
         return head, rest
     order = _ORDER.match(text)
-    if order and text[order.end() :].strip():
+    if order:
         return order.group().strip(), text[order.end() :]
     return "", text

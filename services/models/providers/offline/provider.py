@@ -112,8 +112,9 @@ class OfflineProvider:
         if not sentences:
             raise InvalidArgument.field(
                 "completion.messages",
-                f'"{model.name}" answers with sentences of the text it is given, and there is none; '
-                "add the text to work on as material, or choose a model that writes",
+                f'"{model.name}" answers with sentences of the text it is given, and there is none; give the crew an '
+                "input with the text, or the task an earlier one as context; in calls of your own send the text as "
+                "material; or choose a model that writes",
             )
         pieces = [sentence if index == 0 else _SEPARATOR + sentence for index, sentence in enumerate(sentences)]
         pieces = _stop_at(pieces, completion.sampling.stop)

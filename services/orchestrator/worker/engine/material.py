@@ -4,18 +4,24 @@ CrewAI builds one text out of both. Its pieces are known, though, so they are lo
 stays byte for byte what CrewAI made of it.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 SHORTEST_MATERIAL = 80
-"""Shorter inputs (a name, a number) are part of the instruction they stand in."""
+"""Shorter inputs (a name, a number, a question) are part of the instruction they stand in."""
+# At least four words and the end of a statement.
+_STATEMENT = re.compile(r"(?:\S+\s+){3,}\S*[.!]\s*$")
 
 
 def materials_of(inputs: Mapping[str, Any], results: Iterable[str]) -> list[str]:
-    """Return the texts among `inputs` and earlier `results` that are material, without repetition."""
-    texts = [str(value) for value in inputs.values() if len(str(value)) >= SHORTEST_MATERIAL]
-    texts += [text for text in results if text.strip()]
-    return list(dict.fromkeys(texts))
+    """Return the texts among `inputs` and earlier `results` that are material, without repetition.
+
+    Where there is no long text, short inputs that state something are what the crew was given to work on.
+    """
+    given = [str(value) for value in inputs.values()]
+    texts = [text for text in given if len(text) >= SHORTEST_MATERIAL] + [text for text in results if text.strip()]
+    return list(dict.fromkeys(texts or filter(_STATEMENT.search, given)))
 
 
 def split_material(text: str, materials: Sequence[str]) -> list[dict[str, str]]:
