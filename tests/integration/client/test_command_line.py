@@ -199,6 +199,27 @@ async def test_missing_inputs_are_named(run: Run, crew_file: str) -> None:
     assert "request id" in result.stderr
 
 
+async def test_inputs_that_nothing_uses_are_warned_of_and_the_crew_runs(run: Run, crew_file: str) -> None:
+    for which in (["-f", crew_file], ["brief"]):
+        result = await run("run", *which, "-i", "text=a", "-i", "txet=b", "-i", "zebra=c", "--detach", "--json")
+        [execution] = rows(result)
+        assert execution["inputs"] == {"text": "a", "txet": "b", "zebra": "c"}
+        assert [line for line in result.stderr.splitlines() if "warning" in line] == [
+            "warning: no text of brief uses the input 'txet'; did you mean 'text'?",
+            "warning: no text of brief uses the input 'zebra'",
+        ]
+    assert (await run("run", "brief", "-i", "text=a", "--detach", "--json")).stderr == ""
+
+
+async def test_a_run_repeated_after_the_crew_has_changed_is_still_the_same(run: Run, crew_file: str) -> None:
+    await run("apply", "-f", crew_file)
+    command = ["run", "brief", "-i", "text=a", "--detach", "--request-id", "mine"]
+    first = await run(*command)
+    rewrite(crew_file, "goal: Read", "goal: Read well")
+    await run("apply", "-f", crew_file)
+    assert (await run(*command)).stdout == first.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

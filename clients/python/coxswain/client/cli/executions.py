@@ -1,5 +1,6 @@
 """Commands about executions: run, watch, executions, get, outputs, cancel, resume, approve, renew."""
 
+import difflib
 import json
 from collections.abc import Iterable
 from contextlib import closing
@@ -23,10 +24,12 @@ from coxswain.client.cli.session import (
     table,
 )
 from coxswain.client.paging import pages
+from coxswain.client.placeholders import inputs_asked_for, unused_inputs
 from coxswain.client.progress import state_words
 from coxswain.client.results import CrewReference, ExecutionNotSucceeded
 from coxswain.client.texts import read_text
 from coxswain.client.watching import TERMINAL_STATES, is_terminal
+from coxswain.orchestrator.v1.crew_pb2 import Crew
 from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState, TaskState
 from coxswain.orchestrator.v1.execution_service_pb2 import (
     AnswerApprovalRequest,
@@ -71,7 +74,8 @@ def run(
 ) -> None:
     """Run a crew and print its result.
 
-    Progress goes to standard error, the result to standard output. With --json every event is a line of JSON.
+    Progress goes to standard error, the result to standard output. With --json every event is a line of JSON. Inputs
+    that no text of the crew uses are warned of, on standard error.
 
     Examples:
 
@@ -89,7 +93,13 @@ def run(
     with session.client() as client:
         reference: CrewReference = crew
         if file is not None:
-            reference = apply_document(client, read(session, file), file).crew
+            reference = stored = apply_document(client, read(session, file), file).crew
+            _warn_of_unused(session, stored, inputs)
+        elif inputs:
+            stored = client.get_crew(crew)
+            # Its newest revision still, so that a repeated request stays the same.
+            reference = stored.id
+            _warn_of_unused(session, stored, inputs)
         execution = client.start(
             reference,
             inputs,
@@ -361,6 +371,14 @@ def _input(session: Session, text: str) -> tuple[str, object]:
     if not file.encoding.startswith("utf-8"):
         session.say(f"{value[1:]}: read as {file.encoding}", "yellow")
     return key, file.text
+
+
+def _warn_of_unused(session: Session, crew: Crew, inputs: Iterable[str]) -> None:
+    asked_for = inputs_asked_for(crew.spec)
+    for name in unused_inputs(crew.spec, inputs):
+        near = difflib.get_close_matches(name, asked_for, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        session.say(f"warning: no text of {crew.spec.name} uses the input {name!r}{hint}", "yellow")
 
 
 def _label(text: str) -> tuple[str, str]:
