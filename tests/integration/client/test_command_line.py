@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -506,11 +507,19 @@ def test_inputs_are_text_files_or_json(
     assert inputs["c"] == "struct_value"
 
 
+# A shell that runs the tests in the background has their children ignore interrupts.
+_INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("coxswain.client", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_an_interrupted_watch_says_how_to_go_on(server: Server, installation: Installation) -> None:
     installation.emit(*EVENTS)
     environment = {**os.environ, "COXSWAIN_ADDRESS": server.address, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "coxswain.client", "watch", "e"],
+        [sys.executable, "-c", _INTERRUPTIBLE, "watch", "e"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -520,7 +529,7 @@ def test_an_interrupted_watch_says_how_to_go_on(server: Server, installation: In
     assert process.stderr is not None
     for line in process.stderr:
         if "started by Reader" in line:
-            process.send_signal(2)
+            process.send_signal(signal.SIGINT)
             break
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
