@@ -330,6 +330,17 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchOutcome:
+    """What a search found, best first, and how it went about it."""
+
+    results: Sequence[Found] = ()
+    scanned: int = 0
+    """Records read one by one from the database, as the namespace is too large to be held in memory."""
+    truncated: bool = False
+    """Whether only the nearest candidates were looked at: others may match too, or rank higher."""
+
+
+@dataclass(frozen=True, slots=True)
 class ListPosition:
     """The sort key of the last record of a page: when it was made (microseconds since 1970) and its stored id."""
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import CursorResult, Select, create_engine, event
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -15,6 +16,7 @@ from sqlalchemy.pool import NullPool
 from services.common.errors import Unavailable
 
 _READ_ONLY = "coxswain_read_only"
+_SQLITE_READERS = 2
 
 
 def async_url(url: str) -> URL:
@@ -32,7 +34,7 @@ def async_url(url: str) -> URL:
 
 
 class Database:
-    """Gives out transactions.
+    """Gives out transactions, and single statements that need none.
 
     On SQLite the file is in WAL mode, writers begin with IMMEDIATE and take turns within the process, so that they
     never fail on a lock they could have waited for. On PostgreSQL every connection sees the service's own schema only.
@@ -50,13 +52,29 @@ class Database:
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
             self.engine: AsyncEngine = create_async_engine(self.url, connect_args={"timeout": 30}, **options)
             _configure_sqlite(self.engine)
+            self._snapshots: _SqliteSnapshots | None = _SqliteSnapshots(self.url, options)
         else:
             if not null_pool:
                 options |= {"pool_size": pool_size, "max_overflow": pool_size, "pool_pre_ping": True}
             self.engine = create_async_engine(
                 self.url, connect_args={"server_settings": {"search_path": schema}}, **options
             )
+            self._snapshots = None
+            self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._reader = self.engine.execution_options(**{_READ_ONLY: True})
+
+    async def fetch(
+        self, statement: Select[Any], parameters: Mapping[str, Any] | None = None
+    ) -> Sequence[Mapping[Any, Any]]:
+        """Return all rows of one SELECT, which is a snapshot by itself: a transaction around it costs more than it.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        if self._snapshots is not None:
+            return await self._snapshots.fetch(statement, parameters)
+        async with _connected(self._autocommit) as connection:
+            return _rows(await connection.execute(statement, parameters))
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -65,7 +83,7 @@ class Database:
         Raises:
             Unavailable: the database does not answer.
         """
-        async with self._transaction(self._reader) as connection:
+        async with _connected(self._reader) as connection, connection.begin():
             yield connection
 
     @contextlib.asynccontextmanager
@@ -75,26 +93,70 @@ class Database:
         Raises:
             Unavailable: the database does not answer, or did not confirm the commit.
         """
-        async with self._write_lock or contextlib.nullcontext(), self._transaction(self.engine) as connection:
+        async with (
+            self._write_lock or contextlib.nullcontext(),
+            _connected(self.engine) as connection,
+            connection.begin(),
+        ):
             yield connection
-
-    @contextlib.asynccontextmanager
-    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        try:
-            connection = await engine.connect()
-        except (OSError, DBAPIError) as error:
-            raise _unavailable() from error
-        try:
-            async with contextlib.aclosing(connection), connection.begin():
-                yield connection
-        except DBAPIError as error:
-            if error.connection_invalidated or "database is locked" in str(error.orig):
-                raise _unavailable() from error
-            raise
 
     async def close(self) -> None:
         """Close all connections."""
+        if self._snapshots is not None:
+            self._snapshots.close()
         await self.engine.dispose()
+
+
+class _SqliteSnapshots:
+    """Reads in a thread, so that a statement is one change of threads and not one for each step of it."""
+
+    def __init__(self, url: URL, options: Mapping[str, Any]) -> None:
+        self._engine: Engine = create_engine(
+            url.set(drivername="sqlite"),
+            isolation_level="AUTOCOMMIT",
+            connect_args={"timeout": 30, "check_same_thread": False},
+            **options,
+        )
+        self._threads = ThreadPoolExecutor(_SQLITE_READERS, thread_name_prefix="coxswain-read")
+
+    async def fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> Sequence[Mapping[Any, Any]]:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, statement, parameters)
+        except DBAPIError as error:
+            if _unanswered(error) or "unable to open" in str(error.orig):
+                raise _unavailable() from error
+            raise
+
+    def _fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> Sequence[Mapping[Any, Any]]:
+        with self._engine.connect() as connection:
+            return _rows(connection.execute(statement, parameters))
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        self._engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    try:
+        connection = await engine.connect()
+    except (OSError, DBAPIError) as error:
+        raise _unavailable() from error
+    try:
+        async with contextlib.aclosing(connection):
+            yield connection
+    except DBAPIError as error:
+        if _unanswered(error):
+            raise _unavailable() from error
+        raise
+
+
+def _rows(result: CursorResult[Any]) -> Sequence[Mapping[Any, Any]]:
+    return cast("Sequence[Mapping[Any, Any]]", result.mappings().all())
+
+
+def _unanswered(error: DBAPIError) -> bool:
+    return error.connection_invalidated or "database is locked" in str(error.orig)
 
 
 def _unavailable() -> Unavailable:

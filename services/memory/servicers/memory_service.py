@@ -58,10 +58,10 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             ranking=ranking_to_domain(request.ranking) if request.HasField("ranking") else None,
             include_embeddings=request.include_embeddings,
         )
-        results = await self._memories.search(current_principal(), crew_id, kind, question)
-        response = pb.SearchResponse()
+        outcome = await self._memories.search(current_principal(), crew_id, kind, question)
+        response = pb.SearchResponse(scanned_records=outcome.scanned, truncated=outcome.truncated)
         size = 0
-        for found in results:
+        for found in outcome.results:
             result = response.results.add(score=found.score, similarity=found.similarity)
             result.record.CopyFrom(record_to_message(found.record))
             size += result.ByteSize()

@@ -8,7 +8,6 @@ from services.common.errors import FailedPrecondition
 from services.memory.domain import (
     EmbeddingSpace,
     Filter,
-    Found,
     ListPosition,
     NamespaceInfo,
     NamespaceKey,
@@ -16,6 +15,7 @@ from services.memory.domain import (
     Query,
     Record,
     ScopeRow,
+    SearchOutcome,
     Tally,
 )
 
@@ -38,7 +38,7 @@ class MemoryStore(Protocol):
         """
         ...
 
-    async def search(self, key: NamespaceKey, query: Query, now: datetime) -> Sequence[Found]:
+    async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """Return the best records, best first; none when the namespace was never written to.
 
         Raises:

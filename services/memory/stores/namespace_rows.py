@@ -1,17 +1,22 @@
 """The rows that tell of each namespace its embedding space, version and size, within a caller's transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, tuple_, update
+from sqlalchemy import bindparam, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.db.database import Database
 from services.memory.domain import EmbeddingSpace, MemoryKind, NamespaceInfo, NamespaceKey
 from services.memory.stores.base import embedding_mismatch
 from services.memory.tables import namespaces
+
+_NAMESPACE = select(namespaces).where(
+    namespaces.c.id == bindparam("namespace_id"), namespaces.c.group_id == bindparam("owner_group")
+)
 
 
 async def claim(connection: AsyncConnection, key: NamespaceKey, space: EmbeddingSpace, now: datetime) -> int:
@@ -57,9 +62,15 @@ async def claim(connection: AsyncConnection, key: NamespaceKey, space: Embedding
 
 async def read_namespace(connection: AsyncConnection, key: NamespaceKey) -> NamespaceInfo | None:
     """Return a namespace, or None when it was never written to, or was cleared since."""
-    statement = select(namespaces).where(namespaces.c.id == key.id, namespaces.c.group_id == key.group_id)
-    row = (await connection.execute(statement)).one_or_none()
-    return _namespace_info(row) if row is not None and row.embedding_dimension else None
+    parameters = {"namespace_id": key.id, "owner_group": key.group_id}
+    row = (await connection.execute(_NAMESPACE, parameters)).mappings().one_or_none()
+    return _namespace_info(row) if row is not None and row[namespaces.c.embedding_dimension] else None
+
+
+async def fetch_namespace(database: Database, key: NamespaceKey) -> NamespaceInfo | None:
+    """Return what `read_namespace` returns, outside of any transaction."""
+    rows = await database.fetch(_NAMESPACE, {"namespace_id": key.id, "owner_group": key.group_id})
+    return _namespace_info(rows[0]) if rows and rows[0][namespaces.c.embedding_dimension] else None
 
 
 async def list_namespaces(
@@ -71,7 +82,7 @@ async def list_namespaces(
     if after is not None:
         statement = statement.where(tuple_(*order) > tuple_(*after))
     rows = await connection.execute(statement.order_by(*order).limit(limit))
-    return [_namespace_info(row) for row in rows]
+    return [_namespace_info(row) for row in rows.mappings()]
 
 
 async def removed_since(connection: AsyncConnection, key: NamespaceKey, version: int) -> bool:
@@ -119,10 +130,10 @@ async def record_clearing(connection: AsyncConnection, namespace_id: str, versio
     )
 
 
-def _namespace_info(row: Any) -> NamespaceInfo:
+def _namespace_info(row: Mapping[Any, Any]) -> NamespaceInfo:
     return NamespaceInfo(
-        key=NamespaceKey(row.group_id, row.crew_id, MemoryKind(row.kind)),
-        space=EmbeddingSpace(row.embedding_model, row.embedding_dimension),
-        record_count=row.record_count,
-        version=row.version,
+        key=NamespaceKey(row[namespaces.c.group_id], row[namespaces.c.crew_id], MemoryKind(row[namespaces.c.kind])),
+        space=EmbeddingSpace(row[namespaces.c.embedding_model], row[namespaces.c.embedding_dimension]),
+        record_count=row[namespaces.c.record_count],
+        version=row[namespaces.c.version],
     )

@@ -14,7 +14,6 @@ from services.memory import filters
 from services.memory.domain import (
     EmbeddingSpace,
     Filter,
-    Found,
     ListPosition,
     MemoryKind,
     NamespaceInfo,
@@ -24,6 +23,7 @@ from services.memory.domain import (
     Ranking,
     Record,
     ScopeInfo,
+    SearchOutcome,
     ShortTerm,
     Tally,
     Vector,
@@ -132,7 +132,7 @@ class MemoryUseCases:
         # A model that is named is the client's word; without one the vectors have to be of the default model.
         return EmbeddingSpace(model, next(iter(given))) if model else await self._embedder.space(self._default_model)
 
-    async def search(self, principal: Principal, crew_id: str, kind: MemoryKind, asked: Question) -> Sequence[Found]:
+    async def search(self, principal: Principal, crew_id: str, kind: MemoryKind, asked: Question) -> SearchOutcome:
         """Return the best records, best first.
 
         Raises:
@@ -148,7 +148,7 @@ class MemoryUseCases:
         if vector is None:
             space = await store.space(key)
             if space is None:
-                return []
+                return SearchOutcome()
             vector = (await self._embedder.embed(space.model, [asked.text])).vectors[0]
         query = Query(vector, asked.limit, asked.filter, asked.min_score, asked.ranking, asked.include_embeddings)
         return await store.search(key, query, utc_now())

@@ -180,7 +180,7 @@ async def check(
             everything = await store.get(key, list(rows), NOW, embeddings=True)
             assert plain(everything) == plain(list(rows.values()))
             for limit in (2, 10):
-                found = await store.search(key, Query(unit_vector(vector), limit, chosen), NOW)
+                found = (await store.search(key, Query(unit_vector(vector), limit, chosen), NOW)).results
                 best = sorted(-float(np.dot(r.embedding, unit_vector(vector))) for r in expected)[:limit]  # type: ignore[arg-type]
                 np.testing.assert_allclose([f.score for f in found], [-score for score in best], atol=2e-6)
                 assert {f.record.id for f in found} <= {r.id for r in expected}

@@ -104,7 +104,7 @@ async def test_the_space_is_fixed_until_the_namespace_is_cleared_and_short_terms
         ]
         await store.save(key, SPACE, records, NOW)
         later = NOW + timedelta(hours=1)
-        found = await store.search(key, Query(unit_vector([1, 0, 0]), 5), later)
+        found = (await store.search(key, Query(unit_vector([1, 0, 0]), 5), later)).results
         assert [f.record.id for f in found] == ["day"]
         assert (await store.count(key, EVERYTHING, later)).count == 1
         with pytest.raises(FailedPrecondition):

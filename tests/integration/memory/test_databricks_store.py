@@ -194,7 +194,7 @@ async def test_a_foreign_row_is_dropped_whatever_the_store_returns(monkeypatch: 
             await store.save(KEY, SPACE, _records(1, "own"), NOW)
             # As if the service forgot every filter.
             monkeypatch.setattr(vector_search_emulator, "_condition", lambda endpoint, body: None)
-            found = await store.search(KEY, Query(unit_vector([1, 0, 0]), 10, EVERYTHING), NOW)
+            found = (await store.search(KEY, Query(unit_vector([1, 0, 0]), 10, EVERYTHING), NOW)).results
             assert [f.record.id for f in found] == ["own0"]
             assert (await store.count(KEY, EVERYTHING, NOW)).count == 1
             page = await store.page(KEY, EVERYTHING, 10, None, NOW, embeddings=False)
@@ -227,7 +227,7 @@ async def test_camel_case_integer_codes_and_columns_of_later_versions_are_unders
         async with _client() as client:
             store = _store(client, vectors.url)
             await store.save(KEY, SPACE, _records(30), NOW)
-            found = await store.search(KEY, Query(unit_vector([1, 0, 0]), 25, EVERYTHING), NOW)
+            found = (await store.search(KEY, Query(unit_vector([1, 0, 0]), 25, EVERYTHING), NOW)).results
             assert len(found) == 25
             repository = _repository(client, vectors.url)
             scanned = [row async for rows in client.scan(vectors.url, INDEX) for row in rows]
@@ -345,7 +345,7 @@ async def test_a_busy_service_is_asked_again_after_the_time_it_names(status: int
             for path in ("/query", "/upsert-data", "/delete-data"):
                 vectors.fail(ApiFault(path=path, status=status, retry_after="0"))
             await store.save(KEY, SPACE, _records(2), NOW)
-            assert len(await store.search(KEY, Query(unit_vector([1, 0, 0]), 5, EVERYTHING), NOW)) == 2
+            assert len((await store.search(KEY, Query(unit_vector([1, 0, 0]), 5, EVERYTHING), NOW)).results) == 2
             assert await store.delete(KEY, ["r0", "r1"], None, NOW) == 2
             assert [len(vectors.requests(path=path)) for path in ("/upsert-data", "/delete-data")] == [2, 2]
             assert vectors.rows(INDEX) == []
@@ -442,7 +442,7 @@ async def test_a_remembered_token_that_was_replaced_is_asked_for_again() -> None
             store = _store(client, vectors.url)
             await store.save(KEY, SPACE, _records(1), NOW)
             vectors.fail(ApiFault(path="/query", status=401))
-            assert len(await store.search(KEY, Query(unit_vector([1, 0, 0]), 5, EVERYTHING), NOW)) == 1
+            assert len((await store.search(KEY, Query(unit_vector([1, 0, 0]), 5, EVERYTHING), NOW)).results) == 1
         tokens = [exchange.headers["authorization"] for exchange in vectors.requests(path="/query")]
         assert tokens == ["Bearer old", "Bearer new"]
 
@@ -483,7 +483,7 @@ def test_no_value_of_a_condition_breaks_out_of_a_filter(value: str) -> None:
                     await store.save(KEY, SPACE, [Record("own", Unified(value or "x"), unit_vector([1, 0, 0]))], NOW)
                     await store.save(KEYS[2], SPACE, [Record("foreign", Unified(value), unit_vector([1, 0, 0]))], NOW)
                     chosen = Filter((Condition("content", Comparison.EQUAL, (value or "x",)),))
-                    found = await store.search(KEY, Query(unit_vector([1, 0, 0]), 5, chosen), NOW)
+                    found = (await store.search(KEY, Query(unit_vector([1, 0, 0]), 5, chosen), NOW)).results
                     assert [f.record.id for f in found] == ["own"]
 
     asyncio.run(scenario())
@@ -504,7 +504,7 @@ async def test_vectors_survive_the_wire_to_the_last_bit_that_matters() -> None:
                 assert received.embedding is not None
                 np.testing.assert_allclose(received.embedding, sent.embedding, atol=1e-9)
             query = unit_vector(random.normal(size=64))
-            found = await store.search(KEY, Query(query, 20, EVERYTHING), NOW)
+            found = (await store.search(KEY, Query(query, 20, EVERYTHING), NOW)).results
             vectors_by_id = {record.id: np.asarray(record.embedding) for record in records}
             for result in found:
                 assert result.similarity == pytest.approx(float(vectors_by_id[result.record.id] @ query), abs=2e-6)
@@ -521,7 +521,7 @@ async def test_short_term_memories_end_there_too() -> None:
             ]
             await store.save(key, SPACE, records, NOW)
             later = NOW + timedelta(hours=1)
-            found = await store.search(key, Query(unit_vector([1, 0, 0]), 5), later)
+            found = (await store.search(key, Query(unit_vector([1, 0, 0]), 5), later)).results
             assert [f.record.id for f in found] == ["day"]
             assert (await store.count(key, EVERYTHING, later)).count == 1
             assert [r.id for r in await store.get(key, ["hour", "day"], later, embeddings=False)] == ["day"]

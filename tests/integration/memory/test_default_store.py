@@ -129,7 +129,7 @@ async def _check_page(stores: Sequence[SqlMemoryStore], model: Model, chosen: Fi
         for store in stores:
             page = await store.page(key, chosen, 100, None, NOW, embeddings=False)
             assert sorted(record.id for record in page.records) == expected, chosen
-            found = await store.search(key, Query(unit_vector((1, 0, 0)), 100, chosen), NOW)
+            found = (await store.search(key, Query(unit_vector((1, 0, 0)), 100, chosen), NOW)).results
             assert sorted(f.record.id for f in found) == expected, chosen
             assert (await store.count(key, chosen, NOW)).count == len(expected)
 
@@ -139,7 +139,7 @@ async def test_saving_again_changes_the_record_and_keeps_its_time_and_the_count(
         key = KEYS[0]
         for content, now in (("first", NOW), ("second", NOW + timedelta(days=1))):
             await store.save(key, SPACE, [Record("r", Unified(content), unit_vector((1, 2, 3)))], now)
-            assert len(await other.search(key, Query(unit_vector((1, 2, 3)), 5), now)) == 1
+            assert len((await other.search(key, Query(unit_vector((1, 2, 3)), 5), now)).results) == 1
         (record,) = await store.get(key, ["r"], NOW, embeddings=False)
         assert (record.body, record.created_at) == (Unified("second"), NOW)
         (info,) = await store.namespaces("sales", 5, None)
@@ -194,7 +194,7 @@ async def test_clearing_lets_the_next_write_choose_another_model(database_url: s
         wide = EmbeddingSpace("wide", 4)
         await store.save(key, wide, [Record("s", Unified("new"), unit_vector((1, 0, 0, 1)))], NOW)
         found = await other.search(key, Query(unit_vector((1, 0, 0, 1)), 5), NOW)
-        assert [f.record.id for f in found] == ["s"]
+        assert [f.record.id for f in found.results] == ["s"]
         with pytest.raises(FailedPrecondition) as refusal:
             await other.search(key, Query(unit_vector((1, 0, 0)), 5), NOW)
         assert refusal.value.metadata["expected_dimension"] == "4"
@@ -211,7 +211,7 @@ async def test_short_term_memories_end_and_are_swept(database_url: str) -> None:
         query = Query(unit_vector((1, 0, 0)), 5)
         for moment, alive in ((NOW, ["day", "hour"]), (NOW + timedelta(hours=1), ["day"])):
             for store in stores:
-                assert sorted(f.record.id for f in await store.search(key, query, moment)) == alive
+                assert sorted(f.record.id for f in (await store.search(key, query, moment)).results) == alive
                 page = await store.page(key, Filter(), 5, None, moment, embeddings=False)
                 assert sorted(r.id for r in page.records) == alive
                 assert (await store.count(key, Filter(), moment)).count == len(alive)
@@ -222,4 +222,4 @@ async def test_short_term_memories_end_and_are_swept(database_url: str) -> None:
         assert (await stores[0].namespaces("sales", 5, None))[0].record_count == 1
         # Looked at with a clock that is late, what was removed stays removed for every process.
         for store in stores:
-            assert [f.record.id for f in await store.search(key, query, NOW)] == ["day"]
+            assert [f.record.id for f in (await store.search(key, query, NOW)).results] == ["day"]

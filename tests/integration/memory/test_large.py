@@ -70,7 +70,7 @@ async def test_a_million_records_are_searched_listed_and_cleared_in_bounded_memo
         assert grown < 256
 
     async def search(chosen: Filter, expected: str) -> None:
-        found = await store.search(KEY, Query(needle, 5, chosen), NOW)
+        found = (await store.search(KEY, Query(needle, 5, chosen), NOW)).results
         assert found[0].record.id == expected
 
     async def pages() -> None:

@@ -45,7 +45,7 @@ async def _start(url: str, prefix: str, batches: int) -> asyncio.subprocess.Proc
 async def _check_all_there(url: str, acknowledged: set[str]) -> None:
     async with _store(url) as store:
         now = datetime.now(UTC)
-        found = await store.search(KEY, Query(unit_vector([1.0] * 8), 10_000, EVERYTHING), now)
+        found = (await store.search(KEY, Query(unit_vector([1.0] * 8), 10_000, EVERYTHING), now)).results
         there = {result.record.id for result in found}
         assert acknowledged <= there
         assert len(found) == len(there)
@@ -72,7 +72,7 @@ async def test_writers_in_two_processes_lose_nothing_and_a_reader_sees_every_ack
         while not all(follower.done() for follower in followers):
             expected = set(acknowledged)
             found = await reader.search(KEY, Query(unit_vector([1.0] * 8), 10_000, EVERYTHING), datetime.now(UTC))
-            assert expected <= {result.record.id for result in found}
+            assert expected <= {result.record.id for result in found.results}
             await asyncio.sleep(0)
     await asyncio.gather(*followers)
     assert [await writer.wait() for writer in writers] == [0, 0]

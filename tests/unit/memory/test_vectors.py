@@ -1,5 +1,7 @@
 """Exact search by NumPy against the plain definition, and the bound of what is remembered."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -12,11 +14,38 @@ from services.memory.stores.sql.vectors import (
     Candidates,
     VectorBlock,
     VectorCache,
-    VectorRow,
     nearest,
 )
 
 NOW_US = 1_800_000_000_000_000
+
+
+@dataclass
+class VectorRow:
+    """A row before it becomes part of columns."""
+
+    stored_id: str
+    embedding: bytes
+    created_us: int
+    expires_us: int | None
+    importance: float
+    private: bool
+    source: str
+    scope: str
+
+
+def _block(rows: Sequence[VectorRow], dimension: int) -> VectorBlock:
+    return VectorBlock.of(
+        dimension,
+        ids=[row.stored_id for row in rows],
+        embeddings=[row.embedding for row in rows],
+        created_us=[row.created_us for row in rows],
+        expires_us=[row.expires_us for row in rows],
+        importance=[row.importance for row in rows],
+        private=[row.private for row in rows],
+        sources=[row.source for row in rows],
+        scopes=[row.scope for row in rows],
+    )
 
 
 def _rows(seed: int, count: int, dimension: int = 4, first: int = 0) -> list[VectorRow]:
@@ -48,7 +77,7 @@ def test_the_nearest_are_those_of_a_full_sort(
     seed: int, count: int, limit: int, ranked: bool, min_score: float | None
 ) -> None:
     rows = _rows(seed, count)
-    block = VectorBlock.of(rows, 4)
+    block = _block(rows, 4)
     ranking = Ranking(0.5, 0.3, 0.2, 30.0) if ranked else None
     vector = unit_vector([1, -2, 3, 0.5])
     found = nearest(block, Query(vector, limit, min_score=min_score, ranking=ranking), _all(block), NOW_US)
@@ -69,10 +98,10 @@ def test_the_nearest_are_those_of_a_full_sort(
 def test_chunks_find_what_the_whole_finds(seed: int, count: int, limit: int, chunk: int) -> None:
     rows = _rows(seed, count)
     query = Query(unit_vector([1, 1, -1, 2]), limit)
-    whole = VectorBlock.of(rows, 4)
+    whole = _block(rows, 4)
     best = Candidates.none()
     for start in range(0, count, chunk):
-        block = VectorBlock.of(rows[start : start + chunk], 4)
+        block = _block(rows[start : start + chunk], 4)
         best = best.merged(nearest(block, query, _all(block), NOW_US), limit)
     expected = nearest(whole, query, _all(whole), NOW_US)
     np.testing.assert_allclose(best.scores, expected.scores, atol=1e-6)
@@ -83,9 +112,9 @@ def test_chunks_find_what_the_whole_finds(seed: int, count: int, limit: int, chu
 @settings(max_examples=60)
 def test_adding_rows_gives_the_block_that_reading_all_gives(seed: int, old: int, new: int, overlap: int) -> None:
     before, after = _rows(seed, old), _rows(seed + 1, new, first=max(0, old - overlap))
-    updated = VectorBlock.of(before, 4).updated(VectorBlock.of(after, 4))
+    updated = _block(before, 4).updated(_block(after, 4))
     replaced = {row.stored_id for row in after}
-    fresh = VectorBlock.of([*(row for row in before if row.stored_id not in replaced), *after], 4)
+    fresh = _block([*(row for row in before if row.stored_id not in replaced), *after], 4)
     np.testing.assert_array_equal(updated.ids, fresh.ids)
     np.testing.assert_array_equal(updated.matrix, fresh.matrix)
     for chosen in (Filter(), Filter(source="s1", scope_prefix="/a"), Filter(include_private=True, scope_prefix="/ab")):
@@ -100,7 +129,7 @@ def test_private_rows_are_allowed_to_their_source_alone() -> None:
         VectorRow("1" * 64, unit_vector([1.0]).tobytes(), 0, None, 0, True, "", "/"),
         VectorRow("2" * 64, unit_vector([1.0]).tobytes(), 0, None, 0, False, "alice", "/"),
     ]
-    block = VectorBlock.of(rows, 1)
+    block = _block(rows, 1)
 
     def allowed(chosen: Filter) -> list[bool]:
         return list(block.allowed(chosen, NOW_US, unified=True))
@@ -117,7 +146,7 @@ def test_expired_and_later_rows_are_left_out() -> None:
         VectorRow(f"{i:064x}", unit_vector([1.0]).tobytes(), created + i, expiry, 0, False, "", "")
         for i, expiry in enumerate((None, NOW_US, NOW_US + 1))
     ]
-    block = VectorBlock.of(rows, 1)
+    block = _block(rows, 1)
     assert list(block.allowed(Filter(), NOW_US, unified=False)) == [True, False, True]
     before = Filter(created_before=datetime(2026, 1, 1, microsecond=2, tzinfo=UTC))
     assert list(block.allowed(before, NOW_US, unified=False)) == [True, False, False]
@@ -128,7 +157,7 @@ def test_expired_and_later_rows_are_left_out() -> None:
 def test_the_cache_never_holds_more_than_its_bound(puts: list[tuple[str, int]], bound: int) -> None:
     cache = VectorCache(bound)
     for version, (name, count) in enumerate(puts):
-        block = VectorBlock.of(_rows(1, count), 4)
+        block = _block(_rows(1, count), 4)
         cache.put(name, version, block)
         assert cache.nbytes <= bound
         held = cache.get(name)
@@ -139,7 +168,7 @@ def test_the_cache_never_holds_more_than_its_bound(puts: list[tuple[str, int]], 
 
 
 def test_the_cache_forgets_what_was_not_used_for_longest() -> None:
-    block = VectorBlock.of(_rows(1, 3), 4)
+    block = _block(_rows(1, 3), 4)
     cache = VectorCache(2 * block.nbytes)
     cache.put("a", 1, block)
     cache.put("b", 1, block)
@@ -151,4 +180,4 @@ def test_the_cache_forgets_what_was_not_used_for_longest() -> None:
 
 def test_rows_of_another_dimension_are_refused() -> None:
     with pytest.raises(ValueError, match="reshape"):
-        VectorBlock.of(_rows(1, 3, dimension=4), 5)
+        _block(_rows(1, 3, dimension=4), 5)

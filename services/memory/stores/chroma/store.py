@@ -22,6 +22,7 @@ from services.memory.domain import (
     Query,
     Record,
     ScopeRow,
+    SearchOutcome,
     ShortTerm,
     Tally,
     microseconds,
@@ -38,7 +39,7 @@ from services.memory.stores.namespace_rows import (
     record_clearing,
     record_removal,
 )
-from services.memory.stores.sql.vectors import VectorBlock, VectorRow, nearest
+from services.memory.stores.sql.vectors import VectorBlock, nearest
 
 _ROWS_IN_CHUNK = 2000
 _CREATED, _EXPIRES = "created_us", "expires_us"
@@ -86,16 +87,16 @@ class ChromaMemoryStore:
             await claim(connection, key, space, now)
             await record_addition(connection, key.id, await self._directories.run(key, write))
 
-    async def search(self, key: NamespaceKey, query: Query, now: datetime) -> Sequence[Found]:
+    async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`; filtered and ranked searches are exact, plain ones approximate."""
         space = await self.space(key)
         if space is None:
-            return []
+            return SearchOutcome()
         if len(query.vector) != space.dimension:
             raise embedding_mismatch(space, "", len(query.vector))
         plain = query.ranking is None and key.kind is not MemoryKind.SHORT_TERM and filters.is_empty(query.filter)
         if plain and (query.filter.include_private or key.kind is not MemoryKind.UNIFIED):
-            return await self._directories.run(key, lambda collection: _query(collection, key, query))
+            return SearchOutcome(await self._directories.run(key, lambda collection: _query(collection, key, query)))
         return await self._directories.run(key, lambda collection: _search_all(collection, key, query, space, now))
 
     async def get(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool) -> Sequence[Record]:
@@ -292,33 +293,30 @@ def _query(collection: Any, key: NamespaceKey, query: Query) -> list[Found]:
     return found
 
 
-def _search_all(collection: Any, key: NamespaceKey, query: Query, space: EmbeddingSpace, now: datetime) -> list[Found]:
+def _search_all(
+    collection: Any, key: NamespaceKey, query: Query, space: EmbeddingSpace, now: datetime
+) -> SearchOutcome:
     by_id: dict[str, Row] = {}
-    vectors: list[VectorRow] = []
+    scanned = 0
     for rows in _chunks(collection, key, embeddings=True):
-        for row in rows:
-            if _passes(key.kind, query.filter, row, now):
-                by_id[row[Column.ID]] = row
-                vectors.append(
-                    VectorRow(
-                        stored_id=row[Column.ID],
-                        embedding=row[Column.EMBEDDING].tobytes(),
-                        created_us=row[_CREATED],
-                        expires_us=None,
-                        importance=float(row.get(Column.IMPORTANCE) or 0.0),
-                        private=False,
-                        source="",
-                        scope="",
-                    )
-                )
-    block = VectorBlock.of(vectors, space.dimension)
+        scanned += len(rows)
+        by_id.update((row[Column.ID], row) for row in rows if _passes(key.kind, query.filter, row, now))
+    matching = by_id.values()
+    block = VectorBlock.of(
+        space.dimension,
+        ids=list(by_id),
+        embeddings=[row[Column.EMBEDDING].tobytes() for row in matching],
+        created_us=[row[_CREATED] for row in matching],
+        importance=[float(row.get(Column.IMPORTANCE) or 0.0) for row in matching],
+    )
     best = nearest(block, query, np.ones(len(block), dtype=np.bool_), microseconds(now))
-    return [
+    found = [
         Found(_shown(key.kind, by_id[stored_id.decode()], query), score, similarity)
         for stored_id, score, similarity in zip(
             best.ids.tolist(), best.scores.tolist(), best.similarities.tolist(), strict=True
         )
     ]
+    return SearchOutcome(found, scanned=scanned)
 
 
 def _shown(kind: MemoryKind, row: Row, query: Query) -> Record:

@@ -24,6 +24,7 @@ from services.memory.domain import (
     Ranking,
     Record,
     ScopeRow,
+    SearchOutcome,
     Tally,
     microseconds,
 )
@@ -94,7 +95,7 @@ class DatabricksMemoryStore:
         await self._notes.remember(key.crew_id, key.kind)
         await self._repository.upsert(index, key, list(by_id.values()), space.model)
 
-    async def search(self, key: NamespaceKey, query: Query, now: datetime) -> Sequence[Found]:
+    async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`."""
         index = self._index(key.kind)
         if len(query.vector) != self._config.space.dimension:
@@ -106,8 +107,8 @@ class DatabricksMemoryStore:
         if query.min_score is not None:
             hits = [hit for hit in hits if hit.similarity >= query.min_score]
         if query.ranking is not None:
-            return _ranked(key.kind, hits, query.ranking, now)[: query.limit]
-        return [Found(parse_row(key.kind, hit.row), hit.similarity, hit.similarity) for hit in hits]
+            return SearchOutcome(_ranked(key.kind, hits, query.ranking, now)[: query.limit])
+        return SearchOutcome([Found(parse_row(key.kind, hit.row), hit.similarity, hit.similarity) for hit in hits])
 
     async def get(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool) -> Sequence[Record]:
         """See `MemoryStore`."""

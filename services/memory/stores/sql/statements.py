@@ -1,26 +1,35 @@
-"""The clauses every statement is made of. `owned` is the one place that ties a statement to group and crew."""
+"""The statements of the default store; every one of them names whose rows it means."""
 
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, delete, func, or_, select, tuple_
+from sqlalchemy.engine import Row as DatabaseRow
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.memory.domain import Comparison, Condition, Filter, MemoryKind, NamespaceKey, microseconds
+from services.memory.domain import Comparison, Condition, Filter, ListPosition, MemoryKind, NamespaceKey, microseconds
 from services.memory.schemas import (
     Column,
     DatabricksIndexSchemas,
     FieldType,
+    Row,
     canonical_json,
     has_column,
     metadata_column,
 )
 from services.memory.tables import namespaces, records
 
+ROWS_IN_CHUNK: Final = 4096
+IDS_IN_STATEMENT: Final = 500
+"""Well below the number of parameters any of the databases takes."""
 NAMESPACE_VERSION: Final = "namespace_version"
 WINNERS: Final = "winners"
+CREATED_US: Final = "created_us"
 _NAMESPACE, _GROUP, _CREW = "owner_namespace", "owner_group", "owner_crew"
+
+Item = TypeVar("Item")
 
 
 def owned(table: Table, key: NamespaceKey) -> ColumnElement[bool]:
@@ -29,13 +38,8 @@ def owned(table: Table, key: NamespaceKey) -> ColumnElement[bool]:
 
 
 def owner_parameters(key: NamespaceKey) -> dict[str, str]:
-    """Return the values of `owned_by_parameters`."""
+    """Return the values of the parameters that say whose rows `winners` means."""
     return {_NAMESPACE: key.id, _GROUP: key.group_id, _CREW: key.crew_id}
-
-
-def owned_by_parameters(table: Table, kind: MemoryKind) -> ColumnElement[bool]:
-    """Return `owned` for statements that are made once: whose rows is told when they are executed."""
-    return _owned(table, kind, {name: bindparam(name) for name in (_NAMESPACE, _GROUP, _CREW)})
 
 
 def _owned(table: Table, kind: MemoryKind, owner: Mapping[str, Any]) -> ColumnElement[bool]:
@@ -49,14 +53,16 @@ def _owned(table: Table, kind: MemoryKind, owner: Mapping[str, Any]) -> ColumnEl
 def winners(kind: MemoryKind, *, embeddings: bool) -> Select[Any]:
     """Return the statement that reads rows by their ids (parameter `WINNERS`) beside their namespace's version.
 
-    It takes `owner_parameters` too. A namespace without any of the rows is one row of NULLs.
+    It takes `owner_parameters` too. A namespace without any of the rows is one row of NULLs. It is made once, as making
+    it costs as much as executing it.
     """
     table = records[kind]
+    owner: dict[str, Any] = {name: bindparam(name) for name in (_NAMESPACE, _GROUP, _CREW)}
     ids = table.c[Column.ID].in_(bindparam(WINNERS, expanding=True))
     return (
         select(namespaces.c.version.label(NAMESPACE_VERSION), *row_columns(table, embeddings=embeddings))
-        .select_from(namespaces.outerjoin(table, and_(owned_by_parameters(table, kind), ids)))
-        .where(namespaces.c.id == bindparam(_NAMESPACE), namespaces.c.group_id == bindparam(_GROUP))
+        .select_from(namespaces.outerjoin(table, and_(_owned(table, kind, owner), ids)))
+        .where(namespaces.c.id == owner[_NAMESPACE], namespaces.c.group_id == owner[_GROUP])
     )
 
 
@@ -70,26 +76,66 @@ def alive(table: Table, now_us: int) -> ColumnElement[bool]:
     return or_(table.c.expires_us.is_(None), table.c.expires_us > now_us)
 
 
-def filtered(table: Table, kind: MemoryKind, chosen: Filter, dialect: str) -> list[ColumnElement[bool]]:
-    """Return clauses that hold for every row the filter asks for, and for few others.
+def chosen_rows(key: NamespaceKey, chosen: Filter, now_us: int, dialect: str) -> list[ColumnElement[bool]]:
+    """Return clauses that hold for every living row of a namespace that the filter asks for, and for few others.
 
     Words, categories and metadata are narrowed down only; `filters.residual` decides them.
     """
-    clauses: list[ColumnElement[bool]] = []
+    table = records[key.kind]
+    return [owned(table, key), alive(table, now_us), *_filtered(table, key.kind, chosen, dialect)]
+
+
+def newest_first(
+    table: Table,
+    columns: Sequence[ColumnElement[Any]],
+    clauses: Sequence[ColumnElement[bool]],
+    after: ListPosition | None,
+    limit: int,
+) -> Select[Any]:
+    """Return the statement that reads the next rows of a list, newest first, equal times by id."""
+    order = (table.c.created_us, table.c[Column.ID])
+    statement = select(*columns).where(*clauses)
+    if after is not None:
+        statement = statement.where(tuple_(*order) < tuple_(after.created, after.stored_id))
+    return statement.order_by(*(column.desc() for column in order)).limit(limit)
+
+
+async def chunks(connection: AsyncConnection, statement: Select[Any]) -> AsyncIterator[Sequence[DatabaseRow[Any]]]:
+    """Read a result chunk by chunk; it is one snapshot however long that takes."""
+    result = await connection.stream(statement.execution_options(yield_per=ROWS_IN_CHUNK))
+    async for chunk in result.partitions():
+        yield chunk
+
+
+def named(row: DatabaseRow[Any]) -> Row:
+    """Return a row's values by the names of its columns."""
+    return cast("Row", row._mapping)  # noqa: SLF001 - the documented name of a public attribute
+
+
+async def delete_some(connection: AsyncConnection, table: Table, clauses: Sequence[ColumnElement[bool]]) -> int:
+    """Remove up to `ROWS_IN_CHUNK` of the rows that match, and return how many; fewer means that none is left."""
+    some = select(table.c[Column.ID]).where(*clauses).limit(ROWS_IN_CHUNK)
+    return (await connection.execute(delete(table).where(table.c[Column.ID].in_(some)))).rowcount
+
+
+def parts(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Split a sequence."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _filtered(table: Table, kind: MemoryKind, chosen: Filter, dialect: str) -> Iterator[ColumnElement[bool]]:
     if kind is MemoryKind.UNIFIED:
-        clauses.extend(_unified(table, chosen, dialect))
+        yield from _unified(table, chosen, dialect)
     if chosen.created_before is not None:
-        clauses.append(table.c.created_us < microseconds(chosen.created_before))
+        yield table.c.created_us < microseconds(chosen.created_before)
     for name, value in chosen.metadata.items():
         pair = canonical_json({name: json.loads(value)})[1:-1]
-        clauses.append(_holds_text(table.c[metadata_column(kind)], pair, dialect))
+        yield _holds_text(table.c[metadata_column(kind)], pair, dialect)
     types = DatabricksIndexSchemas.filterable(kind)
-    clauses.extend(
-        _compare(table.c[condition.column], types[condition.column], condition, dialect)
-        for condition in chosen.conditions
-        if condition.comparison is not Comparison.CONTAINS
-    )
-    return clauses
+    for condition in chosen.conditions:
+        if condition.comparison is not Comparison.CONTAINS:
+            yield _compare(table.c[condition.column], types[condition.column], condition, dialect)
 
 
 def _unified(table: Table, chosen: Filter, dialect: str) -> Iterator[ColumnElement[bool]]:

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -45,20 +46,6 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
-class VectorRow:
-    """What a search has to know of a row before it has won."""
-
-    stored_id: str
-    embedding: bytes
-    created_us: int
-    expires_us: int | None
-    importance: float
-    private: bool
-    source: str
-    scope: str
-
-
-@dataclass(frozen=True, slots=True)
 class VectorBlock:
     """Rows of a namespace as arrays of equal length. Never changed once made."""
 
@@ -72,23 +59,38 @@ class VectorBlock:
     scopes: Labels
 
     @classmethod
-    def of(cls, rows: Sequence[VectorRow], dimension: int) -> Self:
-        """Build the arrays.
+    def of(
+        cls,
+        dimension: int,
+        *,
+        ids: Sequence[str],
+        embeddings: Sequence[bytes],
+        created_us: Sequence[int],
+        expires_us: Sequence[int | None] = (),
+        importance: Sequence[float] = (),
+        private: Sequence[bool] = (),
+        sources: Sequence[str] = (),
+        scopes: Sequence[str] = (),
+    ) -> Self:
+        """Build the arrays from columns; an empty one stands for rows that have nothing there.
 
         Raises:
-            ValueError: a row's vector has another dimension.
+            ValueError: a vector has another dimension, or a column another length.
         """
+        count = len(ids)
         return cls(
-            ids=np.array([row.stored_id.encode() for row in rows], dtype="S64"),
-            matrix=np.frombuffer(b"".join(row.embedding for row in rows), dtype="<f4").reshape(len(rows), dimension),
-            created_us=np.array([row.created_us for row in rows], dtype=np.int64),
-            expires_us=np.array(
-                [NEVER_US if row.expires_us is None else row.expires_us for row in rows], dtype=np.int64
+            ids=np.array([stored_id.encode() for stored_id in ids], dtype="S64"),
+            matrix=np.frombuffer(b"".join(embeddings), dtype="<f4").reshape(count, dimension),
+            created_us=np.array(created_us, dtype=np.int64),
+            expires_us=np.fromiter(
+                (NEVER_US if moment is None else moment for moment in expires_us or repeat(None, count)),
+                np.int64,
+                count,
             ),
-            importance=np.array([row.importance for row in rows], dtype=np.float32),
-            private=np.array([row.private for row in rows], dtype=np.bool_),
-            sources=Labels.of([row.source for row in rows]),
-            scopes=Labels.of([row.scope for row in rows]),
+            importance=np.fromiter(importance or repeat(0.0, count), np.float32, count),
+            private=np.fromiter(private or repeat(False, count), np.bool_, count),
+            sources=Labels.of(sources or [""] * count),
+            scopes=Labels.of(scopes or [""] * count),
         )
 
     def __len__(self) -> int:

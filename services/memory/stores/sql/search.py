@@ -1,0 +1,241 @@
+"""Exact search of the default store: on what is remembered of a namespace, or on rows as they are read."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import structlog
+from sqlalchemy import select
+from sqlalchemy.engine import Row as DatabaseRow
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.db.database import Database
+from services.memory import filters
+from services.memory.domain import (
+    Filter,
+    Found,
+    MemoryKind,
+    NamespaceInfo,
+    NamespaceKey,
+    Query,
+    Record,
+    SearchOutcome,
+    microseconds,
+)
+from services.memory.schemas import Column
+from services.memory.stores.base import embedding_mismatch
+from services.memory.stores.namespace_rows import read_namespace, removed_since
+from services.memory.stores.sql.rows import parse_rows, vector_block, vector_columns
+from services.memory.stores.sql.statements import (
+    IDS_IN_STATEMENT,
+    NAMESPACE_VERSION,
+    WINNERS,
+    chosen_rows,
+    chunks,
+    named,
+    owned,
+    owner_parameters,
+    parts,
+    row_columns,
+    winners,
+)
+from services.memory.stores.sql.vectors import Candidates, Mask, VectorBlock, VectorCache, nearest
+from services.memory.tables import records
+
+_log = structlog.get_logger(__name__)
+
+_COMPONENTS_IN_LOOP = 1_000_000
+"""Products of more components than these are computed off the event loop."""
+
+_ATTEMPTS = 3
+
+
+class VectorSearch:
+    """Reads the namespace's version and computes on the rows it remembers for that version.
+
+    Rows written since are added to them; after removals all are read again. What does not fit the bounds is computed
+    chunk by chunk.
+    """
+
+    def __init__(self, database: Database, *, cache_bytes: int, cached_namespace_bytes: int) -> None:
+        """`cache_bytes` bounds what is remembered in all, `cached_namespace_bytes` what of one namespace."""
+        self._database = database
+        self._cache = VectorCache(cache_bytes)
+        self._cached_namespace_bytes = min(cached_namespace_bytes, cache_bytes)
+        # One reader fills what several searches wait for.
+        self._filling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def forget(self, namespace_id: str) -> None:
+        """Give up what is remembered of a namespace."""
+        self._cache.drop(namespace_id)
+
+    async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
+        """See `MemoryStore`."""
+        at_once = await self._search_remembered(key, query, now)
+        if at_once is not None:
+            return SearchOutcome(at_once)
+        found: list[Found] = []
+        scanned = 0
+        for _ in range(_ATTEMPTS):
+            async with self._database.read() as connection:
+                namespace = await read_namespace(connection, key)
+                if namespace is None:
+                    return SearchOutcome()
+                if len(query.vector) != namespace.space.dimension:
+                    raise embedding_mismatch(namespace.space, "", len(query.vector))
+                if self._is_remembered(namespace):
+                    best = await self._best(connection, namespace, query, microseconds(now))
+                else:
+                    best, read = await self._scan(connection, namespace, query, microseconds(now))
+                    scanned += read
+                ids = _ids(best)
+                by_id = await _read(connection, key, ids, embeddings=query.include_embeddings)
+            found = _found(best, by_id)
+            # A winner removed between the two statements leaves its place to the next one.
+            if len(found) == len(ids):
+                break
+        return SearchOutcome(found, scanned=scanned)
+
+    async def _search_remembered(self, key: NamespaceKey, query: Query, now: datetime) -> Sequence[Found] | None:
+        """Search what is remembered, and read the winners in the statement that proves it still true; None: it is not.
+
+        Most searches find nothing changed: they cost one statement.
+        """
+        remembered = self._cache.get(key.id)
+        if remembered is None or _needs_database(query.filter) or query.limit > IDS_IN_STATEMENT:
+            return None
+        version, block = remembered
+        if block.matrix.shape[1] != len(query.vector):
+            return None
+        now_us = microseconds(now)
+        allowed = block.allowed(query.filter, now_us, unified=key.kind is MemoryKind.UNIFIED)
+        best = await _compute(block, query, allowed, now_us)
+        rows = await self._database.fetch(
+            winners(key.kind, embeddings=query.include_embeddings), {**owner_parameters(key), WINNERS: _ids(best)}
+        )
+        if not rows or rows[0][NAMESPACE_VERSION] != version:
+            return None
+        return _found(best, parse_rows(key, [row for row in rows if row[Column.ID] is not None]))
+
+    def _is_remembered(self, namespace: NamespaceInfo) -> bool:
+        return namespace.record_count * namespace.space.dimension * 4 <= self._cached_namespace_bytes
+
+    async def _best(
+        self, connection: AsyncConnection, namespace: NamespaceInfo, query: Query, now_us: int
+    ) -> Candidates:
+        block = await self._block(connection, namespace)
+        allowed = block.allowed(query.filter, now_us, unified=namespace.key.kind is MemoryKind.UNIFIED)
+        if _needs_database(query.filter):
+            allowed &= await self._matching(connection, namespace.key, query.filter, now_us, block)
+        return await _compute(block, query, allowed, now_us)
+
+    async def _scan(
+        self, connection: AsyncConnection, namespace: NamespaceInfo, query: Query, now_us: int
+    ) -> tuple[Candidates, int]:
+        """Search rows as they are read, holding one chunk at a time; return their number too."""
+        key, dimension = namespace.key, namespace.space.dimension
+        rest = filters.residual(query.filter)
+        columns = vector_columns(key.kind) + _residual_columns(key.kind, rest)
+        statement = select(*columns).where(*chosen_rows(key, query.filter, now_us, self._database.dialect))
+
+        def best_of(rows: Sequence[DatabaseRow[Any]]) -> Candidates:
+            matching = [row for row in rows if rest is None or filters.matches(key.kind, rest, named(row))]
+            block = vector_block(key.kind, matching, dimension)
+            return nearest(block, query, np.ones(len(block), dtype=np.bool_), now_us)
+
+        best, scanned, started = Candidates.none(), 0, time.perf_counter()
+        async for chunk in chunks(connection, statement):
+            scanned += len(chunk)
+            best = best.merged(await asyncio.to_thread(best_of, chunk), query.limit)
+        _log.warning(
+            "search_scanned_namespace",
+            kind=key.kind.name,
+            records=scanned,
+            seconds=round(time.perf_counter() - started, 3),
+            namespace_bytes=namespace.record_count * dimension * 4,
+            cached_namespace_bytes=self._cached_namespace_bytes,
+        )
+        return best, scanned
+
+    async def _block(self, connection: AsyncConnection, namespace: NamespaceInfo) -> VectorBlock:
+        """Return the namespace's rows as of its version, or newer."""
+        key = namespace.key
+        remembered = self._cache.get(key.id)
+        if remembered and remembered[0] == namespace.version:
+            return remembered[1]
+        async with self._filling.setdefault(key.id, asyncio.Lock()):
+            remembered = self._cache.get(key.id)
+            if remembered and remembered[0] >= namespace.version:
+                return remembered[1]
+            table = records[key.kind]
+            statement = select(*vector_columns(key.kind)).where(owned(table, key))
+            if remembered and await removed_since(connection, key, remembered[0]):
+                remembered = None
+            if remembered:
+                statement = statement.where(table.c.written_version > remembered[0])
+            rows = [row async for chunk in chunks(connection, statement) for row in chunk]
+            block = await asyncio.to_thread(vector_block, key.kind, rows, namespace.space.dimension)
+            if remembered:
+                old = remembered[1]
+                block = await asyncio.to_thread(old.updated, block) if len(block) else old
+            self._cache.put(key.id, namespace.version, block)
+            return block
+
+    async def _matching(
+        self, connection: AsyncConnection, key: NamespaceKey, chosen: Filter, now_us: int, block: VectorBlock
+    ) -> Mask:
+        """Tell of each row of a block whether it matches, by asking the database."""
+        rest = filters.residual(chosen)
+        statement = select(records[key.kind].c[Column.ID], *_residual_columns(key.kind, rest)).where(
+            *chosen_rows(key, chosen, now_us, self._database.dialect)
+        )
+        ids = [
+            row[0].encode()
+            async for chunk in chunks(connection, statement)
+            for row in chunk
+            if rest is None or filters.matches(key.kind, rest, named(row))
+        ]
+        mask: Mask = np.isin(block.ids, np.array(ids, dtype="S64"))
+        return mask
+
+
+def _needs_database(chosen: Filter) -> bool:
+    """Tell whether a filter asks for more than what is remembered of rows."""
+    return bool(chosen.conditions or chosen.categories or chosen.metadata)
+
+
+def _residual_columns(kind: MemoryKind, rest: Filter | None) -> list[Any]:
+    return [] if rest is None else [records[kind].c[name] for name in filters.columns_needed(kind, rest)]
+
+
+def _ids(best: Candidates) -> list[str]:
+    return [stored_id.decode() for stored_id in best.ids.tolist()]
+
+
+def _found(best: Candidates, by_id: Mapping[str, Record]) -> list[Found]:
+    """Return the candidates whose records are still there."""
+    ranked = zip(_ids(best), best.scores.tolist(), best.similarities.tolist(), strict=True)
+    return [Found(by_id[stored_id], score, similarity) for stored_id, score, similarity in ranked if stored_id in by_id]
+
+
+async def _read(
+    connection: AsyncConnection, key: NamespaceKey, ids: Sequence[str], *, embeddings: bool
+) -> dict[str, Record]:
+    table = records[key.kind]
+    found: dict[str, Record] = {}
+    for part in parts(ids, IDS_IN_STATEMENT):
+        statement = select(*row_columns(table, embeddings=embeddings)).where(
+            owned(table, key), table.c[Column.ID].in_(part)
+        )
+        found.update(parse_rows(key, [named(row) for row in await connection.execute(statement)]))
+    return found
+
+
+async def _compute(block: VectorBlock, query: Query, allowed: Mask, now_us: int) -> Candidates:
+    if block.matrix.size > _COMPONENTS_IN_LOOP:
+        return await asyncio.to_thread(nearest, block, query, allowed, now_us)
+    return nearest(block, query, allowed, now_us)
