@@ -2,12 +2,12 @@
 
 Python's own reflection serves the descriptors that generated code carries, and those have no comments. This one serves
 the image written when the protos were compiled, source information included, so that tools can show what every RPC and
-field means.
+field means. A listener that does not serve every method describes those alone that it serves.
 The versions v1 and v1alpha of the protocol have the same messages under two names.
 """
 
 import functools
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,11 @@ from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 IMAGE_FILE = Path(__file__).resolve().parents[3] / "gen" / "image.binpb"
 _SERVICE_NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+_HEALTH = "grpc.health.v1.Health"
+_PRODUCT = "coxswain."
+# Numbers of fields, of which the paths of source locations are made.
+_SERVICE = descriptor_pb2.FileDescriptorProto.SERVICE_FIELD_NUMBER
+_METHOD = descriptor_pb2.ServiceDescriptorProto.METHOD_FIELD_NUMBER
 
 
 class DescriptorImage:
@@ -34,6 +39,10 @@ class DescriptorImage:
                 self._file_of[symbol] = file.name
             for extension in file.extension:
                 self._extensions.setdefault(extension.extendee.lstrip("."), {})[extension.number] = file.name
+
+    def serving(self, methods: Mapping[str, Collection[str]]) -> "DescriptorImage":
+        """Return an image whose services of the product are those named, with these of their methods alone."""
+        return DescriptorImage(_pruned(file, methods) for file in self._files.values())
 
     def file(self, name: str) -> list[bytes] | None:
         """Return a file and all it imports, serialized, or None."""
@@ -84,14 +93,56 @@ def _reflection_v1() -> descriptor_pb2.FileDescriptorProto:
     return file
 
 
-def add_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> None:
-    """Serve reflection for the named services on `server`."""
-    names = sorted({*service_names, *_SERVICE_NAMES})
+def _pruned(
+    file: descriptor_pb2.FileDescriptorProto, methods: Mapping[str, Collection[str]]
+) -> descriptor_pb2.FileDescriptorProto:
+    if not file.service or not file.package.startswith(_PRODUCT):
+        return file
+    pruned = descriptor_pb2.FileDescriptorProto()
+    pruned.CopyFrom(file)
+    del pruned.service[:]
+    # Where services and methods stood, and where they stand now: comments are kept by place.
+    moved: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for index, service in enumerate(file.service):
+        served = methods.get(f"{file.package}.{service.name}", ())
+        kept = [place for place, method in enumerate(service.method) if method.name in served]
+        if not kept:
+            continue
+        at = (_SERVICE, len(pruned.service))
+        moved[_SERVICE, index] = at
+        moved |= {(_SERVICE, index, _METHOD, place): (*at, _METHOD, new) for new, place in enumerate(kept)}
+        copy = pruned.service.add()
+        copy.CopyFrom(service)
+        del copy.method[:]
+        copy.method.extend(service.method[place] for place in kept)
+    del pruned.source_code_info.location[:]
+    for location in file.source_code_info.location:
+        path = tuple(location.path)
+        if path[:1] == (_SERVICE,):
+            length = 4 if path[2:3] == (_METHOD,) else 2
+            if path[:length] not in moved:
+                continue
+            path = moved[path[:length]] + path[length:]
+        copied = pruned.source_code_info.location.add()
+        copied.CopyFrom(location)
+        copied.path[:] = path
+    return pruned
+
+
+def add_reflection(server: grpc.aio.Server, methods: Mapping[str, Collection[str]], *, everything: bool) -> None:
+    """Serve reflection on `server`, which serves these methods of these services.
+
+    They are what is listed; `everything` describes the other services and methods of the product, too.
+    """
+    names = sorted({*methods, *_SERVICE_NAMES, _HEALTH})
+
+    @functools.cache
+    def described() -> DescriptorImage:
+        return load_image() if everything else load_image().serving(methods)
 
     async def info(requests: AsyncIterator[pb.ServerReflectionRequest], _context: object) -> AsyncIterator[Message]:
-        image = load_image()
         async for request in requests:
-            yield _answer(image, names, request)
+            yield _answer(described(), names, request)
 
     handler = grpc.stream_stream_rpc_method_handler(
         info,

@@ -38,7 +38,7 @@ class Listener:
         self._pipeline = Pipeline(
             authenticator, internal=internal, stream_check_seconds=max(1.0, settings.principal_cache_seconds)
         )
-        self._services: list[str] = []
+        self._methods: dict[str, list[str]] = {}
         self._health = health.aio.HealthServicer()
         self.server = grpc.aio.server(
             options=(
@@ -71,7 +71,7 @@ class Listener:
                 continue
             bound[name] = self._bind_method(method, handler)
         if bound:
-            self._services.append(service_name)
+            self._methods[service_name] = list(bound)
             self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, bound),))
 
     def _bind_method(self, method: Method, handler: Handler) -> Handler:
@@ -94,7 +94,7 @@ class Listener:
         Raises:
             RuntimeError: the address is taken.
         """
-        add_reflection(self.server, [*self._services, health.SERVICE_NAME])
+        add_reflection(self.server, self._methods, everything=self.internal)
         port = (
             self.server.add_insecure_port(address)
             if credentials is None
@@ -106,7 +106,7 @@ class Listener:
     async def set_serving(self, serving: bool) -> None:
         """Tell health checks about every service and the whole."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", *self._services):
+        for name in ("", *self._methods):
             await self._health.set(name, status)
 
     async def stop(self, grace: float) -> None:

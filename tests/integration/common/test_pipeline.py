@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from google.protobuf.descriptor_database import DescriptorDatabase
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -379,9 +381,11 @@ async def test_health_tells_of_every_service_and_of_the_whole(served: Served) ->
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.parametrize("version", ["v1", "v1alpha"])
-async def test_reflection_gives_comments_and_everything_a_file_imports(served: Served, version: str) -> None:
-    call: Any = served.channel.stream_stream(
+Ask = Callable[..., Awaitable[reflection_pb2.ServerReflectionResponse]]
+
+
+def reflection(channel: Any, version: str = "v1") -> Ask:
+    call: Any = channel.stream_stream(
         f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
@@ -393,6 +397,53 @@ async def test_reflection_gives_comments_and_everything_a_file_imports(served: S
         assert isinstance(answer, reflection_pb2.ServerReflectionResponse)
         return answer
 
+    return ask
+
+
+async def described_methods(ask: Ask, names: Iterable[str]) -> dict[str, list[str]]:
+    """What tools see of services: their methods, each below the comment that tells of it."""
+    database = DescriptorDatabase()
+    found: dict[str, list[str]] = {}
+    for name in names:
+        answer = (await ask(file_containing_symbol=name)).file_descriptor_response
+        files = {file.name: file for file in map(FileDescriptorProto.FromString, answer.file_descriptor_proto)}
+        for file in files.values():
+            database.Add(file)
+        found[name] = [method.name for method in DescriptorPool(database).FindServiceByName(name).methods]
+        for file in files.values():
+            comments = {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
+            for i, service in enumerate(file.service):
+                if file.package.startswith("coxswain."):
+                    assert comments[6, i].strip()
+                    for j, method in enumerate(service.method):
+                        assert comments[6, i, 2, j].split()[0] == method.name, "the comment is that of the method"
+    return found
+
+
+async def test_reflection_describes_what_a_listener_serves_and_nothing_else(served: Served) -> None:
+    product = [f"coxswain.{name}" for name in ("auth.v1.AuthService", "models.v1.ModelService")]
+    worker = "coxswain.orchestrator.v1.WorkerService"
+    public = reflection(served.channel)
+    shown = await described_methods(public, product)
+    assert {"WhoAmI", "ExplainCredential", "ExchangeToken", "GetJwks"} == set(shown[product[0]])
+    assert len(shown[product[1]]) == 6
+    for hidden in ("coxswain.auth.v1.AuthService.Revoke", worker, f"{worker}.ListWorkers"):
+        assert (await public(file_containing_symbol=hidden)).error_response.error_code == 5
+    for file in ("coxswain/auth/v1/auth_service.proto", "coxswain/orchestrator/v1/worker_service.proto"):
+        text = b"".join((await public(file_by_filename=file)).file_descriptor_response.file_descriptor_proto)
+        assert text
+        assert b"Revoke revokes" not in text
+        assert b"WorkerService" not in text
+    async with grpc.aio.insecure_channel(served.host._addresses["auth"]) as channel:
+        internal = await described_methods(reflection(channel), [*product, worker])
+        assert set(shown[product[0]]) < set(internal[product[0]])
+        assert "Revoke" in internal[product[0]]
+        assert internal[worker], "also what this process does not serve"
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_gives_comments_and_everything_a_file_imports(served: Served, version: str) -> None:
+    ask = reflection(served.channel, version)
     names = [s.name for s in (await ask(list_services="")).list_services_response.service]
     assert "coxswain.models.v1.ModelService" in names
     assert "grpc.health.v1.Health" in names
