@@ -11,7 +11,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from coxswain.auth.v1.auth_service_pb2 import WhoAmIRequest
+from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity, OnCredentialExpiry, WhoAmIRequest
 from coxswain.client import (
     Aborted,
     AsyncClient,
@@ -38,6 +38,7 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     LlmChunk,
     TaskOutput,
 )
+from coxswain.orchestrator.v1.execution_service_pb2 import StartExecutionRequest
 from tests.integration.client.installation import Installation, Relay, Server, reason, refuse
 
 SPEC = CrewSpec(
@@ -176,6 +177,24 @@ async def test_a_start_whose_answer_is_lost_is_one_execution(
     execution = await client.call("start", "brief", {"text": "x" * 1_000_000})
     assert installation.calls["StartExecution"] == 3
     assert [stored.id for stored in installation.executions.values()] == [execution.id]
+
+
+@pytest.mark.parametrize("method", ["start", "run"])
+async def test_whom_an_execution_acts_as_is_chosen_when_it_starts(
+    connect: Connect, server: Server, installation: Installation, method: str
+) -> None:
+    client = connect(server.address)
+    await client.call("apply_crew", SPEC)
+    installation.emit(ExecutionEvent(sequence=1, execution_succeeded=ExecutionSucceeded()))
+    await client.call(method, "brief")
+    chosen = {
+        "identity": ExecutionIdentity.EXECUTION_IDENTITY_USER,
+        "on_credential_expiry": OnCredentialExpiry.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY,
+    }
+    await client.call(method, "brief", **chosen)
+    plain, choosing = [request for request in installation.requests if isinstance(request, StartExecutionRequest)]
+    assert (plain.identity, plain.on_credential_expiry) == (0, 0)
+    assert (choosing.identity, choosing.on_credential_expiry) == tuple(chosen.values())
 
 
 async def test_two_starts_are_two_executions_unless_they_share_a_request_id(

@@ -16,6 +16,7 @@ import structlog
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client import Client
 from coxswain.client.cli.app import app
 from coxswain.client.memory_file import crew_id_request
@@ -229,6 +230,8 @@ async def test_a_run_repeated_after_the_crew_has_changed_is_still_the_same(run: 
         (["run", "brief", "-i", "n:={"], "not JSON"),
         (["run", "brief", "-i", "text=@/no/such/file"], "No such file"),
         (["run", "brief", "--label", "x"], "key=value"),
+        (["run", "brief", "--identity", "bob"], "'group'"),
+        (["run", "brief", "--on-credential-expiry", "never"], "'use-group-identity'"),
         (["executions", "--state", "odd"], "waiting_for_approval"),
         (["memory", "search", "x", "--kind", "odd"], "short_term"),
         (["memory", "search", "x", "--crew", "a", "--crew-id", "b"], "one of --crew and --crew-id"),
@@ -513,6 +516,35 @@ import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("coxswain.client", run_name="__main__", alter_sys=True)
 """
+
+
+@pytest.mark.parametrize(
+    ("arguments", "identity", "on_expiry"),
+    [
+        ([], "UNSPECIFIED", "UNSPECIFIED"),
+        (["--identity", "user", "--on-credential-expiry", "park"], "USER", "PARK"),
+        (["--identity", "group"], "GROUP", "UNSPECIFIED"),
+        (["--on-credential-expiry", "fail"], "UNSPECIFIED", "FAIL"),
+        (["--on-credential-expiry", "use-group-identity"], "UNSPECIFIED", "USE_GROUP_IDENTITY"),
+    ],
+)
+def test_whom_an_execution_acts_as_is_chosen(
+    server: Server, installation: Installation, crew_file: str, arguments: list[str], identity: str, on_expiry: str
+) -> None:
+    result = invoke(server.address, "run", "-f", crew_file, "-i", "text=a", "--detach", *arguments)
+    assert result.exit_code == 0, result.stderr
+    sent = installation.requests[-1]
+    assert ExecutionIdentity.Name(sent.identity) == f"EXECUTION_IDENTITY_{identity}"
+    assert OnCredentialExpiry.Name(sent.on_credential_expiry) == f"ON_CREDENTIAL_EXPIRY_{on_expiry}"
+
+
+async def test_only_who_may_lets_an_execution_go_on_as_the_group(run: Run, crew_file: str) -> None:
+    await run("apply", "-f", crew_file)
+    command = ["run", "brief", "-i", "text=a", "--detach", "--on-credential-expiry", "use-group-identity"]
+    assert (await run(*command)).exit_code == 0
+    refused = await run(*command, token="dev:carol:sales=operator")
+    assert refused.exit_code == 10 + 7
+    assert "EDITOR" in refused.stderr
 
 
 def test_an_interrupted_watch_says_how_to_go_on(server: Server, installation: Installation) -> None:

@@ -10,7 +10,12 @@ from typing import Any, Self, cast
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from coxswain.auth.v1.auth_service_pb2 import WhoAmIRequest, WhoAmIResponse
+from coxswain.auth.v1.auth_service_pb2 import (
+    ExecutionIdentity,
+    OnCredentialExpiry,
+    WhoAmIRequest,
+    WhoAmIResponse,
+)
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
@@ -137,11 +142,15 @@ class Client:
         priority: int = 0,
         timeout: float | None = None,
         labels: Mapping[str, str] | None = None,
+        identity: ExecutionIdentity.ValueType = ExecutionIdentity.EXECUTION_IDENTITY_UNSPECIFIED,
+        on_credential_expiry: OnCredentialExpiry.ValueType = OnCredentialExpiry.ON_CREDENTIAL_EXPIRY_UNSPECIFIED,
     ) -> Execution:
         """Start an execution and return it as it was stored.
 
         ``timeout`` is in seconds and for the execution, not for this call. Without a ``request_id`` the call gets one
         of its own, so a lost answer never starts a second execution; give your own to be safe across restarts too.
+        ``identity`` is whom the execution acts as, ``on_credential_expiry`` what happens when the token it acts with
+        expires meanwhile; unspecified, it acts as you where you have a token of your own, and waits for ``renew``.
         """
         crew_id, revision = self._resolve(crew)
         request = start_request(
@@ -153,6 +162,8 @@ class Client:
             priority=priority,
             timeout=timeout,
             labels=labels,
+            identity=identity,
+            on_credential_expiry=on_credential_expiry,
         )
         return self.executions.StartExecution(request).execution
 
@@ -202,13 +213,23 @@ class Client:
         model: str = "",
         request_id: str = "",
         timeout: float | None = None,
+        identity: ExecutionIdentity.ValueType = ExecutionIdentity.EXECUTION_IDENTITY_UNSPECIFIED,
+        on_credential_expiry: OnCredentialExpiry.ValueType = OnCredentialExpiry.ON_CREDENTIAL_EXPIRY_UNSPECIFIED,
         on_event: Callable[[ExecutionEvent], None] | None = None,
     ) -> Execution:
-        """Start an execution, wait for its end and return it with its result.
+        """Start an execution, wait for its end and return it with its result. The parameters are those of ``start``.
 
         Raises ExecutionNotSucceeded when it fails or is cancelled.
         """
-        started = self.start(crew, inputs, model=model, request_id=request_id, timeout=timeout)
+        started = self.start(
+            crew,
+            inputs,
+            model=model,
+            request_id=request_id,
+            timeout=timeout,
+            identity=identity,
+            on_credential_expiry=on_credential_expiry,
+        )
         with closing(self.watch(started.id, exclude_chunks=on_event is None)) as events:
             for event in events:
                 if on_event is not None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
+from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.progress import state_words
 from coxswain.client.values import to_value
 from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec
@@ -53,10 +54,19 @@ def start_request(
     priority: int = 0,
     timeout: float | None = None,
     labels: Mapping[str, str] | None = None,
+    identity: ExecutionIdentity.ValueType = ExecutionIdentity.EXECUTION_IDENTITY_UNSPECIFIED,
+    on_credential_expiry: OnCredentialExpiry.ValueType = OnCredentialExpiry.ON_CREDENTIAL_EXPIRY_UNSPECIFIED,
 ) -> StartExecutionRequest:
     """The request of an execution. Raises TypeError or ValueError naming the input that cannot be sent."""
     request = StartExecutionRequest(
-        crew_id=crew_id, crew_revision=revision, model=model, request_id=request_id, priority=priority, labels=labels
+        crew_id=crew_id,
+        crew_revision=revision,
+        model=model,
+        request_id=request_id,
+        priority=priority,
+        labels=labels,
+        identity=identity,
+        on_credential_expiry=on_credential_expiry,
     )
     for name, value in (inputs or {}).items():
         request.inputs[name].CopyFrom(to_value(value, f"inputs.{name}"))

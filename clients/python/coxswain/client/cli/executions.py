@@ -4,12 +4,14 @@ import difflib
 import json
 from collections.abc import Iterable
 from contextlib import closing
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.blocking import Client
 from coxswain.client.cli.crews import apply_document, read
 from coxswain.client.cli.live import execution_view, follow
@@ -43,6 +45,22 @@ from coxswain.orchestrator.v1.execution_service_pb2 import (
 MAX_INPUT_BYTES = 16 * 1024 * 1024
 _STATES = [name.removeprefix("EXECUTION_STATE_").lower() for name in list(ExecutionState.keys())[1:]]
 
+
+class ActAs(StrEnum):
+    """Whom an execution acts as."""
+
+    USER = "user"
+    GROUP = "group"
+
+
+class OnExpiry(StrEnum):
+    """What happens when the token that an execution acts with expires."""
+
+    PARK = "park"
+    FAIL = "fail"
+    USE_GROUP_IDENTITY = "use-group-identity"
+
+
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
 
 
@@ -70,6 +88,18 @@ def run(
     priority: Annotated[int, typer.Option(min=0, max=1000, help="Lower runs first.")] = 0,
     request_id: Annotated[str, typer.Option(help="Makes a repeated command the same execution.")] = "",
     labels: Annotated[list[str] | None, typer.Option("--label", help="key=value; repeatable.")] = None,
+    identity: Annotated[
+        ActAs | None,
+        typer.Option(help="Whom it acts as: you, or your group. By default you, if you have a token of your own."),
+    ] = None,
+    on_expiry: Annotated[
+        OnExpiry | None,
+        typer.Option(
+            "--on-credential-expiry",
+            help="When your token expires meanwhile: wait for `coxswain renew` (the default), fail, or go on as the "
+            "group (needs the role editor).",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a crew and print its result.
@@ -84,6 +114,8 @@ def run(
         coxswain run -f crew.yaml -i topic=lighthouses -i count:=5 --model openai/gpt-4o-mini
 
         coxswain run brief -i text=@- --detach < report.txt
+
+        coxswain run brief -i text=@report.txt --identity user --on-credential-expiry fail
     """
     session = session_of(context, as_json)
     if bool(crew) == (file is not None):
@@ -108,6 +140,10 @@ def run(
             priority=priority,
             timeout=limit,
             labels=marked,
+            identity=ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity.name if identity else 'UNSPECIFIED'}"),
+            on_credential_expiry=OnCredentialExpiry.Value(
+                f"ON_CREDENTIAL_EXPIRY_{on_expiry.name if on_expiry else 'UNSPECIFIED'}"
+            ),
         )
         if watching:
             return _watch(session, client, execution.id, 0)
