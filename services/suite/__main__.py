@@ -19,6 +19,7 @@ from services.models.settings import ModelsSettings
 from services.orchestrator.service import build as build_orchestrator
 from services.orchestrator.settings import OrchestratorSettings
 from services.suite.data_directory import internal_socket, lock_data_directory, private_directory
+from services.suite.postgres import start_server
 from services.suite.settings import SuiteSettings
 from services.suite.workers import WorkerPool
 
@@ -37,14 +38,11 @@ async def serve_suite(common: CommonSettings, stop: asyncio.Event, *, postgres: 
         if not postgres:
             await _serve(common, stop, directory, port)
             return
-        # Only this needs the wheel, which no image has.
-        from pgserver.postgres_server import get_server
-
         # Where pgserver keeps its lock; it warns where a machine has no such directory.
         os.environ.setdefault("XDG_RUNTIME_DIR", str(private_directory(directory / "run")))
         # The users that pgserver counts: one that was killed would keep the server from ever being stopped again.
         (directory / "postgres" / ".handle_pids.json").unlink(missing_ok=True)
-        server = await asyncio.to_thread(get_server, directory / "postgres")
+        server = await asyncio.to_thread(start_server, directory / "postgres")
         try:
             common = common.model_copy(update={"database_url": server.get_uri(), "migrate": common.migrate or "auto"})
             await _serve(common, stop, directory, port)
