@@ -44,6 +44,7 @@ from services.memory.schemas import Column, DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
 from services.memory.stores.databricks.filter_language import Owner, handed_over, query_filter
 from services.memory.stores.databricks.http import WorkspaceHttp
+from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository, EndpointTypes, Location
 from tests.support.harness import serve_services
 
@@ -134,7 +135,7 @@ async def _repository(url: str) -> AsyncIterator[DatabricksVectorIndexRepository
     )
     try:
         client = VectorSearchClient(http, _OneToken(), _LIMITS)
-        yield DatabricksVectorIndexRepository(client, Location(url, _ENDPOINT), EndpointTypes())
+        yield DatabricksVectorIndexRepository(client, Location(url, _ENDPOINT), EndpointTypes(), RecentWrites(0))
     finally:
         await http.close()
 
@@ -161,8 +162,8 @@ def _repository_search(repository: DatabricksVectorIndexRepository) -> Search:
 
     async def search(vector: Vector) -> list[str]:
         now = datetime.now(UTC)
-        hits = await repository.similarity_search(_INDEX, owner, vector, Filter(), _K, now, embeddings=False)
-        return [hit.row[Column.ID] for hit in hits]
+        found = await repository.similarity_search(_INDEX, owner, vector, Filter(), _K, now, embeddings=False)
+        return [hit.row[Column.ID] for hit in found.hits]
 
     return search
 

@@ -23,6 +23,7 @@ from services.memory.schemas import (
     Column,
     DatabricksIndexSchemas,
     FieldType,
+    MalformedRow,
     Row,
     canonical_json,
     format_time,
@@ -198,8 +199,15 @@ def matches(kind: MemoryKind, chosen: Filter, row: Row) -> bool:
 
 
 def created_at(kind: MemoryKind, row: Row) -> datetime:
-    """Return when the record of a row was made."""
-    return parse_time(row[Column.CREATED_AT if has_column(kind, Column.CREATED_AT) else Column.TIMESTAMP])
+    """Return when the record of a row was made.
+
+    Raises:
+        MalformedRow: the row does not tell.
+    """
+    try:
+        return parse_time(row[Column.CREATED_AT if has_column(kind, Column.CREATED_AT) else Column.TIMESTAMP])
+    except (KeyError, ValueError, OverflowError) as error:
+        raise MalformedRow(kind.name, row.get(Column.ID), error) from None
 
 
 def _has_metadata(own: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:

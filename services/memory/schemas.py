@@ -4,6 +4,7 @@ No other module names a column: stores build rows with `build_row`, read them wi
 they treat specially under `Column`.
 """
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from services.common.errors import FailedPrecondition
 from services.memory.domain import (
     Body,
     Document,
@@ -82,8 +84,17 @@ class UnknownMemoryType(ValueError):
     """There is no schema of that name."""
 
 
-class MalformedRow(ValueError):
+class MalformedRow(FailedPrecondition):
     """A row does not have the columns of its kind, or one of them cannot be read."""
+
+    def __init__(self, kind: str, key: object, why: object) -> None:
+        """`key` is the row's primary key."""
+        super().__init__(
+            f"the {kind} row {key} cannot be read, as if something else had written it ({why}): remove it where it is "
+            "stored, or clear what it lies in",
+            reason="STORE_FAILED",
+            metadata={"http_status": "0", "error_code": "MALFORMED_ROW"},
+        )
 
 
 def _fields(**types: str) -> tuple[SchemaField, ...]:
@@ -243,6 +254,7 @@ class DatabricksIndexSchemas:
         return column in _JSON_COLUMNS
 
 
+@functools.cache
 def has_column(kind: MemoryKind, column: str) -> bool:
     """Tell whether a kind's schema has a column."""
     return any(field.name == column for field in _SCHEMAS[kind])
@@ -350,9 +362,9 @@ def parse_row(kind: MemoryKind, row: Row) -> Record:
             record.agent_id, record.llm_model = _text(row["agent_id"]), _text(row["llm_model"])
             record.tools_used = parse_list(row["tools_used"])
     except KeyError as error:
-        raise MalformedRow(f"a {kind.name} row has no {error}") from None
+        raise MalformedRow(kind.name, row.get(Column.ID), f"it has no {error}") from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise MalformedRow(f"a {kind.name} row cannot be read: {error}") from None
+        raise MalformedRow(kind.name, row.get(Column.ID), error) from None
     return record
 
 
@@ -432,7 +444,7 @@ def _read_metadata(kind: MemoryKind, row: Row) -> tuple[dict[str, Any], Mapping[
     document = json.loads(_text(row[metadata_column(kind)]))
     envelope = document.pop(ENVELOPE, None)
     if not isinstance(envelope, dict):
-        raise MalformedRow("the row was not written by this service: it does not hold the record's own id")
+        raise ValueError("it does not hold the record's own id")
     return document["metadata"] if kind is MemoryKind.ENTITY else document, envelope
 
 
@@ -443,7 +455,11 @@ def metadata_of(kind: MemoryKind, row: Row) -> dict[str, Any]:
 
 def canonical_json(value: object) -> str:
     """Return JSON text that is equal for equal values: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
+
+
+# Made once, as `json.dumps` would make it for every call.
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def format_time(moment: datetime) -> str:
@@ -466,7 +482,8 @@ def parse_time(value: object) -> datetime:
 
 def parse_list(value: object) -> tuple[str, ...]:
     """Read a column that holds a list of texts as JSON; an empty column is an empty list."""
-    return tuple(json.loads(_text(value) or "[]"))
+    text = _text(value)
+    return tuple(json.loads(text)) if text not in ("", "[]") else ()
 
 
 def parse_boolean(value: object) -> bool:

@@ -59,7 +59,13 @@ class MemoryService:
         )
         backends = SqlMemoryBackendRepository(runtime.database)
         default = self._store if settings.default_store == "sql" else _chroma_store(runtime)
-        stores = BackendStores(default, backends, client, pause_seconds=settings.databricks_visibility_seconds)
+        stores = BackendStores(
+            default,
+            backends,
+            client,
+            pause_seconds=settings.databricks_visibility_seconds,
+            settle_seconds=settings.databricks_settle_seconds,
+        )
         patience = Patience(settings.provision_poll_seconds, settings.provision_seconds)
         self._memory = MemoryServicer(
             MemoryUseCases(

@@ -74,5 +74,11 @@ class MemorySettings(BaseSettings):
     databricks_visibility_seconds: float = Field(
         2, gt=0, description="Seconds to wait before looking again whether removed rows are gone."
     )
+    databricks_settle_seconds: float = Field(
+        60,
+        ge=0,
+        description="Seconds in which Touch leaves a row as it is that this process wrote or removed, since "
+        "what is read of it may be older.",
+    )
     provision_poll_seconds: float = Field(10, gt=0, description="Seconds between two looks at what is being made.")
     provision_seconds: float = Field(1800, gt=0, description="Seconds Provision waits for one endpoint or index.")

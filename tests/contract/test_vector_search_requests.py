@@ -18,6 +18,7 @@ from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.http import WorkspaceHttp
+from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository, EndpointTypes, Location
 from tests.integration.memory.store_model import NOW
 from tests.support.databricks_http import Exchange
@@ -106,7 +107,9 @@ def _ours(workspace: DatabricksWorkspace, token: str) -> tuple[DatabricksVectorI
         response_bytes=1 << 26,
     )
     client = VectorSearchClient(http, Pat(token), limits)
-    return DatabricksVectorIndexRepository(client, Location(workspace.url, ENDPOINT), EndpointTypes()), http
+    return DatabricksVectorIndexRepository(
+        client, Location(workspace.url, ENDPOINT), EndpointTypes(), RecentWrites(0)
+    ), http
 
 
 def _sent(exchanges: list[Exchange], action: str) -> Sent:
@@ -136,10 +139,10 @@ async def _our_requests(workspace: DatabricksWorkspace, token: str) -> list[Exch
     assert (await repository.describe_index(INDEX)).dimension == DIMENSION
     await repository.upsert(INDEX, KEY, _records(), "m")
     assert (await repository.count_documents(INDEX, OWNER, EVERYTHING, NOW)).count == ROWS
-    hits = await repository.similarity_search(
+    found = await repository.similarity_search(
         INDEX, OWNER, unit_vector([1, 0, 0]), EVERYTHING, 7, NOW, embeddings=False
     )
-    assert len(hits) == 7
+    assert len(found.hits) == 7
     assert await repository.list_indexes() == [INDEX]
     await repository.delete_records(INDEX, [KEY.stored_id("r0"), KEY.stored_id("r1")])
     await repository.delete_index(INDEX)

@@ -1,6 +1,6 @@
 """Memory backends, which of them is active, and the indexes they name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -24,8 +24,11 @@ class RequestKey:
     request_hash: str
 
 
+Edit = Callable[[MemoryBackend], MemoryBackend]
+
+
 class MemoryBackendRepository(Protocol):
-    """Every method but `is_shared` concerns one group's own backends."""
+    """Every method concerns one group's own backends."""
 
     async def create(self, backend: MemoryBackend, request: RequestKey | None) -> MemoryBackend:
         """Add a backend; a repeated request returns the first one's.
@@ -47,8 +50,8 @@ class MemoryBackendRepository(Protocol):
         """Return backends by name."""
         ...
 
-    async def replace(self, backend: MemoryBackend) -> MemoryBackend:
-        """Change everything of a backend but its id, group and time of creation.
+    async def change(self, group_id: str, backend_id: str, edit: Edit) -> MemoryBackend:
+        """Change a backend, as one step, to what `edit` makes of it; id, group and time of creation stay.
 
         Raises:
             NotFound: the group has none of that id.
@@ -83,10 +86,6 @@ class MemoryBackendRepository(Protocol):
 
     async def indexes(self, group_id: str, backend_id: str | None) -> Sequence[RegisteredIndex]:
         """Return the indexes that the group's backends name, by name."""
-        ...
-
-    async def endpoint_users(self, backend: MemoryBackend) -> int:
-        """Return how many backends of other groups name indexes in the same workspace."""
         ...
 
     async def remember_namespace(self, backend: MemoryBackend, crew_id: str, kind: MemoryKind) -> None:
@@ -146,27 +145,37 @@ class SqlMemoryBackendRepository:
         async with self._database.read() as connection:
             return await _select(connection, and_(*clauses), limit)
 
-    async def replace(self, backend: MemoryBackend) -> MemoryBackend:
+    async def change(self, group_id: str, backend_id: str, edit: Edit) -> MemoryBackend:
         """See `MemoryBackendRepository`."""
+        changed: MemoryBackend | None = None
         try:
             async with self._database.write() as connection:
-                changed = await connection.execute(
-                    update(memory_backends)
-                    .where(memory_backends.c.id == backend.id, memory_backends.c.group_id == backend.group_id)
-                    .values(**_changeable(backend))
+                # Held until the end, so that nobody else's change is lost.
+                held = (
+                    select(memory_backends.c.id)
+                    .where(memory_backends.c.id == backend_id, memory_backends.c.group_id == group_id)
+                    .with_for_update()
                 )
-                if not changed.rowcount:
-                    raise NotFound.of("memory backend", backend.id)
+                await connection.execute(held)
+                changed = edit(await _get(connection, group_id, backend_id))
                 await connection.execute(
-                    delete(registered_indexes).where(registered_indexes.c.backend_id == backend.id)
+                    update(memory_backends)
+                    .where(memory_backends.c.id == backend_id, memory_backends.c.group_id == group_id)
+                    .values(**_changeable(changed))
                 )
-                await _register_indexes(connection, backend)
-                return await _get(connection, backend.group_id, backend.id)
+                await connection.execute(
+                    delete(registered_indexes).where(registered_indexes.c.backend_id == backend_id)
+                )
+                await _register_indexes(connection, changed)
+                return await _get(connection, group_id, backend_id)
         except IntegrityError:
-            raise _name_taken(backend.name) from None
+            raise _name_taken(changed.name if changed else "") from None
 
     async def delete(self, group_id: str, backend_id: str, successor_id: str | None) -> None:
         """See `MemoryBackendRepository`."""
+        await _settled(lambda: self._delete(group_id, backend_id, successor_id))
+
+    async def _delete(self, group_id: str, backend_id: str, successor_id: str | None) -> None:
         async with self._database.write() as connection:
             backend = await _get(connection, group_id, backend_id)
             if backend.active:
@@ -186,6 +195,9 @@ class SqlMemoryBackendRepository:
 
     async def activate(self, group_id: str, backend_id: str | None) -> None:
         """See `MemoryBackendRepository`."""
+        await _settled(lambda: self._activate(group_id, backend_id))
+
+    async def _activate(self, group_id: str, backend_id: str | None) -> None:
         async with self._database.write() as connection:
             await _activate(connection, group_id, backend_id)
 
@@ -204,20 +216,6 @@ class SqlMemoryBackendRepository:
         """See `MemoryBackendRepository`."""
         clauses = [] if backend_id is None else [registered_indexes.c.backend_id == backend_id]
         return await self._registered(group_id, *clauses)
-
-    async def endpoint_users(self, backend: MemoryBackend) -> int:
-        """See `MemoryBackendRepository`."""
-        assert backend.databricks is not None
-        statement = (
-            select(func.count())
-            .select_from(registered_indexes)
-            .where(
-                registered_indexes.c.workspace_url == backend.databricks.workspace_url,
-                registered_indexes.c.group_id != backend.group_id,
-            )
-        )
-        async with self._database.read() as connection:
-            return await connection.scalar(statement) or 0
 
     async def remember_namespace(self, backend: MemoryBackend, crew_id: str, kind: MemoryKind) -> None:
         """See `MemoryBackendRepository`."""
@@ -276,6 +274,14 @@ class SqlMemoryBackendRepository:
             RegisteredIndex(row.index_name, MemoryKind(row.kind), backends[row.backend_id], shared=row.sharing > 0)
             for row in rows
         ]
+
+
+async def _settled(change: Callable[[], Awaitable[None]]) -> None:
+    """Do a change, once more when another one at the same moment got in its way."""
+    try:
+        await change()
+    except IntegrityError:
+        await change()
 
 
 async def _get(connection: AsyncConnection, group_id: str, backend_id: str) -> MemoryBackend:
@@ -395,6 +401,6 @@ def _name_taken(name: str) -> AlreadyExists:
     )
 
 
-def with_made_endpoint(backend: MemoryBackend, endpoint: str, now: datetime) -> MemoryBackend:
-    """Return the backend with the endpoint that was made for it ("" when it was removed)."""
-    return replace(backend, made_endpoint=endpoint, updated_at=now)
+def with_made_endpoint(endpoint: str, now: datetime) -> Edit:
+    """Return the change that notes the endpoint that was made for a backend ("" when it was removed)."""
+    return lambda backend: replace(backend, made_endpoint=endpoint, updated_at=now)

@@ -1,6 +1,7 @@
 """`coxswain.memory.v1.MemoryBackendService` at the edge."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -12,7 +13,7 @@ from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_principal
 from services.common.idempotency import request_hash
 from services.common.pagination import decode_page_token, encode_page_token, page_size
-from services.memory.domain import EmbeddingSpace
+from services.memory.domain import EmbeddingSpace, MemoryBackend
 from services.memory.servicers.backend_convert import backend_to_domain, backend_to_message, merge
 from services.memory.usecases.memory_backends import MemoryBackendUseCases
 
@@ -61,13 +62,15 @@ class MemoryBackendServicer(memory_backend_service_pb2_grpc.MemoryBackendService
         self, request: pb.UpdateMemoryBackendRequest, context: Context
     ) -> pb.UpdateMemoryBackendResponse:
         """Change a backend."""
-        principal = current_principal()
-        present = await self._backends.get(principal, request.backend.id)
-        merged = merge(backend_to_message(present), request.backend, request.update_mask)
-        violations = protovalidate.collect_violations(merged)
-        if violations:
-            raise InvalidArgument.field("backend", str(violations[0].proto.message or violations[0].proto.rule_id))
-        changed = await self._backends.update(principal, backend_to_domain(merged, self._default_space))
+
+        def edit(present: MemoryBackend) -> MemoryBackend:
+            merged = merge(backend_to_message(present), request.backend, request.update_mask)
+            violations = protovalidate.collect_violations(merged)
+            if violations:
+                raise InvalidArgument.field("backend", str(violations[0].proto.message or violations[0].proto.rule_id))
+            return replace(backend_to_domain(merged, self._default_space), created_at=present.created_at)
+
+        changed = await self._backends.update(current_principal(), request.backend.id, edit)
         return pb.UpdateMemoryBackendResponse(backend=backend_to_message(changed))
 
     async def DeleteMemoryBackend(

@@ -39,21 +39,22 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
     ) -> pb.SimilaritySearchResponse:
         """Find the nearest records."""
         principal = current_principal()
-        kind = await self._indexes.kind_of(principal, request.index)
+        index = await self._indexes.registered(principal, request.index)
         found = await self._indexes.search(
             principal,
-            request.index,
+            index,
             request.crew_id,
             request.query_vector,
-            conditions_to_domain(request.conditions, kind, "conditions"),
+            conditions_to_domain(request.conditions, index.kind, "conditions"),
             request.limit or _DEFAULT_LIMIT,
             request.min_score if request.HasField("min_score") else None,
         )
         return pb.SimilaritySearchResponse(
             records=[
                 pb.SimilarRecord(record=record_to_message(hit.record), crew_id=hit.crew_id, score=hit.score)
-                for hit in found
-            ]
+                for hit in found.records
+            ],
+            truncated=found.truncated,
         )
 
     async def DeleteRecords(self, request: pb.DeleteRecordsRequest, context: Context) -> pb.DeleteRecordsResponse:
@@ -66,9 +67,9 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
     async def CountDocuments(self, request: pb.CountDocumentsRequest, context: Context) -> pb.CountDocumentsResponse:
         """Count records."""
         principal = current_principal()
-        kind = await self._indexes.kind_of(principal, request.index)
-        conditions = conditions_to_domain(request.conditions, kind, "conditions")
-        tally = await self._indexes.count(principal, request.index, request.crew_id, conditions)
+        index = await self._indexes.registered(principal, request.index)
+        conditions = conditions_to_domain(request.conditions, index.kind, "conditions")
+        tally = await self._indexes.count(principal, index, request.crew_id, conditions)
         return pb.CountDocumentsResponse(count=tally.count, at_least=tally.at_least)
 
     async def DescribeIndex(self, request: pb.DescribeIndexRequest, context: Context) -> pb.DescribeIndexResponse:

@@ -88,6 +88,22 @@ class MemoryStore(Protocol):
         ...
 
 
+def embedding_mismatch_of_index(index: str, expected: EmbeddingSpace, wanted: EmbeddingSpace) -> FailedPrecondition:
+    """Return the refusal of another embedding space for an index that has vectors."""
+    return FailedPrecondition(
+        f'index {index} holds vectors of "{expected.model}" with {expected.dimension} components, not "{wanted.model}" '
+        f"with {wanted.dimension}: name another index for them, make it (Provision), export the records and import "
+        "them there to be embedded anew",
+        reason="EMBEDDING_MISMATCH",
+        metadata={
+            "expected_model": expected.model,
+            "expected_dimension": str(expected.dimension),
+            "actual_model": wanted.model,
+            "actual_dimension": str(wanted.dimension),
+        },
+    )
+
+
 def embedding_mismatch(expected: EmbeddingSpace, model: str, dimension: int) -> FailedPrecondition:
     """Return the refusal of vectors that do not belong into a namespace's space; an empty model is one not named."""
     given = f'vectors of "{model}" with {dimension} components' if model else f"vectors with {dimension} components"

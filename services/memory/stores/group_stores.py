@@ -8,6 +8,7 @@ from services.memory.domain import MemoryBackend, MemoryKind
 from services.memory.repositories.backends import MemoryBackendRepository
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.databricks.client import VectorSearchClient
+from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository, EndpointTypes, Location
 from services.memory.stores.databricks.store import DatabricksMemoryStore, NamespaceNotes
 
@@ -28,15 +29,20 @@ class BackendStores:
         client: VectorSearchClient,
         *,
         pause_seconds: float,
+        settle_seconds: float,
     ) -> None:
-        """`pause_seconds` is how long to wait for removals in a vector store to be seen."""
+        """`pause_seconds` is how long to wait for removals in a vector store to be seen before looking again,
+        `settle_seconds` how long what is read there may be older than what was written.
+        """
         self._default = default
         self._backends = backends
         self._client = client
         self._pause_seconds = pause_seconds
         self._endpoint_types = EndpointTypes()
+        self._recent_writes = RecentWrites(settle_seconds)
         self._noted: set[tuple[str, str, MemoryKind]] = set()
         self._active: dict[str, tuple[float, MemoryBackend | None]] = {}
+        self._changes = 0
 
     async def of(self, group_id: str, kind: MemoryKind) -> MemoryStore:
         """Return the store of a group for a kind.
@@ -65,17 +71,22 @@ class BackendStores:
         """Return the indexes of a Databricks backend."""
         assert backend.databricks is not None
         location = Location(backend.databricks.workspace_url, backend.databricks.endpoint)
-        return DatabricksVectorIndexRepository(self._client, location, self._endpoint_types)
+        return DatabricksVectorIndexRepository(self._client, location, self._endpoint_types, self._recent_writes)
 
     def forget(self, group_id: str) -> None:
         """Look up the group's active backend anew."""
         self._active.pop(group_id, None)
+        self._changes += 1
 
     async def _active_backend(self, group_id: str) -> MemoryBackend | None:
         known = self._active.get(group_id)
         if known is not None and known[0] > time.monotonic():
             return known[1]
+        changes = self._changes
         backend = await self._backends.active(group_id)
+        if changes != self._changes:
+            # It may have been read just before a change: not to be remembered.
+            return backend
         if len(self._active) >= _GROUPS_KEPT:
             self._active.clear()
         self._active[group_id] = (time.monotonic() + ACTIVE_SECONDS, backend)

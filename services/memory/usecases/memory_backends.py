@@ -12,7 +12,8 @@ from services.common.errors import CoxswainError, DeadlineExceeded, FailedPrecon
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.memory.domain import EVERYTHING, MemoryBackend, MemoryKind
-from services.memory.repositories.backends import MemoryBackendRepository, RequestKey, with_made_endpoint
+from services.memory.repositories.backends import Edit, MemoryBackendRepository, RequestKey, with_made_endpoint
+from services.memory.stores.base import embedding_mismatch_of_index
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.provisioning import (
     Patience,
@@ -79,10 +80,12 @@ class MemoryBackendUseCases:
         Raises:
             AlreadyExists: the name is taken, or the request_id was used with another body.
             InvalidArgument: the configuration contradicts itself.
+            FailedPrecondition: another backend of the group has vectors of another model in one of its indexes.
         """
         _check(draft)
         now = utc_now()
         backend = replace(draft, id=new_id(), group_id=principal.group_id, created_at=now, updated_at=now)
+        await self._check_space(backend, None)
         request = RequestKey(principal.subject, request_id, request_hash) if request_id else None
         return await self._backends.create(backend, request)
 
@@ -98,18 +101,47 @@ class MemoryBackendUseCases:
         """Return backends by name."""
         return await self._backends.page(principal.group_id, limit, after_name)
 
-    async def update(self, principal: Principal, changed: MemoryBackend) -> MemoryBackend:
-        """Change name, configuration and disabled kinds of a backend.
+    async def update(self, principal: Principal, backend_id: str, edit: Edit) -> MemoryBackend:
+        """Change name, configuration and disabled kinds of a backend to what `edit` makes of them.
 
         Raises:
             NotFound: the group has none of that id.
             AlreadyExists: the name is taken.
             InvalidArgument: the configuration contradicts itself.
+            FailedPrecondition: one of its indexes has vectors of another model already.
         """
-        _check(changed)
-        saved = await self._backends.replace(replace(changed, group_id=principal.group_id, updated_at=utc_now()))
+
+        def checked(present: MemoryBackend) -> MemoryBackend:
+            edited = edit(present)
+            _check(edited)
+            made = present.made_endpoint if _location(present) == _location(edited) else ""
+            return replace(edited, id=present.id, group_id=present.group_id, made_endpoint=made, updated_at=utc_now())
+
+        present = await self._backends.get(principal.group_id, backend_id)
+        await self._check_space(checked(present), present)
+        saved = await self._backends.change(principal.group_id, backend_id, checked)
         self._indexes.forget(principal.group_id)
         return saved
+
+    async def _check_space(self, wanted: MemoryBackend, present: MemoryBackend | None) -> None:
+        """Keep vectors of two models out of one index: they cannot be compared."""
+        config = wanted.databricks
+        if config is None:
+            return
+        names = {name for _, name in wanted_indexes(config)}
+        for registered in await self._backends.indexes(wanted.group_id, None):
+            backend, other = registered.backend, registered.backend.databricks
+            if registered.name not in names or other is None or other.workspace_url != config.workspace_url:
+                continue
+            if other.space == config.space:
+                continue
+            written = (
+                present is None
+                or backend.id != present.id
+                or await self._backends.remembered_namespaces(backend, 1, None)
+            )
+            if written:
+                raise embedding_mismatch_of_index(registered.name, other.space, config.space)
 
     async def delete(self, principal: Principal, backend_id: str, successor_id: str) -> None:
         """Remove a backend; the active one needs a successor.
@@ -232,12 +264,11 @@ class MemoryBackendUseCases:
             async for text in make_endpoint(repository, config.endpoint, self._patience, endpoints):
                 yield Step(text, 0, total)
             if endpoints:
-                await self._backends.replace(with_made_endpoint(backend, config.endpoint, utc_now()))
+                await self._note_endpoint(backend, config.endpoint)
             for done, (kind, name) in enumerate(wanted, start=1):
                 yield Step(f"making index {name}", done, total)
-                if (await repository.describe_index(name)).state is ResourceState.NOT_FOUND:
-                    indexes.append(name)
-                async for text in make_index(repository, name, kind, config.space.dimension, self._patience):
+                dimension = config.space.dimension
+                async for text in make_index(repository, name, kind, dimension, self._patience, indexes):
                     yield Step(text, done, total)
         except (Unavailable, DeadlineExceeded):
             # It may just take longer: the next call goes on from here.
@@ -245,11 +276,19 @@ class MemoryBackendUseCases:
         except CoxswainError as error:
             left = await asyncio.shield(remove_made(repository, indexes, endpoints))
             if endpoints and f"endpoint {config.endpoint}" not in left:
-                await self._backends.replace(with_made_endpoint(backend, backend.made_endpoint, utc_now()))
+                await self._note_endpoint(backend, backend.made_endpoint)
             if left:
                 error.message += f"; could not remove {', '.join(left)}"
             raise
         yield Step("ready", total, total)
+
+    async def _note_endpoint(self, backend: MemoryBackend, made: str) -> None:
+        await self._backends.change(backend.group_id, backend.id, with_made_endpoint(made, utc_now()))
+
+
+def _location(backend: MemoryBackend) -> tuple[str, str] | None:
+    config = backend.databricks
+    return None if config is None else (config.workspace_url, config.endpoint)
 
 
 def _check(backend: MemoryBackend) -> None:

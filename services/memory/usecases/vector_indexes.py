@@ -25,7 +25,7 @@ from services.memory.domain import (
     ShortTerm,
     Tally,
 )
-from services.memory.repositories.backends import MemoryBackendRepository, with_made_endpoint
+from services.memory.repositories.backends import Edit, MemoryBackendRepository, with_made_endpoint
 from services.memory.schemas import Column, parse_row
 from services.memory.stores.base import embedding_mismatch
 from services.memory.stores.databricks.filter_language import Owner
@@ -34,6 +34,7 @@ from services.memory.stores.databricks.repository import (
     DatabricksVectorIndexRepository,
     EndpointDescription,
     IndexDescription,
+    ResourceState,
 )
 from services.memory.stores.databricks.upstream_errors import AlreadyThere
 from services.memory.usecases.memory import query_vector
@@ -51,6 +52,14 @@ class SimilarRecord:
     record: Record
     crew_id: str
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarRecords:
+    """Records, best first, and whether others may match that could not be looked at."""
+
+    records: Sequence[SimilarRecord]
+    truncated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,28 +137,39 @@ class VectorIndexUseCases:
     async def search(
         self,
         principal: Principal,
-        index: str,
+        registered: RegisteredIndex,
         crew_id: str,
         values: npt.ArrayLike,
         conditions: Sequence[Condition],
         limit: int,
         min_score: float | None,
-    ) -> Sequence[SimilarRecord]:
+    ) -> SimilarRecords:
         """Return the nearest of the group's records, best first; without a crew, of all crews."""
-        registered, repository = await self._open(principal, index)
+        repository = self._indexes.repository(registered.backend)
         space = _config(registered.backend).space
         vector = query_vector(values, "query_vector")
         if len(vector) != space.dimension:
             raise embedding_mismatch(space, "", len(vector))
         owner = _owner(principal, registered.kind, crew_id)
-        hits = await repository.similarity_search(
-            index, owner, vector, Filter(tuple(conditions)), limit, utc_now(), embeddings=False
+        found = await repository.similarity_search(
+            registered.name,
+            owner,
+            vector,
+            Filter(tuple(conditions)),
+            limit,
+            utc_now(),
+            embeddings=False,
+            min_score=min_score,
         )
-        return [
-            SimilarRecord(parse_row(registered.kind, hit.row), str(hit.row.get(Column.CREW_ID) or ""), hit.similarity)
-            for hit in hits
-            if min_score is None or hit.similarity >= min_score
-        ]
+        return SimilarRecords(
+            [
+                SimilarRecord(
+                    parse_row(registered.kind, hit.row), str(hit.row.get(Column.CREW_ID) or ""), hit.similarity
+                )
+                for hit in found.hits
+            ],
+            found.truncated,
+        )
 
     async def delete_records(self, principal: Principal, index: str, crew_id: str, ids: Sequence[str]) -> int:
         """Remove records by id and return how many removals were accepted.
@@ -162,15 +182,14 @@ class VectorIndexUseCases:
         names = {key.stored_id(client_id): client_id for client_id in ids}
         return await repository.delete_records(index, list(names), names)
 
-    async def count(self, principal: Principal, index: str, crew_id: str, conditions: Sequence[Condition]) -> Tally:
+    async def count(
+        self, principal: Principal, registered: RegisteredIndex, crew_id: str, conditions: Sequence[Condition]
+    ) -> Tally:
         """Count the group's records."""
-        registered, repository = await self._open(principal, index)
+        repository = self._indexes.repository(registered.backend)
+        owner = _owner(principal, registered.kind, crew_id)
         chosen = Filter(tuple(conditions), include_private=True)
-        return await repository.count_documents(index, _owner(principal, registered.kind, crew_id), chosen, utc_now())
-
-    async def kind_of(self, principal: Principal, index: str) -> MemoryKind:
-        """Return the kind an index holds."""
-        return (await self._registered(principal, index)).kind
+        return await repository.count_documents(registered.name, owner, chosen, utc_now())
 
     async def describe(self, principal: Principal, index: str) -> IndexInfo:
         """Return an index and its state."""
@@ -205,13 +224,16 @@ class VectorIndexUseCases:
         registered, repository = await self._open(principal, index)
         started = time.monotonic()
         description = await repository.describe_index(index)
-        if not crew_id and not registered.shared and description.row_count > self._limits.recreate_rows:
+        # One that is not there was dropped by a call that was cut short before it had made it again.
+        dropped = description.state is ResourceState.NOT_FOUND
+        if not registered.shared and (dropped or (not crew_id and description.row_count > self._limits.recreate_rows)):
             total = description.row_count
             yield EmptyProgress(0, total, 0.0, finished=False)
             await repository.delete_index(index)
-            async for _ in make_index(repository, index, registered.kind, description.dimension, self._patience):
+            dimension = _config(registered.backend).space.dimension
+            async for _ in make_index(repository, index, registered.kind, dimension, self._patience, []):
                 yield EmptyProgress(0, total, 0.0, finished=False)
-            yield EmptyProgress(total, total, total / (time.monotonic() - started), finished=True)
+            yield EmptyProgress(total, total, total / max(time.monotonic() - started, 1e-6), finished=True)
             return
         owner = _owner(principal, registered.kind, crew_id)
         progress = repository.empty_index(index, owner, EVERYTHING, _NEVER_EXPIRED, self._limits.pause_seconds)
@@ -227,21 +249,12 @@ class VectorIndexUseCases:
             FailedPrecondition: the backend has another index for the kind, or it cannot be made.
         """
         backend = await self._backends.get(principal.group_id, backend_id)
-        config = _config(backend)
-        catalog, schema, name = index.split(".")
-        if (catalog, schema) != (config.catalog, config.schema):
-            raise InvalidArgument.field("index", f"the backend's indexes lie in {config.catalog}.{config.schema}")
-        if config.indexes.get(kind, name) != name:
-            raise FailedPrecondition(
-                f'memory backend "{backend.name}" has the index {config.index_name(kind)} for {kind.name} already',
-                reason="RESOURCE_IN_USE",
-                metadata={"resource": "kind", "id": kind.name, "used_by": str(config.index_name(kind))},
-            )
+        register = _registration(index, kind)
+        register(backend)
         repository = self._indexes.repository(backend)
         with contextlib.suppress(AlreadyThere):
-            await repository.create_index(index, kind, config.space.dimension)
-        changed = replace(config, indexes={**config.indexes, kind: name})
-        await self._backends.replace(replace(backend, databricks=changed, updated_at=utc_now()))
+            await repository.create_index(index, kind, _config(backend).space.dimension)
+        await self._backends.change(principal.group_id, backend_id, register)
         self._indexes.forget(principal.group_id)
         return await self.describe(principal, index)
 
@@ -269,7 +282,7 @@ class VectorIndexUseCases:
             made = await repository.create_endpoint(storage_optimized=storage_optimized)
         except AlreadyThere:
             return await repository.describe_endpoint()
-        await self._backends.replace(with_made_endpoint(backend, config.endpoint, utc_now()))
+        await self._backends.change(principal.group_id, backend_id, with_made_endpoint(config.endpoint, utc_now()))
         return made
 
     async def endpoint(self, principal: Principal, backend_id: str) -> EndpointDescription:
@@ -298,9 +311,14 @@ class VectorIndexUseCases:
             _need_platform_admin(principal, f"endpoint {config.endpoint} was not made by this backend: removing it")
         repository = self._indexes.repository(backend)
         await repository.delete_endpoint()
-        await self._backends.replace(with_made_endpoint(backend, "", utc_now()))
+        await self._backends.change(principal.group_id, backend_id, with_made_endpoint("", utc_now()))
 
-    async def _registered(self, principal: Principal, index: str) -> RegisteredIndex:
+    async def registered(self, principal: Principal, index: str) -> RegisteredIndex:
+        """Return an index that a backend of the caller's group names, the kind it holds, and its backend.
+
+        Raises:
+            NotFound: no backend names it.
+        """
         registered = await self._backends.index(principal.group_id, index)
         if registered is None:
             raise NotFound(
@@ -311,8 +329,38 @@ class VectorIndexUseCases:
         return registered
 
     async def _open(self, principal: Principal, index: str) -> tuple[RegisteredIndex, DatabricksVectorIndexRepository]:
-        registered = await self._registered(principal, index)
+        registered = await self.registered(principal, index)
         return registered, self._indexes.repository(registered.backend)
+
+
+def _registration(index: str, kind: MemoryKind) -> Edit:
+    """Return the change that has a backend name an index.
+
+    Raises (the change):
+        InvalidArgument: the index lies in another catalog or schema, or holds another kind.
+        FailedPrecondition: the backend has another index for the kind.
+    """
+    catalog, schema, name = index.split(".")
+
+    def register(backend: MemoryBackend) -> MemoryBackend:
+        config = _config(backend)
+        if (catalog, schema) != (config.catalog, config.schema):
+            raise InvalidArgument.field("index", f"the backend's indexes lie in {config.catalog}.{config.schema}")
+        if config.indexes.get(kind, name) != name:
+            raise FailedPrecondition(
+                f'memory backend "{backend.name}" has the index {config.index_name(kind)} for {kind.name} already',
+                reason="RESOURCE_IN_USE",
+                metadata={"resource": "kind", "id": kind.name, "used_by": str(config.index_name(kind))},
+            )
+        holding = [other.name for other, taken in config.indexes.items() if taken == name and other is not kind]
+        if holding:
+            raise InvalidArgument.field(
+                "index", f"holds {holding[0]} records already; each kind needs an index of its own"
+            )
+        changed = replace(config, indexes={**config.indexes, kind: name})
+        return replace(backend, databricks=changed, updated_at=utc_now())
+
+    return register
 
 
 def _config(backend: MemoryBackend) -> DatabricksConfig:

@@ -46,6 +46,7 @@ from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.http import WorkspaceHttp
+from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import (
     DatabricksVectorIndexRepository,
     EndpointTypes,
@@ -128,7 +129,7 @@ def _emulator(endpoint_type: EndpointType = "STANDARD", dimension: int = 3) -> V
 
 
 def _repository(client: VectorSearchClient, url: str, endpoint: str = ENDPOINT) -> DatabricksVectorIndexRepository:
-    return DatabricksVectorIndexRepository(client, Location(url, endpoint), EndpointTypes())
+    return DatabricksVectorIndexRepository(client, Location(url, endpoint), EndpointTypes(), RecentWrites(0))
 
 
 def _store(client: VectorSearchClient, url: str, dimension: int = 3) -> DatabricksMemoryStore:

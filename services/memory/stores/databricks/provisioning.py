@@ -29,9 +29,16 @@ class Patience:
 
 
 async def make_index(
-    repository: DatabricksVectorIndexRepository, index: str, kind: MemoryKind, dimension: int, patience: Patience
+    repository: DatabricksVectorIndexRepository,
+    index: str,
+    kind: MemoryKind,
+    dimension: int,
+    patience: Patience,
+    made: list[str],
 ) -> AsyncIterator[str]:
     """Make an index, and yield what is waited for until it is ready; one that is there already is taken as it is.
+
+    Its name is put into `made` when it was made.
 
     Raises:
         FailedPrecondition: what is there does not fit, or it failed upstream.
@@ -41,6 +48,7 @@ async def make_index(
     while True:
         try:
             await repository.create_index(index, kind, dimension)
+            made.append(index)
             break
         except AlreadyThere:
             break

@@ -4,23 +4,31 @@ Rows are built and read through `schemas` alone; every query carries its owner, 
 """
 
 import asyncio
+import functools
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
 from prometheus_client import Counter
 
-from services.common.errors import Aborted, FailedPrecondition, PermissionDenied
+from services.common.errors import Aborted, CoxswainError, FailedPrecondition, PermissionDenied, Unavailable
 from services.memory import filters
 from services.memory.domain import Filter, MemoryKind, NamespaceKey, Record, Tally, Vector
-from services.memory.schemas import Column, DatabricksIndexSchemas, Row, build_row, format_time
-from services.memory.stores.databricks.client import SCORE, Json, QueryPage, VectorSearchClient
+from services.memory.schemas import Column, DatabricksIndexSchemas, MalformedRow, Row, build_row, format_time
+from services.memory.stores.databricks.client import (
+    SCORE,
+    Json,
+    QueryPage,
+    VectorSearchClient,
+    WireRow,
+    encode_vector,
+)
 from services.memory.stores.databricks.filter_language import (
     MAX_VALUES,
     Clause,
@@ -30,7 +38,8 @@ from services.memory.stores.databricks.filter_language import (
     owner_clauses,
     query_filter,
 )
-from services.memory.stores.databricks.upstream_errors import IndexMissing
+from services.memory.stores.databricks.recent_writes import RecentWrites
+from services.memory.stores.databricks.upstream_errors import IndexMissing, bad_answer
 
 _log = structlog.get_logger(__name__)
 _FOREIGN_ROWS = Counter(
@@ -40,9 +49,12 @@ _FOREIGN_ROWS = Counter(
 MAX_RESULTS = 10_000
 """What one query can return."""
 
-_ENDPOINT_TYPE_SECONDS = 300.0
-_VECTOR_DECIMALS = 9
-"""More than float32 holds of a component of a unit vector."""
+_REMEMBERED_SECONDS = 300.0
+_REMEMBERED = 10_000
+_MOST_WAITS = 30
+"""Times that removals which were accepted may still not be seen."""
+_MOST_NAMED_BYTES = 3000
+"""Failures travel in gRPC's trailers, of which clients take 8 KiB."""
 
 
 class ResourceState(Enum):
@@ -99,6 +111,15 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class Hits:
+    """What a search found, best first."""
+
+    hits: Sequence[Hit]
+    truncated: bool
+    """Whether there are more of the owner's rows than could be looked at: others may match too."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far the emptying of an index has come; a total of 0 is not known."""
 
@@ -110,10 +131,17 @@ class Progress:
 class DatabricksVectorIndexRepository:
     """The indexes of one location, called with the credential of whoever calls now."""
 
-    def __init__(self, client: VectorSearchClient, location: Location, endpoint_types: "EndpointTypes") -> None:
+    def __init__(
+        self,
+        client: VectorSearchClient,
+        location: Location,
+        endpoint_types: "EndpointTypes",
+        recent_writes: RecentWrites,
+    ) -> None:
         self._client = client
         self._location = location
         self._endpoint_types = endpoint_types
+        self.recent_writes = recent_writes
 
     async def upsert(self, index: str, key: NamespaceKey, records: Sequence[Record], embedding_model: str) -> None:
         """Write records whose embeddings and times are set, replacing those of the same id.
@@ -123,42 +151,60 @@ class DatabricksVectorIndexRepository:
         """
         client_ids = {key.stored_id(record.id): record.id for record in records}
         rows = await asyncio.to_thread(
-            lambda: [_wire_row(build_row(key, record, embedding_model)) for record in records]
+            lambda: [wire_row(build_row(key, record, embedding_model)) for record in records]
         )
+        self.recent_writes.note(client_ids, removed=False)
         failed = await self._client.upsert(self._location.workspace_url, index, rows)
         if failed:
             raise partial_failure("written", [client_ids.get(stored_id, stored_id) for stored_id in failed])
 
     async def similarity_search(
-        self, index: str, owner: Owner, vector: Vector, chosen: Filter, limit: int, now: datetime, *, embeddings: bool
-    ) -> list[Hit]:
-        """Return the owner's rows nearest to a vector that match, best first, at most `limit`.
+        self,
+        index: str,
+        owner: Owner,
+        vector: Vector,
+        chosen: Filter,
+        limit: int,
+        now: datetime,
+        *,
+        embeddings: bool,
+        min_score: float | None = None,
+    ) -> Hits:
+        """Find the owner's rows nearest to a vector that match and are as similar as `min_score`, at most `limit`.
 
         What the store cannot decide of the filter is decided here, on as many of the nearest rows as it takes, up to
         the 10,000 that a query can return.
         """
         clauses, whole = handed_over(owner, chosen)
+        columns = DatabricksIndexSchemas.get_search_columns(owner.kind)
+        if embeddings:
+            columns.append(Column.EMBEDDING)
         wanted = limit if whole else min(MAX_RESULTS, 100 + 4 * limit)
         while True:
             hits: list[Hit] = []
             received = 0
-            async for row in self._query(index, owner, clauses, vector, wanted, embeddings=embeddings):
+            async for row in self._query(index, clauses, vector, wanted, columns=columns):
                 received += 1
+                similarity = self._cosine(row.get(SCORE))
+                if min_score is not None and similarity < min_score:
+                    return Hits(hits, truncated=False)
                 if self._is_owned(owner, row) and passes(owner.kind, chosen, row, now):
-                    hits.append(Hit(row, cosine(row[SCORE])))
+                    hits.append(Hit(row, similarity))
                     if len(hits) == limit:
-                        return hits
+                        return Hits(hits, truncated=False)
             if received < wanted or wanted == MAX_RESULTS:
-                return hits
+                return Hits(hits, truncated=received >= MAX_RESULTS)
             wanted = min(MAX_RESULTS, 10 * wanted)
 
-    async def fetch(self, index: str, owner: Owner, keys: Sequence[str], *, everything: bool) -> dict[str, Row]:
-        """Return the owner's rows of these primary keys; with `everything`, columns that searches leave out too."""
+    async def fetch(self, index: str, owner: Owner, keys: Sequence[str], *, embeddings: bool) -> dict[str, Row]:
+        """Return the owner's rows of these primary keys, with all their columns, the vector only on demand."""
+        schema = DatabricksIndexSchemas.get_schema(owner.kind)
+        columns = [name for name in schema if embeddings or name != Column.EMBEDDING]
         found: dict[str, Row] = {}
         for start in range(0, len(keys), MAX_VALUES):
             part = keys[start : start + MAX_VALUES]
             clauses = [*owner_clauses(owner), keys_clause(part)]
-            async for row in self._query(index, owner, clauses, None, len(part), embeddings=everything):
+            async for row in self._query(index, clauses, None, len(part), columns=columns):
                 if self._is_owned(owner, row):
                     found[row[Column.ID]] = row
         return found
@@ -167,9 +213,7 @@ class DatabricksVectorIndexRepository:
         """Count the owner's rows that match: exactly up to 10,000 rows, beyond that at least so many."""
         columns = _decision_columns(owner, chosen)
         received, count = 0, 0
-        async for row in self._query(
-            index, owner, handed_over(owner, chosen)[0], None, MAX_RESULTS, embeddings=False, columns=columns
-        ):
+        async for row in self._query(index, handed_over(owner, chosen)[0], None, MAX_RESULTS, columns=columns):
             received += 1
             count += self._is_owned(owner, row) and passes(owner.kind, chosen, row, now)
         return Tally(count, at_least=received >= MAX_RESULTS)
@@ -180,7 +224,8 @@ class DatabricksVectorIndexRepository:
         Up to 10,000 rows come by a query. More than that cannot be queried: then the whole index is read.
         """
         page: list[Row] = []
-        async for row in self._query(index, owner, handed_over(owner, chosen)[0], None, MAX_RESULTS, embeddings=False):
+        columns = DatabricksIndexSchemas.get_search_columns(owner.kind)
+        async for row in self._query(index, handed_over(owner, chosen)[0], None, MAX_RESULTS, columns=columns):
             page.append(row)
         if len(page) < MAX_RESULTS:
             yield [row for row in page if self._is_owned(owner, row) and passes(owner.kind, chosen, row, now)]
@@ -203,6 +248,7 @@ class DatabricksVectorIndexRepository:
         Raises:
             Aborted: some were not removed; `names` tells what the metadata call them.
         """
+        self.recent_writes.note(keys, removed=True)
         accepted, failed = await self._client.delete(self._location.workspace_url, index, keys)
         if failed:
             raise partial_failure("removed", [(names or {}).get(key, key) for key in failed])
@@ -215,36 +261,44 @@ class DatabricksVectorIndexRepository:
 
         Removals may take a while to be seen: a round that finds only what was removed already waits.
         """
-        done = 0
+        done = waits = 0
         removed: set[str] = set()
         columns = _decision_columns(owner, chosen)
         while True:
-            keys: list[str] = []
-            stale = received = 0
-            async for row in self._query(
-                index, owner, handed_over(owner, chosen)[0], None, MAX_RESULTS, embeddings=False, columns=columns
-            ):
+            fresh: list[str] = []
+            stale: list[str] = []
+            received = 0
+            async for row in self._query(index, handed_over(owner, chosen)[0], None, MAX_RESULTS, columns=columns):
                 received += 1
-                if not self._is_owned(owner, row) or not passes(owner.kind, chosen, row, now):
-                    continue
-                if row[Column.ID] in removed:
-                    stale += 1
-                else:
-                    keys.append(row[Column.ID])
-            total = done + len(keys) if received < MAX_RESULTS else 0
-            if not keys and not stale:
+                if self._is_owned(owner, row) and passes(owner.kind, chosen, row, now):
+                    (stale if row[Column.ID] in removed else fresh).append(row[Column.ID])
+            total = done + len(fresh) if received < MAX_RESULTS else 0
+            if not fresh and not stale:
                 yield Progress(done, done, finished=True)
                 return
-            if not keys:
+            if not fresh:
+                if waits == _MOST_WAITS:
+                    raise Unavailable(
+                        f"{len(stale)} rows of index {index} are still there though their removal was accepted; call "
+                        "again to go on",
+                        reason="STORE_FAILED",
+                        metadata={"http_status": "200", "error_code": ""},
+                        retry_after=pause_seconds,
+                    )
+                waits += 1
                 await asyncio.sleep(pause_seconds)
-                continue
+            else:
+                waits = 0
             # Only the last rounds can still be seen: what went before them need not be remembered.
-            removed = set(keys) | (removed if stale else set())
+            removed = set(fresh) | (removed if stale else set())
+            # What is seen still may also have been written anew meanwhile, so it is removed once more.
+            doomed = fresh or stale
             step = self._client.limits.delete_keys
-            for start in range(0, len(keys), step):
-                part = keys[start : start + step]
+            for start in range(0, len(doomed), step):
+                part = doomed[start : start + step]
                 await self.delete_records(index, part)
-                done += len(part)
+                if fresh:
+                    done += len(part)
                 yield Progress(done, total, finished=False)
 
     async def describe_index(self, index: str) -> IndexDescription:
@@ -280,6 +334,7 @@ class DatabricksVectorIndexRepository:
 
     async def delete_index(self, index: str) -> None:
         """Remove an index; one that is not there is no failure."""
+        self._endpoint_types.forget_dimension((self._location.workspace_url, index))
         try:
             await self._client.delete_index(self._location.workspace_url, index)
         except IndexMissing:
@@ -330,40 +385,67 @@ class DatabricksVectorIndexRepository:
     async def _query(
         self,
         index: str,
-        owner: Owner,
         clauses: Sequence[Clause],
         vector: Vector | None,
         limit: int,
         *,
-        embeddings: bool,
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str],
     ) -> AsyncIterator[Row]:
         """Yield the rows of a query and of all its pages; without a vector their order means nothing."""
-        workspace = self._location.workspace_url
-        if columns is None:
-            columns = DatabricksIndexSchemas.get_search_columns(owner.kind)
-            if embeddings:
-                columns = list(DatabricksIndexSchemas.get_schema(owner.kind))
-        values = [0.0] * await self._dimension(index) if vector is None else vector.tolist()
-        body: Json = {
-            "columns": list(columns),
-            "num_results": limit,
-            "query_vector": values,
-            **query_filter(
-                clauses, storage_optimized=await self._endpoint_types.storage_optimized(self._location, self._client)
-            ),
-        }
-        page: QueryPage = await self._client.query(workspace, index, body)
+        values = _zeros(await self._dimension(index)) if vector is None else encode_vector(vector)
+        page = await self._first_page(index, {"columns": list(columns), "num_results": limit}, clauses, values)
+        received = 0
         while True:
-            for row in page.rows:
+            if page.rows:
+                self._check_columns(index, columns, page.rows[0])
+            for row in page.rows[: limit - received]:
                 yield row
-            if not page.next_page_token:
+            received += len(page.rows)
+            # A page without rows or beyond what was asked for is not followed: it could go on for ever.
+            if not page.next_page_token or not page.rows or received >= limit:
                 return
-            page = await self._client.next_page(workspace, index, self._location.endpoint, page.next_page_token)
+            page = await self._client.next_page(
+                self._location.workspace_url, index, self._location.endpoint, page.next_page_token
+            )
+
+    async def _first_page(self, index: str, body: Json, clauses: Sequence[Clause], values: str) -> QueryPage:
+        """Ask in the language of the endpoint's type; where that is not known, find out which one it takes."""
+        known = await self._endpoint_types.storage_optimized(self._location, self._client)
+
+        async def ask(*, storage_optimized: bool) -> QueryPage:
+            asked = {**body, **query_filter(clauses, storage_optimized=storage_optimized)}
+            return await self._client.query(self._location.workspace_url, index, asked, values)
+
+        if known is not None:
+            return await ask(storage_optimized=known)
+        storage_optimized = False
+        try:
+            page = await ask(storage_optimized=False)
+        except FailedPrecondition as error:
+            if error.metadata.get("http_status") != "400":
+                raise
+            try:
+                page = await ask(storage_optimized=True)
+            except CoxswainError:
+                raise error from None
+            storage_optimized = True
+        self._endpoint_types.learn(self._location, storage_optimized=storage_optimized)
+        return page
+
+    def _check_columns(self, index: str, columns: Sequence[str], row: Row) -> None:
+        missing = [name for name in columns if name not in row]
+        if missing:
+            raise FailedPrecondition(
+                f"rows of index {index} come without the columns {', '.join(missing)}: make it anew (DeleteIndex, "
+                "Provision), or name another index in the backend",
+                reason="INDEX_NOT_READY",
+                metadata={"index": index, "state": "COLUMNS_MISSING"},
+            )
 
     async def _dimension(self, index: str) -> int:
         """Return the length of an index's vectors: a query without a vector is one with zeros of just that length."""
-        known = self._endpoint_types.dimensions.get((self._location.workspace_url, index))
+        location = self._location.workspace_url, index
+        known = self._endpoint_types.dimension(location)
         if known is None:
             description = await self.describe_index(index)
             if not description.dimension:
@@ -372,8 +454,15 @@ class DatabricksVectorIndexRepository:
                     reason="INDEX_NOT_READY",
                     metadata={"index": index, "state": description.state.name},
                 )
-            known = self._endpoint_types.dimensions[self._location.workspace_url, index] = description.dimension
+            known = description.dimension
+            self._endpoint_types.learn_dimension(location, known)
         return known
+
+    def _cosine(self, score: object) -> float:
+        try:
+            return cosine(score)
+        except ValueError:
+            raise bad_answer(self._location.workspace_url) from None
 
     def _is_owned(self, owner: Owner, row: Row) -> bool:
         if owner.owns(row):
@@ -384,28 +473,55 @@ class DatabricksVectorIndexRepository:
 
 
 class EndpointTypes:
-    """Remembers what decides how endpoints and indexes have to be asked."""
+    """Remembers for a while what decides how endpoints and indexes have to be asked; both may be made anew."""
 
     def __init__(self) -> None:
         self._types: dict[Location, tuple[float, bool]] = {}
-        self.dimensions: dict[tuple[str, str], int] = {}
+        self._dimensions: dict[tuple[str, str], tuple[float, int]] = {}
 
-    async def storage_optimized(self, location: Location, client: VectorSearchClient) -> bool:
-        """Tell whether an endpoint takes the string language."""
+    async def storage_optimized(self, location: Location, client: VectorSearchClient) -> bool | None:
+        """Tell whether an endpoint takes the string language; None where the credential may not look at it."""
         known = self._types.get(location)
         if known is not None and known[0] > time.monotonic():
             return known[1]
         try:
             description = _endpoint_description(await client.get_endpoint(location.workspace_url, location.endpoint))
         except (PermissionDenied, IndexMissing):
-            # Tokens may be good for indexes alone. Most endpoints are standard ones.
-            description = EndpointDescription(location.endpoint)
-        self._types[location] = (time.monotonic() + _ENDPOINT_TYPE_SECONDS, description.storage_optimized)
+            # Tokens may be good for indexes alone: not remembered, as others may see more.
+            return None
+        self.learn(location, storage_optimized=description.storage_optimized)
         return description.storage_optimized
 
+    def learn(self, location: Location, *, storage_optimized: bool) -> None:
+        """Remember the type of an endpoint."""
+        _bounded(self._types)[location] = (time.monotonic() + _REMEMBERED_SECONDS, storage_optimized)
+
     def forget(self, location: Location) -> None:
-        """Ask again the next time."""
+        """Ask for the type of an endpoint again the next time."""
         self._types.pop(location, None)
+
+    def dimension(self, index: tuple[str, str]) -> int | None:
+        """Return the length of an index's vectors, where it is remembered; an index is a workspace and a name."""
+        known = self._dimensions.get(index)
+        return known[1] if known is not None and known[0] > time.monotonic() else None
+
+    def learn_dimension(self, index: tuple[str, str], dimension: int) -> None:
+        """Remember the length of an index's vectors."""
+        _bounded(self._dimensions)[index] = (time.monotonic() + _REMEMBERED_SECONDS, dimension)
+
+    def forget_dimension(self, index: tuple[str, str]) -> None:
+        """Ask for the length of an index's vectors again the next time."""
+        self._dimensions.pop(index, None)
+
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+def _bounded(known: dict[_Key, _Value]) -> dict[_Key, _Value]:
+    if len(known) >= _REMEMBERED:
+        known.clear()
+    return known
 
 
 def cosine(score: object) -> float:
@@ -421,12 +537,21 @@ def cosine(score: object) -> float:
 
 
 def partial_failure(what: str, ids: Sequence[str]) -> Aborted:
-    """Return the failure of a call of which some rows were not written or removed."""
-    shown = ", ".join(ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")
+    """Return the failure of a call of which some rows were not written or removed.
+
+    As many of their ids are named as gRPC carries; `failed_count` tells of how many.
+    """
+    named, size = list[str](), 2
+    for failed_id in ids:
+        size += len(json.dumps(failed_id)) + 2
+        if size > _MOST_NAMED_BYTES:
+            break
+        named.append(failed_id)
+    shown = ", ".join(named[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
     return Aborted(
         f"{len(ids)} records were not {what}: {shown}; send the call again",
         reason="PARTIAL_FAILURE",
-        metadata={"failed_ids": json.dumps(list(ids)[:1000])},
+        metadata={"failed_ids": json.dumps(named), "failed_count": str(len(ids))},
     )
 
 
@@ -482,17 +607,24 @@ def _endpoint_description(answer: Mapping[str, Any]) -> EndpointDescription:
     )
 
 
-def _wire_row(row: Mapping[str, Any]) -> Json:
+def wire_row(row: Mapping[str, Any]) -> WireRow:
     """Return a row as JSON takes it; what is absent is left out."""
-    wire: Json = {}
+    plain: Json = {}
+    vector = ""
     for name, value in row.items():
         if isinstance(value, datetime):
-            wire[name] = format_time(value)
+            plain[name] = format_time(value)
         elif isinstance(value, np.ndarray):
-            wire[name] = np.round(value.astype(np.float64), _VECTOR_DECIMALS).tolist()
+            vector = f",{json.dumps(name)}:{encode_vector(value)}"
         elif value is not None:
-            wire[name] = value
-    return wire
+            plain[name] = value
+    text = json.dumps(plain, separators=(",", ":"), allow_nan=False)
+    return WireRow(row[Column.ID], f"{text[:-1]}{vector}}}")
+
+
+@functools.lru_cache(maxsize=64)
+def _zeros(dimension: int) -> str:
+    return f"[{','.join(['0'] * dimension)}]"
 
 
 def _decision_columns(owner: Owner, chosen: Filter) -> list[str]:
@@ -505,11 +637,18 @@ def _decision_columns(owner: Owner, chosen: Filter) -> list[str]:
 
 
 def passes(kind: MemoryKind, chosen: Filter, row: Row, now: datetime) -> bool:
-    """Tell whether a row is alive and matches a filter."""
-    if kind is MemoryKind.SHORT_TERM and now - filters.created_at(kind, row) >= timedelta(
-        hours=int(row[Column.TTL_HOURS] or 0)
-    ):
-        return False
-    if chosen.created_before is not None and filters.created_at(kind, row) >= chosen.created_before:
-        return False
-    return filters.matches(kind, chosen, row)
+    """Tell whether a row is alive and matches a filter.
+
+    Raises:
+        MalformedRow: a column that decides cannot be read.
+    """
+    try:
+        if kind is MemoryKind.SHORT_TERM and now - filters.created_at(kind, row) >= timedelta(
+            hours=int(row[Column.TTL_HOURS] or 0)
+        ):
+            return False
+        if chosen.created_before is not None and filters.created_at(kind, row) >= chosen.created_before:
+            return False
+        return filters.matches(kind, chosen, row)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise MalformedRow(kind.name, row.get(Column.ID), error) from None

@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -88,7 +88,7 @@ class DatabricksMemoryStore:
             raise embedding_mismatch(self._config.space, space.model, space.dimension)
         by_id = {key.stored_id(record.id): record for record in records}
         unknown = [stored_id for stored_id, record in by_id.items() if record.created_at is None]
-        existing = await self._repository.fetch(index, _owner(key), unknown, everything=False) if unknown else {}
+        existing = await self._repository.fetch(index, _owner(key), unknown, embeddings=False) if unknown else {}
         for stored_id in unknown:
             row = existing.get(stored_id)
             by_id[stored_id].created_at = created_at(key.kind, row) if row else now
@@ -100,21 +100,28 @@ class DatabricksMemoryStore:
         index = self._index(key.kind)
         if len(query.vector) != self._config.space.dimension:
             raise embedding_mismatch(self._config.space, "", len(query.vector))
-        limit = query.limit if query.ranking is None else min(MAX_RESULTS, max(_RANKED_CANDIDATES, query.limit))
-        hits = await self._repository.similarity_search(
-            index, _owner(key), query.vector, query.filter, limit, now, embeddings=query.include_embeddings
+        ranked = query.ranking is not None
+        limit = min(MAX_RESULTS, max(_RANKED_CANDIDATES, query.limit)) if ranked else query.limit
+        found = await self._repository.similarity_search(
+            index,
+            _owner(key),
+            query.vector,
+            query.filter,
+            limit,
+            now,
+            embeddings=query.include_embeddings,
+            min_score=query.min_score,
         )
-        if query.min_score is not None:
-            hits = [hit for hit in hits if hit.similarity >= query.min_score]
-        if query.ranking is not None:
-            return SearchOutcome(_ranked(key.kind, hits, query.ranking, now)[: query.limit])
-        return SearchOutcome([Found(parse_row(key.kind, hit.row), hit.similarity, hit.similarity) for hit in hits])
+        if query.ranking is None:
+            results = [Found(parse_row(key.kind, hit.row), hit.similarity, hit.similarity) for hit in found.hits]
+            return SearchOutcome(results, truncated=found.truncated)
+        results = _ranked(key.kind, found.hits, query.ranking, now)[: query.limit]
+        return SearchOutcome(results, truncated=found.truncated or len(found.hits) == limit)
 
     async def get(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool) -> Sequence[Record]:
         """See `MemoryStore`."""
-        found = await self._fetch(key, ids, now, everything=True)
-        records = [parse_row(key.kind, row) for row in found.values()]
-        return records if embeddings else [replace(record, embedding=None) for record in records]
+        found = await self._fetch(key, ids, now, embeddings=embeddings)
+        return [parse_row(key.kind, row) for row in found.values()]
 
     async def page(
         self,
@@ -136,7 +143,7 @@ class DatabricksMemoryStore:
             del newest[limit + 1 :]
         shown = [row for _, row in newest[:limit]]
         if embeddings and shown:
-            complete = await self._repository.fetch(index, owner, [row[Column.ID] for row in shown], everything=True)
+            complete = await self._repository.fetch(index, owner, [row[Column.ID] for row in shown], embeddings=True)
             shown = [complete.get(row[Column.ID], row) for row in shown]
         return Page([parse_row(key.kind, row) for row in shown], more=len(newest) > limit)
 
@@ -146,9 +153,11 @@ class DatabricksMemoryStore:
         if ids is None:
             return await self._empty(index, key, chosen or EVERYTHING, now)
         found = await self._fetch(key, ids, now, chosen=chosen or EVERYTHING)
-        if found:
-            names = {key.stored_id(client_id): client_id for client_id in ids}
-            await self._repository.delete_records(index, list(found), names)
+        names = {key.stored_id(client_id): client_id for client_id in ids}
+        # What was saved moments ago is not seen yet, and has to go all the same.
+        doomed = list(found) if chosen is not None else list(names)
+        if doomed:
+            await self._repository.delete_records(index, doomed, names)
         return len(found)
 
     async def count(self, key: NamespaceKey, chosen: Filter, now: datetime) -> Tally:
@@ -161,15 +170,20 @@ class DatabricksMemoryStore:
         return await self._empty(self._index(key.kind), key, EVERYTHING, _EARLIEST)
 
     async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
-        """See `MemoryStore`; rows are written anew as a whole, as there is no other way."""
-        found = await self._fetch(key, ids, now, everything=True)
-        records = [parse_row(key.kind, row) for row in found.values()]
+        """See `MemoryStore`; rows are written anew as a whole, as there is no other way.
+
+        Those that were written or removed lately are left as they are: what is read of them may be what they were
+        before, and writing that would undo a save or bring back what was removed.
+        """
+        recent = self._repository.recent_writes
+        found = await self._fetch(key, ids, now, embeddings=True)
+        records = [parse_row(key.kind, row) for stored_id, row in found.items() if not recent.written(stored_id)]
         for record in records:
             if hasattr(record.body, Column.LAST_ACCESSED):
                 setattr(record.body, Column.LAST_ACCESSED, now)
         if records:
             await self._repository.upsert(self._index(key.kind), key, records, self._config.space.model)
-        return len(records)
+        return sum(not recent.removed(stored_id) for stored_id in found)
 
     async def scope_rows(self, key: NamespaceKey, prefix: str) -> Sequence[ScopeRow]:
         """See `MemoryStore`."""
@@ -221,12 +235,12 @@ class DatabricksMemoryStore:
         now: datetime,
         *,
         chosen: Filter = EVERYTHING,
-        everything: bool = False,
+        embeddings: bool = False,
     ) -> dict[str, Row]:
         """Return the living rows of client ids by primary key, in the order of the ids."""
         index = self._index(key.kind)
         keys = list(dict.fromkeys(key.stored_id(client_id) for client_id in ids))
-        found = await self._repository.fetch(index, _owner(key), keys, everything=everything)
+        found = await self._repository.fetch(index, _owner(key), keys, embeddings=embeddings)
         return {
             stored_id: found[stored_id]
             for stored_id in keys

@@ -24,6 +24,9 @@ _TOKEN_REFUSED = re.compile(
 )
 
 
+_SCOPE_MISSING = re.compile(r"\bscopes?\b", re.IGNORECASE)
+
+
 class IndexMissing(FailedPrecondition):
     """The index or endpoint does not exist upstream."""
 
@@ -40,11 +43,22 @@ class CredentialRejected(CoxswainError):
     """The workspace refused the token; never leaves the store."""
 
 
-def from_response(status: int, body: Mapping[str, Any], subject: str, origin: str, token: str) -> CoxswainError:
+def from_response(
+    status: int, document: Mapping[str, Any] | None, subject: str, origin: str, token: str
+) -> CoxswainError:
     """Return the failure of an answer, which is not quoted where it repeats the `token` that was sent.
 
-    `subject` is what was asked for. Example: `index main.memories.unified`.
+    `subject` is what was asked for. Example: `index main.memories.unified`. `document` is None when the answer is no
+    JSON object, as proxies and pages to sign in answer.
     """
+    if 300 <= status < 400 or (status == 404 and document is None):
+        return FailedPrecondition(
+            f"{origin} answered HTTP {status}, but not as a Databricks workspace does: correct the backend's "
+            "workspace_url (UpdateMemoryBackend)",
+            reason="STORE_FAILED",
+            metadata={"http_status": str(status), "error_code": ""},
+        )
+    body = document or {}
     code = str(body.get("error_code", "") or "")
     message = str(body.get("message", "") or "")
     text = redact(message)[:_MAX_MESSAGE]
@@ -54,8 +68,7 @@ def from_response(status: int, body: Mapping[str, Any], subject: str, origin: st
         return CredentialRejected(text)
     if status == 403:
         return PermissionDenied(
-            f"{origin} does not let this credential use {subject}: grant it USE CATALOG and USE SCHEMA, SELECT and "
-            f"MODIFY on the index and CAN USE on the endpoint{said}",
+            f"{origin} does not let this credential use {subject}: {_grants(subject, message)}{said}",
             reason="STORE_FAILED",
             metadata=metadata,
         )
@@ -98,6 +111,25 @@ def from_response(status: int, body: Mapping[str, Any], subject: str, origin: st
     return FailedPrecondition(
         f"{origin} refused what was asked of {subject}{said}", reason="STORE_FAILED", metadata=metadata
     )
+
+
+def _grants(subject: str, message: str) -> str:
+    """Return what a credential needs for a subject, and how it gets it."""
+    if _SCOPE_MISSING.search(message):
+        return (
+            "its token lacks the scope: let the app that asks for it request vector-search, or "
+            "vectorsearch.vector-search-indexes and vectorsearch.vector-search-endpoints"
+        )
+    kind, _, name = subject.partition(" ")
+    catalog, _, rest = name.partition(".")
+    schema, _, table = rest.partition(".")
+    if kind == "index" and table:
+        return (
+            f"GRANT USE CATALOG ON CATALOG {catalog}, GRANT USE SCHEMA ON SCHEMA {catalog}.{schema} and GRANT SELECT, "
+            f"MODIFY ON TABLE {name} to whom it belongs, CREATE TABLE on the schema where it is to make the index, and "
+            "CAN USE on the endpoint"
+        )
+    return f"give whom it belongs to CAN USE on the {kind}, or CAN MANAGE where it is to make or remove it"
 
 
 def credential_rejected(origin: str, *, on_behalf_of_user: bool) -> CoxswainError:
