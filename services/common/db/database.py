@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import CursorResult, Select, create_engine, event
 from sqlalchemy.engine import URL, Engine, make_url
@@ -63,10 +63,8 @@ class Database:
             self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._reader = self.engine.execution_options(**{_READ_ONLY: True})
 
-    async def fetch(
-        self, statement: Select[Any], parameters: Mapping[str, Any] | None = None
-    ) -> Sequence[Mapping[Any, Any]]:
-        """Return all rows of one SELECT, which is a snapshot by itself: a transaction around it costs more than it.
+    async def fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Return the rows of one SELECT, a snapshot by itself: a transaction around it costs more than it does.
 
         Raises:
             Unavailable: the database does not answer.
@@ -119,7 +117,7 @@ class _SqliteSnapshots:
         )
         self._threads = ThreadPoolExecutor(_SQLITE_READERS, thread_name_prefix="coxswain-read")
 
-    async def fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> Sequence[Mapping[Any, Any]]:
+    async def fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, statement, parameters)
         except DBAPIError as error:
@@ -127,7 +125,7 @@ class _SqliteSnapshots:
                 raise _unavailable() from error
             raise
 
-    def _fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> Sequence[Mapping[Any, Any]]:
+    def _fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         with self._engine.connect() as connection:
             return _rows(connection.execute(statement, parameters))
 
@@ -151,8 +149,9 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise
 
 
-def _rows(result: CursorResult[Any]) -> Sequence[Mapping[Any, Any]]:
-    return cast("Sequence[Mapping[Any, Any]]", result.mappings().all())
+def _rows(result: CursorResult[Any]) -> list[dict[str, Any]]:
+    names = list(result.keys())
+    return [dict(zip(names, row, strict=True)) for row in result]
 
 
 def _unanswered(error: DBAPIError) -> bool:

@@ -27,6 +27,7 @@ from services.memory.domain import (
     ScopeInfo,
     ShortTerm,
     Unified,
+    microseconds,
     normalise_scope,
     unit_vector,
 )
@@ -321,6 +322,5 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     """Return the message of a moment, or None for none."""
     if moment is None:
         return None
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
+    seconds, us = divmod(microseconds(moment), 1_000_000)
+    return Timestamp(seconds=seconds, nanos=us * 1000)

@@ -1,6 +1,6 @@
 """The rows that tell of each namespace its embedding space, version and size, within a caller's transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -63,14 +63,14 @@ async def claim(connection: AsyncConnection, key: NamespaceKey, space: Embedding
 async def read_namespace(connection: AsyncConnection, key: NamespaceKey) -> NamespaceInfo | None:
     """Return a namespace, or None when it was never written to, or was cleared since."""
     parameters = {"namespace_id": key.id, "owner_group": key.group_id}
-    row = (await connection.execute(_NAMESPACE, parameters)).mappings().one_or_none()
-    return _namespace_info(row) if row is not None and row[namespaces.c.embedding_dimension] else None
+    row = (await connection.execute(_NAMESPACE, parameters)).one_or_none()
+    return _namespace_info(**row._asdict()) if row is not None else None
 
 
 async def fetch_namespace(database: Database, key: NamespaceKey) -> NamespaceInfo | None:
     """Return what `read_namespace` returns, outside of any transaction."""
     rows = await database.fetch(_NAMESPACE, {"namespace_id": key.id, "owner_group": key.group_id})
-    return _namespace_info(rows[0]) if rows and rows[0][namespaces.c.embedding_dimension] else None
+    return _namespace_info(**rows[0]) if rows else None
 
 
 async def list_namespaces(
@@ -82,7 +82,7 @@ async def list_namespaces(
     if after is not None:
         statement = statement.where(tuple_(*order) > tuple_(*after))
     rows = await connection.execute(statement.order_by(*order).limit(limit))
-    return [_namespace_info(row) for row in rows.mappings()]
+    return [info for row in rows if (info := _namespace_info(**row._asdict())) is not None]
 
 
 async def removed_since(connection: AsyncConnection, key: NamespaceKey, version: int) -> bool:
@@ -130,10 +130,19 @@ async def record_clearing(connection: AsyncConnection, namespace_id: str, versio
     )
 
 
-def _namespace_info(row: Mapping[Any, Any]) -> NamespaceInfo:
-    return NamespaceInfo(
-        key=NamespaceKey(row[namespaces.c.group_id], row[namespaces.c.crew_id], MemoryKind(row[namespaces.c.kind])),
-        space=EmbeddingSpace(row[namespaces.c.embedding_model], row[namespaces.c.embedding_dimension]),
-        record_count=row[namespaces.c.record_count],
-        version=row[namespaces.c.version],
-    )
+def _namespace_info(
+    *,
+    group_id: str,
+    crew_id: str,
+    kind: int,
+    embedding_model: str,
+    embedding_dimension: int,
+    record_count: int,
+    version: int,
+    **_rest: object,
+) -> NamespaceInfo | None:
+    """Return the namespace of a row; None for one without an embedding space: it was cleared."""
+    if not embedding_dimension:
+        return None
+    key = NamespaceKey(group_id, crew_id, MemoryKind(kind))
+    return NamespaceInfo(key, EmbeddingSpace(embedding_model, embedding_dimension), record_count, version)
