@@ -2,11 +2,12 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -29,6 +30,9 @@ from services.memory.domain import (
     Unified,
     unit_vector,
 )
+from services.memory.stores.namespace_rows import record_removal
+from services.memory.stores.sql import statements
+from services.memory.stores.sql import store as store_module
 from services.memory.stores.sql.store import SqlMemoryStore
 from tests.integration.memory.store_model import (
     FILTERS,
@@ -60,6 +64,13 @@ async def _stores(url: str) -> AsyncIterator[list[SqlMemoryStore]]:
             await database.close()
 
 
+@contextmanager
+def _portions(rows: int) -> Iterator[None]:
+    """Have a few rows be a portion, as thousands are."""
+    with patch.object(statements, "ROWS_IN_CHUNK", rows), patch.object(store_module, "ROWS_IN_CHUNK", rows):
+        yield
+
+
 @given(OPERATIONS, FILTERS, VECTORS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example(
@@ -71,7 +82,7 @@ def test_no_operation_of_one_namespace_is_seen_in_another_and_all_processes_agre
     operations: list[tuple[Any, ...]], chosen: Filter, vector: Any
 ) -> None:
     async def scenario() -> None:
-        with tempfile.TemporaryDirectory() as directory:
+        with tempfile.TemporaryDirectory() as directory, _portions(2):
             async with _stores(f"sqlite:///{Path(directory) / 'memory.db'}") as stores:
                 model: Model = {key: {} for key in KEYS}
                 for operation in operations:
@@ -198,6 +209,69 @@ async def test_clearing_lets_the_next_write_choose_another_model(database_url: s
         with pytest.raises(FailedPrecondition) as refusal:
             await other.search(key, Query(unit_vector((1, 0, 0)), 5), NOW)
         assert refusal.value.metadata["expected_dimension"] == "4"
+
+
+async def _fill(store: SqlMemoryStore, key: NamespaceKey, count: int, first: int = 0) -> None:
+    bodies = {f"r{n}": Unified(f"text {n}", categories=("even",) if n % 2 == 0 else ()) for n in range(first, count)}
+    await store.save(key, SPACE, [Record(n, body, unit_vector((1, 0, 0))) for n, body in bodies.items()], NOW)
+
+
+async def test_what_is_saved_during_a_clear_stays_and_others_can_save(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with _stores(database_url) as (store, other, _):
+        key, portions, saving = KEYS[0], [], []
+
+        async def observed(*arguments: Any) -> int:
+            portions.append(await statements.delete_some(*arguments))
+            if len(portions) == 1:
+                saving.append(asyncio.create_task(_fill(other, key, 20, first=10)))
+            return portions[-1]
+
+        monkeypatch.setattr(store_module, "delete_some", observed)
+        await _fill(store, key, 10)
+        with _portions(4):
+            assert await store.clear(key) == 10
+        assert portions == [4, 4, 2]
+        await asyncio.gather(*saving)
+        for reader in (store, other):
+            found = await reader.search(key, Query(unit_vector((1, 0, 0)), 50, EVERYTHING), NOW)
+            assert sorted(f.record.id for f in found.results) == [f"r{n}" for n in range(10, 20)]
+        [namespace] = await store.namespaces(key.group_id, 5, None)
+        assert (namespace.record_count, namespace.space) == (10, SPACE)
+
+
+async def test_a_removal_that_was_cut_short_has_removed_a_part_and_can_be_repeated(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with _stores(database_url) as (store, other, _):
+        key = KEYS[0]
+        await _fill(store, key, 10)
+        question = Query(unit_vector((1, 0, 0)), 50, EVERYTHING)
+        removals: list[tuple[Callable[[], Awaitable[int]], int]] = [
+            (lambda: store.delete(key, None, Filter(categories=frozenset({"even"})), NOW), 5),
+            (lambda: store.clear(key), 0),
+        ]
+        for removal, left in removals:
+            noted = 0
+
+            async def cut(*arguments: Any) -> None:
+                nonlocal noted
+                await record_removal(*arguments)
+                noted += 1
+                if noted == 2:
+                    raise asyncio.CancelledError
+
+            with _portions(2):
+                with monkeypatch.context() as patched, pytest.raises(asyncio.CancelledError):
+                    patched.setattr(store_module, "record_removal", cut)
+                    await removal()
+                part = (await other.search(key, question, NOW)).results
+                assert (await other.count(key, EVERYTHING, NOW)).count == len(part) > left
+                assert [info.record_count for info in await other.namespaces(key.group_id, 5, None)] == [len(part)]
+                assert await removal() == len(part) - left
+            assert len((await other.search(key, question, NOW)).results) == left
+        assert await store.space(key) is None
 
 
 async def test_short_term_memories_end_and_are_swept(database_url: str) -> None:

@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from coxswain.memory.v1 import memory_service_pb2 as pb
 from coxswain.memory.v1 import record_pb2, vector_index_service_pb2, vector_index_service_pb2_grpc
 from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.settings import MemorySettings
 from tests.integration.auth.support import refused
 from tests.integration.memory.support import (
     DIMENSION,
@@ -55,6 +56,27 @@ async def test_a_saved_text_is_found_again_by_other_words(served: Served) -> Non
     assert result.score == result.similarity
     assert 0.1 < result.similarity <= 1
     assert models.texts[-1] == "a cat on a sofa"
+
+
+async def test_a_search_of_more_than_fits_memory_says_that_it_was_a_scan(tmp_path: Path, database_url: str) -> None:
+    settings = MemorySettings(cached_namespace_bytes=2 * DIMENSION * 4)
+    async with serve_memory(tmp_path, database_url, settings=settings) as (harness, _):
+        memories = stub(harness.channel())
+        question = pb.SearchRequest(namespace=place(), text="cats", filter=pb.Filter(scope_prefix="/a"))
+        for number in range(3):
+            response = await memories.Search(question)
+            assert response.scanned_records == 0
+            await _save(memories, unified(f"cat {number}", str(number), scope="/b" if number == 1 else "/a"))
+        response = await memories.Search(question)
+        assert sorted(result.record.id for result in response.results) == ["0", "2"]
+        # The database left out what lies in another scope.
+        assert response.scanned_records == 2
+        assert not response.truncated
+        assert await memories.Count(pb.CountRequest(namespace=place())) == pb.CountResponse(count=3)
+        await memories.Delete(pb.DeleteRequest(namespace=place(), ids=["1"]))
+        response = await memories.Search(question)
+        assert response.scanned_records == 0
+        assert sorted(result.record.id for result in response.results) == ["0", "2"]
 
 
 EVERY_KIND = [
