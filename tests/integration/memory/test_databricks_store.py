@@ -2,11 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
-from ipaddress import ip_network
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,15 +22,12 @@ from services.common.errors import (
     Unavailable,
 )
 from services.common.grpc.call import Call, enter_call
-from services.common.identity.credentials import OutboundCredential
 from services.memory.domain import (
     EVERYTHING,
     Comparison,
     Condition,
-    DatabricksConfig,
     EmbeddingSpace,
     Filter,
-    MemoryBackend,
     MemoryKind,
     NamespaceKey,
     Query,
@@ -42,18 +36,25 @@ from services.memory.domain import (
     Unified,
     unit_vector,
 )
-from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
-from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.http import WorkspaceHttp
-from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import (
-    DatabricksVectorIndexRepository,
-    EndpointTypes,
-    Location,
     ResourceState,
 )
-from services.memory.stores.databricks.store import DatabricksMemoryStore, NamespaceNotes
+from services.memory.stores.databricks.store import DatabricksMemoryStore
+from tests.integration.memory.databricks_parts import (
+    INDEX,
+    KEY,
+    LIMITS,
+    OWNER,
+    EndpointType,
+    FixedCredentials,
+    emulator,
+    open_repository,
+    open_store,
+    unified_records,
+    workspace_client,
+)
 from tests.integration.memory.store_model import (
     FILTERS,
     KEYS,
@@ -67,97 +68,6 @@ from tests.integration.memory.store_model import (
 )
 from tests.support import vector_search_emulator
 from tests.support.databricks_http import ApiFault
-from tests.support.vector_search_emulator import VectorSearchEmulator
-
-INDEX = "main.memories.unified"
-SHORT = "main.memories.short_term"
-ENDPOINT = "shared"
-KEY = KEYS[0]
-OWNER = Owner(MemoryKind.UNIFIED, "sales", "a")
-EndpointType = Literal["STANDARD", "STORAGE_OPTIMIZED"]
-
-
-class FixedCredentials:
-    """One token, which may be refused once and then be another."""
-
-    def __init__(self, *tokens: str, on_behalf_of_user: bool = False) -> None:
-        self._tokens = list(tokens)
-        self._on_behalf_of_user = on_behalf_of_user
-        self._asked = False
-
-    async def resolve(self, origin: str, provider: str = "") -> OutboundCredential:
-        asked, self._asked = self._asked, True
-        return OutboundCredential(self._tokens[0], self._on_behalf_of_user, from_cache=asked)
-
-    def forget(self, origin: str, provider: str = "") -> None:
-        self._asked = False
-        if len(self._tokens) > 1:
-            self._tokens.pop(0)
-
-
-LIMITS = ClientLimits(
-    attempts=4,
-    attempt_seconds=20,
-    call_seconds=60,
-    upsert_rows=200,
-    upsert_bytes=4_000_000,
-    delete_keys=1000,
-    scan_rows=1000,
-    response_bytes=128 * 1024 * 1024,
-)
-
-
-@asynccontextmanager
-async def _client(
-    credentials: FixedCredentials | None = None, limits: ClientLimits = LIMITS
-) -> AsyncIterator[VectorSearchClient]:
-    enter_call(Call(request_id="test", method="/test"))
-    policy = AddressPolicy([ip_network("127.0.0.0/8")], setting="TEST")
-    http = WorkspaceHttp(policy, trusted_origins=frozenset(), connect_seconds=5, connections_per_workspace=10)
-    try:
-        yield VectorSearchClient(http, credentials or FixedCredentials("dapi-x"), limits)
-    finally:
-        await http.close()
-
-
-def _emulator(endpoint_type: EndpointType = "STANDARD", dimension: int = 3) -> VectorSearchEmulator:
-    vectors = VectorSearchEmulator()
-    vectors.add_endpoint(ENDPOINT, endpoint_type)
-    for index, kind in ((INDEX, "unified"), (SHORT, "short_term")):
-        vectors.add_index(index, ENDPOINT, DatabricksIndexSchemas.get_schema(kind), dimension)
-    return vectors
-
-
-def _repository(client: VectorSearchClient, url: str, endpoint: str = ENDPOINT) -> DatabricksVectorIndexRepository:
-    return DatabricksVectorIndexRepository(client, Location(url, endpoint), EndpointTypes(), RecentWrites(0))
-
-
-def _store(client: VectorSearchClient, url: str, dimension: int = 3) -> DatabricksMemoryStore:
-    config = DatabricksConfig(
-        url,
-        ENDPOINT,
-        "main",
-        "memories",
-        {MemoryKind.UNIFIED: "unified", MemoryKind.SHORT_TERM: "short_term"},
-        EmbeddingSpace("test/embed", dimension),
-    )
-    backend = MemoryBackend("b", "sales", "workspace", config, frozenset(), NOW, NOW)
-    written: set[tuple[str, MemoryKind]] = set()
-
-    async def remember(crew_id: str, kind: MemoryKind) -> None:
-        written.add((crew_id, kind))
-
-    async def page(limit: int, after: tuple[str, int] | None) -> list[tuple[str, MemoryKind]]:
-        return sorted(written)[:limit]
-
-    return DatabricksMemoryStore(_repository(client, url), backend, NamespaceNotes(remember, page), pause_seconds=0.001)
-
-
-def _records(count: int, prefix: str = "r", **fields: Any) -> list[Record]:
-    return [
-        Record(f"{prefix}{n}", Unified(f"text {n}", **fields), unit_vector([1, n % 7, n % 3]), created_at=NOW)
-        for n in range(count)
-    ]
 
 
 @pytest.mark.parametrize("endpoint_type", ["STANDARD", "STORAGE_OPTIMIZED"])
@@ -166,9 +76,9 @@ def test_on_a_shared_index_no_group_or_crew_ever_sees_or_changes_rows_of_another
     @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     def property_holds(operations: list[tuple[Any, ...]], chosen: Filter, vector: Any) -> None:
         async def scenario() -> None:
-            with _emulator(endpoint_type) as vectors:
-                async with _client() as client:
-                    stores = {group: _store(client, vectors.url) for group in ("sales", "legal")}
+            with emulator(endpoint_type) as vectors:
+                async with workspace_client() as client:
+                    stores = {group: open_store(client, vectors.url) for group in ("sales", "legal")}
                     model: Model = {key: {} for key in KEYS}
                     for operation in operations:
                         await apply([stores[operation[2].group_id]], model, operation)
@@ -188,11 +98,11 @@ async def check_namespace(store: DatabricksMemoryStore, model: Model, chosen: Fi
 
 
 async def test_a_foreign_row_is_dropped_whatever_the_store_returns(monkeypatch: pytest.MonkeyPatch) -> None:
-    with _emulator() as vectors:
-        async with _client() as client:
-            store = _store(client, vectors.url)
-            await store.save(NamespaceKey("legal", "a", MemoryKind.UNIFIED), SPACE, _records(3, "foreign"), NOW)
-            await store.save(KEY, SPACE, _records(1, "own"), NOW)
+    with emulator() as vectors:
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
+            await store.save(NamespaceKey("legal", "a", MemoryKind.UNIFIED), SPACE, unified_records(3, "foreign"), NOW)
+            await store.save(KEY, SPACE, unified_records(1, "own"), NOW)
             # As if the service forgot every filter.
             monkeypatch.setattr(vector_search_emulator, "_condition", lambda endpoint, body: None)
             found = (await store.search(KEY, Query(unit_vector([1, 0, 0]), 10, EVERYTHING), NOW)).results
@@ -205,13 +115,13 @@ async def test_a_foreign_row_is_dropped_whatever_the_store_returns(monkeypatch: 
 
 
 async def test_indexes_are_reached_by_their_own_path_alone_which_tokens_of_users_may_use() -> None:
-    with _emulator() as vectors:
-        async with _client() as client:
-            store = _store(client, vectors.url)
-            await store.save(KEY, SPACE, _records(2), NOW)
+    with emulator() as vectors:
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
+            await store.save(KEY, SPACE, unified_records(2), NOW)
             await store.search(KEY, Query(unit_vector([1, 0, 0]), 10, EVERYTHING), NOW)
             await store.delete(KEY, ["r0"], None, NOW)
-            repository = _repository(client, vectors.url)
+            repository = open_repository(client, vectors.url)
             await repository.describe_index(INDEX)
             await repository.list_indexes()
             await repository.create_index("main.memories.more", MemoryKind.ENTITY, 3)
@@ -220,17 +130,17 @@ async def test_indexes_are_reached_by_their_own_path_alone_which_tokens_of_users
 
 
 async def test_camel_case_integer_codes_and_columns_of_later_versions_are_understood() -> None:
-    with _emulator() as vectors:
+    with emulator() as vectors:
         vectors.behaviour.camel_case = True
         vectors.integer_error_codes = True
         vectors.behaviour.page_rows = 7
         vectors.behaviour.max_scan_rows = 7
-        async with _client() as client:
-            store = _store(client, vectors.url)
-            await store.save(KEY, SPACE, _records(30), NOW)
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
+            await store.save(KEY, SPACE, unified_records(30), NOW)
             found = (await store.search(KEY, Query(unit_vector([1, 0, 0]), 25, EVERYTHING), NOW)).results
             assert len(found) == 25
-            repository = _repository(client, vectors.url)
+            repository = open_repository(client, vectors.url)
             scanned = [row async for rows in client.scan(vectors.url, INDEX) for row in rows]
             assert len(scanned) == 30
             assert scanned[0]["private"] is False
@@ -239,30 +149,30 @@ async def test_camel_case_integer_codes_and_columns_of_later_versions_are_unders
 
 
 async def test_pages_are_followed_to_ten_thousand_and_counts_say_when_there_may_be_more() -> None:
-    with _emulator() as vectors:
-        async with _client() as client:
-            repository = _repository(client, vectors.url)
-            await repository.upsert(INDEX, KEY, _records(2500), "m")
+    with emulator() as vectors:
+        async with workspace_client() as client:
+            repository = open_repository(client, vectors.url)
+            await repository.upsert(INDEX, KEY, unified_records(2500), "m")
             tally = await repository.count_documents(INDEX, OWNER, EVERYTHING, NOW)
             assert (tally.count, tally.at_least) == (2500, False)
             assert len(vectors.requests(path="query-next-page")) == 2
             vectors.behaviour.page_rows = 5000
-            await repository.upsert(INDEX, KEY, _records(8000, "s"), "m")
+            await repository.upsert(INDEX, KEY, unified_records(8000, "s"), "m")
             tally = await repository.count_documents(INDEX, OWNER, EVERYTHING, NOW)
             assert (tally.count, tally.at_least) == (10_000, True)
 
 
 async def test_lists_beyond_ten_thousand_read_the_whole_index_and_stay_exact() -> None:
-    with _emulator() as vectors:
+    with emulator() as vectors:
         vectors.behaviour.page_rows = 5000
-        async with _client() as client:
-            store = _store(client, vectors.url)
-            repository = _repository(client, vectors.url)
-            records = _records(10_050)
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
+            repository = open_repository(client, vectors.url)
+            records = unified_records(10_050)
             for n, record in enumerate(records):
                 record.created_at = NOW - timedelta(seconds=n)
             await repository.upsert(INDEX, KEY, records, "m")
-            await repository.upsert(INDEX, NamespaceKey("legal", "a", MemoryKind.UNIFIED), _records(5, "x"), "m")
+            await repository.upsert(INDEX, NamespaceKey("legal", "a", MemoryKind.UNIFIED), unified_records(5, "x"), "m")
             page = await store.page(KEY, EVERYTHING, 5, None, NOW, embeddings=False)
             assert [record.id for record in page.records] == [f"r{n}" for n in range(5)]
             assert page.more
@@ -271,14 +181,14 @@ async def test_lists_beyond_ten_thousand_read_the_whole_index_and_stay_exact() -
 
 
 async def test_emptying_goes_in_rounds_until_nothing_is_left_and_leaves_others_alone() -> None:
-    with _emulator() as vectors:
+    with emulator() as vectors:
         vectors.behaviour.page_rows = 5000
         vectors.behaviour.visible_after = 2
-        async with _client() as client:
-            store = _store(client, vectors.url)
-            repository = _repository(client, vectors.url)
-            await repository.upsert(INDEX, KEY, _records(10_500), "m")
-            await repository.upsert(INDEX, NamespaceKey("sales", "b", MemoryKind.UNIFIED), _records(5), "m")
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
+            repository = open_repository(client, vectors.url)
+            await repository.upsert(INDEX, KEY, unified_records(10_500), "m")
+            await repository.upsert(INDEX, NamespaceKey("sales", "b", MemoryKind.UNIFIED), unified_records(5), "m")
             for _ in range(3):
                 await repository.describe_index(INDEX)
             assert await store.clear(KEY) == 10_500
@@ -286,7 +196,7 @@ async def test_emptying_goes_in_rounds_until_nothing_is_left_and_leaves_others_a
 
 
 async def test_writes_are_split_by_rows_and_bytes() -> None:
-    with _emulator() as vectors:
+    with emulator() as vectors:
         vectors.behaviour.max_request_bytes = 60_000
         limits = ClientLimits(
             attempts=1,
@@ -298,11 +208,11 @@ async def test_writes_are_split_by_rows_and_bytes() -> None:
             scan_rows=100,
             response_bytes=1 << 20,
         )
-        async with _client(limits=limits) as client:
-            repository = _repository(client, vectors.url)
+        async with workspace_client(limits=limits) as client:
+            repository = open_repository(client, vectors.url)
             # Quotes and backslashes double within a JSON string within JSON.
             records = [
-                *_records(100),
+                *unified_records(100),
                 *(Record(f"q{n}", Unified('"\\' * 5000), unit_vector([1, 0, 0])) for n in range(6)),
             ]
             for record in records:
@@ -318,17 +228,17 @@ async def test_writes_are_split_by_rows_and_bytes() -> None:
 
 
 async def test_what_was_not_written_or_removed_is_named_by_the_clients_ids() -> None:
-    with _emulator() as vectors:
-        async with _client() as client:
-            store = _store(client, vectors.url)
+    with emulator() as vectors:
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
             vectors.behaviour.rejected_keys = {KEY.stored_id("r1"): -1}
             with pytest.raises(Aborted) as failure:
-                await store.save(KEY, SPACE, _records(3), NOW)
+                await store.save(KEY, SPACE, unified_records(3), NOW)
             assert json.loads(failure.value.metadata["failed_ids"]) == ["r1"]
             assert failure.value.reason == "PARTIAL_FAILURE"
             assert len(vectors.rows(INDEX)) == 2
             vectors.behaviour.rejected_keys = {}
-            await store.save(KEY, SPACE, _records(3), NOW)
+            await store.save(KEY, SPACE, unified_records(3), NOW)
             vectors.behaviour.rejected_keys = {KEY.stored_id("r2"): -1}
             with pytest.raises(Aborted) as failure:
                 await store.delete(KEY, ["r0", "r2"], None, NOW)
@@ -338,14 +248,14 @@ async def test_what_was_not_written_or_removed_is_named_by_the_clients_ids() -> 
 
 @pytest.mark.parametrize("status", [429, 503, 504])
 async def test_a_busy_service_is_asked_again_after_the_time_it_names(status: int) -> None:
-    with _emulator() as vectors:
-        async with _client() as client:
-            store = _store(client, vectors.url)
-            await store.save(KEY, SPACE, _records(1), NOW)
+    with emulator() as vectors:
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
+            await store.save(KEY, SPACE, unified_records(1), NOW)
             vectors.clear_log()
             for path in ("/query", "/upsert-data", "/delete-data"):
                 vectors.fail(ApiFault(path=path, status=status, retry_after="0"))
-            await store.save(KEY, SPACE, _records(2), NOW)
+            await store.save(KEY, SPACE, unified_records(2), NOW)
             assert len((await store.search(KEY, Query(unit_vector([1, 0, 0]), 5, EVERYTHING), NOW)).results) == 2
             assert await store.delete(KEY, ["r0", "r1"], None, NOW) == 2
             assert [len(vectors.requests(path=path)) for path in ("/upsert-data", "/delete-data")] == [2, 2]
@@ -353,42 +263,42 @@ async def test_a_busy_service_is_asked_again_after_the_time_it_names(status: int
 
 
 async def test_attempts_are_bounded_and_the_failure_says_when_to_come_back() -> None:
-    with _emulator() as vectors:
+    with emulator() as vectors:
         vectors.fail(ApiFault(path="/query", status=429, times=None))
-        async with _client() as client:
+        async with workspace_client() as client:
             with pytest.raises(Unavailable) as failure:
-                await _store(client, vectors.url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
+                await open_store(client, vectors.url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
         assert len(vectors.requests(path="/query")) == LIMITS.attempts
         assert failure.value.metadata == {"http_status": "429", "error_code": "REQUEST_LIMIT_EXCEEDED"}
         assert failure.value.retry_after
 
 
 async def test_a_pause_longer_than_the_deadline_is_not_waited_for() -> None:
-    with _emulator() as vectors:
+    with emulator() as vectors:
         vectors.fail(ApiFault(path="/query", status=503, times=None, retry_after="3600"))
-        async with _client() as client:
+        async with workspace_client() as client:
             loop = asyncio.get_running_loop()
             enter_call(Call(request_id="test", method="/test", deadline=loop.time() + 30))
             with pytest.raises(Unavailable) as failure:
-                await _store(client, vectors.url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
+                await open_store(client, vectors.url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
         assert len(vectors.requests(path="/query")) == 1
         assert failure.value.retry_after == 3600
 
 
 async def test_nothing_is_asked_when_no_time_is_left() -> None:
-    with _emulator() as vectors:
-        async with _client() as client:
+    with emulator() as vectors:
+        async with workspace_client() as client:
             enter_call(Call(request_id="test", method="/test", deadline=asyncio.get_running_loop().time()))
             with pytest.raises(DeadlineExceeded):
-                await _store(client, vectors.url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
+                await open_store(client, vectors.url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
         assert vectors.log == []
 
 
 async def test_a_write_whose_answer_was_lost_is_sent_again_and_stored_once() -> None:
-    with _emulator() as vectors:
+    with emulator() as vectors:
         vectors.fail(ApiFault(path="/upsert-data", drop=True, after_effect=True))
-        async with _client() as client:
-            await _store(client, vectors.url).save(KEY, SPACE, _records(3), NOW)
+        async with workspace_client() as client:
+            await open_store(client, vectors.url).save(KEY, SPACE, unified_records(3), NOW)
         assert len(vectors.rows(INDEX)) == 3
         assert len(vectors.requests(path="/upsert-data")) == 2
 
@@ -410,11 +320,11 @@ async def test_a_write_whose_answer_was_lost_is_sent_again_and_stored_once() -> 
 async def test_refusals_have_their_own_status_and_are_not_repeated(
     fault: ApiFault, kind: type[Exception], reason: str
 ) -> None:
-    with _emulator() as vectors:
+    with emulator() as vectors:
         vectors.fail(fault)
-        async with _client() as client:
+        async with workspace_client() as client:
             with pytest.raises(kind) as failure:
-                await _store(client, vectors.url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
+                await open_store(client, vectors.url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
         assert getattr(failure.value, "reason", "") == reason
         assert len(vectors.requests(path="/query")) == 1
 
@@ -428,20 +338,20 @@ async def test_refusals_have_their_own_status_and_are_not_repeated(
     ],
 )
 async def test_a_refused_token_is_the_callers_failure_and_never_replaced_by_another_identity(fault: ApiFault) -> None:
-    with _emulator() as vectors:
+    with emulator() as vectors:
         vectors.fail(fault)
         for on_behalf, kind in ((True, Unauthenticated), (False, FailedPrecondition)):
-            async with _client(FixedCredentials("one", on_behalf_of_user=on_behalf)) as client:
+            async with workspace_client(FixedCredentials("one", on_behalf_of_user=on_behalf)) as client:
                 with pytest.raises(kind) as failure:
-                    await _store(client, vectors.url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
+                    await open_store(client, vectors.url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
             assert getattr(failure.value, "reason", "") == "UPSTREAM_CREDENTIAL_REJECTED"
 
 
 async def test_a_remembered_token_that_was_replaced_is_asked_for_again() -> None:
-    with _emulator() as vectors:
-        async with _client(FixedCredentials("old", "new")) as client:
-            store = _store(client, vectors.url)
-            await store.save(KEY, SPACE, _records(1), NOW)
+    with emulator() as vectors:
+        async with workspace_client(FixedCredentials("old", "new")) as client:
+            store = open_store(client, vectors.url)
+            await store.save(KEY, SPACE, unified_records(1), NOW)
             vectors.fail(ApiFault(path="/query", status=401))
             assert len((await store.search(KEY, Query(unit_vector([1, 0, 0]), 5, EVERYTHING), NOW)).results) == 1
         tokens = [exchange.headers["authorization"] for exchange in vectors.requests(path="/query")]
@@ -449,7 +359,7 @@ async def test_a_remembered_token_that_was_replaced_is_asked_for_again() -> None
 
 
 async def test_a_workspace_in_a_private_network_is_refused_before_anything_is_sent() -> None:
-    with _emulator() as vectors:
+    with emulator() as vectors:
         enter_call(Call(request_id="test", method="/test"))
         http = WorkspaceHttp(
             AddressPolicy(setting="TEST"), trusted_origins=frozenset(), connect_seconds=5, connections_per_workspace=1
@@ -457,16 +367,16 @@ async def test_a_workspace_in_a_private_network_is_refused_before_anything_is_se
         client = VectorSearchClient(http, FixedCredentials("dapi-x"), LIMITS)
         for url in (vectors.url, vectors.url.replace("127.0.0.1", "localhost")):
             with pytest.raises(PermissionDenied) as failure:
-                await _store(client, url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
+                await open_store(client, url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
             assert failure.value.reason == "DESTINATION_NOT_ALLOWED"
         await http.close()
         assert vectors.log == []
 
 
 async def test_an_owner_that_cannot_be_quoted_safely_is_refused_on_storage_optimized_endpoints() -> None:
-    with _emulator("STORAGE_OPTIMIZED") as vectors:
-        async with _client() as client:
-            store = _store(client, vectors.url)
+    with emulator("STORAGE_OPTIMIZED") as vectors:
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
             for group in ("x' OR '1'='1", "x\\", "x\n"):
                 with pytest.raises(InvalidArgument):
                     await store.count(NamespaceKey(group, "a", MemoryKind.UNIFIED), EVERYTHING, NOW)
@@ -478,9 +388,9 @@ async def test_an_owner_that_cannot_be_quoted_safely_is_refused_on_storage_optim
 def test_no_value_of_a_condition_breaks_out_of_a_filter(value: str) -> None:
     async def scenario() -> None:
         for endpoint_type in ("STANDARD", "STORAGE_OPTIMIZED"):
-            with _emulator(endpoint_type) as vectors:
-                async with _client() as client:
-                    store = _store(client, vectors.url)
+            with emulator(endpoint_type) as vectors:
+                async with workspace_client() as client:
+                    store = open_store(client, vectors.url)
                     await store.save(KEY, SPACE, [Record("own", Unified(value or "x"), unit_vector([1, 0, 0]))], NOW)
                     await store.save(KEYS[2], SPACE, [Record("foreign", Unified(value), unit_vector([1, 0, 0]))], NOW)
                     chosen = Filter((Condition("content", Comparison.EQUAL, (value or "x",)),))
@@ -491,9 +401,9 @@ def test_no_value_of_a_condition_breaks_out_of_a_filter(value: str) -> None:
 
 
 async def test_vectors_survive_the_wire_to_the_last_bit_that_matters() -> None:
-    with _emulator(dimension=64) as vectors:
-        async with _client() as client:
-            store = _store(client, vectors.url, 64)
+    with emulator(dimension=64) as vectors:
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url, 64)
             random = np.random.default_rng(7)
             records = [
                 Record(f"r{n}", Unified("t"), unit_vector(random.normal(size=64)), created_at=NOW) for n in range(20)
@@ -512,9 +422,9 @@ async def test_vectors_survive_the_wire_to_the_last_bit_that_matters() -> None:
 
 
 async def test_short_term_memories_end_there_too() -> None:
-    with _emulator() as vectors:
-        async with _client() as client:
-            store = _store(client, vectors.url)
+    with emulator() as vectors:
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
             key = NamespaceKey("sales", "a", MemoryKind.SHORT_TERM)
             records = [
                 Record(name, ShortTerm(name, ttl_hours=hours), unit_vector([1, 0, 0]), created_at=NOW)
@@ -530,9 +440,9 @@ async def test_short_term_memories_end_there_too() -> None:
 
 
 async def test_saving_again_keeps_the_time_of_the_first_save() -> None:
-    with _emulator() as vectors:
-        async with _client() as client:
-            store = _store(client, vectors.url)
+    with emulator() as vectors:
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
             for text, now in (("first", NOW), ("second", NOW + timedelta(days=1))):
                 await store.save(KEY, SPACE, [Record("r", Unified(text), unit_vector([1, 0, 0]))], now)
             (record,) = await store.get(KEY, ["r"], NOW, embeddings=False)
@@ -540,10 +450,10 @@ async def test_saving_again_keeps_the_time_of_the_first_save() -> None:
 
 
 async def test_a_kind_without_an_index_names_the_mend() -> None:
-    with _emulator() as vectors:
-        async with _client() as client:
+    with emulator() as vectors:
+        async with workspace_client() as client:
             with pytest.raises(FailedPrecondition, match="Provision"):
-                await _store(client, vectors.url).space(NamespaceKey("sales", "a", MemoryKind.ENTITY))
+                await open_store(client, vectors.url).space(NamespaceKey("sales", "a", MemoryKind.ENTITY))
 
 
 STATES = [
@@ -560,9 +470,9 @@ STATES = [
 
 @pytest.mark.parametrize(("word", "state"), STATES)
 async def test_the_services_words_for_states_are_understood(word: str, state: ResourceState) -> None:
-    with _emulator() as vectors:
+    with emulator() as vectors:
         vectors.set_index_state(INDEX, word)
-        async with _client() as client:
-            description = await _repository(client, vectors.url).describe_index(INDEX)
+        async with workspace_client() as client:
+            description = await open_repository(client, vectors.url).describe_index(INDEX)
         assert (description.state, description.detailed_state) == (state, word)
         assert description.dimension == 3

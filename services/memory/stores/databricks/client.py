@@ -40,7 +40,7 @@ _LARGE_ANSWER = 256 * 1024
 _LONGEST_ADVICE = 86_400.0
 """Seconds of `Retry-After` that are believed, at most."""
 _MAX_LIST_PAGES = 1000
-_WRITTEN = frozenset({"SUCCESS", "PARTIAL_SUCCESS", "FAILURE"})
+_WRITTEN = ("SUCCESS", "PARTIAL_SUCCESS", "FAILURE")
 
 Json = dict[str, Any]
 
@@ -312,25 +312,25 @@ def _encode_batches(rows: Sequence[WireRow], max_rows: int, max_bytes: int) -> l
 
 
 def _unwritten(answer: Mapping[str, Any], keys: Sequence[str], origin: str) -> list[str]:
-    """Return the keys of rows that cannot be counted on: an answer that names fewer than it leaves out names none."""
+    """Return the keys of rows that cannot be counted on: all, where fewer are named than were not written."""
     failed = _failed_keys(answer, keys, origin)
     written = (answer.get("result") or {}).get("success_row_count")
     try:
         # Numbers of 64 bits come as text from some front ends.
         missing = 0 if written is None else len(keys) - int(written)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise bad_answer(origin) from None
     return failed if missing <= len(failed) else list(keys)
 
 
 def _failed_keys(answer: Mapping[str, Any], keys: Sequence[str], origin: str) -> list[str]:
     status, result = answer.get("status"), answer.get("result") or {}
+    named = result.get("failed_primary_keys") or [] if isinstance(result, dict) else None
     # Without the word for it nothing may be taken as done.
-    if status not in _WRITTEN or not isinstance(result, dict):
+    if status not in _WRITTEN or not isinstance(named, list):
         raise bad_answer(origin)
-    failed = [str(key) for key in result.get("failed_primary_keys") or []]
     # Where it is not told which ones failed, none can be counted on.
-    return list(keys) if status != "SUCCESS" and not failed else failed
+    return list(keys) if status != "SUCCESS" and not named else [str(key) for key in named]
 
 
 def _query_page(answer: Mapping[str, Any], origin: str) -> QueryPage:

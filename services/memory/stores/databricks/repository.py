@@ -7,7 +7,7 @@ import asyncio
 import functools
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -49,6 +49,9 @@ _FOREIGN_ROWS = Counter(
 MAX_RESULTS = 10_000
 """What one query can return."""
 
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+_STORAGE_OPTIMIZED = "STORAGE_OPTIMIZED"
 _REMEMBERED_SECONDS = 300.0
 _REMEMBERED = 10_000
 _MOST_WAITS = 30
@@ -304,9 +307,10 @@ class DatabricksVectorIndexRepository:
     async def describe_index(self, index: str) -> IndexDescription:
         """Return what an index is like; NOT_FOUND when there is none."""
         try:
-            return _index_description(index, await self._client.get_index(self._location.workspace_url, index))
+            answer = await self._client.get_index(self._location.workspace_url, index)
         except IndexMissing:
             return IndexDescription(index)
+        return self._read(lambda: _index_description(index, answer))
 
     async def create_index(self, index: str, kind: MemoryKind, dimension: int) -> IndexDescription:
         """Make a direct-access index with the schema of a kind.
@@ -330,7 +334,7 @@ class DatabricksVectorIndexRepository:
                 },
             },
         )
-        return _index_description(index, answer)
+        return self._read(lambda: _index_description(index, answer))
 
     async def delete_index(self, index: str) -> None:
         """Remove an index; one that is not there is no failure."""
@@ -351,7 +355,7 @@ class DatabricksVectorIndexRepository:
             answer = await self._client.get_endpoint(self._location.workspace_url, self._location.endpoint)
         except IndexMissing:
             return EndpointDescription(self._location.endpoint)
-        return _endpoint_description(answer)
+        return self._read(lambda: _endpoint_description(answer))
 
     async def create_endpoint(self, *, storage_optimized: bool) -> EndpointDescription:
         """Make the endpoint.
@@ -359,16 +363,16 @@ class DatabricksVectorIndexRepository:
         Raises:
             FailedPrecondition: there is one of that name.
         """
-        kind = "STORAGE_OPTIMIZED" if storage_optimized else "STANDARD"
+        kind = _STORAGE_OPTIMIZED if storage_optimized else "STANDARD"
         self._endpoint_types.forget(self._location)
-        return _endpoint_description(
-            await self._client.create_endpoint(self._location.workspace_url, self._location.endpoint, kind)
-        )
+        answer = await self._client.create_endpoint(self._location.workspace_url, self._location.endpoint, kind)
+        return self._read(lambda: _endpoint_description(answer))
 
     async def list_endpoints(self) -> list[EndpointDescription]:
         """Return the workspace's endpoints by name."""
         rows = await self._client.list_endpoints(self._location.workspace_url)
-        return sorted((_endpoint_description(row) for row in rows), key=lambda endpoint: endpoint.name)
+        found = self._read(lambda: [_endpoint_description(row) for row in rows])
+        return sorted(found, key=lambda endpoint: endpoint.name)
 
     async def delete_endpoint(self) -> None:
         """Remove the endpoint; one that is not there is no failure.
@@ -458,11 +462,14 @@ class DatabricksVectorIndexRepository:
             self._endpoint_types.learn_dimension(location, known)
         return known
 
-    def _cosine(self, score: object) -> float:
+    def _read(self, read: Callable[[], _Value]) -> _Value:
         try:
-            return cosine(score)
-        except ValueError:
+            return read()
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
             raise bad_answer(self._location.workspace_url) from None
+
+    def _cosine(self, score: object) -> float:
+        return self._read(lambda: cosine(score))
 
     def _is_owned(self, owner: Owner, row: Row) -> bool:
         if owner.owns(row):
@@ -485,12 +492,13 @@ class EndpointTypes:
         if known is not None and known[0] > time.monotonic():
             return known[1]
         try:
-            description = _endpoint_description(await client.get_endpoint(location.workspace_url, location.endpoint))
+            answer = await client.get_endpoint(location.workspace_url, location.endpoint)
         except (PermissionDenied, IndexMissing):
             # Tokens may be good for indexes alone: not remembered, as others may see more.
             return None
-        self.learn(location, storage_optimized=description.storage_optimized)
-        return description.storage_optimized
+        storage_optimized = answer.get("endpoint_type") == _STORAGE_OPTIMIZED
+        self.learn(location, storage_optimized=storage_optimized)
+        return storage_optimized
 
     def learn(self, location: Location, *, storage_optimized: bool) -> None:
         """Remember the type of an endpoint."""
@@ -514,10 +522,6 @@ class EndpointTypes:
         self._dimensions.pop(index, None)
 
 
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
-
-
 def _bounded(known: dict[_Key, _Value]) -> dict[_Key, _Value]:
     if len(known) >= _REMEMBERED:
         known.clear()
@@ -530,7 +534,7 @@ def cosine(score: object) -> float:
     Raises:
         ValueError: it is no score.
     """
-    value = float(score) if isinstance(score, int | float) else 0.0
+    value = float(score) if isinstance(score, int | float) and not isinstance(score, bool) else 0.0
     if not 0.0 < value <= 1.0 + 1e-6:
         raise ValueError(f"{score!r} is no score")
     return max(-1.0, min(1.0, 1.0 - (1.0 / value - 1.0) / 2.0))
@@ -599,7 +603,7 @@ def _endpoint_description(answer: Mapping[str, Any]) -> EndpointDescription:
     detailed = str(status.get("state") or "")
     return EndpointDescription(
         name=str(answer.get("name") or ""),
-        storage_optimized=answer.get("endpoint_type") == "STORAGE_OPTIMIZED",
+        storage_optimized=answer.get("endpoint_type") == _STORAGE_OPTIMIZED,
         state=resource_state(detailed),
         detailed_state=detailed,
         message=str(status.get("message") or ""),
