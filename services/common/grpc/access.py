@@ -7,6 +7,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from coxswain.common.v1 import access_pb2
 from services.common.identity.principal import Role
+from services.common.settings import SERVICES
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,30 +20,41 @@ class MethodAccess:
     """The least role."""
     repeatable: bool
     """Whether calling it twice does what calling it once does."""
+    callers: frozenset[str] = frozenset()
+    """The services that may call it, when it is internal."""
 
 
 def read_access(method: MethodDescriptor) -> MethodAccess:
     """Return a method's options.
 
     Raises:
-        ValueError: one of `access`, `role` and `idempotency_level` is missing, so that nobody decided it.
+        ValueError: one of `access`, `role`, `idempotency_level` and, of an internal method, `callers` is missing, so
+            that nobody decided it; or `callers` names what is no service, or stands where it would keep nobody out.
     """
     options = method.GetOptions()
     access = options.Extensions[access_pb2.access]
     role = options.Extensions[access_pb2.role]
+    callers = frozenset(options.Extensions[access_pb2.callers])
+    internal = access == access_pb2.ACCESS_INTERNAL
     missing = [
         name
         for name, present in (
             ("access", access != access_pb2.ACCESS_UNSPECIFIED),
             ("role", role != access_pb2.ROLE_UNSPECIFIED),
             ("idempotency_level", options.HasField("idempotency_level")),
+            ("callers", bool(callers) or not internal),
         )
         if not present
     ]
     if missing:
         raise ValueError(f"{method.full_name} lacks the option {', '.join(missing)}")
+    if unknown := callers - set(SERVICES):
+        raise ValueError(f"{method.full_name} names callers that are no services: {', '.join(sorted(unknown))}")
+    if callers and not internal:
+        raise ValueError(f"{method.full_name} names callers, but serves everybody")
     return MethodAccess(
-        internal=access == access_pb2.ACCESS_INTERNAL,
+        internal=internal,
         role=Role(role),
         repeatable=options.idempotency_level != descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN,
+        callers=callers,
     )

@@ -175,6 +175,13 @@ class Pipeline:
         if not service_token:
             raise Unauthenticated(f"{PRINCIPAL} counts only beside {SERVICE}", reason="SERVICE_IDENTITY_REQUIRED")
         call.service = self._authenticator.service(service_token, method.service)
+        if method.access.internal and call.service not in method.access.callers:
+            callers = ", ".join(sorted(method.access.callers))
+            raise PermissionDenied(
+                f"{method.path} does not serve {call.service}, only {callers}",
+                reason="SERVICE_NOT_ALLOWED",
+                metadata={"service": call.service, "callers": callers},
+            )
         if principal_token:
             call.principal = await self._authenticator.forwarded(principal_token)
 

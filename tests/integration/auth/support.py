@@ -89,6 +89,11 @@ def llm(destination: str = "", provider: str = "openai") -> dict[str, Any]:
     return {"purpose": purpose, "destination_origin": destination, "provider": provider}
 
 
+def calling_service(method: str) -> str:
+    """Return a service that may call a method of auth on the internal listener."""
+    return "models" if method.endswith("ResolveCredential") else "orchestrator"
+
+
 def internal(harness: Harness, service: str = "orchestrator") -> "AuthServiceAsyncStub":
     """Return a stub on the internal listener that acts as a service; act for a caller with `acting_as(token)`."""
     return AuthServiceStub(harness.peers(service).channel("auth"))

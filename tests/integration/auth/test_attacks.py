@@ -31,7 +31,7 @@ from services.common.grpc.call import acting_as
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.identity.principal_token import TOKEN_TYPE, encode_principal
 from services.common.identity.service_identity import TOKEN_TYPE as SERVICE_TOKEN_TYPE
-from tests.integration.auth.support import exchange, guarded_settings, internal, make_service_keys
+from tests.integration.auth.support import calling_service, exchange, guarded_settings, internal, make_service_keys
 from tests.support.databricks_identity import WORKSPACE_ID, DatabricksIdentity, User
 from tests.support.harness import Harness, serve_services
 
@@ -314,13 +314,15 @@ def beyond_the_role(world: World, data: st.DataObject) -> Attempt:
 
 def forged_service(world: World, data: st.DataObject) -> Attempt:
     """Anything but a token that a service signed for auth within the last minute, beside Bob's real principal."""
+    method, request = data.draw(st.sampled_from(INTERNAL_METHODS + PUBLIC_METHODS))
+    service = calling_service(method)
     key = Ed25519PrivateKey.from_private_bytes(data.draw(st.binary(min_size=32, max_size=32)))
     now = int(time.time())
-    body: dict[str, Any] = {"iss": "orchestrator", "aud": "auth", "iat": now, "exp": now + 60}
+    body: dict[str, Any] = {"iss": service, "aud": "auth", "iat": now, "exp": now + 60}
     kind = data.draw(st.sampled_from(["audience", "key", "none", "altered", "principal", "user", "path", "absent"]))
     match kind:
         case "audience":
-            token = world.service_token(audience=data.draw(st.sampled_from(["models", "memory", "orchestrator"])))
+            token = world.service_token(service, data.draw(st.sampled_from(["models", "memory", "orchestrator"])))
         case "key":
             token = jwt.encode(body, key, algorithm="EdDSA", headers={"typ": SERVICE_TOKEN_TYPE})
         case "none":
@@ -329,7 +331,7 @@ def forged_service(world: World, data: st.DataObject) -> Attempt:
             changes = data.draw(
                 st.dictionaries(st.sampled_from(["aud", "exp", "iss", "iat"]), claim_values, min_size=1)
             )
-            token = altered(world.service_token(audience="memory"), data.draw(headers), {"aud": "auth"} | changes)
+            token = altered(world.service_token(service, "memory"), data.draw(headers), {"aud": "auth"} | changes)
         case "principal":
             token = world.principals["ann"]
         case "user":
@@ -342,8 +344,16 @@ def forged_service(world: World, data: st.DataObject) -> Attempt:
     metadata = [("x-coxswain-principal", world.principals["bob"])]
     if token:
         metadata.append(("x-coxswain-service", token))
-    method, request = data.draw(st.sampled_from(INTERNAL_METHODS + PUBLIC_METHODS))
     return Attempt(f"service token {kind}", method, request, tuple(metadata), on_internal=True)
+
+
+def another_service(world: World, data: st.DataObject) -> Attempt:
+    """A true service beside a true principal, where the method serves others."""
+    method, request = data.draw(st.sampled_from(INTERNAL_METHODS))
+    others = {"auth", "models", "orchestrator"} - {calling_service(method)}
+    service = data.draw(st.sampled_from(sorted(others)))
+    metadata = (("x-coxswain-service", world.service_token(service)), ("x-coxswain-principal", world.principals["bob"]))
+    return Attempt("another service", method, request, metadata, on_internal=True)
 
 
 def forged_principal(world: World, data: st.DataObject) -> Attempt:
@@ -381,8 +391,9 @@ def forged_principal(world: World, data: st.DataObject) -> Attempt:
             token = world.harness.services["auth"]._signing_keys.signed(late).token  # type: ignore[attr-defined]
         case _:
             token = data.draw(junk) or "x"
-    metadata = (("x-coxswain-service", world.service_token()), ("x-coxswain-principal", token))
     method, request = data.draw(st.sampled_from(INTERNAL_METHODS[:3] + PUBLIC_METHODS))
+    service = world.service_token(calling_service(method))
+    metadata = (("x-coxswain-service", service), ("x-coxswain-principal", token))
     return Attempt(f"principal {kind}", method, request, metadata, on_internal=True)
 
 
@@ -418,6 +429,7 @@ ATTACKS: list[Make] = [
     a_name_without_a_token,
     beyond_the_role,
     forged_service,
+    another_service,
     forged_principal,
     stolen_ids,
 ]
@@ -429,11 +441,11 @@ def test_those_who_may_do_get_in(world: World) -> None:
         for metadata in (bearer(world.tokens[name]), (*bearer(world.tokens[name]), ("x-group-id", group_id))):
             request: Message = secret_pb.ListSecretsRequest()
             world.run(_called(world.public, SECRETS + "ListSecrets", request, metadata))
+        method, request = INTERNAL_METHODS[0]
         acting = (
-            ("x-coxswain-service", world.service_token()),
+            ("x-coxswain-service", world.service_token(calling_service(method))),
             ("x-coxswain-principal", world.principals[name]),
         )
-        method, request = INTERNAL_METHODS[0]
         world.run(_called(world.internal, method, request, acting))
 
 

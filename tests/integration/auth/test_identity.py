@@ -99,6 +99,6 @@ async def test_internal_methods_do_not_exist_on_the_public_listener(auth: Harnes
 
 async def test_a_service_without_a_principal_may_not_act_for_anybody(auth: Harness) -> None:
     with refused(StatusCode.UNAUTHENTICATED, "CREDENTIAL_MISSING"):
-        await internal(auth).ResolveCredential(
+        await internal(auth, "models").ResolveCredential(
             pb.ResolveCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_LLM_PROVIDER, provider="openai")
         )

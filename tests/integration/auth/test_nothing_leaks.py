@@ -19,7 +19,7 @@ from coxswain.auth.v1 import secret_service_pb2 as secret_pb
 from coxswain.common.v1 import access_pb2
 from services.common.db.database import Database
 from services.common.logging import configure_logging
-from tests.integration.auth.support import exchange, guarded_settings, make_service_keys
+from tests.integration.auth.support import calling_service, exchange, guarded_settings, make_service_keys
 from tests.support.databricks_identity import WORKSPACE_ID, DatabricksIdentity
 from tests.support.harness import Harness, serve_services
 
@@ -55,7 +55,6 @@ class World:
     identity: DatabricksIdentity
     token: str
     principal: str
-    service_token: str
     public: grpc.aio.Channel
     internal: grpc.aio.Channel
     told: list[str] = field(default_factory=list)
@@ -65,6 +64,9 @@ class World:
     def secrets(self) -> tuple[str, ...]:
         return (PROVIDER_KEY, PAT, CLIENT_SECRET, OPERATORS_TOKEN, self.token, self.principal)
 
+    def service_token(self, method: str = "") -> str:
+        return self.harness.host._identity(calling_service(method)).token_for("auth")
+
     async def call(self, method: str, request: Message, *, internal: bool = False, token: str | None = None) -> Any:
         """Call a method and keep everything that came back; return the answer, None when it failed."""
         [service] = [service for service in SERVICES if method in service.methods_by_name]
@@ -73,7 +75,7 @@ class World:
         path = f"/{service.full_name}/{method}"
         kind = {False: channel.unary_unary, True: channel.unary_stream}[descriptor.server_streaming]
         metadata = (
-            (("x-coxswain-service", self.service_token), ("x-coxswain-principal", self.principal))
+            (("x-coxswain-service", self.service_token(method)), ("x-coxswain-principal", self.principal))
             if internal
             else (("authorization", f"Bearer {self.token if token is None else token}"),)
         )
@@ -124,7 +126,6 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: io.StringI
                 identity=identity,
                 token=token,
                 principal=principal,
-                service_token=harness.host._identity("models").token_for("auth"),
                 public=grpc.aio.insecure_channel(harness.address),
                 internal=grpc.aio.insecure_channel(harness.internal_address),
             )
@@ -159,7 +160,7 @@ async def every_method(world: World) -> None:
     assert (await call("RotateKey", secret_pb.RotateKeyRequest()))[-1].key_id == "k1"
     await call("WhoAmI", pb.WhoAmIRequest())
     await call("GetJwks", pb.GetJwksRequest())
-    for wrong in (world.token[:-20] + "A" * 20, world.principal, world.service_token, world.token + PAT):
+    for wrong in (world.token[:-20] + "A" * 20, world.principal, world.service_token(), world.token + PAT):
         await call("WhoAmI", pb.WhoAmIRequest(), token=wrong)
         await call("ExchangeToken", pb.ExchangeTokenRequest(forwarded_access_token=wrong))
     await call("ExchangeToken", pb.ExchangeTokenRequest(authorization=f"Bearer {world.token}", group_id=world.token))

@@ -228,7 +228,7 @@ async def test_a_user_whose_token_has_expired_never_gets_another_identity(
             await expire_sessions(tmp_path)
             for purpose in (pb.CREDENTIAL_PURPOSE_DATABRICKS, pb.CREDENTIAL_PURPOSE_VECTOR_SEARCH):
                 with refused(StatusCode.UNAUTHENTICATED, "CREDENTIAL_EXPIRED") as refusal:
-                    await internal(auth).ResolveCredential(pb.ResolveCredentialRequest(purpose=purpose))
+                    await internal(auth, "models").ResolveCredential(pb.ResolveCredentialRequest(purpose=purpose))
                 assert refusal.metadata == {"link": "user_token"}
 
 
@@ -264,7 +264,7 @@ async def test_an_execution_whose_users_token_expires_does_what_its_starter_chos
     with acting_as(await exchange(auth, fresh)):
         await internal(auth).RenewDelegation(pb.RenewDelegationRequest(execution_id="run-1"))
     with acting_as((await internal(auth).IssueExecutionPrincipal(request)).principal_token):
-        answer = await internal(auth).ResolveCredential(
+        answer = await internal(auth, "models").ResolveCredential(
             pb.ResolveCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_DATABRICKS)
         )
     assert answer.token == fresh
@@ -287,7 +287,7 @@ async def test_opaque_tokens_are_asked_about_where_that_is_switched_on(
         assert (await who(auth, pat)).principal.subject == f"{identity.issuer}|ann@example.com"
         with acting_as(await exchange(auth, pat)):
             request = pb.ResolveCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_DATABRICKS)
-            assert (await internal(auth).ResolveCredential(request)).token == pat
+            assert (await internal(auth, "models").ResolveCredential(request)).token == pat
         # A token of the workspace is verified here: the workspace is not asked.
         asked = len(identity.requests(path=ME))
         await who(auth, identity.mint(ann))

@@ -116,8 +116,8 @@ class ToyService(
         )
 
     async def WatchExecution(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        yield execution_service_pb2.WatchExecutionResponse(event=execution_pb2.ExecutionEvent(sequence=1))
         try:
+            yield execution_service_pb2.WatchExecutionResponse(event=execution_pb2.ExecutionEvent(sequence=1))
             await self.gate.wait()
         finally:
             self.watch_ended.set()
@@ -293,7 +293,7 @@ async def test_internal_methods_do_not_exist_on_the_public_listener(served: Serv
 
 
 async def test_internal_methods_serve_services_only(served: Served) -> None:
-    peers = served.host.peers("memory")
+    peers = served.host.peers("orchestrator")
     stub = auth_service_pb2_grpc.AuthServiceStub(peers.channel("auth"))
     await stub.Revoke(auth_service_pb2.RevokeRequest(execution_id="e"))
     await peers.close()
@@ -304,6 +304,35 @@ async def test_internal_methods_serve_services_only(served: Served) -> None:
             stranger.Revoke(auth_service_pb2.RevokeRequest(execution_id="e"), metadata=bearer("ann:ADMIN"))
         )
     assert (code, reason) == (grpc.StatusCode.PERMISSION_DENIED, "SERVICE_IDENTITY_REQUIRED")
+
+
+async def test_an_internal_method_serves_the_services_it_names_and_says_which(served: Served) -> None:
+    principal = await served.identity.exchange(Credential("Bearer ann:OPERATOR"), "g")
+    for service, method, request, callers in (
+        ("memory", "Revoke", auth_service_pb2.RevokeRequest(execution_id="e"), "orchestrator"),
+        ("orchestrator", "ResolveCredential", auth_service_pb2.ResolveCredentialRequest(), "memory, models"),
+    ):
+        peers = served.host.peers(service)
+        stub = auth_service_pb2_grpc.AuthServiceStub(peers.channel("auth"))
+        with acting_as(principal.token), pytest.raises(grpc.aio.AioRpcError) as caught:
+            await getattr(stub, method)(request)
+        await peers.close()
+        assert explain(caught.value)[:2] == (grpc.StatusCode.PERMISSION_DENIED, "SERVICE_NOT_ALLOWED")
+        info = error_details_pb2.ErrorInfo()
+        status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+        assert status is not None
+        status.details[0].Unpack(info)
+        assert dict(info.metadata) == {"service": service, "callers": callers}
+
+
+async def test_any_service_may_call_what_is_public(served: Served) -> None:
+    principal = await served.identity.exchange(Credential("Bearer ann:OPERATOR"), "g")
+    for service in SERVICES:
+        peers = served.host.peers(service)
+        stub = model_service_pb2_grpc.ModelServiceStub(peers.channel("models"))
+        with acting_as(principal.token):
+            assert (await stub.GetModel(model_service_pb2.GetModelRequest(name="m"))).model.name == "ann/g"
+        await peers.close()
 
 
 async def test_a_service_acts_for_a_principal_and_never_without_one_where_a_role_is_asked_for(served: Served) -> None:

@@ -70,7 +70,7 @@ async def test_callers_use_tls_and_services_need_a_certificate_of_the_installati
         answer = await auth_service_pb2_grpc.AuthServiceStub(channel).WhoAmI(auth_service_pb2.WhoAmIRequest())
         assert answer.principal.subject == "dev|dev"
 
-    peers = host.peers("memory")
+    peers = host.peers("orchestrator")
     stub = auth_service_pb2_grpc.AuthServiceStub(peers.channel("auth"))
     await stub.Revoke(auth_service_pb2.RevokeRequest(execution_id="e"))
     await peers.close()

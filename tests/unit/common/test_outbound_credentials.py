@@ -36,9 +36,11 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
             failure = FailedPrecondition("none is configured", reason="CREDENTIAL_NOT_CONFIGURED")
             code, status = to_status(failure, "r")
             await context.abort(code, failure.message, ((DETAILS_KEY, status.SerializeToString()),))
-        return auth_service_pb2.ResolveCredentialResponse(
-            token=f"token-{len(self.asked)}", origin=self.answers_origin, expire_time=utc_now() + self.lifetime
+        response = auth_service_pb2.ResolveCredentialResponse(
+            token=f"token-{len(self.asked)}", origin=self.answers_origin
         )
+        response.expire_time.FromDatetime(utc_now() + self.lifetime)
+        return response
 
 
 @pytest.fixture

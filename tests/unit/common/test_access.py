@@ -1,0 +1,69 @@
+"""The options of methods: a server does not start while somebody forgot to decide one."""
+
+import pytest
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pool import Default, DescriptorPool
+
+from coxswain.auth.v1 import auth_service_pb2
+from coxswain.common.v1 import access_pb2
+from services.common.grpc.access import read_access
+from services.common.identity.principal import Role
+
+INTERNAL = {
+    "access": access_pb2.ACCESS_INTERNAL,
+    "role": access_pb2.ROLE_ANONYMOUS,
+    "idempotency_level": descriptor_pb2.MethodOptions.IDEMPOTENT,
+    "callers": ["models", "memory"],
+}
+PUBLIC = INTERNAL | {"access": access_pb2.ACCESS_PUBLIC, "callers": []}
+
+
+def method(options: dict[str, object]) -> MethodDescriptor:
+    file = descriptor_pb2.FileDescriptorProto(name="toy.proto", package="toy", syntax="proto3")
+    file.message_type.add(name="M")
+    described = file.service.add(name="S").method.add(name="Do", input_type=".toy.M", output_type=".toy.M")
+    for name, value in options.items():
+        if name == "idempotency_level":
+            described.options.idempotency_level = value  # type: ignore[assignment]
+        elif name == "callers":
+            described.options.Extensions[access_pb2.callers].extend(value)  # type: ignore[arg-type]
+        else:
+            described.options.Extensions[getattr(access_pb2, name)] = value
+    pool = DescriptorPool()
+    pool.Add(file)  # type: ignore[no-untyped-call,unused-ignore]
+    found = pool.FindMethodByName("toy.S.Do")
+    assert isinstance(found, MethodDescriptor)
+    return found
+
+
+def test_the_options_are_read() -> None:
+    access = read_access(method(INTERNAL))
+    assert (access.internal, access.role, access.repeatable) == (True, Role.ANONYMOUS, True)
+    assert access.callers == {"models", "memory"}
+    assert read_access(method(PUBLIC)).callers == set()
+
+
+@pytest.mark.parametrize("name", ["access", "role", "idempotency_level", "callers"])
+def test_a_method_that_lacks_an_option_is_refused_by_its_name(name: str) -> None:
+    left = {option: value for option, value in INTERNAL.items() if option != name}
+    with pytest.raises(ValueError, match=rf"toy\.S\.Do .*{name}"):
+        read_access(method(left))
+
+
+def test_a_caller_that_is_no_service_is_refused() -> None:
+    with pytest.raises(ValueError, match="no services: modles"):
+        read_access(method(INTERNAL | {"callers": ["models", "modles"]}))
+
+
+def test_callers_of_a_method_that_serves_everybody_are_refused() -> None:
+    with pytest.raises(ValueError, match="everybody"):
+        read_access(method(PUBLIC | {"callers": ["models"]}))
+
+
+def test_only_the_orchestrator_may_act_for_executions() -> None:
+    assert auth_service_pb2.DESCRIPTOR is not None
+    methods = Default().FindServiceByName("coxswain.auth.v1.AuthService").methods_by_name
+    for name in ("Delegate", "IssueExecutionPrincipal", "RenewDelegation", "Revoke"):
+        assert read_access(methods[name]).callers == {"orchestrator"}
+    assert read_access(methods["ResolveCredential"]).callers == {"memory", "models"}
