@@ -1,6 +1,6 @@
 """Memory backends, which of them is active, and the indexes they name."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -150,13 +150,7 @@ class SqlMemoryBackendRepository:
         changed: MemoryBackend | None = None
         try:
             async with self._database.write() as connection:
-                # Held until the end, so that nobody else's change is lost.
-                held = (
-                    select(memory_backends.c.id)
-                    .where(memory_backends.c.id == backend_id, memory_backends.c.group_id == group_id)
-                    .with_for_update()
-                )
-                await connection.execute(held)
+                await _hold(connection, group_id)
                 changed = edit(await _get(connection, group_id, backend_id))
                 await connection.execute(
                     update(memory_backends)
@@ -173,10 +167,8 @@ class SqlMemoryBackendRepository:
 
     async def delete(self, group_id: str, backend_id: str, successor_id: str | None) -> None:
         """See `MemoryBackendRepository`."""
-        await _settled(lambda: self._delete(group_id, backend_id, successor_id))
-
-    async def _delete(self, group_id: str, backend_id: str, successor_id: str | None) -> None:
         async with self._database.write() as connection:
+            await _hold(connection, group_id)
             backend = await _get(connection, group_id, backend_id)
             if backend.active:
                 if successor_id is None:
@@ -195,10 +187,8 @@ class SqlMemoryBackendRepository:
 
     async def activate(self, group_id: str, backend_id: str | None) -> None:
         """See `MemoryBackendRepository`."""
-        await _settled(lambda: self._activate(group_id, backend_id))
-
-    async def _activate(self, group_id: str, backend_id: str | None) -> None:
         async with self._database.write() as connection:
+            await _hold(connection, group_id)
             await _activate(connection, group_id, backend_id)
 
     async def active(self, group_id: str) -> MemoryBackend | None:
@@ -276,12 +266,10 @@ class SqlMemoryBackendRepository:
         ]
 
 
-async def _settled(change: Callable[[], Awaitable[None]]) -> None:
-    """Do a change, once more when another one at the same moment got in its way."""
-    try:
-        await change()
-    except IntegrityError:
-        await change()
+async def _hold(connection: AsyncConnection, group_id: str) -> None:
+    """Let no other transaction change the group's backends until this one has ended."""
+    held = select(memory_backends.c.id).where(memory_backends.c.group_id == group_id).order_by(memory_backends.c.id)
+    await connection.execute(held.with_for_update())
 
 
 async def _get(connection: AsyncConnection, group_id: str, backend_id: str) -> MemoryBackend:

@@ -1,6 +1,8 @@
 """MemoryBackendService and VectorIndexService over gRPC, beside an emulated workspace."""
 
+import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -554,3 +556,205 @@ async def test_only_admins_change_backends(world: World) -> None:
     with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
         await _create(editor, backend_message(world.url))
     assert (await editor.ListMemoryBackends(backend_pb.ListMemoryBackendsRequest())).backends == []
+
+
+async def test_a_backend_keeps_the_endpoint_it_made_when_other_things_of_it_change(world_on: World) -> None:
+    backends, indexes = backends_stub(world_on.harness), indexes_stub(world_on.harness)
+    backend = await _create(backends, backend_message(world_on.url, indexes=[]))
+    await indexes.CreateEndpoint(
+        index_pb.CreateEndpointRequest(backend_id=backend.id, type=index_pb.ENDPOINT_TYPE_STANDARD)
+    )
+    backend.name = "renamed"
+    await backends.UpdateMemoryBackend(
+        backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=FieldMask(paths=["name"]))
+    )
+    await indexes.DeleteEndpoint(index_pb.DeleteEndpointRequest(backend_id=backend.id, confirm_name=ENDPOINT))
+    # One that somebody else made since is not this backend's.
+    backend.databricks.endpoint = "elsewhere"
+    world_on.vectors.add_endpoint("elsewhere")
+    await backends.UpdateMemoryBackend(
+        backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=FieldMask(paths=["databricks.endpoint"]))
+    )
+    with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await indexes.DeleteEndpoint(index_pb.DeleteEndpointRequest(backend_id=backend.id, confirm_name="elsewhere"))
+
+
+async def test_changes_of_one_backend_at_the_same_moment_are_all_kept(world_on: World) -> None:
+    world_on.vectors.add_endpoint(ENDPOINT)
+    backends, indexes = backends_stub(world_on.harness), indexes_stub(world_on.harness)
+    backend = await _create(backends, backend_message(world_on.url, indexes=[]))
+    backend.name = "renamed"
+    rename = backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=FieldMask(paths=["name"]))
+    await asyncio.gather(
+        *(
+            indexes.CreateIndex(
+                index_pb.CreateIndexRequest(
+                    index=index_name(name), backend_id=backend.id, kind=record_pb2.MemoryKind.ValueType(int(kind))
+                )
+            )
+            for name, kind in KINDS.items()
+        ),
+        backends.UpdateMemoryBackend(rename),
+    )
+    kept = (await backends.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(id=backend.id))).backend
+    assert kept.name == "renamed"
+    assert [entry.index for entry in kept.databricks.indexes] == [
+        name for name, _ in sorted(KINDS.items(), key=lambda item: item[1])
+    ]
+
+
+async def test_activations_at_the_same_moment_leave_one_active(world_on: World) -> None:
+    make_indexes(world_on.vectors)
+    backends = backends_stub(world_on.harness)
+    ids = [(await _create(backends, backend_message(world_on.url, f"b{number}"))).id for number in range(4)]
+    await asyncio.gather(*(backends.Activate(backend_pb.ActivateRequest(id=backend_id)) for backend_id in ids))
+    listed = (await backends.ListMemoryBackends(backend_pb.ListMemoryBackendsRequest())).backends
+    assert sum(backend.active for backend in listed) == 1
+
+
+async def test_the_embedding_model_of_an_index_with_records_is_not_changed(world_on: World) -> None:
+    make_indexes(world_on.vectors)
+    (backend_id,) = await use_workspace(world_on.harness, world_on.url, ALICE)
+    backends = backends_stub(world_on.harness)
+    backend = (await backends.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(id=backend_id))).backend
+
+    async def embed_with(model: str) -> None:
+        backend.databricks.embedding_model = model
+        mask = FieldMask(paths=["databricks.embedding_model"])
+        await backends.UpdateMemoryBackend(backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=mask))
+
+    await embed_with("test/other")
+    await embed_with("test/embed")
+    await stub(world_on.harness.channel()).Save(pb.SaveRequest(namespace=place(), records=[unified("text", "r")]))
+    with refused(CODE.FAILED_PRECONDITION, "EMBEDDING_MISMATCH") as refusal:
+        await embed_with("test/other")
+    assert "export" in refusal.message
+    with refused(CODE.FAILED_PRECONDITION, "EMBEDDING_MISMATCH"):
+        await _create(backends, backend_message(world_on.url, "second", embedding_model="test/other"))
+    # Where no index is the same, another model is nobody's harm, and neither is another group's.
+    await _create(backends, backend_message(world_on.url, "third", embedding_model="test/other", schema="elsewhere"))
+    bob = backends_stub(world_on.harness, BOB)
+    await _create(bob, backend_message(world_on.url, embedding_model="test/other"))
+
+
+async def test_provision_that_fails_leaves_what_others_made_meanwhile(world: World) -> None:
+    world.vectors.add_endpoint(ENDPOINT)
+    backend = await _create(backends_stub(world.harness), backend_message(world.url))
+    world.vectors.behaviour.max_indexes = 3
+    steps = backends_stub(world.harness).Provision(backend_pb.ProvisionRequest(id=backend.id))
+    # Somebody else makes the first index between this call's look and its own attempt.
+    world.vectors.fail(
+        ApiFault(path="/indexes", method="POST", status=409, error_code="RESOURCE_ALREADY_EXISTS", after_effect=True)
+    )
+    with refused(CODE.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"):
+        async for _ in steps:
+            pass
+    first = min(KINDS, key=KINDS.__getitem__)
+    assert world.vectors.index_names() == [index_name(first)]
+
+
+async def test_provision_can_be_cancelled_in_the_middle_and_called_again(world: World) -> None:
+    world.vectors.behaviour.index_polls = 3
+    backends = backends_stub(world.harness)
+    backend = await _create(backends, backend_message(world.url))
+    call = backends.Provision(backend_pb.ProvisionRequest(id=backend.id))
+    async for step in call:
+        if step.done == 3:
+            call.cancel()
+            break
+    made = world.vectors.index_names()
+    assert len(made) >= 2
+    steps = await _provision(world, backend.id)
+    assert (steps[-1].done, steps[-1].total) == (6, 6)
+    assert len(world.vectors.index_names()) == 5
+    assert not world.vectors.requests(method="DELETE")
+    # The endpoint that the first call made is known to be the backend's own.
+    indexes = indexes_stub(world.harness)
+    for kind in KINDS:
+        name = index_name(kind)
+        await indexes.DeleteIndex(index_pb.DeleteIndexRequest(index=name, confirm_name=name))
+    await indexes.DeleteEndpoint(index_pb.DeleteEndpointRequest(backend_id=backend.id, confirm_name=ENDPOINT))
+
+
+async def test_provision_names_what_it_could_not_remove_again(world: World) -> None:
+    world.vectors.add_endpoint(ENDPOINT)
+    world.vectors.behaviour.max_indexes = 2
+    world.vectors.fail(ApiFault(path=f"indexes/{index_name()}", method="DELETE", status=403))
+    backend = await _create(backends_stub(world.harness), backend_message(world.url))
+    with refused(CODE.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
+        await _provision(world, backend.id)
+    assert f"could not remove index {index_name()}" in refusal.message
+    assert world.vectors.index_names() == [index_name()]
+
+
+async def test_an_emptying_that_was_cut_short_between_dropping_and_making_anew_goes_on(world: World) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    memories, indexes = stub(world.harness.channel()), indexes_stub(world.harness)
+    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("t", "r")]))
+    name = index_name()
+    await indexes.DeleteIndex(index_pb.DeleteIndexRequest(index=name, confirm_name=name))
+    request = index_pb.EmptyIndexRequest(index=name, confirm_name=name)
+    steps = [step async for step in indexes.EmptyIndex(request)]
+    assert steps[-1].finished
+    assert name in world.vectors.index_names()
+    assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 0
+
+
+async def test_emptying_tells_how_far_it_is_of_how_much_and_how_fast(
+    tmp_path: Path, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABRICKS_HOST", vectors.url)
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-operator")
+    make_indexes(vectors)
+    settings = MemorySettings(databricks_delete_keys=4, databricks_visibility_seconds=0.01)
+    async with serve_memory(tmp_path, settings=settings) as (harness, _):
+        await use_workspace(harness, vectors.url, ALICE)
+        memories, indexes = stub(harness.channel()), indexes_stub(harness)
+        for crew in ("a", "b"):
+            records = [unified("t", f"r{n}") for n in range(10)]
+            await memories.Save(pb.SaveRequest(namespace=place(crew), records=records))
+        request = index_pb.EmptyIndexRequest(index=index_name(), confirm_name=index_name(), crew_id="a")
+        steps = [step async for step in indexes.EmptyIndex(request)]
+        assert [(step.done, step.total, step.finished) for step in steps] == [
+            (4, 10, False),
+            (8, 10, False),
+            (10, 10, False),
+            (10, 10, True),
+        ]
+        assert all(step.rate > 0 for step in steps)
+        assert (await memories.Count(pb.CountRequest(namespace=place("b")))).count == 10
+
+
+async def test_a_thousand_records_that_were_not_written_are_told_in_an_answer_that_arrives(world: World) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    failure = '{"status": "FAILURE", "result": {"success_row_count": 0}}'
+    world.vectors.fail(ApiFault(path="upsert-data", status=200, body=failure, times=None))
+    records = [unified("t", f"{n:04}-{'é' * 100}", embedding=_vector("t")) for n in range(1000)]
+    with refused(CODE.ABORTED, "PARTIAL_FAILURE") as refusal:
+        await stub(world.harness.channel()).Save(pb.SaveRequest(namespace=place(), records=records))
+    assert refusal.metadata["failed_count"] == "1000"
+    named = json.loads(refusal.metadata["failed_ids"])
+    assert named == [record.id for record in records[: len(named)]]
+    assert named
+
+
+async def test_conditions_that_the_index_cannot_decide_are_decided_and_say_when_they_could_not_look_at_all(
+    world: World,
+) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    memories, indexes = stub(world.harness.channel()), indexes_stub(world.harness)
+    contents = ['it\'s 100% "quoted"', "back\\slash_under", "ünïcode ' OR 1=1 --", "plain"]
+    records = [unified(text, f"r{n}", embedding=_vector(text)) for n, text in enumerate(contents)]
+    await memories.Save(pb.SaveRequest(namespace=place(), records=records))
+    for n, text in enumerate(contents):
+        for operator in (record_pb2.COMPARISON_OPERATOR_EQUAL, record_pb2.COMPARISON_OPERATOR_STARTS_WITH):
+            condition = record_pb2.Condition(column="content", operator=operator, values=[record_pb2.Value(text=text)])
+            search = index_pb.SimilaritySearchRequest(
+                index=index_name(), query_vector=_vector("plain"), conditions=[condition]
+            )
+            found = await indexes.SimilaritySearch(search)
+            assert [hit.record.id for hit in found.records] == [f"r{n}"]
+            assert not found.truncated
