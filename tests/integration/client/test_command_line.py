@@ -1,88 +1,31 @@
 """The command line against real services: what people type, what they read, and how it ends."""
 
-import asyncio
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from typer.main import get_command
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity, OnCredentialExpiry
-from coxswain.client import Client
 from coxswain.client.cli.app import app
-from coxswain.client.memory_file import crew_id_request
-from coxswain.memory.v1.memory_service_pb2 import Namespace, SaveRequest
-from coxswain.memory.v1.record_pb2 import EntityRecord, MemoryKind, Record, Relationship, UnifiedRecord
 from coxswain.orchestrator.v1 import execution_pb2 as pb
+from tests.integration.client.command_line import CREW, Run, invoke, rows
 from tests.integration.client.installation import Installation, Server
 from tests.support.child_process import scrubbed_environment
-from tests.support.harness import ALICE, BOB, serve_services
+from tests.support.harness import BOB
 
 ROOT = Path(__file__).parents[3]
-
-CREW = """\
-name: brief
-model: offline/extract
-agents:
-  reader:
-    role: Reader
-    goal: Read
-tasks:
-  extract:
-    description: Read {text}
-    expected_output: Five sentences
-    agent: reader
-memory: true
-"""
-FACTS = ["The lamp was lit every evening by the keeper.", "Bread is baked from flour and water."]
-
-
-def invoke(address: str, *arguments: str, token: str = ALICE, stdin: str | None = None) -> Result:
-    """What a person in a pipe sees."""
-    return CliRunner().invoke(app, ["--address", address, "--token", token, *arguments], input=stdin)
-
-
-Run = Callable[..., Awaitable[Result]]
-
-
-@pytest.fixture
-async def run(tmp_path: Path) -> AsyncIterator[Run]:
-    """Runs a command against auth, models, memory and orchestrator; no worker takes executions."""
-    # Logs of services in this process would stand in what the command prints.
-    with structlog.testing.capture_logs():
-        async with serve_services(tmp_path / "data", "models", "memory", "orchestrator") as harness:
-
-            async def run(*arguments: str, **more: Any) -> Result:
-                return await asyncio.to_thread(invoke, harness.address, *arguments, **more)
-
-            run.address = harness.address  # type: ignore[attr-defined]
-            yield run
-
-
-@pytest.fixture
-def crew_file(tmp_path: Path) -> str:
-    path = tmp_path / "crew.yaml"
-    path.write_text(CREW)
-    return str(path)
 
 
 def rewrite(path: str, old: str, new: str) -> None:
     Path(path).write_text(CREW.replace(old, new))
-
-
-def rows(result: Result) -> list[Any]:
-    """The lines of JSON a command printed."""
-    assert result.exit_code == 0, result.stderr
-    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 async def test_status_tells_health_and_identity(run: Run) -> None:
@@ -235,7 +178,10 @@ async def test_a_run_repeated_after_the_crew_has_changed_is_still_the_same(run: 
         (["executions", "--state", "odd"], "waiting_for_approval"),
         (["memory", "search", "x", "--kind", "odd"], "short_term"),
         (["memory", "search", "x", "--crew", "a", "--crew-id", "b"], "one of --crew and --crew-id"),
-        (["memory", "import", "/no/such/file"], "does not exist"),
+        (["memory", "import", "/no/such/file"], "/no/such/file: No such file"),
+        (["memory", "import", "/"], "is a directory"),
+        (["memory", "export", "/"], "is a directory"),
+        (["memory", "list", "--kind", "document", "--crew", "a"], "documents belong to the whole group"),
         (["nonsense"], "No such command"),
     ],
 )
@@ -280,183 +226,6 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command, "--help"])
     assert result.exit_code == 0
     assert " ".join(command) in " ".join(result.stdout.partition("Example")[2].split())
-
-
-async def remember(run: Run, crew_file: str) -> str:
-    """Store FACTS where the crew's memories lie; return the namespace's crew id."""
-    await run("apply", "-f", crew_file)
-
-    def save() -> str:
-        with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
-            request = crew_id_request(client.get_crew("brief").spec)
-            crew_id = client.memory.DeriveCrewId(request).crew_id
-            namespace = Namespace(crew_id=crew_id, kind=MemoryKind.MEMORY_KIND_UNIFIED)
-            records = [
-                Record(id=str(number), unified=UnifiedRecord(content=fact, scope="/crew/brief"))
-                for number, fact in enumerate(FACTS)
-            ]
-            client.memory.Save(SaveRequest(namespace=namespace, records=records))
-            return crew_id
-
-    return await asyncio.to_thread(save)
-
-
-async def test_memories_are_searched_by_meaning_and_listed(run: Run, crew_file: str) -> None:
-    crew_id = await remember(run, crew_file)
-    query = ["memory", "search", "who kept the lighthouse shining", "--json"]
-    for choice in ([], ["--crew", "brief"], ["--crew-id", crew_id]):
-        [results] = rows(await run(*query, *choice))
-        assert [result["record"]["unified"]["content"] for result in results] == FACTS
-    assert FACTS[0] in (await run("memory", "search", "light", "--limit", "1")).stdout
-    assert (await run("memory", "search", "light", "--min-score", "1")).stdout == "nothing found\n"
-    listed = (await run("memory", "list", "--crew", "brief")).stdout
-    assert all(fact in listed for fact in FACTS)
-    stats = (await run("memory", "stats")).stdout
-    assert crew_id in stats
-    assert "offline/embed" in stats
-    assert "/crew" in stats
-
-
-async def test_memories_of_others_are_not_found(run: Run, crew_file: str) -> None:
-    crew_id = await remember(run, crew_file)
-    assert (await run("memory", "stats", token=BOB)).stdout == "nothing remembered\n"
-    assert (await run("memory", "list", "--crew-id", crew_id, token=BOB)).stdout == "nothing remembered\n"
-
-
-def entity(name: str, kind: str, description: str, *relationships: tuple[str, str]) -> Record:
-    links = [Relationship(relation=relation, target=target) for relation, target in relationships]
-    return Record(
-        id=name,
-        entity=EntityRecord(entity_name=name, entity_type=kind, description=description, relationships=links),
-    )
-
-
-@pytest.fixture
-async def entities(run: Run) -> None:
-    """Some people of one crew."""
-    records = [
-        entity("Ann", "person", "Keeps the [bold]lamp[/bold]", ("works_for", "Trinity House"), ("knows", "Bob")),
-        entity("Bob", "person", "", ("knows", "Ann"), ("works_for", "Trinity House"), ("knows", "Cid")),
-        entity("Trinity House", "", "Owns lighthouses", ("sits_in", "London")),
-    ]
-
-    def save() -> None:
-        with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
-            namespace = Namespace(crew_id="keepers", kind=MemoryKind.MEMORY_KIND_ENTITY)
-            client.memory.Save(SaveRequest(namespace=namespace, records=records))
-
-    await asyncio.to_thread(save)
-
-
-@pytest.mark.usefixtures("entities")
-async def test_what_an_entity_is_connected_with_is_shown_as_a_tree(run: Run) -> None:
-    result = await run("memory", "graph", "Ann")
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert [line.rstrip() for line in result.stdout.splitlines()] == [
-        "Ann (person): Keeps the [bold]lamp[/bold]",
-        "├── works_for Trinity House: Owns lighthouses",
-        "│   └── sits_in London",
-        "└── knows Bob (person)",
-        "    ├── knows Ann (again)",
-        "    ├── works_for Trinity House (again)",
-        "    └── knows Cid",
-    ]
-    known = await run("memory", "graph", "Ann", "--crew-id", "keepers", "--relation", "knows", "--depth", "1")
-    assert [line.rstrip() for line in known.stdout.splitlines()][1:] == [
-        "└── knows Bob (person)",
-        "    └── knows Ann (again)",
-    ]
-
-
-@pytest.mark.usefixtures("entities")
-async def test_a_graph_that_is_cut_off_says_so(run: Run) -> None:
-    cut = await run("memory", "graph", "Ann", "--limit", "2")
-    assert cut.exit_code == 0
-    assert "Bob" not in cut.stdout
-    assert "there is more: this stops at --limit 2" in cut.stderr
-    [graph] = rows(await run("memory", "graph", "Ann", "--limit", "2", "--json"))
-    assert [node["entity_name"] for node in graph["entities"]] == ["Ann", "Trinity House"]
-    assert graph["edges"] == [{"source": "Ann", "relation": "works_for", "target": "Trinity House"}]
-    assert graph["truncated"] is True
-
-
-@pytest.mark.usefixtures("entities")
-async def test_an_entity_of_which_nothing_is_known_here_is_not_found(run: Run) -> None:
-    for start, token in (("ann", ALICE), ("London", ALICE), ("Ann", BOB)):
-        result = await run("memory", "graph", start, "--crew-id", "keepers", token=token)
-        assert result.exit_code == 10 + 5
-        assert start in result.stderr
-    assert (await run("memory", "graph", "Ann", "--depth", "9")).exit_code == 2
-
-
-async def test_clearing_asks_first(run: Run, crew_file: str) -> None:
-    await remember(run, crew_file)
-    refused = await run("memory", "clear", "--crew", "brief")
-    assert refused.exit_code == 2
-    assert "2 unified memories" in refused.stderr
-    assert "2 removed" in (await run("memory", "clear", "--crew", "brief", "--yes")).stdout
-    assert (await run("memory", "list", "--crew", "brief")).stdout == "nothing remembered\n"
-
-
-@pytest.mark.parametrize("embeddings", [True, False])
-@pytest.mark.parametrize("reembed", [True, False])
-async def test_what_is_exported_is_imported_again(
-    run: Run, crew_file: str, tmp_path: Path, embeddings: bool, reembed: bool
-) -> None:
-    await remember(run, crew_file)
-    file = tmp_path / "memories.jsonl"
-    exported = await run("memory", "export", str(file), "--crew", "brief", *(["--embeddings"] if embeddings else []))
-    assert exported.exit_code == 0, exported.stderr
-    assert len(file.read_text().splitlines()) == 1 + len(FACTS)
-    assert ('"embedding":' in file.read_text()) is embeddings
-    await run("memory", "clear", "--crew", "brief", "--yes")
-    for _ in range(2):
-        imported = await run("memory", "import", str(file), *(["--reembed"] if reembed else []))
-        assert "2 imported" in imported.stderr, imported.stderr
-    [records] = rows(await run("memory", "list", "--crew", "brief", "--json"))
-    assert sorted(record["unified"]["content"] for record in records) == sorted(FACTS)
-    assert {record["unified"]["scope"] for record in records} == {"/crew/brief"}
-
-
-async def test_memories_that_fill_many_messages_are_exported_whole(run: Run, crew_file: str, tmp_path: Path) -> None:
-    crew_id = await remember(run, crew_file)
-    long = tmp_path / "long.jsonl"
-    header = {"format": "coxswain-memories", "version": 1, "crew_id": crew_id, "kind": "unified"}
-    lines: list[Any] = [header | {"embedding_model": "", "embeddings": False}]
-    lines += [{"id": f"long-{n}", "unified": {"content": f"{n} " + "light " * 70_000}} for n in range(12)]
-    long.write_text("\n".join(json.dumps(line) for line in lines))
-    imported = await run("memory", "import", str(long))
-    assert "12 imported" in imported.stderr, imported.stderr
-    file = tmp_path / "memories.jsonl"
-    exported = await run("memory", "export", str(file), "--crew-id", crew_id)
-    assert exported.exit_code == 0, exported.stderr
-    assert len(file.read_text().splitlines()) == 1 + 12 + len(FACTS)
-
-
-async def test_an_import_into_another_crew_leaves_the_first_alone(run: Run, crew_file: str, tmp_path: Path) -> None:
-    await remember(run, crew_file)
-    file = tmp_path / "memories.jsonl"
-    await run("memory", "export", str(file), "--crew", "brief")
-    assert (await run("memory", "import", str(file), "--crew-id", "copy")).exit_code == 0
-    [infos] = rows(await run("memory", "stats", "--json"))
-    assert sorted(info["record_count"] for info in infos) == ["2", "2"]
-
-
-async def test_a_broken_import_names_the_line_and_an_export_that_fails_leaves_no_file(
-    run: Run, crew_file: str, tmp_path: Path
-) -> None:
-    await remember(run, crew_file)
-    file = tmp_path / "memories.jsonl"
-    await run("memory", "export", str(file), "--crew", "brief")
-    file.write_text(file.read_text() + "{\n")
-    result = await run("memory", "import", str(file))
-    assert result.exit_code == 2
-    assert [line.split()[0] for line in result.stderr.splitlines()[2:]] == ["4"]
-    missing = tmp_path / "missing" / "memories.jsonl"
-    assert (await run("memory", "export", str(missing), "--crew", "brief")).exit_code == 2
-    nowhere = await run("memory", "export", str(tmp_path / "none.jsonl"), "--crew", "nobody")
-    assert nowhere.exit_code == 15
-    assert not (tmp_path / "none.jsonl").exists()
 
 
 def event(sequence: int, task: str = "", **what: Any) -> pb.ExecutionEvent:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.json_format import MessageToDict
+from hypothesis import given
+from hypothesis import strategies as st
 
-from coxswain.client import DocumentError
+from coxswain.client import DocumentError, memory_file
 from coxswain.client.memory_file import (
+    Entry,
     Header,
     content_of,
     crew_id_request,
@@ -42,9 +45,9 @@ RECORDS = [
 ]
 
 
-def written(header: Header, records: list[Record]) -> io.StringIO:
+def written(header: Header, records: list[Record]) -> io.BytesIO:
     lines = [json.dumps(MessageToDict(record, preserving_proto_field_name=True)) for record in records]
-    return io.StringIO("\n".join([header.line(), *lines]) + "\n")
+    return io.BytesIO(("\n".join([header.line(), *lines]) + "\n").encode())
 
 
 @pytest.mark.parametrize("kind", list(MemoryKind.values())[1:])
@@ -56,12 +59,28 @@ def test_a_header_comes_back_the_same(kind: MemoryKind.ValueType) -> None:
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_records_of_every_kind_come_back_the_same(keep: bool) -> None:
-    source = written(Header(Namespace(kind=MemoryKind.MEMORY_KIND_UNIFIED), "", embeddings=True), RECORDS)
-    read_header(PATH, source)
-    found = [record for record, _ in read_records(PATH, source, keep_vectors=keep)]
-    assert [record.id for record in found] == ["1", "2", "3", "4", "5"]
-    assert list(found[0].embedding) == ([0.5, 0.25] if keep else [])
-    assert found[1:] == RECORDS[1:]
+    for kind, record in enumerate(RECORDS, start=1):
+        source = written(Header(Namespace(kind=MemoryKind.ValueType(kind)), "", embeddings=True), [record, record])
+        header = read_header(PATH, source)
+        first, second = read_records(PATH, source, header.namespace.kind, keep_vectors=keep)
+        expected = Record()
+        expected.CopyFrom(record)
+        if not keep:
+            expected.ClearField("embedding")
+        assert (first.record, first.line) == (expected, 2)
+        assert (second.record, second.line, second.end) == (expected, 3, len(source.getvalue()))
+
+
+def test_a_record_without_an_id_is_the_same_record_whenever_it_is_read() -> None:
+    lines = b'{"unified": {"content": "a"}}\n{"unified": {"content": "b"}}\r\n\n{"unified": {"content": "a"}}'
+    ids = [[entry.record.id for entry in entries(lines)] for _ in range(2)]
+    assert ids[0] == ids[1]
+    assert ids[0][0] == ids[0][2] != ids[0][1]
+    assert all(ids[0])
+
+
+def entries(lines: bytes, keep: bool = True) -> list[Entry]:
+    return list(read_records(PATH, io.BytesIO(lines), MemoryKind.MEMORY_KIND_UNIFIED, keep_vectors=keep))
 
 
 def test_every_kind_of_record_says_something() -> None:
@@ -69,30 +88,75 @@ def test_every_kind_of_record_says_something() -> None:
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "why"),
     [
-        "",
-        "hello",
-        "[]",
-        "{}",
-        '{"format": "other"}',
-        '{"format": "coxswain-memories", "version": 2}',
-        '{"format": "coxswain-memories", "version": 1, "crew_id": 3, "kind": "unified"}',
-        '{"format": "coxswain-memories", "version": 1, "crew_id": "c", "kind": "odd"}',
+        (b"", "empty"),
+        (b"\n", "empty"),
+        (b"hello", "no export"),
+        (b"\x80\x81", "no export"),
+        (b"PK\x03\x04", "no export"),
+        (b"[]", "no export"),
+        (b"{}", "no export"),
+        (b"[" * 100_000, "no export"),
+        (b'{"format": "other"}', "no export"),
+        (b'{"format": "coxswain-memories", "version": 2}', "2 is not known"),
+        (b'{"format": "coxswain-memories", "version": 1, "crew_id": 3, "kind": "unified"}', "expected text"),
+        (b'{"format": "coxswain-memories", "version": 1, "crew_id": "c", "kind": "odd"}', "expected one of unified"),
+        (b'{"format": "coxswain-memories", "version": 1, "crew_id": "c"}', "expected one of unified"),
     ],
 )
-def test_a_file_that_is_no_export_is_refused(line: str) -> None:
+def test_a_file_that_is_no_export_is_refused(line: bytes, why: str) -> None:
     with pytest.raises(DocumentError) as caught:
-        read_header(PATH, io.StringIO(line))
-    assert caught.value.problems[0].line == 1
+        read_header(PATH, io.BytesIO(line))
+    [problem] = caught.value.problems
+    assert problem.line == 1
+    assert why in problem.description
 
 
-@pytest.mark.parametrize("line", ["{", '{"unknown": 1}', '{"unified": {"importance": "much"}}', "[]", "3"])
-def test_a_line_that_is_no_record_is_named(line: str) -> None:
-    source = io.StringIO(json.dumps({"id": "1"}) + "\n\n" + line + "\n")
+def test_a_byte_order_mark_that_an_editor_left_does_no_harm() -> None:
+    header = Header(Namespace(crew_id="c", kind=MemoryKind.MEMORY_KIND_ENTITY), "m", embeddings=False)
+    assert read_header(PATH, io.BytesIO(b"\xef\xbb\xbf" + header.line().encode())) == header
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"{", "not JSON"),
+        (b'{"id": "1", "unified": {"content": "x"}', "not JSON: Expecting ',' delimiter, at character 40 of the line"),
+        (b'{"unknown": 1}', '"unknown"'),
+        (b'{"unified": {"importance": "much"}}', "importance"),
+        (b"[]", "expected an object"),
+        (b"3", "expected an object"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"unified": {"content": "caf\xe9"}}', "not UTF-8: byte 29"),
+        (b'{"id": "1"}', "of no kind"),
+        (b'{"entity": {"entity_name": "x"}}', "no record of kind unified, but entity"),
+    ],
+)
+def test_a_line_that_is_no_record_is_named(line: bytes, why: str) -> None:
     with pytest.raises(DocumentError) as caught:
-        list(read_records(PATH, source, keep_vectors=True))
-    assert caught.value.problems[0].line == 4
+        entries(b'{"id": "1", "unified": {"content": "x"}}\n\n' + line + b"\n")
+    [problem] = caught.value.problems
+    assert problem.line == 4
+    assert why in problem.description
+    assert "\n" not in problem.description
+
+
+def test_a_line_without_an_end_is_not_read_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_file, "_MAX_LINE_BYTES", 100)
+    with pytest.raises(DocumentError) as caught:
+        entries(b'{"unified": {"content": "x"}}\n' + b"x" * 101)
+    assert (caught.value.problems[0].line, caught.value.problems[0].description) == (3, "longer than 100 bytes")
+
+
+@given(st.lists(st.binary(max_size=60)))
+def test_whatever_a_file_holds_it_is_read_or_refused_with_its_line(lines: list[bytes]) -> None:
+    data = b"\n".join(lines)
+    try:
+        places = [entry.line for entry in entries(data)]
+    except DocumentError as error:
+        places = [error.problems[0].line]
+    assert all(2 <= place <= 2 + data.count(b"\n") for place in places)
 
 
 def test_a_crews_memories_lie_under_what_makes_it_the_same_crew() -> None:

@@ -1,10 +1,12 @@
 """Memories as files of JSON lines: a header, then one record a line."""
 
+import codecs
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from google.protobuf.json_format import ParseDict, ParseError
 
@@ -16,6 +18,8 @@ from coxswain.orchestrator.v1.crew_pb2 import CrewSpec
 _FORMAT = "coxswain-memories"
 _VERSION = 1
 _PREFIX = "MEMORY_KIND_"
+_MAX_LINE_BYTES = 32 * 1024 * 1024
+"""More than any record has, escapes and vector included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,41 +80,91 @@ def content_of(record: Record) -> str:
     return str(getattr(record, kind).content) if kind else ""
 
 
-def read_header(path: Path, source: IO[str]) -> Header:
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record of a file."""
+
+    record: Record
+    line: int
+    """Where it stands, from 1."""
+    end: int
+    """How many bytes of the file are read once it is."""
+
+
+def read_header(path: Path | str, source: IO[bytes]) -> Header:
     """The first line of a file. Raises DocumentError when it is no export."""
-    problem = Problem("", "no export: its first line is not that of `coxswain memory export`", 1)
+    line = _read_line(path, source, 1).removeprefix(codecs.BOM_UTF8)
+    if not line.strip():
+        raise _refused(path, 1, "no export: it is empty" if not line else "no export: its first line is empty")
     try:
-        given = json.loads(source.readline())
+        given = _object(line)
         if given["format"] != _FORMAT:
-            raise DocumentError(path, [problem])
-        if given["version"] != _VERSION:
-            raise DocumentError(path, [Problem("version", f"{given['version']!r} is not known; {_VERSION} is", 1)])
-        namespace = Namespace(crew_id=given["crew_id"], kind=kind_from(given["kind"]))
-        return Header(namespace, str(given["embedding_model"]), bool(given["embeddings"]))
-    except DocumentError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DocumentError(path, [problem]) from error
+            raise ValueError(_FORMAT)
+        version, crew_id, kind = given["version"], given.get("crew_id", ""), given.get("kind", "")
+    except (ValueError, KeyError) as error:
+        raise _refused(path, 1, "no export: its first line is not that of `coxswain memory export`") from error
+    if version != _VERSION:
+        raise DocumentError(path, [Problem("version", f"{version!r} is not known; {_VERSION} is", 1)])
+    if not isinstance(crew_id, str):
+        raise DocumentError(path, [Problem("crew_id", "expected text", 1)])
+    try:
+        namespace = Namespace(crew_id=crew_id, kind=kind_from(str(kind)))
+    except ValueError as error:
+        raise _refused(path, 1, str(error)) from error
+    return Header(namespace, str(given.get("embedding_model", "")), bool(given.get("embeddings")))
 
 
-def read_records(path: Path, source: IO[str], *, keep_vectors: bool) -> Iterator[tuple[Record, int]]:
-    """The records behind the header, each with how many bytes of the file are read so far.
+def read_records(path: Path | str, source: IO[bytes], kind: int, *, keep_vectors: bool) -> Iterator[Entry]:
+    """The records behind the header, all of one kind. A record without an id gets one made of its line.
 
     Raises DocumentError with the line of the first record that is none.
     """
-    # Text files tell no position while they are iterated: count what was read.
-    position = 0
-    for number, line in enumerate(source, start=2):
-        position += len(line.encode())
+    position = source.tell() if source.seekable() else 0
+    number = 1
+    expected = kind_name(kind)
+    while line := _read_line(path, source, number + 1):
+        number += 1
+        position += len(line)
         if not line.strip():
             continue
         try:
-            given = json.loads(line)
-            if not isinstance(given, dict):
-                raise ValueError("expected an object")
-            record: Record = ParseDict(given, Record())
-        except (ValueError, ParseError) as error:
-            raise DocumentError(path, [Problem("", f"no record: {error}", number)]) from error
+            record: Record = ParseDict(_object(line), Record())
+        except ParseError as error:
+            # The lines behind the first list fields by names that no file has.
+            raise _refused(path, number, f"no record: {str(error).splitlines()[0]}") from error
+        except ValueError as error:
+            raise _refused(path, number, f"no record: {error}") from error
+        found = record.WhichOneof("kind")
+        if found != expected:
+            raise _refused(path, number, f"no record of kind {expected}, but {found or 'of no kind'}")
         if not keep_vectors:
             record.ClearField("embedding")
-        yield record, position
+        # So that the same line is the same record, however often it is read.
+        record.id = record.id or hashlib.sha256(line.strip()).hexdigest()[:32]
+        yield Entry(record, number, position)
+
+
+def _read_line(path: Path | str, source: IO[bytes], number: int) -> bytes:
+    line = source.readline(_MAX_LINE_BYTES + 1)
+    if len(line) > _MAX_LINE_BYTES:
+        raise _refused(path, number, f"longer than {_MAX_LINE_BYTES:,} bytes")
+    return line
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    """The JSON object on a line. Raises ValueError saying what it is instead."""
+    try:
+        given = json.loads(line.decode().strip())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: byte {error.start + 1} of the line cannot be read") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg}, at character {error.pos + 1} of the line") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(given, dict):
+        raise ValueError("expected an object")
+    return given
+
+
+def _refused(path: Path | str, line: int, why: str) -> DocumentError:
+    return DocumentError(path, [Problem("", why, line)])

@@ -142,6 +142,7 @@ _MENDS = {
     "CREDENTIAL_MISSING": "give a token with --token or COXSWAIN_TOKEN",
     "CREDENTIAL_EXPIRED": "give a fresh token with --token or COXSWAIN_TOKEN",
     "GROUP_REQUIRED": "choose one with --group or COXSWAIN_GROUP; `coxswain whoami` lists yours",
+    "EMBEDDING_MISMATCH": "`coxswain memory import --reembed` embeds a file's texts with the model the namespace has",
     "DEADLINE_EXCEEDED": "give the call more time with --timeout",
 }
 

@@ -238,7 +238,10 @@ def list_indexes(
         found = list(client.vector_indexes.ListIndexes(request).indexes)
     if session.json:
         return session.print_json(found)
-    _show_indexes(session, found)
+    if found:
+        _show_indexes(session, found)
+    else:
+        session.show("no indexes: backends in a workspace have them, see `coxswain memory backend create --help`")
     return None
 
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from rich.text import Text
 from rich.tree import Tree
 
+from coxswain.client.cli.session import one_line
 from coxswain.memory.v1.memory_service_pb2 import EntityEdge, EntityNode, TraverseEntitiesResponse
 
 
@@ -20,9 +21,9 @@ def entity_tree(graph: TraverseEntitiesResponse) -> Tree:
     # Nearest first, so that everything is hung where the fewest steps lead to it.
     for name in nodes:
         for edge in edges[name]:
-            label = Text(f"{edge.relation} ", style="dim")
+            label = Text(f"{one_line(edge.relation)} ", style="dim")
             if edge.target in branches:
-                branches[name].add(label.append(f"{edge.target} (again)"))
+                branches[name].add(label.append(f"{one_line(edge.target)} (again)"))
             else:
                 branches[edge.target] = branches[name].add(label.append_text(_described(nodes[edge.target])))
     return tree
@@ -32,5 +33,5 @@ def _described(node: EntityNode) -> Text:
     entities = [record.entity for record in node.records]
     kinds = ", ".join(dict.fromkeys(entity.entity_type for entity in entities if entity.entity_type))
     known = "; ".join(dict.fromkeys(entity.description for entity in entities if entity.description))
-    text = Text(node.entity_name, style="bold" if node.depth == 0 else "")
-    return text.append(f" ({kinds})" if kinds else "", style="").append(f": {known}" if known else "", style="")
+    text = Text(one_line(node.entity_name), style="bold" if node.depth == 0 else "")
+    return text.append(f" ({one_line(kinds)})" if kinds else "").append(f": {one_line(known)}" if known else "")

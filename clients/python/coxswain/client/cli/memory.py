@@ -1,88 +1,54 @@
-"""Commands about memory: search, list, graph, stats, clear, export, import."""
+"""Commands about memory: search, list, graph, stats, clear; export and import lie in `memory_transfer`."""
 
-import contextlib
-import json
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from coxswain.client.blocking import Client
+from coxswain.client.cli import memory_transfer
 from coxswain.client.cli.backends import backend_app, index_app
 from coxswain.client.cli.entity_tree import entity_tree
+from coxswain.client.cli.namespaces import (
+    CrewIdOption,
+    CrewOption,
+    KindOption,
+    namespace_of,
+    namespaces,
+    tell_if_unknown,
+)
 from coxswain.client.cli.session import (
     JsonOption,
     add_row,
     confirm,
-    progress_bar,
+    one_line,
     session_of,
     table,
 )
-from coxswain.client.memory_file import (
-    Header,
-    content_of,
-    crew_id_request,
-    kind_from,
-    kind_name,
-    read_header,
-    read_records,
-)
+from coxswain.client.errors import CoxswainError
+from coxswain.client.memory_file import content_of, crew_id_request, kind_name
 from coxswain.client.paging import pages
 from coxswain.memory.v1.memory_service_pb2 import (
     ClearRequest,
     CountRequest,
+    Filter,
     GetScopeRequest,
-    ListNamespacesRequest,
     ListRequest,
-    Namespace,
     NamespaceInfo,
-    SaveRequest,
     SearchRequest,
     TraverseEntitiesRequest,
 )
-from coxswain.memory.v1.record_pb2 import MemoryKind, Record
+from coxswain.memory.v1.record_pb2 import MemoryKind
+from coxswain.orchestrator.v1.crew_service_pb2 import ListCrewsRequest
 
 app = typer.Typer(no_args_is_help=True, help="Search and keep what crews remember.", rich_markup_mode="markdown")
 app.add_typer(backend_app, name="backend")
 app.add_typer(index_app, name="index")
 
-_BATCH = 200
+_NAMED_CREWS = 100
 
-CrewOption = Annotated[str, typer.Option("--crew", help="The crew, by name or id of its document.")]
-CrewIdOption = Annotated[
-    str, typer.Option("--crew-id", help="The id its memories lie under, as `memory stats` lists it.")
+PrivateOption = Annotated[
+    bool, typer.Option("--private", help="Also what is private to one source; needs the role editor.")
 ]
-KindOption = Annotated[str, typer.Option("--kind", help="unified, short_term, long_term, entity or document.")]
-
-
-def _namespace(client: Client, crew: str, crew_id: str, kind: str) -> Namespace:
-    """The namespace a command means: named, or the only one there is of that kind."""
-    number = kind_from(kind)
-    if crew and crew_id:
-        raise typer.BadParameter("give one of --crew and --crew-id", param_hint="--crew")
-    if number == MemoryKind.MEMORY_KIND_DOCUMENT:
-        return Namespace(kind=number)
-    if crew:
-        request = crew_id_request(client.get_crew(crew).spec)
-        return Namespace(crew_id=client.memory.DeriveCrewId(request).crew_id, kind=number)
-    if crew_id:
-        return Namespace(crew_id=crew_id, kind=number)
-    found = [info.namespace for info in _namespaces(client) if info.namespace.kind == number]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise typer.BadParameter(f"the group has no {kind_name(number)} memories yet", param_hint="--kind")
-    ids = ", ".join(namespace.crew_id for namespace in found[:10])
-    raise typer.BadParameter(
-        f"several crews have memories: {ids}; choose one, or name a crew with --crew", param_hint="--crew-id"
-    )
-
-
-def _namespaces(client: Client) -> Iterator[NamespaceInfo]:
-    return pages(client.memory.ListNamespaces, ListNamespacesRequest(page_size=1000), "namespaces")
 
 
 @app.command()
@@ -94,23 +60,33 @@ def search(
     kind: KindOption = "unified",
     limit: Annotated[int, typer.Option(min=1, max=10000, help="How many at most.")] = 10,
     min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Least similarity.")] = None,
+    private: PrivateOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the memories nearest in meaning to a text, best first.
+    """Find the memories nearest in meaning to a text, best first. Their texts are shown on one line; --json has all.
 
     Example: `coxswain memory search "who kept the light burning" --crew brief --limit 3`
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = SearchRequest(namespace=_namespace(client, crew, crew_id, kind), text=text, limit=limit)
+        request = SearchRequest(namespace=namespace_of(client, crew, crew_id, kind), text=text, limit=limit)
         if min_score is not None:
             request.min_score = min_score
-        results = client.memory.Search(request).results
+        if private:
+            request.filter.include_private = True
+        response = client.memory.Search(request)
+        results = response.results
+        if not results and not session.json:
+            tell_if_unknown(session, client, request.namespace)
+    if response.truncated:
+        session.say("only the nearest candidates were looked at: others may match too", "yellow")
+    if response.scanned_records:
+        session.say(f"{response.scanned_records:,} records had to be read for this; it takes time in proportion", "dim")
     if session.json:
         return session.print_json(list(results))
     made = table(">score", "memory", "id")
     for result in results:
-        add_row(made, f"{result.score:.3f}", content_of(result.record), result.record.id)
+        add_row(made, f"{result.score:.3f}", one_line(content_of(result.record)), result.record.id)
     session.out.print(made if results else "nothing found")
     return None
 
@@ -122,21 +98,32 @@ def list_records(
     crew_id: CrewIdOption = "",
     kind: KindOption = "unified",
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    private: PrivateOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List memories, newest first.
+    """List memories, newest first. Their texts are shown on one line; --json has all.
 
     Example: `coxswain memory list --crew brief --limit 5`
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = ListRequest(namespace=_namespace(client, crew, crew_id, kind), page_size=min(limit, 1000))
-        records = list(pages(client.memory.List, request, "records", limit))
+        # One more than asked for tells whether there are more.
+        request = ListRequest(namespace=namespace_of(client, crew, crew_id, kind), page_size=min(limit + 1, 1000))
+        if private:
+            request.filter.include_private = True
+        records = list(pages(client.memory.List, request, "records", limit + 1))
+        if not records and not session.json:
+            tell_if_unknown(session, client, request.namespace)
+    if len(records) > limit:
+        del records[limit:]
+        session.say("there are more: raise --limit", "yellow")
     if session.json:
         return session.print_json(records)
     made = table("made", "memory", "id")
     for record in records:
-        add_row(made, record.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M"), content_of(record), record.id)
+        add_row(
+            made, record.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M"), one_line(content_of(record)), record.id
+        )
     session.out.print(made if records else "nothing remembered")
     return None
 
@@ -166,7 +153,7 @@ def graph(
     session = session_of(context, as_json)
     with session.client() as client:
         request = TraverseEntitiesRequest(
-            namespace=_namespace(client, crew, crew_id, "entity"),
+            namespace=namespace_of(client, crew, crew_id, "entity"),
             start=start,
             relations=relations or (),
             max_depth=depth,
@@ -185,29 +172,45 @@ def graph(
 def stats(context: typer.Context, as_json: JsonOption = False) -> None:
     """List the group's namespaces: crew, kind, embedding model and size; scopes of unified ones.
 
+    A crew is named where its document of today has its memories there: ids change with names, roles and model.
+
     Example: `coxswain memory stats`
     """
     session = session_of(context, as_json)
-    made = table("crew id", "kind", ">records", "embedding", ">dimension", "scopes")
     with session.client() as client:
-        infos = list(_namespaces(client))
+        infos = list(namespaces(client))
+        if session.json:
+            return session.print_json(infos)
+        made = table("crew", "crew id", "kind", ">records", "embedding", ">dimension", "scopes")
+        crews = _crew_names(client) if infos else {}
         for info in infos:
-            scopes: list[str] = []
-            if info.namespace.kind == MemoryKind.MEMORY_KIND_UNIFIED:
-                scopes = list(client.memory.GetScope(GetScopeRequest(namespace=info.namespace)).scope.child_scopes)
             add_row(
                 made,
+                crews.get(info.namespace.crew_id, ""),
                 info.namespace.crew_id,
                 kind_name(info.namespace.kind),
                 f"{info.record_count:,}",
                 info.embedding_model,
                 info.embedding_dimension,
-                ", ".join(scopes),
+                ", ".join(_scopes(client, info)),
             )
-    if session.json:
-        return session.print_json(infos)
     session.out.print(made if infos else "nothing remembered")
     return None
+
+
+def _crew_names(client: Client) -> dict[str, str]:
+    """The names of the newest crews by the ids that their memories lie under; none where memory is served alone."""
+    try:
+        crews = list(pages(client.crews.ListCrews, ListCrewsRequest(page_size=_NAMED_CREWS), "crews", _NAMED_CREWS))
+        return {client.memory.DeriveCrewId(crew_id_request(crew.spec)).crew_id: crew.spec.name for crew in crews}
+    except CoxswainError:
+        return {}
+
+
+def _scopes(client: Client, info: NamespaceInfo) -> list[str]:
+    if info.namespace.kind != MemoryKind.MEMORY_KIND_UNIFIED:
+        return []
+    return list(client.memory.GetScope(GetScopeRequest(namespace=info.namespace)).scope.child_scopes)
 
 
 @app.command()
@@ -219,16 +222,22 @@ def clear(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove every memory of a crew and a kind. Asks first.
+    """Remove every memory of a crew and a kind, private ones too. Asks first.
 
     Example: `coxswain memory clear --crew brief`
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        namespace = _namespace(client, crew, crew_id, kind)
-        count = client.memory.Count(CountRequest(namespace=namespace)).count
-        what = f"{count:,} {kind_name(namespace.kind)} memories of {namespace.crew_id or 'the group'}"
-        confirm(session, what, "remove", yes=yes)
+        namespace = namespace_of(client, crew, crew_id, kind)
+        # Private ones go too, so they count.
+        counted = Filter(include_private=namespace.kind == MemoryKind.MEMORY_KIND_UNIFIED)
+        found = client.memory.Count(CountRequest(namespace=namespace, filter=counted))
+        if found.count:
+            number = f"{'at least ' if found.at_least else ''}{found.count:,}"
+            whose = crew or namespace.crew_id or "the group"
+            confirm(session, f"{number} {kind_name(namespace.kind)} memories of {whose}", "remove", yes=yes)
+        elif not session.json:
+            tell_if_unknown(session, client, namespace)
         deleted = client.memory.Clear(ClearRequest(namespace=namespace)).deleted
     if session.json:
         return session.print_json({"deleted": deleted})
@@ -236,106 +245,4 @@ def clear(
     return None
 
 
-@app.command("export")
-def export_records(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Where to write, JSON lines; - for standard output.")],
-    crew: CrewOption = "",
-    crew_id: CrewIdOption = "",
-    kind: KindOption = "unified",
-    embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="Keep the vectors; without them an import embeds anew.")
-    ] = False,
-) -> None:
-    """Write a crew's memories as JSON lines.
-
-    The first line tells where they come from. Without --embeddings they can be imported under another embedding model.
-
-    Example: `coxswain memory export memories.jsonl --crew brief`
-    """
-    session = session_of(context)
-    with session.client() as client:
-        namespace = _namespace(client, crew, crew_id, kind)
-        total = client.memory.Count(CountRequest(namespace=namespace)).count
-        origin = next((info for info in _namespaces(client) if info.namespace == namespace), NamespaceInfo())
-        header = Header(namespace, origin.embedding_model, embeddings=embeddings)
-        request = ListRequest(namespace=namespace, page_size=_BATCH, include_embeddings=embeddings)
-        with _written(file) as sink, progress_bar(session.err) as bar:
-            task = bar.add_task("exported", total=total)
-            sink.write(header.line() + "\n")
-            for record in pages(client.memory.List, request, "records"):
-                line = json.dumps(MessageToDict(record, preserving_proto_field_name=True), ensure_ascii=False)
-                sink.write(line + "\n")
-                bar.advance(task)
-            written = bar.tasks[0].completed
-    session.say(f"{int(written):,} exported to {file}")
-
-
-@contextlib.contextmanager
-def _written(path: Path) -> Iterator[IO[str]]:
-    """A file that appears whole or not at all, or standard output."""
-    if str(path) == "-":
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as sink:
-            yield sink
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@app.command("import")
-def import_records(
-    context: typer.Context,
-    file: Annotated[
-        Path, typer.Argument(help="JSON lines as `memory export` writes them.", exists=True, dir_okay=False)
-    ],
-    crew: CrewOption = "",
-    crew_id: CrewIdOption = "",
-    reembed: Annotated[
-        bool, typer.Option("--reembed", help="Embed the texts anew instead of taking the file's vectors.")
-    ] = False,
-    embedding_model: Annotated[str, typer.Option(help="Model to embed with; the namespace's own by default.")] = "",
-) -> None:
-    """Read memories written by `memory export`, by default into the crew they came from.
-
-    Records keep their ids: importing a file twice changes nothing, and an import that broke off is simply repeated.
-
-    Example: `coxswain memory import memories.jsonl --crew brief --reembed`
-    """
-    session = session_of(context)
-    with session.client() as client, file.open(encoding="utf-8") as source:
-        header = read_header(file, source)
-        namespace = header.namespace
-        if crew or crew_id:
-            namespace = _namespace(client, crew, crew_id, kind_name(header.namespace.kind))
-        vectors = header.embeddings and not reembed
-        chosen = embedding_model or (header.embedding_model if vectors else "")
-        with progress_bar(session.err) as bar:
-            size = file.stat().st_size
-            task = bar.add_task("imported", total=size)
-            done = 0
-            for batch, position in _batches(read_records(file, source, keep_vectors=vectors)):
-                client.memory.Save(SaveRequest(namespace=namespace, records=batch, embedding_model=chosen))
-                done += len(batch)
-                bar.update(task, completed=position, description=f"imported {done:,}")
-            bar.update(task, completed=size)
-    session.say(f"{done:,} imported into {namespace.crew_id or 'the group'}, {kind_name(namespace.kind)}")
-
-
-def _batches(records: Iterator[tuple[Record, int]]) -> Iterator[tuple[list[Record], int]]:
-    """Records in batches that fit a message, each with the position reached in the file."""
-    batch: list[Record] = []
-    size, position = 0, 0
-    for record, end in records:
-        length = record.ByteSize()
-        if batch and (len(batch) == _BATCH or size + length > 2 * 1024 * 1024):
-            yield batch, position
-            batch, size = [], 0
-        batch.append(record)
-        size, position = size + length, end
-    if batch:
-        yield batch, position
+memory_transfer.register(app)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 # Of a pipe or a file: nothing is folded, so that every line holds what it names.
 _PIPE_WIDTH = 4096
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _WHOLE = frozenset({"id", "name", "crew id", "service", "state", "line", "field"})
 
 
@@ -66,11 +68,11 @@ class Session:
 
     def say(self, text: str, style: str = "") -> None:
         """A remark on standard error, which leaves standard output to results."""
-        self.err.print(Text(text, style=style), soft_wrap=True)
+        self.err.print(Text(_harmless(text) if self.err.is_terminal else text, style=style), soft_wrap=True)
 
     def show(self, message: str) -> None:
-        """Text from a server, on standard output, never taken for markup."""
-        self.out.print(Text(message))
+        """Text from a server, on standard output, never taken for markup nor, on a terminal, for commands to it."""
+        self.out.print(Text(_harmless(message) if self.out.is_terminal else message))
 
 
 def session_of(context: typer.Context, as_json: bool = False) -> Session:
@@ -112,7 +114,17 @@ def table(*columns: str) -> Table:
 
 def add_row(made: Table, *cells: object) -> None:
     """A row whose cells are never taken for markup."""
-    made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
+    made.add_row(*(cell if isinstance(cell, Text) else Text(_harmless(str(cell))) for cell in cells))
+
+
+def one_line(text: str) -> str:
+    """A text without its line breaks and without what a terminal would obey."""
+    return _harmless(" ".join(text.split()))
+
+
+def _harmless(text: str) -> str:
+    """A text whose control characters are seen, not obeyed: what a model wrote could else write to the terminal."""
+    return _CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 def problem_table(problems: Iterable[Problem], title: str = "") -> Group:

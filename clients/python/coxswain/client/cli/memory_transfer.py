@@ -1,0 +1,226 @@
+"""Commands that carry memories to a file and back: memory export, memory import."""
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+from google.protobuf.json_format import MessageToDict
+
+from coxswain.client.blocking import Client
+from coxswain.client.cli.namespaces import (
+    CrewIdOption,
+    CrewOption,
+    KindOption,
+    namespace_of,
+    namespaces,
+    unknown,
+)
+from coxswain.client.cli.session import EXIT_USAGE, Session, progress_bar, session_of
+from coxswain.client.documents import DocumentError, Problem
+from coxswain.client.errors import InvalidArgument, PermissionDenied, ResourceExhausted
+from coxswain.client.memory_file import Entry, Header, kind_name, read_header, read_records
+from coxswain.client.paging import pages
+from coxswain.memory.v1.memory_service_pb2 import (
+    CountRequest,
+    Filter,
+    ListRequest,
+    Namespace,
+    SaveRequest,
+)
+from coxswain.memory.v1.record_pb2 import MemoryKind
+
+_BATCH = 200
+_BATCH_BYTES = 2 * 1024 * 1024
+_RECORD_PATH = re.compile(r"records\[(\d+)\]\.?")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("export")(export_records)
+    app.command("import")(import_records)
+
+
+def export_records(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Where to write, JSON lines; - for standard output.", dir_okay=False)],
+    crew: CrewOption = "",
+    crew_id: CrewIdOption = "",
+    kind: KindOption = "unified",
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Keep the vectors; without them an import embeds anew.")
+    ] = False,
+) -> None:
+    """Write a crew's memories as JSON lines.
+
+    The first line tells where they come from. Without --embeddings they can be imported under another embedding model.
+    Private memories are among them for those who may see them: the role editor. A file of that name is replaced once
+    all is written.
+
+    Example: `coxswain memory export memories.jsonl --crew brief`
+    """
+    session = session_of(context)
+    with session.client() as client:
+        namespace = namespace_of(client, crew, crew_id, kind)
+        origin = next((info for info in namespaces(client) if info.namespace == namespace), None)
+        if origin is None and crew_id:
+            session.say(unknown(namespace), "red")
+            raise typer.Exit(EXIT_USAGE)
+        chosen, total = _all_one_may_see(session, client, namespace)
+        header = Header(namespace, origin.embedding_model if origin else "", embeddings=embeddings)
+        request = ListRequest(namespace=namespace, filter=chosen, page_size=_BATCH, include_embeddings=embeddings)
+        written = 0
+        with _written(file) as sink, progress_bar(session.err) as bar:
+            task = bar.add_task("exported", total=total)
+            sink.write(header.line() + "\n")
+            for record in pages(client.memory.List, request, "records"):
+                line = json.dumps(MessageToDict(record, preserving_proto_field_name=True), ensure_ascii=False)
+                sink.write(line + "\n")
+                written += 1
+                bar.advance(task)
+    session.say(f"{written:,} exported to {'standard output' if str(file) == '-' else file}")
+
+
+def _all_one_may_see(session: Session, client: Client, namespace: Namespace) -> tuple[Filter, int]:
+    """The filter that leaves out least, and how many records it lets through."""
+    everything = Filter(include_private=namespace.kind == MemoryKind.MEMORY_KIND_UNIFIED)
+    try:
+        return everything, client.memory.Count(CountRequest(namespace=namespace, filter=everything)).count
+    except PermissionDenied:
+        session.say("private memories are left out: only the role editor sees them", "yellow")
+        return Filter(), client.memory.Count(CountRequest(namespace=namespace)).count
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[IO[str]]:
+    """A file that appears whole or not at all; standard output, a device or a pipe as it comes."""
+    if str(path) == "-":
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    # What a link leads to is replaced, not the link.
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        with target.open("w", encoding="utf-8") as sink:
+            yield sink
+        return
+    partial = target.with_name(target.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as sink:
+            yield sink
+        partial.replace(target)
+    except OSError as error:
+        if error.filename == str(partial):
+            error.filename = str(path)
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def import_records(
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(help="JSON lines as `memory export` writes them; - for standard input.", dir_okay=False)
+    ],
+    crew: CrewOption = "",
+    crew_id: CrewIdOption = "",
+    reembed: Annotated[
+        bool, typer.Option("--reembed", help="Embed the texts anew instead of taking the file's vectors.")
+    ] = False,
+    embedding_model: Annotated[str, typer.Option(help="Model to embed with; the namespace's own by default.")] = "",
+) -> None:
+    """Read memories written by `memory export`, by default into the crew they came from.
+
+    Records keep their ids (one without gets one made of its content): importing a file twice changes nothing, and an
+    import that broke off is simply repeated.
+
+    Example: `coxswain memory import memories.jsonl --crew brief --reembed`
+    """
+    session = session_of(context)
+    name = "standard input" if str(file) == "-" else str(file)
+    with session.client() as client, _opened(file) as (source, size):
+        header = read_header(name, source)
+        namespace = header.namespace
+        if crew or crew_id:
+            namespace = namespace_of(client, crew, crew_id, kind_name(header.namespace.kind))
+        vectors = header.embeddings and not reembed
+        if vectors and embedding_model not in ("", header.embedding_model):
+            raise typer.BadParameter(
+                f"the file's vectors are of {header.embedding_model or 'a model it does not name'}: "
+                f"add --reembed to have the texts embedded by {embedding_model}",
+                param_hint="--embedding-model",
+            )
+        request = SaveRequest(namespace=namespace)
+        request.embedding_model = embedding_model or (header.embedding_model if vectors else "")
+        done = 0
+        try:
+            with progress_bar(session.err) as bar:
+                task = bar.add_task("imported", total=size)
+                for batch in _batches(read_records(name, source, header.namespace.kind, keep_vectors=vectors)):
+                    _save(client, request, batch, name)
+                    done += len(batch)
+                    bar.update(task, completed=batch[-1].end, description=f"imported {done:,}")
+                bar.update(task, completed=size)
+        except BaseException:
+            if done:
+                session.say(f"{done:,} imported before this; repeat the import as a whole to go on", "yellow")
+            raise
+    session.say(f"{done:,} imported into {namespace.crew_id or 'the group'}, {kind_name(namespace.kind)}")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], int | None]]:
+    """What to read, and how many bytes it has, where that can be told."""
+    if str(path) == "-":
+        yield sys.stdin.buffer, None
+        return
+    with path.open("rb") as source:
+        yield source, path.stat().st_size or None
+
+
+def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    """Records in batches that fit a message."""
+    batch: list[Entry] = []
+    size = 0
+    for entry in entries:
+        length = entry.record.ByteSize()
+        if batch and (len(batch) == _BATCH or size + length > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += length
+    if batch:
+        yield batch
+
+
+def _save(client: Client, request: SaveRequest, batch: Sequence[Entry], name: str) -> None:
+    """Store a batch. Raises DocumentError with the lines of the records that the server refuses."""
+    del request.records[:]
+    request.records.extend(entry.record for entry in batch)
+    try:
+        client.memory.Save(request)
+    except ResourceExhausted as error:
+        if error.reason:
+            raise
+        # Larger than a message may be on this server.
+        if len(batch) == 1:
+            problem = Problem("", f"too large to be sent: {batch[0].record.ByteSize():,} bytes", batch[0].line)
+            raise DocumentError(name, [problem]) from error
+        middle = len(batch) // 2
+        _save(client, request, batch[:middle], name)
+        _save(client, request, batch[middle:], name)
+    except InvalidArgument as error:
+        problems = []
+        for violation in error.violations:
+            place = _RECORD_PATH.match(violation.field)
+            if place is None:
+                raise
+            field = violation.field[place.end() :]
+            problems.append(Problem(field, violation.description, batch[int(place[1])].line))
+        if not problems:
+            raise
+        raise DocumentError(name, problems) from error

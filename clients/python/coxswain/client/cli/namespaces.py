@@ -1,0 +1,75 @@
+"""Which memories a command means."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from coxswain.client.blocking import Client
+from coxswain.client.cli.session import Session
+from coxswain.client.memory_file import crew_id_request, kind_from, kind_name
+from coxswain.client.paging import pages
+from coxswain.memory.v1.memory_service_pb2 import ListNamespacesRequest, Namespace, NamespaceInfo
+from coxswain.memory.v1.record_pb2 import MemoryKind
+
+CrewOption = Annotated[str, typer.Option("--crew", help="The crew, by name or id of its document.")]
+CrewIdOption = Annotated[
+    str, typer.Option("--crew-id", help="The id its memories lie under, as `memory stats` lists it.")
+]
+KindOption = Annotated[str, typer.Option("--kind", help="unified, short_term, long_term, entity or document.")]
+
+
+def namespaces(client: Client) -> Iterator[NamespaceInfo]:
+    """All that the group has."""
+    return pages(client.memory.ListNamespaces, ListNamespacesRequest(page_size=1000), "namespaces")
+
+
+def namespace_of(client: Client, crew: str, crew_id: str, kind: str) -> Namespace:
+    """The namespace a command means: named, or the only one there is of that kind.
+
+    Raises typer.BadParameter and ValueError when it is not clear which one that is.
+    """
+    number = kind_from(kind)
+    if crew and crew_id:
+        raise typer.BadParameter("give one of --crew and --crew-id", param_hint="--crew")
+    if number == MemoryKind.MEMORY_KIND_DOCUMENT:
+        if crew or crew_id:
+            raise typer.BadParameter("documents belong to the whole group: name no crew", param_hint="--crew")
+        return Namespace(kind=number)
+    if crew:
+        request = crew_id_request(client.get_crew(crew).spec)
+        return Namespace(crew_id=client.memory.DeriveCrewId(request).crew_id, kind=number)
+    if crew_id:
+        return Namespace(crew_id=crew_id, kind=number)
+    known = [info.namespace for info in namespaces(client)]
+    found = [namespace for namespace in known if namespace.kind == number]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        others = ", ".join(dict.fromkeys(kind_name(namespace.kind) for namespace in known))
+        hint = f"; it has others: --kind {others}" if others else ""
+        raise ValueError(f"the group has no {kind_name(number)} memories yet{hint}")
+    ids = ", ".join(namespace.crew_id for namespace in found[:10])
+    more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+    raise typer.BadParameter(
+        f"several crews have memories: {ids}{more}; choose one, or name a crew with --crew", param_hint="--crew-id"
+    )
+
+
+def is_known(client: Client, namespace: Namespace) -> bool:
+    """Whether anything was ever written there."""
+    return any(info.namespace == namespace for info in namespaces(client))
+
+
+def tell_if_unknown(session: Session, client: Client, namespace: Namespace) -> None:
+    """Where nothing was found: say so when there is no such place, which a mistyped id is."""
+    if not is_known(client, namespace):
+        session.say(unknown(namespace), "yellow")
+
+
+def unknown(namespace: Namespace) -> str:
+    """What to say of a namespace that was never written to."""
+    whose = f"under the crew id {namespace.crew_id}" if namespace.crew_id else "in this group"
+    return (
+        f"no {kind_name(namespace.kind)} memories were ever kept {whose}; `coxswain memory stats` lists what there is"
+    )

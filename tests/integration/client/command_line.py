@@ -1,0 +1,39 @@
+"""Runs commands as a person in a pipe does."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from coxswain.client.cli.app import app
+from tests.support.harness import ALICE
+
+CREW = """\
+name: brief
+model: offline/extract
+agents:
+  reader:
+    role: Reader
+    goal: Read
+tasks:
+  extract:
+    description: Read {text}
+    expected_output: Five sentences
+    agent: reader
+memory: true
+"""
+
+
+def invoke(address: str, *arguments: str, token: str = ALICE, stdin: str | None = None) -> Result:
+    """What a person in a pipe sees."""
+    return CliRunner().invoke(app, ["--address", address, "--token", token, *arguments], input=stdin)
+
+
+Run = Callable[..., Awaitable[Result]]
+
+
+def rows(result: Result) -> list[Any]:
+    """The lines of JSON a command printed."""
+    assert result.exit_code == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]

@@ -1,0 +1,368 @@
+"""Memory on the command line, against real services."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coxswain.client import Client
+from coxswain.client.memory_file import crew_id_request
+from coxswain.memory.v1.memory_service_pb2 import Namespace, SaveRequest
+from coxswain.memory.v1.record_pb2 import EntityRecord, MemoryKind, Record, Relationship, UnifiedRecord
+from tests.integration.client.command_line import Run, rows
+from tests.support.harness import ALICE, BOB
+
+FACTS = ["The lamp was lit every evening by the keeper.", "Bread is baked from flour and water."]
+
+
+async def remember(run: Run, crew_file: str) -> str:
+    """Store FACTS where the crew's memories lie; return the namespace's crew id."""
+    await run("apply", "-f", crew_file)
+
+    def save() -> str:
+        with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+            request = crew_id_request(client.get_crew("brief").spec)
+            crew_id = client.memory.DeriveCrewId(request).crew_id
+            namespace = Namespace(crew_id=crew_id, kind=MemoryKind.MEMORY_KIND_UNIFIED)
+            records = [
+                Record(id=str(number), unified=UnifiedRecord(content=fact, scope="/crew/brief"))
+                for number, fact in enumerate(FACTS)
+            ]
+            client.memory.Save(SaveRequest(namespace=namespace, records=records))
+            return crew_id
+
+    return await asyncio.to_thread(save)
+
+
+async def test_memories_are_searched_by_meaning_and_listed(run: Run, crew_file: str) -> None:
+    crew_id = await remember(run, crew_file)
+    query = ["memory", "search", "who kept the lighthouse shining", "--json"]
+    for choice in ([], ["--crew", "brief"], ["--crew-id", crew_id]):
+        [results] = rows(await run(*query, *choice))
+        assert [result["record"]["unified"]["content"] for result in results] == FACTS
+    assert FACTS[0] in (await run("memory", "search", "light", "--limit", "1")).stdout
+    assert (await run("memory", "search", "light", "--min-score", "1")).stdout == "nothing found\n"
+    listed = (await run("memory", "list", "--crew", "brief")).stdout
+    assert all(fact in listed for fact in FACTS)
+    stats = (await run("memory", "stats")).stdout
+    assert crew_id in stats
+    assert "offline/embed" in stats
+    assert "/crew" in stats
+
+
+async def test_memories_of_others_are_not_found(run: Run, crew_file: str) -> None:
+    crew_id = await remember(run, crew_file)
+    assert (await run("memory", "stats", token=BOB)).stdout == "nothing remembered\n"
+    assert (await run("memory", "list", "--crew-id", crew_id, token=BOB)).stdout == "nothing remembered\n"
+
+
+def entity(name: str, kind: str, description: str, *relationships: tuple[str, str]) -> Record:
+    links = [Relationship(relation=relation, target=target) for relation, target in relationships]
+    return Record(
+        id=name,
+        entity=EntityRecord(entity_name=name, entity_type=kind, description=description, relationships=links),
+    )
+
+
+@pytest.fixture
+async def entities(run: Run) -> None:
+    """Some people of one crew."""
+    records = [
+        entity("Ann", "person", "Keeps the [bold]lamp[/bold]", ("works_for", "Trinity House"), ("knows", "Bob")),
+        entity("Bob", "person", "", ("knows", "Ann"), ("works_for", "Trinity House"), ("knows", "Cid")),
+        entity("Trinity House", "", "Owns lighthouses", ("sits_in", "London")),
+    ]
+
+    def save() -> None:
+        with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+            namespace = Namespace(crew_id="keepers", kind=MemoryKind.MEMORY_KIND_ENTITY)
+            client.memory.Save(SaveRequest(namespace=namespace, records=records))
+
+    await asyncio.to_thread(save)
+
+
+@pytest.mark.usefixtures("entities")
+async def test_what_an_entity_is_connected_with_is_shown_as_a_tree(run: Run) -> None:
+    result = await run("memory", "graph", "Ann")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [line.rstrip() for line in result.stdout.splitlines()] == [
+        "Ann (person): Keeps the [bold]lamp[/bold]",
+        "├── works_for Trinity House: Owns lighthouses",
+        "│   └── sits_in London",
+        "└── knows Bob (person)",
+        "    ├── knows Ann (again)",
+        "    ├── works_for Trinity House (again)",
+        "    └── knows Cid",
+    ]
+    known = await run("memory", "graph", "Ann", "--crew-id", "keepers", "--relation", "knows", "--depth", "1")
+    assert [line.rstrip() for line in known.stdout.splitlines()][1:] == [
+        "└── knows Bob (person)",
+        "    └── knows Ann (again)",
+    ]
+
+
+@pytest.mark.usefixtures("entities")
+async def test_a_graph_that_is_cut_off_says_so(run: Run) -> None:
+    cut = await run("memory", "graph", "Ann", "--limit", "2")
+    assert cut.exit_code == 0
+    assert "Bob" not in cut.stdout
+    assert "there is more: this stops at --limit 2" in cut.stderr
+    [graph] = rows(await run("memory", "graph", "Ann", "--limit", "2", "--json"))
+    assert [node["entity_name"] for node in graph["entities"]] == ["Ann", "Trinity House"]
+    assert graph["edges"] == [{"source": "Ann", "relation": "works_for", "target": "Trinity House"}]
+    assert graph["truncated"] is True
+
+
+@pytest.mark.usefixtures("entities")
+async def test_an_entity_of_which_nothing_is_known_here_is_not_found(run: Run) -> None:
+    for start, token in (("ann", ALICE), ("London", ALICE), ("Ann", BOB)):
+        result = await run("memory", "graph", start, "--crew-id", "keepers", token=token)
+        assert result.exit_code == 10 + 5
+        assert start in result.stderr
+    assert (await run("memory", "graph", "Ann", "--depth", "9")).exit_code == 2
+
+
+async def test_clearing_asks_first(run: Run, crew_file: str) -> None:
+    await remember(run, crew_file)
+    refused = await run("memory", "clear", "--crew", "brief")
+    assert refused.exit_code == 2
+    assert "2 unified memories" in refused.stderr
+    assert "2 removed" in (await run("memory", "clear", "--crew", "brief", "--yes")).stdout
+    assert (await run("memory", "list", "--crew", "brief")).stdout == "nothing remembered\n"
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+@pytest.mark.parametrize("reembed", [True, False])
+async def test_what_is_exported_is_imported_again(
+    run: Run, crew_file: str, tmp_path: Path, embeddings: bool, reembed: bool
+) -> None:
+    await remember(run, crew_file)
+    file = tmp_path / "memories.jsonl"
+    exported = await run("memory", "export", str(file), "--crew", "brief", *(["--embeddings"] if embeddings else []))
+    assert exported.exit_code == 0, exported.stderr
+    assert len(file.read_text().splitlines()) == 1 + len(FACTS)
+    assert ('"embedding":' in file.read_text()) is embeddings
+    await run("memory", "clear", "--crew", "brief", "--yes")
+    for _ in range(2):
+        imported = await run("memory", "import", str(file), *(["--reembed"] if reembed else []))
+        assert "2 imported" in imported.stderr, imported.stderr
+    [records] = rows(await run("memory", "list", "--crew", "brief", "--json"))
+    assert sorted(record["unified"]["content"] for record in records) == sorted(FACTS)
+    assert {record["unified"]["scope"] for record in records} == {"/crew/brief"}
+
+
+async def test_memories_that_fill_many_messages_are_exported_whole(run: Run, crew_file: str, tmp_path: Path) -> None:
+    crew_id = await remember(run, crew_file)
+    long = tmp_path / "long.jsonl"
+    header = {"format": "coxswain-memories", "version": 1, "crew_id": crew_id, "kind": "unified"}
+    lines: list[Any] = [header | {"embedding_model": "", "embeddings": False}]
+    lines += [{"id": f"long-{n}", "unified": {"content": f"{n} " + "light " * 70_000}} for n in range(12)]
+    long.write_text("\n".join(json.dumps(line) for line in lines))
+    imported = await run("memory", "import", str(long))
+    assert "12 imported" in imported.stderr, imported.stderr
+    file = tmp_path / "memories.jsonl"
+    exported = await run("memory", "export", str(file), "--crew-id", crew_id)
+    assert exported.exit_code == 0, exported.stderr
+    assert len(file.read_text().splitlines()) == 1 + 12 + len(FACTS)
+
+
+async def test_an_import_into_another_crew_leaves_the_first_alone(run: Run, crew_file: str, tmp_path: Path) -> None:
+    await remember(run, crew_file)
+    file = tmp_path / "memories.jsonl"
+    await run("memory", "export", str(file), "--crew", "brief")
+    assert (await run("memory", "import", str(file), "--crew-id", "copy")).exit_code == 0
+    [infos] = rows(await run("memory", "stats", "--json"))
+    assert sorted(info["record_count"] for info in infos) == ["2", "2"]
+
+
+async def test_a_broken_import_names_the_line_and_an_export_that_fails_leaves_no_file(
+    run: Run, crew_file: str, tmp_path: Path
+) -> None:
+    await remember(run, crew_file)
+    file = tmp_path / "memories.jsonl"
+    await run("memory", "export", str(file), "--crew", "brief")
+    file.write_text(file.read_text() + "{\n")
+    result = await run("memory", "import", str(file))
+    assert result.exit_code == 2
+    assert [line.split()[0] for line in result.stderr.splitlines()[2:]] == ["4"]
+    missing = tmp_path / "missing" / "memories.jsonl"
+    assert (await run("memory", "export", str(missing), "--crew", "brief")).exit_code == 2
+    nowhere = await run("memory", "export", str(tmp_path / "none.jsonl"), "--crew", "nobody")
+    assert nowhere.exit_code == 15
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def export_file(path: Path, lines: list[Any], crew_id: str = "keepers", **header: Any) -> str:
+    """A file as `memory export` writes it, of records or of raw lines."""
+    first = {"format": "coxswain-memories", "version": 1, "crew_id": crew_id, "kind": "unified"}
+    whole = [first | {"embedding_model": "", "embeddings": False} | header, *lines]
+    path.write_bytes(b"\n".join(part if isinstance(part, bytes) else json.dumps(part).encode() for part in whole))
+    return str(path)
+
+
+def memory(record_id: str, content: str, **fields: Any) -> dict[str, Any]:
+    return {"id": record_id, "unified": {"content": content, **fields}}
+
+
+@pytest.fixture
+async def secrets(run: Run, tmp_path: Path) -> None:
+    """A memory for everybody and one that is private to a source."""
+    lines = [memory("a", "open"), memory("b", "hidden", private=True, source="ann")]
+    assert (await run("memory", "import", export_file(tmp_path / "secrets.jsonl", lines))).exit_code == 0
+
+
+@pytest.mark.usefixtures("secrets")
+async def test_private_memories_are_shown_on_demand_and_to_editors_alone(run: Run) -> None:
+    for command in (["list"], ["search", "anything"]):
+        assert "hidden" not in (await run("memory", *command)).stdout
+        assert "hidden" in (await run("memory", *command, "--private")).stdout
+        refused = await run("memory", *command, "--private", token="dev:carol:sales=operator")
+        assert refused.exit_code == 10 + 7
+
+
+@pytest.mark.usefixtures("secrets")
+async def test_an_export_loses_no_private_memory_and_says_when_it_has_to(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "all.jsonl"
+    assert "2 exported" in (await run("memory", "export", str(file))).stderr
+    asked = await run("memory", "clear")
+    assert "remove 2 unified memories" in asked.stderr, "private ones are removed too"
+    assert "2 removed" in (await run("memory", "clear", "--yes")).stdout
+    assert "2 imported" in (await run("memory", "import", str(file))).stderr
+    [records] = rows(await run("memory", "list", "--private", "--json"))
+    kept = {record["unified"]["content"]: record["unified"].get("private") for record in records}
+    assert kept == {"open": None, "hidden": True}
+    less = await run("memory", "export", "-", token="dev:carol:sales=operator")
+    assert less.exit_code == 0
+    assert "hidden" not in less.stdout
+    assert "private memories are left out" in less.stderr
+
+
+async def test_what_is_exported_can_be_piped_into_an_import(run: Run, crew_file: str) -> None:
+    await remember(run, crew_file)
+    exported = await run("memory", "export", "-", "--crew", "brief")
+    imported = await run("memory", "import", "-", "--crew-id", "copy", stdin=exported.stdout)
+    assert "2 imported into copy" in imported.stderr, imported.stderr
+    broken = await run("memory", "import", "-", stdin="{")
+    assert "standard input cannot be used" in broken.stderr
+
+
+async def test_an_import_that_broke_off_is_repeated_as_a_whole(run: Run, tmp_path: Path) -> None:
+    lines: list[Any] = [memory(f"r{n}", f"light {n}") for n in range(450)]
+    lines.insert(420, b'{"id": "broken", ')
+    broken = await run("memory", "import", export_file(tmp_path / "m.jsonl", lines))
+    assert broken.exit_code == 2
+    assert "400 imported before this" in broken.stderr
+    assert [line.split()[0] for line in broken.stderr.splitlines() if "not JSON" in line] == ["422"]
+    del lines[420]
+    for _ in range(2):
+        assert "450 imported" in (await run("memory", "import", export_file(tmp_path / "m.jsonl", lines))).stderr
+    [[info]] = rows(await run("memory", "stats", "--json"))
+    assert info["record_count"] == "450"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (memory("x", ""), "unified.content  must be at least 1 characters"),
+        (memory("x", "y", importance=7), "unified.importance  must be greater"),
+        (memory("x", "light " * 200_000), "unified.content  must be at most 1048576 bytes"),
+        (memory("x", "light " * 900_000), "too large to be sent: 5,400,"),
+        (memory("x", "y") | {"create_time": "soon"}, "no record: "),
+        ({"id": "x", "entity": {"entity_name": "Ann"}}, "no record of kind unified, but entity"),
+        (b'{"id": "x", "unified": {"content": "caf\xe9"}}', "no record: not UTF-8: byte 40 of the line"),
+    ],
+)
+async def test_a_record_that_is_refused_is_named_by_its_line(run: Run, tmp_path: Path, line: Any, says: str) -> None:
+    file = export_file(tmp_path / "m.jsonl", [memory("a", "b"), b"", line, memory("c", "d")])
+    result = await run("memory", "import", file)
+    assert result.exit_code == 2
+    [fault] = [row for row in result.stderr.splitlines() if row.split()[:1] == ["4"]]
+    assert " ".join(says.split()) in " ".join(fault.split())
+    assert "Traceback" not in result.stderr
+
+
+async def test_records_without_an_id_are_kept_once(run: Run, tmp_path: Path) -> None:
+    file = export_file(tmp_path / "m.jsonl", [{"unified": {"content": "light"}}, {"unified": {"content": "bell"}}])
+    for _ in range(2):
+        assert "2 imported" in (await run("memory", "import", file)).stderr
+    [records] = rows(await run("memory", "list", "--json"))
+    assert len(records) == 2
+
+
+async def test_vectors_are_never_passed_off_as_those_of_another_model(run: Run, crew_file: str, tmp_path: Path) -> None:
+    await remember(run, crew_file)
+    file = tmp_path / "m.jsonl"
+    await run("memory", "export", str(file), "--crew", "brief", "--embeddings")
+    renamed = await run("memory", "import", str(file), "--crew-id", "copy", "--embedding-model", "other/embed")
+    assert renamed.exit_code == 2
+    assert "--reembed" in renamed.stderr
+    file.write_text(file.read_text().replace('"offline/embed"', '"other/embed"', 1))
+    mixed = await run("memory", "import", str(file))
+    assert mixed.exit_code == 10 + 9
+    assert "memory import --reembed" in mixed.stderr
+    assert "2 imported" in (await run("memory", "import", str(file), "--reembed")).stderr
+    [infos] = rows(await run("memory", "stats", "--json"))
+    assert [info["embedding_model"] for info in infos] == ["offline/embed"]
+
+
+async def test_a_place_that_was_never_written_to_is_told_from_an_empty_one(
+    run: Run, crew_file: str, tmp_path: Path
+) -> None:
+    await remember(run, crew_file)
+    for command in (["list"], ["search", "light"], ["clear"]):
+        result = await run("memory", *command, "--crew-id", "mistyped")
+        assert result.exit_code == 0
+        assert "no unified memories were ever kept under the crew id mistyped" in result.stderr
+    file = tmp_path / "none.jsonl"
+    assert (await run("memory", "export", str(file), "--crew-id", "mistyped")).exit_code == 2
+    assert not file.exists()
+    other = await run("memory", "list", "--kind", "long_term")
+    assert other.exit_code == 2
+    assert "no long_term memories yet; it has others: --kind unified" in other.stderr
+
+
+async def test_a_crew_without_memories_is_exported_as_a_file_without_records(run: Run, crew_file: str) -> None:
+    await run("apply", "-f", crew_file)
+    result = await run("memory", "export", "-", "--crew", "brief")
+    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 1)
+
+
+async def test_devices_and_links_are_written_through(run: Run, crew_file: str, tmp_path: Path) -> None:
+    await remember(run, crew_file)
+    target, link, pipe = tmp_path / "target.jsonl", tmp_path / "link.jsonl", tmp_path / "pipe"
+    target.write_text("old")
+    link.symlink_to(target)
+    assert (await run("memory", "export", str(link), "--crew", "brief")).exit_code == 0
+    assert link.is_symlink()
+    assert len(target.read_text().splitlines()) == 3
+    os.mkfifo(pipe)
+    reading = asyncio.create_task(asyncio.to_thread(pipe.read_text))
+    assert (await run("memory", "export", str(pipe), "--crew", "brief")).exit_code == 0
+    assert await reading == target.read_text()
+    assert pipe.is_fifo()
+    missing = await run("memory", "export", str(tmp_path / "no" / "m.jsonl"), "--crew", "brief")
+    assert f"{tmp_path / 'no' / 'm.jsonl'}: No such file or directory" in missing.stderr
+
+
+async def test_a_memory_is_one_line_that_no_terminal_obeys(run: Run, tmp_path: Path) -> None:
+    file = export_file(tmp_path / "m.jsonl", [memory("a", "first\n\nsecond \x1b]0;title\x07 [bold]third[/bold]")])
+    await run("memory", "import", file)
+    for command in (["list"], ["search", "first"]):
+        shown = (await run("memory", *command)).stdout
+        [line] = [line for line in shown.splitlines() if "first" in line]
+        assert "first second \ufffd]0;title\ufffd [bold]third[/bold]" in line
+    [[record]] = rows(await run("memory", "list", "--json"))
+    assert record["unified"]["content"].startswith("first\n\nsecond \x1b]0;")
+
+
+async def test_stats_name_the_crew_and_a_list_that_is_cut_says_so(run: Run, crew_file: str) -> None:
+    crew_id = await remember(run, crew_file)
+    [line] = [line for line in (await run("memory", "stats")).stdout.splitlines() if crew_id in line]
+    assert line.split()[:2] == ["brief", crew_id]
+    cut = await run("memory", "list", "--limit", "1")
+    assert "there are more: raise --limit" in cut.stderr
+    assert len(cut.stdout.splitlines()) == 2
+    assert (await run("memory", "list", "--limit", "2")).stderr == ""
