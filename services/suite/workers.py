@@ -6,14 +6,16 @@ import ctypes
 import json
 import signal
 import sys
+from asyncio import StreamReader
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import structlog
 
 logger = structlog.get_logger(__name__)
 
 _PR_SET_PDEATHSIG = 1
+_MAX_LINE_BYTES = 1024 * 1024
 _RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 # Looked up before any fork: what runs between fork and exec must not load libraries.
 _libc = ctypes.CDLL(None)
@@ -49,6 +51,7 @@ class WorkerPool:
                 "services.orchestrator.worker",
                 env=self._environment,
                 stdout=PIPE,
+                limit=_MAX_LINE_BYTES,
                 preexec_fn=_die_with_parent,
             )
             self._processes[slot] = process
@@ -63,14 +66,15 @@ class WorkerPool:
             await asyncio.sleep(pause)
 
     async def _follow(self, slot: int, process: Process) -> bool:
-        """Read a host's standard output to its end; return whether it became warm."""
+        """Pass a host's standard output on to its end; return whether it became warm, which is announced there."""
         warm = False
         assert process.stdout is not None
-        async for line in process.stdout:
-            with contextlib.suppress(ValueError, AttributeError):
-                if json.loads(line).get("event") == "worker_ready":
-                    warm = True
-                    self._warm[slot].set()
+        async for line in _lines(process.stdout):
+            if _announces_warmth(line):
+                warm = True
+                self._warm[slot].set()
+            else:
+                print(f"worker {slot}: {line}", flush=True)
         return warm
 
     async def stop(self, grace_seconds: float) -> None:
@@ -95,6 +99,25 @@ class WorkerPool:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
+
+
+async def _lines(stream: StreamReader) -> AsyncIterator[str]:
+    while True:
+        try:
+            line = await stream.readline()
+        except ValueError:
+            # The reader has thrown away what it held of the line; what is left of it comes next.
+            yield f"[left out: a line of more than {_MAX_LINE_BYTES} bytes]"
+            continue
+        if not line:
+            return
+        yield line.decode(errors="replace").rstrip("\r\n")
+
+
+def _announces_warmth(line: str) -> bool:
+    with contextlib.suppress(ValueError, AttributeError):
+        return bool(json.loads(line).get("event") == "worker_ready")
+    return False
 
 
 def _die_with_parent() -> None:
