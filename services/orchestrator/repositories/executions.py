@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.orchestrator.domain import (
@@ -158,6 +158,15 @@ class SqlExecutions:
             .where(executions.c.id == execution_id)
             .values(state=ExecutionState.QUEUED, generation=executions.c.generation + 1, ready=True)
         )
+
+    async def count(self, states: Collection[ExecutionState]) -> dict[ExecutionState, int]:
+        """See `protocols.Executions`."""
+        rows = await self._connection.execute(
+            select(executions.c.state, func.count())
+            .where(executions.c.state.in_(sorted(states)))
+            .group_by(executions.c.state)
+        )
+        return {ExecutionState(state): count for state, count in rows}
 
     async def overdue(self, now: datetime, limit: int) -> list[str]:
         """See `protocols.Executions`."""

@@ -123,6 +123,10 @@ class Executions(Protocol):
         """Make a locked, parked execution ready for its next segment."""
         ...
 
+    async def count(self, states: Collection[ExecutionState]) -> dict[ExecutionState, int]:
+        """Return how many executions of all groups are in each of these states; states that none is in are left out."""
+        ...
+
     async def overdue(self, now: datetime, limit: int) -> list[str]:
         """Return the ids of executions that wait, with no worker at work, beyond deadline or cancellation."""
         ...

@@ -4,22 +4,32 @@ import asyncio
 from datetime import timedelta
 
 import structlog
+from prometheus_client import Gauge
 
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
-from services.orchestrator.domain import Execution, ExecutionError, ExecutionState
+from services.orchestrator.domain import TERMINAL_STATES, Execution, ExecutionError, ExecutionState
 from services.orchestrator.repositories.protocols import Store
 from services.orchestrator.usecases.endings import Endings
 
 logger = structlog.get_logger(__name__)
 
+UNFINISHED = Gauge(
+    "coxswain_executions",
+    "Executions that have not ended, of the whole installation, by state; QUEUED ones wait for a worker host.",
+    ("state",),
+)
+_STATES = sorted(set(ExecutionState) - TERMINAL_STATES)
 _BATCH = 100
 # Whoever ends an execution revokes its grant at once; only what is left after this long was forgotten.
 _GRANT_PATIENCE = timedelta(seconds=30)
 
 
 class Housekeeping:
-    """Ends waiting executions whose end is due and revokes grants that were left open. Replicas may do it at once."""
+    """Ends waiting executions whose end is due, revokes grants that were left open, and counts what has not ended.
+
+    Replicas may do it at once.
+    """
 
     def __init__(self, store: Store, endings: Endings, interval: float) -> None:
         """`interval` is in seconds."""
@@ -44,6 +54,9 @@ class Housekeeping:
         async with self._store.read() as work:
             overdue = await work.executions.overdue(now, _BATCH)
             forgotten = await work.executions.open_grants(now - _GRANT_PATIENCE, _BATCH)
+            unfinished = await work.executions.count(_STATES)
+        for state in _STATES:
+            UNFINISHED.labels(state).set(unfinished.get(state, 0))
         for execution_id in overdue:
             await self._end_waiting(execution_id)
         for execution_id in forgotten:

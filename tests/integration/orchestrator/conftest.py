@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
 from services.orchestrator.settings import OrchestratorSettings
 from tests.integration.orchestrator.support import Worker, working
+from tests.integration.orchestrator.use_cases import Orchestrator
 from tests.support.harness import Harness, serve_services
 
 
@@ -25,3 +28,14 @@ async def worker(harness: Harness, database_url: str) -> AsyncIterator[Worker]:
     """Somebody who plays the worker host."""
     async with working(harness, database_url) as played:
         yield played
+
+
+@pytest.fixture
+async def orchestrator(database_url: str) -> AsyncIterator[Orchestrator]:
+    """The use cases without their service."""
+    await upgrade_database("orchestrator", database_url)
+    database = Database(database_url, "orchestrator")
+    served = Orchestrator(database)
+    await served.prepare()
+    yield served
+    await database.close()

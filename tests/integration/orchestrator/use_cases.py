@@ -1,0 +1,104 @@
+"""The use cases on a real database; auth and models are played."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.errors import NotFound, Unavailable
+from services.common.identity.principal import CredentialKind, Principal, Role
+from services.common.ids import new_id
+from services.orchestrator.domain import (
+    AgentSpec,
+    Crew,
+    CrewSpec,
+    Execution,
+    ExecutionIdentity,
+    OnCredentialExpiry,
+    TaskSpec,
+)
+from services.orchestrator.hints import LocalHintBus
+from services.orchestrator.repositories.store import SqlStore
+from services.orchestrator.tables import executions
+from services.orchestrator.usecases.crew_validation import CrewValidation
+from services.orchestrator.usecases.endings import Endings
+from services.orchestrator.usecases.executions import ExecutionUseCases, RequestId, Start
+from services.orchestrator.usecases.feed import ExecutionFeed
+from services.orchestrator.usecases.housekeeping import Housekeeping
+from services.orchestrator.usecases.model_needs import Capability
+from services.orchestrator.usecases.ports import Grant, ModelFacts
+
+ALICE = Principal("dev|alice", "sales", Role.ADMIN, False, CredentialKind.DEV, "", "", utc_now() + timedelta(hours=1))
+
+
+class Models:
+    """Knows one model that can do everything."""
+
+    async def find(self, name: str) -> ModelFacts:
+        if name != "m":
+            raise NotFound(f"no {name}", reason="MODEL_NOT_FOUND")
+        return ModelFacts(enabled=True, capabilities=frozenset(Capability))
+
+
+class Grants:
+    """Keeps grants as auth does, when it answers."""
+
+    def __init__(self) -> None:
+        self.open_ones: set[str] = set()
+        self.asked = 0
+        self.away = False
+
+    async def open(self, execution_id: str, identity: ExecutionIdentity, expiry: OnCredentialExpiry) -> Grant:
+        self._ask()
+        self.open_ones.add(execution_id)
+        # Long enough for a rival to come in between.
+        await asyncio.sleep(0)
+        return Grant(new_id(), ExecutionIdentity.GROUP)
+
+    async def renew(self, execution_id: str) -> None:
+        raise AssertionError("nothing here renews a credential")
+
+    async def close(self, execution_id: str) -> None:
+        self._ask()
+        self.open_ones.discard(execution_id)
+
+    def _ask(self) -> None:
+        self.asked += 1
+        if self.away:
+            raise Unavailable("auth does not answer")
+
+
+class Orchestrator:
+    """The use cases on a real database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.grants = Grants()
+        self.store = SqlStore(database)
+        bus = LocalHintBus()
+        endings = Endings(self.store, self.grants, bus)
+        self.housekeeping = Housekeeping(self.store, endings, 3600)
+        self.executions = ExecutionUseCases(
+            self.store,
+            CrewValidation(Models(), {}, default_model="m", max_bytes=100_000),
+            self.grants,
+            bus,
+            ExecutionFeed(self.store, bus, safety_read_seconds=3600, tail_bytes=100_000),
+            endings,
+            max_inputs_bytes=10_000,
+        )
+        self.crew_id = new_id()
+
+    async def prepare(self) -> None:
+        spec = CrewSpec("c", (AgentSpec("a", "r", "g"),), (TaskSpec("t", "d", "e", "a"),))
+        async with self.store.write() as work:
+            await work.crews.insert(Crew(self.crew_id, "sales", 1, spec, utc_now(), utc_now()), "dev|alice")
+
+    async def start(self, request_id: str = "") -> Execution:
+        start = Start(self.crew_id, 0, {}, {}, "", 0, None, ExecutionIdentity.UNSPECIFIED, OnCredentialExpiry.PARK)
+        return await self.executions.start(ALICE, start, RequestId(request_id, "hash"))
+
+    async def rows(self) -> list[Any]:
+        async with self.database.read() as connection:
+            return list(await connection.execute(executions.select().order_by(executions.c.id)))
