@@ -43,7 +43,9 @@ class OrchestratorService:
             tail_bytes=settings.watch_tail_bytes,
         )
         endings = Endings(store, grants, self._bus)
-        self._housekeeping = Housekeeping(store, endings, settings.housekeeping_seconds)
+        self._housekeeping = Housekeeping(
+            store, endings, settings.housekeeping_seconds, settings.request_retention_seconds
+        )
         self._housekeeper: asyncio.Task[None] | None = None
         validation = CrewValidation(
             RemoteModels(runtime.peers), TOOLS, default_model=settings.default_model, max_bytes=settings.max_crew_bytes

@@ -29,5 +29,13 @@ class OrchestratorSettings(BaseSettings):
         description="Bytes of newest events kept for each watched execution; watchers further behind read rows.",
     )
     housekeeping_seconds: float = Field(
-        5, gt=0, description="Seconds between searches for waiting executions past their timeout and grants left open."
+        5,
+        gt=0,
+        description="Seconds between searches for waiting executions past their timeout, grants left open and old "
+        "requests, and between counts of executions for the metrics.",
+    )
+    request_retention_seconds: float = Field(
+        7 * 24 * 3600,
+        ge=3600,
+        description="Seconds for which a request_id is remembered; a request repeated later is a new one.",
     )

@@ -55,7 +55,7 @@ crew_revisions = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 
-# What a request_id made, so that repeating the request finds it.
+# What a request_id made, so that repeating the request finds it; removed when nobody repeats it any more.
 requests = Table(
     "requests",
     metadata,
@@ -66,6 +66,7 @@ requests = Table(
     Column("request_hash", String(64), nullable=False),
     Column("resource_id", _ID, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Index("ix_requests_created_at", "created_at"),
 )
 
 executions = Table(

@@ -49,6 +49,14 @@ class Requests(Protocol):
         """Remember what the request makes, unless another one was first: then return what that one made."""
         ...
 
+    async def oldest(self, before: datetime, limit: int) -> datetime | None:
+        """Return when the last of the `limit` oldest requests made before a time was made; None when there are none."""
+        ...
+
+    async def forget(self, until: datetime) -> int:
+        """Remove the requests made up to a time, and return how many there were."""
+        ...
+
 
 class Crews(Protocol):
     """Crews and their revisions."""

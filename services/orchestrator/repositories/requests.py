@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -49,3 +49,14 @@ class SqlRequests:
         except IntegrityError:
             return await self.find(key)
         return None
+
+    async def oldest(self, before: datetime, limit: int) -> datetime | None:
+        """See `protocols.Requests`."""
+        made = select(requests.c.created_at).where(requests.c.created_at < before)
+        oldest = made.order_by(requests.c.created_at).limit(limit).subquery()
+        at: datetime | None = await self._connection.scalar(select(func.max(oldest.c.created_at)))
+        return at
+
+    async def forget(self, until: datetime) -> int:
+        """See `protocols.Requests`."""
+        return (await self._connection.execute(delete(requests).where(requests.c.created_at <= until))).rowcount

@@ -21,21 +21,24 @@ UNFINISHED = Gauge(
 )
 _STATES = sorted(set(ExecutionState) - TERMINAL_STATES)
 _BATCH = 100
+# More would keep other writers waiting.
+_REQUEST_BATCH = 1000
 # Whoever ends an execution revokes its grant at once; only what is left after this long was forgotten.
 _GRANT_PATIENCE = timedelta(seconds=30)
 
 
 class Housekeeping:
-    """Ends waiting executions whose end is due, revokes grants that were left open, and counts what has not ended.
+    """Ends waiting executions whose end is due, revokes grants left open, forgets old requests, counts unfinished work.
 
     Replicas may do it at once.
     """
 
-    def __init__(self, store: Store, endings: Endings, interval: float) -> None:
-        """`interval` is in seconds."""
+    def __init__(self, store: Store, endings: Endings, interval: float, request_retention: float) -> None:
+        """`interval` and `request_retention`, how long a request_id is remembered, are in seconds."""
         self._store = store
         self._endings = endings
         self._interval = interval
+        self._request_retention = timedelta(seconds=request_retention)
 
     async def run(self) -> None:
         """Do it again and again until cancelled."""
@@ -55,10 +58,14 @@ class Housekeeping:
             overdue = await work.executions.overdue(now, _BATCH)
             forgotten = await work.executions.open_grants(now - _GRANT_PATIENCE, _BATCH)
             unfinished = await work.executions.count(_STATES)
+            forgettable = await work.requests.oldest(now - self._request_retention, _REQUEST_BATCH)
         for state in _STATES:
             UNFINISHED.labels(state).set(unfinished.get(state, 0))
         for execution_id in overdue:
             await self._end_waiting(execution_id)
+        if forgettable is not None:
+            async with self._store.write() as work:
+                await work.requests.forget(forgettable)
         for execution_id in forgotten:
             if not await self._endings.revoke(execution_id):
                 break

@@ -1,10 +1,13 @@
 """What is done, and told, although nobody asks for it."""
 
-from prometheus_client import REGISTRY
-from sqlalchemy import update
+from datetime import timedelta
 
+from prometheus_client import REGISTRY
+from sqlalchemy import select, update
+
+from services.common.clock import utc_now
 from services.orchestrator.domain import ExecutionState
-from services.orchestrator.tables import executions
+from services.orchestrator.tables import executions, requests
 from tests.integration.orchestrator.use_cases import ALICE, Orchestrator
 
 
@@ -30,3 +33,39 @@ async def test_the_length_of_the_queue_and_what_runs_and_waits_are_metrics(orche
         await connection.execute(update(executions).values(state=ExecutionState.SUCCEEDED))
     await orchestrator.housekeeping.once()
     assert counted() == nothing
+
+
+async def test_a_request_is_remembered_for_its_time_and_not_longer(orchestrator: Orchestrator) -> None:
+    made = {name: (await orchestrator.start(name)).id for name in ("old", "recent", "new")}
+    for name, seconds in (("old", 3601), ("recent", 3500)):
+        async with orchestrator.database.write() as connection:
+            await connection.execute(
+                update(requests)
+                .where(requests.c.request_id == name)
+                .values(created_at=utc_now() - timedelta(seconds=seconds))
+            )
+    assert (await orchestrator.start("old")).id == made["old"]
+    await orchestrator.housekeeping.once()
+    assert (await orchestrator.start("recent")).id == made["recent"]
+    assert (await orchestrator.start("new")).id == made["new"]
+    again = await orchestrator.start("old")
+    assert again.id != made["old"]
+    assert {row.id for row in await orchestrator.rows()} == {*made.values(), again.id}, "executions stay"
+
+
+async def test_requests_are_forgotten_in_portions_oldest_first(orchestrator: Orchestrator) -> None:
+    now = utc_now()
+    async with orchestrator.database.write() as connection:
+        key = {"group_id": "sales", "subject": "s", "method": "m", "request_hash": "h", "resource_id": "r"}
+        rows = [key | {"request_id": str(n), "created_at": now - timedelta(seconds=3600 + n)} for n in range(1, 1202)]
+        await connection.execute(requests.insert(), rows)
+
+    async def left() -> list[int]:
+        async with orchestrator.database.read() as connection:
+            return sorted(int(name) for name in await connection.scalars(select(requests.c.request_id)))
+
+    await orchestrator.housekeeping.once()
+    assert await left() == list(range(1, 202))
+    await orchestrator.housekeeping.once()
+    assert await left() == []
+    await orchestrator.housekeeping.once()

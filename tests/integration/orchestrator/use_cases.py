@@ -78,7 +78,7 @@ class Orchestrator:
         self.store = SqlStore(database)
         bus = LocalHintBus()
         endings = Endings(self.store, self.grants, bus)
-        self.housekeeping = Housekeeping(self.store, endings, 3600)
+        self.housekeeping = Housekeeping(self.store, endings, 3600, 3600)
         self.executions = ExecutionUseCases(
             self.store,
             CrewValidation(Models(), {}, default_model="m", max_bytes=100_000),
