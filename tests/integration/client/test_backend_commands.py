@@ -59,7 +59,9 @@ def said(result: Result) -> str:
 
 async def test_a_backend_is_created_activated_and_given_up(run: Run, vectors: VectorSearchEmulator) -> None:
     assert "no backends" in said(await run("backend", "list"))
-    assert "lake created" in said(await create(run, vectors))
+    created = await create(run, vectors)
+    assert "lake created" in said(created)
+    assert "memory backend provision lake" in created.stderr
     assert "lake is active" in said(await run("backend", "activate", "lake"))
     [backend] = json.loads((await run("backend", "list", "--json")).stdout)
     assert (backend["name"], backend["active"], len(backend["disabled_kinds"])) == ("lake", True, 4)
@@ -83,6 +85,50 @@ async def test_what_is_missing_is_told_and_then_made(run: Run, vectors: VectorSe
     assert made.stderr, "progress is told"
     assert "wrong" not in said(await run("backend", "verify", "lake"))
     assert f"{INDEX} unified ready 256" in said(await run("index", "list", "--backend", "lake"))
+
+
+async def test_a_backend_is_changed_where_it_is_told_to_and_nowhere_else(
+    run: Run, vectors: VectorSearchEmulator
+) -> None:
+    await create(run, vectors)
+    changes = ["--name", "sea", "--index", "entity=people", "--enable", "entity", "--endpoint", "other"]
+    assert "sea updated" in said(await run("backend", "update", "lake", *changes))
+    [backend] = json.loads((await run("backend", "list", "--json")).stdout)
+    assert backend["name"] == "sea"
+    assert {index["kind"]: index["index"] for index in backend["databricks"]["indexes"]} == {
+        "MEMORY_KIND_UNIFIED": "memories",
+        "MEMORY_KIND_ENTITY": "people",
+    }
+    assert (backend["databricks"]["endpoint"], backend["databricks"]["catalog"]) == ("other", "main")
+    assert "MEMORY_KIND_ENTITY" not in backend["disabled_kinds"]
+    assert len(backend["disabled_kinds"]) == 3
+    assert "lake-2 updated" in said(await run("backend", "update", "sea", "--name", "lake-2", "--disable", "entity"))
+    [backend] = json.loads((await run("backend", "list", "--json")).stdout)
+    assert len(backend["disabled_kinds"]) == 4
+    assert (await run("backend", "update", "lake-2", token=BOB)).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["update", "lake"], "nothing to change"),
+        (["update", "nobody", "--name", "x"], "there is no backend 'nobody'"),
+        (["update", "lake", "--index", "entity"], "kind=name"),
+        (["create", "x", "--endpoint", "crews"], "give --workspace"),
+        (["create", "x", "--dimension", "256"], "give --workspace"),
+    ],
+)
+async def test_changes_that_mean_nothing_are_refused_before_they_are_sent(
+    run: Run, vectors: VectorSearchEmulator, arguments: list[str], says: str
+) -> None:
+    await create(run, vectors)
+    result = await run("backend", *arguments)
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.replace("│", " ").split())
+
+
+async def test_a_group_without_indexes_is_told_where_they_come_from(run: Run) -> None:
+    assert "no indexes" in said(await run("index", "list"))
 
 
 async def test_an_index_is_looked_at_emptied_and_dropped(run: Run, vectors: VectorSearchEmulator) -> None:

@@ -1,9 +1,10 @@
-"""Commands about where memories lie: memory backend, memory index."""
+"""Commands about where memories lie: memory backend."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+from google.protobuf.field_mask_pb2 import FieldMask
 from rich.progress import Progress
 from rich.text import Text
 
@@ -30,28 +31,16 @@ from coxswain.memory.v1.memory_backend_service_pb2 import (
     ListMemoryBackendsRequest,
     MemoryBackend,
     ProvisionRequest,
+    UpdateMemoryBackendRequest,
     VerifyRequest,
-)
-from coxswain.memory.v1.vector_index_service_pb2 import (
-    CountDocumentsRequest,
-    CreateIndexRequest,
-    DeleteIndexRequest,
-    DescribeIndexRequest,
-    EmptyIndexRequest,
-    GetSchemaRequest,
-    IndexInfo,
-    ListIndexesRequest,
-    ResourceState,
 )
 
 backend_app = typer.Typer(no_args_is_help=True, help="Where the group's memories lie.", rich_markup_mode="markdown")
-index_app = typer.Typer(no_args_is_help=True, help="The group's vector search indexes.", rich_markup_mode="markdown")
 
 EMBEDDED = "default"
 """What stands for the installation's embedded store in place of a backend."""
 
 BackendArgument = Annotated[str, typer.Argument(metavar="BACKEND", help="The backend's name or id.")]
-IndexArgument = Annotated[str, typer.Argument(metavar="INDEX", help="Full name: catalog, schema and index.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -59,13 +48,17 @@ def _backends(client: Client) -> Iterator[MemoryBackend]:
     return pages(client.memory_backends.ListMemoryBackends, ListMemoryBackendsRequest(page_size=1000), "backends")
 
 
-def _backend_id(client: Client, reference: str) -> str:
+def backend_id(client: Client, reference: str) -> str:
     """The id of a backend that is named by id or by name; ``default`` stands for itself."""
     if reference == EMBEDDED:
         return reference
-    found = [backend.id for backend in _backends(client) if reference in (backend.id, backend.name)]
+    found = _find(client, reference)
     # The server says best what is wrong with an id it does not know.
-    return found[0] if found else reference
+    return found.id if found else reference
+
+
+def _find(client: Client, reference: str) -> MemoryBackend | None:
+    return next((backend for backend in _backends(client) if reference in (backend.id, backend.name)), None)
 
 
 @backend_app.command("list")
@@ -118,6 +111,8 @@ def create(
     --schema crews --index unified=unified`
     """
     session = session_of(context, as_json)
+    if not workspace and (endpoint or catalog or schema or indexes or embedding_model or dimension):
+        raise typer.BadParameter("what lies in a workspace needs one: give --workspace", param_hint="--workspace")
     backend = MemoryBackend(name=name, disabled_kinds=[kind_from(kind) for kind in disabled or []])
     if workspace:
         backend.databricks.CopyFrom(
@@ -137,9 +132,77 @@ def create(
         created = client.memory_backends.CreateMemoryBackend(CreateMemoryBackendRequest(backend=backend)).backend
     if session.json:
         return session.print_json(created)
-    session.show(
-        f"{created.name} created, id {created.id}; use it with: coxswain memory backend activate {created.name}"
-    )
+    session.show(f"{created.name} created, id {created.id}")
+    if workspace:
+        session.say(f"make what it needs with: coxswain memory backend provision {created.name}")
+    session.say(f"use it with: coxswain memory backend activate {created.name}")
+    return None
+
+
+@backend_app.command()
+def update(
+    context: typer.Context,
+    backend: BackendArgument,
+    name: Annotated[str, typer.Option(help="A new name.")] = "",
+    workspace: Annotated[str, typer.Option(help="Workspace URL.")] = "",
+    endpoint: Annotated[str, typer.Option(help="Vector search endpoint.")] = "",
+    catalog: Annotated[str, typer.Option(help="Catalog of the indexes.")] = "",
+    schema: Annotated[str, typer.Option(help="Schema of the indexes.")] = "",
+    indexes: Annotated[
+        list[str] | None,
+        typer.Option("--index", help="kind=name of an index to add or to change; repeatable. Others stay."),
+    ] = None,
+    embedding_model: Annotated[str, typer.Option(help="Model of the vectors.")] = "",
+    dimension: Annotated[int, typer.Option(min=0, max=4096, help="Length of the vectors; 0 leaves it.")] = 0,
+    disabled: Annotated[list[str] | None, typer.Option("--disable", help="Kind not to store; repeatable.")] = None,
+    enabled: Annotated[list[str] | None, typer.Option("--enable", help="Kind to store again; repeatable.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a backend: what is given changes, everything else stays. What it points at is not moved.
+
+    Example: `coxswain memory backend update lake --index entity=entities --disable short_term`
+    """
+    session = session_of(context, as_json)
+    place = {
+        "workspace_url": workspace,
+        "endpoint": endpoint,
+        "catalog": catalog,
+        "schema": schema,
+        "embedding_model": embedding_model,
+        "embedding_dimension": dimension,
+    }
+    with session.client() as client:
+        present = _find(client, backend)
+        if present is None:
+            raise ValueError(f"there is no backend {backend!r}; `coxswain memory backend list` shows those there are")
+        # Whole, as the rules hold for what is not changed too; the mask tells what is.
+        changed = MemoryBackend()
+        changed.CopyFrom(present)
+        paths = []
+        if name:
+            changed.name = name
+            paths.append("name")
+        for field, value in place.items():
+            if value:
+                setattr(changed.databricks, field, value)
+                paths.append(f"databricks.{field}")
+        if indexes:
+            kinds = {index.kind: index for index in present.databricks.indexes}
+            kinds.update((index.kind, index) for index in map(_kind_index, indexes))
+            del changed.databricks.indexes[:]
+            changed.databricks.indexes.extend(kinds.values())
+            paths.append("databricks.indexes")
+        if disabled or enabled:
+            wanted = {*present.disabled_kinds, *map(kind_from, disabled or [])} - set(map(kind_from, enabled or []))
+            changed.disabled_kinds[:] = sorted(wanted)
+            paths.append("disabled_kinds")
+        if not paths:
+            raise typer.BadParameter("nothing to change: say what, with an option")
+        request = UpdateMemoryBackendRequest(backend=changed, update_mask=FieldMask(paths=paths))
+        updated = client.memory_backends.UpdateMemoryBackend(request).backend
+    if session.json:
+        return session.print_json(updated)
+    session.show(f"{updated.name} updated")
     return None
 
 
@@ -158,7 +221,7 @@ def activate(context: typer.Context, backend: BackendArgument, as_json: JsonOpti
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        response = client.memory_backends.Activate(ActivateRequest(id=_backend_id(client, backend)))
+        response = client.memory_backends.Activate(ActivateRequest(id=backend_id(client, backend)))
     if session.json:
         return session.print_json(response)
     session.show(f"{response.backend.name} is active" if response.HasField("backend") else "the embedded store is used")
@@ -173,7 +236,7 @@ def verify(context: typer.Context, backend: BackendArgument, as_json: JsonOption
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        response = client.memory_backends.Verify(VerifyRequest(id=_backend_id(client, backend)))
+        response = client.memory_backends.Verify(VerifyRequest(id=backend_id(client, backend)))
     if session.json:
         session.print_json(response)
     else:
@@ -194,8 +257,8 @@ def provision(context: typer.Context, backend: BackendArgument) -> None:
     """
     session = session_of(context)
     with session.client() as client:
-        request = ProvisionRequest(id=_backend_id(client, backend))
-        _follow(session, client.memory_backends.Provision(request), "provisioning")
+        request = ProvisionRequest(id=backend_id(client, backend))
+        follow_steps(session, client.memory_backends.Provision(request), "provisioning")
     session.show(f"{backend} is ready")
 
 
@@ -215,153 +278,16 @@ def delete_backend(
     session = session_of(context)
     with session.client() as client:
         confirm(session, f"the backend {backend}", "remove", yes=yes)
-        request = DeleteMemoryBackendRequest(id=_backend_id(client, backend))
+        request = DeleteMemoryBackendRequest(id=backend_id(client, backend))
         if successor:
-            request.successor_id = _backend_id(client, successor)
+            request.successor_id = backend_id(client, successor)
         client.memory_backends.DeleteMemoryBackend(request)
     session.show(f"{backend} removed")
 
 
-@index_app.command("list")
-def list_indexes(
-    context: typer.Context,
-    backend: Annotated[str, typer.Option(help="Only indexes of this backend.")] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """List the indexes registered to the group, with their state.
-
-    Example: `coxswain memory index list`
-    """
-    session = session_of(context, as_json)
-    with session.client() as client:
-        request = ListIndexesRequest(backend_id=_backend_id(client, backend) if backend else "")
-        found = list(client.vector_indexes.ListIndexes(request).indexes)
-    if session.json:
-        return session.print_json(found)
-    if found:
-        _show_indexes(session, found)
-    else:
-        session.show("no indexes: backends in a workspace have them, see `coxswain memory backend create --help`")
-    return None
-
-
-@index_app.command()
-def describe(context: typer.Context, index: IndexArgument, as_json: JsonOption = False) -> None:
-    """Tell the state of an index.
-
-    Example: `coxswain memory index describe main.crews.unified`
-    """
-    session = session_of(context, as_json)
-    with session.client() as client:
-        found = client.vector_indexes.DescribeIndex(DescribeIndexRequest(index=index)).index
-    if session.json:
-        return session.print_json(found)
-    _show_indexes(session, [found])
-    return None
-
-
-def _show_indexes(session: Session, indexes: Iterable[IndexInfo]) -> None:
-    made = table("name", "kind", "state", ">dimension", "shared", "endpoint", "message")
-    for info in indexes:
-        state = ResourceState.Name(info.state).removeprefix("RESOURCE_STATE_").lower().replace("_", " ")
-        shared = "shared" if info.shared else ""
-        add_row(
-            made, info.index, kind_name(info.kind), state, info.embedding_dimension, shared, info.endpoint, info.message
-        )
-    session.out.print(made)
-
-
-@index_app.command()
-def count(context: typer.Context, index: IndexArgument, as_json: JsonOption = False) -> None:
-    """Count the group's records in an index, exactly up to 10,000.
-
-    Example: `coxswain memory index count main.crews.unified`
-    """
-    session = session_of(context, as_json)
-    with session.client() as client:
-        response = client.vector_indexes.CountDocuments(CountDocumentsRequest(index=index))
-    if session.json:
-        return session.print_json(response)
-    session.show(f"{'at least ' if response.at_least else ''}{response.count:,}")
-    return None
-
-
-@index_app.command("schema")
-def show_schema(
-    context: typer.Context,
-    kind: Annotated[str, typer.Argument(help="unified, short_term, long_term, entity or document.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Show the columns of a kind, and where a search returns them.
-
-    Example: `coxswain memory index schema unified`
-    """
-    session = session_of(context, as_json)
-    with session.client() as client:
-        response = client.vector_indexes.GetSchema(GetSchemaRequest(kind=kind_from(kind)))
-    if session.json:
-        return session.print_json(response)
-    made = table("name", "type", "filter", ">position")
-    for column in response.fields:
-        position = column.position if column.position >= 0 else ""
-        add_row(made, column.name, column.type, "yes" if column.filterable else "", position)
-    session.out.print(made)
-    return None
-
-
-@index_app.command("create")
-def create_index(
-    context: typer.Context,
-    index: IndexArgument,
-    backend: Annotated[str, typer.Option(help="The backend to register it with.")],
-    kind: Annotated[str, typer.Option(help="What it will hold.")] = "unified",
-) -> None:
-    """Make an index with the schema of a kind.
-
-    Example: `coxswain memory index create main.crews.unified --backend lake --kind unified`
-    """
-    session = session_of(context)
-    with session.client() as client:
-        request = CreateIndexRequest(index=index, backend_id=_backend_id(client, backend), kind=kind_from(kind))
-        found = client.vector_indexes.CreateIndex(request).index
-    _show_indexes(session, [found])
-
-
-@index_app.command()
-def empty(
-    context: typer.Context,
-    index: IndexArgument,
-    crew_id: Annotated[str, typer.Option("--crew-id", help="Only records of this crew.")] = "",
-    yes: YesOption = False,
-) -> None:
-    """Remove the group's records from an index. Asks first.
-
-    Example: `coxswain memory index empty main.crews.unified`
-    """
-    session = session_of(context)
-    with session.client() as client:
-        confirm(session, f"the group's records in {index}", "remove", yes=yes)
-        request = EmptyIndexRequest(index=index, confirm_name=index, crew_id=crew_id)
-        done = _follow(session, client.vector_indexes.EmptyIndex(request), "removed")
-    session.show(f"{done:,} removed")
-
-
-@index_app.command("delete")
-def delete_index(context: typer.Context, index: IndexArgument, yes: YesOption = False) -> None:
-    """Drop an index and everything in it. Asks first.
-
-    Example: `coxswain memory index delete main.crews.unified`
-    """
-    session = session_of(context)
-    with session.client() as client:
-        confirm(session, f"the index {index} with everything in it", "drop", yes=yes)
-        client.vector_indexes.DeleteIndex(DeleteIndexRequest(index=index, confirm_name=index))
-    session.show(f"{index} dropped")
-
-
-def _follow(session: Session, steps: Any, what: str) -> int:
+def follow_steps(session: Session, steps: Any, what: str) -> int:
     """Show a stream of progress; return how much was done."""
-    done = 0
+    done, said = 0, ""
     bar: Progress
     with progress_bar(session.err) as bar:
         task = bar.add_task(what, total=None)
@@ -369,6 +295,8 @@ def _follow(session: Session, steps: Any, what: str) -> int:
             done = step.done
             named = getattr(step, "step", "") or what
             bar.update(task, completed=step.done, total=step.total or None, description=named)
-            if bar.disable:
-                session.say(f"{named}: {step.done:,} of {step.total or 'an unknown number'}")
+            line = f"{named}: {step.done:,} of {f'{step.total:,}' if step.total else 'an unknown number'}"
+            if bar.disable and line != said:
+                session.say(line)
+                said = line
     return done

@@ -6,8 +6,9 @@ import typer
 
 from coxswain.client.blocking import Client
 from coxswain.client.cli import memory_transfer
-from coxswain.client.cli.backends import backend_app, index_app
+from coxswain.client.cli.backends import backend_app
 from coxswain.client.cli.entity_tree import entity_tree
+from coxswain.client.cli.indexes import index_app
 from coxswain.client.cli.namespaces import (
     CrewIdOption,
     CrewOption,

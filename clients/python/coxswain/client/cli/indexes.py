@@ -1,0 +1,162 @@
+"""Commands about the group's vector search indexes: memory index."""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from coxswain.client.cli.backends import YesOption, backend_id, follow_steps
+from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, session_of, table
+from coxswain.client.memory_file import kind_from, kind_name
+from coxswain.memory.v1.vector_index_service_pb2 import (
+    CountDocumentsRequest,
+    CreateIndexRequest,
+    DeleteIndexRequest,
+    DescribeIndexRequest,
+    EmptyIndexRequest,
+    GetSchemaRequest,
+    IndexInfo,
+    ListIndexesRequest,
+    ResourceState,
+)
+
+index_app = typer.Typer(no_args_is_help=True, help="The group's vector search indexes.", rich_markup_mode="markdown")
+
+IndexArgument = Annotated[str, typer.Argument(metavar="INDEX", help="Full name: catalog, schema and index.")]
+
+
+@index_app.command("list")
+def list_indexes(
+    context: typer.Context,
+    backend: Annotated[str, typer.Option(help="Only indexes of this backend.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """List the indexes registered to the group, with their state.
+
+    Example: `coxswain memory index list`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        request = ListIndexesRequest(backend_id=backend_id(client, backend) if backend else "")
+        found = list(client.vector_indexes.ListIndexes(request).indexes)
+    if session.json:
+        return session.print_json(found)
+    if found:
+        _show_indexes(session, found)
+    else:
+        session.show("no indexes: backends in a workspace have them, see `coxswain memory backend create --help`")
+    return None
+
+
+@index_app.command()
+def describe(context: typer.Context, index: IndexArgument, as_json: JsonOption = False) -> None:
+    """Tell the state of an index.
+
+    Example: `coxswain memory index describe main.crews.unified`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        found = client.vector_indexes.DescribeIndex(DescribeIndexRequest(index=index)).index
+    if session.json:
+        return session.print_json(found)
+    _show_indexes(session, [found])
+    return None
+
+
+def _show_indexes(session: Session, indexes: Iterable[IndexInfo]) -> None:
+    made = table("name", "kind", "state", ">dimension", "shared", "endpoint", "message")
+    for info in indexes:
+        state = ResourceState.Name(info.state).removeprefix("RESOURCE_STATE_").lower().replace("_", " ")
+        shared = "shared" if info.shared else ""
+        add_row(
+            made, info.index, kind_name(info.kind), state, info.embedding_dimension, shared, info.endpoint, info.message
+        )
+    session.out.print(made)
+
+
+@index_app.command()
+def count(context: typer.Context, index: IndexArgument, as_json: JsonOption = False) -> None:
+    """Count the group's records in an index, exactly up to 10,000.
+
+    Example: `coxswain memory index count main.crews.unified`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        response = client.vector_indexes.CountDocuments(CountDocumentsRequest(index=index))
+    if session.json:
+        return session.print_json(response)
+    session.show(f"{'at least ' if response.at_least else ''}{response.count:,}")
+    return None
+
+
+@index_app.command("schema")
+def show_schema(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(help="unified, short_term, long_term, entity or document.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show the columns of a kind, and where a search returns them.
+
+    Example: `coxswain memory index schema unified`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        response = client.vector_indexes.GetSchema(GetSchemaRequest(kind=kind_from(kind)))
+    if session.json:
+        return session.print_json(response)
+    made = table("name", "type", "filter", ">position")
+    for column in response.fields:
+        position = column.position if column.position >= 0 else ""
+        add_row(made, column.name, column.type, "yes" if column.filterable else "", position)
+    session.out.print(made)
+    return None
+
+
+@index_app.command("create")
+def create_index(
+    context: typer.Context,
+    index: IndexArgument,
+    backend: Annotated[str, typer.Option(help="The backend to register it with.")],
+    kind: Annotated[str, typer.Option(help="What it will hold.")] = "unified",
+) -> None:
+    """Make an index with the schema of a kind.
+
+    Example: `coxswain memory index create main.crews.unified --backend lake --kind unified`
+    """
+    session = session_of(context)
+    with session.client() as client:
+        request = CreateIndexRequest(index=index, backend_id=backend_id(client, backend), kind=kind_from(kind))
+        found = client.vector_indexes.CreateIndex(request).index
+    _show_indexes(session, [found])
+
+
+@index_app.command()
+def empty(
+    context: typer.Context,
+    index: IndexArgument,
+    crew_id: Annotated[str, typer.Option("--crew-id", help="Only records of this crew.")] = "",
+    yes: YesOption = False,
+) -> None:
+    """Remove the group's records from an index. Asks first.
+
+    Example: `coxswain memory index empty main.crews.unified`
+    """
+    session = session_of(context)
+    with session.client() as client:
+        confirm(session, f"the group's records in {index}", "remove", yes=yes)
+        request = EmptyIndexRequest(index=index, confirm_name=index, crew_id=crew_id)
+        done = follow_steps(session, client.vector_indexes.EmptyIndex(request), "removed")
+    session.show(f"{done:,} removed")
+
+
+@index_app.command("delete")
+def delete_index(context: typer.Context, index: IndexArgument, yes: YesOption = False) -> None:
+    """Drop an index and everything in it. Asks first.
+
+    Example: `coxswain memory index delete main.crews.unified`
+    """
+    session = session_of(context)
+    with session.client() as client:
+        confirm(session, f"the index {index} with everything in it", "drop", yes=yes)
+        client.vector_indexes.DeleteIndex(DeleteIndexRequest(index=index, confirm_name=index))
+    session.show(f"{index} dropped")
