@@ -225,7 +225,7 @@ class MemoryBackendUseCases:
             description = await repository.describe_index(name)
             if description.state is ResourceState.NOT_FOUND:
                 return [Check(subject, "does not exist", "call Provision, which makes it")]
-            faults = index_faults(description, kind, dimension)
+            faults = index_faults(description, repository.endpoint, kind, dimension)
             if faults:
                 mend = "remove it and call Provision, or name another index in the backend"
                 return [Check(subject, "; ".join(faults), mend)]
@@ -260,11 +260,14 @@ class MemoryBackendUseCases:
         total = 1 + len(wanted)
         indexes: list[str] = []
         endpoints: list[str] = []
+
+        async def endpoint_made() -> None:
+            endpoints.append(config.endpoint)
+            await self._note_endpoint(backend, config.endpoint)
+
         try:
-            async for text in make_endpoint(repository, config.endpoint, self._patience, endpoints):
+            async for text in make_endpoint(repository, config.endpoint, self._patience, endpoint_made):
                 yield Step(text, 0, total)
-            if endpoints:
-                await self._note_endpoint(backend, config.endpoint)
             for done, (kind, name) in enumerate(wanted, start=1):
                 yield Step(f"making index {name}", done, total)
                 dimension = config.space.dimension

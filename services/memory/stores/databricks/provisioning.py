@@ -1,7 +1,7 @@
 """Making what a backend needs, and waiting until it can be used."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -58,7 +58,7 @@ async def make_index(
     while True:
         description = await repository.describe_index(index)
         if description.state is ResourceState.READY:
-            faults = index_faults(description, kind, dimension)
+            faults = index_faults(description, repository.endpoint, kind, dimension)
             if faults:
                 raise _unusable(index, "; ".join(faults))
             return
@@ -69,9 +69,9 @@ async def make_index(
 
 
 async def make_endpoint(
-    repository: DatabricksVectorIndexRepository, name: str, patience: Patience, made: list[str]
+    repository: DatabricksVectorIndexRepository, name: str, patience: Patience, made: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[str]:
-    """Make the endpoint unless it is there, and yield what is waited for; its name is put into `made` when it was made.
+    """Make the endpoint unless it is there, and yield what is waited for; `made` is called at once when it was made.
 
     Raises:
         FailedPrecondition: it failed upstream, or is switched off.
@@ -87,7 +87,7 @@ async def make_endpoint(
                 yield f"making endpoint {name}"
                 try:
                     await repository.create_endpoint(storage_optimized=False)
-                    made.append(name)
+                    await made()
                 except AlreadyThere:
                     _log.info("endpoint_made_meanwhile", endpoint=name)
             case ResourceState.FAILED | ResourceState.OFFLINE:
@@ -121,9 +121,17 @@ def wanted_indexes(config: DatabricksConfig) -> list[tuple[MemoryKind, str]]:
     return [(kind, name) for kind, name in names if name is not None]
 
 
-def index_faults(description: IndexDescription, kind: MemoryKind, dimension: int) -> list[str]:
-    """Return what keeps an index from holding a kind."""
+def index_faults(description: IndexDescription, endpoint: str, kind: MemoryKind, dimension: int) -> list[str]:
+    """Return what keeps an index from holding a kind for a backend with this endpoint and dimension."""
+    if not description.dimension:
+        return ["it is no direct-access index of vectors"]
     faults = []
+    if description.endpoint not in ("", endpoint):
+        faults.append(f"it is served by the endpoint {description.endpoint}, the backend names {endpoint}")
+    if description.primary_key not in ("", DatabricksIndexSchemas.PRIMARY_KEY):
+        faults.append(f"its primary key is {description.primary_key}, not {DatabricksIndexSchemas.PRIMARY_KEY}")
+    if description.vector_column not in ("", DatabricksIndexSchemas.VECTOR_COLUMN):
+        faults.append(f"its vectors lie in {description.vector_column}, not {DatabricksIndexSchemas.VECTOR_COLUMN}")
     if description.dimension != dimension:
         faults.append(f"its vectors have {description.dimension} components, the backend's {dimension}")
     if description.columns is not None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 
-_MOST_KEYS = 200_000
+_MOST_KEYS = 50_000
 
 
 class RecentWrites:

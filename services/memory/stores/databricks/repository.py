@@ -18,6 +18,7 @@ import structlog
 from prometheus_client import Counter
 
 from services.common.errors import Aborted, CoxswainError, FailedPrecondition, PermissionDenied, Unavailable
+from services.common.logging import redact
 from services.memory import filters
 from services.memory.domain import Filter, MemoryKind, NamespaceKey, Record, Tally, Vector
 from services.memory.schemas import Column, DatabricksIndexSchemas, MalformedRow, Row, build_row, format_time
@@ -54,6 +55,7 @@ _Value = TypeVar("_Value")
 _STORAGE_OPTIMIZED = "STORAGE_OPTIMIZED"
 _REMEMBERED_SECONDS = 300.0
 _REMEMBERED = 10_000
+_MAX_MESSAGE = 500
 _MOST_WAITS = 30
 """Times that removals which were accepted may still not be seen."""
 _MOST_NAMED_BYTES = 3000
@@ -88,6 +90,8 @@ class IndexDescription:
     state: ResourceState = ResourceState.NOT_FOUND
     detailed_state: str = ""
     message: str = ""
+    primary_key: str = ""
+    vector_column: str = ""
     dimension: int = 0
     columns: Mapping[str, str] | None = None
     row_count: int = 0
@@ -145,6 +149,11 @@ class DatabricksVectorIndexRepository:
         self._location = location
         self._endpoint_types = endpoint_types
         self.recent_writes = recent_writes
+
+    @property
+    def endpoint(self) -> str:
+        """Name of the endpoint that its queries are meant for."""
+        return self._location.endpoint
 
     async def upsert(self, index: str, key: NamespaceKey, records: Sequence[Record], embedding_model: str) -> None:
         """Write records whose embeddings and times are set, replacing those of the same id.
@@ -591,7 +600,9 @@ def _index_description(index: str, answer: Mapping[str, Any]) -> IndexDescriptio
         endpoint=str(answer.get("endpoint_name") or ""),
         state=resource_state(detailed, ready=bool(status.get("ready"))),
         detailed_state=detailed,
-        message=str(status.get("message") or ""),
+        message=_told(status.get("message")),
+        primary_key=str(answer.get("primary_key") or ""),
+        vector_column=str(vectors[0].get("name") or ""),
         dimension=int(vectors[0].get("embedding_dimension") or 0),
         columns=columns if isinstance(columns, dict) else None,
         row_count=int(status.get("indexed_row_count") or 0),
@@ -606,9 +617,13 @@ def _endpoint_description(answer: Mapping[str, Any]) -> EndpointDescription:
         storage_optimized=answer.get("endpoint_type") == _STORAGE_OPTIMIZED,
         state=resource_state(detailed),
         detailed_state=detailed,
-        message=str(status.get("message") or ""),
+        message=_told(status.get("message")),
         index_count=int(answer.get("num_indexes") or 0),
     )
+
+
+def _told(message: object) -> str:
+    return redact(str(message or ""))[:_MAX_MESSAGE]
 
 
 def wire_row(row: Mapping[str, Any]) -> WireRow:

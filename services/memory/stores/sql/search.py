@@ -34,10 +34,11 @@ from services.memory.stores.sql.statements import (
     IDS_IN_STATEMENT,
     NAMESPACE_VERSION,
     WINNERS,
-    chosen_rows,
     chunks,
+    living,
     named,
     owned,
+    owned_among,
     owner_parameters,
     parts,
     row_columns,
@@ -140,7 +141,9 @@ class VectorSearch:
         key, dimension = namespace.key, namespace.space.dimension
         rest = filters.residual(query.filter)
         columns = vector_columns(key.kind) + _residual_columns(key.kind, rest)
-        statement = select(*columns).where(*chosen_rows(key, query.filter, now_us, self._database.dialect))
+        statement = select(*columns).where(
+            owned(records[key.kind], key), *living(key, query.filter, now_us, self._database.dialect)
+        )
 
         def best_of(rows: Sequence[DatabaseRow[Any]]) -> Candidates:
             matching = [row for row in rows if rest is None or filters.matches(key.kind, rest, named(row))]
@@ -190,8 +193,9 @@ class VectorSearch:
     ) -> Mask:
         """Tell of each row of a block whether it matches, by asking the database."""
         rest = filters.residual(chosen)
-        statement = select(records[key.kind].c[Column.ID], *_residual_columns(key.kind, rest)).where(
-            *chosen_rows(key, chosen, now_us, self._database.dialect)
+        table = records[key.kind]
+        statement = select(table.c[Column.ID], *_residual_columns(key.kind, rest)).where(
+            owned(table, key), *living(key, chosen, now_us, self._database.dialect)
         )
         ids = [
             row[0].encode()
@@ -228,9 +232,7 @@ async def _read(
     table = records[key.kind]
     found: dict[str, Record] = {}
     for part in parts(ids, IDS_IN_STATEMENT):
-        statement = select(*row_columns(table, embeddings=embeddings)).where(
-            owned(table, key), table.c[Column.ID].in_(part)
-        )
+        statement = select(*row_columns(table, embeddings=embeddings)).where(owned_among(table, key, part))
         found.update(parse_rows(key, [named(row) for row in await connection.execute(statement)]))
     return found
 

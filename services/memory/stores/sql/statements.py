@@ -34,7 +34,16 @@ Item = TypeVar("Item")
 
 def owned(table: Table, key: NamespaceKey) -> ColumnElement[bool]:
     """Return the clause that holds for the rows of a namespace and for no others."""
-    return _owned(table, key.kind, owner_parameters(key))
+    return and_(table.c.namespace_id == key.id, _owned(table, key.kind, owner_parameters(key)))
+
+
+def owned_among(table: Table, key: NamespaceKey, ids: Sequence[str]) -> ColumnElement[bool]:
+    """Return the clause that holds for those rows of a namespace that have one of the stored ids.
+
+    It does not name the namespace's id, which group and crew decide in each table: SQLite would rather go through the
+    index of the whole namespace than look the ids up.
+    """
+    return and_(table.c[Column.ID].in_(ids), _owned(table, key.kind, owner_parameters(key)))
 
 
 def owner_parameters(key: NamespaceKey) -> dict[str, str]:
@@ -43,7 +52,7 @@ def owner_parameters(key: NamespaceKey) -> dict[str, str]:
 
 
 def _owned(table: Table, kind: MemoryKind, owner: Mapping[str, Any]) -> ColumnElement[bool]:
-    clauses = [table.c.namespace_id == owner[_NAMESPACE], table.c[Column.GROUP_ID] == owner[_GROUP]]
+    clauses = [table.c[Column.GROUP_ID] == owner[_GROUP]]
     if has_column(kind, Column.CREW_ID):
         clauses.append(table.c[Column.CREW_ID] == owner[_CREW])
     return and_(*clauses)
@@ -76,13 +85,13 @@ def alive(table: Table, now_us: int) -> ColumnElement[bool]:
     return or_(table.c.expires_us.is_(None), table.c.expires_us > now_us)
 
 
-def chosen_rows(key: NamespaceKey, chosen: Filter, now_us: int, dialect: str) -> list[ColumnElement[bool]]:
-    """Return clauses that hold for every living row of a namespace that the filter asks for, and for few others.
+def living(key: NamespaceKey, chosen: Filter, now_us: int, dialect: str) -> list[ColumnElement[bool]]:
+    """Return clauses that hold for every row the filter asks for that has not expired, and for few others.
 
-    Words, categories and metadata are narrowed down only; `filters.residual` decides them.
+    Words, categories and metadata are narrowed down only; `filters.residual` decides them. Whose rows is not said yet.
     """
     table = records[key.kind]
-    return [owned(table, key), alive(table, now_us), *_filtered(table, key.kind, chosen, dialect)]
+    return [alive(table, now_us), *_filtered(table, key.kind, chosen, dialect)]
 
 
 def newest_first(

@@ -44,12 +44,13 @@ from services.memory.stores.sql.statements import (
     IDS_IN_STATEMENT,
     ROWS_IN_CHUNK,
     alive,
-    chosen_rows,
     chunks,
     delete_some,
+    living,
     named,
     newest_first,
     owned,
+    owned_among,
     parts,
     row_columns,
 )
@@ -104,7 +105,7 @@ class SqlMemoryStore:
         by_id: dict[str, Record] = {}
         for part in parts(stored, IDS_IN_STATEMENT):
             statement = select(*row_columns(table, embeddings=embeddings)).where(
-                owned(table, key), alive(table, microseconds(now)), table.c[Column.ID].in_(part)
+                owned_among(table, key, part), alive(table, microseconds(now))
             )
             by_id |= parse_rows(key, await self._database.fetch(statement))
         return [by_id[stored_id] for stored_id in stored if stored_id in by_id]
@@ -159,7 +160,7 @@ class SqlMemoryStore:
 
     async def _delete_stored(self, key: NamespaceKey, ids: Sequence[str], chosen: Filter | None, now: datetime) -> int:
         table = records[key.kind]
-        clauses = self._clauses(key, chosen, now) if chosen else [owned(table, key)]
+        clauses = living(key, chosen, microseconds(now), self._database.dialect) if chosen else []
         rest = filters.residual(chosen) if chosen else None
         async with self._database.write() as connection:
             version = await raise_version(connection, key.id)
@@ -169,7 +170,7 @@ class SqlMemoryStore:
                 ids = await _matching_among(connection, key, ids, rest)
             deleted = 0
             for part in parts(ids, IDS_IN_STATEMENT):
-                statement = delete(table).where(*clauses, table.c[Column.ID].in_(part))
+                statement = delete(table).where(owned_among(table, key, part), *clauses)
                 deleted += (await connection.execute(statement)).rowcount
             await record_removal(connection, key.id, version, deleted)
         return deleted
@@ -223,7 +224,7 @@ class SqlMemoryStore:
                 return 0
             touched = 0
             for part in parts(stored, IDS_IN_STATEMENT):
-                statement = update(table).where(owned(table, key), table.c[Column.ID].in_(part))
+                statement = update(table).where(owned_among(table, key, part))
                 touched += (await connection.execute(statement.values({Column.LAST_ACCESSED: now}))).rowcount
         return touched
 
@@ -266,7 +267,8 @@ class SqlMemoryStore:
         return removed
 
     def _clauses(self, key: NamespaceKey, chosen: Filter, now: datetime) -> list[ColumnElement[bool]]:
-        return chosen_rows(key, chosen, microseconds(now), self._database.dialect)
+        living_rows = living(key, chosen, microseconds(now), self._database.dialect)
+        return [owned(records[key.kind], key), *living_rows]
 
 
 async def _created_times(
@@ -274,9 +276,7 @@ async def _created_times(
 ) -> dict[str, datetime]:
     times: dict[str, datetime] = {}
     for part in parts(ids, IDS_IN_STATEMENT):
-        statement = select(table.c[Column.ID], table.c.created_us).where(
-            owned(table, key), table.c[Column.ID].in_(part)
-        )
+        statement = select(table.c[Column.ID], table.c.created_us).where(owned_among(table, key, part))
         times.update({row[0]: moment_of(row[1]) for row in await connection.execute(statement)})
     return times
 
@@ -288,7 +288,7 @@ async def _matching_among(
     columns = [table.c[name] for name in filters.columns_needed(key.kind, rest)]
     found: list[str] = []
     for part in parts(ids, IDS_IN_STATEMENT):
-        statement = select(table.c[Column.ID], *columns).where(owned(table, key), table.c[Column.ID].in_(part))
+        statement = select(table.c[Column.ID], *columns).where(owned_among(table, key, part))
         rows = await connection.execute(statement)
         found.extend(row.id for row in rows if filters.matches(key.kind, rest, named(row)))
     return found
