@@ -30,7 +30,7 @@ from tests.integration.memory.databricks_support import (
     use_workspace,
 )
 from tests.integration.memory.support import DIMENSION, EmbeddingModels, place, serve_memory, stub, unified
-from tests.support.databricks_http import ApiFault
+from tests.support.databricks_http import ApiFault, Caller
 from tests.support.harness import ALICE, BOB, Harness
 from tests.support.text_vectors import embed_text
 from tests.support.vector_search_emulator import VectorSearchEmulator
@@ -395,6 +395,10 @@ async def test_provision_that_takes_too_long_keeps_what_it_made_and_goes_on(worl
     assert "call again" in refusal.message
     assert not world.vectors.requests(method="DELETE")
     world.vectors.set_endpoint_state(ENDPOINT, "ONLINE")
+    # It stays known as the backend's own, which the backend may remove.
+    remove = index_pb.DeleteEndpointRequest(backend_id=backend.id, confirm_name=ENDPOINT)
+    await indexes_stub(world.harness).DeleteEndpoint(remove)
+    world.vectors.add_endpoint(ENDPOINT)
     assert (await _provision(world, backend.id))[-1].done == 6
 
 
@@ -758,3 +762,45 @@ async def test_conditions_that_the_index_cannot_decide_are_decided_and_say_when_
             found = await indexes.SimilaritySearch(search)
             assert [hit.record.id for hit in found.records] == [f"r{n}"]
             assert not found.truncated
+
+
+async def test_verify_tells_why_an_index_that_is_there_cannot_be_used(world: World) -> None:
+    schema = DatabricksIndexSchemas.get_schema
+    vectors = world.vectors
+    vectors.add_endpoint(ENDPOINT)
+    vectors.add_endpoint("other")
+    vectors.add_index(index_name("unified"), "other", schema("unified"), DIMENSION)
+    vectors.add_index(index_name("entity"), ENDPOINT, schema("unified"), DIMENSION)
+    named = {"embedding_vector_columns": [{"name": "vector", "embedding_dimension": DIMENSION}]}
+    columns = schema("short_term") | {"vector": "array<float>"}
+    vectors.add_index(index_name("short_term"), ENDPOINT, columns, DIMENSION, schema_json=json.dumps(columns), **named)
+    kinds = {name: KINDS[name] for name in ("unified", "entity", "short_term")}
+    indexes = [
+        backend_pb.KindIndex(kind=record_pb2.MemoryKind.ValueType(int(kind)), index=name)
+        for name, kind in kinds.items()
+    ]
+    backends = backends_stub(world.harness)
+    backend = await _create(backends, backend_message(world.url, indexes=indexes))
+    verified = await backends.Verify(backend_pb.VerifyRequest(id=backend.id))
+    checks = {check.subject: check for check in verified.checks}
+    assert "served by the endpoint other" in checks[f"index {index_name('unified')}"].finding
+    assert "lacks the columns entity_name" in checks[f"index {index_name('entity')}"].finding
+    assert "lie in vector" in checks[f"index {index_name('short_term')}"].finding
+    assert all(check.mend for check in verified.checks if check.subject.startswith("index"))
+    with refused(CODE.FAILED_PRECONDITION, "INDEX_NOT_READY"):
+        await _provision(world, backend.id)
+    assert vectors.index_names() == sorted(index_name(name) for name in kinds)
+
+
+async def test_verify_names_the_scope_a_users_token_lacks(world: World) -> None:
+    make_indexes(world.vectors)
+    world.vectors.tokens = {"dapi-operator": Caller("app", frozenset({"vectorsearch.vector-search-indexes"}))}
+    (backend_id,) = await use_workspace(world.harness, world.url, ALICE)
+    verified = await backends_stub(world.harness).Verify(backend_pb.VerifyRequest(id=backend_id))
+    faulty = [check for check in verified.checks if not check.ok]
+    assert [check.subject for check in faulty] == [f"endpoint {ENDPOINT}"]
+    assert "vector-search" in faulty[0].mend
+    # Indexes work all the same.
+    memories = stub(world.harness.channel())
+    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("text", "r")]))
+    assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 1
