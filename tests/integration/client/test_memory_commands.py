@@ -10,9 +10,10 @@ import pytest
 
 from coxswain.client import Client
 from coxswain.client.memory_file import crew_id_request
-from coxswain.memory.v1.memory_service_pb2 import Namespace, SaveRequest
+from coxswain.memory.v1.memory_service_pb2 import Namespace, SaveRequest, SearchResponse
 from coxswain.memory.v1.record_pb2 import EntityRecord, MemoryKind, Record, Relationship, UnifiedRecord
-from tests.integration.client.command_line import Run, rows
+from tests.integration.client.command_line import Run, invoke, rows
+from tests.integration.client.installation import Installation
 from tests.support.harness import ALICE, BOB
 
 FACTS = ["The lamp was lit every evening by the keeper.", "Bread is baked from flour and water."]
@@ -249,6 +250,34 @@ async def test_what_is_exported_can_be_piped_into_an_import(run: Run, crew_file:
     assert "standard input cannot be used" in broken.stderr
 
 
+RECORDS: dict[str, dict[str, Any]] = {
+    "unified": {"content": "light", "scope": "/a", "categories": ["x"], "importance": 0.5, "source": "s"},
+    "short_term": {"content": "bell", "query_text": "q", "session_id": "s", "interaction_sequence": "3"},
+    "long_term": {"content": "horn", "task_description": "d", "quality": 3.5, "importance": 0.25},
+    "entity": {"entity_name": "Ann", "description": "d", "relationships": [{"relation": "knows", "target": "Bob"}]},
+    "document": {"content": "page", "title": "t", "document_summary": "whole", "chunk_index": 2, "agent_ids": ["a"]},
+}
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+async def test_every_kind_comes_back_from_a_file_as_it_was(run: Run, tmp_path: Path, kind: str) -> None:
+    crew_id = "" if kind == "document" else "keepers"
+    whole = {"agent_id": "a", "llm_model": "m", "tools_used": ["t"], "metadata": '{"k": 1}'}
+    record = {"id": "r", kind: RECORDS[kind], **whole}
+    given = export_file(tmp_path / "given.jsonl", [record], crew_id, kind=kind)
+    assert "1 imported" in (await run("memory", "import", given)).stderr
+    exported = await run("memory", "export", "-", "--kind", kind, "--embeddings")
+    await run("memory", "clear", "--kind", kind, "--yes")
+    imported = await run("memory", "import", "-", stdin=exported.stdout)
+    assert "1 imported" in imported.stderr, imported.stderr
+    assert (await run("memory", "export", "-", "--kind", kind, "--embeddings")).stdout == exported.stdout
+    kept = json.loads(exported.stdout.splitlines()[1])
+    assert kept["id"] == "r"
+    assert kept[kind].items() >= RECORDS[kind].items()
+    assert json.loads(kept["metadata"]) == {"k": 1}
+    assert len(kept["embedding"]) == 256
+
+
 async def test_an_import_that_broke_off_is_repeated_as_a_whole(run: Run, tmp_path: Path) -> None:
     lines: list[Any] = [memory(f"r{n}", f"light {n}") for n in range(450)]
     lines.insert(420, b'{"id": "broken", ')
@@ -356,6 +385,22 @@ async def test_a_memory_is_one_line_that_no_terminal_obeys(run: Run, tmp_path: P
         assert "first second \ufffd]0;title\ufffd [bold]third[/bold]" in line
     [[record]] = rows(await run("memory", "list", "--json"))
     assert record["unified"]["content"].startswith("first\n\nsecond \x1b]0;")
+
+
+def test_a_search_that_was_a_scan_or_incomplete_says_so(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = SearchResponse(truncated=True, scanned_records=1_200_000)
+    answer.results.add(score=1).record.unified.content = "light"
+    monkeypatch.setattr(Installation, "Search", lambda *_: answer)
+    server = installation.serve()
+    for more in ([], ["--json"]):
+        result = invoke(server.address, "memory", "search", "light", "--crew-id", "c", *more)
+        assert result.exit_code == 0
+        assert "light" in result.stdout
+        assert "others may match too" in result.stderr
+        assert "1,200,000 records had to be read" in result.stderr
+    server.stop()
 
 
 async def test_stats_name_the_crew_and_a_list_that_is_cut_says_so(run: Run, crew_file: str) -> None:

@@ -269,9 +269,10 @@ def outputs(context: typer.Context, id: IdArgument, as_json: JsonOption = False)
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        tasks = client.executions.GetTaskOutputs(GetTaskOutputsRequest(execution_id=id)).tasks
+        request = GetTaskOutputsRequest(execution_id=id)
+        tasks = list(pages(client.executions.GetTaskOutputs, request, "tasks"))
     if session.json:
-        return session.print_json(list(tasks))
+        return session.print_json(tasks)
     for task in tasks:
         state = TaskState.Name(task.state).removeprefix("TASK_STATE_").lower().replace("_", " ")
         copied = ", copied" if task.copied else ""

@@ -72,7 +72,8 @@ def export_records(
             raise typer.Exit(EXIT_USAGE)
         chosen, total = _all_one_may_see(session, client, namespace)
         header = Header(namespace, origin.embedding_model if origin else "", embeddings=embeddings)
-        request = ListRequest(namespace=namespace, filter=chosen, page_size=_BATCH, include_embeddings=embeddings)
+        # As many as a message holds: some backends read everything anew for each page.
+        request = ListRequest(namespace=namespace, filter=chosen, page_size=1000, include_embeddings=embeddings)
         written = 0
         with _written(file) as sink, progress_bar(session.err) as bar:
             task = bar.add_task("exported", total=total)
