@@ -115,11 +115,14 @@ class SqlExecutions:
         rows = await self._connection.execute(query.order_by(executions.c.id.desc()).limit(limit))
         return [to_execution(row) for row in rows]
 
-    async def task_runs(self, execution_id: str) -> list[TaskRun]:
+    async def task_runs(
+        self, execution_id: str, *, after: int | None = None, limit: int | None = None
+    ) -> list[TaskRun]:
         """See `protocols.Executions`."""
-        rows = await self._connection.execute(
-            select(task_runs).where(task_runs.c.execution_id == execution_id).order_by(task_runs.c.task_index)
-        )
+        query = select(task_runs).where(task_runs.c.execution_id == execution_id)
+        if after is not None:
+            query = query.where(task_runs.c.task_index > after)
+        rows = await self._connection.execute(query.order_by(task_runs.c.task_index).limit(limit))
         return [to_task_run(row) for row in rows]
 
     async def request_cancel(self, execution_id: str, at: datetime) -> None:

@@ -115,8 +115,10 @@ class Executions(Protocol):
         """Return executions with an id below `before_id`, newest first, inputs and results left out."""
         ...
 
-    async def task_runs(self, execution_id: str) -> list[TaskRun]:
-        """Return the tasks of an execution in the crew's order."""
+    async def task_runs(
+        self, execution_id: str, *, after: int | None = None, limit: int | None = None
+    ) -> list[TaskRun]:
+        """Return the tasks of an execution in the crew's order: all, or up to `limit` behind the place `after`."""
         ...
 
     async def request_cancel(self, execution_id: str, at: datetime) -> None:

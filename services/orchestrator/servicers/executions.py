@@ -86,8 +86,10 @@ class ExecutionServicer(ExecutionServiceServicer):
 
     async def GetTaskOutputs(self, request: pb.GetTaskOutputsRequest, context: Context) -> pb.GetTaskOutputsResponse:
         """See the proto."""
-        runs = await self._executions.task_runs(current_principal(), request.execution_id)
-        return pb.GetTaskOutputsResponse(tasks=map(task_run_message, runs))
+        runs, token = await self._executions.task_runs(
+            current_principal(), request.execution_id, request.page_size, request.page_token
+        )
+        return pb.GetTaskOutputsResponse(tasks=map(task_run_message, runs), next_page_token=token)
 
 
 def _start(request: pb.StartExecutionRequest) -> Start:

@@ -31,6 +31,7 @@ from services.orchestrator.domain import (
     TaskRun,
     TaskState,
     Usage,
+    to_document,
 )
 from services.orchestrator.events import new_event
 from services.orchestrator.hints import Hint, HintBus, HintKind
@@ -44,6 +45,9 @@ from services.orchestrator.usecases.ports import Grants
 from services.orchestrator.usecases.texts import UNSTORABLE, unstorable
 
 _LISTING = "executions"
+_TASKS = "task_outputs"
+# A crew has fewer.
+_MAX_TASKS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,13 +202,26 @@ class ExecutionUseCases:
         async with self._store.read() as work:
             return await _existing(work, principal, execution_id)
 
-    async def task_runs(self, principal: Principal, execution_id: str) -> list[TaskRun]:
-        """Return the tasks of an execution in the crew's order. Raises NotFound."""
+    async def task_runs(
+        self, principal: Principal, execution_id: str, requested_size: int, token: str
+    ) -> tuple[Sequence[TaskRun], str]:
+        """Return a page of the tasks of an execution in the crew's order, and the token of the next page.
+
+        Raises:
+            NotFound: the group has no such execution.
+            InvalidArgument: the token is of another listing.
+        """
+        filters = {"execution": execution_id}
+        key = decode_page_token(token, _TASKS, filters)
+        # What workers do besides the crew's own tasks (a plan) has places below 0.
+        after = key[0] if key and isinstance(key[0], int) else -1
+        size = page_size(requested_size, default=_MAX_TASKS, maximum=_MAX_TASKS)
         async with self._store.read() as work:
             await _existing(work, principal, execution_id)
-            runs = await work.executions.task_runs(execution_id)
-        # What workers do besides the crew's own tasks (a plan) has places below 0.
-        return [run for run in runs if run.task_index >= 0]
+            found = await work.executions.task_runs(execution_id, after=after, limit=size + 1)
+        page = fitting(found, size, _large_of_task)
+        more = encode_page_token(_TASKS, filters, [page[-1].task_index]) if len(page) < len(found) else ""
+        return page, more
 
     async def page(
         self, principal: Principal, crew_id: str, states: Collection[ExecutionState], requested_size: int, token: str
@@ -405,6 +422,10 @@ async def _repeated(work: UnitOfWork, key: RequestKey, earlier: KnownRequest, re
     if execution is None:
         raise NotFound.of("execution", earlier.resource_id)
     return execution
+
+
+def _large_of_task(run: TaskRun) -> list[Any]:
+    return [to_document(part) for part in (run.output, run.error) if part is not None]
 
 
 def _pending(execution_id: str, index: int, name: str) -> TaskRun:

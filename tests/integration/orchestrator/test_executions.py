@@ -432,6 +432,42 @@ async def test_plans_and_other_work_besides_the_crews_tasks_are_not_among_its_ta
     assert [task.task_index for task in tasks.tasks] == [0, 1, 2]
 
 
+async def test_outputs_larger_than_a_message_come_in_pages(harness: Harness, worker: Worker) -> None:
+    stub = executions_of(harness)
+    made = await start(harness)
+    texts = [letter * 1_500_000 for letter in "abc"]
+    for index, text in enumerate(texts):
+        await worker.finish_task(made.id, index, text)
+    request = pb.GetTaskOutputsRequest(execution_id=made.id)
+    found: list[execution_pb2.TaskRun] = []
+    while True:
+        page = await stub.GetTaskOutputs(request)
+        assert page.tasks
+        found += page.tasks
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            break
+    assert [(task.task_index, task.output.text) for task in found] == list(enumerate(texts))
+
+
+async def test_tasks_come_in_pages_of_the_size_asked_for_and_all_at_once_without_one(
+    harness: Harness, worker: Worker
+) -> None:
+    stub = executions_of(harness)
+    made, other = await start(harness), await start(harness)
+    await worker.finish_task(made.id, 0, "Done.")
+    whole = await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(execution_id=made.id))
+    assert (len(whole.tasks), whole.next_page_token) == (3, "")
+    first = await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(execution_id=made.id, page_size=2))
+    rest = await stub.GetTaskOutputs(
+        pb.GetTaskOutputsRequest(execution_id=made.id, page_size=2, page_token=first.next_page_token)
+    )
+    assert (len(first.tasks), rest.next_page_token) == (2, "")
+    assert [*first.tasks, *rest.tasks] == list(whole.tasks)
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
+        await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(execution_id=other.id, page_token=first.next_page_token))
+
+
 async def housekeep(harness: Harness) -> None:
     service = harness.services["orchestrator"]
     assert isinstance(service, OrchestratorService)
