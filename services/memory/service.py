@@ -65,6 +65,7 @@ class MemoryService:
             client,
             pause_seconds=settings.databricks_visibility_seconds,
             settle_seconds=settings.databricks_settle_seconds,
+            sweep_seconds=settings.sweep_seconds,
         )
         patience = Patience(settings.provision_poll_seconds, settings.provision_seconds)
         self._memory = MemoryServicer(

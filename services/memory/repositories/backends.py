@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -134,16 +134,17 @@ class SqlMemoryBackendRepository:
 
     async def get(self, group_id: str, backend_id: str) -> MemoryBackend:
         """See `MemoryBackendRepository`."""
-        async with self._database.read() as connection:
-            return await _get(connection, group_id, backend_id)
+        found = await self._selected(_own(group_id, backend_id), 1)
+        if not found:
+            raise NotFound.of("memory backend", backend_id)
+        return found[0]
 
     async def page(self, group_id: str, limit: int, after_name: str | None) -> Sequence[MemoryBackend]:
         """See `MemoryBackendRepository`."""
         clauses = [memory_backends.c.group_id == group_id]
         if after_name is not None:
             clauses.append(memory_backends.c.name > after_name)
-        async with self._database.read() as connection:
-            return await _select(connection, and_(*clauses), limit)
+        return await self._selected(and_(*clauses), limit)
 
     async def change(self, group_id: str, backend_id: str, edit: Edit) -> MemoryBackend:
         """See `MemoryBackendRepository`."""
@@ -193,8 +194,7 @@ class SqlMemoryBackendRepository:
 
     async def active(self, group_id: str) -> MemoryBackend | None:
         """See `MemoryBackendRepository`."""
-        async with self._database.read() as connection:
-            found = await _select(connection, active_backends.c.group_id == group_id, 1)
+        found = await self._selected(active_backends.c.group_id == group_id, 1)
         return found[0] if found else None
 
     async def index(self, group_id: str, name: str) -> RegisteredIndex | None:
@@ -245,25 +245,30 @@ class SqlMemoryBackendRepository:
             .scalar_subquery()
         )
         statement = (
-            select(registered_indexes, shared.label("sharing"))
+            _backends(registered_indexes.c.index_name, registered_indexes.c.kind, shared.label("sharing"))
+            .join(registered_indexes, registered_indexes.c.backend_id == memory_backends.c.id)
             .where(registered_indexes.c.group_id == group_id, *clauses)
             .order_by(registered_indexes.c.index_name, registered_indexes.c.backend_id)
         )
-        async with self._database.read() as connection:
-            rows = (await connection.execute(statement)).all()
-            ids = {row.backend_id for row in rows}
-            backends = {
-                backend.id: backend
-                for backend in await _select(
-                    connection,
-                    and_(memory_backends.c.group_id == group_id, memory_backends.c.id.in_(sorted(ids))),
-                    len(ids),
-                )
-            }
         return [
-            RegisteredIndex(row.index_name, MemoryKind(row.kind), backends[row.backend_id], shared=row.sharing > 0)
-            for row in rows
+            RegisteredIndex(row["index_name"], MemoryKind(row["kind"]), _backend(row), shared=row["sharing"] > 0)
+            for row in await self._database.fetch(statement)
         ]
+
+    async def _selected(self, clause: ColumnElement[bool], limit: int) -> list[MemoryBackend]:
+        statement = _backends().where(clause).order_by(memory_backends.c.name).limit(limit)
+        return [_backend(row) for row in await self._database.fetch(statement)]
+
+
+def _backends(*others: ColumnElement[Any]) -> Select[Any]:
+    """Return a selection of backends, of whether they are active, and of other columns."""
+    return select(memory_backends, active_backends.c.backend_id.label("active_id"), *others).select_from(
+        memory_backends.outerjoin(active_backends, active_backends.c.backend_id == memory_backends.c.id)
+    )
+
+
+def _own(group_id: str, backend_id: str) -> ColumnElement[bool]:
+    return and_(memory_backends.c.group_id == group_id, memory_backends.c.id == backend_id)
 
 
 async def _hold(connection: AsyncConnection, group_id: str) -> None:
@@ -273,22 +278,10 @@ async def _hold(connection: AsyncConnection, group_id: str) -> None:
 
 
 async def _get(connection: AsyncConnection, group_id: str, backend_id: str) -> MemoryBackend:
-    clause = and_(memory_backends.c.group_id == group_id, memory_backends.c.id == backend_id)
-    found = await _select(connection, clause, 1)
-    if not found:
+    row = (await connection.execute(_backends().where(_own(group_id, backend_id)))).mappings().one_or_none()
+    if row is None:
         raise NotFound.of("memory backend", backend_id)
-    return found[0]
-
-
-async def _select(connection: AsyncConnection, clause: ColumnElement[bool], limit: int) -> list[MemoryBackend]:
-    statement = (
-        select(memory_backends, active_backends.c.backend_id.label("active_id"))
-        .select_from(memory_backends.outerjoin(active_backends, active_backends.c.backend_id == memory_backends.c.id))
-        .where(clause)
-        .order_by(memory_backends.c.name)
-        .limit(limit)
-    )
-    return [_backend(row) for row in (await connection.execute(statement)).mappings().all()]
+    return _backend(row)
 
 
 async def _by_request(connection: AsyncConnection, group_id: str, request: RequestKey | None) -> MemoryBackend | None:

@@ -1,5 +1,6 @@
 """Which store a group's memories lie in."""
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -30,9 +31,11 @@ class BackendStores:
         *,
         pause_seconds: float,
         settle_seconds: float,
+        sweep_seconds: float,
     ) -> None:
         """`pause_seconds` is how long to wait for removals in a vector store to be seen before looking again,
-        `settle_seconds` how long what is read there may be older than what was written.
+        `settle_seconds` how long what is read there may be older than what was written, `sweep_seconds` how often a
+        crew's saves remove what has expired there.
         """
         self._default = default
         self._backends = backends
@@ -43,6 +46,8 @@ class BackendStores:
         self._noted: set[tuple[str, str, MemoryKind]] = set()
         self._active: dict[str, tuple[float, MemoryBackend | None]] = {}
         self._changes = 0
+        self._sweep_seconds = sweep_seconds
+        self._swept: dict[tuple[str, str], float] = {}
 
     async def of(self, group_id: str, kind: MemoryKind) -> MemoryStore:
         """Return the store of a group for a kind.
@@ -108,6 +113,17 @@ class BackendStores:
         async def page(limit: int, after: tuple[str, int] | None) -> Sequence[tuple[str, MemoryKind]]:
             return await self._backends.remembered_namespaces(backend, limit, after)
 
-        return DatabricksMemoryStore(
-            self.repository(backend), backend, NamespaceNotes(remember, page), pause_seconds=self._pause_seconds
-        )
+        def sweep_due(crew_id: str) -> bool:
+            return self._sweep_due((backend.id, crew_id))
+
+        notes = NamespaceNotes(remember, page, sweep_due)
+        return DatabricksMemoryStore(self.repository(backend), backend, notes, pause_seconds=self._pause_seconds)
+
+    def _sweep_due(self, namespace: tuple[str, str]) -> bool:
+        now = time.monotonic()
+        if self._swept.get(namespace, -math.inf) + self._sweep_seconds > now:
+            return False
+        if len(self._swept) >= _NOTES_KEPT:
+            self._swept.clear()
+        self._swept[namespace] = now
+        return True

@@ -120,7 +120,9 @@ def open_store(
         return sorted(written)[:limit]
 
     repository = open_repository(client, url, settle_seconds=settle_seconds)
-    return DatabricksMemoryStore(repository, backend, NamespaceNotes(remember, page), pause_seconds=0.001)
+    return DatabricksMemoryStore(
+        repository, backend, NamespaceNotes(remember, page, lambda _: True), pause_seconds=0.001
+    )
 
 
 def unified_records(count: int, prefix: str = "r", **fields: Any) -> list[Record]:

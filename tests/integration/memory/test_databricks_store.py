@@ -47,6 +47,7 @@ from tests.integration.memory.databricks_parts import (
     KEY,
     LIMITS,
     OWNER,
+    SHORT,
     EndpointType,
     FixedCredentials,
     emulator,
@@ -437,6 +438,38 @@ async def test_short_term_memories_end_there_too() -> None:
             assert (await store.count(key, EVERYTHING, later)).count == 1
             assert [r.id for r in await store.get(key, ["hour", "day"], later, embeddings=False)] == ["day"]
             assert await store.clear(key) == 2
+
+
+async def test_expired_memories_are_removed_by_a_later_save_of_their_crew_and_never_those_of_others() -> None:
+    with emulator() as vectors:
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
+            own, other = (NamespaceKey("sales", crew, MemoryKind.SHORT_TERM) for crew in ("a", "b"))
+
+            def record(name: str, hours: int) -> Record:
+                return Record(name, ShortTerm(name, ttl_hours=hours), unit_vector([1, 0, 0]), created_at=NOW)
+
+            await store.save(own, SPACE, [record("hour", 1), record("day", 24)], NOW)
+            await store.save(other, SPACE, [record("hour", 1)], NOW)
+            later = NOW + timedelta(hours=25)
+            await store.save(own, SPACE, [record("week", 168)], later)
+            kept = {own.stored_id("day"), own.stored_id("week"), other.stored_id("hour")}
+            assert {row["id"] for row in vectors.rows(SHORT)} == kept
+            # A removal that fails takes nothing from the save.
+            vectors.fail(ApiFault(path="delete-data", status=403))
+            await store.save(other, SPACE, [record("week", 168)], later)
+            assert {row["id"] for row in vectors.rows(SHORT)} == kept | {other.stored_id("week")}
+
+
+async def test_a_memory_saved_again_after_it_has_expired_lives_anew() -> None:
+    with emulator() as vectors:
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
+            key = NamespaceKey("sales", "a", MemoryKind.SHORT_TERM)
+            for now in (NOW, NOW + timedelta(hours=2)):
+                await store.save(key, SPACE, [Record("r", ShortTerm("t", ttl_hours=1), unit_vector([1, 0, 0]))], now)
+                (record,) = await store.get(key, ["r"], now, embeddings=False)
+                assert record.created_at == now
 
 
 async def test_saving_again_keeps_the_time_of_the_first_save() -> None:

@@ -20,7 +20,7 @@ from prometheus_client import Counter
 from services.common.errors import Aborted, CoxswainError, FailedPrecondition, PermissionDenied, Unavailable
 from services.common.logging import redact
 from services.memory import filters
-from services.memory.domain import Filter, MemoryKind, NamespaceKey, Record, Tally, Vector
+from services.memory.domain import EVERYTHING, Filter, MemoryKind, NamespaceKey, Record, Tally, Vector
 from services.memory.schemas import Column, DatabricksIndexSchemas, MalformedRow, Row, build_row, format_time
 from services.memory.stores.databricks.client import (
     SCORE,
@@ -265,6 +265,19 @@ class DatabricksVectorIndexRepository:
         if failed:
             raise partial_failure("removed", [(names or {}).get(key, key) for key in failed])
         return accepted
+
+    async def remove_expired(self, index: str, owner: Owner, now: datetime) -> int:
+        """Remove what of the owner's rows has expired, as far as one query returns it, and return how many.
+
+        What was written lately stays: it may be read as it was before.
+        """
+        expired: list[str] = []
+        columns = _decision_columns(owner, EVERYTHING)
+        async for row in self._query(index, owner_clauses(owner), None, MAX_RESULTS, columns=columns):
+            if self._is_owned(owner, row) and not passes(owner.kind, EVERYTHING, row, now):
+                expired.append(row[Column.ID])
+        expired = [key for key in expired if not self.recent_writes.written(key)]
+        return await self.delete_records(index, expired) if expired else 0
 
     async def empty_index(
         self, index: str, owner: Owner, chosen: Filter, now: datetime, pause_seconds: float

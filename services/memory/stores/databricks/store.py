@@ -4,11 +4,12 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import structlog
 
-from services.common.errors import FailedPrecondition, FieldViolation
+from services.common.errors import CoxswainError, FailedPrecondition, FieldViolation
 from services.memory.domain import (
     EVERYTHING,
     EmbeddingSpace,
@@ -39,6 +40,9 @@ from services.memory.stores.databricks.repository import (
     passes,
 )
 
+_log = structlog.get_logger(__name__)
+_EXPIRED_FOR = timedelta(days=1)
+"""Long enough that nobody is just saving what is removed."""
 _RANKED_CANDIDATES = 1000
 _COUNTS_AT_ONCE = 8
 _DAY_SECONDS = 86_400.0
@@ -47,10 +51,12 @@ _EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class NamespaceNotes:
-    """Which crews have written: the vector store cannot list them."""
+    """What the vector store cannot tell of crews: which have written, and whether to look for what has expired."""
 
     remember: Callable[[str, MemoryKind], Awaitable[None]]
     page: Callable[[int, tuple[str, int] | None], Awaitable[Sequence[tuple[str, MemoryKind]]]]
+    sweep_due: Callable[[str], bool]
+    """Takes a crew's turn: true once in a while."""
 
 
 class DatabricksMemoryStore:
@@ -91,9 +97,23 @@ class DatabricksMemoryStore:
         existing = await self._repository.fetch(index, _owner(key), unknown, embeddings=False) if unknown else {}
         for stored_id in unknown:
             row = existing.get(stored_id)
-            by_id[stored_id].created_at = created_at(key.kind, row) if row else now
+            # What has expired is not continued: it is a new memory.
+            known = row is not None and passes(key.kind, EVERYTHING, row, now)
+            by_id[stored_id].created_at = created_at(key.kind, row) if row and known else now
         await self._notes.remember(key.crew_id, key.kind)
         await self._repository.upsert(index, key, list(by_id.values()), space.model)
+        if key.kind is MemoryKind.SHORT_TERM and self._notes.sweep_due(key.crew_id):
+            await self._sweep(index, key, now)
+
+    async def _sweep(self, index: str, key: NamespaceKey, now: datetime) -> None:
+        """Remove what has expired while somebody's credential is at hand: nothing can be called without one."""
+        try:
+            removed = await self._repository.remove_expired(index, _owner(key), now - _EXPIRED_FOR)
+        except CoxswainError as error:
+            # What was to be saved is saved, and reads leave out what has expired all the same.
+            _log.warning("expired_memories_not_removed", index=index, reason=error.reason)
+        else:
+            _log.info("expired_memories_removed", index=index, count=removed)
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`."""
