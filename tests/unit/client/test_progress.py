@@ -176,3 +176,14 @@ def test_what_a_model_says_is_never_taken_for_markup() -> None:
         view.show(one)
     Console(file=output, width=100).print(view)
     assert "[/red] [bold" in output.getvalue()
+
+
+def test_what_a_model_says_is_never_obeyed_by_the_terminal() -> None:
+    output = io.StringIO()
+    view = LiveView(Console(file=output, width=100), "e")
+    for one in [*RUN[:4], event(5, "extract", llm_chunk=pb.LlmChunk(call_id="a", text="a \x1b]0;title\x07\r\nb\tc"))]:
+        view.show(one)
+    shown = io.StringIO()
+    Console(file=shown, width=100).print(view)
+    assert "a \ufffd]0;title\ufffd" in shown.getvalue()
+    assert not set("\x1b\x07\r") & set(shown.getvalue())

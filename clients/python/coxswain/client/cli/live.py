@@ -15,6 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from coxswain.client.cli.session import harmless
 from coxswain.client.progress import Progress, TaskProgress, describe, renewal
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
 
@@ -93,8 +94,10 @@ class LiveView:
         yield self._tasks()
         if progress.text and progress.ended is None:
             width = max(options.max_width - 4, 20)
-            lines = list(_wrapped(progress.text, width))[-_SHOWN_LINES:]
-            yield Panel(Text("\n".join(lines)), title=Text(progress.text_task), title_align="left", border_style="dim")
+            lines = list(_wrapped(harmless(progress.text), width))[-_SHOWN_LINES:]
+            yield Panel(
+                Text("\n".join(lines)), title=Text(harmless(progress.text_task)), title_align="left", border_style="dim"
+            )
         cost = f", ${progress.cost:.4f}" if progress.cost else ""
         yield Text(f"{progress.input_tokens:,} tokens in, {progress.output_tokens:,} out{cost}", style="dim")
         if progress.approval:
@@ -114,8 +117,8 @@ class LiveView:
             tokens = f"{task.input_tokens + task.output_tokens:,} tokens" if task.calls else ""
             made.add_row(
                 Text(mark, style=style) if mark else self._spinner,
-                Text(task.name, style=style),
-                Text(_doing(task), style="dim"),
+                Text(harmless(task.name), style=style),
+                Text(harmless(_doing(task)), style="dim"),
                 Text(elapsed, style="dim"),
                 Text(tokens, style="dim"),
             )

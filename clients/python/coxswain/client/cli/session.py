@@ -68,11 +68,11 @@ class Session:
 
     def say(self, text: str, style: str = "") -> None:
         """A remark on standard error, which leaves standard output to results."""
-        self.err.print(Text(_harmless(text) if self.err.is_terminal else text, style=style), soft_wrap=True)
+        self.err.print(Text(harmless(text) if self.err.is_terminal else text, style=style), soft_wrap=True)
 
     def show(self, message: str) -> None:
         """Text from a server, on standard output, never taken for markup nor, on a terminal, for commands to it."""
-        self.out.print(Text(_harmless(message) if self.out.is_terminal else message))
+        self.out.print(Text(harmless(message) if self.out.is_terminal else message))
 
 
 def session_of(context: typer.Context, as_json: bool = False) -> Session:
@@ -114,15 +114,15 @@ def table(*columns: str) -> Table:
 
 def add_row(made: Table, *cells: object) -> None:
     """A row whose cells are never taken for markup."""
-    made.add_row(*(cell if isinstance(cell, Text) else Text(_harmless(str(cell))) for cell in cells))
+    made.add_row(*(cell if isinstance(cell, Text) else Text(harmless(str(cell))) for cell in cells))
 
 
 def one_line(text: str) -> str:
     """A text without its line breaks and without what a terminal would obey."""
-    return _harmless(" ".join(text.split()))
+    return harmless(" ".join(text.split()))
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """A text whose control characters are seen, not obeyed: what a model wrote could else write to the terminal."""
     return _CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
 
