@@ -58,6 +58,19 @@ async def test_moments_and_documents_come_back_as_they_went(database: Database) 
     await database.close()
 
 
+async def test_a_fetch_sees_every_commit_before_it_in_the_types_of_the_columns(database: Database) -> None:
+    moment = datetime(2030, 1, 2, tzinfo=UTC)
+    statement = sa.select(things).where(things.c.id >= sa.bindparam("least")).order_by(things.c.id)
+    for count in range(1, 20):
+        async with database.write() as connection:
+            await connection.execute(things.insert().values(id=count, at=moment, document={"n": count}))
+        rows = await asyncio.gather(*(database.fetch(statement, {"least": 1}) for _ in range(8)))
+        assert all(found == rows[0] for found in rows)
+        assert rows[0] == [{"id": n, "at": moment, "document": {"n": n}} for n in range(1, count + 1)]
+    assert await database.fetch(statement, {"least": 100}) == []
+    await database.close()
+
+
 async def test_many_writers_at_once_all_succeed(database: Database) -> None:
     async def increment() -> None:
         async with database.write() as connection:
@@ -120,6 +133,8 @@ async def test_a_database_that_does_not_answer_is_unavailable_and_may_be_tried_a
             pass
     assert failed.value.metadata == {"dependency": "database"}
     assert failed.value.retry_after
+    with pytest.raises(Unavailable):
+        await database.fetch(sa.select(sa.literal(1)))
 
 
 async def test_a_connection_lost_in_the_middle_is_unavailable(postgres_url: str) -> None:
@@ -134,6 +149,20 @@ async def test_a_connection_lost_in_the_middle_is_unavailable(postgres_url: str)
             await connection.execute(sa.text("SELECT 1"))
     async with database.read() as connection:
         assert await connection.scalar(sa.text("SELECT 1")) == 1
+    await database.close()
+
+
+async def test_a_fetch_that_finds_its_connection_lost_is_read_on_a_new_one(postgres_url: str) -> None:
+    database = Database(postgres_url, "public")
+    statement = sa.select(sa.func.pg_backend_pid().label("process"))
+    before = {
+        row["process"] for rows in await asyncio.gather(*(database.fetch(statement) for _ in range(3))) for row in rows
+    }
+    async with database.read() as connection:
+        for process in before:
+            await connection.execute(sa.text("SELECT pg_terminate_backend(:process)"), {"process": process})
+    [row] = await database.fetch(statement)
+    assert row["process"] not in before
     await database.close()
 
 

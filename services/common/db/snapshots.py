@@ -1,0 +1,107 @@
+"""Single SELECTs. Each is a snapshot by itself: a transaction around it would cost more than it does."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from sqlalchemy import CursorResult, Select, create_engine
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from services.common.db.failures import is_unanswered, unavailable
+
+_SQLITE_READERS = 2
+
+
+class Snapshots(Protocol):
+    """Reads without transactions."""
+
+    async def fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """Return the rows of a statement by column names.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
+        ...
+
+
+class SqliteSnapshots:
+    """Reads in threads of its own: a statement is one change of threads, and not one for each step of it."""
+
+    def __init__(self, url: URL, options: Mapping[str, Any]) -> None:
+        """`options` are those of the engine, beside what autocommit needs."""
+        self._engine = create_engine(
+            url.set(drivername="sqlite"),
+            isolation_level="AUTOCOMMIT",
+            connect_args={"timeout": 30, "check_same_thread": False},
+            **options,
+        )
+        self._threads = ThreadPoolExecutor(_SQLITE_READERS, thread_name_prefix="coxswain-read")
+
+    async def fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """See `Snapshots`."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, statement, parameters)
+        except DBAPIError as error:
+            if is_unanswered(error):
+                raise unavailable() from error
+            raise
+
+    def _fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        with self._engine.connect() as connection:
+            return _rows(connection.execute(statement, parameters))
+
+    async def close(self) -> None:
+        """See `Snapshots`."""
+        await asyncio.to_thread(self._threads.shutdown)
+        self._engine.dispose()
+
+
+class PostgresSnapshots:
+    """Reads on connections that are not asked before whether they still stand, which takes three exchanges.
+
+    What finds a lost one is read again, on a new one.
+    """
+
+    def __init__(self, url: URL, options: Mapping[str, Any]) -> None:
+        """`options` are those of the engine, beside what autocommit needs."""
+        self._engine = create_async_engine(url, isolation_level="AUTOCOMMIT", **options)
+
+    async def fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """See `Snapshots`."""
+        try:
+            return await self._fetch(statement, parameters)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        try:
+            return await self._fetch(statement, parameters)
+        except DBAPIError as error:
+            if is_unanswered(error):
+                raise unavailable() from error
+            raise
+
+    async def _fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        try:
+            connection = await self._engine.connect()
+        except (OSError, DBAPIError, PoolTimeoutError) as error:
+            raise unavailable() from error
+        async with contextlib.aclosing(connection):
+            return _rows(await connection.execute(statement, parameters))
+
+    async def close(self) -> None:
+        """See `Snapshots`."""
+        await self._engine.dispose()
+
+
+def _rows(result: CursorResult[Any]) -> list[dict[str, Any]]:
+    names = list(result.keys())
+    return [dict(zip(names, row, strict=True)) for row in result]
