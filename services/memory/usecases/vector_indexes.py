@@ -226,10 +226,12 @@ class VectorIndexUseCases:
         description = await repository.describe_index(index)
         # One that is not there was dropped by a call that was cut short before it had made it again.
         dropped = description.state is ResourceState.NOT_FOUND
-        if not registered.shared and (dropped or (not crew_id and description.row_count > self._limits.recreate_rows)):
+        large = not crew_id and description.row_count > self._limits.recreate_rows
+        if (dropped or large) and not await _is_shared(registered, repository, description):
             total = description.row_count
             yield EmptyProgress(0, total, 0.0, finished=False)
-            await repository.delete_index(index)
+            if not dropped:
+                await repository.delete_index(index)
             dimension = _config(registered.backend).space.dimension
             async for _ in make_index(repository, index, registered.kind, dimension, self._patience, []):
                 yield EmptyProgress(0, total, 0.0, finished=False)
@@ -267,8 +269,10 @@ class VectorIndexUseCases:
         """
         _confirm(confirm_name, index, "index")
         registered, repository = await self._open(principal, index)
-        if registered.shared:
-            _need_platform_admin(principal, f"index {index} is shared by other groups: dropping it")
+        if await _is_shared(registered, repository, await repository.describe_index(index)):
+            _need_platform_admin(
+                principal, f"index {index} has rows of other groups, or backends of theirs name it: dropping it"
+            )
         await repository.delete_index(index)
 
     async def create_endpoint(
@@ -331,6 +335,15 @@ class VectorIndexUseCases:
     async def _open(self, principal: Principal, index: str) -> tuple[RegisteredIndex, DatabricksVectorIndexRepository]:
         registered = await self.registered(principal, index)
         return registered, self._indexes.repository(registered.backend)
+
+
+async def _is_shared(
+    registered: RegisteredIndex, repository: DatabricksVectorIndexRepository, description: IndexDescription
+) -> bool:
+    """Tell whether dropping an index would touch others: their rows stay there when their backends are gone."""
+    if registered.shared or description.state is not ResourceState.READY:
+        return registered.shared
+    return await repository.holds_others(registered.name, registered.backend.group_id)
 
 
 def _registration(index: str, kind: MemoryKind) -> Edit:

@@ -804,3 +804,29 @@ async def test_verify_names_the_scope_a_users_token_lacks(world: World) -> None:
     memories = stub(world.harness.channel())
     await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("text", "r")]))
     assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 1
+
+
+async def test_an_index_with_rows_of_a_group_whose_backend_is_gone_is_neither_dropped_nor_made_anew(
+    tmp_path: Path, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABRICKS_HOST", vectors.url)
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-operator")
+    make_indexes(vectors)
+    settings = MemorySettings(databricks_recreate_rows=3, databricks_visibility_seconds=0.01)
+    async with serve_memory(tmp_path, settings=settings) as (harness, _):
+        _, theirs = await use_workspace(harness, vectors.url, ALICE, BOB)
+        for bearer in (ALICE, BOB):
+            records = [unified("text", f"r{n}") for n in range(5)]
+            await stub(harness.channel(bearer)).Save(pb.SaveRequest(namespace=place(), records=records))
+        await backends_stub(harness, BOB).DeleteMemoryBackend(
+            backend_pb.DeleteMemoryBackendRequest(id=theirs, successor_id="default")
+        )
+        indexes, name = indexes_stub(harness), index_name()
+        assert not (await indexes.DescribeIndex(index_pb.DescribeIndexRequest(index=name))).index.shared
+        with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
+            await indexes.DeleteIndex(index_pb.DeleteIndexRequest(index=name, confirm_name=name))
+        request = index_pb.EmptyIndexRequest(index=name, confirm_name=name)
+        steps = [step async for step in indexes.EmptyIndex(request)]
+        assert (steps[-1].finished, steps[-1].done) == (True, 5)
+        assert {row["group_id"] for row in vectors.rows(name)} == {"legal"}
+        assert len(vectors.rows(name)) == 5

@@ -1,6 +1,7 @@
 """The wire of Databricks Vector Search: paths, retries, batches, pages."""
 
 import asyncio
+import functools
 import json
 import random
 import time
@@ -285,7 +286,12 @@ class _Batch:
 
 def encode_vector(vector: Vector) -> str:
     """Return a vector as JSON text: nine digits bring every float32 back exactly, and take a sixth of the time."""
-    return f"[{','.join(['%.9g'] * len(vector))}]" % tuple(vector.tolist())
+    return _vector_form(len(vector)) % tuple(vector.tolist())
+
+
+@functools.lru_cache(maxsize=64)
+def _vector_form(dimension: int) -> str:
+    return f"[{','.join(['%.9g'] * dimension)}]"
 
 
 def _encode_batches(rows: Sequence[WireRow], max_rows: int, max_bytes: int) -> list[_Batch]:

@@ -20,7 +20,7 @@ from prometheus_client import Counter
 from services.common.errors import Aborted, CoxswainError, FailedPrecondition, PermissionDenied, Unavailable
 from services.common.logging import redact
 from services.memory import filters
-from services.memory.domain import EVERYTHING, Filter, MemoryKind, NamespaceKey, Record, Tally, Vector
+from services.memory.domain import EVERYTHING, Comparison, Filter, MemoryKind, NamespaceKey, Record, Tally, Vector
 from services.memory.schemas import Column, DatabricksIndexSchemas, MalformedRow, Row, build_row, format_time
 from services.memory.stores.databricks.client import (
     SCORE,
@@ -325,6 +325,14 @@ class DatabricksVectorIndexRepository:
                 if fresh:
                     done += len(part)
                 yield Progress(done, total, finished=False)
+
+    async def holds_others(self, index: str, group_id: str) -> bool:
+        """Tell whether an index has rows of other groups, whether or not a backend of theirs names it now."""
+        others = Clause(Column.GROUP_ID, Comparison.NOT_EQUAL, (group_id,))
+        columns = [Column.ID, Column.GROUP_ID]
+        async for row in self._query(index, [others], None, 1, columns=columns):
+            return bool(row[Column.GROUP_ID] != group_id)
+        return False
 
     async def describe_index(self, index: str) -> IndexDescription:
         """Return what an index is like; NOT_FOUND when there is none."""
