@@ -1,0 +1,55 @@
+"""Filters in the string language, and the memory of recent writes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.errors import InvalidArgument
+from services.memory.domain import Comparison, Condition, Filter, MemoryKind
+from services.memory.stores.databricks import recent_writes
+from services.memory.stores.databricks.filter_language import Owner, handed_over, query_filter
+from services.memory.stores.databricks.recent_writes import RecentWrites
+
+OWNER = Owner(MemoryKind.UNIFIED, "sales", "crew")
+
+
+@given(st.text(), st.sampled_from([Comparison.EQUAL, Comparison.NOT_EQUAL, Comparison.LESS]))
+def test_a_text_stands_in_a_filter_string_only_where_nothing_of_it_can_end_its_quotes(
+    text: str, comparison: Comparison
+) -> None:
+    clauses, _ = handed_over(OWNER, Filter((Condition("content", comparison, (text,)),)))
+    written = query_filter(clauses, storage_optimized=True)["filter_string"]
+    assert written.startswith("group_id = 'sales' AND crew_id = 'crew' AND ")
+    safe = not set(text) & set("'\"\\%\n\r\t;()`")
+    assert ("content" in written) <= safe
+    assert written.count("'") == (6 if "content" in written else 4)
+    assert "\\" not in written
+
+
+@pytest.mark.parametrize("group", ["o'brien", 'a"b', "a\\", "a\nb", "100%", "a;b", "a(b)", "a`b"])
+def test_an_owner_that_cannot_be_quoted_is_refused_and_never_left_out(group: str) -> None:
+    clauses, _ = handed_over(Owner(MemoryKind.UNIFIED, group, "crew"), Filter())
+    with pytest.raises(InvalidArgument, match="group_id"):
+        query_filter(clauses, storage_optimized=True)
+
+
+def test_recent_writes_tell_what_was_done_last_and_end_with_their_time() -> None:
+    writes = RecentWrites(3600)
+    writes.note(["a", "b"], removed=False)
+    writes.note(["b"], removed=True)
+    assert [writes.written(key) for key in "abc"] == [True, True, False]
+    assert [writes.removed(key) for key in "abc"] == [False, True, False]
+    writes.note(["b"], removed=False)
+    assert not writes.removed("b")
+    ended = RecentWrites(0)
+    ended.note(["a"], removed=True)
+    assert not ended.written("a")
+    assert not ended.removed("a")
+
+
+def test_recent_writes_are_bounded_and_give_up_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent_writes, "_MOST_KEYS", 3)
+    writes = RecentWrites(3600)
+    for key in "abcad":
+        writes.note([key], removed=False)
+    assert [writes.written(key) for key in "abcd"] == [True, False, True, True]
