@@ -29,7 +29,7 @@ from tests.support.child_process import ChildProcess, descendants, free_port
 from tests.support.databricks_http import ApiFault
 from tests.support.databricks_identity import WORKSPACE_ID, User
 from tests.support.databricks_workspace import DatabricksWorkspace
-from tests.support.every_rpc import Caller, every_rpc, is_internal
+from tests.support.every_rpc import Caller, callers_of, every_rpc, is_internal, service_of
 from tests.support.installation import SERVICES, crew_processes
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import Fault, Reply
@@ -88,10 +88,10 @@ class World:
 
     def service(self, name: str) -> list[tuple[str, str]]:
         """What a service sends to the one that serves method `name`, on behalf of Ann."""
-        audience = every_rpc()[name].containing_service.file.package.split(".")[1]
-        caller = "orchestrator" if audience == "auth" else "auth"
+        method = every_rpc()[name]
+        caller = callers_of(method)[0]
         return [
-            ("x-coxswain-service", self.services[caller].token_for(audience)),
+            ("x-coxswain-service", self.services[caller].token_for(service_of(method))),
             ("x-coxswain-principal", self.principal),
         ]
 

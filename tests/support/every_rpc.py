@@ -37,6 +37,11 @@ def is_internal(method: MethodDescriptor) -> bool:
     return bool(method.GetOptions().Extensions[access_pb2.access] == access_pb2.ACCESS_INTERNAL)
 
 
+def callers_of(method: MethodDescriptor) -> list[str]:
+    """Return the services that may call an internal method."""
+    return list(method.GetOptions().Extensions[access_pb2.callers])
+
+
 def service_of(method: MethodDescriptor) -> str:
     """Return which of the product's services serves it: `auth`, `models` and so on."""
     return str(method.containing_service.file.package.split(".")[1])
