@@ -26,6 +26,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _DEFAULT_LIMIT = 10
 _DEFAULT_DEPTH = 2
 _DEFAULT_ENTITIES = 100
+_LENGTH_BYTES = 8
+"""What each record adds to the lengths of the messages it is in, at most."""
 _ROOM = 64 * 1024
 """Bytes of a message left to what stands beside the records."""
 
@@ -149,19 +151,21 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             limit=request.limit or _DEFAULT_ENTITIES,
         )
         response = pb.TraverseEntitiesResponse(
-            entities=[
-                pb.EntityNode(
-                    entity_name=node.name, depth=node.depth, records=[record_to_message(r) for r in node.records]
-                )
-                for node in graph.nodes
-            ],
+            entities=[pb.EntityNode(entity_name=node.name, depth=node.depth) for node in graph.nodes],
             edges=[pb.EntityEdge(source=e.source, relation=e.relation, target=e.target) for e in graph.edges],
             truncated=graph.truncated,
         )
-        if response.ByteSize() > self._max_record_bytes:
-            raise InvalidArgument.field(
-                "limit", "what is known of so many entities does not fit a message: ask for fewer"
-            )
+        size = response.ByteSize()
+        if size > self._max_record_bytes:
+            raise InvalidArgument.field("limit", "so many relationships do not fit a message: ask for fewer entities")
+        for node, entity in zip(graph.nodes, response.entities, strict=True):
+            for record in node.records:
+                message = record_to_message(record)
+                size += message.ByteSize() + _LENGTH_BYTES
+                if size > self._max_record_bytes:
+                    response.truncated = True
+                    return response
+                entity.records.append(message)
         return response
 
     async def ListScopes(self, request: pb.ListScopesRequest, context: Context) -> pb.ListScopesResponse:

@@ -105,8 +105,11 @@ def embedding_mismatch_of_index(index: str, expected: EmbeddingSpace, wanted: Em
 
 
 def embedding_mismatch(expected: EmbeddingSpace, model: str, dimension: int) -> FailedPrecondition:
-    """Return the refusal of vectors that do not belong into a namespace's space; an empty model is one not named."""
-    given = f'vectors of "{model}" with {dimension} components' if model else f"vectors with {dimension} components"
+    """Return the refusal of vectors that do not belong into a namespace's space.
+
+    An empty model is one not named, a dimension of 0 one not known: there are only texts yet.
+    """
+    given = (f'vectors of "{model}"' if model else "vectors") + (f" with {dimension} components" if dimension else "")
     return FailedPrecondition(
         f'this namespace holds vectors of "{expected.model}" with {expected.dimension} components, not {given}; use '
         "that model, or change the namespace to another one: export its records, clear it, and import them again to "

@@ -297,3 +297,16 @@ async def test_short_term_memories_end_and_are_swept(database_url: str) -> None:
         # Looked at with a clock that is late, what was removed stays removed for every process.
         for store in stores:
             assert [f.record.id for f in (await store.search(key, query, NOW)).results] == ["day"]
+
+
+async def test_a_memory_that_ended_and_is_saved_again_lives_anew(database_url: str) -> None:
+    async with _stores(database_url) as stores:
+        key = NamespaceKey("sales", "a", MemoryKind.SHORT_TERM)
+        for age in (0, 1, 30):
+            moment = NOW + timedelta(hours=age)
+            saved = Record("r", ShortTerm("text", ttl_hours=1), unit_vector((1, 0, 0)))
+            await stores[0].save(key, SPACE, [saved], moment)
+            for store in stores:
+                [found] = (await store.search(key, Query(unit_vector((1, 0, 0)), 5), moment)).results
+                assert found.record.created_at == moment
+            assert (await stores[0].namespaces("sales", 5, None))[0].record_count == 1

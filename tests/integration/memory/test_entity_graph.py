@@ -93,6 +93,23 @@ async def test_nothing_is_found_elsewhere_and_wrong_questions_are_refused(served
         await stub(harness.channel()).TraverseEntities(pb.TraverseEntitiesRequest(namespace=unified, start="Ann"))
 
 
+async def test_what_does_not_fit_a_message_is_left_out_and_told(memory: Harness) -> None:
+    memories = await saved(memory)
+    for number in range(6):
+        story = entity("Acme", ("based_in", "Basel"))
+        story.id, story.entity.description = f"story-{number}", "x" * 1_000_000
+        await memories.Save(pb.SaveRequest(namespace=ENTITIES, records=[story]))
+    graph = await memories.TraverseEntities(pb.TraverseEntitiesRequest(namespace=ENTITIES, start="Ann", max_depth=3))
+    assert graph.truncated
+    assert graph.ByteSize() <= 4 * 1024 * 1024
+    known = {node.entity_name: [record.id for record in node.records] for node in graph.entities}
+    assert known["Ann"] == ["id-Ann"]
+    assert known["Acme"] == [f"story-{number}" for number in (5, 4, 3, 2)]
+    # The shape of the graph is whole all the same.
+    assert {(e.source, e.target) for e in graph.edges} >= {("Acme", "Basel"), ("Basel", "Rhine")}
+    assert set(known) == {"Ann", "Acme", "Bob", "Basel", "Rhine"}
+
+
 async def test_what_is_too_much_to_be_read_of_one_depth_is_told(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

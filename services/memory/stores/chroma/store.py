@@ -68,6 +68,7 @@ class ChromaMemoryStore:
         by_id = {key.stored_id(record.id): record for record in records}
 
         def write(collection: Any) -> int:
+            before = collection.count()
             if key.kind is MemoryKind.SHORT_TERM:
                 collection.delete(where={_EXPIRES: {"$lte": microseconds(now)}})
             there = collection.get(ids=list(by_id), include=["metadatas"])
@@ -79,7 +80,6 @@ class ChromaMemoryStore:
                 record.created_at = record.created_at or times.get(stored_id) or now
             rows = [_metadata(key, record, space.model) for record in by_id.values()]
             vectors = np.stack([record.embedding for record in by_id.values() if record.embedding is not None])
-            before = collection.count()
             collection.upsert(ids=list(by_id), embeddings=vectors, metadatas=rows)
             return int(collection.count() - before)
 

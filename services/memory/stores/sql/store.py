@@ -81,9 +81,9 @@ class SqlMemoryStore:
         by_id = {key.stored_id(record.id): record for record in new}
         async with self._database.write() as connection:
             version = await claim(connection, key, space, now)
-            existing = await _created_times(connection, table, key, list(by_id))
+            existing = await _created_times(connection, table, key, list(by_id), now)
             rows = [
-                stored_row(key, space, record, version, record.created_at or existing.get(stored_id) or now)
+                stored_row(key, space, record, version, record.created_at or existing.get(stored_id, now))
                 for stored_id, record in by_id.items()
             ]
             statement: Any = (sqlite_insert if self._database.dialect == "sqlite" else postgresql_insert)(table)
@@ -272,12 +272,18 @@ class SqlMemoryStore:
 
 
 async def _created_times(
-    connection: AsyncConnection, table: Table, key: NamespaceKey, ids: Sequence[str]
+    connection: AsyncConnection, table: Table, key: NamespaceKey, ids: Sequence[str], now: datetime
 ) -> dict[str, datetime]:
+    """Return when the records there are of these ids were made; what has expired begins anew now."""
     times: dict[str, datetime] = {}
+    now_us = microseconds(now)
     for part in parts(ids, IDS_IN_STATEMENT):
-        statement = select(table.c[Column.ID], table.c.created_us).where(owned_among(table, key, part))
-        times.update({row[0]: moment_of(row[1]) for row in await connection.execute(statement)})
+        statement = select(table.c[Column.ID], table.c.created_us, table.c.expires_us).where(
+            owned_among(table, key, part)
+        )
+        for stored_id, created_us, expires_us in await connection.execute(statement):
+            expired = expires_us is not None and expires_us <= now_us
+            times[stored_id] = now if expired else moment_of(created_us)
     return times
 
 
