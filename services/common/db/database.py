@@ -54,7 +54,7 @@ class Database:
         if self.dialect == "sqlite":
             if self.url.database:
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-            self._snapshots = SqliteSnapshots(self.url, options)
+            self._snapshots = SqliteSnapshots(self.url)
             self.engine: AsyncEngine = create_async_engine(self.url, connect_args={"timeout": 30}, **options)
             _configure_sqlite(self.engine)
         else:

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.common.db.failures import is_unanswered, unavailable
 
-_SQLITE_READERS = 2
+# More than processors: a reader of many rows must not keep those of a few waiting.
+_SQLITE_READERS = 8
 
 
 class Snapshots(Protocol):
@@ -36,13 +37,13 @@ class Snapshots(Protocol):
 class SqliteSnapshots:
     """Reads in threads of its own: a statement is one change of threads, and not one for each step of it."""
 
-    def __init__(self, url: URL, options: Mapping[str, Any]) -> None:
-        """`options` are those of the engine, beside what autocommit needs."""
+    def __init__(self, url: URL) -> None:
         self._engine = create_engine(
             url.set(drivername="sqlite"),
             isolation_level="AUTOCOMMIT",
             connect_args={"timeout": 30, "check_same_thread": False},
-            **options,
+            pool_size=_SQLITE_READERS,
+            max_overflow=0,
         )
         self._threads = ThreadPoolExecutor(_SQLITE_READERS, thread_name_prefix="coxswain-read")
 
