@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from services.common.db.failures import is_unanswered, unavailable
 
 # More than processors: a reader of many rows must not keep those of a few waiting.
-_SQLITE_READERS = 8
+_SQLITE_READERS = 4
 
 
 class Snapshots(Protocol):
