@@ -33,7 +33,7 @@ def decode_page_token(token: str, listing: str, filters: Mapping[str, object]) -
         return None
     try:
         fingerprint, key = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    except (ValueError, TypeError, binascii.Error):
+    except (ValueError, TypeError, RecursionError, binascii.Error):
         fingerprint, key = "", None
     if fingerprint != _fingerprint(listing, filters) or not isinstance(key, list):
         raise InvalidArgument.field(

@@ -309,6 +309,18 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchPosition:
+    """The place of the last result of a page: its score, and among equal scores its stored id."""
+
+    score: float
+    stored_id: str
+
+    def precedes(self, score: float, stored_id: str) -> bool:
+        """Tell whether a result comes after this place."""
+        return score < self.score or (score == self.score and stored_id > self.stored_id)
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """What to search for."""
 
@@ -318,6 +330,10 @@ class Query:
     min_score: float | None = None
     ranking: Ranking | None = None
     include_embeddings: bool = False
+    after: SearchPosition | None = None
+    """Only what comes after this place."""
+    asked_at: datetime | None = None
+    """When the first page was asked for, from which all pages reckon ages; None: now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +354,8 @@ class SearchOutcome:
     """Records read one by one from the database, as the namespace is too large to be held in memory."""
     truncated: bool = False
     """Whether only the nearest candidates were looked at: others may match too, or rank higher."""
+    cut: bool = False
+    """Whether there are more results within the limit, too many bytes to be read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +368,7 @@ class ListPosition:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records, newest first, and whether there are more."""
+    """Records, newest first, and whether there are more; fewer than asked for where records are long."""
 
     records: Sequence[Record]
     more: bool

@@ -30,7 +30,10 @@ class MemorySettings(BaseSettings):
         256 * _MIB, ge=0, description="Bytes of vectors that searches of the default store keep in memory, at most."
     )
     cached_namespace_bytes: int = Field(
-        64 * _MIB, ge=0, description="Bytes of vectors of one namespace kept in memory; larger ones are read each time."
+        64 * _MIB,
+        ge=0,
+        description="Bytes of vectors, and some 90 beside each, of one namespace kept in memory; "
+        "larger ones are read each time.",
     )
 
     databricks_embedding_model: str = Field(

@@ -1,15 +1,20 @@
 """`coxswain.memory.v1.MemoryService` at the edge."""
 
-from typing import Any
+import hashlib
+import math
+import re
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import grpc
 
 from coxswain.memory.v1 import memory_service_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc
+from services.common.clock import utc_now
 from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_call, current_principal
 from services.common.pagination import decode_page_token, encode_page_token, page_size
-from services.memory.domain import ListPosition, MemoryKind
+from services.memory.domain import ListPosition, MemoryKind, SearchPosition, microseconds, moment_of
 from services.memory.servicers.convert import (
     filter_to_domain,
     memory_kind,
@@ -19,10 +24,11 @@ from services.memory.servicers.convert import (
     record_to_message,
     scope_to_message,
 )
-from services.memory.usecases.memory import MemoryUseCases, Question, list_position
+from services.memory.usecases.memory import MemoryUseCases, Question, list_position, search_position
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_STORED_ID: Final = re.compile(r"[0-9a-f]{64}")
 _DEFAULT_LIMIT = 10
 _DEFAULT_DEPTH = 2
 _DEFAULT_ENTITIES = 100
@@ -51,6 +57,9 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """Find the nearest records."""
         crew_id, kind = _place(request.namespace)
+        principal = current_principal()
+        searching = _searching(request, principal.group_id)
+        after, asked_at = _search_position(decode_page_token(request.page_token, "search", searching))
         question = Question(
             text=request.text,
             vector=request.vector.values if request.HasField("vector") else None,
@@ -59,20 +68,25 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             min_score=request.min_score if request.HasField("min_score") else None,
             ranking=ranking_to_domain(request.ranking) if request.HasField("ranking") else None,
             include_embeddings=request.include_embeddings,
+            after=after,
+            asked_at=asked_at,
         )
-        outcome = await self._memories.search(current_principal(), crew_id, kind, question)
+        outcome = await self._memories.search(principal, crew_id, kind, question)
         response = pb.SearchResponse(scanned_records=outcome.scanned, truncated=outcome.truncated)
-        size = 0
+        size, more = 0, outcome.cut or len(outcome.results) == question.limit
         for found in outcome.results:
-            result = response.results.add(score=found.score, similarity=found.similarity)
-            result.record.CopyFrom(record_to_message(found.record))
-            size += result.ByteSize()
-            if size > self._max_record_bytes:
-                raise InvalidArgument.field(
-                    "limit",
-                    f"{len(response.results)} of the results fill a whole message already: "
-                    "ask for fewer, or without embeddings",
-                )
+            result = pb.SearchResult(
+                record=record_to_message(found.record), score=found.score, similarity=found.similarity
+            )
+            size += result.ByteSize() + _LENGTH_BYTES
+            if response.results and size > self._max_record_bytes:
+                more = True
+                break
+            response.results.append(result)
+        if more:
+            last = search_position(principal, crew_id, kind, outcome.results[len(response.results) - 1])
+            key = [last.score, last.stored_id, microseconds(asked_at)]
+            response.next_page_token = encode_page_token("search", searching, key)
         return response
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
@@ -106,7 +120,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         size, more = 0, page.more
         for record in page.records:
             message = record_to_message(record)
-            size += message.ByteSize()
+            size += message.ByteSize() + _LENGTH_BYTES
             if response.records and size > self._max_record_bytes:
                 more = True
                 break
@@ -214,21 +228,51 @@ def _place(namespace: pb.Namespace) -> tuple[str, MemoryKind]:
     return namespace.crew_id, memory_kind(namespace.kind)
 
 
+def _searching(request: pb.SearchRequest, group_id: str) -> dict[str, object]:
+    """Return what a search's pages have in common."""
+    same = pb.SearchRequest()
+    same.CopyFrom(request)
+    for field in ("limit", "include_embeddings", "page_token"):
+        same.ClearField(field)
+    return {"group": group_id, "search": hashlib.sha256(same.SerializeToString(deterministic=True)).hexdigest()}
+
+
+def _search_position(token: list[Any] | None) -> tuple[SearchPosition | None, datetime]:
+    """Return where to go on, and when the first page was asked for."""
+    match token:
+        case None:
+            return None, utc_now()
+        case [int() | float() as score, str(stored_id), int(asked)] if math.isfinite(score) and _is_moment(asked):
+            return SearchPosition(score, _stored_id(stored_id)), moment_of(asked)
+        case _:
+            raise _forged()
+
+
 def _list_position(token: list[Any] | None) -> ListPosition | None:
     match token:
         case None:
             return None
-        case [int(created), str(stored_id)]:
-            return ListPosition(created, stored_id)
+        case [int(created), str(stored_id)] if _is_moment(created):
+            return ListPosition(created, _stored_id(stored_id))
         case _:
             raise _forged()
+
+
+def _is_moment(us: int) -> bool:
+    return microseconds(datetime.min.replace(tzinfo=UTC)) <= us <= microseconds(datetime.max.replace(tzinfo=UTC))
+
+
+def _stored_id(text: str) -> str:
+    if not _STORED_ID.fullmatch(text):
+        raise _forged()
+    return text
 
 
 def _namespace_position(token: list[Any] | None) -> tuple[str, int] | None:
     match token:
         case None:
             return None
-        case [str(crew_id), int(kind)]:
+        case [str(crew_id), int(kind)] if kind in tuple(MemoryKind) and "\x00" not in crew_id:
             return crew_id, kind
         case _:
             raise _forged()

@@ -39,7 +39,7 @@ class MemoryStore(Protocol):
         ...
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
-        """Return the best records, best first; none when the namespace was never written to.
+        """Return the best records, best first, equal scores by stored id; none when the namespace was never written to.
 
         Raises:
             FailedPrecondition: the vector has another dimension than the namespace.
@@ -60,7 +60,7 @@ class MemoryStore(Protocol):
         *,
         embeddings: bool,
     ) -> Page:
-        """Return the next records, newest first, equal times by stored id."""
+        """Return the next records, newest first, equal times by stored id; fewer than `limit` where they are long."""
         ...
 
     async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:

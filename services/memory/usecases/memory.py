@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from services.memory import filters
 from services.memory.domain import (
     EmbeddingSpace,
     Filter,
+    Found,
     ListPosition,
     MemoryKind,
     NamespaceInfo,
@@ -24,6 +26,7 @@ from services.memory.domain import (
     Record,
     ScopeInfo,
     SearchOutcome,
+    SearchPosition,
     ShortTerm,
     Tally,
     Vector,
@@ -66,6 +69,9 @@ class Question:
     min_score: float | None
     ranking: Ranking | None
     include_embeddings: bool
+    after: SearchPosition | None
+    asked_at: datetime
+    """When its first page was asked for."""
 
 
 class MemoryUseCases:
@@ -150,7 +156,16 @@ class MemoryUseCases:
             if space is None:
                 return SearchOutcome()
             vector = (await self._embedder.embed(space.model, [asked.text])).vectors[0]
-        query = Query(vector, asked.limit, asked.filter, asked.min_score, asked.ranking, asked.include_embeddings)
+        query = Query(
+            vector=vector,
+            limit=asked.limit,
+            filter=asked.filter,
+            min_score=asked.min_score,
+            ranking=asked.ranking,
+            include_embeddings=asked.include_embeddings,
+            after=asked.after,
+            asked_at=asked.asked_at,
+        )
         return await store.search(key, query, utc_now())
 
     async def get(
@@ -327,6 +342,11 @@ def list_position(principal: Principal, crew_id: str, kind: MemoryKind, record: 
     assert record.created_at is not None
     stored_id = namespace_key(principal, crew_id, kind).stored_id(record.id)
     return ListPosition(microseconds(record.created_at), stored_id)
+
+
+def search_position(principal: Principal, crew_id: str, kind: MemoryKind, found: Found) -> SearchPosition:
+    """Return the place of a result, from which a search goes on."""
+    return SearchPosition(found.score, namespace_key(principal, crew_id, kind).stored_id(found.record.id))
 
 
 def _scoped_key(principal: Principal, crew_id: str, kind: MemoryKind) -> NamespaceKey:

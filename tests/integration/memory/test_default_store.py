@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from services.memory.domain import (
     unit_vector,
 )
 from services.memory.stores.namespace_rows import record_removal
+from services.memory.stores.sql import rows as rows_module
+from services.memory.stores.sql import search as search_module
 from services.memory.stores.sql import statements
 from services.memory.stores.sql import store as store_module
 from services.memory.stores.sql.store import SqlMemoryStore
@@ -67,7 +69,12 @@ async def _stores(url: str) -> AsyncIterator[list[SqlMemoryStore]]:
 @contextmanager
 def _portions(rows: int) -> Iterator[None]:
     """Have a few rows be a portion, as thousands are."""
-    with patch.object(statements, "ROWS_IN_CHUNK", rows), patch.object(store_module, "ROWS_IN_CHUNK", rows):
+    with ExitStack() as patches:
+        for module in (statements, store_module, search_module):
+            patches.enter_context(patch.object(module, "ROWS_IN_CHUNK", rows))
+        for module in (store_module, search_module):
+            patches.enter_context(patch.object(module, "TEXTS_IN_CHUNK", rows))
+        patches.enter_context(patch.object(rows_module, "RECORDS_AT_ONCE", rows))
         yield
 
 

@@ -1,5 +1,7 @@
 """MemoryService over gRPC, with real identities and a models service."""
 
+import base64
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from coxswain.memory.v1 import memory_service_pb2 as pb
 from coxswain.memory.v1 import record_pb2, vector_index_service_pb2, vector_index_service_pb2_grpc
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.settings import MemorySettings
+from services.memory.stores.sql.vectors import ROW_BYTES
 from tests.integration.auth.support import refused
 from tests.integration.memory.support import (
     DIMENSION,
@@ -59,7 +62,7 @@ async def test_a_saved_text_is_found_again_by_other_words(served: Served) -> Non
 
 
 async def test_a_search_of_more_than_fits_memory_says_that_it_was_a_scan(tmp_path: Path, database_url: str) -> None:
-    settings = MemorySettings(cached_namespace_bytes=2 * DIMENSION * 4)
+    settings = MemorySettings(cached_namespace_bytes=2 * (DIMENSION * 4 + ROW_BYTES))
     async with serve_memory(tmp_path, database_url, settings=settings) as (harness, _):
         memories = stub(harness.channel())
         question = pb.SearchRequest(namespace=place(), text="cats", filter=pb.Filter(scope_prefix="/a"))
@@ -362,7 +365,7 @@ async def test_a_page_token_belongs_to_its_group_namespace_and_filter(memory: Ha
             await stranger.List(request)
 
 
-async def test_pages_end_where_a_message_is_full_and_searches_say_so(tmp_path: Path) -> None:
+async def test_pages_of_lists_and_searches_end_where_a_message_is_full(tmp_path: Path) -> None:
     async with serve_memory(tmp_path) as (harness, _):
         memories = stub(harness.channel())
         for n in range(6):
@@ -370,10 +373,122 @@ async def test_pages_end_where_a_message_is_full_and_searches_say_so(tmp_path: P
         page = await memories.List(pb.ListRequest(namespace=place(), page_size=6))
         assert len(page.records) == 4
         assert sorted(await _all_pages(memories, 6)) == [f"r{n}" for n in range(6)]
-        with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
-            await memories.Search(pb.SearchRequest(namespace=place(), text="x"))
-        assert "limit" in refusal.message
+        found, sizes = await _all_results(memories, pb.SearchRequest(namespace=place(), text="x"))
+        assert sorted(found) == [f"r{n}" for n in range(6)]
+        assert sizes == [4, 2]
         assert len(await _ids(memories, limit=3)) == 3
+
+
+async def _all_results(memories: Any, request: pb.SearchRequest) -> tuple[list[str], list[int]]:
+    ids: list[str] = []
+    sizes: list[int] = []
+    while True:
+        response = await memories.Search(request)
+        ids += [result.record.id for result in response.results]
+        sizes.append(len(response.results))
+        if not response.next_page_token:
+            return ids, sizes
+        request.page_token = response.next_page_token
+
+
+@pytest.mark.parametrize("cached", [1 << 20, 0], ids=["remembered", "scanned"])
+async def test_pages_of_a_search_are_together_what_one_search_finds(
+    tmp_path: Path, database_url: str, cached: int
+) -> None:
+    """Equal scores are no reason to repeat or leave out any, and later pages reckon ages as the first one did."""
+    settings = MemorySettings(cached_namespace_bytes=cached)
+    async with serve_memory(tmp_path, database_url, settings=settings) as (harness, _):
+        memories = stub(harness.channel())
+        records = [
+            unified(
+                f"text {n}",
+                f"r{n}",
+                embedding=[1.0, n % 3, *[0.0] * (DIMENSION - 2)],
+                importance=0.25 * (n % 2),
+                create_time=Timestamp(seconds=n // 5),
+            )
+            for n in range(20)
+        ]
+        await _save(memories, *records, embedding_model=MODEL)
+        first, second = [1.0, *[0.0] * (DIMENSION - 1)], [0.0, 1.0, *[0.0] * (DIMENSION - 2)]
+        ranking = pb.Ranking(semantic_weight=1, recency_weight=1, importance_weight=1, recency_half_life_days=36500)
+        for question in (
+            pb.SearchRequest(vector=pb.Vector(values=first)),
+            pb.SearchRequest(vector=pb.Vector(values=second), min_score=0.5),
+            pb.SearchRequest(vector=pb.Vector(values=first), ranking=ranking),
+            pb.SearchRequest(text="text", filter=pb.Filter(metadata={"none": "1"})),
+        ):
+            question.namespace.CopyFrom(place())
+            question.limit = 100
+            whole = [result.record.id for result in (await memories.Search(question)).results]
+            for limit in (1, 3, 7):
+                question.limit = limit
+                question.page_token = ""
+                ids, sizes = await _all_results(memories, question)
+                assert ids == whole
+                assert set(sizes[:-1]) <= {limit}
+
+
+def _with_key(token: str, key: list[Any]) -> str:
+    """Return a token of the same listing with another key, as anybody can make one."""
+    fingerprint, _ = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    return base64.urlsafe_b64encode(json.dumps([fingerprint, key]).encode()).decode().rstrip("=")
+
+
+async def test_a_page_token_of_a_search_belongs_to_its_group_and_question(memory: Harness) -> None:
+    memories, bob = stub(memory.channel()), stub(memory.channel(bearer=BOB))
+    await _save(memories, *(unified(f"text {n}", f"r{n}") for n in range(3)))
+    question = pb.SearchRequest(namespace=place(), text="text", limit=1)
+    token = (await memories.Search(question)).next_page_token
+    keys: list[list[Any]] = [
+        [],
+        [1.0, "a" * 64, 10**30],
+        [float("nan"), "a" * 64, 0],
+        ["1", "a" * 64, 0],
+        [1.0, "x\x00", 0],
+    ]
+    for caller, change in (
+        (bob, pb.SearchRequest(page_token=token)),
+        (memories, pb.SearchRequest(page_token=token, namespace=pb.Namespace(crew_id="other"))),
+        (memories, pb.SearchRequest(page_token=token, text="another text")),
+        (memories, pb.SearchRequest(page_token=token, min_score=0.1)),
+        (memories, pb.SearchRequest(page_token=token, filter=pb.Filter(scope_prefix="/a"))),
+        (memories, pb.SearchRequest(page_token="W1tb" * 500)),
+        *((memories, pb.SearchRequest(page_token=_with_key(token, key))) for key in keys),
+    ):
+        request = pb.SearchRequest()
+        request.CopyFrom(question)
+        request.MergeFrom(change)
+        with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
+            await caller.Search(request)
+
+
+async def test_a_forged_place_in_a_list_is_refused(served: Served) -> None:
+    harness, _ = served
+    memories = stub(harness.channel())
+    await _save(memories, unified("a", "r1"), unified("b", "r2"))
+    await _save(memories, unified("a", "r1"), namespace=place("second"))
+    records = (await memories.List(pb.ListRequest(namespace=place(), page_size=1))).next_page_token
+    namespaces = (await memories.ListNamespaces(pb.ListNamespacesRequest(page_size=1))).next_page_token
+    places: list[list[Any]] = [[10**30, "a" * 64], [0, "\x00" * 64], [0, "é" * 64], [-(2**63), "a" * 64]]
+    for key in places:
+        with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
+            await memories.List(pb.ListRequest(namespace=place(), page_token=_with_key(records, key)))
+    crews: list[list[Any]] = [["crew", 10**30], ["crew", 2**31], ["\x00", 1], [1, 1]]
+    for key in crews:
+        with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
+            await memories.ListNamespaces(pb.ListNamespacesRequest(page_token=_with_key(namespaces, key)))
+
+
+async def test_namespaces_of_the_longest_crew_ids_can_be_paged(served: Served) -> None:
+    harness, _ = served
+    memories = stub(harness.channel())
+    crews = ["\U0001f600" * 127 + letter for letter in "ab"]
+    for crew in crews:
+        await _save(memories, unified("a", "r1"), namespace=place(crew))
+    first = await memories.ListNamespaces(pb.ListNamespacesRequest(page_size=1))
+    second = await memories.ListNamespaces(pb.ListNamespacesRequest(page_size=1, page_token=first.next_page_token))
+    assert [n.namespace.crew_id for page in (first, second) for n in page.namespaces] == crews
 
 
 async def test_deleting_needs_ids_or_a_filter_and_tells_how_many_were_there(served: Served) -> None:

@@ -88,13 +88,18 @@ class ChromaMemoryStore:
             await record_addition(connection, key.id, await self._directories.run(key, write))
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
-        """See `MemoryStore`; filtered and ranked searches are exact, plain ones approximate."""
+        """See `MemoryStore`; filtered, ranked and continued searches are exact, plain ones approximate."""
         space = await self.space(key)
         if space is None:
             return SearchOutcome()
         if len(query.vector) != space.dimension:
             raise embedding_mismatch(space, "", len(query.vector))
-        plain = query.ranking is None and key.kind is not MemoryKind.SHORT_TERM and filters.is_empty(query.filter)
+        plain = (
+            query.ranking is None
+            and query.after is None
+            and key.kind is not MemoryKind.SHORT_TERM
+            and filters.is_empty(query.filter)
+        )
         if plain and (query.filter.include_private or key.kind is not MemoryKind.UNIFIED):
             return SearchOutcome(await self._directories.run(key, lambda collection: _query(collection, key, query)))
         return await self._directories.run(key, lambda collection: _search_all(collection, key, query, space, now))

@@ -5,15 +5,22 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.engine import Row as DatabaseRow
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.domain import EmbeddingSpace, MemoryKind, NamespaceKey, Record, ShortTerm, microseconds
 from services.memory.schemas import Column, Row, build_row, has_column, parse_row
+from services.memory.stores.sql.statements import IDS_IN_STATEMENT, named, owned_among, row_columns
 from services.memory.stores.sql.vectors import VectorBlock
 from services.memory.tables import records
 
 _log = structlog.get_logger(__name__)
+
+RECORDS_AT_ONCE = 50
+"""Whole records read before it is known how long they are."""
+_BYTES_AT_ONCE = 16 * 1024 * 1024
+"""Some messages full: whoever asks for thousands of long records gets as many, and then the next."""
 
 
 def stored_row(
@@ -39,6 +46,29 @@ def parse_rows(key: NamespaceKey, rows: Sequence[Row]) -> dict[str, Record]:
             _log.critical("a statement returned a row of another owner", kind=key.kind.name)
             raise AssertionError("a statement returned a row of another owner")
     return {row[Column.ID]: parse_row(key.kind, row) for row in rows}
+
+
+async def read_records(
+    connection: AsyncConnection,
+    key: NamespaceKey,
+    ids: Sequence[str],
+    *,
+    embeddings: bool,
+    clauses: Sequence[ColumnElement[bool]] = (),
+) -> tuple[dict[str, Record], int]:
+    """Return the records there are of stored ids, and how many ids were looked up before so many bytes were read."""
+    table = records[key.kind]
+    found: dict[str, Record] = {}
+    looked_up, size, portion = 0, 0, RECORDS_AT_ONCE
+    while looked_up < len(ids) and size < _BYTES_AT_ONCE:
+        part = ids[looked_up : looked_up + portion]
+        statement = select(*row_columns(table, embeddings=embeddings)).where(owned_among(table, key, part), *clauses)
+        rows = [named(row) for row in await connection.execute(statement)]
+        size += sum(len(value) for row in rows for value in row.values() if isinstance(value, str | bytes))
+        found |= parse_rows(key, rows)
+        looked_up += len(part)
+        portion = min(IDS_IN_STATEMENT, max(1, (_BYTES_AT_ONCE - size) * looked_up // (size + 1)))
+    return found, looked_up
 
 
 def vector_columns(kind: MemoryKind) -> list[ColumnElement[Any]]:

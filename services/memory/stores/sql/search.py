@@ -29,22 +29,26 @@ from services.memory.domain import (
 from services.memory.schemas import Column
 from services.memory.stores.base import embedding_mismatch
 from services.memory.stores.namespace_rows import read_namespace, removed_since
-from services.memory.stores.sql.rows import parse_rows, vector_block, vector_columns
+from services.memory.stores.sql.rows import (
+    RECORDS_AT_ONCE,
+    parse_rows,
+    read_records,
+    vector_block,
+    vector_columns,
+)
 from services.memory.stores.sql.statements import (
-    IDS_IN_STATEMENT,
     NAMESPACE_VERSION,
+    ROWS_IN_CHUNK,
+    TEXTS_IN_CHUNK,
     WINNERS,
     chunks,
     living,
     named,
     owned,
-    owned_among,
     owner_parameters,
-    parts,
-    row_columns,
     winners,
 )
-from services.memory.stores.sql.vectors import Candidates, Mask, VectorBlock, VectorCache, nearest
+from services.memory.stores.sql.vectors import ROW_BYTES, Candidates, Mask, VectorBlock, VectorCache, nearest
 from services.memory.tables import records
 
 _log = structlog.get_logger(__name__)
@@ -80,7 +84,7 @@ class VectorSearch:
         if at_once is not None:
             return SearchOutcome(at_once)
         found: list[Found] = []
-        scanned = 0
+        scanned, cut = 0, False
         for _ in range(_ATTEMPTS):
             async with self._database.read() as connection:
                 namespace = await read_namespace(connection, key)
@@ -94,12 +98,12 @@ class VectorSearch:
                     best, read = await self._scan(connection, namespace, query, microseconds(now))
                     scanned += read
                 ids = _ids(best)
-                by_id = await _read(connection, key, ids, embeddings=query.include_embeddings)
-            found = _found(best, by_id)
+                by_id, looked_up = await read_records(connection, key, ids, embeddings=query.include_embeddings)
+            found, cut = _found(best, by_id), looked_up < len(ids)
             # A winner removed between the two statements leaves its place to the next one.
-            if len(found) == len(ids):
+            if len(found) == looked_up:
                 break
-        return SearchOutcome(found, scanned=scanned)
+        return SearchOutcome(found, scanned=scanned, cut=cut)
 
     async def _search_remembered(self, key: NamespaceKey, query: Query, now: datetime) -> Sequence[Found] | None:
         """Search what is remembered, and read the winners in the statement that proves it still true; None: it is not.
@@ -107,7 +111,7 @@ class VectorSearch:
         Most searches find nothing changed: they cost one statement.
         """
         remembered = self._cache.get(key.id)
-        if remembered is None or _needs_database(query.filter) or query.limit > IDS_IN_STATEMENT:
+        if remembered is None or _needs_database(query.filter) or query.limit > RECORDS_AT_ONCE:
             return None
         version, block = remembered
         if block.matrix.shape[1] != len(query.vector):
@@ -123,7 +127,7 @@ class VectorSearch:
         return _found(best, parse_rows(key, [row for row in rows if row[Column.ID] is not None]))
 
     def _is_remembered(self, namespace: NamespaceInfo) -> bool:
-        return namespace.record_count * namespace.space.dimension * 4 <= self._cached_namespace_bytes
+        return _bytes_of(namespace) <= self._cached_namespace_bytes
 
     async def _best(
         self, connection: AsyncConnection, namespace: NamespaceInfo, query: Query, now_us: int
@@ -151,7 +155,7 @@ class VectorSearch:
             return nearest(block, query, np.ones(len(block), dtype=np.bool_), now_us)
 
         best, scanned, started = Candidates.none(), 0, time.perf_counter()
-        async for chunk in chunks(connection, statement):
+        async for chunk in chunks(connection, statement, ROWS_IN_CHUNK if rest is None else TEXTS_IN_CHUNK):
             scanned += len(chunk)
             best = best.merged(await asyncio.to_thread(best_of, chunk), query.limit)
         _log.warning(
@@ -159,7 +163,7 @@ class VectorSearch:
             kind=key.kind.name,
             records=scanned,
             seconds=round(time.perf_counter() - started, 3),
-            namespace_bytes=namespace.record_count * dimension * 4,
+            namespace_bytes=_bytes_of(namespace),
             cached_namespace_bytes=self._cached_namespace_bytes,
         )
         return best, scanned
@@ -180,7 +184,7 @@ class VectorSearch:
                 remembered = None
             if remembered:
                 statement = statement.where(table.c.written_version > remembered[0])
-            rows = [row async for chunk in chunks(connection, statement) for row in chunk]
+            rows = [row async for chunk in chunks(connection, statement, ROWS_IN_CHUNK) for row in chunk]
             block = await asyncio.to_thread(vector_block, key.kind, rows, namespace.space.dimension)
             if remembered:
                 old = remembered[1]
@@ -197,14 +201,19 @@ class VectorSearch:
         statement = select(table.c[Column.ID], *_residual_columns(key.kind, rest)).where(
             owned(table, key), *living(key, chosen, now_us, self._database.dialect)
         )
-        ids = [
-            row[0].encode()
-            async for chunk in chunks(connection, statement)
-            for row in chunk
-            if rest is None or filters.matches(key.kind, rest, named(row))
-        ]
-        mask: Mask = np.isin(block.ids, np.array(ids, dtype="S64"))
+
+        def matching(rows: Sequence[DatabaseRow[Any]]) -> list[bytes]:
+            return [row[0].encode() for row in rows if rest is None or filters.matches(key.kind, rest, named(row))]
+
+        ids: list[bytes] = []
+        async for chunk in chunks(connection, statement, ROWS_IN_CHUNK if rest is None else TEXTS_IN_CHUNK):
+            ids += await asyncio.to_thread(matching, chunk)
+        mask: Mask = await asyncio.to_thread(np.isin, block.ids, np.array(ids, dtype="S64"))
         return mask
+
+
+def _bytes_of(namespace: NamespaceInfo) -> int:
+    return namespace.record_count * (namespace.space.dimension * 4 + ROW_BYTES)
 
 
 def _needs_database(chosen: Filter) -> bool:
@@ -224,17 +233,6 @@ def _found(best: Candidates, by_id: Mapping[str, Record]) -> list[Found]:
     """Return the candidates whose records are still there."""
     ranked = zip(_ids(best), best.scores.tolist(), best.similarities.tolist(), strict=True)
     return [Found(by_id[stored_id], score, similarity) for stored_id, score, similarity in ranked if stored_id in by_id]
-
-
-async def _read(
-    connection: AsyncConnection, key: NamespaceKey, ids: Sequence[str], *, embeddings: bool
-) -> dict[str, Record]:
-    table = records[key.kind]
-    found: dict[str, Record] = {}
-    for part in parts(ids, IDS_IN_STATEMENT):
-        statement = select(*row_columns(table, embeddings=embeddings)).where(owned_among(table, key, part))
-        found.update(parse_rows(key, [named(row) for row in await connection.execute(statement)]))
-    return found
 
 
 async def _compute(block: VectorBlock, query: Query, allowed: Mask, now_us: int) -> Candidates:

@@ -22,6 +22,8 @@ from services.memory.schemas import (
 from services.memory.tables import namespaces, records
 
 ROWS_IN_CHUNK: Final = 4096
+TEXTS_IN_CHUNK: Final = 256
+"""Rows read at once with columns that may be long: contents are up to 1 MiB each."""
 IDS_IN_STATEMENT: Final = 500
 """Well below the number of parameters any of the databases takes."""
 NAMESPACE_VERSION: Final = "namespace_version"
@@ -109,9 +111,11 @@ def newest_first(
     return statement.order_by(*(column.desc() for column in order)).limit(limit)
 
 
-async def chunks(connection: AsyncConnection, statement: Select[Any]) -> AsyncIterator[Sequence[DatabaseRow[Any]]]:
-    """Read a result chunk by chunk; it is one snapshot however long that takes."""
-    result = await connection.stream(statement.execution_options(yield_per=ROWS_IN_CHUNK))
+async def chunks(
+    connection: AsyncConnection, statement: Select[Any], rows: int
+) -> AsyncIterator[Sequence[DatabaseRow[Any]]]:
+    """Read a result in chunks of so many rows; it is one snapshot however long that takes."""
+    result = await connection.stream(statement.execution_options(yield_per=rows))
     async for chunk in result.partitions():
         yield chunk
 

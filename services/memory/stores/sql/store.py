@@ -1,6 +1,7 @@
 """Memories as rows of the service's database, vectors included; searches are exact."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -38,11 +39,12 @@ from services.memory.stores.namespace_rows import (
     record_clearing,
     record_removal,
 )
-from services.memory.stores.sql.rows import parse_rows, stored_row
+from services.memory.stores.sql.rows import parse_rows, read_records, stored_row
 from services.memory.stores.sql.search import VectorSearch
 from services.memory.stores.sql.statements import (
     IDS_IN_STATEMENT,
     ROWS_IN_CHUNK,
+    TEXTS_IN_CHUNK,
     alive,
     chunks,
     delete_some,
@@ -121,20 +123,47 @@ class SqlMemoryStore:
         embeddings: bool,
     ) -> Page:
         """See `MemoryStore`."""
+        # One more than asked for tells whether there is a next page.
+        places: list[ListPosition] = []
+        async for some in self._places(key, chosen, now, after, limit + 1):
+            places += some
+            if len(places) > limit:
+                break
+        wanted = {place.stored_id: place for place in places[:limit]}
+        clauses = living(key, chosen, microseconds(now), self._database.dialect)
+        async with self._database.read() as connection:
+            found, looked_up = await read_records(connection, key, list(wanted), embeddings=embeddings, clauses=clauses)
+        # What was removed or moved since its place was read is passed over, but never ends a list before its time.
+        shown = [
+            record
+            for stored_id, place in wanted.items()
+            if (record := found.get(stored_id)) and microseconds(record.created_at or now) == place.created
+        ]
+        more = looked_up < len(places)
+        if more and not shown:
+            return await self.page(key, chosen, limit, places[looked_up - 1], now, embeddings=embeddings)
+        return Page(shown, more=more)
+
+    async def _places(
+        self, key: NamespaceKey, chosen: Filter, now: datetime, after: ListPosition | None, portion: int
+    ) -> AsyncIterator[Sequence[ListPosition]]:
+        """Yield the places of what matches, newest first, in portions that may be empty."""
         table = records[key.kind]
         rest = filters.residual(chosen)
+        columns = [table.c[Column.ID], table.c.created_us]
+        if rest is not None:
+            columns += [table.c[name] for name in filters.columns_needed(key.kind, rest)]
+            portion = TEXTS_IN_CHUNK
         clauses = self._clauses(key, chosen, now)
-        position, taken = after, list[Row]()
-        # One more than asked for tells whether there is a next page.
-        while len(taken) <= limit:
-            wanted = limit + 1 - len(taken) if rest is None else ROWS_IN_CHUNK
-            columns = row_columns(table, embeddings=embeddings)
-            rows = await self._database.fetch(newest_first(table, columns, clauses, position, wanted))
-            taken.extend(row for row in rows if rest is None or filters.matches(key.kind, rest, row))
-            if len(rows) < wanted:
-                break
+        position = after
+        while True:
+            rows = await self._database.fetch(newest_first(table, columns, clauses, position, portion))
+            yield [
+                _position(row) for row in (await asyncio.to_thread(_matching, key.kind, rest, rows) if rest else rows)
+            ]
+            if len(rows) < portion:
+                return
             position = _position(rows[-1])
-        return Page(list(parse_rows(key, taken[:limit]).values()), more=len(taken) > limit)
 
     async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
         """See `MemoryStore`."""
@@ -142,21 +171,12 @@ class SqlMemoryStore:
             stored = list({key.stored_id(client_id) for client_id in ids})
             return await self._delete_stored(key, stored, chosen, now)
         assert chosen is not None
-        table = records[key.kind]
-        rest = filters.residual(chosen)
-        columns = [table.c[Column.ID], table.c.created_us]
-        columns += [table.c[name] for name in filters.columns_needed(key.kind, chosen)]
-        clauses = self._clauses(key, chosen, now)
-        deleted, position = 0, None
-        while True:
-            rows = await self._database.fetch(newest_first(table, columns, clauses, position, ROWS_IN_CHUNK))
-            doomed = [row[Column.ID] for row in rows if rest is None or filters.matches(key.kind, rest, row)]
-            if doomed:
+        deleted = 0
+        async for places in self._places(key, chosen, now, None, ROWS_IN_CHUNK):
+            if places:
                 # Decided anew with the namespace locked: a record may have been replaced since it was read.
-                deleted += await self._delete_stored(key, doomed, chosen, now)
-            if len(rows) < ROWS_IN_CHUNK:
-                return deleted
-            position = _position(rows[-1])
+                deleted += await self._delete_stored(key, [place.stored_id for place in places], chosen, now)
+        return deleted
 
     async def _delete_stored(self, key: NamespaceKey, ids: Sequence[str], chosen: Filter | None, now: datetime) -> int:
         table = records[key.kind]
@@ -186,8 +206,8 @@ class SqlMemoryStore:
         total = 0
         statement = select(*(table.c[name] for name in filters.columns_needed(key.kind, rest))).where(*clauses)
         async with self._database.read() as connection:
-            async for chunk in chunks(connection, statement):
-                total += sum(filters.matches(key.kind, rest, named(row)) for row in chunk)
+            async for chunk in chunks(connection, statement, TEXTS_IN_CHUNK):
+                total += len(await asyncio.to_thread(_matching, key.kind, rest, [named(row) for row in chunk]))
         return Tally(total)
 
     async def clear(self, key: NamespaceKey) -> int:
@@ -293,11 +313,16 @@ async def _matching_among(
     table = records[key.kind]
     columns = [table.c[name] for name in filters.columns_needed(key.kind, rest)]
     found: list[str] = []
-    for part in parts(ids, IDS_IN_STATEMENT):
+    for part in parts(ids, TEXTS_IN_CHUNK):
         statement = select(table.c[Column.ID], *columns).where(owned_among(table, key, part))
-        rows = await connection.execute(statement)
-        found.extend(row.id for row in rows if filters.matches(key.kind, rest, named(row)))
+        rows = [named(row) for row in await connection.execute(statement)]
+        found.extend(row[Column.ID] for row in await asyncio.to_thread(_matching, key.kind, rest, rows))
     return found
+
+
+def _matching(kind: MemoryKind, rest: Filter, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows a filter asks for. To be called in a thread: thousands of texts take their time."""
+    return [row for row in rows if filters.matches(kind, rest, row)]
 
 
 def _position(row: Row) -> ListPosition:

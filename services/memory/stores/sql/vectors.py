@@ -14,6 +14,9 @@ from services.memory.domain import Filter, Query, microseconds, within_scope
 NEVER_US = np.iinfo(np.int64).max
 """The expiry of rows that do not expire."""
 
+ROW_BYTES = 64 + 8 + 8 + 4 + 1 + 4 + 4
+"""Bytes of a row beside its vector."""
+
 _DAY_US = 86_400_000_000.0
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -99,9 +102,8 @@ class VectorBlock:
     @property
     def nbytes(self) -> int:
         """Bytes of memory, near enough."""
-        per_row = self.ids.itemsize + 8 + 8 + 4 + 1 + 4 + 4
         texts = sum(len(text) + 64 for text in (*self.sources.texts, *self.scopes.texts))
-        return self.matrix.nbytes + per_row * len(self) + texts
+        return self.matrix.nbytes + ROW_BYTES * len(self) + texts
 
     def updated(self, newer: "VectorBlock") -> "VectorBlock":
         """Return the block with rows of the same id replaced and the others of `newer` added."""
@@ -169,8 +171,14 @@ def nearest(block: VectorBlock, query: Query, allowed: Mask, now_us: int) -> Can
     similarity, ids = similarity[allowed], block.ids[allowed]
     scores = similarity
     if query.ranking is not None:
-        age_days = (now_us - block.created_us[allowed]) / _DAY_US
+        asked_us = microseconds(query.asked_at) if query.asked_at else now_us
+        age_days = (asked_us - block.created_us[allowed]) / _DAY_US
         scores = query.ranking.blend(similarity, age_days, block.importance[allowed].astype(np.float64))
+    if query.after is not None:
+        last = query.after.stored_id.encode()
+        # The last result itself never comes again, should its score be computed a little lower than before.
+        later = ((scores < query.after.score) & (ids != last)) | ((scores == query.after.score) & (ids > last))
+        ids, scores, similarity = ids[later], scores[later], similarity[later]
     return _best(ids, scores, similarity, query.limit)
 
 
