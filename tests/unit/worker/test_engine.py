@@ -22,6 +22,7 @@ from tests.unit.worker.scripted_host import (
     told,
     tool_call,
 )
+from tests.unit.worker.waiting import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -429,7 +430,7 @@ async def test_an_agent_that_runs_out_of_time_is_stopped_in_the_middle_of_a_call
     async with segment(fork_server, host, spec, inputs=INPUTS) as run:
         with pytest.raises(RemoteError, match="max_execution_time"):
             await run.task(0)
-        await asyncio.wait_for(given_up.wait(), 5)
+        await asyncio.wait_for(given_up.wait(), PATIENCE)
     assert len(host.requests) == 1
 
 
@@ -437,7 +438,7 @@ async def test_tasks_run_beside_each_other_in_one_process(fork_server: ForkServe
     both = asyncio.Barrier(2)
 
     async def together(_: Frame) -> Frame:
-        await asyncio.wait_for(both.wait(), 30)
+        await asyncio.wait_for(both.wait(), PATIENCE)
         return answer("Together.")
 
     host = ScriptedHost(handlers={"llm.complete": together})
@@ -468,7 +469,7 @@ async def test_killing_a_crew_process_ends_it_at_once(fork_server: ForkServer) -
     host = ScriptedHost(handlers={"llm.complete": hang})
     async with segment(fork_server, host, crew(READ), inputs=INPUTS) as run:
         task = asyncio.create_task(run.task(0))
-        await asyncio.wait_for(started.wait(), 30)
+        await asyncio.wait_for(started.wait(), PATIENCE)
         await run.process.kill()
         with pytest.raises(ConnectionError):
             await task

@@ -6,7 +6,7 @@ from typing import Any, Self, cast
 from services.common.errors import Unavailable
 from services.orchestrator.repositories.leases import Leases
 from services.orchestrator.worker.host.lease import LeaseKeeper
-from tests.unit.worker.waiting import until
+from tests.unit.worker.waiting import PATIENCE, until
 
 TTL = 10.0
 
@@ -54,7 +54,7 @@ class Keeping:
 
     async def __aenter__(self) -> Self:
         self.task = asyncio.create_task(self.keeper.run())
-        await asyncio.wait_for(self.keeper.held.wait(), 10)
+        await asyncio.wait_for(self.keeper.held.wait(), PATIENCE)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -92,7 +92,7 @@ async def test_a_host_that_slept_through_its_lease_has_lost_it_although_it_renew
         keeping.clock.now += TTL * 3
         await until(lambda: keeping.lost == 1)
         # It may take new work, but what it had is not its own any more.
-        await asyncio.wait_for(keeping.keeper.held.wait(), 10)
+        await asyncio.wait_for(keeping.keeper.held.wait(), PATIENCE)
         assert keeping.lost == 1
 
 
@@ -106,4 +106,4 @@ async def test_a_renewal_that_took_too_long_is_none() -> None:
         await until(lambda: keeping.lost == 1)
         assert not keeping.keeper.held.is_set()
         keeping.rows.meanwhile = None
-        await asyncio.wait_for(keeping.keeper.held.wait(), 10)
+        await asyncio.wait_for(keeping.keeper.held.wait(), PATIENCE)

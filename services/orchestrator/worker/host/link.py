@@ -26,7 +26,8 @@ class HostLink:
     """Calls a crew process and serves its calls with one handler.
 
     What the handler raises as CoxswainError or RemoteError reaches the crew process; anything else goes to
-    `on_failure`, for it is this process's own trouble. When the link ends, calls still being served are cancelled.
+    `on_failure`, for it is this process's own trouble. When the link ends, calls still being served are cancelled,
+    for nobody waits for their answers; what was told without waiting is served until `close`.
     """
 
     def __init__(
@@ -111,7 +112,11 @@ class HostLink:
                 task.cancel()
         elif "call" in frame:
             number = frame["call"]
-            self._serving[number] = asyncio.create_task(self._serve(number, frame["method"], frame["params"]))
+            if number in self._serving:
+                raise BadFrame("a call has the number of another one")
+            call = self._serving[number] = asyncio.create_task(self._serve(number, frame["method"], frame["params"]))
+            # Not the call itself, which may be cancelled before its first step.
+            call.add_done_callback(lambda _: self._serving.pop(number, None))
         else:
             notice = asyncio.create_task(self._notice(frame["method"], frame["params"]))
             self._noticing.add(notice)
@@ -130,8 +135,6 @@ class HostLink:
             pass
         except Exception as error:  # noqa: BLE001 - handed on
             self._on_failure(error)
-        finally:
-            self._serving.pop(number, None)
 
     async def _notice(self, method: str, params: Frame) -> None:
         try:
