@@ -99,7 +99,7 @@ class AuthService:
         )
         self._credentials = Credentials(self._chains.by_purpose, keep=timedelta(seconds=settings.credential_seconds))
         self._secrets = Secrets(database, self._vault, changed=self._credentials.forget)
-        self._groups = Groups(database, make_missing=dev)
+        self._groups = Groups(database, make_missing=dev, request_retention=settings.request_retention_seconds)
         self._background: list[asyncio.Task[None]] = []
 
     @property
@@ -153,6 +153,7 @@ class AuthService:
             try:
                 await self._sessions.clean()
                 await self._delegations.clean()
+                await self._groups.forget_requests()
             except Exception:
                 logger.exception("expired rows could not be removed")
 

@@ -186,7 +186,14 @@ class AuthSettings(BaseSettings):
     grant_retention_seconds: int = Field(
         7 * 24 * 3600, ge=0, description="Seconds that revoked grants are kept for late repetitions of a request."
     )
-    cleaning_seconds: float = Field(300, gt=0, description="Seconds between two removals of expired rows.")
+    request_retention_seconds: float = Field(
+        7 * 24 * 3600,
+        ge=3600,
+        description="Seconds for which a request_id is remembered; a request repeated later is a new one.",
+    )
+    cleaning_seconds: float = Field(
+        300, gt=0, description="Seconds between two removals of expired rows and old requests."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

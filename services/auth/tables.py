@@ -31,6 +31,7 @@ platform_admins = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 
+# What a request_id made, so that repeating the request finds it; removed when nobody repeats it any more.
 requests = Table(
     "requests",
     metadata,
@@ -41,6 +42,7 @@ requests = Table(
     Column("request_hash", String(64), nullable=False),
     Column("resource_id", String(128), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Index("ix_requests_created_at", "created_at"),
 )
 
 encryption_keys = Table(

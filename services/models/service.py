@@ -1,11 +1,16 @@
 """Puts the models service together."""
 
+import asyncio
+import contextlib
+from datetime import timedelta
+
 import structlog
 
 from coxswain.auth.v1 import auth_service_pb2
 from coxswain.models.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from coxswain.models.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from coxswain.models.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
+from services.common.clock import utc_now
 from services.common.egress import AddressPolicy, origin_of
 from services.common.grpc.server import Registry
 from services.common.hosting import StartError
@@ -53,6 +58,8 @@ class ModelsService:
         usage = SqlUsageRepository(runtime.database)
         catalogue = Catalogue(repository, max_age)
         addresses = AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_MODELS_EGRESS_ALLOWED_NETWORKS")
+        self._repository = repository
+        self._cleaning: asyncio.Task[None] | None = None
         self._recorder = UsageRecorder(usage)
         self._providers = _providers(settings, runtime, addresses)
         budgets = Budgets(usage, self._recorder, max_age)
@@ -80,12 +87,27 @@ class ModelsService:
         if self._seeds:
             await seed(self._database, self._settings.seed_file)
         self._recorder.start()
+        self._cleaning = asyncio.create_task(self._keep_clean())
+
+    async def _keep_clean(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.cleaning_seconds)
+            try:
+                await self._repository.forget_requests(
+                    utc_now() - timedelta(seconds=self._settings.request_retention_seconds)
+                )
+            except Exception:
+                logger.exception("old requests could not be removed")
 
     async def drain(self) -> None:
         """Running calls go on."""
 
     async def close(self) -> None:
         """Store what is left of usage, then close connections and processes."""
+        if self._cleaning is not None:
+            self._cleaning.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._cleaning
         await self._recorder.close(_CLOSE_SECONDS)
         for provider in set(self._providers.values()):
             await provider.close()

@@ -82,6 +82,12 @@ class ModelsSettings(BaseSettings):
         'gateway\'s. Example: {"groq": "https://example.com/v1"}.',
     )
     litellm_start_seconds: float = Field(120, gt=0, description="Seconds the litellm helper may take to start.")
+    request_retention_seconds: float = Field(
+        7 * 24 * 3600,
+        ge=3600,
+        description="Seconds for which a request_id is remembered; a request repeated later is a new one.",
+    )
+    cleaning_seconds: float = Field(300, gt=0, description="Seconds between two removals of old requests.")
 
     @field_validator("openai_base_url", "databricks_host")
     @classmethod

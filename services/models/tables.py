@@ -42,7 +42,7 @@ disabled_models = Table(
     Column("disabled_at", UtcDateTime, nullable=False),
 )
 
-# What a request_id made, so that repeating the request finds it.
+# What a request_id made, so that repeating the request finds it; removed when nobody repeats it any more.
 requests = Table(
     "requests",
     metadata,
@@ -53,6 +53,7 @@ requests = Table(
     Column("request_hash", String(64), nullable=False),
     Column("model_id", _ID, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Index("ix_requests_created_at", "created_at"),
 )
 
 usage_records = Table(

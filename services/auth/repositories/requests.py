@@ -1,11 +1,15 @@
 """Requests that were answered, by the id their caller gave them."""
 
+from datetime import datetime
+
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
 from services.auth.repositories.upsert import insert_ignore
 from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.db.requests import forget_requests_in_portions
 
 _TABLE = tables.requests
 
@@ -26,3 +30,8 @@ async def claim(
     )
     first = found.one()
     return first.request_hash, first.resource_id
+
+
+async def forget(database: Database, before: datetime) -> int:
+    """Remove the requests made before a time and return how many there were."""
+    return await forget_requests_in_portions(database, _TABLE, before)

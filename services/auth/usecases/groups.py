@@ -1,6 +1,7 @@
 """Groups and their members."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,9 +22,13 @@ _LIST_MEMBERS = "ListMembers"
 class Groups:
     """Makes and removes groups, and says who is in them."""
 
-    def __init__(self, database: Database, *, make_missing: bool) -> None:
-        """`make_missing`: a group that a caller is in without its being stored gets stored (dev mode)."""
+    def __init__(self, database: Database, *, make_missing: bool, request_retention: float) -> None:
+        """`make_missing`: a group that a caller is in without its being stored gets stored (dev mode).
+
+        `request_retention` is in seconds: how long a request_id is remembered.
+        """
         self._database = database
+        self._request_retention = timedelta(seconds=request_retention)
         self._make_missing = make_missing
 
     async def create(
@@ -50,6 +55,10 @@ class Groups:
             await groups.add(connection, group)
             await groups.set_member(connection, group.id, admin_subject, Role.ADMIN)
         return group
+
+    async def forget_requests(self) -> int:
+        """Forget the request_ids of groups made long ago and return how many."""
+        return await requests.forget(self._database, utc_now() - self._request_retention)
 
     async def page(self, size: int, token: str) -> tuple[Sequence[Group], str]:
         """Return a page of all groups by id, and the token of the next one.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from typing import Any, Protocol
 
 from sqlalchemy import Row, Select, and_, delete, exists, insert, null, or_, select, update
@@ -10,6 +11,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.db.requests import forget_requests_in_portions
 from services.common.errors import AlreadyExists, NotFound
 from services.common.ids import new_id
 from services.models.domain import SHARED_GROUP, Capabilities, Model, ModelSpec, Provider
@@ -60,6 +62,10 @@ class ModelRepository(Protocol):
 
     async def set_enabled(self, group_id: str, model_id: str, *, enabled: bool) -> None:
         """Switch a model for a group."""
+        ...
+
+    async def forget_requests(self, before: datetime) -> int:
+        """Forget the requests made before a time and return how many there were."""
         ...
 
 
@@ -146,6 +152,10 @@ class SqlModelRepository:
                 await connection.execute(
                     insert(disabled_models).values(group_id=group_id, model_id=model_id, disabled_at=utc_now())
                 )
+
+    async def forget_requests(self, before: datetime) -> int:
+        """Remove old requests."""
+        return await forget_requests_in_portions(self._database, requests, before)
 
 
 async def replace_shared(connection: AsyncConnection, specs: Sequence[ModelSpec]) -> None:

@@ -49,8 +49,8 @@ class Requests(Protocol):
         """Remember what the request makes, unless another one was first: then return what that one made."""
         ...
 
-    async def oldest(self, before: datetime, limit: int) -> datetime | None:
-        """Return when the last of the `limit` oldest requests made before a time was made; None when there are none."""
+    async def oldest(self, before: datetime) -> datetime | None:
+        """Return when the last of the oldest portion made before a time was made; None when none is that old."""
         ...
 
     async def forget(self, until: datetime) -> int:

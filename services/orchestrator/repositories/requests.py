@@ -2,10 +2,11 @@
 
 from datetime import datetime
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.db.requests import forget_requests, oldest_requests
 from services.orchestrator.repositories.protocols import KnownRequest, RequestKey
 from services.orchestrator.tables import requests
 
@@ -50,13 +51,10 @@ class SqlRequests:
             return await self.find(key)
         return None
 
-    async def oldest(self, before: datetime, limit: int) -> datetime | None:
+    async def oldest(self, before: datetime) -> datetime | None:
         """See `protocols.Requests`."""
-        made = select(requests.c.created_at).where(requests.c.created_at < before)
-        oldest = made.order_by(requests.c.created_at).limit(limit).subquery()
-        at: datetime | None = await self._connection.scalar(select(func.max(oldest.c.created_at)))
-        return at
+        return await oldest_requests(self._connection, requests, before)
 
     async def forget(self, until: datetime) -> int:
         """See `protocols.Requests`."""
-        return (await self._connection.execute(delete(requests).where(requests.c.created_at <= until))).rowcount
+        return await forget_requests(self._connection, requests, until)

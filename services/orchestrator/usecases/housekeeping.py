@@ -21,8 +21,6 @@ UNFINISHED = Gauge(
 )
 _STATES = sorted(set(ExecutionState) - TERMINAL_STATES)
 _BATCH = 100
-# More would keep other writers waiting.
-_REQUEST_BATCH = 1000
 # Whoever ends an execution revokes its grant at once; only what is left after this long was forgotten.
 _GRANT_PATIENCE = timedelta(seconds=30)
 
@@ -58,7 +56,7 @@ class Housekeeping:
             overdue = await work.executions.overdue(now, _BATCH)
             forgotten = await work.executions.open_grants(now - _GRANT_PATIENCE, _BATCH)
             unfinished = await work.executions.count(_STATES)
-            forgettable = await work.requests.oldest(now - self._request_retention, _REQUEST_BATCH)
+            forgettable = await work.requests.oldest(now - self._request_retention)
         for state in _STATES:
             UNFINISHED.labels(state).set(unfinished.get(state, 0))
         for execution_id in overdue:
