@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -450,6 +451,16 @@ def summarise_scope(path: str, rows: Iterable[ScopeRow]) -> ScopeInfo:
         if row.scope != path:
             children.add(below + row.scope[len(below) :].split("/", 1)[0])
     return ScopeInfo(path, count, sorted(categories), oldest, newest, sorted(children))
+
+
+def summarise_children(parent: str, rows: Iterable[ScopeRow]) -> list[ScopeInfo]:
+    """Add up the rows of each scope directly below `parent`, by path."""
+    below = "/" if parent == "/" else parent + "/"
+    children: defaultdict[str, list[ScopeRow]] = defaultdict(list)
+    for row in rows:
+        if row.scope != parent and within_scope(row.scope, parent):
+            children[below + row.scope[len(below) :].split("/", 1)[0]].append(row)
+    return [summarise_scope(path, children[path]) for path in sorted(children)]
 
 
 def derive_crew_id(

@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from services.common.db.failures import is_unanswered, unavailable
+from services.common.db.failures import refusal, unavailable
 from services.common.db.snapshots import PostgresSnapshots, Snapshots, SqliteSnapshots
 
 _READ_ONLY = "coxswain_read_only"
@@ -114,8 +114,9 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         async with contextlib.aclosing(connection):
             yield connection
     except DBAPIError as error:
-        if is_unanswered(error):
-            raise unavailable() from error
+        refused = refusal(error)
+        if refused is not None:
+            raise refused from error
         raise
 
 

@@ -1,18 +1,43 @@
-"""What a database that does not answer raises, and what callers are told then."""
+"""What a database that does not answer, or takes no writes, raises, and what callers are told then."""
+
+from collections.abc import Mapping
 
 from sqlalchemy.exc import DBAPIError
 
 from services.common.errors import Unavailable
 
+_SILENT = "the database does not answer; try again in a moment"
+_FULL = "the database has no room left: nothing of this call was stored. The operator has to make room on its disk"
+_READ_ONLY = "the database takes no writes: nothing of this call was stored. The operator has to make it writable"
 
-def is_unanswered(error: DBAPIError) -> bool:
-    """Tell whether an error means that the database did not answer, and not that the statement is wrong."""
-    said = str(error.orig)
-    return error.connection_invalidated or "database is locked" in said or "unable to open" in said
+# SQLite tells by its words alone, PostgreSQL by SQLSTATE.
+_SQLITE: Mapping[str, str] = {
+    "database is locked": _SILENT,
+    "unable to open": _SILENT,
+    "disk I/O error": _SILENT,
+    "database or disk is full": _FULL,
+    "attempt to write a readonly database": _READ_ONLY,
+}
+_POSTGRESQL: Mapping[str, str] = {
+    "25006": _READ_ONLY,  # a standby, or a server that was made one
+    "53100": _FULL,
+    "53300": _SILENT,  # too many connections
+    "57P01": _SILENT,  # shutting down
+    "57P03": _SILENT,  # starting up
+}
 
 
-def unavailable() -> Unavailable:
+def unavailable(message: str = _SILENT) -> Unavailable:
     """Return what callers are told."""
-    return Unavailable(
-        "the database does not answer; try again in a moment", metadata={"dependency": "database"}, retry_after=1.0
-    )
+    return Unavailable(message, metadata={"dependency": "database"}, retry_after=1.0)
+
+
+def refusal(error: DBAPIError) -> Unavailable | None:
+    """Return what callers are told of an error of the database itself; None: the statement is wrong."""
+    if error.connection_invalidated:
+        return unavailable()
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return unavailable(_POSTGRESQL[state]) if state in _POSTGRESQL else None
+    said = str(error.orig)
+    return next((unavailable(message) for words, message in _SQLITE.items() if words in said), None)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.common.db.failures import is_unanswered, unavailable
+from services.common.db.failures import refusal, unavailable
 
 # More than processors: a reader of many rows must not keep those of a few waiting.
 _SQLITE_READERS = 4
@@ -46,14 +46,18 @@ class SqliteSnapshots:
             max_overflow=0,
         )
         self._threads = ThreadPoolExecutor(_SQLITE_READERS, thread_name_prefix="coxswain-read")
+        self._closed = False
 
     async def fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """See `Snapshots`."""
+        if self._closed:
+            raise unavailable()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, statement, parameters)
         except DBAPIError as error:
-            if is_unanswered(error):
-                raise unavailable() from error
+            refused = refusal(error)
+            if refused is not None:
+                raise refused from error
             raise
 
     def _fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -61,7 +65,8 @@ class SqliteSnapshots:
             return _rows(connection.execute(statement, parameters))
 
     async def close(self) -> None:
-        """See `Snapshots`."""
+        """See `Snapshots`; what is being read is waited for."""
+        self._closed = True
         await asyncio.to_thread(self._threads.shutdown)
         self._engine.dispose()
 
@@ -82,12 +87,16 @@ class PostgresSnapshots:
             return await self._fetch(statement, parameters)
         except DBAPIError as error:
             if not error.connection_invalidated:
+                refused = refusal(error)
+                if refused is not None:
+                    raise refused from error
                 raise
         try:
             return await self._fetch(statement, parameters)
         except DBAPIError as error:
-            if is_unanswered(error):
-                raise unavailable() from error
+            refused = refusal(error)
+            if refused is not None:
+                raise refused from error
             raise
 
     async def _fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -34,6 +34,8 @@ from services.memory.domain import (
 from services.memory.schemas import canonical_json
 
 _DEFAULT_HALF_LIFE_DAYS = 30.0
+_MAX_VALUES = 10_000
+"""A third of the parameters that a statement takes on any of the databases."""
 
 
 def memory_kind(value: int) -> MemoryKind:
@@ -248,7 +250,13 @@ def filter_to_domain(message: memory_service_pb2.Filter, kind: MemoryKind) -> Fi
 def conditions_to_domain(
     messages: Sequence[record_pb2.Condition], kind: MemoryKind, path: str
 ) -> tuple[Condition, ...]:
-    """Return the conditions, checked against the kind's schema."""
+    """Return the conditions, checked against the kind's schema.
+
+    Raises:
+        InvalidArgument: one does not fit it, or they are more than a statement can hold.
+    """
+    if sum(len(message.values) for message in messages) > _MAX_VALUES:
+        raise InvalidArgument.field(path, f"have more than {_MAX_VALUES} values together: ask in several calls")
     return tuple(
         filters.check_condition(
             kind,

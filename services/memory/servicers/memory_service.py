@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import Message
 
 from coxswain.memory.v1 import memory_service_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc
@@ -185,17 +186,29 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
     async def ListScopes(self, request: pb.ListScopesRequest, context: Context) -> pb.ListScopesResponse:
         """List the scopes below one."""
         scopes = await self._memories.child_scopes(current_principal(), *_place(request.namespace), request.parent)
-        return pb.ListScopesResponse(scopes=[scope_to_message(scope) for scope in scopes])
+        response = pb.ListScopesResponse(scopes=[scope_to_message(scope) for scope in scopes])
+        self._check_size(response, "parent")
+        return response
 
     async def GetScope(self, request: pb.GetScopeRequest, context: Context) -> pb.GetScopeResponse:
         """Return the figures of a scope."""
         scope = await self._memories.scope(current_principal(), *_place(request.namespace), request.path)
-        return pb.GetScopeResponse(scope=scope_to_message(scope))
+        response = pb.GetScopeResponse(scope=scope_to_message(scope))
+        self._check_size(response, "path")
+        return response
 
     async def ListCategories(self, request: pb.ListCategoriesRequest, context: Context) -> pb.ListCategoriesResponse:
         """Count the records of each category."""
         counts = await self._memories.categories(current_principal(), *_place(request.namespace), request.scope_prefix)
-        return pb.ListCategoriesResponse(counts=counts)
+        response = pb.ListCategoriesResponse(counts=counts)
+        self._check_size(response, "scope_prefix")
+        return response
+
+    def _check_size(self, response: Message, field: str) -> None:
+        if response.ByteSize() > self._max_record_bytes:
+            raise InvalidArgument.field(
+                field, "so many scopes and categories lie there that they do not fit a message: name a deeper scope"
+            )
 
     async def ListNamespaces(self, request: pb.ListNamespacesRequest, context: Context) -> pb.ListNamespacesResponse:
         """Return a page of the group's namespaces."""

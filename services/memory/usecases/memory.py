@@ -1,5 +1,6 @@
 """Saving and finding memories, whatever the store."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from services.memory.domain import (
     derive_crew_id,
     microseconds,
     normalise_scope,
+    summarise_children,
     summarise_scope,
     unit_vector,
 )
@@ -250,13 +252,14 @@ class MemoryUseCases:
         key = _scoped_key(principal, crew_id, kind)
         parent = normalise_scope(parent)
         rows = await (await self._stores.of(principal.group_id, kind)).scope_rows(key, parent)
-        return [summarise_scope(path, rows) for path in summarise_scope(parent, rows).child_scopes]
+        return await asyncio.to_thread(summarise_children, parent, rows)
 
     async def scope(self, principal: Principal, crew_id: str, kind: MemoryKind, path: str) -> ScopeInfo:
         """Return the figures of a scope and all below it."""
         key = _scoped_key(principal, crew_id, kind)
         path = normalise_scope(path)
-        return summarise_scope(path, await (await self._stores.of(principal.group_id, kind)).scope_rows(key, path))
+        rows = await (await self._stores.of(principal.group_id, kind)).scope_rows(key, path)
+        return await asyncio.to_thread(summarise_scope, path, rows)
 
     async def categories(self, principal: Principal, crew_id: str, kind: MemoryKind, prefix: str) -> Mapping[str, int]:
         """Return how many records within a scope have each category."""

@@ -1,6 +1,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -164,6 +165,75 @@ async def test_a_fetch_that_finds_its_connection_lost_is_read_on_a_new_one(postg
     [row] = await database.fetch(statement)
     assert row["process"] not in before
     await database.close()
+
+
+def _refuse_writes(database: Database) -> None:
+    """Have every connection opened from now on take no writes."""
+    if database.dialect == "sqlite":
+
+        @sa.event.listens_for(database.engine.sync_engine, "connect")
+        def read_only(connection: Any, _record: Any) -> None:
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA query_only=ON")
+            cursor.close()
+    else:
+
+        @sa.event.listens_for(database.engine.sync_engine, "begin")
+        def read_only_transaction(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+
+
+async def test_a_database_that_takes_no_writes_says_so_and_is_read_all_the_same(database: Database) -> None:
+    async with database.write() as connection:
+        await connection.execute(things.insert().values(id=1))
+    await database.engine.dispose()
+    _refuse_writes(database)
+    with pytest.raises(Unavailable, match="takes no writes: nothing of this call was stored"):
+        async with database.write() as connection:
+            await connection.execute(things.insert().values(id=2))
+    assert [row["id"] for row in await database.fetch(sa.select(things.c.id))] == [1]
+    await database.close()
+
+
+async def test_a_full_disk_is_told_and_loses_nothing_that_was_stored(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'things.db'}", "things")
+    limits: list[int] = []
+
+    @sa.event.listens_for(database.engine.sync_engine, "connect")
+    def fill_up(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA max_page_count=20")
+        limits.append(cursor.fetchone()[0])
+        cursor.close()
+
+    async with database.write() as connection:
+        await connection.run_sync(metadata.create_all)
+        await connection.execute(things.insert().values(id=1))
+    with pytest.raises(Unavailable, match="no room left: nothing of this call was stored"):
+        async with database.write() as connection:
+            await connection.execute(things.insert().values(id=2))
+            await connection.execute(things.insert().values(id=3, document="x" * 4096 * 40))
+    assert [row["id"] for row in await database.fetch(sa.select(things.c.id))] == [1]
+    async with database.write() as connection:
+        await connection.execute(things.insert().values(id=4))
+    assert limits == [20]
+    await database.close()
+
+
+async def test_closing_waits_for_reads_and_later_ones_are_told(database: Database) -> None:
+    async with database.write() as connection:
+        await connection.execute(things.insert().values(id=1))
+    reads = [asyncio.create_task(database.fetch(sa.select(things.c.id))) for _ in range(20)]
+    await asyncio.gather(*reads)
+    gone = [asyncio.create_task(database.fetch(sa.select(things.c.id))) for _ in range(20)]
+    for read in gone:
+        read.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
+    assert len(await database.fetch(sa.select(things.c.id))) == 1
+    await database.close()
+    if database.dialect == "sqlite":
+        with pytest.raises(Unavailable):
+            await database.fetch(sa.select(things.c.id))
 
 
 def test_other_databases_are_refused_by_name() -> None:

@@ -640,6 +640,38 @@ async def test_a_condition_that_does_not_fit_its_column_names_the_field(
     assert f"filter.conditions[0].{path}" in refusal.message
 
 
+async def test_as_many_values_as_a_database_takes_are_taken_and_more_are_refused(served: Served) -> None:
+    harness, _ = served
+    memories = stub(harness.channel())
+    await _save(memories, unified("x", "r1", agent_id="5"), unified("y", "r2", agent_id="none"))
+    values = [record_pb2.Value(text=str(n)) for n in range(1000)]
+    conditions = [record_pb2.Condition(column="agent_id", values=values) for _ in range(10)]
+    request = pb.CountRequest(namespace=place(), filter=pb.Filter(conditions=conditions))
+    assert (await memories.Count(request)).count == 1
+    assert await _ids(memories, filter=request.filter) == ["r1"]
+    deleting = pb.DeleteRequest(namespace=place(), ids=[f"r{n}" for n in range(10_000)], filter=request.filter)
+    assert (await memories.Delete(deleting)).deleted == 1
+    request.filter.conditions.append(record_pb2.Condition(column="agent_id", values=values[:1]))
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await memories.Count(request)
+    assert "10000 values" in refusal.message
+
+
+async def test_scopes_that_do_not_fit_a_message_are_told_by_what_to_ask_instead(tmp_path: Path) -> None:
+    async with serve_memory(tmp_path, max_message_bytes=200_000) as (harness, _):
+        memories = stub(harness.channel())
+        records = [
+            unified("x", f"r{n}", scope=f"/{'a' * 250}/{n}{'b' * 240}", embedding=[1.0] * DIMENSION) for n in range(300)
+        ]
+        for start in range(0, 300, 100):
+            await _save(memories, *records[start : start + 100], embedding_model=MODEL)
+        with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+            await memories.ListScopes(pb.ListScopesRequest(namespace=place(), parent="/" + "a" * 250))
+        assert "deeper" in refusal.message
+        scope = f"/{'a' * 250}/7{'b' * 240}"
+        assert (await memories.GetScope(pb.GetScopeRequest(namespace=place(), path=scope))).scope.record_count == 1
+
+
 async def test_the_schema_is_told_as_it_is(memory: Harness) -> None:
     indexes: Any = vector_index_service_pb2_grpc.VectorIndexServiceStub(memory.channel())
     schema = await indexes.GetSchema(vector_index_service_pb2.GetSchemaRequest(kind=record_pb2.MEMORY_KIND_DOCUMENT))

@@ -15,6 +15,7 @@ from services.memory.domain import (
     microseconds,
     moment_of,
     normalise_scope,
+    summarise_children,
     summarise_scope,
     unit_vector,
     within_scope,
@@ -134,6 +135,18 @@ def test_figures_of_a_scope_hold_everything_below_it() -> None:
     assert (info.oldest, info.newest) == (early, late)
     assert summarise_scope("/", rows).child_scopes == ["/crew", "/crewless"]
     assert summarise_scope("/nowhere", rows).record_count == 0
+
+
+SCOPES = st.lists(st.sampled_from(["a", "b", "ab"]), max_size=4).map(lambda parts: "/" + "/".join(parts))
+
+
+@given(st.lists(st.tuples(SCOPES, st.integers(1, 3)), max_size=12), SCOPES)
+def test_the_children_of_a_scope_are_those_its_figures_name(counts: list[tuple[str, int]], parent: str) -> None:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = [ScopeRow(scope, (), count, moment, moment) for scope, count in counts]
+    children = summarise_children(parent, rows)
+    assert [child.path for child in children] == summarise_scope(parent, rows).child_scopes
+    assert children == [summarise_scope(child.path, rows) for child in children]
 
 
 @given(st.datetimes(timezones=st.just(UTC)))

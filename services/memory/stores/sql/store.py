@@ -255,16 +255,19 @@ class SqlMemoryStore:
         created = table.c[Column.CREATED_AT]
         clauses = self._clauses(key, Filter(scope_prefix=prefix), utc_now())
         statement = (
-            select(scope, categories, func.count(), func.min(created), func.max(created))
+            select(
+                scope,
+                categories,
+                func.count().label("record_count"),
+                func.min(created).label("oldest"),
+                func.max(created).label("newest"),
+            )
             .where(*clauses)
             .group_by(scope, categories)
             .order_by(scope, categories)
         )
-        async with self._database.read() as connection:
-            rows = (await connection.execute(statement)).all()
-        return [
-            ScopeRow(path, parse_list(labels), count, oldest, newest) for path, labels, count, oldest, newest in rows
-        ]
+        rows = await self._database.fetch(statement)
+        return await asyncio.to_thread(_scope_rows, rows)
 
     async def namespaces(self, group_id: str, limit: int, after: tuple[str, int] | None) -> Sequence[NamespaceInfo]:
         """See `MemoryStore`."""
@@ -323,6 +326,15 @@ async def _matching_among(
 def _matching(kind: MemoryKind, rest: Filter, rows: Sequence[Row]) -> list[Row]:
     """Return the rows a filter asks for. To be called in a thread: thousands of texts take their time."""
     return [row for row in rows if filters.matches(kind, rest, row)]
+
+
+def _scope_rows(rows: Sequence[Row]) -> list[ScopeRow]:
+    return [
+        ScopeRow(
+            row[Column.SCOPE], parse_list(row[Column.CATEGORIES]), row["record_count"], row["oldest"], row["newest"]
+        )
+        for row in rows
+    ]
 
 
 def _position(row: Row) -> ListPosition:
