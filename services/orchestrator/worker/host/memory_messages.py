@@ -58,6 +58,8 @@ def filter_message(filters: Frame) -> pb.Filter:
         scope_prefix=filters.get("scope_prefix", ""),
         categories=filters.get("categories", ()),
         metadata={name: json.dumps(value) for name, value in filters.get("metadata", {}).items()},
+        source=filters.get("source", ""),
+        include_private=filters.get("include_private", False),
     )
     if "created_before" in filters:
         message.created_before.CopyFrom(_timestamp(filters["created_before"]))

@@ -16,7 +16,7 @@ from pydantic import PrivateAttr
 
 from services.orchestrator.worker.frames import RemoteError
 from services.orchestrator.worker.remote.embedder import embedder
-from services.orchestrator.worker.remote.memory_storage import RemoteMemoryStorage
+from services.orchestrator.worker.remote.memory_storage import RemoteMemoryStorage, seen_by
 
 if TYPE_CHECKING:
     from crewai.llms.base_llm import BaseLLM
@@ -75,7 +75,8 @@ class _TaskMemory(Memory):
             HookAborted: the memory service failed; CrewAI would go on as if there were no memories.
         """
         try:
-            return self._recall(query, scope, categories, limit, depth, source, include_private)
+            with seen_by(source, include_private=include_private):
+                return self._recall(query, scope, categories, limit, depth, source, include_private)
         except RemoteError as error:
             raise self._run.fail(error) from error
 
@@ -150,7 +151,7 @@ class ResultMemory(_TaskMemory):
         categories: list[str] | None,
         limit: int,
         depth: Literal["shallow", "deep"],  # noqa: ARG002 - there is no deep way without a model
-        source: str | None,  # noqa: ARG002 - nothing private is stored
+        source: str | None,  # noqa: ARG002 - who asks is said to the storage
         include_private: bool,  # noqa: ARG002
     ) -> list[MemoryMatch]:
         text = query.encode()[:_QUERY_BYTES].decode(errors="ignore")

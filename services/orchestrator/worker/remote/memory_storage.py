@@ -1,7 +1,11 @@
 """CrewAI's memory storage, kept by the memory service."""
 
 import asyncio
+import contextlib
+import contextvars
+import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,28 +19,53 @@ if TYPE_CHECKING:
 OWN_METADATA = ("execution_id", "task")
 """Says where a memory came from. It is for people who list memories, not for prompts."""
 
+# What the memory service takes.
+_CATEGORIES, _CATEGORY_CHARACTERS = 64, 128
+_PART_CHARACTERS = 96
+"""A longer part of a scope (roles may be whole paragraphs) is cut, and told apart by a hash."""
+
+# CrewAI leaves privacy to the memory, which knows who asks; the memory service decides it in the search.
+_viewer: contextvars.ContextVar[Frame | None] = contextvars.ContextVar("coxswain_memory_viewer", default=None)
+
+
+@contextlib.contextmanager
+def seen_by(source: str | None, *, include_private: bool) -> Iterator[None]:
+    """Have searches find the private records of a source too, or those of all."""
+    viewer: Frame = {}
+    if source:
+        viewer["source"] = source
+    if include_private:
+        viewer["include_private"] = True
+    token = _viewer.set(viewer)
+    try:
+        yield
+    finally:
+        _viewer.reset(token)
+
 
 class RemoteMemoryStorage:
     """The storage of one run of a task: all of CrewAI's StorageBackend protocol.
 
     Records new to the store get ids made of execution, task and position, so that a task done again after a crash
-    replaces what it had saved instead of saving it twice.
+    replaces what it had saved instead of saving it twice. Private records are seen as `seen_by` says.
     """
 
     def __init__(self, run: "TaskRun") -> None:
         self._run = run
-        self._saved = 0
-        self._known: set[str] = set()
+        self._known: dict[str, Mapping[str, Any]] = {}
+        """Where each record came from that was read or saved here."""
 
     def save(self, records: list[MemoryRecord]) -> None:
         """Store records."""
+        own = {"execution_id": self._run.session.execution_id, "task": self._run.name}
         for record in records:
             if record.id not in self._known:
-                record.id = f"{self._run.session.execution_id}.{self._run.index}.{self._saved}"
-                self._saved += 1
-                self._known.add(record.id)
-        own = {"execution_id": self._run.session.execution_id, "task": self._run.name}
-        self._run.call("memory.save", {"records": [_to_json(record, own) for record in records]})
+                # Tools that run side by side save side by side.
+                position = self._run.occurrence("memory.save")
+                record.id = f"{self._run.session.execution_id}.{self._run.index}.{position}"
+                self._known[record.id] = own
+        if records:
+            self._run.call("memory.save", {"records": [_to_json(record, self._known[record.id]) for record in records]})
 
     def search(
         self,
@@ -70,17 +99,19 @@ class RemoteMemoryStorage:
         older_than: datetime | None = None,
         metadata_filter: dict[str, Any] | None = None,
     ) -> int:
-        """Remove the records that meet all that is given, and return how many there were."""
+        """Remove the records that meet all that is given, or all if nothing is, and return how many there were."""
         filters = _filter(scope_prefix, categories, metadata_filter)
         if older_than is not None:
             filters["created_before"] = _moment(older_than)
+        if not (scope_prefix or categories or record_ids or older_than or metadata_filter):
+            filters["scope_prefix"] = "/"
         deleted: int = self._run.call("memory.delete", {"ids": record_ids or [], "filter": filters})["deleted"]
         return deleted
 
     def update(self, record: MemoryRecord) -> None:
         """Replace the record of the same id."""
-        self._known.add(record.id)
-        self._run.call("memory.save", {"records": [_to_json(record, {})]})
+        own = self._known.setdefault(record.id, {})
+        self._run.call("memory.save", {"records": [_to_json(record, own)]})
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
         """Return a record, None if there is none of that id."""
@@ -94,7 +125,7 @@ class RemoteMemoryStorage:
 
     def get_scope_info(self, scope: str) -> ScopeInfo:
         """Return the figures of a scope and all below it."""
-        figures = self._run.call("memory.scope", {"scope": scope})
+        figures = self._run.call("memory.scope", {"scope": _scope(scope)})
         return ScopeInfo(
             path=figures["path"],
             record_count=figures["record_count"],
@@ -106,12 +137,12 @@ class RemoteMemoryStorage:
 
     def list_scopes(self, parent: str = "/") -> list[str]:
         """Return the scopes directly below another."""
-        scopes: list[str] = self._run.call("memory.scopes", {"parent": parent})["scopes"]
+        scopes: list[str] = self._run.call("memory.scopes", {"parent": _scope(parent)})["scopes"]
         return scopes
 
     def list_categories(self, scope_prefix: str | None = None) -> dict[str, int]:
         """Return how many records each category has."""
-        counts: dict[str, int] = self._run.call("memory.categories", {"scope": scope_prefix or ""})["counts"]
+        counts: dict[str, int] = self._run.call("memory.categories", {"scope": _scope(scope_prefix or "")})["counts"]
         return counts
 
     def count(self, scope_prefix: str | None = None) -> int:
@@ -157,8 +188,8 @@ class RemoteMemoryStorage:
         return await asyncio.to_thread(self.delete, scope_prefix, categories, record_ids, older_than, metadata_filter)
 
     def _from_json(self, record: Frame) -> MemoryRecord:
-        self._known.add(record["id"])
-        metadata = {name: value for name, value in record["metadata"].items() if name not in OWN_METADATA}
+        metadata = dict(record["metadata"])
+        self._known[record["id"]] = {name: metadata.pop(name) for name in OWN_METADATA if name in metadata}
         created = _naive(record["created_at"])
         return MemoryRecord(
             id=record["id"],
@@ -175,13 +206,13 @@ class RemoteMemoryStorage:
         )
 
 
-def _to_json(record: MemoryRecord, own: dict[str, str]) -> Frame:
+def _to_json(record: MemoryRecord, own: Mapping[str, Any]) -> Frame:
     return {
         "id": record.id,
-        "content": record.content,
-        "scope": record.scope,
-        "categories": record.categories,
-        "metadata": json.loads(json.dumps(record.metadata, default=str)) | own,
+        "content": _storable(record.content),
+        "scope": _scope(record.scope),
+        "categories": _categories(record.categories),
+        "metadata": json.loads(json.dumps(record.metadata, default=str)) | dict(own),
         "importance": record.importance,
         "created_at": _moment(record.created_at),
         "last_accessed": _moment(record.last_accessed),
@@ -192,14 +223,36 @@ def _to_json(record: MemoryRecord, own: dict[str, str]) -> Frame:
 
 
 def _filter(scope_prefix: str | None, categories: list[str] | None, metadata: dict[str, Any] | None) -> Frame:
-    filters: Frame = {}
+    filters: Frame = dict(_viewer.get() or {})
     if scope_prefix:
-        filters["scope_prefix"] = scope_prefix
+        filters["scope_prefix"] = _scope(scope_prefix)
     if categories:
-        filters["categories"] = categories
+        filters["categories"] = _categories(categories)
     if metadata:
         filters["metadata"] = metadata
     return filters
+
+
+def _storable(text: str) -> str:
+    """Return a text without what no database holds: it comes from models and tools, and is worth more than the task."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+def _scope(path: str) -> str:
+    """Return a scope that can be stored; what lies below another lies below it still."""
+    parts = []
+    for part in _storable(path).split("/"):
+        shown = part
+        if len(part) > _PART_CHARACTERS:
+            digest = hashlib.sha256(part.encode()).hexdigest()[:16]
+            shown = f"{part[: _PART_CHARACTERS - len(digest) - 1]}-{digest}"
+        parts.append(shown)
+    return "/".join(parts)
+
+
+def _categories(names: list[str]) -> list[str]:
+    """Return categories as they can be stored: models name too many, too long and empty ones."""
+    return list(dict.fromkeys(_storable(name)[:_CATEGORY_CHARACTERS] for name in names if name))[:_CATEGORIES]
 
 
 def _moment(moment: datetime) -> str:

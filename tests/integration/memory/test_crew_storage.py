@@ -1,0 +1,266 @@
+"""CrewAI's storage protocol, from a crew process's side through its host to the memory service and its stores."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from coxswain.memory.v1 import memory_service_pb2 as pb
+from services.memory.settings import MemorySettings
+from services.orchestrator.worker.engine.environment import crew_environment
+from services.orchestrator.worker.frames import RemoteError
+from services.orchestrator.worker.host.calls import CrewCalls, Stubs, TaskJournal
+from services.orchestrator.worker.host.recorder import Place
+from tests.integration.memory.databricks_support import make_indexes, use_workspace
+from tests.integration.memory.support import DIMENSION, MODEL, place, serve_memory, stub
+from tests.support.harness import ALICE
+from tests.support.text_vectors import embed_text
+from tests.support.vector_search_emulator import VectorSearchEmulator
+
+
+@pytest.fixture(scope="module", autouse=True)
+def crewai(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """CrewAI as crew processes import it: without a word to anybody."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in crew_environment(tmp_path_factory.mktemp("crew")).items():
+            patched.setenv(name, value)
+        import crewai.memory.types
+
+        yield crewai.memory.types
+
+
+class _Principal:
+    async def act(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        return await call()
+
+
+class _Run:
+    """One run of a task as its storage knows it; what it says goes through JSON, as on the way to a host."""
+
+    def __init__(self, memories: Any, execution_id: str = "execution-1") -> None:
+        self.session = SimpleNamespace(execution_id=execution_id)
+        self.index, self.name = 0, "read"
+        self._loop = asyncio.get_running_loop()
+        self._asked: Counter[str] = Counter()
+        self._calls = CrewCalls(
+            Stubs(cast("Any", None), memories),
+            cast("Any", None),
+            cast("Any", _Principal()),
+            crew_id="crew",
+            embedding_model=MODEL,
+            patience=5,
+            call_timeout=10,
+            answered=lambda _: None,
+            prune=lambda *_: None,
+        )
+        self._calls.begin_task(0, TaskJournal(Place(0, "read", 1)))
+
+    def occurrence(self, key: str) -> int:
+        self._asked[key] += 1
+        return self._asked[key] - 1
+
+    def call(self, method: str, params: Any) -> Any:
+        serving = self._calls.serve(method, json.loads(json.dumps({"task": 0, **params})))
+        return json.loads(json.dumps(asyncio.run_coroutine_threadsafe(serving, self._loop).result(30)))
+
+    def notify(self, method: str, params: Any) -> None:
+        serving = self._calls.serve(method, json.loads(json.dumps({"task": 0, **params})))
+        asyncio.run_coroutine_threadsafe(serving, self._loop).result(30)
+
+
+def _storage(run: _Run) -> Any:
+    from services.orchestrator.worker.remote.memory_storage import RemoteMemoryStorage
+
+    return RemoteMemoryStorage(cast("Any", run))
+
+
+@pytest.fixture(params=["default", "chroma", "databricks"])
+async def memories(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Any]:
+    """The memory service of a group whose memories lie in each of the stores."""
+    with VectorSearchEmulator() as vectors:
+        monkeypatch.setenv("DATABRICKS_HOST", vectors.url)
+        monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-operator")
+        settings = MemorySettings(
+            default_store="chroma" if request.param == "chroma" else "sql",
+            databricks_visibility_seconds=0.01,
+            databricks_settle_seconds=0,
+        )
+        async with serve_memory(tmp_path, settings=settings) as (harness, _):
+            if request.param == "databricks":
+                make_indexes(vectors)
+                await use_workspace(harness, vectors.url, ALICE)
+            yield stub(harness.channel(ALICE))
+
+
+_MADE = datetime(2026, 1, 1)  # noqa: DTZ001 - CrewAI's moments are naive and in UTC
+
+
+def _records(crewai: Any) -> list[Any]:
+    def record(text: str, day: int, **fields: Any) -> Any:
+        made = _MADE + timedelta(days=day)
+        vector = [float(value) for value in embed_text(text, DIMENSION)]
+        return crewai.MemoryRecord(content=text, created_at=made, last_accessed=made, embedding=vector, **fields)
+
+    return [
+        record("masts are tall", 0, scope="/crew/a/agent/x", categories=["ship", "wood"], importance=0.9),
+        record(
+            "sails are white", 1, scope="/crew/a/agent/y", categories=["ship"], metadata={"page": 1, "of": {"a": 2}}
+        ),
+        record("sails are torn", 2, scope="/crew/a", source="alice", private=True, importance=1.0),
+        record("gulls cry", 3, scope="/crew/ab", source="bob", importance=0.0),
+    ]
+
+
+async def test_every_method_keeps_what_crewai_means_by_it(memories: Any, crewai: Any) -> None:
+    from crewai.memory.storage.backend import StorageBackend
+
+    storage = _storage(_Run(memories))
+    assert isinstance(storage, StorageBackend)
+    saved = _records(crewai)
+    await asyncio.to_thread(_check, storage, saved)
+
+    again = _records(crewai)[:1]
+    await storage.asave(again)
+    assert again[0].id == "execution-1.0.4"
+    ((record, score),) = await storage.asearch(again[0].embedding, limit=1)
+    assert (record.content, score) == ("masts are tall", pytest.approx(1, abs=1e-5))
+    assert await storage.adelete(record_ids=[again[0].id]) == 1
+    await asyncio.to_thread(storage.reset)
+    assert await asyncio.to_thread(storage.count) == 0
+
+
+def _check(storage: Any, saved: list[Any]) -> None:
+    from services.orchestrator.worker.remote.memory_storage import seen_by
+
+    def ids(found: list[Any]) -> list[str]:
+        return [record.id for record, _ in found]
+
+    masts, sails, torn, gulls = saved
+    storage.save(saved)
+    assert [record.id for record in saved] == [f"execution-1.0.{n}" for n in range(4)]
+
+    # Kept whole, vector and private ones included.
+    for record in saved:
+        kept = storage.get_record(record.id)
+        assert kept.model_dump() == {**record.model_dump(), "importance": pytest.approx(record.importance)}
+        assert kept.embedding == pytest.approx(record.embedding, abs=1e-6)
+    assert storage.get_record("nobody") is None
+
+    # Searches: by scope, categories, metadata, score and number, and private ones by their source alone.
+    vector = sails.embedding
+    found = storage.search(vector)
+    assert ids(found)[0] == sails.id
+    assert torn.id not in ids(found)
+    assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
+    assert sorted(ids(storage.search(vector, scope_prefix="/crew/a", min_score=-1.0))) == [masts.id, sails.id]
+    assert ids(storage.search(vector, categories=["wood"], min_score=-1.0)) == [masts.id]
+    assert ids(storage.search(vector, metadata_filter={"page": 1, "of": {"a": 2}})) == [sails.id]
+    assert ids(storage.search(vector, metadata_filter={"page": "1"}, min_score=-1.0)) == []
+    assert ids(storage.search(vector, min_score=0.999)) == [sails.id]
+    assert ids(storage.search(vector, limit=1)) == [sails.id]
+    with seen_by("alice", include_private=False):
+        assert torn.id in ids(storage.search(vector, min_score=-1.0))
+    with seen_by("bob", include_private=False):
+        assert torn.id not in ids(storage.search(vector, min_score=-1.0))
+    with seen_by(None, include_private=True):
+        assert torn.id in ids(storage.search(vector, min_score=-1.0))
+
+    # Lists and figures.
+    assert [record.id for record in storage.list_records()] == [gulls.id, sails.id, masts.id]
+    assert [record.id for record in storage.list_records("/crew/a", limit=1, offset=1)] == [masts.id]
+    assert storage.list_scopes() == ["/crew"]
+    assert storage.list_scopes("/crew") == ["/crew/a", "/crew/ab"]
+    info = storage.get_scope_info("/crew/a")
+    assert (info.record_count, info.categories, info.child_scopes) == (2, ["ship", "wood"], ["/crew/a/agent"])
+    assert (info.oldest_record, info.newest_record) == (masts.created_at, sails.created_at)
+    assert storage.list_categories() == {"ship": 2, "wood": 1}
+    assert storage.list_categories("/crew/ab") == {}
+    assert (storage.count(), storage.count("/crew/a")) == (3, 2)
+
+    # Changes.
+    storage.update(sails.model_copy(update={"importance": 0.25, "categories": ["cloth"]}))
+    changed = storage.get_record(sails.id)
+    assert (changed.importance, changed.categories, changed.created_at) == (0.25, ["cloth"], sails.created_at)
+    storage.touch_records([masts.id])
+    assert storage.get_record(masts.id).last_accessed > masts.last_accessed
+
+    # Removals: all that is given has to hold.
+    assert storage.delete(scope_prefix="/crew/a", categories=["absent"]) == 0
+    assert storage.delete(record_ids=[masts.id, gulls.id], scope_prefix="/crew/ab") == 1
+    assert storage.delete(older_than=_MADE + timedelta(hours=1)) == 1
+    assert storage.delete(metadata_filter={"page": 1}) == 1
+    assert storage.list_records() == []
+
+
+async def test_a_task_done_again_replaces_what_it_saved_and_says_where_it_came_from(memories: Any, crewai: Any) -> None:
+    for _ in range(2):
+        await _storage(_Run(memories)).asave(_records(crewai)[:2])
+    await _storage(_Run(memories, "execution-2")).asave(_records(crewai)[:1])
+    listed = (await memories.List(pb.ListRequest(namespace=place()))).records
+    assert sorted(record.id for record in listed) == ["execution-1.0.0", "execution-1.0.1", "execution-2.0.0"]
+    # Another execution that changes a memory does not take it for its own.
+    storage = _storage(_Run(memories, "execution-3"))
+    record = await asyncio.to_thread(storage.get_record, "execution-1.0.1")
+    assert record.metadata == {"page": 1, "of": {"a": 2}}
+    await asyncio.to_thread(storage.update, record)
+    [stored] = [
+        json.loads(record.metadata)
+        for record in (await memories.List(pb.ListRequest(namespace=place()))).records
+        if record.id == "execution-1.0.1"
+    ]
+    assert stored == {"execution_id": "execution-1", "task": "read", "page": 1, "of": {"a": 2}}
+
+
+async def test_tools_that_save_side_by_side_lose_nothing(memories: Any, crewai: Any) -> None:
+    storage = _storage(_Run(memories))
+
+    def save(number: int) -> None:
+        [record] = _records(crewai)[:1]
+        record.content = f"fact {number}"
+        storage.save([record])
+
+    def save_all() -> None:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(save, range(16)))
+
+    await asyncio.to_thread(save_all)
+    listed = (await memories.List(pb.ListRequest(namespace=place()))).records
+    assert sorted(record.unified.content for record in listed) == sorted(f"fact {n}" for n in range(16))
+
+
+async def test_what_models_and_roles_make_too_long_or_unstorable_does_not_cost_the_task(
+    memories: Any, crewai: Any
+) -> None:
+    storage = _storage(_Run(memories))
+    role = "navigator-" * 300
+    [record] = _records(crewai)[:1]
+    record.content = "a \x00 and a \ud800 surrogate"
+    record.scope = f"/crew/{'c' * 256}/agent/{role}"
+    record.categories = ["", "x" * 500, "ship", "ship", *(f"c{n}" for n in range(100))]
+    await storage.asave([record])
+    kept = await asyncio.to_thread(storage.get_record, record.id)
+    assert kept.content == "a \N{REPLACEMENT CHARACTER} and a ? surrogate"
+    assert len(kept.categories) == 64
+    assert {"ship", "x" * 128} < set(kept.categories)
+    for prefix in (record.scope, f"/crew/{'c' * 256}", "/crew"):
+        assert await asyncio.to_thread(storage.count, prefix) == 1
+    assert await asyncio.to_thread(storage.count, f"/crew/{'c' * 256}/agent/{role}other") == 0
+
+
+async def test_a_save_that_is_refused_is_an_error_of_the_task(memories: Any, crewai: Any) -> None:
+    storage = _storage(_Run(memories))
+    await storage.asave(_records(crewai)[:1])
+    [record] = _records(crewai)[:1]
+    record.embedding = [1.0, 0.0]
+    with pytest.raises(RemoteError) as refused:
+        await storage.asave([record])
+    assert (refused.value.reason, refused.value.fatal) == ("EMBEDDING_MISMATCH", True)
