@@ -132,7 +132,8 @@ async def test_every_method_keeps_what_crewai_means_by_it(memories: Any, crewai:
     await storage.asave(again)
     assert again[0].id == "execution-1.0.4"
     ((record, score),) = await storage.asearch(again[0].embedding, limit=1)
-    assert (record.content, score) == ("masts are tall", pytest.approx(1, abs=1e-5))
+    assert record.content == "masts are tall"
+    assert score == pytest.approx(1, abs=1e-5)
     assert await storage.adelete(record_ids=[again[0].id]) == 1
     await asyncio.to_thread(storage.reset)
     assert await asyncio.to_thread(storage.count) == 0

@@ -12,9 +12,10 @@ import pytest
 
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
-from services.memory.domain import EVERYTHING, Query, unit_vector
+from services.memory.domain import EVERYTHING, Filter, ListPosition, Query, Record, Unified, microseconds, unit_vector
 from services.memory.stores.sql.store import SqlMemoryStore
-from tests.integration.memory.writer import KEY
+from tests.integration.memory.remover import DOOMED
+from tests.integration.memory.writer import KEY, SPACE
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -29,13 +30,16 @@ async def _store(url: str) -> AsyncIterator[SqlMemoryStore]:
 
 
 async def _start(url: str, prefix: str, batches: int) -> asyncio.subprocess.Process:
+    return await _start_module("writer", url, prefix, str(batches))
+
+
+async def _start_module(name: str, *arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.integration.memory.writer",
-        url,
-        prefix,
-        str(batches),
+        f"tests.integration.memory.{name}",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'gen'}"},
@@ -103,3 +107,60 @@ async def test_killing_a_writer_loses_no_acknowledged_record(database_url: str) 
 @pytest.mark.chaos
 async def test_killing_many_writers_loses_no_acknowledged_record(database_url: str) -> None:
     await _kill_while_saving(database_url, 50)
+
+
+async def _ids_listed(store: SqlMemoryStore, chosen: Filter) -> set[str]:
+    listed: list[Record] = []
+    after = None
+    while True:
+        page = await store.page(KEY, chosen, 500, after, datetime.now(UTC), embeddings=True)
+        listed.extend(page.records)
+        if not page.more:
+            assert all(record.embedding is not None and len(record.embedding) == 8 for record in listed)
+            return {record.id for record in listed}
+        last = listed[-1]
+        assert last.created_at is not None
+        after = ListPosition(microseconds(last.created_at), KEY.stored_id(last.id))
+
+
+@pytest.mark.parametrize("removal", ["clear", "delete"])
+async def test_a_removal_that_is_killed_leaves_whole_records_and_right_counts_and_can_be_repeated(
+    database_url: str, removal: str
+) -> None:
+    await upgrade_database("memory", database_url)
+    kept = {f"r{n}" for n in range(900) if n % 3} if removal == "delete" else set()
+    async with _store(database_url) as store:
+        records = [
+            Record(
+                f"r{n}",
+                Unified(f"text {n}", categories=() if n % 3 else ("doomed",)),
+                unit_vector([1, n % 7, 0, 0, 0, 0, 0, 1]),
+            )
+            for n in range(900)
+        ]
+        await store.save(KEY, SPACE, records, datetime.now(UTC))
+        question = Query(unit_vector([1.0] * 8), 10_000, EVERYTHING)
+        before = {record.id for record in records}
+        for portions in (1, 3):
+            remover = await _start_module("remover", database_url, removal)
+            assert remover.stdout is not None
+            assert remover.stdin is not None
+            for _ in range(portions):
+                assert await remover.stdout.readline() == b"portion\n"
+                remover.stdin.write(b"go on\n")
+            assert await remover.stdout.readline() == b"portion\n"
+            remover.kill()
+            await remover.wait()
+            there = await _ids_listed(store, EVERYTHING)
+            assert kept < there < before
+            found = (await store.search(KEY, question, datetime.now(UTC))).results
+            assert {result.record.id for result in found} == there
+            assert (await store.count(KEY, EVERYTHING, datetime.now(UTC))).count == len(there)
+            assert [info.record_count for info in await store.namespaces(KEY.group_id, 5, None)] == [len(there)]
+            assert await _ids_listed(store, DOOMED) == there - kept if removal == "delete" else True
+            before = there
+        remover = await _start_module("remover", database_url, removal)
+        output, _ = await remover.communicate(b"go on\n" * 1000)
+        assert output.splitlines()[-1] == f"removed {len(before - kept)}".encode()
+        assert await _ids_listed(store, EVERYTHING) == kept
+        assert {r.record.id for r in (await store.search(KEY, question, datetime.now(UTC))).results} == kept
