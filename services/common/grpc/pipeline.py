@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
-import protovalidate
 import structlog
 from google.protobuf.message import DecodeError, Message
 
 from services.common.errors import (
     CoxswainError,
     FailedPrecondition,
-    FieldViolation,
     Internal,
     InvalidArgument,
     PermissionDenied,
@@ -29,6 +27,7 @@ from services.common.grpc.access import MethodAccess
 from services.common.grpc.call import Call, enter_call
 from services.common.grpc.metrics import CALLS, SECONDS
 from services.common.grpc.status import DETAILS_KEY, from_rpc_error, to_status
+from services.common.grpc.validation import validate
 from services.common.identity.authenticator import (
     GROUP,
     PRINCIPAL,
@@ -234,18 +233,5 @@ def _decode(method: Method, data: bytes) -> Message:
             reason="MALFORMED_MESSAGE",
             metadata={"message": name},
         ) from error
-    violations = protovalidate.collect_violations(request)
-    if violations:
-        faults = [FieldViolation(_path(v.proto.field), v.proto.message or v.proto.rule_id) for v in violations]
-        raise InvalidArgument("; ".join(f"{fault.field}: {fault.description}" for fault in faults), violations=faults)
+    validate(request)
     return request
-
-
-def _path(field: protovalidate.FieldPathPb | None) -> str:
-    path = ""
-    for element in field.elements if field is not None else ():
-        path += ("." if path else "") + element.field_name
-        subscript = element.subscript
-        if subscript is not None:
-            path += f'["{subscript.value}"]' if isinstance(subscript.value, str) else f"[{subscript.value}]"
-    return path or "request"

@@ -11,6 +11,7 @@ from services.memory.domain import DatabricksConfig, EmbeddingSpace, MemoryBacke
 from services.memory.servicers.convert import timestamp
 
 _OUTPUT_ONLY = frozenset({"id", "active", "create_time", "update_time"})
+_CHANGEABLE = ("name", "default", "databricks", "disabled_kinds")
 
 
 def backend_to_domain(message: pb.MemoryBackend, default_space: EmbeddingSpace) -> MemoryBackend:
@@ -92,13 +93,20 @@ def merge(present: pb.MemoryBackend, changes: pb.MemoryBackend, mask: FieldMask)
         InvalidArgument: the mask is empty, or names what does not exist or cannot be changed.
     """
     if not mask.paths:
-        raise InvalidArgument.field("update_mask", "names no field")
-    if not mask.IsValidForDescriptor(pb.MemoryBackend.DESCRIPTOR):
-        raise InvalidArgument.field("update_mask", "names a field that a memory backend does not have")
+        raise InvalidArgument.field("update_mask", 'name the fields to change, or "*" for all of them')
+    if list(mask.paths) == ["*"]:
+        mask = FieldMask(paths=_CHANGEABLE)
     for path in mask.paths:
+        if not FieldMask(paths=[path]).IsValidForDescriptor(pb.MemoryBackend.DESCRIPTOR):
+            raise InvalidArgument.field("update_mask", f'a memory backend has no field "{path}"')
         if path.split(".")[0] in _OUTPUT_ONLY:
             raise InvalidArgument.field("update_mask", f'"{path}" cannot be changed')
+    wanted = pb.MemoryBackend()
+    wanted.CopyFrom(changes)
+    if any(path.startswith("databricks.") for path in mask.paths):
+        # What the mask names and the message lacks is emptied, but not inside a part that is absent.
+        wanted.databricks.SetInParent()
     merged = pb.MemoryBackend()
     merged.CopyFrom(present)
-    mask.MergeMessage(changes, merged, True, True)
+    mask.MergeMessage(wanted, merged, True, True)
     return merged

@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
-import protovalidate
 
 from coxswain.memory.v1 import memory_backend_service_pb2 as pb
 from coxswain.memory.v1 import memory_backend_service_pb2_grpc
 from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_principal
+from services.common.grpc.validation import validate
 from services.common.idempotency import request_hash
 from services.common.pagination import decode_page_token, encode_page_token, page_size
 from services.memory.domain import EmbeddingSpace, MemoryBackend
@@ -62,12 +62,12 @@ class MemoryBackendServicer(memory_backend_service_pb2_grpc.MemoryBackendService
         self, request: pb.UpdateMemoryBackendRequest, context: Context
     ) -> pb.UpdateMemoryBackendResponse:
         """Change a backend."""
+        if not request.backend.id:
+            raise InvalidArgument.field("backend.id", "name the backend to change")
 
         def edit(present: MemoryBackend) -> MemoryBackend:
             merged = merge(backend_to_message(present), request.backend, request.update_mask)
-            violations = protovalidate.collect_violations(merged)
-            if violations:
-                raise InvalidArgument.field("backend", str(violations[0].proto.message or violations[0].proto.rule_id))
+            validate(merged, "backend")
             return replace(backend_to_domain(merged, self._default_space), created_at=present.created_at)
 
         changed = await self._backends.update(current_principal(), request.backend.id, edit)

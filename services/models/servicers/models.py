@@ -2,10 +2,13 @@
 
 from typing import Any
 
+from google.protobuf.field_mask_pb2 import FieldMask
+
 from coxswain.models.v1 import model_service_pb2 as pb
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceServicer
 from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_call, current_principal
+from services.common.grpc.validation import validate
 from services.common.idempotency import request_hash
 from services.models.domain import Provider
 from services.models.repositories.models import RequestKey
@@ -46,12 +49,16 @@ class ModelServicer(ModelServiceServicer):
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Any) -> pb.UpdateModelResponse:
         """Change a model."""
+        if not request.model.name:
+            raise InvalidArgument.field("model.name", "name the model to change")
         paths = set(request.update_mask.paths)
+        changes = _named(request.model, paths)
+        validate(changes, "model")
         names_provider = bool(paths & {"provider", "*"})
-        if names_provider and request.model.provider == pb.PROVIDER_UNSPECIFIED:
+        if names_provider and changes.provider == pb.PROVIDER_UNSPECIFIED:
             raise InvalidArgument.field("model.provider", "name the provider the model is reached through")
         # A provider the mask does not name is never looked at.
-        spec = spec_of(request.model, provider=None if names_provider else Provider.OFFLINE)
+        spec = spec_of(changes, provider=None if names_provider else Provider.OFFLINE)
         return pb.UpdateModelResponse(model=model_message(await self._models.update(current_principal(), spec, paths)))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Any) -> pb.DeleteModelResponse:
@@ -63,3 +70,14 @@ class ModelServicer(ModelServiceServicer):
         """Switch a model."""
         model = await self._models.set_enabled(current_principal(), request.name, enabled=request.enabled)
         return pb.SetModelEnabledResponse(model=model_message(model))
+
+
+def _named(model: pb.Model, paths: set[str]) -> pb.Model:
+    """Return what a mask names of a model, and its name; what the mask may not name is told later."""
+    if "*" in paths:
+        return model
+    mask = FieldMask(paths=["name"])
+    mask.paths.extend(path for path in paths if FieldMask(paths=[path]).IsValidForDescriptor(pb.Model.DESCRIPTOR))
+    named = pb.Model()
+    mask.MergeMessage(model, named)
+    return named

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Refusal:
-    """A failed call: status code, reason and metadata of its ErrorInfo."""
+    """A failed call: status code, reason and metadata of its ErrorInfo, fields of its BadRequest."""
 
     code: grpc.StatusCode = grpc.StatusCode.OK
     reason: str = ""
     message: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    fields: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -48,6 +49,9 @@ def refused(code: grpc.StatusCode, reason: str) -> Iterator[Refusal]:
             info = error_details_pb2.ErrorInfo()
             if detail.Unpack(info):
                 refusal.reason, refusal.metadata = info.reason, dict(info.metadata)
+            bad = error_details_pb2.BadRequest()
+            if detail.Unpack(bad):
+                refusal.fields = [violation.field for violation in bad.field_violations]
         assert (refusal.code, refusal.reason) == (code, reason), refusal
     else:
         raise AssertionError(f"the call succeeded; expected {code.name} {reason}")

@@ -305,6 +305,75 @@ async def test_backends_are_kept_changed_listed_and_removed_for_their_group_alon
         await alice.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(id=second.id))
 
 
+async def test_an_update_needs_only_what_its_mask_names_and_looks_at_nothing_else(world: World) -> None:
+    backends = backends_stub(world.harness)
+    created = await _create(backends, backend_message(world.url, "lake"))
+
+    async def update(paths: list[str], **fields: Any) -> backend_pb.MemoryBackend:
+        sent = backend_pb.MemoryBackend(id=created.id, **fields)
+        request = backend_pb.UpdateMemoryBackendRequest(backend=sent, update_mask=FieldMask(paths=paths))
+        changed: backend_pb.MemoryBackend = (await backends.UpdateMemoryBackend(request)).backend
+        return changed
+
+    # Neither the name nor the rest of the place is there, and what is there besides breaks every rule.
+    part = backend_pb.DatabricksBackendConfig(endpoint="elsewhere", catalog="no catalog!", embedding_dimension=-1)
+    changed = await update(["databricks.endpoint"], databricks=part, name="x" * 500, disabled_kinds=[0, 0, 99])
+    expected = backend_pb.MemoryBackend()
+    expected.CopyFrom(created)
+    expected.databricks.endpoint = "elsewhere"
+    expected.update_time.CopyFrom(changed.update_time)
+    assert changed == expected
+    assert (await update(["name"], name="renamed")).databricks == expected.databricks
+    whole = backend_message(world.url, "whole")
+    replaced = await update(["*"], name=whole.name, databricks=whole.databricks, disabled_kinds=[1])
+    assert (replaced.name, replaced.databricks, list(replaced.disabled_kinds)) == ("whole", created.databricks, [1])
+    assert (await update(["default"], default=backend_pb.DefaultBackendConfig())).HasField("default")
+
+
+async def test_an_update_is_refused_when_what_comes_of_it_breaks_a_rule(world: World) -> None:
+    backends = backends_stub(world.harness)
+    created = await _create(backends, backend_message(world.url, "lake"))
+    databricks = backend_pb.DatabricksBackendConfig
+    for sent, paths, fields in (
+        (backend_pb.MemoryBackend(name="lost"), ["name"], ["backend.id"]),
+        (backend_pb.MemoryBackend(id=created.id), ["name"], ["backend.name"]),
+        # What the mask names and the message lacks is emptied.
+        (backend_pb.MemoryBackend(id=created.id), ["databricks.endpoint"], ["backend.databricks.endpoint"]),
+        (
+            backend_pb.MemoryBackend(id=created.id, databricks=databricks(catalog="a.b", schema="c/d")),
+            ["databricks.catalog", "databricks.schema"],
+            ["backend.databricks.catalog", "backend.databricks.schema"],
+        ),
+        (
+            backend_pb.MemoryBackend(
+                id=created.id,
+                databricks=databricks(
+                    indexes=[backend_pb.KindIndex(kind=record_pb2.MEMORY_KIND_ENTITY, index="not one")]
+                ),
+            ),
+            ["databricks.indexes"],
+            ["backend.databricks.indexes[0].index"],
+        ),
+        (backend_pb.MemoryBackend(id=created.id, name="x"), ["*"], ["backend.config"]),
+        (backend_pb.MemoryBackend(id=created.id, name="x"), [], ["update_mask"]),
+        (backend_pb.MemoryBackend(id=created.id, name="x"), ["*", "name"], ["update_mask"]),
+        (backend_pb.MemoryBackend(id=created.id, name="x"), ["databricks.indexes.kind"], ["update_mask"]),
+    ):
+        request = backend_pb.UpdateMemoryBackendRequest(backend=sent, update_mask=FieldMask(paths=paths))
+        with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+            await backends.UpdateMemoryBackend(request)
+        assert refusal.fields == fields
+    # A part of a place makes no place.
+    plain = await _create(backends, backend_pb.MemoryBackend(name="plain", default=backend_pb.DefaultBackendConfig()))
+    plain.databricks.endpoint = "somewhere"
+    request = backend_pb.UpdateMemoryBackendRequest(backend=plain, update_mask=FieldMask(paths=["databricks.endpoint"]))
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await backends.UpdateMemoryBackend(request)
+    assert set(refusal.fields) == {f"backend.databricks.{name}" for name in ("workspace_url", "catalog", "schema")}
+    found = await backends.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(id=created.id))
+    assert found.backend == created
+
+
 async def test_the_active_backend_is_not_removed_without_a_successor(world_on: World) -> None:
     make_indexes(world_on.vectors)
     (backend_id,) = await use_workspace(world_on.harness, world_on.url, ALICE)

@@ -119,6 +119,49 @@ async def test_an_update_changes_the_named_fields_and_no_other(served: Installat
     assert (await served.models().GetModel(pb.GetModelRequest(name="sales/own"))).model == updated
 
 
+async def test_an_update_looks_at_nothing_that_its_mask_does_not_name(models: Installation) -> None:
+    created = (await models.models().CreateModel(pb.CreateModelRequest(model=own(description="before")))).model
+    wrong = pb.Model(
+        name="sales/own",
+        description="after",
+        provider=99,  # type: ignore[arg-type]  # no provider
+        base_url="nowhere",
+        context_window=-1,
+        temperature=7.5,
+    )
+    mask = FieldMask(paths=["description"])
+    changed = (await models.models().UpdateModel(pb.UpdateModelRequest(model=wrong, update_mask=mask))).model
+    created.description = "after"
+    created.update_time.CopyFrom(changed.update_time)
+    assert changed == created
+
+
+@pytest.mark.parametrize(
+    ("change", "paths", "fields"),
+    [
+        (pb.Model(description="whose"), ["description"], ["model.name"]),
+        (pb.Model(name="sales/own", temperature=7.5), ["temperature"], ["model.temperature"]),
+        (pb.Model(name="sales/own", base_url="nowhere"), ["base_url", "description"], ["model.base_url"]),
+        (
+            pb.Model(name="sales/own", context_window=-1, temperature=-1),
+            ["*"],
+            ["model.context_window", "model.temperature"],
+        ),
+        (pb.Model(name="sales/own"), ["provider"], ["model.provider"]),
+        (pb.Model(name="sales/own"), ["capabilities"], ["model.capabilities"]),
+    ],
+)
+async def test_an_update_is_refused_when_what_it_names_breaks_a_rule(
+    models: Installation, change: pb.Model, paths: list[str], fields: list[str]
+) -> None:
+    created = (await models.models().CreateModel(pb.CreateModelRequest(model=own()))).model
+    request = pb.UpdateModelRequest(model=change, update_mask=FieldMask(paths=paths))
+    failure = await refusal(models.models().UpdateModel(request))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failure.fields == fields
+    assert (await models.models().GetModel(pb.GetModelRequest(name="sales/own"))).model == created
+
+
 @pytest.mark.parametrize("paths", [[], ["name"], ["enabled"], ["capabilities.flying"], ["description", "nonsense"]])
 async def test_an_update_mask_that_names_nothing_changeable_is_refused(models: Installation, paths: list[str]) -> None:
     await models.models().CreateModel(pb.CreateModelRequest(model=own()))

@@ -175,9 +175,7 @@ def update(
         present = _find(client, backend)
         if present is None:
             raise ValueError(f"there is no backend {backend!r}; `coxswain memory backend list` shows those there are")
-        # Whole, as the rules hold for what is not changed too; the mask tells what is.
-        changed = MemoryBackend()
-        changed.CopyFrom(present)
+        changed = MemoryBackend(id=present.id)
         paths = []
         if name:
             changed.name = name
@@ -189,7 +187,6 @@ def update(
         if indexes:
             kinds = {index.kind: index for index in present.databricks.indexes}
             kinds.update((index.kind, index) for index in map(_kind_index, indexes))
-            del changed.databricks.indexes[:]
             changed.databricks.indexes.extend(kinds.values())
             paths.append("databricks.indexes")
         if disabled or enabled:
