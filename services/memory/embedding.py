@@ -10,7 +10,8 @@ from coxswain.models.v1 import inference_service_pb2, inference_service_pb2_grpc
 from services.common.grpc.status import from_rpc_error
 from services.memory.domain import EmbeddingSpace, Vector, unit_vector
 
-_TEXTS_IN_CALL = 128
+_TEXTS_IN_CALL = 100
+"""Vectors of the greatest length, 8192, have 32 KiB each: more of them would not fit a message."""
 _CHARACTERS_IN_CALL = 500_000
 """At most four bytes each: half of the smallest limit of messages."""
 

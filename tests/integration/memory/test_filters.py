@@ -1,0 +1,226 @@
+"""Typed filters of every kind, column and operator on each store, against the meaning that no database decides."""
+
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.common.errors import InvalidArgument
+from services.memory import filters
+from services.memory.domain import (
+    Body,
+    Comparison,
+    Condition,
+    Document,
+    EmbeddingSpace,
+    Entity,
+    Filter,
+    LongTerm,
+    MemoryKind,
+    NamespaceKey,
+    Query,
+    Record,
+    Relationship,
+    Scalar,
+    ShortTerm,
+    Unified,
+    unit_vector,
+)
+from services.memory.schemas import DatabricksIndexSchemas, FieldType, build_row
+from services.memory.stores.base import MemoryStore
+from services.memory.stores.sql.store import SqlMemoryStore
+
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+SPACE = EmbeddingSpace("test/embed", 3)
+
+TEXTS = [
+    "",
+    "a",
+    "A",
+    "ab",
+    "a%",
+    "a_",
+    "%",
+    "_",
+    "\\",
+    "'",
+    '"',
+    "ß",
+    "ss",
+    "é",
+    "e\u0301",
+    "Z",
+    "z",
+    "a b",
+    "\U0001f600",
+    "\uffff",
+    "日本語",
+    " a",
+    "a\nb",
+]
+NUMBERS = [float(np.float32(value)) for value in (0.0, 0.1, 0.25, 1 / 3, 0.5, 1.0)]
+INTEGERS = [0, 1, 2, 2**31 - 1]
+MOMENTS = [NOW - timedelta(hours=1), NOW - timedelta(microseconds=1), NOW, NOW + timedelta(days=3000)]
+
+BODIES: Mapping[MemoryKind, Callable[[random.Random], Body]] = {
+    MemoryKind.UNIFIED: lambda r: Unified(
+        content=r.choice(TEXTS),
+        scope="/" + r.choice(["", "a", "a/b", "%", "é"]),
+        categories=tuple(r.sample(TEXTS, 2)),
+        importance=r.choice(NUMBERS),
+        source=r.choice(TEXTS),
+        private=r.random() < 0.3,
+        last_accessed=r.choice([None, *MOMENTS]),
+        session_id=r.choice(TEXTS),
+    ),
+    MemoryKind.SHORT_TERM: lambda r: ShortTerm(
+        content=r.choice(TEXTS),
+        query_text=r.choice(TEXTS),
+        session_id=r.choice(TEXTS),
+        interaction_sequence=r.choice([*INTEGERS, -(2**63), 2**63 - 1]),
+        ttl_hours=r.choice([1, 87600]),
+    ),
+    MemoryKind.LONG_TERM: lambda r: LongTerm(
+        content=r.choice(TEXTS),
+        task_description=r.choice(TEXTS),
+        quality=r.choice(NUMBERS),
+        importance=r.choice(NUMBERS),
+        last_accessed=r.choice([None, *MOMENTS]),
+    ),
+    MemoryKind.ENTITY: lambda r: Entity(
+        entity_name=r.choice(TEXTS),
+        entity_type=r.choice(TEXTS),
+        description=r.choice(TEXTS),
+        relationships=(Relationship(r.choice(TEXTS), r.choice(TEXTS)),),
+    ),
+    MemoryKind.DOCUMENT: lambda r: Document(
+        content=r.choice(TEXTS),
+        title=r.choice(TEXTS),
+        source=r.choice(TEXTS),
+        chunk_index=r.choice(INTEGERS),
+        chunk_size=r.choice(INTEGERS),
+        agent_ids=tuple(r.sample(TEXTS, 2)),
+        updated_at=r.choice([None, *MOMENTS]),
+    ),
+}
+
+
+def _records(kind: MemoryKind, choice: random.Random) -> list[Record]:
+    return [
+        Record(
+            f"r{n}",
+            BODIES[kind](choice),
+            unit_vector([1, n % 5, 1]),
+            agent_id=choice.choice(TEXTS),
+            tools_used=(choice.choice(TEXTS),),
+            metadata=choice.choice(["{}", '{"é":"%"}', '{"a":{"b":[1,null]}}', '{"a":"\\\\"}']),
+            created_at=choice.choice(MOMENTS),
+        )
+        for n in range(40)
+    ]
+
+
+def _value(field_type: FieldType, choice: random.Random) -> Scalar:
+    match field_type:
+        case FieldType.INT | FieldType.BIGINT:
+            return choice.choice([*INTEGERS, -1, 2**63 - 1, -(2**63)])
+        case FieldType.FLOAT:
+            return choice.choice([*NUMBERS, 0.1, 1e300, -1e300, 1e-46, 1])
+        case FieldType.BOOLEAN:
+            return choice.random() < 0.5
+        case FieldType.TIMESTAMP:
+            return choice.choice(MOMENTS)
+        case _:
+            return choice.choice(TEXTS) if choice.random() < 0.9 else choice.choice(MOMENTS)
+
+
+def _condition(kind: MemoryKind, choice: random.Random) -> Condition:
+    columns = DatabricksIndexSchemas.filterable(kind)
+    while True:
+        column = choice.choice(sorted(columns))
+        comparison = choice.choice(list(Comparison))
+        count = choice.choice([1, 1, 3]) if comparison in (Comparison.EQUAL, Comparison.NOT_EQUAL) else 1
+        values = [_value(columns[column], choice) for _ in range(count)]
+        try:
+            return filters.check_condition(kind, column, comparison, values, "filter.conditions[0]")
+        except InvalidArgument:
+            # What does not fit the column is refused at the door.
+            continue
+
+
+def _filter(kind: MemoryKind, choice: random.Random) -> Filter:
+    unified = kind is MemoryKind.UNIFIED
+    return Filter(
+        conditions=tuple(_condition(kind, choice) for _ in range(choice.choice([0, 1, 1, 1, 2]))),
+        scope_prefix=choice.choice(["", "", "/", "/a", "/%"]) if unified else "",
+        categories=frozenset(choice.sample(TEXTS, choice.choice([0, 0, 2]))) if unified else frozenset(),
+        metadata=choice.choice([{}, {}, {}, {"é": '"%"'}, {"a": '{"b":[1,null]}'}, {"a": '"\\\\"'}]),
+        created_before=choice.choice([None, None, *MOMENTS]),
+        source=choice.choice(TEXTS) if unified else "",
+        include_private=not unified or choice.random() < 0.7,
+    )
+
+
+def _expected(key: NamespaceKey, chosen: Filter, records: list[Record]) -> set[str]:
+    found = set()
+    for record in records:
+        assert record.created_at is not None
+        if isinstance(record.body, ShortTerm) and record.created_at + timedelta(hours=record.body.ttl_hours) <= NOW:
+            continue
+        if chosen.created_before is not None and record.created_at >= chosen.created_before:
+            continue
+        if filters.matches(key.kind, chosen, build_row(key, record, SPACE.model)):
+            found.add(record.id)
+    return found
+
+
+@asynccontextmanager
+async def _stores(url: str) -> AsyncIterator[list[MemoryStore]]:
+    """One that remembers and one that scans."""
+    await upgrade_database("memory", url)
+    database = Database(url, "memory")
+    try:
+        yield [SqlMemoryStore(database, cache_bytes=size, cached_namespace_bytes=size) for size in (1 << 20, 0)]
+    finally:
+        await database.close()
+
+
+@pytest.mark.parametrize("kind", MemoryKind)
+async def test_every_filter_means_the_same_to_lists_searches_counts_and_removals(
+    database_url: str, kind: MemoryKind
+) -> None:
+    choice = random.Random(f"filters of {kind.name}")
+    key = NamespaceKey("sales", "" if kind is MemoryKind.DOCUMENT else "crew", kind)
+    records = _records(kind, choice)
+    async with _stores(database_url) as (remembering, scanning):
+        await remembering.save(key, SPACE, records, NOW)
+        query = unit_vector([1, 2, 3])
+        answers: set[int] = set()
+        for _ in range(150):
+            chosen = _filter(kind, choice)
+            expected = _expected(key, chosen, records)
+            answers.add(len(expected))
+            page = await remembering.page(key, chosen, 100, None, NOW, embeddings=False)
+            assert {record.id for record in page.records} == expected, chosen
+            assert (await remembering.count(key, chosen, NOW)).count == len(expected), chosen
+            for store in (remembering, scanning):
+                found = (await store.search(key, Query(query, 100, chosen), NOW)).results
+                assert {result.record.id for result in found} == expected, chosen
+        assert len(answers) > 5, "filters that choose nothing prove nothing"
+        left = set(await _all(remembering, key, records))
+        for _ in range(8):
+            chosen = _filter(kind, choice)
+            doomed = _expected(key, chosen, [record for record in records if record.id in left])
+            assert await remembering.delete(key, None, chosen, NOW) == len(doomed), chosen
+            left -= doomed
+            assert set(await _all(remembering, key, records)) == left, chosen
+
+
+async def _all(store: MemoryStore, key: NamespaceKey, records: list[Record]) -> list[Any]:
+    return [record.id for record in await store.get(key, [r.id for r in records], NOW, embeddings=False)]
