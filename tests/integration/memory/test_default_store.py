@@ -1,6 +1,7 @@
 """The default store against a plain model of it: random operations of several groups, several processes' caches."""
 
 import asyncio
+import random
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -22,12 +23,14 @@ from services.memory.domain import (
     Condition,
     EmbeddingSpace,
     Filter,
+    ListPosition,
     MemoryKind,
     NamespaceKey,
     Query,
     Record,
     ShortTerm,
     Unified,
+    microseconds,
     unit_vector,
 )
 from services.memory.stores.namespace_rows import record_removal
@@ -317,3 +320,112 @@ async def test_a_memory_that_ended_and_is_saved_again_lives_anew(database_url: s
                 [found] = (await store.search(key, Query(unit_vector((1, 0, 0)), 5), moment)).results
                 assert found.record.created_at == moment
             assert (await stores[0].namespaces("sales", 5, None))[0].record_count == 1
+
+
+async def test_counts_and_what_each_process_remembers_are_right_after_everything_at_once(database_url: str) -> None:
+    """Two processes save, replace, remove, touch, clear and search one namespace; versions only rise meanwhile."""
+    async with _stores(database_url) as stores:
+        key = NamespaceKey("sales", "crew", MemoryKind.SHORT_TERM)
+        vector = unit_vector((1, 0, 0))
+        versions: list[list[int]] = [[] for _ in stores]
+
+        async def work(number: int) -> None:
+            choice = random.Random(number)
+            store = stores[number % len(stores)]
+            for step in range(12):
+                ids = choice.sample([f"r{n}" for n in range(12)], 4)
+                match choice.choice(["save", "save", "save", "ids", "filter", "touch", "clear", "sweep"]):
+                    case "save":
+                        # Every third has ended already: it is replaced, counted and swept like the others.
+                        records = [
+                            Record(
+                                record_id,
+                                ShortTerm(f"{number} {step}", ttl_hours=1),
+                                vector,
+                                created_at=NOW - timedelta(hours=2 if choice.random() < 0.3 else 0),
+                            )
+                            for record_id in ids
+                        ]
+                        await store.save(key, SPACE, records, NOW)
+                    case "ids":
+                        await store.delete(key, ids, None, NOW)
+                    case "filter":
+                        word = Condition("content", Comparison.CONTAINS, (str(choice.randrange(8)),))
+                        await store.delete(key, None, Filter(conditions=(word,)), NOW)
+                    case "touch":
+                        await store.search(key, Query(vector, 50, EVERYTHING), NOW)
+                    case "clear":
+                        await store.clear(key)
+                    case "sweep":
+                        await store.sweep(NOW)
+                infos = await store.namespaces("sales", 5, None)
+                versions[number % len(stores)].extend(info.version for info in infos)
+
+        with _portions(3):
+            await asyncio.gather(*(work(number) for number in range(6)))
+        for seen in versions:
+            assert len(seen) > 10
+        await stores[0].sweep(NOW)
+        counts = {(await store.count(key, EVERYTHING, NOW)).count for store in stores}
+        assert len(counts) == 1
+        for store in stores:
+            found = (await store.search(key, Query(vector, 50, EVERYTHING), NOW)).results
+            assert {len(found)} == counts
+            assert {len((await store.page(key, EVERYTHING, 50, None, NOW, embeddings=False)).records)} == counts
+            assert sum(info.record_count for info in await store.namespaces("sales", 5, None)) == len(found)
+
+
+async def test_the_version_of_a_namespace_rises_over_every_clearing(database_url: str) -> None:
+    async with _stores(database_url) as (store, other, _):
+        key, seen = KEYS[0], []
+        for dimension in (3, 2, 3):
+            space = EmbeddingSpace("test/embed", dimension)
+            record = Record("r", Unified(f"{dimension}"), unit_vector([1] * dimension))
+            await store.save(key, space, [record], NOW)
+            [result] = (await other.search(key, Query(unit_vector([1] * dimension), 5, EVERYTHING), NOW)).results
+            assert result.record.body == Unified(f"{dimension}")
+            seen += [info.version for info in await store.namespaces(key.group_id, 5, None)]
+            assert await store.clear(key) == 1
+            assert (await other.search(key, Query(unit_vector([1] * dimension), 5, EVERYTHING), NOW)).results == ()
+        assert seen == sorted(set(seen))
+
+
+async def test_ids_that_look_alike_are_different_ids(database_url: str) -> None:
+    async with _stores(database_url) as (store, *_):
+        names = ["é", "e\u0301", "E", "e", "e ", "\U0001f600" * 128]
+        keys = [NamespaceKey("sales", name, MemoryKind.UNIFIED) for name in names]
+        for key in keys:
+            records = [Record(name, Unified(f"{key.crew_id}|{name}"), unit_vector((1, 0, 0))) for name in names]
+            await store.save(key, SPACE, records, NOW)
+        for key in keys:
+            kept = await store.get(key, names, NOW, embeddings=False)
+            assert [record.body for record in kept] == [Unified(f"{key.crew_id}|{name}") for name in names]
+            assert (await store.count(key, EVERYTHING, NOW)).count == len(names)
+        assert len(await store.namespaces("sales", 50, None)) == len(names)
+
+
+async def test_a_list_of_long_records_is_read_in_portions_and_whole(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "_BYTES_AT_ONCE", 10_000)
+    async with _stores(database_url) as (store, other, scanning):
+        key = KEYS[0]
+        records = [Record(f"r{n}", Unified("x" * 1000), unit_vector((1, n, 0))) for n in range(60)]
+        await store.save(key, SPACE, records, NOW)
+        with _portions(2):
+            listed: list[str] = []
+            after = None
+            while True:
+                page = await other.page(key, EVERYTHING, 60, after, NOW, embeddings=True)
+                assert 0 < len(page.records) < 20
+                listed += [record.id for record in page.records]
+                if not page.more:
+                    break
+                after = ListPosition(microseconds(NOW), key.stored_id(listed[-1]))
+            assert sorted(listed) == sorted(record.id for record in records)
+            for reader in (other, scanning):
+                outcome = await reader.search(key, Query(unit_vector((1, 0, 0)), 60, EVERYTHING), NOW)
+                assert outcome.cut
+                ids = [found.record.id for found in outcome.results]
+                assert ids == [f"r{n}" for n in range(len(ids))]
+                assert 0 < len(ids) < 20
