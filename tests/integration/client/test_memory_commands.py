@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from coxswain.client import Client
+from coxswain.client import Client, CoxswainError
 from coxswain.client.memory_file import crew_id_request
 from coxswain.memory.v1.memory_service_pb2 import Namespace, SaveRequest, SearchResponse
 from coxswain.memory.v1.record_pb2 import EntityRecord, MemoryKind, Record, Relationship, UnifiedRecord
+from coxswain.models.v1.model_service_pb2 import Capabilities, CreateModelRequest, Model, Provider
 from tests.integration.client.command_line import Run, invoke, rows
 from tests.integration.client.installation import Installation
 from tests.support.harness import ALICE, BOB
@@ -335,6 +336,50 @@ async def test_vectors_are_never_passed_off_as_those_of_another_model(run: Run, 
     assert "2 imported" in (await run("memory", "import", str(file), "--reembed")).stderr
     [infos] = rows(await run("memory", "stats", "--json"))
     assert [info["embedding_model"] for info in infos] == ["offline/embed"]
+
+
+async def test_a_crew_moves_to_another_embedding_model_as_its_refusal_says(
+    run: Run, crew_file: str, tmp_path: Path
+) -> None:
+    crew_id = await remember(run, crew_file)
+    model = Model(
+        name="house/embed",
+        provider=Provider.PROVIDER_OFFLINE,
+        upstream_model="embed",
+        capabilities=Capabilities(embeddings=True),
+        embedding_dimension=256,
+    )
+    save = SaveRequest(
+        namespace=Namespace(crew_id=crew_id, kind=MemoryKind.MEMORY_KIND_UNIFIED),
+        records=[Record(id="new", unified=UnifiedRecord(content="A new fact."))],
+        embedding_model="house/embed",
+    )
+
+    def save_with_the_new_model() -> None:
+        with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+            client.memory.Save(save)
+
+    def register() -> None:
+        with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+            client.models.CreateModel(CreateModelRequest(model=model))
+
+    await asyncio.to_thread(register)
+    with pytest.raises(CoxswainError, match="export its records, clear it, and import them again") as refused:
+        await asyncio.to_thread(save_with_the_new_model)
+    assert refused.value.reason == "EMBEDDING_MISMATCH"
+    file = tmp_path / "memories.jsonl"
+    for command in (
+        ["export", str(file), "--crew", "brief"],
+        ["clear", "--crew", "brief", "--yes"],
+        ["import", str(file), "--reembed", "--embedding-model", "house/embed"],
+    ):
+        done = await run("memory", *command)
+        assert done.exit_code == 0, done.stderr
+    [infos] = rows(await run("memory", "stats", "--json"))
+    assert [(info["embedding_model"], info["record_count"]) for info in infos] == [("house/embed", "2")]
+    await asyncio.to_thread(save_with_the_new_model)
+    [found] = rows(await run("memory", "search", "who lit the lamp?", "--crew", "brief", "--json"))
+    assert found[0]["record"]["unified"]["content"] == FACTS[0]
 
 
 async def test_a_place_that_was_never_written_to_is_told_from_an_empty_one(
