@@ -315,10 +315,8 @@ class SearchPosition:
 
     score: float
     stored_id: str
-
-    def precedes(self, score: float, stored_id: str) -> bool:
-        """Tell whether a result comes after this place."""
-        return score < self.score or (score == self.score and stored_id > self.stored_id)
+    rank: int
+    """How many results were on the pages so far."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """`coxswain.memory.v1.MemoryService` at the edge."""
 
 import hashlib
-import math
 import re
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -31,6 +30,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 _STORED_ID: Final = re.compile(r"[0-9a-f]{64}")
 _DEFAULT_LIMIT = 10
+_MOST_RESULTS = 1 << 62
+_MOST_SCORE = 2
 _DEFAULT_DEPTH = 2
 _DEFAULT_ENTITIES = 100
 _LENGTH_BYTES = 8
@@ -84,9 +85,10 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
                 more = True
                 break
             response.results.append(result)
-        if more:
-            last = search_position(principal, crew_id, kind, outcome.results[len(response.results) - 1])
-            key = [last.score, last.stored_id, microseconds(asked_at)]
+        if more and response.results:
+            rank = len(response.results) + (after.rank if after else 0)
+            last = search_position(principal, crew_id, kind, outcome.results[len(response.results) - 1], rank)
+            key = [last.score, last.stored_id, microseconds(asked_at), rank]
             response.next_page_token = encode_page_token("search", searching, key)
         return response
 
@@ -255,8 +257,10 @@ def _search_position(token: list[Any] | None) -> tuple[SearchPosition | None, da
     match token:
         case None:
             return None, utc_now()
-        case [int() | float() as score, str(stored_id), int(asked)] if math.isfinite(score) and _is_moment(asked):
-            return SearchPosition(score, _stored_id(stored_id)), moment_of(asked)
+        case [int() | float() as score, str(stored_id), int(asked), int(rank)] if (
+            abs(score) < _MOST_SCORE and _is_moment(asked) and 0 < rank < _MOST_RESULTS
+        ):
+            return SearchPosition(score, _stored_id(stored_id), rank), moment_of(asked)
         case _:
             raise _forged()
 

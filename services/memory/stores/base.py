@@ -39,7 +39,7 @@ class MemoryStore(Protocol):
         ...
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
-        """Return the best records, best first, equal scores by stored id; none when the namespace was never written to.
+        """Return the best records, best first, equal scores always in the same order; none from one never written to.
 
         Raises:
             FailedPrecondition: the vector has another dimension than the namespace.

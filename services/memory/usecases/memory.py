@@ -347,9 +347,9 @@ def list_position(principal: Principal, crew_id: str, kind: MemoryKind, record: 
     return ListPosition(microseconds(record.created_at), stored_id)
 
 
-def search_position(principal: Principal, crew_id: str, kind: MemoryKind, found: Found) -> SearchPosition:
-    """Return the place of a result, from which a search goes on."""
-    return SearchPosition(found.score, namespace_key(principal, crew_id, kind).stored_id(found.record.id))
+def search_position(principal: Principal, crew_id: str, kind: MemoryKind, found: Found, rank: int) -> SearchPosition:
+    """Return the place of a result, the `rank`th of all pages so far, from which a search goes on."""
+    return SearchPosition(found.score, namespace_key(principal, crew_id, kind).stored_id(found.record.id), rank)
 
 
 def _scoped_key(principal: Principal, crew_id: str, kind: MemoryKind) -> NamespaceKey:

@@ -257,6 +257,18 @@ async def test_what_models_and_roles_make_too_long_or_unstorable_does_not_cost_t
     assert await asyncio.to_thread(storage.count, f"/crew/{'c' * 256}/agent/{role}other") == 0
 
 
+async def test_results_that_fill_several_messages_are_found_whole(memories: Any, crewai: Any) -> None:
+    storage = _storage(_Run(memories))
+    [record] = _records(crewai)[:1]
+    for number in range(6):
+        [record] = _records(crewai)[:1]
+        record.content = f"{number}" + "x" * 1_000_000
+        await storage.asave([record])
+    found = await storage.asearch(record.embedding, limit=6)
+    assert sorted(record.content[0] for record, _ in found) == list("012345")
+    assert await storage.asearch(record.embedding, limit=0) == []
+
+
 async def test_a_save_that_is_refused_is_an_error_of_the_task(memories: Any, crewai: Any) -> None:
     storage = _storage(_Run(memories))
     await storage.asave(_records(crewai)[:1])

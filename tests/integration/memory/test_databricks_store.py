@@ -31,7 +31,9 @@ from services.memory.domain import (
     MemoryKind,
     NamespaceKey,
     Query,
+    Ranking,
     Record,
+    SearchPosition,
     ShortTerm,
     Unified,
     unit_vector,
@@ -509,3 +511,31 @@ async def test_the_services_words_for_states_are_understood(word: str, state: Re
             description = await open_repository(client, vectors.url).describe_index(INDEX)
         assert (description.state, description.detailed_state) == (state, word)
         assert description.dimension == 3
+
+
+async def test_pages_of_a_search_are_together_what_one_search_finds() -> None:
+    with emulator() as vectors:
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
+            records = unified_records(30)
+            for place, record in enumerate(records):
+                record.created_at = NOW - timedelta(days=place % 4)
+            await store.save(KEY, SPACE, records, NOW)
+            ranking = Ranking(1, 1, 1, 10)
+            odd = Filter(conditions=(Condition("content", Comparison.CONTAINS, ("text",)),))
+            for rank, chosen in ((None, EVERYTHING), (None, odd), (ranking, EVERYTHING)):
+                whole = Query(unit_vector((1, 2, 3)), 100, chosen, ranking=rank, asked_at=NOW)
+                expected = [found.record.id for found in (await store.search(KEY, whole, NOW)).results]
+                assert len(expected) == 30
+                paged: list[str] = []
+                after = None
+                while True:
+                    later = NOW + timedelta(days=len(paged))
+                    query = Query(unit_vector((1, 2, 3)), 7, chosen, ranking=rank, asked_at=NOW, after=after)
+                    results = (await store.search(KEY, query, later)).results
+                    if not results:
+                        break
+                    assert len(results) <= 7
+                    paged += [found.record.id for found in results]
+                    after = SearchPosition(results[-1].score, KEY.stored_id(paged[-1]), len(paged))
+                assert paged == expected

@@ -442,10 +442,11 @@ async def test_a_page_token_of_a_search_belongs_to_its_group_and_question(memory
     token = (await memories.Search(question)).next_page_token
     keys: list[list[Any]] = [
         [],
-        [1.0, "a" * 64, 10**30],
-        [float("nan"), "a" * 64, 0],
-        ["1", "a" * 64, 0],
-        [1.0, "x\x00", 0],
+        [1.0, "a" * 64, 10**30, 1],
+        [float("nan"), "a" * 64, 0, 1],
+        ["1", "a" * 64, 0, 1],
+        [1.0, "x\x00", 0, 1],
+        [1.0, "a" * 64, 0, -(10**30)],
     ]
     for caller, change in (
         (bob, pb.SearchRequest(page_token=token)),

@@ -120,11 +120,12 @@ class DatabricksMemoryStore:
         index = self._index(key.kind)
         if len(query.vector) != self._config.space.dimension:
             raise embedding_mismatch(self._config.space, "", len(query.vector))
-        limit = query.limit
-        if query.after is not None:
-            limit = MAX_RESULTS
-        elif query.ranking is not None:
-            limit = min(MAX_RESULTS, max(_RANKED_CANDIDATES, query.limit))
+        # The order of equal scores is the index's own, so pages are told apart by rank.
+        before = query.after.rank if query.after else 0
+        wanted = before + query.limit
+        limit = min(MAX_RESULTS, wanted if query.ranking is None else max(_RANKED_CANDIDATES, wanted))
+        if before >= limit:
+            return SearchOutcome(truncated=True)
         found = await self._repository.similarity_search(
             index,
             _owner(key),
@@ -135,12 +136,12 @@ class DatabricksMemoryStore:
             embeddings=query.include_embeddings,
             min_score=query.min_score,
         )
-        results = _scored(key.kind, found.hits, query.ranking, query.asked_at or now)
-        if query.after is not None:
-            results = [r for r in results if query.after.precedes(r.score, key.stored_id(r.record.id))]
-        # What lies beyond the candidates may be ranked higher, and comes on no page.
-        beyond = len(found.hits) == limit and (query.ranking is not None or query.after is not None)
-        return SearchOutcome(results[: query.limit], truncated=found.truncated or beyond)
+        if query.ranking is None:
+            hits = found.hits[before:]
+            results = [Found(parse_row(key.kind, hit.row), hit.similarity, hit.similarity) for hit in hits]
+            return SearchOutcome(results, truncated=found.truncated)
+        results = _ranked(key.kind, found.hits, query.ranking, query.asked_at or now)[before:wanted]
+        return SearchOutcome(results, truncated=found.truncated or len(found.hits) == limit)
 
     async def get(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool) -> Sequence[Record]:
         """See `MemoryStore`."""
@@ -276,15 +277,14 @@ def _owner(key: NamespaceKey) -> Owner:
     return Owner(key.kind, key.group_id, key.crew_id)
 
 
-def _scored(kind: MemoryKind, hits: Sequence[Hit], ranking: Ranking | None, now: datetime) -> list[Found]:
-    """Return what was found, best first, equal scores by id."""
+def _ranked(kind: MemoryKind, hits: Sequence[Hit], ranking: Ranking, now: datetime) -> list[Found]:
+    if not hits:
+        return []
     records = [parse_row(kind, hit.row) for hit in hits]
-    scores = [hit.similarity for hit in hits]
-    if hits and ranking is not None:
-        scores = ranking.blend(
-            np.array(scores),
-            np.array([(now - created_at(kind, hit.row)).total_seconds() / _DAY_SECONDS for hit in hits]),
-            np.array([float(hit.row.get(Column.IMPORTANCE) or 0.0) for hit in hits]),
-        ).tolist()
+    scores = ranking.blend(
+        np.array([hit.similarity for hit in hits]),
+        np.array([(now - created_at(kind, hit.row)).total_seconds() / _DAY_SECONDS for hit in hits]),
+        np.array([float(hit.row.get(Column.IMPORTANCE) or 0.0) for hit in hits]),
+    ).tolist()
     order = sorted(range(len(hits)), key=lambda place: (-scores[place], hits[place].row[Column.ID]))
     return [Found(records[place], scores[place], hits[place].similarity) for place in order]

@@ -24,6 +24,7 @@ from services.orchestrator.worker.host.recorder import Place, Recorder
 
 logger = structlog.get_logger(__name__)
 
+_RESULTS_IN_CALL = 10_000
 _PASSING_REASONS = frozenset(
     {
         "UPSTREAM_RATE_LIMITED",
@@ -241,20 +242,24 @@ class CrewCalls:
         request = memory_service_pb2.SearchRequest(
             namespace=self._namespace,
             filter=memories.filter_message(params["filter"]),
-            limit=params["limit"],
             min_score=params["min_score"],
         )
         if "text" in params:
             request.text = params["text"]
         else:
             request.vector.values.extend(params["vector"])
-        response = await self._ask_memory(self._stubs.memory.Search, request)
-        return {
-            "results": [
+        results: list[Frame] = []
+        while len(results) < params["limit"]:
+            request.limit = min(_RESULTS_IN_CALL, params["limit"] - len(results))
+            response = await self._ask_memory(self._stubs.memory.Search, request)
+            results += [
                 {"record": memories.record_json(result.record), "similarity": result.similarity}
                 for result in response.results
             ]
-        }
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                break
+        return {"results": results}
 
     async def _delete(self, _: TaskJournal, params: Frame) -> Frame:
         request = memory_service_pb2.DeleteRequest(namespace=self._namespace, ids=params["ids"])

@@ -36,6 +36,7 @@ from coxswain.memory.v1.memory_service_pb2 import (
     ListRequest,
     NamespaceInfo,
     SearchRequest,
+    SearchResult,
     TraverseEntitiesRequest,
 )
 from coxswain.memory.v1.record_pb2 import MemoryKind
@@ -70,21 +71,28 @@ def search(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = SearchRequest(namespace=namespace_of(client, crew, crew_id, kind), text=text, limit=limit)
+        request = SearchRequest(namespace=namespace_of(client, crew, crew_id, kind), text=text)
         if min_score is not None:
             request.min_score = min_score
         if private:
             request.filter.include_private = True
-        response = client.memory.Search(request)
-        results = response.results
+        results, scanned, truncated = list[SearchResult](), 0, False
+        while len(results) < limit:
+            request.limit = limit - len(results)
+            response = client.memory.Search(request)
+            results += response.results
+            scanned, truncated = scanned + response.scanned_records, truncated or response.truncated
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                break
         if not results and not session.json:
             tell_if_unknown(session, client, request.namespace)
-    if response.truncated:
+    if truncated:
         session.say("only the nearest candidates were looked at: others may match too", "yellow")
-    if response.scanned_records:
-        session.say(f"{response.scanned_records:,} records had to be read for this; it takes time in proportion", "dim")
+    if scanned:
+        session.say(f"{scanned:,} records had to be read for this; it takes time in proportion", "dim")
     if session.json:
-        return session.print_json(list(results))
+        return session.print_json(results)
     made = table(">score", "memory", "id")
     for result in results:
         add_row(made, f"{result.score:.3f}", one_line(content_of(result.record)), result.record.id)
