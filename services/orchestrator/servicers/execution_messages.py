@@ -1,5 +1,6 @@
 """Executions: domain to messages, and what is asked for back."""
 
+from coxswain.auth.v1 import auth_service_pb2
 from coxswain.orchestrator.v1 import execution_pb2
 from services.orchestrator.domain import (
     Execution,
@@ -32,6 +33,10 @@ def execution_message(execution: Execution) -> execution_pb2.Execution:
         subject=execution.subject,
         model=execution.model,
         timeout=None if execution.timeout is None else duration(execution.timeout),
+        identity=auth_service_pb2.ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{execution.identity}"),
+        on_credential_expiry=auth_service_pb2.OnCredentialExpiry.Value(
+            f"ON_CREDENTIAL_EXPIRY_{execution.on_credential_expiry}"
+        ),
     )
     for name, value in execution.inputs.items():
         message.inputs[name].CopyFrom(to_value(value))

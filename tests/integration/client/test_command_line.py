@@ -112,7 +112,17 @@ async def test_a_detached_run_prints_the_id_and_is_listed(run: Run, crew_file: s
     [execution] = rows(await run("get", execution_id, "--json"))
     assert execution["inputs"] == {"text": "Ünïcode"}
     assert execution["labels"] == {"who": "me"}
-    assert execution_id in (await run("executions", "--state", "queued", "--crew", "brief")).stdout
+    assert (execution["identity"], execution["on_credential_expiry"]) == (
+        "EXECUTION_IDENTITY_GROUP",
+        "ON_CREDENTIAL_EXPIRY_PARK",
+    )
+    shown = (await run("get", execution_id)).stdout
+    assert [line.split() for line in shown.splitlines() if "acts as" in line] == [["acts", "as", "group"]]
+    # The identity of a group does not expire.
+    assert "on expiry" not in shown
+    listed = (await run("executions", "--state", "queued", "--crew", "brief")).stdout
+    assert execution_id in listed
+    assert "group" in listed
     assert (await run("executions", "--state", "failed")).stdout.count("\n") == 1
     assert "extract: pending" in (await run("outputs", execution_id)).stdout
 

@@ -71,6 +71,33 @@ async def test_an_execution_is_queued_with_its_tasks_its_first_event_and_a_grant
     assert (principal.group_id, principal.execution_id) == ("sales", made.id)
 
 
+async def test_an_execution_tells_whom_it_acts_as_and_what_happens_when_their_credential_expires(
+    harness: Harness,
+) -> None:
+    crew, stub = await create_crew(harness), executions_of(harness)
+    left_open = (await stub.StartExecution(start_request(crew.id))).execution
+    # What was left open is told as it was decided: a development identity has no token an execution could act with.
+    assert left_open.identity == auth_service_pb2.EXECUTION_IDENTITY_GROUP
+    assert left_open.on_credential_expiry == auth_service_pb2.ON_CREDENTIAL_EXPIRY_PARK
+    told = (
+        await stub.StartExecution(
+            start_request(
+                crew.id,
+                identity=auth_service_pb2.EXECUTION_IDENTITY_USER,
+                on_credential_expiry=auth_service_pb2.ON_CREDENTIAL_EXPIRY_FAIL,
+            )
+        )
+    ).execution
+    assert told.identity == auth_service_pb2.EXECUTION_IDENTITY_USER
+    assert told.on_credential_expiry == auth_service_pb2.ON_CREDENTIAL_EXPIRY_FAIL
+    for execution in (left_open, told):
+        assert (await stub.GetExecution(pb.GetExecutionRequest(id=execution.id))).execution == execution
+    listed = (await stub.ListExecutions(pb.ListExecutionsRequest())).executions
+    assert [(execution.id, execution.identity, execution.on_credential_expiry) for execution in listed] == [
+        (execution.id, execution.identity, execution.on_credential_expiry) for execution in (told, left_open)
+    ]
+
+
 async def test_one_request_id_is_one_execution_even_at_once(harness: Harness, worker: Worker) -> None:
     crew = await create_crew(harness)
     request = start_request(crew.id, request_id="order-1")

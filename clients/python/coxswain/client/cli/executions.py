@@ -213,13 +213,14 @@ def executions(
         found = list(pages(client.executions.ListExecutions, request, "executions", limit))
     if session.json:
         return session.print_json(found)
-    made = table("id", "crew", "state", "started", ">seconds", ">tokens")
+    made = table("id", "crew", "state", "acts as", "started", ">seconds", ">tokens")
     for execution in found:
         add_row(
             made,
             execution.id,
             f"{execution.crew_name} r{execution.crew_revision}",
             state_words(execution.state),
+            _acts_as(execution),
             execution.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"),
             _duration(execution),
             f"{execution.usage.input_tokens + execution.usage.output_tokens:,}",
@@ -245,6 +246,8 @@ def get(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> 
         "state": state_words(execution.state),
         "model": execution.model or "the crew's",
         "started by": execution.subject,
+        "acts as": _acts_as(execution),
+        "on expiry": _on_expiry(execution),
         "resumed from": execution.resumed_from,
         "events": execution.last_sequence,
         "claims": execution.claims,
@@ -260,6 +263,22 @@ def get(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> 
     if execution.result.text:
         session.show(f"\n{execution.result.text}")
     return None
+
+
+def _acts_as(execution: Execution) -> str:
+    return _words(ExecutionIdentity.Name(execution.identity), "EXECUTION_IDENTITY_")
+
+
+def _on_expiry(execution: Execution) -> str:
+    # The group's identity does not expire.
+    if execution.identity == ExecutionIdentity.EXECUTION_IDENTITY_GROUP:
+        return ""
+    return _words(OnCredentialExpiry.Name(execution.on_credential_expiry), "ON_CREDENTIAL_EXPIRY_")
+
+
+def _words(name: str, prefix: str) -> str:
+    word = name.removeprefix(prefix)
+    return "" if word == "UNSPECIFIED" else word.lower().replace("_", "-")
 
 
 def outputs(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> None:  # noqa: A002
