@@ -81,6 +81,19 @@ async def test_a_record_saved_anew_keeps_nothing_of_what_it_was(tmp_path: Path) 
         assert record.body == Unified("second")
 
 
+async def test_more_records_than_it_writes_at_once_can_be_touched_and_removed(tmp_path: Path) -> None:
+    async with _store(tmp_path) as store:
+        key, ids = KEYS[0], [f"r{n}" for n in range(5500)]
+        for start in range(0, len(ids), 1000):
+            records = [Record(name, Unified("x"), unit_vector([1, 0, 0])) for name in ids[start : start + 1000]]
+            await store.save(key, SPACE, records, NOW)
+        later = NOW + timedelta(hours=1)
+        assert await store.touch(key, ids, later) == len(ids)
+        (last,) = await store.get(key, ids[-1:], NOW, embeddings=False)
+        assert last.body == Unified("x", last_accessed=later)
+        assert await store.delete(key, ids, None, NOW) == len(ids)
+
+
 async def test_each_crew_has_a_directory_of_its_own_that_no_id_leads_out_of(tmp_path: Path) -> None:
     directories = ChromaDirectories(tmp_path / "chroma")
     crews = ["a", "b", "../../etc", "..", "a/b", "documents", "x" * 120, "A", "ä"]

@@ -208,8 +208,9 @@ class ChromaMemoryStore:
 
         def touch(collection: Any) -> int:
             there = collection.get(ids=keys, include=[])["ids"]
-            if there:
-                collection.update(ids=there, metadatas=[{Column.LAST_ACCESSED: format_time(now)}] * len(there))
+            for start in range(0, len(there), _ROWS_IN_CHUNK):
+                some = there[start : start + _ROWS_IN_CHUNK]
+                collection.update(ids=some, metadatas=[{Column.LAST_ACCESSED: format_time(now)}] * len(some))
             return len(there)
 
         async with self._database.write() as connection:
