@@ -62,16 +62,14 @@ class Leases:
             .where(worker_leases.c.expires_at >= self._now)
             .order_by(worker_leases.c.started_at, worker_leases.c.executor_id)
         )
-        async with self._database.read() as connection:
-            return [Lease(*row) for row in await connection.execute(statement)]
+        return [Lease(**row) for row in await self._database.fetch(statement)]
 
     async def dead(self, holders: Collection[str]) -> set[str]:
         """Return the hosts among `holders` that have no lease, and all whose lease has expired."""
-        async with self._database.read() as connection:
-            rows = await connection.execute(
-                select(worker_leases.c.executor_id, (worker_leases.c.expires_at < self._now).label("expired"))
-            )
-            expired = {row.executor_id: bool(row.expired) for row in rows}
+        rows = await self._database.fetch(
+            select(worker_leases.c.executor_id, (worker_leases.c.expires_at < self._now).label("expired"))
+        )
+        expired = {row["executor_id"]: bool(row["expired"]) for row in rows}
         return {host for host, dead in expired.items() if dead} | {host for host in holders if host not in expired}
 
     async def forget(self, executor_ids: Collection[str]) -> None:

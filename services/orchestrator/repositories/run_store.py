@@ -277,14 +277,13 @@ class RunStore:
 
     async def ready(self, limit: int) -> list[Ready]:
         """Return executions to hand to the engine, the longest waiting first."""
-        async with self._database.read() as connection:
-            rows = await connection.execute(
-                select(executions.c.id, executions.c.generation, executions.c.group_id, executions.c.priority)
-                .where(executions.c.ready.is_(True))
-                .order_by(executions.c.created_at)
-                .limit(limit)
-            )
-            return [Ready(*row) for row in rows]
+        rows = await self._database.fetch(
+            select(executions.c.id, executions.c.generation, executions.c.group_id, executions.c.priority)
+            .where(executions.c.ready.is_(True))
+            .order_by(executions.c.created_at)
+            .limit(limit)
+        )
+        return [Ready(*row.values()) for row in rows]
 
     async def handed_over(self, segment: Ready) -> None:
         """Note that the engine has a segment."""
@@ -297,14 +296,13 @@ class RunStore:
 
     async def at_work(self, after_id: str, limit: int) -> list[tuple[str, int]]:
         """Return id and generation of executions that the engine should have, in the order of ids."""
-        async with self._database.read() as connection:
-            rows = await connection.execute(
-                select(executions.c.id, executions.c.generation)
-                .where(executions.c.id > after_id, executions.c.state.in_(_CLAIMABLE), executions.c.ready.is_(False))
-                .order_by(executions.c.id)
-                .limit(limit)
-            )
-            return [(row.id, row.generation) for row in rows]
+        rows = await self._database.fetch(
+            select(executions.c.id, executions.c.generation)
+            .where(executions.c.id > after_id, executions.c.state.in_(_CLAIMABLE), executions.c.ready.is_(False))
+            .order_by(executions.c.id)
+            .limit(limit)
+        )
+        return [(row["id"], row["generation"]) for row in rows]
 
     async def hand_over_again(self, execution_id: str, generation: int) -> bool:
         """Make an execution ready for its next segment, unless it has moved on since; tell whether it was."""
@@ -323,13 +321,12 @@ class RunStore:
 
     async def cancellations(self, execution_ids: Collection[str]) -> set[str]:
         """Return those executions whose end was asked for."""
-        async with self._database.read() as connection:
-            rows = await connection.execute(
-                select(executions.c.id).where(
-                    executions.c.id.in_(execution_ids), executions.c.cancel_requested_at.is_not(None)
-                )
+        rows = await self._database.fetch(
+            select(executions.c.id).where(
+                executions.c.id.in_(execution_ids), executions.c.cancel_requested_at.is_not(None)
             )
-            return set(rows.scalars())
+        )
+        return {row["id"] for row in rows}
 
     async def claim(self, execution_id: str, generation: int) -> Claim | None:
         """Take an execution: from now on no other host's write to it counts. None when there is nothing to take."""
@@ -379,19 +376,19 @@ class RunStore:
 
     async def is_stored(self, execution_id: str, after_sequence: int, event: NewEvent) -> bool:
         """Tell whether an event is among those after a sequence: whether a commit that was not confirmed was made."""
-        async with self._database.read() as connection:
-            found = await connection.execute(
-                select(
-                    exists().where(
-                        execution_events.c.execution_id == execution_id,
-                        execution_events.c.sequence > after_sequence,
-                        execution_events.c.kind == event.kind,
-                        execution_events.c.time == event.time,
-                        execution_events.c.payload == event.payload,
-                    )
+        return bool(
+            await self._database.fetch(
+                select(execution_events.c.sequence)
+                .where(
+                    execution_events.c.execution_id == execution_id,
+                    execution_events.c.sequence > after_sequence,
+                    execution_events.c.kind == event.kind,
+                    execution_events.c.time == event.time,
+                    execution_events.c.payload == event.payload,
                 )
+                .limit(1)
             )
-            return bool(found.scalar_one())
+        )
 
     async def wake(self, execution_id: str, epoch: int) -> bool:
         """Let an execution go on that a claim has parked for its credential; tell whether it still was."""
@@ -409,26 +406,22 @@ class RunStore:
 
     async def answers_kept(self, execution_id: str, index: int) -> dict[tuple[str, int], bytes]:
         """Return the model answers earlier attempts at a task have got, by request hash and occurrence."""
-        async with self._database.read() as connection:
-            rows = await connection.execute(
-                select(llm_journal.c.request_hash, llm_journal.c.occurrence, llm_journal.c.response).where(
-                    llm_journal.c.execution_id == execution_id, llm_journal.c.task_index == index
-                )
+        rows = await self._database.fetch(
+            select(llm_journal.c.request_hash, llm_journal.c.occurrence, llm_journal.c.response).where(
+                llm_journal.c.execution_id == execution_id, llm_journal.c.task_index == index
             )
-            return {(row.request_hash, row.occurrence): row.response for row in rows}
+        )
+        return {(row["request_hash"], row["occurrence"]): row["response"] for row in rows}
 
     async def tool_calls(self, execution_id: str, index: int) -> dict[str, ToolCall]:
         """Return what is known of the tool calls of earlier attempts at a task, by their keys."""
-        async with self._database.read() as connection:
-            rows = await connection.execute(
-                select(tool_journal).where(
-                    tool_journal.c.execution_id == execution_id, tool_journal.c.task_index == index
-                )
-            )
-            return {
-                row.call_key: ToolCall(ToolCallState(row.state), (row.result or b"").decode(), row.error)
-                for row in rows
-            }
+        rows = await self._database.fetch(
+            select(tool_journal).where(tool_journal.c.execution_id == execution_id, tool_journal.c.task_index == index)
+        )
+        return {
+            row["call_key"]: ToolCall(ToolCallState(row["state"]), (row["result"] or b"").decode(), row["error"])
+            for row in rows
+        }
 
     async def answers(self, execution_id: str) -> dict[int, Approval]:
         """Return the newest approval of each task that has one, by the task's place."""
