@@ -184,8 +184,13 @@ class VectorSearch:
                 remembered = None
             if remembered:
                 statement = statement.where(table.c.written_version > remembered[0])
-            rows = [row async for chunk in chunks(connection, statement, ROWS_IN_CHUNK) for row in chunk]
-            block = await asyncio.to_thread(vector_block, key.kind, rows, namespace.space.dimension)
+            dimension = namespace.space.dimension
+            # Chunk by chunk: turning all rows at once to arrays would keep the interpreter from everybody else.
+            read = [
+                await asyncio.to_thread(vector_block, key.kind, chunk, dimension)
+                async for chunk in chunks(connection, statement, ROWS_IN_CHUNK)
+            ]
+            block = await asyncio.to_thread(VectorBlock.joined, read) if read else vector_block(key.kind, [], dimension)
             if remembered:
                 old = remembered[1]
                 block = await asyncio.to_thread(old.updated, block) if len(block) else old

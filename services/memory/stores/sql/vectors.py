@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, Self, TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +36,15 @@ class Labels:
         codes = np.fromiter((place.setdefault(value, len(place)) for value in values), np.int32, len(values))
         return cls(codes, tuple(place))
 
-    def updated(self, kept: Mask, newer: "Labels") -> "Labels":
-        """Return the column of the rows kept, with those of `newer` after them."""
-        place = {text: code for code, text in enumerate(self.texts)}
-        recoded = np.array([place.setdefault(text, len(place)) for text in newer.texts], dtype=np.int32)
-        return Labels(np.concatenate([self.codes[kept], recoded[newer.codes]]), tuple(place))
+    @classmethod
+    def joined(cls, columns: Sequence["Labels"]) -> Self:
+        """Return the columns one after the other."""
+        place: dict[str, int] = {}
+        codes = [
+            np.array([place.setdefault(text, len(place)) for text in column.texts], dtype=np.int32)[column.codes]
+            for column in columns
+        ]
+        return cls(np.concatenate(codes), tuple(place))
 
     def among(self, accepted: Sequence[bool]) -> Mask:
         """Tell of each row whether its text is accepted, given that for each distinct text."""
@@ -105,23 +109,34 @@ class VectorBlock:
         texts = sum(len(text) + 64 for text in (*self.sources.texts, *self.scopes.texts))
         return self.matrix.nbytes + ROW_BYTES * len(self) + texts
 
+    @classmethod
+    def joined(cls, blocks: Sequence["VectorBlock"]) -> Self:
+        """Return the rows of the blocks, of which there is at least one, one after the other."""
+        return cls(
+            ids=np.concatenate([block.ids for block in blocks]),
+            matrix=np.concatenate([block.matrix for block in blocks]),
+            created_us=np.concatenate([block.created_us for block in blocks]),
+            expires_us=np.concatenate([block.expires_us for block in blocks]),
+            importance=np.concatenate([block.importance for block in blocks]),
+            private=np.concatenate([block.private for block in blocks]),
+            sources=Labels.joined([block.sources for block in blocks]),
+            scopes=Labels.joined([block.scopes for block in blocks]),
+        )
+
     def updated(self, newer: "VectorBlock") -> "VectorBlock":
         """Return the block with rows of the same id replaced and the others of `newer` added."""
         kept: Mask = ~np.isin(self.ids, newer.ids)
-
-        def joined(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return np.concatenate([old[kept], new])
-
-        return VectorBlock(
-            ids=joined(self.ids, newer.ids),
-            matrix=joined(self.matrix, newer.matrix),
-            created_us=joined(self.created_us, newer.created_us),
-            expires_us=joined(self.expires_us, newer.expires_us),
-            importance=joined(self.importance, newer.importance),
-            private=joined(self.private, newer.private),
-            sources=self.sources.updated(kept, newer.sources),
-            scopes=self.scopes.updated(kept, newer.scopes),
+        older = VectorBlock(
+            ids=self.ids[kept],
+            matrix=self.matrix[kept],
+            created_us=self.created_us[kept],
+            expires_us=self.expires_us[kept],
+            importance=self.importance[kept],
+            private=self.private[kept],
+            sources=Labels(self.sources.codes[kept], self.sources.texts),
+            scopes=Labels(self.scopes.codes[kept], self.scopes.texts),
         )
+        return VectorBlock.joined([older, newer])
 
     def allowed(self, chosen: Filter, now_us: int, *, unified: bool) -> Mask:
         """Tell of each row whether it is alive and passes what of the filter these arrays can decide."""
