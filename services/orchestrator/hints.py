@@ -14,14 +14,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-import asyncpg
 import grpc
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from coxswain.orchestrator.v1 import worker_service_pb2, worker_service_pb2_grpc
 from services.common.db.database import Database
-from services.common.errors import CoxswainError
 
 logger = structlog.get_logger(__name__)
 
@@ -293,15 +290,9 @@ async def _persist(other_side: str, work: _Work) -> None:
     while True:
         try:
             await work(working)
-        except (
-            OSError,
-            TimeoutError,
-            SQLAlchemyError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            grpc.RpcError,
-            CoxswainError,
-        ) as error:
+        except Exception as error:  # noqa: BLE001
+            # Whatever it was (asyncpg has errors of its own for connections that break in a call): who ended here would
+            # leave everybody to their slow polls.
             logger.warning("hints_interrupted", other_side=other_side, error=type(error).__name__)
         await asyncio.sleep(pause)
         pause = min(pause * 2, _LAST_RETRY_SECONDS)
