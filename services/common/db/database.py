@@ -113,7 +113,7 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
         async with contextlib.aclosing(connection):
             yield connection
-    except DBAPIError as error:
+    except Exception as error:
         refused = refusal(error)
         if refused is not None:
             raise refused from error

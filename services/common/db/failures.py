@@ -32,8 +32,14 @@ def unavailable(message: str = _SILENT) -> Unavailable:
     return Unavailable(message, metadata={"dependency": "database"}, retry_after=1.0)
 
 
-def refusal(error: DBAPIError) -> Unavailable | None:
-    """Return what callers are told of an error of the database itself; None: the statement is wrong."""
+def refusal(error: Exception) -> Unavailable | None:
+    """Return what callers are told of an error of the database itself; None: it is none, or the statement is wrong."""
+    # asyncpg's own word for a connection that broke in the middle of a call, which SQLAlchemy does not translate. By
+    # name, as installations on SQLite do not load asyncpg.
+    if type(error).__name__ == "InternalClientError":
+        return unavailable()
+    if not isinstance(error, DBAPIError):
+        return None
     if error.connection_invalidated:
         return unavailable()
     state = getattr(error.orig, "sqlstate", None)

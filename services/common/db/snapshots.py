@@ -85,15 +85,12 @@ class PostgresSnapshots:
         """See `Snapshots`."""
         try:
             return await self._fetch(statement, parameters)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                refused = refusal(error)
-                if refused is not None:
-                    raise refused from error
+        except Exception as error:
+            if refusal(error) is None:
                 raise
         try:
             return await self._fetch(statement, parameters)
-        except DBAPIError as error:
+        except Exception as error:
             refused = refusal(error)
             if refused is not None:
                 raise refused from error

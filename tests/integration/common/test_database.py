@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -234,6 +235,15 @@ async def test_closing_waits_for_reads_and_later_ones_are_told(database: Databas
     if database.dialect == "sqlite":
         with pytest.raises(Unavailable):
             await database.fetch(sa.select(things.c.id))
+
+
+async def test_what_the_driver_says_of_a_connection_that_broke_in_a_call_is_unavailable(database: Database) -> None:
+    with pytest.raises(Unavailable):
+        async with database.write() as connection:
+            await connection.execute(things.insert().values(id=1))
+            raise asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
+    assert await database.fetch(sa.select(things)) == []
+    await database.close()
 
 
 def test_other_databases_are_refused_by_name() -> None:

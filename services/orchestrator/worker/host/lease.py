@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import structlog
 
-from services.common.errors import CoxswainError
 from services.orchestrator.repositories.leases import Leases
 
 logger = structlog.get_logger(__name__)
@@ -61,7 +60,8 @@ class LeaseKeeper:
         try:
             async with asyncio.timeout(self._ttl):
                 await self._leases.renew(self._executor_id, socket.gethostname(), os.getpid(), self._ttl)
-        except (CoxswainError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001
+            # Whatever it is: a host that stopped trying would stand idle for good.
             logger.warning("lease_not_renewed", error=type(error).__name__)
             return
         # The database counted from some moment after `began`.
