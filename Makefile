@@ -27,7 +27,6 @@ BUILD_OPTIONS ?=
 OVERLAY ?= deploy/k8s/overlays/prod
 PYTEST := $(BIN)/pytest
 PARALLEL := -n $(JOBS) --dist loadfile
-COVERAGE := --cov --cov-report=term:skip-covered
 
 .PHONY: help
 help: ## List the targets
@@ -54,13 +53,13 @@ seed: protos ## Write the starting data (the list of models); repeating it chang
 ##@ Check it
 
 .PHONY: test
-test: protos ## Everything: lint, types, import contracts, protos, every test with coverage (T=path: only those tests)
+test: protos ## Everything: lint, types, import contracts, protos, every test (T=path: only those tests)
 ifneq ($(T),)
 	@$(PYTEST) $(T)
 else
 	@failed=; for check in lint types contracts proto-lint; do \
 		echo "== make $$check"; $(MAKE) --no-print-directory $$check || failed="$$failed $$check"; done; \
-	echo "== pytest"; $(PYTEST) $(PARALLEL) $(COVERAGE) --cov-fail-under=80 tests || failed="$$failed pytest"; \
+	echo "== pytest"; $(PYTEST) $(PARALLEL) tests || failed="$$failed pytest"; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 endif
 
@@ -84,9 +83,11 @@ test-large: protos ## Tests too big for every change (sizes, long runs)
 chaos: protos ## Kill processes under load and check that nothing is lost or doubled
 	@$(PYTEST) -m chaos --timeout 3600 tests
 
+# Apart from `test`: it takes half as long again, and on Python 3.11 a process that is traced can hang for good when a thread
+# that used greenlets has ended.
 .PHONY: coverage
-coverage: protos ## Every test, and where the code is not covered (htmlcov/index.html)
-	@$(PYTEST) $(PARALLEL) --cov --cov-report=term-missing:skip-covered --cov-report=html tests
+coverage: protos ## Every test, and where the code is not covered (htmlcov/index.html); at least 80 %
+	@$(PYTEST) $(PARALLEL) --cov --cov-fail-under=80 --cov-report=term-missing:skip-covered --cov-report=html tests
 
 .PHONY: bench
 bench: protos ## Measure against the floors and peers named in benchmarks/
