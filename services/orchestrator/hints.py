@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+import asyncpg
 import grpc
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from coxswain.orchestrator.v1 import worker_service_pb2, worker_service_pb2_grpc
 from services.common.db.database import Database
+from services.common.errors import CoxswainError
 
 logger = structlog.get_logger(__name__)
 
@@ -290,10 +293,20 @@ async def _persist(other_side: str, work: _Work) -> None:
     while True:
         try:
             await work(working)
-        except Exception as error:  # noqa: BLE001
-            # Whatever it was (asyncpg has errors of its own for connections that break in a call): who ended here would
-            # leave everybody to their slow polls.
+        except (
+            OSError,
+            TimeoutError,
+            SQLAlchemyError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            grpc.RpcError,
+            CoxswainError,
+        ) as error:
             logger.warning("hints_interrupted", other_side=other_side, error=type(error).__name__)
+        except Exception:
+            # Who ended here would leave everybody to their slow polls.
+            logger.exception("hints_interrupted", other_side=other_side)
         await asyncio.sleep(pause)
         pause = min(pause * 2, _LAST_RETRY_SECONDS)
 

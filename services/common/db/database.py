@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from services.common.db.failures import refusal, unavailable
+from services.common.db.failures import refusals_told, unavailable
 from services.common.db.snapshots import PostgresSnapshots, Snapshots, SqliteSnapshots
 
 _READ_ONLY = "coxswain_read_only"
@@ -110,14 +110,9 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         connection = await engine.connect()
     except (OSError, DBAPIError, PoolTimeoutError) as error:
         raise unavailable() from error
-    try:
+    with refusals_told():
         async with contextlib.aclosing(connection):
             yield connection
-    except Exception as error:
-        refused = refusal(error)
-        if refused is not None:
-            raise refused from error
-        raise
 
 
 def _configure_sqlite(engine: AsyncEngine) -> None:

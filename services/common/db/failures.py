@@ -1,6 +1,7 @@
 """What a database that does not answer, or takes no writes, raises, and what callers are told then."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 from sqlalchemy.exc import DBAPIError
 
@@ -30,6 +31,18 @@ _POSTGRESQL: Mapping[str, str] = {
 def unavailable(message: str = _SILENT) -> Unavailable:
     """Return what callers are told."""
     return Unavailable(message, metadata={"dependency": "database"}, retry_after=1.0)
+
+
+@contextlib.contextmanager
+def refusals_told() -> Iterator[None]:
+    """Raise what callers are told in the place of errors of the database itself."""
+    try:
+        yield
+    except Exception as error:
+        refused = refusal(error)
+        if refused is not None:
+            raise refused from error
+        raise
 
 
 def refusal(error: Exception) -> Unavailable | None:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.common.db.failures import refusal, unavailable
+from services.common.db.failures import refusal, refusals_told, unavailable
 
 # More than processors: a reader of many rows must not keep those of a few waiting.
 _SQLITE_READERS = 4
@@ -52,13 +52,8 @@ class SqliteSnapshots:
         """See `Snapshots`."""
         if self._closed:
             raise unavailable()
-        try:
+        with refusals_told():
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, statement, parameters)
-        except DBAPIError as error:
-            refused = refusal(error)
-            if refused is not None:
-                raise refused from error
-            raise
 
     def _fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         with self._engine.connect() as connection:
@@ -88,13 +83,8 @@ class PostgresSnapshots:
         except Exception as error:
             if refusal(error) is None:
                 raise
-        try:
+        with refusals_told():
             return await self._fetch(statement, parameters)
-        except Exception as error:
-            refused = refusal(error)
-            if refused is not None:
-                raise refused from error
-            raise
 
     async def _fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         try:

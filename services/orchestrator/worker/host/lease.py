@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
+from services.common.errors import CoxswainError
 from services.orchestrator.repositories.leases import Leases
 
 logger = structlog.get_logger(__name__)
@@ -60,9 +61,12 @@ class LeaseKeeper:
         try:
             async with asyncio.timeout(self._ttl):
                 await self._leases.renew(self._executor_id, socket.gethostname(), os.getpid(), self._ttl)
-        except Exception as error:  # noqa: BLE001
-            # Whatever it is: a host that stopped trying would stand idle for good.
+        except (CoxswainError, TimeoutError) as error:
             logger.warning("lease_not_renewed", error=type(error).__name__)
+            return
+        except Exception:
+            # A host that stopped trying would stand idle for good.
+            logger.exception("lease_not_renewed")
             return
         # The database counted from some moment after `began`.
         self._good_until = began + self._ttl * (1 - _SAFETY)

@@ -5,6 +5,7 @@ from collections import deque
 
 import structlog
 
+from services.common.errors import CoxswainError
 from services.orchestrator.repositories.run_store import RunStore
 
 logger = structlog.get_logger(__name__)
@@ -38,5 +39,7 @@ class Pruner:
                 self._due.popleft()
                 try:
                     await self._store.prune_chunks(execution_id, call_id, after_sequence)
-                except Exception as error:  # noqa: BLE001
-                    logger.info("chunks_not_pruned", execution_id=execution_id, error=type(error).__name__)
+                except CoxswainError as error:
+                    logger.info("chunks_not_pruned", execution_id=execution_id, reason=error.reason)
+                except Exception:
+                    logger.exception("chunks_not_pruned", execution_id=execution_id)
