@@ -76,6 +76,24 @@ async def test_a_lease_that_is_renewed_in_time_is_held() -> None:
         assert keeping.lost == 0
 
 
+async def test_an_error_nobody_foresaw_does_not_end_the_renewals() -> None:
+    async with Keeping() as keeping:
+        asked = 0
+
+        def stumble() -> None:
+            nonlocal asked
+            asked += 1
+            raise LookupError("not of a database")
+
+        keeping.rows.meanwhile = stumble
+        await until(lambda: asked >= 2)
+        keeping.rows.meanwhile = None
+        await keeping.renewed()
+        assert keeping.keeper.held.is_set()
+        assert keeping.task is not None
+        assert not keeping.task.done()
+
+
 async def test_a_lease_is_lost_before_others_may_think_so() -> None:
     async with Keeping() as keeping:
         keeping.rows.answers = False
