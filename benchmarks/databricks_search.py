@@ -42,10 +42,11 @@ from services.common.logging import configure_logging
 from services.memory.domain import Filter, MemoryKind, NamespaceKey, Record, Unified
 from services.memory.schemas import Column, DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
+from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import Owner, handed_over, query_filter
 from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.recent_writes import RecentWrites
-from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository, EndpointTypes, Location
+from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from tests.support.harness import serve_services
 
 _GROUP, _CREW = "sales", "crew"

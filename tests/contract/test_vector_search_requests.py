@@ -16,10 +16,11 @@ from services.common.identity.credentials import OutboundCredential
 from services.memory.domain import EVERYTHING, MemoryKind, NamespaceKey, Record, Unified, unit_vector
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
+from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.recent_writes import RecentWrites
-from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository, EndpointTypes, Location
+from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from tests.integration.memory.store_model import NOW
 from tests.support.databricks_http import Exchange
 from tests.support.databricks_workspace import DatabricksWorkspace

@@ -11,7 +11,7 @@ from services.common.grpc.call import current_call, current_principal
 from services.memory.domain import MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.servicers.convert import conditions_to_domain, record_to_domain, record_to_message
-from services.memory.stores.databricks.repository import EndpointDescription, ResourceState
+from services.memory.stores.databricks.descriptions import EndpointDescription, ResourceState
 from services.memory.usecases.vector_indexes import IndexInfo, VectorIndexUseCases
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -9,8 +9,9 @@ from services.memory.domain import MemoryBackend, MemoryKind
 from services.memory.repositories.backends import MemoryBackendRepository
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.databricks.client import VectorSearchClient
+from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.recent_writes import RecentWrites
-from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository, EndpointTypes, Location
+from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.store import DatabricksMemoryStore, NamespaceNotes
 
 ACTIVE_SECONDS = 1.0

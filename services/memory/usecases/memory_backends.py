@@ -14,6 +14,7 @@ from services.common.ids import new_id
 from services.memory.domain import EVERYTHING, MemoryBackend, MemoryKind
 from services.memory.repositories.backends import Edit, MemoryBackendRepository, RequestKey, with_made_endpoint
 from services.memory.stores.base import embedding_mismatch_of_index
+from services.memory.stores.databricks.descriptions import ResourceState
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.provisioning import (
     Patience,
@@ -23,7 +24,7 @@ from services.memory.stores.databricks.provisioning import (
     remove_made,
     wanted_indexes,
 )
-from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository, ResourceState
+from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 
 DEFAULT = "default"
 """The id that stands for the embedded default."""

@@ -28,14 +28,10 @@ from services.memory.domain import (
 from services.memory.repositories.backends import Edit, MemoryBackendRepository, with_made_endpoint
 from services.memory.schemas import Column, parse_row
 from services.memory.stores.base import embedding_mismatch
+from services.memory.stores.databricks.descriptions import EndpointDescription, IndexDescription, ResourceState
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.provisioning import Patience, make_index
-from services.memory.stores.databricks.repository import (
-    DatabricksVectorIndexRepository,
-    EndpointDescription,
-    IndexDescription,
-    ResourceState,
-)
+from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.upstream_errors import AlreadyThere
 from services.memory.usecases.memory import query_vector
 from services.memory.usecases.memory_backends import IndexRepositories

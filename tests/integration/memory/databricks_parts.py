@@ -19,10 +19,11 @@ from services.memory.domain import (
 )
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
+from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.recent_writes import RecentWrites
-from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository, EndpointTypes, Location
+from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.store import DatabricksMemoryStore, NamespaceNotes
 from tests.integration.memory.store_model import KEYS, NOW
 from tests.support.vector_search_emulator import VectorSearchEmulator

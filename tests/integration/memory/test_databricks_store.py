@@ -39,10 +39,8 @@ from services.memory.domain import (
     unit_vector,
 )
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
+from services.memory.stores.databricks.descriptions import ResourceState
 from services.memory.stores.databricks.http import WorkspaceHttp
-from services.memory.stores.databricks.repository import (
-    ResourceState,
-)
 from services.memory.stores.databricks.store import DatabricksMemoryStore
 from tests.integration.memory.databricks_parts import (
     INDEX,

@@ -9,11 +9,8 @@ import structlog
 from services.common.errors import CoxswainError, FailedPrecondition, Unavailable
 from services.memory.domain import DatabricksConfig, MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
-from services.memory.stores.databricks.repository import (
-    DatabricksVectorIndexRepository,
-    IndexDescription,
-    ResourceState,
-)
+from services.memory.stores.databricks.descriptions import IndexDescription, ResourceState
+from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.upstream_errors import AlreadyThere, NameReserved
 
 _log = structlog.get_logger(__name__)

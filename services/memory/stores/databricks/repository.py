@@ -6,19 +6,16 @@ Rows are built and read through `schemas` alone; every query carries its owner, 
 import asyncio
 import functools
 import json
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import Enum
 from typing import Any, TypeVar
 
 import numpy as np
 import structlog
 from prometheus_client import Counter
 
-from services.common.errors import Aborted, CoxswainError, FailedPrecondition, PermissionDenied, Unavailable
-from services.common.logging import redact
+from services.common.errors import Aborted, CoxswainError, FailedPrecondition, Unavailable
 from services.memory import filters
 from services.memory.domain import EVERYTHING, Comparison, Filter, MemoryKind, NamespaceKey, Record, Tally, Vector
 from services.memory.schemas import Column, DatabricksIndexSchemas, MalformedRow, Row, build_row, format_time
@@ -30,6 +27,14 @@ from services.memory.stores.databricks.client import (
     WireRow,
     encode_vector,
 )
+from services.memory.stores.databricks.descriptions import (
+    STORAGE_OPTIMIZED,
+    EndpointDescription,
+    IndexDescription,
+    endpoint_description,
+    index_description,
+)
+from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import (
     MAX_VALUES,
     Clause,
@@ -50,63 +55,11 @@ _FOREIGN_ROWS = Counter(
 MAX_RESULTS = 10_000
 """What one query can return."""
 
-_Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
-_STORAGE_OPTIMIZED = "STORAGE_OPTIMIZED"
-_REMEMBERED_SECONDS = 300.0
-_REMEMBERED = 10_000
-_MAX_MESSAGE = 500
 _MOST_WAITS = 30
 """Times that removals which were accepted may still not be seen."""
 _MOST_NAMED_BYTES = 3000
 """Failures travel in gRPC's trailers, of which clients take 8 KiB."""
-
-
-class ResourceState(Enum):
-    """The state of an index or endpoint, whatever word the store has for it."""
-
-    UNKNOWN = 0
-    READY = 1
-    PROVISIONING = 2
-    OFFLINE = 3
-    FAILED = 4
-    NOT_FOUND = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """A workspace and the endpoint in it."""
-
-    workspace_url: str
-    endpoint: str
-
-
-@dataclass(frozen=True, slots=True)
-class IndexDescription:
-    """What the store tells of an index; the row count may lag behind."""
-
-    name: str
-    endpoint: str = ""
-    state: ResourceState = ResourceState.NOT_FOUND
-    detailed_state: str = ""
-    message: str = ""
-    primary_key: str = ""
-    vector_column: str = ""
-    dimension: int = 0
-    columns: Mapping[str, str] | None = None
-    row_count: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointDescription:
-    """What the store tells of an endpoint."""
-
-    name: str
-    storage_optimized: bool = False
-    state: ResourceState = ResourceState.NOT_FOUND
-    detailed_state: str = ""
-    message: str = ""
-    index_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +95,7 @@ class DatabricksVectorIndexRepository:
         self,
         client: VectorSearchClient,
         location: Location,
-        endpoint_types: "EndpointTypes",
+        endpoint_types: EndpointTypes,
         recent_writes: RecentWrites,
     ) -> None:
         self._client = client
@@ -340,7 +293,7 @@ class DatabricksVectorIndexRepository:
             answer = await self._client.get_index(self._location.workspace_url, index)
         except IndexMissing:
             return IndexDescription(index)
-        return self._read(lambda: _index_description(index, answer))
+        return self._read(lambda: index_description(index, answer))
 
     async def create_index(self, index: str, kind: MemoryKind, dimension: int) -> IndexDescription:
         """Make a direct-access index with the schema of a kind.
@@ -364,7 +317,7 @@ class DatabricksVectorIndexRepository:
                 },
             },
         )
-        return self._read(lambda: _index_description(index, answer))
+        return self._read(lambda: index_description(index, answer))
 
     async def delete_index(self, index: str) -> None:
         """Remove an index; one that is not there is no failure."""
@@ -385,7 +338,7 @@ class DatabricksVectorIndexRepository:
             answer = await self._client.get_endpoint(self._location.workspace_url, self._location.endpoint)
         except IndexMissing:
             return EndpointDescription(self._location.endpoint)
-        return self._read(lambda: _endpoint_description(answer))
+        return self._read(lambda: endpoint_description(answer))
 
     async def create_endpoint(self, *, storage_optimized: bool) -> EndpointDescription:
         """Make the endpoint.
@@ -393,15 +346,15 @@ class DatabricksVectorIndexRepository:
         Raises:
             FailedPrecondition: there is one of that name.
         """
-        kind = _STORAGE_OPTIMIZED if storage_optimized else "STANDARD"
+        kind = STORAGE_OPTIMIZED if storage_optimized else "STANDARD"
         self._endpoint_types.forget(self._location)
         answer = await self._client.create_endpoint(self._location.workspace_url, self._location.endpoint, kind)
-        return self._read(lambda: _endpoint_description(answer))
+        return self._read(lambda: endpoint_description(answer))
 
     async def list_endpoints(self) -> list[EndpointDescription]:
         """Return the workspace's endpoints by name."""
         rows = await self._client.list_endpoints(self._location.workspace_url)
-        found = self._read(lambda: [_endpoint_description(row) for row in rows])
+        found = self._read(lambda: [endpoint_description(row) for row in rows])
         return sorted(found, key=lambda endpoint: endpoint.name)
 
     async def delete_endpoint(self) -> None:
@@ -509,55 +462,6 @@ class DatabricksVectorIndexRepository:
         return False
 
 
-class EndpointTypes:
-    """Remembers for a while what decides how endpoints and indexes have to be asked; both may be made anew."""
-
-    def __init__(self) -> None:
-        self._types: dict[Location, tuple[float, bool]] = {}
-        self._dimensions: dict[tuple[str, str], tuple[float, int]] = {}
-
-    async def storage_optimized(self, location: Location, client: VectorSearchClient) -> bool | None:
-        """Tell whether an endpoint takes the string language; None where the credential may not look at it."""
-        known = self._types.get(location)
-        if known is not None and known[0] > time.monotonic():
-            return known[1]
-        try:
-            answer = await client.get_endpoint(location.workspace_url, location.endpoint)
-        except (PermissionDenied, IndexMissing):
-            # Tokens may be good for indexes alone: not remembered, as others may see more.
-            return None
-        storage_optimized = answer.get("endpoint_type") == _STORAGE_OPTIMIZED
-        self.learn(location, storage_optimized=storage_optimized)
-        return storage_optimized
-
-    def learn(self, location: Location, *, storage_optimized: bool) -> None:
-        """Remember the type of an endpoint."""
-        _bounded(self._types)[location] = (time.monotonic() + _REMEMBERED_SECONDS, storage_optimized)
-
-    def forget(self, location: Location) -> None:
-        """Ask for the type of an endpoint again the next time."""
-        self._types.pop(location, None)
-
-    def dimension(self, index: tuple[str, str]) -> int | None:
-        """Return the length of an index's vectors, where it is remembered; an index is a workspace and a name."""
-        known = self._dimensions.get(index)
-        return known[1] if known is not None and known[0] > time.monotonic() else None
-
-    def learn_dimension(self, index: tuple[str, str], dimension: int) -> None:
-        """Remember the length of an index's vectors."""
-        _bounded(self._dimensions)[index] = (time.monotonic() + _REMEMBERED_SECONDS, dimension)
-
-    def forget_dimension(self, index: tuple[str, str]) -> None:
-        """Ask for the length of an index's vectors again the next time."""
-        self._dimensions.pop(index, None)
-
-
-def _bounded(known: dict[_Key, _Value]) -> dict[_Key, _Value]:
-    if len(known) >= _REMEMBERED:
-        known.clear()
-    return known
-
-
 def cosine(score: object) -> float:
     """Return the cosine similarity of unit vectors from the store's score, which is 1 / (1 + d²) of their distance d.
 
@@ -587,64 +491,6 @@ def partial_failure(what: str, ids: Sequence[str]) -> Aborted:
         reason="PARTIAL_FAILURE",
         metadata={"failed_ids": json.dumps(named), "failed_count": str(len(ids))},
     )
-
-
-def resource_state(detailed: str, *, ready: bool = False) -> ResourceState:
-    """Return the state that a store's own word stands for."""
-    word = detailed.upper()
-    if "FAILED" in word or "ERROR" in word or word in ("RED_STATE", "DELETED"):
-        return ResourceState.FAILED
-    if any(part in word for part in ("OFFLINE", "STOPPING", "STOPPED")):
-        return ResourceState.OFFLINE
-    if any(part in word for part in ("PROVISIONING", "INITIALIZING", "PENDING", "CREATING", "STARTING")):
-        # ONLINE_NO_PENDING_UPDATE is online all the same.
-        return ResourceState.READY if "ONLINE" in word else ResourceState.PROVISIONING
-    if "ONLINE" in word or word in ("READY", "YELLOW_STATE"):
-        return ResourceState.READY
-    if not word:
-        return ResourceState.READY if ready else ResourceState.PROVISIONING
-    return ResourceState.UNKNOWN
-
-
-def _index_description(index: str, answer: Mapping[str, Any]) -> IndexDescription:
-    status = answer.get("status") or {}
-    spec = answer.get("direct_access_index_spec") or {}
-    vectors = spec.get("embedding_vector_columns") or [{}]
-    detailed = str(status.get("detailed_state") or "")
-    columns = None
-    try:
-        columns = json.loads(spec.get("schema_json") or "null")
-    except ValueError:
-        _log.warning("schema_unreadable", index=index)
-    return IndexDescription(
-        name=str(answer.get("name") or index),
-        endpoint=str(answer.get("endpoint_name") or ""),
-        state=resource_state(detailed, ready=bool(status.get("ready"))),
-        detailed_state=detailed,
-        message=_told(status.get("message")),
-        primary_key=str(answer.get("primary_key") or ""),
-        vector_column=str(vectors[0].get("name") or ""),
-        dimension=int(vectors[0].get("embedding_dimension") or 0),
-        columns=columns if isinstance(columns, dict) else None,
-        row_count=int(status.get("indexed_row_count") or 0),
-    )
-
-
-def _endpoint_description(answer: Mapping[str, Any]) -> EndpointDescription:
-    status = answer.get("endpoint_status") or {}
-    detailed = str(status.get("state") or "")
-    return EndpointDescription(
-        name=str(answer.get("name") or ""),
-        storage_optimized=answer.get("endpoint_type") == _STORAGE_OPTIMIZED,
-        state=resource_state(detailed),
-        detailed_state=detailed,
-        message=_told(status.get("message")),
-        index_count=int(answer.get("num_indexes") or 0),
-    )
-
-
-def _told(message: object) -> str:
-    return redact(str(message or ""))[:_MAX_MESSAGE]
 
 
 def wire_row(row: Mapping[str, Any]) -> WireRow:

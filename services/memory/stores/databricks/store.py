@@ -33,12 +33,7 @@ from services.memory.filters import created_at
 from services.memory.schemas import Column, Row, parse_list, parse_row
 from services.memory.stores.base import embedding_mismatch
 from services.memory.stores.databricks.filter_language import Owner
-from services.memory.stores.databricks.repository import (
-    MAX_RESULTS,
-    DatabricksVectorIndexRepository,
-    Hit,
-    passes,
-)
+from services.memory.stores.databricks.repository import MAX_RESULTS, DatabricksVectorIndexRepository, Hit, passes
 
 _log = structlog.get_logger(__name__)
 _EXPIRED_FOR = timedelta(days=1)

@@ -1,0 +1,116 @@
+"""What a workspace tells of its indexes and endpoints."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+import structlog
+
+from services.common.logging import redact
+
+_log = structlog.get_logger(__name__)
+
+STORAGE_OPTIMIZED: Final = "STORAGE_OPTIMIZED"
+"""The type of endpoints that take filters as text."""
+_MAX_MESSAGE = 500
+
+
+class ResourceState(Enum):
+    """The state of an index or endpoint, whatever word the store has for it."""
+
+    UNKNOWN = 0
+    READY = 1
+    PROVISIONING = 2
+    OFFLINE = 3
+    FAILED = 4
+    NOT_FOUND = 5
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDescription:
+    """What the store tells of an index; the row count may lag behind."""
+
+    name: str
+    endpoint: str = ""
+    state: ResourceState = ResourceState.NOT_FOUND
+    detailed_state: str = ""
+    message: str = ""
+    primary_key: str = ""
+    vector_column: str = ""
+    dimension: int = 0
+    columns: Mapping[str, str] | None = None
+    row_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointDescription:
+    """What the store tells of an endpoint."""
+
+    name: str
+    storage_optimized: bool = False
+    state: ResourceState = ResourceState.NOT_FOUND
+    detailed_state: str = ""
+    message: str = ""
+    index_count: int = 0
+
+
+def resource_state(detailed: str, *, ready: bool = False) -> ResourceState:
+    """Return the state that a store's own word stands for."""
+    word = detailed.upper()
+    if "FAILED" in word or "ERROR" in word or word in ("RED_STATE", "DELETED"):
+        return ResourceState.FAILED
+    if any(part in word for part in ("OFFLINE", "STOPPING", "STOPPED")):
+        return ResourceState.OFFLINE
+    if any(part in word for part in ("PROVISIONING", "INITIALIZING", "PENDING", "CREATING", "STARTING")):
+        # ONLINE_NO_PENDING_UPDATE is online all the same.
+        return ResourceState.READY if "ONLINE" in word else ResourceState.PROVISIONING
+    if "ONLINE" in word or word in ("READY", "YELLOW_STATE"):
+        return ResourceState.READY
+    if not word:
+        return ResourceState.READY if ready else ResourceState.PROVISIONING
+    return ResourceState.UNKNOWN
+
+
+def index_description(index: str, answer: Mapping[str, Any]) -> IndexDescription:
+    """Read what a workspace answers of an index."""
+    status = answer.get("status") or {}
+    spec = answer.get("direct_access_index_spec") or {}
+    vectors = spec.get("embedding_vector_columns") or [{}]
+    detailed = str(status.get("detailed_state") or "")
+    columns = None
+    try:
+        columns = json.loads(spec.get("schema_json") or "null")
+    except ValueError:
+        _log.warning("schema_unreadable", index=index)
+    return IndexDescription(
+        name=str(answer.get("name") or index),
+        endpoint=str(answer.get("endpoint_name") or ""),
+        state=resource_state(detailed, ready=bool(status.get("ready"))),
+        detailed_state=detailed,
+        message=_told(status.get("message")),
+        primary_key=str(answer.get("primary_key") or ""),
+        vector_column=str(vectors[0].get("name") or ""),
+        dimension=int(vectors[0].get("embedding_dimension") or 0),
+        columns=columns if isinstance(columns, dict) else None,
+        row_count=int(status.get("indexed_row_count") or 0),
+    )
+
+
+def endpoint_description(answer: Mapping[str, Any]) -> EndpointDescription:
+    """Read what a workspace answers of an endpoint."""
+    status = answer.get("endpoint_status") or {}
+    detailed = str(status.get("state") or "")
+    return EndpointDescription(
+        name=str(answer.get("name") or ""),
+        storage_optimized=answer.get("endpoint_type") == STORAGE_OPTIMIZED,
+        state=resource_state(detailed),
+        detailed_state=detailed,
+        message=_told(status.get("message")),
+        index_count=int(answer.get("num_indexes") or 0),
+    )
+
+
+def _told(message: object) -> str:
+    return redact(str(message or ""))[:_MAX_MESSAGE]
