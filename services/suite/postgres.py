@@ -50,11 +50,17 @@ def start_server(directory: Path, *, patience_seconds: float = 60) -> Any:
 
 
 def _stop(directory: Path) -> None:
-    """End a server that may still be starting: nobody would be left to stop it."""
+    """End a server that may still be starting, with or without its pid file: nobody would be left to stop it."""
     import psutil
+    from pgserver.postgres_server import POSTGRES_BIN_PATH
 
-    with contextlib.suppress(OSError, ValueError, IndexError, psutil.Error):
-        # The file may be of an earlier server, and its number another process's by now.
-        process = psutil.Process(int((directory / "postmaster.pid").read_text().split()[0]))
-        if process.name() == "postgres" and str(directory) in process.cmdline():
-            process.send_signal(signal.SIGQUIT)
+    # pg_ctl makes a shell of a copy of itself, and the shell becomes the server: one process, which has no command line
+    # while it changes. Only a second look is sure to see it.
+    for _ in range(2):
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            line = " ".join(words)
+            if str(POSTGRES_BIN_PATH) in line and (str(directory) in words or f'"{directory}"' in line):
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(signal.SIGQUIT)
+        time.sleep(_PAUSE_SECONDS)

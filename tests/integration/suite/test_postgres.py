@@ -22,14 +22,14 @@ def directory() -> Iterator[Path]:
         yield Path(path) / "postgres"
 
 
-def hurry(monkeypatch: pytest.MonkeyPatch, times: float) -> list[float]:
-    """Give the first `times` starts no time at all; return the limits of all starts."""
+def hurry(monkeypatch: pytest.MonkeyPatch, times: float, seconds: float = 0.001) -> list[float]:
+    """Give the first `times` starts hardly any time; return the limits of all starts, in seconds."""
     limits: list[float] = []
     original: Callable[..., str] = getattr(postgres_server, "pg_ctl")  # noqa: B009 - it exports no names
 
     def pg_ctl(arguments: list[str], timeout: float = 60, **options: Any) -> str:
         if "start" in arguments:
-            limits.append(timeout if len(limits) >= times else 0.001)
+            limits.append(timeout if len(limits) >= times else seconds)
             timeout = limits[-1]
         return original(arguments, timeout=timeout, **options)
 
@@ -57,10 +57,12 @@ def test_a_server_that_starts_slowly_is_waited_for(directory: Path, monkeypatch:
     assert not running(directory)
 
 
+# From before there is a process to the time a server needs: it is ended whatever it is at that moment.
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064])
 def test_a_server_that_never_comes_up_is_reported_and_not_left_behind(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    hurry(monkeypatch, float("inf"))
+    hurry(monkeypatch, float("inf"), seconds)
     with pytest.raises(StartError, match=r"is not ready after 0 s; .*COXSWAIN_DATABASE_URL"):
         start_server(directory, patience_seconds=0)
     psutil.wait_procs([psutil.Process(pid) for pid in running(directory)], timeout=60)
