@@ -52,7 +52,7 @@ def start_server(directory: Path, *, patience_seconds: float = 60) -> Any:
 def _stop(directory: Path) -> None:
     """End a server that may still be starting, with or without its pid file: nobody would be left to stop it."""
     import psutil
-    from pgserver.postgres_server import POSTGRES_BIN_PATH
+    from pgserver._commands import POSTGRES_BIN_PATH
 
     # pg_ctl makes a shell of a copy of itself, and the shell becomes the server: one process, which has no command line
     # while it changes. Only a second look is sure to see it.
