@@ -99,4 +99,4 @@ class MemoryBackendServicer(memory_backend_service_pb2_grpc.MemoryBackendService
     async def Provision(self, request: pb.ProvisionRequest, context: Context) -> AsyncIterator[pb.ProvisionResponse]:
         """Make what a backend needs."""
         async for step in self._backends.provision(current_principal(), request.id):
-            yield pb.ProvisionResponse(step=step.text, done=step.done, total=step.total)
+            yield pb.ProvisionResponse(step=step.text, done=step.done, total=step.total, rate=step.rate)

@@ -1,6 +1,7 @@
 """Where a group's memories lie: configurations, which one is active, and whether they work."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -63,6 +64,8 @@ class Step:
     text: str
     done: int
     total: int
+    rate: float
+    """Steps done in a second."""
 
 
 class MemoryBackendUseCases:
@@ -259,6 +262,11 @@ class MemoryBackendUseCases:
         repository = self._indexes.repository(backend)
         wanted = wanted_indexes(config)
         total = 1 + len(wanted)
+        started = time.monotonic()
+
+        def step(text: str, done: int) -> Step:
+            return Step(text, done, total, done / max(time.monotonic() - started, 1e-6))
+
         indexes: list[str] = []
         endpoints: list[str] = []
 
@@ -268,12 +276,12 @@ class MemoryBackendUseCases:
 
         try:
             async for text in make_endpoint(repository, config.endpoint, self._patience, endpoint_made):
-                yield Step(text, 0, total)
+                yield step(text, 0)
             for done, (kind, name) in enumerate(wanted, start=1):
-                yield Step(f"making index {name}", done, total)
+                yield step(f"making index {name}", done)
                 dimension = config.space.dimension
                 async for text in make_index(repository, name, kind, dimension, self._patience, indexes):
-                    yield Step(text, done, total)
+                    yield step(text, done)
         except (Unavailable, DeadlineExceeded):
             # It may just take longer: the next call goes on from here.
             raise
@@ -284,7 +292,7 @@ class MemoryBackendUseCases:
             if left:
                 error.message += f"; could not remove {', '.join(left)}"
             raise
-        yield Step("ready", total, total)
+        yield step("ready", total)
 
     async def _note_endpoint(self, backend: MemoryBackend, made: str) -> None:
         await self._backends.change(backend.group_id, backend.id, with_made_endpoint(made, utc_now()))

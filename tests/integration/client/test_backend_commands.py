@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -82,7 +83,7 @@ async def test_what_is_missing_is_told_and_then_made(run: Run, vectors: VectorSe
 
     made = await run("backend", "provision", "lake")
     assert "lake is ready" in said(made)
-    assert made.stderr, "progress is told"
+    assert re.search(r"ready: (\d+) of \1, [\d.,]+ a (second|minute)", made.stderr)
     assert "wrong" not in said(await run("backend", "verify", "lake"))
     assert f"{INDEX} unified ready 256" in said(await run("index", "list", "--backend", "lake"))
 

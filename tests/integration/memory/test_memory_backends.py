@@ -432,6 +432,7 @@ async def test_provision_makes_what_is_missing_tells_its_progress_and_can_be_rep
     steps = await _provision(world, backend.id)
     assert (steps[-1].done, steps[-1].total) == (6, 6)
     assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert all((step.rate > 0) == (step.done > 0) for step in steps)
     assert any("waiting for endpoint" in step.step for step in steps)
     assert any("waiting for index" in step.step for step in steps)
     assert world.vectors.index_names() == sorted(index_name(kind) for kind in KINDS)

@@ -282,6 +282,11 @@ def delete_backend(
     session.show(f"{backend} removed")
 
 
+def pace(rate: float) -> str:
+    """A rate, in units a second, in the unit it is legible in."""
+    return f"{rate:,.1f} a second" if rate >= 1 else f"{rate * 60:,.1f} a minute"
+
+
 def follow_steps(session: Session, steps: Any, what: str) -> int:
     """Show a stream of progress; return how much was done."""
     done, said = 0, ""
@@ -294,6 +299,6 @@ def follow_steps(session: Session, steps: Any, what: str) -> int:
             bar.update(task, completed=step.done, total=step.total or None, description=named)
             line = f"{named}: {step.done:,} of {f'{step.total:,}' if step.total else 'an unknown number'}"
             if bar.disable and line != said:
-                session.say(line)
+                session.say(line if not step.rate else f"{line}, {pace(step.rate)}")
                 said = line
     return done
