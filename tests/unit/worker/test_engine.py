@@ -321,6 +321,21 @@ async def test_memory_stores_the_result_once_and_recalls_it_without_model_calls(
     assert searched["filter"] == {"scope_prefix": "/crew/brief"}
 
 
+async def test_a_result_too_long_to_be_embedded_is_remembered_in_parts(fork_server: ForkServer) -> None:
+    result = "\n\n".join(f"{number}. {'Ships float. ' * 400}".strip() for number in range(400))
+    assert len(result) > 1 << 20, "one record could not hold it"
+    host = ScriptedHost(lambda _: answer(result))
+    async with segment(fork_server, host, crew(READ, memory=REMEMBERING), inputs=INPUTS) as run:
+        assert (await run.task(0))["text"] == result
+    assert "".join(memory["content"] for memory in host.memories) == result
+    count = len(host.memories)
+    places = [(memory["metadata"]["part"], memory["metadata"]["parts"]) for memory in host.memories]
+    assert places == [(part, count) for part in range(1, count + 1)]
+    assert [memory["id"] for memory in host.memories] == [f"execution-1.0.{position}" for position in range(count)]
+    assert max(len(memory["content"]) for memory in host.memories) <= 8000
+    assert len(host.calls("memory.save")) == -(-count // 100)
+
+
 async def test_a_memory_that_cannot_be_saved_fails_the_task(fork_server: ForkServer) -> None:
     def refuse(_: Frame) -> Frame:
         raise RemoteError("EMBEDDING_MISMATCH", "another model filled this namespace")

@@ -1,8 +1,8 @@
 """CrewAI's memory without the model calls it makes on its own account.
 
 By default CrewAI has a model extract, analyse, consolidate and query: up to ten calls in a crew of three tasks, besides
-its own three. `ResultMemory` stores each task's result as it is and recalls by similarity. `AnalysedMemory` leaves
-CrewAI its ways, for crews that ask for them. In both, what could not be saved ends the task.
+its own three. `ResultMemory` stores each task's result as it is, a long one in parts, and recalls by similarity.
+`AnalysedMemory` leaves CrewAI its ways, for crews that ask for them. In both, what could not be saved ends the task.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from pydantic import PrivateAttr
 from services.orchestrator.worker.frames import RemoteError
 from services.orchestrator.worker.remote.embedder import embedder
 from services.orchestrator.worker.remote.memory_storage import RemoteMemoryStorage, seen_by
+from services.orchestrator.worker.remote.pieces import split_text
 
 if TYPE_CHECKING:
     from crewai.llms.base_llm import BaseLLM
@@ -129,16 +130,18 @@ class ResultMemory(_TaskMemory):
     ) -> list[MemoryRecord]:
         records = [
             MemoryRecord(
-                content=content,
+                content=piece,
                 scope=join_scope_paths(root_scope, scope),
                 categories=categories or [],
-                metadata=metadata or {},
+                metadata=(metadata or {}) | ({"part": part, "parts": len(pieces)} if len(pieces) > 1 else {}),
                 importance=self.default_importance if importance is None else importance,
                 source=source,
                 private=private,
             )
             for content in contents
-            if content.strip()
+            for pieces in [list(split_text(content))]
+            for part, piece in enumerate(pieces, start=1)
+            if piece.strip()
         ]
         if records:
             self._storage.save(records)

@@ -21,6 +21,7 @@ OWN_METADATA = ("execution_id", "task")
 
 # What the memory service takes.
 _CATEGORIES, _CATEGORY_CHARACTERS = 64, 128
+_SAVED_AT_ONCE = 100
 _PART_CHARACTERS = 96
 """A longer part of a scope (roles may be whole paragraphs) is cut, and told apart by a hash."""
 
@@ -64,8 +65,9 @@ class RemoteMemoryStorage:
                 position = self._run.occurrence("memory.save")
                 record.id = f"{self._run.session.execution_id}.{self._run.index}.{position}"
                 self._known[record.id] = own
-        if records:
-            self._run.call("memory.save", {"records": [_to_json(record, self._known[record.id]) for record in records]})
+        for start in range(0, len(records), _SAVED_AT_ONCE):
+            batch = records[start : start + _SAVED_AT_ONCE]
+            self._run.call("memory.save", {"records": [_to_json(record, self._known[record.id]) for record in batch]})
 
     def search(
         self,
