@@ -1,11 +1,7 @@
-"""Commands about executions: run, watch, executions, get, outputs, cancel, resume, approve, renew."""
+"""Commands about executions: executions, get, outputs, cancel, approve, renew."""
 
-import difflib
-import json
 from collections.abc import Iterable
 from contextlib import closing
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,25 +9,18 @@ from rich.text import Text
 
 from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.blocking import Client
-from coxswain.client.cli.crews import apply_document, read
-from coxswain.client.cli.live import execution_view, follow
+from coxswain.client.cli.run import IdArgument
 from coxswain.client.cli.session import (
-    EXIT_INTERRUPTED,
     EXIT_USAGE,
     JsonOption,
-    Session,
     add_row,
     confirm,
     session_of,
     table,
 )
 from coxswain.client.paging import pages
-from coxswain.client.placeholders import inputs_asked_for, unused_inputs
 from coxswain.client.progress import state_words
-from coxswain.client.results import CrewReference, ExecutionNotSucceeded
-from coxswain.client.texts import read_text
 from coxswain.client.watching import TERMINAL_STATES, is_terminal
-from coxswain.orchestrator.v1.crew_pb2 import Crew
 from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState, TaskState
 from coxswain.orchestrator.v1.execution_service_pb2 import (
     AnswerApprovalRequest,
@@ -39,159 +28,15 @@ from coxswain.orchestrator.v1.execution_service_pb2 import (
     GetExecutionRequest,
     GetTaskOutputsRequest,
     ListExecutionsRequest,
-    ResumeExecutionRequest,
 )
 
-MAX_INPUT_BYTES = 16 * 1024 * 1024
 _STATES = [name.removeprefix("EXECUTION_STATE_").lower() for name in list(ExecutionState.keys())[1:]]
-
-
-class ActAs(StrEnum):
-    """Whom an execution acts as."""
-
-    USER = "user"
-    GROUP = "group"
-
-
-class OnExpiry(StrEnum):
-    """What happens when the token that an execution acts with expires."""
-
-    PARK = "park"
-    FAIL = "fail"
-    USE_GROUP_IDENTITY = "use-group-identity"
-
-
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (run, watch, executions, get, outputs, cancel, resume, approve, renew):
+    for command in (executions, get, outputs, cancel, approve, renew):
         app.command()(command)
-
-
-def run(
-    context: typer.Context,
-    crew: Annotated[str, typer.Argument(help="Name or id of a stored crew; none with --file.")] = "",
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", exists=True, help="Apply this crew file first, then run it.")
-    ] = None,
-    given: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input", "-i", help="key=text, key=@file (key=@- reads standard input) or key:=json; repeatable."
-        ),
-    ] = None,
-    watching: Annotated[bool, typer.Option("--watch/--detach", help="Follow it to its end, or only start it.")] = True,
-    model: Annotated[str, typer.Option(help="Model to use instead of the crew's own.")] = "",
-    limit: Annotated[float | None, typer.Option("--within", min=0.001, help="Seconds the execution may take.")] = None,
-    priority: Annotated[int, typer.Option(min=0, max=1000, help="Lower runs first.")] = 0,
-    request_id: Annotated[str, typer.Option(help="Makes a repeated command the same execution.")] = "",
-    labels: Annotated[list[str] | None, typer.Option("--label", help="key=value; repeatable.")] = None,
-    identity: Annotated[
-        ActAs | None,
-        typer.Option(help="Whom it acts as: you, or your group. By default you, if you have a token of your own."),
-    ] = None,
-    on_expiry: Annotated[
-        OnExpiry | None,
-        typer.Option(
-            "--on-credential-expiry",
-            help="When your token expires meanwhile: wait for `coxswain renew` (the default), fail, or go on as the "
-            "group (needs the role editor).",
-        ),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Run a crew and print its result.
-
-    Progress goes to standard error, the result to standard output. With --json every event is a line of JSON. Inputs
-    that no text of the crew uses are warned of, on standard error.
-
-    Examples:
-
-        coxswain run brief --input text=@report.txt > brief.md
-
-        coxswain run -f crew.yaml -i topic=lighthouses -i count:=5 --model openai/gpt-4o-mini
-
-        coxswain run brief -i text=@- --detach < report.txt
-
-        coxswain run brief -i text=@report.txt --identity user --on-credential-expiry fail
-    """
-    session = session_of(context, as_json)
-    if bool(crew) == (file is not None):
-        raise typer.BadParameter("name a crew or give --file, one of both", param_hint="CREW")
-    inputs = dict(_input(session, text) for text in given or [])
-    marked = dict(_label(text) for text in labels or [])
-    with session.client() as client:
-        reference: CrewReference = crew
-        if file is not None:
-            reference = stored = apply_document(client, read(session, file), file).crew
-            _warn_of_unused(session, stored, inputs)
-        elif inputs:
-            stored = client.get_crew(crew)
-            # Its newest revision still, so that a repeated request stays the same.
-            reference = stored.id
-            _warn_of_unused(session, stored, inputs)
-        execution = client.start(
-            reference,
-            inputs,
-            model=model,
-            request_id=request_id,
-            priority=priority,
-            timeout=limit,
-            labels=marked,
-            identity=ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity.name if identity else 'UNSPECIFIED'}"),
-            on_credential_expiry=OnCredentialExpiry.Value(
-                f"ON_CREDENTIAL_EXPIRY_{on_expiry.name if on_expiry else 'UNSPECIFIED'}"
-            ),
-        )
-        if watching:
-            return _watch(session, client, execution.id, 0)
-    if session.json:
-        return session.print_json(execution)
-    session.show(execution.id)
-    session.say(f"follow it with: coxswain watch {execution.id}")
-    return None
-
-
-def watch(
-    context: typer.Context,
-    id: IdArgument,  # noqa: A002 - what people see
-    after: Annotated[int, typer.Option(min=0, help="Begin behind this event.")] = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Show an execution's events to its end, then its result; a lost connection is made again.
-
-    Example: `coxswain watch 0198c0de --after 120 --json`
-    """
-    session = session_of(context, as_json)
-    with session.client() as client:
-        _watch(session, client, id, after)
-
-
-def _watch(session: Session, client: Client, execution_id: str, after: int) -> None:
-    sequence = after
-    try:
-        with closing(client.watch(execution_id, after)) as events:
-            if session.json:
-                for event in events:
-                    sequence = event.sequence
-                    session.print_json(event)
-            else:
-                view = execution_view(session.err, execution_id)
-                try:
-                    follow(view, events)
-                finally:
-                    sequence = max(view.progress.sequence, after)
-    except KeyboardInterrupt:
-        session.say(f"the execution goes on; follow it with: coxswain watch {execution_id} --after {sequence}")
-        session.say(f"or end it with: coxswain cancel {execution_id}")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    execution = client.executions.GetExecution(GetExecutionRequest(id=execution_id)).execution
-    if execution.state != ExecutionState.EXECUTION_STATE_SUCCEEDED:
-        raise ExecutionNotSucceeded(execution)
-    if not session.json:
-        session.show(execution.result.text)
 
 
 def executions(
@@ -318,27 +163,6 @@ def cancel(context: typer.Context, id: IdArgument, as_json: JsonOption = False) 
     return None
 
 
-def resume(
-    context: typer.Context,
-    id: IdArgument,  # noqa: A002
-    watching: Annotated[bool, typer.Option("--watch/--detach", help="Follow it to its end, or only start it.")] = True,
-    as_json: JsonOption = False,
-) -> None:
-    """Start a new execution from one that failed or was cancelled; finished tasks are not run again.
-
-    Example: `coxswain resume 0198c0de`
-    """
-    session = session_of(context, as_json)
-    with session.client() as client:
-        execution = client.executions.ResumeExecution(ResumeExecutionRequest(id=id)).execution
-        if watching:
-            return _watch(session, client, execution.id, 0)
-    if session.json:
-        return session.print_json(execution)
-    session.show(execution.id)
-    return None
-
-
 def approve(
     context: typer.Context,
     id: IdArgument,  # noqa: A002
@@ -407,41 +231,6 @@ def _up_to(events: Iterable[ExecutionEvent], sequence: int) -> Iterable[Executio
         yield event
         if event.sequence >= sequence or is_terminal(event):
             return
-
-
-def _input(session: Session, text: str) -> tuple[str, object]:
-    """``key=text``, ``key=@file`` or ``key:=json``."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.rstrip(":"):
-        raise typer.BadParameter(f"{text!r}: expected key=text, key=@file or key:=json", param_hint="--input")
-    if key.endswith(":"):
-        try:
-            return key[:-1], json.loads(value)
-        except ValueError as error:
-            raise typer.BadParameter(f"{key[:-1]}: not JSON: {error}", param_hint="--input") from error
-    if value.startswith("@@"):
-        return key, value[1:]
-    if not value.startswith("@"):
-        return key, value
-    file = read_text(value[1:], MAX_INPUT_BYTES)
-    if not file.encoding.startswith("utf-8"):
-        session.say(f"{value[1:]}: read as {file.encoding}", "yellow")
-    return key, file.text
-
-
-def _warn_of_unused(session: Session, crew: Crew, inputs: Iterable[str]) -> None:
-    asked_for = inputs_asked_for(crew.spec)
-    for name in unused_inputs(crew.spec, inputs):
-        near = difflib.get_close_matches(name, asked_for, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        session.say(f"warning: no text of {crew.spec.name} uses the input {name!r}{hint}", "yellow")
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise typer.BadParameter(f"{text!r}: expected key=value", param_hint="--label")
-    return key, value
 
 
 def _state(name: str) -> ExecutionState.ValueType:

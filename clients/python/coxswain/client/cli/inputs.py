@@ -1,0 +1,70 @@
+"""Options that give an execution its inputs and labels."""
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from coxswain.client.cli.session import Session
+from coxswain.client.placeholders import inputs_asked_for, unused_inputs
+from coxswain.client.texts import read_text
+from coxswain.orchestrator.v1.crew_pb2 import Crew
+
+MAX_INPUT_BYTES = 16 * 1024 * 1024
+
+InputsOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", "-i", help="key=text, key=@file (key=@- reads standard input) or key:=json; repeatable."),
+]
+LabelsOption = Annotated[list[str] | None, typer.Option("--label", help="key=value; repeatable.")]
+
+
+def inputs_from(session: Session, given: Iterable[str] | None) -> dict[str, object]:
+    """The inputs of ``--input``; a file that is not UTF-8 is said.
+
+    Raises typer.BadParameter for what is none, OSError and TextFileError for a file that cannot be used.
+    """
+    return dict(_input(session, text) for text in given or [])
+
+
+def labels_from(given: Iterable[str] | None) -> dict[str, str]:
+    """The labels of ``--label``. Raises typer.BadParameter for what is none."""
+    return dict(_label(text) for text in given or [])
+
+
+def warn_of_unused(session: Session, crew: Crew, inputs: Iterable[str]) -> None:
+    """Say on standard error which inputs no text of the crew uses."""
+    asked_for = inputs_asked_for(crew.spec)
+    for name in unused_inputs(crew.spec, inputs):
+        near = difflib.get_close_matches(name, asked_for, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        session.say(f"warning: no text of {crew.spec.name} uses the input {name!r}{hint}", "yellow")
+
+
+def _input(session: Session, text: str) -> tuple[str, object]:
+    """``key=text``, ``key=@file`` or ``key:=json``."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.rstrip(":"):
+        raise typer.BadParameter(f"{text!r}: expected key=text, key=@file or key:=json", param_hint="--input")
+    if key.endswith(":"):
+        try:
+            return key[:-1], json.loads(value)
+        except ValueError as error:
+            raise typer.BadParameter(f"{key[:-1]}: not JSON: {error}", param_hint="--input") from error
+    if value.startswith("@@"):
+        return key, value[1:]
+    if not value.startswith("@"):
+        return key, value
+    file = read_text(value[1:], MAX_INPUT_BYTES)
+    if not file.encoding.startswith("utf-8"):
+        session.say(f"{value[1:]}: read as {file.encoding}", "yellow")
+    return key, file.text
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise typer.BadParameter(f"{text!r}: expected key=value", param_hint="--label")
+    return key, value

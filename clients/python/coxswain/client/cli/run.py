@@ -1,0 +1,182 @@
+"""Commands that start an execution or follow one: run, watch, resume."""
+
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity, OnCredentialExpiry
+from coxswain.client.blocking import Client
+from coxswain.client.cli.crews import apply_document, read
+from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from, warn_of_unused
+from coxswain.client.cli.live import execution_view, follow
+from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, Session, session_of
+from coxswain.client.results import CrewReference, ExecutionNotSucceeded
+from coxswain.orchestrator.v1.execution_pb2 import ExecutionState
+from coxswain.orchestrator.v1.execution_service_pb2 import GetExecutionRequest, ResumeExecutionRequest
+
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
+WatchOption = Annotated[bool, typer.Option("--watch/--detach", help="Follow it to its end, or only start it.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (run, watch, resume):
+        app.command()(command)
+
+
+class ActAs(StrEnum):
+    """Whom an execution acts as."""
+
+    USER = "user"
+    GROUP = "group"
+
+
+class OnExpiry(StrEnum):
+    """What happens when the token that an execution acts with expires."""
+
+    PARK = "park"
+    FAIL = "fail"
+    USE_GROUP_IDENTITY = "use-group-identity"
+
+
+def run(
+    context: typer.Context,
+    crew: Annotated[str, typer.Argument(help="Name or id of a stored crew; none with --file.")] = "",
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", exists=True, help="Apply this crew file first, then run it.")
+    ] = None,
+    given: InputsOption = None,
+    watching: WatchOption = True,
+    model: Annotated[str, typer.Option(help="Model to use instead of the crew's own.")] = "",
+    limit: Annotated[float | None, typer.Option("--within", min=0.001, help="Seconds the execution may take.")] = None,
+    priority: Annotated[int, typer.Option(min=0, max=1000, help="Lower runs first.")] = 0,
+    request_id: Annotated[str, typer.Option(help="Makes a repeated command the same execution.")] = "",
+    labels: LabelsOption = None,
+    identity: Annotated[
+        ActAs | None,
+        typer.Option(help="Whom it acts as: you, or your group. By default you, if you have a token of your own."),
+    ] = None,
+    on_expiry: Annotated[
+        OnExpiry | None,
+        typer.Option(
+            "--on-credential-expiry",
+            help="When your token expires meanwhile: wait for `coxswain renew` (the default), fail, or go on as the "
+            "group (needs the role editor).",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a crew and print its result.
+
+    Progress goes to standard error, the result to standard output. With --json every event is a line of JSON. Inputs
+    that no text of the crew uses are warned of, on standard error.
+
+    Examples:
+
+        coxswain run brief --input text=@report.txt > brief.md
+
+        coxswain run -f crew.yaml -i topic=lighthouses -i count:=5 --model openai/gpt-4o-mini
+
+        coxswain run brief -i text=@- --detach < report.txt
+
+        coxswain run brief -i text=@report.txt --identity user --on-credential-expiry fail
+    """
+    session = session_of(context, as_json)
+    if bool(crew) == (file is not None):
+        raise typer.BadParameter("name a crew or give --file, one of both", param_hint="CREW")
+    inputs = inputs_from(session, given)
+    marked = labels_from(labels)
+    with session.client() as client:
+        reference: CrewReference = crew
+        if file is not None:
+            reference = stored = apply_document(client, read(session, file), file).crew
+            warn_of_unused(session, stored, inputs)
+        elif inputs:
+            stored = client.get_crew(crew)
+            # Its newest revision still, so that a repeated request stays the same.
+            reference = stored.id
+            warn_of_unused(session, stored, inputs)
+        execution = client.start(
+            reference,
+            inputs,
+            model=model,
+            request_id=request_id,
+            priority=priority,
+            timeout=limit,
+            labels=marked,
+            identity=ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity.name if identity else 'UNSPECIFIED'}"),
+            on_credential_expiry=OnCredentialExpiry.Value(
+                f"ON_CREDENTIAL_EXPIRY_{on_expiry.name if on_expiry else 'UNSPECIFIED'}"
+            ),
+        )
+        if watching:
+            return _watch(session, client, execution.id, 0)
+    if session.json:
+        return session.print_json(execution)
+    session.show(execution.id)
+    session.say(f"follow it with: coxswain watch {execution.id}")
+    return None
+
+
+def watch(
+    context: typer.Context,
+    id: IdArgument,  # noqa: A002 - what people see
+    after: Annotated[int, typer.Option(min=0, help="Begin behind this event.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show an execution's events to its end, then its result; a lost connection is made again.
+
+    Example: `coxswain watch 0198c0de --after 120 --json`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        _watch(session, client, id, after)
+
+
+def resume(
+    context: typer.Context,
+    id: IdArgument,  # noqa: A002
+    watching: WatchOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a new execution from one that failed or was cancelled; finished tasks are not run again.
+
+    Example: `coxswain resume 0198c0de`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        execution = client.executions.ResumeExecution(ResumeExecutionRequest(id=id)).execution
+        if watching:
+            return _watch(session, client, execution.id, 0)
+    if session.json:
+        return session.print_json(execution)
+    session.show(execution.id)
+    return None
+
+
+def _watch(session: Session, client: Client, execution_id: str, after: int) -> None:
+    sequence = after
+    try:
+        with closing(client.watch(execution_id, after)) as events:
+            if session.json:
+                for event in events:
+                    sequence = event.sequence
+                    session.print_json(event)
+            else:
+                view = execution_view(session.err, execution_id)
+                try:
+                    follow(view, events)
+                finally:
+                    sequence = max(view.progress.sequence, after)
+    except KeyboardInterrupt:
+        session.say(f"the execution goes on; follow it with: coxswain watch {execution_id} --after {sequence}")
+        session.say(f"or end it with: coxswain cancel {execution_id}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    execution = client.executions.GetExecution(GetExecutionRequest(id=execution_id)).execution
+    if execution.state != ExecutionState.EXECUTION_STATE_SUCCEEDED:
+        raise ExecutionNotSucceeded(execution)
+    if not session.json:
+        session.show(execution.result.text)
