@@ -236,6 +236,23 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """What to run, and how."""
+
+    crew_id: str
+    crew_revision: int
+    """0 means the newest."""
+    inputs: Mapping[str, Any]
+    labels: Mapping[str, str]
+    model: str
+    priority: int
+    timeout: float | None
+    """Seconds; None means no limit."""
+    identity: ExecutionIdentity
+    on_credential_expiry: OnCredentialExpiry
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """One run of a crew, as its row tells."""
 

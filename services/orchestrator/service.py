@@ -26,6 +26,7 @@ from services.orchestrator.usecases.endings import Endings
 from services.orchestrator.usecases.executions import ExecutionUseCases
 from services.orchestrator.usecases.feed import ExecutionFeed
 from services.orchestrator.usecases.housekeeping import Housekeeping
+from services.orchestrator.usecases.starts import ExecutionStarts
 
 
 class OrchestratorService:
@@ -51,17 +52,8 @@ class OrchestratorService:
             RemoteModels(runtime.peers), TOOLS, default_model=settings.default_model, max_bytes=settings.max_crew_bytes
         )
         self._crews = CrewServicer(CrewUseCases(store, validation))
-        self._executions = ExecutionServicer(
-            ExecutionUseCases(
-                store,
-                validation,
-                grants,
-                self._bus,
-                self._feed,
-                endings,
-                max_inputs_bytes=settings.max_inputs_bytes,
-            )
-        )
+        starts = ExecutionStarts(store, validation, grants, self._bus, max_inputs_bytes=settings.max_inputs_bytes)
+        self._executions = ExecutionServicer(ExecutionUseCases(store, grants, self._bus, self._feed, endings), starts)
         self._workers = WorkerServicer(Leases(runtime.database), self._bus)
 
     def register(self, registry: Registry) -> None:

@@ -9,22 +9,24 @@ from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionService
 from services.common.grpc.call import current_principal
 from services.common.grpc.pipeline import Context
 from services.common.idempotency import request_hash
-from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry
+from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry, Start
 from services.orchestrator.events import event_message
 from services.orchestrator.servicers.execution_messages import execution_message, state_from_message, task_run_message
 from services.orchestrator.servicers.values import from_value
-from services.orchestrator.usecases.executions import ExecutionUseCases, RequestId, Start
+from services.orchestrator.usecases.executions import ExecutionUseCases
+from services.orchestrator.usecases.starts import ExecutionStarts, RequestId
 
 
 class ExecutionServicer(ExecutionServiceServicer):
     """Executions of groups."""
 
-    def __init__(self, executions: ExecutionUseCases) -> None:
+    def __init__(self, executions: ExecutionUseCases, starts: ExecutionStarts) -> None:
         self._executions = executions
+        self._starts = starts
 
     async def StartExecution(self, request: pb.StartExecutionRequest, context: Context) -> pb.StartExecutionResponse:
         """See the proto."""
-        execution = await self._executions.start(
+        execution = await self._starts.start(
             current_principal(),
             _start(request),
             RequestId(request.request_id, request_hash(request, "request_id")),
@@ -65,7 +67,7 @@ class ExecutionServicer(ExecutionServiceServicer):
 
     async def ResumeExecution(self, request: pb.ResumeExecutionRequest, context: Context) -> pb.ResumeExecutionResponse:
         """See the proto."""
-        execution = await self._executions.resume(
+        execution = await self._starts.resume(
             current_principal(), request.id, RequestId(request.request_id, request_hash(request, "request_id"))
         )
         return pb.ResumeExecutionResponse(execution=execution_message(execution))

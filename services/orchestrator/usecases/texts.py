@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from services.common.errors import FieldViolation, InvalidArgument
+
 UNSTORABLE = "contains the character U+0000, which cannot be stored; remove it"
 
 
@@ -19,3 +21,12 @@ def unstorable(path: str, value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield from unstorable(f"{path}[{index}]", item)
+
+
+def refuse_unstorable(texts: Mapping[str, Any]) -> None:
+    """Raise InvalidArgument for texts that hold U+0000, by the path of each."""
+    violations = [FieldViolation(path, UNSTORABLE) for name, value in texts.items() for path in unstorable(name, value)]
+    if violations:
+        raise InvalidArgument(
+            "; ".join(f"{fault.field}: {fault.description}" for fault in violations), violations=violations
+        )

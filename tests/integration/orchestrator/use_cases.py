@@ -16,6 +16,7 @@ from services.orchestrator.domain import (
     Execution,
     ExecutionIdentity,
     OnCredentialExpiry,
+    Start,
     TaskSpec,
 )
 from services.orchestrator.hints import LocalHintBus
@@ -23,11 +24,12 @@ from services.orchestrator.repositories.store import SqlStore
 from services.orchestrator.tables import executions
 from services.orchestrator.usecases.crew_validation import CrewValidation
 from services.orchestrator.usecases.endings import Endings
-from services.orchestrator.usecases.executions import ExecutionUseCases, RequestId, Start
+from services.orchestrator.usecases.executions import ExecutionUseCases
 from services.orchestrator.usecases.feed import ExecutionFeed
 from services.orchestrator.usecases.housekeeping import Housekeeping
 from services.orchestrator.usecases.model_needs import Capability
 from services.orchestrator.usecases.ports import Grant, ModelFacts
+from services.orchestrator.usecases.starts import ExecutionStarts, RequestId
 
 ALICE = Principal("dev|alice", "sales", Role.ADMIN, False, CredentialKind.DEV, "", "", utc_now() + timedelta(hours=1))
 
@@ -79,15 +81,10 @@ class Orchestrator:
         bus = LocalHintBus()
         endings = Endings(self.store, self.grants, bus)
         self.housekeeping = Housekeeping(self.store, endings, 3600, 3600)
-        self.executions = ExecutionUseCases(
-            self.store,
-            CrewValidation(Models(), {}, default_model="m", max_bytes=100_000),
-            self.grants,
-            bus,
-            ExecutionFeed(self.store, bus, safety_read_seconds=3600, tail_bytes=100_000),
-            endings,
-            max_inputs_bytes=10_000,
-        )
+        feed = ExecutionFeed(self.store, bus, safety_read_seconds=3600, tail_bytes=100_000)
+        self.executions = ExecutionUseCases(self.store, self.grants, bus, feed, endings)
+        validation = CrewValidation(Models(), {}, default_model="m", max_bytes=100_000)
+        self.starts = ExecutionStarts(self.store, validation, self.grants, bus, max_inputs_bytes=10_000)
         self.crew_id = new_id()
 
     async def prepare(self) -> None:
@@ -97,7 +94,7 @@ class Orchestrator:
 
     async def start(self, request_id: str = "") -> Execution:
         start = Start(self.crew_id, 0, {}, {}, "", 0, None, ExecutionIdentity.UNSPECIFIED, OnCredentialExpiry.PARK)
-        return await self.executions.start(ALICE, start, RequestId(request_id, "hash"))
+        return await self.starts.start(ALICE, start, RequestId(request_id, "hash"))
 
     async def rows(self) -> list[Any]:
         async with self.database.read() as connection:

@@ -1,0 +1,216 @@
+"""Use cases that make executions: starting, and resuming what has ended."""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from pydantic_core import to_json
+
+from coxswain.orchestrator.v1 import execution_pb2
+from services.common.clock import utc_now
+from services.common.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidArgument, NotFound
+from services.common.identity.principal import Principal
+from services.common.ids import new_id
+from services.orchestrator.domain import CrewSpec, Execution, ExecutionState, Start, TaskRun, TaskState, Usage
+from services.orchestrator.events import new_event
+from services.orchestrator.hints import Hint, HintBus, HintKind
+from services.orchestrator.placeholders import required_inputs
+from services.orchestrator.repositories.protocols import KnownRequest, RequestKey, Store, UnitOfWork
+from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
+from services.orchestrator.usecases.ports import Grants
+from services.orchestrator.usecases.texts import refuse_unstorable
+
+
+@dataclass(frozen=True, slots=True)
+class RequestId:
+    """What tells a repeated request from a new one; an empty `value` makes every request a new one."""
+
+    value: str
+    body_hash: str
+
+
+class ExecutionStarts:
+    """Makes executions of groups."""
+
+    def __init__(
+        self, store: Store, validation: CrewValidation, grants: Grants, bus: HintBus, *, max_inputs_bytes: int
+    ) -> None:
+        self._store = store
+        self._validation = validation
+        self._grants = grants
+        self._bus = bus
+        self._max_inputs_bytes = max_inputs_bytes
+
+    async def start(self, principal: Principal, start: Start, request: RequestId) -> Execution:
+        """Store an execution for a worker to run.
+
+        Raises:
+            NotFound: the group has no such crew.
+            InvalidArgument: inputs are missing, or the crew cannot run; one violation for each fault.
+            AlreadyExists: the request_id was used with another body.
+        """
+        key = RequestKey(principal.group_id, principal.subject, "StartExecution", request.value)
+        repeated = await self._find_repeated(key, request)
+        if repeated is not None:
+            return repeated
+        async with self._store.read() as work:
+            crew = await work.crews.get(principal.group_id, start.crew_id, start.crew_revision)
+        if crew is None:
+            revision = f" at revision {start.crew_revision}" if start.crew_revision else ""
+            raise NotFound.of("crew", start.crew_id + revision)
+        await self._refuse_faults(crew.spec, start)
+        now = utc_now()
+        execution = Execution(
+            id=new_id(),
+            group_id=principal.group_id,
+            subject=principal.subject,
+            crew_id=crew.id,
+            crew_revision=crew.revision,
+            crew_name=crew.spec.name,
+            state=ExecutionState.QUEUED,
+            inputs=start.inputs,
+            labels=start.labels,
+            model=start.model,
+            priority=start.priority,
+            identity=start.identity,
+            on_credential_expiry=start.on_credential_expiry,
+            grant_id="",
+            resumed_from="",
+            timeout=start.timeout,
+            deadline_at=None if start.timeout is None else now + timedelta(seconds=start.timeout),
+            epoch=0,
+            generation=1,
+            ready=True,
+            last_sequence=0,
+            usage=Usage(),
+            created_at=now,
+        )
+        tasks = [_pending(execution.id, index, task.name) for index, task in enumerate(crew.spec.tasks)]
+        return await self._queue(execution, tasks, key, request)
+
+    async def resume(self, principal: Principal, execution_id: str, request: RequestId) -> Execution:
+        """Store an execution that goes on where one that failed or was cancelled has ended.
+
+        Raises:
+            NotFound: the group has no such execution.
+            FailedPrecondition: it has not ended, or ended well.
+            InvalidArgument: the crew cannot run any more.
+            AlreadyExists: the request_id was used with another body.
+        """
+        key = RequestKey(principal.group_id, principal.subject, "ResumeExecution", request.value)
+        repeated = await self._find_repeated(key, request)
+        if repeated is not None:
+            return repeated
+        async with self._store.read() as work:
+            ended = await work.executions.get(principal.group_id, execution_id)
+            if ended is None:
+                raise NotFound.of("execution", execution_id)
+            runs = await work.executions.task_runs(execution_id)
+            spec = await work.crews.spec(ended.crew_id, ended.crew_revision)
+        if ended.state not in {ExecutionState.FAILED, ExecutionState.CANCELLED}:
+            raise FailedPrecondition(
+                f"the execution is {ended.state}; only one that FAILED or was CANCELLED can be resumed",
+                reason="EXECUTION_STATE",
+                metadata={"execution_id": execution_id, "state": ended.state},
+            )
+        faults = await self._validation.faults(spec, model=ended.model)
+        if faults:
+            raise crew_invalid(faults)
+        now = utc_now()
+        execution = replace(
+            ended,
+            id=new_id(),
+            subject=principal.subject,
+            state=ExecutionState.QUEUED,
+            grant_id="",
+            resumed_from=ended.id,
+            deadline_at=None if ended.timeout is None else now + timedelta(seconds=ended.timeout),
+            epoch=0,
+            generation=1,
+            ready=True,
+            last_sequence=0,
+            usage=Usage(),
+            created_at=now,
+            started_at=None,
+            ended_at=None,
+            cancel_requested_at=None,
+            result=None,
+            error=None,
+        )
+        # A finished plan (at a place below 0) was paid for as well; one that is missing is made by a worker.
+        tasks = [
+            _continued(execution.id, run) for run in runs if run.task_index >= 0 or run.state is TaskState.SUCCEEDED
+        ]
+        return await self._queue(execution, tasks, key, request)
+
+    async def _find_repeated(self, key: RequestKey, request: RequestId) -> Execution | None:
+        if not request.value:
+            return None
+        async with self._store.read() as work:
+            earlier = await work.requests.find(key)
+            return None if earlier is None else await _repeated(work, key, earlier, request)
+
+    async def _refuse_faults(self, spec: CrewSpec, start: Start) -> None:
+        refuse_unstorable({"labels": start.labels, "inputs": start.inputs})
+        size = len(to_json(dict(start.inputs)))
+        if size > self._max_inputs_bytes:
+            raise InvalidArgument.field(
+                "inputs", f"have {size} bytes as JSON and may have {self._max_inputs_bytes}; shorten them"
+            )
+        missing = [
+            FieldViolation(f"inputs.{name}", f"is missing; {path} of the crew refers to it as {{{name}}}")
+            for name, path in required_inputs(spec).items()
+            if name not in start.inputs
+        ]
+        faults = await self._validation.faults(spec, model=start.model)
+        if faults:
+            refusal = crew_invalid(faults)
+            refusal.violations = (*missing, *refusal.violations)
+            raise refusal
+        if missing:
+            told = "; ".join(f"{violation.field}: {violation.description}" for violation in missing[:3])
+            raise InvalidArgument(f"the crew needs other inputs: {told}", violations=missing)
+
+    async def _queue(
+        self, execution: Execution, tasks: list[TaskRun], key: RequestKey, request: RequestId
+    ) -> Execution:
+        # Before anything is queued: a worker must never find an execution that may not act.
+        grant = await self._grants.open(execution.id, execution.identity, execution.on_credential_expiry)
+        execution = replace(execution, grant_id=grant.id, identity=grant.identity)
+        queued = execution_pb2.ExecutionQueued(
+            crew_name=execution.crew_name, task_names=[task.name for task in tasks if task.task_index >= 0]
+        )
+        made = KnownRequest(request.body_hash, execution.id)
+        async with self._store.write() as work:
+            earlier = await work.requests.claim(key, made, execution.created_at) if request.value else None
+            if earlier is None:
+                await work.executions.insert(execution, tasks)
+                await work.events.append(execution.id, [new_event(queued)])
+        if earlier is not None:
+            # Another call with this request_id was faster, and this one's execution is not stored.
+            await self._grants.close(execution.id)
+            async with self._store.read() as work:
+                return await _repeated(work, key, earlier, request)
+        execution = replace(execution, last_sequence=1)
+        self._bus.publish(Hint(HintKind.EXECUTION_READY, execution.id))
+        self._bus.publish(Hint(HintKind.EVENTS_STORED, execution.id, execution.last_sequence))
+        return execution
+
+
+async def _repeated(work: UnitOfWork, key: RequestKey, earlier: KnownRequest, request: RequestId) -> Execution:
+    if earlier.request_hash != request.body_hash:
+        raise AlreadyExists.request_id(key.request_id)
+    execution = await work.executions.get(key.group_id, earlier.resource_id)
+    if execution is None:
+        raise NotFound.of("execution", earlier.resource_id)
+    return execution
+
+
+def _pending(execution_id: str, index: int, name: str) -> TaskRun:
+    return TaskRun(execution_id, index, name, TaskState.PENDING, attempt=0, usage=Usage(), copied=False)
+
+
+def _continued(execution_id: str, run: TaskRun) -> TaskRun:
+    if run.state is not TaskState.SUCCEEDED:
+        return _pending(execution_id, run.task_index, run.name)
+    # What it cost was paid by the execution it comes from.
+    return replace(run, execution_id=execution_id, attempt=0, usage=Usage(), copied=True)
