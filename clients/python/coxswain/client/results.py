@@ -36,12 +36,18 @@ class ExecutionNotSucceeded(Exception):
         self.execution = execution
 
 
+def id_of(reference: str) -> str:
+    """The id that a reference is, if it looks like one; else it is a name, and this is empty."""
+    try:
+        return str(UUID(reference))
+    except ValueError:
+        return ""
+
+
 def crew_key(reference: str) -> GetCrewRequest:
     """Ask by id for what looks like one, else by name."""
-    try:
-        return GetCrewRequest(id=str(UUID(reference)))
-    except ValueError:
-        return GetCrewRequest(name=reference)
+    crew_id = id_of(reference)
+    return GetCrewRequest(id=crew_id) if crew_id else GetCrewRequest(name=reference)
 
 
 def start_request(

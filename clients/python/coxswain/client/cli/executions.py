@@ -10,6 +10,7 @@ from rich.text import Text
 from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.blocking import Client
 from coxswain.client.cli.run import IdArgument
+from coxswain.client.cli.schedules import schedule_id
 from coxswain.client.cli.session import (
     EXIT_USAGE,
     JsonOption,
@@ -43,6 +44,7 @@ def executions(
     context: typer.Context,
     state: Annotated[list[str] | None, typer.Option(help=f"Only in one of these states: {', '.join(_STATES)}.")] = None,
     crew: Annotated[str, typer.Option(help="Only of this crew, by name or id.")] = "",
+    schedule: Annotated[str, typer.Option(help="Only what this schedule started, by name or id.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
@@ -55,6 +57,8 @@ def executions(
     with session.client() as client:
         if crew:
             request.crew_id = client.get_crew(crew).id
+        if schedule:
+            request.schedule_id = schedule_id(client, schedule)
         found = list(pages(client.executions.ListExecutions, request, "executions", limit))
     if session.json:
         return session.print_json(found)
@@ -93,6 +97,7 @@ def get(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> 
         "started by": execution.subject,
         "acts as": _acts_as(execution),
         "on expiry": _on_expiry(execution),
+        "schedule": execution.schedule_id,
         "resumed from": execution.resumed_from,
         "events": execution.last_sequence,
         "claims": execution.claims,

@@ -1,0 +1,97 @@
+"""Schedules as people read them."""
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, tzinfo
+from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from google.protobuf.struct_pb2 import Value
+from rich.table import Table
+from rich.text import Text
+
+from coxswain.client.cli.session import add_row, one_line, plain, table
+from coxswain.orchestrator.v1.schedule_service_pb2 import Schedule
+
+_SHOWN_CHARACTERS = 200
+
+
+def schedule_table(schedules: Iterable[Schedule]) -> Table:
+    """A line for each schedule."""
+    made = table("name", "cron", "zone", "next", "last", "last execution", "state")
+    for schedule in schedules:
+        state = _state(schedule)
+        if not schedule.paused and schedule.HasField("last_error"):
+            state = Text(f"failed: {schedule.last_error.reason}", style="red")
+        add_row(
+            made,
+            schedule.name,
+            schedule.cron,
+            schedule.time_zone or "UTC",
+            moment(schedule, "next_fire_time"),
+            moment(schedule, "last_fire_time"),
+            schedule.last_execution_id,
+            state,
+        )
+    return made
+
+
+def schedule_details(schedule: Schedule, crew_name: str) -> Table:
+    """Everything about a schedule, whose crew has no name when it was deleted; long inputs are cut off."""
+    start = schedule.start
+    revision = f"revision {start.crew_revision}" if start.crew_revision else "newest revision"
+    error = schedule.last_error
+    rows: dict[str, object] = {
+        "id": schedule.id,
+        "name": schedule.name,
+        "state": _state(schedule),
+        "cron": schedule.cron,
+        "time zone": schedule.time_zone or "UTC",
+        "next": moment(schedule, "next_fire_time"),
+        "last": moment(schedule, "last_fire_time"),
+        "last execution": schedule.last_execution_id,
+        "last error": Text(f"{one_line(error.message)} ({error.reason})", style="red") if error.reason else "",
+        "crew": f"{f'{crew_name} {revision}' if crew_name else 'deleted'} ({start.crew_id})",
+        "model": start.model or "the crew's",
+        "priority": start.priority,
+        "within": f"{start.timeout.ToMilliseconds() / 1000:g} s" if start.HasField("timeout") else "",
+        "labels": ", ".join(f"{key}={value}" for key, value in sorted(start.labels.items())),
+        "acts as": f"the group, for {schedule.subject}",
+        "created": moment(schedule, "create_time"),
+        "changed": moment(schedule, "update_time"),
+    }
+    rows |= {f"input {name}": _shortened(value) for name, value in sorted(start.inputs.items())}
+    made = table("", "")
+    for name, value in rows.items():
+        if value != "":
+            add_row(made, name, value)
+    return made
+
+
+def moment(schedule: Schedule, field: Literal["next_fire_time", "last_fire_time", "create_time", "update_time"]) -> str:
+    """A time of a schedule in its own zone, with the offset; empty where it has none."""
+    if not schedule.HasField(field):
+        return ""
+    at = getattr(schedule, field).ToDatetime(tzinfo=UTC).astimezone(_zone(schedule.time_zone))
+    return str(at.isoformat(sep=" ", timespec="minutes"))
+
+
+def _zone(name: str) -> tzinfo:
+    # This machine may know fewer zones than the server.
+    try:
+        return ZoneInfo(name) if name else UTC
+    except ZoneInfoNotFoundError:
+        return UTC
+
+
+def _state(schedule: Schedule) -> Text:
+    if schedule.paused:
+        return Text("paused", style="yellow")
+    # The days it names are over, or the server knows its zone no more.
+    return Text("on", style="green") if schedule.HasField("next_fire_time") else Text("over", style="red")
+
+
+def _shortened(value: Value) -> str:
+    text = value.string_value if value.HasField("string_value") else json.dumps(plain(value), ensure_ascii=False)
+    text = one_line(text[: 2 * _SHOWN_CHARACTERS])
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

@@ -1,0 +1,272 @@
+"""Commands about executions that are started by the clock: schedule."""
+
+import difflib
+from collections.abc import Iterable, Iterator, MutableMapping
+from typing import Annotated, Any
+
+import typer
+
+from coxswain.client.blocking import Client
+from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from, warn_of_unused
+from coxswain.client.cli.schedule_view import moment, schedule_details, schedule_table
+from coxswain.client.cli.session import JsonOption, Session, confirm, session_of
+from coxswain.client.errors import NotFound
+from coxswain.client.paging import pages
+from coxswain.client.results import id_of, start_request
+from coxswain.client.values import to_value
+from coxswain.orchestrator.v1.crew_service_pb2 import GetCrewRequest
+from coxswain.orchestrator.v1.execution_service_pb2 import StartExecutionRequest
+from coxswain.orchestrator.v1.schedule_service_pb2 import (
+    CreateScheduleRequest,
+    DeleteScheduleRequest,
+    GetScheduleRequest,
+    ListSchedulesRequest,
+    Schedule,
+    UpdateScheduleRequest,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Start crews by the clock.", rich_markup_mode="markdown")
+
+ScheduleArgument = Annotated[str, typer.Argument(metavar="SCHEDULE", help="The schedule's name or id.")]
+
+_CRON = typer.Option(
+    "--cron",
+    help='Minute, hour, day of month, month, day of week: "30 6 * * mon-fri". Lists, ranges, steps and L are known.',
+)
+_TIME_ZONE = typer.Option(
+    "--time-zone", help="IANA name of the zone the times are meant in, for example Europe/Zurich."
+)
+_CREW = typer.Option("--crew", help="Name or id of a stored crew.")
+_CREW_REVISION = typer.Option("--crew-revision", min=0, help="A revision of the crew; 0 means the newest at each time.")
+_MODEL = typer.Option("--model", help="Model to use instead of the crew's own.")
+_PRIORITY = typer.Option("--priority", min=0, max=1000, help="Lower runs first.")
+
+
+def schedule_id(client: Client, reference: str) -> str:
+    """The id of a schedule that is named by id, also of one that was deleted, or by name. Raises ValueError."""
+    return id_of(reference) or _named(client, reference).id
+
+
+def _find(client: Client, reference: str) -> Schedule:
+    """A schedule by id or by name. Raises NotFound for an id and ValueError for a name that no schedule has."""
+    if known := id_of(reference):
+        return client.schedules.GetSchedule(GetScheduleRequest(id=known)).schedule
+    return _named(client, reference)
+
+
+def _named(client: Client, name: str) -> Schedule:
+    seen = []
+    for schedule in _schedules(client):
+        if schedule.name == name:
+            return schedule
+        seen.append(schedule.name)
+    near = " or ".join(map(repr, difflib.get_close_matches(name, seen)))
+    hint = f"did you mean {near}?" if near else "`coxswain schedule list` shows those there are"
+    raise ValueError(f"there is no schedule {name!r}; {hint}")
+
+
+def _schedules(client: Client) -> Iterator[Schedule]:
+    return pages(client.schedules.ListSchedules, ListSchedulesRequest(page_size=1000), "schedules")
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A name for it, unique in the group.")],
+    cron: Annotated[str, _CRON],
+    crew: Annotated[str, _CREW],
+    time_zone: Annotated[str, _TIME_ZONE] = "UTC",
+    crew_revision: Annotated[int, _CREW_REVISION] = 0,
+    given: InputsOption = None,
+    labels: LabelsOption = None,
+    model: Annotated[str, _MODEL] = "",
+    priority: Annotated[int, _PRIORITY] = 0,
+    limit: Annotated[float | None, typer.Option("--within", min=0.001, help="Seconds an execution may take.")] = None,
+    paused: Annotated[bool, typer.Option("--paused", help="Store it switched off.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a crew by the clock from now on.
+
+    Its executions act as the group, for as long as you stay a member: when it fires, nobody is there to lend it a token
+    of their own. Files are read now. Inputs that no text of the crew uses are warned of, on standard error.
+
+    Example: `coxswain schedule create morning --cron "30 6 * * mon-fri" --time-zone Europe/Zurich --crew brief -i
+    text=@report.txt`
+    """
+    session = session_of(context, as_json)
+    inputs, marked = inputs_from(session, given), labels_from(labels)
+    with session.client() as client:
+        crew_id = client.get_crew(crew).id
+        start = start_request(
+            crew_id, inputs, revision=crew_revision, model=model, priority=priority, timeout=limit, labels=marked
+        )
+        if inputs:
+            _warn(session, client, start)
+        schedule = Schedule(name=name, cron=cron, time_zone=time_zone, start=start, paused=paused)
+        created = client.schedules.CreateSchedule(CreateScheduleRequest(schedule=schedule)).schedule
+    _tell(session, created, f"{created.name} created, id {created.id}")
+
+
+@app.command("list")
+def list_schedules(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the group's schedules by name. Times are those of each schedule's own zone.
+
+    Example: `coxswain schedule list`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        found = list(_schedules(client))
+    if session.json:
+        return session.print_json(found)
+    session.out.print(schedule_table(found) if found else "no schedules")
+    return None
+
+
+@app.command()
+def get(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOption = False) -> None:
+    """Show a schedule, with what it starts and why it failed last. Long inputs are cut off; --json has all.
+
+    Example: `coxswain schedule get morning`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        found = _find(client, schedule)
+        if session.json:
+            return session.print_json(found)
+        try:
+            crew_name = client.get_crew(found.start.crew_id).spec.name
+        except NotFound:
+            crew_name = ""
+    session.out.print(schedule_details(found, crew_name))
+    return None
+
+
+@app.command()
+def update(
+    context: typer.Context,
+    schedule: ScheduleArgument,
+    name: Annotated[str | None, typer.Option(help="A new name.")] = None,
+    cron: Annotated[str | None, _CRON] = None,
+    time_zone: Annotated[str | None, _TIME_ZONE] = None,
+    crew: Annotated[
+        str | None, typer.Option(help="Name or id of another crew; its newest revision without --crew-revision.")
+    ] = None,
+    crew_revision: Annotated[int | None, _CREW_REVISION] = None,
+    given: InputsOption = None,
+    dropped_inputs: Annotated[
+        list[str] | None, typer.Option("--drop-input", help="Name of an input to give no more; repeatable.")
+    ] = None,
+    labels: LabelsOption = None,
+    dropped_labels: Annotated[
+        list[str] | None, typer.Option("--drop-label", help="Key of a label to give no more; repeatable.")
+    ] = None,
+    model: Annotated[str | None, _MODEL] = None,
+    priority: Annotated[int | None, _PRIORITY] = None,
+    limit: Annotated[
+        float | None, typer.Option("--within", min=0, help="Seconds an execution may take; 0 means no limit.")
+    ] = None,
+    paused: Annotated[bool | None, typer.Option("--paused/--no-paused", help="Whether it is switched off.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a schedule: what is given changes, everything else stays, also inputs and labels that are not named.
+
+    From then on its executions act as the group for as long as you stay a member.
+
+    Example: `coxswain schedule update morning --cron "0 7 * * mon-fri" -i text=@report.txt`
+    """
+    session = session_of(context, as_json)
+    inputs, marked = inputs_from(session, given), labels_from(labels)
+    timing = {"name": name, "cron": cron, "time_zone": time_zone, "paused": paused}
+    starting = {"crew_revision": crew_revision, "model": model, "priority": priority}
+    others = (inputs, dropped_inputs, marked, dropped_labels)
+    if all(value is None for value in (*timing.values(), *starting.values(), crew, limit)) and not any(others):
+        raise typer.BadParameter("nothing to change: say what, with an option")
+    with session.client() as client:
+        changed = _find(client, schedule)
+        start = changed.start
+        if crew is not None and (crew_id := client.get_crew(crew).id) != start.crew_id:
+            # A revision of the crew before says nothing about this one.
+            start.crew_id, start.crew_revision = crew_id, 0
+        for message, fields in ((changed, timing), (start, starting)):
+            for field, value in fields.items():
+                if value is not None:
+                    setattr(message, field, value)
+        if limit is not None:
+            start.ClearField("timeout")
+        if limit:
+            start.timeout.FromMilliseconds(round(limit * 1000))
+        _drop(start.inputs, dropped_inputs, "input")
+        _drop(start.labels, dropped_labels, "label")
+        start.labels.update(marked)
+        for key, item in inputs.items():
+            start.inputs[key].CopyFrom(to_value(item, f"inputs.{key}"))
+        if inputs or crew is not None or crew_revision is not None:
+            _warn(session, client, start)
+        updated = client.schedules.UpdateSchedule(UpdateScheduleRequest(schedule=changed)).schedule
+    _tell(session, updated, f"{updated.name} updated")
+
+
+def _drop(present: MutableMapping[str, Any], names: Iterable[str] | None, what: str) -> None:
+    for name in names or []:
+        if name not in present:
+            raise typer.BadParameter(f"it has no {what} {name!r}", param_hint=f"--drop-{what}")
+        del present[name]
+
+
+@app.command()
+def pause(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOption = False) -> None:
+    """Switch a schedule off; what it has started goes on.
+
+    Example: `coxswain schedule pause morning`
+    """
+    _switch(session_of(context, as_json), schedule, paused=True)
+
+
+@app.command()
+def resume(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOption = False) -> None:
+    """Switch a schedule on again. Times that have passed are not made up for.
+
+    From then on its executions act as the group for as long as you stay a member.
+
+    Example: `coxswain schedule resume morning`
+    """
+    _switch(session_of(context, as_json), schedule, paused=False)
+
+
+def _switch(session: Session, reference: str, *, paused: bool) -> None:
+    with session.client() as client:
+        found = _find(client, reference)
+        found.paused = paused
+        updated = client.schedules.UpdateSchedule(UpdateScheduleRequest(schedule=found)).schedule
+    _tell(session, updated, updated.name)
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    schedule: ScheduleArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a schedule; executions it started go on. Asks first.
+
+    Example: `coxswain schedule delete morning`
+    """
+    session = session_of(context)
+    with session.client() as client:
+        found = _find(client, schedule)
+        confirm(session, f"the schedule {found.name}", "delete", yes=yes)
+        client.schedules.DeleteSchedule(DeleteScheduleRequest(id=found.id))
+    session.show(f"{found.name} deleted")
+
+
+def _warn(session: Session, client: Client, start: StartExecutionRequest) -> None:
+    request = GetCrewRequest(id=start.crew_id, revision=start.crew_revision)
+    warn_of_unused(session, client.crews.GetCrew(request).crew, start.inputs)
+
+
+def _tell(session: Session, schedule: Schedule, what: str) -> None:
+    if session.json:
+        session.print_json(schedule)
+    else:
+        when = "paused" if schedule.paused else f"fires at {moment(schedule, 'next_fire_time')}"
+        session.show(f"{what}: {when}")
