@@ -148,7 +148,7 @@ def confirm(session: Session, what: str, verb: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         session.say(f"this would {verb} {what}; repeat with --yes", "red")
         raise typer.Exit(EXIT_USAGE)
-    typer.confirm(f"{verb.capitalize()} {what}?", abort=True, err=True)
+    typer.confirm(harmless(f"{verb.capitalize()} {what}?"), abort=True, err=True)
 
 
 def debugging() -> bool:
