@@ -131,11 +131,6 @@ class Unimplemented(CoxswainError):
     code = "UNIMPLEMENTED"
     default_reason = "NOT_IMPLEMENTED"
 
-    @classmethod
-    def part(cls, part: str) -> Self:
-        """Return the failure naming the part that is missing."""
-        return cls(f"this installation does not have {part} yet", metadata={"part": part})
-
 
 class DeadlineExceeded(CoxswainError):
     """The time allowed ran out."""

@@ -61,6 +61,14 @@ class RemoteGrants:
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error
 
+    async def issue(self, grant_id: str, execution_id: str) -> str:
+        """See `ports.Grants`."""
+        request = auth_service_pb2.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id=execution_id)
+        try:
+            return (await self._stub.IssueExecutionPrincipal(request)).principal_token
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, "auth") from error
+
     async def close(self, execution_id: str) -> None:
         """See `ports.Grants`."""
         try:

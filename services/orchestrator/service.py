@@ -26,6 +26,8 @@ from services.orchestrator.usecases.endings import Endings
 from services.orchestrator.usecases.executions import ExecutionUseCases
 from services.orchestrator.usecases.feed import ExecutionFeed
 from services.orchestrator.usecases.housekeeping import Housekeeping
+from services.orchestrator.usecases.scheduler import Scheduler
+from services.orchestrator.usecases.schedules import ScheduleUseCases
 from services.orchestrator.usecases.starts import ExecutionStarts
 
 
@@ -47,13 +49,15 @@ class OrchestratorService:
         self._housekeeping = Housekeeping(
             store, endings, settings.housekeeping_seconds, settings.request_retention_seconds
         )
-        self._housekeeper: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         validation = CrewValidation(
             RemoteModels(runtime.peers), TOOLS, default_model=settings.default_model, max_bytes=settings.max_crew_bytes
         )
         self._crews = CrewServicer(CrewUseCases(store, validation))
         starts = ExecutionStarts(store, validation, grants, self._bus, max_inputs_bytes=settings.max_inputs_bytes)
         self._executions = ExecutionServicer(ExecutionUseCases(store, grants, self._bus, self._feed, endings), starts)
+        self._schedules = ScheduleServicer(ScheduleUseCases(store, starts, grants))
+        self._scheduler = Scheduler(store, starts, grants, settings.schedule_poll_seconds)
         self._workers = WorkerServicer(Leases(runtime.database), self._bus)
 
     def register(self, registry: Registry) -> None:
@@ -61,14 +65,17 @@ class OrchestratorService:
         registry.add(add_CrewServiceServicer_to_server, self._crews)
         registry.add(add_ExecutionServiceServicer_to_server, self._executions)
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(TOOLS))
-        registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer())
+        registry.add(add_ScheduleServiceServicer_to_server, self._schedules)
         registry.add(add_WorkerServiceServicer_to_server, self._workers)
 
     async def start(self) -> None:
         """See `Service`."""
         await self._bus.start()
         await self._feed.start()
-        self._housekeeper = asyncio.create_task(self._housekeeping.run())
+        self._background = [
+            asyncio.create_task(self._housekeeping.run()),
+            asyncio.create_task(self._scheduler.run()),
+        ]
 
     async def drain(self) -> None:
         """See `Service`."""
@@ -77,9 +84,9 @@ class OrchestratorService:
 
     async def close(self) -> None:
         """See `Service`."""
-        if self._housekeeper is not None:
-            self._housekeeper.cancel()
-            await asyncio.gather(self._housekeeper, return_exceptions=True)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         await self._feed.close()
         await self._bus.close()
 

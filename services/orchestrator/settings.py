@@ -34,6 +34,7 @@ class OrchestratorSettings(BaseSettings):
         description="Seconds between searches for waiting executions past their timeout, grants left open and old "
         "requests, and between counts of executions for the metrics.",
     )
+    schedule_poll_seconds: float = Field(1, gt=0, description="Seconds between searches for schedules that are due.")
     request_retention_seconds: float = Field(
         7 * 24 * 3600,
         ge=3600,

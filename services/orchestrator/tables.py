@@ -89,6 +89,8 @@ executions = Table(
     # Whether the grant may still have to be revoked after the end.
     Column("grant_open", Boolean, nullable=False),
     Column("resumed_from", _ID, nullable=False),
+    # Its default is for the release before, which does not know the column.
+    Column("schedule_id", _ID, nullable=False, server_default=""),
     Column("timeout_seconds", Float),
     Column("deadline_at", UtcDateTime),
     Column("cancel_requested_at", UtcDateTime),
@@ -112,6 +114,7 @@ executions = Table(
     Index("ix_executions_ready", "ready", "group_id", "priority", "created_at"),
     Index("ix_executions_group_id_id", "group_id", "id"),
     Index("ix_executions_group_id_crew_id_id", "group_id", "crew_id", "id"),
+    Index("ix_executions_group_id_schedule_id_id", "group_id", "schedule_id", "id"),
     Index("ix_executions_state_deadline_at", "state", "deadline_at"),
     Index("ix_executions_grant_open_ended_at", "grant_open", "ended_at"),
 )
@@ -198,6 +201,39 @@ tool_journal = Table(
     Column("error", Text, nullable=False),
     Column("intended_at", UtcDateTime, nullable=False),
     Column("resulted_at", UtcDateTime),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("group_id", _GROUP, nullable=False),
+    Column("subject", String(512), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("cron", String(256), nullable=False),
+    Column("time_zone", String(64), nullable=False),
+    Column("start", JsonDocument, nullable=False),  # domain.Start
+    Column("paused", Boolean, nullable=False),
+    Column("delegate_id", _ID, nullable=False),
+    Column("grant_id", _ID, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("next_fire_at", UtcDateTime),
+    Column("last_fire_at", UtcDateTime),
+    Column("last_execution_id", _ID, nullable=False),
+    Column("last_error", JsonDocument),  # domain.ExecutionError
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("deleted_at", UtcDateTime),
+    Index("ix_schedules_next_fire_at", "next_fire_at"),
+    # A name is free again once its schedule is deleted.
+    Index(
+        "uq_schedules_group_id_name",
+        "group_id",
+        "name",
+        unique=True,
+        sqlite_where=text("deleted_at IS NULL"),
+        postgresql_where=text("deleted_at IS NULL"),
+    ),
 )
 
 # One row for each running worker host. Times are seconds since 1970 by the database's clock, the only one hosts share.

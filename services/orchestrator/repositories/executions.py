@@ -55,6 +55,7 @@ class SqlExecutions:
                 grant_id=execution.grant_id,
                 grant_open=True,
                 resumed_from=execution.resumed_from,
+                schedule_id=execution.schedule_id,
                 timeout_seconds=execution.timeout,
                 deadline_at=execution.deadline_at,
                 epoch=execution.epoch,
@@ -102,12 +103,20 @@ class SqlExecutions:
         return None if row is None else to_execution(row)
 
     async def page(
-        self, group_id: str, crew_id: str, states: Collection[ExecutionState], before_id: str | None, limit: int
+        self,
+        group_id: str,
+        crew_id: str,
+        schedule_id: str,
+        states: Collection[ExecutionState],
+        before_id: str | None,
+        limit: int,
     ) -> list[Execution]:
         """See `protocols.Executions`."""
         query = select(*_LISTED).where(executions.c.group_id == group_id)
         if crew_id:
             query = query.where(executions.c.crew_id == crew_id)
+        if schedule_id:
+            query = query.where(executions.c.schedule_id == schedule_id)
         if states:
             query = query.where(executions.c.state.in_(sorted(states)))
         if before_id is not None:
@@ -221,6 +230,7 @@ def to_execution(row: Row[Any]) -> Execution:
         on_credential_expiry=OnCredentialExpiry(columns["on_credential_expiry"]),
         grant_id=columns["grant_id"],
         resumed_from=columns["resumed_from"],
+        schedule_id=columns["schedule_id"],
         timeout=columns["timeout_seconds"],
         deadline_at=columns["deadline_at"],
         epoch=columns["epoch"],

@@ -15,6 +15,7 @@ from services.orchestrator.domain import (
     ExecutionError,
     ExecutionState,
     NewEvent,
+    Schedule,
     StoredEvent,
     TaskRun,
 )
@@ -110,9 +111,18 @@ class Executions(Protocol):
         ...
 
     async def page(
-        self, group_id: str, crew_id: str, states: Collection[ExecutionState], before_id: str | None, limit: int
+        self,
+        group_id: str,
+        crew_id: str,
+        schedule_id: str,
+        states: Collection[ExecutionState],
+        before_id: str | None,
+        limit: int,
     ) -> list[Execution]:
-        """Return executions with an id below `before_id`, newest first, inputs and results left out."""
+        """Return executions with an id below `before_id`, newest first, inputs and results left out.
+
+        An empty `crew_id` or `schedule_id`, or no states, stand for all.
+        """
         ...
 
     async def task_runs(
@@ -182,6 +192,42 @@ class Approvals(Protocol):
         ...
 
 
+class Schedules(Protocol):
+    """Schedules; those that were deleted are not returned."""
+
+    async def insert(self, schedule: Schedule) -> bool:
+        """Store a new schedule; False when the group has one of that name."""
+        ...
+
+    async def get(self, group_id: str, schedule_id: str, *, deleted: bool = False) -> Schedule | None:
+        """Return a schedule of a group; a deleted one only when asked for."""
+        ...
+
+    async def lock(self, group_id: str, schedule_id: str) -> Schedule | None:
+        """Return a schedule, and keep others from changing it until the transaction ends."""
+        ...
+
+    async def page(self, group_id: str, after_name: str | None, limit: int) -> list[Schedule]:
+        """Return schedules with a name behind `after_name`, by name."""
+        ...
+
+    async def save(self, schedule: Schedule) -> bool:
+        """Store a locked schedule as it is now; False when the group has another one of its new name."""
+        ...
+
+    async def delete(self, schedule_id: str, at: datetime) -> None:
+        """Take a schedule out of listings; it fires no more."""
+        ...
+
+    async def due(self, now: datetime, limit: int) -> list[Schedule]:
+        """Return schedules of all groups that have to fire, longest due first."""
+        ...
+
+    async def fired(self, before: Schedule, after: Schedule) -> bool:
+        """Store what firing has made of a schedule; False when another process fired it, or somebody changed it."""
+        ...
+
+
 class UnitOfWork(Protocol):
     """One transaction."""
 
@@ -208,6 +254,11 @@ class UnitOfWork(Protocol):
     @property
     def approvals(self) -> Approvals:
         """Results that wait for a person."""
+        ...
+
+    @property
+    def schedules(self) -> Schedules:
+        """Executions by the clock."""
         ...
 
 

@@ -15,6 +15,7 @@ from services.orchestrator.repositories.crews import SqlCrews
 from services.orchestrator.repositories.events import SqlEvents
 from services.orchestrator.repositories.executions import SqlExecutions
 from services.orchestrator.repositories.requests import SqlRequests
+from services.orchestrator.repositories.schedules import SqlSchedules
 
 # How PostgreSQL says that a text has a character it cannot keep, by itself or within JSON.
 _UNSTORABLE = {"22021", "22P05"}
@@ -29,6 +30,7 @@ class SqlUnitOfWork:
     executions: SqlExecutions
     events: SqlEvents
     approvals: SqlApprovals
+    schedules: SqlSchedules
 
     @classmethod
     def of(cls, connection: AsyncConnection) -> Self:
@@ -39,6 +41,7 @@ class SqlUnitOfWork:
             executions=SqlExecutions(connection),
             events=SqlEvents(connection),
             approvals=SqlApprovals(connection),
+            schedules=SqlSchedules(connection),
         )
 
 

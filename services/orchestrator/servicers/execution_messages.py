@@ -1,17 +1,20 @@
 """Executions: domain to messages, and what is asked for back."""
 
 from coxswain.auth.v1 import auth_service_pb2
-from coxswain.orchestrator.v1 import execution_pb2
+from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2
 from services.orchestrator.domain import (
     Execution,
     ExecutionError,
+    ExecutionIdentity,
     ExecutionState,
+    OnCredentialExpiry,
+    Start,
     TaskOutput,
     TaskRun,
     Usage,
 )
 from services.orchestrator.servicers.crew_messages import duration
-from services.orchestrator.servicers.values import to_struct, to_value
+from services.orchestrator.servicers.values import from_value, to_struct, to_value
 
 
 def execution_message(execution: Execution) -> execution_pb2.Execution:
@@ -28,6 +31,7 @@ def execution_message(execution: Execution) -> execution_pb2.Execution:
         claims=execution.epoch,
         priority=execution.priority,
         resumed_from=execution.resumed_from,
+        schedule_id=execution.schedule_id,
         labels=execution.labels,
         usage=usage_message(execution.usage),
         subject=execution.subject,
@@ -47,6 +51,47 @@ def execution_message(execution: Execution) -> execution_pb2.Execution:
         message.end_time.FromDatetime(execution.ended_at)
     if execution.cancel_requested_at is not None:
         message.cancel_request_time.FromDatetime(execution.cancel_requested_at)
+    return message
+
+
+def start_from_message(message: execution_service_pb2.StartExecutionRequest, path: str = "") -> Start:
+    """Return what to run; faults name fields of a request in which the message lies at `path`.
+
+    Raises:
+        InvalidArgument: an input is no JSON value.
+    """
+    identity = auth_service_pb2.ExecutionIdentity.Name(message.identity).removeprefix("EXECUTION_IDENTITY_")
+    expiry = auth_service_pb2.OnCredentialExpiry.Name(message.on_credential_expiry)
+    expiry = expiry.removeprefix("ON_CREDENTIAL_EXPIRY_")
+    return Start(
+        crew_id=message.crew_id,
+        crew_revision=message.crew_revision,
+        inputs={name: from_value(f"{path}inputs.{name}", value) for name, value in message.inputs.items()},
+        labels=dict(message.labels),
+        model=message.model,
+        priority=message.priority,
+        timeout=message.timeout.ToNanoseconds() / 1e9 if message.HasField("timeout") else None,
+        identity=ExecutionIdentity(identity),
+        on_credential_expiry=OnCredentialExpiry.PARK if expiry == "UNSPECIFIED" else OnCredentialExpiry(expiry),
+    )
+
+
+def start_message(start: Start) -> execution_service_pb2.StartExecutionRequest:
+    """Return what to run as callers ask for it."""
+    message = execution_service_pb2.StartExecutionRequest(
+        crew_id=start.crew_id,
+        crew_revision=start.crew_revision,
+        labels=start.labels,
+        model=start.model,
+        priority=start.priority,
+        timeout=None if start.timeout is None else duration(start.timeout),
+        identity=auth_service_pb2.ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{start.identity}"),
+        on_credential_expiry=auth_service_pb2.OnCredentialExpiry.Value(
+            f"ON_CREDENTIAL_EXPIRY_{start.on_credential_expiry}"
+        ),
+    )
+    for name, value in start.inputs.items():
+        message.inputs[name].CopyFrom(to_value(value))
     return message
 
 

@@ -2,17 +2,18 @@
 
 from collections.abc import AsyncIterator
 
-from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity as IdentityMessage
-from coxswain.auth.v1.auth_service_pb2 import OnCredentialExpiry as ExpiryMessage
 from coxswain.orchestrator.v1 import execution_service_pb2 as pb
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceServicer
 from services.common.grpc.call import current_principal
 from services.common.grpc.pipeline import Context
 from services.common.idempotency import request_hash
-from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry, Start
 from services.orchestrator.events import event_message
-from services.orchestrator.servicers.execution_messages import execution_message, state_from_message, task_run_message
-from services.orchestrator.servicers.values import from_value
+from services.orchestrator.servicers.execution_messages import (
+    execution_message,
+    start_from_message,
+    state_from_message,
+    task_run_message,
+)
 from services.orchestrator.usecases.executions import ExecutionUseCases
 from services.orchestrator.usecases.starts import ExecutionStarts, RequestId
 
@@ -28,7 +29,7 @@ class ExecutionServicer(ExecutionServiceServicer):
         """See the proto."""
         execution = await self._starts.start(
             current_principal(),
-            _start(request),
+            start_from_message(request),
             RequestId(request.request_id, request_hash(request, "request_id")),
         )
         return pb.StartExecutionResponse(execution=execution_message(execution))
@@ -43,6 +44,7 @@ class ExecutionServicer(ExecutionServiceServicer):
         executions, token = await self._executions.page(
             current_principal(),
             request.crew_id,
+            request.schedule_id,
             [state_from_message(state) for state in request.states],
             request.page_size,
             request.page_token,
@@ -92,18 +94,3 @@ class ExecutionServicer(ExecutionServiceServicer):
             current_principal(), request.execution_id, request.page_size, request.page_token
         )
         return pb.GetTaskOutputsResponse(tasks=map(task_run_message, runs), next_page_token=token)
-
-
-def _start(request: pb.StartExecutionRequest) -> Start:
-    expiry = ExpiryMessage.Name(request.on_credential_expiry).removeprefix("ON_CREDENTIAL_EXPIRY_")
-    return Start(
-        crew_id=request.crew_id,
-        crew_revision=request.crew_revision,
-        inputs={name: from_value(f"inputs.{name}", value) for name, value in request.inputs.items()},
-        labels=dict(request.labels),
-        model=request.model,
-        priority=request.priority,
-        timeout=request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else None,
-        identity=ExecutionIdentity(IdentityMessage.Name(request.identity).removeprefix("EXECUTION_IDENTITY_")),
-        on_credential_expiry=OnCredentialExpiry.PARK if expiry == "UNSPECIFIED" else OnCredentialExpiry(expiry),
-    )

@@ -68,15 +68,21 @@ class ExecutionUseCases:
         return page, more
 
     async def page(
-        self, principal: Principal, crew_id: str, states: Collection[ExecutionState], requested_size: int, token: str
+        self,
+        principal: Principal,
+        crew_id: str,
+        schedule_id: str,
+        states: Collection[ExecutionState],
+        requested_size: int,
+        token: str,
     ) -> tuple[Sequence[Execution], str]:
         """Return a page of the group's executions, newest first, and the token of the next page."""
-        filters = {"group": principal.group_id, "crew": crew_id, "states": sorted(states)}
+        filters = {"group": principal.group_id, "crew": crew_id, "schedule": schedule_id, "states": sorted(states)}
         key = decode_page_token(token, _LISTING, filters)
         before_id = key[0] if key and isinstance(key[0], str) else None
         size = page_size(requested_size)
         async with self._store.read() as work:
-            found = await work.executions.page(principal.group_id, crew_id, states, before_id, size + 1)
+            found = await work.executions.page(principal.group_id, crew_id, schedule_id, states, before_id, size + 1)
         page = fitting(found, size, lambda execution: dict(execution.labels))
         token = encode_page_token(_LISTING, filters, [page[-1].id]) if len(page) < len(found) else ""
         return page, token

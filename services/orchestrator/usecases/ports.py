@@ -52,6 +52,14 @@ class Grants(Protocol):
         """
         ...
 
+    async def issue(self, grant_id: str, execution_id: str) -> str:
+        """Return a principal token that acts under a grant. A secret.
+
+        Raises:
+            PermissionDenied: the grant was revoked, or who gave it may not act any more.
+        """
+        ...
+
     async def close(self, execution_id: str) -> None:
         """Revoke a grant; one that has ended or never was is no failure."""
         ...

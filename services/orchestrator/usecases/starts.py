@@ -1,16 +1,25 @@
 """Use cases that make executions: starting, and resuming what has ended."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Protocol, TypeAlias
 
 from pydantic_core import to_json
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
-from services.common.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidArgument, NotFound
+from services.common.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+)
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
-from services.orchestrator.domain import CrewSpec, Execution, ExecutionState, Start, TaskRun, TaskState, Usage
+from services.orchestrator.domain import Crew, CrewSpec, Execution, ExecutionState, Start, TaskRun, TaskState, Usage
 from services.orchestrator.events import new_event
 from services.orchestrator.hints import Hint, HintBus, HintKind
 from services.orchestrator.placeholders import required_inputs
@@ -28,6 +37,24 @@ class RequestId:
     body_hash: str
 
 
+class Starter(Protocol):
+    """Who starts an execution: a principal, or a schedule on its behalf."""
+
+    @property
+    def group_id(self) -> str:
+        """The group the execution is of."""
+        ...
+
+    @property
+    def subject(self) -> str:
+        """Who it is started by."""
+        ...
+
+
+Along: TypeAlias = Callable[[UnitOfWork, Execution], Awaitable[None]]
+"""What else is stored in the transaction that stores an execution; when it raises, neither is."""
+
+
 class ExecutionStarts:
     """Makes executions of groups."""
 
@@ -40,29 +67,27 @@ class ExecutionStarts:
         self._bus = bus
         self._max_inputs_bytes = max_inputs_bytes
 
-    async def start(self, principal: Principal, start: Start, request: RequestId) -> Execution:
-        """Store an execution for a worker to run.
+    async def start(
+        self, starter: Starter, start: Start, request: RequestId, *, schedule_id: str = "", along: Along | None = None
+    ) -> Execution:
+        """Store an execution for a worker to run, which acts for the current caller.
 
         Raises:
+            Aborted: `along` raised it.
             NotFound: the group has no such crew.
             InvalidArgument: inputs are missing, or the crew cannot run; one violation for each fault.
             AlreadyExists: the request_id was used with another body.
         """
-        key = RequestKey(principal.group_id, principal.subject, "StartExecution", request.value)
+        key = RequestKey(starter.group_id, starter.subject, "StartExecution", request.value)
         repeated = await self._find_repeated(key, request)
         if repeated is not None:
             return repeated
-        async with self._store.read() as work:
-            crew = await work.crews.get(principal.group_id, start.crew_id, start.crew_revision)
-        if crew is None:
-            revision = f" at revision {start.crew_revision}" if start.crew_revision else ""
-            raise NotFound.of("crew", start.crew_id + revision)
-        await self._refuse_faults(crew.spec, start)
+        crew = await self.startable(starter, start)
         now = utc_now()
         execution = Execution(
             id=new_id(),
-            group_id=principal.group_id,
-            subject=principal.subject,
+            group_id=starter.group_id,
+            subject=starter.subject,
             crew_id=crew.id,
             crew_revision=crew.revision,
             crew_name=crew.spec.name,
@@ -83,9 +108,25 @@ class ExecutionStarts:
             last_sequence=0,
             usage=Usage(),
             created_at=now,
+            schedule_id=schedule_id,
         )
         tasks = [_pending(execution.id, index, task.name) for index, task in enumerate(crew.spec.tasks)]
-        return await self._queue(execution, tasks, key, request)
+        return await self._queue(execution, tasks, key, request, along)
+
+    async def startable(self, starter: Starter, start: Start, path: str = "") -> Crew:
+        """Return the crew of a start that could be started now; violations name fields of a start that lies at `path`.
+
+        Raises:
+            NotFound: the group has no such crew.
+            InvalidArgument: inputs are missing, or the crew cannot run; one violation for each fault.
+        """
+        async with self._store.read() as work:
+            crew = await work.crews.get(starter.group_id, start.crew_id, start.crew_revision)
+        if crew is None:
+            revision = f" at revision {start.crew_revision}" if start.crew_revision else ""
+            raise NotFound.of("crew", start.crew_id + revision)
+        await self._refuse_faults(crew.spec, start, path)
+        return crew
 
     async def resume(self, principal: Principal, execution_id: str, request: RequestId) -> Execution:
         """Store an execution that goes on where one that failed or was cancelled has ended.
@@ -123,6 +164,7 @@ class ExecutionStarts:
             state=ExecutionState.QUEUED,
             grant_id="",
             resumed_from=ended.id,
+            schedule_id="",
             deadline_at=None if ended.timeout is None else now + timedelta(seconds=ended.timeout),
             epoch=0,
             generation=1,
@@ -140,7 +182,7 @@ class ExecutionStarts:
         tasks = [
             _continued(execution.id, run) for run in runs if run.task_index >= 0 or run.state is TaskState.SUCCEEDED
         ]
-        return await self._queue(execution, tasks, key, request)
+        return await self._queue(execution, tasks, key, request, None)
 
     async def _find_repeated(self, key: RequestKey, request: RequestId) -> Execution | None:
         if not request.value:
@@ -149,16 +191,16 @@ class ExecutionStarts:
             earlier = await work.requests.find(key)
             return None if earlier is None else await _repeated(work, key, earlier, request)
 
-    async def _refuse_faults(self, spec: CrewSpec, start: Start) -> None:
-        refuse_unstorable({"labels": start.labels, "inputs": start.inputs})
+    async def _refuse_faults(self, spec: CrewSpec, start: Start, path: str) -> None:
+        refuse_unstorable({f"{path}labels": start.labels, f"{path}inputs": start.inputs})
         size = len(to_json(dict(start.inputs)))
         if size > self._max_inputs_bytes:
             raise InvalidArgument.field(
-                "inputs", f"have {size} bytes as JSON and may have {self._max_inputs_bytes}; shorten them"
+                f"{path}inputs", f"have {size} bytes as JSON and may have {self._max_inputs_bytes}; shorten them"
             )
         missing = [
-            FieldViolation(f"inputs.{name}", f"is missing; {path} of the crew refers to it as {{{name}}}")
-            for name, path in required_inputs(spec).items()
+            FieldViolation(f"{path}inputs.{name}", f"is missing; {text} of the crew refers to it as {{{name}}}")
+            for name, text in required_inputs(spec).items()
             if name not in start.inputs
         ]
         faults = await self._validation.faults(spec, model=start.model)
@@ -171,7 +213,7 @@ class ExecutionStarts:
             raise InvalidArgument(f"the crew needs other inputs: {told}", violations=missing)
 
     async def _queue(
-        self, execution: Execution, tasks: list[TaskRun], key: RequestKey, request: RequestId
+        self, execution: Execution, tasks: list[TaskRun], key: RequestKey, request: RequestId, along: Along | None
     ) -> Execution:
         # Before anything is queued: a worker must never find an execution that may not act.
         grant = await self._grants.open(execution.id, execution.identity, execution.on_credential_expiry)
@@ -180,11 +222,18 @@ class ExecutionStarts:
             crew_name=execution.crew_name, task_names=[task.name for task in tasks if task.task_index >= 0]
         )
         made = KnownRequest(request.body_hash, execution.id)
-        async with self._store.write() as work:
-            earlier = await work.requests.claim(key, made, execution.created_at) if request.value else None
-            if earlier is None:
-                await work.executions.insert(execution, tasks)
-                await work.events.append(execution.id, [new_event(queued)])
+        try:
+            async with self._store.write() as work:
+                earlier = await work.requests.claim(key, made, execution.created_at) if request.value else None
+                if earlier is None:
+                    await work.executions.insert(execution, tasks)
+                    await work.events.append(execution.id, [new_event(queued)])
+                    if along is not None:
+                        await along(work, execution)
+        except Aborted:
+            # Nothing was stored. Of other failures that is not sure: a commit may have outlived its connection.
+            await self._grants.close(execution.id)
+            raise
         if earlier is not None:
             # Another call with this request_id was faster, and this one's execution is not stored.
             await self._grants.close(execution.id)

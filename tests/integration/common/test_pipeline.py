@@ -91,7 +91,7 @@ class ToyService(
         if request.name == "broken":
             raise RuntimeError("the password is hunter2")
         if request.name == "later":
-            raise Unimplemented.part("models of tomorrow")
+            raise Unimplemented("there are no models of tomorrow")
         if request.name == "deadline":
             left = current_call().time_remaining()
             return model_service_pb2.GetModelResponse(

@@ -3,13 +3,9 @@
 import subprocess
 import sys
 
-import grpc
-
-from coxswain.orchestrator.v1 import schedule_service_pb2, tool_service_pb2
-from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
+from coxswain.orchestrator.v1 import tool_service_pb2
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
 from services.orchestrator.tool_catalogue import TOOLS
-from tests.integration.orchestrator.support import refused
 from tests.support.harness import Harness
 
 
@@ -20,12 +16,6 @@ async def test_tools_are_listed_with_the_schemas_that_validation_uses(harness: H
         assert tool.description == TOOLS[tool.name].description
         assert tool.config_schema["additionalProperties"] is False
         assert tool.arguments_schema["type"] == "object"
-
-
-async def test_what_is_not_there_yet_says_which_part_is_missing(harness: Harness) -> None:
-    with refused(grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED") as refusal:
-        await ScheduleServiceStub(harness.channel()).ListSchedules(schedule_service_pb2.ListSchedulesRequest())
-    assert refusal.metadata == {"part": "cron schedules"}
 
 
 def test_the_api_process_loads_neither_crewai_nor_dbos_nor_litellm() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.errors import NotFound, Unavailable
+from services.common.errors import NotFound, PermissionDenied, Unavailable
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.ids import new_id
 from services.orchestrator.domain import (
@@ -29,6 +29,8 @@ from services.orchestrator.usecases.feed import ExecutionFeed
 from services.orchestrator.usecases.housekeeping import Housekeeping
 from services.orchestrator.usecases.model_needs import Capability
 from services.orchestrator.usecases.ports import Grant, ModelFacts
+from services.orchestrator.usecases.scheduler import Scheduler
+from services.orchestrator.usecases.schedules import ScheduleUseCases
 from services.orchestrator.usecases.starts import ExecutionStarts, RequestId
 
 ALICE = Principal("dev|alice", "sales", Role.ADMIN, False, CredentialKind.DEV, "", "", utc_now() + timedelta(hours=1))
@@ -61,6 +63,12 @@ class Grants:
     async def renew(self, execution_id: str) -> None:
         raise AssertionError("nothing here renews a credential")
 
+    async def issue(self, grant_id: str, execution_id: str) -> str:
+        self._ask()
+        if execution_id not in self.open_ones:
+            raise PermissionDenied("it was revoked", reason="DELEGATION_REVOKED")
+        return f"principal of {execution_id}"
+
     async def close(self, execution_id: str) -> None:
         self._ask()
         self.open_ones.discard(execution_id)
@@ -85,6 +93,8 @@ class Orchestrator:
         self.executions = ExecutionUseCases(self.store, self.grants, bus, feed, endings)
         validation = CrewValidation(Models(), {}, default_model="m", max_bytes=100_000)
         self.starts = ExecutionStarts(self.store, validation, self.grants, bus, max_inputs_bytes=10_000)
+        self.schedules = ScheduleUseCases(self.store, self.starts, self.grants)
+        self.scheduler = Scheduler(self.store, self.starts, self.grants, 3600)
         self.crew_id = new_id()
 
     async def prepare(self) -> None:

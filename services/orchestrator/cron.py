@@ -1,0 +1,60 @@
+"""When schedules fire: cron expressions in time zones."""
+
+import difflib
+import functools
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, available_timezones
+
+from cronsim import CronSim, CronSimError
+
+_FIELDS = 5
+
+
+class BadCron(ValueError):
+    """The expression is none, or names times that never come."""
+
+
+class BadTimeZone(ValueError):
+    """The name is of no time zone."""
+
+
+def next_fire_time(expression: str, time_zone: str, after: datetime) -> datetime:
+    """Return the first moment after another at which a schedule fires, in UTC; an empty `time_zone` is UTC.
+
+    Days and clock changes are taken as Debian's cron takes them: a time of day that is skipped comes right after the
+    gap, one that comes twice counts once, unless minute or hour begin with a star.
+
+    Raises:
+        BadCron: `expression` is no cron expression of five fields, or never fires.
+        BadTimeZone: there is no such time zone.
+    """
+    # CronSim would take a sixth one for seconds.
+    if len(expression.split()) != _FIELDS:
+        raise BadCron("give five fields: minute, hour, day of month, month, day of week")
+    try:
+        moments = CronSim(expression, after.astimezone(_zone(time_zone)))
+    except CronSimError as error:
+        raise BadCron(f"{str(error).lower()}; an example that is right: 30 6 * * mon-fri") from error
+    # What the clock shows twice may be named again while it is shown for the second time.
+    for moment in moments:
+        if moment.astimezone(UTC) > after:
+            return moment.astimezone(UTC)
+    raise BadCron("names a day that never comes")
+
+
+def _zone(name: str) -> ZoneInfo:
+    if not name:
+        return ZoneInfo("UTC")
+    # ZoneInfo alone would look for a file of any name.
+    if name not in _zones():
+        near = difflib.get_close_matches(name, _zones(), 3)
+        raise BadTimeZone(
+            "is no time zone of the IANA database"
+            + (f"; near ones are {', '.join(near)}" if near else "; an example is Europe/Zurich")
+        )
+    return ZoneInfo(name)
+
+
+@functools.cache
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())

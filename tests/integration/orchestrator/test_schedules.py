@@ -1,0 +1,398 @@
+"""Schedules: kept over real gRPC, fired on real databases."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from sqlalchemy import select
+
+from coxswain.auth.v1.auth_service_pb2 import EXECUTION_IDENTITY_GROUP, EXECUTION_IDENTITY_USER
+from coxswain.orchestrator.v1 import crew_service_pb2, execution_service_pb2
+from coxswain.orchestrator.v1 import schedule_service_pb2 as pb
+from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.errors import NotFound
+from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry, Schedule, Start
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.tables import schedules
+from services.orchestrator.usecases.scheduler import Scheduler
+from services.orchestrator.usecases.schedules import Plan
+from services.orchestrator.usecases.starts import RequestId
+from tests.integration.orchestrator.support import create_crew, crews, executions_of, refused, start_request, working
+from tests.integration.orchestrator.use_cases import ALICE, Orchestrator
+from tests.support.harness import BOB, Harness, serve_services
+
+if TYPE_CHECKING:
+    from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceAsyncStub
+
+NEW_YEAR = "0 0 1 1 *"
+CAROL = "dev:carol:sales=editor"
+OPERATOR = "dev:olga:sales=operator"
+
+
+def schedules_of(harness: Harness, bearer: str = "dev:alice:sales=admin") -> "ScheduleServiceAsyncStub":
+    channel: grpc.aio.Channel = harness.channel(bearer)
+    return ScheduleServiceStub(channel)
+
+
+def schedule(crew_id: str, **fields: Any) -> pb.Schedule:
+    given: dict[str, Any] = {"name": "daily", "cron": NEW_YEAR, "start": start_request(crew_id)}
+    return pb.Schedule(**given | fields)
+
+
+async def create(harness: Harness, bearer: str = "dev:alice:sales=admin", **fields: Any) -> pb.Schedule:
+    crew = await create_crew(harness, bearer, name=f"crew of {fields.get('name', 'daily')}")
+    request = pb.CreateScheduleRequest(schedule=schedule(crew.id, **fields))
+    return (await schedules_of(harness, bearer).CreateSchedule(request)).schedule
+
+
+# ---- keeping
+
+
+async def test_a_schedule_is_kept_as_it_was_given_and_tells_when_it_fires(harness: Harness) -> None:
+    stub = schedules_of(harness)
+    made = await create(harness, time_zone="Asia/Kathmandu")
+    year = utc_now().astimezone().year
+    assert made.next_fire_time.ToDatetime() in {datetime(y, 12, 31, 18, 15) for y in (year, year + 1)}  # noqa: DTZ001
+    assert made.start.inputs["topic"].string_value == "ships"
+    assert (made.subject, made.start.identity) == ("dev|alice", EXECUTION_IDENTITY_GROUP)
+    assert not made.HasField("last_fire_time")
+    assert not made.HasField("last_error")
+    assert made.create_time == made.update_time
+    assert (await stub.GetSchedule(pb.GetScheduleRequest(id=made.id))).schedule == made
+    assert list((await stub.ListSchedules(pb.ListSchedulesRequest())).schedules) == [made]
+
+
+async def test_schedules_are_listed_by_name_in_pages(harness: Harness) -> None:
+    crew = await create_crew(harness)
+    stub = schedules_of(harness)
+    for name in ("weekly", "daily", "monthly"):
+        await stub.CreateSchedule(pb.CreateScheduleRequest(schedule=schedule(crew.id, name=name)))
+    names, token = [], ""
+    while True:
+        page = await stub.ListSchedules(pb.ListSchedulesRequest(page_size=2, page_token=token))
+        names += [found.name for found in page.schedules]
+        token = page.next_page_token
+        if not token:
+            break
+    assert names == ["daily", "monthly", "weekly"]
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
+        await stub.ListSchedules(pb.ListSchedulesRequest(page_token="forged"))
+
+
+async def test_a_change_replaces_all_and_acts_for_who_made_it(harness: Harness) -> None:
+    made = await create(harness)
+    wanted = pb.Schedule()
+    wanted.CopyFrom(made)
+    wanted.name, wanted.cron, wanted.paused = "yearly", "0 0 2 1 *", True
+    wanted.start.inputs["topic"].string_value = "boats"
+    stub = schedules_of(harness, CAROL)
+    changed = (await stub.UpdateSchedule(pb.UpdateScheduleRequest(schedule=wanted))).schedule
+    assert (changed.id, changed.name, changed.paused, changed.subject) == (made.id, "yearly", True, "dev|carol")
+    assert changed.start.inputs["topic"].string_value == "boats"
+    assert not changed.HasField("next_fire_time")
+    changed.paused = False
+    resumed = (await stub.UpdateSchedule(pb.UpdateScheduleRequest(schedule=changed))).schedule
+    assert resumed.next_fire_time.ToDatetime().day == 2
+    assert (await stub.GetSchedule(pb.GetScheduleRequest(id=made.id))).schedule == resumed
+
+
+async def test_deleting_twice_is_one_deletion_and_frees_the_name(harness: Harness) -> None:
+    made = await create(harness)
+    stub = schedules_of(harness)
+    for _ in range(2):
+        await stub.DeleteSchedule(pb.DeleteScheduleRequest(id=made.id))
+    assert not (await stub.ListSchedules(pb.ListSchedulesRequest())).schedules
+    with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await stub.GetSchedule(pb.GetScheduleRequest(id=made.id))
+    with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await stub.UpdateSchedule(pb.UpdateScheduleRequest(schedule=made))
+    again = await stub.CreateSchedule(pb.CreateScheduleRequest(schedule=schedule(made.start.crew_id)))
+    assert again.schedule.id != made.id
+
+
+async def test_a_repeated_request_makes_one_schedule(harness: Harness) -> None:
+    crew = await create_crew(harness)
+    stub = schedules_of(harness)
+    request = pb.CreateScheduleRequest(schedule=schedule(crew.id), request_id="r")
+    made = await asyncio.gather(*(stub.CreateSchedule(request) for _ in range(5)))
+    assert len({answer.schedule.id for answer in made}) == 1
+    request.schedule.paused = True
+    with refused(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"):
+        await stub.CreateSchedule(request)
+
+
+async def test_a_name_is_given_once_in_a_group(harness: Harness) -> None:
+    made = await create(harness)
+    other = await create(harness, name="other")
+    with refused(grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS") as refusal:
+        await schedules_of(harness).CreateSchedule(pb.CreateScheduleRequest(schedule=schedule(made.start.crew_id)))
+    assert "daily" in refusal.message
+    other.name = "daily"
+    with refused(grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"):
+        await schedules_of(harness).UpdateSchedule(pb.UpdateScheduleRequest(schedule=other))
+    await create(harness, BOB)
+
+
+async def test_groups_do_not_see_each_others_schedules(harness: Harness) -> None:
+    made = await create(harness)
+    stub = schedules_of(harness, BOB)
+    assert not (await stub.ListSchedules(pb.ListSchedulesRequest())).schedules
+    with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await stub.GetSchedule(pb.GetScheduleRequest(id=made.id))
+    with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await stub.UpdateSchedule(pb.UpdateScheduleRequest(schedule=made))
+    with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await stub.DeleteSchedule(pb.DeleteScheduleRequest(id=made.id))
+    with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await stub.CreateSchedule(pb.CreateScheduleRequest(schedule=schedule(made.start.crew_id)))
+    assert (await schedules_of(harness).GetSchedule(pb.GetScheduleRequest(id=made.id))).schedule == made
+
+
+async def test_operators_see_schedules_and_do_not_change_them(harness: Harness) -> None:
+    made = await create(harness)
+    stub = schedules_of(harness, OPERATOR)
+    assert (await stub.GetSchedule(pb.GetScheduleRequest(id=made.id))).schedule == made
+    for call in (
+        stub.CreateSchedule(pb.CreateScheduleRequest(schedule=schedule(made.start.crew_id, name="mine"))),
+        stub.UpdateSchedule(pb.UpdateScheduleRequest(schedule=made)),
+        stub.DeleteSchedule(pb.DeleteScheduleRequest(id=made.id)),
+    ):
+        with refused(grpc.StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
+            await call
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "told"),
+    [
+        ({"cron": "0 25 * * *"}, "schedule.cron", "bad hour"),
+        ({"cron": "0 0 * * * *"}, "schedule.cron", "five fields"),
+        ({"time_zone": "Europe/Zurick"}, "schedule.time_zone", "Europe/Zurich"),
+        ({"name": ""}, "schedule.name", ""),
+        ({"name": "a\0b"}, "schedule.name", "U+0000"),
+        ({"start": {"crew_id": "", "inputs": {}}}, "schedule.start.crew_id", ""),
+    ],
+)
+async def test_what_could_never_fire_is_refused_by_field(
+    harness: Harness, change: dict[str, Any], field: str, told: str
+) -> None:
+    crew = await create_crew(harness)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await schedules_of(harness).CreateSchedule(pb.CreateScheduleRequest(schedule=schedule(crew.id, **change)))
+    assert told in refusal.violations[field]
+
+
+async def test_what_could_not_be_started_is_refused_by_field(harness: Harness) -> None:
+    crew = await create_crew(harness)
+    stub = schedules_of(harness)
+    request = pb.CreateScheduleRequest(schedule=schedule(crew.id))
+    del request.schedule.start.inputs["topic"]
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await stub.CreateSchedule(request)
+    assert "{topic}" in refusal.violations["schedule.start.inputs.topic"]
+    request = pb.CreateScheduleRequest(schedule=schedule(crew.id))
+    request.schedule.start.identity = EXECUTION_IDENTITY_USER
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await stub.CreateSchedule(request)
+    assert "GROUP" in refusal.violations["schedule.start.identity"]
+    request = pb.CreateScheduleRequest(schedule=schedule(crew.id))
+    request.schedule.start.crew_revision = 7
+    with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await stub.CreateSchedule(request)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await stub.UpdateSchedule(pb.UpdateScheduleRequest(schedule=schedule(crew.id)))
+    assert "schedule.id" in refusal.violations
+
+
+# ---- firing, over real gRPC
+
+
+@pytest.fixture
+async def firing(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[Harness, Database]]:
+    """Services that look for due schedules all the time, and the orchestrator's database."""
+    settings = {"orchestrator": OrchestratorSettings(schedule_poll_seconds=0.02)}
+    async with (
+        serve_services(tmp_path, "models", "orchestrator", database_url=database_url, settings=settings) as served,
+        working(served, database_url) as worker,
+    ):
+        yield served, worker.database
+
+
+async def make_due(database: Database, **ago: float) -> datetime:
+    """Let all schedules fire for a moment that has passed, as the clock would have; return it."""
+    moment = (utc_now() - timedelta(**ago)).replace(microsecond=0)
+    async with database.write() as connection:
+        await connection.execute(schedules.update().values(next_fire_at=moment))
+    return moment
+
+
+async def fired(harness: Harness, schedule_id: str, moment: datetime) -> pb.Schedule:
+    """Wait until a schedule has fired for a moment; return it as it is then."""
+    stub = schedules_of(harness)
+    while True:
+        found = (await stub.GetSchedule(pb.GetScheduleRequest(id=schedule_id))).schedule
+        if found.HasField("last_fire_time") and found.last_fire_time.ToDatetime(UTC) == moment:
+            return found
+        await asyncio.sleep(0.02)
+
+
+async def test_a_due_schedule_starts_one_execution_that_acts_as_the_group(firing: tuple[Harness, Database]) -> None:
+    harness, database = firing
+    made = await create(harness)
+    moment = await make_due(database, seconds=1)
+    found = await fired(harness, made.id, moment)
+    assert found.next_fire_time == made.next_fire_time
+    assert not found.HasField("last_error")
+    assert found.update_time == made.update_time, "nobody has changed it"
+    stub = executions_of(harness)
+    request = execution_service_pb2.ListExecutionsRequest(schedule_id=made.id)
+    [execution] = (await stub.ListExecutions(request)).executions
+    execution = (await stub.GetExecution(execution_service_pb2.GetExecutionRequest(id=execution.id))).execution
+    assert (execution.id, execution.schedule_id) == (found.last_execution_id, made.id)
+    assert (execution.subject, execution.identity) == ("dev|alice", EXECUTION_IDENTITY_GROUP)
+    assert (execution.crew_id, execution.inputs["topic"].string_value) == (made.start.crew_id, "ships")
+    ours = await stub.StartExecution(start_request(made.start.crew_id))
+    assert ours.execution.schedule_id == ""
+    assert [found.id for found in (await stub.ListExecutions(request)).executions] == [execution.id]
+
+
+async def test_a_schedule_that_cannot_start_anything_says_why_and_fires_again_next_time(
+    firing: tuple[Harness, Database],
+) -> None:
+    harness, database = firing
+    made = await create(harness)
+    await crews(harness).DeleteCrew(crew_service_pb2.DeleteCrewRequest(id=made.start.crew_id))
+    found = await fired(harness, made.id, await make_due(database, seconds=2))
+    assert found.last_error.reason == "NOT_FOUND"
+    assert made.start.crew_id in found.last_error.message
+    assert found.last_execution_id == ""
+    assert found.next_fire_time == made.next_fire_time
+    other = await create_crew(harness, name="other")
+    found.start.crew_id = other.id
+    await schedules_of(harness).UpdateSchedule(pb.UpdateScheduleRequest(schedule=found))
+    mended = await fired(harness, made.id, await make_due(database, seconds=1))
+    assert not mended.HasField("last_error")
+    assert mended.last_execution_id
+
+
+# ---- firing, with auth played
+
+
+def plan(orchestrator: Orchestrator, name: str = "daily") -> Plan:
+    start = Start(orchestrator.crew_id, 0, {}, {}, "", 0, None, ExecutionIdentity.UNSPECIFIED, OnCredentialExpiry.PARK)
+    return Plan(name, NEW_YEAR, "", start, paused=False)
+
+
+async def created(orchestrator: Orchestrator, name: str = "daily") -> Schedule:
+    return await orchestrator.schedules.create(ALICE, plan(orchestrator, name), RequestId("", ""))
+
+
+async def test_replicas_start_one_execution_for_each_time(orchestrator: Orchestrator) -> None:
+    made = [await created(orchestrator, f"schedule {number}") for number in range(8)]
+    replicas = [Scheduler(orchestrator.store, orchestrator.starts, orchestrator.grants, 3600) for _ in range(4)]
+    rows: list[Any] = []
+    for turn in range(1, 4):
+        await make_due(orchestrator.database, seconds=10 - turn)
+        await asyncio.gather(*(replica.once() for replica in replicas))
+        rows = await orchestrator.rows()
+        assert sorted(row.schedule_id for row in rows) == sorted([one.id for one in made] * turn)
+    # Who lost has left no grant behind: those of schedules and executions are all there are.
+    assert orchestrator.grants.open_ones == {one.delegate_id for one in made} | {row.id for row in rows}
+
+
+async def test_times_that_nobody_was_there_for_are_made_up_for_by_one_execution(orchestrator: Orchestrator) -> None:
+    made = await created(orchestrator)
+    moment = await make_due(orchestrator.database, days=800)
+    for _ in range(2):
+        await orchestrator.scheduler.once()
+    assert len(await orchestrator.rows()) == 1
+    after = await orchestrator.schedules.get(ALICE, made.id)
+    assert (after.last_fire_at, after.next_fire_at) == (moment, made.next_fire_at)
+
+
+async def test_a_schedule_stays_due_while_auth_is_away(orchestrator: Orchestrator) -> None:
+    made = await created(orchestrator)
+    moment = await make_due(orchestrator.database, seconds=5)
+    orchestrator.grants.away = True
+    await orchestrator.scheduler.once()
+    assert await orchestrator.rows() == []
+    assert (await orchestrator.schedules.get(ALICE, made.id)).last_error is None
+    orchestrator.grants.away = False
+    await orchestrator.scheduler.once()
+    assert [row.schedule_id for row in await orchestrator.rows()] == [made.id]
+    assert (await orchestrator.schedules.get(ALICE, made.id)).last_fire_at == moment
+
+
+async def test_paused_and_deleted_schedules_do_not_fire(orchestrator: Orchestrator) -> None:
+    paused, deleted = await created(orchestrator, "paused"), await created(orchestrator, "deleted")
+    await orchestrator.schedules.update(ALICE, paused.id, replace(plan(orchestrator, "paused"), paused=True))
+    await orchestrator.schedules.delete(ALICE, deleted.id)
+    async with orchestrator.database.read() as connection:
+        assert set(await connection.scalars(select(schedules.c.next_fire_at))) == {None}
+    await orchestrator.scheduler.once()
+    assert await orchestrator.rows() == []
+    assert len(orchestrator.grants.open_ones) == 1
+
+
+async def test_what_was_read_before_a_change_does_not_fire_after_it(orchestrator: Orchestrator) -> None:
+    made = await created(orchestrator)
+    moment = await make_due(orchestrator.database, seconds=5)
+    issue = orchestrator.grants.issue
+
+    async def changed_meanwhile(grant_id: str, execution_id: str) -> str:
+        token = await issue(grant_id, execution_id)
+        wanted = plan(orchestrator)
+        wanted = replace(wanted, start=replace(wanted.start, labels={"changed": "yes"}))
+        await orchestrator.schedules.update(ALICE, made.id, wanted)
+        orchestrator.grants.issue = issue  # type: ignore[method-assign]
+        return token
+
+    orchestrator.grants.issue = changed_meanwhile  # type: ignore[method-assign]
+    await orchestrator.scheduler.once()
+    assert await orchestrator.rows() == []
+    await orchestrator.scheduler.once()
+    [row] = await orchestrator.rows()
+    assert row.labels == {"changed": "yes"}
+    after = await orchestrator.schedules.get(ALICE, made.id)
+    assert after.last_fire_at == moment, "the change came when it was due already"
+    assert orchestrator.grants.open_ones == {after.delegate_id, row.id}
+
+
+async def test_one_schedule_that_fails_unexpectedly_does_not_keep_others_from_firing(
+    orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = await created(orchestrator, "bad"), await created(orchestrator, "good")
+    await make_due(orchestrator.database, seconds=5)
+    issue = orchestrator.grants.issue
+
+    async def broken(grant_id: str, execution_id: str) -> str:
+        if execution_id == bad.delegate_id:
+            raise RuntimeError("the password is hunter2")
+        return await issue(grant_id, execution_id)
+
+    monkeypatch.setattr(orchestrator.grants, "issue", broken)
+    await orchestrator.scheduler.once()
+    assert [row.schedule_id for row in await orchestrator.rows()] == [good.id]
+    told = (await orchestrator.schedules.get(ALICE, bad.id)).last_error
+    assert told is not None
+    assert (told.reason, "hunter2" in told.message) == ("INTERNAL", False)
+
+
+async def test_a_refused_change_leaves_schedule_and_grants_as_they_were(orchestrator: Orchestrator) -> None:
+    made = await created(orchestrator)
+    await created(orchestrator, "other")
+    before = set(orchestrator.grants.open_ones)
+    with pytest.raises(Exception, match="named"):
+        await orchestrator.schedules.update(ALICE, made.id, plan(orchestrator, "other"))
+    with pytest.raises(Exception, match="named"):
+        await created(orchestrator, "other")
+    with pytest.raises(NotFound):
+        await orchestrator.schedules.update(ALICE, "nothing", plan(orchestrator))
+    assert orchestrator.grants.open_ones == before
+    assert await orchestrator.schedules.get(ALICE, made.id) == made
