@@ -76,8 +76,6 @@ class World:
     metrics_port: int
     group: str = "house"
     principal: str = ""
-    unimplemented: set[str] = field(default_factory=set)
-    """Methods that the installation says it does not have yet."""
     process_secrets: list[str] = field(default_factory=list)
     """Secrets found in what can be read of crew processes."""
     crews_seen: int = 0
@@ -107,15 +105,6 @@ class World:
     def ok(self, name: str, /, **fields: Any) -> Any:
         """Call a method that has to succeed; return its answer, the last one of a stream."""
         return self.all(name, **fields)[-1]
-
-    def has(self, name: str, /, **fields: Any) -> Any:
-        """Call a method that an installation may be without; return its answer, None where it is."""
-        answers = self.caller.call(name, self.metadata(name), self.caller.message(name, **fields))
-        assert isinstance(answers, list) or answers.startswith("UNIMPLEMENTED"), f"{name}: {answers}"
-        if isinstance(answers, list):
-            return answers[-1]
-        self.unimplemented.add(name)
-        return None
 
     def no(self, name: str, /, **fields: Any) -> None:
         """Call a method that has to fail."""
@@ -484,17 +473,12 @@ def _executions(world: World) -> None:
     spec = ours.crew("idle")
     spec.name = "idle"
     idle = ok("CrewService.CreateCrew", spec=spec).crew.id
-    schedule = {"name": "daily", "cron": "0 0 1 1 *", "start": {"crew_id": idle}}
-    _schedules(world, schedule)
-
-
-def _schedules(world: World, schedule: dict[str, Any]) -> None:
-    """Work with a schedule, or, in an installation that has none, be told so."""
-    created = world.has("ScheduleService.CreateSchedule", schedule=schedule)
-    kept = created.schedule if created else {**schedule, "id": "none"}
-    world.has("ScheduleService.ListSchedules")
-    world.has("ScheduleService.UpdateSchedule", schedule=kept)
-    world.has("ScheduleService.DeleteSchedule", id=created.schedule.id if created else "none")
+    planned = {"name": "daily", "cron": "0 0 1 1 *", "start": {"crew_id": idle}}
+    schedule = ok("ScheduleService.CreateSchedule", schedule=planned).schedule
+    ok("ScheduleService.GetSchedule", id=schedule.id)
+    ok("ScheduleService.ListSchedules")
+    ok("ScheduleService.UpdateSchedule", schedule=schedule)
+    ok("ScheduleService.DeleteSchedule", id=schedule.id)
 
 
 def _approval_and_cancellation(world: World, scene: Scene) -> None:
@@ -637,7 +621,7 @@ def test_a_marked_secret_is_found_in_every_form_and_place(marked: MarkedSecrets,
 
 
 def test_every_rpc_has_succeeded_and_has_been_refused(world: World) -> None:
-    assert world.caller.succeeded | world.unimplemented == set(every_rpc())
+    assert world.caller.succeeded == set(every_rpc())
     assert world.caller.refused == set(every_rpc())
 
 

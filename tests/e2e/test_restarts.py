@@ -3,11 +3,18 @@
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
-from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
-from tests.e2e.support import ALICE, Scene, finish, kinds, stored_sequences, stored_state
+from coxswain.client import Client
+from coxswain.orchestrator.v1.crew_service_pb2 import CreateCrewRequest
+from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent
+from coxswain.orchestrator.v1.execution_service_pb2 import ListExecutionsRequest, StartExecutionRequest
+from coxswain.orchestrator.v1.schedule_service_pb2 import CreateScheduleRequest, DeleteScheduleRequest, Schedule
+from services.common.clock import utc_now
+from services.orchestrator.tables import schedules
+from tests.e2e.support import ALICE, SUCCEEDED, Scene, finish, get, kinds, stored_sequences, stored_state
 from tests.support.child_process import descendants
 from tests.support.installation import Caller, wait_gone, wait_until
 from tests.support.suite_process import SuiteProcess
@@ -102,3 +109,36 @@ def test_work_that_ends_within_the_drain_is_stored_before_the_suite_stops(
     assert row["result"]["text"] == "In time."
     assert row["epoch"] == 1, "nobody else had to go on with it"
     assert len(scene.calls("only")) == 1
+
+
+def _started_by(client: Client, schedule: Schedule) -> list[Execution]:
+    return list(client.executions.ListExecutions(ListExecutionsRequest(schedule_id=schedule.id)).executions)
+
+
+def test_a_schedule_that_came_due_while_nothing_ran_starts_one_execution_however_often_all_is_killed(
+    scene: Scene, alice: Caller, restarted: SuiteProcess
+) -> None:
+    scene.answers("only", "Done by the clock.")
+    client = alice.orchestrator
+    crew = client.crews.CreateCrew(CreateCrewRequest(spec=scene.crew("only"))).crew
+    planned = Schedule(name=scene.mark, cron="0 0 1 1 *", start=StartExecutionRequest(crew_id=crew.id))
+    schedule = client.schedules.CreateSchedule(CreateScheduleRequest(schedule=planned)).schedule
+    restarted.kill()
+    missed = utc_now() - timedelta(days=2)
+    restarted.change(
+        "orchestrator", schedules.update().where(schedules.c.id == schedule.id).values(next_fire_at=missed)
+    )
+
+    restarted.start()
+    wait_until(lambda: len(_started_by(client, schedule)) == 1, "the missed time is made up for")
+    restarted.kill()
+    restarted.start()
+
+    (execution,) = _started_by(client, schedule)
+    assert kinds(finish(client, execution))[-1] == "execution_succeeded"
+    assert get(client, execution).state == SUCCEEDED
+    assert len(scene.calls("only")) == 1
+    (row,) = restarted.rows("orchestrator", schedules.select().where(schedules.c.id == schedule.id))
+    assert (row["last_fire_at"], row["last_execution_id"]) == (missed, execution.id)
+    assert row["next_fire_at"] > utc_now()
+    client.schedules.DeleteSchedule(DeleteScheduleRequest(id=schedule.id))

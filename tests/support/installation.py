@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import Connection, Engine, RowMapping, Select, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, RowMapping, Select, Update, create_engine, make_url, text
 
 from coxswain.client import Client
 from tests.support.child_process import is_alive
@@ -80,6 +80,15 @@ class Installation(ABC):
         try:
             with engine.connect() as connection:
                 return list(connection.execute(query).mappings())
+        finally:
+            engine.dispose()
+
+    def change(self, service: str, change: Update) -> None:
+        """Change rows of a service's database, as time would."""
+        engine = self._engine(service)
+        try:
+            with engine.begin() as connection:
+                connection.execute(change)
         finally:
             engine.dispose()
 
