@@ -98,6 +98,15 @@ class Aborted(CoxswainError):
 
     code = "ABORTED"
 
+    @classmethod
+    def revision(cls, resource: str, identifier: str, expected: int, actual: int) -> Self:
+        """Return the failure of a change to what was changed since it was read."""
+        return cls(
+            f"the {resource} is at revision {actual}, not {expected}: read it and change it again",
+            reason="REVISION_MISMATCH",
+            metadata={"resource": resource, "id": identifier, "expected": str(expected), "actual": str(actual)},
+        )
+
 
 class PermissionDenied(CoxswainError):
     """The caller is known and may not do this."""

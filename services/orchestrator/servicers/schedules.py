@@ -37,7 +37,9 @@ class ScheduleServicer(ScheduleServiceServicer):
 
     async def UpdateSchedule(self, request: pb.UpdateScheduleRequest, context: Context) -> pb.UpdateScheduleResponse:
         """See the proto."""
-        schedule = await self._schedules.update(current_principal(), request.schedule.id, _plan(request.schedule))
+        schedule = await self._schedules.update(
+            current_principal(), request.schedule.id, _plan(request.schedule), request.expected_revision
+        )
         return pb.UpdateScheduleResponse(schedule=_message(schedule))
 
     async def DeleteSchedule(self, request: pb.DeleteScheduleRequest, context: Context) -> pb.DeleteScheduleResponse:
@@ -65,6 +67,7 @@ def _message(schedule: Schedule) -> pb.Schedule:
         start=start_message(schedule.start),
         paused=schedule.paused,
         subject=schedule.subject,
+        revision=schedule.revision,
         last_execution_id=schedule.last_execution_id,
         last_error=None if schedule.last_error is None else error_message(schedule.last_error),
     )

@@ -93,16 +93,7 @@ class CrewUseCases:
             if crew.spec == spec:
                 return crew
             if expected_revision not in {0, crew.revision}:
-                raise Aborted(
-                    f"the crew is at revision {crew.revision}, not {expected_revision}: read it and change it again",
-                    reason="REVISION_MISMATCH",
-                    metadata={
-                        "resource": "crew",
-                        "id": crew_id,
-                        "expected": str(expected_revision),
-                        "actual": str(crew.revision),
-                    },
-                )
+                raise Aborted.revision("crew", crew_id, expected_revision, crew.revision)
             crew = replace(crew, revision=crew.revision + 1, spec=spec, updated_at=utc_now())
             if not await work.crews.add_revision(crew, principal.subject):
                 raise _name_taken(spec.name)

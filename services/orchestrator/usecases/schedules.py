@@ -7,7 +7,7 @@ from datetime import datetime
 import structlog
 
 from services.common.clock import utc_now
-from services.common.errors import AlreadyExists, CoxswainError, InvalidArgument, NotFound
+from services.common.errors import Aborted, AlreadyExists, CoxswainError, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.pagination import decode_page_token, encode_page_token, page_size
@@ -117,12 +117,13 @@ class ScheduleUseCases:
         token = encode_page_token(_LISTING, filters, [page[-1].name]) if len(page) < len(found) else ""
         return page, token
 
-    async def update(self, principal: Principal, schedule_id: str, plan: Plan) -> Schedule:
+    async def update(self, principal: Principal, schedule_id: str, plan: Plan, expected_revision: int = 0) -> Schedule:
         """Replace a schedule; it acts for the caller from now on.
 
         Raises:
             NotFound: the group has no such schedule, or no such crew.
             InvalidArgument: there is no such time, or the crew could not be started; one violation for each fault.
+            Aborted: the schedule is not at `expected_revision` (0: any).
             AlreadyExists: the group has another schedule of that name.
         """
         if not schedule_id:
@@ -136,6 +137,8 @@ class ScheduleUseCases:
                 before = await work.schedules.lock(principal.group_id, schedule_id)
                 if before is None:
                     raise NotFound.of("schedule", schedule_id)
+                if expected_revision not in {0, before.revision}:
+                    raise Aborted.revision("schedule", schedule_id, expected_revision, before.revision)
                 same_times = (before.cron, before.time_zone, before.paused) == (plan.cron, plan.time_zone, plan.paused)
                 after = replace(
                     before,
@@ -154,7 +157,8 @@ class ScheduleUseCases:
                 )
                 if not await work.schedules.save(after):
                     raise _name_taken(plan.name)
-        except (AlreadyExists, NotFound):
+        except (Aborted, AlreadyExists, NotFound):
+            # Nothing was stored. Of other failures that is not sure: a commit may have outlived its connection.
             await self._close(delegate_id)
             raise
         await self._close(before.delegate_id)

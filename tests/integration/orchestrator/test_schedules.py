@@ -103,6 +103,18 @@ async def test_a_change_replaces_all_and_acts_for_who_made_it(harness: Harness) 
     assert (await stub.GetSchedule(pb.GetScheduleRequest(id=made.id))).schedule == resumed
 
 
+async def test_a_change_of_what_was_changed_meanwhile_is_refused(harness: Harness) -> None:
+    made = await create(harness)
+    stub = schedules_of(harness)
+    request = pb.UpdateScheduleRequest(schedule=made, expected_revision=made.revision)
+    changed = (await stub.UpdateSchedule(request)).schedule
+    assert (made.revision, changed.revision) == (1, 2)
+    with refused(grpc.StatusCode.ABORTED, "REVISION_MISMATCH") as refusal:
+        await stub.UpdateSchedule(request)
+    assert (refusal.metadata["resource"], refusal.metadata["actual"]) == ("schedule", "2")
+    assert (await stub.GetSchedule(pb.GetScheduleRequest(id=made.id))).schedule == changed
+
+
 async def test_deleting_twice_is_one_deletion_and_frees_the_name(harness: Harness) -> None:
     made = await create(harness)
     stub = schedules_of(harness)

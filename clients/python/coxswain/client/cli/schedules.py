@@ -202,7 +202,9 @@ def update(
             start.inputs[key].CopyFrom(to_value(item, f"inputs.{key}"))
         if inputs or crew is not None or crew_revision is not None:
             _warn(session, client, start)
-        updated = client.schedules.UpdateSchedule(UpdateScheduleRequest(schedule=changed)).schedule
+        updated = client.schedules.UpdateSchedule(
+            UpdateScheduleRequest(schedule=changed, expected_revision=changed.revision)
+        ).schedule
     _tell(session, updated, f"{updated.name} updated")
 
 
@@ -237,7 +239,9 @@ def _switch(session: Session, reference: str, *, paused: bool) -> None:
     with session.client() as client:
         found = _find(client, reference)
         found.paused = paused
-        updated = client.schedules.UpdateSchedule(UpdateScheduleRequest(schedule=found)).schedule
+        updated = client.schedules.UpdateSchedule(
+            UpdateScheduleRequest(schedule=found, expected_revision=found.revision)
+        ).schedule
     _tell(session, updated, updated.name)
 
 
