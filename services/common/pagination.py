@@ -19,7 +19,7 @@ def page_size(requested: int, default: int = 50, maximum: int = 1000) -> int:
 
 def encode_page_token(listing: str, filters: Mapping[str, object], key: Sequence[object]) -> str:
     """Return the token that continues `listing` after the row whose sort key is `key` (JSON scalars)."""
-    document = json.dumps([_fingerprint(listing, filters), list(key)], separators=(",", ":"))
+    document = json.dumps([_fingerprint(listing, filters), list(key)], ensure_ascii=False, separators=(",", ":"))
     return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
 
 

@@ -46,8 +46,8 @@ def _zone(name: str) -> ZoneInfo:
     if not name:
         return ZoneInfo("UTC")
     # ZoneInfo alone would look for a file of any name.
-    if name not in _zones():
-        near = difflib.get_close_matches(name, _zones(), 3)
+    if name not in time_zones():
+        near = difflib.get_close_matches(name, time_zones(), 3)
         raise BadTimeZone(
             "is no time zone of the IANA database"
             + (f"; near ones are {', '.join(near)}" if near else "; an example is Europe/Zurich")
@@ -56,5 +56,7 @@ def _zone(name: str) -> ZoneInfo:
 
 
 @functools.cache
-def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+def time_zones() -> frozenset[str]:
+    """Return the names of all time zones; the first time it reads files."""
+    # These two are what the machine makes of them.
+    return frozenset(available_timezones() - {"Factory", "localtime"})

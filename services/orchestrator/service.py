@@ -49,6 +49,7 @@ class OrchestratorService:
         self._housekeeping = Housekeeping(
             store, endings, settings.housekeeping_seconds, settings.request_retention_seconds
         )
+        self._scheduling: asyncio.Task[None] | None = None
         self._background: list[asyncio.Task[None]] = []
         validation = CrewValidation(
             RemoteModels(runtime.peers), TOOLS, default_model=settings.default_model, max_bytes=settings.max_crew_bytes
@@ -72,15 +73,16 @@ class OrchestratorService:
         """See `Service`."""
         await self._bus.start()
         await self._feed.start()
-        self._background = [
-            asyncio.create_task(self._housekeeping.run()),
-            asyncio.create_task(self._scheduler.run()),
-        ]
+        self._scheduling = asyncio.create_task(self._scheduler.run())
+        self._background = [asyncio.create_task(self._housekeeping.run()), self._scheduling]
 
     async def drain(self) -> None:
         """See `Service`."""
         self._feed.drain()
         self._workers.drain()
+        # What is due is another replica's now, or the next process's.
+        if self._scheduling is not None:
+            self._scheduling.cancel()
 
     async def close(self) -> None:
         """See `Service`."""

@@ -22,6 +22,8 @@ metadata = MetaData(naming_convention=NAMING_CONVENTION)
 
 _ID = String(64)
 _GROUP = String(128)
+# In the same order on both databases.
+_NAME = String(128).with_variant(String(128, collation="C"), "postgresql")
 
 crews = Table(
     "crews",
@@ -209,7 +211,7 @@ schedules = Table(
     Column("id", _ID, primary_key=True),
     Column("group_id", _GROUP, nullable=False),
     Column("subject", String(512), nullable=False),
-    Column("name", String(128), nullable=False),
+    Column("name", _NAME, nullable=False),
     Column("cron", String(256), nullable=False),
     Column("time_zone", String(64), nullable=False),
     Column("start", JsonDocument, nullable=False),  # domain.Start

@@ -219,8 +219,12 @@ class Schedules(Protocol):
         """Take a schedule out of listings; it fires no more."""
         ...
 
-    async def due(self, now: datetime, limit: int) -> list[Schedule]:
-        """Return schedules of all groups that have to fire, longest due first."""
+    async def due(self, now: datetime, after: tuple[datetime, str] | None, limit: int) -> list[tuple[datetime, str]]:
+        """Return when schedules of all groups had to fire, and their ids: those behind `after`, longest due first."""
+        ...
+
+    async def find_due(self, schedule_id: str, now: datetime) -> Schedule | None:
+        """Return a schedule of any group if it has to fire."""
         ...
 
     async def fired(self, before: Schedule, after: Schedule) -> bool:

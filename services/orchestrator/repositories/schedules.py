@@ -64,11 +64,21 @@ class SqlSchedules:
             update(schedules).where(schedules.c.id == schedule_id).values(deleted_at=at, next_fire_at=None)
         )
 
-    async def due(self, now: datetime, limit: int) -> list[Schedule]:
+    async def due(self, now: datetime, after: tuple[datetime, str] | None, limit: int) -> list[tuple[datetime, str]]:
         """See `protocols.Schedules`."""
-        query = select(schedules).where(schedules.c.next_fire_at <= now, _STANDING)
-        rows = await self._connection.execute(query.order_by(schedules.c.next_fire_at).limit(limit))
-        return [_schedule(row) for row in rows]
+        query = select(schedules.c.next_fire_at, schedules.c.id).where(schedules.c.next_fire_at <= now, _STANDING)
+        if after is not None:
+            at, schedule_id = after
+            same = (schedules.c.next_fire_at == at) & (schedules.c.id > schedule_id)
+            query = query.where((schedules.c.next_fire_at > at) | same)
+        rows = await self._connection.execute(query.order_by(schedules.c.next_fire_at, schedules.c.id).limit(limit))
+        return [(row.next_fire_at, row.id) for row in rows]
+
+    async def find_due(self, schedule_id: str, now: datetime) -> Schedule | None:
+        """See `protocols.Schedules`."""
+        return await self._one(
+            select(schedules).where(schedules.c.id == schedule_id, schedules.c.next_fire_at <= now, _STANDING)
+        )
 
     async def fired(self, before: Schedule, after: Schedule) -> bool:
         """See `protocols.Schedules`."""

@@ -12,7 +12,7 @@ from services.orchestrator.domain import Crew, CrewSpec, Fault, to_document
 from services.orchestrator.repositories.protocols import KnownRequest, RequestKey, Store, UnitOfWork
 from services.orchestrator.usecases.crew_faults import crew_warnings
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
-from services.orchestrator.usecases.pages import fitting
+from services.orchestrator.usecases.pages import read_fitting
 
 _LISTING = "crews"
 
@@ -71,10 +71,12 @@ class CrewUseCases:
         before_id = key[0] if key and isinstance(key[0], str) else None
         size = page_size(requested_size)
         async with self._store.read() as work:
-            found = await work.crews.page(principal.group_id, before_id, size + 1)
-        page = fitting(found, size, lambda crew: to_document(crew.spec))
-        token = encode_page_token(_LISTING, filters, [page[-1].id]) if len(page) < len(found) else ""
-        return page, token
+            page, more = await read_fitting(
+                lambda last, limit: work.crews.page(principal.group_id, last.id if last else before_id, limit),
+                size,
+                lambda crew: to_document(crew.spec),
+            )
+        return page, encode_page_token(_LISTING, filters, [page[-1].id]) if more else ""
 
     async def update(self, principal: Principal, crew_id: str, spec: CrewSpec, expected_revision: int) -> Crew:
         """Store the next revision of a crew; the present one is kept when the document is the same.

@@ -12,12 +12,11 @@ from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.pagination import decode_page_token, encode_page_token, page_size
 from services.orchestrator.cron import BadCron, BadTimeZone, next_fire_time
-from services.orchestrator.domain import ExecutionIdentity, Schedule, Start, to_document
+from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry, Schedule, Start, to_document
 from services.orchestrator.repositories.protocols import KnownRequest, RequestKey, Store, UnitOfWork
-from services.orchestrator.usecases.pages import fitting
+from services.orchestrator.usecases.pages import read_fitting
 from services.orchestrator.usecases.ports import Grant, Grants
 from services.orchestrator.usecases.starts import ExecutionStarts, RequestId
-from services.orchestrator.usecases.texts import refuse_unstorable
 
 logger = structlog.get_logger(__name__)
 
@@ -63,7 +62,7 @@ class ScheduleUseCases:
                     return await _repeated(work, key, earlier, request)
         now = utc_now()
         next_fire_at = await self._checked(principal, plan, now)
-        delegate_id, grant = await self._delegate(plan)
+        delegate_id, grant = await self._delegate()
         schedule = Schedule(
             id=new_id(),
             group_id=principal.group_id,
@@ -71,7 +70,7 @@ class ScheduleUseCases:
             name=plan.name,
             cron=plan.cron,
             time_zone=plan.time_zone,
-            start=replace(plan.start, identity=grant.identity),
+            start=_as_group(plan.start),
             paused=plan.paused,
             delegate_id=delegate_id,
             grant_id=grant.id,
@@ -112,10 +111,12 @@ class ScheduleUseCases:
         after_name = key[0] if key and isinstance(key[0], str) else None
         size = page_size(requested_size)
         async with self._store.read() as work:
-            found = await work.schedules.page(principal.group_id, after_name, size + 1)
-        page = fitting(found, size, lambda schedule: to_document(schedule.start))
-        token = encode_page_token(_LISTING, filters, [page[-1].name]) if len(page) < len(found) else ""
-        return page, token
+            page, more = await read_fitting(
+                lambda last, limit: work.schedules.page(principal.group_id, last.name if last else after_name, limit),
+                size,
+                lambda schedule: to_document(schedule.start),
+            )
+        return page, encode_page_token(_LISTING, filters, [page[-1].name]) if more else ""
 
     async def update(self, principal: Principal, schedule_id: str, plan: Plan, expected_revision: int = 0) -> Schedule:
         """Replace a schedule; it acts for the caller from now on.
@@ -131,28 +132,32 @@ class ScheduleUseCases:
         await self.get(principal, schedule_id)
         now = utc_now()
         next_fire_at = await self._checked(principal, plan, now)
-        delegate_id, grant = await self._delegate(plan)
+        delegate_id, grant = await self._delegate()
         try:
             async with self._store.write() as work:
                 before = await work.schedules.lock(principal.group_id, schedule_id)
                 if before is None:
                     raise NotFound.of("schedule", schedule_id)
-                if expected_revision not in {0, before.revision}:
-                    raise Aborted.revision("schedule", schedule_id, expected_revision, before.revision)
-                same_times = (before.cron, before.time_zone, before.paused) == (plan.cron, plan.time_zone, plan.paused)
-                after = replace(
+                wanted = replace(
                     before,
                     subject=principal.subject,
                     name=plan.name,
                     cron=plan.cron,
                     time_zone=plan.time_zone,
-                    start=replace(plan.start, identity=grant.identity),
+                    start=_as_group(plan.start),
                     paused=plan.paused,
+                )
+                # When nothing differs, the call is repeated after its answer was lost, or renews the grant.
+                if expected_revision not in {0, before.revision} and wanted != before:
+                    raise Aborted.revision("schedule", schedule_id, expected_revision, before.revision)
+                same_times = (before.cron, before.time_zone, before.paused) == (plan.cron, plan.time_zone, plan.paused)
+                after = replace(
+                    wanted,
                     delegate_id=delegate_id,
                     grant_id=grant.id,
                     revision=before.revision + 1,
                     # A change at the very moment it is due must not cost that time.
-                    next_fire_at=before.next_fire_at if same_times else next_fire_at,
+                    next_fire_at=(before.next_fire_at if same_times else None) or next_fire_at,
                     updated_at=now,
                 )
                 if not await work.schedules.save(after):
@@ -183,7 +188,6 @@ class ScheduleUseCases:
 
     async def _checked(self, principal: Principal, plan: Plan, now: datetime) -> datetime | None:
         """Return when a plan fires next, None while it is paused; raise for what keeps it from ever doing so."""
-        refuse_unstorable({"schedule.name": plan.name})
         if plan.start.identity is ExecutionIdentity.USER:
             raise InvalidArgument.field(
                 "schedule.start.identity",
@@ -199,11 +203,9 @@ class ScheduleUseCases:
         await self._starts.startable(principal, plan.start, "schedule.start.")
         return None if plan.paused else next_fire_at
 
-    async def _delegate(self, plan: Plan) -> tuple[str, Grant]:
+    async def _delegate(self) -> tuple[str, Grant]:
         delegate_id = new_id()
-        return delegate_id, await self._grants.open(
-            delegate_id, ExecutionIdentity.GROUP, plan.start.on_credential_expiry
-        )
+        return delegate_id, await self._grants.open(delegate_id, ExecutionIdentity.GROUP, OnCredentialExpiry.PARK)
 
     async def _close(self, delegate_id: str) -> None:
         """Close a grant that no schedule refers to: left open, it could not be used either."""
@@ -211,6 +213,11 @@ class ScheduleUseCases:
             await self._grants.close(delegate_id)
         except CoxswainError as error:
             logger.warning("grant_not_revoked", delegate_id=delegate_id, reason=error.reason)
+
+
+def _as_group(start: Start) -> Start:
+    # As the group it uses no token that could expire.
+    return replace(start, identity=ExecutionIdentity.GROUP, on_credential_expiry=OnCredentialExpiry.PARK)
 
 
 async def _repeated(work: UnitOfWork, key: RequestKey, earlier: KnownRequest, request: RequestId) -> Schedule:

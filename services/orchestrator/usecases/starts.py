@@ -203,7 +203,11 @@ class ExecutionStarts:
             for name, text in required_inputs(spec).items()
             if name not in start.inputs
         ]
-        faults = await self._validation.faults(spec, model=start.model)
+        faults = [
+            # The only field of the start itself; all others are the crew's.
+            replace(fault, field=f"{path}model") if fault.field == "model" else fault
+            for fault in await self._validation.faults(spec, model=start.model)
+        ]
         if faults:
             refusal = crew_invalid(faults)
             refusal.violations = (*missing, *refusal.violations)

@@ -17,10 +17,11 @@ from coxswain.orchestrator.v1 import schedule_service_pb2 as pb
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.errors import NotFound
+from services.common.errors import NotFound, Unavailable
 from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry, Schedule, Start
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import schedules
+from services.orchestrator.usecases import scheduler
 from services.orchestrator.usecases.scheduler import Scheduler
 from services.orchestrator.usecases.schedules import Plan
 from services.orchestrator.usecases.starts import RequestId
@@ -86,6 +87,20 @@ async def test_schedules_are_listed_by_name_in_pages(harness: Harness) -> None:
         await stub.ListSchedules(pb.ListSchedulesRequest(page_token="forged"))
 
 
+async def test_names_of_any_letters_are_listed_to_the_last(harness: Harness) -> None:
+    crew = await create_crew(harness)
+    stub = schedules_of(harness)
+    names = sorted(letter * 128 for letter in '\U0001f600\u0416\u00e9"')
+    for name in names:
+        await stub.CreateSchedule(pb.CreateScheduleRequest(schedule=schedule(crew.id, name=name)))
+    found, token = [], ""
+    for _ in names:
+        page = await stub.ListSchedules(pb.ListSchedulesRequest(page_size=1, page_token=token))
+        found += [one.name for one in page.schedules]
+        token = page.next_page_token
+    assert (found, token) == (names, "")
+
+
 async def test_a_change_replaces_all_and_acts_for_who_made_it(harness: Harness) -> None:
     made = await create(harness)
     wanted = pb.Schedule()
@@ -109,10 +124,23 @@ async def test_a_change_of_what_was_changed_meanwhile_is_refused(harness: Harnes
     request = pb.UpdateScheduleRequest(schedule=made, expected_revision=made.revision)
     changed = (await stub.UpdateSchedule(request)).schedule
     assert (made.revision, changed.revision) == (1, 2)
+    request.schedule.cron = "0 0 2 1 *"
     with refused(grpc.StatusCode.ABORTED, "REVISION_MISMATCH") as refusal:
         await stub.UpdateSchedule(request)
     assert (refusal.metadata["resource"], refusal.metadata["actual"]) == ("schedule", "2")
     assert (await stub.GetSchedule(pb.GetScheduleRequest(id=made.id))).schedule == changed
+
+
+async def test_a_change_whose_answer_was_lost_can_be_repeated(harness: Harness) -> None:
+    made = await create(harness)
+    wanted = pb.Schedule()
+    wanted.CopyFrom(made)
+    wanted.cron = "0 0 2 1 *"
+    stub = schedules_of(harness)
+    request = pb.UpdateScheduleRequest(schedule=wanted, expected_revision=made.revision)
+    first = (await stub.UpdateSchedule(request)).schedule
+    again = (await stub.UpdateSchedule(request)).schedule
+    assert (again.cron, again.next_fire_time) == (first.cron, first.next_fire_time)
 
 
 async def test_deleting_twice_is_one_deletion_and_frees_the_name(harness: Harness) -> None:
@@ -187,7 +215,9 @@ async def test_operators_see_schedules_and_do_not_change_them(harness: Harness) 
         ({"cron": "0 0 * * * *"}, "schedule.cron", "five fields"),
         ({"time_zone": "Europe/Zurick"}, "schedule.time_zone", "Europe/Zurich"),
         ({"name": ""}, "schedule.name", ""),
-        ({"name": "a\0b"}, "schedule.name", "U+0000"),
+        ({"name": "a\0b"}, "schedule.name", "control character"),
+        ({"name": "a\x1b[31m"}, "schedule.name", "control character"),
+        ({"cron": "@daily"}, "schedule.cron", "five fields"),
         ({"start": {"crew_id": "", "inputs": {}}}, "schedule.start.crew_id", ""),
     ],
 )
@@ -213,6 +243,11 @@ async def test_what_could_not_be_started_is_refused_by_field(harness: Harness) -
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
         await stub.CreateSchedule(request)
     assert "GROUP" in refusal.violations["schedule.start.identity"]
+    request = pb.CreateScheduleRequest(schedule=schedule(crew.id))
+    request.schedule.start.model = "nothing"
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
+        await stub.CreateSchedule(request)
+    assert "nothing" in refusal.violations["schedule.start.model"]
     request = pb.CreateScheduleRequest(schedule=schedule(crew.id))
     request.schedule.start.crew_revision = 7
     with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
@@ -328,17 +363,94 @@ async def test_times_that_nobody_was_there_for_are_made_up_for_by_one_execution(
     assert (after.last_fire_at, after.next_fire_at) == (moment, made.next_fire_at)
 
 
-async def test_a_schedule_stays_due_while_auth_is_away(orchestrator: Orchestrator) -> None:
+async def until_fired(orchestrator: Orchestrator, count: int) -> None:
+    """Pass and pass again until as many executions have been started in all."""
+    while len(await orchestrator.rows()) < count:
+        await orchestrator.scheduler.once()
+
+
+async def test_a_schedule_stays_due_while_auth_is_away_and_says_so(orchestrator: Orchestrator) -> None:
     made = await created(orchestrator)
     moment = await make_due(orchestrator.database, seconds=5)
     orchestrator.grants.away = True
     await orchestrator.scheduler.once()
     assert await orchestrator.rows() == []
-    assert (await orchestrator.schedules.get(ALICE, made.id)).last_error is None
+    waiting = await orchestrator.schedules.get(ALICE, made.id)
+    assert waiting.last_error is not None
+    assert waiting.last_error.reason == "DEPENDENCY_UNAVAILABLE"
+    assert (waiting.next_fire_at, waiting.last_fire_at) == (moment, None)
     orchestrator.grants.away = False
+    await until_fired(orchestrator, 1)
+    after = await orchestrator.schedules.get(ALICE, made.id)
+    assert (after.last_fire_at, after.last_error) == (moment, None)
+
+
+async def test_what_is_put_off_waits_before_it_is_tried_again(orchestrator: Orchestrator) -> None:
+    await created(orchestrator)
+    await make_due(orchestrator.database, seconds=5)
+    orchestrator.grants.away = True
+    patient = Scheduler(orchestrator.store, orchestrator.starts, orchestrator.grants, 3600)
+    await patient.once()
+    asked = orchestrator.grants.asked
+    await patient.once()
+    assert orchestrator.grants.asked == asked
+
+
+async def test_all_that_is_due_is_fired_however_much_is_put_off(
+    orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_READ_AT_ONCE", 2)
+    made = [await created(orchestrator, f"schedule {number}") for number in range(7)]
+    stuck = {one.delegate_id for one in made[:5]}
+    await make_due(orchestrator.database, seconds=5)
+    issue = orchestrator.grants.issue
+
+    async def broken(grant_id: str, execution_id: str) -> str:
+        if execution_id in stuck:
+            raise Unavailable("a row of auth's is broken")
+        return await issue(grant_id, execution_id)
+
+    monkeypatch.setattr(orchestrator.grants, "issue", broken)
     await orchestrator.scheduler.once()
-    assert [row.schedule_id for row in await orchestrator.rows()] == [made.id]
-    assert (await orchestrator.schedules.get(ALICE, made.id)).last_fire_at == moment
+    assert {row.schedule_id for row in await orchestrator.rows()} == {one.id for one in made[5:]}
+
+
+async def test_a_zone_this_process_does_not_know_costs_no_time(orchestrator: Orchestrator) -> None:
+    made = await created(orchestrator)
+    moment = await make_due(orchestrator.database, seconds=5)
+    async with orchestrator.database.write() as connection:
+        await connection.execute(schedules.update().values(time_zone="Mars/Olympus"))
+    await orchestrator.scheduler.once()
+    waiting = await orchestrator.schedules.get(ALICE, made.id)
+    assert waiting.next_fire_at == moment
+    assert waiting.last_error is not None
+    assert "Mars/Olympus" in waiting.last_error.message
+    await orchestrator.schedules.update(ALICE, made.id, plan(orchestrator))
+    await make_due(orchestrator.database, seconds=4)
+    await until_fired(orchestrator, 1)
+
+
+async def test_a_schedule_without_a_next_time_gets_one_when_it_is_saved_again(orchestrator: Orchestrator) -> None:
+    made = await created(orchestrator)
+    async with orchestrator.database.write() as connection:
+        await connection.execute(schedules.update().values(next_fire_at=None))
+    again = await orchestrator.schedules.update(ALICE, made.id, plan(orchestrator))
+    assert again.next_fire_at == made.next_fire_at
+
+
+async def test_who_may_not_act_any_more_is_named_and_the_next_to_save_takes_over(orchestrator: Orchestrator) -> None:
+    made = await created(orchestrator)
+    orchestrator.grants.open_ones.clear()
+    moment = await make_due(orchestrator.database, seconds=5)
+    await orchestrator.scheduler.once()
+    failed = await orchestrator.schedules.get(ALICE, made.id)
+    assert failed.last_error is not None
+    assert (failed.last_error.reason, "dev|alice" in failed.last_error.message) == ("DELEGATION_REVOKED", True)
+    assert (failed.last_fire_at, failed.next_fire_at) == (moment, made.next_fire_at)
+    await orchestrator.schedules.update(replace(ALICE, subject="dev|carol"), made.id, plan(orchestrator))
+    await make_due(orchestrator.database, seconds=4)
+    await until_fired(orchestrator, 1)
+    assert [row.subject for row in await orchestrator.rows()] == ["dev|carol"]
 
 
 async def test_paused_and_deleted_schedules_do_not_fire(orchestrator: Orchestrator) -> None:
@@ -368,7 +480,7 @@ async def test_what_was_read_before_a_change_does_not_fire_after_it(orchestrator
     orchestrator.grants.issue = changed_meanwhile  # type: ignore[method-assign]
     await orchestrator.scheduler.once()
     assert await orchestrator.rows() == []
-    await orchestrator.scheduler.once()
+    await until_fired(orchestrator, 1)
     [row] = await orchestrator.rows()
     assert row.labels == {"changed": "yes"}
     after = await orchestrator.schedules.get(ALICE, made.id)
@@ -391,6 +503,8 @@ async def test_one_schedule_that_fails_unexpectedly_does_not_keep_others_from_fi
     monkeypatch.setattr(orchestrator.grants, "issue", broken)
     await orchestrator.scheduler.once()
     assert [row.schedule_id for row in await orchestrator.rows()] == [good.id]
+    # Nobody knows whether it would fail again: its time is not given up.
+    assert (await orchestrator.schedules.get(ALICE, bad.id)).last_fire_at is None
     told = (await orchestrator.schedules.get(ALICE, bad.id)).last_error
     assert told is not None
     assert (told.reason, "hunter2" in told.message) == ("INTERNAL", False)

@@ -94,7 +94,7 @@ class Orchestrator:
         validation = CrewValidation(Models(), {}, default_model="m", max_bytes=100_000)
         self.starts = ExecutionStarts(self.store, validation, self.grants, bus, max_inputs_bytes=10_000)
         self.schedules = ScheduleUseCases(self.store, self.starts, self.grants)
-        self.scheduler = Scheduler(self.store, self.starts, self.grants, 3600)
+        self.scheduler = Scheduler(self.store, self.starts, self.grants, 0.001)
         self.crew_id = new_id()
 
     async def prepare(self) -> None:

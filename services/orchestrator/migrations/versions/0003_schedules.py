@@ -22,7 +22,11 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("group_id", sa.String(length=128), nullable=False),
         sa.Column("subject", sa.String(length=512), nullable=False),
-        sa.Column("name", sa.String(length=128), nullable=False),
+        sa.Column(
+            "name",
+            sa.String(length=128).with_variant(sa.String(length=128, collation="C"), "postgresql"),
+            nullable=False,
+        ),
         sa.Column("cron", sa.String(length=256), nullable=False),
         sa.Column("time_zone", sa.String(length=64), nullable=False),
         sa.Column("start", JsonDocument(), nullable=False),
