@@ -148,6 +148,15 @@ class OnCredentialExpiry(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A role that a credential itself carried."""
+
+    role: Role
+    seen_at: datetime
+    """When the credential was shown: what its issuer says of the subject now may be something else."""
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """The right of one execution to act for a subject in a group."""
 
@@ -163,8 +172,8 @@ class Grant:
     """The session whose token the execution uses; empty when it uses none."""
     credential_expires_at: datetime | None
     """When that token expires; None without one."""
-    claimed_role: Role | None
-    """The role the credential itself carried, for subjects who are no stored members."""
+    claim: Claim | None
+    """What the credential itself carried, for subjects who are no stored members."""
     created_at: datetime
     revoked_at: datetime | None
 

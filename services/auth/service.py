@@ -86,6 +86,7 @@ class AuthService:
             memberships,
             self._signing_keys,
             principal_lifetime=principal_lifetime,
+            claim_lifetime=timedelta(seconds=settings.claimed_role_seconds),
             retention=timedelta(seconds=settings.grant_retention_seconds),
         )
         self._chains = Chains(

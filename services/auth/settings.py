@@ -183,6 +183,13 @@ class AuthSettings(BaseSettings):
         "", description="issuer|subject that becomes the first platform admin and the admin of a first group."
     )
     bootstrap_group: str = Field("default", description="Id of the group made for bootstrap_admin at the first start.")
+    claimed_role_seconds: int = Field(
+        30 * 24 * 3600,
+        ge=3600,
+        le=10 * 365 * 24 * 3600,
+        description="Seconds that executions and schedules may act with a role that only a token of their subject's "
+        "carried, since it was shown: the longest somebody may go on whose tokens carry it no more.",
+    )
     grant_retention_seconds: int = Field(
         7 * 24 * 3600, ge=0, description="Seconds that revoked grants are kept for late repetitions of a request."
     )

@@ -113,6 +113,7 @@ grants = Table(
     Column("session_id", String(36), nullable=False),
     Column("credential_expires_at", UtcDateTime, nullable=True),
     Column("claimed_role", Integer, nullable=True),
+    Column("claimed_at", UtcDateTime, nullable=True),
     Column("created_at", UtcDateTime, nullable=False),
     Column("revoked_at", UtcDateTime, nullable=True),
     UniqueConstraint("execution_id"),

@@ -7,7 +7,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
-from services.auth.domain import ExecutionIdentity, Grant, OnCredentialExpiry
+from services.auth.domain import Claim, ExecutionIdentity, Grant, OnCredentialExpiry
 from services.auth.repositories.upsert import insert_ignore
 from services.common.identity.principal import CredentialKind, Role
 
@@ -25,10 +25,24 @@ def _grant(row: Any) -> Grant:
         credential_kind=CredentialKind(row.credential_kind),
         session_id=row.session_id,
         credential_expires_at=row.credential_expires_at,
-        claimed_role=Role(row.claimed_role) if row.claimed_role is not None else None,
+        claim=_claim(row),
         created_at=row.created_at,
         revoked_at=row.revoked_at,
     )
+
+
+def _claim(row: Any) -> Claim | None:
+    if row.claimed_role is None:
+        return None
+    # Releases that did not store when a role was claimed made the grant at that moment.
+    return Claim(Role(row.claimed_role), row.claimed_at or row.created_at)
+
+
+def _claimed(claim: Claim | None) -> dict[str, Any]:
+    return {
+        "claimed_role": int(claim.role) if claim is not None else None,
+        "claimed_at": claim.seen_at if claim is not None else None,
+    }
 
 
 async def add(connection: AsyncConnection, grant: Grant) -> bool:
@@ -46,10 +60,10 @@ async def add(connection: AsyncConnection, grant: Grant) -> bool:
             "credential_kind": int(grant.credential_kind),
             "session_id": grant.session_id,
             "credential_expires_at": grant.credential_expires_at,
-            "claimed_role": int(grant.claimed_role) if grant.claimed_role is not None else None,
             "created_at": grant.created_at,
             "revoked_at": grant.revoked_at,
-        },
+        }
+        | _claimed(grant.claim),
     )
 
 
@@ -66,17 +80,13 @@ async def of_execution(connection: AsyncConnection, execution_id: str) -> Grant 
 
 
 async def renew(
-    connection: AsyncConnection, grant_id: str, session_id: str, expires_at: datetime, claimed_role: Role | None
+    connection: AsyncConnection, grant_id: str, session_id: str, expires_at: datetime, claim: Claim | None
 ) -> bool:
     """Attach another session to a grant that stands, and return whether it does."""
     result = await connection.execute(
         update(_TABLE)
         .where(_TABLE.c.id == grant_id, _TABLE.c.revoked_at.is_(None))
-        .values(
-            session_id=session_id,
-            credential_expires_at=expires_at,
-            claimed_role=int(claimed_role) if claimed_role is not None else None,
-        )
+        .values(session_id=session_id, credential_expires_at=expires_at, **_claimed(claim))
     )
     return bool(result.rowcount)
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from services.auth.domain import ExecutionIdentity, Grant, OnCredentialExpiry, Session
+from services.auth.domain import Claim, ExecutionIdentity, Grant, OnCredentialExpiry, Session
 from services.auth.identity.cache import EXPIRY_MARGIN
 from services.auth.identity.sessions import SessionStore
 from services.auth.identity.verifier import expired
@@ -27,13 +27,16 @@ class Delegations:
         signing_keys: SigningKeys,
         *,
         principal_lifetime: timedelta,
+        claim_lifetime: timedelta,
         retention: timedelta,
     ) -> None:
+        """`claim_lifetime`: how long after it was shown a credential's role counts that is no stored membership."""
         self._database = database
         self._sessions = sessions
         self._memberships = memberships
         self._signing_keys = signing_keys
         self._principal_lifetime = principal_lifetime
+        self._claim_lifetime = claim_lifetime
         self._retention = retention
 
     async def delegate(
@@ -46,16 +49,19 @@ class Delegations:
         """Return the grant of an execution, made at the first request.
 
         Raises:
-            PermissionDenied: ROLE_REQUIRED, going on as the group needs the role EDITOR; DELEGATION_REVOKED, the caller
-                acts for an execution whose grant has ended, or that acts as a user.
+            PermissionDenied: ROLE_REQUIRED, going on as the group when the user's token has expired needs the role
+                EDITOR; DELEGATION_REVOKED, the caller acts for an execution whose grant has ended, or that acts as a
+                user.
             FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, USER was asked for and the caller has no token of their own.
             Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired.
             AlreadyExists: the execution has a grant of another subject or on other terms.
         """
-        if on_credential_expiry is OnCredentialExpiry.USE_GROUP_IDENTITY and principal.role < Role.EDITOR:
-            raise _role_required(principal.role, "an execution that goes on as the group")
         identity = _resolved(principal.credential_kind, identity)
-        session, claimed_role = await self._basis(principal)
+        # What acts as the group from the start goes on as it whatever was chosen, and any member may choose that.
+        goes_on = identity is ExecutionIdentity.USER and on_credential_expiry is OnCredentialExpiry.USE_GROUP_IDENTITY
+        if goes_on and principal.role < Role.EDITOR:
+            raise _role_required(principal.role, "an execution that goes on as the group")
+        session, claim = await self._basis(principal)
         uses_token = identity is ExecutionIdentity.USER and principal.credential_kind is CredentialKind.USER
         grant = Grant(
             id=new_id(),
@@ -67,7 +73,7 @@ class Delegations:
             credential_kind=principal.credential_kind,
             session_id=session.id if session else "",
             credential_expires_at=session.expires_at if session and uses_token else None,
-            claimed_role=claimed_role,
+            claim=claim,
             created_at=utc_now(),
             revoked_at=None,
         )
@@ -84,32 +90,33 @@ class Delegations:
             raise _revoked(execution_id, "has ended")
         return standing
 
-    async def _basis(self, principal: Principal) -> tuple[Session | None, Role | None]:
+    async def _basis(self, principal: Principal) -> tuple[Session | None, Claim | None]:
         """Return the session a grant is based on, and the role that comes from the credential itself."""
         if principal.execution_id:
             return None, await self._inherited(principal)
         session = await self._sessions.get(principal.session_id) if principal.session_id else None
         if session is None and principal.credential_kind is CredentialKind.USER:
             raise expired()
-        return session, session.claimed_roles.get(principal.group_id) if session else None
+        role = session.claimed_roles.get(principal.group_id) if session else None
+        return session, Claim(role, utc_now()) if role is not None else None
 
-    async def _inherited(self, principal: Principal) -> Role | None:
-        """Return the role an execution passes on; only a group's right can be, as by a schedule to its runs."""
+    async def _inherited(self, principal: Principal) -> Claim | None:
+        """Return the role an execution passes on, as old as it is; only a group's right can be, as by a schedule."""
         async with self._database.read() as connection:
             parent = await grants.of_execution(connection, principal.execution_id)
         if parent is None or parent.revoked_at is not None:
             raise _revoked(principal.execution_id, "has ended")
         if principal.credential_kind is not CredentialKind.GROUP:
             raise _revoked(principal.execution_id, "is a user's, which cannot be passed on to another execution")
-        return parent.claimed_role
+        return parent.claim
 
     async def issue(self, grant_id: str, execution_id: str) -> Principal:
         """Return a fresh principal that acts for an execution.
 
         Raises:
             NotFound: there is no such grant of that execution.
-            PermissionDenied: DELEGATION_REVOKED, it was revoked or its subject has left the group; ROLE_REQUIRED,
-                they may no longer act as the group.
+            PermissionDenied: DELEGATION_REVOKED, it was revoked, its subject has left the group, or was a member only
+                by a token that was shown too long ago; ROLE_REQUIRED, they may no longer act as the group.
             Unauthenticated: CREDENTIAL_EXPIRED, the user's token has expired; metadata `on_credential_expiry` says what
                 the subject wanted then (PARK or FAIL).
         """
@@ -119,10 +126,7 @@ class Delegations:
             raise NotFound.of("grant", grant_id)
         if grant.revoked_at is not None:
             raise _revoked(execution_id, "was revoked")
-        claimed = {grant.group_id: grant.claimed_role} if grant.claimed_role is not None else {}
-        role = (await self._memberships.of(grant.subject, claimed)).roles.get(grant.group_id)
-        if role is None:
-            raise _revoked(execution_id, f"belongs to {grant.subject}, who is no longer a member of its group")
+        role = await self._role(grant)
         kind, session_id, expires_at = await self._acting(grant, role)
         return self._signing_keys.signed(
             Principal(
@@ -136,6 +140,23 @@ class Delegations:
                 execution_id=execution_id,
                 expires_at=expires_at,
             )
+        )
+
+    async def _role(self, grant: Grant) -> Role:
+        """Return the role of a grant's subject. Raises PermissionDenied: they have none any more."""
+        until = grant.claim.seen_at + self._claim_lifetime if grant.claim is not None else None
+        lapsed = until is not None and until <= utc_now()
+        claimed = {grant.group_id: grant.claim.role} if grant.claim is not None and not lapsed else {}
+        role = (await self._memberships.of(grant.subject, claimed)).roles.get(grant.group_id)
+        if role is not None:
+            return role
+        if not lapsed:
+            raise _revoked(grant.execution_id, f"belongs to {grant.subject}, who is no longer a member of its group")
+        raise _revoked(
+            grant.execution_id,
+            f"belongs to {grant.subject}, a member of its group only by a token, which counted until "
+            f"{until:%Y-%m-%d %H:%M} UTC; they have to start the execution, or save the schedule, again with a fresh "
+            "token, or an admin of the group adds them with SetMember",
         )
 
     async def _acting(self, grant: Grant, role: Role) -> tuple[CredentialKind, str, datetime]:
@@ -166,7 +187,7 @@ class Delegations:
             PermissionDenied: DELEGATION_REVOKED, the grant has ended, or the caller acts for an execution.
             Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired too.
         """
-        session, claimed_role = await self._basis(principal)
+        session, claim = await self._basis(principal)
         async with self._database.write() as connection:
             grant = await grants.of_execution(connection, execution_id)
             if grant is None or (grant.subject, grant.group_id) != (principal.subject, principal.group_id):
@@ -177,7 +198,7 @@ class Delegations:
                 raise _no_token("only a token of your own can renew it; sign in with one")
             if session.expires_at - EXPIRY_MARGIN <= utc_now():
                 raise expired()
-            if not await grants.renew(connection, grant.id, session.id, session.expires_at, claimed_role):
+            if not await grants.renew(connection, grant.id, session.id, session.expires_at, claim):
                 raise _revoked(execution_id, "has ended")
         return session.expires_at
 

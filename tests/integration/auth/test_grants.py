@@ -1,14 +1,22 @@
 """How an execution acts for somebody after their call has ended."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 from grpc import StatusCode
+from sqlalchemy import select
 
 from coxswain.auth.v1 import auth_service_pb2 as pb
-from coxswain.auth.v1 import principal_pb2
+from coxswain.auth.v1 import group_service_pb2, principal_pb2
+from coxswain.common.v1 import access_pb2
+from services.auth.settings import AuthSettings
+from services.auth.tables import grants
+from services.common.clock import utc_now
+from services.common.db.database import Database
 from services.common.grpc.call import acting_as
-from tests.integration.auth.support import internal, refused, token_of
+from tests.integration.auth.support import groups, internal, refused, token_of
 from tests.support.harness import Harness
 
 
@@ -72,12 +80,22 @@ async def test_a_grant_opens_nothing_for_another_execution(auth: Harness) -> Non
             await issue(auth, *wrong)
 
 
-async def test_going_on_as_the_group_needs_the_role_editor(auth: Harness) -> None:
-    terms = {"on_credential_expiry": pb.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY}
+async def test_a_users_execution_goes_on_as_the_group_only_where_an_editor_started_it(auth: Harness) -> None:
+    terms = {
+        "identity": pb.EXECUTION_IDENTITY_USER,
+        "on_credential_expiry": pb.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY,
+    }
     with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED") as refusal:
         await delegate(auth, "dev:olga:sales=operator", "run-1", **terms)
     assert refusal.metadata == {"required": "EDITOR", "actual": "OPERATOR"}
     await delegate(auth, "dev:edna:sales=editor", "run-1", **terms)
+
+
+async def test_an_operator_who_may_act_as_the_group_anyway_may_say_so_twice(auth: Harness) -> None:
+    terms = {"on_credential_expiry": pb.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY}
+    grant_id = await delegate(auth, "dev:olga:sales=operator", "run-1", identity=pb.EXECUTION_IDENTITY_GROUP, **terms)
+    principal = (await issue(auth, grant_id, "run-1")).principal
+    assert (principal.role, principal.credential_kind) == (2, principal_pb2.CREDENTIAL_KIND_GROUP)
 
 
 async def test_an_execution_never_administers_the_installation(auth: Harness) -> None:
@@ -109,3 +127,83 @@ async def test_only_its_own_subject_renews_a_delegation_and_only_with_a_token(au
         refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED"),
     ):
         await internal(auth).RenewDelegation(request)
+
+
+# ---- roles that are no stored memberships
+
+
+CLAIM_LIFETIME = timedelta(seconds=AuthSettings().claimed_role_seconds)
+A_MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+async def database(auth: Harness, database_url: str) -> AsyncIterator[Database]:
+    """Auth's own."""
+    on_postgres = database_url.startswith("postgresql")
+    opened = Database(database_url if on_postgres else f"sqlite:///{auth.data_dir / 'auth.db'}", "auth")
+    yield opened
+    await opened.close()
+
+
+async def let_pass(database: Database, time: timedelta) -> None:
+    """Make all grants older, as the clock would have; roles claimed before them included."""
+    async with database.write() as connection:
+        for row in await connection.execute(select(grants)):
+            older = {"created_at": row.created_at - time, "claimed_at": row.claimed_at and row.claimed_at - time}
+            await connection.execute(grants.update().where(grants.c.id == row.id).values(older))
+
+
+async def test_a_role_that_only_a_token_carried_counts_for_a_stated_time(auth: Harness, database: Database) -> None:
+    grant_id = await delegate(auth, "dev:alice:sales=editor", "run-1")
+    await let_pass(database, CLAIM_LIFETIME - A_MINUTE)
+    assert (await issue(auth, grant_id, "run-1")).principal.role == 3
+    await let_pass(database, A_MINUTE)
+    with refused(StatusCode.PERMISSION_DENIED, "DELEGATION_REVOKED") as refusal:
+        await issue(auth, grant_id, "run-1")
+    assert refusal.metadata == {"execution_id": "run-1"}
+    assert 'the execution "run-1" belongs to dev|alice' in refusal.message
+    assert f"{utc_now():%Y-%m-%d}" in refusal.message or f"{utc_now() - A_MINUTE:%Y-%m-%d}" in refusal.message
+    assert "again with a fresh token" in refusal.message
+    # What is started anew has a time of its own; what is asked for again has not.
+    again = await delegate(auth, "dev:alice:sales=editor", "run-2")
+    assert (await issue(auth, again, "run-2")).principal.role == 3
+    assert await delegate(auth, "dev:alice:sales=editor", "run-1") == grant_id
+    with refused(StatusCode.PERMISSION_DENIED, "DELEGATION_REVOKED"):
+        await issue(auth, grant_id, "run-1")
+
+
+async def test_a_stored_membership_outlives_what_a_token_carried(auth: Harness, database: Database) -> None:
+    grant_id = await delegate(auth, "dev:alice:sales=editor", "run-1")
+    await let_pass(database, CLAIM_LIFETIME)
+    admin = groups(auth, "dev:ada:sales=admin")
+    member = group_service_pb2.SetMemberRequest(subject="dev|alice", role=access_pb2.ROLE_OPERATOR)
+    await admin.SetMember(member)
+    assert (await issue(auth, grant_id, "run-1")).principal.role == 2
+    await let_pass(database, 10 * CLAIM_LIFETIME)
+    assert (await issue(auth, grant_id, "run-1")).principal.role == 2
+    await admin.RemoveMember(group_service_pb2.RemoveMemberRequest(subject="dev|alice"))
+    with refused(StatusCode.PERMISSION_DENIED, "DELEGATION_REVOKED"):
+        await issue(auth, grant_id, "run-1")
+
+
+async def test_what_a_schedule_starts_has_no_more_time_than_the_schedule(auth: Harness, database: Database) -> None:
+    schedule = await delegate(auth, "dev:alice:sales=editor", "schedule-1")
+    await let_pass(database, CLAIM_LIFETIME - A_MINUTE)
+    with acting_as((await issue(auth, schedule, "schedule-1")).principal_token):
+        run = (await internal(auth).Delegate(pb.DelegateRequest(execution_id="run-1"))).grant_id
+    with acting_as((await issue(auth, run, "run-1")).principal_token):
+        its_own = (await internal(auth).Delegate(pb.DelegateRequest(execution_id="run-2"))).grant_id
+    await let_pass(database, A_MINUTE)
+    for grant_id, execution_id in ((schedule, "schedule-1"), (run, "run-1"), (its_own, "run-2")):
+        with refused(StatusCode.PERMISSION_DENIED, "DELEGATION_REVOKED"):
+            await issue(auth, grant_id, execution_id)
+
+
+async def test_grants_of_the_release_before_are_as_old_as_what_was_claimed(auth: Harness, database: Database) -> None:
+    grant_id = await delegate(auth, "dev:alice:sales=editor", "run-1")
+    async with database.write() as connection:
+        await connection.execute(grants.update().values(claimed_at=None))
+    assert (await issue(auth, grant_id, "run-1")).principal.role == 3
+    await let_pass(database, CLAIM_LIFETIME)
+    with refused(StatusCode.PERMISSION_DENIED, "DELEGATION_REVOKED"):
+        await issue(auth, grant_id, "run-1")

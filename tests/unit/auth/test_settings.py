@@ -25,6 +25,8 @@ def test_the_defaults_hold_together() -> None:
         ({"databricks_algorithms": ("HS256",)}, "HS256"),
         ({"databricks_hosts": ("http://example.com",)}, "https"),
         ({"principal_seconds": 3600}, "principal_seconds"),
+        ({"claimed_role_seconds": 0}, "claimed_role_seconds"),
+        ({"claimed_role_seconds": 10**12}, "claimed_role_seconds"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], words: str) -> None:
