@@ -1,7 +1,7 @@
 """All services before a workspace, with everything in reach that could be used instead of a caller's own token."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,13 @@ from coxswain.memory.v1 import memory_service_pb2, record_pb2
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.models.v1 import inference_service_pb2
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
+from coxswain.orchestrator.v1 import crew_pb2, crew_service_pb2
+from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from services.auth.settings import AuthSettings
+from services.common.db.database import Database
+from services.common.grpc.call import acting_as
 from services.common.identity.service_identity import ServiceIdentity
+from services.common.ids import new_id
 from services.common.settings import SERVICES
 from tests.support.databricks_identity import WORKSPACE_ID
 from tests.support.databricks_workspace import DatabricksWorkspace
@@ -108,13 +113,52 @@ def question(text: str) -> inference_service_pb2.CompleteRequest:
     )
 
 
+async def add_crew(channel: grpc.aio.Channel) -> str:
+    """Store a crew and return its id."""
+    spec = crew_pb2.CrewSpec(
+        name=f"brief {new_id()}",
+        agents=[crew_pb2.AgentSpec(name="reader", role="Reader", goal="Read")],
+        tasks=[crew_pb2.TaskSpec(name="read", description="Read", expected_output="Notes", agent="reader")],
+    )
+    crew_id: str = (await CrewServiceStub(channel).CreateCrew(crew_service_pb2.CreateCrewRequest(spec=spec))).crew.id
+    return crew_id
+
+
+def ask_as(world: World, principal: str) -> Callable[[], Awaitable[str | None]]:
+    """Return a call of a model through the internal listener, as a worker makes it; it returns the credential used."""
+    stub: Any = InferenceServiceStub(world.harness.peers("orchestrator").channel("models"))
+
+    async def ask() -> str | None:
+        with acting_as(principal):
+            await stub.Complete(question("What is known?"))
+        return world.workspace.llm.calls[-1].bearer
+
+    return ask
+
+
+@contextlib.asynccontextmanager
+async def database_of(harness: Harness, database_url: str, service: str) -> AsyncIterator[Database]:
+    """Open the database of a service; `database_url` as in `serve_services`."""
+    url = database_url if database_url.startswith("postgresql") else f"sqlite:///{harness.data_dir / service}.db"
+    database = Database(url, service)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
 @contextlib.asynccontextmanager
 async def serve_world(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch, *, database_url: str = "", service_principal: bool
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    database_url: str = "",
+    service_principal: bool,
+    settings: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[World]:
     """Serve auth, models, memory and orchestrator; `service_principal`: whether one of the operator's is there too.
 
-    It goes before what a group has stored.
+    It goes before what a group has stored. `settings` are those of other services than auth.
     """
     async with DatabricksWorkspace() as workspace:
         workspace.llm.dimensions["databricks-gte-large-en"] = 1024
@@ -143,7 +187,7 @@ async def serve_world(
             "memory",
             "orchestrator",
             database_url=database_url,
-            settings={"auth": auth},
+            settings={"auth": auth, **(settings or {})},
             identity_mode="databricks",
             principal_cache_seconds=PRINCIPAL_SECONDS,
         ) as harness:

@@ -12,18 +12,17 @@ from grpc import StatusCode
 
 from coxswain.auth.v1 import auth_service_pb2, group_service_pb2, secret_service_pb2
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
-from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
-from coxswain.orchestrator.v1 import crew_pb2, crew_service_pb2, execution_service_pb2
-from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
+from coxswain.orchestrator.v1 import execution_service_pb2
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 from services.common.grpc.call import acting_as
-from services.common.ids import new_id
 from tests.integration.auth.support import internal, refused
 from tests.integration.identity.support import (
     API_KEY,
     CREDENTIAL_SECONDS,
     PRINCIPAL_SECONDS,
     World,
+    add_crew,
+    ask_as,
     question,
     serve_world,
 )
@@ -54,14 +53,8 @@ async def until_refused(call: Callable[[], Awaitable[Any]], within: float) -> gr
 async def start_execution(world: World, token: str) -> Any:
     """Store an execution that no worker takes and return a stub and its id."""
     channel = world.channel(token)
-    spec = crew_pb2.CrewSpec(
-        name=f"brief {new_id()}",
-        agents=[crew_pb2.AgentSpec(name="reader", role="Reader", goal="Read")],
-        tasks=[crew_pb2.TaskSpec(name="read", description="Read", expected_output="Notes", agent="reader")],
-    )
-    created = await CrewServiceStub(channel).CreateCrew(crew_service_pb2.CreateCrewRequest(spec=spec))
     executions = ExecutionServiceStub(channel)
-    request = execution_service_pb2.StartExecutionRequest(crew_id=created.crew.id)
+    request = execution_service_pb2.StartExecutionRequest(crew_id=await add_crew(channel))
     return executions, (await executions.StartExecution(request)).execution.id
 
 
@@ -106,18 +99,6 @@ async def as_the_group(world: World, token: str) -> str:
         auth_service_pb2.IssueExecutionPrincipalRequest(grant_id=granted.grant_id, execution_id=execution_id)
     )
     return issued.principal_token
-
-
-def ask_as(world: World, principal: str) -> Callable[[], Awaitable[str | None]]:
-    """Return a call of a model through the internal listener, as a worker makes it; it returns the credential used."""
-    stub: Any = InferenceServiceStub(world.harness.peers("orchestrator").channel("models"))
-
-    async def ask() -> str | None:
-        with acting_as(principal):
-            await stub.Complete(question("What is known?"))
-        return world.workspace.llm.calls[-1].bearer
-
-    return ask
 
 
 async def until_asked_with(ask: Callable[[], Awaitable[str | None]], credential: str) -> None:
