@@ -49,18 +49,15 @@ class Delegations:
         """Return the grant of an execution, made at the first request.
 
         Raises:
-            PermissionDenied: ROLE_REQUIRED, going on as the group when the user's token has expired needs the role
-                EDITOR; DELEGATION_REVOKED, the caller acts for an execution whose grant has ended, or that acts as a
-                user.
+            PermissionDenied: ROLE_REQUIRED, going on as the group needs the role EDITOR; DELEGATION_REVOKED, the caller
+                acts for an execution whose grant has ended, or that acts as a user.
             FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, USER was asked for and the caller has no token of their own.
             Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired.
             AlreadyExists: the execution has a grant of another subject or on other terms.
         """
-        identity = _resolved(principal.credential_kind, identity)
-        # What acts as the group from the start goes on as it whatever was chosen, and any member may choose that.
-        goes_on = identity is ExecutionIdentity.USER and on_credential_expiry is OnCredentialExpiry.USE_GROUP_IDENTITY
-        if goes_on and principal.role < Role.EDITOR:
+        if on_credential_expiry is OnCredentialExpiry.USE_GROUP_IDENTITY and principal.role < Role.EDITOR:
             raise _role_required(principal.role, "an execution that goes on as the group")
+        identity = _resolved(principal.credential_kind, identity)
         session, claim = await self._basis(principal)
         uses_token = identity is ExecutionIdentity.USER and principal.credential_kind is CredentialKind.USER
         grant = Grant(

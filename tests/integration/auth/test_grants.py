@@ -80,22 +80,12 @@ async def test_a_grant_opens_nothing_for_another_execution(auth: Harness) -> Non
             await issue(auth, *wrong)
 
 
-async def test_a_users_execution_goes_on_as_the_group_only_where_an_editor_started_it(auth: Harness) -> None:
-    terms = {
-        "identity": pb.EXECUTION_IDENTITY_USER,
-        "on_credential_expiry": pb.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY,
-    }
+async def test_going_on_as_the_group_needs_the_role_editor(auth: Harness) -> None:
+    terms = {"on_credential_expiry": pb.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY}
     with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED") as refusal:
         await delegate(auth, "dev:olga:sales=operator", "run-1", **terms)
     assert refusal.metadata == {"required": "EDITOR", "actual": "OPERATOR"}
     await delegate(auth, "dev:edna:sales=editor", "run-1", **terms)
-
-
-async def test_an_operator_who_may_act_as_the_group_anyway_may_say_so_twice(auth: Harness) -> None:
-    terms = {"on_credential_expiry": pb.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY}
-    grant_id = await delegate(auth, "dev:olga:sales=operator", "run-1", identity=pb.EXECUTION_IDENTITY_GROUP, **terms)
-    principal = (await issue(auth, grant_id, "run-1")).principal
-    assert (principal.role, principal.credential_kind) == (2, principal_pb2.CREDENTIAL_KIND_GROUP)
 
 
 async def test_an_execution_never_administers_the_installation(auth: Harness) -> None:
