@@ -174,7 +174,7 @@ def _told(schedule: Schedule, error: CoxswainError) -> ExecutionError:
     if isinstance(error, PermissionDenied):
         return ExecutionError(
             error.reason,
-            f"it acts for {schedule.subject}, who may not act for the group any more; whoever saves it again lets it "
-            "act for them",
+            f"it acts for {schedule.subject}, who is no member of the group any more, or was one only by a token that "
+            "was sent too long ago; whoever saves it again lets it act for them",
         )
     return ExecutionError(error.reason, error.message)
