@@ -70,8 +70,8 @@ async def test_a_schedule_is_created_listed_shown_and_deleted(run: Run) -> None:
 async def test_on_a_terminal_deletion_asks_by_a_name_that_commands_nothing(
     run: Run, answer: str, exit_code: int, left: int
 ) -> None:
-    await create(run, "mor\x1b[2Jning")
-    schedule = await stored(run, "mor\x1b[2Jning")
+    await create(run, "mor\x9b2Jning")
+    schedule = await stored(run, "mor\x9b2Jning")
     person, terminal = os.openpty()
     os.write(person, f"{answer}\n".encode())
     address = run.address  # type: ignore[attr-defined]
@@ -86,7 +86,7 @@ async def test_on_a_terminal_deletion_asks_by_a_name_that_commands_nothing(
     os.close(terminal)
     os.close(person)
     assert deletion.returncode == exit_code, told
-    assert "Delete the schedule mor\ufffd[2Jning?" in told.decode()
+    assert "Delete the schedule mor\ufffd2Jning?" in told.decode()
     [listed] = rows(await run("schedule", "list", "--json"))
     assert len(listed) == left
 
