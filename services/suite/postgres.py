@@ -54,13 +54,15 @@ def _stop(directory: Path) -> None:
     import psutil
     from pgserver._commands import POSTGRES_BIN_PATH
 
+    # It tells the server its own path without links.
+    programs = (POSTGRES_BIN_PATH, POSTGRES_BIN_PATH.resolve())
     # pg_ctl makes a shell of a copy of itself, and the shell becomes the server: one process, which has no command line
     # while it changes. Only a second look is sure to see it.
     for _ in range(2):
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
             line = " ".join(words)
-            if str(POSTGRES_BIN_PATH) in line and (str(directory) in words or f'"{directory}"' in line):
+            if any(str(path) in line for path in programs) and (str(directory) in words or f'"{directory}"' in line):
                 with contextlib.suppress(psutil.Error):
                     process.send_signal(signal.SIGQUIT)
         time.sleep(_PAUSE_SECONDS)

@@ -65,7 +65,7 @@ class Step:
     done: int
     total: int
     rate: float
-    """Steps done in a second."""
+    """Steps this call has done itself, in a second."""
 
 
 class MemoryBackendUseCases:
@@ -263,12 +263,13 @@ class MemoryBackendUseCases:
         wanted = wanted_indexes(config)
         total = 1 + len(wanted)
         started = time.monotonic()
-
-        def step(text: str, done: int) -> Step:
-            return Step(text, done, total, done / max(time.monotonic() - started, 1e-6))
-
         indexes: list[str] = []
         endpoints: list[str] = []
+        own = 0
+
+        def step(text: str, done: int) -> Step:
+            # What was there already took no time, and would promise that the rest takes none.
+            return Step(text, done, total, own / max(time.monotonic() - started, 1e-6))
 
         async def endpoint_made() -> None:
             endpoints.append(config.endpoint)
@@ -278,6 +279,7 @@ class MemoryBackendUseCases:
             async for text in make_endpoint(repository, config.endpoint, self._patience, endpoint_made):
                 yield step(text, 0)
             for done, (kind, name) in enumerate(wanted, start=1):
+                own = len(endpoints) + len(indexes)
                 yield step(f"making index {name}", done)
                 dimension = config.space.dimension
                 async for text in make_index(repository, name, kind, dimension, self._patience, indexes):
@@ -292,6 +294,7 @@ class MemoryBackendUseCases:
             if left:
                 error.message += f"; could not remove {', '.join(left)}"
             raise
+        own = len(endpoints) + len(indexes)
         yield step("ready", total)
 
     async def _note_endpoint(self, backend: MemoryBackend, made: str) -> None:

@@ -77,7 +77,10 @@ class ExecutionUseCases:
         token: str,
     ) -> tuple[Sequence[Execution], str]:
         """Return a page of the group's executions, newest first, and the token of the next page."""
-        filters = {"group": principal.group_id, "crew": crew_id, "schedule": schedule_id, "states": sorted(states)}
+        filters = {"group": principal.group_id, "crew": crew_id, "states": sorted(states)}
+        if schedule_id:
+            # Left out otherwise: tokens of the release before do not have it.
+            filters["schedule"] = schedule_id
         key = decode_page_token(token, _LISTING, filters)
         before_id = key[0] if key and isinstance(key[0], str) else None
         size = page_size(requested_size)

@@ -11,14 +11,12 @@ from prometheus_client import Counter
 from services.common.clock import utc_now
 from services.common.errors import (
     Aborted,
-    AlreadyExists,
     CoxswainError,
     DeadlineExceeded,
     FailedPrecondition,
     Internal,
     InvalidArgument,
     NotFound,
-    PermissionDenied,
 )
 from services.common.grpc.call import acting_as
 from services.orchestrator.cron import BadCron, BadTimeZone, next_fire_time, time_zones
@@ -39,7 +37,8 @@ _LONGEST_PAUSE_SECONDS = 60.0
 
 # Trying again would change nothing of these: the time is over, and the next one may find something else. All others are
 # faults of the installation, for which nobody's time is given up.
-_REFUSALS = (NotFound, InvalidArgument, PermissionDenied, FailedPrecondition, AlreadyExists)
+_REFUSALS = (NotFound, InvalidArgument, FailedPrecondition)
+_REVOKED = "DELEGATION_REVOKED"
 
 
 class Scheduler:
@@ -111,14 +110,14 @@ class Scheduler:
                 execution = await self._start(schedule, now)
         except Aborted as error:
             logger.debug("schedule_not_fired", schedule_id=schedule.id, reason=error.reason)
-        except _REFUSALS as error:
-            FIRED.labels("failed").inc()
-            logger.warning("schedule_started_nothing", schedule_id=schedule.id, reason=error.reason)
-            await self._note(schedule, replace(_fired(schedule, now), last_error=_told(schedule, error)))
         except TimeoutError:
             await self._put_off(schedule, DeadlineExceeded(f"starting took longer than {_PATIENCE_SECONDS:g} s"))
         except CoxswainError as error:
-            await self._put_off(schedule, error)
+            if not isinstance(error, _REFUSALS) and error.reason != _REVOKED:
+                return await self._put_off(schedule, error)
+            FIRED.labels("failed").inc()
+            logger.warning("schedule_started_nothing", schedule_id=schedule.id, reason=error.reason)
+            await self._note(schedule, replace(_fired(schedule, now), last_error=_told(schedule, error)))
         except BadTimeZone as error:
             await self._put_off(schedule, Internal(f"the time zone {schedule.time_zone} {error} here"))
         except Exception:
@@ -171,7 +170,7 @@ def _fired(schedule: Schedule, now: datetime) -> Schedule:
 
 
 def _told(schedule: Schedule, error: CoxswainError) -> ExecutionError:
-    if isinstance(error, PermissionDenied):
+    if error.reason == _REVOKED:
         return ExecutionError(
             error.reason,
             f"it acts for {schedule.subject}, who is no member of the group any more, or was one only by a token that "

@@ -159,6 +159,7 @@ class ScheduleUseCases:
                     # A change at the very moment it is due must not cost that time.
                     next_fire_at=(before.next_fire_at if same_times else None) or next_fire_at,
                     updated_at=now,
+                    last_error=before.last_error if wanted == before else None,
                 )
                 if not await work.schedules.save(after):
                     raise _name_taken(plan.name)
@@ -200,8 +201,11 @@ class ScheduleUseCases:
             raise InvalidArgument.field("schedule.cron", str(error)) from error
         except BadTimeZone as error:
             raise InvalidArgument.field("schedule.time_zone", str(error)) from error
+        if plan.paused:
+            # Whoever resumes it is told. To pause one that cannot start any more has to be possible.
+            return None
         await self._starts.startable(principal, plan.start, "schedule.start.")
-        return None if plan.paused else next_fire_at
+        return next_fire_at
 
     async def _delegate(self) -> tuple[str, Grant]:
         delegate_id = new_id()

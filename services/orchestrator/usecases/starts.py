@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol, TypeAlias
 
+import structlog
 from pydantic_core import to_json
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.errors import (
-    Aborted,
     AlreadyExists,
+    CoxswainError,
     FailedPrecondition,
     FieldViolation,
     InvalidArgument,
@@ -27,6 +28,8 @@ from services.orchestrator.repositories.protocols import KnownRequest, RequestKe
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
 from services.orchestrator.usecases.ports import Grants
 from services.orchestrator.usecases.texts import refuse_unstorable
+
+logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +229,7 @@ class ExecutionStarts:
             crew_name=execution.crew_name, task_names=[task.name for task in tasks if task.task_index >= 0]
         )
         made = KnownRequest(request.body_hash, execution.id)
+        complete = False
         try:
             async with self._store.write() as work:
                 earlier = await work.requests.claim(key, made, execution.created_at) if request.value else None
@@ -234,19 +238,28 @@ class ExecutionStarts:
                     await work.events.append(execution.id, [new_event(queued)])
                     if along is not None:
                         await along(work, execution)
-        except Aborted:
-            # Nothing was stored. Of other failures that is not sure: a commit may have outlived its connection.
-            await self._grants.close(execution.id)
+                complete = True
+        except BaseException:
+            # Once all is said, nobody knows: a commit may have outlived its connection.
+            if not complete:
+                await self._close(execution.id)
             raise
         if earlier is not None:
             # Another call with this request_id was faster, and this one's execution is not stored.
-            await self._grants.close(execution.id)
+            await self._close(execution.id)
             async with self._store.read() as work:
                 return await _repeated(work, key, earlier, request)
         execution = replace(execution, last_sequence=1)
         self._bus.publish(Hint(HintKind.EXECUTION_READY, execution.id))
         self._bus.publish(Hint(HintKind.EVENTS_STORED, execution.id, execution.last_sequence))
         return execution
+
+    async def _close(self, execution_id: str) -> None:
+        """Close the grant of an execution that is not stored; left open, nobody could use it."""
+        try:
+            await self._grants.close(execution_id)
+        except CoxswainError as error:
+            logger.warning("grant_not_revoked", execution_id=execution_id, reason=error.reason)
 
 
 async def _repeated(work: UnitOfWork, key: RequestKey, earlier: KnownRequest, request: RequestId) -> Execution:

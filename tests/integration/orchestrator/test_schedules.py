@@ -1,6 +1,7 @@
 """Schedules: kept over real gRPC, fired on real databases."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,8 +18,9 @@ from coxswain.orchestrator.v1 import schedule_service_pb2 as pb
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.errors import NotFound, Unavailable
+from services.common.errors import NotFound, PermissionDenied, Unavailable
 from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry, Schedule, Start
+from services.orchestrator.repositories.executions import SqlExecutions
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import schedules
 from services.orchestrator.usecases import scheduler
@@ -320,6 +322,12 @@ async def test_a_schedule_that_cannot_start_anything_says_why_and_fires_again_ne
     assert made.start.crew_id in found.last_error.message
     assert found.last_execution_id == ""
     assert found.next_fire_time == made.next_fire_time
+    found.paused = True
+    paused = (await schedules_of(harness).UpdateSchedule(pb.UpdateScheduleRequest(schedule=found))).schedule
+    assert not paused.HasField("last_error"), "what it told of is over"
+    found.paused = False
+    with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await schedules_of(harness).UpdateSchedule(pb.UpdateScheduleRequest(schedule=found))
     other = await create_crew(harness, name="other")
     found.start.crew_id = other.id
     await schedules_of(harness).UpdateSchedule(pb.UpdateScheduleRequest(schedule=found))
@@ -413,6 +421,73 @@ async def test_all_that_is_due_is_fired_however_much_is_put_off(
     monkeypatch.setattr(orchestrator.grants, "issue", broken)
     await orchestrator.scheduler.once()
     assert {row.schedule_id for row in await orchestrator.rows()} == {one.id for one in made[5:]}
+
+
+async def test_a_start_that_hangs_is_put_off(orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await created(orchestrator)
+    moment = await make_due(orchestrator.database, seconds=5)
+    monkeypatch.setattr(scheduler, "_PATIENCE_SECONDS", 0.01)
+
+    async def hangs(grant_id: str, execution_id: str) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+    with monkeypatch.context() as hanging:
+        hanging.setattr(orchestrator.grants, "issue", hangs)
+        await orchestrator.scheduler.once()
+    waiting = await orchestrator.schedules.get(ALICE, made.id)
+    assert waiting.last_error is not None
+    assert "longer than 0.01 s" in waiting.last_error.message
+    assert waiting.next_fire_at == moment
+    monkeypatch.undo()
+    await until_fired(orchestrator, 1)
+
+
+async def test_whenever_it_is_cancelled_each_time_is_fired_for_once(orchestrator: Orchestrator) -> None:
+    await created(orchestrator)
+    chance = random.Random(7)
+    for turn in range(1, 21):
+        await make_due(orchestrator.database, seconds=100 - turn)
+        attempt = asyncio.create_task(orchestrator.scheduler.once())
+        for _ in range(chance.randrange(60)):
+            await asyncio.sleep(0)
+        attempt.cancel()
+        await asyncio.gather(attempt, return_exceptions=True)
+        await until_fired(orchestrator, turn)
+    assert len(await orchestrator.rows()) == 20
+
+
+async def test_what_fails_before_all_is_stored_leaves_no_grant(
+    orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await created(orchestrator)
+    await make_due(orchestrator.database, seconds=5)
+
+    async def full(*_: Any) -> None:
+        raise Unavailable("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(SqlExecutions, "insert", full)
+        await orchestrator.scheduler.once()
+    assert orchestrator.grants.open_ones == {made.delegate_id}
+    await until_fired(orchestrator, 1)
+
+
+async def test_a_refusal_of_this_service_costs_no_time(
+    orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await created(orchestrator)
+    moment = await make_due(orchestrator.database, seconds=5)
+
+    async def refuses(grant_id: str, execution_id: str) -> str:
+        raise PermissionDenied("orchestrator may not", reason="SERVICE_NOT_ALLOWED")
+
+    monkeypatch.setattr(orchestrator.grants, "issue", refuses)
+    await orchestrator.scheduler.once()
+    waiting = await orchestrator.schedules.get(ALICE, made.id)
+    assert waiting.next_fire_at == moment
+    assert waiting.last_error is not None
+    assert waiting.last_error.reason == "SERVICE_NOT_ALLOWED"
 
 
 async def test_a_zone_this_process_does_not_know_costs_no_time(orchestrator: Orchestrator) -> None:

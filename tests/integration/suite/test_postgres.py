@@ -37,10 +37,10 @@ def hurry(monkeypatch: pytest.MonkeyPatch, times: float, seconds: float = 0.001)
     return limits
 
 
-def running(directory: Path) -> list[int]:
-    """Ids of the servers whose data lies there."""
+def running(directory: Path) -> list[psutil.Process]:
+    """The servers whose data lies there."""
     return [
-        process.pid
+        process
         for process in psutil.process_iter(["name", "cmdline"])
         if process.info["name"] == "postgres" and str(directory.resolve()) in (process.info["cmdline"] or [])
     ]
@@ -65,7 +65,7 @@ def test_a_server_that_never_comes_up_is_reported_and_not_left_behind(
     hurry(monkeypatch, float("inf"), seconds)
     with pytest.raises(StartError, match=r"is not ready after 0 s; .*COXSWAIN_DATABASE_URL"):
         start_server(directory, patience_seconds=0)
-    psutil.wait_procs([psutil.Process(pid) for pid in running(directory)], timeout=60)
+    psutil.wait_procs(running(directory), timeout=60)
     assert not running(directory)
 
 

@@ -72,6 +72,7 @@ class ScriptedHost:
             "tool.begin": self._begin_tool,
             "tool.end": self._end_tool,
             "memory.save": self._save,
+            "memory.delete": self._delete,
             "memory.search": lambda _: {"results": [{"record": record, "similarity": 0.5} for record in self.memories]},
             "memory.scopes": lambda _: {"scopes": []},
             "memory.categories": lambda _: {"counts": {}},
@@ -87,6 +88,11 @@ class ScriptedHost:
     def _end_tool(self, params: Frame) -> Frame:
         self.tool_journal[params["key"]] = {"output": params["output"], "error": params["error"]}
         return {}
+
+    def _delete(self, params: Frame) -> Frame:
+        left = [record for record in self.memories if record["id"] not in params["ids"]]
+        deleted, self.memories = len(self.memories) - len(left), left
+        return {"deleted": deleted}
 
     def _save(self, params: Frame) -> Frame:
         ids = {record["id"] for record in params["records"]}
@@ -116,7 +122,8 @@ class Segment:
             for earlier, output in sorted(self.outputs.items())
             if self.spec.tasks[earlier].name in context_of(self.spec, index)
         ]
-        output: Frame = await self.process.call("task", {"task": index, "context": context, **params})
+        call: Frame = {"task": index, "attempt": 1, "context": context}
+        output: Frame = await self.process.call("task", call | params)
         self.outputs[index] = output
         return output
 

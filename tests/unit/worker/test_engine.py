@@ -336,6 +336,20 @@ async def test_a_result_too_long_to_be_embedded_is_remembered_in_parts(fork_serv
     assert len(host.calls("memory.save")) == -(-count // 100)
 
 
+async def test_an_attempt_leaves_nothing_of_those_before_it_in_memory(fork_server: ForkServer) -> None:
+    long, short = "Ships float. " * 150_000, "Ships sink."
+    results = iter([long, short])
+    host = ScriptedHost(lambda _: answer(next(results)))
+    async with segment(fork_server, host, crew(READ, memory=REMEMBERING), inputs=INPUTS) as run:
+        await run.task(0)
+        assert len(host.memories) > 200
+        searched = len(host.calls("memory.search"))
+        await run.task(0, attempt=2)
+    assert [memory["content"] for memory in host.memories] == [short]
+    order = [method for method, _ in host.log if method in {"memory.delete", "memory.search"}]
+    assert order.index("memory.delete") == searched, "removed before anything is recalled"
+
+
 async def test_a_memory_that_cannot_be_saved_fails_the_task(fork_server: ForkServer) -> None:
     def refuse(_: Frame) -> Frame:
         raise RemoteError("EMBEDDING_MISMATCH", "another model filled this namespace")

@@ -36,6 +36,8 @@ def run_task(session: Session, params: Frame) -> Frame:
 
     def work() -> Frame:
         built = build_task(run, context=context, plan=params.get("plan", ""), revision=revision)
+        if built.memory is not None and params["attempt"] > 1:
+            built.memory.forget_earlier_attempts()
         result = built.crew.kickoff()
         assert isinstance(result, CrewOutput)  # the crew does not stream
         output = result.tasks_output[-1]

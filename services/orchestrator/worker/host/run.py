@@ -415,7 +415,7 @@ class ExecutionRun:
             try:
                 crew = await self._open_crew()
                 crew.calls.begin_task(task.index, journal)
-                result: Frame = await crew.process.call(method, params)
+                result: Frame = await crew.process.call(method, params | {"attempt": task.attempt})
                 return result
             except RemoteError as error:
                 failure = ExecutionError(error.reason, error.message, task.name)

@@ -45,6 +45,11 @@ class _TaskMemory(Memory):
         memory._run = run
         return memory
 
+    def forget_earlier_attempts(self) -> None:
+        """Remove what attempts before this one have saved."""
+        storage: Any = self._storage
+        storage.forget_earlier_attempts()
+
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Stay the same object: it stands for one task's place in a store."""
         return self

@@ -22,6 +22,7 @@ OWN_METADATA = ("execution_id", "task")
 # What the memory service takes.
 _CATEGORIES, _CATEGORY_CHARACTERS = 64, 128
 _SAVED_AT_ONCE = 100
+_MOST_SAVED = 10_000
 _PART_CHARACTERS = 96
 """A longer part of a scope (roles may be whole paragraphs) is cut, and told apart by a hash."""
 
@@ -47,8 +48,9 @@ def seen_by(source: str | None, *, include_private: bool) -> Iterator[None]:
 class RemoteMemoryStorage:
     """The storage of one run of a task: all of CrewAI's StorageBackend protocol.
 
-    Records new to the store get ids made of execution, task and position, so that a task done again after a crash
-    replaces what it had saved instead of saving it twice. Private records are seen as `seen_by` says.
+    Records new to the store get ids made of execution, task and position, so that a task done again (after a crash, or
+    because a person refused its result) removes what it had saved instead of saving it twice. Private records are seen
+    as `seen_by` says.
     """
 
     def __init__(self, run: "TaskRun") -> None:
@@ -62,12 +64,21 @@ class RemoteMemoryStorage:
         for record in records:
             if record.id not in self._known:
                 # Tools that run side by side save side by side.
-                position = self._run.occurrence("memory.save")
-                record.id = f"{self._run.session.execution_id}.{self._run.index}.{position}"
+                record.id = self._own_id(self._run.occurrence("memory.save"))
                 self._known[record.id] = own
         for start in range(0, len(records), _SAVED_AT_ONCE):
             batch = records[start : start + _SAVED_AT_ONCE]
             self._run.call("memory.save", {"records": [_to_json(record, self._known[record.id]) for record in batch]})
+
+    def forget_earlier_attempts(self) -> None:
+        """Remove what attempts before this one have saved: it may have been more, and came to nothing in the end."""
+        for first in range(0, _MOST_SAVED, _SAVED_AT_ONCE):
+            ids = [self._own_id(position) for position in range(first, first + _SAVED_AT_ONCE)]
+            if not self._run.call("memory.delete", {"ids": ids, "filter": {}})["deleted"]:
+                break
+
+    def _own_id(self, position: int) -> str:
+        return f"{self._run.session.execution_id}.{self._run.index}.{position}"
 
     def search(
         self,
