@@ -7,7 +7,13 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
 
-_FIELDS = 5
+_RANGES = {
+    "minute": "from 0 to 59",
+    "hour": "from 0 to 23",
+    "day-of-month": "from 1 to as many days as the months have, L for the last",
+    "month": "from 1 to 12 or jan to dec",
+    "day-of-week": "from 0 (Sunday) to 7 or sun to sat; fri#2 is the second Friday, 5L the last",
+}
 
 
 class BadCron(ValueError):
@@ -29,17 +35,26 @@ def next_fire_time(expression: str, time_zone: str, after: datetime) -> datetime
         BadTimeZone: there is no such time zone.
     """
     # CronSim would take a sixth one for seconds.
-    if len(expression.split()) != _FIELDS:
+    if len(expression.split()) != len(_RANGES):
         raise BadCron("give five fields: minute, hour, day of month, month, day of week")
     try:
         moments = CronSim(expression, after.astimezone(_zone(time_zone)))
     except CronSimError as error:
-        raise BadCron(f"{str(error).lower()}; an example that is right: 30 6 * * mon-fri") from error
+        raise BadCron(_told(str(error), expression)) from error
     # What the clock shows twice may be named again while it is shown for the second time.
     for moment in moments:
         if moment.astimezone(UTC) > after:
             return moment.astimezone(UTC)
     raise BadCron("names a day that never comes")
+
+
+def _told(error: str, expression: str) -> str:
+    """Return what is wrong with the field that CronSim names, as in "Bad day-of-month"."""
+    name = error.removeprefix("Bad ")
+    if name not in _RANGES:
+        return f"{error.lower()}; an example that is right: 30 6 * * mon-fri"
+    given = expression.split()[list(_RANGES).index(name)]
+    return f'the {name} "{given}" is not understood or never comes; it goes {_RANGES[name]}'
 
 
 def _zone(name: str) -> ZoneInfo:

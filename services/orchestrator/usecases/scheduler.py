@@ -125,7 +125,12 @@ class Scheduler:
             await self._put_off(schedule, Internal("an internal error; the log of the orchestrator has it"))
         else:
             FIRED.labels("started").inc()
-            logger.info("schedule_fired", schedule_id=schedule.id, execution_id=execution.id)
+            logger.info(
+                "schedule_fired",
+                schedule_id=schedule.id,
+                due=None if schedule.next_fire_at is None else schedule.next_fire_at.isoformat(),
+                execution_id=execution.id,
+            )
 
     async def _start(self, schedule: Schedule, now: datetime) -> Execution:
         fired = _fired(schedule, now)

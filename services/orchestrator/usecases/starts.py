@@ -126,8 +126,9 @@ class ExecutionStarts:
         async with self._store.read() as work:
             crew = await work.crews.get(starter.group_id, start.crew_id, start.crew_revision)
         if crew is None:
-            revision = f" at revision {start.crew_revision}" if start.crew_revision else ""
-            raise NotFound.of("crew", start.crew_id + revision)
+            raise NotFound.of(
+                f"revision {start.crew_revision} of the crew" if start.crew_revision else "crew", start.crew_id
+            )
         await self._refuse_faults(crew.spec, start, path)
         return crew
 

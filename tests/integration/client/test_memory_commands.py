@@ -389,7 +389,7 @@ async def test_a_place_that_was_never_written_to_is_told_from_an_empty_one(
     for command in (["list"], ["search", "light"], ["clear"]):
         result = await run("memory", *command, "--crew-id", "mistyped")
         assert result.exit_code == 0
-        assert "no unified memories were ever kept under the crew id mistyped" in result.stderr
+        assert "no unified memories are kept under the crew id mistyped" in result.stderr
     file = tmp_path / "none.jsonl"
     assert (await run("memory", "export", str(file), "--crew-id", "mistyped")).exit_code == 2
     assert not file.exists()
@@ -402,6 +402,7 @@ async def test_a_crew_without_memories_is_exported_as_a_file_without_records(run
     await run("apply", "-f", crew_file)
     result = await run("memory", "export", "-", "--crew", "brief")
     assert (result.exit_code, len(result.stdout.splitlines())) == (0, 1)
+    assert "no unified memories are kept under the crew id" in result.stderr
 
 
 async def test_devices_and_links_are_written_through(run: Run, crew_file: str, tmp_path: Path) -> None:

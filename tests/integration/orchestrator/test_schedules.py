@@ -213,7 +213,7 @@ async def test_operators_see_schedules_and_do_not_change_them(harness: Harness) 
 @pytest.mark.parametrize(
     ("change", "field", "told"),
     [
-        ({"cron": "0 25 * * *"}, "schedule.cron", "bad hour"),
+        ({"cron": "0 25 * * *"}, "schedule.cron", "from 0 to 23"),
         ({"cron": "0 0 * * * *"}, "schedule.cron", "five fields"),
         ({"time_zone": "Europe/Zurick"}, "schedule.time_zone", "Europe/Zurich"),
         ({"name": ""}, "schedule.name", ""),

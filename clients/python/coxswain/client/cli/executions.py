@@ -62,7 +62,7 @@ def executions(
         found = list(pages(client.executions.ListExecutions, request, "executions", limit))
     if session.json:
         return session.print_json(found)
-    made = table("id", "crew", "state", "acts as", "started", ">seconds", ">tokens")
+    made = table("id", "crew", "state", "acts as", "created", ">seconds", ">tokens")
     for execution in found:
         add_row(
             made,
@@ -81,7 +81,7 @@ def executions(
 def get(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> None:  # noqa: A002
     """Show one execution as it stands.
 
-    Example: `coxswain get 0198c0de --json`
+    Example: `coxswain get 01a20694-1f86-7c54-8594-1ba930202397 --json`
     """
     session = session_of(context, as_json)
     with session.client() as client:
@@ -134,7 +134,7 @@ def _words(name: str, prefix: str) -> str:
 def outputs(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> None:  # noqa: A002
     """Show what each task of an execution has produced so far.
 
-    Example: `coxswain outputs 0198c0de`
+    Example: `coxswain outputs 01a20694-1f86-7c54-8594-1ba930202397`
     """
     session = session_of(context, as_json)
     with session.client() as client:
@@ -156,7 +156,7 @@ def outputs(context: typer.Context, id: IdArgument, as_json: JsonOption = False)
 def cancel(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> None:  # noqa: A002
     """Ask for an execution's end; outputs of finished tasks are kept.
 
-    Example: `coxswain cancel 0198c0de`
+    Example: `coxswain cancel 01a20694-1f86-7c54-8594-1ba930202397`
     """
     session = session_of(context, as_json)
     with session.client() as client:
@@ -180,9 +180,9 @@ def approve(
 
     Examples:
 
-        coxswain approve 0198c0de
+        coxswain approve 01a20694-1f86-7c54-8594-1ba930202397
 
-        coxswain approve 0198c0de --reject --feedback "name the sources"
+        coxswain approve 01a20694-1f86-7c54-8594-1ba930202397 --reject --feedback "name the sources"
     """
     session = session_of(context, as_json)
     with session.client() as client:
@@ -205,7 +205,7 @@ def approve(
 def renew(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> None:  # noqa: A002
     """Let an execution that you started go on with your present token, after the one it had has expired.
 
-    Example: `coxswain --token "$FRESH_TOKEN" renew 0198c0de`
+    Example: `coxswain --token "$FRESH_TOKEN" renew 01a20694-1f86-7c54-8594-1ba930202397`
     """
     session = session_of(context, as_json)
     with session.client() as client:

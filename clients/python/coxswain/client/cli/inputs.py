@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -11,6 +11,8 @@ from coxswain.client.cli.session import Session
 from coxswain.client.placeholders import inputs_asked_for, unused_inputs
 from coxswain.client.texts import read_text
 from coxswain.orchestrator.v1.crew_pb2 import Crew
+
+T = TypeVar("T")
 
 MAX_INPUT_BYTES = 16 * 1024 * 1024
 
@@ -26,12 +28,21 @@ def inputs_from(session: Session, given: Iterable[str] | None) -> dict[str, obje
 
     Raises typer.BadParameter for what is none, OSError and TextFileError for a file that cannot be used.
     """
-    return dict(_input(session, text) for text in given or [])
+    return _once("--input", (_input(session, text) for text in given or []))
 
 
 def labels_from(given: Iterable[str] | None) -> dict[str, str]:
     """The labels of ``--label``. Raises typer.BadParameter for what is none."""
-    return dict(_label(text) for text in given or [])
+    return _once("--label", map(_label, given or []))
+
+
+def _once(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    found: dict[str, T] = {}
+    for key, value in pairs:
+        if key in found:
+            raise typer.BadParameter(f"{key!r} is given twice", param_hint=option)
+        found[key] = value
+    return found
 
 
 def warn_of_unused(session: Session, crew: Crew, inputs: Iterable[str]) -> None:

@@ -67,9 +67,10 @@ def export_records(
     with session.client() as client:
         namespace = namespace_of(client, crew, crew_id, kind)
         origin = next((info for info in namespaces(client) if info.namespace == namespace), None)
-        if origin is None and crew_id:
-            session.say(unknown(namespace), "red")
-            raise typer.Exit(EXIT_USAGE)
+        if origin is None:
+            session.say(unknown(namespace), "red" if crew_id else "yellow")
+            if crew_id:
+                raise typer.Exit(EXIT_USAGE)
         chosen, total = _all_one_may_see(session, client, namespace)
         header = Header(namespace, origin.embedding_model if origin else "", embeddings=embeddings)
         # As many as a message holds: some backends read everything anew for each page.

@@ -70,6 +70,4 @@ def tell_if_unknown(session: Session, client: Client, namespace: Namespace) -> N
 def unknown(namespace: Namespace) -> str:
     """What to say of a namespace that was never written to."""
     whose = f"under the crew id {namespace.crew_id}" if namespace.crew_id else "in this group"
-    return (
-        f"no {kind_name(namespace.kind)} memories were ever kept {whose}; `coxswain memory stats` lists what there is"
-    )
+    return f"no {kind_name(namespace.kind)} memories are kept {whose}; `coxswain memory stats` lists what there is"

@@ -129,7 +129,7 @@ def watch(
 ) -> None:
     """Show an execution's events to its end, then its result; a lost connection is made again.
 
-    Example: `coxswain watch 0198c0de --after 120 --json`
+    Example: `coxswain watch 01a20694-1f86-7c54-8594-1ba930202397 --after 120 --json`
     """
     session = session_of(context, as_json)
     with session.client() as client:
@@ -144,7 +144,7 @@ def resume(
 ) -> None:
     """Start a new execution from one that failed or was cancelled; finished tasks are not run again.
 
-    Example: `coxswain resume 0198c0de`
+    Example: `coxswain resume 01a20694-1f86-7c54-8594-1ba930202397`
     """
     session = session_of(context, as_json)
     with session.client() as client:

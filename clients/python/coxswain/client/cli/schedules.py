@@ -219,6 +219,8 @@ def _drop(present: MutableMapping[str, Any], names: Iterable[str] | None, what: 
 def pause(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOption = False) -> None:
     """Switch a schedule off; what it has started goes on.
 
+    As with every change, it acts for you from then on.
+
     Example: `coxswain schedule pause morning`
     """
     _switch(session_of(context, as_json), schedule, paused=True)
