@@ -47,7 +47,7 @@ CREWS = {
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """What CrewAI alone says, crew by crew."""
     environment = crew_environment(tmp_path_factory.mktemp("whole"))
-    Path(environment["HOME"]).mkdir(parents=True)
+    Path(environment["HOME"]).mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", "tests.unit.worker.whole_crew"],
         input="\n".join(json.dumps(to_document(spec)) for spec in CREWS.values()),

@@ -27,11 +27,11 @@ _QUIET = {
 }
 
 
-def crew_environment(data_dir: Path, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment to start the fork server with. CrewAI's files go below `data_dir`."""
+def crew_environment(home: Path, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment to start the fork server with. CrewAI's files go below `home`."""
     given = os.environ if environment is None else environment
     kept = {name: value for name, value in given.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
-    home = (data_dir / "crewai").absolute()
+    home = home.absolute()
     return (
         kept
         | _QUIET

@@ -26,6 +26,7 @@ from services.orchestrator.repositories.run_store import Ready, RunStore
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.worker.engine.environment import crew_environment
 from services.orchestrator.worker.host.calls import Stubs
+from services.orchestrator.worker.host.crew_home import CrewHome
 from services.orchestrator.worker.host.crew_process import ForkServer
 from services.orchestrator.worker.host.facts import CrewFacts
 from services.orchestrator.worker.host.lease import LeaseKeeper
@@ -67,7 +68,8 @@ class WorkerHost:
             if runtime.database.dialect == "postgresql"
             else RemoteHintBus(runtime.peers.channel("orchestrator"), self.executor_id)
         )
-        self._fork_server = ForkServer(crew_environment(runtime.data_dir))
+        self._home = CrewHome(runtime.data_dir / "crewai")
+        self._fork_server = ForkServer(crew_environment(self._home.path))
         self._lease = LeaseKeeper(
             self._leases,
             self.executor_id,
@@ -148,6 +150,7 @@ class WorkerHost:
             await self._lease.give_up()
         except CoxswainError as error:
             logger.warning("lease_not_given_up", reason=error.reason)
+        await asyncio.to_thread(self._home.remove)
 
     # ---- segments
 
