@@ -37,10 +37,8 @@ def execution_message(execution: Execution) -> execution_pb2.Execution:
         subject=execution.subject,
         model=execution.model,
         timeout=None if execution.timeout is None else duration(execution.timeout),
-        identity=auth_service_pb2.ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{execution.identity}"),
-        on_credential_expiry=auth_service_pb2.OnCredentialExpiry.Value(
-            f"ON_CREDENTIAL_EXPIRY_{execution.on_credential_expiry}"
-        ),
+        identity=_identity_message(execution.identity),
+        on_credential_expiry=_expiry_message(execution.on_credential_expiry),
     )
     for name, value in execution.inputs.items():
         message.inputs[name].CopyFrom(to_value(value))
@@ -52,6 +50,14 @@ def execution_message(execution: Execution) -> execution_pb2.Execution:
     if execution.cancel_requested_at is not None:
         message.cancel_request_time.FromDatetime(execution.cancel_requested_at)
     return message
+
+
+def _identity_message(identity: ExecutionIdentity) -> auth_service_pb2.ExecutionIdentity.ValueType:
+    return auth_service_pb2.ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity}")
+
+
+def _expiry_message(expiry: OnCredentialExpiry) -> auth_service_pb2.OnCredentialExpiry.ValueType:
+    return auth_service_pb2.OnCredentialExpiry.Value(f"ON_CREDENTIAL_EXPIRY_{expiry}")
 
 
 def start_from_message(message: execution_service_pb2.StartExecutionRequest, path: str = "") -> Start:
@@ -85,10 +91,8 @@ def start_message(start: Start) -> execution_service_pb2.StartExecutionRequest:
         model=start.model,
         priority=start.priority,
         timeout=None if start.timeout is None else duration(start.timeout),
-        identity=auth_service_pb2.ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{start.identity}"),
-        on_credential_expiry=auth_service_pb2.OnCredentialExpiry.Value(
-            f"ON_CREDENTIAL_EXPIRY_{start.on_credential_expiry}"
-        ),
+        identity=_identity_message(start.identity),
+        on_credential_expiry=_expiry_message(start.on_credential_expiry),
     )
     for name, value in start.inputs.items():
         message.inputs[name].CopyFrom(to_value(value))
