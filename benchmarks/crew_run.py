@@ -19,7 +19,7 @@ import psutil
 
 from coxswain.orchestrator.v1 import crew_pb2, execution_service_pb2
 from services.common.settings import CommonSettings
-from services.orchestrator.worker.engine.environment import crew_environment
+from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.settings import WorkerSettings
 from tests.integration.worker.installation import CAPABLE, Installation, WorkerProcess, install, is_kind
 from tests.support.llm_script import Reply

@@ -1,4 +1,4 @@
-"""The tools crews can use, described. What they do is in `worker/tools`, which alone may import crewai."""
+"""The tools crews can use, described. What they do is in `worker/crew/tools`, which alone may import crewai."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -17,7 +17,7 @@ from tests.support.child_process import is_alive
 SERVICES = ("auth", "models", "memory", "orchestrator")
 POLL_SECONDS = 0.05
 
-_FORK_SERVER = "services.orchestrator.worker.engine.fork_server"
+_FORK_SERVER = "services.orchestrator.worker.crew.fork_server"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from services.common.grpc.call import current_principal
 from services.common.grpc.pipeline import Context
 from services.common.idempotency import request_hash
 from services.orchestrator.events import event_message
-from services.orchestrator.servicers.execution_messages import (
+from services.orchestrator.messages.executions import (
     execution_message,
     start_from_message,
     state_from_message,

@@ -6,7 +6,7 @@ from services.common.grpc.call import current_principal
 from services.common.grpc.pipeline import Context
 from services.common.idempotency import request_hash
 from services.orchestrator.domain import Schedule
-from services.orchestrator.servicers.execution_messages import error_message, start_from_message, start_message
+from services.orchestrator.messages.executions import error_message, start_from_message, start_message
 from services.orchestrator.usecases.schedules import Plan, ScheduleUseCases
 from services.orchestrator.usecases.starts import RequestId
 

@@ -1,1 +1,1 @@
-"""Worker hosts, which run executions: `host` never imports CrewAI, crew processes (`engine`) hold little else."""
+"""Worker hosts (`host`), the crew processes they fork (`crew`), the socket between them (`link`), their `queue`."""

@@ -14,10 +14,10 @@ import pytest
 
 from coxswain.memory.v1 import memory_service_pb2 as pb
 from services.memory.settings import MemorySettings
-from services.orchestrator.worker.engine.environment import crew_environment
-from services.orchestrator.worker.frames import RemoteError
 from services.orchestrator.worker.host.calls import CrewCalls, Stubs, TaskJournal
+from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.recorder import Place
+from services.orchestrator.worker.link.framing import RemoteError
 from tests.integration.memory.databricks_support import make_indexes, use_workspace
 from tests.integration.memory.support import DIMENSION, MODEL, place, serve_memory, stub
 from tests.support.harness import ALICE
@@ -76,7 +76,7 @@ class _Run:
 
 
 def _storage(run: _Run) -> Any:
-    from services.orchestrator.worker.remote.memory_storage import RemoteMemoryStorage
+    from services.orchestrator.worker.crew.memory_storage import RemoteMemoryStorage
 
     return RemoteMemoryStorage(cast("Any", run))
 
@@ -140,7 +140,7 @@ async def test_every_method_keeps_what_crewai_means_by_it(memories: Any, crewai:
 
 
 def _check(storage: Any, saved: list[Any]) -> None:
-    from services.orchestrator.worker.remote.memory_storage import seen_by
+    from services.orchestrator.worker.crew.memory_storage import seen_by
 
     def ids(found: list[Any]) -> list[str]:
         return [record.id for record, _ in found]

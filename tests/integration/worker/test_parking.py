@@ -28,11 +28,11 @@ from services.orchestrator.domain import (
     TaskState,
     Usage,
 )
-from services.orchestrator.repositories.run_store import RunStore
 from services.orchestrator.repositories.store import SqlStore
 from services.orchestrator.tables import execution_events, executions
-from services.orchestrator.worker.host.facts import CrewFacts
+from services.orchestrator.worker.host.model_lookup import CrewFacts
 from services.orchestrator.worker.host.run import ExecutionRun, RunContext
+from services.orchestrator.worker.host.run_store import RunStore
 from services.orchestrator.worker.settings import WorkerSettings
 
 S = ExecutionState

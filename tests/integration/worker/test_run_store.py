@@ -23,9 +23,9 @@ from services.orchestrator.domain import (
 )
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.leases import Leases
-from services.orchestrator.repositories.run_store import Claim, Fenced, RunStore
 from services.orchestrator.repositories.store import SqlStore
 from services.orchestrator.worker.host.recorder import Place, Recorder
+from services.orchestrator.worker.host.run_store import Claim, Fenced, RunStore
 from tests.integration.worker.rows import crew, event_rows, execution_row, queue, task_rows
 
 S = ExecutionState

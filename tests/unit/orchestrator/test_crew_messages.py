@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from coxswain.orchestrator.v1 import crew_pb2
 from services.common.errors import InvalidArgument
+from services.common.grpc.json_values import from_value, to_value
 from services.orchestrator.domain import CrewSpec, from_document, to_document
-from services.orchestrator.servicers.crew_messages import spec_from_message, spec_message
-from services.orchestrator.servicers.values import from_value, to_value
+from services.orchestrator.messages.crews import spec_from_message, spec_message
 
 NAMES = st.text(min_size=1, max_size=6)
 # Documents know whole numbers, of which none is a negative zero.

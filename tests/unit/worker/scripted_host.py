@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from services.orchestrator.domain import CrewSpec, TaskSpec, to_document
-from services.orchestrator.worker.frames import Frame
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServer
+from services.orchestrator.worker.link.framing import Frame
 
 Reply = Callable[[Frame], Any]
 

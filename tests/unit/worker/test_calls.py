@@ -16,13 +16,13 @@ from coxswain.models.v1 import inference_service_pb2 as pb
 from services.common.errors import CoxswainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from services.common.grpc.status import DETAILS_KEY, to_status
 from services.orchestrator.domain import ToolCallState, Usage
-from services.orchestrator.repositories.run_store import ToolCall
-from services.orchestrator.worker.frames import Frame, RemoteError
-from services.orchestrator.worker.host import memory_messages, patience
+from services.orchestrator.worker.host import memory_messages, peer_retry
 from services.orchestrator.worker.host.calls import CrewCalls, Stubs, TaskJournal
 from services.orchestrator.worker.host.model_messages import Answer, completion, request_hash
-from services.orchestrator.worker.host.patience import patiently
+from services.orchestrator.worker.host.peer_retry import patiently
 from services.orchestrator.worker.host.recorder import Place
+from services.orchestrator.worker.host.run_store import ToolCall
+from services.orchestrator.worker.link.framing import Frame, RemoteError
 
 REQUEST: Frame = {"model": "m", "messages": [{"role": "user", "content": [{"text": "Hi"}]}]}
 ASKED: Frame = {"task": 0, "request": REQUEST, "agent_role": "Reader"}
@@ -119,7 +119,7 @@ class World:
     """Calls of one crew process whose surroundings are played."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(patience, "_FIRST_PAUSE_SECONDS", 0.001)
+        monkeypatch.setattr(peer_retry, "_FIRST_PAUSE_SECONDS", 0.001)
         self.services = Services()
         self.recorder = Recording()
         self.used: list[Usage] = []
@@ -371,7 +371,7 @@ def test_a_request_becomes_a_message() -> None:
 
 
 async def test_patience_ends_and_refusals_are_not_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(peer_retry, "_FIRST_PAUSE_SECONDS", 0.001)
     tries = 0
 
     async def absent() -> None:

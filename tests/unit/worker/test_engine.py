@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from services.orchestrator.domain import AgentSpec, CrewSpec, KnowledgeSpec, MemorySpec, Process, TaskSpec, ToolSpec
-from services.orchestrator.worker.frames import Frame, RemoteError
 from services.orchestrator.worker.host.crew_process import ForkServer
+from services.orchestrator.worker.link.framing import Frame, RemoteError
 from tests.unit.worker.scripted_host import (
     PLAIN,
     ScriptedHost,

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from services.common.errors import NotFound
-from services.orchestrator.worker.frames import Frame, RemoteError, encode_frame
-from services.orchestrator.worker.host.link import CrewProcessLost, HostLink
-from services.orchestrator.worker.remote.link import Link, LinkClosed
+from services.orchestrator.worker.link.crew_end import Link, LinkClosed
+from services.orchestrator.worker.link.framing import Frame, RemoteError, encode_frame
+from services.orchestrator.worker.link.host_end import CrewProcessLost, HostLink
 from tests.unit.worker.waiting import PATIENCE, until
 
 Handler = Callable[[str, Frame], Any]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.orchestrator.worker.engine.material import SHORTEST_MATERIAL, materials_of, split_material
+from services.orchestrator.worker.crew.material import SHORTEST_MATERIAL, materials_of, split_material
 
 WORDS = st.text("ab \n", max_size=12)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.orchestrator.domain import AgentSpec, CrewSpec, Process, TaskSpec, to_document
-from services.orchestrator.worker.engine.environment import crew_environment
+from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.crew_process import ForkServer
 from tests.unit.worker.replies import scripted, told_conversation
 from tests.unit.worker.scripted_host import ScriptedHost, segment

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from services.orchestrator.durable.serializer import JsonSerializer, SegmentFailed
+from services.orchestrator.worker.queue.serializer import JsonSerializer, SegmentFailed
 
 SERIALIZER = JsonSerializer()
 

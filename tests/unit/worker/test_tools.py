@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.orchestrator.tool_catalogue import TOOLS
-from services.orchestrator.worker.tools.base import ToolFailed
-from services.orchestrator.worker.tools.calculator import calculate
-from services.orchestrator.worker.tools.current_time import describe as describe_time
-from services.orchestrator.worker.tools.factory import CLASSES, arguments_model
-from services.orchestrator.worker.tools.text_statistics import describe as describe_text
+from services.orchestrator.worker.crew.tools.base import ToolFailed
+from services.orchestrator.worker.crew.tools.calculator import calculate
+from services.orchestrator.worker.crew.tools.current_time import describe as describe_time
+from services.orchestrator.worker.crew.tools.factory import CLASSES, arguments_model
+from services.orchestrator.worker.crew.tools.text_statistics import describe as describe_text
 
 
 def test_every_tool_of_the_catalogue_can_be_built() -> None:
@@ -109,7 +109,7 @@ def test_a_text_is_counted() -> None:
 def test_crew_processes_are_kept_off_the_network() -> None:
     code = """
 import socket
-from services.orchestrator.worker.engine.guard import refuse_network
+from services.orchestrator.worker.crew.guard import refuse_network
 one, other = socket.socketpair()
 refuse_network()
 one.sendall(b"links still work")

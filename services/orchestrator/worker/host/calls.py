@@ -14,13 +14,13 @@ from services.common.errors import CoxswainError, Internal
 from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
 from services.orchestrator.domain import ToolCallState, Usage
-from services.orchestrator.repositories.run_store import FencedWrite, ToolCall
-from services.orchestrator.worker.frames import Frame, RemoteError
 from services.orchestrator.worker.host import memory_messages as memories
 from services.orchestrator.worker.host.model_messages import Answer, completion, request_hash
-from services.orchestrator.worker.host.patience import patiently
+from services.orchestrator.worker.host.peer_retry import patiently
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Place, Recorder
+from services.orchestrator.worker.host.run_store import FencedWrite, ToolCall
+from services.orchestrator.worker.link.framing import Frame, RemoteError
 
 logger = structlog.get_logger(__name__)
 

@@ -14,12 +14,12 @@ from typing import Any, Self
 
 import structlog
 
-from services.orchestrator.worker.frames import Frame
-from services.orchestrator.worker.host.link import Handler, HostLink
+from services.orchestrator.worker.link.framing import Frame
+from services.orchestrator.worker.link.host_end import Handler, HostLink
 
 logger = structlog.get_logger(__name__)
 
-_MODULE = "services.orchestrator.worker.engine.fork_server"
+_MODULE = "services.orchestrator.worker.crew.fork_server"
 _MAX_MESSAGE = 4096
 _CLOSE_SECONDS = 2.0
 _KILL_SECONDS = 5.0

@@ -19,21 +19,21 @@ from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
 from services.common.runtime import Runtime
-from services.orchestrator.durable.engine import DurableEngine, Segment, SegmentState
 from services.orchestrator.hints import Hint, HintBus, HintKind, PostgresHintBus, RemoteHintBus
 from services.orchestrator.repositories.leases import Leases
-from services.orchestrator.repositories.run_store import Ready, RunStore
 from services.orchestrator.settings import OrchestratorSettings
-from services.orchestrator.worker.engine.environment import crew_environment
 from services.orchestrator.worker.host.calls import Stubs
+from services.orchestrator.worker.host.chunk_pruner import Pruner
+from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.crew_home import CrewHome
 from services.orchestrator.worker.host.crew_process import ForkServer
-from services.orchestrator.worker.host.facts import CrewFacts
 from services.orchestrator.worker.host.lease import LeaseKeeper
-from services.orchestrator.worker.host.outcome import Cancelled, LeaseLost, Lost
-from services.orchestrator.worker.host.patience import patiently
-from services.orchestrator.worker.host.pruner import Pruner
+from services.orchestrator.worker.host.model_lookup import CrewFacts
+from services.orchestrator.worker.host.peer_retry import patiently
 from services.orchestrator.worker.host.run import ExecutionRun, RunContext
+from services.orchestrator.worker.host.run_store import Ready, RunStore
+from services.orchestrator.worker.host.stop_reasons import Cancelled, LeaseLost, Lost
+from services.orchestrator.worker.queue.dbos_queue import DurableEngine, Segment, SegmentState
 from services.orchestrator.worker.settings import WorkerSettings
 
 logger = structlog.get_logger(__name__)

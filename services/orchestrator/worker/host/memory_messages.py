@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from coxswain.memory.v1 import memory_service_pb2 as pb
 from coxswain.memory.v1 import record_pb2
-from services.orchestrator.worker.frames import Frame
+from services.orchestrator.worker.link.framing import Frame
 
 
 def namespace(crew_id: str) -> pb.Namespace:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from coxswain.models.v1 import inference_service_pb2 as pb
 from services.orchestrator.domain import Usage
-from services.orchestrator.worker.frames import Frame
+from services.orchestrator.worker.link.framing import Frame
 
 _ROLES = {
     "system": pb.MESSAGE_ROLE_SYSTEM,

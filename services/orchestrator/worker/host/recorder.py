@@ -12,7 +12,7 @@ from services.common.clock import utc_now
 from services.common.errors import Unavailable
 from services.orchestrator.domain import NewEvent
 from services.orchestrator.events import new_event
-from services.orchestrator.repositories.run_store import FencedWrite, RunStore
+from services.orchestrator.worker.host.run_store import FencedWrite, RunStore
 
 logger = structlog.get_logger(__name__)
 

@@ -28,19 +28,19 @@ from services.orchestrator.domain import (
     to_document,
 )
 from services.orchestrator.events import new_event
+from services.orchestrator.messages.executions import error_message, output_message, usage_message
 from services.orchestrator.placeholders import interpolate
-from services.orchestrator.repositories.run_store import Claim, Fenced, FencedWrite, RunStore
-from services.orchestrator.servicers.execution_messages import error_message, output_message, usage_message
-from services.orchestrator.worker.frames import Frame, RemoteError
 from services.orchestrator.worker.host.calls import CrewCalls, Stubs, TaskJournal
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServer, ForkServerLost
-from services.orchestrator.worker.host.facts import CrewFacts
-from services.orchestrator.worker.host.link import CrewProcessLost
-from services.orchestrator.worker.host.outcome import Cancelled, CredentialNeeded, Failed, Lost, Stop
-from services.orchestrator.worker.host.patience import patiently
+from services.orchestrator.worker.host.model_lookup import CrewFacts
+from services.orchestrator.worker.host.peer_retry import patiently
 from services.orchestrator.worker.host.principals import CredentialExpired, ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Effect, Place, Recorder
-from services.orchestrator.worker.host.schedule import context_of, fill_in_models, models_of, startable
+from services.orchestrator.worker.host.run_store import Claim, Fenced, FencedWrite, RunStore
+from services.orchestrator.worker.host.stop_reasons import Cancelled, CredentialNeeded, Failed, Lost, Stop
+from services.orchestrator.worker.host.task_order import context_of, fill_in_models, models_of, startable
+from services.orchestrator.worker.link.framing import Frame, RemoteError
+from services.orchestrator.worker.link.host_end import CrewProcessLost
 from services.orchestrator.worker.settings import WorkerSettings
 
 logger = structlog.get_logger(__name__)

@@ -1,0 +1,184 @@
+"""Crews: messages to domain and back."""
+
+from collections.abc import Iterable
+
+from google.protobuf.duration_pb2 import Duration
+
+from coxswain.orchestrator.v1 import crew_pb2
+from services.common.grpc.json_values import from_struct, to_struct
+from services.orchestrator.domain import (
+    AgentSpec,
+    Crew,
+    CrewSpec,
+    KnowledgeSpec,
+    MemorySpec,
+    Process,
+    TaskSpec,
+    ToolSpec,
+)
+
+_MAX_ITERATIONS = 25
+_MAX_RETRIES = 2
+_GUARDRAIL_MAX_RETRIES = 3
+
+
+def spec_from_message(message: crew_pb2.CrewSpec) -> CrewSpec:
+    """Return the crew of a message, with the defaults the wire promises filled in.
+
+    Raises:
+        InvalidArgument: a number in a config or a schema is not finite.
+    """
+    hierarchical = message.process == crew_pb2.PROCESS_HIERARCHICAL
+    return CrewSpec(
+        name=message.name,
+        description=message.description,
+        agents=tuple(_agent(f"spec.agents[{index}]", agent) for index, agent in enumerate(message.agents)),
+        tasks=tuple(_task(f"spec.tasks[{index}]", task) for index, task in enumerate(message.tasks)),
+        process=Process.HIERARCHICAL if hierarchical else Process.SEQUENTIAL,
+        model=message.model,
+        manager_model=message.manager_model,
+        manager_agent=message.manager_agent,
+        planning=message.planning,
+        planning_model=message.planning_model,
+        memory=MemorySpec(
+            enabled=message.memory.enabled,
+            embedding_model=message.memory.embedding_model,
+            run_name=message.memory.run_name,
+            analysis=message.memory.analysis,
+        ),
+        knowledge=_knowledge(message.knowledge),
+    )
+
+
+def crew_message(crew: Crew) -> crew_pb2.Crew:
+    """Return a stored crew as callers see it."""
+    message = crew_pb2.Crew(id=crew.id, revision=crew.revision, spec=spec_message(crew.spec))
+    message.create_time.FromDatetime(crew.created_at)
+    message.update_time.FromDatetime(crew.updated_at)
+    return message
+
+
+def spec_message(spec: CrewSpec) -> crew_pb2.CrewSpec:
+    """Return a crew's document as callers see it."""
+    return crew_pb2.CrewSpec(
+        name=spec.name,
+        description=spec.description,
+        agents=[_agent_message(agent) for agent in spec.agents],
+        tasks=[_task_message(task) for task in spec.tasks],
+        process=crew_pb2.Process.Value(f"PROCESS_{spec.process}"),
+        model=spec.model,
+        manager_model=spec.manager_model,
+        manager_agent=spec.manager_agent,
+        planning=spec.planning,
+        planning_model=spec.planning_model,
+        memory=crew_pb2.MemorySpec(
+            enabled=spec.memory.enabled,
+            embedding_model=spec.memory.embedding_model,
+            run_name=spec.memory.run_name,
+            analysis=spec.memory.analysis,
+        ),
+        knowledge=_knowledge_messages(spec.knowledge),
+    )
+
+
+def _agent(path: str, message: crew_pb2.AgentSpec) -> AgentSpec:
+    limited = message.HasField("max_execution_time")
+    return AgentSpec(
+        name=message.name,
+        role=message.role,
+        goal=message.goal,
+        backstory=message.backstory,
+        model=message.model,
+        function_calling_model=message.function_calling_model,
+        tools=_tools(path, message.tools),
+        allow_delegation=message.allow_delegation,
+        max_iterations=message.max_iterations or _MAX_ITERATIONS,
+        max_calls_per_minute=message.max_calls_per_minute or None,
+        max_execution_time=message.max_execution_time.ToNanoseconds() / 1e9 if limited else None,
+        max_retries=message.max_retries if message.HasField("max_retries") else _MAX_RETRIES,
+        temperature=message.temperature if message.HasField("temperature") else None,
+        knowledge=_knowledge(message.knowledge),
+    )
+
+
+def _agent_message(agent: AgentSpec) -> crew_pb2.AgentSpec:
+    message = crew_pb2.AgentSpec(
+        name=agent.name,
+        role=agent.role,
+        goal=agent.goal,
+        backstory=agent.backstory,
+        model=agent.model,
+        function_calling_model=agent.function_calling_model,
+        tools=_tool_messages(agent.tools),
+        allow_delegation=agent.allow_delegation,
+        max_iterations=agent.max_iterations,
+        max_calls_per_minute=agent.max_calls_per_minute or 0,
+        max_retries=agent.max_retries,
+        temperature=agent.temperature,
+        knowledge=_knowledge_messages(agent.knowledge),
+    )
+    if agent.max_execution_time is not None:
+        message.max_execution_time.CopyFrom(duration(agent.max_execution_time))
+    return message
+
+
+def _task(path: str, message: crew_pb2.TaskSpec) -> TaskSpec:
+    retries = message.HasField("guardrail_max_retries")
+    schema = message.HasField("output_schema")
+    return TaskSpec(
+        name=message.name,
+        description=message.description,
+        expected_output=message.expected_output,
+        agent=message.agent,
+        context=tuple(message.context.tasks) if message.HasField("context") else None,
+        tools=_tools(path, message.tools),
+        async_execution=message.async_execution,
+        output_schema=from_struct(f"{path}.output_schema", message.output_schema) if schema else None,
+        guardrails=tuple(message.guardrails),
+        guardrail_max_retries=message.guardrail_max_retries if retries else _GUARDRAIL_MAX_RETRIES,
+        human_approval=message.human_approval,
+        markdown=message.markdown,
+    )
+
+
+def _task_message(task: TaskSpec) -> crew_pb2.TaskSpec:
+    return crew_pb2.TaskSpec(
+        name=task.name,
+        description=task.description,
+        expected_output=task.expected_output,
+        agent=task.agent,
+        context=None if task.context is None else crew_pb2.TaskContext(tasks=task.context),
+        tools=_tool_messages(task.tools),
+        async_execution=task.async_execution,
+        output_schema=None if task.output_schema is None else to_struct(task.output_schema),
+        guardrails=task.guardrails,
+        guardrail_max_retries=task.guardrail_max_retries,
+        human_approval=task.human_approval,
+        markdown=task.markdown,
+    )
+
+
+def _tools(owner: str, messages: Iterable[crew_pb2.ToolSpec]) -> tuple[ToolSpec, ...]:
+    return tuple(
+        ToolSpec(message.name, from_struct(f"{owner}.tools[{index}].config", message.config))
+        for index, message in enumerate(messages)
+    )
+
+
+def _tool_messages(tools: Iterable[ToolSpec]) -> list[crew_pb2.ToolSpec]:
+    return [crew_pb2.ToolSpec(name=tool.name, config=to_struct(tool.config) if tool.config else None) for tool in tools]
+
+
+def _knowledge(messages: Iterable[crew_pb2.KnowledgeSpec]) -> tuple[KnowledgeSpec, ...]:
+    return tuple(KnowledgeSpec(message.name, message.content) for message in messages)
+
+
+def _knowledge_messages(sources: Iterable[KnowledgeSpec]) -> list[crew_pb2.KnowledgeSpec]:
+    return [crew_pb2.KnowledgeSpec(name=source.name, content=source.content) for source in sources]
+
+
+def duration(seconds: float) -> Duration:
+    """Return a Duration."""
+    message = Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message

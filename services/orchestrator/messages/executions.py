@@ -1,0 +1,147 @@
+"""Executions: domain to messages, and what is asked for back."""
+
+from coxswain.auth.v1 import auth_service_pb2
+from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2
+from services.common.grpc.json_values import from_value, to_struct, to_value
+from services.orchestrator.domain import (
+    Execution,
+    ExecutionError,
+    ExecutionIdentity,
+    ExecutionState,
+    OnCredentialExpiry,
+    Start,
+    TaskOutput,
+    TaskRun,
+    Usage,
+)
+from services.orchestrator.messages.crews import duration
+
+
+def execution_message(execution: Execution) -> execution_pb2.Execution:
+    """Return an execution as callers see it."""
+    message = execution_pb2.Execution(
+        id=execution.id,
+        crew_id=execution.crew_id,
+        crew_revision=execution.crew_revision,
+        crew_name=execution.crew_name,
+        state=execution_pb2.ExecutionState.Value(f"EXECUTION_STATE_{execution.state}"),
+        result=None if execution.result is None else output_message(execution.result),
+        error=None if execution.error is None else error_message(execution.error),
+        last_sequence=execution.last_sequence,
+        claims=execution.epoch,
+        priority=execution.priority,
+        resumed_from=execution.resumed_from,
+        schedule_id=execution.schedule_id,
+        labels=execution.labels,
+        usage=usage_message(execution.usage),
+        subject=execution.subject,
+        model=execution.model,
+        timeout=None if execution.timeout is None else duration(execution.timeout),
+        identity=_identity_message(execution.identity),
+        on_credential_expiry=_expiry_message(execution.on_credential_expiry),
+    )
+    for name, value in execution.inputs.items():
+        message.inputs[name].CopyFrom(to_value(value))
+    message.create_time.FromDatetime(execution.created_at)
+    if execution.started_at is not None:
+        message.start_time.FromDatetime(execution.started_at)
+    if execution.ended_at is not None:
+        message.end_time.FromDatetime(execution.ended_at)
+    if execution.cancel_requested_at is not None:
+        message.cancel_request_time.FromDatetime(execution.cancel_requested_at)
+    return message
+
+
+def _identity_message(identity: ExecutionIdentity) -> auth_service_pb2.ExecutionIdentity.ValueType:
+    return auth_service_pb2.ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity}")
+
+
+def _expiry_message(expiry: OnCredentialExpiry) -> auth_service_pb2.OnCredentialExpiry.ValueType:
+    return auth_service_pb2.OnCredentialExpiry.Value(f"ON_CREDENTIAL_EXPIRY_{expiry}")
+
+
+def start_from_message(message: execution_service_pb2.StartExecutionRequest, path: str = "") -> Start:
+    """Return what to run; faults name fields of a request in which the message lies at `path`.
+
+    Raises:
+        InvalidArgument: an input is no JSON value.
+    """
+    identity = auth_service_pb2.ExecutionIdentity.Name(message.identity).removeprefix("EXECUTION_IDENTITY_")
+    expiry = auth_service_pb2.OnCredentialExpiry.Name(message.on_credential_expiry)
+    expiry = expiry.removeprefix("ON_CREDENTIAL_EXPIRY_")
+    return Start(
+        crew_id=message.crew_id,
+        crew_revision=message.crew_revision,
+        inputs={name: from_value(f"{path}inputs.{name}", value) for name, value in message.inputs.items()},
+        labels=dict(message.labels),
+        model=message.model,
+        priority=message.priority,
+        timeout=message.timeout.ToNanoseconds() / 1e9 if message.HasField("timeout") else None,
+        identity=ExecutionIdentity(identity),
+        on_credential_expiry=OnCredentialExpiry.PARK if expiry == "UNSPECIFIED" else OnCredentialExpiry(expiry),
+    )
+
+
+def start_message(start: Start) -> execution_service_pb2.StartExecutionRequest:
+    """Return what to run as callers ask for it."""
+    message = execution_service_pb2.StartExecutionRequest(
+        crew_id=start.crew_id,
+        crew_revision=start.crew_revision,
+        labels=start.labels,
+        model=start.model,
+        priority=start.priority,
+        timeout=None if start.timeout is None else duration(start.timeout),
+        identity=_identity_message(start.identity),
+        on_credential_expiry=_expiry_message(start.on_credential_expiry),
+    )
+    for name, value in start.inputs.items():
+        message.inputs[name].CopyFrom(to_value(value))
+    return message
+
+
+def task_run_message(run: TaskRun) -> execution_pb2.TaskRun:
+    """Return a task of an execution as callers see it."""
+    message = execution_pb2.TaskRun(
+        task_name=run.name,
+        task_index=run.task_index,
+        state=execution_pb2.TaskState.Value(f"TASK_STATE_{run.state}"),
+        attempt=run.attempt,
+        output=None if run.output is None else output_message(run.output),
+        error=None if run.error is None else error_message(run.error),
+        usage=usage_message(run.usage),
+        copied=run.copied,
+    )
+    if run.started_at is not None:
+        message.start_time.FromDatetime(run.started_at)
+    if run.ended_at is not None:
+        message.end_time.FromDatetime(run.ended_at)
+    return message
+
+
+def output_message(output: TaskOutput) -> execution_pb2.TaskOutput:
+    """Return a task's result as callers see it."""
+    return execution_pb2.TaskOutput(
+        text=output.text,
+        structured=None if output.structured is None else to_struct(output.structured),
+        agent_role=output.agent_role,
+    )
+
+
+def error_message(error: ExecutionError) -> execution_pb2.ExecutionError:
+    """Return the reason of a failure as callers see it."""
+    return execution_pb2.ExecutionError(reason=error.reason, message=error.message, task_name=error.task_name)
+
+
+def usage_message(usage: Usage) -> execution_pb2.ExecutionUsage:
+    """Return a usage as callers see it."""
+    return execution_pb2.ExecutionUsage(
+        llm_calls=usage.llm_calls,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost=usage.cost,
+    )
+
+
+def state_from_message(state: execution_pb2.ExecutionState.ValueType) -> ExecutionState:
+    """Return a state that is not UNSPECIFIED."""
+    return ExecutionState(execution_pb2.ExecutionState.Name(state).removeprefix("EXECUTION_STATE_"))

@@ -1,0 +1,226 @@
+"""The configuration adapter: from a crew's document to CrewAI's objects, for one task at a time.
+
+The shape of a one-task crew is what makes its prompts the same as those of the whole crew: earlier results come as
+context tasks that have their output already, and only the agents the task can involve are built.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crewai import Process as CrewProcess
+from crewai import Task
+from crewai.knowledge.source.string_knowledge_source import StringKnowledgeSource
+from crewai.tasks.task_output import TaskOutput
+from crewai.utilities.i18n import I18N_DEFAULT
+from crewai.utilities.pydantic_schema_utils import create_model_from_schema
+from pydantic import BaseModel
+
+from services.orchestrator.domain import AgentSpec, Process, TaskSpec
+from services.orchestrator.placeholders import interpolate
+from services.orchestrator.worker.crew.crewai_types import Judge, Member, OneTaskCrew
+from services.orchestrator.worker.crew.knowledge import TextKnowledge
+from services.orchestrator.worker.crew.llm import HostLLM
+from services.orchestrator.worker.crew.memory import AnalysedMemory, ResultMemory
+from services.orchestrator.worker.crew.session import TaskRun
+from services.orchestrator.worker.crew.tools.factory import build_tools
+from services.orchestrator.worker.link.framing import RemoteError
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The result of an earlier task."""
+
+    name: str
+    text: str
+    agent_role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What a person found wrong with the previous result of the same task."""
+
+    previous: str
+    feedback: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltTask:
+    """A task ready to run."""
+
+    crew: OneTaskCrew
+    task: Task
+    memory: ResultMemory | AnalysedMemory | None
+
+
+def build_task(
+    run: TaskRun, *, context: Sequence[Earlier], plan: str = "", revision: Revision | None = None
+) -> BuiltTask:
+    """Return the one-task crew of `run`. `context` is the results the task gets, in the crew's order.
+
+    Raises:
+        RemoteError: the crew cannot be built as it is described.
+    """
+    return _Builder(run).build(context, plan, revision)
+
+
+class _Builder:
+    def __init__(self, run: TaskRun) -> None:
+        self._run = run
+        self._session = run.session
+        self._spec = run.session.spec
+
+    def build(self, context: Sequence[Earlier], plan: str, revision: Revision | None) -> BuiltTask:
+        spec = self._spec.tasks[self._run.index]
+        hierarchical = self._spec.process is Process.HIERARCHICAL
+        manager_spec = self._session.agent(self._spec.manager_agent) if self._spec.manager_agent else None
+        members = {
+            agent.name: self.member(agent)
+            for agent in self._members_for(spec, hierarchical)
+            if agent is not manager_spec
+        }
+        manager = self.member(manager_spec) if manager_spec else None
+        anyone = manager or next(iter(members.values()))
+        judged_by = self._model_of_judge(spec)
+        task = Task(
+            name=spec.name,
+            description=self.text(spec.description) + plan + _revision_text(revision),
+            expected_output=self.text(spec.expected_output),
+            agent=members.get(spec.agent),
+            context=[_earlier_task(earlier, anyone) for earlier in context] or None,
+            tools=self._tools_for(spec, hierarchical),
+            output_pydantic=_model_of(spec),
+            guardrails=[Judge(self.text(condition), judged_by) for condition in spec.guardrails] or None,
+            guardrail_max_retries=spec.guardrail_max_retries,
+            markdown=spec.markdown,
+            allow_crewai_trigger_context=False,
+        )
+        memory = self._memory()
+        crew = OneTaskCrew(
+            name=self._spec.name,
+            agents=list(members.values()),
+            tasks=[task],
+            process=CrewProcess.hierarchical if hierarchical else CrewProcess.sequential,
+            manager_llm=HostLLM.for_agent(self._run, self._spec.manager_model)
+            if hierarchical and not manager
+            else None,
+            manager_agent=manager,
+            memory=memory or False,
+            knowledge=self._knowledge(self._spec.knowledge),
+            tracing=False,
+        )
+        return BuiltTask(crew, task, memory)
+
+    def _members_for(self, spec: TaskSpec, hierarchical: bool) -> list[AgentSpec]:
+        """Return the agents a task can involve: each one more costs as much time as a short task."""
+        own = [agent for agent in self._spec.agents if agent.name == spec.agent]
+        if hierarchical or any(agent.allow_delegation for agent in own):
+            return list(self._spec.agents)
+        return own
+
+    def member(self, agent: AgentSpec, *, planning: bool = False) -> Member:
+        """Return an agent. For `planning` its knowledge is text to read rather than a store to search."""
+        role = self.text(agent.role)
+        member = Member(
+            role=role,
+            goal=self.text(agent.goal),
+            backstory=self.text(agent.backstory),
+            llm=HostLLM.for_agent(self._run, agent.model, agent=agent.name, role=role, temperature=agent.temperature),
+            function_calling_llm=(
+                HostLLM.for_agent(self._run, agent.function_calling_model, agent=agent.name, role=role)
+                if agent.function_calling_model
+                else None
+            ),
+            tools=build_tools(agent.tools, self._run),
+            allow_delegation=agent.allow_delegation,
+            max_iter=agent.max_iterations,
+            max_retry_limit=agent.max_retries,
+            # Oversized tool results would go through files that outlive a killed process.
+            use_better_compaction=False,
+            knowledge_sources=(
+                [StringKnowledgeSource(content=text.content) for text in agent.knowledge] if planning else None
+            ),
+            knowledge=None if planning else self._knowledge(agent.knowledge),
+        )
+        member._time_limit = agent.max_execution_time  # noqa: SLF001 - our own class, whose fields are CrewAI's
+        return member
+
+    def text(self, text: str) -> str:
+        """Return a text of the crew with the inputs filled in."""
+        try:
+            return interpolate(text, self._session.inputs)
+        except KeyError as missing:
+            name = missing.args[0]
+            raise RemoteError(
+                "TASK_FAILED", f'the crew asks for the input "{name}", which was not given', fatal=True
+            ) from missing
+
+    def _tools_for(self, spec: TaskSpec, hierarchical: bool) -> list[Any]:
+        """Return the task's own tools together with its agent's; without tools of its own CrewAI takes the agent's."""
+        if not spec.tools:
+            return []
+        agents = [agent for agent in self._spec.agents if agent.name == spec.agent and not hierarchical]
+        inherited = agents[0].tools if agents else ()
+        return list(build_tools((*inherited, *spec.tools), self._run))
+
+    def _model_of_judge(self, spec: TaskSpec) -> HostLLM:
+        agents = [agent for agent in self._spec.agents if agent.name == spec.agent]
+        model = agents[0].model if agents else self._spec.manager_model
+        return HostLLM.for_agent(self._run, model, agent=spec.agent)
+
+    def _memory(self) -> ResultMemory | AnalysedMemory | None:
+        if not self._spec.memory.enabled:
+            return None
+        llm = HostLLM.for_agent(self._run, self._spec.model)
+        if self._spec.memory.analysis:
+            return AnalysedMemory.of(self._run, llm)
+        return ResultMemory.of(self._run, llm)
+
+    def _knowledge(self, texts: tuple[Any, ...]) -> Any:
+        return TextKnowledge.over(self._run, self._spec.memory.embedding_model, texts) if texts else None
+
+
+def build_for_planning(run: TaskRun) -> list[Task]:
+    """Return all tasks of the crew as CrewAI's planner wants to read them; they are not meant to run."""
+    builder = _Builder(run)
+    spec = run.session.spec
+    members = {agent.name: builder.member(agent, planning=True) for agent in spec.agents}
+    return [
+        Task(
+            name=task.name,
+            description=builder.text(task.description),
+            expected_output=builder.text(task.expected_output),
+            agent=members.get(task.agent),
+            tools=list(build_tools(task.tools, run)),
+        )
+        for task in spec.tasks
+    ]
+
+
+def _earlier_task(earlier: Earlier, anyone: Member) -> Task:
+    task = Task(name=earlier.name, description=earlier.name, expected_output="-", agent=anyone)
+    task.output = TaskOutput(
+        name=earlier.name, description=earlier.name, raw=earlier.text, agent=earlier.agent_role or "-"
+    )
+    return task
+
+
+def _model_of(spec: TaskSpec) -> type[BaseModel] | None:
+    if spec.output_schema is None:
+        return None
+    schema = {"title": "Result", **spec.output_schema}
+    try:
+        model: type[BaseModel] = create_model_from_schema(schema)
+    except Exception as error:
+        raise RemoteError("TASK_FAILED", f"the output schema cannot be used: {error}", fatal=True) from error
+    return model
+
+
+def _revision_text(revision: Revision | None) -> str:
+    if revision is None:
+        return ""
+    said = I18N_DEFAULT.errors("validation_error").format(
+        guardrail_result_error=revision.feedback or "A person refused it without saying why.",
+        task_output=revision.previous,
+    )
+    return f"\n\n{said}"

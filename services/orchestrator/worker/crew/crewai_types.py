@@ -1,0 +1,61 @@
+"""CrewAI's classes, with what they do on their own account taken out."""
+
+from typing import Any
+
+from crewai import Agent, Crew
+from crewai.hooks.dispatch import HookAborted
+from crewai.tasks.llm_guardrail import LLMGuardrail, LLMGuardrailResult
+from crewai.tasks.task_output import TaskOutput
+from pydantic import PrivateAttr
+
+from services.orchestrator.worker.crew.session import time_limit
+
+
+class Member(Agent):
+    """An agent that keeps to its time and looks knowledge up by the task's own words."""
+
+    _time_limit: float | None = PrivateAttr(default=None)
+
+    def execute_task(self, task: Any, context: str | None = None, tools: list[Any] | None = None) -> Any:
+        """Do a task, for a coworker perhaps, within the agent's time.
+
+        CrewAI's own max_execution_time waits for the model to answer before it gives up.
+        """
+        with time_limit(self._time_limit):
+            return super().execute_task(task, context, tools)
+
+    def _get_knowledge_search_query(self, task_prompt: str, task: Any) -> str | None:  # noqa: ARG002
+        """Search with the task's description; CrewAI would have a model rewrite the whole prompt."""
+        return str(task.description)
+
+
+class _NoOutputs:
+    """CrewAI keeps outputs in an SQLite file that all its crews share and each empties; ours are rows."""
+
+    def reset(self) -> None:
+        pass
+
+    def update(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+class OneTaskCrew(Crew):
+    """A crew that leaves nothing on disk."""
+
+    _task_output_handler: Any = PrivateAttr(default_factory=_NoOutputs)
+
+
+class Judge(LLMGuardrail):
+    """A guardrail judged by a model. A judge that cannot be reached ends the task: that is no verdict on the result."""
+
+    def __call__(self, task_output: TaskOutput) -> tuple[bool, Any]:
+        """Return whether the result meets the condition, and the result or what is wrong with it."""
+        try:
+            verdict = self._validate_output(task_output).pydantic
+        except HookAborted:
+            raise
+        except ValueError as error:  # the judge babbles: try again as if it had refused
+            return False, f"the judge gave no verdict: {error}"
+        if not isinstance(verdict, LLMGuardrailResult):
+            return False, "the judge gave no verdict"
+        return (True, task_output.raw) if verdict.valid else (False, verdict.feedback or "refused without a reason")

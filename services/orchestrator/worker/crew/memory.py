@@ -1,0 +1,176 @@
+"""CrewAI's memory without the model calls it makes on its own account.
+
+By default CrewAI has a model extract, analyse, consolidate and query: up to ten calls in a crew of three tasks, besides
+its own three. `ResultMemory` stores each task's result as it is, a long one in parts, and recalls by similarity.
+`AnalysedMemory` leaves CrewAI its ways, for crews that ask for them. In both, what could not be saved ends the task.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from crewai.memory.types import MemoryConfig, MemoryMatch, MemoryRecord, compute_composite_score
+from crewai.memory.unified_memory import Memory
+from crewai.memory.utils import join_scope_paths, sanitize_scope_name
+from pydantic import PrivateAttr
+
+from services.orchestrator.worker.crew.embedder import embedder
+from services.orchestrator.worker.crew.memory_storage import RemoteMemoryStorage, seen_by
+from services.orchestrator.worker.crew.text_splitter import split_text
+from services.orchestrator.worker.link.framing import RemoteError
+
+if TYPE_CHECKING:
+    from crewai.llms.base_llm import BaseLLM
+
+    from services.orchestrator.worker.crew.session import TaskRun
+
+_QUERY_BYTES = 60_000
+
+
+class _TaskMemory(Memory):
+    """The memory of one run of a task."""
+
+    _run: Any = PrivateAttr()
+
+    @classmethod
+    def of(cls, run: "TaskRun", llm: "BaseLLM") -> Self:
+        """Return the memory of a crew as one of its tasks sees it."""
+        spec = run.session.spec
+        memory = cls(
+            llm=llm,
+            storage=RemoteMemoryStorage(run),
+            embedder=embedder(run, spec.memory.embedding_model),
+            root_scope=f"/crew/{sanitize_scope_name(spec.name)}",
+        )
+        memory._run = run
+        return memory
+
+    def forget_earlier_attempts(self) -> None:
+        """Remove what attempts before this one have saved."""
+        storage: Any = self._storage
+        storage.forget_earlier_attempts()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Stay the same object: it stands for one task's place in a store."""
+        return self
+
+    def _submit_save(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+        """Save at once and not behind the task's back; CrewAI would log a failure and call the task a success."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except RemoteError as error:
+            future.set_exception(self._run.fail(error))
+        except Exception as error:  # noqa: BLE001 - the future carries it, the run remembers it
+            future.set_exception(self._run.fail(RemoteError("TASK_FAILED", f"a memory was not saved: {error}")))
+        return future
+
+    def recall(
+        self,
+        query: str,
+        scope: str | None = None,
+        categories: list[str] | None = None,
+        limit: int = 10,
+        depth: Literal["shallow", "deep"] = "deep",
+        source: str | None = None,
+        include_private: bool = False,
+    ) -> list[MemoryMatch]:
+        """Return memories relevant to a query, best first.
+
+        Raises:
+            HookAborted: the memory service failed; CrewAI would go on as if there were no memories.
+        """
+        try:
+            with seen_by(source, include_private=include_private):
+                return self._recall(query, scope, categories, limit, depth, source, include_private)
+        except RemoteError as error:
+            raise self._run.fail(error) from error
+
+    def _recall(
+        self,
+        query: str,
+        scope: str | None,
+        categories: list[str] | None,
+        limit: int,
+        depth: Literal["shallow", "deep"],
+        source: str | None,
+        include_private: bool,
+    ) -> list[MemoryMatch]:
+        return super().recall(query, scope, categories, limit, depth, source, include_private)
+
+
+class AnalysedMemory(_TaskMemory):
+    """Memory as CrewAI means it, analysed by a model."""
+
+    def save_result(self, text: str, agent_role: str) -> None:
+        """Do nothing: CrewAI has had the result analysed and saved."""
+
+
+class ResultMemory(_TaskMemory):
+    """Memory of results, without a model."""
+
+    def extract_memories(self, content: str) -> list[str]:  # noqa: ARG002
+        """Return nothing: CrewAI asks after every answer, refused ones and prompts included; see `save_result`."""
+        return []
+
+    def save_result(self, text: str, agent_role: str) -> None:
+        """Store the result of the task in the scope of the agent that gave it.
+
+        Raises:
+            HookAborted: it was not stored.
+        """
+        root = f"{self.root_scope}/agent/{sanitize_scope_name(agent_role)}"
+        self.remember(text, agent_role=agent_role, root_scope=root)
+
+    def _encode_batch(
+        self,
+        contents: list[str],
+        scope: str | None = None,
+        categories: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        importance: float | None = None,
+        source: str | None = None,
+        private: bool = False,
+        root_scope: str | None = None,
+    ) -> list[MemoryRecord]:
+        records = [
+            MemoryRecord(
+                content=piece,
+                scope=join_scope_paths(root_scope, scope),
+                categories=categories or [],
+                metadata=(metadata or {}) | ({"part": part, "parts": len(pieces)} if len(pieces) > 1 else {}),
+                importance=self.default_importance if importance is None else importance,
+                source=source,
+                private=private,
+            )
+            for content in contents
+            for pieces in [list(split_text(content))]
+            for part, piece in enumerate(pieces, start=1)
+            if piece.strip()
+        ]
+        if records:
+            self._storage.save(records)
+        return records
+
+    def _recall(
+        self,
+        query: str,
+        scope: str | None,
+        categories: list[str] | None,
+        limit: int,
+        depth: Literal["shallow", "deep"],  # noqa: ARG002 - there is no deep way without a model
+        source: str | None,  # noqa: ARG002 - who asks is said to the storage
+        include_private: bool,  # noqa: ARG002
+    ) -> list[MemoryMatch]:
+        text = query.encode()[:_QUERY_BYTES].decode(errors="ignore")
+        if not text.strip():
+            return []
+        within = join_scope_paths(self.root_scope, scope)
+        storage: Any = self._storage
+        matches = []
+        for record, similarity in storage.search_text(text, within, categories, limit):
+            score, reasons = compute_composite_score(record, similarity, MemoryConfig())
+            matches.append(MemoryMatch(record=record, score=score, match_reasons=reasons))
+        if matches:
+            storage.touch_records([match.record.id for match in matches])
+        return sorted(matches, key=lambda match: match.score, reverse=True)

@@ -1,0 +1,75 @@
+"""What every tool of ours does besides its work: its calls are journaled by the host.
+
+A task that is done again after a crash asks for the same calls again. One that has a result gets it back without
+running. One that was begun and has none runs again only if the tool is idempotent; else the task ends, for nobody knows
+what happened.
+"""
+
+import json
+from abc import abstractmethod
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Self
+
+from crewai.tools import BaseTool
+from pydantic import PrivateAttr
+
+from services.orchestrator.domain import Tool
+
+if TYPE_CHECKING:
+    from services.orchestrator.worker.crew.session import TaskRun
+
+
+class ToolFailed(Exception):
+    """A tool could not do what it was asked; the model is told why and may try otherwise."""
+
+
+class JournaledTool(BaseTool):
+    """A tool of the catalogue in one run of a task."""
+
+    _task: Any = PrivateAttr()
+    _config: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _idempotent: bool = PrivateAttr(default=False)
+
+    @classmethod
+    def build(cls, tool: Tool, config: dict[str, Any], run: "TaskRun", arguments: type[Any]) -> Self:
+        """Return the tool as the catalogue describes it, with a crew's settings; `arguments` is a pydantic model."""
+        built = cls(name=tool.name, description=tool.description, args_schema=arguments)
+        built._task = run
+        built._config = config
+        built._idempotent = tool.idempotent
+        return built
+
+    @abstractmethod
+    def perform(self, **arguments: Any) -> str:
+        """Do the work and return what the model is told.
+
+        Raises:
+            ToolFailed: it cannot be done with these arguments.
+        """
+
+    def _run(self, **arguments: Any) -> str:
+        run: TaskRun = self._task
+        canonical = json.dumps([self.name, arguments], sort_keys=True, default=str)
+        digest = sha256(canonical.encode()).hexdigest()
+        key = f"{digest}.{run.occurrence(digest)}"
+        told = run.call("tool.begin", {"key": key, "tool": self.name, "idempotent": self._idempotent})
+        if told["done"]:
+            return _outcome(told["output"], told["error"])
+        output, error = "", ""
+        try:
+            output = self.perform(**arguments)
+        except ToolFailed as failure:
+            error = str(failure) or "it failed without saying why"
+        except Exception as failure:  # noqa: BLE001 - told to the model, as CrewAI would, but journaled first
+            error = f"{type(failure).__name__}: {failure}"
+        run.call(
+            "tool.end",
+            {"key": key, "tool": self.name, "idempotent": self._idempotent, "output": output, "error": error},
+        )
+        return _outcome(output, error)
+
+
+def _outcome(output: str, error: str) -> str:
+    if error:
+        raise ToolFailed(error)
+    return output

@@ -1,0 +1,47 @@
+"""Builds tools from their specifications. What is not in this list cannot be built, whatever a crew names."""
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from crewai.utilities.pydantic_schema_utils import create_model_from_schema
+
+from services.orchestrator.domain import ToolSpec
+from services.orchestrator.tool_catalogue import TOOLS
+from services.orchestrator.worker.crew.tools.base import JournaledTool
+from services.orchestrator.worker.crew.tools.calculator import Calculator
+from services.orchestrator.worker.crew.tools.current_time import CurrentTime
+from services.orchestrator.worker.crew.tools.text_statistics import TextStatistics
+from services.orchestrator.worker.link.framing import RemoteError
+
+if TYPE_CHECKING:
+    from services.orchestrator.worker.crew.session import TaskRun
+
+CLASSES: dict[str, type[JournaledTool]] = {
+    "calculator": Calculator,
+    "current_time": CurrentTime,
+    "text_statistics": TextStatistics,
+}
+
+
+def build_tools(specs: tuple[ToolSpec, ...], run: "TaskRun") -> list[JournaledTool]:
+    """Return the tools for one run of a task; of two with one name the later counts.
+
+    Raises:
+        RemoteError: there is no such tool in this release.
+    """
+    return list({spec.name: _build(spec, run) for spec in specs}.values())
+
+
+def _build(spec: ToolSpec, run: "TaskRun") -> JournaledTool:
+    kind = CLASSES.get(spec.name)
+    if kind is None:
+        raise RemoteError("TASK_FAILED", f'this release has no tool "{spec.name}"', fatal=True)
+    return kind.build(TOOLS[spec.name], spec.config, run, arguments_model(spec.name))
+
+
+@functools.cache
+def arguments_model(tool: str) -> type[Any]:
+    """Return the pydantic model of a tool's arguments, as CrewAI wants it."""
+    return create_model_from_schema(
+        TOOLS[tool].arguments_schema, model_name=f"{tool.title().replace('_', '')}Arguments"
+    )

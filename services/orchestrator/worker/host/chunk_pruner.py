@@ -1,0 +1,45 @@
+"""Removes the pieces of models' answers once those who watch have had time to read them; the full text stays."""
+
+import asyncio
+from collections import deque
+
+import structlog
+
+from services.common.errors import CoxswainError
+from services.orchestrator.worker.host.run_store import RunStore
+
+logger = structlog.get_logger(__name__)
+
+
+class Pruner:
+    """Remembers what to remove, in memory: what a lost host would have removed stays, and does no harm."""
+
+    def __init__(self, store: RunStore, retention: float) -> None:
+        """`retention` is in seconds."""
+        self._store = store
+        self._retention = retention
+        self._due: deque[tuple[float, str, str, int]] = deque()
+        self._added = asyncio.Event()
+
+    def add(self, execution_id: str, call_id: str, after_sequence: int) -> None:
+        """Remove the pieces of a call, which come after a sequence, when the time has come."""
+        when = asyncio.get_running_loop().time() + self._retention
+        self._due.append((when, execution_id, call_id, after_sequence))
+        self._added.set()
+
+    async def run(self) -> None:
+        """Remove until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._added.wait()
+            self._added.clear()
+            while self._due:
+                when, execution_id, call_id, after_sequence = self._due[0]
+                await asyncio.sleep(max(0.0, when - loop.time()))
+                self._due.popleft()
+                try:
+                    await self._store.prune_chunks(execution_id, call_id, after_sequence)
+                except CoxswainError as error:
+                    logger.info("chunks_not_pruned", execution_id=execution_id, reason=error.reason)
+                except Exception:
+                    logger.exception("chunks_not_pruned", execution_id=execution_id)

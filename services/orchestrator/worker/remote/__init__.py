@@ -1,1 +1,0 @@
-"""What CrewAI needs from outside its process, asked of the host over the crew process's one socket."""

@@ -1,0 +1,74 @@
+"""A process with an engine in it, told what to do on standard input. Arguments: URL EXECUTOR SLOTS GROUP_LIMIT.
+
+Lines of JSON both ways. In: {"do": name, ...}; out: {"ready": true}, {"ran": [id, generation]} when a segment begins,
+and {"done": result} for each command. A segment runs until it is told to finish.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from services.orchestrator.worker.queue.dbos_queue import DurableEngine, Segment
+
+
+class Played:
+    """Runs segments until told otherwise, and asks the engine what it is told to ask."""
+
+    def __init__(self) -> None:
+        url, executor_id, slots, group_limit = sys.argv[1:]
+        self.engine = DurableEngine(url, executor_id, slots=int(slots), group_limit=int(group_limit), poll_seconds=0.02)
+        self.finishing: dict[Segment, asyncio.Future[str]] = {}
+
+    async def run(self, segment: Segment) -> None:
+        self.finishing[segment] = asyncio.get_running_loop().create_future()
+        tell(ran=[segment.execution_id, segment.generation])
+        how = await self.finishing[segment]
+        if how == "fail":
+            raise LookupError("it failed")
+
+    async def do(self, name: str, told: dict[str, Any]) -> Any:
+        segments = [Segment(*segment) for segment in told.get("segments", [])]
+        match name:
+            case "submit":
+                for segment in segments:
+                    await self.engine.submit(segment, group_id=told["group"], priority=told.get("priority", 0))
+            case "finish" | "fail":
+                for segment in segments:
+                    self.finishing[segment].set_result(name)
+            case "recover":
+                await self.engine.recover(told["executors"])
+            case "holders":
+                return sorted(await self.engine.holders())
+            case "states":
+                return [str((await self.engine.states(segments))[segment]) for segment in segments]
+            case "holds":
+                return [await self.engine.holds(segment) for segment in segments]
+            case "forget":
+                return await self.engine.forget_finished(told["before"])
+            case "stop_taking":
+                self.engine.stop_taking()
+            case _:
+                raise ValueError(name)
+        return None
+
+
+def tell(**message: Any) -> None:
+    print(json.dumps(message), flush=True)
+
+
+async def main() -> None:
+    played = Played()
+    await played.engine.launch(played.run)
+    tell(ready=True)
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    async for line in reader:
+        told = json.loads(line)
+        tell(done=await played.do(told.pop("do"), told))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
