@@ -6,8 +6,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
-from services.auth.repositories.upsert import insert_ignore
 from services.common.clock import utc_now
+from services.common.db.upsert import insert_ignore
 
 _TABLE = tables.encryption_keys
 

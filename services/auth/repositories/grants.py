@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
 from services.auth.domain import Claim, ExecutionIdentity, Grant, OnCredentialExpiry
-from services.auth.repositories.upsert import insert_ignore
+from services.common.db.upsert import insert_ignore
 from services.common.identity.principal import CredentialKind, Role
 
 _TABLE = tables.grants

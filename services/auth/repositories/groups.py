@@ -7,8 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
 from services.auth.domain import Group, Member
-from services.auth.repositories.upsert import insert_ignore, insert_or_update
 from services.common.clock import utc_now
+from services.common.db.upsert import insert_ignore, insert_or_update
 from services.common.identity.principal import Role
 
 _GROUPS = tables.groups

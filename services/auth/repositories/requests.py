@@ -6,10 +6,10 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
-from services.auth.repositories.upsert import insert_ignore
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.requests import forget_requests_in_portions
+from services.common.db.idempotency import forget_requests
+from services.common.db.upsert import insert_ignore
 
 _TABLE = tables.requests
 
@@ -34,4 +34,4 @@ async def claim(
 
 async def forget(database: Database, before: datetime) -> int:
     """Remove the requests made before a time and return how many there were."""
-    return await forget_requests_in_portions(database, _TABLE, before)
+    return await forget_requests(database, _TABLE, before)

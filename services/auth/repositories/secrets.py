@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
 from services.auth.domain import Sealed, Secret
-from services.auth.repositories.upsert import insert_ignore
+from services.common.db.upsert import insert_ignore
 
 _TABLE = tables.secrets
 

@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
 from services.auth.domain import Sealed, Session
-from services.auth.repositories.upsert import insert_or_update
 from services.common.clock import utc_now
+from services.common.db.upsert import insert_or_update
 from services.common.identity.principal import CredentialKind, Role
 
 _TABLE = tables.credential_sessions

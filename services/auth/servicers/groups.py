@@ -5,9 +5,9 @@ from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceServicer
 from services.auth.domain import Group, Member
 from services.auth.servicers.convert import timestamp
 from services.auth.usecases.groups import Groups
+from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
 from services.common.grpc.pipeline import Context
-from services.common.idempotency import request_hash
 from services.common.identity.principal import Role
 
 

@@ -5,8 +5,6 @@ from datetime import datetime
 from sqlalchemy import Table, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.db.database import Database
-
 # More would keep other writers waiting.
 PORTION = 1000
 
@@ -22,15 +20,3 @@ async def oldest_requests(connection: AsyncConnection, requests: Table, before: 
 async def forget_requests(connection: AsyncConnection, requests: Table, until: datetime) -> int:
     """Remove the requests made up to a time, and return how many there were."""
     return (await connection.execute(delete(requests).where(requests.c.created_at <= until))).rowcount
-
-
-async def forget_requests_in_portions(database: Database, requests: Table, before: datetime) -> int:
-    """Remove the requests made before a time, oldest first, each portion for itself; return how many there were."""
-    forgotten = 0
-    while True:
-        async with database.read() as connection:
-            until = await oldest_requests(connection, requests, before)
-        if until is None:
-            return forgotten
-        async with database.write() as connection:
-            forgotten += await forget_requests(connection, requests, until)

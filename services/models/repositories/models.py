@@ -11,7 +11,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.requests import forget_requests_in_portions
+from services.common.db.idempotency import forget_requests
 from services.common.errors import AlreadyExists, NotFound
 from services.common.ids import new_id
 from services.models.domain import SHARED_GROUP, Capabilities, Model, ModelSpec, Provider
@@ -155,7 +155,7 @@ class SqlModelRepository:
 
     async def forget_requests(self, before: datetime) -> int:
         """Remove old requests."""
-        return await forget_requests_in_portions(self._database, requests, before)
+        return await forget_requests(self._database, requests, before)
 
 
 async def replace_shared(connection: AsyncConnection, specs: Sequence[ModelSpec]) -> None:

@@ -6,10 +6,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.models.v1 import model_service_pb2 as pb
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceServicer
+from services.common.db.idempotency import request_hash
 from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_call, current_principal
 from services.common.grpc.validation import validate
-from services.common.idempotency import request_hash
 from services.models.domain import Provider
 from services.models.repositories.models import RequestKey
 from services.models.servicers.messages import model_message, spec_of

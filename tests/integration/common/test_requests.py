@@ -18,12 +18,13 @@ from services.auth.settings import AuthSettings
 from services.auth.tables import requests as auth_requests
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.db.idempotency import forget_requests
 from services.common.db.migrate import upgrade_database
-from services.common.db.requests import PORTION, forget_requests_in_portions
 from services.models.settings import ModelsSettings
 from services.models.tables import requests as models_requests
 from tests.support.harness import Harness, serve_services
 
+PORTION = 1000
 KEY = {"group_id": "sales", "subject": "s", "method": "m", "request_hash": "h"}
 TABLES = {"auth": auth_requests, "models": models_requests}
 
@@ -47,9 +48,9 @@ async def test_requests_made_before_a_time_are_forgotten_and_no_others(service: 
             for name, age in ages.items()
         ]
         await connection.execute(requests.insert(), rows)
-    assert await forget_requests_in_portions(database, requests, now) == 2 * PORTION + 1
+    assert await forget_requests(database, requests, now) == 2 * PORTION + 1
     assert await ids(database, requests) == ["at-the-time", "young"]
-    assert await forget_requests_in_portions(database, requests, now) == 0
+    assert await forget_requests(database, requests, now) == 0
     await database.close()
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Table
+from sqlalchemy import Row, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,7 +26,7 @@ async def insert_or_update(
     *,
     key: tuple[str, ...],
     update: tuple[str, ...],
-) -> Any:
+) -> Row[Any]:
     """Insert a row, or change the columns `update` of the row that has the same `key`; return it as it then stands."""
     statement = _insert(connection, table, values)
     result = await connection.execute(

@@ -1,0 +1,111 @@
+"""Requests that carry a request_id: repeating one finds what the first one made.
+
+Each service has a table of them, made by `requests_table`; rows are removed when nobody repeats the request any more.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+
+from google.protobuf.message import Message
+from sqlalchemy import Column, Index, MetaData, String, Table, delete, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.db.types import UtcDateTime
+from services.common.db.upsert import insert_ignore
+from services.common.errors import AlreadyExists
+
+# More rows at once would keep other writers waiting.
+_PORTION = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """What makes two requests the same one."""
+
+    group_id: str
+    subject: str
+    method: str
+    """Name of the RPC. Example: `CreateCrew`."""
+    request_id: str
+    request_hash: str
+    """See `request_hash`."""
+
+
+def request_hash(message: Message, *ignored_fields: str) -> str:
+    """Return the SHA-256 (hex) of a request's content, without the named top-level fields."""
+    if ignored_fields:
+        copy = type(message)()
+        copy.CopyFrom(message)
+        for field in ignored_fields:
+            copy.ClearField(field)
+        message = copy
+    return hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
+
+
+def requests_table(metadata: MetaData) -> Table:
+    """Return the table of a service's requests."""
+    return Table(
+        "requests",
+        metadata,
+        Column("group_id", String(128), primary_key=True),
+        Column("subject", String(512), primary_key=True),
+        Column("method", String(128), primary_key=True),
+        Column("request_id", String(128), primary_key=True),
+        Column("request_hash", String(64), nullable=False),
+        Column("resource_id", String(128), nullable=False),
+        Column("created_at", UtcDateTime, nullable=False),
+        Index("ix_requests_created_at", "created_at"),
+    )
+
+
+class RequestRepository:
+    """Rows of a table that `requests_table` made."""
+
+    def __init__(self, connection: AsyncConnection, table: Table) -> None:
+        self._connection = connection
+        self._table = table
+
+    async def claim(self, key: RequestKey, resource_id: str) -> str:
+        """Return the id of the resource that the first such request made: `resource_id` when this is the first one.
+
+        On PostgreSQL this waits for a transaction that claims the same key at the same time.
+
+        Raises:
+            AlreadyExists: the first request had another body.
+        """
+        identity = {
+            "group_id": key.group_id,
+            "subject": key.subject,
+            "method": key.method,
+            "request_id": key.request_id,
+        }
+        made = {"request_hash": key.request_hash, "resource_id": resource_id, "created_at": utc_now()}
+        if await insert_ignore(self._connection, self._table, identity | made):
+            return resource_id
+        columns = self._table.c
+        found = await self._connection.execute(
+            select(columns.request_hash, columns.resource_id).where(
+                *(columns[name] == value for name, value in identity.items())
+            )
+        )
+        first = found.one()
+        if first.request_hash != key.request_hash:
+            raise AlreadyExists.request_id(key.request_id)
+        return str(first.resource_id)
+
+
+async def forget_requests(database: Database, table: Table, before: datetime) -> int:
+    """Remove the requests made before a time, oldest first and in portions; return how many there were."""
+    created_at = table.c.created_at
+    oldest = select(created_at).where(created_at < before).order_by(created_at).limit(_PORTION).subquery()
+    forgotten = 0
+    while True:
+        async with database.read() as connection:
+            until = await connection.scalar(select(func.max(oldest.c.created_at)))
+        if until is None:
+            return forgotten
+        async with database.write() as connection:
+            forgotten += (await connection.execute(delete(table).where(created_at <= until))).rowcount
