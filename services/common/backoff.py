@@ -1,0 +1,27 @@
+"""Pauses between attempts: growing, bounded, and never the same for everybody."""
+
+import math
+import random
+
+
+class Backoff:
+    """Multiplies the pause by `factor` with each attempt, up to `longest`, and takes a random part of it off."""
+
+    def __init__(self, base: float, longest: float, *, factor: float = 2.0, jitter: float = 0.5) -> None:
+        """`base` and `longest` are in seconds; `jitter` is the largest share of a pause, 0 to 1, that is taken off."""
+        self._base = base
+        self._longest = longest
+        self._factor = factor
+        self._jitter = jitter
+        # A power beyond the longest pause could be too large for a number.
+        self._last = math.ceil(math.log(longest / base, factor)) if 0 < base < longest and factor > 1 else 0
+
+    def pause(self, attempt: int, at_least: float = 0.0) -> float:
+        """Return the seconds to wait after the failure of attempt number `attempt`, the first being 1.
+
+        `at_least` is what the other side asked for. Callers that were all asked for the same come back spread out.
+        """
+        growth = self._base * self._factor ** min(max(attempt, 1) - 1, self._last)
+        pause = min(self._longest, growth)
+        chance = self._jitter * pause * random.random()  # noqa: S311 - nothing to guess here
+        return pause - chance if pause - chance >= at_least else at_least + chance
