@@ -23,7 +23,7 @@ import grpc
 import psutil
 import uvloop
 
-from coxswain.auth.v1 import auth_service_pb2 as pb
+from coxswain.auth.v1 import credential_pb2, principal_pb2
 from services.common.logging import configure_logging
 from tests.support.harness import serve_services
 
@@ -92,12 +92,14 @@ async def _paths(public: str, internal: str, echo: str, service_token: str) -> l
     channels = {name: grpc.aio.insecure_channel(target) for name, target in targets.items()}
     exchange: Any = channels["public"].unary_unary(
         f"{_AUTH}ExchangeToken",
-        request_serializer=pb.ExchangeTokenRequest.SerializeToString,
-        response_deserializer=pb.ExchangeTokenResponse.FromString,
+        request_serializer=principal_pb2.ExchangeTokenRequest.SerializeToString,
+        response_deserializer=principal_pb2.ExchangeTokenResponse.FromString,
     )
-    exchanged = await exchange(pb.ExchangeTokenRequest(authorization=f"Bearer {_BEARER}"))
+    exchanged = await exchange(principal_pb2.ExchangeTokenRequest(authorization=f"Bearer {_BEARER}"))
     acting = (("x-coxswain-service", service_token), ("x-coxswain-principal", exchanged.principal_token))
-    wanted = pb.ResolveCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_LLM_PROVIDER, provider="openai")
+    wanted = credential_pb2.ResolveCredentialRequest(
+        purpose=credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, provider="openai"
+    )
     request = wanted.SerializeToString()
     bare: Any = channels["echo"].unary_unary(_ECHO)
     resolve: Any = channels["internal"].unary_unary(f"{_AUTH}ResolveCredential")
@@ -106,7 +108,7 @@ async def _paths(public: str, internal: str, echo: str, service_token: str) -> l
 
     async def first_exchange() -> None:
         authorization = f"Bearer dev:user{os.getpid()}-{next(numbers)}:sales=operator"
-        await exchange(pb.ExchangeTokenRequest(authorization=authorization))
+        await exchange(principal_pb2.ExchangeTokenRequest(authorization=authorization))
 
     return [
         Probe("bare echo", lambda: bare(request, metadata=acting)),

@@ -5,7 +5,7 @@ import contextlib
 
 import structlog
 
-from coxswain.auth.v1 import auth_service_pb2
+from coxswain.auth.v1 import credential_pb2
 from coxswain.memory.v1 import (
     memory_backend_service_pb2_grpc,
     memory_service_pb2_grpc,
@@ -54,7 +54,7 @@ class MemoryService:
         )
         client = VectorSearchClient(
             self._workspaces,
-            AuthCredentials(runtime.peers.channel("auth"), auth_service_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH),
+            AuthCredentials(runtime.peers.channel("auth"), credential_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH),
             _client_limits(settings),
         )
         backends = SqlMemoryBackendRepository(runtime.database)

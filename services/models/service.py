@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import structlog
 
-from coxswain.auth.v1 import auth_service_pb2
+from coxswain.auth.v1 import credential_pb2
 from coxswain.models.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from coxswain.models.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from coxswain.models.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
@@ -116,7 +116,7 @@ class ModelsService:
 def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPolicy) -> dict[Provider, ModelProvider]:
     credentials = AuthCredentials(
         runtime.peers.channel("auth"),
-        auth_service_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER,
+        credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER,
         frozenset(origin_of(origin) for origin in settings.keyless_origins),
     )
     egress = Egress(

@@ -2,7 +2,7 @@
 
 import grpc
 
-from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2
 from coxswain.models.v1 import model_service_pb2, model_service_pb2_grpc
 from services.common.grpc.peers import Peers
 from services.common.grpc.status import from_rpc_error
@@ -42,28 +42,28 @@ class RemoteGrants:
 
     async def open(self, execution_id: str, identity: ExecutionIdentity, expiry: OnCredentialExpiry) -> Grant:
         """See `ports.Grants`."""
-        request = auth_service_pb2.DelegateRequest(
+        request = delegation_pb2.CreateDelegationRequest(
             execution_id=execution_id,
-            identity=auth_service_pb2.ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity}"),
-            on_credential_expiry=auth_service_pb2.OnCredentialExpiry.Value(f"ON_CREDENTIAL_EXPIRY_{expiry}"),
+            identity=delegation_pb2.ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity}"),
+            on_credential_expiry=delegation_pb2.OnCredentialExpiry.Value(f"ON_CREDENTIAL_EXPIRY_{expiry}"),
         )
         try:
-            response = await self._stub.Delegate(request)
+            response = await self._stub.CreateDelegation(request)
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error
-        granted = auth_service_pb2.ExecutionIdentity.Name(response.identity).removeprefix("EXECUTION_IDENTITY_")
+        granted = delegation_pb2.ExecutionIdentity.Name(response.identity).removeprefix("EXECUTION_IDENTITY_")
         return Grant(response.grant_id, ExecutionIdentity(granted))
 
     async def renew(self, execution_id: str) -> None:
         """See `ports.Grants`."""
         try:
-            await self._stub.RenewDelegation(auth_service_pb2.RenewDelegationRequest(execution_id=execution_id))
+            await self._stub.RenewDelegation(delegation_pb2.RenewDelegationRequest(execution_id=execution_id))
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error
 
     async def issue(self, grant_id: str, execution_id: str) -> str:
         """See `ports.Grants`."""
-        request = auth_service_pb2.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id=execution_id)
+        request = delegation_pb2.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id=execution_id)
         try:
             return (await self._stub.IssueExecutionPrincipal(request)).principal_token
         except grpc.RpcError as error:
@@ -72,6 +72,6 @@ class RemoteGrants:
     async def close(self, execution_id: str) -> None:
         """See `ports.Grants`."""
         try:
-            await self._stub.Revoke(auth_service_pb2.RevokeRequest(execution_id=execution_id))
+            await self._stub.RevokeDelegation(delegation_pb2.RevokeDelegationRequest(execution_id=execution_id))
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from coxswain.auth.v1.auth_service_pb2 import (
+from coxswain.auth.v1.delegation_pb2 import (
     ON_CREDENTIAL_EXPIRY_FAIL,
     ON_CREDENTIAL_EXPIRY_PARK,
     ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY,
     OnCredentialExpiry,
 )
-from coxswain.auth.v1.group_service_pb2 import SetMemberRequest
-from coxswain.auth.v1.secret_service_pb2 import PutSecretRequest
+from coxswain.auth.v1.group_pb2 import SetMemberRequest
+from coxswain.auth.v1.secret_pb2 import PutSecretRequest
 from coxswain.common.v1.access_pb2 import ROLE_EDITOR, ROLE_OPERATOR
 from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionState
 from coxswain.orchestrator.v1.execution_service_pb2 import CancelExecutionRequest, StartExecutionRequest

@@ -534,11 +534,11 @@ def _look_into_crew_processes(world: World) -> None:
 def _internal_methods(world: World) -> None:
     ok, no = world.ok, world.no
     # A principal is valid for minutes; the one of the beginning may be old on a busy machine.
-    delegated = ok("AuthService.Delegate", execution_id="run-1")
+    delegated = ok("AuthService.CreateDelegation", execution_id="run-1")
     issue = {"grant_id": delegated.grant_id, "execution_id": "run-1"}
     ok("AuthService.IssueExecutionPrincipal", **issue)
     ok("AuthService.RenewDelegation", execution_id="run-1")
-    ok("AuthService.Revoke", execution_id="run-1")
+    ok("AuthService.RevokeDelegation", execution_id="run-1")
     no("AuthService.IssueExecutionPrincipal", **issue)
     hint = {"kind": "HINT_KIND_EVENTS_STORED", "execution_id": "run-1", "last_sequence": 1}
     heard: list[Any] = []

@@ -4,7 +4,7 @@ import base64
 
 from google.protobuf.duration_pb2 import Duration
 
-from coxswain.auth.v1 import auth_service_pb2 as pb
+from coxswain.auth.v1 import credential_pb2, delegation_pb2, principal_pb2
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceServicer
 from services.auth.domain import CredentialPurpose, ExecutionIdentity, OnCredentialExpiry
 from services.auth.keys.signing import SigningKeys
@@ -35,26 +35,30 @@ class AuthServicer(AuthServiceServicer):
         self._signing_keys = signing_keys
         self._jwks_max_age_seconds = jwks_max_age_seconds
 
-    async def WhoAmI(self, request: pb.WhoAmIRequest, context: Context) -> pb.WhoAmIResponse:
+    async def WhoAmI(self, request: principal_pb2.WhoAmIRequest, context: Context) -> principal_pb2.WhoAmIResponse:
         """See the proto."""
         call = current_call()
         if call.principal is not None:
             principal, roles = call.principal, await self._exchange.groups_of(call.principal)
         else:
             principal, roles = await self._exchange.who_am_i(call.credential, call.group_header)
-        groups = [pb.GroupMembership(group_id=group_id, role=int(role)) for group_id, role in roles.items()]  # type: ignore[arg-type]
-        return pb.WhoAmIResponse(principal=principal_message(principal), groups=groups)
+        groups = [principal_pb2.GroupMembership(group_id=group_id, role=int(role)) for group_id, role in roles.items()]  # type: ignore[arg-type]
+        return principal_pb2.WhoAmIResponse(principal=principal_message(principal), groups=groups)
 
-    async def ExchangeToken(self, request: pb.ExchangeTokenRequest, context: Context) -> pb.ExchangeTokenResponse:
+    async def ExchangeToken(
+        self, request: principal_pb2.ExchangeTokenRequest, context: Context
+    ) -> principal_pb2.ExchangeTokenResponse:
         """See the proto."""
         credential = Credential(request.authorization, request.forwarded_access_token)
         principal = await self._exchange.exchange(credential, request.group_id)
-        return pb.ExchangeTokenResponse(principal_token=principal.token, principal=principal_message(principal))
+        return principal_pb2.ExchangeTokenResponse(
+            principal_token=principal.token, principal=principal_message(principal)
+        )
 
-    async def GetJwks(self, request: pb.GetJwksRequest, context: Context) -> pb.GetJwksResponse:
+    async def GetJwks(self, request: principal_pb2.GetJwksRequest, context: Context) -> principal_pb2.GetJwksResponse:
         """See the proto."""
         keys = [
-            pb.JsonWebKey(
+            principal_pb2.JsonWebKey(
                 kid=kid,
                 kty="OKP",
                 alg="EdDSA",
@@ -64,26 +68,31 @@ class AuthServicer(AuthServiceServicer):
             )
             for kid, key in self._signing_keys.published.items()
         ]
-        return pb.GetJwksResponse(keys=keys, max_age=Duration(seconds=self._jwks_max_age_seconds))
+        return principal_pb2.GetJwksResponse(keys=keys, max_age=Duration(seconds=self._jwks_max_age_seconds))
 
     async def ExplainCredential(
-        self, request: pb.ExplainCredentialRequest, context: Context
-    ) -> pb.ExplainCredentialResponse:
+        self, request: credential_pb2.ExplainCredentialRequest, context: Context
+    ) -> credential_pb2.ExplainCredentialResponse:
         """See the proto."""
         links, origin = await self._credentials.explain(
             current_principal(), CredentialPurpose(request.purpose), request.destination_origin, request.provider
         )
-        told = [pb.LinkExplanation(link=link.link, outcome=int(link.outcome), detail=link.detail) for link in links]  # type: ignore[arg-type]
-        return pb.ExplainCredentialResponse(links=told, resolvable=origin is not None, origin=origin or "")
+        explained = [
+            credential_pb2.LinkExplanation(link=link.link, outcome=int(link.outcome), detail=link.detail)  # type: ignore[arg-type]
+            for link in links
+        ]
+        return credential_pb2.ExplainCredentialResponse(
+            links=explained, resolvable=origin is not None, origin=origin or ""
+        )
 
     async def ResolveCredential(
-        self, request: pb.ResolveCredentialRequest, context: Context
-    ) -> pb.ResolveCredentialResponse:
+        self, request: credential_pb2.ResolveCredentialRequest, context: Context
+    ) -> credential_pb2.ResolveCredentialResponse:
         """See the proto."""
         credential = await self._credentials.resolve(
             current_principal(), CredentialPurpose(request.purpose), request.destination_origin, request.provider
         )
-        return pb.ResolveCredentialResponse(
+        return credential_pb2.ResolveCredentialResponse(
             token=credential.token,
             origin=credential.origin,
             link=credential.link,
@@ -91,7 +100,9 @@ class AuthServicer(AuthServiceServicer):
             on_behalf_of_user=credential.on_behalf_of_user,
         )
 
-    async def Delegate(self, request: pb.DelegateRequest, context: Context) -> pb.DelegateResponse:
+    async def CreateDelegation(
+        self, request: delegation_pb2.CreateDelegationRequest, context: Context
+    ) -> delegation_pb2.CreateDelegationResponse:
         """See the proto."""
         grant = await self._delegations.delegate(
             current_principal(),
@@ -99,23 +110,27 @@ class AuthServicer(AuthServiceServicer):
             ExecutionIdentity(request.identity),
             OnCredentialExpiry(request.on_credential_expiry or OnCredentialExpiry.PARK),
         )
-        return pb.DelegateResponse(grant_id=grant.id, identity=int(grant.identity))  # type: ignore[arg-type]
+        return delegation_pb2.CreateDelegationResponse(grant_id=grant.id, identity=int(grant.identity))  # type: ignore[arg-type]
 
     async def IssueExecutionPrincipal(
-        self, request: pb.IssueExecutionPrincipalRequest, context: Context
-    ) -> pb.IssueExecutionPrincipalResponse:
+        self, request: delegation_pb2.IssueExecutionPrincipalRequest, context: Context
+    ) -> delegation_pb2.IssueExecutionPrincipalResponse:
         """See the proto."""
         principal = await self._delegations.issue(request.grant_id, request.execution_id)
-        return pb.IssueExecutionPrincipalResponse(
+        return delegation_pb2.IssueExecutionPrincipalResponse(
             principal_token=principal.token, principal=principal_message(principal)
         )
 
-    async def RenewDelegation(self, request: pb.RenewDelegationRequest, context: Context) -> pb.RenewDelegationResponse:
+    async def RenewDelegation(
+        self, request: delegation_pb2.RenewDelegationRequest, context: Context
+    ) -> delegation_pb2.RenewDelegationResponse:
         """See the proto."""
         expires_at = await self._delegations.renew(current_principal(), request.execution_id)
-        return pb.RenewDelegationResponse(expire_time=timestamp(expires_at))
+        return delegation_pb2.RenewDelegationResponse(expire_time=timestamp(expires_at))
 
-    async def Revoke(self, request: pb.RevokeRequest, context: Context) -> pb.RevokeResponse:
+    async def RevokeDelegation(
+        self, request: delegation_pb2.RevokeDelegationRequest, context: Context
+    ) -> delegation_pb2.RevokeDelegationResponse:
         """See the proto."""
         await self._delegations.revoke(request.execution_id)
-        return pb.RevokeResponse()
+        return delegation_pb2.RevokeDelegationResponse()

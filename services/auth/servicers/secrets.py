@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from coxswain.auth.v1 import secret_service_pb2 as pb
+from coxswain.auth.v1 import secret_pb2
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceServicer
 from services.auth.domain import Secret
 from services.auth.servicers.convert import timestamp
@@ -17,31 +17,37 @@ class SecretServicer(SecretServiceServicer):
     def __init__(self, secrets: Secrets) -> None:
         self._secrets = secrets
 
-    async def PutSecret(self, request: pb.PutSecretRequest, context: Context) -> pb.PutSecretResponse:
+    async def PutSecret(self, request: secret_pb2.PutSecretRequest, context: Context) -> secret_pb2.PutSecretResponse:
         """See the proto."""
         secret = await self._secrets.put(
             current_principal().group_id, request.name, request.value, request.allowed_origins
         )
-        return pb.PutSecretResponse(secret=_message(secret))
+        return secret_pb2.PutSecretResponse(secret=_message(secret))
 
-    async def ListSecrets(self, request: pb.ListSecretsRequest, context: Context) -> pb.ListSecretsResponse:
+    async def ListSecrets(
+        self, request: secret_pb2.ListSecretsRequest, context: Context
+    ) -> secret_pb2.ListSecretsResponse:
         """See the proto."""
         found, token = await self._secrets.page(current_principal().group_id, request.page_size, request.page_token)
-        return pb.ListSecretsResponse(secrets=map(_message, found), next_page_token=token)
+        return secret_pb2.ListSecretsResponse(secrets=map(_message, found), next_page_token=token)
 
-    async def DeleteSecret(self, request: pb.DeleteSecretRequest, context: Context) -> pb.DeleteSecretResponse:
+    async def DeleteSecret(
+        self, request: secret_pb2.DeleteSecretRequest, context: Context
+    ) -> secret_pb2.DeleteSecretResponse:
         """See the proto."""
         await self._secrets.delete(current_principal().group_id, request.name)
-        return pb.DeleteSecretResponse()
+        return secret_pb2.DeleteSecretResponse()
 
-    async def RotateKey(self, request: pb.RotateKeyRequest, context: Context) -> AsyncIterator[pb.RotateKeyResponse]:
+    async def RotateKey(
+        self, request: secret_pb2.RotateKeyRequest, context: Context
+    ) -> AsyncIterator[secret_pb2.RotateKeyResponse]:
         """See the proto."""
         async for progress, key_id in self._secrets.rotate():
-            yield pb.RotateKeyResponse(done=progress.done, total=progress.total, key_id=key_id)
+            yield secret_pb2.RotateKeyResponse(done=progress.done, total=progress.total, key_id=key_id)
 
 
-def _message(secret: Secret) -> pb.Secret:
-    return pb.Secret(
+def _message(secret: Secret) -> secret_pb2.Secret:
+    return secret_pb2.Secret(
         name=secret.name,
         fingerprint=secret.fingerprint,
         allowed_origins=secret.allowed_origins,

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import grpc
 
-from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2
 from services.common.errors import PermissionDenied
 from services.common.grpc.call import current_principal
 from services.common.grpc.status import from_rpc_error
@@ -49,7 +49,7 @@ class AuthCredentials:
     def __init__(
         self,
         channel: grpc.aio.Channel,
-        purpose: auth_service_pb2.CredentialPurpose.ValueType,
+        purpose: credential_pb2.CredentialPurpose.ValueType,
         keyless_origins: frozenset[str] = frozenset(),
     ) -> None:
         """`keyless_origins` are called without a credential where none is configured."""
@@ -64,7 +64,7 @@ class AuthCredentials:
         entry = self._cache.get(key)
         if entry is not None and entry[0] > time.time():
             return entry[1]
-        request = auth_service_pb2.ResolveCredentialRequest(
+        request = credential_pb2.ResolveCredentialRequest(
             purpose=self._purpose, provider=provider, destination_origin=origin
         )
         try:

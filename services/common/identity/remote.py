@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from coxswain.auth.v1 import auth_service_pb2_grpc, principal_pb2
 from services.common.grpc.status import from_rpc_error
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import Principal
@@ -23,7 +23,7 @@ class RemoteIdentity:
 
     async def exchange(self, credential: Credential, group_id: str) -> Principal:
         """Return the principal of a caller; see `TokenExchanger`."""
-        request = auth_service_pb2.ExchangeTokenRequest(group_id=group_id)
+        request = principal_pb2.ExchangeTokenRequest(group_id=group_id)
         if credential.forwarded_access_token:
             request.forwarded_access_token = credential.forwarded_access_token
         elif credential.authorization:
@@ -37,7 +37,7 @@ class RemoteIdentity:
     async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
         """Return the keys principals are signed with; see `KeySource`."""
         try:
-            response = await self._stub.GetJwks(auth_service_pb2.GetJwksRequest())
+            response = await self._stub.GetJwks(principal_pb2.GetJwksRequest())
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error
         return {

@@ -1,6 +1,6 @@
 """Executions: domain to messages, and what is asked for back."""
 
-from coxswain.auth.v1 import auth_service_pb2
+from coxswain.auth.v1 import delegation_pb2
 from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2
 from services.common.grpc.json_values import from_value, to_struct, to_value
 from services.orchestrator.domain import (
@@ -52,12 +52,12 @@ def execution_message(execution: Execution) -> execution_pb2.Execution:
     return message
 
 
-def _identity_message(identity: ExecutionIdentity) -> auth_service_pb2.ExecutionIdentity.ValueType:
-    return auth_service_pb2.ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity}")
+def _identity_message(identity: ExecutionIdentity) -> delegation_pb2.ExecutionIdentity.ValueType:
+    return delegation_pb2.ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity}")
 
 
-def _expiry_message(expiry: OnCredentialExpiry) -> auth_service_pb2.OnCredentialExpiry.ValueType:
-    return auth_service_pb2.OnCredentialExpiry.Value(f"ON_CREDENTIAL_EXPIRY_{expiry}")
+def _expiry_message(expiry: OnCredentialExpiry) -> delegation_pb2.OnCredentialExpiry.ValueType:
+    return delegation_pb2.OnCredentialExpiry.Value(f"ON_CREDENTIAL_EXPIRY_{expiry}")
 
 
 def start_from_message(message: execution_service_pb2.StartExecutionRequest, path: str = "") -> Start:
@@ -66,8 +66,8 @@ def start_from_message(message: execution_service_pb2.StartExecutionRequest, pat
     Raises:
         InvalidArgument: an input is no JSON value.
     """
-    identity = auth_service_pb2.ExecutionIdentity.Name(message.identity).removeprefix("EXECUTION_IDENTITY_")
-    expiry = auth_service_pb2.OnCredentialExpiry.Name(message.on_credential_expiry)
+    identity = delegation_pb2.ExecutionIdentity.Name(message.identity).removeprefix("EXECUTION_IDENTITY_")
+    expiry = delegation_pb2.OnCredentialExpiry.Name(message.on_credential_expiry)
     expiry = expiry.removeprefix("ON_CREDENTIAL_EXPIRY_")
     return Start(
         crew_id=message.crew_id,

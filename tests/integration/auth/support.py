@@ -10,7 +10,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from coxswain.auth.v1 import auth_service_pb2 as pb
+from coxswain.auth.v1 import credential_pb2, principal_pb2
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
@@ -77,19 +77,19 @@ def groups(harness: Harness, bearer: str, group: str = "") -> "GroupServiceAsync
 
 async def token_of(harness: Harness, bearer: str) -> str:
     """Return a principal token of a development identity ("" for none)."""
-    request = pb.ExchangeTokenRequest(authorization=f"Bearer {bearer}" if bearer else "")
+    request = principal_pb2.ExchangeTokenRequest(authorization=f"Bearer {bearer}" if bearer else "")
     return (await public(harness, "").ExchangeToken(request)).principal_token
 
 
-async def resolve(harness: Harness, bearer: str, **request: Any) -> pb.ResolveCredentialResponse:
+async def resolve(harness: Harness, bearer: str, **request: Any) -> credential_pb2.ResolveCredentialResponse:
     """Ask as the models service for a credential of a development identity."""
     with acting_as(await token_of(harness, bearer)):
-        return await internal(harness, "models").ResolveCredential(pb.ResolveCredentialRequest(**request))
+        return await internal(harness, "models").ResolveCredential(credential_pb2.ResolveCredentialRequest(**request))
 
 
 def llm(destination: str = "", provider: str = "openai") -> dict[str, Any]:
     """Return the request for an LLM provider's key."""
-    purpose = pb.CREDENTIAL_PURPOSE_LLM_PROVIDER
+    purpose = credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER
     return {"purpose": purpose, "destination_origin": destination, "provider": provider}
 
 
@@ -133,12 +133,12 @@ def stub(harness: Harness, token: str = "", *, forwarded: str = "", group: str =
     return AuthServiceStub(channel)
 
 
-async def who(harness: Harness, token: str) -> pb.WhoAmIResponse:
+async def who(harness: Harness, token: str) -> principal_pb2.WhoAmIResponse:
     """Return whom auth takes the bearer of a token for."""
-    return await stub(harness, token).WhoAmI(pb.WhoAmIRequest())
+    return await stub(harness, token).WhoAmI(principal_pb2.WhoAmIRequest())
 
 
 async def exchange(harness: Harness, token: str) -> str:
     """Return the principal token for a caller's token."""
-    request = pb.ExchangeTokenRequest(forwarded_access_token=token)
+    request = principal_pb2.ExchangeTokenRequest(forwarded_access_token=token)
     return (await stub(harness).ExchangeToken(request)).principal_token

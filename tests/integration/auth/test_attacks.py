@@ -21,9 +21,7 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coxswain.auth.v1 import auth_service_pb2 as pb
-from coxswain.auth.v1 import group_service_pb2 as group_pb
-from coxswain.auth.v1 import secret_service_pb2 as secret_pb
+from coxswain.auth.v1 import credential_pb2, delegation_pb2, group_pb2, principal_pb2, secret_pb2
 from coxswain.common.v1 import access_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -45,23 +43,29 @@ REFUSALS = {
 AUTH, SECRETS, GROUPS = (f"/coxswain.auth.v1.{name}Service/" for name in ("Auth", "Secret", "Group"))
 
 PUBLIC_METHODS: list[tuple[str, Message]] = [
-    (AUTH + "ExplainCredential", pb.ExplainCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_DATABRICKS)),
-    (SECRETS + "ListSecrets", secret_pb.ListSecretsRequest()),
-    (SECRETS + "DeleteSecret", secret_pb.DeleteSecretRequest(name="llm/openai")),
-    (SECRETS + "PutSecret", secret_pb.PutSecretRequest(name="a", value="b", allowed_origins=["https://example.com"])),
-    (GROUPS + "ListMembers", group_pb.ListMembersRequest()),
-    (GROUPS + "SetMember", group_pb.SetMemberRequest(subject="x|mallory", role=access_pb2.ROLE_ADMIN)),
+    (
+        AUTH + "ExplainCredential",
+        credential_pb2.ExplainCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS),
+    ),
+    (SECRETS + "ListSecrets", secret_pb2.ListSecretsRequest()),
+    (SECRETS + "DeleteSecret", secret_pb2.DeleteSecretRequest(name="llm/openai")),
+    (SECRETS + "PutSecret", secret_pb2.PutSecretRequest(name="a", value="b", allowed_origins=["https://example.com"])),
+    (GROUPS + "ListMembers", group_pb2.ListMembersRequest()),
+    (GROUPS + "SetMember", group_pb2.SetMemberRequest(subject="x|mallory", role=access_pb2.ROLE_ADMIN)),
 ]
 PLATFORM_METHODS: list[tuple[str, Message]] = [
-    (GROUPS + "CreateGroup", group_pb.CreateGroupRequest(display_name="x", admin_subject="x|mallory")),
-    (GROUPS + "ListGroups", group_pb.ListGroupsRequest()),
-    (GROUPS + "DeleteGroup", group_pb.DeleteGroupRequest(id="sales", confirm_id="sales")),
+    (GROUPS + "CreateGroup", group_pb2.CreateGroupRequest(display_name="x", admin_subject="x|mallory")),
+    (GROUPS + "ListGroups", group_pb2.ListGroupsRequest()),
+    (GROUPS + "DeleteGroup", group_pb2.DeleteGroupRequest(id="sales", confirm_id="sales")),
 ]
 INTERNAL_METHODS: list[tuple[str, Message]] = [
-    (AUTH + "ResolveCredential", pb.ResolveCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_DATABRICKS)),
-    (AUTH + "Delegate", pb.DelegateRequest(execution_id="stolen")),
-    (AUTH + "RenewDelegation", pb.RenewDelegationRequest(execution_id="bobs-run")),
-    (AUTH + "Revoke", pb.RevokeRequest(execution_id="bobs-run")),
+    (
+        AUTH + "ResolveCredential",
+        credential_pb2.ResolveCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS),
+    ),
+    (AUTH + "CreateDelegation", delegation_pb2.CreateDelegationRequest(execution_id="stolen")),
+    (AUTH + "RenewDelegation", delegation_pb2.RenewDelegationRequest(execution_id="bobs-run")),
+    (AUTH + "RevokeDelegation", delegation_pb2.RevokeDelegationRequest(execution_id="bobs-run")),
 ]
 
 
@@ -182,7 +186,9 @@ async def _world(loop: asyncio.AbstractEventLoop, harness: Harness, identity: Da
     tokens = {name: identity.mint(user) for name, user in users.items()}
     principals = {name: await exchange(harness, token) for name, token in tokens.items()}
     with acting_as(principals["bob"]):
-        granted = await internal(harness).Delegate(pb.DelegateRequest(execution_id="bobs-run"))
+        granted = await internal(harness).CreateDelegation(
+            delegation_pb2.CreateDelegationRequest(execution_id="bobs-run")
+        )
     return World(
         loop=loop,
         harness=harness,
@@ -263,7 +269,7 @@ def own_token_as_credential(world: World, data: st.DataObject) -> Attempt:
     if data.draw(st.booleans()):
         as_header = data.draw(st.booleans())
         field = {"authorization": f"Bearer {token}"} if as_header else {"forwarded_access_token": token}
-        return Attempt("replay as credential", AUTH + "ExchangeToken", pb.ExchangeTokenRequest(**field), ())
+        return Attempt("replay as credential", AUTH + "ExchangeToken", principal_pb2.ExchangeTokenRequest(**field), ())
     method, request = data.draw(st.sampled_from(PUBLIC_METHODS))
     return Attempt("replay as bearer", method, request, bearer(token))
 
@@ -404,17 +410,17 @@ def stolen_ids(world: World, data: st.DataObject) -> Attempt:
     execution_id = data.draw(st.sampled_from(["anns-run", "bobs-run ", "BOBS-RUN", "stolen"]) | junk.filter(bool))
     grant_id = data.draw(st.sampled_from([world.grant_id.upper(), world.grant_id + " ", "0"]) | junk.filter(bool))
     choices: list[tuple[str, Message]] = [
-        (AUTH + "RenewDelegation", pb.RenewDelegationRequest(execution_id="bobs-run")),
+        (AUTH + "RenewDelegation", delegation_pb2.RenewDelegationRequest(execution_id="bobs-run")),
         (
             AUTH + "IssueExecutionPrincipal",
-            pb.IssueExecutionPrincipalRequest(grant_id=world.grant_id, execution_id=execution_id),
+            delegation_pb2.IssueExecutionPrincipalRequest(grant_id=world.grant_id, execution_id=execution_id),
         ),
         (
             AUTH + "IssueExecutionPrincipal",
-            pb.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id="bobs-run"),
+            delegation_pb2.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id="bobs-run"),
         ),
-        (SECRETS + "DeleteSecret", secret_pb.DeleteSecretRequest(name="llm/openai")),
-        (GROUPS + "RemoveMember", group_pb.RemoveMemberRequest(subject=f"{world.identity.issuer}|bob@example.com")),
+        (SECRETS + "DeleteSecret", secret_pb2.DeleteSecretRequest(name="llm/openai")),
+        (GROUPS + "RemoveMember", group_pb2.RemoveMemberRequest(subject=f"{world.identity.issuer}|bob@example.com")),
     ]
     method, request = data.draw(st.sampled_from(choices))
     return Attempt("stolen ids", method, request, acting, on_internal=True)
@@ -439,7 +445,7 @@ def test_those_who_may_do_get_in(world: World) -> None:
     """What the attempts below vary is right to begin with: else their refusal would prove nothing."""
     for name, group_id in (("ann", "sales"), ("bob", "legal")):
         for metadata in (bearer(world.tokens[name]), (*bearer(world.tokens[name]), ("x-group-id", group_id))):
-            request: Message = secret_pb.ListSecretsRequest()
+            request: Message = secret_pb2.ListSecretsRequest()
             world.run(_called(world.public, SECRETS + "ListSecrets", request, metadata))
         method, request = INTERNAL_METHODS[0]
         acting = (
@@ -478,12 +484,12 @@ def test_no_attempt_succeeds(world: World, data: st.DataObject) -> None:
 
 def test_nothing_was_changed_by_them(world: World) -> None:
     """Runs after the attempts: Bob's run still has its grant, and no member or group came."""
-    issued = pb.IssueExecutionPrincipalRequest(grant_id=world.grant_id, execution_id="bobs-run")
+    issued = delegation_pb2.IssueExecutionPrincipalRequest(grant_id=world.grant_id, execution_id="bobs-run")
     acting = (("x-coxswain-service", world.service_token()),)
-    method, kind = AUTH + "IssueExecutionPrincipal", pb.IssueExecutionPrincipalResponse
+    method, kind = AUTH + "IssueExecutionPrincipal", delegation_pb2.IssueExecutionPrincipalResponse
     answer = world.run(_called(world.internal, method, issued, acting, kind))
     assert answer.principal.group_id == "legal"
-    method, members = GROUPS + "ListMembers", group_pb.ListMembersResponse
-    request = group_pb.ListMembersRequest()
+    method, members = GROUPS + "ListMembers", group_pb2.ListMembersResponse
+    request = group_pb2.ListMembersRequest()
     listed = world.run(_called(world.public, method, request, bearer(world.tokens["bob"]), members))
     assert [member.subject for member in listed.members] == [f"{world.identity.issuer}|bob@example.com"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from grpc import StatusCode
 
-from coxswain.auth.v1 import auth_service_pb2 as pb
+from coxswain.auth.v1 import credential_pb2
 from services.auth.settings import AuthSettings
 from tests.integration.auth.support import llm, public, refused, resolve
 from tests.support.harness import Harness, serve_services
@@ -57,22 +57,24 @@ async def test_a_provider_without_a_key_is_not_configured(auth: Harness) -> None
 
 
 async def test_databricks_tokens_of_the_environment_belong_to_its_host(auth: Harness) -> None:
-    for purpose in (pb.CREDENTIAL_PURPOSE_DATABRICKS, pb.CREDENTIAL_PURPOSE_VECTOR_SEARCH):
+    for purpose in (credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS, credential_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH):
         answer = await resolve(auth, ALICE, purpose=purpose)
         assert (answer.token, answer.origin) == (PAT, "https://workspace.example.com")
 
 
 async def test_explanations_tell_the_story_without_the_secret(auth: Harness) -> None:
-    request = pb.ExplainCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_LLM_PROVIDER, provider="openai")
+    request = credential_pb2.ExplainCredentialRequest(
+        purpose=credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, provider="openai"
+    )
     told = await public(auth, ALICE).ExplainCredential(request)
     assert [(link.link, link.outcome) for link in told.links] == [
-        ("stored_secret", pb.LINK_OUTCOME_ABSENT),
-        ("environment", pb.LINK_OUTCOME_USED),
+        ("stored_secret", credential_pb2.LINK_OUTCOME_ABSENT),
+        ("environment", credential_pb2.LINK_OUTCOME_USED),
     ]
     assert (told.resolvable, told.origin) == (True, "http://127.0.0.1:8123")
     request.destination_origin = "https://example.com"
     refused_story = await public(auth, ALICE).ExplainCredential(request)
-    assert refused_story.links[-1].outcome == pb.LINK_OUTCOME_REJECTED
+    assert refused_story.links[-1].outcome == credential_pb2.LINK_OUTCOME_REJECTED
     assert not refused_story.resolvable
     assert KEY not in str(told) + str(refused_story)
 

@@ -8,8 +8,7 @@ import pytest
 from grpc import StatusCode
 from sqlalchemy import select
 
-from coxswain.auth.v1 import auth_service_pb2 as pb
-from coxswain.auth.v1 import group_service_pb2, principal_pb2
+from coxswain.auth.v1 import delegation_pb2, group_pb2, principal_pb2
 from coxswain.common.v1 import access_pb2
 from services.auth.settings import AuthSettings
 from services.auth.tables import grants
@@ -20,14 +19,17 @@ from tests.integration.auth.support import groups, internal, refused, token_of
 from tests.support.harness import Harness
 
 
-async def delegate(auth: Harness, bearer: str, execution_id: str, **terms: pb.ExecutionIdentity | int) -> str:
+async def delegate(
+    auth: Harness, bearer: str, execution_id: str, **terms: delegation_pb2.ExecutionIdentity | int
+) -> str:
     with acting_as(await token_of(auth, bearer)):
-        return (await internal(auth).Delegate(pb.DelegateRequest(execution_id=execution_id, **terms))).grant_id  # type: ignore[arg-type]
+        request = delegation_pb2.CreateDelegationRequest(execution_id=execution_id, **terms)  # type: ignore[arg-type]
+        return (await internal(auth).CreateDelegation(request)).grant_id
 
 
-async def issue(auth: Harness, grant_id: str, execution_id: str) -> pb.IssueExecutionPrincipalResponse:
+async def issue(auth: Harness, grant_id: str, execution_id: str) -> delegation_pb2.IssueExecutionPrincipalResponse:
     return await internal(auth).IssueExecutionPrincipal(
-        pb.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id=execution_id)
+        delegation_pb2.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id=execution_id)
     )
 
 
@@ -37,8 +39,8 @@ async def test_an_execution_gets_principals_through_its_grant_until_it_is_revoke
     assert (principal.subject, principal.group_id, principal.role) == ("dev|alice", "sales", 3)
     assert principal.execution_id == "run-1"
     assert principal.credential_kind == principal_pb2.CREDENTIAL_KIND_GROUP
-    await internal(auth).Revoke(pb.RevokeRequest(execution_id="run-1"))
-    await internal(auth).Revoke(pb.RevokeRequest(execution_id="run-1"))
+    await internal(auth).RevokeDelegation(delegation_pb2.RevokeDelegationRequest(execution_id="run-1"))
+    await internal(auth).RevokeDelegation(delegation_pb2.RevokeDelegationRequest(execution_id="run-1"))
     with refused(StatusCode.PERMISSION_DENIED, "DELEGATION_REVOKED") as refusal:
         await issue(auth, grant_id, "run-1")
     assert refusal.metadata == {"execution_id": "run-1"}
@@ -47,7 +49,7 @@ async def test_an_execution_gets_principals_through_its_grant_until_it_is_revoke
 async def test_an_executions_principal_is_accepted_by_services(auth: Harness) -> None:
     grant_id = await delegate(auth, "dev:alice:sales=editor", "run-1")
     with acting_as((await issue(auth, grant_id, "run-1")).principal_token):
-        me = await internal(auth, "models").WhoAmI(pb.WhoAmIRequest())
+        me = await internal(auth, "models").WhoAmI(principal_pb2.WhoAmIRequest())
     assert (me.principal.execution_id, me.principal.group_id) == ("run-1", "sales")
 
 
@@ -61,8 +63,8 @@ async def test_the_same_request_returns_the_same_grant_even_at_the_same_time(aut
     [
         ("dev:bob:sales=editor", {}),
         ("dev:alice:legal=editor", {}),
-        ("dev:alice:sales=editor", {"identity": pb.EXECUTION_IDENTITY_USER}),
-        ("dev:alice:sales=editor", {"on_credential_expiry": pb.ON_CREDENTIAL_EXPIRY_FAIL}),
+        ("dev:alice:sales=editor", {"identity": delegation_pb2.EXECUTION_IDENTITY_USER}),
+        ("dev:alice:sales=editor", {"on_credential_expiry": delegation_pb2.ON_CREDENTIAL_EXPIRY_FAIL}),
     ],
 )
 async def test_an_execution_has_one_grant_on_one_set_of_terms(
@@ -81,7 +83,7 @@ async def test_a_grant_opens_nothing_for_another_execution(auth: Harness) -> Non
 
 
 async def test_going_on_as_the_group_needs_the_role_editor(auth: Harness) -> None:
-    terms = {"on_credential_expiry": pb.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY}
+    terms = {"on_credential_expiry": delegation_pb2.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY}
     with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED") as refusal:
         await delegate(auth, "dev:olga:sales=operator", "run-1", **terms)
     assert refusal.metadata == {"required": "EDITOR", "actual": "OPERATOR"}
@@ -96,19 +98,21 @@ async def test_an_execution_never_administers_the_installation(auth: Harness) ->
 async def test_an_execution_of_a_group_passes_on_its_right_but_a_users_does_not(auth: Harness) -> None:
     schedule = await delegate(auth, "dev:alice:sales=editor", "schedule-1")
     with acting_as((await issue(auth, schedule, "schedule-1")).principal_token):
-        run = (await internal(auth).Delegate(pb.DelegateRequest(execution_id="run-1"))).grant_id
+        run = (
+            await internal(auth).CreateDelegation(delegation_pb2.CreateDelegationRequest(execution_id="run-1"))
+        ).grant_id
     assert (await issue(auth, run, "run-1")).principal.role == 3
-    own = await delegate(auth, "dev:alice:sales=editor", "run-2", identity=pb.EXECUTION_IDENTITY_USER)
+    own = await delegate(auth, "dev:alice:sales=editor", "run-2", identity=delegation_pb2.EXECUTION_IDENTITY_USER)
     with (
         acting_as((await issue(auth, own, "run-2")).principal_token),
         refused(StatusCode.PERMISSION_DENIED, "DELEGATION_REVOKED"),
     ):
-        await internal(auth).Delegate(pb.DelegateRequest(execution_id="run-3"))
+        await internal(auth).CreateDelegation(delegation_pb2.CreateDelegationRequest(execution_id="run-3"))
 
 
 async def test_only_its_own_subject_renews_a_delegation_and_only_with_a_token(auth: Harness) -> None:
-    await delegate(auth, "dev:alice:sales=editor", "run-1", identity=pb.EXECUTION_IDENTITY_USER)
-    request = pb.RenewDelegationRequest(execution_id="run-1")
+    await delegate(auth, "dev:alice:sales=editor", "run-1", identity=delegation_pb2.EXECUTION_IDENTITY_USER)
+    request = delegation_pb2.RenewDelegationRequest(execution_id="run-1")
     for bearer in ("dev:bob:sales=admin", "dev:alice:legal=editor"):
         with acting_as(await token_of(auth, bearer)), refused(StatusCode.NOT_FOUND, "NOT_FOUND"):
             await internal(auth).RenewDelegation(request)
@@ -166,12 +170,12 @@ async def test_a_stored_membership_outlives_what_a_token_carried(auth: Harness, 
     grant_id = await delegate(auth, "dev:alice:sales=editor", "run-1")
     await let_pass(database, CLAIM_LIFETIME)
     admin = groups(auth, "dev:ada:sales=admin")
-    member = group_service_pb2.SetMemberRequest(subject="dev|alice", role=access_pb2.ROLE_OPERATOR)
+    member = group_pb2.SetMemberRequest(subject="dev|alice", role=access_pb2.ROLE_OPERATOR)
     await admin.SetMember(member)
     assert (await issue(auth, grant_id, "run-1")).principal.role == 2
     await let_pass(database, 10 * CLAIM_LIFETIME)
     assert (await issue(auth, grant_id, "run-1")).principal.role == 2
-    await admin.RemoveMember(group_service_pb2.RemoveMemberRequest(subject="dev|alice"))
+    await admin.RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|alice"))
     with refused(StatusCode.PERMISSION_DENIED, "DELEGATION_REVOKED"):
         await issue(auth, grant_id, "run-1")
 
@@ -180,9 +184,13 @@ async def test_what_a_schedule_starts_has_no_more_time_than_the_schedule(auth: H
     schedule = await delegate(auth, "dev:alice:sales=editor", "schedule-1")
     await let_pass(database, CLAIM_LIFETIME - A_MINUTE)
     with acting_as((await issue(auth, schedule, "schedule-1")).principal_token):
-        run = (await internal(auth).Delegate(pb.DelegateRequest(execution_id="run-1"))).grant_id
+        run = (
+            await internal(auth).CreateDelegation(delegation_pb2.CreateDelegationRequest(execution_id="run-1"))
+        ).grant_id
     with acting_as((await issue(auth, run, "run-1")).principal_token):
-        its_own = (await internal(auth).Delegate(pb.DelegateRequest(execution_id="run-2"))).grant_id
+        its_own = (
+            await internal(auth).CreateDelegation(delegation_pb2.CreateDelegationRequest(execution_id="run-2"))
+        ).grant_id
     await let_pass(database, A_MINUTE)
     for grant_id, execution_id in ((schedule, "schedule-1"), (run, "run-1"), (its_own, "run-2")):
         with refused(StatusCode.PERMISSION_DENIED, "DELEGATION_REVOKED"):

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from grpc import StatusCode
 
-from coxswain.auth.v1 import auth_service_pb2 as auth_pb
-from coxswain.auth.v1 import group_service_pb2 as pb
+from coxswain.auth.v1 import delegation_pb2, group_pb2, principal_pb2
 from coxswain.common.v1 import access_pb2
 from services.auth.settings import AuthSettings
 from services.common.grpc.call import acting_as
@@ -18,25 +17,25 @@ OPERATOR, EDITOR, ADMIN = access_pb2.ROLE_OPERATOR, access_pb2.ROLE_EDITOR, acce
 
 
 async def test_a_new_group_has_one_admin_who_may_then_add_others(auth: Harness) -> None:
-    create = pb.CreateGroupRequest(display_name="Sales", admin_subject="dev|carol")
+    create = group_pb2.CreateGroupRequest(display_name="Sales", admin_subject="dev|carol")
     group = (await groups(auth, "").CreateGroup(create)).group
     assert group.display_name == "Sales"
-    await groups(auth, "dev:carol").SetMember(pb.SetMemberRequest(subject="dev|dave", role=OPERATOR))
-    me = await public(auth, "dev:dave").WhoAmI(auth_pb.WhoAmIRequest())
+    await groups(auth, "dev:carol").SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=OPERATOR))
+    me = await public(auth, "dev:dave").WhoAmI(principal_pb2.WhoAmIRequest())
     assert (me.principal.group_id, me.principal.role) == (group.id, OPERATOR)
-    members = (await groups(auth, "dev:dave").ListMembers(pb.ListMembersRequest())).members
+    members = (await groups(auth, "dev:dave").ListMembers(group_pb2.ListMembersRequest())).members
     assert [(member.subject, member.role) for member in members] == [("dev|carol", ADMIN), ("dev|dave", OPERATOR)]
 
 
 async def test_a_group_id_is_never_derived_from_its_name(auth: Harness) -> None:
-    create = pb.CreateGroupRequest(display_name="a.b@x", admin_subject="dev|carol")
+    create = group_pb2.CreateGroupRequest(display_name="a.b@x", admin_subject="dev|carol")
     ids = {(await groups(auth, "").CreateGroup(create)).group.id for _ in range(2)}
     assert len(ids) == 2
     assert not any("a" in group_id and "@" in group_id for group_id in ids)
 
 
 async def test_a_repeated_request_makes_one_group(auth: Harness) -> None:
-    create = pb.CreateGroupRequest(display_name="Sales", admin_subject="dev|carol", request_id="r1")
+    create = group_pb2.CreateGroupRequest(display_name="Sales", admin_subject="dev|carol", request_id="r1")
     made = await asyncio.gather(*(groups(auth, "").CreateGroup(create) for _ in range(5)))
     assert len({response.group.id for response in made}) == 1
     create.display_name = "Legal"
@@ -45,83 +44,87 @@ async def test_a_repeated_request_makes_one_group(auth: Harness) -> None:
 
 
 async def test_a_removed_member_loses_their_executions_at_once(auth: Harness) -> None:
-    await groups(auth, ALICE).SetMember(pb.SetMemberRequest(subject="dev|dave", role=EDITOR))
+    await groups(auth, ALICE).SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=EDITOR))
     with acting_as(await token_of(auth, "dev:dave")):
-        grant = (await internal(auth).Delegate(auth_pb.DelegateRequest(execution_id="run-1"))).grant_id
-    request = auth_pb.IssueExecutionPrincipalRequest(grant_id=grant, execution_id="run-1")
+        grant = (
+            await internal(auth).CreateDelegation(delegation_pb2.CreateDelegationRequest(execution_id="run-1"))
+        ).grant_id
+    request = delegation_pb2.IssueExecutionPrincipalRequest(grant_id=grant, execution_id="run-1")
     await internal(auth).IssueExecutionPrincipal(request)
-    await groups(auth, ALICE).SetMember(pb.SetMemberRequest(subject="dev|dave", role=OPERATOR))
+    await groups(auth, ALICE).SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=OPERATOR))
     assert (await internal(auth).IssueExecutionPrincipal(request)).principal.role == OPERATOR
-    await groups(auth, ALICE).RemoveMember(pb.RemoveMemberRequest(subject="dev|dave"))
+    await groups(auth, ALICE).RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|dave"))
     with refused(StatusCode.PERMISSION_DENIED, "DELEGATION_REVOKED"):
         await internal(auth).IssueExecutionPrincipal(request)
 
 
 async def test_a_removed_member_is_refused_when_their_principal_is_next_made(tmp_path: Path) -> None:
     async with serve_services(tmp_path, principal_cache_seconds=0) as auth:
-        await groups(auth, ALICE).SetMember(pb.SetMemberRequest(subject="dev|dave", role=EDITOR))
-        await groups(auth, "dev:dave", "sales").ListMembers(pb.ListMembersRequest())
-        await groups(auth, ALICE).RemoveMember(pb.RemoveMemberRequest(subject="dev|dave"))
+        await groups(auth, ALICE).SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=EDITOR))
+        await groups(auth, "dev:dave", "sales").ListMembers(group_pb2.ListMembersRequest())
+        await groups(auth, ALICE).RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|dave"))
         with refused(StatusCode.PERMISSION_DENIED, "GROUP_NOT_MEMBER"):
-            await groups(auth, "dev:dave", "sales").ListMembers(pb.ListMembersRequest())
+            await groups(auth, "dev:dave", "sales").ListMembers(group_pb2.ListMembersRequest())
 
 
 async def test_the_last_admin_stays(auth: Harness) -> None:
-    create = pb.CreateGroupRequest(display_name="Sales", admin_subject="dev|carol")
+    create = group_pb2.CreateGroupRequest(display_name="Sales", admin_subject="dev|carol")
     await groups(auth, "").CreateGroup(create)
     carol = groups(auth, "dev:carol")
     with refused(StatusCode.FAILED_PRECONDITION, "RESOURCE_IN_USE"):
-        await carol.RemoveMember(pb.RemoveMemberRequest(subject="dev|carol"))
+        await carol.RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|carol"))
     with refused(StatusCode.FAILED_PRECONDITION, "RESOURCE_IN_USE"):
-        await carol.SetMember(pb.SetMemberRequest(subject="dev|carol", role=EDITOR))
-    await carol.SetMember(pb.SetMemberRequest(subject="dev|dave", role=ADMIN))
+        await carol.SetMember(group_pb2.SetMemberRequest(subject="dev|carol", role=EDITOR))
+    await carol.SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=ADMIN))
     outcomes = await asyncio.gather(
-        carol.RemoveMember(pb.RemoveMemberRequest(subject="dev|carol")),
-        carol.RemoveMember(pb.RemoveMemberRequest(subject="dev|dave")),
+        carol.RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|carol")),
+        carol.RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|dave")),
         return_exceptions=True,
     )
-    assert sum(isinstance(outcome, pb.RemoveMemberResponse) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, group_pb2.RemoveMemberResponse) for outcome in outcomes) == 1
 
 
 async def test_membership_belongs_to_the_callers_group(auth: Harness) -> None:
-    await groups(auth, ALICE).SetMember(pb.SetMemberRequest(subject="dev|dave", role=OPERATOR))
-    assert not (await groups(auth, BOB).ListMembers(pb.ListMembersRequest())).members
+    await groups(auth, ALICE).SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=OPERATOR))
+    assert not (await groups(auth, BOB).ListMembers(group_pb2.ListMembersRequest())).members
     with refused(StatusCode.NOT_FOUND, "NOT_FOUND"):
-        await groups(auth, BOB).RemoveMember(pb.RemoveMemberRequest(subject="dev|dave"))
+        await groups(auth, BOB).RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|dave"))
 
 
 @pytest.mark.parametrize("bearer", [ALICE, "dev:edna:sales=editor"])
 async def test_groups_are_made_and_removed_by_platform_admins_only(auth: Harness, bearer: str) -> None:
     stub = groups(auth, bearer)
     with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
-        await stub.CreateGroup(pb.CreateGroupRequest(display_name="x", admin_subject="dev|x"))
+        await stub.CreateGroup(group_pb2.CreateGroupRequest(display_name="x", admin_subject="dev|x"))
     with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
-        await stub.ListGroups(pb.ListGroupsRequest())
+        await stub.ListGroups(group_pb2.ListGroupsRequest())
     with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
-        await stub.DeleteGroup(pb.DeleteGroupRequest(id="sales", confirm_id="sales"))
+        await stub.DeleteGroup(group_pb2.DeleteGroupRequest(id="sales", confirm_id="sales"))
 
 
 async def test_a_deleted_group_opens_nothing_any_more(auth: Harness) -> None:
-    create = pb.CreateGroupRequest(display_name="Sales", admin_subject="dev|carol", request_id="r1")
+    create = group_pb2.CreateGroupRequest(display_name="Sales", admin_subject="dev|carol", request_id="r1")
     group = (await groups(auth, "").CreateGroup(create)).group
     with refused(StatusCode.FAILED_PRECONDITION, "CONFIRMATION_MISMATCH"):
-        await groups(auth, "").DeleteGroup(pb.DeleteGroupRequest(id=group.id, confirm_id="Sales"))
-    await groups(auth, "").DeleteGroup(pb.DeleteGroupRequest(id=group.id, confirm_id=group.id))
-    assert group.id not in [found.id for found in (await groups(auth, "").ListGroups(pb.ListGroupsRequest())).groups]
+        await groups(auth, "").DeleteGroup(group_pb2.DeleteGroupRequest(id=group.id, confirm_id="Sales"))
+    await groups(auth, "").DeleteGroup(group_pb2.DeleteGroupRequest(id=group.id, confirm_id=group.id))
+    assert group.id not in [
+        found.id for found in (await groups(auth, "").ListGroups(group_pb2.ListGroupsRequest())).groups
+    ]
     with refused(StatusCode.FAILED_PRECONDITION, "GROUP_REQUIRED"):
-        await groups(auth, "dev:carol").ListMembers(pb.ListMembersRequest())
+        await groups(auth, "dev:carol").ListMembers(group_pb2.ListMembersRequest())
     for confirm in (group.id,):
         with refused(StatusCode.NOT_FOUND, "NOT_FOUND"):
-            await groups(auth, "").DeleteGroup(pb.DeleteGroupRequest(id=group.id, confirm_id=confirm))
+            await groups(auth, "").DeleteGroup(group_pb2.DeleteGroupRequest(id=group.id, confirm_id=confirm))
 
 
 async def test_listings_go_through_pages(auth: Harness) -> None:
     made = []
     for number in range(5):
-        create = pb.CreateGroupRequest(display_name=f"g{number}", admin_subject="dev|carol")
+        create = group_pb2.CreateGroupRequest(display_name=f"g{number}", admin_subject="dev|carol")
         made.append((await groups(auth, "").CreateGroup(create)).group.id)
-    first = await groups(auth, "").ListGroups(pb.ListGroupsRequest(page_size=3))
-    rest = await groups(auth, "").ListGroups(pb.ListGroupsRequest(page_size=3, page_token=first.next_page_token))
+    first = await groups(auth, "").ListGroups(group_pb2.ListGroupsRequest(page_size=3))
+    rest = await groups(auth, "").ListGroups(group_pb2.ListGroupsRequest(page_size=3, page_token=first.next_page_token))
     assert [group.id for group in (*first.groups, *rest.groups)] == sorted(made)
     assert rest.next_page_token == ""
 
@@ -129,19 +132,19 @@ async def test_listings_go_through_pages(auth: Harness) -> None:
 async def test_a_platform_admin_of_no_group_may_administer_but_not_act_in_any(tmp_path: Path) -> None:
     settings = {"auth": AuthSettings(bootstrap_admin="dev|root", bootstrap_group="first")}
     async with serve_services(tmp_path, settings=settings) as auth:
-        listed = (await groups(auth, "dev:root").ListGroups(pb.ListGroupsRequest())).groups
+        listed = (await groups(auth, "dev:root").ListGroups(group_pb2.ListGroupsRequest())).groups
         assert [group.id for group in listed] == ["first"]
-        await groups(auth, "").DeleteGroup(pb.DeleteGroupRequest(id="first", confirm_id="first"))
+        await groups(auth, "").DeleteGroup(group_pb2.DeleteGroupRequest(id="first", confirm_id="first"))
     async with serve_services(tmp_path, settings=settings) as auth:
         # Made once: a later start does not bring back what was removed.
-        assert not (await groups(auth, "dev:root").ListGroups(pb.ListGroupsRequest())).groups
+        assert not (await groups(auth, "dev:root").ListGroups(group_pb2.ListGroupsRequest())).groups
         with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
-            await groups(auth, "dev:root").ListMembers(pb.ListMembersRequest())
+            await groups(auth, "dev:root").ListMembers(group_pb2.ListMembersRequest())
 
 
 async def test_platform_admins_may_be_named_in_the_settings(tmp_path: Path) -> None:
     settings = {"auth": AuthSettings(platform_admins=("dev|root",))}
     async with serve_services(tmp_path, settings=settings) as auth:
-        await groups(auth, "dev:root").ListGroups(pb.ListGroupsRequest())
+        await groups(auth, "dev:root").ListGroups(group_pb2.ListGroupsRequest())
         with refused(StatusCode.FAILED_PRECONDITION, "GROUP_REQUIRED"):
-            await groups(auth, "dev:toor").ListGroups(pb.ListGroupsRequest())
+            await groups(auth, "dev:toor").ListGroups(group_pb2.ListGroupsRequest())

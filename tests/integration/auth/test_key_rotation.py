@@ -9,8 +9,7 @@ from grpc import StatusCode
 from pydantic import SecretStr
 from sqlalchemy import delete, insert, select
 
-from coxswain.auth.v1 import auth_service_pb2 as auth_pb
-from coxswain.auth.v1 import secret_service_pb2 as pb
+from coxswain.auth.v1 import credential_pb2, secret_pb2
 from services.auth import tables
 from services.auth.settings import AuthSettings
 from services.common.db.database import Database
@@ -30,16 +29,18 @@ async def fill(auth: Harness, count: int) -> None:
     stub = secrets(auth, ALICE)
     for number in range(count):
         origins = ["https://example.com"]
-        await stub.PutSecret(pb.PutSecretRequest(name=f"llm/p{number}", value=f"v{number}", allowed_origins=origins))
+        await stub.PutSecret(
+            secret_pb2.PutSecretRequest(name=f"llm/p{number}", value=f"v{number}", allowed_origins=origins)
+        )
 
 
 async def key_ids(auth: Harness) -> set[str]:
-    listed = await secrets(auth, ALICE).ListSecrets(pb.ListSecretsRequest(page_size=1000))
+    listed = await secrets(auth, ALICE).ListSecrets(secret_pb2.ListSecretsRequest(page_size=1000))
     return {secret.key_id for secret in listed.secrets}
 
 
-async def rotate(auth: Harness) -> list[pb.RotateKeyResponse]:
-    return [progress async for progress in secrets(auth, "").RotateKey(pb.RotateKeyRequest())]
+async def rotate(auth: Harness) -> list[secret_pb2.RotateKeyResponse]:
+    return [progress async for progress in secrets(auth, "").RotateKey(secret_pb2.RotateKeyRequest())]
 
 
 async def test_a_new_key_seals_only_after_rotation_and_the_old_one_may_then_go(
@@ -72,7 +73,7 @@ async def test_secrets_stay_readable_and_writable_while_they_are_sealed_again(
             rounds = 0
             while not stop.is_set():
                 number = rounds % COUNT
-                request = pb.PutSecretRequest(
+                request = secret_pb2.PutSecretRequest(
                     name=f"llm/p{number}", value=f"v{number}", allowed_origins=["https://a.b"]
                 )
                 await stub.PutSecret(request)
@@ -82,7 +83,7 @@ async def test_secrets_stay_readable_and_writable_while_they_are_sealed_again(
 
         load = asyncio.create_task(read_and_write())
         # Interrupted after the first message, and called again.
-        async for _ in secrets(auth, "").RotateKey(pb.RotateKeyRequest()):
+        async for _ in secrets(auth, "").RotateKey(secret_pb2.RotateKeyRequest()):
             break
         progress = await rotate(auth)
         stop.set()
@@ -98,9 +99,9 @@ async def test_equal_values_keep_equal_fingerprints_through_rotation(tmp_path: P
         await fill(auth, 1)
     async with serve_services(tmp_path, settings=ring(f"k1:{K1}", f"k2:{K2}")) as auth:
         await rotate(auth)
-        same = pb.PutSecretRequest(name="llm/copy", value="v0", allowed_origins=["https://a.b"])
+        same = secret_pb2.PutSecretRequest(name="llm/copy", value="v0", allowed_origins=["https://a.b"])
         await secrets(auth, ALICE).PutSecret(same)
-        listed = (await secrets(auth, ALICE).ListSecrets(pb.ListSecretsRequest())).secrets
+        listed = (await secrets(auth, ALICE).ListSecrets(secret_pb2.ListSecretsRequest())).secrets
         assert len({secret.fingerprint for secret in listed}) == 1
 
 
@@ -130,7 +131,9 @@ async def test_a_secret_under_a_lost_key_is_an_error_that_names_the_key(tmp_path
         with refused(StatusCode.FAILED_PRECONDITION, "KEY_UNAVAILABLE") as refusal:
             await resolve(auth, ALICE, **llm(provider="p1"))
         assert refusal.metadata == {"key_id": "k1"}
-        request_ = auth_pb.ExplainCredentialRequest(purpose=auth_pb.CREDENTIAL_PURPOSE_LLM_PROVIDER, provider="p1")
+        request_ = credential_pb2.ExplainCredentialRequest(
+            purpose=credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, provider="p1"
+        )
         told = await public(auth, ALICE).ExplainCredential(request_)
         assert '"k1"' in told.links[0].detail
         with refused(StatusCode.FAILED_PRECONDITION, "KEY_UNAVAILABLE") as refusal:

@@ -12,10 +12,18 @@ import grpc
 import pytest
 import structlog
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
-from coxswain.auth.v1 import auth_service_pb2 as pb
-from coxswain.auth.v1 import group_service_pb2 as group_pb
-from coxswain.auth.v1 import secret_service_pb2 as secret_pb
+from coxswain.auth.v1 import (
+    auth_service_pb2,
+    credential_pb2,
+    delegation_pb2,
+    group_pb2,
+    group_service_pb2,
+    principal_pb2,
+    secret_pb2,
+    secret_service_pb2,
+)
 from coxswain.common.v1 import access_pb2
 from services.common.db.database import Database
 from services.common.logging import configure_logging
@@ -27,8 +35,11 @@ PROVIDER_KEY = "marked-provider-key-6fd1"
 PAT = "marked-personal-token-83ab"
 CLIENT_SECRET = "marked-client-secret-c01e"
 OPERATORS_TOKEN = "marked-operators-token-19dd"
-SERVICES = [module.DESCRIPTOR.services_by_name[name] for module, name in
-            ((pb, "AuthService"), (secret_pb, "SecretService"), (group_pb, "GroupService"))]  # fmt: skip
+SERVICES = [
+    service
+    for module in (auth_service_pb2, secret_service_pb2, group_service_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+]
 # These two give the secret to whom it belongs, and are the only ones.
 GIVE_SECRETS = {"ResolveCredential", "ExchangeToken", "IssueExecutionPrincipal"}
 
@@ -79,11 +90,10 @@ class World:
             if internal
             else (("authorization", f"Bearer {self.token if token is None else token}"),)
         )
-        answers = {descriptor.output_type.name: getattr(_module(service.name), descriptor.output_type.name)}
         stub: Any = kind(
             path,
             request_serializer=type(request).SerializeToString,
-            response_deserializer=answers[descriptor.output_type.name].FromString,
+            response_deserializer=GetMessageClass(descriptor.output_type).FromString,
         )
         self.called.add(method)
         try:
@@ -97,10 +107,6 @@ class World:
         if method not in GIVE_SECRETS:
             self.told.append(repr(answer))
         return answer
-
-
-def _module(service: str) -> Any:
-    return {"AuthService": pb, "SecretService": secret_pb, "GroupService": group_pb}[service]
 
 
 @pytest.fixture
@@ -131,14 +137,14 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: io.StringI
             )
 
 
-def put(name: str, value: str, *origins: str) -> secret_pb.PutSecretRequest:
-    return secret_pb.PutSecretRequest(name=name, value=value, allowed_origins=origins)
+def put(name: str, value: str, *origins: str) -> secret_pb2.PutSecretRequest:
+    return secret_pb2.PutSecretRequest(name=name, value=value, allowed_origins=origins)
 
 
 async def every_method(world: World) -> None:
     """Call each method so that it succeeds, and so that it fails wherever a secret is near."""
     home, call = world.identity.url, world.call
-    llm, databricks = pb.CREDENTIAL_PURPOSE_LLM_PROVIDER, pb.CREDENTIAL_PURPOSE_DATABRICKS
+    llm, databricks = credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS
     client = json.dumps({"client_id": "cid", "client_secret": CLIENT_SECRET})
     for request in (
         put("llm/openai", PROVIDER_KEY, home),
@@ -155,38 +161,48 @@ async def every_method(world: World) -> None:
         put("databricks/oauth-client", CLIENT_SECRET, home),
     ):
         assert await call("PutSecret", request) is None
-    await call("ListSecrets", secret_pb.ListSecretsRequest())
-    await call("ListSecrets", secret_pb.ListSecretsRequest(page_token=world.token))
-    assert (await call("RotateKey", secret_pb.RotateKeyRequest()))[-1].key_id == "k1"
-    await call("WhoAmI", pb.WhoAmIRequest())
-    await call("GetJwks", pb.GetJwksRequest())
+    await call("ListSecrets", secret_pb2.ListSecretsRequest())
+    await call("ListSecrets", secret_pb2.ListSecretsRequest(page_token=world.token))
+    assert (await call("RotateKey", secret_pb2.RotateKeyRequest()))[-1].key_id == "k1"
+    await call("WhoAmI", principal_pb2.WhoAmIRequest())
+    await call("GetJwks", principal_pb2.GetJwksRequest())
     for wrong in (world.token[:-20] + "A" * 20, world.principal, world.service_token(), world.token + PAT):
-        await call("WhoAmI", pb.WhoAmIRequest(), token=wrong)
-        await call("ExchangeToken", pb.ExchangeTokenRequest(forwarded_access_token=wrong))
-    await call("ExchangeToken", pb.ExchangeTokenRequest(authorization=f"Bearer {world.token}", group_id=world.token))
+        await call("WhoAmI", principal_pb2.WhoAmIRequest(), token=wrong)
+        await call("ExchangeToken", principal_pb2.ExchangeTokenRequest(forwarded_access_token=wrong))
+    await call(
+        "ExchangeToken", principal_pb2.ExchangeTokenRequest(authorization=f"Bearer {world.token}", group_id=world.token)
+    )
     for purpose, provider in ((llm, "openai"), (llm, "anthropic"), (databricks, ""), (3, ""), (2, "")):
         for destination in ("", home, "https://example.com", f"https://{PAT}@example.com"):
             wanted: dict[str, Any] = {"purpose": purpose, "provider": provider, "destination_origin": destination}
-            await call("ResolveCredential", pb.ResolveCredentialRequest(**wanted), internal=True)
-            await call("ExplainCredential", pb.ExplainCredentialRequest(**wanted))
-    granted = await call("Delegate", pb.DelegateRequest(execution_id="run-1"), internal=True)
-    issue = pb.IssueExecutionPrincipalRequest(grant_id=granted.grant_id, execution_id="run-1")
+            await call("ResolveCredential", credential_pb2.ResolveCredentialRequest(**wanted), internal=True)
+            await call("ExplainCredential", credential_pb2.ExplainCredentialRequest(**wanted))
+    granted = await call(
+        "CreateDelegation", delegation_pb2.CreateDelegationRequest(execution_id="run-1"), internal=True
+    )
+    issue = delegation_pb2.IssueExecutionPrincipalRequest(grant_id=granted.grant_id, execution_id="run-1")
     assert await call("IssueExecutionPrincipal", issue, internal=True) is not None
-    assert await call("RenewDelegation", pb.RenewDelegationRequest(execution_id="run-1"), internal=True) is not None
-    await call("Revoke", pb.RevokeRequest(execution_id="run-1"), internal=True)
+    assert (
+        await call("RenewDelegation", delegation_pb2.RenewDelegationRequest(execution_id="run-1"), internal=True)
+        is not None
+    )
+    await call("RevokeDelegation", delegation_pb2.RevokeDelegationRequest(execution_id="run-1"), internal=True)
     assert await call("IssueExecutionPrincipal", issue, internal=True) is None
-    create = group_pb.CreateGroupRequest(display_name="Legal", admin_subject="x|y", request_id="r")
+    create = group_pb2.CreateGroupRequest(display_name="Legal", admin_subject="x|y", request_id="r")
     group = (await call("CreateGroup", create)).group
-    await call("ListGroups", group_pb.ListGroupsRequest())
-    await call("DeleteGroup", group_pb.DeleteGroupRequest(id=group.id, confirm_id=group.id))
-    await call("SetMember", group_pb.SetMemberRequest(subject="x|y", role=access_pb2.ROLE_OPERATOR))
-    await call("ListMembers", group_pb.ListMembersRequest())
-    await call("RemoveMember", group_pb.RemoveMemberRequest(subject="x|y"))
-    await call("DeleteSecret", secret_pb.DeleteSecretRequest(name="llm/openai"))
+    await call("ListGroups", group_pb2.ListGroupsRequest())
+    await call("DeleteGroup", group_pb2.DeleteGroupRequest(id=group.id, confirm_id=group.id))
+    await call("SetMember", group_pb2.SetMemberRequest(subject="x|y", role=access_pb2.ROLE_OPERATOR))
+    await call("ListMembers", group_pb2.ListMembersRequest())
+    await call("RemoveMember", group_pb2.RemoveMemberRequest(subject="x|y"))
+    await call("DeleteSecret", secret_pb2.DeleteSecretRequest(name="llm/openai"))
     # With the group's own gone, the operator's are met: a token, and a key that nobody knows the place of.
-    await call("DeleteSecret", secret_pb.DeleteSecretRequest(name="databricks/pat"))
-    await call("ExplainCredential", pb.ExplainCredentialRequest(purpose=llm, provider="openai"))
-    await call("ExplainCredential", pb.ExplainCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_VECTOR_SEARCH))
+    await call("DeleteSecret", secret_pb2.DeleteSecretRequest(name="databricks/pat"))
+    await call("ExplainCredential", credential_pb2.ExplainCredentialRequest(purpose=llm, provider="openai"))
+    await call(
+        "ExplainCredential",
+        credential_pb2.ExplainCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH),
+    )
 
 
 async def everything_stored(world: World) -> str:

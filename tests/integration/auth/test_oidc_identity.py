@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from coxswain.auth.v1 import auth_service_pb2 as pb
-from coxswain.auth.v1 import group_service_pb2 as group_pb
-from coxswain.auth.v1 import principal_pb2
+from coxswain.auth.v1 import credential_pb2, group_pb2, principal_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from services.auth.settings import AuthSettings, OidcIssuer
 from services.common.hosting import StartError
@@ -68,10 +66,10 @@ async def test_a_kubernetes_service_account_is_a_workload_with_nothing_to_act_wi
     assert me.principal.subject == f"{issuer.issuer}|{SERVICE_ACCOUNT}"
     assert me.principal.credential_kind == principal_pb2.CREDENTIAL_KIND_WORKLOAD
     told = await stub(auth, token).ExplainCredential(
-        pb.ExplainCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_DATABRICKS)
+        credential_pb2.ExplainCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS)
     )
     assert told.links[0].link == "user_token"
-    assert told.links[0].outcome == pb.LINK_OUTCOME_ABSENT
+    assert told.links[0].outcome == credential_pb2.LINK_OUTCOME_ABSENT
 
 
 async def test_an_issuer_that_asks_for_a_token_itself_gets_the_one_in_the_file(
@@ -112,7 +110,7 @@ async def test_a_claim_maps_to_groups_that_exist(auth: Harness, issuer: Databric
 async def test_a_stored_membership_goes_before_a_claim(auth: Harness, issuer: DatabricksIdentity) -> None:
     subject = f"{issuer.issuer}|olga"
     admin = GroupServiceStub(auth.channel(mint(issuer)))
-    await admin.SetMember(group_pb.SetMemberRequest(subject=subject, role=2))  # type: ignore[arg-type]
+    await admin.SetMember(group_pb2.SetMemberRequest(subject=subject, role=2))  # type: ignore[arg-type]
     me = await who(auth, mint(issuer, subject="olga", groups=["sales-leads"]))
     assert [(group.group_id, group.role) for group in me.groups] == [("sales", 2)]
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from grpc import StatusCode
 
-from coxswain.auth.v1 import auth_service_pb2 as auth_pb
-from coxswain.auth.v1 import secret_service_pb2 as pb
+from coxswain.auth.v1 import credential_pb2, secret_pb2
 from services.common.db.database import Database
 from services.common.settings import database_url as service_database_url
 from tests.integration.auth.support import llm, refused, resolve, secrets
@@ -17,8 +16,8 @@ VALUE = "sk-marked-secret-value-000000"
 HOME = "https://llm.example.com"
 
 
-def put(name: str = "llm/openai", value: str = VALUE, *origins: str) -> pb.PutSecretRequest:
-    return pb.PutSecretRequest(name=name, value=value, allowed_origins=origins or (HOME,))
+def put(name: str = "llm/openai", value: str = VALUE, *origins: str) -> secret_pb2.PutSecretRequest:
+    return secret_pb2.PutSecretRequest(name=name, value=value, allowed_origins=origins or (HOME,))
 
 
 async def everything_stored(auth: Harness) -> bytes:
@@ -37,7 +36,7 @@ def _database_files(directory: Path) -> list[bytes]:
 async def test_a_stored_secret_is_described_but_never_shown(auth: Harness) -> None:
     stored = (await secrets(auth, ALICE).PutSecret(put())).secret
     assert (stored.name, list(stored.allowed_origins), len(stored.fingerprint)) == ("llm/openai", [HOME], 12)
-    listed = (await secrets(auth, ALICE).ListSecrets(pb.ListSecretsRequest())).secrets
+    listed = (await secrets(auth, ALICE).ListSecrets(secret_pb2.ListSecretsRequest())).secrets
     assert list(listed) == [stored]
     assert VALUE not in str(stored)
     assert VALUE.encode() not in await everything_stored(auth)
@@ -52,28 +51,28 @@ async def test_a_new_value_replaces_the_old_one_at_once(auth: Harness) -> None:
     assert (await resolve(auth, ALICE, **llm())).token == "sk-another"
     assert first.fingerprint != second.fingerprint
     assert first.create_time == second.create_time
-    assert len((await secrets(auth, ALICE).ListSecrets(pb.ListSecretsRequest())).secrets) == 1
+    assert len((await secrets(auth, ALICE).ListSecrets(secret_pb2.ListSecretsRequest())).secrets) == 1
 
 
 async def test_a_deleted_secret_is_gone_at_once(auth: Harness) -> None:
     await secrets(auth, ALICE).PutSecret(put())
     await resolve(auth, ALICE, **llm())
-    await secrets(auth, ALICE).DeleteSecret(pb.DeleteSecretRequest(name="llm/openai"))
+    await secrets(auth, ALICE).DeleteSecret(secret_pb2.DeleteSecretRequest(name="llm/openai"))
     with refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED"):
         await resolve(auth, ALICE, **llm())
     with refused(StatusCode.NOT_FOUND, "NOT_FOUND"):
-        await secrets(auth, ALICE).DeleteSecret(pb.DeleteSecretRequest(name="llm/openai"))
+        await secrets(auth, ALICE).DeleteSecret(secret_pb2.DeleteSecretRequest(name="llm/openai"))
 
 
 async def test_groups_never_meet(auth: Harness) -> None:
     await secrets(auth, ALICE).PutSecret(put())
-    assert not (await secrets(auth, BOB).ListSecrets(pb.ListSecretsRequest())).secrets
+    assert not (await secrets(auth, BOB).ListSecrets(secret_pb2.ListSecretsRequest())).secrets
     with refused(StatusCode.NOT_FOUND, "NOT_FOUND"):
-        await secrets(auth, BOB).DeleteSecret(pb.DeleteSecretRequest(name="llm/openai"))
+        await secrets(auth, BOB).DeleteSecret(secret_pb2.DeleteSecretRequest(name="llm/openai"))
     with refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED"):
         await resolve(auth, BOB, **llm())
     theirs = (await secrets(auth, BOB).PutSecret(put())).secret
-    mine = (await secrets(auth, ALICE).ListSecrets(pb.ListSecretsRequest())).secrets[0]
+    mine = (await secrets(auth, ALICE).ListSecrets(secret_pb2.ListSecretsRequest())).secrets[0]
     # Not even whether two groups have the same value can be told.
     assert theirs.fingerprint != mine.fingerprint
 
@@ -90,7 +89,7 @@ async def test_writers_of_one_secret_do_not_lose_each_others_version(auth: Harne
     values = [f"sk-value-{number:04}" for number in range(12)]
     await asyncio.gather(*(secrets(auth, ALICE).PutSecret(put("llm/openai", value)) for value in values))
     assert (await resolve(auth, ALICE, **llm())).token in values
-    assert len((await secrets(auth, ALICE).ListSecrets(pb.ListSecretsRequest())).secrets) == 1
+    assert len((await secrets(auth, ALICE).ListSecrets(secret_pb2.ListSecretsRequest())).secrets) == 1
 
 
 async def test_listing_goes_through_pages(auth: Harness) -> None:
@@ -98,7 +97,7 @@ async def test_listing_goes_through_pages(auth: Harness) -> None:
     for name in names:
         await secrets(auth, ALICE).PutSecret(put(name))
     found: list[str] = []
-    request = pb.ListSecretsRequest(page_size=2)
+    request = secret_pb2.ListSecretsRequest(page_size=2)
     while True:
         page = await secrets(auth, ALICE).ListSecrets(request)
         found += [secret.name for secret in page.secrets]
@@ -115,9 +114,9 @@ async def test_secrets_are_for_admins(auth: Harness, bearer: str) -> None:
     with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
         await secrets(auth, bearer).PutSecret(put())
     with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
-        await secrets(auth, bearer).ListSecrets(pb.ListSecretsRequest())
+        await secrets(auth, bearer).ListSecrets(secret_pb2.ListSecretsRequest())
     with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
-        async for _ in secrets(auth, "dev:alice:sales=admin").RotateKey(pb.RotateKeyRequest()):
+        async for _ in secrets(auth, "dev:alice:sales=admin").RotateKey(secret_pb2.RotateKeyRequest()):
             pass
 
 
@@ -132,23 +131,23 @@ async def test_secrets_are_for_admins(auth: Harness, bearer: str) -> None:
         (put("databricks/oauth-client", '{"client_id": "marked"}'), "value"),
         (put("llm/openai", VALUE, "https://user@example.com"), "allowed_origins[0]"),
         (put("llm/openai", VALUE, "example.com"), "allowed_origins[0]"),
-        (pb.PutSecretRequest(name="llm/openai", value=VALUE), "allowed_origins"),
+        (secret_pb2.PutSecretRequest(name="llm/openai", value=VALUE), "allowed_origins"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_a_malformed_secret_is_refused_by_field_without_repeating_it(
-    auth: Harness, request_: pb.PutSecretRequest, field: str
+    auth: Harness, request_: secret_pb2.PutSecretRequest, field: str
 ) -> None:
     with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
         await secrets(auth, ALICE).PutSecret(request_)
     assert refusal.message.startswith(f"{field}: ")
     assert "marked" not in refusal.message
-    assert not (await secrets(auth, ALICE).ListSecrets(pb.ListSecretsRequest())).secrets
+    assert not (await secrets(auth, ALICE).ListSecrets(secret_pb2.ListSecretsRequest())).secrets
 
 
 async def test_chains_take_the_secret_made_for_their_purpose(auth: Harness) -> None:
     await secrets(auth, ALICE).PutSecret(put("databricks/api-key", "dapi-general"))
     await secrets(auth, ALICE).PutSecret(put("databricks/pat", "dapi-search"))
-    general = await resolve(auth, ALICE, purpose=auth_pb.CREDENTIAL_PURPOSE_DATABRICKS)
-    search = await resolve(auth, ALICE, purpose=auth_pb.CREDENTIAL_PURPOSE_VECTOR_SEARCH)
+    general = await resolve(auth, ALICE, purpose=credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS)
+    search = await resolve(auth, ALICE, purpose=credential_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH)
     assert (general.token, search.token) == ("dapi-general", "dapi-search")

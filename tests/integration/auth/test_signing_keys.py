@@ -9,7 +9,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from coxswain.auth.v1 import auth_service_pb2 as pb
+from coxswain.auth.v1 import principal_pb2
 from services.auth.domain import SigningKeyState
 from services.auth.keys.ring import KeyRing
 from services.auth.keys.signing import SigningKeys
@@ -158,5 +158,5 @@ async def test_a_principal_of_one_replica_is_accepted_by_another(tmp_path: Path,
     ):
         for one, other in ((first, second), (second, first)):
             with acting_as(await token_of(one, ALICE)):
-                me = await internal(other, "models").WhoAmI(pb.WhoAmIRequest())
+                me = await internal(other, "models").WhoAmI(principal_pb2.WhoAmIRequest())
             assert me.principal.subject == "dev|alice"

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from coxswain.auth.v1 import auth_service_pb2 as pb
-from coxswain.auth.v1 import principal_pb2
+from coxswain.auth.v1 import credential_pb2, delegation_pb2, principal_pb2
 from services.auth.settings import AuthSettings
 from services.common.db.database import Database
 from services.common.grpc.call import acting_as
@@ -56,13 +55,13 @@ async def test_a_workspace_token_proves_its_user_in_either_header(
     token = identity.mint(ann)
     for me in (
         await who(auth, token),
-        await stub(auth, forwarded=token).WhoAmI(pb.WhoAmIRequest()),
+        await stub(auth, forwarded=token).WhoAmI(principal_pb2.WhoAmIRequest()),
     ):
         assert me.principal.subject == f"{identity.issuer}|ann@example.com"
         assert (me.principal.group_id, me.principal.role, me.principal.platform_admin) == ("sales", 4, True)
         assert me.principal.credential_kind == principal_pb2.CREDENTIAL_KIND_USER
     with refused(StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED"):
-        await stub(auth, token, forwarded=token).WhoAmI(pb.WhoAmIRequest())
+        await stub(auth, token, forwarded=token).WhoAmI(principal_pb2.WhoAmIRequest())
 
 
 FORGERIES: dict[str, Callable[[DatabricksIdentity, User], str]] = {
@@ -183,7 +182,7 @@ async def test_the_users_token_goes_to_its_workspace_and_nowhere_else(
     auth: Harness, identity: DatabricksIdentity, ann: User
 ) -> None:
     token = identity.mint(ann)
-    request = pb.ResolveCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_VECTOR_SEARCH)
+    request = credential_pb2.ResolveCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH)
     with acting_as(await exchange(auth, token)):
         answer = await internal(auth, "memory").ResolveCredential(request)
         assert (answer.token, answer.origin, answer.link) == (token, identity.url, "user_token")
@@ -226,30 +225,35 @@ async def test_a_user_whose_token_has_expired_never_gets_another_identity(
     async with serve_services(tmp_path, settings=settings, identity_mode="databricks") as auth:
         with acting_as(await exchange(auth, identity.mint(ann))):
             await expire_sessions(tmp_path)
-            for purpose in (pb.CREDENTIAL_PURPOSE_DATABRICKS, pb.CREDENTIAL_PURPOSE_VECTOR_SEARCH):
+            for purpose in (
+                credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS,
+                credential_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH,
+            ):
                 with refused(StatusCode.UNAUTHENTICATED, "CREDENTIAL_EXPIRED") as refusal:
-                    await internal(auth, "models").ResolveCredential(pb.ResolveCredentialRequest(purpose=purpose))
+                    await internal(auth, "models").ResolveCredential(
+                        credential_pb2.ResolveCredentialRequest(purpose=purpose)
+                    )
                 assert refusal.metadata == {"link": "user_token"}
 
 
 @pytest.mark.parametrize(
     ("on_expiry", "outcome"),
     [
-        (pb.ON_CREDENTIAL_EXPIRY_UNSPECIFIED, "PARK"),
-        (pb.ON_CREDENTIAL_EXPIRY_PARK, "PARK"),
-        (pb.ON_CREDENTIAL_EXPIRY_FAIL, "FAIL"),
-        (pb.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY, "goes on"),
+        (delegation_pb2.ON_CREDENTIAL_EXPIRY_UNSPECIFIED, "PARK"),
+        (delegation_pb2.ON_CREDENTIAL_EXPIRY_PARK, "PARK"),
+        (delegation_pb2.ON_CREDENTIAL_EXPIRY_FAIL, "FAIL"),
+        (delegation_pb2.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY, "goes on"),
     ],
 )
 async def test_an_execution_whose_users_token_expires_does_what_its_starter_chose(
     auth: Harness, identity: DatabricksIdentity, ann: User, tmp_path: Path, on_expiry: Any, outcome: str
 ) -> None:
     with acting_as(await exchange(auth, identity.mint(ann))):
-        granted = await internal(auth).Delegate(
-            pb.DelegateRequest(execution_id="run-1", on_credential_expiry=on_expiry)
+        granted = await internal(auth).CreateDelegation(
+            delegation_pb2.CreateDelegationRequest(execution_id="run-1", on_credential_expiry=on_expiry)
         )
-    assert granted.identity == pb.EXECUTION_IDENTITY_USER
-    request = pb.IssueExecutionPrincipalRequest(grant_id=granted.grant_id, execution_id="run-1")
+    assert granted.identity == delegation_pb2.EXECUTION_IDENTITY_USER
+    request = delegation_pb2.IssueExecutionPrincipalRequest(grant_id=granted.grant_id, execution_id="run-1")
     principal = (await internal(auth).IssueExecutionPrincipal(request)).principal
     assert principal.credential_kind == principal_pb2.CREDENTIAL_KIND_USER
     await expire_sessions(tmp_path)
@@ -262,10 +266,10 @@ async def test_an_execution_whose_users_token_expires_does_what_its_starter_chos
     assert refusal.metadata == {"execution_id": "run-1", "on_credential_expiry": outcome}
     fresh = identity.mint(ann)
     with acting_as(await exchange(auth, fresh)):
-        await internal(auth).RenewDelegation(pb.RenewDelegationRequest(execution_id="run-1"))
+        await internal(auth).RenewDelegation(delegation_pb2.RenewDelegationRequest(execution_id="run-1"))
     with acting_as((await internal(auth).IssueExecutionPrincipal(request)).principal_token):
         answer = await internal(auth, "models").ResolveCredential(
-            pb.ResolveCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_DATABRICKS)
+            credential_pb2.ResolveCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS)
         )
     assert answer.token == fresh
 
@@ -286,7 +290,7 @@ async def test_opaque_tokens_are_asked_about_where_that_is_switched_on(
     ) as auth:
         assert (await who(auth, pat)).principal.subject == f"{identity.issuer}|ann@example.com"
         with acting_as(await exchange(auth, pat)):
-            request = pb.ResolveCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_DATABRICKS)
+            request = credential_pb2.ResolveCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS)
             assert (await internal(auth, "models").ResolveCredential(request)).token == pat
         # A token of the workspace is verified here: the workspace is not asked.
         asked = len(identity.requests(path=ME))
@@ -317,7 +321,7 @@ async def test_users_interleaved_never_get_each_others_token(
     tokens = {name: identity.mint(user) for name, user in users.items()}
     principals = {name: await exchange(auth, token) for name, token in tokens.items()}
     memory = internal(auth, "memory")
-    request = pb.ResolveCredentialRequest(purpose=pb.CREDENTIAL_PURPOSE_VECTOR_SEARCH)
+    request = credential_pb2.ResolveCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH)
 
     async def one(name: str) -> None:
         with acting_as(principals[name]):

@@ -14,8 +14,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from coxswain.auth.v1.auth_service_pb2 import WhoAmIResponse
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
+from coxswain.auth.v1.principal_pb2 import WhoAmIResponse
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceServicer, add_MemoryServiceServicer_to_server
 from coxswain.orchestrator.v1 import crew_service_pb2, execution_service_pb2
 from coxswain.orchestrator.v1.crew_pb2 import Crew

@@ -11,7 +11,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity, OnCredentialExpiry, WhoAmIRequest
+from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
+from coxswain.auth.v1.principal_pb2 import WhoAmIRequest
 from coxswain.client import (
     Aborted,
     AsyncClient,

@@ -13,7 +13,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity, OnCredentialExpiry
+from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.cli.app import app
 from coxswain.orchestrator.v1 import execution_pb2 as pb
 from tests.integration.client.command_line import CREW, Run, invoke, rows

@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
-from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2, delegation_pb2
 from coxswain.models.v1 import model_service_pb2, model_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2, execution_service_pb2_grpc
 from services.common.clock import utc_now
@@ -107,13 +107,11 @@ class ToyService(
     async def DeleteModel(self, request: Any, context: Any) -> model_service_pb2.DeleteModelResponse:
         return model_service_pb2.DeleteModelResponse()
 
-    async def Revoke(self, request: Any, context: Any) -> auth_service_pb2.RevokeResponse:
-        return auth_service_pb2.RevokeResponse()
+    async def RevokeDelegation(self, request: Any, context: Any) -> delegation_pb2.RevokeDelegationResponse:
+        return delegation_pb2.RevokeDelegationResponse()
 
-    async def ResolveCredential(self, request: Any, context: Any) -> auth_service_pb2.ResolveCredentialResponse:
-        return auth_service_pb2.ResolveCredentialResponse(
-            token=current_principal().subject, link=current_call().service
-        )
+    async def ResolveCredential(self, request: Any, context: Any) -> credential_pb2.ResolveCredentialResponse:
+        return credential_pb2.ResolveCredentialResponse(token=current_principal().subject, link=current_call().service)
 
     async def WatchExecution(self, request: Any, context: Any) -> AsyncIterator[Any]:
         try:
@@ -288,20 +286,24 @@ async def test_the_deadline_of_the_caller_is_known_to_the_handler(served: Served
 
 async def test_internal_methods_do_not_exist_on_the_public_listener(served: Served) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await served.auth.Revoke(auth_service_pb2.RevokeRequest(execution_id="e"), metadata=bearer("ann:ADMIN"))
+        await served.auth.RevokeDelegation(
+            delegation_pb2.RevokeDelegationRequest(execution_id="e"), metadata=bearer("ann:ADMIN")
+        )
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_internal_methods_serve_services_only(served: Served) -> None:
     peers = served.host.peers("orchestrator")
     stub = auth_service_pb2_grpc.AuthServiceStub(peers.channel("auth"))
-    await stub.Revoke(auth_service_pb2.RevokeRequest(execution_id="e"))
+    await stub.RevokeDelegation(delegation_pb2.RevokeDelegationRequest(execution_id="e"))
     await peers.close()
     target = served.host._addresses["auth"]
     async with grpc.aio.insecure_channel(target) as channel:
         stranger = auth_service_pb2_grpc.AuthServiceStub(channel)
         code, reason, _, _ = await refused(
-            stranger.Revoke(auth_service_pb2.RevokeRequest(execution_id="e"), metadata=bearer("ann:ADMIN"))
+            stranger.RevokeDelegation(
+                delegation_pb2.RevokeDelegationRequest(execution_id="e"), metadata=bearer("ann:ADMIN")
+            )
         )
     assert (code, reason) == (grpc.StatusCode.PERMISSION_DENIED, "SERVICE_IDENTITY_REQUIRED")
 
@@ -309,8 +311,8 @@ async def test_internal_methods_serve_services_only(served: Served) -> None:
 async def test_an_internal_method_serves_the_services_it_names_and_says_which(served: Served) -> None:
     principal = await served.identity.exchange(Credential("Bearer ann:OPERATOR"), "g")
     for service, method, request, callers in (
-        ("memory", "Revoke", auth_service_pb2.RevokeRequest(execution_id="e"), "orchestrator"),
-        ("orchestrator", "ResolveCredential", auth_service_pb2.ResolveCredentialRequest(), "memory, models"),
+        ("memory", "RevokeDelegation", delegation_pb2.RevokeDelegationRequest(execution_id="e"), "orchestrator"),
+        ("orchestrator", "ResolveCredential", credential_pb2.ResolveCredentialRequest(), "memory, models"),
     ):
         peers = served.host.peers(service)
         stub = auth_service_pb2_grpc.AuthServiceStub(peers.channel("auth"))
@@ -338,7 +340,7 @@ async def test_any_service_may_call_what_is_public(served: Served) -> None:
 async def test_a_service_acts_for_a_principal_and_never_without_one_where_a_role_is_asked_for(served: Served) -> None:
     peers = served.host.peers("memory")
     stub = auth_service_pb2_grpc.AuthServiceStub(peers.channel("auth"))
-    request = auth_service_pb2.ResolveCredentialRequest(purpose=auth_service_pb2.CREDENTIAL_PURPOSE_DATABRICKS)
+    request = credential_pb2.ResolveCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS)
     principal = await served.identity.exchange(Credential("Bearer ann:OPERATOR"), "g")
     with acting_as(principal.token):
         response = await stub.ResolveCredential(request)
@@ -456,17 +458,17 @@ async def test_reflection_describes_what_a_listener_serves_and_nothing_else(serv
     shown = await described_methods(public, product)
     assert {"WhoAmI", "ExplainCredential", "ExchangeToken", "GetJwks"} == set(shown[product[0]])
     assert len(shown[product[1]]) == 6
-    for hidden in ("coxswain.auth.v1.AuthService.Revoke", worker, f"{worker}.ListWorkers"):
+    for hidden in ("coxswain.auth.v1.AuthService.RevokeDelegation", worker, f"{worker}.ListWorkers"):
         assert (await public(file_containing_symbol=hidden)).error_response.error_code == 5
     for file in ("coxswain/auth/v1/auth_service.proto", "coxswain/orchestrator/v1/worker_service.proto"):
         text = b"".join((await public(file_by_filename=file)).file_descriptor_response.file_descriptor_proto)
         assert text
-        assert b"Revoke revokes" not in text
+        assert b"RevokeDelegation ends" not in text
         assert b"WorkerService" not in text
     async with grpc.aio.insecure_channel(served.host._addresses["auth"]) as channel:
         internal = await described_methods(reflection(channel), [*product, worker])
         assert set(shown[product[0]]) < set(internal[product[0]])
-        assert "Revoke" in internal[product[0]]
+        assert "RevokeDelegation" in internal[product[0]]
         assert internal[worker], "also what this process does not serve"
 
 

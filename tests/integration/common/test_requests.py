@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.message import Message
 from sqlalchemy import Table, select, update
 
-from coxswain.auth.v1 import group_service_pb2
+from coxswain.auth.v1 import group_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.models.v1 import model_service_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
@@ -55,9 +55,7 @@ async def test_requests_made_before_a_time_are_forgotten_and_no_others(service: 
 
 
 async def make_group(harness: Harness, request_id: str) -> Message:
-    request = group_service_pb2.CreateGroupRequest(
-        display_name="Sales", admin_subject="dev|carol", request_id=request_id
-    )
+    request = group_pb2.CreateGroupRequest(display_name="Sales", admin_subject="dev|carol", request_id=request_id)
     answer: Message = await GroupServiceStub(harness.channel("")).CreateGroup(request)
     return answer
 

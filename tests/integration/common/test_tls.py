@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2, principal_pb2
 from services.auth.service import build
 from services.auth.settings import AuthSettings
 from services.common.clock import utc_now
@@ -67,12 +67,12 @@ async def test_callers_use_tls_and_services_need_a_certificate_of_the_installati
     authority_only = grpc.ssl_channel_credentials((tmp_path / "ca.pem").read_bytes())
 
     async with grpc.aio.secure_channel(f"127.0.0.1:{public}", authority_only) as channel:
-        answer = await auth_service_pb2_grpc.AuthServiceStub(channel).WhoAmI(auth_service_pb2.WhoAmIRequest())
+        answer = await auth_service_pb2_grpc.AuthServiceStub(channel).WhoAmI(principal_pb2.WhoAmIRequest())
         assert answer.principal.subject == "dev|dev"
 
     peers = host.peers("orchestrator")
     stub = auth_service_pb2_grpc.AuthServiceStub(peers.channel("auth"))
-    await stub.Revoke(auth_service_pb2.RevokeRequest(execution_id="e"))
+    await stub.RevokeDelegation(delegation_pb2.RevokeDelegationRequest(execution_id="e"))
     await peers.close()
 
     for strangers in (
@@ -82,8 +82,6 @@ async def test_callers_use_tls_and_services_need_a_certificate_of_the_installati
     ):
         async with strangers as channel:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await auth_service_pb2_grpc.AuthServiceStub(channel).GetJwks(
-                    auth_service_pb2.GetJwksRequest(), timeout=5
-                )
+                await auth_service_pb2_grpc.AuthServiceStub(channel).GetJwks(principal_pb2.GetJwksRequest(), timeout=5)
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     await host.close(0)

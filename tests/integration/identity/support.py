@@ -10,7 +10,7 @@ import grpc
 import pytest
 from pydantic import SecretStr
 
-from coxswain.auth.v1 import group_service_pb2, secret_service_pb2
+from coxswain.auth.v1 import group_pb2, secret_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.common.v1 import access_pb2
@@ -73,19 +73,19 @@ class World:
 
     async def add_member(self, name: str, role: access_pb2.Role.ValueType = access_pb2.ROLE_EDITOR) -> None:
         """Make somebody a member of "sales"."""
-        request = group_service_pb2.SetMemberRequest(subject=self.subject(name), role=role)
+        request = group_pb2.SetMemberRequest(subject=self.subject(name), role=role)
         await self.groups(self.token("ann")).SetMember(request)
 
     async def add_group(self, admin: str) -> str:
         """Make a group with an admin of its own and return its id."""
-        request = group_service_pb2.CreateGroupRequest(display_name=admin, admin_subject=self.subject(admin))
+        request = group_pb2.CreateGroupRequest(display_name=admin, admin_subject=self.subject(admin))
         group: str = (await self.groups(self.token("ann")).CreateGroup(request)).group.id
         return group
 
     async def store_token(self, token: str, value: str) -> None:
         """Store the API key of the group whose admin sends `token`."""
         await self.secrets(token).PutSecret(
-            secret_service_pb2.PutSecretRequest(name=API_KEY, value=value, allowed_origins=[self.workspace.url])
+            secret_pb2.PutSecretRequest(name=API_KEY, value=value, allowed_origins=[self.workspace.url])
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 from grpc import StatusCode
 from sqlalchemy import select
 
-from coxswain.auth.v1 import auth_service_pb2, group_service_pb2, principal_pb2
+from coxswain.auth.v1 import delegation_pb2, group_pb2, principal_pb2
 from coxswain.common.v1 import access_pb2
 from coxswain.orchestrator.v1 import execution_service_pb2
 from coxswain.orchestrator.v1 import schedule_service_pb2 as pb
@@ -57,13 +57,13 @@ class Clock:
                 return found
             await asyncio.sleep(0.02)
 
-    async def issue(self, execution_id: str) -> auth_service_pb2.IssueExecutionPrincipalResponse:
+    async def issue(self, execution_id: str) -> delegation_pb2.IssueExecutionPrincipalResponse:
         """Ask for the principal of an execution, as the worker that runs it does."""
         async with self.orchestrator.read() as connection:
             query = select(executions.c.grant_id).where(executions.c.id == execution_id)
             grant_id = (await connection.execute(query)).scalar_one()
         return await internal(self.harness).IssueExecutionPrincipal(
-            auth_service_pb2.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id=execution_id)
+            delegation_pb2.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id=execution_id)
         )
 
 
@@ -126,7 +126,7 @@ async def test_a_schedule_outlives_the_token_it_was_saved_with_and_acts_as_the_g
     request = execution_service_pb2.GetExecutionRequest(id=fired.last_execution_id)
     execution = (await ExecutionServiceStub(anns).GetExecution(request)).execution
     assert (execution.subject, execution.schedule_id) == (world.subject("bob"), made.id)
-    assert execution.identity == auth_service_pb2.EXECUTION_IDENTITY_GROUP
+    assert execution.identity == delegation_pb2.EXECUTION_IDENTITY_GROUP
 
     issued = await clock.issue(execution.id)
     assert issued.principal.credential_kind == principal_pb2.CREDENTIAL_KIND_GROUP
@@ -140,7 +140,7 @@ async def test_a_schedule_starts_nothing_for_who_was_removed_until_another_edito
     made = await add_schedule(world.channel(world.token("bob")))
     anns = world.channel(world.token("ann"))
     before = await clock.fire(anns, made.id)
-    remove = group_service_pb2.RemoveMemberRequest(subject=world.subject("bob"))
+    remove = group_pb2.RemoveMemberRequest(subject=world.subject("bob"))
     await world.groups(world.token("ann")).RemoveMember(remove)
 
     refusal = await clock.fire(anns, made.id)
@@ -164,12 +164,12 @@ async def test_a_schedule_starts_nothing_for_who_was_removed_until_another_edito
 @pytest.mark.parametrize(
     "on_expiry",
     [
-        auth_service_pb2.ON_CREDENTIAL_EXPIRY_UNSPECIFIED,
-        auth_service_pb2.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY,
+        delegation_pb2.ON_CREDENTIAL_EXPIRY_UNSPECIFIED,
+        delegation_pb2.ON_CREDENTIAL_EXPIRY_USE_GROUP_IDENTITY,
     ],
 )
 async def test_a_schedule_of_a_member_who_became_an_operator_goes_on_with_an_operators_rights(
-    world: World, clock: Clock, on_expiry: auth_service_pb2.OnCredentialExpiry.ValueType
+    world: World, clock: Clock, on_expiry: delegation_pb2.OnCredentialExpiry.ValueType
 ) -> None:
     made = await add_schedule(world.channel(world.token("bob")), on_credential_expiry=on_expiry)
     await world.add_member("bob", access_pb2.ROLE_OPERATOR)

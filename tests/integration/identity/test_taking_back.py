@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc import StatusCode
 
-from coxswain.auth.v1 import auth_service_pb2, group_service_pb2, secret_service_pb2
+from coxswain.auth.v1 import delegation_pb2, group_pb2, principal_pb2, secret_pb2
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.orchestrator.v1 import execution_service_pb2
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
@@ -69,7 +69,7 @@ async def test_a_removed_member_is_refused_soon_and_their_open_watches_end(world
     stays = anns.WatchExecution(execution_service_pb2.WatchExecutionRequest(id=execution_id))
     await stays.read()
 
-    remove = group_service_pb2.RemoveMemberRequest(subject=world.subject("bob"))
+    remove = group_pb2.RemoveMemberRequest(subject=world.subject("bob"))
     await world.groups(world.token("ann")).RemoveMember(remove)
     get = execution_service_pb2.GetExecutionRequest(id=execution_id)
     refusal = await until_refused(lambda: executions.GetExecution(get), PRINCIPAL_SECONDS)
@@ -85,18 +85,18 @@ async def test_a_removed_member_is_refused_soon_and_their_open_watches_end(world
 
 async def as_the_group(world: World, token: str) -> str:
     """Return a principal token with which an execution acts as the group of the token's user."""
-    exchange = auth_service_pb2.ExchangeTokenRequest(forwarded_access_token=token)
+    exchange = principal_pb2.ExchangeTokenRequest(forwarded_access_token=token)
     principal = await AuthServiceStub(world.harness.channel("")).ExchangeToken(exchange)
     auth = internal(world.harness)
     execution_id = f"run-{token[-12:]}"
     with acting_as(principal.principal_token):
-        granted = await auth.Delegate(
-            auth_service_pb2.DelegateRequest(
-                execution_id=execution_id, identity=auth_service_pb2.EXECUTION_IDENTITY_GROUP
+        granted = await auth.CreateDelegation(
+            delegation_pb2.CreateDelegationRequest(
+                execution_id=execution_id, identity=delegation_pb2.EXECUTION_IDENTITY_GROUP
             )
         )
     issued = await auth.IssueExecutionPrincipal(
-        auth_service_pb2.IssueExecutionPrincipalRequest(grant_id=granted.grant_id, execution_id=execution_id)
+        delegation_pb2.IssueExecutionPrincipalRequest(grant_id=granted.grant_id, execution_id=execution_id)
     )
     return issued.principal_token
 
@@ -118,7 +118,7 @@ async def test_a_replaced_secret_gives_way_soon_and_a_deleted_one_is_used_no_mor
     await world.store_token(ann, other)
     await until_asked_with(ask, other)
 
-    await world.secrets(ann).DeleteSecret(secret_service_pb2.DeleteSecretRequest(name=API_KEY))
+    await world.secrets(ann).DeleteSecret(secret_pb2.DeleteSecretRequest(name=API_KEY))
     await until_asked_with(ask, world.operators_token)
     used = {await ask() for _ in range(20)}
     assert used == {world.operators_token}
@@ -130,12 +130,12 @@ async def test_admins_of_other_groups_have_no_use_of_a_groups_secret(world: Worl
     asks = [ask_as(world, await as_the_group(world, token)) for token in (ann, eve)]
     for _ in range(3):
         assert [await ask() for ask in asks] == [world.groups_token, world.operators_token]
-    listed = await world.secrets(eve).ListSecrets(secret_service_pb2.ListSecretsRequest())
+    listed = await world.secrets(eve).ListSecrets(secret_pb2.ListSecretsRequest())
     assert list(listed.secrets) == []
     with refused(StatusCode.NOT_FOUND, "NOT_FOUND"):
-        await world.secrets(eve).DeleteSecret(secret_service_pb2.DeleteSecretRequest(name=API_KEY))
+        await world.secrets(eve).DeleteSecret(secret_pb2.DeleteSecretRequest(name=API_KEY))
     for token, chosen in ((eve, "sales"), (ann, group)):
         with refused(StatusCode.PERMISSION_DENIED, "GROUP_NOT_MEMBER"):
-            await world.secrets(token, chosen).ListSecrets(secret_service_pb2.ListSecretsRequest())
+            await world.secrets(token, chosen).ListSecrets(secret_pb2.ListSecretsRequest())
         with refused(StatusCode.PERMISSION_DENIED, "GROUP_NOT_MEMBER"):
             await world.inference(token, chosen).Complete(question("?"))

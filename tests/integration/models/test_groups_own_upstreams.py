@@ -7,7 +7,7 @@ import grpc
 import pytest
 from aiohttp import web
 
-from coxswain.auth.v1 import secret_service_pb2, secret_service_pb2_grpc
+from coxswain.auth.v1 import secret_pb2, secret_service_pb2_grpc
 from coxswain.models.v1 import inference_service_pb2 as pb
 from coxswain.models.v1 import model_service_pb2
 from tests.integration.models.support import CHAT, KEY, Installation, ask, refusal, serve_models
@@ -30,7 +30,7 @@ async def add(installation: Installation, url: str, name: str = "sales/own", bea
 
 async def store_key(installation: Installation, key: str, origin: str, bearer: str = ALICE) -> None:
     stub = secret_service_pb2_grpc.SecretServiceStub(installation.harness.channel(bearer))
-    request = secret_service_pb2.PutSecretRequest(name="llm/openai", value=key, allowed_origins=[origin])
+    request = secret_pb2.PutSecretRequest(name="llm/openai", value=key, allowed_origins=[origin])
     await stub.PutSecret(request)
 
 

@@ -99,17 +99,17 @@ async def test_a_span_of_time_counts_only_the_calls_in_it(models: Installation) 
 
 
 async def test_usage_is_summed_by_execution_of_the_principal(models: Installation) -> None:
-    from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+    from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2, principal_pb2
     from coxswain.models.v1 import inference_service_pb2_grpc
     from services.common.grpc.call import acting_as
 
     peers = models.harness.peers("orchestrator")
     auth = auth_service_pb2_grpc.AuthServiceStub(peers.channel("auth"))
-    exchanged = await auth.ExchangeToken(auth_service_pb2.ExchangeTokenRequest(authorization=f"Bearer {ALICE}"))
+    exchanged = await auth.ExchangeToken(principal_pb2.ExchangeTokenRequest(authorization=f"Bearer {ALICE}"))
     with acting_as(exchanged.principal_token):
-        granted = await auth.Delegate(auth_service_pb2.DelegateRequest(execution_id="run-1"))
+        granted = await auth.CreateDelegation(delegation_pb2.CreateDelegationRequest(execution_id="run-1"))
     issued = await auth.IssueExecutionPrincipal(
-        auth_service_pb2.IssueExecutionPrincipalRequest(grant_id=granted.grant_id, execution_id="run-1")
+        delegation_pb2.IssueExecutionPrincipalRequest(grant_id=granted.grant_id, execution_id="run-1")
     )
     inference = inference_service_pb2_grpc.InferenceServiceStub(peers.channel("models"))
     with acting_as(issued.principal_token):

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from coxswain.auth.v1 import auth_service_pb2
+from coxswain.auth.v1 import delegation_pb2
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.models.v1 import model_service_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
@@ -41,7 +41,7 @@ async def grant_of(harness: Harness, worker: Worker, execution_id: str) -> Any:
     row = await worker.row(execution_id)
     stub = AuthServiceStub(harness.peers("orchestrator").channel("auth"))
     return await stub.IssueExecutionPrincipal(
-        auth_service_pb2.IssueExecutionPrincipalRequest(grant_id=row.grant_id, execution_id=execution_id)
+        delegation_pb2.IssueExecutionPrincipalRequest(grant_id=row.grant_id, execution_id=execution_id)
     )
 
 
@@ -77,19 +77,19 @@ async def test_an_execution_tells_whom_it_acts_as_and_what_happens_when_their_cr
     crew, stub = await create_crew(harness), executions_of(harness)
     left_open = (await stub.StartExecution(start_request(crew.id))).execution
     # What was left open is told as it was decided: a development identity has no token an execution could act with.
-    assert left_open.identity == auth_service_pb2.EXECUTION_IDENTITY_GROUP
-    assert left_open.on_credential_expiry == auth_service_pb2.ON_CREDENTIAL_EXPIRY_PARK
+    assert left_open.identity == delegation_pb2.EXECUTION_IDENTITY_GROUP
+    assert left_open.on_credential_expiry == delegation_pb2.ON_CREDENTIAL_EXPIRY_PARK
     told = (
         await stub.StartExecution(
             start_request(
                 crew.id,
-                identity=auth_service_pb2.EXECUTION_IDENTITY_USER,
-                on_credential_expiry=auth_service_pb2.ON_CREDENTIAL_EXPIRY_FAIL,
+                identity=delegation_pb2.EXECUTION_IDENTITY_USER,
+                on_credential_expiry=delegation_pb2.ON_CREDENTIAL_EXPIRY_FAIL,
             )
         )
     ).execution
-    assert told.identity == auth_service_pb2.EXECUTION_IDENTITY_USER
-    assert told.on_credential_expiry == auth_service_pb2.ON_CREDENTIAL_EXPIRY_FAIL
+    assert told.identity == delegation_pb2.EXECUTION_IDENTITY_USER
+    assert told.on_credential_expiry == delegation_pb2.ON_CREDENTIAL_EXPIRY_FAIL
     for execution in (left_open, told):
         assert (await stub.GetExecution(pb.GetExecutionRequest(id=execution.id))).execution == execution
     listed = (await stub.ListExecutions(pb.ListExecutionsRequest())).executions

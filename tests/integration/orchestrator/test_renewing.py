@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from grpc import StatusCode
 
-from coxswain.auth.v1 import group_service_pb2
+from coxswain.auth.v1 import group_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.common.v1 import access_pb2
 from coxswain.orchestrator.v1 import execution_pb2
@@ -102,7 +102,7 @@ async def guarded(database_url: str, tmp_path: Path, identity: DatabricksIdentit
     ) as served:
         groups = GroupServiceStub(served.channel(token(identity, "ann")))
         await groups.SetMember(
-            group_service_pb2.SetMemberRequest(subject=f"{identity.issuer}|bob@example.com", role=access_pb2.ROLE_ADMIN)
+            group_pb2.SetMemberRequest(subject=f"{identity.issuer}|bob@example.com", role=access_pb2.ROLE_ADMIN)
         )
         yield served
 

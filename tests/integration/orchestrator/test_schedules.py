@@ -12,7 +12,7 @@ import grpc
 import pytest
 from sqlalchemy import select
 
-from coxswain.auth.v1.auth_service_pb2 import EXECUTION_IDENTITY_GROUP, EXECUTION_IDENTITY_USER
+from coxswain.auth.v1.delegation_pb2 import EXECUTION_IDENTITY_GROUP, EXECUTION_IDENTITY_USER
 from coxswain.orchestrator.v1 import crew_service_pb2, execution_service_pb2
 from coxswain.orchestrator.v1 import schedule_service_pb2 as pb
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub

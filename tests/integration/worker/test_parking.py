@@ -8,7 +8,7 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from coxswain.auth.v1 import auth_service_pb2
+from coxswain.auth.v1 import delegation_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
@@ -52,18 +52,18 @@ class Auth:
         self.renewed = False
         self.revoked: list[str] = []
 
-    async def IssueExecutionPrincipal(self, _: Any) -> auth_service_pb2.IssueExecutionPrincipalResponse:
+    async def IssueExecutionPrincipal(self, _: Any) -> delegation_pb2.IssueExecutionPrincipalResponse:
         if self.renewed:
-            response = auth_service_pb2.IssueExecutionPrincipalResponse(principal_token="fresh")
+            response = delegation_pb2.IssueExecutionPrincipalResponse(principal_token="fresh")
             response.principal.expire_time.FromDatetime(utc_now() + timedelta(minutes=5))
             return response
         if self.meanwhile is not None:
             await self.meanwhile()
         raise expired()
 
-    async def Revoke(self, request: Any, **_: Any) -> auth_service_pb2.RevokeResponse:
+    async def RevokeDelegation(self, request: Any, **_: Any) -> delegation_pb2.RevokeDelegationResponse:
         self.revoked.append(request.execution_id)
-        return auth_service_pb2.RevokeResponse()
+        return delegation_pb2.RevokeDelegationResponse()
 
 
 class World:

@@ -64,6 +64,6 @@ def test_callers_of_a_method_that_serves_everybody_are_refused() -> None:
 def test_only_the_orchestrator_may_act_for_executions() -> None:
     assert auth_service_pb2.DESCRIPTOR is not None
     methods = Default().FindServiceByName("coxswain.auth.v1.AuthService").methods_by_name
-    for name in ("Delegate", "IssueExecutionPrincipal", "RenewDelegation", "Revoke"):
+    for name in ("CreateDelegation", "IssueExecutionPrincipal", "RenewDelegation", "RevokeDelegation"):
         assert read_access(methods[name]).callers == {"orchestrator"}
     assert read_access(methods["ResolveCredential"]).callers == {"memory", "models"}

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2
 from services.common.clock import utc_now
 from services.common.errors import FailedPrecondition, PermissionDenied
 from services.common.grpc.call import Call, enter_call
@@ -24,19 +24,19 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
     """Has a credential for one origin, good for `lifetime`, and none for others."""
 
     def __init__(self) -> None:
-        self.asked: list[auth_service_pb2.ResolveCredentialRequest] = []
+        self.asked: list[credential_pb2.ResolveCredentialRequest] = []
         self.lifetime = timedelta(minutes=5)
         self.answers_origin = ORIGIN
 
     async def ResolveCredential(
-        self, request: auth_service_pb2.ResolveCredentialRequest, context: Any
-    ) -> auth_service_pb2.ResolveCredentialResponse:
+        self, request: credential_pb2.ResolveCredentialRequest, context: Any
+    ) -> credential_pb2.ResolveCredentialResponse:
         self.asked.append(request)
         if request.destination_origin not in {"", ORIGIN}:
             failure = FailedPrecondition("none is configured", reason="CREDENTIAL_NOT_CONFIGURED")
             code, status = to_status(failure, "r")
             await context.abort(code, failure.message, ((DETAILS_KEY, status.SerializeToString()),))
-        response = auth_service_pb2.ResolveCredentialResponse(
+        response = credential_pb2.ResolveCredentialResponse(
             token=f"token-{len(self.asked)}", origin=self.answers_origin
         )
         response.expire_time.FromDatetime(utc_now() + self.lifetime)
@@ -56,7 +56,7 @@ async def auth() -> AsyncIterator[tuple[ToyAuth, grpc.aio.Channel]]:
 
 
 def credentials(channel: grpc.aio.Channel) -> AuthCredentials:
-    return AuthCredentials(channel, auth_service_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, frozenset({KEYLESS}))
+    return AuthCredentials(channel, credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, frozenset({KEYLESS}))
 
 
 @contextmanager
@@ -87,7 +87,7 @@ async def test_a_credential_is_asked_for_once_and_says_when_it_was_remembered(
         source.forget(ORIGIN, "openai")
         assert (await source.resolve(ORIGIN, "openai")).token == "token-2"
     assert [(asked.purpose, asked.provider) for asked in toy.asked] == 2 * [
-        (auth_service_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, "openai")
+        (credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, "openai")
     ]
 
 

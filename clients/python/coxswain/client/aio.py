@@ -9,14 +9,10 @@ from typing import Any, Self
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from coxswain.auth.v1.auth_service_pb2 import (
-    ExecutionIdentity,
-    OnCredentialExpiry,
-    WhoAmIRequest,
-    WhoAmIResponse,
-)
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
+from coxswain.auth.v1.principal_pb2 import WhoAmIRequest, WhoAmIResponse
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.client.connection import Connection, Tls, with_request_id
 from coxswain.client.errors import AlreadyExists, CoxswainError, NotFound, from_rpc_error

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
-from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity, OnCredentialExpiry
+from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.progress import state_words
 from coxswain.client.values import to_value
 from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec

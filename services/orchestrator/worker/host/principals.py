@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import grpc
 
-from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2
 from services.common.errors import CoxswainError, Unauthenticated
 from services.common.grpc.call import acting_as
 from services.common.grpc.status import from_rpc_error
@@ -26,7 +26,7 @@ class ExecutionPrincipal:
 
     def __init__(self, auth: "auth_service_pb2_grpc.AuthServiceAsyncStub", execution_id: str, grant_id: str) -> None:
         self._auth = auth
-        self._request = auth_service_pb2.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id=execution_id)
+        self._request = delegation_pb2.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id=execution_id)
         self._token = ""
         self._good_until = 0.0
         self._renewing = asyncio.Lock()

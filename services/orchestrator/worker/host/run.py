@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import structlog
 
-from coxswain.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
@@ -237,9 +237,9 @@ class ExecutionRun:
 
     async def _revoke(self) -> None:
         """Let the execution act for nobody any more; what fails of that, the API's housekeeping makes up for."""
-        request = auth_service_pb2.RevokeRequest(execution_id=self._execution.id)
+        request = delegation_pb2.RevokeDelegationRequest(execution_id=self._execution.id)
         try:
-            await self._context.auth.Revoke(request, timeout=_REVOKE_SECONDS)
+            await self._context.auth.RevokeDelegation(request, timeout=_REVOKE_SECONDS)
             await self._context.store.grant_closed(self._execution.id)
         except (grpc.RpcError, CoxswainError) as error:
             logger.info("grant_not_revoked", execution_id=self._execution.id, error=type(error).__name__)

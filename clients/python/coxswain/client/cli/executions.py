@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity, OnCredentialExpiry
+from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.blocking import Client
 from coxswain.client.cli.run import IdArgument
 from coxswain.client.cli.schedules import schedule_id

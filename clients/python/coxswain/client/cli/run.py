@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coxswain.auth.v1.auth_service_pb2 import ExecutionIdentity, OnCredentialExpiry
+from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.blocking import Client
 from coxswain.client.cli.crews import apply_document, read
 from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from, warn_of_unused

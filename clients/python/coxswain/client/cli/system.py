@@ -9,7 +9,7 @@ import grpc
 import typer
 from rich.text import Text
 
-from coxswain.auth.v1.auth_service_pb2 import WhoAmIResponse
+from coxswain.auth.v1.principal_pb2 import WhoAmIResponse
 from coxswain.client.blocking import Client
 from coxswain.client.cli.session import (
     EXIT_STATUS,
