@@ -32,9 +32,9 @@ import numpy.typing as npt
 import psutil
 import uvloop
 
-from coxswain.memory.v1 import memory_backend_service_pb2 as backend_pb
+from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
 from coxswain.memory.v1 import memory_backend_service_pb2_grpc, memory_service_pb2_grpc, record_pb2
-from coxswain.memory.v1 import memory_service_pb2 as pb
+from coxswain.memory.v1 import memory_pb2 as pb
 from services.common.egress import AddressPolicy
 from services.common.grpc.call import Call, enter_call
 from services.common.identity.credentials import OutboundCredential
@@ -205,14 +205,16 @@ async def _grpc_search(channel: grpc.aio.Channel, url: str) -> Search:
         backend=backend_pb.MemoryBackend(name="workspace", databricks=config)
     )
     created = await backends.CreateMemoryBackend(request, metadata=metadata)
-    await backends.Activate(backend_pb.ActivateRequest(id=created.backend.id), metadata=metadata)
+    await backends.ActivateMemoryBackend(
+        backend_pb.ActivateMemoryBackendRequest(id=created.backend.id), metadata=metadata
+    )
     key = NamespaceKey(_GROUP, _CREW, MemoryKind.UNIFIED)
 
     async def search(vector: Vector) -> list[str]:
-        request = pb.SearchRequest(
-            namespace=pb.Namespace(crew_id=_CREW), vector=pb.Vector(values=vector.tolist()), limit=_K
+        request = pb.SearchRecordsRequest(
+            namespace=pb.Namespace(memory_id=_CREW), vector=pb.Vector(values=vector.tolist()), limit=_K
         )
-        response = await memories.Search(request, metadata=metadata)
+        response = await memories.SearchRecords(request, metadata=metadata)
         return [key.stored_id(result.record.id) for result in response.results]
 
     return search

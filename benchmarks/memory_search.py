@@ -31,7 +31,7 @@ import numpy.typing as npt
 import psutil
 import uvloop
 
-from coxswain.memory.v1 import memory_service_pb2 as pb
+from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
@@ -138,10 +138,10 @@ def _grpc_search(channel: grpc.aio.Channel) -> Callable[[int, Matrix], Awaitable
     metadata = (("authorization", f"Bearer {_BEARER}"),)
 
     async def search(number: int, query: Matrix) -> list[str]:
-        request = pb.SearchRequest(
-            namespace=pb.Namespace(crew_id=f"crew{number}"), vector=pb.Vector(values=query.tolist()), limit=_K
+        request = pb.SearchRecordsRequest(
+            namespace=pb.Namespace(memory_id=f"crew{number}"), vector=pb.Vector(values=query.tolist()), limit=_K
         )
-        response = await memories.Search(request, metadata=metadata)
+        response = await memories.SearchRecords(request, metadata=metadata)
         return [result.record.id for result in response.results]
 
     return search

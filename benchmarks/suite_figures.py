@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from coxswain.client import Client
-from coxswain.memory.v1.memory_service_pb2 import Namespace, SaveRequest, SearchRequest
+from coxswain.memory.v1.memory_pb2 import Namespace, SaveRecordsRequest, SearchRecordsRequest
 from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
 from coxswain.orchestrator.v1.crew_pb2 import AgentSpec, Crew, CrewSpec, TaskSpec
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
@@ -167,11 +167,13 @@ def alone(directory: Path) -> Iterator[tuple[str, str, str]]:
         ServiceProcesses(directory / "alone", "", workers=0).running() as services,
         services.caller("dev:someone:some=editor") as caller,
     ):
-        namespace = Namespace(crew_id="measured")
+        namespace = Namespace(memory_id="measured")
         for number in range(100):
             record = Record(unified=UnifiedRecord(content=f"The harbour is {number} fathoms deep."))
-            caller.memory.memory.Save(SaveRequest(namespace=namespace, records=[record]))
-            caller.memory.memory.Search(SearchRequest(namespace=namespace, text="How deep is the harbour?"))
+            caller.memory.memory.SaveRecords(SaveRecordsRequest(namespace=namespace, records=[record]))
+            caller.memory.memory.SearchRecords(
+                SearchRecordsRequest(namespace=namespace, text="How deep is the harbour?")
+            )
             caller.orchestrator.apply_crew(crew("say"))
         for name, process in services.processes().items():
             yield f"memory of {name} alone", _size(process), "< 150 MB"

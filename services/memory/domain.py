@@ -162,17 +162,17 @@ class NamespaceKey:
     """Whose records: a group's, a crew's, of one kind. A document belongs to the group alone."""
 
     group_id: str
-    crew_id: str
+    memory_id: str
     kind: MemoryKind
 
     @property
     def id(self) -> str:
         """The namespace's own id: the same on every machine."""
-        return _digest("namespace", self.group_id, self.kind.name, self.crew_id)
+        return _digest("namespace", self.group_id, self.kind.name, self.memory_id)
 
     def stored_id(self, client_id: str) -> str:
         """Return the id under which a record lies in any store: no other namespace can produce it."""
-        return _digest("record", self.group_id, self.kind.name, self.crew_id, client_id)
+        return _digest("record", self.group_id, self.kind.name, self.memory_id, client_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,7 +461,7 @@ def summarise_children(parent: str, rows: Iterable[ScopeRow]) -> list[ScopeInfo]
     return [summarise_scope(path, children[path]) for path in sorted(children)]
 
 
-def derive_crew_id(
+def derive_memory_id(
     *, group_id: str, agent_roles: Sequence[str], task_names: Sequence[str], crew_name: str, model: str, run_name: str
 ) -> str:
     """Return the stable id of a crew: the order of roles and tasks does not matter, each ingredient does."""

@@ -279,7 +279,7 @@ def build_row(key: NamespaceKey, record: Record, embedding_model: str) -> dict[s
         "llm_model": record.llm_model,
         "tools_used": canonical_json(list(record.tools_used)),
         "group_id": key.group_id,
-        "crew_id": key.crew_id,
+        "crew_id": key.memory_id,
         "created_at": created,
         "timestamp": format_time(created),
         "embedding": record.embedding,

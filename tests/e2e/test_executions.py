@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from coxswain.memory.v1.memory_service_pb2 import DeriveCrewIdRequest, Namespace, SearchRequest
+from coxswain.memory.v1.memory_pb2 import DeriveMemoryIdRequest, Namespace, SearchRecordsRequest
 from coxswain.orchestrator.v1.crew_pb2 import (
     PROCESS_HIERARCHICAL,
     AgentSpec,
@@ -251,9 +251,9 @@ def test_results_are_found_again_in_memory(scene: Scene, alice: Caller) -> None:
     crew = scene.crew("survey", memory=MemorySpec(enabled=True))
     alice.orchestrator.run(crew)
 
-    crew_id = alice.memory.memory.DeriveCrewId(_identity(crew)).crew_id
-    found = alice.memory.memory.Search(
-        SearchRequest(namespace=Namespace(crew_id=crew_id), text="depth of the water in the port")
+    memory_id = alice.memory.memory.DeriveMemoryId(_identity(crew)).memory_id
+    found = alice.memory.memory.SearchRecords(
+        SearchRecordsRequest(namespace=Namespace(memory_id=memory_id), text="depth of the water in the port")
     ).results
 
     assert [result.record.unified.content for result in found] == [
@@ -288,14 +288,14 @@ def test_a_character_no_database_can_hold_is_replaced_wherever_it_comes_from(sce
     counted, shaped = outputs(alice.orchestrator, execution)
     assert counted.output.text == "One\ufffdtwo."
     assert dict(shaped.output.structured) == {"line": "five\ufffdsix"}
-    crew_id = alice.memory.memory.DeriveCrewId(_identity(crew)).crew_id
-    search = SearchRequest(namespace=Namespace(crew_id=crew_id), text="One two")
-    found = [result.record.unified.content for result in alice.memory.memory.Search(search).results]
+    memory_id = alice.memory.memory.DeriveMemoryId(_identity(crew)).memory_id
+    search = SearchRecordsRequest(namespace=Namespace(memory_id=memory_id), text="One two")
+    found = [result.record.unified.content for result in alice.memory.memory.SearchRecords(search).results]
     assert "One\ufffdtwo." in found
 
 
-def _identity(crew: CrewSpec) -> DeriveCrewIdRequest:
-    return DeriveCrewIdRequest(
+def _identity(crew: CrewSpec) -> DeriveMemoryIdRequest:
+    return DeriveMemoryIdRequest(
         agent_roles=[agent.role for agent in crew.agents],
         task_names=[task.name for task in crew.tasks],
         crew_name=crew.name,

@@ -6,16 +6,16 @@ import grpc
 import pytest
 
 from coxswain.client import Client
-from coxswain.memory.v1.memory_service_pb2 import (
-    ClearRequest,
-    CountRequest,
-    DeleteRequest,
-    GetRequest,
+from coxswain.memory.v1.memory_pb2 import (
+    ClearNamespaceRequest,
+    CountRecordsRequest,
+    DeleteRecordsRequest,
+    GetRecordRequest,
     ListNamespacesRequest,
-    ListRequest,
+    ListRecordsRequest,
     Namespace,
-    SaveRequest,
-    SearchRequest,
+    SaveRecordsRequest,
+    SearchRecordsRequest,
 )
 from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
 from coxswain.orchestrator.v1.crew_pb2 import Crew
@@ -129,24 +129,26 @@ def test_a_group_one_is_no_member_of_cannot_be_chosen(
 
 
 def test_memories_of_another_group_are_out_of_reach(scene: Scene, alice: Caller, bob: Caller) -> None:
-    namespace = Namespace(crew_id=scene.word("crew"))
+    namespace = Namespace(memory_id=scene.word("crew"))
     record = Record(id="secret", unified=UnifiedRecord(content="The code of the safe is 4711."))
-    alice.memory.memory.Save(SaveRequest(namespace=namespace, records=[record]))
+    alice.memory.memory.SaveRecords(SaveRecordsRequest(namespace=namespace, records=[record]))
     memory = bob.memory.memory
 
-    assert not memory.Search(SearchRequest(namespace=namespace, text="code of the safe")).results
-    assert not memory.List(ListRequest(namespace=namespace)).records
-    assert memory.Count(CountRequest(namespace=namespace)).count == 0
+    assert not memory.SearchRecords(SearchRecordsRequest(namespace=namespace, text="code of the safe")).results
+    assert not memory.ListRecords(ListRecordsRequest(namespace=namespace)).records
+    assert memory.CountRecords(CountRecordsRequest(namespace=namespace)).count == 0
     with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
-        memory.Get(GetRequest(namespace=namespace, id="secret"))
-    assert memory.Delete(DeleteRequest(namespace=namespace, ids=["secret"])).deleted == 0
-    assert memory.Clear(ClearRequest(namespace=namespace)).deleted == 0
+        memory.GetRecord(GetRecordRequest(namespace=namespace, id="secret"))
+    assert memory.DeleteRecords(DeleteRecordsRequest(namespace=namespace, ids=["secret"])).deleted == 0
+    assert memory.ClearNamespace(ClearNamespaceRequest(namespace=namespace)).deleted == 0
     listed = memory.ListNamespaces(ListNamespacesRequest(page_size=1000)).namespaces
-    assert namespace.crew_id not in {info.namespace.crew_id for info in listed}
+    assert namespace.memory_id not in {info.namespace.memory_id for info in listed}
 
     own = Record(id="secret", unified=UnifiedRecord(content="Bob's own."))
-    memory.Save(SaveRequest(namespace=namespace, records=[own]))
-    kept = alice.memory.memory.Get(GetRequest(namespace=namespace, id="secret")).record
+    memory.SaveRecords(SaveRecordsRequest(namespace=namespace, records=[own]))
+    kept = alice.memory.memory.GetRecord(GetRecordRequest(namespace=namespace, id="secret")).record
     assert kept.unified.content == "The code of the safe is 4711.", "the same id in another group is another row"
-    found = alice.memory.memory.Search(SearchRequest(namespace=namespace, text="code of the safe")).results
+    found = alice.memory.memory.SearchRecords(
+        SearchRecordsRequest(namespace=namespace, text="code of the safe")
+    ).results
     assert [result.record.unified.content for result in found] == ["The code of the safe is 4711."]

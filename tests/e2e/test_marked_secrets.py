@@ -334,24 +334,24 @@ def _in_group(world: World, group: str) -> Iterator[None]:
 
 def _use_memory(world: World) -> None:
     ok = world.ok
-    namespace = {"crew_id": "crew", "kind": "MEMORY_KIND_UNIFIED"}
+    namespace = {"memory_id": "crew", "kind": "MEMORY_KIND_UNIFIED"}
     record = {"unified": {"content": "cats sleep a lot", "scope": "/a", "categories": ["cats"]}}
-    [one, _] = ok("MemoryService.Save", namespace=namespace, records=[record, record]).ids
-    assert ok("MemoryService.Search", namespace=namespace, text="cats").results
-    ok("MemoryService.Get", namespace=namespace, id=one)
-    ok("MemoryService.Touch", namespace=namespace, ids=[one])
+    [one, _] = ok("MemoryService.SaveRecords", namespace=namespace, records=[record, record]).ids
+    assert ok("MemoryService.SearchRecords", namespace=namespace, text="cats").results
+    ok("MemoryService.GetRecord", namespace=namespace, id=one)
+    ok("MemoryService.TouchRecords", namespace=namespace, ids=[one])
     for name in ("List", "Count", "ListScopes", "GetScope", "ListCategories"):
         ok(f"MemoryService.{name}", namespace=namespace)
     ok("MemoryService.ListNamespaces")
-    ok("MemoryService.Delete", namespace=namespace, ids=[one])
-    ok("MemoryService.Clear", namespace=namespace)
+    ok("MemoryService.DeleteRecords", namespace=namespace, ids=[one])
+    ok("MemoryService.ClearNamespace", namespace=namespace)
 
 
 def _embedded_memory(world: World) -> None:
-    world.ok("MemoryService.DeriveCrewId", agent_roles=["a"], task_names=["b"], crew_name="c")
+    world.ok("MemoryService.DeriveMemoryId", agent_roles=["a"], task_names=["b"], crew_name="c")
     _use_memory(world)
-    entities = {"crew_id": "crew", "kind": "MEMORY_KIND_ENTITY"}
-    world.ok("MemoryService.Save", namespace=entities, records=[{"entity": {"entity_name": "Ann"}}])
+    entities = {"memory_id": "crew", "kind": "MEMORY_KIND_ENTITY"}
+    world.ok("MemoryService.SaveRecords", namespace=entities, records=[{"entity": {"entity_name": "Ann"}}])
     world.ok("MemoryService.TraverseEntities", namespace=entities, start="Ann")
 
 
@@ -371,11 +371,11 @@ def _workspace_memory(world: World) -> None:
     ok("MemoryBackendService.UpdateMemoryBackend", backend=change, update_mask={"paths": ["name"]})
     for status in (401, 403, 400):
         with _vector_search_echoes(world, status):
-            no("MemoryBackendService.Provision", id=id_)
-            ok("MemoryBackendService.Verify", id=id_)
-    ok("MemoryBackendService.Provision", id=id_)
-    ok("MemoryBackendService.Verify", id=id_)
-    ok("MemoryBackendService.Activate", id=id_)
+            no("MemoryBackendService.ProvisionMemoryBackend", id=id_)
+            ok("MemoryBackendService.VerifyMemoryBackend", id=id_)
+    ok("MemoryBackendService.ProvisionMemoryBackend", id=id_)
+    ok("MemoryBackendService.VerifyMemoryBackend", id=id_)
+    ok("MemoryBackendService.ActivateMemoryBackend", id=id_)
     _use_memory(world)
     _indexes(world, id_)
     vectors.clear_faults()
@@ -391,22 +391,22 @@ def _workspace_memory(world: World) -> None:
 def _indexes(world: World, backend: str) -> None:
     ok, no = world.ok, world.no
     record = {"id": "r", "unified": {"content": "dogs bark"}, "embedding": [1.0] * 1024}
-    ok("VectorIndexService.Upsert", index=INDEX, crew_id="crew", records=[record])
+    ok("VectorIndexService.UpsertIndexRecords", index=INDEX, memory_id="crew", records=[record])
     ok("VectorIndexService.SimilaritySearch", index=INDEX, query_vector=[1.0] * 1024)
     ok("VectorIndexService.DescribeIndex", index=INDEX)
-    ok("VectorIndexService.CountDocuments", index=INDEX)
+    ok("VectorIndexService.CountIndexRecords", index=INDEX)
     ok("VectorIndexService.ListIndexes")
     ok("VectorIndexService.GetSchema", kind="MEMORY_KIND_UNIFIED")
-    namespace = {"crew_id": "crew", "kind": "MEMORY_KIND_UNIFIED"}
+    namespace = {"memory_id": "crew", "kind": "MEMORY_KIND_UNIFIED"}
     for status in (400, 401, 403, 404):
         with _vector_search_echoes(world, status):
-            no("VectorIndexService.Upsert", index=INDEX, crew_id="crew", records=[record])
+            no("VectorIndexService.UpsertIndexRecords", index=INDEX, memory_id="crew", records=[record])
             no("VectorIndexService.SimilaritySearch", index=INDEX, query_vector=[1.0] * 1024)
-            no("VectorIndexService.DeleteRecords", index=INDEX, crew_id="crew", ids=["r"])
-            no("VectorIndexService.CountDocuments", index=INDEX)
-            no("MemoryService.Search", namespace=namespace, text="cats")
-            no("MemoryService.Save", namespace=namespace, records=[{"unified": {"content": "cats"}}])
-    ok("VectorIndexService.DeleteRecords", index=INDEX, crew_id="crew", ids=["r"])
+            no("VectorIndexService.DeleteIndexRecords", index=INDEX, memory_id="crew", ids=["r"])
+            no("VectorIndexService.CountIndexRecords", index=INDEX)
+            no("MemoryService.SearchRecords", namespace=namespace, text="cats")
+            no("MemoryService.SaveRecords", namespace=namespace, records=[{"unified": {"content": "cats"}}])
+    ok("VectorIndexService.DeleteIndexRecords", index=INDEX, memory_id="crew", ids=["r"])
     ok("VectorIndexService.EmptyIndex", index=INDEX, confirm_name=INDEX)
     extra = "main.memories.extra"
     ok("VectorIndexService.CreateIndex", index=extra, backend_id=backend, kind="MEMORY_KIND_ENTITY")

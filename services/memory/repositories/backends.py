@@ -88,7 +88,7 @@ class MemoryBackendRepository(Protocol):
         """Return the indexes that the group's backends name, by name."""
         ...
 
-    async def remember_namespace(self, backend: MemoryBackend, crew_id: str, kind: MemoryKind) -> None:
+    async def remember_namespace(self, backend: MemoryBackend, memory_id: str, kind: MemoryKind) -> None:
         """Note that a crew has written to a backend."""
         ...
 
@@ -207,9 +207,9 @@ class SqlMemoryBackendRepository:
         clauses = [] if backend_id is None else [registered_indexes.c.backend_id == backend_id]
         return await self._registered(group_id, *clauses)
 
-    async def remember_namespace(self, backend: MemoryBackend, crew_id: str, kind: MemoryKind) -> None:
+    async def remember_namespace(self, backend: MemoryBackend, memory_id: str, kind: MemoryKind) -> None:
         """See `MemoryBackendRepository`."""
-        row = {"backend_id": backend.id, "crew_id": crew_id, "kind": int(kind), "group_id": backend.group_id}
+        row = {"backend_id": backend.id, "crew_id": memory_id, "kind": int(kind), "group_id": backend.group_id}
         clauses = [remote_namespaces.c[name] == value for name, value in row.items()]
         try:
             async with self._database.write() as connection:

@@ -2,7 +2,7 @@
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from coxswain.memory.v1 import memory_backend_service_pb2 as pb
+from coxswain.memory.v1 import memory_backend_pb2 as pb
 from coxswain.memory.v1 import record_pb2
 from services.common.clock import utc_now
 from services.common.egress import origin_of

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from coxswain.memory.v1 import memory_service_pb2, record_pb2
+from coxswain.memory.v1 import memory_pb2, record_pb2
 from services.common.errors import InvalidArgument
 from services.memory import filters
 from services.memory.domain import (
@@ -222,7 +222,7 @@ def record_to_message(record: Record) -> record_pb2.Record:
     return message
 
 
-def filter_to_domain(message: memory_service_pb2.Filter, kind: MemoryKind) -> Filter:
+def filter_to_domain(message: memory_pb2.RecordFilter, kind: MemoryKind) -> Filter:
     """Return the filter of a message, checked against the kind's schema.
 
     Raises:
@@ -269,14 +269,14 @@ def conditions_to_domain(
     )
 
 
-def _scalar(message: record_pb2.Value, path: str) -> Scalar:
+def _scalar(message: record_pb2.ConditionValue, path: str) -> Scalar:
     if message.WhichOneof("value") == "time":
         return _moment(message.time, f"{path}.time")
     value: Scalar = getattr(message, message.WhichOneof("value") or "text")
     return value
 
 
-def ranking_to_domain(message: memory_service_pb2.Ranking) -> Ranking:
+def ranking_to_domain(message: memory_pb2.Ranking) -> Ranking:
     """Return the weights.
 
     Raises:
@@ -289,9 +289,9 @@ def ranking_to_domain(message: memory_service_pb2.Ranking) -> Ranking:
     return Ranking(*weights, half_life_days=half_life)
 
 
-def scope_to_message(info: ScopeInfo) -> memory_service_pb2.ScopeInfo:
+def scope_to_message(info: ScopeInfo) -> memory_pb2.ScopeInfo:
     """Return the message of a scope's figures."""
-    return memory_service_pb2.ScopeInfo(
+    return memory_pb2.ScopeInfo(
         path=info.path,
         record_count=info.record_count,
         categories=info.categories,
@@ -301,11 +301,11 @@ def scope_to_message(info: ScopeInfo) -> memory_service_pb2.ScopeInfo:
     )
 
 
-def namespace_to_message(info: NamespaceInfo) -> memory_service_pb2.NamespaceInfo:
+def namespace_to_message(info: NamespaceInfo) -> memory_pb2.NamespaceInfo:
     """Return the message of a namespace."""
-    return memory_service_pb2.NamespaceInfo(
-        namespace=memory_service_pb2.Namespace(
-            crew_id=info.key.crew_id, kind=record_pb2.MemoryKind.ValueType(int(info.key.kind))
+    return memory_pb2.NamespaceInfo(
+        namespace=memory_pb2.Namespace(
+            memory_id=info.key.memory_id, kind=record_pb2.MemoryKind.ValueType(int(info.key.kind))
         ),
         embedding_model=info.space.model,
         embedding_dimension=info.space.dimension,

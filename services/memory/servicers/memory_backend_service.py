@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from coxswain.memory.v1 import memory_backend_service_pb2 as pb
+from coxswain.memory.v1 import memory_backend_pb2 as pb
 from coxswain.memory.v1 import memory_backend_service_pb2_grpc
 from services.common.db.idempotency import request_hash
 from services.common.errors import InvalidArgument
@@ -80,23 +80,29 @@ class MemoryBackendServicer(memory_backend_service_pb2_grpc.MemoryBackendService
         await self._backends.delete(current_principal(), request.id, request.successor_id)
         return pb.DeleteMemoryBackendResponse()
 
-    async def Activate(self, request: pb.ActivateRequest, context: Context) -> pb.ActivateResponse:
+    async def ActivateMemoryBackend(
+        self, request: pb.ActivateMemoryBackendRequest, context: Context
+    ) -> pb.ActivateMemoryBackendResponse:
         """Make a backend the active one."""
         active = await self._backends.activate(current_principal(), request.id)
-        return pb.ActivateResponse(backend=None if active is None else backend_to_message(active))
+        return pb.ActivateMemoryBackendResponse(backend=None if active is None else backend_to_message(active))
 
-    async def Verify(self, request: pb.VerifyRequest, context: Context) -> pb.VerifyResponse:
+    async def VerifyMemoryBackend(
+        self, request: pb.VerifyMemoryBackendRequest, context: Context
+    ) -> pb.VerifyMemoryBackendResponse:
         """Look at what a backend needs."""
         checks = await self._backends.verify(current_principal(), request.id)
-        return pb.VerifyResponse(
+        return pb.VerifyMemoryBackendResponse(
             ok=all(check.ok for check in checks),
             checks=[
-                pb.VerifyCheck(subject=check.subject, ok=check.ok, finding=check.finding, mend=check.mend)
+                pb.MemoryBackendCheck(subject=check.subject, ok=check.ok, finding=check.finding, remedy=check.remedy)
                 for check in checks
             ],
         )
 
-    async def Provision(self, request: pb.ProvisionRequest, context: Context) -> AsyncIterator[pb.ProvisionResponse]:
+    async def ProvisionMemoryBackend(
+        self, request: pb.ProvisionMemoryBackendRequest, context: Context
+    ) -> AsyncIterator[pb.ProvisionMemoryBackendResponse]:
         """Make what a backend needs."""
         async for step in self._backends.provision(current_principal(), request.id):
-            yield pb.ProvisionResponse(step=step.text, done=step.done, total=step.total, rate=step.rate)
+            yield pb.ProvisionMemoryBackendResponse(step=step.text, done=step.done, total=step.total, rate=step.rate)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import Message
 
-from coxswain.memory.v1 import memory_service_pb2 as pb
+from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc
 from services.common.clock import utc_now
 from services.common.errors import InvalidArgument
@@ -47,18 +47,18 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         self._memories = memories
         self._max_record_bytes = max_message_bytes - _ROOM
 
-    async def Save(self, request: pb.SaveRequest, context: Context) -> pb.SaveResponse:
+    async def SaveRecords(self, request: pb.SaveRecordsRequest, context: Context) -> pb.SaveRecordsResponse:
         """Store records."""
         request_id = current_call().request_id
         records = [
             record_to_domain(message, f"records[{place}]", request_id) for place, message in enumerate(request.records)
         ]
         await self._memories.save(current_principal(), *_place(request.namespace), records, request.embedding_model)
-        return pb.SaveResponse(ids=[record.id for record in records])
+        return pb.SaveRecordsResponse(ids=[record.id for record in records])
 
-    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
+    async def SearchRecords(self, request: pb.SearchRecordsRequest, context: Context) -> pb.SearchRecordsResponse:
         """Find the nearest records."""
-        crew_id, kind = _place(request.namespace)
+        memory_id, kind = _place(request.namespace)
         principal = current_principal()
         searching = _searching(request, principal.group_id)
         after, asked_at = _search_position(decode_page_token(request.page_token, "search", searching))
@@ -73,8 +73,8 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             after=after,
             asked_at=asked_at,
         )
-        outcome = await self._memories.search(principal, crew_id, kind, question)
-        response = pb.SearchResponse(scanned_records=outcome.scanned, truncated=outcome.truncated)
+        outcome = await self._memories.search(principal, memory_id, kind, question)
+        response = pb.SearchRecordsResponse(scanned_records=outcome.scanned, truncated=outcome.truncated)
         size, more = 0, outcome.cut or len(outcome.results) == question.limit
         for found in outcome.results:
             result = pb.SearchResult(
@@ -87,39 +87,39 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             response.results.append(result)
         if more and response.results:
             rank = len(response.results) + (after.rank if after else 0)
-            last = search_position(principal, crew_id, kind, outcome.results[len(response.results) - 1], rank)
+            last = search_position(principal, memory_id, kind, outcome.results[len(response.results) - 1], rank)
             key = [last.score, last.stored_id, microseconds(asked_at), rank]
             response.next_page_token = encode_page_token("search", searching, key)
         return response
 
-    async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
+    async def GetRecord(self, request: pb.GetRecordRequest, context: Context) -> pb.GetRecordResponse:
         """Return one record."""
         record = await self._memories.get(
             current_principal(), *_place(request.namespace), request.id, embedding=request.include_embedding
         )
-        return pb.GetResponse(record=record_to_message(record))
+        return pb.GetRecordResponse(record=record_to_message(record))
 
-    async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
+    async def ListRecords(self, request: pb.ListRecordsRequest, context: Context) -> pb.ListRecordsResponse:
         """Return a page of records; fewer than asked for when more do not fit a message."""
-        crew_id, kind = _place(request.namespace)
+        memory_id, kind = _place(request.namespace)
         principal = current_principal()
         listing = {
             "group": principal.group_id,
-            "crew": crew_id,
+            "crew": memory_id,
             "kind": kind.name,
             "filter": request.filter.SerializeToString(deterministic=True).hex(),
         }
         token = decode_page_token(request.page_token, "memories", listing)
         page = await self._memories.page(
             principal,
-            crew_id,
+            memory_id,
             kind,
             filter_to_domain(request.filter, kind),
             page_size(request.page_size),
             _list_position(token),
             embeddings=request.include_embeddings,
         )
-        response = pb.ListResponse()
+        response = pb.ListRecordsResponse()
         size, more = 0, page.more
         for record in page.records:
             message = record_to_message(record)
@@ -129,31 +129,33 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
                 break
             response.records.append(message)
         if more:
-            last = list_position(principal, crew_id, kind, page.records[len(response.records) - 1])
+            last = list_position(principal, memory_id, kind, page.records[len(response.records) - 1])
             response.next_page_token = encode_page_token("memories", listing, [last.created, last.stored_id])
         return response
 
-    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
+    async def DeleteRecords(self, request: pb.DeleteRecordsRequest, context: Context) -> pb.DeleteRecordsResponse:
         """Remove records."""
-        crew_id, kind = _place(request.namespace)
+        memory_id, kind = _place(request.namespace)
         chosen = filter_to_domain(request.filter, kind) if request.HasField("filter") else None
-        deleted = await self._memories.delete(current_principal(), crew_id, kind, list(request.ids), chosen)
-        return pb.DeleteResponse(deleted=deleted)
+        deleted = await self._memories.delete(current_principal(), memory_id, kind, list(request.ids), chosen)
+        return pb.DeleteRecordsResponse(deleted=deleted)
 
-    async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
+    async def CountRecords(self, request: pb.CountRecordsRequest, context: Context) -> pb.CountRecordsResponse:
         """Count records."""
-        crew_id, kind = _place(request.namespace)
-        tally = await self._memories.count(current_principal(), crew_id, kind, filter_to_domain(request.filter, kind))
-        return pb.CountResponse(count=tally.count, at_least=tally.at_least)
+        memory_id, kind = _place(request.namespace)
+        tally = await self._memories.count(current_principal(), memory_id, kind, filter_to_domain(request.filter, kind))
+        return pb.CountRecordsResponse(count=tally.count, at_least=tally.at_least)
 
-    async def Clear(self, request: pb.ClearRequest, context: Context) -> pb.ClearResponse:
+    async def ClearNamespace(self, request: pb.ClearNamespaceRequest, context: Context) -> pb.ClearNamespaceResponse:
         """Remove every record of a namespace."""
-        return pb.ClearResponse(deleted=await self._memories.clear(current_principal(), *_place(request.namespace)))
+        return pb.ClearNamespaceResponse(
+            deleted=await self._memories.clear(current_principal(), *_place(request.namespace))
+        )
 
-    async def Touch(self, request: pb.TouchRequest, context: Context) -> pb.TouchResponse:
+    async def TouchRecords(self, request: pb.TouchRecordsRequest, context: Context) -> pb.TouchRecordsResponse:
         """Record that memories were found useful now."""
         touched = await self._memories.touch(current_principal(), *_place(request.namespace), list(request.ids))
-        return pb.TouchResponse(touched=touched)
+        return pb.TouchRecordsResponse(touched=touched)
 
     async def TraverseEntities(
         self, request: pb.TraverseEntitiesRequest, context: Context
@@ -223,12 +225,12 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         response = pb.ListNamespacesResponse(namespaces=[namespace_to_message(info) for info in found[:size]])
         if len(found) > size:
             last = found[size - 1].key
-            response.next_page_token = encode_page_token("namespaces", listing, [last.crew_id, int(last.kind)])
+            response.next_page_token = encode_page_token("namespaces", listing, [last.memory_id, int(last.kind)])
         return response
 
-    async def DeriveCrewId(self, request: pb.DeriveCrewIdRequest, context: Context) -> pb.DeriveCrewIdResponse:
+    async def DeriveMemoryId(self, request: pb.DeriveMemoryIdRequest, context: Context) -> pb.DeriveMemoryIdResponse:
         """Compute a crew's id."""
-        crew_id = self._memories.crew_id(
+        memory_id = self._memories.memory_id(
             current_principal(),
             agent_roles=list(request.agent_roles),
             task_names=list(request.task_names),
@@ -236,16 +238,16 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             model=request.model,
             run_name=request.run_name,
         )
-        return pb.DeriveCrewIdResponse(crew_id=crew_id)
+        return pb.DeriveMemoryIdResponse(memory_id=memory_id)
 
 
 def _place(namespace: pb.Namespace) -> tuple[str, MemoryKind]:
-    return namespace.crew_id, memory_kind(namespace.kind)
+    return namespace.memory_id, memory_kind(namespace.kind)
 
 
-def _searching(request: pb.SearchRequest, group_id: str) -> dict[str, object]:
+def _searching(request: pb.SearchRecordsRequest, group_id: str) -> dict[str, object]:
     """Return what a search's pages have in common."""
-    same = pb.SearchRequest()
+    same = pb.SearchRecordsRequest()
     same.CopyFrom(request)
     for field in ("limit", "include_embeddings", "page_token"):
         same.ClearField(field)
@@ -289,8 +291,8 @@ def _namespace_position(token: list[Any] | None) -> tuple[str, int] | None:
     match token:
         case None:
             return None
-        case [str(crew_id), int(kind)] if kind in tuple(MemoryKind) and "\x00" not in crew_id:
-            return crew_id, kind
+        case [str(memory_id), int(kind)] if kind in tuple(MemoryKind) and "\x00" not in memory_id:
+            return memory_id, kind
         case _:
             raise _forged()
 

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 
 from coxswain.memory.v1 import record_pb2, vector_index_service_pb2_grpc
-from coxswain.memory.v1 import vector_index_service_pb2 as pb
+from coxswain.memory.v1 import vector_index_pb2 as pb
 from services.common.grpc.call import current_call, current_principal
 from services.memory.domain import MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
@@ -25,14 +25,16 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
     def __init__(self, indexes: VectorIndexUseCases) -> None:
         self._indexes = indexes
 
-    async def Upsert(self, request: pb.UpsertRequest, context: Context) -> pb.UpsertResponse:
+    async def UpsertIndexRecords(
+        self, request: pb.UpsertIndexRecordsRequest, context: Context
+    ) -> pb.UpsertIndexRecordsResponse:
         """Write records into an index."""
         request_id = current_call().request_id
         records = [
             record_to_domain(message, f"records[{place}]", request_id) for place, message in enumerate(request.records)
         ]
-        await self._indexes.upsert(current_principal(), request.index, request.crew_id, records)
-        return pb.UpsertResponse(ids=[record.id for record in records])
+        await self._indexes.upsert(current_principal(), request.index, request.memory_id, records)
+        return pb.UpsertIndexRecordsResponse(ids=[record.id for record in records])
 
     async def SimilaritySearch(
         self, request: pb.SimilaritySearchRequest, context: Context
@@ -43,7 +45,7 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
         found = await self._indexes.search(
             principal,
             index,
-            request.crew_id,
+            request.memory_id,
             request.query_vector,
             conditions_to_domain(request.conditions, index.kind, "conditions"),
             request.limit or _DEFAULT_LIMIT,
@@ -51,26 +53,30 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
         )
         return pb.SimilaritySearchResponse(
             records=[
-                pb.SimilarRecord(record=record_to_message(hit.record), crew_id=hit.crew_id, score=hit.score)
+                pb.SimilarRecord(record=record_to_message(hit.record), memory_id=hit.memory_id, score=hit.score)
                 for hit in found.records
             ],
             truncated=found.truncated,
         )
 
-    async def DeleteRecords(self, request: pb.DeleteRecordsRequest, context: Context) -> pb.DeleteRecordsResponse:
+    async def DeleteIndexRecords(
+        self, request: pb.DeleteIndexRecordsRequest, context: Context
+    ) -> pb.DeleteIndexRecordsResponse:
         """Remove records by id."""
         accepted = await self._indexes.delete_records(
-            current_principal(), request.index, request.crew_id, list(request.ids)
+            current_principal(), request.index, request.memory_id, list(request.ids)
         )
-        return pb.DeleteRecordsResponse(accepted=accepted)
+        return pb.DeleteIndexRecordsResponse(accepted=accepted)
 
-    async def CountDocuments(self, request: pb.CountDocumentsRequest, context: Context) -> pb.CountDocumentsResponse:
+    async def CountIndexRecords(
+        self, request: pb.CountIndexRecordsRequest, context: Context
+    ) -> pb.CountIndexRecordsResponse:
         """Count records."""
         principal = current_principal()
         index = await self._indexes.registered(principal, request.index)
         conditions = conditions_to_domain(request.conditions, index.kind, "conditions")
-        tally = await self._indexes.count(principal, index, request.crew_id, conditions)
-        return pb.CountDocumentsResponse(count=tally.count, at_least=tally.at_least)
+        tally = await self._indexes.count(principal, index, request.memory_id, conditions)
+        return pb.CountIndexRecordsResponse(count=tally.count, at_least=tally.at_least)
 
     async def DescribeIndex(self, request: pb.DescribeIndexRequest, context: Context) -> pb.DescribeIndexResponse:
         """Return the state of an index."""
@@ -79,7 +85,7 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
 
     async def EmptyIndex(self, request: pb.EmptyIndexRequest, context: Context) -> AsyncIterator[pb.EmptyIndexResponse]:
         """Remove the group's records from an index."""
-        progress = self._indexes.empty(current_principal(), request.index, request.crew_id, request.confirm_name)
+        progress = self._indexes.empty(current_principal(), request.index, request.memory_id, request.confirm_name)
         async for step in progress:
             yield pb.EmptyIndexResponse(done=step.done, total=step.total, rate=step.rate, finished=step.finished)
 

@@ -102,11 +102,11 @@ class BackendStores:
         if backend.databricks is None:
             return self._default
 
-        async def remember(crew_id: str, kind: MemoryKind) -> None:
-            note = (backend.id, crew_id, kind)
+        async def remember(memory_id: str, kind: MemoryKind) -> None:
+            note = (backend.id, memory_id, kind)
             if note in self._noted:
                 return
-            await self._backends.remember_namespace(backend, crew_id, kind)
+            await self._backends.remember_namespace(backend, memory_id, kind)
             if len(self._noted) >= _NOTES_KEPT:
                 self._noted.clear()
             self._noted.add(note)
@@ -114,8 +114,8 @@ class BackendStores:
         async def page(limit: int, after: tuple[str, int] | None) -> Sequence[tuple[str, MemoryKind]]:
             return await self._backends.remembered_namespaces(backend, limit, after)
 
-        def sweep_due(crew_id: str) -> bool:
-            return self._sweep_due((backend.id, crew_id))
+        def sweep_due(memory_id: str) -> bool:
+            return self._sweep_due((backend.id, memory_id))
 
         notes = NamespaceNotes(remember, page, sweep_due)
         return DatabricksMemoryStore(self.repository(backend), backend, notes, pause_seconds=self._pause_seconds)

@@ -30,7 +30,7 @@ async def claim(connection: AsyncConnection, key: NamespaceKey, space: Embedding
         create.values(
             id=key.id,
             group_id=key.group_id,
-            crew_id=key.crew_id,
+            crew_id=key.memory_id,
             kind=int(key.kind),
             embedding_model=space.model,
             embedding_dimension=space.dimension,

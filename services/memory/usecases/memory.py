@@ -31,7 +31,7 @@ from services.memory.domain import (
     ShortTerm,
     Tally,
     Vector,
-    derive_crew_id,
+    derive_memory_id,
     microseconds,
     normalise_scope,
     summarise_children,
@@ -89,7 +89,7 @@ class MemoryUseCases:
         self._short_term_ttl_hours = short_term_ttl_hours
 
     async def save(
-        self, principal: Principal, crew_id: str, kind: MemoryKind, records: Sequence[Record], model: str
+        self, principal: Principal, memory_id: str, kind: MemoryKind, records: Sequence[Record], model: str
     ) -> None:
         """Store records, embedding those that have no vector; an empty model means the namespace's.
 
@@ -97,7 +97,7 @@ class MemoryUseCases:
             InvalidArgument: a record is of another kind, or their vectors differ in length.
             FailedPrecondition: the vectors do not belong into the namespace's space.
         """
-        key = namespace_key(principal, crew_id, kind)
+        key = namespace_key(principal, memory_id, kind)
         for place, record in enumerate(records):
             if record.kind is not kind:
                 raise InvalidArgument.field(
@@ -140,14 +140,14 @@ class MemoryUseCases:
         # A model that is named is the client's word; without one the vectors have to be of the default model.
         return EmbeddingSpace(model, next(iter(given))) if model else await self._embedder.space(self._default_model)
 
-    async def search(self, principal: Principal, crew_id: str, kind: MemoryKind, asked: Question) -> SearchOutcome:
+    async def search(self, principal: Principal, memory_id: str, kind: MemoryKind, asked: Question) -> SearchOutcome:
         """Return the best records, best first.
 
         Raises:
             InvalidArgument: the vector has no direction, or the ranking does not fit the kind.
             PermissionDenied: private records are asked for without the role EDITOR.
         """
-        key = namespace_key(principal, crew_id, kind)
+        key = namespace_key(principal, memory_id, kind)
         _check_privacy(principal, asked.filter)
         if asked.ranking and asked.ranking.importance_weight and not has_column(kind, Column.IMPORTANCE):
             raise InvalidArgument.field("ranking.importance_weight", f"{kind.name} records have no importance")
@@ -171,14 +171,14 @@ class MemoryUseCases:
         return await store.search(key, query, utc_now())
 
     async def get(
-        self, principal: Principal, crew_id: str, kind: MemoryKind, record_id: str, *, embedding: bool
+        self, principal: Principal, memory_id: str, kind: MemoryKind, record_id: str, *, embedding: bool
     ) -> Record:
         """Return one record.
 
         Raises:
             NotFound: the namespace has none of that id.
         """
-        key = namespace_key(principal, crew_id, kind)
+        key = namespace_key(principal, memory_id, kind)
         store = await self._stores.of(principal.group_id, kind)
         found = await store.get(key, [record_id], utc_now(), embeddings=embedding)
         if not found:
@@ -188,7 +188,7 @@ class MemoryUseCases:
     async def page(
         self,
         principal: Principal,
-        crew_id: str,
+        memory_id: str,
         kind: MemoryKind,
         chosen: Filter,
         limit: int,
@@ -197,20 +197,20 @@ class MemoryUseCases:
         embeddings: bool,
     ) -> Page:
         """Return the next records, newest first."""
-        key = namespace_key(principal, crew_id, kind)
+        key = namespace_key(principal, memory_id, kind)
         _check_privacy(principal, chosen)
         store = await self._stores.of(principal.group_id, kind)
         return await store.page(key, chosen, limit, after, utc_now(), embeddings=embeddings)
 
     async def delete(
-        self, principal: Principal, crew_id: str, kind: MemoryKind, ids: Sequence[str], chosen: Filter | None
+        self, principal: Principal, memory_id: str, kind: MemoryKind, ids: Sequence[str], chosen: Filter | None
     ) -> int:
         """Remove records by id, by filter, or by both, and return how many.
 
         Raises:
             InvalidArgument: neither is given.
         """
-        key = namespace_key(principal, crew_id, kind)
+        key = namespace_key(principal, memory_id, kind)
         if chosen is not None:
             _check_privacy(principal, chosen)
             if filters.is_empty(chosen) and not ids:
@@ -220,50 +220,52 @@ class MemoryUseCases:
         store = await self._stores.of(principal.group_id, kind)
         return await store.delete(key, ids or None, chosen, utc_now())
 
-    async def count(self, principal: Principal, crew_id: str, kind: MemoryKind, chosen: Filter) -> Tally:
+    async def count(self, principal: Principal, memory_id: str, kind: MemoryKind, chosen: Filter) -> Tally:
         """Return how many records match."""
-        key = namespace_key(principal, crew_id, kind)
+        key = namespace_key(principal, memory_id, kind)
         _check_privacy(principal, chosen)
         store = await self._stores.of(principal.group_id, kind)
         return await store.count(key, chosen, utc_now())
 
-    async def clear(self, principal: Principal, crew_id: str, kind: MemoryKind) -> int:
+    async def clear(self, principal: Principal, memory_id: str, kind: MemoryKind) -> int:
         """Remove every record of a namespace and its embedding model, and return how many records there were."""
-        key = namespace_key(principal, crew_id, kind)
+        key = namespace_key(principal, memory_id, kind)
         store = await self._stores.of(principal.group_id, kind)
         return await store.clear(key)
 
-    async def touch(self, principal: Principal, crew_id: str, kind: MemoryKind, ids: Sequence[str]) -> int:
+    async def touch(self, principal: Principal, memory_id: str, kind: MemoryKind, ids: Sequence[str]) -> int:
         """Set the time of last access to now, and return how many records there were.
 
         Raises:
             InvalidArgument: the kind does not record it.
         """
-        key = namespace_key(principal, crew_id, kind)
+        key = namespace_key(principal, memory_id, kind)
         if not has_column(kind, Column.LAST_ACCESSED):
             raise InvalidArgument.field("namespace.kind", f"{kind.name} records have no time of last access")
         store = await self._stores.of(principal.group_id, kind)
         return await store.touch(key, ids, utc_now())
 
     async def child_scopes(
-        self, principal: Principal, crew_id: str, kind: MemoryKind, parent: str
+        self, principal: Principal, memory_id: str, kind: MemoryKind, parent: str
     ) -> Sequence[ScopeInfo]:
         """Return the scopes directly below `parent`, by path."""
-        key = _scoped_key(principal, crew_id, kind)
+        key = _scoped_key(principal, memory_id, kind)
         parent = normalise_scope(parent)
         rows = await (await self._stores.of(principal.group_id, kind)).scope_rows(key, parent)
         return await asyncio.to_thread(summarise_children, parent, rows)
 
-    async def scope(self, principal: Principal, crew_id: str, kind: MemoryKind, path: str) -> ScopeInfo:
+    async def scope(self, principal: Principal, memory_id: str, kind: MemoryKind, path: str) -> ScopeInfo:
         """Return the figures of a scope and all below it."""
-        key = _scoped_key(principal, crew_id, kind)
+        key = _scoped_key(principal, memory_id, kind)
         path = normalise_scope(path)
         rows = await (await self._stores.of(principal.group_id, kind)).scope_rows(key, path)
         return await asyncio.to_thread(summarise_scope, path, rows)
 
-    async def categories(self, principal: Principal, crew_id: str, kind: MemoryKind, prefix: str) -> Mapping[str, int]:
+    async def categories(
+        self, principal: Principal, memory_id: str, kind: MemoryKind, prefix: str
+    ) -> Mapping[str, int]:
         """Return how many records within a scope have each category."""
-        key = _scoped_key(principal, crew_id, kind)
+        key = _scoped_key(principal, memory_id, kind)
         store = await self._stores.of(principal.group_id, kind)
         counts: Counter[str] = Counter()
         for row in await store.scope_rows(key, normalise_scope(prefix)):
@@ -274,7 +276,7 @@ class MemoryUseCases:
     async def traverse(
         self,
         principal: Principal,
-        crew_id: str,
+        memory_id: str,
         kind: MemoryKind,
         start: str,
         relations: Collection[str],
@@ -290,7 +292,7 @@ class MemoryUseCases:
         """
         if kind is not MemoryKind.ENTITY:
             raise InvalidArgument.field("namespace.kind", f"{kind.name} records have no relationships")
-        key = namespace_key(principal, crew_id, kind)
+        key = namespace_key(principal, memory_id, kind)
         filters.check_text(start, "start")
         store = await self._stores.of(principal.group_id, kind)
         graph = await traverse(store, key, start, relations, max_depth=max_depth, limit=limit, now=utc_now())
@@ -305,7 +307,7 @@ class MemoryUseCases:
         store = await self._stores.any_of(principal.group_id)
         return await store.namespaces(principal.group_id, limit, after)
 
-    def crew_id(
+    def memory_id(
         self,
         principal: Principal,
         *,
@@ -316,7 +318,7 @@ class MemoryUseCases:
         run_name: str,
     ) -> str:
         """Return the stable id of a crew of the principal's group."""
-        return derive_crew_id(
+        return derive_memory_id(
             group_id=principal.group_id,
             agent_roles=agent_roles,
             task_names=task_names,
@@ -326,36 +328,36 @@ class MemoryUseCases:
         )
 
 
-def namespace_key(principal: Principal, crew_id: str, kind: MemoryKind) -> NamespaceKey:
+def namespace_key(principal: Principal, memory_id: str, kind: MemoryKind) -> NamespaceKey:
     """Return the key of a namespace of the principal's group.
 
     Raises:
         InvalidArgument: the crew is missing, or named for documents.
     """
-    if kind is MemoryKind.DOCUMENT and crew_id:
-        raise InvalidArgument.field("namespace.crew_id", "documents belong to the whole group: leave it empty")
-    if kind is not MemoryKind.DOCUMENT and not crew_id:
-        raise InvalidArgument.field("namespace.crew_id", "is empty; DeriveCrewId computes it")
-    filters.check_text(crew_id, "namespace.crew_id")
-    return NamespaceKey(principal.group_id, crew_id, kind)
+    if kind is MemoryKind.DOCUMENT and memory_id:
+        raise InvalidArgument.field("namespace.memory_id", "documents belong to the whole group: leave it empty")
+    if kind is not MemoryKind.DOCUMENT and not memory_id:
+        raise InvalidArgument.field("namespace.memory_id", "is empty; DeriveMemoryId computes it")
+    filters.check_text(memory_id, "namespace.memory_id")
+    return NamespaceKey(principal.group_id, memory_id, kind)
 
 
-def list_position(principal: Principal, crew_id: str, kind: MemoryKind, record: Record) -> ListPosition:
+def list_position(principal: Principal, memory_id: str, kind: MemoryKind, record: Record) -> ListPosition:
     """Return the sort key of a stored record, from which a list goes on."""
     assert record.created_at is not None
-    stored_id = namespace_key(principal, crew_id, kind).stored_id(record.id)
+    stored_id = namespace_key(principal, memory_id, kind).stored_id(record.id)
     return ListPosition(microseconds(record.created_at), stored_id)
 
 
-def search_position(principal: Principal, crew_id: str, kind: MemoryKind, found: Found, rank: int) -> SearchPosition:
+def search_position(principal: Principal, memory_id: str, kind: MemoryKind, found: Found, rank: int) -> SearchPosition:
     """Return the place of a result, the `rank`th of all pages so far, from which a search goes on."""
-    return SearchPosition(found.score, namespace_key(principal, crew_id, kind).stored_id(found.record.id), rank)
+    return SearchPosition(found.score, namespace_key(principal, memory_id, kind).stored_id(found.record.id), rank)
 
 
-def _scoped_key(principal: Principal, crew_id: str, kind: MemoryKind) -> NamespaceKey:
+def _scoped_key(principal: Principal, memory_id: str, kind: MemoryKind) -> NamespaceKey:
     if kind is not MemoryKind.UNIFIED:
         raise InvalidArgument.field("namespace.kind", f"{kind.name} records have no scopes")
-    return namespace_key(principal, crew_id, kind)
+    return namespace_key(principal, memory_id, kind)
 
 
 def _check_privacy(principal: Principal, chosen: Filter) -> None:

@@ -49,12 +49,12 @@ class Check:
 
     subject: str
     finding: str
-    mend: str = ""
+    remedy: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether it is as it should be."""
-        return not self.mend
+        return not self.remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +231,8 @@ class MemoryBackendUseCases:
                 return [Check(subject, "does not exist", "call Provision, which makes it")]
             faults = index_faults(description, repository.endpoint, kind, dimension)
             if faults:
-                mend = "remove it and call Provision, or name another index in the backend"
-                return [Check(subject, "; ".join(faults), mend)]
+                remedy = "remove it and call Provision, or name another index in the backend"
+                return [Check(subject, "; ".join(faults), remedy)]
             if description.state is not ResourceState.READY:
                 return [
                     Check(subject, f"is {description.detailed_state}: {description.message}", "wait, then verify again")

@@ -46,7 +46,7 @@ class SimilarRecord:
     """A record, the crew it belongs to, and its cosine similarity."""
 
     record: Record
-    crew_id: str
+    memory_id: str
     score: float
 
 
@@ -102,7 +102,7 @@ class VectorIndexUseCases:
         self._patience = patience
         self._limits = limits
 
-    async def upsert(self, principal: Principal, index: str, crew_id: str, records: Sequence[Record]) -> None:
+    async def upsert(self, principal: Principal, index: str, memory_id: str, records: Sequence[Record]) -> None:
         """Write records with embeddings.
 
         Raises:
@@ -111,7 +111,7 @@ class VectorIndexUseCases:
             Aborted: some records were not written.
         """
         registered, repository = await self._open(principal, index)
-        key = NamespaceKey(principal.group_id, _crew(registered.kind, crew_id, required=True), registered.kind)
+        key = NamespaceKey(principal.group_id, _memory_of(registered.kind, memory_id, required=True), registered.kind)
         space = _config(registered.backend).space
         now = utc_now()
         for place, record in enumerate(records):
@@ -121,20 +121,22 @@ class VectorIndexUseCases:
                     f"is a {record.kind.name} record; the index holds {registered.kind.name} records",
                 )
             if record.embedding is None:
-                raise InvalidArgument.field(f"records[{place}].embedding", "is needed; MemoryService.Save embeds texts")
+                raise InvalidArgument.field(
+                    f"records[{place}].embedding", "is needed; MemoryService.SaveRecords embeds texts"
+                )
             if len(record.embedding) != space.dimension:
                 raise embedding_mismatch(space, "", len(record.embedding))
             if isinstance(record.body, ShortTerm) and record.body.ttl_hours == 0:
                 record.body.ttl_hours = self._limits.short_term_ttl_hours
             record.created_at = record.created_at or now
-        await self._backends.remember_namespace(registered.backend, key.crew_id, key.kind)
+        await self._backends.remember_namespace(registered.backend, key.memory_id, key.kind)
         await repository.upsert(index, key, list({record.id: record for record in records}.values()), space.model)
 
     async def search(
         self,
         principal: Principal,
         registered: RegisteredIndex,
-        crew_id: str,
+        memory_id: str,
         values: npt.ArrayLike,
         conditions: Sequence[Condition],
         limit: int,
@@ -146,7 +148,7 @@ class VectorIndexUseCases:
         vector = query_vector(values, "query_vector")
         if len(vector) != space.dimension:
             raise embedding_mismatch(space, "", len(vector))
-        owner = _owner(principal, registered.kind, crew_id)
+        owner = _owner(principal, registered.kind, memory_id)
         found = await repository.similarity_search(
             registered.name,
             owner,
@@ -167,23 +169,23 @@ class VectorIndexUseCases:
             found.truncated,
         )
 
-    async def delete_records(self, principal: Principal, index: str, crew_id: str, ids: Sequence[str]) -> int:
+    async def delete_records(self, principal: Principal, index: str, memory_id: str, ids: Sequence[str]) -> int:
         """Remove records by id and return how many removals were accepted.
 
         Raises:
             Aborted: some were not removed.
         """
         registered, repository = await self._open(principal, index)
-        key = NamespaceKey(principal.group_id, _crew(registered.kind, crew_id, required=True), registered.kind)
+        key = NamespaceKey(principal.group_id, _memory_of(registered.kind, memory_id, required=True), registered.kind)
         names = {key.stored_id(client_id): client_id for client_id in ids}
         return await repository.delete_records(index, list(names), names)
 
     async def count(
-        self, principal: Principal, registered: RegisteredIndex, crew_id: str, conditions: Sequence[Condition]
+        self, principal: Principal, registered: RegisteredIndex, memory_id: str, conditions: Sequence[Condition]
     ) -> Tally:
         """Count the group's records."""
         repository = self._indexes.repository(registered.backend)
-        owner = _owner(principal, registered.kind, crew_id)
+        owner = _owner(principal, registered.kind, memory_id)
         chosen = Filter(tuple(conditions), include_private=True)
         return await repository.count_documents(registered.name, owner, chosen, utc_now())
 
@@ -207,7 +209,7 @@ class VectorIndexUseCases:
         return await asyncio.gather(*(describe(index) for index in registered))
 
     async def empty(
-        self, principal: Principal, index: str, crew_id: str, confirm_name: str
+        self, principal: Principal, index: str, memory_id: str, confirm_name: str
     ) -> AsyncIterator[EmptyProgress]:
         """Remove the group's records and tell how far it has come; calling again goes on.
 
@@ -222,7 +224,7 @@ class VectorIndexUseCases:
         description = await repository.describe_index(index)
         # One that is not there was dropped by a call that was cut short before it had made it again.
         dropped = description.state is ResourceState.NOT_FOUND
-        large = not crew_id and description.row_count > self._limits.recreate_rows
+        large = not memory_id and description.row_count > self._limits.recreate_rows
         if (dropped or large) and not await _is_shared(registered, repository, description):
             total = description.row_count
             yield EmptyProgress(0, total, 0.0, finished=False)
@@ -233,7 +235,7 @@ class VectorIndexUseCases:
                 yield EmptyProgress(0, total, 0.0, finished=False)
             yield EmptyProgress(total, total, total / max(time.monotonic() - started, 1e-6), finished=True)
             return
-        owner = _owner(principal, registered.kind, crew_id)
+        owner = _owner(principal, registered.kind, memory_id)
         progress = repository.empty_index(index, owner, EVERYTHING, _NEVER_EXPIRED, self._limits.pause_seconds)
         async for step in progress:
             elapsed = max(time.monotonic() - started, 1e-6)
@@ -381,16 +383,16 @@ def _config(backend: MemoryBackend) -> DatabricksConfig:
     return backend.databricks
 
 
-def _crew(kind: MemoryKind, crew_id: str, *, required: bool) -> str:
-    if kind is MemoryKind.DOCUMENT and crew_id:
-        raise InvalidArgument.field("crew_id", "documents belong to the whole group: leave it empty")
-    if required and kind is not MemoryKind.DOCUMENT and not crew_id:
-        raise InvalidArgument.field("crew_id", "is empty; DeriveCrewId computes it")
-    return crew_id
+def _memory_of(kind: MemoryKind, memory_id: str, *, required: bool) -> str:
+    if kind is MemoryKind.DOCUMENT and memory_id:
+        raise InvalidArgument.field("memory_id", "documents belong to the whole group: leave it empty")
+    if required and kind is not MemoryKind.DOCUMENT and not memory_id:
+        raise InvalidArgument.field("memory_id", "is empty; DeriveMemoryId computes it")
+    return memory_id
 
 
-def _owner(principal: Principal, kind: MemoryKind, crew_id: str) -> Owner:
-    return Owner(kind, principal.group_id, _crew(kind, crew_id, required=False) or None)
+def _owner(principal: Principal, kind: MemoryKind, memory_id: str) -> Owner:
+    return Owner(kind, principal.group_id, _memory_of(kind, memory_id, required=False) or None)
 
 
 def _confirm(given: str, name: str, field: str) -> None:

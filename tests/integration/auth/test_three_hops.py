@@ -9,7 +9,7 @@ import pytest
 from grpc import StatusCode
 from grpc.aio import Channel
 
-from coxswain.memory.v1 import memory_service_pb2 as pb
+from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc, record_pb2
 from services.common.db.database import Database
 from tests.integration.auth.support import guarded_settings, make_service_keys, refused
@@ -18,7 +18,7 @@ from tests.support.databricks_workspace import DatabricksWorkspace
 from tests.support.harness import Harness, serve_services
 
 MODEL = "databricks/databricks-gte-large-en"
-NAMESPACE = pb.Namespace(crew_id="crew", kind=record_pb2.MEMORY_KIND_UNIFIED)
+NAMESPACE = pb.Namespace(memory_id="crew", kind=record_pb2.MEMORY_KIND_UNIFIED)
 OPERATORS_TOKEN = "dapi-of-the-operator"
 
 
@@ -34,7 +34,9 @@ class World:
 
     def save(self, token: str, text: str) -> Any:
         record = record_pb2.Record(unified=record_pb2.UnifiedRecord(content=text))
-        return self.memory(token).Save(pb.SaveRequest(namespace=NAMESPACE, records=[record], embedding_model=MODEL))
+        return self.memory(token).SaveRecords(
+            pb.SaveRecordsRequest(namespace=NAMESPACE, records=[record], embedding_model=MODEL)
+        )
 
 
 @pytest.fixture
@@ -65,8 +67,8 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 async def test_the_workspace_sees_the_users_token_three_hops_away(world: World) -> None:
     await world.save(world.token, "cats sleep a lot")
-    request = pb.SearchRequest(namespace=NAMESPACE, text="cats")
-    found = await world.memory(world.token).Search(request)
+    request = pb.SearchRecordsRequest(namespace=NAMESPACE, text="cats")
+    found = await world.memory(world.token).SearchRecords(request)
     assert [result.record.unified.content for result in found.results] == ["cats sleep a lot"]
     assert {call.bearer for call in world.workspace.llm.calls} == {world.token}
     assert not world.workspace.identity.requests(path="/oidc/v1/token")

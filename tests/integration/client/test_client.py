@@ -27,7 +27,7 @@ from coxswain.client import (
     Unavailable,
     Unimplemented,
 )
-from coxswain.memory.v1.memory_service_pb2 import ListNamespacesRequest
+from coxswain.memory.v1.memory_pb2 import ListNamespacesRequest
 from coxswain.orchestrator.v1.crew_pb2 import AgentSpec, CrewSpec, TaskSpec
 from coxswain.orchestrator.v1.crew_service_pb2 import GetCrewRequest
 from coxswain.orchestrator.v1.execution_pb2 import (

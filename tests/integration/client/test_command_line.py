@@ -187,7 +187,7 @@ async def test_a_run_repeated_after_the_crew_has_changed_is_still_the_same(run: 
         (["run", "brief", "--on-credential-expiry", "never"], "'use-group-identity'"),
         (["executions", "--state", "odd"], "waiting_for_approval"),
         (["memory", "search", "x", "--kind", "odd"], "short_term"),
-        (["memory", "search", "x", "--crew", "a", "--crew-id", "b"], "one of --crew and --crew-id"),
+        (["memory", "search", "x", "--crew", "a", "--memory-id", "b"], "one of --crew and --memory-id"),
         (["memory", "import", "/no/such/file"], "/no/such/file: No such file"),
         (["memory", "import", "/"], "is a directory"),
         (["memory", "export", "/"], "is a directory"),

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from coxswain.client import Client, CoxswainError
-from coxswain.client.memory_file import crew_id_request
-from coxswain.memory.v1.memory_service_pb2 import Namespace, SaveRequest, SearchResponse
+from coxswain.client.memory_file import memory_id_request
+from coxswain.memory.v1.memory_pb2 import Namespace, SaveRecordsRequest, SearchRecordsResponse
 from coxswain.memory.v1.record_pb2 import EntityRecord, MemoryKind, Record, Relationship, UnifiedRecord
 from coxswain.models.v1.model_service_pb2 import Capabilities, CreateModelRequest, Model, Provider
 from tests.integration.client.command_line import Run, invoke, rows
@@ -21,28 +21,28 @@ FACTS = ["The lamp was lit every evening by the keeper.", "Bread is baked from f
 
 
 async def remember(run: Run, crew_file: str) -> str:
-    """Store FACTS where the crew's memories lie; return the namespace's crew id."""
+    """Store FACTS where the crew's memories lie; return the namespace's memory id."""
     await run("apply", "-f", crew_file)
 
     def save() -> str:
         with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
-            request = crew_id_request(client.get_crew("brief").spec)
-            crew_id = client.memory.DeriveCrewId(request).crew_id
-            namespace = Namespace(crew_id=crew_id, kind=MemoryKind.MEMORY_KIND_UNIFIED)
+            request = memory_id_request(client.get_crew("brief").spec)
+            memory_id = client.memory.DeriveMemoryId(request).memory_id
+            namespace = Namespace(memory_id=memory_id, kind=MemoryKind.MEMORY_KIND_UNIFIED)
             records = [
                 Record(id=str(number), unified=UnifiedRecord(content=fact, scope="/crew/brief"))
                 for number, fact in enumerate(FACTS)
             ]
-            client.memory.Save(SaveRequest(namespace=namespace, records=records))
-            return crew_id
+            client.memory.SaveRecords(SaveRecordsRequest(namespace=namespace, records=records))
+            return memory_id
 
     return await asyncio.to_thread(save)
 
 
 async def test_memories_are_searched_by_meaning_and_listed(run: Run, crew_file: str) -> None:
-    crew_id = await remember(run, crew_file)
+    memory_id = await remember(run, crew_file)
     query = ["memory", "search", "who kept the lighthouse shining", "--json"]
-    for choice in ([], ["--crew", "brief"], ["--crew-id", crew_id]):
+    for choice in ([], ["--crew", "brief"], ["--memory-id", memory_id]):
         [results] = rows(await run(*query, *choice))
         assert [result["record"]["unified"]["content"] for result in results] == FACTS
     assert FACTS[0] in (await run("memory", "search", "light", "--limit", "1")).stdout
@@ -50,15 +50,15 @@ async def test_memories_are_searched_by_meaning_and_listed(run: Run, crew_file: 
     listed = (await run("memory", "list", "--crew", "brief")).stdout
     assert all(fact in listed for fact in FACTS)
     stats = (await run("memory", "stats")).stdout
-    assert crew_id in stats
+    assert memory_id in stats
     assert "offline/embed" in stats
     assert "/crew" in stats
 
 
 async def test_memories_of_others_are_not_found(run: Run, crew_file: str) -> None:
-    crew_id = await remember(run, crew_file)
+    memory_id = await remember(run, crew_file)
     assert (await run("memory", "stats", token=BOB)).stdout == "nothing remembered\n"
-    assert (await run("memory", "list", "--crew-id", crew_id, token=BOB)).stdout == "nothing remembered\n"
+    assert (await run("memory", "list", "--memory-id", memory_id, token=BOB)).stdout == "nothing remembered\n"
 
 
 def entity(name: str, kind: str, description: str, *relationships: tuple[str, str]) -> Record:
@@ -80,8 +80,8 @@ async def entities(run: Run) -> None:
 
     def save() -> None:
         with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
-            namespace = Namespace(crew_id="keepers", kind=MemoryKind.MEMORY_KIND_ENTITY)
-            client.memory.Save(SaveRequest(namespace=namespace, records=records))
+            namespace = Namespace(memory_id="keepers", kind=MemoryKind.MEMORY_KIND_ENTITY)
+            client.memory.SaveRecords(SaveRecordsRequest(namespace=namespace, records=records))
 
     await asyncio.to_thread(save)
 
@@ -99,7 +99,7 @@ async def test_what_an_entity_is_connected_with_is_shown_as_a_tree(run: Run) -> 
         "    ├── works_for Trinity House (again)",
         "    └── knows Cid",
     ]
-    known = await run("memory", "graph", "Ann", "--crew-id", "keepers", "--relation", "knows", "--depth", "1")
+    known = await run("memory", "graph", "Ann", "--memory-id", "keepers", "--relation", "knows", "--depth", "1")
     assert [line.rstrip() for line in known.stdout.splitlines()][1:] == [
         "└── knows Bob (person)",
         "    └── knows Ann (again)",
@@ -121,7 +121,7 @@ async def test_a_graph_that_is_cut_off_says_so(run: Run) -> None:
 @pytest.mark.usefixtures("entities")
 async def test_an_entity_of_which_nothing_is_known_here_is_not_found(run: Run) -> None:
     for start, token in (("ann", ALICE), ("London", ALICE), ("Ann", BOB)):
-        result = await run("memory", "graph", start, "--crew-id", "keepers", token=token)
+        result = await run("memory", "graph", start, "--memory-id", "keepers", token=token)
         assert result.exit_code == 10 + 5
         assert start in result.stderr
     assert (await run("memory", "graph", "Ann", "--depth", "9")).exit_code == 2
@@ -157,16 +157,16 @@ async def test_what_is_exported_is_imported_again(
 
 
 async def test_memories_that_fill_many_messages_are_exported_whole(run: Run, crew_file: str, tmp_path: Path) -> None:
-    crew_id = await remember(run, crew_file)
+    memory_id = await remember(run, crew_file)
     long = tmp_path / "long.jsonl"
-    header = {"format": "coxswain-memories", "version": 1, "crew_id": crew_id, "kind": "unified"}
+    header = {"format": "coxswain-memories", "version": 1, "memory_id": memory_id, "kind": "unified"}
     lines: list[Any] = [header | {"embedding_model": "", "embeddings": False}]
     lines += [{"id": f"long-{n}", "unified": {"content": f"{n} " + "light " * 70_000}} for n in range(12)]
     long.write_text("\n".join(json.dumps(line) for line in lines))
     imported = await run("memory", "import", str(long))
     assert "12 imported" in imported.stderr, imported.stderr
     file = tmp_path / "memories.jsonl"
-    exported = await run("memory", "export", str(file), "--crew-id", crew_id)
+    exported = await run("memory", "export", str(file), "--memory-id", memory_id)
     assert exported.exit_code == 0, exported.stderr
     assert len(file.read_text().splitlines()) == 1 + 12 + len(FACTS)
 
@@ -175,7 +175,7 @@ async def test_an_import_into_another_crew_leaves_the_first_alone(run: Run, crew
     await remember(run, crew_file)
     file = tmp_path / "memories.jsonl"
     await run("memory", "export", str(file), "--crew", "brief")
-    assert (await run("memory", "import", str(file), "--crew-id", "copy")).exit_code == 0
+    assert (await run("memory", "import", str(file), "--memory-id", "copy")).exit_code == 0
     [infos] = rows(await run("memory", "stats", "--json"))
     assert sorted(info["record_count"] for info in infos) == ["2", "2"]
 
@@ -197,9 +197,9 @@ async def test_a_broken_import_names_the_line_and_an_export_that_fails_leaves_no
     assert not (tmp_path / "none.jsonl").exists()
 
 
-def export_file(path: Path, lines: list[Any], crew_id: str = "keepers", **header: Any) -> str:
+def export_file(path: Path, lines: list[Any], memory_id: str = "keepers", **header: Any) -> str:
     """A file as `memory export` writes it, of records or of raw lines."""
-    first = {"format": "coxswain-memories", "version": 1, "crew_id": crew_id, "kind": "unified"}
+    first = {"format": "coxswain-memories", "version": 1, "memory_id": memory_id, "kind": "unified"}
     whole = [first | {"embedding_model": "", "embeddings": False} | header, *lines]
     path.write_bytes(b"\n".join(part if isinstance(part, bytes) else json.dumps(part).encode() for part in whole))
     return str(path)
@@ -245,7 +245,7 @@ async def test_an_export_loses_no_private_memory_and_says_when_it_has_to(run: Ru
 async def test_what_is_exported_can_be_piped_into_an_import(run: Run, crew_file: str) -> None:
     await remember(run, crew_file)
     exported = await run("memory", "export", "-", "--crew", "brief")
-    imported = await run("memory", "import", "-", "--crew-id", "copy", stdin=exported.stdout)
+    imported = await run("memory", "import", "-", "--memory-id", "copy", stdin=exported.stdout)
     assert "2 imported into copy" in imported.stderr, imported.stderr
     broken = await run("memory", "import", "-", stdin="{")
     assert "standard input cannot be used" in broken.stderr
@@ -262,10 +262,10 @@ RECORDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", RECORDS)
 async def test_every_kind_comes_back_from_a_file_as_it_was(run: Run, tmp_path: Path, kind: str) -> None:
-    crew_id = "" if kind == "document" else "keepers"
+    memory_id = "" if kind == "document" else "keepers"
     whole = {"agent_id": "a", "llm_model": "m", "tools_used": ["t"], "metadata": '{"k": 1}'}
     record = {"id": "r", kind: RECORDS[kind], **whole}
-    given = export_file(tmp_path / "given.jsonl", [record], crew_id, kind=kind)
+    given = export_file(tmp_path / "given.jsonl", [record], memory_id, kind=kind)
     assert "1 imported" in (await run("memory", "import", given)).stderr
     exported = await run("memory", "export", "-", "--kind", kind, "--embeddings")
     await run("memory", "clear", "--kind", kind, "--yes")
@@ -326,7 +326,7 @@ async def test_vectors_are_never_passed_off_as_those_of_another_model(run: Run, 
     await remember(run, crew_file)
     file = tmp_path / "m.jsonl"
     await run("memory", "export", str(file), "--crew", "brief", "--embeddings")
-    renamed = await run("memory", "import", str(file), "--crew-id", "copy", "--embedding-model", "other/embed")
+    renamed = await run("memory", "import", str(file), "--memory-id", "copy", "--embedding-model", "other/embed")
     assert renamed.exit_code == 2
     assert "--reembed" in renamed.stderr
     file.write_text(file.read_text().replace('"offline/embed"', '"other/embed"', 1))
@@ -341,7 +341,7 @@ async def test_vectors_are_never_passed_off_as_those_of_another_model(run: Run, 
 async def test_a_crew_moves_to_another_embedding_model_as_its_refusal_says(
     run: Run, crew_file: str, tmp_path: Path
 ) -> None:
-    crew_id = await remember(run, crew_file)
+    memory_id = await remember(run, crew_file)
     model = Model(
         name="house/embed",
         provider=Provider.PROVIDER_OFFLINE,
@@ -349,15 +349,15 @@ async def test_a_crew_moves_to_another_embedding_model_as_its_refusal_says(
         capabilities=Capabilities(embeddings=True),
         embedding_dimension=256,
     )
-    save = SaveRequest(
-        namespace=Namespace(crew_id=crew_id, kind=MemoryKind.MEMORY_KIND_UNIFIED),
+    save = SaveRecordsRequest(
+        namespace=Namespace(memory_id=memory_id, kind=MemoryKind.MEMORY_KIND_UNIFIED),
         records=[Record(id="new", unified=UnifiedRecord(content="A new fact."))],
         embedding_model="house/embed",
     )
 
     def save_with_the_new_model() -> None:
         with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
-            client.memory.Save(save)
+            client.memory.SaveRecords(save)
 
     def register() -> None:
         with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
@@ -387,11 +387,11 @@ async def test_a_place_that_was_never_written_to_is_told_from_an_empty_one(
 ) -> None:
     await remember(run, crew_file)
     for command in (["list"], ["search", "light"], ["clear"]):
-        result = await run("memory", *command, "--crew-id", "mistyped")
+        result = await run("memory", *command, "--memory-id", "mistyped")
         assert result.exit_code == 0
-        assert "no unified memories are kept under the crew id mistyped" in result.stderr
+        assert "no unified memories are kept under the memory id mistyped" in result.stderr
     file = tmp_path / "none.jsonl"
-    assert (await run("memory", "export", str(file), "--crew-id", "mistyped")).exit_code == 2
+    assert (await run("memory", "export", str(file), "--memory-id", "mistyped")).exit_code == 2
     assert not file.exists()
     other = await run("memory", "list", "--kind", "long_term")
     assert other.exit_code == 2
@@ -402,7 +402,7 @@ async def test_a_crew_without_memories_is_exported_as_a_file_without_records(run
     await run("apply", "-f", crew_file)
     result = await run("memory", "export", "-", "--crew", "brief")
     assert (result.exit_code, len(result.stdout.splitlines())) == (0, 1)
-    assert "no unified memories are kept under the crew id" in result.stderr
+    assert "no unified memories are kept under the memory id" in result.stderr
 
 
 async def test_devices_and_links_are_written_through(run: Run, crew_file: str, tmp_path: Path) -> None:
@@ -436,12 +436,12 @@ async def test_a_memory_is_one_line_that_no_terminal_obeys(run: Run, tmp_path: P
 def test_a_search_that_was_a_scan_or_incomplete_says_so(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = SearchResponse(truncated=True, scanned_records=1_200_000)
+    answer = SearchRecordsResponse(truncated=True, scanned_records=1_200_000)
     answer.results.add(score=1).record.unified.content = "light"
-    monkeypatch.setattr(Installation, "Search", lambda *_: answer)
+    monkeypatch.setattr(Installation, "SearchRecords", lambda *_: answer)
     server = installation.serve()
     for more in ([], ["--json"]):
-        result = invoke(server.address, "memory", "search", "light", "--crew-id", "c", *more)
+        result = invoke(server.address, "memory", "search", "light", "--memory-id", "c", *more)
         assert result.exit_code == 0
         assert "light" in result.stdout
         assert "others may match too" in result.stderr
@@ -450,9 +450,9 @@ def test_a_search_that_was_a_scan_or_incomplete_says_so(
 
 
 async def test_stats_name_the_crew_and_a_list_that_is_cut_says_so(run: Run, crew_file: str) -> None:
-    crew_id = await remember(run, crew_file)
-    [line] = [line for line in (await run("memory", "stats")).stdout.splitlines() if crew_id in line]
-    assert line.split()[:2] == ["brief", crew_id]
+    memory_id = await remember(run, crew_file)
+    [line] = [line for line in (await run("memory", "stats")).stdout.splitlines() if memory_id in line]
+    assert line.split()[:2] == ["brief", memory_id]
     cut = await run("memory", "list", "--limit", "1")
     assert "there are more: raise --limit" in cut.stderr
     assert len(cut.stdout.splitlines()) == 2

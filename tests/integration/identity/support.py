@@ -14,7 +14,7 @@ from coxswain.auth.v1 import group_pb2, secret_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.common.v1 import access_pb2
-from coxswain.memory.v1 import memory_service_pb2, record_pb2
+from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.models.v1 import inference_service_pb2
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
@@ -89,19 +89,19 @@ class World:
         )
 
 
-def namespace(crew: str = "crew") -> memory_service_pb2.Namespace:
-    return memory_service_pb2.Namespace(crew_id=crew, kind=record_pb2.MEMORY_KIND_UNIFIED)
+def namespace(crew: str = "crew") -> memory_pb2.Namespace:
+    return memory_pb2.Namespace(memory_id=crew, kind=record_pb2.MEMORY_KIND_UNIFIED)
 
 
-def search(text: str, crew: str = "crew") -> memory_service_pb2.SearchRequest:
+def search(text: str, crew: str = "crew") -> memory_pb2.SearchRecordsRequest:
     """Return a search whose text the models service has to embed."""
-    return memory_service_pb2.SearchRequest(namespace=namespace(crew), text=text)
+    return memory_pb2.SearchRecordsRequest(namespace=namespace(crew), text=text)
 
 
-def save(text: str, crew: str = "crew") -> memory_service_pb2.SaveRequest:
+def save(text: str, crew: str = "crew") -> memory_pb2.SaveRecordsRequest:
     """Return a memory whose text the workspace embeds."""
     record = record_pb2.Record(unified=record_pb2.UnifiedRecord(content=text))
-    return memory_service_pb2.SaveRequest(namespace=namespace(crew), records=[record], embedding_model=EMBEDDINGS)
+    return memory_pb2.SaveRecordsRequest(namespace=namespace(crew), records=[record], embedding_model=EMBEDDINGS)
 
 
 def question(text: str) -> inference_service_pb2.CompleteRequest:

@@ -32,8 +32,8 @@ def bearers(world: World) -> set[str | None]:
 
 async def test_each_service_on_the_way_calls_the_workspace_as_the_user(world: World) -> None:
     token = world.token("ann")
-    await world.memory(token).Save(save("cats sleep a lot"))
-    found = await world.memory(token).Search(search("cats"))
+    await world.memory(token).SaveRecords(save("cats sleep a lot"))
+    found = await world.memory(token).SearchRecords(search("cats"))
     assert [result.record.unified.content for result in found.results] == ["cats sleep a lot"]
     await world.inference(token).Complete(question("What do cats do?"))
     routes = [call.route for call in world.workspace.llm.calls]
@@ -46,11 +46,11 @@ async def test_when_a_token_runs_out_during_use_nobody_else_is_used(world: World
     # Tokens count as expired 40 seconds early: this one is good for a few.
     token = world.token("ann", expires_in_s=50)
     expires = time.time() + 50
-    await world.memory(token).Save(save("cats sleep a lot"))
+    await world.memory(token).SaveRecords(save("cats sleep a lot"))
     await asyncio.sleep(expires - 40 - time.time())  # until it is over
     used = len(world.workspace.llm.calls)
     # What was remembered of the caller and the credential lasts no longer than the token.
-    for call in (world.memory(token).Search(search("cats")), world.inference(token).Complete(question("?"))):
+    for call in (world.memory(token).SearchRecords(search("cats")), world.inference(token).Complete(question("?"))):
         with refused(StatusCode.UNAUTHENTICATED, "CREDENTIAL_EXPIRED"):
             await call
     assert len(world.workspace.llm.calls) == used
@@ -59,9 +59,9 @@ async def test_when_a_token_runs_out_during_use_nobody_else_is_used(world: World
 
 async def test_a_token_the_workspace_refuses_is_the_callers_own_trouble(world: World) -> None:
     token = world.token("ann")
-    await world.memory(token).Save(save("cats sleep a lot"))
+    await world.memory(token).SaveRecords(save("cats sleep a lot"))
     world.workspace.identity.revoke(token)
-    for call in (world.memory(token).Search(search("cats")), world.inference(token).Complete(question("?"))):
+    for call in (world.memory(token).SearchRecords(search("cats")), world.inference(token).Complete(question("?"))):
         with refused(StatusCode.UNAUTHENTICATED, "UPSTREAM_CREDENTIAL_REJECTED") as refusal:
             await call
         assert token not in refusal.message
@@ -75,7 +75,7 @@ async def test_callers_at_once_are_never_taken_for_each_other(world: World) -> N
     # Two of Bob's sessions: a credential belongs to a session, not only to a subject.
     tokens = {name: world.token(name) for name in names} | {"bob again": world.token("bob", expires_in_s=3000)}
     mine = {name: (world.inference(token), world.memory(token)) for name, token in tokens.items()}
-    await asyncio.gather(*(memory.Save(save("cats", f"crew {name}")) for name, (_, memory) in mine.items()))
+    await asyncio.gather(*(memory.SaveRecords(save("cats", f"crew {name}")) for name, (_, memory) in mine.items()))
     world.workspace.llm.clear_log()
     choice = random.Random(7)
     asked = [(number, choice.choice(list(tokens)), choice.random() < 0.5) for number in range(CALLS)]
@@ -88,7 +88,7 @@ async def test_callers_at_once_are_never_taken_for_each_other(world: World) -> N
             if chat:
                 await inference.Complete(question(mark))
             else:
-                await memory.Search(search(mark, f"crew {name}"))
+                await memory.SearchRecords(search(mark, f"crew {name}"))
 
     await asyncio.gather(*(ask(*call) for call in asked))
     seen: dict[str, str | None] = {}

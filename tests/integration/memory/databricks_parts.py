@@ -114,8 +114,8 @@ def open_store(
     backend = MemoryBackend("b", "sales", "workspace", config, frozenset(), NOW, NOW)
     written: set[tuple[str, MemoryKind]] = set()
 
-    async def remember(crew_id: str, kind: MemoryKind) -> None:
-        written.add((crew_id, kind))
+    async def remember(memory_id: str, kind: MemoryKind) -> None:
+        written.add((memory_id, kind))
 
     async def page(limit: int, after: tuple[str, int] | None) -> list[tuple[str, MemoryKind]]:
         return sorted(written)[:limit]

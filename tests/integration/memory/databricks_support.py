@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from coxswain.memory.v1 import memory_backend_service_pb2 as backend_pb
+from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
 from coxswain.memory.v1 import memory_backend_service_pb2_grpc, record_pb2, vector_index_service_pb2_grpc
 from services.memory.domain import MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
@@ -62,6 +62,8 @@ async def use_workspace(harness: Harness, url: str, *bearers: str) -> list[str]:
         backends = backends_stub(harness, bearer)
         request = backend_pb.CreateMemoryBackendRequest(backend=backend_message(url))
         created = (await backends.CreateMemoryBackend(request)).backend
-        assert (await backends.Activate(backend_pb.ActivateRequest(id=created.id))).backend.active
+        assert (
+            await backends.ActivateMemoryBackend(backend_pb.ActivateMemoryBackendRequest(id=created.id))
+        ).backend.active
         ids.append(created.id)
     return ids

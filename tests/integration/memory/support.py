@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from coxswain.memory.v1 import memory_service_pb2 as pb
+from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc, record_pb2
 from coxswain.models.v1 import inference_service_pb2, inference_service_pb2_grpc
 from services.common.hosting import Host
@@ -100,6 +100,6 @@ def unified(content: str, record_id: str = "", **fields: Any) -> record_pb2.Reco
     return record_pb2.Record(id=record_id, unified=record_pb2.UnifiedRecord(content=content, **fields), **own)
 
 
-def place(crew_id: str = "crew", kind: int = record_pb2.MEMORY_KIND_UNIFIED) -> pb.Namespace:
+def place(memory_id: str = "crew", kind: int = record_pb2.MEMORY_KIND_UNIFIED) -> pb.Namespace:
     """Return a namespace."""
-    return pb.Namespace(crew_id=crew_id, kind=record_pb2.MemoryKind.ValueType(kind))
+    return pb.Namespace(memory_id=memory_id, kind=record_pb2.MemoryKind.ValueType(kind))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from coxswain.memory.v1 import memory_service_pb2 as pb
+from coxswain.memory.v1 import memory_pb2 as pb
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.errors import FailedPrecondition
@@ -143,8 +143,8 @@ async def test_the_service_serves_it_when_told_to(tmp_path: Path) -> None:
     async with serve_memory(tmp_path, settings=MemorySettings(default_store="chroma")) as (harness, _):
         alice, bob = stub(harness.channel()), stub(harness.channel(BOB))
         for memories, content in ((alice, "cats of sales"), (bob, "cats of legal")):
-            await memories.Save(pb.SaveRequest(namespace=place(), records=[unified(content, "same")]))
+            await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified(content, "same")]))
         for memories, content in ((alice, "cats of sales"), (bob, "cats of legal")):
-            found = await memories.Search(pb.SearchRequest(namespace=place(), text="cats"))
+            found = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text="cats"))
             assert [result.record.unified.content for result in found.results] == [content]
         assert len(list((tmp_path / "chroma").glob("*/coxswain_default_crew"))) == 2

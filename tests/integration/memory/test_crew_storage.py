@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from coxswain.memory.v1 import memory_service_pb2 as pb
+from coxswain.memory.v1 import memory_pb2 as pb
 from services.memory.settings import MemorySettings
 from services.orchestrator.worker.host.calls import CrewCalls, Stubs, TaskJournal
 from services.orchestrator.worker.host.crew_environment import crew_environment
@@ -53,7 +53,7 @@ class _Run:
             Stubs(cast("Any", None), memories),
             cast("Any", None),
             cast("Any", _Principal()),
-            crew_id="crew",
+            memory_id="crew",
             embedding_model=MODEL,
             patience=5,
             call_timeout=10,
@@ -206,7 +206,7 @@ async def test_a_task_done_again_replaces_what_it_saved_and_says_where_it_came_f
     for _ in range(2):
         await _storage(_Run(memories)).asave(_records(crewai)[:2])
     await _storage(_Run(memories, "execution-2")).asave(_records(crewai)[:1])
-    listed = (await memories.List(pb.ListRequest(namespace=place()))).records
+    listed = (await memories.ListRecords(pb.ListRecordsRequest(namespace=place()))).records
     assert sorted(record.id for record in listed) == ["execution-1.0.0", "execution-1.0.1", "execution-2.0.0"]
     # Another execution that changes a memory does not take it for its own.
     storage = _storage(_Run(memories, "execution-3"))
@@ -215,7 +215,7 @@ async def test_a_task_done_again_replaces_what_it_saved_and_says_where_it_came_f
     await asyncio.to_thread(storage.update, record)
     [stored] = [
         json.loads(record.metadata)
-        for record in (await memories.List(pb.ListRequest(namespace=place()))).records
+        for record in (await memories.ListRecords(pb.ListRecordsRequest(namespace=place()))).records
         if record.id == "execution-1.0.1"
     ]
     assert stored == {"execution_id": "execution-1", "task": "read", "page": 1, "of": {"a": 2}}
@@ -234,7 +234,7 @@ async def test_tools_that_save_side_by_side_lose_nothing(memories: Any, crewai: 
             list(pool.map(save, range(16)))
 
     await asyncio.to_thread(save_all)
-    listed = (await memories.List(pb.ListRequest(namespace=place()))).records
+    listed = (await memories.ListRecords(pb.ListRecordsRequest(namespace=place()))).records
     assert sorted(record.unified.content for record in listed) == sorted(f"fact {n}" for n in range(16))
 
 

@@ -397,11 +397,11 @@ async def test_ids_that_look_alike_are_different_ids(database_url: str) -> None:
         names = ["é", "e\u0301", "E", "e", "e ", "\U0001f600" * 128]
         keys = [NamespaceKey("sales", name, MemoryKind.UNIFIED) for name in names]
         for key in keys:
-            records = [Record(name, Unified(f"{key.crew_id}|{name}"), unit_vector((1, 0, 0))) for name in names]
+            records = [Record(name, Unified(f"{key.memory_id}|{name}"), unit_vector((1, 0, 0))) for name in names]
             await store.save(key, SPACE, records, NOW)
         for key in keys:
             kept = await store.get(key, names, NOW, embeddings=False)
-            assert [record.body for record in kept] == [Unified(f"{key.crew_id}|{name}") for name in names]
+            assert [record.body for record in kept] == [Unified(f"{key.memory_id}|{name}") for name in names]
             assert (await store.count(key, EVERYTHING, NOW)).count == len(names)
         assert len(await store.namespaces("sales", 50, None)) == len(names)
 

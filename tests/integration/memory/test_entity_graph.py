@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import pytest
 
-from coxswain.memory.v1 import memory_backend_service_pb2 as backend_pb
-from coxswain.memory.v1 import memory_service_pb2 as pb
+from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
+from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2
 from services.memory.settings import MemorySettings
 from services.memory.usecases import entity_graph
@@ -21,7 +21,7 @@ from tests.support.harness import ALICE, BOB, Harness
 from tests.support.vector_search_emulator import VectorSearchEmulator
 
 Served = tuple[Harness, EmbeddingModels]
-ENTITIES = pb.Namespace(crew_id="crew", kind=record_pb2.MEMORY_KIND_ENTITY)
+ENTITIES = pb.Namespace(memory_id="crew", kind=record_pb2.MEMORY_KIND_ENTITY)
 
 
 def entity(name: str, *relationships: tuple[str, str]) -> record_pb2.Record:
@@ -43,7 +43,7 @@ async def saved(harness: Harness) -> Any:
         entity("Acme", ("based_in", "Basel")),
         entity("Basel", ("lies_on", "Rhine")),
     ]
-    await memories.Save(pb.SaveRequest(namespace=ENTITIES, records=records))
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=ENTITIES, records=records))
     return memories
 
 
@@ -88,7 +88,7 @@ async def test_nothing_is_found_elsewhere_and_wrong_questions_are_refused(served
     foreign = stub(harness.channel(BOB))
     with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
         await foreign.TraverseEntities(request)
-    unified = pb.Namespace(crew_id="crew", kind=record_pb2.MEMORY_KIND_UNIFIED)
+    unified = pb.Namespace(memory_id="crew", kind=record_pb2.MEMORY_KIND_UNIFIED)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"):
         await stub(harness.channel()).TraverseEntities(pb.TraverseEntitiesRequest(namespace=unified, start="Ann"))
 
@@ -98,7 +98,7 @@ async def test_what_does_not_fit_a_message_is_left_out_and_told(memory: Harness)
     for number in range(6):
         story = entity("Acme", ("based_in", "Basel"))
         story.id, story.entity.description = f"story-{number}", "x" * 1_000_000
-        await memories.Save(pb.SaveRequest(namespace=ENTITIES, records=[story]))
+        await memories.SaveRecords(pb.SaveRecordsRequest(namespace=ENTITIES, records=[story]))
     graph = await memories.TraverseEntities(pb.TraverseEntitiesRequest(namespace=ENTITIES, start="Ann", max_depth=3))
     assert graph.truncated
     assert graph.ByteSize() <= 4 * 1024 * 1024
@@ -155,15 +155,15 @@ async def workspace(
         yield Workspace(harness, vectors)
 
 
-async def save(memories: Any, records: Iterable[record_pb2.Record], crew_id: str = "crew") -> None:
+async def save(memories: Any, records: Iterable[record_pb2.Record], memory_id: str = "crew") -> None:
     """Store entities with times of their own, so that their order is the same wherever they lie."""
-    namespace = pb.Namespace(crew_id=crew_id, kind=record_pb2.MEMORY_KIND_ENTITY)
+    namespace = pb.Namespace(memory_id=memory_id, kind=record_pb2.MEMORY_KIND_ENTITY)
     dated = list(records)
     for second, record in enumerate(dated):
         record.id = f"r{second}"
         record.create_time.FromSeconds(1_700_000_000 + second)
     for begin in range(0, len(dated), 1000):
-        await memories.Save(pb.SaveRequest(namespace=namespace, records=dated[begin : begin + 1000]))
+        await memories.SaveRecords(pb.SaveRecordsRequest(namespace=namespace, records=dated[begin : begin + 1000]))
 
 
 def people(seed: int) -> list[record_pb2.Record]:
@@ -211,7 +211,7 @@ async def test_a_workspace_and_the_default_store_give_one_graph(workspace: Works
         if not request.limit:
             steps = {node.entity_name: node.depth for node in graph.entities}
             assert steps == steps_from(records, set(request.relations), request.max_depth)
-    await backends_stub(workspace.harness).Activate(backend_pb.ActivateRequest(id="default"))
+    await backends_stub(workspace.harness).ActivateMemoryBackend(backend_pb.ActivateMemoryBackendRequest(id="default"))
     assert [await memories.TraverseEntities(request) for request in requests] == at_home
 
 

@@ -12,10 +12,10 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from coxswain.memory.v1 import memory_backend_service_pb2 as backend_pb
-from coxswain.memory.v1 import memory_service_pb2 as pb
+from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
+from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2
-from coxswain.memory.v1 import vector_index_service_pb2 as index_pb
+from coxswain.memory.v1 import vector_index_pb2 as index_pb
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.settings import MemorySettings
 from tests.integration.auth.support import refused
@@ -94,18 +94,20 @@ async def test_a_group_moves_to_a_workspace_and_back_and_finds_in_each_what_it_s
     memories, backends = stub(world.harness.channel()), backends_stub(world.harness)
 
     async def contents() -> list[str]:
-        response = await memories.Search(pb.SearchRequest(namespace=place(), text="a text"))
+        response = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text="a text"))
         return [result.record.unified.content for result in response.results]
 
-    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("text at home", "r")]))
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified("text at home", "r")]))
     (backend_id,) = await use_workspace(world.harness, world.url, ALICE)
     assert await contents() == []
-    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("text in the workspace", "r")]))
+    await memories.SaveRecords(
+        pb.SaveRecordsRequest(namespace=place(), records=[unified("text in the workspace", "r")])
+    )
     assert await contents() == ["text in the workspace"]
-    response = await backends.Activate(backend_pb.ActivateRequest(id="default"))
+    response = await backends.ActivateMemoryBackend(backend_pb.ActivateMemoryBackendRequest(id="default"))
     assert not response.HasField("backend")
     assert await contents() == ["text at home"]
-    await backends.Activate(backend_pb.ActivateRequest(id=backend_id))
+    await backends.ActivateMemoryBackend(backend_pb.ActivateMemoryBackendRequest(id=backend_id))
     assert await contents() == ["text in the workspace"]
     (row,) = world.vectors.rows(index_name())
     assert (row["group_id"], row["crew_id"], row["embedding_model"]) == ("sales", "crew", "test/embed")
@@ -132,9 +134,9 @@ async def test_every_kind_is_kept_in_its_own_index(world_on: World) -> None:
     }
     for name, record in records.items():
         namespace = place("" if name == "document" else "crew", int(KINDS[name]))
-        await memories.Save(pb.SaveRequest(namespace=namespace, records=[record]))
-        got = (await memories.Get(pb.GetRequest(namespace=namespace, id="r"))).record
-        found = await memories.Search(pb.SearchRequest(namespace=namespace, text="text"))
+        await memories.SaveRecords(pb.SaveRecordsRequest(namespace=namespace, records=[record]))
+        got = (await memories.GetRecord(pb.GetRecordRequest(namespace=namespace, id="r"))).record
+        found = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=namespace, text="text"))
         assert [result.record.id for result in found.results] == ["r"]
         assert got.WhichOneof("kind") == name
         assert got.agent_id == record.agent_id
@@ -150,13 +152,13 @@ async def test_two_groups_share_an_index_and_never_meet(world_on: World) -> None
     await use_workspace(world_on.harness, world_on.url, ALICE, BOB)
     for bearer in (ALICE, BOB):
         memories = stub(world_on.harness.channel(bearer))
-        await memories.Save(pb.SaveRequest(namespace=place(), records=[unified(f"of {bearer}", "same")]))
+        await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified(f"of {bearer}", "same")]))
     assert len(world_on.vectors.rows(index_name())) == 2
     alice, bob = (stub(world_on.harness.channel(bearer)) for bearer in (ALICE, BOB))
     for memories, bearer in ((alice, ALICE), (bob, BOB)):
-        found = await memories.Search(pb.SearchRequest(namespace=place(), text="of", limit=100))
+        found = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text="of", limit=100))
         assert [result.record.unified.content for result in found.results] == [f"of {bearer}"]
-        assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 1
+        assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 1
     indexes = indexes_stub(world_on.harness)
     described = await indexes.DescribeIndex(index_pb.DescribeIndexRequest(index=index_name()))
     assert described.index.shared
@@ -165,8 +167,8 @@ async def test_two_groups_share_an_index_and_never_meet(world_on: World) -> None
         async for step in indexes.EmptyIndex(index_pb.EmptyIndexRequest(index=index_name(), confirm_name=index_name()))
     ]
     assert (progress[-1].finished, progress[-1].done) == (True, 1)
-    assert (await bob.Count(pb.CountRequest(namespace=place()))).count == 1
-    assert (await alice.Count(pb.CountRequest(namespace=place()))).count == 0
+    assert (await bob.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 1
+    assert (await alice.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 0
     with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
         await indexes.DeleteIndex(index_pb.DeleteIndexRequest(index=index_name(), confirm_name=index_name()))
     assert index_name() in world_on.vectors.index_names()
@@ -179,10 +181,10 @@ async def test_an_index_no_backend_of_the_group_names_does_not_exist_for_it(worl
     record = unified("text", "r", embedding=_vector("text"))
     name = index_name()
     for call in (
-        strange.Upsert(index_pb.UpsertRequest(index=name, crew_id="crew", records=[record])),
+        strange.UpsertIndexRecords(index_pb.UpsertIndexRecordsRequest(index=name, memory_id="crew", records=[record])),
         strange.SimilaritySearch(index_pb.SimilaritySearchRequest(index=name, query_vector=_vector("text"))),
-        strange.DeleteRecords(index_pb.DeleteRecordsRequest(index=name, crew_id="crew", ids=["r"])),
-        strange.CountDocuments(index_pb.CountDocumentsRequest(index=name)),
+        strange.DeleteIndexRecords(index_pb.DeleteIndexRecordsRequest(index=name, memory_id="crew", ids=["r"])),
+        strange.CountIndexRecords(index_pb.CountIndexRecordsRequest(index=name)),
         strange.DescribeIndex(index_pb.DescribeIndexRequest(index=name)),
         strange.DeleteIndex(index_pb.DeleteIndexRequest(index=name, confirm_name=name)),
     ):
@@ -203,50 +205,54 @@ async def test_records_are_written_found_counted_and_removed_in_an_index(world: 
     name = index_name()
     texts = ["cats purr", "dogs bark", "birds sing"]
     for crew, records in (("a", texts), ("b", texts[:1])):
-        written = await indexes.Upsert(
-            index_pb.UpsertRequest(
+        written = await indexes.UpsertIndexRecords(
+            index_pb.UpsertIndexRecordsRequest(
                 index=name,
-                crew_id=crew,
+                memory_id=crew,
                 records=[
                     unified(text, text[:4], embedding=_vector(text), importance=n / 2) for n, text in enumerate(records)
                 ],
             )
         )
         assert list(written.ids) == [text[:4] for text in records]
-    search = index_pb.SimilaritySearchRequest(index=name, crew_id="a", query_vector=_vector("cats purr"))
+    search = index_pb.SimilaritySearchRequest(index=name, memory_id="a", query_vector=_vector("cats purr"))
     found = await indexes.SimilaritySearch(search)
     assert found.records[0].record.id == "cats"
     assert found.records[0].score == pytest.approx(1.0, abs=1e-5)
-    assert {hit.crew_id for hit in found.records} == {"a"}
-    search.crew_id = ""
+    assert {hit.memory_id for hit in found.records} == {"a"}
+    search.memory_id = ""
     search.min_score = 0.99
     both = await indexes.SimilaritySearch(search)
-    assert sorted(hit.crew_id for hit in both.records) == ["a", "b"]
+    assert sorted(hit.memory_id for hit in both.records) == ["a", "b"]
     heavy = record_pb2.Condition(
         column="importance",
         operator=record_pb2.COMPARISON_OPERATOR_GREATER_OR_EQUAL,
-        values=[record_pb2.Value(number=0.5)],
+        values=[record_pb2.ConditionValue(number=0.5)],
     )
-    count = index_pb.CountDocumentsRequest(index=name, crew_id="a", conditions=[heavy])
-    assert (await indexes.CountDocuments(count)).count == 2
-    removed = await indexes.DeleteRecords(index_pb.DeleteRecordsRequest(index=name, crew_id="a", ids=["cats", "never"]))
+    count = index_pb.CountIndexRecordsRequest(index=name, memory_id="a", conditions=[heavy])
+    assert (await indexes.CountIndexRecords(count)).count == 2
+    removed = await indexes.DeleteIndexRecords(
+        index_pb.DeleteIndexRecordsRequest(index=name, memory_id="a", ids=["cats", "never"])
+    )
     assert removed.accepted == 2
-    assert (await indexes.CountDocuments(index_pb.CountDocumentsRequest(index=name))).count == 3
+    assert (await indexes.CountIndexRecords(index_pb.CountIndexRecordsRequest(index=name))).count == 3
     for fields, path in (
         ({"records": [unified("no vector", "r")]}, "records[0].embedding"),
         ({"records": [record_pb2.Record(short_term=record_pb2.ShortTermRecord(content="t"))]}, "records[0]"),
-        ({"records": [unified("t", embedding=_vector("t"))], "crew_id": ""}, "crew_id"),
+        ({"records": [unified("t", embedding=_vector("t"))], "memory_id": ""}, "memory_id"),
     ):
         with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
-            await indexes.Upsert(index_pb.UpsertRequest(**({"index": name, "crew_id": "a"} | fields)))
+            await indexes.UpsertIndexRecords(
+                index_pb.UpsertIndexRecordsRequest(**({"index": name, "memory_id": "a"} | fields))
+            )
         assert path in refusal.message
     with refused(CODE.FAILED_PRECONDITION, "EMBEDDING_MISMATCH"):
-        await indexes.Upsert(
-            index_pb.UpsertRequest(index=name, crew_id="a", records=[unified("t", embedding=[1.0, 2.0])])
+        await indexes.UpsertIndexRecords(
+            index_pb.UpsertIndexRecordsRequest(index=name, memory_id="a", records=[unified("t", embedding=[1.0, 2.0])])
         )
-    owner = record_pb2.Condition(column="group_id", values=[record_pb2.Value(text="legal")])
+    owner = record_pb2.Condition(column="group_id", values=[record_pb2.ConditionValue(text="legal")])
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
-        await indexes.CountDocuments(index_pb.CountDocumentsRequest(index=name, conditions=[owner]))
+        await indexes.CountIndexRecords(index_pb.CountIndexRecordsRequest(index=name, conditions=[owner]))
 
 
 async def _create(backends: Any, message: backend_pb.MemoryBackend, request_id: str = "") -> backend_pb.MemoryBackend:
@@ -277,8 +283,8 @@ async def test_backends_are_kept_changed_listed_and_removed_for_their_group_alon
     for call in (
         bob.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(id=first.id)),
         bob.DeleteMemoryBackend(backend_pb.DeleteMemoryBackendRequest(id=first.id)),
-        bob.Activate(backend_pb.ActivateRequest(id=first.id)),
-        bob.Verify(backend_pb.VerifyRequest(id=first.id)),
+        bob.ActivateMemoryBackend(backend_pb.ActivateMemoryBackendRequest(id=first.id)),
+        bob.VerifyMemoryBackend(backend_pb.VerifyMemoryBackendRequest(id=first.id)),
         bob.UpdateMemoryBackend(
             backend_pb.UpdateMemoryBackendRequest(backend=first, update_mask=FieldMask(paths=["name"]))
         ),
@@ -391,7 +397,7 @@ async def test_the_active_backend_is_not_removed_without_a_successor(world_on: W
     assert (await backends.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(id=other.id))).backend.active
     await backends.DeleteMemoryBackend(backend_pb.DeleteMemoryBackendRequest(id=other.id, successor_id="default"))
     memories = stub(world_on.harness.channel())
-    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("text", "r")]))
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified("text", "r")]))
     assert world_on.vectors.rows(index_name()) == []
 
 
@@ -404,21 +410,23 @@ async def test_a_backend_with_every_kind_disabled_is_passed_over(world: World) -
     backend.disabled_kinds.extend([1])
     await backends.UpdateMemoryBackend(backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=mask))
     with refused(CODE.FAILED_PRECONDITION, "INVALID_FIELD") as refusal:
-        await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("text", "r")]))
+        await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified("text", "r")]))
     assert "UpdateMemoryBackend" in refusal.message
     backend.disabled_kinds.extend([2, 3, 4, 5])
     await backends.UpdateMemoryBackend(backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=mask))
-    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("text", "r")]))
-    assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 1
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified("text", "r")]))
+    assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 1
     assert world.vectors.rows(index_name()) == []
-    verified = await backends.Verify(backend_pb.VerifyRequest(id=backend_id))
+    verified = await backends.VerifyMemoryBackend(backend_pb.VerifyMemoryBackendRequest(id=backend_id))
     assert verified.ok
     assert "disabled" in verified.checks[0].finding
 
 
-async def _provision(world: World, backend_id: str) -> list[backend_pb.ProvisionResponse]:
+async def _provision(world: World, backend_id: str) -> list[backend_pb.ProvisionMemoryBackendResponse]:
     backends = backends_stub(world.harness)
-    return [step async for step in backends.Provision(backend_pb.ProvisionRequest(id=backend_id))]
+    return [
+        step async for step in backends.ProvisionMemoryBackend(backend_pb.ProvisionMemoryBackendRequest(id=backend_id))
+    ]
 
 
 async def test_provision_makes_what_is_missing_tells_its_progress_and_can_be_repeated(world: World) -> None:
@@ -426,9 +434,9 @@ async def test_provision_makes_what_is_missing_tells_its_progress_and_can_be_rep
     world.vectors.behaviour.index_polls = 2
     backends = backends_stub(world.harness)
     backend = await _create(backends, backend_message(world.url))
-    verified = await backends.Verify(backend_pb.VerifyRequest(id=backend.id))
+    verified = await backends.VerifyMemoryBackend(backend_pb.VerifyMemoryBackendRequest(id=backend.id))
     assert not verified.ok
-    assert all("Provision" in check.mend for check in verified.checks)
+    assert all("Provision" in check.remedy for check in verified.checks)
     steps = await _provision(world, backend.id)
     assert (steps[-1].done, steps[-1].total) == (6, 6)
     assert [step.done for step in steps] == sorted(step.done for step in steps)
@@ -436,7 +444,7 @@ async def test_provision_makes_what_is_missing_tells_its_progress_and_can_be_rep
     assert any("waiting for endpoint" in step.step for step in steps)
     assert any("waiting for index" in step.step for step in steps)
     assert world.vectors.index_names() == sorted(index_name(kind) for kind in KINDS)
-    verified = await backends.Verify(backend_pb.VerifyRequest(id=backend.id))
+    verified = await backends.VerifyMemoryBackend(backend_pb.VerifyMemoryBackendRequest(id=backend.id))
     assert verified.ok, verified
     world.vectors.clear_log()
     await _provision(world, backend.id)
@@ -496,14 +504,14 @@ async def test_verify_names_what_is_wrong_and_how_to_mend_it(world: World) -> No
     world.vectors.restrict(index_name("entity"), readers=["somebody"])
     world.vectors.set_index_state(index_name("unified"), "OFFLINE_FAILED", "broken")
     world.vectors.fail(ApiFault(path="delete-data", status=403))
-    verified = await backends.Verify(backend_pb.VerifyRequest(id=backend_id))
+    verified = await backends.VerifyMemoryBackend(backend_pb.VerifyMemoryBackendRequest(id=backend_id))
     checks = {check.subject: check for check in verified.checks}
     assert not verified.ok
     assert checks[f"endpoint {ENDPOINT}"].ok
     assert "broken" in checks[f"index {index_name('unified')}"].finding
-    assert "SELECT" in checks[f"index {index_name('entity')}"].mend
+    assert "SELECT" in checks[f"index {index_name('entity')}"].remedy
     assert sum(not check.ok for check in verified.checks) == 3
-    assert all(check.mend for check in verified.checks if not check.ok)
+    assert all(check.remedy for check in verified.checks if not check.ok)
     assert all(world.vectors.rows(index_name(kind)) == [] for kind in KINDS)
 
 
@@ -511,7 +519,7 @@ async def test_an_index_of_another_dimension_is_told_before_it_is_used(world: Wo
     make_indexes(world.vectors)
     backends = backends_stub(world.harness)
     backend = await _create(backends, backend_message(world.url, embedding_dimension=DIMENSION + 1))
-    verified = await backends.Verify(backend_pb.VerifyRequest(id=backend.id))
+    verified = await backends.VerifyMemoryBackend(backend_pb.VerifyMemoryBackendRequest(id=backend.id))
     assert not verified.ok
     assert "components" in verified.checks[1].finding
 
@@ -572,7 +580,7 @@ async def test_a_large_index_of_one_groups_own_is_made_anew_when_emptied(
         request = index_pb.EmptyIndexRequest(index=index_name(), confirm_name=index_name())
         for count, dropped in ((3, False), (5, True)):
             records = [unified("text", f"r{n}") for n in range(count)]
-            await memories.Save(pb.SaveRequest(namespace=place(), records=records))
+            await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=records))
             vectors.clear_log()
             vectors.behaviour.name_reserved_for = 2
             steps = [step async for step in indexes.EmptyIndex(request)]
@@ -580,7 +588,7 @@ async def test_a_large_index_of_one_groups_own_is_made_anew_when_emptied(
             assert not any(step.finished for step in steps[:-1])
             assert bool(vectors.requests(method="DELETE", path=f"indexes/{index_name()}")) is True
             assert bool(vectors.requests(method="DELETE", path="delete-data")) is not dropped
-            assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 0
+            assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 0
     assert index_name() in vectors.index_names()
 
 
@@ -588,7 +596,9 @@ async def test_emptying_can_be_cancelled_and_called_again(world: World) -> None:
     make_indexes(world.vectors)
     await use_workspace(world.harness, world.url, ALICE)
     memories, indexes = stub(world.harness.channel()), indexes_stub(world.harness)
-    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("t", f"r{n}") for n in range(20)]))
+    await memories.SaveRecords(
+        pb.SaveRecordsRequest(namespace=place(), records=[unified("t", f"r{n}") for n in range(20)])
+    )
     world.vectors.fail(ApiFault(path="delete-data", hang=True))
     request = index_pb.EmptyIndexRequest(index=index_name(), confirm_name=index_name())
     call = indexes.EmptyIndex(request)
@@ -619,8 +629,10 @@ async def test_a_group_without_a_credential_for_the_workspace_is_told_so(
         (backend_id,) = await use_workspace(harness, vectors.url, ALICE)
         memories = stub(harness.channel())
         with refused(CODE.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED"):
-            await memories.Count(pb.CountRequest(namespace=place()))
-        verified = await backends_stub(harness).Verify(backend_pb.VerifyRequest(id=backend_id))
+            await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))
+        verified = await backends_stub(harness).VerifyMemoryBackend(
+            backend_pb.VerifyMemoryBackendRequest(id=backend_id)
+        )
         assert not verified.ok
     assert vectors.log == []
 
@@ -681,7 +693,9 @@ async def test_activations_at_the_same_moment_leave_one_active(world_on: World) 
     make_indexes(world_on.vectors)
     backends = backends_stub(world_on.harness)
     ids = [(await _create(backends, backend_message(world_on.url, f"b{number}"))).id for number in range(4)]
-    await asyncio.gather(*(backends.Activate(backend_pb.ActivateRequest(id=backend_id)) for backend_id in ids))
+    await asyncio.gather(
+        *(backends.ActivateMemoryBackend(backend_pb.ActivateMemoryBackendRequest(id=backend_id)) for backend_id in ids)
+    )
     listed = (await backends.ListMemoryBackends(backend_pb.ListMemoryBackendsRequest())).backends
     assert sum(backend.active for backend in listed) == 1
 
@@ -699,7 +713,9 @@ async def test_the_embedding_model_of_an_index_with_records_is_not_changed(world
 
     await embed_with("test/other")
     await embed_with("test/embed")
-    await stub(world_on.harness.channel()).Save(pb.SaveRequest(namespace=place(), records=[unified("text", "r")]))
+    await stub(world_on.harness.channel()).SaveRecords(
+        pb.SaveRecordsRequest(namespace=place(), records=[unified("text", "r")])
+    )
     with refused(CODE.FAILED_PRECONDITION, "EMBEDDING_MISMATCH") as refusal:
         await embed_with("test/other")
     assert "export" in refusal.message
@@ -715,7 +731,7 @@ async def test_provision_that_fails_leaves_what_others_made_meanwhile(world: Wor
     world.vectors.add_endpoint(ENDPOINT)
     backend = await _create(backends_stub(world.harness), backend_message(world.url))
     world.vectors.behaviour.max_indexes = 3
-    steps = backends_stub(world.harness).Provision(backend_pb.ProvisionRequest(id=backend.id))
+    steps = backends_stub(world.harness).ProvisionMemoryBackend(backend_pb.ProvisionMemoryBackendRequest(id=backend.id))
     # Somebody else makes the first index between this call's look and its own attempt.
     world.vectors.fail(
         ApiFault(path="/indexes", method="POST", status=409, error_code="RESOURCE_ALREADY_EXISTS", after_effect=True)
@@ -731,7 +747,7 @@ async def test_provision_can_be_cancelled_in_the_middle_and_called_again(world: 
     world.vectors.behaviour.index_polls = 3
     backends = backends_stub(world.harness)
     backend = await _create(backends, backend_message(world.url))
-    call = backends.Provision(backend_pb.ProvisionRequest(id=backend.id))
+    call = backends.ProvisionMemoryBackend(backend_pb.ProvisionMemoryBackendRequest(id=backend.id))
     async for step in call:
         if step.done == 3:
             call.cancel()
@@ -765,14 +781,14 @@ async def test_an_emptying_that_was_cut_short_between_dropping_and_making_anew_g
     make_indexes(world.vectors)
     await use_workspace(world.harness, world.url, ALICE)
     memories, indexes = stub(world.harness.channel()), indexes_stub(world.harness)
-    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("t", "r")]))
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified("t", "r")]))
     name = index_name()
     await indexes.DeleteIndex(index_pb.DeleteIndexRequest(index=name, confirm_name=name))
     request = index_pb.EmptyIndexRequest(index=name, confirm_name=name)
     steps = [step async for step in indexes.EmptyIndex(request)]
     assert steps[-1].finished
     assert name in world.vectors.index_names()
-    assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 0
+    assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 0
 
 
 async def test_emptying_tells_how_far_it_is_of_how_much_and_how_fast(
@@ -787,8 +803,8 @@ async def test_emptying_tells_how_far_it_is_of_how_much_and_how_fast(
         memories, indexes = stub(harness.channel()), indexes_stub(harness)
         for crew in ("a", "b"):
             records = [unified("t", f"r{n}") for n in range(10)]
-            await memories.Save(pb.SaveRequest(namespace=place(crew), records=records))
-        request = index_pb.EmptyIndexRequest(index=index_name(), confirm_name=index_name(), crew_id="a")
+            await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(crew), records=records))
+        request = index_pb.EmptyIndexRequest(index=index_name(), confirm_name=index_name(), memory_id="a")
         steps = [step async for step in indexes.EmptyIndex(request)]
         assert [(step.done, step.total, step.finished) for step in steps] == [
             (4, 10, False),
@@ -797,7 +813,7 @@ async def test_emptying_tells_how_far_it_is_of_how_much_and_how_fast(
             (10, 10, True),
         ]
         assert all(step.rate > 0 for step in steps)
-        assert (await memories.Count(pb.CountRequest(namespace=place("b")))).count == 10
+        assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place("b")))).count == 10
 
 
 async def test_a_thousand_records_that_were_not_written_are_told_in_an_answer_that_arrives(world: World) -> None:
@@ -807,7 +823,7 @@ async def test_a_thousand_records_that_were_not_written_are_told_in_an_answer_th
     world.vectors.fail(ApiFault(path="upsert-data", status=200, body=failure, times=None))
     records = [unified("t", f"{n:04}-{'é' * 100}", embedding=_vector("t")) for n in range(1000)]
     with refused(CODE.ABORTED, "PARTIAL_FAILURE") as refusal:
-        await stub(world.harness.channel()).Save(pb.SaveRequest(namespace=place(), records=records))
+        await stub(world.harness.channel()).SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=records))
     assert refusal.metadata["failed_count"] == "1000"
     named = json.loads(refusal.metadata["failed_ids"])
     assert named == [record.id for record in records[: len(named)]]
@@ -822,10 +838,12 @@ async def test_conditions_that_the_index_cannot_decide_are_decided_and_say_when_
     memories, indexes = stub(world.harness.channel()), indexes_stub(world.harness)
     contents = ['it\'s 100% "quoted"', "back\\slash_under", "ünïcode ' OR 1=1 --", "plain"]
     records = [unified(text, f"r{n}", embedding=_vector(text)) for n, text in enumerate(contents)]
-    await memories.Save(pb.SaveRequest(namespace=place(), records=records))
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=records))
     for n, text in enumerate(contents):
         for operator in (record_pb2.COMPARISON_OPERATOR_EQUAL, record_pb2.COMPARISON_OPERATOR_STARTS_WITH):
-            condition = record_pb2.Condition(column="content", operator=operator, values=[record_pb2.Value(text=text)])
+            condition = record_pb2.Condition(
+                column="content", operator=operator, values=[record_pb2.ConditionValue(text=text)]
+            )
             search = index_pb.SimilaritySearchRequest(
                 index=index_name(), query_vector=_vector("plain"), conditions=[condition]
             )
@@ -851,12 +869,12 @@ async def test_verify_tells_why_an_index_that_is_there_cannot_be_used(world: Wor
     ]
     backends = backends_stub(world.harness)
     backend = await _create(backends, backend_message(world.url, indexes=indexes))
-    verified = await backends.Verify(backend_pb.VerifyRequest(id=backend.id))
+    verified = await backends.VerifyMemoryBackend(backend_pb.VerifyMemoryBackendRequest(id=backend.id))
     checks = {check.subject: check for check in verified.checks}
     assert "served by the endpoint other" in checks[f"index {index_name('unified')}"].finding
     assert "lacks the columns entity_name" in checks[f"index {index_name('entity')}"].finding
     assert "lie in vector" in checks[f"index {index_name('short_term')}"].finding
-    assert all(check.mend for check in verified.checks if check.subject.startswith("index"))
+    assert all(check.remedy for check in verified.checks if check.subject.startswith("index"))
     with refused(CODE.FAILED_PRECONDITION, "INDEX_NOT_READY"):
         await _provision(world, backend.id)
     assert vectors.index_names() == sorted(index_name(name) for name in kinds)
@@ -866,14 +884,16 @@ async def test_verify_names_the_scope_a_users_token_lacks(world: World) -> None:
     make_indexes(world.vectors)
     world.vectors.tokens = {"dapi-operator": Caller("app", frozenset({"vectorsearch.vector-search-indexes"}))}
     (backend_id,) = await use_workspace(world.harness, world.url, ALICE)
-    verified = await backends_stub(world.harness).Verify(backend_pb.VerifyRequest(id=backend_id))
+    verified = await backends_stub(world.harness).VerifyMemoryBackend(
+        backend_pb.VerifyMemoryBackendRequest(id=backend_id)
+    )
     faulty = [check for check in verified.checks if not check.ok]
     assert [check.subject for check in faulty] == [f"endpoint {ENDPOINT}"]
-    assert "vector-search" in faulty[0].mend
+    assert "vector-search" in faulty[0].remedy
     # Indexes work all the same.
     memories = stub(world.harness.channel())
-    await memories.Save(pb.SaveRequest(namespace=place(), records=[unified("text", "r")]))
-    assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 1
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified("text", "r")]))
+    assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 1
 
 
 async def test_an_index_with_rows_of_a_group_whose_backend_is_gone_is_neither_dropped_nor_made_anew(
@@ -887,7 +907,7 @@ async def test_an_index_with_rows_of_a_group_whose_backend_is_gone_is_neither_dr
         _, theirs = await use_workspace(harness, vectors.url, ALICE, BOB)
         for bearer in (ALICE, BOB):
             records = [unified("text", f"r{n}") for n in range(5)]
-            await stub(harness.channel(bearer)).Save(pb.SaveRequest(namespace=place(), records=records))
+            await stub(harness.channel(bearer)).SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=records))
         await backends_stub(harness, BOB).DeleteMemoryBackend(
             backend_pb.DeleteMemoryBackendRequest(id=theirs, successor_id="default")
         )

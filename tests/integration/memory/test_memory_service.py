@@ -10,8 +10,8 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from coxswain.memory.v1 import memory_service_pb2 as pb
-from coxswain.memory.v1 import record_pb2, vector_index_service_pb2, vector_index_service_pb2_grpc
+from coxswain.memory.v1 import memory_pb2 as pb
+from coxswain.memory.v1 import record_pb2, vector_index_pb2, vector_index_service_pb2_grpc
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.settings import MemorySettings
 from services.memory.stores.sql.vectors import ROW_BYTES
@@ -35,11 +35,11 @@ CODE = grpc.StatusCode
 async def _save(
     memories: Any, *records: record_pb2.Record, namespace: pb.Namespace | None = None, **fields: Any
 ) -> Any:
-    return await memories.Save(pb.SaveRequest(namespace=namespace or place(), records=records, **fields))
+    return await memories.SaveRecords(pb.SaveRecordsRequest(namespace=namespace or place(), records=records, **fields))
 
 
 async def _ids(memories: Any, text: str = "cats", **fields: Any) -> list[str]:
-    response = await memories.Search(pb.SearchRequest(namespace=place(), text=text, **fields))
+    response = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text=text, **fields))
     return [result.record.id for result in response.results]
 
 
@@ -51,7 +51,7 @@ async def test_a_saved_text_is_found_again_by_other_words(served: Served) -> Non
         unified("the cat purrs on the warm sofa", "cat"),
         unified("quarterly revenue rose by nine percent", "revenue"),
     )
-    response = await memories.Search(pb.SearchRequest(namespace=place(), text="a cat on a sofa", limit=1))
+    response = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text="a cat on a sofa", limit=1))
     (result,) = response.results
     assert result.record.id == "cat"
     assert result.record.unified.content == "the cat purrs on the warm sofa"
@@ -65,19 +65,21 @@ async def test_a_search_of_more_than_fits_memory_says_that_it_was_a_scan(tmp_pat
     settings = MemorySettings(cached_namespace_bytes=2 * (DIMENSION * 4 + ROW_BYTES))
     async with serve_memory(tmp_path, database_url, settings=settings) as (harness, _):
         memories = stub(harness.channel())
-        question = pb.SearchRequest(namespace=place(), text="cats", filter=pb.Filter(scope_prefix="/a"))
+        question = pb.SearchRecordsRequest(namespace=place(), text="cats", filter=pb.RecordFilter(scope_prefix="/a"))
         for number in range(3):
-            response = await memories.Search(question)
+            response = await memories.SearchRecords(question)
             assert response.scanned_records == 0
             await _save(memories, unified(f"cat {number}", str(number), scope="/b" if number == 1 else "/a"))
-        response = await memories.Search(question)
+        response = await memories.SearchRecords(question)
         assert sorted(result.record.id for result in response.results) == ["0", "2"]
         # The database left out what lies in another scope.
         assert response.scanned_records == 2
         assert not response.truncated
-        assert await memories.Count(pb.CountRequest(namespace=place())) == pb.CountResponse(count=3)
-        await memories.Delete(pb.DeleteRequest(namespace=place(), ids=["1"]))
-        response = await memories.Search(question)
+        assert await memories.CountRecords(pb.CountRecordsRequest(namespace=place())) == pb.CountRecordsResponse(
+            count=3
+        )
+        await memories.DeleteRecords(pb.DeleteRecordsRequest(namespace=place(), ids=["1"]))
+        response = await memories.SearchRecords(question)
         assert response.scanned_records == 0
         assert sorted(result.record.id for result in response.results) == ["0", "2"]
 
@@ -108,7 +110,7 @@ async def test_every_kind_comes_back_as_it_was_saved(memory: Harness, record: re
     )
     memories = stub(memory.channel())
     await _save(memories, sent, namespace=namespace)
-    got = (await memories.Get(pb.GetRequest(namespace=namespace, id="x", include_embedding=True))).record
+    got = (await memories.GetRecord(pb.GetRecordRequest(namespace=namespace, id="x", include_embedding=True))).record
     assert len(got.embedding) == DIMENSION
     assert got.create_time.seconds > 0
     assert got.metadata == '{"a":[null],"b":1}'
@@ -134,30 +136,30 @@ async def test_neither_group_finds_changes_or_counts_anything_of_the_other(serve
     for memories, content in ((alice, "secret of sales"), (bob, "secret of legal")):
         await _save(memories, unified(content, "same-id"))
     for memories, content in ((alice, "secret of sales"), (bob, "secret of legal")):
-        response = await memories.Search(pb.SearchRequest(namespace=place(), text="secret", limit=100))
+        response = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text="secret", limit=100))
         assert [result.record.unified.content for result in response.results] == [content]
-        listed = await memories.List(pb.ListRequest(namespace=place()))
+        listed = await memories.ListRecords(pb.ListRecordsRequest(namespace=place()))
         assert [record.unified.content for record in listed.records] == [content]
-        assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 1
+        assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 1
         assert len((await memories.ListNamespaces(pb.ListNamespacesRequest())).namespaces) == 1
-    assert (await bob.Delete(pb.DeleteRequest(namespace=place(), ids=["same-id"]))).deleted == 1
-    assert (await bob.Clear(pb.ClearRequest(namespace=place()))).deleted == 0
-    got = await alice.Get(pb.GetRequest(namespace=place(), id="same-id"))
+    assert (await bob.DeleteRecords(pb.DeleteRecordsRequest(namespace=place(), ids=["same-id"]))).deleted == 1
+    assert (await bob.ClearNamespace(pb.ClearNamespaceRequest(namespace=place()))).deleted == 0
+    got = await alice.GetRecord(pb.GetRecordRequest(namespace=place(), id="same-id"))
     assert got.record.unified.content == "secret of sales"
     with refused(CODE.NOT_FOUND, "NOT_FOUND"):
-        await bob.Get(pb.GetRequest(namespace=place(), id="same-id"))
+        await bob.GetRecord(pb.GetRecordRequest(namespace=place(), id="same-id"))
 
 
 @pytest.mark.parametrize("column", ["group_id", "crew_id", "id", "embedding", "metadata", "no_such_column"])
 async def test_a_filter_cannot_name_an_owner_or_what_is_no_column(memory: Harness, column: str) -> None:
-    condition = record_pb2.Condition(column=column, values=[record_pb2.Value(text="legal")])
-    chosen = pb.Filter(conditions=[condition])
+    condition = record_pb2.Condition(column=column, values=[record_pb2.ConditionValue(text="legal")])
+    chosen = pb.RecordFilter(conditions=[condition])
     memories = stub(memory.channel())
     for call in (
-        memories.Search(pb.SearchRequest(namespace=place(), text="x", filter=chosen)),
-        memories.List(pb.ListRequest(namespace=place(), filter=chosen)),
-        memories.Delete(pb.DeleteRequest(namespace=place(), filter=chosen)),
-        memories.Count(pb.CountRequest(namespace=place(), filter=chosen)),
+        memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text="x", filter=chosen)),
+        memories.ListRecords(pb.ListRecordsRequest(namespace=place(), filter=chosen)),
+        memories.DeleteRecords(pb.DeleteRecordsRequest(namespace=place(), filter=chosen)),
+        memories.CountRecords(pb.CountRecordsRequest(namespace=place(), filter=chosen)),
     ):
         with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
             await call
@@ -174,10 +176,10 @@ async def test_vectors_of_another_length_are_refused_with_the_mend(served: Serve
     assert (refusal.metadata["expected_model"], refusal.metadata["expected_dimension"]) == (MODEL, str(DIMENSION))
     assert "export" in refusal.message
     with refused(CODE.FAILED_PRECONDITION, "EMBEDDING_MISMATCH"):
-        await memories.Search(pb.SearchRequest(namespace=place(), vector=wide))
+        await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), vector=wide))
     with refused(CODE.FAILED_PRECONDITION, "EMBEDDING_MISMATCH"):
         await _save(memories, unified("text", "b"), embedding_model="test/wide")
-    assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 1
+    assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 1
 
 
 async def test_the_first_write_fixes_the_model_and_texts_are_embedded_by_it(memory: Harness) -> None:
@@ -205,8 +207,8 @@ async def test_vectors_are_normalised_and_their_scores_are_cosines(memory: Harne
         unified("b", "b", embedding=[-1e-30, 0]),
         embedding_model="mine",
     )
-    response = await memories.Search(
-        pb.SearchRequest(namespace=place(), vector=pb.Vector(values=[10, 0]), include_embeddings=True)
+    response = await memories.SearchRecords(
+        pb.SearchRecordsRequest(namespace=place(), vector=pb.Vector(values=[10, 0]), include_embeddings=True)
     )
     assert [result.record.id for result in response.results] == ["a", "b"]
     assert [round(result.similarity, 5) for result in response.results] == [0.6, -1.0]
@@ -220,9 +222,9 @@ async def test_vectors_without_a_direction_name_their_field(memory: Harness, val
         await _save(memories, unified("ok", "ok"), unified("text", embedding=values))
     assert "records[1].embedding" in refusal.message
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
-        await memories.Search(pb.SearchRequest(namespace=place(), vector=pb.Vector(values=values)))
+        await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), vector=pb.Vector(values=values)))
     assert "vector.values" in refusal.message
-    assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 0
+    assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 0
 
 
 NUL, SURROGATE = "a\x00b", '{"a":"\\ud800"}'
@@ -264,7 +266,7 @@ async def test_namespaces_need_a_crew_and_documents_none(memory: Harness) -> Non
     for namespace, record in ((place(""), unified("text")), (place("crew", 5), document)):
         with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
             await _save(memories, record, namespace=namespace)
-        assert "namespace.crew_id" in refusal.message
+        assert "namespace.memory_id" in refusal.message
     await _save(memories, document, namespace=place("", 5))
 
 
@@ -273,20 +275,24 @@ async def test_private_memories_are_found_by_their_source_and_by_editors_who_ask
     operator = stub(memory.channel("dev:carol:sales=operator"))
     await _save(admin, unified("cats", "mine", private=True, source="alice"), unified("cats too", "all", source="bob"))
     assert await _ids(operator) == ["all"]
-    assert await _ids(operator, filter=pb.Filter(source="alice")) == ["mine", "all"]
-    assert await _ids(operator, filter=pb.Filter(source="bob")) == ["all"]
-    assert await _ids(admin, filter=pb.Filter(include_private=True)) == ["mine", "all"]
-    everything = pb.Filter(include_private=True)
+    assert await _ids(operator, filter=pb.RecordFilter(source="alice")) == ["mine", "all"]
+    assert await _ids(operator, filter=pb.RecordFilter(source="bob")) == ["all"]
+    assert await _ids(admin, filter=pb.RecordFilter(include_private=True)) == ["mine", "all"]
+    everything = pb.RecordFilter(include_private=True)
     for call in (
-        operator.Search(pb.SearchRequest(namespace=place(), text="cats", filter=everything)),
-        operator.List(pb.ListRequest(namespace=place(), filter=everything)),
-        operator.Count(pb.CountRequest(namespace=place(), filter=everything)),
-        operator.Delete(pb.DeleteRequest(namespace=place(), filter=everything)),
+        operator.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text="cats", filter=everything)),
+        operator.ListRecords(pb.ListRecordsRequest(namespace=place(), filter=everything)),
+        operator.CountRecords(pb.CountRecordsRequest(namespace=place(), filter=everything)),
+        operator.DeleteRecords(pb.DeleteRecordsRequest(namespace=place(), filter=everything)),
     ):
         with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
             await call
-    assert (await operator.Delete(pb.DeleteRequest(namespace=place(), filter=pb.Filter(scope_prefix="/")))).deleted == 1
-    assert await _ids(operator, filter=pb.Filter(source="alice")) == ["mine"]
+    assert (
+        await operator.DeleteRecords(
+            pb.DeleteRecordsRequest(namespace=place(), filter=pb.RecordFilter(scope_prefix="/"))
+        )
+    ).deleted == 1
+    assert await _ids(operator, filter=pb.RecordFilter(source="alice")) == ["mine"]
 
 
 async def test_ranking_weighs_recency_and_importance(memory: Harness) -> None:
@@ -299,16 +305,16 @@ async def test_ranking_weighs_recency_and_importance(memory: Harness) -> None:
     )
     assert (await _ids(memories))[0] == "near-old"
     ranking = pb.Ranking(semantic_weight=0.1, recency_weight=1, importance_weight=1)
-    response = await memories.Search(pb.SearchRequest(namespace=place(), text="cats", ranking=ranking))
+    response = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text="cats", ranking=ranking))
     assert [result.record.id for result in response.results] == ["far-new-important", "near-old"]
     best, worst = response.results
     assert best.score == pytest.approx((0.1 * best.similarity + 1 + 1) / 2.1, abs=1e-3)
     assert worst.score == pytest.approx(0.1 * worst.similarity / 2.1, abs=1e-3)
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
-        await memories.Search(pb.SearchRequest(namespace=place(), text="cats", ranking=pb.Ranking()))
+        await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text="cats", ranking=pb.Ranking()))
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
-        await memories.Search(
-            pb.SearchRequest(namespace=place(kind=record_pb2.MEMORY_KIND_ENTITY), text="cats", ranking=ranking)
+        await memories.SearchRecords(
+            pb.SearchRecordsRequest(namespace=place(kind=record_pb2.MEMORY_KIND_ENTITY), text="cats", ranking=ranking)
         )
 
 
@@ -323,7 +329,9 @@ async def _all_pages(memories: Any, size: int, **fields: Any) -> list[str]:
     ids: list[str] = []
     token = ""
     while True:
-        page = await memories.List(pb.ListRequest(namespace=place(), page_size=size, page_token=token, **fields))
+        page = await memories.ListRecords(
+            pb.ListRecordsRequest(namespace=place(), page_size=size, page_token=token, **fields)
+        )
         assert len(page.records) <= size
         ids.extend(record.id for record in page.records)
         token = page.next_page_token
@@ -342,10 +350,12 @@ async def test_lists_are_newest_first_and_stable_while_others_write(served: Serv
     assert order == sorted(order, reverse=True)
     for size in (1, 3, 10):
         assert await _all_pages(memories, size) == whole
-    first = await memories.List(pb.ListRequest(namespace=place(), page_size=4))
+    first = await memories.ListRecords(pb.ListRecordsRequest(namespace=place(), page_size=4))
     await _save(memories, unified("text", "newer"))
-    await memories.Delete(pb.DeleteRequest(namespace=place(), ids=[whole[0], whole[3]]))
-    second = await memories.List(pb.ListRequest(namespace=place(), page_size=100, page_token=first.next_page_token))
+    await memories.DeleteRecords(pb.DeleteRecordsRequest(namespace=place(), ids=[whole[0], whole[3]]))
+    second = await memories.ListRecords(
+        pb.ListRecordsRequest(namespace=place(), page_size=100, page_token=first.next_page_token)
+    )
     assert [record.id for record in first.records] + [record.id for record in second.records] == whole
 
 
@@ -353,16 +363,19 @@ async def test_a_page_token_belongs_to_its_group_namespace_and_filter(memory: Ha
     memories, bob = stub(memory.channel()), stub(memory.channel(BOB))
     for owner in (memories, bob):
         await _save(owner, *(unified("text", f"r{n}") for n in range(3)))
-    token = (await memories.List(pb.ListRequest(namespace=place(), page_size=1))).next_page_token
+    token = (await memories.ListRecords(pb.ListRecordsRequest(namespace=place(), page_size=1))).next_page_token
     for stranger, request in (
-        (bob, pb.ListRequest(namespace=place(), page_token=token)),
-        (memories, pb.ListRequest(namespace=place("other"), page_token=token)),
-        (memories, pb.ListRequest(namespace=place(), page_token=token, filter=pb.Filter(scope_prefix="/a"))),
-        (memories, pb.ListRequest(namespace=place(), page_token=token[:-4])),
-        (memories, pb.ListRequest(namespace=place(), page_token="nonsense")),
+        (bob, pb.ListRecordsRequest(namespace=place(), page_token=token)),
+        (memories, pb.ListRecordsRequest(namespace=place("other"), page_token=token)),
+        (
+            memories,
+            pb.ListRecordsRequest(namespace=place(), page_token=token, filter=pb.RecordFilter(scope_prefix="/a")),
+        ),
+        (memories, pb.ListRecordsRequest(namespace=place(), page_token=token[:-4])),
+        (memories, pb.ListRecordsRequest(namespace=place(), page_token="nonsense")),
     ):
         with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
-            await stranger.List(request)
+            await stranger.ListRecords(request)
 
 
 async def test_pages_of_lists_and_searches_end_where_a_message_is_full(tmp_path: Path) -> None:
@@ -370,20 +383,20 @@ async def test_pages_of_lists_and_searches_end_where_a_message_is_full(tmp_path:
         memories = stub(harness.channel())
         for n in range(6):
             await _save(memories, unified("x" * 1_000_000, f"r{n}"))
-        page = await memories.List(pb.ListRequest(namespace=place(), page_size=6))
+        page = await memories.ListRecords(pb.ListRecordsRequest(namespace=place(), page_size=6))
         assert len(page.records) == 4
         assert sorted(await _all_pages(memories, 6)) == [f"r{n}" for n in range(6)]
-        found, sizes = await _all_results(memories, pb.SearchRequest(namespace=place(), text="x"))
+        found, sizes = await _all_results(memories, pb.SearchRecordsRequest(namespace=place(), text="x"))
         assert sorted(found) == [f"r{n}" for n in range(6)]
         assert sizes == [4, 2]
         assert len(await _ids(memories, limit=3)) == 3
 
 
-async def _all_results(memories: Any, request: pb.SearchRequest) -> tuple[list[str], list[int]]:
+async def _all_results(memories: Any, request: pb.SearchRecordsRequest) -> tuple[list[str], list[int]]:
     ids: list[str] = []
     sizes: list[int] = []
     while True:
-        response = await memories.Search(request)
+        response = await memories.SearchRecords(request)
         ids += [result.record.id for result in response.results]
         sizes.append(len(response.results))
         if not response.next_page_token:
@@ -413,14 +426,14 @@ async def test_pages_of_a_search_are_together_what_one_search_finds(
         first, second = [1.0, *[0.0] * (DIMENSION - 1)], [0.0, 1.0, *[0.0] * (DIMENSION - 2)]
         ranking = pb.Ranking(semantic_weight=1, recency_weight=1, importance_weight=1, recency_half_life_days=36500)
         for question in (
-            pb.SearchRequest(vector=pb.Vector(values=first)),
-            pb.SearchRequest(vector=pb.Vector(values=second), min_score=0.5),
-            pb.SearchRequest(vector=pb.Vector(values=first), ranking=ranking),
-            pb.SearchRequest(text="text", filter=pb.Filter(metadata={"none": "1"})),
+            pb.SearchRecordsRequest(vector=pb.Vector(values=first)),
+            pb.SearchRecordsRequest(vector=pb.Vector(values=second), min_score=0.5),
+            pb.SearchRecordsRequest(vector=pb.Vector(values=first), ranking=ranking),
+            pb.SearchRecordsRequest(text="text", filter=pb.RecordFilter(metadata={"none": "1"})),
         ):
             question.namespace.CopyFrom(place())
             question.limit = 100
-            whole = [result.record.id for result in (await memories.Search(question)).results]
+            whole = [result.record.id for result in (await memories.SearchRecords(question)).results]
             for limit in (1, 3, 7):
                 question.limit = limit
                 question.page_token = ""
@@ -438,8 +451,8 @@ def _with_key(token: str, key: list[Any]) -> str:
 async def test_a_page_token_of_a_search_belongs_to_its_group_and_question(memory: Harness) -> None:
     memories, bob = stub(memory.channel()), stub(memory.channel(bearer=BOB))
     await _save(memories, *(unified(f"text {n}", f"r{n}") for n in range(3)))
-    question = pb.SearchRequest(namespace=place(), text="text", limit=1)
-    token = (await memories.Search(question)).next_page_token
+    question = pb.SearchRecordsRequest(namespace=place(), text="text", limit=1)
+    token = (await memories.SearchRecords(question)).next_page_token
     keys: list[list[Any]] = [
         [],
         [1.0, "a" * 64, 10**30, 1],
@@ -449,19 +462,19 @@ async def test_a_page_token_of_a_search_belongs_to_its_group_and_question(memory
         [1.0, "a" * 64, 0, -(10**30)],
     ]
     for caller, change in (
-        (bob, pb.SearchRequest(page_token=token)),
-        (memories, pb.SearchRequest(page_token=token, namespace=pb.Namespace(crew_id="other"))),
-        (memories, pb.SearchRequest(page_token=token, text="another text")),
-        (memories, pb.SearchRequest(page_token=token, min_score=0.1)),
-        (memories, pb.SearchRequest(page_token=token, filter=pb.Filter(scope_prefix="/a"))),
-        (memories, pb.SearchRequest(page_token="W1tb" * 500)),
-        *((memories, pb.SearchRequest(page_token=_with_key(token, key))) for key in keys),
+        (bob, pb.SearchRecordsRequest(page_token=token)),
+        (memories, pb.SearchRecordsRequest(page_token=token, namespace=pb.Namespace(memory_id="other"))),
+        (memories, pb.SearchRecordsRequest(page_token=token, text="another text")),
+        (memories, pb.SearchRecordsRequest(page_token=token, min_score=0.1)),
+        (memories, pb.SearchRecordsRequest(page_token=token, filter=pb.RecordFilter(scope_prefix="/a"))),
+        (memories, pb.SearchRecordsRequest(page_token="W1tb" * 500)),
+        *((memories, pb.SearchRecordsRequest(page_token=_with_key(token, key))) for key in keys),
     ):
-        request = pb.SearchRequest()
+        request = pb.SearchRecordsRequest()
         request.CopyFrom(question)
         request.MergeFrom(change)
         with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
-            await caller.Search(request)
+            await caller.SearchRecords(request)
 
 
 async def test_a_forged_place_in_a_list_is_refused(served: Served) -> None:
@@ -469,19 +482,19 @@ async def test_a_forged_place_in_a_list_is_refused(served: Served) -> None:
     memories = stub(harness.channel())
     await _save(memories, unified("a", "r1"), unified("b", "r2"))
     await _save(memories, unified("a", "r1"), namespace=place("second"))
-    records = (await memories.List(pb.ListRequest(namespace=place(), page_size=1))).next_page_token
+    records = (await memories.ListRecords(pb.ListRecordsRequest(namespace=place(), page_size=1))).next_page_token
     namespaces = (await memories.ListNamespaces(pb.ListNamespacesRequest(page_size=1))).next_page_token
     places: list[list[Any]] = [[10**30, "a" * 64], [0, "\x00" * 64], [0, "é" * 64], [-(2**63), "a" * 64]]
     for key in places:
         with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
-            await memories.List(pb.ListRequest(namespace=place(), page_token=_with_key(records, key)))
+            await memories.ListRecords(pb.ListRecordsRequest(namespace=place(), page_token=_with_key(records, key)))
     crews: list[list[Any]] = [["crew", 10**30], ["crew", 2**31], ["\x00", 1], [1, 1]]
     for key in crews:
         with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
             await memories.ListNamespaces(pb.ListNamespacesRequest(page_token=_with_key(namespaces, key)))
 
 
-async def test_namespaces_of_the_longest_crew_ids_can_be_paged(served: Served) -> None:
+async def test_namespaces_of_the_longest_memory_ids_can_be_paged(served: Served) -> None:
     harness, _ = served
     memories = stub(harness.channel())
     crews = ["\U0001f600" * 127 + letter for letter in "ab"]
@@ -489,7 +502,7 @@ async def test_namespaces_of_the_longest_crew_ids_can_be_paged(served: Served) -
         await _save(memories, unified("a", "r1"), namespace=place(crew))
     first = await memories.ListNamespaces(pb.ListNamespacesRequest(page_size=1))
     second = await memories.ListNamespaces(pb.ListNamespacesRequest(page_size=1, page_token=first.next_page_token))
-    assert [n.namespace.crew_id for page in (first, second) for n in page.namespaces] == crews
+    assert [n.namespace.memory_id for page in (first, second) for n in page.namespaces] == crews
 
 
 async def test_deleting_needs_ids_or_a_filter_and_tells_how_many_were_there(served: Served) -> None:
@@ -497,22 +510,22 @@ async def test_deleting_needs_ids_or_a_filter_and_tells_how_many_were_there(serv
     memories = stub(harness.channel())
     await _save(memories, *(unified("text", f"r{n}", scope=f"/{n % 2}", categories=[f"c{n}"]) for n in range(6)))
     for request in (
-        pb.DeleteRequest(namespace=place()),
-        pb.DeleteRequest(namespace=place(), filter=pb.Filter()),
-        pb.DeleteRequest(namespace=place(), filter=pb.Filter(include_private=True)),
+        pb.DeleteRecordsRequest(namespace=place()),
+        pb.DeleteRecordsRequest(namespace=place(), filter=pb.RecordFilter()),
+        pb.DeleteRecordsRequest(namespace=place(), filter=pb.RecordFilter(include_private=True)),
     ):
         with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
-            await memories.Delete(request)
+            await memories.DeleteRecords(request)
 
     async def deleted(**fields: Any) -> int:
-        return int((await memories.Delete(pb.DeleteRequest(namespace=place(), **fields))).deleted)
+        return int((await memories.DeleteRecords(pb.DeleteRecordsRequest(namespace=place(), **fields))).deleted)
 
     assert await deleted(ids=["r0", "r0", "never"]) == 1
-    assert await deleted(ids=["r1", "r2"], filter=pb.Filter(scope_prefix="/0")) == 1
-    assert await deleted(filter=pb.Filter(categories=["c3", "c4"])) == 2
-    assert await deleted(ids=["r1", "r5"], filter=pb.Filter(categories=["c5"])) == 1
+    assert await deleted(ids=["r1", "r2"], filter=pb.RecordFilter(scope_prefix="/0")) == 1
+    assert await deleted(filter=pb.RecordFilter(categories=["c3", "c4"])) == 2
+    assert await deleted(ids=["r1", "r5"], filter=pb.RecordFilter(categories=["c5"])) == 1
     assert await _all_pages(memories, 10) == ["r1"]
-    assert (await memories.Clear(pb.ClearRequest(namespace=place()))).deleted == 1
+    assert (await memories.ClearNamespace(pb.ClearNamespaceRequest(namespace=place()))).deleted == 1
     assert (await memories.ListNamespaces(pb.ListNamespacesRequest())).namespaces == []
 
 
@@ -545,26 +558,28 @@ async def test_scopes_and_categories_are_counted(served: Served) -> None:
 async def test_touching_sets_the_time_of_last_access_only(memory: Harness) -> None:
     memories = stub(memory.channel())
     await _save(memories, unified("text", "a"), unified("text", "b"))
-    touched = await memories.Touch(pb.TouchRequest(namespace=place(), ids=["a", "a", "never"]))
+    touched = await memories.TouchRecords(pb.TouchRecordsRequest(namespace=place(), ids=["a", "a", "never"]))
     assert touched.touched == 1
-    a, b = [(await memories.Get(pb.GetRequest(namespace=place(), id=name))).record for name in "ab"]
+    a, b = [(await memories.GetRecord(pb.GetRecordRequest(namespace=place(), id=name))).record for name in "ab"]
     assert a.unified.HasField("last_accessed")
     assert not b.unified.HasField("last_accessed")
     a.unified.ClearField("last_accessed")
     a.id = "b"
     assert a == b
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
-        await memories.Touch(pb.TouchRequest(namespace=place(kind=record_pb2.MEMORY_KIND_ENTITY), ids=["a"]))
+        await memories.TouchRecords(
+            pb.TouchRecordsRequest(namespace=place(kind=record_pb2.MEMORY_KIND_ENTITY), ids=["a"])
+        )
 
 
 async def test_a_save_sent_again_under_its_request_id_stores_nothing_twice(memory: Harness) -> None:
     memories = stub(memory.channel())
     for _ in range(2):
         for request_id in ("one", "two"):
-            request = pb.SaveRequest(namespace=place(), records=[unified("text"), unified("text")])
-            response = await memories.Save(request, metadata=(("x-request-id", request_id),))
+            request = pb.SaveRecordsRequest(namespace=place(), records=[unified("text"), unified("text")])
+            response = await memories.SaveRecords(request, metadata=(("x-request-id", request_id),))
             assert len(set(response.ids)) == 2
-    assert (await memories.Count(pb.CountRequest(namespace=place()))).count == 4
+    assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 4
 
 
 async def test_a_namespace_never_written_to_has_nothing_and_costs_no_embedding(served: Served) -> None:
@@ -572,9 +587,9 @@ async def test_a_namespace_never_written_to_has_nothing_and_costs_no_embedding(s
     memories = stub(harness.channel())
     assert await _ids(memories) == []
     assert models.texts == []
-    assert (await memories.Delete(pb.DeleteRequest(namespace=place(), ids=["a"]))).deleted == 0
-    assert (await memories.Clear(pb.ClearRequest(namespace=place()))).deleted == 0
-    assert (await memories.Touch(pb.TouchRequest(namespace=place(), ids=["a"]))).touched == 0
+    assert (await memories.DeleteRecords(pb.DeleteRecordsRequest(namespace=place(), ids=["a"]))).deleted == 0
+    assert (await memories.ClearNamespace(pb.ClearNamespaceRequest(namespace=place()))).deleted == 0
+    assert (await memories.TouchRecords(pb.TouchRecordsRequest(namespace=place(), ids=["a"]))).touched == 0
     assert (await memories.ListNamespaces(pb.ListNamespacesRequest())).namespaces == []
 
 
@@ -604,27 +619,32 @@ async def test_an_unknown_embedding_model_is_told_and_stores_nothing(memory: Har
     assert (await memories.ListNamespaces(pb.ListNamespacesRequest())).namespaces == []
 
 
-async def test_crew_ids_belong_to_the_callers_group(memory: Harness) -> None:
-    request = pb.DeriveCrewIdRequest(agent_roles=["b", "a"], task_names=["t"], crew_name="c", model="m")
-    again = pb.DeriveCrewIdRequest(agent_roles=["a", "b"], task_names=["t"], crew_name="c", model="m")
+async def test_memory_ids_belong_to_the_callers_group(memory: Harness) -> None:
+    request = pb.DeriveMemoryIdRequest(agent_roles=["b", "a"], task_names=["t"], crew_name="c", model="m")
+    again = pb.DeriveMemoryIdRequest(agent_roles=["a", "b"], task_names=["t"], crew_name="c", model="m")
     alice, bob = stub(memory.channel()), stub(memory.channel(BOB))
     ids = [
-        (await caller.DeriveCrewId(asked)).crew_id for caller, asked in ((alice, request), (alice, again), (bob, again))
+        (await caller.DeriveMemoryId(asked)).memory_id
+        for caller, asked in ((alice, request), (alice, again), (bob, again))
     ]
     assert ids[0] == ids[1] != ids[2]
 
 
 CONDITIONS: Sequence[tuple[dict[str, Any], str]] = [
-    ({"column": "importance", "values": [record_pb2.Value(text="high")]}, "values[0]"),
-    ({"column": "importance", "values": [record_pb2.Value(number=float("nan"))]}, "values[0]"),
-    ({"column": "private", "values": [record_pb2.Value(integer=1)]}, "values[0]"),
-    ({"column": "created_at", "values": [record_pb2.Value(text="2026")]}, "values[0]"),
-    ({"column": "private", "operator": 3, "values": [record_pb2.Value(boolean=True)]}, "operator"),
-    ({"column": "importance", "operator": 7, "values": [record_pb2.Value(text="x")]}, "operator"),
-    ({"column": "categories", "operator": 1, "values": [record_pb2.Value(text="x")]}, "operator"),
-    ({"column": "content", "operator": 7, "values": [record_pb2.Value(text="!?")]}, "values[0]"),
+    ({"column": "importance", "values": [record_pb2.ConditionValue(text="high")]}, "values[0]"),
+    ({"column": "importance", "values": [record_pb2.ConditionValue(number=float("nan"))]}, "values[0]"),
+    ({"column": "private", "values": [record_pb2.ConditionValue(integer=1)]}, "values[0]"),
+    ({"column": "created_at", "values": [record_pb2.ConditionValue(text="2026")]}, "values[0]"),
+    ({"column": "private", "operator": 3, "values": [record_pb2.ConditionValue(boolean=True)]}, "operator"),
+    ({"column": "importance", "operator": 7, "values": [record_pb2.ConditionValue(text="x")]}, "operator"),
+    ({"column": "categories", "operator": 1, "values": [record_pb2.ConditionValue(text="x")]}, "operator"),
+    ({"column": "content", "operator": 7, "values": [record_pb2.ConditionValue(text="!?")]}, "values[0]"),
     (
-        {"column": "content", "operator": 3, "values": [record_pb2.Value(text="a"), record_pb2.Value(text="b")]},
+        {
+            "column": "content",
+            "operator": 3,
+            "values": [record_pb2.ConditionValue(text="a"), record_pb2.ConditionValue(text="b")],
+        },
         "values",
     ),
 ]
@@ -635,9 +655,9 @@ async def test_a_condition_that_does_not_fit_its_column_names_the_field(
     memory: Harness, fields: dict[str, Any], path: str
 ) -> None:
     memories = stub(memory.channel())
-    chosen = pb.Filter(conditions=[record_pb2.Condition(**fields)])
+    chosen = pb.RecordFilter(conditions=[record_pb2.Condition(**fields)])
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
-        await memories.Count(pb.CountRequest(namespace=place(), filter=chosen))
+        await memories.CountRecords(pb.CountRecordsRequest(namespace=place(), filter=chosen))
     assert f"filter.conditions[0].{path}" in refusal.message
 
 
@@ -645,16 +665,16 @@ async def test_as_many_values_as_a_database_takes_are_taken_and_more_are_refused
     harness, _ = served
     memories = stub(harness.channel())
     await _save(memories, unified("x", "r1", agent_id="5"), unified("y", "r2", agent_id="none"))
-    values = [record_pb2.Value(text=str(n)) for n in range(1000)]
+    values = [record_pb2.ConditionValue(text=str(n)) for n in range(1000)]
     conditions = [record_pb2.Condition(column="agent_id", values=values) for _ in range(10)]
-    request = pb.CountRequest(namespace=place(), filter=pb.Filter(conditions=conditions))
-    assert (await memories.Count(request)).count == 1
+    request = pb.CountRecordsRequest(namespace=place(), filter=pb.RecordFilter(conditions=conditions))
+    assert (await memories.CountRecords(request)).count == 1
     assert await _ids(memories, filter=request.filter) == ["r1"]
-    deleting = pb.DeleteRequest(namespace=place(), ids=[f"r{n}" for n in range(10_000)], filter=request.filter)
-    assert (await memories.Delete(deleting)).deleted == 1
+    deleting = pb.DeleteRecordsRequest(namespace=place(), ids=[f"r{n}" for n in range(10_000)], filter=request.filter)
+    assert (await memories.DeleteRecords(deleting)).deleted == 1
     request.filter.conditions.append(record_pb2.Condition(column="agent_id", values=values[:1]))
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
-        await memories.Count(request)
+        await memories.CountRecords(request)
     assert "10000 values" in refusal.message
 
 
@@ -675,7 +695,7 @@ async def test_scopes_that_do_not_fit_a_message_are_told_by_what_to_ask_instead(
 
 async def test_the_schema_is_told_as_it_is(memory: Harness) -> None:
     indexes: Any = vector_index_service_pb2_grpc.VectorIndexServiceStub(memory.channel())
-    schema = await indexes.GetSchema(vector_index_service_pb2.GetSchemaRequest(kind=record_pb2.MEMORY_KIND_DOCUMENT))
+    schema = await indexes.GetSchema(vector_index_pb2.GetSchemaRequest(kind=record_pb2.MEMORY_KIND_DOCUMENT))
     assert {field.name: field.type for field in schema.fields} == DatabricksIndexSchemas.get_schema("document")
     assert list(schema.search_columns) == DatabricksIndexSchemas.get_search_columns("document")
     assert {f.name: f.position for f in schema.fields if f.position >= 0} == (

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 
-from coxswain.memory.v1 import memory_service_pb2
+from coxswain.memory.v1 import memory_pb2
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, execution_service_pb2
 from tests.integration.worker.installation import (
     CAPABLE,
@@ -159,14 +159,14 @@ async def test_a_model_named_for_one_execution_does_not_part_it_from_the_memorie
     spec = crew(task("read", "Read about masts."), memory=crew_pb2.MemorySpec(enabled=True), model="")
     first = await installation.start(spec, model=CAPABLE)
     assert (await installation.finished(first.id)).state == S.EXECUTION_STATE_SUCCEEDED
-    asked = memory_service_pb2.DeriveCrewIdRequest(
+    asked = memory_pb2.DeriveMemoryIdRequest(
         agent_roles=[agent.role for agent in spec.agents],
         task_names=[task.name for task in spec.tasks],
         crew_name=spec.name,
     )
-    crew_id = (await installation.memory().DeriveCrewId(asked)).crew_id
-    kept = await installation.memory().Count(
-        memory_service_pb2.CountRequest(namespace=memory_service_pb2.Namespace(crew_id=crew_id))
+    memory_id = (await installation.memory().DeriveMemoryId(asked)).memory_id
+    kept = await installation.memory().CountRecords(
+        memory_pb2.CountRecordsRequest(namespace=memory_pb2.Namespace(memory_id=memory_id))
     )
     assert kept.count == 1
 

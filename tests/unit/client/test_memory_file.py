@@ -14,13 +14,13 @@ from coxswain.client.memory_file import (
     Entry,
     Header,
     content_of,
-    crew_id_request,
     kind_from,
     kind_name,
+    memory_id_request,
     read_header,
     read_records,
 )
-from coxswain.memory.v1.memory_service_pb2 import Namespace
+from coxswain.memory.v1.memory_pb2 import Namespace
 from coxswain.memory.v1.record_pb2 import (
     DocumentRecord,
     EntityRecord,
@@ -52,7 +52,7 @@ def written(header: Header, records: list[Record]) -> io.BytesIO:
 
 @pytest.mark.parametrize("kind", list(MemoryKind.values())[1:])
 def test_a_header_comes_back_the_same(kind: MemoryKind.ValueType) -> None:
-    header = Header(Namespace(crew_id="c", kind=kind), "offline/embed", embeddings=True)
+    header = Header(Namespace(memory_id="c", kind=kind), "offline/embed", embeddings=True)
     assert read_header(PATH, written(header, [])) == header
     assert kind_from(kind_name(kind).replace("_", "-")) == kind
 
@@ -100,9 +100,9 @@ def test_every_kind_of_record_says_something() -> None:
         (b"[" * 100_000, "no export"),
         (b'{"format": "other"}', "no export"),
         (b'{"format": "coxswain-memories", "version": 2}', "2 is not known"),
-        (b'{"format": "coxswain-memories", "version": 1, "crew_id": 3, "kind": "unified"}', "expected text"),
-        (b'{"format": "coxswain-memories", "version": 1, "crew_id": "c", "kind": "odd"}', "expected one of unified"),
-        (b'{"format": "coxswain-memories", "version": 1, "crew_id": "c"}', "expected one of unified"),
+        (b'{"format": "coxswain-memories", "version": 1, "memory_id": 3, "kind": "unified"}', "expected text"),
+        (b'{"format": "coxswain-memories", "version": 1, "memory_id": "c", "kind": "odd"}', "expected one of unified"),
+        (b'{"format": "coxswain-memories", "version": 1, "memory_id": "c"}', "expected one of unified"),
     ],
 )
 def test_a_file_that_is_no_export_is_refused(line: bytes, why: str) -> None:
@@ -114,7 +114,7 @@ def test_a_file_that_is_no_export_is_refused(line: bytes, why: str) -> None:
 
 
 def test_a_byte_order_mark_that_an_editor_left_does_no_harm() -> None:
-    header = Header(Namespace(crew_id="c", kind=MemoryKind.MEMORY_KIND_ENTITY), "m", embeddings=False)
+    header = Header(Namespace(memory_id="c", kind=MemoryKind.MEMORY_KIND_ENTITY), "m", embeddings=False)
     assert read_header(PATH, io.BytesIO(b"\xef\xbb\xbf" + header.line().encode())) == header
 
 
@@ -167,6 +167,6 @@ def test_a_crews_memories_lie_under_what_makes_it_the_same_crew() -> None:
         tasks=[TaskSpec(name="t")],
         memory=MemorySpec(enabled=True, run_name="weekly"),
     )
-    request = crew_id_request(spec)
+    request = memory_id_request(spec)
     assert (list(request.agent_roles), list(request.task_names)) == (["Reader of {topic}"], ["t"])
     assert (request.crew_name, request.model, request.run_name) == ("brief", "m", "weekly")

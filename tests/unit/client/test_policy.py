@@ -12,7 +12,7 @@ def repeated() -> set[str]:
 
 
 def test_reads_and_idempotent_writes_are_repeated() -> None:
-    assert {"CrewService/GetCrew", "MemoryService/Save", "AuthService/WhoAmI"} <= repeated()
+    assert {"CrewService/GetCrew", "MemoryService/SaveRecords", "AuthService/WhoAmI"} <= repeated()
 
 
 def test_starting_is_repeated_because_it_carries_a_request_id() -> None:
@@ -29,7 +29,7 @@ def test_streams_are_left_to_whoever_reads_them() -> None:
 
 def test_streams_of_events_and_progress_have_no_default_deadline() -> None:
     assert policy.default_timeout("/coxswain.orchestrator.v1.ExecutionService/WatchExecution", 30) is None
-    assert policy.default_timeout("/coxswain.memory.v1.MemoryBackendService/Provision", 30) is None
+    assert policy.default_timeout("/coxswain.memory.v1.MemoryBackendService/ProvisionMemoryBackend", 30) is None
     assert policy.default_timeout("/coxswain.orchestrator.v1.CrewService/GetCrew", 30) == 30
 
 

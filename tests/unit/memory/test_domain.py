@@ -11,7 +11,7 @@ from services.memory.domain import (
     MemoryKind,
     NamespaceKey,
     ScopeRow,
-    derive_crew_id,
+    derive_memory_id,
     microseconds,
     moment_of,
     normalise_scope,
@@ -54,12 +54,12 @@ CREW = {
 
 
 @given(NAMES, NAMES, st.randoms())
-def test_the_order_of_roles_and_tasks_does_not_change_the_crew_id(
+def test_the_order_of_roles_and_tasks_does_not_change_the_memory_id(
     roles: list[str], tasks: list[str], random: object
 ) -> None:
     crew = CREW | {"agent_roles": roles, "task_names": tasks}
     reordered = CREW | {"agent_roles": roles[::-1], "task_names": tasks[1:] + tasks[:1]}
-    assert derive_crew_id(**crew) == derive_crew_id(**reordered)  # type: ignore[arg-type]
+    assert derive_memory_id(**crew) == derive_memory_id(**reordered)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -75,20 +75,20 @@ def test_the_order_of_roles_and_tasks_does_not_change_the_crew_id(
         {"agent_roles": ["reader", "editor", "2"], "task_names": ["extract"]},
     ],
 )
-def test_each_ingredient_changes_the_crew_id(change: dict[str, object]) -> None:
-    assert derive_crew_id(**CREW) != derive_crew_id(**(CREW | change))  # type: ignore[arg-type]
+def test_each_ingredient_changes_the_memory_id(change: dict[str, object]) -> None:
+    assert derive_memory_id(**CREW) != derive_memory_id(**(CREW | change))  # type: ignore[arg-type]
 
 
 @given(NAMES, NAMES)
 def test_a_role_is_never_taken_for_a_task(roles: list[str], tasks: list[str]) -> None:
     assume(sorted(roles) != sorted(tasks))
-    one = derive_crew_id(**(CREW | {"agent_roles": roles, "task_names": tasks}))  # type: ignore[arg-type]
-    other = derive_crew_id(**(CREW | {"agent_roles": tasks, "task_names": roles}))  # type: ignore[arg-type]
+    one = derive_memory_id(**(CREW | {"agent_roles": roles, "task_names": tasks}))  # type: ignore[arg-type]
+    other = derive_memory_id(**(CREW | {"agent_roles": tasks, "task_names": roles}))  # type: ignore[arg-type]
     assert one != other
 
 
-def test_the_crew_id_is_the_same_for_ever() -> None:
-    assert derive_crew_id(**CREW) == "a83e261f3f7350b844f70f0236d7fe9c"  # type: ignore[arg-type]
+def test_the_memory_id_is_the_same_for_ever() -> None:
+    assert derive_memory_id(**CREW) == "a83e261f3f7350b844f70f0236d7fe9c"  # type: ignore[arg-type]
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=64))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coxswain.memory.v1 import memory_service_pb2, record_pb2
+from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.models.v1 import inference_service_pb2 as pb
 from services.common.errors import CoxswainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from services.common.grpc.status import DETAILS_KEY, to_status
@@ -129,7 +129,7 @@ class World:
             Stubs(cast("Any", self.services), cast("Any", self.services)),
             cast("Any", self.recorder),
             cast("Any", Principal()),
-            crew_id="crew",
+            memory_id="crew",
             embedding_model="e",
             patience=5,
             call_timeout=10,
@@ -285,9 +285,9 @@ async def test_blank_texts_are_embedded_as_something(world: World) -> None:
 
 
 async def test_memories_are_searched_by_text_or_vector_in_the_crews_namespace(world: World) -> None:
-    found = memory_service_pb2.SearchResponse(
+    found = memory_pb2.SearchRecordsResponse(
         results=[
-            memory_service_pb2.SearchResult(
+            memory_pb2.SearchResult(
                 record=record_pb2.Record(id="r", unified=record_pb2.UnifiedRecord(content="c")), similarity=0.5
             )
         ]
@@ -297,7 +297,7 @@ async def test_memories_are_searched_by_text_or_vector_in_the_crews_namespace(wo
     results = await world.ask("memory.search", text="ships", filter=filters, limit=3, min_score=0.0)
     await world.ask("memory.search", vector=[1.0, 0.0], filter={}, limit=3, min_score=0.0)
     by_text, by_vector = world.services.asked
-    assert (by_text.text, by_text.namespace.crew_id, by_text.filter.metadata["task"]) == ("ships", "crew", '"read"')
+    assert (by_text.text, by_text.namespace.memory_id, by_text.filter.metadata["task"]) == ("ships", "crew", '"read"')
     assert list(by_vector.vector.values) == [1.0, 0.0]
     assert [(found["record"]["content"], found["similarity"]) for found in results["results"]] == [("c", 0.5)]
 
@@ -311,8 +311,8 @@ async def test_a_memory_that_is_not_there_is_none_and_a_touch_may_fail(world: Wo
 async def test_a_listing_goes_on_over_pages(world: World) -> None:
     record = record_pb2.Record(id="r", unified=record_pb2.UnifiedRecord(content="c"))
     world.services.answers = [
-        memory_service_pb2.ListResponse(records=[record] * 2, next_page_token="next"),
-        memory_service_pb2.ListResponse(records=[record]),
+        memory_pb2.ListRecordsResponse(records=[record] * 2, next_page_token="next"),
+        memory_pb2.ListRecordsResponse(records=[record]),
     ]
     assert len((await world.ask("memory.list", filter={}, limit=10))["records"]) == 3
     assert [request.page_token for request in world.services.asked] == ["", "next"]

@@ -11,7 +11,7 @@ from typing import IO, Any
 from google.protobuf.json_format import ParseDict, ParseError
 
 from coxswain.client.documents import DocumentError, Problem
-from coxswain.memory.v1.memory_service_pb2 import DeriveCrewIdRequest, Namespace
+from coxswain.memory.v1.memory_pb2 import DeriveMemoryIdRequest, Namespace
 from coxswain.memory.v1.record_pb2 import MemoryKind, Record
 from coxswain.orchestrator.v1.crew_pb2 import CrewSpec
 
@@ -38,7 +38,7 @@ class Header:
             {
                 "format": _FORMAT,
                 "version": _VERSION,
-                "crew_id": self.namespace.crew_id,
+                "memory_id": self.namespace.memory_id,
                 "kind": kind_name(self.namespace.kind),
                 "embedding_model": self.embedding_model,
                 "embeddings": self.embeddings,
@@ -59,9 +59,9 @@ def kind_from(name: str) -> MemoryKind.ValueType:
     return MemoryKind.Value(_PREFIX + name.upper().replace("-", "_"))
 
 
-def crew_id_request(spec: CrewSpec) -> DeriveCrewIdRequest:
+def memory_id_request(spec: CrewSpec) -> DeriveMemoryIdRequest:
     """What the memories of a crew lie under: its document alone, whatever model an execution names."""
-    return DeriveCrewIdRequest(
+    return DeriveMemoryIdRequest(
         agent_roles=[agent.role for agent in spec.agents],
         task_names=[task.name for task in spec.tasks],
         crew_name=spec.name,
@@ -100,15 +100,17 @@ def read_header(path: Path | str, source: IO[bytes]) -> Header:
         given = _object(line)
         if given["format"] != _FORMAT:
             raise ValueError(_FORMAT)
-        version, crew_id, kind = given["version"], given.get("crew_id", ""), given.get("kind", "")
+        # Earlier exports name the id after the crew.
+        version, memory_id = given["version"], given.get("memory_id", given.get("crew_id", ""))
+        kind = given.get("kind", "")
     except (ValueError, KeyError) as error:
         raise _refused(path, 1, "no export: its first line is not that of `coxswain memory export`") from error
     if version != _VERSION:
         raise DocumentError(path, [Problem("version", f"{version!r} is not known; {_VERSION} is", 1)])
-    if not isinstance(crew_id, str):
-        raise DocumentError(path, [Problem("crew_id", "expected text", 1)])
+    if not isinstance(memory_id, str):
+        raise DocumentError(path, [Problem("memory_id", "expected text", 1)])
     try:
-        namespace = Namespace(crew_id=crew_id, kind=kind_from(str(kind)))
+        namespace = Namespace(memory_id=memory_id, kind=kind_from(str(kind)))
     except ValueError as error:
         raise _refused(path, 1, str(error)) from error
     return Header(namespace, str(given.get("embedding_model", "")), bool(given.get("embeddings")))

@@ -39,9 +39,9 @@ class ChromaDirectories:
     def path(self, key: NamespaceKey) -> Path:
         """Return a crew's directory; ids that are no plain names are replaced by their hash."""
         group = hashlib.sha256(key.group_id.encode()).hexdigest()[:32]
-        crew = key.crew_id or "documents"
-        if not _PLAIN.fullmatch(crew) or (crew == "documents" and key.crew_id):
-            crew = "x" + hashlib.sha256(key.crew_id.encode()).hexdigest()[:40]
+        crew = key.memory_id or "documents"
+        if not _PLAIN.fullmatch(crew) or (crew == "documents" and key.memory_id):
+            crew = "x" + hashlib.sha256(key.memory_id.encode()).hexdigest()[:40]
         return self._root / group / f"coxswain_default_{crew}"
 
     async def run(self, key: NamespaceKey, work: Callable[[Any], Result]) -> Result:

@@ -261,7 +261,7 @@ def _rows(answer: Any, key: NamespaceKey) -> list[Row]:
     rows: list[Row] = []
     for place, metadata in enumerate(answer["metadatas"]):
         row = dict(metadata)
-        if row.get(Column.GROUP_ID) != key.group_id or row.get(Column.CREW_ID, key.crew_id) != key.crew_id:
+        if row.get(Column.GROUP_ID) != key.group_id or row.get(Column.CREW_ID, key.memory_id) != key.memory_id:
             raise AssertionError("a directory holds a row of another owner")
         if has_column(key.kind, Column.LAST_ACCESSED):
             row[Column.LAST_ACCESSED] = row.get(Column.LAST_ACCESSED) or None

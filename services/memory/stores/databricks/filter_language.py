@@ -34,14 +34,14 @@ class Owner:
 
     kind: MemoryKind
     group_id: str
-    crew_id: str | None
+    memory_id: str | None
 
     def owns(self, row: Mapping[str, Any]) -> bool:
         """Tell whether a row is one of the owner's."""
         if row.get(Column.GROUP_ID) != self.group_id:
             return False
-        by_crew = self.crew_id is not None and has_column(self.kind, Column.CREW_ID)
-        return not by_crew or row.get(Column.CREW_ID) == self.crew_id
+        by_crew = self.memory_id is not None and has_column(self.kind, Column.CREW_ID)
+        return not by_crew or row.get(Column.CREW_ID) == self.memory_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class Clause:
 def owner_clauses(owner: Owner) -> list[Clause]:
     """Return the clauses that every query carries: the one place that ties it to group and crew."""
     clauses = [Clause(Column.GROUP_ID, Comparison.EQUAL, (owner.group_id,))]
-    if owner.crew_id is not None and has_column(owner.kind, Column.CREW_ID):
-        clauses.append(Clause(Column.CREW_ID, Comparison.EQUAL, (owner.crew_id,)))
+    if owner.memory_id is not None and has_column(owner.kind, Column.CREW_ID):
+        clauses.append(Clause(Column.CREW_ID, Comparison.EQUAL, (owner.memory_id,)))
     return clauses
 
 

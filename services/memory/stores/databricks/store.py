@@ -95,9 +95,9 @@ class DatabricksMemoryStore:
             # What has expired is not continued: it is a new memory.
             known = row is not None and passes(key.kind, EVERYTHING, row, now)
             by_id[stored_id].created_at = created_at(key.kind, row) if row and known else now
-        await self._notes.remember(key.crew_id, key.kind)
+        await self._notes.remember(key.memory_id, key.kind)
         await self._repository.upsert(index, key, list(by_id.values()), space.model)
-        if key.kind is MemoryKind.SHORT_TERM and self._notes.sweep_due(key.crew_id):
+        if key.kind is MemoryKind.SHORT_TERM and self._notes.sweep_due(key.memory_id):
             await self._sweep(index, key, now)
 
     async def _sweep(self, index: str, key: NamespaceKey, now: datetime) -> None:
@@ -222,14 +222,14 @@ class DatabricksMemoryStore:
         notes = await self._notes.page(limit, after)
         gate = asyncio.Semaphore(_COUNTS_AT_ONCE)
 
-        async def describe(crew_id: str, kind: MemoryKind) -> NamespaceInfo:
-            key = NamespaceKey(group_id, crew_id, kind)
+        async def describe(memory_id: str, kind: MemoryKind) -> NamespaceInfo:
+            key = NamespaceKey(group_id, memory_id, kind)
             async with gate:
                 tally = await self.count(key, EVERYTHING, _EARLIEST)
             return NamespaceInfo(key, self._config.space, tally.count, 0)
 
-        known = [(crew_id, kind) for crew_id, kind in notes if kind in self._config.indexes]
-        return await asyncio.gather(*(describe(crew_id, kind) for crew_id, kind in known))
+        known = [(memory_id, kind) for memory_id, kind in notes if kind in self._config.indexes]
+        return await asyncio.gather(*(describe(memory_id, kind) for memory_id, kind in known))
 
     def _index(self, kind: MemoryKind) -> str:
         name = self._config.index_name(kind)
@@ -269,7 +269,7 @@ class DatabricksMemoryStore:
 
 
 def _owner(key: NamespaceKey) -> Owner:
-    return Owner(key.kind, key.group_id, key.crew_id)
+    return Owner(key.kind, key.group_id, key.memory_id)
 
 
 def _ranked(kind: MemoryKind, hits: Sequence[Hit], ranking: Ranking, now: datetime) -> list[Found]:

@@ -42,7 +42,7 @@ def stored_row(
 def parse_rows(key: NamespaceKey, rows: Sequence[Row]) -> dict[str, Record]:
     """Return records by their stored ids, in the order of the rows; each is checked again to be the namespace's own."""
     for row in rows:
-        if row[Column.GROUP_ID] != key.group_id or row.get(Column.CREW_ID, key.crew_id) != key.crew_id:
+        if row[Column.GROUP_ID] != key.group_id or row.get(Column.CREW_ID, key.memory_id) != key.memory_id:
             _log.critical("a statement returned a row of another owner", kind=key.kind.name)
             raise AssertionError("a statement returned a row of another owner")
     return {row[Column.ID]: parse_row(key.kind, row) for row in rows}

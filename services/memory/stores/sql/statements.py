@@ -50,7 +50,7 @@ def owned_among(table: Table, key: NamespaceKey, ids: Sequence[str]) -> ColumnEl
 
 def owner_parameters(key: NamespaceKey) -> dict[str, str]:
     """Return the values of the parameters that say whose rows `winners` means."""
-    return {_NAMESPACE: key.id, _GROUP: key.group_id, _CREW: key.crew_id}
+    return {_NAMESPACE: key.id, _GROUP: key.group_id, _CREW: key.memory_id}
 
 
 def _owned(table: Table, kind: MemoryKind, owner: Mapping[str, Any]) -> ColumnElement[bool]:

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import structlog
 
-from coxswain.memory.v1 import memory_service_pb2, memory_service_pb2_grpc
+from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc
 from coxswain.models.v1 import inference_service_pb2, inference_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.errors import CoxswainError, Internal
@@ -71,7 +71,7 @@ class CrewCalls:
         recorder: Recorder,
         principal: ExecutionPrincipal,
         *,
-        crew_id: str,
+        memory_id: str,
         embedding_model: str,
         patience: float,
         call_timeout: float,
@@ -84,7 +84,7 @@ class CrewCalls:
         self._stubs = stubs
         self._recorder = recorder
         self._principal = principal
-        self._namespace = memories.namespace(crew_id)
+        self._namespace = memories.namespace(memory_id)
         self._embedding_model = embedding_model
         self._patience = patience
         self._call_timeout = call_timeout
@@ -230,16 +230,16 @@ class CrewCalls:
     # ---- memory
 
     async def _save(self, _: TaskJournal, params: Frame) -> Frame:
-        request = memory_service_pb2.SaveRequest(
+        request = memory_pb2.SaveRecordsRequest(
             namespace=self._namespace,
             records=[memories.record_message(record) for record in params["records"]],
             embedding_model=self._embedding_model,
         )
-        await self._ask_memory(self._stubs.memory.Save, request)
+        await self._ask_memory(self._stubs.memory.SaveRecords, request)
         return {}
 
     async def _search(self, _: TaskJournal, params: Frame) -> Frame:
-        request = memory_service_pb2.SearchRequest(
+        request = memory_pb2.SearchRecordsRequest(
             namespace=self._namespace,
             filter=memories.filter_message(params["filter"]),
             min_score=params["min_score"],
@@ -251,7 +251,7 @@ class CrewCalls:
         results: list[Frame] = []
         while len(results) < params["limit"]:
             request.limit = min(_RESULTS_IN_CALL, params["limit"] - len(results))
-            response = await self._ask_memory(self._stubs.memory.Search, request)
+            response = await self._ask_memory(self._stubs.memory.SearchRecords, request)
             results += [
                 {"record": memories.record_json(result.record), "similarity": result.similarity}
                 for result in response.results
@@ -262,16 +262,16 @@ class CrewCalls:
         return {"results": results}
 
     async def _delete(self, _: TaskJournal, params: Frame) -> Frame:
-        request = memory_service_pb2.DeleteRequest(namespace=self._namespace, ids=params["ids"])
+        request = memory_pb2.DeleteRecordsRequest(namespace=self._namespace, ids=params["ids"])
         if params["filter"]:
             request.filter.CopyFrom(memories.filter_message(params["filter"]))
-        response = await self._ask_memory(self._stubs.memory.Delete, request)
+        response = await self._ask_memory(self._stubs.memory.DeleteRecords, request)
         return {"deleted": response.deleted}
 
     async def _get(self, _: TaskJournal, params: Frame) -> Frame:
-        request = memory_service_pb2.GetRequest(namespace=self._namespace, id=params["id"], include_embedding=True)
+        request = memory_pb2.GetRecordRequest(namespace=self._namespace, id=params["id"], include_embedding=True)
         try:
-            response = await self._ask_memory(self._stubs.memory.Get, request)
+            response = await self._ask_memory(self._stubs.memory.GetRecord, request)
         except CoxswainError as error:
             if error.reason == "NOT_FOUND":
                 return {"record": None}
@@ -282,13 +282,13 @@ class CrewCalls:
         records: list[Frame] = []
         token = ""
         while len(records) < params["limit"]:
-            request = memory_service_pb2.ListRequest(
+            request = memory_pb2.ListRecordsRequest(
                 namespace=self._namespace,
                 filter=memories.filter_message(params["filter"]),
                 page_size=min(1000, params["limit"] - len(records)),
                 page_token=token,
             )
-            response = await self._ask_memory(self._stubs.memory.List, request)
+            response = await self._ask_memory(self._stubs.memory.ListRecords, request)
             records += [memories.record_json(record) for record in response.records]
             token = response.next_page_token
             if not token:
@@ -296,31 +296,31 @@ class CrewCalls:
         return {"records": records}
 
     async def _scope(self, _: TaskJournal, params: Frame) -> Frame:
-        request = memory_service_pb2.GetScopeRequest(namespace=self._namespace, path=params["scope"])
+        request = memory_pb2.GetScopeRequest(namespace=self._namespace, path=params["scope"])
         response = await self._ask_memory(self._stubs.memory.GetScope, request)
         return memories.scope_json(response.scope)
 
     async def _scopes(self, _: TaskJournal, params: Frame) -> Frame:
-        request = memory_service_pb2.ListScopesRequest(namespace=self._namespace, parent=params["parent"])
+        request = memory_pb2.ListScopesRequest(namespace=self._namespace, parent=params["parent"])
         response = await self._ask_memory(self._stubs.memory.ListScopes, request)
         return {"scopes": [scope.path for scope in response.scopes]}
 
     async def _categories(self, _: TaskJournal, params: Frame) -> Frame:
-        request = memory_service_pb2.ListCategoriesRequest(namespace=self._namespace, scope_prefix=params["scope"])
+        request = memory_pb2.ListCategoriesRequest(namespace=self._namespace, scope_prefix=params["scope"])
         response = await self._ask_memory(self._stubs.memory.ListCategories, request)
         return {"counts": dict(response.counts)}
 
     async def _count(self, _: TaskJournal, params: Frame) -> Frame:
-        request = memory_service_pb2.CountRequest(
+        request = memory_pb2.CountRecordsRequest(
             namespace=self._namespace, filter=memories.filter_message(params["filter"])
         )
-        response = await self._ask_memory(self._stubs.memory.Count, request)
+        response = await self._ask_memory(self._stubs.memory.CountRecords, request)
         return {"count": response.count}
 
     async def _touch(self, _: TaskJournal, params: Frame) -> None:
-        request = memory_service_pb2.TouchRequest(namespace=self._namespace, ids=params["ids"])
+        request = memory_pb2.TouchRecordsRequest(namespace=self._namespace, ids=params["ids"])
         try:
-            await self._ask_memory(self._stubs.memory.Touch, request)
+            await self._ask_memory(self._stubs.memory.TouchRecords, request)
         except CoxswainError as error:
             # Only when a memory was last found is lost, and nobody waits for this.
             logger.info("memories_not_touched", reason=error.reason)

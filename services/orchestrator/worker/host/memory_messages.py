@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from coxswain.memory.v1 import memory_service_pb2 as pb
+from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2
 from services.orchestrator.worker.link.framing import Frame
 
 
-def namespace(crew_id: str) -> pb.Namespace:
+def namespace(memory_id: str) -> pb.Namespace:
     """Return where a crew's memories lie."""
-    return pb.Namespace(crew_id=crew_id, kind=record_pb2.MEMORY_KIND_UNIFIED)
+    return pb.Namespace(memory_id=memory_id, kind=record_pb2.MEMORY_KIND_UNIFIED)
 
 
 def record_message(record: Frame) -> record_pb2.Record:
@@ -52,9 +52,9 @@ def record_json(record: record_pb2.Record) -> Frame:
     }
 
 
-def filter_message(filters: Frame) -> pb.Filter:
+def filter_message(filters: Frame) -> pb.RecordFilter:
     """Return the message of a filter."""
-    message = pb.Filter(
+    message = pb.RecordFilter(
         scope_prefix=filters.get("scope_prefix", ""),
         categories=filters.get("categories", ()),
         metadata={name: json.dumps(value) for name, value in filters.get("metadata", {}).items()},

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from coxswain.memory.v1 import memory_service_pb2, memory_service_pb2_grpc
+from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc
 from coxswain.models.v1 import model_service_pb2, model_service_pb2_grpc
 from services.common.grpc.status import from_rpc_error
 from services.orchestrator.domain import CrewSpec
@@ -63,21 +63,21 @@ class CrewFacts:
         self._known[group_id, name] = (self._clock() + _KEPT_SECONDS, facts)
         return facts
 
-    async def crew_id(self, spec: CrewSpec, principal: ExecutionPrincipal) -> str:
+    async def memory_id(self, spec: CrewSpec, principal: ExecutionPrincipal) -> str:
         """Return under which id the memories of a crew lie; `spec` is its document, models not filled in.
 
         Raises:
             CoxswainError: the memory service refused, or stays absent.
         """
-        request = memory_service_pb2.DeriveCrewIdRequest(
+        request = memory_pb2.DeriveMemoryIdRequest(
             agent_roles=[agent.role for agent in spec.agents],
             task_names=[task.name for task in spec.tasks],
             crew_name=spec.name,
             model=spec.model,
             run_name=spec.memory.run_name,
         )
-        response = await self._ask(principal, self._memory.DeriveCrewId, request)
-        return str(response.crew_id)
+        response = await self._ask(principal, self._memory.DeriveMemoryId, request)
+        return str(response.memory_id)
 
     async def _ask(self, principal: ExecutionPrincipal, method: Callable[..., Any], request: Any) -> Any:
         async def ask() -> Any:

@@ -475,12 +475,12 @@ class ExecutionRun:
         context, execution, spec = self._context, self._execution, self._spec
         models = await context.facts.models(models_of(spec), execution.group_id, self._principal)
         # By the crew as it was written: neither a model for one execution nor a new default parts it from its memories.
-        crew_id = await context.facts.crew_id(self._document, self._principal) if spec.memory.enabled else ""
+        memory_id = await context.facts.memory_id(self._document, self._principal) if spec.memory.enabled else ""
         calls = CrewCalls(
             context.stubs,
             self._recorder,
             self._principal,
-            crew_id=crew_id,
+            memory_id=memory_id,
             embedding_model=spec.memory.embedding_model,
             patience=context.settings.peer_patience_seconds,
             call_timeout=context.settings.model_call_seconds,

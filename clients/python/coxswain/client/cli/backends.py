@@ -21,8 +21,8 @@ from coxswain.client.cli.session import (
 )
 from coxswain.client.memory_file import kind_from, kind_name
 from coxswain.client.paging import pages
-from coxswain.memory.v1.memory_backend_service_pb2 import (
-    ActivateRequest,
+from coxswain.memory.v1.memory_backend_pb2 import (
+    ActivateMemoryBackendRequest,
     CreateMemoryBackendRequest,
     DatabricksBackendConfig,
     DefaultBackendConfig,
@@ -30,9 +30,9 @@ from coxswain.memory.v1.memory_backend_service_pb2 import (
     KindIndex,
     ListMemoryBackendsRequest,
     MemoryBackend,
-    ProvisionRequest,
+    ProvisionMemoryBackendRequest,
     UpdateMemoryBackendRequest,
-    VerifyRequest,
+    VerifyMemoryBackendRequest,
 )
 
 backend_app = typer.Typer(no_args_is_help=True, help="Where the group's memories lie.", rich_markup_mode="markdown")
@@ -218,7 +218,9 @@ def activate(context: typer.Context, backend: BackendArgument, as_json: JsonOpti
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        response = client.memory_backends.Activate(ActivateRequest(id=backend_id(client, backend)))
+        response = client.memory_backends.ActivateMemoryBackend(
+            ActivateMemoryBackendRequest(id=backend_id(client, backend))
+        )
     if session.json:
         return session.print_json(response)
     session.show(f"{response.backend.name} is active" if response.HasField("backend") else "the embedded store is used")
@@ -227,20 +229,22 @@ def activate(context: typer.Context, backend: BackendArgument, as_json: JsonOpti
 
 @backend_app.command()
 def verify(context: typer.Context, backend: BackendArgument, as_json: JsonOption = False) -> None:
-    """Check what a backend needs, and tell how to mend what is missing.
+    """Check what a backend needs, and say how to correct what is missing.
 
     Example: `coxswain memory backend verify lake`
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        response = client.memory_backends.Verify(VerifyRequest(id=backend_id(client, backend)))
+        response = client.memory_backends.VerifyMemoryBackend(
+            VerifyMemoryBackendRequest(id=backend_id(client, backend))
+        )
     if session.json:
         session.print_json(response)
     else:
-        made = table("", "subject", "finding", "mend")
+        made = table("", "subject", "finding", "remedy")
         for check in response.checks:
             mark = Text("well", style="green") if check.ok else Text("wrong", style="red")
-            add_row(made, mark, check.subject, check.finding, check.mend)
+            add_row(made, mark, check.subject, check.finding, check.remedy)
         session.out.print(made)
     if not response.ok:
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
@@ -254,8 +258,8 @@ def provision(context: typer.Context, backend: BackendArgument) -> None:
     """
     session = session_of(context)
     with session.client() as client:
-        request = ProvisionRequest(id=backend_id(client, backend))
-        follow_steps(session, client.memory_backends.Provision(request), "provisioning")
+        request = ProvisionMemoryBackendRequest(id=backend_id(client, backend))
+        follow_steps(session, client.memory_backends.ProvisionMemoryBackend(request), "provisioning")
     session.show(f"{backend} is ready")
 
 

@@ -6,7 +6,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from coxswain.client.cli.session import one_line
-from coxswain.memory.v1.memory_service_pb2 import EntityEdge, EntityNode, TraverseEntitiesResponse
+from coxswain.memory.v1.memory_pb2 import EntityEdge, EntityNode, TraverseEntitiesResponse
 
 
 def entity_tree(graph: TraverseEntitiesResponse) -> Tree:

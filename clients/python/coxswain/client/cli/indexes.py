@@ -8,8 +8,8 @@ import typer
 from coxswain.client.cli.backends import YesOption, backend_id, follow_steps
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, session_of, table
 from coxswain.client.memory_file import kind_from, kind_name
-from coxswain.memory.v1.vector_index_service_pb2 import (
-    CountDocumentsRequest,
+from coxswain.memory.v1.vector_index_pb2 import (
+    CountIndexRecordsRequest,
     CreateIndexRequest,
     DeleteIndexRequest,
     DescribeIndexRequest,
@@ -82,7 +82,7 @@ def count(context: typer.Context, index: IndexArgument, as_json: JsonOption = Fa
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        response = client.vector_indexes.CountDocuments(CountDocumentsRequest(index=index))
+        response = client.vector_indexes.CountIndexRecords(CountIndexRecordsRequest(index=index))
     if session.json:
         return session.print_json(response)
     session.show(f"{'at least ' if response.at_least else ''}{response.count:,}")
@@ -134,7 +134,7 @@ def create_index(
 def empty(
     context: typer.Context,
     index: IndexArgument,
-    crew_id: Annotated[str, typer.Option("--crew-id", help="Only records of this crew.")] = "",
+    memory_id: Annotated[str, typer.Option("--memory-id", help="Only records of this crew.")] = "",
     yes: YesOption = False,
 ) -> None:
     """Remove the group's records from an index. Asks first.
@@ -144,7 +144,7 @@ def empty(
     session = session_of(context)
     with session.client() as client:
         confirm(session, f"the group's records in {index}", "remove", yes=yes)
-        request = EmptyIndexRequest(index=index, confirm_name=index, crew_id=crew_id)
+        request = EmptyIndexRequest(index=index, confirm_name=index, memory_id=memory_id)
         done = follow_steps(session, client.vector_indexes.EmptyIndex(request), "removed")
     session.show(f"{done:,} removed")
 

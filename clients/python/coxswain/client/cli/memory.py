@@ -10,9 +10,9 @@ from coxswain.client.cli.backends import backend_app
 from coxswain.client.cli.entity_tree import entity_tree
 from coxswain.client.cli.indexes import index_app
 from coxswain.client.cli.namespaces import (
-    CrewIdOption,
     CrewOption,
     KindOption,
+    MemoryIdOption,
     namespace_of,
     namespaces,
     tell_if_unknown,
@@ -26,16 +26,16 @@ from coxswain.client.cli.session import (
     table,
 )
 from coxswain.client.errors import CoxswainError
-from coxswain.client.memory_file import content_of, crew_id_request, kind_name
+from coxswain.client.memory_file import content_of, kind_name, memory_id_request
 from coxswain.client.paging import pages
-from coxswain.memory.v1.memory_service_pb2 import (
-    ClearRequest,
-    CountRequest,
-    Filter,
+from coxswain.memory.v1.memory_pb2 import (
+    ClearNamespaceRequest,
+    CountRecordsRequest,
     GetScopeRequest,
-    ListRequest,
+    ListRecordsRequest,
     NamespaceInfo,
-    SearchRequest,
+    RecordFilter,
+    SearchRecordsRequest,
     SearchResult,
     TraverseEntitiesRequest,
 )
@@ -58,7 +58,7 @@ def search(
     context: typer.Context,
     text: Annotated[str, typer.Argument(help="What to look for, in any words.")],
     crew: CrewOption = "",
-    crew_id: CrewIdOption = "",
+    memory_id: MemoryIdOption = "",
     kind: KindOption = "unified",
     limit: Annotated[int, typer.Option(min=1, max=10000, help="How many at most.")] = 10,
     min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Least similarity.")] = None,
@@ -71,7 +71,7 @@ def search(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = SearchRequest(namespace=namespace_of(client, crew, crew_id, kind), text=text)
+        request = SearchRecordsRequest(namespace=namespace_of(client, crew, memory_id, kind), text=text)
         if min_score is not None:
             request.min_score = min_score
         if private:
@@ -79,7 +79,7 @@ def search(
         results, scanned, truncated = list[SearchResult](), 0, False
         while len(results) < limit:
             request.limit = limit - len(results)
-            response = client.memory.Search(request)
+            response = client.memory.SearchRecords(request)
             results += response.results
             scanned, truncated = scanned + response.scanned_records, truncated or response.truncated
             request.page_token = response.next_page_token
@@ -104,7 +104,7 @@ def search(
 def list_records(
     context: typer.Context,
     crew: CrewOption = "",
-    crew_id: CrewIdOption = "",
+    memory_id: MemoryIdOption = "",
     kind: KindOption = "unified",
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
     private: PrivateOption = False,
@@ -117,10 +117,12 @@ def list_records(
     session = session_of(context, as_json)
     with session.client() as client:
         # One more than asked for tells whether there are more.
-        request = ListRequest(namespace=namespace_of(client, crew, crew_id, kind), page_size=min(limit + 1, 1000))
+        request = ListRecordsRequest(
+            namespace=namespace_of(client, crew, memory_id, kind), page_size=min(limit + 1, 1000)
+        )
         if private:
             request.filter.include_private = True
-        records = list(pages(client.memory.List, request, "records", limit + 1))
+        records = list(pages(client.memory.ListRecords, request, "records", limit + 1))
         if not records and not session.json:
             tell_if_unknown(session, client, request.namespace)
     if len(records) > limit:
@@ -145,7 +147,7 @@ def graph(
         typer.Argument(help="Name of an entity, exactly as it is kept; `memory search --kind entity` finds names."),
     ],
     crew: CrewOption = "",
-    crew_id: CrewIdOption = "",
+    memory_id: MemoryIdOption = "",
     relations: Annotated[
         list[str] | None, typer.Option("--relation", help="Follow only relations of this name; repeatable.")
     ] = None,
@@ -162,7 +164,7 @@ def graph(
     session = session_of(context, as_json)
     with session.client() as client:
         request = TraverseEntitiesRequest(
-            namespace=namespace_of(client, crew, crew_id, "entity"),
+            namespace=namespace_of(client, crew, memory_id, "entity"),
             start=start,
             relations=relations or (),
             max_depth=depth,
@@ -190,13 +192,13 @@ def stats(context: typer.Context, as_json: JsonOption = False) -> None:
         infos = list(namespaces(client))
         if session.json:
             return session.print_json(infos)
-        made = table("crew", "crew id", "kind", ">records", "embedding", ">dimension", "scopes")
+        made = table("crew", "memory id", "kind", ">records", "embedding", ">dimension", "scopes")
         crews = _crew_names(client) if infos else {}
         for info in infos:
             add_row(
                 made,
-                crews.get(info.namespace.crew_id, ""),
-                info.namespace.crew_id,
+                crews.get(info.namespace.memory_id, ""),
+                info.namespace.memory_id,
                 kind_name(info.namespace.kind),
                 f"{info.record_count:,}",
                 info.embedding_model,
@@ -211,7 +213,7 @@ def _crew_names(client: Client) -> dict[str, str]:
     """The names of the newest crews by the ids that their memories lie under; none where memory is served alone."""
     try:
         crews = list(pages(client.crews.ListCrews, ListCrewsRequest(page_size=_NAMED_CREWS), "crews", _NAMED_CREWS))
-        return {client.memory.DeriveCrewId(crew_id_request(crew.spec)).crew_id: crew.spec.name for crew in crews}
+        return {client.memory.DeriveMemoryId(memory_id_request(crew.spec)).memory_id: crew.spec.name for crew in crews}
     except CoxswainError:
         return {}
 
@@ -226,7 +228,7 @@ def _scopes(client: Client, info: NamespaceInfo) -> list[str]:
 def clear(
     context: typer.Context,
     crew: CrewOption = "",
-    crew_id: CrewIdOption = "",
+    memory_id: MemoryIdOption = "",
     kind: KindOption = "unified",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonOption = False,
@@ -237,17 +239,17 @@ def clear(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        namespace = namespace_of(client, crew, crew_id, kind)
+        namespace = namespace_of(client, crew, memory_id, kind)
         # Private ones go too, so they count.
-        counted = Filter(include_private=namespace.kind == MemoryKind.MEMORY_KIND_UNIFIED)
-        found = client.memory.Count(CountRequest(namespace=namespace, filter=counted))
+        counted = RecordFilter(include_private=namespace.kind == MemoryKind.MEMORY_KIND_UNIFIED)
+        found = client.memory.CountRecords(CountRecordsRequest(namespace=namespace, filter=counted))
         if found.count:
             number = f"{'at least ' if found.at_least else ''}{found.count:,}"
-            whose = crew or namespace.crew_id or "the group"
+            whose = crew or namespace.memory_id or "the group"
             confirm(session, f"{number} {kind_name(namespace.kind)} memories of {whose}", "remove", yes=yes)
         elif not session.json:
             tell_if_unknown(session, client, namespace)
-        deleted = client.memory.Clear(ClearRequest(namespace=namespace)).deleted
+        deleted = client.memory.ClearNamespace(ClearNamespaceRequest(namespace=namespace)).deleted
     if session.json:
         return session.print_json({"deleted": deleted})
     session.show(f"{deleted:,} removed")

@@ -13,9 +13,9 @@ from google.protobuf.json_format import MessageToDict
 
 from coxswain.client.blocking import Client
 from coxswain.client.cli.namespaces import (
-    CrewIdOption,
     CrewOption,
     KindOption,
+    MemoryIdOption,
     namespace_of,
     namespaces,
     unknown,
@@ -25,12 +25,12 @@ from coxswain.client.documents import DocumentError, Problem
 from coxswain.client.errors import InvalidArgument, PermissionDenied, ResourceExhausted
 from coxswain.client.memory_file import Entry, Header, kind_name, read_header, read_records
 from coxswain.client.paging import pages
-from coxswain.memory.v1.memory_service_pb2 import (
-    CountRequest,
-    Filter,
-    ListRequest,
+from coxswain.memory.v1.memory_pb2 import (
+    CountRecordsRequest,
+    ListRecordsRequest,
     Namespace,
-    SaveRequest,
+    RecordFilter,
+    SaveRecordsRequest,
 )
 from coxswain.memory.v1.record_pb2 import MemoryKind
 
@@ -49,7 +49,7 @@ def export_records(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="Where to write, JSON lines; - for standard output.", dir_okay=False)],
     crew: CrewOption = "",
-    crew_id: CrewIdOption = "",
+    memory_id: MemoryIdOption = "",
     kind: KindOption = "unified",
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Keep the vectors; without them an import embeds anew.")
@@ -65,21 +65,21 @@ def export_records(
     """
     session = session_of(context)
     with session.client() as client:
-        namespace = namespace_of(client, crew, crew_id, kind)
+        namespace = namespace_of(client, crew, memory_id, kind)
         origin = next((info for info in namespaces(client) if info.namespace == namespace), None)
         if origin is None:
-            session.say(unknown(namespace), "red" if crew_id else "yellow")
-            if crew_id:
+            session.say(unknown(namespace), "red" if memory_id else "yellow")
+            if memory_id:
                 raise typer.Exit(EXIT_USAGE)
         chosen, total = _all_one_may_see(session, client, namespace)
         header = Header(namespace, origin.embedding_model if origin else "", embeddings=embeddings)
         # As many as a message holds: some backends read everything anew for each page.
-        request = ListRequest(namespace=namespace, filter=chosen, page_size=1000, include_embeddings=embeddings)
+        request = ListRecordsRequest(namespace=namespace, filter=chosen, page_size=1000, include_embeddings=embeddings)
         written = 0
         with _written(file) as sink, progress_bar(session.err) as bar:
             task = bar.add_task("exported", total=total)
             sink.write(header.line() + "\n")
-            for record in pages(client.memory.List, request, "records"):
+            for record in pages(client.memory.ListRecords, request, "records"):
                 line = json.dumps(MessageToDict(record, preserving_proto_field_name=True), ensure_ascii=False)
                 sink.write(line + "\n")
                 written += 1
@@ -87,14 +87,14 @@ def export_records(
     session.say(f"{written:,} exported to {'standard output' if str(file) == '-' else file}")
 
 
-def _all_one_may_see(session: Session, client: Client, namespace: Namespace) -> tuple[Filter, int]:
+def _all_one_may_see(session: Session, client: Client, namespace: Namespace) -> tuple[RecordFilter, int]:
     """The filter that leaves out least, and how many records it lets through."""
-    everything = Filter(include_private=namespace.kind == MemoryKind.MEMORY_KIND_UNIFIED)
+    everything = RecordFilter(include_private=namespace.kind == MemoryKind.MEMORY_KIND_UNIFIED)
     try:
-        return everything, client.memory.Count(CountRequest(namespace=namespace, filter=everything)).count
+        return everything, client.memory.CountRecords(CountRecordsRequest(namespace=namespace, filter=everything)).count
     except PermissionDenied:
         session.say("private memories are left out: only the role editor sees them", "yellow")
-        return Filter(), client.memory.Count(CountRequest(namespace=namespace)).count
+        return RecordFilter(), client.memory.CountRecords(CountRecordsRequest(namespace=namespace)).count
 
 
 @contextlib.contextmanager
@@ -129,7 +129,7 @@ def import_records(
         Path, typer.Argument(help="JSON lines as `memory export` writes them; - for standard input.", dir_okay=False)
     ],
     crew: CrewOption = "",
-    crew_id: CrewIdOption = "",
+    memory_id: MemoryIdOption = "",
     reembed: Annotated[
         bool, typer.Option("--reembed", help="Embed the texts anew instead of taking the file's vectors.")
     ] = False,
@@ -147,8 +147,8 @@ def import_records(
     with session.client() as client, _opened(file) as (source, size):
         header = read_header(name, source)
         namespace = header.namespace
-        if crew or crew_id:
-            namespace = namespace_of(client, crew, crew_id, kind_name(header.namespace.kind))
+        if crew or memory_id:
+            namespace = namespace_of(client, crew, memory_id, kind_name(header.namespace.kind))
         vectors = header.embeddings and not reembed
         if vectors and embedding_model not in ("", header.embedding_model):
             raise typer.BadParameter(
@@ -156,7 +156,7 @@ def import_records(
                 f"add --reembed to have the texts embedded by {embedding_model}",
                 param_hint="--embedding-model",
             )
-        request = SaveRequest(namespace=namespace)
+        request = SaveRecordsRequest(namespace=namespace)
         request.embedding_model = embedding_model or (header.embedding_model if vectors else "")
         done = 0
         try:
@@ -171,7 +171,7 @@ def import_records(
             if done:
                 session.say(f"{done:,} imported before this; repeat the import as a whole to go on", "yellow")
             raise
-    session.say(f"{done:,} imported into {namespace.crew_id or 'the group'}, {kind_name(namespace.kind)}")
+    session.say(f"{done:,} imported into {namespace.memory_id or 'the group'}, {kind_name(namespace.kind)}")
 
 
 @contextlib.contextmanager
@@ -199,12 +199,12 @@ def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def _save(client: Client, request: SaveRequest, batch: Sequence[Entry], name: str) -> None:
+def _save(client: Client, request: SaveRecordsRequest, batch: Sequence[Entry], name: str) -> None:
     """Store a batch. Raises DocumentError with the lines of the records that the server refuses."""
     del request.records[:]
     request.records.extend(entry.record for entry in batch)
     try:
-        client.memory.Save(request)
+        client.memory.SaveRecords(request)
     except ResourceExhausted as error:
         if error.reason:
             raise

@@ -7,14 +7,14 @@ import typer
 
 from coxswain.client.blocking import Client
 from coxswain.client.cli.session import Session
-from coxswain.client.memory_file import crew_id_request, kind_from, kind_name
+from coxswain.client.memory_file import kind_from, kind_name, memory_id_request
 from coxswain.client.paging import pages
-from coxswain.memory.v1.memory_service_pb2 import ListNamespacesRequest, Namespace, NamespaceInfo
+from coxswain.memory.v1.memory_pb2 import ListNamespacesRequest, Namespace, NamespaceInfo
 from coxswain.memory.v1.record_pb2 import MemoryKind
 
 CrewOption = Annotated[str, typer.Option("--crew", help="The crew, by name or id of its document.")]
-CrewIdOption = Annotated[
-    str, typer.Option("--crew-id", help="The id its memories lie under, as `memory stats` lists it.")
+MemoryIdOption = Annotated[
+    str, typer.Option("--memory-id", help="The id its memories lie under, as `memory stats` lists it.")
 ]
 KindOption = Annotated[str, typer.Option("--kind", help="unified, short_term, long_term, entity or document.")]
 
@@ -24,23 +24,23 @@ def namespaces(client: Client) -> Iterator[NamespaceInfo]:
     return pages(client.memory.ListNamespaces, ListNamespacesRequest(page_size=1000), "namespaces")
 
 
-def namespace_of(client: Client, crew: str, crew_id: str, kind: str) -> Namespace:
+def namespace_of(client: Client, crew: str, memory_id: str, kind: str) -> Namespace:
     """The namespace a command means: named, or the only one there is of that kind.
 
     Raises typer.BadParameter and ValueError when it is not clear which one that is.
     """
     number = kind_from(kind)
-    if crew and crew_id:
-        raise typer.BadParameter("give one of --crew and --crew-id", param_hint="--crew")
+    if crew and memory_id:
+        raise typer.BadParameter("give one of --crew and --memory-id", param_hint="--crew")
     if number == MemoryKind.MEMORY_KIND_DOCUMENT:
-        if crew or crew_id:
+        if crew or memory_id:
             raise typer.BadParameter("documents belong to the whole group: name no crew", param_hint="--crew")
         return Namespace(kind=number)
     if crew:
-        request = crew_id_request(client.get_crew(crew).spec)
-        return Namespace(crew_id=client.memory.DeriveCrewId(request).crew_id, kind=number)
-    if crew_id:
-        return Namespace(crew_id=crew_id, kind=number)
+        request = memory_id_request(client.get_crew(crew).spec)
+        return Namespace(memory_id=client.memory.DeriveMemoryId(request).memory_id, kind=number)
+    if memory_id:
+        return Namespace(memory_id=memory_id, kind=number)
     known = [info.namespace for info in namespaces(client)]
     found = [namespace for namespace in known if namespace.kind == number]
     if len(found) == 1:
@@ -49,10 +49,10 @@ def namespace_of(client: Client, crew: str, crew_id: str, kind: str) -> Namespac
         others = ", ".join(dict.fromkeys(kind_name(namespace.kind) for namespace in known))
         hint = f"; it has others: --kind {others}" if others else ""
         raise ValueError(f"the group has no {kind_name(number)} memories yet{hint}")
-    ids = ", ".join(namespace.crew_id for namespace in found[:10])
+    ids = ", ".join(namespace.memory_id for namespace in found[:10])
     more = f" and {len(found) - 10} more" if len(found) > 10 else ""
     raise typer.BadParameter(
-        f"several crews have memories: {ids}{more}; choose one, or name a crew with --crew", param_hint="--crew-id"
+        f"several crews have memories: {ids}{more}; choose one, or name a crew with --crew", param_hint="--memory-id"
     )
 
 
@@ -69,5 +69,5 @@ def tell_if_unknown(session: Session, client: Client, namespace: Namespace) -> N
 
 def unknown(namespace: Namespace) -> str:
     """What to say of a namespace that was never written to."""
-    whose = f"under the crew id {namespace.crew_id}" if namespace.crew_id else "in this group"
+    whose = f"under the memory id {namespace.memory_id}" if namespace.memory_id else "in this group"
     return f"no {kind_name(namespace.kind)} memories are kept {whose}; `coxswain memory stats` lists what there is"

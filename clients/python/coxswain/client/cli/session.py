@@ -35,7 +35,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 # Of a pipe or a file: nothing is folded, so that every line holds what it names.
 _PIPE_WIDTH = 4096
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_WHOLE = frozenset({"id", "name", "crew id", "service", "state", "line", "field", "zone", "last execution"})
+_WHOLE = frozenset({"id", "name", "memory id", "service", "state", "line", "field", "zone", "last execution"})
 
 
 def _console(*, stderr: bool) -> Console:
