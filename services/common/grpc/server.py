@@ -1,5 +1,6 @@
 """The listeners of a process: a public one for callers, an internal one for services."""
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -59,6 +60,8 @@ class Listener:
 
     def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
         """Register a servicer, every method bound to the pipeline; see `Registry`."""
+        # Generated code imports the files of its messages, not the service's own, whose options are read here.
+        importlib.import_module(add_to_server.__module__.removesuffix("_grpc"))
         add_to_server(servicer, _Binder(self))
 
     def bind(self, service_name: str, handlers: Mapping[str, Handler]) -> None:
