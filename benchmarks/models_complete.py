@@ -23,8 +23,8 @@ import grpc
 import psutil
 import uvloop
 
-from coxswain.models.v1 import inference_service_pb2 as pb
-from coxswain.models.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+from coxswain.models.v1 import inference_pb2 as pb
+from coxswain.models.v1 import inference_service_pb2_grpc, model_pb2, model_service_pb2_grpc
 from services.common.logging import configure_logging
 from services.models.settings import ModelsSettings
 from tests.support.harness import ALICE, serve_services
@@ -101,7 +101,7 @@ def _paths(models: str, echo: str, upstream: str, session: aiohttp.ClientSession
         messages=[pb.Message(role=pb.MESSAGE_ROLE_USER, content=[pb.ContentPart(text=messages[0]["content"])])],
     )
     whole, streamed = pb.CompleteRequest(completion=completion), pb.StreamCompleteRequest(completion=completion)
-    get = model_service_pb2.GetModelRequest(name=_MODEL)
+    get = model_pb2.GetModelRequest(name=_MODEL)
 
     async def raw() -> None:
         body = {"model": "gpt-4o-mini", "messages": messages}

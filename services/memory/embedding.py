@@ -6,7 +6,7 @@ from typing import Protocol
 
 import grpc
 
-from coxswain.models.v1 import inference_service_pb2, inference_service_pb2_grpc
+from coxswain.models.v1 import inference_pb2, inference_service_pb2_grpc
 from services.common.grpc.status import from_rpc_error
 from services.memory.domain import EmbeddingSpace, Vector, unit_vector
 
@@ -47,7 +47,7 @@ class ModelsEmbedder:
         vectors: list[Vector] = []
         space = EmbeddingSpace(model, 0)
         for part in _batches(texts):
-            request = inference_service_pb2.EmbedRequest(model=model, texts=part)
+            request = inference_pb2.EmbedRequest(model=model, texts=part)
             try:
                 response = await self._stub.Embed(request)
             except grpc.RpcError as error:

@@ -1,9 +1,10 @@
 """What the models service speaks of. Plain values: no wire, no rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,14 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelKey:
+    """Which model is meant: exactly one of the two is set."""
+
+    id: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model as one group sees it."""
 
@@ -119,8 +128,8 @@ class ToolCall:
 
     id: str
     name: str
-    arguments: str
-    """JSON text, as the model wrote it."""
+    arguments_json: str
+    """As the model wrote it, which may be invalid JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +153,8 @@ class ToolDefinition:
 
     name: str
     description: str
-    parameters_schema: str
-    """JSON schema as text; empty means no parameters."""
+    parameters_schema: Mapping[str, Any]
+    """JSON schema of the arguments; empty means that there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +162,8 @@ class ResponseFormat:
     """A wish for JSON."""
 
     name: str
-    schema: str
-    """JSON schema as text; empty means any object."""
+    schema: Mapping[str, Any]
+    """JSON schema; empty means any object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +247,7 @@ class ToolCallDelta:
     index: int
     id: str = ""
     name: str = ""
-    arguments: str = ""
+    arguments_json: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +338,6 @@ def estimate_prompt_tokens(messages: Sequence[Message]) -> int:
     return sum(
         4
         + estimate_tokens(message.text)
-        + sum(estimate_tokens(call.name) + estimate_tokens(call.arguments) for call in message.tool_calls)
+        + sum(estimate_tokens(call.name) + estimate_tokens(call.arguments_json) for call in message.tool_calls)
         for message in messages
     )

@@ -3,7 +3,7 @@
 import grpc
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2
-from coxswain.models.v1 import model_service_pb2, model_service_pb2_grpc
+from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from services.common.grpc.peers import Peers
 from services.common.grpc.status import from_rpc_error
 from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry
@@ -22,7 +22,7 @@ class RemoteModels:
     async def find(self, name: str) -> ModelFacts:
         """See `ports.Models`."""
         try:
-            response = await self._stub.GetModel(model_service_pb2.GetModelRequest(name=name))
+            response = await self._stub.GetModel(model_pb2.GetModelRequest(name=name))
         except grpc.RpcError as error:
             raise from_rpc_error(error, "models") from error
         offered = response.model.capabilities

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from services.common.errors import InvalidArgument
 from services.models.domain import (
     Answer,
     Completion,
@@ -43,11 +42,7 @@ class BadResponse(Exception):
 
 
 def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[str, Any]:
-    """Return the body of a chat completion.
-
-    Raises:
-        InvalidArgument: a schema is not a JSON object.
-    """
+    """Return the body of a chat completion."""
     spec, sampling = model.spec, completion.sampling
     body: dict[str, Any] = {
         "model": spec.upstream_name,
@@ -64,11 +59,10 @@ def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[
                 "function": {
                     "name": tool.name,
                     "description": tool.description,
-                    "parameters": _schema(tool.parameters_schema, f"completion.tools[{index}].parameters_schema")
-                    or {"type": "object", "properties": {}},
+                    "parameters": tool.parameters_schema or {"type": "object", "properties": {}},
                 },
             }
-            for index, tool in enumerate(completion.tools)
+            for tool in completion.tools
         ]
         choice = completion.tool_choice
         if choice in _CHOICES:
@@ -76,7 +70,7 @@ def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[
         elif choice:
             body["tool_choice"] = {"type": "function", "function": {"name": choice}}
     if completion.response_format is not None:
-        schema = _schema(completion.response_format.schema, "completion.response_format.schema")
+        schema = completion.response_format.schema
         body["response_format"] = (
             {
                 "type": "json_schema",
@@ -119,25 +113,17 @@ def _message(message: Message) -> dict[str, Any]:
     body: dict[str, Any] = {"role": message.role.value, "content": message.text}
     if message.tool_calls:
         body["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments or "{}"}}
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments_json or "{}"},
+            }
             for call in message.tool_calls
         ]
         body["content"] = message.text or None
     if message.role is MessageRole.TOOL:
         body["tool_call_id"] = message.tool_call_id
     return body
-
-
-def _schema(text: str, field: str) -> dict[str, Any]:
-    if not text.strip():
-        return {}
-    try:
-        schema = json.loads(text)
-    except ValueError as error:
-        raise InvalidArgument.field(field, f"not JSON: {error}") from error
-    if not isinstance(schema, dict):
-        raise InvalidArgument.field(field, "a JSON schema is an object")
-    return schema
 
 
 def _can_be_strict(schema: Any) -> bool:
@@ -332,7 +318,7 @@ def _tool_call(index: int, call: Any) -> ToolCall:
     return ToolCall(
         id=_string(call.get("id")) or f"call_{index}",
         name=function["name"],
-        arguments=_arguments(function.get("arguments")) or "{}",
+        arguments_json=_arguments(function.get("arguments")) or "{}",
     )
 
 
@@ -346,7 +332,7 @@ def _tool_call_delta(position: int, call: Any) -> ToolCallDelta:
         index=index if isinstance(index, int) else position,
         id=_string(call.get("id")),
         name=_string(function.get("name")),
-        arguments=_arguments(function.get("arguments")),
+        arguments_json=_arguments(function.get("arguments")),
     )
 
 

@@ -14,7 +14,7 @@ from services.common.db.database import Database
 from services.common.db.idempotency import forget_requests
 from services.common.errors import AlreadyExists, NotFound
 from services.common.ids import new_id
-from services.models.domain import SHARED_GROUP, Capabilities, Model, ModelSpec, Provider
+from services.models.domain import SHARED_GROUP, Capabilities, Model, ModelKey, ModelSpec, Provider
 from services.models.tables import disabled_models, models, requests
 
 
@@ -31,8 +31,8 @@ class RequestKey:
 class ModelRepository(Protocol):
     """Models by group: a group sees its own and the shared ones it has not hidden behind its own of the same name."""
 
-    async def find(self, group_id: str, name: str) -> Model | None:
-        """Return the model a group means by a name."""
+    async def find(self, group_id: str, key: ModelKey) -> Model | None:
+        """Return the model a group means."""
         ...
 
     async def page(self, group_id: str, after: str, limit: int, *, enabled_only: bool) -> list[Model]:
@@ -52,12 +52,12 @@ class ModelRepository(Protocol):
         """
         ...
 
-    async def change(self, group_id: str, name: str, alter: Callable[[ModelSpec], ModelSpec]) -> Model | None:
-        """Replace the configuration of a group's own model; None when it has none of that name."""
+    async def change(self, group_id: str, key: ModelKey, alter: Callable[[ModelSpec], ModelSpec]) -> Model | None:
+        """Replace the configuration of a group's own model; None when it has no such model."""
         ...
 
-    async def delete(self, group_id: str, name: str) -> bool:
-        """Remove a group's own model; tell whether there was one."""
+    async def delete(self, group_id: str, key: ModelKey) -> str | None:
+        """Remove a group's own model and return its name; None when it has no such model."""
         ...
 
     async def set_enabled(self, group_id: str, model_id: str, *, enabled: bool) -> None:
@@ -75,10 +75,11 @@ class SqlModelRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def find(self, group_id: str, name: str) -> Model | None:
-        """Return the model a group means by a name."""
+    async def find(self, group_id: str, key: ModelKey) -> Model | None:
+        """Return the model a group means."""
         async with self._database.read() as connection:
-            return await _find(connection, group_id, name)
+            row = (await connection.execute(_visible(group_id).where(_is(key)))).one_or_none()
+        return None if row is None else _model(row)
 
     async def page(self, group_id: str, after: str, limit: int, *, enabled_only: bool) -> list[Model]:
         """Return one page."""
@@ -120,10 +121,10 @@ class SqlModelRepository:
                 )
         return Model(model_id, group_id, spec, enabled=True, created_at=now, updated_at=now)
 
-    async def change(self, group_id: str, name: str, alter: Callable[[ModelSpec], ModelSpec]) -> Model | None:
+    async def change(self, group_id: str, key: ModelKey, alter: Callable[[ModelSpec], ModelSpec]) -> Model | None:
         """Replace a configuration."""
         async with self._database.write() as connection:
-            query = _visible(group_id).where(models.c.group_id == group_id, models.c.name == name)
+            query = _visible(group_id).where(models.c.group_id == group_id, _is(key))
             row = (await connection.execute(query.with_for_update(of=models))).one_or_none()
             if row is None:
                 return None
@@ -135,11 +136,12 @@ class SqlModelRepository:
             )
         return Model(model.id, group_id, spec, model.enabled, model.created_at, now)
 
-    async def delete(self, group_id: str, name: str) -> bool:
+    async def delete(self, group_id: str, key: ModelKey) -> str | None:
         """Remove a model."""
-        own = (models.c.group_id == group_id, models.c.name == name)
+        removal = delete(models).where(models.c.group_id == group_id, _is(key)).returning(models.c.name)
         async with self._database.write() as connection:
-            return bool((await connection.execute(delete(models).where(*own))).rowcount)
+            name: str | None = (await connection.execute(removal)).scalar_one_or_none()
+        return name
 
     async def set_enabled(self, group_id: str, model_id: str, *, enabled: bool) -> None:
         """Switch a model."""
@@ -179,9 +181,8 @@ async def replace_shared(connection: AsyncConnection, specs: Sequence[ModelSpec]
         await connection.execute(delete(models).where(models.c.id == row.id))
 
 
-async def _find(connection: AsyncConnection, group_id: str, name: str) -> Model | None:
-    row = (await connection.execute(_visible(group_id).where(models.c.name == name))).one_or_none()
-    return None if row is None else _model(row)
+def _is(key: ModelKey) -> ColumnElement[bool]:
+    return models.c.id == key.id if key.id else models.c.name == key.name
 
 
 async def _earlier(connection: AsyncConnection, group_id: str, request: RequestKey) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from coxswain.models.v1 import inference_service_pb2 as pb
+from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from services.common.grpc.call import current_principal
 from services.models.servicers.messages import (

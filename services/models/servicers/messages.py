@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
-from coxswain.models.v1 import inference_service_pb2 as inference_pb
-from coxswain.models.v1 import model_service_pb2 as model_pb
+from google.protobuf.struct_pb2 import Struct
+
+from coxswain.models.v1 import inference_pb2 as inference_pb
+from coxswain.models.v1 import model_pb2 as model_pb
+from services.common.grpc.json_values import from_struct
 from services.models.domain import (
     Answer,
     Capabilities,
@@ -16,6 +20,7 @@ from services.models.domain import (
     Message,
     MessageRole,
     Model,
+    ModelKey,
     ModelSpec,
     Provider,
     ReasoningDelta,
@@ -72,10 +77,21 @@ def spec_of(model: model_pb.Model, *, provider: Provider | None = None) -> Model
     )
 
 
+def key_of(
+    request: model_pb.GetModelRequest
+    | model_pb.UpdateModelRequest
+    | model_pb.DeleteModelRequest
+    | model_pb.SetModelEnabledRequest,
+) -> ModelKey:
+    """Return which model a request means."""
+    return ModelKey(id=request.id, name=request.name)
+
+
 def model_message(model: Model) -> model_pb.Model:
     """Return a model as callers see it."""
     spec = model.spec
     message = model_pb.Model(
+        id=model.id,
         name=spec.name,
         description=spec.description,
         provider=_PROVIDER_NUMBERS[spec.provider],
@@ -102,10 +118,20 @@ def completion_of(completion: inference_pb.Completion) -> Completion:
     return Completion(
         model=completion.model,
         messages=messages_of(completion.messages),
-        tools=tuple(ToolDefinition(tool.name, tool.description, tool.parameters_schema) for tool in completion.tools),
+        tools=tuple(
+            ToolDefinition(
+                tool.name,
+                tool.description,
+                schema_of(f"completion.tools[{index}].parameters_schema", tool.parameters_schema),
+            )
+            for index, tool in enumerate(completion.tools)
+        ),
         tool_choice=completion.tool_choice,
         response_format=(
-            ResponseFormat(completion.response_format.name, completion.response_format.schema)
+            ResponseFormat(
+                completion.response_format.name,
+                schema_of("completion.response_format.schema", completion.response_format.schema),
+            )
             if completion.HasField("response_format")
             else None
         ),
@@ -120,6 +146,33 @@ def completion_of(completion: inference_pb.Completion) -> Completion:
     )
 
 
+def schema_of(path: str, schema: Struct) -> dict[str, Any]:
+    """Return a JSON schema; each object's properties stand in the order of its `required`, then by name.
+
+    A Struct keeps no order, but models write the properties of an answer in the order of its schema, and equal prompts
+    have to be equal letter by letter to be found in an upstream's cache.
+
+    Raises:
+        InvalidArgument: a number is not finite; the violation's field begins with `path`.
+    """
+    ordered: dict[str, Any] = _ordered(from_struct(path, schema))
+    return ordered
+
+
+def _ordered(value: Any, first: Sequence[Any] = ()) -> Any:
+    if isinstance(value, list):
+        return [_ordered(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    rank = {str(name): position for position, name in enumerate(first)}
+    required = value.get("required")
+    properties_first = required if isinstance(required, list) else ()
+    return {
+        name: _ordered(value[name], properties_first if name == "properties" else ())
+        for name in sorted(value, key=lambda name: (rank.get(name, len(rank)), name))
+    }
+
+
 def messages_of(messages: Sequence[inference_pb.Message]) -> tuple[Message, ...]:
     """Return a conversation."""
     return tuple(
@@ -131,7 +184,7 @@ def messages_of(messages: Sequence[inference_pb.Message]) -> tuple[Message, ...]
                 else ContentPart(part.text)
                 for part in message.content
             ),
-            tool_calls=tuple(ToolCall(call.id, call.name, call.arguments) for call in message.tool_calls),
+            tool_calls=tuple(ToolCall(call.id, call.name, call.arguments_json) for call in message.tool_calls),
             tool_call_id=message.tool_call_id,
         )
         for message in messages
@@ -157,7 +210,8 @@ def answer_message(answer: Answer) -> inference_pb.CompleteResponse:
         text=answer.text,
         reasoning=answer.reasoning,
         tool_calls=[
-            inference_pb.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in answer.tool_calls
+            inference_pb.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+            for call in answer.tool_calls
         ],
         finish_reason=_FINISH_REASONS[answer.finish_reason],
         usage=usage_message(answer.usage),
@@ -175,7 +229,7 @@ def delta_message(delta: Delta) -> inference_pb.StreamCompleteResponse:
         case ToolCallDelta():
             return inference_pb.StreamCompleteResponse(
                 tool_call=inference_pb.ToolCallDelta(
-                    index=delta.index, id=delta.id, name=delta.name, arguments=delta.arguments
+                    index=delta.index, id=delta.id, name=delta.name, arguments_json=delta.arguments_json
                 )
             )
         case UsageDelta(usage):

@@ -4,7 +4,7 @@ from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from coxswain.models.v1 import model_service_pb2 as pb
+from coxswain.models.v1 import model_pb2 as pb
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceServicer
 from services.common.db.idempotency import request_hash
 from services.common.errors import InvalidArgument
@@ -12,7 +12,7 @@ from services.common.grpc.call import current_call, current_principal
 from services.common.grpc.validation import validate
 from services.models.domain import Provider
 from services.models.repositories.models import RequestKey
-from services.models.servicers.messages import model_message, spec_of
+from services.models.servicers.messages import key_of, model_message, spec_of
 from services.models.usecases.models import Models
 
 
@@ -31,7 +31,7 @@ class ModelServicer(ModelServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
         """Return one model."""
-        return pb.GetModelResponse(model=model_message(await self._models.get(current_principal(), request.name)))
+        return pb.GetModelResponse(model=model_message(await self._models.get(current_principal(), key_of(request))))
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: Any) -> pb.CreateModelResponse:
         """Add a model."""
@@ -49,8 +49,6 @@ class ModelServicer(ModelServiceServicer):
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Any) -> pb.UpdateModelResponse:
         """Change a model."""
-        if not request.model.name:
-            raise InvalidArgument.field("model.name", "name the model to change")
         paths = set(request.update_mask.paths)
         changes = _named(request.model, paths)
         validate(changes, "model")
@@ -59,25 +57,28 @@ class ModelServicer(ModelServiceServicer):
             raise InvalidArgument.field("model.provider", "name the provider the model is reached through")
         # A provider the mask does not name is never looked at.
         spec = spec_of(changes, provider=None if names_provider else Provider.OFFLINE)
-        return pb.UpdateModelResponse(model=model_message(await self._models.update(current_principal(), spec, paths)))
+        return pb.UpdateModelResponse(
+            model=model_message(await self._models.update(current_principal(), key_of(request), spec, paths))
+        )
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Any) -> pb.DeleteModelResponse:
         """Remove a model."""
-        await self._models.delete(current_principal(), request.name)
+        await self._models.delete(current_principal(), key_of(request))
         return pb.DeleteModelResponse()
 
     async def SetModelEnabled(self, request: pb.SetModelEnabledRequest, context: Any) -> pb.SetModelEnabledResponse:
         """Switch a model."""
-        model = await self._models.set_enabled(current_principal(), request.name, enabled=request.enabled)
+        model = await self._models.set_enabled(current_principal(), key_of(request), enabled=request.enabled)
         return pb.SetModelEnabledResponse(model=model_message(model))
 
 
 def _named(model: pb.Model, paths: set[str]) -> pb.Model:
-    """Return what a mask names of a model, and its name; what the mask may not name is told later."""
+    """Return what a mask names of a model; what the mask may not name is refused later."""
     if "*" in paths:
         return model
-    mask = FieldMask(paths=["name"])
-    mask.paths.extend(path for path in paths if FieldMask(paths=[path]).IsValidForDescriptor(pb.Model.DESCRIPTOR))
+    mask = FieldMask(
+        paths=[path for path in paths if FieldMask(paths=[path]).IsValidForDescriptor(pb.Model.DESCRIPTOR)]
+    )
     named = pb.Model()
     mask.MergeMessage(model, named)
     return named

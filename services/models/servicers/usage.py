@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from coxswain.models.v1 import usage_service_pb2 as pb
+from coxswain.models.v1 import usage_pb2 as pb
 from coxswain.models.v1.usage_service_pb2_grpc import UsageServiceServicer
 from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_principal

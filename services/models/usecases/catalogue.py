@@ -4,7 +4,7 @@ import difflib
 import time
 
 from services.common.errors import FailedPrecondition, NotFound
-from services.models.domain import Model
+from services.models.domain import Model, ModelKey
 from services.models.repositories.models import ModelRepository
 
 _CACHE_SIZE = 10_000
@@ -31,7 +31,7 @@ class Catalogue:
         if entry is not None and entry[0] > time.monotonic():
             return entry[1]
         generation = self._generation
-        model = await self._repository.find(group_id, name)
+        model = await self._repository.find(group_id, ModelKey(name=name))
         if model is None:
             raise await self._not_found(group_id, name)
         # What was read before a change may be what was changed.

@@ -98,7 +98,7 @@ class Inference:
                             written += estimate_tokens(delta.text)
                             yield delta
                         case ToolCallDelta():
-                            written += estimate_tokens(delta.name) + estimate_tokens(delta.arguments)
+                            written += estimate_tokens(delta.name) + estimate_tokens(delta.arguments_json)
                             yield delta
         finally:
             if usage is None:
@@ -227,7 +227,7 @@ def _priced(model: Model, usage: Usage) -> Usage:
 
 
 def _estimate(completion: Completion, answer: Answer) -> Usage:
-    written = (answer.text, answer.reasoning, *(call.name + call.arguments for call in answer.tool_calls))
+    written = (answer.text, answer.reasoning, *(call.name + call.arguments_json for call in answer.tool_calls))
     return Usage(
         input_tokens=estimate_prompt_tokens(completion.messages),
         output_tokens=sum(map(estimate_tokens, written)),

@@ -9,7 +9,7 @@ from services.common.egress import AddressPolicy
 from services.common.errors import FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.pagination import cut_page, decode_page_token, page_size
-from services.models.domain import Capabilities, Model, ModelSpec, Provider
+from services.models.domain import Capabilities, Model, ModelKey, ModelSpec, Provider
 from services.models.providers.offline.provider import UPSTREAM_MODELS as OFFLINE_MODELS
 from services.models.repositories.models import ModelRepository, RequestKey
 from services.models.usecases.catalogue import Catalogue
@@ -52,13 +52,22 @@ class Models:
         found = await self._repository.page(principal.group_id, after, size + 1, enabled_only=enabled_only)
         return cut_page(found, size, _LISTING, filters, lambda model: [model.name])
 
-    async def get(self, principal: Principal, name: str) -> Model:
+    async def get(self, principal: Principal, key: ModelKey) -> Model:
         """Return a model.
 
         Raises:
-            NotFound: the group sees none of that name.
+            NotFound: the group sees no such model.
         """
-        return await self._catalogue.find(principal.group_id, name)
+        if key.name:
+            return await self._catalogue.find(principal.group_id, key.name)
+        model = await self._repository.find(principal.group_id, key)
+        if model is None:
+            raise NotFound(
+                f'there is no model with the id "{key.id}" for your group; ListModels shows those there are',
+                reason="MODEL_NOT_FOUND",
+                metadata={"model": key.id},
+            )
+        return model
 
     async def create(self, principal: Principal, spec: ModelSpec, request: RequestKey | None) -> Model:
         """Add a model of the caller's group.
@@ -72,7 +81,7 @@ class Models:
         self._catalogue.forget(principal.group_id, spec.name)
         return model
 
-    async def update(self, principal: Principal, spec: ModelSpec, paths: Iterable[str]) -> Model:
+    async def update(self, principal: Principal, key: ModelKey, spec: ModelSpec, paths: Iterable[str]) -> Model:
         """Change the fields that `paths` name to what `spec` holds.
 
         Raises:
@@ -96,37 +105,39 @@ class Models:
             self._check(altered)
             return altered
 
-        model = await self._repository.change(principal.group_id, spec.name, alter)
+        model = await self._repository.change(principal.group_id, key, alter)
         if model is None:
-            raise await self._not_own(principal, spec.name)
-        self._catalogue.forget(principal.group_id, spec.name)
+            raise await self._not_own(principal, key)
+        self._catalogue.forget(principal.group_id, model.name)
         return model
 
-    async def delete(self, principal: Principal, name: str) -> None:
+    async def delete(self, principal: Principal, key: ModelKey) -> None:
         """Remove a model of the caller's group.
 
         Raises:
             NotFound: the group has no such model of its own.
         """
-        if not await self._repository.delete(principal.group_id, name):
-            raise await self._not_own(principal, name)
+        name = await self._repository.delete(principal.group_id, key)
+        if name is None:
+            raise await self._not_own(principal, key)
         self._catalogue.forget(principal.group_id, name)
 
-    async def set_enabled(self, principal: Principal, name: str, *, enabled: bool) -> Model:
-        """Switch a model for the caller's group.
+    async def set_enabled(self, principal: Principal, key: ModelKey, *, enabled: bool) -> Model:
+        """Enable or disable a model for the caller's group.
 
         Raises:
-            NotFound: the group sees none of that name.
+            NotFound: the group sees no such model.
         """
-        self._catalogue.forget(principal.group_id, name)
-        model = await self._catalogue.find(principal.group_id, name)
+        self._catalogue.forget(principal.group_id, key.name)
+        model = await self.get(principal, key)
         await self._repository.set_enabled(principal.group_id, model.id, enabled=enabled)
-        self._catalogue.forget(principal.group_id, name)
+        self._catalogue.forget(principal.group_id, model.name)
         return replace(model, enabled=enabled)
 
-    async def _not_own(self, principal: Principal, name: str) -> NotFound:
-        """The failure to find a group's own model, which says so when it is a shared one."""
-        model = await self._catalogue.find(principal.group_id, name)
+    async def _not_own(self, principal: Principal, key: ModelKey) -> NotFound:
+        """Return the failure to find a group's own model, which says so when it is a shared one."""
+        model = await self.get(principal, key)
+        name = model.name
         if not model.shared:
             # It came or went between the two looks.
             return NotFound.of("model", name)
@@ -139,6 +150,11 @@ class Models:
 
     def _check(self, spec: ModelSpec) -> None:
         violations = [
+            *(
+                []
+                if spec.name
+                else [FieldViolation("model.name", "required: crews and calls refer to the model by it")]
+            ),
             *_check_capabilities(spec),
             *_check_base_url(spec),
             *self._check_upstream_model(spec),
@@ -192,7 +208,11 @@ def _check_base_url(spec: ModelSpec) -> list[FieldViolation]:
 
 def _merge(current: ModelSpec, new: ModelSpec, paths: frozenset[str]) -> ModelSpec:
     if "*" in paths:
-        return new
+        if new.name not in ("", current.name):
+            raise InvalidArgument.field(
+                "model.name", f'a model cannot be renamed: leave the name out or repeat "{current.name}"'
+            )
+        return replace(new, name=current.name)
     merged = replace(current, **{path: getattr(new, path) for path in paths & CHANGEABLE})
     single = [path.partition(".")[2] for path in paths & _CAPABILITIES]
     can = replace(merged.capabilities, **{name: getattr(new.capabilities, name) for name in single})

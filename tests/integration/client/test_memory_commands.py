@@ -12,7 +12,7 @@ from coxswain.client import Client, CoxswainError
 from coxswain.client.memory_file import memory_id_request
 from coxswain.memory.v1.memory_pb2 import Namespace, SaveRecordsRequest, SearchRecordsResponse
 from coxswain.memory.v1.record_pb2 import EntityRecord, MemoryKind, Record, Relationship, UnifiedRecord
-from coxswain.models.v1.model_service_pb2 import Capabilities, CreateModelRequest, Model, Provider
+from coxswain.models.v1.model_pb2 import Capabilities, CreateModelRequest, Model, Provider
 from tests.integration.client.command_line import Run, invoke, rows
 from tests.integration.client.installation import Installation
 from tests.support.harness import ALICE, BOB

@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2, delegation_pb2
-from coxswain.models.v1 import model_service_pb2, model_service_pb2_grpc
+from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2, execution_service_pb2_grpc
 from services.common.clock import utc_now
 from services.common.errors import NotFound, Unauthenticated, Unimplemented
@@ -85,7 +85,7 @@ class ToyService(
 
     async def close(self) -> None: ...
 
-    async def GetModel(self, request: Any, context: Any) -> model_service_pb2.GetModelResponse:
+    async def GetModel(self, request: Any, context: Any) -> model_pb2.GetModelResponse:
         if request.name == "missing":
             raise NotFound.of("model", request.name)
         if request.name == "broken":
@@ -94,18 +94,16 @@ class ToyService(
             raise Unimplemented("there are no models of tomorrow")
         if request.name == "deadline":
             left = current_call().time_remaining()
-            return model_service_pb2.GetModelResponse(
-                model=model_service_pb2.Model(name="none" if left is None else "some")
-            )
+            return model_pb2.GetModelResponse(model=model_pb2.Model(name="none" if left is None else "some"))
         principal = current_principal()
-        return model_service_pb2.GetModelResponse(
-            model=model_service_pb2.Model(
+        return model_pb2.GetModelResponse(
+            model=model_pb2.Model(
                 name=f"{principal.subject}/{principal.group_id}", description=current_call().request_id
             )
         )
 
-    async def DeleteModel(self, request: Any, context: Any) -> model_service_pb2.DeleteModelResponse:
-        return model_service_pb2.DeleteModelResponse()
+    async def DeleteModel(self, request: Any, context: Any) -> model_pb2.DeleteModelResponse:
+        return model_pb2.DeleteModelResponse()
 
     async def RevokeDelegation(self, request: Any, context: Any) -> delegation_pb2.RevokeDelegationResponse:
         return delegation_pb2.RevokeDelegationResponse()
@@ -190,7 +188,7 @@ def explain(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str, list[tup
 
 async def test_a_verified_caller_reaches_the_handler_with_group_and_request_id(served: Served) -> None:
     response = await served.models.GetModel(
-        model_service_pb2.GetModelRequest(name="m"),
+        model_pb2.GetModelRequest(name="m"),
         metadata=bearer("ann:OPERATOR", x_group_id="sales", x_request_id="r-1"),
     )
     assert response.model.name == "ann/sales"
@@ -198,13 +196,13 @@ async def test_a_verified_caller_reaches_the_handler_with_group_and_request_id(s
 
 
 async def test_a_credential_is_exchanged_once_for_many_calls_at_once(served: Served) -> None:
-    request = model_service_pb2.GetModelRequest(name="m")
+    request = model_pb2.GetModelRequest(name="m")
     await asyncio.gather(*(served.models.GetModel(request, metadata=bearer("ann:OPERATOR")) for _ in range(50)))
     assert served.identity.exchanges == 1
 
 
 async def test_callers_with_different_credentials_or_groups_never_share_an_identity(served: Served) -> None:
-    request = model_service_pb2.GetModelRequest(name="m")
+    request = model_pb2.GetModelRequest(name="m")
     names = [f"user{i}" for i in range(25)]
     answers = await asyncio.gather(
         *(
@@ -217,7 +215,7 @@ async def test_callers_with_different_credentials_or_groups_never_share_an_ident
 
 
 async def test_a_refused_credential_and_none_are_unauthenticated(served: Served) -> None:
-    request = model_service_pb2.GetModelRequest(name="m")
+    request = model_pb2.GetModelRequest(name="m")
     code, reason, _, request_id = await refused(served.models.GetModel(request, metadata=bearer("nobody")))
     assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED")
     assert request_id
@@ -227,14 +225,12 @@ async def test_a_refused_credential_and_none_are_unauthenticated(served: Served)
 
 async def test_two_credentials_on_one_call_are_refused_because_it_is_unclear_who_is_meant(served: Served) -> None:
     metadata = (*bearer("ann:ADMIN"), ("x-forwarded-access-token", "other"))
-    code, reason, _, _ = await refused(
-        served.models.GetModel(model_service_pb2.GetModelRequest(name="m"), metadata=metadata)
-    )
+    code, reason, _, _ = await refused(served.models.GetModel(model_pb2.GetModelRequest(name="m"), metadata=metadata))
     assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED")
 
 
 async def test_a_role_that_is_too_small_is_denied_with_the_role_that_is_needed(served: Served) -> None:
-    request = model_service_pb2.DeleteModelRequest(name="m")
+    request = model_pb2.DeleteModelRequest(name="m")
     code, reason, _, _ = await refused(served.models.DeleteModel(request, metadata=bearer("ann:EDITOR")))
     assert (code, reason) == (grpc.StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED")
     await served.models.DeleteModel(request, metadata=bearer("ann:ADMIN"))
@@ -242,7 +238,7 @@ async def test_a_role_that_is_too_small_is_denied_with_the_role_that_is_needed(s
 
 async def test_a_broken_rule_names_the_field(served: Served) -> None:
     code, reason, violations, _ = await refused(
-        served.models.GetModel(model_service_pb2.GetModelRequest(), metadata=bearer("ann:OPERATOR"))
+        served.models.GetModel(model_pb2.GetModelRequest(name=""), metadata=bearer("ann:OPERATOR"))
     )
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert violations == [("name", "must be at least 1 characters")]
@@ -272,13 +268,13 @@ async def test_failures_have_their_code_and_reason_and_leak_nothing(
     served: Served, name: str, code: grpc.StatusCode, reason: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await served.models.GetModel(model_service_pb2.GetModelRequest(name=name), metadata=bearer("ann:OPERATOR"))
+        await served.models.GetModel(model_pb2.GetModelRequest(name=name), metadata=bearer("ann:OPERATOR"))
     assert explain(caught.value)[:2] == (code, reason)
     assert "hunter2" not in str(caught.value)
 
 
 async def test_the_deadline_of_the_caller_is_known_to_the_handler(served: Served) -> None:
-    request = model_service_pb2.GetModelRequest(name="deadline")
+    request = model_pb2.GetModelRequest(name="deadline")
     metadata = bearer("ann:OPERATOR")
     assert (await served.models.GetModel(request, metadata=metadata, timeout=5)).model.name == "some"
     assert (await served.models.GetModel(request, metadata=metadata)).model.name == "none"
@@ -333,7 +329,7 @@ async def test_any_service_may_call_what_is_public(served: Served) -> None:
         peers = served.host.peers(service)
         stub = model_service_pb2_grpc.ModelServiceStub(peers.channel("models"))
         with acting_as(principal.token):
-            assert (await stub.GetModel(model_service_pb2.GetModelRequest(name="m"))).model.name == "ann/g"
+            assert (await stub.GetModel(model_pb2.GetModelRequest(name="m"))).model.name == "ann/g"
         await peers.close()
 
 
@@ -353,7 +349,7 @@ async def test_a_service_acts_for_a_principal_and_never_without_one_where_a_role
 async def test_principals_and_service_tokens_open_nothing_on_the_public_port(served: Served) -> None:
     principal = await served.identity.exchange(Credential("Bearer ann:ADMIN"), "g")
     token = served.host._identity("memory").token_for("models")
-    request = model_service_pb2.GetModelRequest(name="m")
+    request = model_pb2.GetModelRequest(name="m")
     for metadata in (
         (("x-coxswain-principal", principal.token),),
         (("x-coxswain-principal", principal.token), ("x-coxswain-service", token)),
@@ -367,7 +363,7 @@ async def test_a_leaked_principal_alone_opens_nothing_on_the_internal_port(serve
     principal = await served.identity.exchange(Credential("Bearer ann:ADMIN"), "g")
     async with grpc.aio.insecure_channel(served.host._addresses["auth"]) as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
-        request = model_service_pb2.GetModelRequest(name="m")
+        request = model_pb2.GetModelRequest(name="m")
         code, reason, _, _ = await refused(
             stub.GetModel(request, metadata=(("x-coxswain-principal", principal.token),))
         )

@@ -12,7 +12,7 @@ from sqlalchemy import Table, select, update
 
 from coxswain.auth.v1 import group_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
-from coxswain.models.v1 import model_service_pb2
+from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from services.auth.settings import AuthSettings
 from services.auth.tables import requests as auth_requests
@@ -61,13 +61,13 @@ async def make_group(harness: Harness, request_id: str) -> Message:
 
 
 async def make_model(harness: Harness, request_id: str) -> Message:
-    model = model_service_pb2.Model(
+    model = model_pb2.Model(
         name=f"own/{request_id}",
-        provider=model_service_pb2.PROVIDER_OPENAI,
+        provider=model_pb2.PROVIDER_OPENAI,
         upstream_model="m",
-        capabilities=model_service_pb2.Capabilities(chat=True),
+        capabilities=model_pb2.Capabilities(chat=True),
     )
-    request = model_service_pb2.CreateModelRequest(model=model, request_id=request_id)
+    request = model_pb2.CreateModelRequest(model=model, request_id=request_id)
     answer: Message = await ModelServiceStub(harness.channel()).CreateModel(request)
     return answer
 

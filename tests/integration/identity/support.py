@@ -16,7 +16,7 @@ from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.common.v1 import access_pb2
 from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
-from coxswain.models.v1 import inference_service_pb2
+from coxswain.models.v1 import inference_pb2
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
 from coxswain.orchestrator.v1 import crew_pb2, crew_service_pb2
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
@@ -104,13 +104,11 @@ def save(text: str, crew: str = "crew") -> memory_pb2.SaveRecordsRequest:
     return memory_pb2.SaveRecordsRequest(namespace=namespace(crew), records=[record], embedding_model=EMBEDDINGS)
 
 
-def question(text: str) -> inference_service_pb2.CompleteRequest:
+def question(text: str) -> inference_pb2.CompleteRequest:
     """Return a question to a model of the workspace."""
-    part = inference_service_pb2.ContentPart(text=text)
-    message = inference_service_pb2.Message(role=inference_service_pb2.MESSAGE_ROLE_USER, content=[part])
-    return inference_service_pb2.CompleteRequest(
-        completion=inference_service_pb2.Completion(model=CHAT, messages=[message])
-    )
+    part = inference_pb2.ContentPart(text=text)
+    message = inference_pb2.Message(role=inference_pb2.MESSAGE_ROLE_USER, content=[part])
+    return inference_pb2.CompleteRequest(completion=inference_pb2.Completion(model=CHAT, messages=[message]))
 
 
 async def add_crew(channel: grpc.aio.Channel) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from grpc import StatusCode
 
-from coxswain.models.v1 import model_service_pb2
+from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from tests.integration.auth.support import refused
 from tests.integration.identity.support import World, question, save, search, serve_world
@@ -111,15 +111,15 @@ async def test_one_token_acts_in_the_group_that_was_chosen(world: World) -> None
 
     async def sees(chosen: str) -> set[str]:
         stub = ModelServiceStub(world.channel(token, chosen))
-        listed = await stub.ListModels(model_service_pb2.ListModelsRequest(page_size=1000))
+        listed = await stub.ListModels(model_pb2.ListModelsRequest(page_size=1000))
         return {model.name for model in listed.models}
 
-    own = model_service_pb2.Model(
+    own = model_pb2.Model(
         name="own/model",
         upstream_model="extract",
-        provider=model_service_pb2.PROVIDER_OFFLINE,
-        capabilities=model_service_pb2.Capabilities(chat=True),
+        provider=model_pb2.PROVIDER_OFFLINE,
+        capabilities=model_pb2.Capabilities(chat=True),
     )
-    await ModelServiceStub(world.channel(token, group)).CreateModel(model_service_pb2.CreateModelRequest(model=own))
+    await ModelServiceStub(world.channel(token, group)).CreateModel(model_pb2.CreateModelRequest(model=own))
     answers = await asyncio.gather(*(sees(chosen) for chosen in [group, "sales"] * 20))
     assert all(("own/model" in names) is (place % 2 == 0) for place, names in enumerate(answers))

@@ -10,7 +10,7 @@ import grpc
 
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc, record_pb2
-from coxswain.models.v1 import inference_service_pb2, inference_service_pb2_grpc
+from coxswain.models.v1 import inference_pb2, inference_service_pb2_grpc
 from services.common.hosting import Host
 from services.common.identity.authenticator import SERVICE
 from services.common.settings import SERVICES, CommonSettings
@@ -38,8 +38,8 @@ class EmbeddingModels(inference_service_pb2_grpc.InferenceServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no model {model}")
         dimension = self.dimensions[model]
         self.texts.extend(request.texts)
-        return inference_service_pb2.EmbedResponse(
-            embeddings=[inference_service_pb2.Embedding(values=embed_text(text, dimension)) for text in request.texts],
+        return inference_pb2.EmbedResponse(
+            embeddings=[inference_pb2.Embedding(values=embed_text(text, dimension)) for text in request.texts],
             model=model,
             dimension=dimension,
         )

@@ -10,7 +10,7 @@ import grpc
 import yaml
 from google.rpc import error_details_pb2, status_pb2
 
-from coxswain.models.v1 import inference_service_pb2 as pb
+from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import inference_service_pb2_grpc, model_service_pb2_grpc, usage_service_pb2_grpc
 from services.models.settings import ModelsSettings
 from tests.support.harness import ALICE, Harness, serve_services

@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 
 from coxswain.auth.v1 import secret_pb2, secret_service_pb2_grpc
-from coxswain.models.v1 import inference_service_pb2 as pb
-from coxswain.models.v1 import model_service_pb2
+from coxswain.models.v1 import inference_pb2 as pb
+from coxswain.models.v1 import model_pb2
 from tests.integration.models.support import CHAT, KEY, Installation, ask, refusal, serve_models
 from tests.support.harness import ALICE, BOB
 from tests.support.llm_emulator import LlmEmulator
@@ -18,14 +18,14 @@ LOOPBACK = [ipaddress.ip_network("127.0.0.0/8")]
 
 
 async def add(installation: Installation, url: str, name: str = "sales/own", bearer: str = ALICE) -> None:
-    model = model_service_pb2.Model(
+    model = model_pb2.Model(
         name=name,
-        provider=model_service_pb2.PROVIDER_OPENAI,
+        provider=model_pb2.PROVIDER_OPENAI,
         upstream_model="chat",
         base_url=url,
-        capabilities=model_service_pb2.Capabilities(chat=True),
+        capabilities=model_pb2.Capabilities(chat=True),
     )
-    await installation.models(bearer).CreateModel(model_service_pb2.CreateModelRequest(model=model))
+    await installation.models(bearer).CreateModel(model_pb2.CreateModelRequest(model=model))
 
 
 async def store_key(installation: Installation, key: str, origin: str, bearer: str = ALICE) -> None:

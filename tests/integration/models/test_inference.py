@@ -9,8 +9,11 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct, Value
 
-from coxswain.models.v1 import inference_service_pb2 as pb
+from coxswain.models.v1 import inference_pb2 as pb
+from services.common.grpc.json_values import to_struct
 from tests.integration.models.support import (
     CHAT,
     EMBED,
@@ -33,8 +36,15 @@ from tests.support.llm_script import Fault, Reply, ToolCall, Usage
 TOOL = pb.ToolDefinition(
     name="lookup",
     description="Looks a thing up.",
-    parameters_schema='{"type":"object","properties":{"thing":{"type":"string"}},"required":["thing"]}',
+    parameters_schema=to_struct({"type": "object", "properties": {"thing": {"type": "string"}}, "required": ["thing"]}),
 )
+
+
+def number(value: float) -> Struct:
+    """Return an object that holds a number which JSON does not know."""
+    return Struct(fields={"a": Value(number_value=value)})
+
+
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"type": "string"}},
@@ -148,17 +158,17 @@ async def test_tool_calls_come_back_and_their_results_go_up(models: Installation
         call = pb.ToolCall(
             id="".join(d.id for d in deltas),
             name="".join(d.name for d in deltas),
-            arguments="".join(d.arguments for d in deltas),
+            arguments_json="".join(d.arguments_json for d in deltas),
         )
         assert pieces[-1].finish.reason == pb.FINISH_REASON_TOOL_CALLS
     else:
         answer = await models.inference().Complete(pb.CompleteRequest(completion=first))
         (call,) = answer.tool_calls
         assert answer.finish_reason == pb.FINISH_REASON_TOOL_CALLS
-    assert (call.id, call.name, json.loads(call.arguments)) == ("c1", "lookup", {"thing": "a rather long thing"})
+    assert (call.id, call.name, json.loads(call.arguments_json)) == ("c1", "lookup", {"thing": "a rather long thing"})
     sent = models.llm.calls[0].body
     assert sent["tool_choice"] == {"type": "function", "function": {"name": "lookup"}}
-    assert sent["tools"][0]["function"]["parameters"] == json.loads(TOOL.parameters_schema)
+    assert sent["tools"][0]["function"]["parameters"] == json_format.MessageToDict(TOOL.parameters_schema)
 
     assistant = pb.Message(role=pb.MESSAGE_ROLE_ASSISTANT, tool_calls=[call])
     result = pb.Message(role=pb.MESSAGE_ROLE_TOOL, tool_call_id="c1", content=[pb.ContentPart(text="42")])
@@ -169,7 +179,7 @@ async def test_tool_calls_come_back_and_their_results_go_up(models: Installation
             "role": "assistant",
             "content": None,
             "tool_calls": [
-                {"id": "c1", "type": "function", "function": {"name": "lookup", "arguments": call.arguments}}
+                {"id": "c1", "type": "function", "function": {"name": "lookup", "arguments": call.arguments_json}}
             ],
         },
         {"role": "tool", "content": "42", "tool_call_id": "c1"},
@@ -177,14 +187,29 @@ async def test_tool_calls_come_back_and_their_results_go_up(models: Installation
 
 
 async def test_a_wish_for_json_reaches_the_upstream_as_schema_or_as_plain_json(models: Installation) -> None:
-    for schema in (json.dumps(SCHEMA), "", json.dumps({"type": "object", "properties": {"a": {"type": "string"}}})):
-        wish = pb.ResponseFormat(name="place", schema=schema)
+    for schema in (SCHEMA, {}, {"type": "object", "properties": {"a": {"type": "string"}}}):
+        wish = pb.ResponseFormat(name="place", schema=to_struct(schema))
         answer = await models.inference().Complete(ask(CHAT, response_format=wish))
         assert isinstance(json.loads(answer.text), dict)
     closed, anything, loose = (call.body["response_format"] for call in models.llm.calls)
     assert closed == {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA, "strict": True}}
     assert anything == {"type": "json_object"}
     assert loose["json_schema"]["strict"] is False
+
+
+async def test_a_schema_keeps_the_order_of_required_and_whole_numbers(models: Installation) -> None:
+    properties = {name: {"type": "string", "maxLength": 7} for name in ("answer", "why", "doubts", "notes")}
+    schema = {"type": "object", "properties": properties, "required": ["why", "doubts", "answer"]}
+    tool = pb.ToolDefinition(name="t", parameters_schema=to_struct({"type": "object", "properties": {"s": schema}}))
+    await models.inference().Complete(
+        ask(CHAT, response_format=pb.ResponseFormat(schema=to_struct(schema)), tools=[tool])
+    )
+    (call,) = models.llm.calls
+    sent = call.body["response_format"]["json_schema"]["schema"]
+    for found in (sent, call.body["tools"][0]["function"]["parameters"]["properties"]["s"]):
+        assert found == schema
+        assert list(found["properties"]) == ["why", "doubts", "answer", "notes"]
+        assert isinstance(found["properties"]["why"]["maxLength"], int)
 
 
 @pytest.mark.parametrize("signature", [None, "sig"])
@@ -249,12 +274,17 @@ async def test_an_embedding_model_holds_no_conversation_and_a_chat_model_embeds_
 @pytest.mark.parametrize(
     ("fields", "path"),
     [
-        ({"tools": [pb.ToolDefinition(name="t", parameters_schema="{")]}, "completion.tools[0].parameters_schema"),
-        ({"tools": [pb.ToolDefinition(name="t", parameters_schema="[]")]}, "completion.tools[0].parameters_schema"),
+        (
+            {"tools": [pb.ToolDefinition(name="t", parameters_schema=number(math.inf))]},
+            "completion.tools[0].parameters_schema.a",
+        ),
         ({"tools": [TOOL, TOOL]}, "completion.tools"),
         ({"tools": [TOOL], "tool_choice": "another"}, "completion.tool_choice"),
         ({"tool_choice": "required"}, "completion.tool_choice"),
-        ({"response_format": pb.ResponseFormat(schema="nonsense")}, "completion.response_format.schema"),
+        (
+            {"response_format": pb.ResponseFormat(schema=number(math.nan))},
+            "completion.response_format.schema.a",
+        ),
     ],
 )
 async def test_a_request_that_makes_no_sense_is_refused_by_field_and_costs_nothing(

@@ -10,7 +10,8 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from coxswain.models.v1 import inference_service_pb2 as pb
+from coxswain.models.v1 import inference_pb2 as pb
+from services.common.grpc.json_values import to_struct
 from tests.integration.models.support import Installation, ask, ask_stream, refusal, serve_models
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import Fault, Reply, ToolCall, Usage
@@ -90,10 +91,10 @@ async def test_a_stream_and_tool_calls_come_back_piece_by_piece(
     assert "".join(piece.text for piece in pieces) == "one two three"
     assert [piece.WhichOneof("delta") for piece in pieces[-2:]] == ["usage", "finish"]
     assert len(pieces) > 3
-    tool = pb.ToolDefinition(name="lookup", parameters_schema='{"type": "object", "properties": {}}')
+    tool = pb.ToolDefinition(name="lookup", parameters_schema=to_struct({"type": "object", "properties": {}}))
     pieces = [piece async for piece in installation.inference().StreamComplete(ask_stream(MODEL, tools=[tool]))]
     assert pieces[-1].finish.reason == pb.FINISH_REASON_TOOL_CALLS
-    assert "".join(piece.tool_call.arguments for piece in pieces) == '{"a": 1}'
+    assert "".join(piece.tool_call.arguments_json for piece in pieces) == '{"a": 1}'
 
 
 async def test_embeddings_come_in_order_and_in_batches(installation: Installation, upstream: LlmEmulator) -> None:

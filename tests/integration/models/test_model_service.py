@@ -4,7 +4,7 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from coxswain.models.v1 import model_service_pb2 as pb
+from coxswain.models.v1 import model_pb2 as pb
 from tests.integration.models.support import CHAT, OFFLINE, SEED, Installation, ask, refusal
 from tests.support.harness import ALICE, BOB
 
@@ -74,7 +74,7 @@ async def test_no_group_reads_calls_changes_or_deletes_anothers_model(served: In
     mask = FieldMask(paths=["description"])
     for call in (
         bob.GetModel(pb.GetModelRequest(name="sales/secret")),
-        bob.UpdateModel(pb.UpdateModelRequest(model=own("sales/secret"), update_mask=mask)),
+        bob.UpdateModel(pb.UpdateModelRequest(name="sales/secret", model=own(), update_mask=mask)),
         bob.DeleteModel(pb.DeleteModelRequest(name="sales/secret")),
         bob.SetModelEnabled(pb.SetModelEnabledRequest(name="sales/secret", enabled=False)),
         served.inference(BOB).Complete(ask("sales/secret")),
@@ -108,7 +108,9 @@ async def test_an_update_changes_the_named_fields_and_no_other(served: Installat
     updated = (
         await served.models().UpdateModel(
             pb.UpdateModelRequest(
-                model=change, update_mask=FieldMask(paths=["description", "temperature", "capabilities.tools"])
+                name="sales/own",
+                model=change,
+                update_mask=FieldMask(paths=["description", "temperature", "capabilities.tools"]),
             )
         )
     ).model
@@ -122,7 +124,7 @@ async def test_an_update_changes_the_named_fields_and_no_other(served: Installat
 async def test_an_update_looks_at_nothing_that_its_mask_does_not_name(models: Installation) -> None:
     created = (await models.models().CreateModel(pb.CreateModelRequest(model=own(description="before")))).model
     wrong = pb.Model(
-        name="sales/own",
+        name="no name at all",
         description="after",
         provider=99,  # type: ignore[arg-type]  # no provider
         base_url="nowhere",
@@ -130,7 +132,9 @@ async def test_an_update_looks_at_nothing_that_its_mask_does_not_name(models: In
         temperature=7.5,
     )
     mask = FieldMask(paths=["description"])
-    changed = (await models.models().UpdateModel(pb.UpdateModelRequest(model=wrong, update_mask=mask))).model
+    changed = (
+        await models.models().UpdateModel(pb.UpdateModelRequest(id=created.id, model=wrong, update_mask=mask))
+    ).model
     created.description = "after"
     created.update_time.CopyFrom(changed.update_time)
     assert changed == created
@@ -139,23 +143,24 @@ async def test_an_update_looks_at_nothing_that_its_mask_does_not_name(models: In
 @pytest.mark.parametrize(
     ("change", "paths", "fields"),
     [
-        (pb.Model(description="whose"), ["description"], ["model.name"]),
-        (pb.Model(name="sales/own", temperature=7.5), ["temperature"], ["model.temperature"]),
-        (pb.Model(name="sales/own", base_url="nowhere"), ["base_url", "description"], ["model.base_url"]),
+        (pb.Model(name="sales/new", provider=pb.PROVIDER_OPENAI), ["*"], ["model.name"]),
+        (pb.Model(name="no name at all"), ["*"], ["model.name"]),
+        (pb.Model(temperature=7.5), ["temperature"], ["model.temperature"]),
+        (pb.Model(base_url="nowhere"), ["base_url", "description"], ["model.base_url"]),
         (
-            pb.Model(name="sales/own", context_window=-1, temperature=-1),
+            pb.Model(context_window=-1, temperature=-1),
             ["*"],
             ["model.context_window", "model.temperature"],
         ),
-        (pb.Model(name="sales/own"), ["provider"], ["model.provider"]),
-        (pb.Model(name="sales/own"), ["capabilities"], ["model.capabilities"]),
+        (pb.Model(), ["provider"], ["model.provider"]),
+        (pb.Model(), ["capabilities"], ["model.capabilities"]),
     ],
 )
 async def test_an_update_is_refused_when_what_it_names_breaks_a_rule(
     models: Installation, change: pb.Model, paths: list[str], fields: list[str]
 ) -> None:
     created = (await models.models().CreateModel(pb.CreateModelRequest(model=own()))).model
-    request = pb.UpdateModelRequest(model=change, update_mask=FieldMask(paths=paths))
+    request = pb.UpdateModelRequest(name="sales/own", model=change, update_mask=FieldMask(paths=paths))
     failure = await refusal(models.models().UpdateModel(request))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
     assert failure.fields == fields
@@ -165,7 +170,9 @@ async def test_an_update_is_refused_when_what_it_names_breaks_a_rule(
 @pytest.mark.parametrize("paths", [[], ["name"], ["enabled"], ["capabilities.flying"], ["description", "nonsense"]])
 async def test_an_update_mask_that_names_nothing_changeable_is_refused(models: Installation, paths: list[str]) -> None:
     await models.models().CreateModel(pb.CreateModelRequest(model=own()))
-    request = pb.UpdateModelRequest(model=own(description="after"), update_mask=FieldMask(paths=paths))
+    request = pb.UpdateModelRequest(
+        name="sales/own", model=own(description="after"), update_mask=FieldMask(paths=paths)
+    )
     failure = await refusal(models.models().UpdateModel(request))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
     assert failure.fields == ["update_mask"]
@@ -177,7 +184,7 @@ async def test_shared_models_can_be_neither_changed_nor_deleted_and_the_answer_s
 ) -> None:
     mask = FieldMask(paths=["description"])
     for call in (
-        models.models().UpdateModel(pb.UpdateModelRequest(model=own(CHAT), update_mask=mask)),
+        models.models().UpdateModel(pb.UpdateModelRequest(name=CHAT, model=own(), update_mask=mask)),
         models.models().DeleteModel(pb.DeleteModelRequest(name=CHAT)),
     ):
         failure = await refusal(call)
@@ -200,6 +207,43 @@ async def test_a_disabled_model_refuses_the_very_next_call_of_that_group_only(se
         await served.models().SetModelEnabled(pb.SetModelEnabledRequest(name=CHAT, enabled=True))
     await served.inference().Complete(ask(CHAT))
     assert len(served.llm.calls) == 3
+
+
+async def test_a_model_is_read_changed_switched_and_deleted_by_its_id_or_its_name(served: Installation) -> None:
+    created = (await served.models().CreateModel(pb.CreateModelRequest(model=own(id="mine")))).model  # ignored
+    assert created.id not in ("", "mine")
+    shared = (await served.models().GetModel(pb.GetModelRequest(name=CHAT))).model
+    for key in ({"id": created.id}, {"name": created.name}):
+        assert (await served.models().GetModel(pb.GetModelRequest(**key))).model == created
+        request = pb.UpdateModelRequest(
+            model=pb.Model(description=str(key)), update_mask=FieldMask(paths=["description"]), **key
+        )
+        created = (await served.models().UpdateModel(request)).model
+        assert created.description == str(key)
+        for enabled in (False, True):
+            await served.models().SetModelEnabled(pb.SetModelEnabledRequest(enabled=enabled, **key))
+            assert (await served.models().GetModel(pb.GetModelRequest(name=created.name))).model.enabled == enabled
+    await served.models().SetModelEnabled(pb.SetModelEnabledRequest(id=shared.id, enabled=False))
+    assert (await refusal(served.inference().Complete(ask(CHAT)))).reason == "MODEL_DISABLED"
+    await served.models().DeleteModel(pb.DeleteModelRequest(id=created.id))
+    for call in (
+        served.models().GetModel(pb.GetModelRequest(id=created.id)),
+        served.models().DeleteModel(pb.DeleteModelRequest(id=created.id)),
+        served.models(BOB).GetModel(pb.GetModelRequest(id="nobody's")),
+    ):
+        failure = await refusal(call)
+        assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
+
+
+async def test_a_request_that_names_no_model_or_leaves_out_what_to_set_is_refused(models: Installation) -> None:
+    for request, field in (
+        (pb.SetModelEnabledRequest(name=CHAT), "enabled"),
+        (pb.SetModelEnabledRequest(enabled=True), "key"),
+        (pb.SetModelEnabledRequest(id="", enabled=True), "id"),
+    ):
+        failure = await refusal(models.models().SetModelEnabled(request))
+        assert (failure.code, failure.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+    assert (await models.models().GetModel(pb.GetModelRequest(name=CHAT))).model.enabled
 
 
 async def test_only_admins_configure_models(models: Installation) -> None:
@@ -239,6 +283,7 @@ async def test_only_admins_configure_models(models: Installation) -> None:
         (own(base_url="https://0x7f000001/"), "model.base_url"),
         (own(base_url="ftp://example.com/"), "model.base_url"),
         (own(name="no spaces please"), "model.name"),
+        (own(name=""), "model.name"),
         (own(input_cost_per_million_tokens=-1.0), "model.input_cost_per_million_tokens"),
     ],
 )

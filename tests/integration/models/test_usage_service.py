@@ -9,8 +9,8 @@ import grpc
 import pytest
 from sqlalchemy import select
 
-from coxswain.models.v1 import inference_service_pb2 as inference_pb
-from coxswain.models.v1 import usage_service_pb2 as pb
+from coxswain.models.v1 import inference_pb2 as inference_pb
+from coxswain.models.v1 import usage_pb2 as pb
 from services.common.db.database import Database
 from services.models.tables import usage_records
 from tests.integration.models.support import (

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from coxswain.models.v1 import model_service_pb2
+from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from coxswain.orchestrator.v1 import crew_pb2
 from coxswain.orchestrator.v1 import crew_service_pb2 as pb
@@ -180,7 +180,7 @@ async def test_what_a_model_cannot_do_is_refused_and_what_another_can_is_not(har
 
 async def test_a_model_the_group_switched_off_is_a_fault(harness: Harness) -> None:
     models = ModelServiceStub(harness.channel())
-    await models.SetModelEnabled(model_service_pb2.SetModelEnabledRequest(name=CAPABLE_MODEL, enabled=False))
+    await models.SetModelEnabled(model_pb2.SetModelEnabledRequest(name=CAPABLE_MODEL, enabled=False))
     answer = await crews(harness).ValidateCrew(pb.ValidateCrewRequest(spec=spec(model=CAPABLE_MODEL)))
     assert ["disabled" in fault.description for fault in answer.faults] == [True]
     assert [fault.field for fault in answer.faults] == ["spec.model"]

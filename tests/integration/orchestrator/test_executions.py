@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from coxswain.auth.v1 import delegation_pb2
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
-from coxswain.models.v1 import model_service_pb2
+from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from coxswain.orchestrator.v1 import crew_service_pb2, execution_pb2
 from coxswain.orchestrator.v1 import execution_service_pb2 as pb
@@ -186,7 +186,7 @@ async def test_the_model_chosen_at_the_start_is_checked_for_all_the_crew_wants(h
 async def test_a_model_switched_off_after_the_crew_was_stored_keeps_it_from_starting(harness: Harness) -> None:
     crew = await create_crew(harness, model=CAPABLE_MODEL)
     models = ModelServiceStub(harness.channel())
-    await models.SetModelEnabled(model_service_pb2.SetModelEnabledRequest(name=CAPABLE_MODEL, enabled=False))
+    await models.SetModelEnabled(model_pb2.SetModelEnabledRequest(name=CAPABLE_MODEL, enabled=False))
     with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
         await executions_of(harness).StartExecution(start_request(crew.id))
     assert "disabled" in refusal.violations["spec.model"]

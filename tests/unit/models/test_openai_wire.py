@@ -117,7 +117,7 @@ def test_tool_calls_are_read_in_the_forms_servers_send_them() -> None:
         {"id": None, "function": {"name": "h", "arguments": None}},
     ]
     read = read_answer(answer({"content": None, "tool_calls": calls}, finish_reason="stop"))
-    assert [(call.id, call.name, json.loads(call.arguments)) for call in read.tool_calls] == [
+    assert [(call.id, call.name, json.loads(call.arguments_json)) for call in read.tool_calls] == [
         ("a", "f", {"x": 1}),
         ("call_1", "g", {"y": 2}),
         ("call_2", "h", {}),

@@ -15,6 +15,7 @@ from services.common.identity.credentials import OutboundCredential
 from services.models.domain import (
     Capabilities,
     Model,
+    ModelKey,
     ModelSpec,
     Provider,
     Usage,
@@ -41,9 +42,9 @@ class Rows:
         self.reads = 0
         self.gate: asyncio.Event | None = None
 
-    async def find(self, group_id: str, name: str) -> Model | None:
+    async def find(self, group_id: str, key: ModelKey) -> Model | None:
         self.reads += 1
-        found = self.models.get((group_id, name))
+        found = self.models.get((group_id, key.name))
         if self.gate is not None:
             await self.gate.wait()
         return found

@@ -1,18 +1,18 @@
 """What a host does with the calls of a crew process: asks services, keeps what was dear, and says what may pass."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import grpc
 import pytest
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coxswain.memory.v1 import memory_pb2, record_pb2
-from coxswain.models.v1 import inference_service_pb2 as pb
+from coxswain.models.v1 import inference_pb2 as pb
 from services.common.errors import CoxswainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from services.common.grpc.status import DETAILS_KEY, to_status
 from services.orchestrator.domain import ToolCallState, Usage
@@ -154,9 +154,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 async def test_an_answer_is_put_together_told_of_and_counted(world: World) -> None:
     call = [
         pb.StreamCompleteResponse(reasoning="Hm."),
-        pb.StreamCompleteResponse(tool_call=pb.ToolCallDelta(index=0, id="c1", name="calculator", arguments='{"ex')),
+        pb.StreamCompleteResponse(
+            tool_call=pb.ToolCallDelta(index=0, id="c1", name="calculator", arguments_json='{"ex')
+        ),
         pb.StreamCompleteResponse(tool_call=pb.ToolCallDelta(index=1, id="c2", name="other")),
-        pb.StreamCompleteResponse(tool_call=pb.ToolCallDelta(index=0, arguments='pression": "1"}')),
+        pb.StreamCompleteResponse(tool_call=pb.ToolCallDelta(index=0, arguments_json='pression": "1"}')),
     ]
     world.services.streams = [[*call, *said("Let me ", "see.")]]
     answer = await world.calls.serve("llm.complete", ASKED)
@@ -364,8 +366,8 @@ def test_a_request_becomes_a_message() -> None:
     assert [part.WhichOneof("part") for part in message.messages[1].content] == ["text", "material"]
     assert [said.role for said in message.messages] == [1, 2, 3, 4]
     assert message.messages[2].tool_calls[0].name == "t"
-    assert json.loads(message.tools[0].parameters_schema) == {"type": "object"}
-    assert json.loads(message.response_format.schema) == {"type": "object"}
+    assert json_format.MessageToDict(message.tools[0].parameters_schema) == {"type": "object"}
+    assert json_format.MessageToDict(message.response_format.schema) == {"type": "object"}
     assert message.sampling.temperature == 0.5
     assert not completion(REQUEST).sampling.HasField("temperature")
 

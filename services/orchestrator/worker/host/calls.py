@@ -8,7 +8,7 @@ import grpc
 import structlog
 
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc
-from coxswain.models.v1 import inference_service_pb2, inference_service_pb2_grpc
+from coxswain.models.v1 import inference_pb2, inference_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.errors import CoxswainError, Internal
 from services.common.grpc.status import from_rpc_error
@@ -160,7 +160,7 @@ class CrewCalls:
         self,
         journal: TaskJournal,
         params: Frame,
-        message: inference_service_pb2.Completion,
+        message: inference_pb2.Completion,
         digest: str,
         occurrence: int,
     ) -> Answer:
@@ -179,9 +179,9 @@ class CrewCalls:
         self._prune(call_id, before)
         return answer
 
-    async def _stream(self, place: Place, call_id: str, message: inference_service_pb2.Completion) -> Answer:
+    async def _stream(self, place: Place, call_id: str, message: inference_pb2.Completion) -> Answer:
         answer = Answer()
-        request = inference_service_pb2.StreamCompleteRequest(completion=message)
+        request = inference_pb2.StreamCompleteRequest(completion=message)
         call = self._stubs.inference.StreamComplete(request, timeout=self._call_timeout)
         try:
             async for delta in call:
@@ -223,7 +223,7 @@ class CrewCalls:
     async def _embed(self, _: TaskJournal, params: Frame) -> Frame:
         # A text of nothing but blanks has no meaning to embed, and the service refuses empty ones.
         texts = [text if text.strip() else "-" for text in params["texts"]]
-        request = inference_service_pb2.EmbedRequest(model=params["model"], texts=texts)
+        request = inference_pb2.EmbedRequest(model=params["model"], texts=texts)
         response = await self._ask_peer("models", self._stubs.inference.Embed, request)
         return {"vectors": [list(embedding.values) for embedding in response.embeddings]}
 

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc
-from coxswain.models.v1 import model_service_pb2, model_service_pb2_grpc
+from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from services.common.grpc.status import from_rpc_error
 from services.orchestrator.domain import CrewSpec
 from services.orchestrator.worker.host.peer_retry import patiently
@@ -51,7 +51,7 @@ class CrewFacts:
         known = self._known.get((group_id, name))
         if known is not None and known[0] > self._clock():
             return known[1]
-        response = await self._ask(principal, self._models.GetModel, model_service_pb2.GetModelRequest(name=name))
+        response = await self._ask(principal, self._models.GetModel, model_pb2.GetModelRequest(name=name))
         model = response.model
         facts: Frame = {
             "tools": model.capabilities.tools,

@@ -4,7 +4,8 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 
-from coxswain.models.v1 import inference_service_pb2 as pb
+from coxswain.models.v1 import inference_pb2 as pb
+from services.common.grpc.json_values import to_struct
 from services.orchestrator.domain import Usage
 from services.orchestrator.worker.link.framing import Frame
 
@@ -31,7 +32,7 @@ def completion(request: Frame) -> pb.Completion:
         messages=[_message(said) for said in request["messages"]],
         tools=[
             pb.ToolDefinition(
-                name=tool["name"], description=tool["description"], parameters_schema=json.dumps(tool["parameters"])
+                name=tool["name"], description=tool["description"], parameters_schema=to_struct(tool["parameters"])
             )
             for tool in request.get("tools", ())
         ],
@@ -39,7 +40,7 @@ def completion(request: Frame) -> pb.Completion:
     wanted = request.get("response_format")
     if wanted is not None:
         message.response_format.name = wanted["name"]
-        message.response_format.schema = json.dumps(wanted["schema"])
+        message.response_format.schema.CopyFrom(to_struct(wanted["schema"]))
     if "temperature" in request:
         message.sampling.temperature = request["temperature"]
     return message
@@ -50,7 +51,7 @@ def _message(said: Frame) -> pb.Message:
         role=_ROLES.get(said["role"], pb.MESSAGE_ROLE_USER),
         content=[pb.ContentPart(**part) for part in said.get("content", ())],
         tool_calls=[
-            pb.ToolCall(id=call["id"], name=call["name"], arguments=call["arguments"])
+            pb.ToolCall(id=call["id"], name=call["name"], arguments_json=call["arguments"])
             for call in said.get("tool_calls", ())
         ],
         tool_call_id=said.get("tool_call_id", ""),
@@ -76,7 +77,7 @@ class Answer:
                 call = self.tool_calls.setdefault(piece.index, {"id": "", "name": "", "arguments": ""})
                 call["id"] += piece.id
                 call["name"] += piece.name
-                call["arguments"] += piece.arguments
+                call["arguments"] += piece.arguments_json
             case "usage":
                 used = delta.usage
                 self.usage = Usage(1, used.input_tokens, used.output_tokens, used.cost)

@@ -24,7 +24,7 @@ from coxswain.client.errors import CoxswainError, NotFound
 from coxswain.client.paging import pages
 from coxswain.client.policy import FILES
 from coxswain.common.v1.access_pb2 import Role
-from coxswain.models.v1.model_service_pb2 import ListModelsRequest, Provider
+from coxswain.models.v1.model_pb2 import ListModelsRequest, Provider
 from coxswain.orchestrator.v1.tool_service_pb2 import ListToolsRequest
 from coxswain.orchestrator.v1.worker_service_pb2 import ListWorkersRequest
 
