@@ -103,6 +103,7 @@ format: protos ## Format Python and protos, and mend what ruff can
 lint: $(ENVIRONMENT) ## Style and likely mistakes in Python
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/ruff check $(SOURCES)
+	@$(PY) tools/generate_blocking_client.py --check
 
 .PHONY: types
 types: protos ## Types, strictly
@@ -137,6 +138,10 @@ manifests: $(ENVIRONMENT) ## Render the Kubernetes manifests to build/manifests.
 
 .PHONY: protos
 protos: $(PROTOS) ## Generate Python and the descriptor image from protos/ into gen/
+
+.PHONY: blocking-client
+blocking-client: $(ENVIRONMENT) ## Generate the blocking client from the one for asyncio
+	@$(PY) tools/generate_blocking_client.py
 
 .PHONY: migrate
 migrate: protos ## Bring every service's database to the newest schema

@@ -5,6 +5,8 @@ from coxswain.client import Client, load_crew
 with Client("127.0.0.1:50051") as client:
     execution = client.run(load_crew("crew.yaml"), {"text": "..."})
     print(execution.result.text)
+
+Threads may share a Client; an AsyncClient belongs to one event loop. Both have the same methods.
 """
 
 from coxswain.client.aio import AsyncClient

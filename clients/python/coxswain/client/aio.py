@@ -1,12 +1,11 @@
-"""The client for asyncio."""
+"""Every service of an installation, and what takes several calls as one method: apply, start, watch, run."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -14,9 +13,9 @@ from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpir
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.auth.v1.principal_pb2 import WhoAmIRequest, WhoAmIResponse
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
-from coxswain.client.connection import Connection, Tls, with_request_id
-from coxswain.client.errors import AlreadyExists, CoxswainError, NotFound, from_rpc_error
-from coxswain.client.policy import default_timeout
+from coxswain.client.aio_channel import open_aio_channel
+from coxswain.client.connection import Connection, Tls
+from coxswain.client.errors import AlreadyExists, CoxswainError, NotFound
 from coxswain.client.results import (
     AppliedCrew,
     CrewReference,
@@ -43,11 +42,11 @@ from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 
 
 class AsyncClient:
-    """All services of one installation, for asyncio.
+    """All services of one installation.
 
     Each attribute named after a service is its generated stub: ``await client.executions.GetExecution(request)``. Every
     call of one carries identity and a default deadline, is repeated where that is safe, and raises a CoxswainError.
-    Use it as ``async with AsyncClient("host:port") as client``, within one event loop.
+    Use it as ``async with AsyncClient("host:port") as client``.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class AsyncClient:
     ) -> None:
         """Prepare a connection; the first call makes it. The parameters are those of Connection."""
         self.connection = Connection(address=address, token=token, group=group, tls=tls, timeout=timeout)
-        self._channel = _open_channel(self.connection)
+        self._channel = open_aio_channel(self.connection)
         self.auth = AuthServiceStub(self._channel)
         self.groups = GroupServiceStub(self._channel)
         self.secrets = SecretServiceStub(self._channel)
@@ -108,24 +107,28 @@ class AsyncClient:
 
     async def get_crew(self, reference: str) -> Crew:
         """A stored crew by id or by name. Raises NotFound."""
-        return (await self.crews.GetCrew(crew_key(reference))).crew
+        response = await self.crews.GetCrew(crew_key(reference))
+        return response.crew
 
     async def apply_crew(self, spec: CrewSpec) -> AppliedCrew:
         """Create the crew, or store a new revision of the one of that name.
 
-        Raises InvalidArgument with one violation for each fault, and Aborted when somebody else changed it meanwhile.
+        Raises InvalidArgument with one violation for each fault, and Aborted when another caller changed it meanwhile.
         """
+        by_name = GetCrewRequest(name=spec.name)
         try:
-            stored = (await self.crews.GetCrew(GetCrewRequest(name=spec.name))).crew
+            found = await self.crews.GetCrew(by_name)
         except NotFound:
             try:
-                return AppliedCrew((await self.crews.CreateCrew(CreateCrewRequest(spec=spec))).crew, "created")
+                created = await self.crews.CreateCrew(CreateCrewRequest(spec=spec))
+                return AppliedCrew(created.crew, "created")
             except AlreadyExists:
-                # Somebody was faster: theirs is what this one changes.
-                stored = (await self.crews.GetCrew(GetCrewRequest(name=spec.name))).crew
-        request = UpdateCrewRequest(id=stored.id, spec=spec, expected_revision=stored.revision)
-        crew = (await self.crews.UpdateCrew(request)).crew
-        return AppliedCrew(crew, "unchanged" if crew.revision == stored.revision else "updated")
+                # Another caller was faster: their crew is the one to change.
+                found = await self.crews.GetCrew(by_name)
+        request = UpdateCrewRequest(id=found.crew.id, spec=spec, expected_revision=found.crew.revision)
+        updated = await self.crews.UpdateCrew(request)
+        unchanged = updated.crew.revision == found.crew.revision
+        return AppliedCrew(updated.crew, "unchanged" if unchanged else "updated")
 
     async def start(
         self,
@@ -160,7 +163,8 @@ class AsyncClient:
             identity=identity,
             on_credential_expiry=on_credential_expiry,
         )
-        return (await self.executions.StartExecution(request)).execution
+        response = await self.executions.StartExecution(request)
+        return response.execution
 
     async def watch(
         self,
@@ -173,7 +177,7 @@ class AsyncClient:
         """Every event behind ``after_sequence``, once and in order, until the execution has ended.
 
         A lost connection is made again, going on behind the last event. Raises Unavailable after ``max_outage`` seconds
-        without a connection, and any error that another try cannot mend at once.
+        without a connection, and at once any error that another attempt cannot resolve.
         """
         cursor = WatchCursor(
             execution_id,
@@ -190,8 +194,8 @@ class AsyncClient:
                         yield response.event
                         if is_terminal(response.event):
                             return
-                execution = (await self.executions.GetExecution(GetExecutionRequest(id=execution_id))).execution
-                pause = cursor.pause_after_end(execution)
+                current = await self.executions.GetExecution(GetExecutionRequest(id=execution_id))
+                pause = cursor.pause_after_end(current.execution)
                 if pause is None:
                     return
             except CoxswainError as error:
@@ -229,86 +233,25 @@ class AsyncClient:
             async for event in events:
                 if on_event is not None:
                     await on_event(event)
-        execution = (await self.executions.GetExecution(GetExecutionRequest(id=started.id))).execution
-        if execution.state != ExecutionState.EXECUTION_STATE_SUCCEEDED:
-            raise ExecutionNotSucceeded(execution)
-        return execution
+        ended = await self.executions.GetExecution(GetExecutionRequest(id=started.id))
+        if ended.execution.state != ExecutionState.EXECUTION_STATE_SUCCEEDED:
+            raise ExecutionNotSucceeded(ended.execution)
+        return ended.execution
 
     async def renew(self, execution_id: str) -> Execution:
         """Let an execution that you started go on with the token of this client, and return it as it stands.
 
-        Raises NotFound, also for what somebody else has started, and FailedPrecondition when it has ended or acts with
-        no token of yours.
+        Raises NotFound, also for an execution that another caller started, and FailedPrecondition when it has ended or
+        acts with no token of yours.
         """
-        request = RenewExecutionCredentialRequest(id=execution_id)
-        return (await self.executions.RenewExecutionCredential(request)).execution
+        response = await self.executions.RenewExecutionCredential(RenewExecutionCredentialRequest(id=execution_id))
+        return response.execution
 
     async def _resolve(self, crew: CrewReference) -> tuple[str, int]:
         if isinstance(crew, str):
-            return (await self.get_crew(crew)).id, 0
+            stored = await self.get_crew(crew)
+            return stored.id, 0
         if isinstance(crew, CrewSpec):
-            crew = (await self.apply_crew(crew)).crew
+            applied = await self.apply_crew(crew)
+            crew = applied.crew
         return crew.id, crew.revision
-
-
-def _open_channel(connection: Connection) -> grpc.aio.Channel:
-    interceptors: list[grpc.aio.ClientInterceptor] = [_UnaryCalls(connection), _StreamCalls(connection)]
-    credentials = connection.credentials
-    if credentials is None:
-        return grpc.aio.insecure_channel(connection.target, options=connection.options, interceptors=interceptors)
-    return grpc.aio.secure_channel(
-        connection.target, credentials, options=connection.options, interceptors=interceptors
-    )
-
-
-class _Calls:
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def _details(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
-        method: str | bytes = details.method
-        path = method.decode() if isinstance(method, bytes) else method
-        timeout = details.timeout
-        if timeout is None:
-            timeout = default_timeout(path, self._connection.timeout)
-        given = [(key, value) for key, value in details.metadata or ()]
-        return grpc.aio.ClientCallDetails(
-            method=details.method,
-            timeout=timeout,
-            metadata=grpc.aio.Metadata(*self._connection.metadata(given)),
-            credentials=details.credentials,
-            wait_for_ready=details.wait_for_ready,
-        )
-
-
-class _UnaryCalls(_Calls, grpc.aio.UnaryUnaryClientInterceptor):
-    async def intercept_unary_unary(
-        self,
-        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
-        client_call_details: grpc.aio.ClientCallDetails,
-        request: Any,
-    ) -> Any:
-        call = await continuation(self._details(client_call_details), with_request_id(request))
-        try:
-            await call
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        return call
-
-
-class _StreamCalls(_Calls, grpc.aio.UnaryStreamClientInterceptor):
-    async def intercept_unary_stream(
-        self,
-        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
-        client_call_details: grpc.aio.ClientCallDetails,
-        request: Any,
-    ) -> Any:
-        return _responses(await continuation(self._details(client_call_details), with_request_id(request)))
-
-
-async def _responses(call: Any) -> AsyncIterator[Any]:
-    try:
-        async for response in call:
-            yield response
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from error

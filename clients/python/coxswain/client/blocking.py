@@ -1,13 +1,12 @@
-"""The client for ordinary, blocking code."""
+# Generated from aio.py by `make blocking-client`: edit that file instead.
+"""Every service of an installation, and what takes several calls as one method: apply, start, watch, run."""
 
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self
 
-import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -15,9 +14,9 @@ from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpir
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.auth.v1.principal_pb2 import WhoAmIRequest, WhoAmIResponse
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
-from coxswain.client.connection import Connection, Tls, with_request_id
-from coxswain.client.errors import AlreadyExists, CoxswainError, NotFound, from_rpc_error
-from coxswain.client.policy import default_timeout
+from coxswain.client.blocking_channel import open_blocking_channel
+from coxswain.client.connection import Connection, Tls
+from coxswain.client.errors import AlreadyExists, CoxswainError, NotFound
 from coxswain.client.results import (
     AppliedCrew,
     CrewReference,
@@ -44,10 +43,10 @@ from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 
 
 class Client:
-    """All services of one installation, for blocking code; threads may share it.
+    """All services of one installation.
 
-    Each attribute named after a service is its generated stub: ``client.executions.GetExecution(request)``. Every call
-    of one carries identity and a default deadline, is repeated where that is safe, and raises a CoxswainError.
+    Each attribute named after a service is its generated stub: ``client.executions.GetExecution(request)``. Every
+    call of one carries identity and a default deadline, is repeated where that is safe, and raises a CoxswainError.
     Use it as ``with Client("host:port") as client``.
     """
 
@@ -62,23 +61,22 @@ class Client:
     ) -> None:
         """Prepare a connection; the first call makes it. The parameters are those of Connection."""
         self.connection = Connection(address=address, token=token, group=group, tls=tls, timeout=timeout)
-        self._raw_channel = _open_channel(self.connection)
-        channel = grpc.intercept_channel(self._raw_channel, _Calls(self.connection))
-        self.auth = AuthServiceStub(channel)
-        self.groups = GroupServiceStub(channel)
-        self.secrets = SecretServiceStub(channel)
-        self.models = ModelServiceStub(channel)
-        self.inference = InferenceServiceStub(channel)
-        self.usage = UsageServiceStub(channel)
-        self.memory = MemoryServiceStub(channel)
-        self.memory_backends = MemoryBackendServiceStub(channel)
-        self.vector_indexes = VectorIndexServiceStub(channel)
-        self.crews = CrewServiceStub(channel)
-        self.executions = ExecutionServiceStub(channel)
-        self.schedules = ScheduleServiceStub(channel)
-        self.tools = ToolServiceStub(channel)
-        self.workers = WorkerServiceStub(channel)
-        self._check_health = channel.unary_unary(
+        self._channel = open_blocking_channel(self.connection)
+        self.auth = AuthServiceStub(self._channel)
+        self.groups = GroupServiceStub(self._channel)
+        self.secrets = SecretServiceStub(self._channel)
+        self.models = ModelServiceStub(self._channel)
+        self.inference = InferenceServiceStub(self._channel)
+        self.usage = UsageServiceStub(self._channel)
+        self.memory = MemoryServiceStub(self._channel)
+        self.memory_backends = MemoryBackendServiceStub(self._channel)
+        self.vector_indexes = VectorIndexServiceStub(self._channel)
+        self.crews = CrewServiceStub(self._channel)
+        self.executions = ExecutionServiceStub(self._channel)
+        self.schedules = ScheduleServiceStub(self._channel)
+        self.tools = ToolServiceStub(self._channel)
+        self.workers = WorkerServiceStub(self._channel)
+        self._check_health = self._channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=HealthCheckRequest.SerializeToString,
             response_deserializer=HealthCheckResponse.FromString,
@@ -94,7 +92,7 @@ class Client:
 
     def close(self) -> None:
         """End the connection and every call on it."""
-        self._raw_channel.close()
+        self._channel.close()
 
     def whoami(self) -> WhoAmIResponse:
         """Who the server takes the caller for, and the groups they may choose."""
@@ -110,23 +108,28 @@ class Client:
 
     def get_crew(self, reference: str) -> Crew:
         """A stored crew by id or by name. Raises NotFound."""
-        return self.crews.GetCrew(crew_key(reference)).crew
+        response = self.crews.GetCrew(crew_key(reference))
+        return response.crew
 
     def apply_crew(self, spec: CrewSpec) -> AppliedCrew:
         """Create the crew, or store a new revision of the one of that name.
 
-        Raises InvalidArgument with one violation for each fault, and Aborted when somebody else changed it meanwhile.
+        Raises InvalidArgument with one violation for each fault, and Aborted when another caller changed it meanwhile.
         """
+        by_name = GetCrewRequest(name=spec.name)
         try:
-            stored = self.crews.GetCrew(GetCrewRequest(name=spec.name)).crew
+            found = self.crews.GetCrew(by_name)
         except NotFound:
             try:
-                return AppliedCrew(self.crews.CreateCrew(CreateCrewRequest(spec=spec)).crew, "created")
+                created = self.crews.CreateCrew(CreateCrewRequest(spec=spec))
+                return AppliedCrew(created.crew, "created")
             except AlreadyExists:
-                # Somebody was faster: theirs is what this one changes.
-                stored = self.crews.GetCrew(GetCrewRequest(name=spec.name)).crew
-        crew = self.crews.UpdateCrew(UpdateCrewRequest(id=stored.id, spec=spec, expected_revision=stored.revision)).crew
-        return AppliedCrew(crew, "unchanged" if crew.revision == stored.revision else "updated")
+                # Another caller was faster: their crew is the one to change.
+                found = self.crews.GetCrew(by_name)
+        request = UpdateCrewRequest(id=found.crew.id, spec=spec, expected_revision=found.crew.revision)
+        updated = self.crews.UpdateCrew(request)
+        unchanged = updated.crew.revision == found.crew.revision
+        return AppliedCrew(updated.crew, "unchanged" if unchanged else "updated")
 
     def start(
         self,
@@ -161,7 +164,8 @@ class Client:
             identity=identity,
             on_credential_expiry=on_credential_expiry,
         )
-        return self.executions.StartExecution(request).execution
+        response = self.executions.StartExecution(request)
+        return response.execution
 
     def watch(
         self,
@@ -174,7 +178,7 @@ class Client:
         """Every event behind ``after_sequence``, once and in order, until the execution has ended.
 
         A lost connection is made again, going on behind the last event. Raises Unavailable after ``max_outage`` seconds
-        without a connection, and any error that another try cannot mend at once.
+        without a connection, and at once any error that another attempt cannot resolve.
         """
         cursor = WatchCursor(
             execution_id,
@@ -191,8 +195,8 @@ class Client:
                         yield response.event
                         if is_terminal(response.event):
                             return
-                execution = self.executions.GetExecution(GetExecutionRequest(id=execution_id)).execution
-                pause = cursor.pause_after_end(execution)
+                current = self.executions.GetExecution(GetExecutionRequest(id=execution_id))
+                pause = cursor.pause_after_end(current.execution)
                 if pause is None:
                     return
             except CoxswainError as error:
@@ -230,114 +234,25 @@ class Client:
             for event in events:
                 if on_event is not None:
                     on_event(event)
-        execution = self.executions.GetExecution(GetExecutionRequest(id=started.id)).execution
-        if execution.state != ExecutionState.EXECUTION_STATE_SUCCEEDED:
-            raise ExecutionNotSucceeded(execution)
-        return execution
+        ended = self.executions.GetExecution(GetExecutionRequest(id=started.id))
+        if ended.execution.state != ExecutionState.EXECUTION_STATE_SUCCEEDED:
+            raise ExecutionNotSucceeded(ended.execution)
+        return ended.execution
 
     def renew(self, execution_id: str) -> Execution:
         """Let an execution that you started go on with the token of this client, and return it as it stands.
 
-        Raises NotFound, also for what somebody else has started, and FailedPrecondition when it has ended or acts with
-        no token of yours.
+        Raises NotFound, also for an execution that another caller started, and FailedPrecondition when it has ended or
+        acts with no token of yours.
         """
-        request = RenewExecutionCredentialRequest(id=execution_id)
-        return self.executions.RenewExecutionCredential(request).execution
+        response = self.executions.RenewExecutionCredential(RenewExecutionCredentialRequest(id=execution_id))
+        return response.execution
 
     def _resolve(self, crew: CrewReference) -> tuple[str, int]:
         if isinstance(crew, str):
-            return self.get_crew(crew).id, 0
+            stored = self.get_crew(crew)
+            return stored.id, 0
         if isinstance(crew, CrewSpec):
-            crew = self.apply_crew(crew).crew
+            applied = self.apply_crew(crew)
+            crew = applied.crew
         return crew.id, crew.revision
-
-
-def _open_channel(connection: Connection) -> grpc.Channel:
-    credentials = connection.credentials
-    if credentials is None:
-        return grpc.insecure_channel(connection.target, options=connection.options)
-    return grpc.secure_channel(connection.target, credentials, options=connection.options)
-
-
-@dataclass
-class _Details(grpc.ClientCallDetails):
-    method: str
-    timeout: float | None
-    metadata: Any
-    credentials: grpc.CallCredentials | None
-    wait_for_ready: bool | None
-    compression: grpc.Compression | None
-
-
-class _Calls(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def _details(self, details: grpc.ClientCallDetails) -> grpc.ClientCallDetails:
-        timeout = details.timeout
-        if timeout is None:
-            timeout = default_timeout(details.method, self._connection.timeout)
-        given = cast("list[tuple[str, str | bytes]]", list(details.metadata or ()))
-        return _Details(
-            details.method,
-            timeout,
-            self._connection.metadata(given),
-            details.credentials,
-            details.wait_for_ready,
-            details.compression,
-        )
-
-    def intercept_unary_unary(
-        self,
-        continuation: Callable[[grpc.ClientCallDetails, Any], Any],
-        client_call_details: grpc.ClientCallDetails,
-        request: Any,
-    ) -> Any:
-        return _Answer(continuation(self._details(client_call_details), with_request_id(request)))
-
-    def intercept_unary_stream(
-        self,
-        continuation: Callable[[grpc.ClientCallDetails, Any], Any],
-        client_call_details: grpc.ClientCallDetails,
-        request: Any,
-    ) -> Any:
-        return _Answers(continuation(self._details(client_call_details), with_request_id(request)))
-
-
-class _Answer:
-    """A call whose failure is a CoxswainError."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-
-    def result(self, timeout: float | None = None) -> Any:
-        try:
-            return self._call.result(timeout)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        error = self._call.exception(timeout)
-        return from_rpc_error(error) if isinstance(error, grpc.RpcError) else error
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._call, name)
-
-
-class _Answers:
-    """A stream whose failure is a CoxswainError."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            return next(self._call)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._call, name)

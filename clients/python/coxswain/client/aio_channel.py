@@ -1,0 +1,74 @@
+"""Channels of grpc.aio whose calls are prepared and whose failures are typed."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from coxswain.client.connection import Connection, with_request_id
+from coxswain.client.errors import from_rpc_error
+from coxswain.client.policy import default_timeout
+
+
+def open_aio_channel(connection: Connection) -> grpc.aio.Channel:
+    """A channel whose calls carry what the connection says and raise CoxswainError."""
+    interceptors: list[grpc.aio.ClientInterceptor] = [_UnaryCalls(connection), _StreamCalls(connection)]
+    credentials = connection.credentials
+    if credentials is None:
+        return grpc.aio.insecure_channel(connection.target, options=connection.options, interceptors=interceptors)
+    return grpc.aio.secure_channel(
+        connection.target, credentials, options=connection.options, interceptors=interceptors
+    )
+
+
+class _Calls:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def _details(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
+        method: str | bytes = details.method
+        path = method.decode() if isinstance(method, bytes) else method
+        timeout = details.timeout
+        if timeout is None:
+            timeout = default_timeout(path, self._connection.timeout)
+        given = [(key, value) for key, value in details.metadata or ()]
+        return grpc.aio.ClientCallDetails(
+            method=details.method,
+            timeout=timeout,
+            metadata=grpc.aio.Metadata(*self._connection.metadata(given)),
+            credentials=details.credentials,
+            wait_for_ready=details.wait_for_ready,
+        )
+
+
+class _UnaryCalls(_Calls, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        call = await continuation(self._details(client_call_details), with_request_id(request))
+        try:
+            await call
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        return call
+
+
+class _StreamCalls(_Calls, grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        return _responses(await continuation(self._details(client_call_details), with_request_id(request)))
+
+
+async def _responses(call: Any) -> AsyncIterator[Any]:
+    try:
+        async for response in call:
+            yield response
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error

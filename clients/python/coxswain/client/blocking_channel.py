@@ -1,0 +1,105 @@
+"""Channels of grpc whose calls are prepared and whose failures are typed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import grpc
+
+from coxswain.client.connection import Connection, with_request_id
+from coxswain.client.errors import from_rpc_error
+from coxswain.client.policy import default_timeout
+
+
+def open_blocking_channel(connection: Connection) -> grpc.Channel:
+    """A channel whose calls carry what the connection says and raise CoxswainError."""
+    credentials = connection.credentials
+    if credentials is None:
+        channel = grpc.insecure_channel(connection.target, options=connection.options)
+    else:
+        channel = grpc.secure_channel(connection.target, credentials, options=connection.options)
+    return grpc.intercept_channel(channel, _Calls(connection))
+
+
+@dataclass
+class _Details(grpc.ClientCallDetails):
+    method: str
+    timeout: float | None
+    metadata: Any
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class _Calls(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def _details(self, details: grpc.ClientCallDetails) -> grpc.ClientCallDetails:
+        timeout = details.timeout
+        if timeout is None:
+            timeout = default_timeout(details.method, self._connection.timeout)
+        given = cast("list[tuple[str, str | bytes]]", list(details.metadata or ()))
+        return _Details(
+            details.method,
+            timeout,
+            self._connection.metadata(given),
+            details.credentials,
+            details.wait_for_ready,
+            details.compression,
+        )
+
+    def intercept_unary_unary(
+        self,
+        continuation: Callable[[grpc.ClientCallDetails, Any], Any],
+        client_call_details: grpc.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        return _Answer(continuation(self._details(client_call_details), with_request_id(request)))
+
+    def intercept_unary_stream(
+        self,
+        continuation: Callable[[grpc.ClientCallDetails, Any], Any],
+        client_call_details: grpc.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        return _Answers(continuation(self._details(client_call_details), with_request_id(request)))
+
+
+class _Answer:
+    """A call whose failure is a CoxswainError."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return self._call.result(timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        error = self._call.exception(timeout)
+        return from_rpc_error(error) if isinstance(error, grpc.RpcError) else error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+
+class _Answers:
+    """A stream whose failure is a CoxswainError."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._call)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
