@@ -13,15 +13,16 @@ class Backoff:
         self._longest = longest
         self._factor = factor
         self._jitter = jitter
-        # A power beyond the longest pause could be too large for a number.
-        self._last = math.ceil(math.log(longest / base, factor)) if 0 < base < longest and factor > 1 else 0
 
     def pause(self, attempt: int, at_least: float = 0.0) -> float:
         """Return the seconds to wait after the failure of attempt number `attempt`, the first being 1.
 
         `at_least` is what the other side asked for. Callers that were all asked for the same come back spread out.
         """
-        growth = self._base * self._factor ** min(max(attempt, 1) - 1, self._last)
+        try:
+            growth = self._base * self._factor ** (max(attempt, 1) - 1)
+        except OverflowError:
+            growth = math.inf if self._base else 0.0
         pause = min(self._longest, growth)
         chance = self._jitter * pause * random.random()  # noqa: S311 - nothing to guess here
         return pause - chance if pause - chance >= at_least else at_least + chance
