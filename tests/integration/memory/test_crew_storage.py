@@ -14,9 +14,11 @@ import pytest
 
 from coxswain.memory.v1 import memory_pb2 as pb
 from services.memory.settings import MemorySettings
+from services.orchestrator.domain import Usage
 from services.orchestrator.worker.host.calls import CrewCalls, Stubs, TaskJournal
 from services.orchestrator.worker.host.crew_environment import crew_environment
-from services.orchestrator.worker.host.recorder import Place
+from services.orchestrator.worker.host.recorder import TaskRef
+from services.orchestrator.worker.host.usage_total import UsageTotal
 from services.orchestrator.worker.link.framing import RemoteError
 from tests.integration.memory.databricks_support import make_indexes, use_workspace
 from tests.integration.memory.support import DIMENSION, MODEL, place, serve_memory, stub
@@ -55,12 +57,11 @@ class _Run:
             cast("Any", _Principal()),
             memory_id="crew",
             embedding_model=MODEL,
-            patience=5,
+            retry_seconds=5,
             call_timeout=10,
-            answered=lambda _: None,
-            prune=lambda *_: None,
+            usage=UsageTotal(Usage()),
         )
-        self._calls.begin_task(0, TaskJournal(Place(0, "read", 1)))
+        self._calls.begin_task(0, TaskJournal(TaskRef(0, "read", 1)))
 
     def occurrence(self, key: str) -> int:
         self._asked[key] += 1

@@ -28,10 +28,13 @@ from services.orchestrator.domain import (
     TaskState,
     Usage,
 )
+from services.orchestrator.hints import Hint, HintKind, LocalHintBus
 from services.orchestrator.repositories.store import SqlStore
 from services.orchestrator.tables import execution_events, executions
-from services.orchestrator.worker.host.model_lookup import CrewFacts
-from services.orchestrator.worker.host.run import ExecutionRun, RunContext
+from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
+from services.orchestrator.worker.host.model_lookup import ModelLookup
+from services.orchestrator.worker.host.run import ExecutionRun
+from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_store import RunStore
 from services.orchestrator.worker.settings import WorkerSettings
 
@@ -66,6 +69,18 @@ class Auth:
         return delegation_pb2.RevokeDelegationResponse()
 
 
+class Hints(LocalHintBus):
+    """Remembers which executions were said to be ready."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready: list[str] = []
+
+    def publish(self, hint: Hint) -> None:
+        if hint.kind is HintKind.EXECUTION_READY:
+            self.ready.append(hint.execution_id)
+
+
 class World:
     """One execution that a host claims."""
 
@@ -73,7 +88,7 @@ class World:
         self.database = database
         self.auth = Auth()
         self.id = new_id()
-        self.told_workers: list[str] = []
+        self.hints = Hints()
 
     async def queue(self, on_expiry: OnCredentialExpiry) -> None:
         spec = CrewSpec("c", (AgentSpec("a", "r", "g"),), (TaskSpec("t", "d", "e", "a"),))
@@ -119,12 +134,11 @@ class World:
             fork_server=cast("Any", None),
             stubs=cast("Any", None),
             auth=cast("Any", self.auth),
-            facts=CrewFacts(unreachable, unreachable, patience=0),
+            models=ModelLookup(unreachable, unreachable, retry_seconds=0),
+            hints=self.hints,
+            pruner=ChunkPruner(store, retention=60),
             settings=WorkerSettings(),
             default_model="m",
-            ready=self.told_workers.append,
-            stored=lambda *_: None,
-            prune=lambda *_: None,
         )
         await ExecutionRun(claim, context).run()
         return await self.row()
@@ -153,7 +167,7 @@ async def test_an_execution_whose_credential_has_expired_rests_and_keeps_its_gra
     row = await world.run()
     assert (row.state, row.ready, row.generation) == (S.WAITING_FOR_CREDENTIAL, False, 1)
     assert (await world.kinds())[-1] == "execution_parked"
-    assert (world.auth.revoked, world.told_workers) == ([], [])
+    assert (world.auth.revoked, world.hints.ready) == ([], [])
 
 
 async def test_one_that_is_to_fail_then_fails_with_the_reason(world: World) -> None:
@@ -191,4 +205,4 @@ async def test_a_credential_renewed_at_the_moment_of_parking_lets_the_execution_
     world.auth.meanwhile = renew
     row = await world.run()
     assert (row.state, row.ready, row.generation) == (S.QUEUED, True, 2)
-    assert world.told_workers == [world.id]
+    assert world.hints.ready == [world.id]

@@ -22,9 +22,11 @@ from services.orchestrator.domain import (
     Usage,
 )
 from services.orchestrator.events import new_event
+from services.orchestrator.hints import Hint, LocalHintBus
 from services.orchestrator.repositories.leases import Leases
 from services.orchestrator.repositories.store import SqlStore
-from services.orchestrator.worker.host.recorder import Place, Recorder
+from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
+from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.run_store import Claim, Fenced, RunStore
 from tests.integration.worker.rows import crew, event_rows, execution_row, queue, task_rows
 
@@ -255,10 +257,11 @@ async def test_a_lease_lives_by_the_databases_clock(database: Database) -> None:
 # ---- the recorder
 
 
-class Recorded:
-    """A recorder on a claimed execution, and what it tells."""
+class Recorded(LocalHintBus):
+    """A recorder on a claimed execution, and what it publishes."""
 
     def __init__(self, store: RunStore, claim: Claim, interval: float) -> None:
+        super().__init__()
         self.sequences: list[int] = []
         self.failures: list[BaseException] = []
         self.recorder = Recorder(
@@ -267,24 +270,28 @@ class Recorded:
             claim.execution.epoch,
             claim.execution.last_sequence,
             interval=interval,
-            stored=self.sequences.append,
-            failed=self.failures.append,
+            hints=self,
+            pruner=ChunkPruner(store, retention=60),
+            on_failure=self.failures.append,
         )
 
+    def publish(self, hint: Hint) -> None:
+        self.sequences.append(hint.last_sequence)
 
-PLACE = Place(0, "t", 1)
+
+TASK = TaskRef(0, "t", 1)
 
 
 async def test_pieces_that_follow_each_other_closely_become_one_event(database: Database, store: RunStore) -> None:
     execution_id = await queue(database)
     recorded = Recorded(store, await claimed(store, execution_id), interval=60)
     recorder = recorded.recorder
-    recorder.add(PLACE, execution_pb2.LlmCallStarted(call_id="a"), call_id="a")
+    recorder.add(TASK, execution_pb2.LlmCallStarted(call_id="a"), call_id="a")
     for piece in ("Ships ", "float", "."):
-        recorder.chunk(PLACE, "a", text=piece)
-    recorder.chunk(PLACE, "b", reasoning="Hm")
-    recorder.add(PLACE, execution_pb2.LlmCallCompleted(call_id="a", text="Ships float."), call_id="a")
-    await recorder.commit([(PLACE, execution_pb2.TaskCompleted())])
+        recorder.chunk(TASK, "a", text=piece)
+    recorder.chunk(TASK, "b", reasoning="Hm")
+    recorder.add(TASK, execution_pb2.LlmCallCompleted(call_id="a", text="Ships float."), call_id="a")
+    await recorder.commit([(TASK, execution_pb2.TaskCompleted())])
     stored = [execution_pb2.ExecutionEvent.FromString(row.payload) for row in await event_rows(database, execution_id)]
     assert [event.WhichOneof("event") for event in stored[1:]] == [
         "llm_call_started",
@@ -301,9 +308,9 @@ async def test_pieces_that_follow_each_other_closely_become_one_event(database: 
 async def test_what_is_added_is_stored_soon_by_itself(database: Database, store: RunStore) -> None:
     execution_id = await queue(database)
     recorded = Recorded(store, await claimed(store, execution_id), interval=0.001)
-    recorded.recorder.add(PLACE, execution_pb2.LlmCallStarted(call_id="a"))
+    recorded.recorder.add(TASK, execution_pb2.LlmCallStarted(call_id="a"))
     async with asyncio.timeout(10):
-        while not recorded.sequences:  # noqa: ASYNC110 - the recorder tells by a callback
+        while not recorded.sequences:  # noqa: ASYNC110 - nothing to wait on
             await asyncio.sleep(0.001)
     assert len(await event_rows(database, execution_id)) == 2
     await recorded.recorder.close()
@@ -314,10 +321,10 @@ async def test_a_recorder_whose_claim_is_lost_writes_nothing_and_says_so(databas
     recorded = Recorded(store, await claimed(store, execution_id), interval=0.001)
     await claimed(store, execution_id)
     with pytest.raises(Fenced):
-        await recorded.recorder.commit([(PLACE, execution_pb2.TaskCompleted())])
-    recorded.recorder.add(PLACE, execution_pb2.TaskCompleted())
+        await recorded.recorder.commit([(TASK, execution_pb2.TaskCompleted())])
+    recorded.recorder.add(TASK, execution_pb2.TaskCompleted())
     async with asyncio.timeout(10):
-        while not recorded.failures:  # noqa: ASYNC110 - the recorder tells by a callback
+        while not recorded.failures:  # noqa: ASYNC110 - nothing to wait on
             await asyncio.sleep(0.001)
     assert isinstance(recorded.failures[0], Fenced)
     assert len(await event_rows(database, execution_id)) == 2
@@ -342,9 +349,9 @@ async def test_an_unconfirmed_commit_is_made_once(
         return await write(batch)  # type: ignore[arg-type]
 
     monkeypatch.setattr(recorded.recorder, "_write", unconfirmed)
-    await recorded.recorder.commit([(PLACE, execution_pb2.TaskCompleted()), (Place(), parked())])
+    await recorded.recorder.commit([(TASK, execution_pb2.TaskCompleted()), (TaskRef(), parked())])
     assert attempts == (1 if committed else 2)
-    await recorded.recorder.commit([(PLACE, execution_pb2.TaskStarted())])
+    await recorded.recorder.commit([(TASK, execution_pb2.TaskStarted())])
     kinds = [row.kind for row in await event_rows(database, execution_id)]
     assert kinds == ["execution_started", "task_completed", "execution_parked", "task_started"]
     assert recorded.sequences == [3, 4]
@@ -356,7 +363,7 @@ async def test_what_others_added_is_stored_although_the_one_who_waits_gives_up(
 ) -> None:
     execution_id = await queue(database)
     recorded = Recorded(store, await claimed(store, execution_id), interval=60)
-    recorded.recorder.add(PLACE, execution_pb2.LlmCallStarted(call_id="a"))
+    recorded.recorder.add(TASK, execution_pb2.LlmCallStarted(call_id="a"))
     waiting = asyncio.create_task(recorded.recorder.commit([]))
     await asyncio.sleep(0)
     waiting.cancel()

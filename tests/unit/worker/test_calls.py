@@ -1,4 +1,4 @@
-"""What a host does with the calls of a crew process: asks services, keeps what was dear, and says what may pass."""
+"""What a host does with the calls of a crew process: asks services, keeps answers, and says which errors may pass."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,9 +19,10 @@ from services.orchestrator.domain import ToolCallState, Usage
 from services.orchestrator.worker.host import memory_messages, peer_retry
 from services.orchestrator.worker.host.calls import CrewCalls, Stubs, TaskJournal
 from services.orchestrator.worker.host.model_messages import Answer, completion, request_hash
-from services.orchestrator.worker.host.peer_retry import patiently
-from services.orchestrator.worker.host.recorder import Place
+from services.orchestrator.worker.host.peer_retry import retry_while_absent
+from services.orchestrator.worker.host.recorder import TaskRef
 from services.orchestrator.worker.host.run_store import ToolCall
+from services.orchestrator.worker.host.usage_total import UsageTotal
 from services.orchestrator.worker.link.framing import Frame, RemoteError
 
 REQUEST: Frame = {"model": "m", "messages": [{"role": "user", "content": [{"text": "Hi"}]}]}
@@ -93,18 +94,22 @@ class Recording:
         self.events: list[Any] = []
         self.chunks: list[str] = []
         self.commits = 0
+        self.pruned: list[tuple[str, int]] = []
         self.last_sequence = 7
 
-    def add(self, _: Place, body: Any, *effects: Any, call_id: str = "", dear: bool = False) -> None:
+    def add(self, _: TaskRef, body: Any, *also_store: Any, call_id: str = "", flush_soon: bool = False) -> None:
         self.events.append(body)
 
-    def add_effect(self, *effects: Any) -> None:
+    def also_store(self, *changes: Any) -> None:
         pass
 
-    def chunk(self, _: Place, call_id: str, *, text: str = "", reasoning: str = "") -> None:
+    def chunk(self, _: TaskRef, call_id: str, *, text: str = "", reasoning: str = "") -> None:
         self.chunks.append(text or reasoning)
 
-    async def commit(self, events: Sequence[Any], *effects: Any) -> None:
+    def prune_chunks(self, call_id: str, after_sequence: int) -> None:
+        self.pruned.append((call_id, after_sequence))
+
+    async def commit(self, events: Sequence[Any], *also_store: Any) -> None:
         self.commits += 1
 
 
@@ -122,19 +127,17 @@ class World:
         monkeypatch.setattr(peer_retry, "_FIRST_PAUSE_SECONDS", 0.001)
         self.services = Services()
         self.recorder = Recording()
-        self.used: list[Usage] = []
-        self.pruned: list[tuple[str, int]] = []
-        self.journal = TaskJournal(Place(0, "t", 1))
+        self.usage = UsageTotal(Usage())
+        self.journal = TaskJournal(TaskRef(0, "t", 1))
         self.calls = CrewCalls(
             Stubs(cast("Any", self.services), cast("Any", self.services)),
             cast("Any", self.recorder),
             cast("Any", Principal()),
             memory_id="crew",
             embedding_model="e",
-            patience=5,
+            retry_seconds=5,
             call_timeout=10,
-            answered=self.used.append,
-            prune=lambda call_id, before: self.pruned.append((call_id, before)),
+            usage=self.usage,
         )
         self.calls.begin_task(0, self.journal)
 
@@ -170,8 +173,8 @@ async def test_an_answer_is_put_together_told_of_and_counted(world: World) -> No
     assert world.kinds == ["LlmCallStarted", "LlmCallCompleted"]
     assert world.recorder.events[0].agent_role == "Reader"
     assert world.recorder.chunks == ["Hm.", "Let me ", "see."]
-    assert world.used == [Usage(1, 3, 2, 0.5)]
-    assert world.pruned == [(world.recorder.events[0].call_id, 7)]
+    assert world.usage.value == Usage(1, 3, 2, 0.5)
+    assert world.recorder.pruned == [(world.recorder.events[0].call_id, 7)]
 
 
 async def test_an_answer_of_an_earlier_attempt_is_given_again_and_costs_nothing(world: World) -> None:
@@ -179,7 +182,7 @@ async def test_an_answer_of_an_earlier_attempt_is_given_again_and_costs_nothing(
     world.journal.answers = {(request_hash(REQUEST, ""), 0): kept.to_bytes()}
     assert await world.calls.serve("llm.complete", ASKED) == kept.as_json()
     assert world.recorder.events[-1].replayed
-    assert world.used == []
+    assert world.usage.value == Usage()
     # The second time the same question is asked it is a new one.
     world.services.streams = [said("Now.")]
     assert (await world.calls.serve("llm.complete", ASKED))["text"] == "Now."
@@ -382,7 +385,7 @@ async def test_patience_ends_and_refusals_are_not_waited_out(monkeypatch: pytest
         raise Unavailable("gone")
 
     with pytest.raises(Unavailable):
-        await patiently(absent, 0.02)
+        await retry_while_absent(absent, 0.02)
     assert tries > 1
     tries = 0
 
@@ -392,5 +395,5 @@ async def test_patience_ends_and_refusals_are_not_waited_out(monkeypatch: pytest
         raise Unavailable("the upstream is down", reason="UPSTREAM_UNAVAILABLE")
 
     with pytest.raises(Unavailable):
-        await patiently(refusing, 60)
+        await retry_while_absent(refusing, 60)
     assert tries == 1

@@ -13,13 +13,14 @@ from coxswain.orchestrator.v1 import execution_pb2
 from services.common.errors import CoxswainError, Internal
 from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
-from services.orchestrator.domain import ToolCallState, Usage
+from services.orchestrator.domain import ToolCallState
 from services.orchestrator.worker.host import memory_messages as memories
 from services.orchestrator.worker.host.model_messages import Answer, completion, request_hash
-from services.orchestrator.worker.host.peer_retry import patiently
+from services.orchestrator.worker.host.peer_retry import call_peer, retry_while_absent
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
-from services.orchestrator.worker.host.recorder import Place, Recorder
+from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.run_store import FencedWrite, ToolCall
+from services.orchestrator.worker.host.usage_total import UsageTotal
 from services.orchestrator.worker.link.framing import Frame, RemoteError
 
 logger = structlog.get_logger(__name__)
@@ -43,7 +44,7 @@ _PASSING_REASONS = frozenset(
 class TaskJournal:
     """What one attempt at a task needs to know of earlier ones."""
 
-    place: Place
+    task: TaskRef
     salt: str = ""
     """Tells apart the requests of a task that a person had done again."""
     answers: dict[tuple[str, int], bytes] = field(default_factory=dict)
@@ -73,23 +74,21 @@ class CrewCalls:
         *,
         memory_id: str,
         embedding_model: str,
-        patience: float,
+        retry_seconds: float,
         call_timeout: float,
-        answered: Callable[[Usage], None],
-        prune: Callable[[str, int], None],
+        usage: UsageTotal,
     ) -> None:
-        """`patience` and `call_timeout` are in seconds; `answered` is told what each model call used, `prune` the calls
-        (and a sequence before them) whose pieces are not needed any more.
+        """`retry_seconds` is for how long an absent service is asked again, `call_timeout` how many seconds one model
+        call may take; what model calls use is added to `usage`.
         """
         self._stubs = stubs
         self._recorder = recorder
         self._principal = principal
         self._namespace = memories.namespace(memory_id)
         self._embedding_model = embedding_model
-        self._patience = patience
+        self._retry_seconds = retry_seconds
         self._call_timeout = call_timeout
-        self._answered = answered
-        self._prune = prune
+        self._usage = usage
         self._journals: dict[int, TaskJournal] = {}
         self._methods: dict[str, Callable[[TaskJournal, Frame], Awaitable[Any]]] = {
             "llm.complete": self._complete,
@@ -134,7 +133,7 @@ class CrewCalls:
         if kept is not None:
             return self._replay(journal, params, Answer.from_bytes(kept))
         try:
-            answer = await self._ask_patiently(journal, params, digest, occurrence)
+            answer = await self._ask_until_answered(journal, params, digest, occurrence)
         except BaseException:
             # It was not answered: the same question is no repetition.
             journal.asked[digest] = min(journal.asked[digest], occurrence)
@@ -143,18 +142,18 @@ class CrewCalls:
 
     def _replay(self, journal: TaskJournal, params: Frame, answer: Answer) -> Frame:
         call_id = new_id()
-        self._recorder.add(journal.place, _started(call_id, params), call_id=call_id)
+        self._recorder.add(journal.task, _started(call_id, params), call_id=call_id)
         completed = execution_pb2.LlmCallCompleted(call_id=call_id, text=answer.text, replayed=True)
-        self._recorder.add(journal.place, completed, call_id=call_id)
+        self._recorder.add(journal.task, completed, call_id=call_id)
         return answer.as_json()
 
-    async def _ask_patiently(self, journal: TaskJournal, params: Frame, digest: str, occurrence: int) -> Answer:
+    async def _ask_until_answered(self, journal: TaskJournal, params: Frame, digest: str, occurrence: int) -> Answer:
         message = completion(params["request"])
 
         async def ask() -> Answer:
             return await self._ask(journal, params, message, digest, occurrence)
 
-        return await patiently(lambda: self._principal.act(ask), self._patience)
+        return await retry_while_absent(lambda: self._principal.act(ask), self._retry_seconds)
 
     async def _ask(
         self,
@@ -166,20 +165,20 @@ class CrewCalls:
     ) -> Answer:
         call_id = new_id()
         before = self._recorder.last_sequence
-        self._recorder.add(journal.place, _started(call_id, params), call_id=call_id)
+        self._recorder.add(journal.task, _started(call_id, params), call_id=call_id)
         try:
-            answer = await self._stream(journal.place, call_id, message)
+            answer = await self._stream(journal.task, call_id, message)
         except BaseException as error:
-            told = error.message if isinstance(error, CoxswainError) else "the call was given up"
-            failed = execution_pb2.LlmCallFailed(call_id=call_id, message=told)
-            self._recorder.add(journal.place, failed, call_id=call_id)
-            self._prune(call_id, before)
+            error_text = error.message if isinstance(error, CoxswainError) else "the call was given up"
+            failed = execution_pb2.LlmCallFailed(call_id=call_id, message=error_text)
+            self._recorder.add(journal.task, failed, call_id=call_id)
+            self._recorder.prune_chunks(call_id, before)
             raise
-        self._keep(journal.place, call_id, answer, digest, occurrence)
-        self._prune(call_id, before)
+        self._keep(journal.task, call_id, answer, digest, occurrence)
+        self._recorder.prune_chunks(call_id, before)
         return answer
 
-    async def _stream(self, place: Place, call_id: str, message: inference_pb2.Completion) -> Answer:
+    async def _stream(self, task: TaskRef, call_id: str, message: inference_pb2.Completion) -> Answer:
         answer = Answer()
         request = inference_pb2.StreamCompleteRequest(completion=message)
         call = self._stubs.inference.StreamComplete(request, timeout=self._call_timeout)
@@ -188,13 +187,13 @@ class CrewCalls:
                 answer.take(delta)
                 kind = delta.WhichOneof("delta")
                 if kind == "text":
-                    self._recorder.chunk(place, call_id, text=delta.text)
+                    self._recorder.chunk(task, call_id, text=delta.text)
                 elif kind == "reasoning":
-                    self._recorder.chunk(place, call_id, reasoning=delta.reasoning)
+                    self._recorder.chunk(task, call_id, reasoning=delta.reasoning)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.INTERNAL:
                 # It did answer: asking again is the agent's choice, and counts among its tries.
-                raise Internal("the model's answer is no answer", reason="UPSTREAM_BAD_RESPONSE") from error
+                raise Internal("the model returned an invalid response", reason="UPSTREAM_BAD_RESPONSE") from error
             raise from_rpc_error(error, "models") from error
         finally:
             call.cancel()
@@ -202,9 +201,9 @@ class CrewCalls:
             raise Internal("the model's answer broke off before its end", reason="UPSTREAM_BAD_RESPONSE")
         return answer
 
-    def _keep(self, place: Place, call_id: str, answer: Answer, digest: str, occurrence: int) -> None:
+    def _keep(self, task: TaskRef, call_id: str, answer: Answer, digest: str, occurrence: int) -> None:
         used = answer.usage
-        index = -1 if place.task_index is None else place.task_index
+        index = -1 if task.task_index is None else task.task_index
 
         async def keep(write: FencedWrite) -> None:
             await write.keep_answer(index, digest, occurrence, answer.to_bytes())
@@ -217,8 +216,8 @@ class CrewCalls:
             output_tokens=used.output_tokens,
             cost=used.cost,
         )
-        self._recorder.add(place, completed, keep, call_id=call_id, dear=True)
-        self._answered(used)
+        self._recorder.add(task, completed, keep, call_id=call_id, flush_soon=True)
+        self._usage.add(used)
 
     async def _embed(self, _: TaskJournal, params: Frame) -> Frame:
         # A text of nothing but blanks has no meaning to embed, and the service refuses empty ones.
@@ -329,13 +328,7 @@ class CrewCalls:
         return await self._ask_peer("memory", method, request)
 
     async def _ask_peer(self, service: str, method: Callable[..., Any], request: Any) -> Any:
-        async def ask() -> Any:
-            try:
-                return await method(request)
-            except grpc.RpcError as error:
-                raise from_rpc_error(error, service) from error
-
-        return await patiently(lambda: self._principal.act(ask), self._patience)
+        return await call_peer(self._principal, service, method, request, self._retry_seconds)
 
     # ---- tools
 
@@ -366,14 +359,14 @@ class CrewCalls:
             await write.end_tool_call(_index(journal), params["key"], params["output"], params["error"])
 
         if params["idempotent"]:
-            self._recorder.add_effect(end)
+            self._recorder.also_store(end)
         else:
             await self._recorder.commit([], end)
         return {}
 
     async def _tool_started(self, journal: TaskJournal, params: Frame) -> None:
         self._recorder.add(
-            journal.place,
+            journal.task,
             execution_pb2.ToolCallStarted(
                 call_id=params["call_id"], tool_name=params["tool"], arguments=params["arguments"]
             ),
@@ -381,7 +374,7 @@ class CrewCalls:
 
     async def _tool_completed(self, journal: TaskJournal, params: Frame) -> None:
         self._recorder.add(
-            journal.place,
+            journal.task,
             execution_pb2.ToolCallCompleted(
                 call_id=params["call_id"], tool_name=params["tool"], output=params["output"]
             ),
@@ -389,7 +382,7 @@ class CrewCalls:
 
     async def _tool_failed(self, journal: TaskJournal, params: Frame) -> None:
         self._recorder.add(
-            journal.place,
+            journal.task,
             execution_pb2.ToolCallFailed(
                 call_id=params["call_id"], tool_name=params["tool"], message=params["message"]
             ),
@@ -403,4 +396,4 @@ def _started(call_id: str, params: Frame) -> execution_pb2.LlmCallStarted:
 
 
 def _index(journal: TaskJournal) -> int:
-    return -1 if journal.place.task_index is None else journal.place.task_index
+    return -1 if journal.task.task_index is None else journal.task.task_index

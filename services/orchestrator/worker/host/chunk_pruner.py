@@ -11,7 +11,7 @@ from services.orchestrator.worker.host.run_store import RunStore
 logger = structlog.get_logger(__name__)
 
 
-class Pruner:
+class ChunkPruner:
     """Remembers what to remove, in memory: what a lost host would have removed stays, and does no harm."""
 
     def __init__(self, store: RunStore, retention: float) -> None:

@@ -23,16 +23,17 @@ from services.orchestrator.hints import Hint, HintBus, HintKind, PostgresHintBus
 from services.orchestrator.repositories.leases import Leases
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.worker.host.calls import Stubs
-from services.orchestrator.worker.host.chunk_pruner import Pruner
+from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
 from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.crew_home import CrewHome
 from services.orchestrator.worker.host.crew_process import ForkServer
 from services.orchestrator.worker.host.lease import LeaseKeeper
-from services.orchestrator.worker.host.model_lookup import CrewFacts
-from services.orchestrator.worker.host.peer_retry import patiently
-from services.orchestrator.worker.host.run import ExecutionRun, RunContext
+from services.orchestrator.worker.host.model_lookup import ModelLookup
+from services.orchestrator.worker.host.peer_retry import retry_while_absent
+from services.orchestrator.worker.host.run import ExecutionRun
+from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_store import Ready, RunStore
-from services.orchestrator.worker.host.stop_reasons import Cancelled, LeaseLost, Lost
+from services.orchestrator.worker.host.stop_signal import Cancelled, LeaseLost, Lost
 from services.orchestrator.worker.queue.dbos_queue import DurableEngine, Segment, SegmentState
 from services.orchestrator.worker.settings import WorkerSettings
 
@@ -77,21 +78,20 @@ class WorkerHost:
             interval=settings.heartbeat_seconds,
             on_lost=self._stop_everything,
         )
-        self._pruner = Pruner(self._store, settings.chunk_retention_seconds)
+        self._pruner = ChunkPruner(self._store, settings.chunk_retention_seconds)
         models, memory = runtime.peers.channel("models"), runtime.peers.channel("memory")
         self._context = RunContext(
             store=self._store,
             fork_server=self._fork_server,
             stubs=Stubs(InferenceServiceStub(models), MemoryServiceStub(memory)),
             auth=AuthServiceStub(runtime.peers.channel("auth")),
-            facts=CrewFacts(
-                ModelServiceStub(models), MemoryServiceStub(memory), patience=settings.peer_patience_seconds
+            models=ModelLookup(
+                ModelServiceStub(models), MemoryServiceStub(memory), retry_seconds=settings.peer_patience_seconds
             ),
+            hints=self._bus,
+            pruner=self._pruner,
             settings=settings,
             default_model=orchestrator.default_model,
-            ready=self._tell_workers,
-            stored=self._tell_watchers,
-            prune=self._pruner.add,
         )
         self._runs: dict[str, ExecutionRun] = {}
         self._segments: set[Segment] = set()
@@ -174,10 +174,10 @@ class WorkerHost:
         await self._lease.held.wait()
         execution_id = segment.execution_id
         try:
-            claim = await patiently(lambda: self._store.claim(execution_id, segment.generation), _FOREVER)
+            claim = await retry_while_absent(lambda: self._store.claim(execution_id, segment.generation), _FOREVER)
             if claim is None:
                 return False
-            self._tell_watchers(execution_id, claim.execution.last_sequence)
+            self._bus.publish(Hint(HintKind.EVENTS_STORED, execution_id, claim.execution.last_sequence))
             run = self._runs[execution_id] = ExecutionRun(claim, self._context)
             self._stopped.clear()
             try:
@@ -217,12 +217,6 @@ class WorkerHost:
             run.stop(LeaseLost())
 
     # ---- what comes from outside
-
-    def _tell_watchers(self, execution_id: str, last_sequence: int) -> None:
-        self._bus.publish(Hint(HintKind.EVENTS_STORED, execution_id, last_sequence))
-
-    def _tell_workers(self, execution_id: str) -> None:
-        self._bus.publish(Hint(HintKind.EXECUTION_READY, execution_id))
 
     async def _listen(self) -> None:
         """Hand over what is ready and cancel what is to be cancelled, by hints and now and then without."""

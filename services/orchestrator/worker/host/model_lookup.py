@@ -3,15 +3,11 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
-
-import grpc
 
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
-from services.common.grpc.status import from_rpc_error
 from services.orchestrator.domain import CrewSpec
-from services.orchestrator.worker.host.peer_retry import patiently
+from services.orchestrator.worker.host.peer_retry import call_peer
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.link.framing import Frame
 
@@ -19,49 +15,52 @@ _KEPT_SECONDS = 30.0
 _KEPT_MODELS = 1000
 
 
-class CrewFacts:
-    """Asks the models and the memory service; facts of a model are kept for half a minute."""
+class ModelLookup:
+    """Asks the models and the memory service; what a model can do is kept for half a minute."""
 
     def __init__(
         self,
         models: "model_service_pb2_grpc.ModelServiceAsyncStub",
         memory: "memory_service_pb2_grpc.MemoryServiceAsyncStub",
         *,
-        patience: float,
+        retry_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`patience` is how many seconds an absent service is asked again."""
+        """`retry_seconds` is for how long an absent service is asked again."""
         self._models = models
         self._memory = memory
-        self._patience = patience
+        self._retry_seconds = retry_seconds
         self._clock = clock
         self._known: dict[tuple[str, str], tuple[float, Frame]] = {}
 
-    async def models(self, names: Iterable[str], group_id: str, principal: ExecutionPrincipal) -> dict[str, Frame]:
+    async def capabilities(
+        self, names: Iterable[str], group_id: str, principal: ExecutionPrincipal
+    ) -> dict[str, Frame]:
         """Return what each model can do, as crew processes read it.
 
         Raises:
             CoxswainError: the group has no such model, or the service stays absent.
         """
-        wanted = sorted(set(names))
-        facts = await asyncio.gather(*(self._model(name, group_id, principal) for name in wanted))
-        return dict(zip(wanted, facts, strict=True))
+        called = sorted(set(names))
+        found = await asyncio.gather(*(self._capabilities(name, group_id, principal) for name in called))
+        return dict(zip(called, found, strict=True))
 
-    async def _model(self, name: str, group_id: str, principal: ExecutionPrincipal) -> Frame:
+    async def _capabilities(self, name: str, group_id: str, principal: ExecutionPrincipal) -> Frame:
         known = self._known.get((group_id, name))
         if known is not None and known[0] > self._clock():
             return known[1]
-        response = await self._ask(principal, self._models.GetModel, model_pb2.GetModelRequest(name=name))
+        request = model_pb2.GetModelRequest(name=name)
+        response = await call_peer(principal, "models", self._models.GetModel, request, self._retry_seconds)
         model = response.model
-        facts: Frame = {
+        capabilities: Frame = {
             "tools": model.capabilities.tools,
             "json_schema": model.capabilities.json_schema,
             "context_window": model.context_window,
         }
         if len(self._known) >= _KEPT_MODELS:
             self._known.clear()
-        self._known[group_id, name] = (self._clock() + _KEPT_SECONDS, facts)
-        return facts
+        self._known[group_id, name] = (self._clock() + _KEPT_SECONDS, capabilities)
+        return capabilities
 
     async def memory_id(self, spec: CrewSpec, principal: ExecutionPrincipal) -> str:
         """Return under which id the memories of a crew lie; `spec` is its document, models not filled in.
@@ -76,14 +75,5 @@ class CrewFacts:
             model=spec.model,
             run_name=spec.memory.run_name,
         )
-        response = await self._ask(principal, self._memory.DeriveMemoryId, request)
+        response = await call_peer(principal, "memory", self._memory.DeriveMemoryId, request, self._retry_seconds)
         return str(response.memory_id)
-
-    async def _ask(self, principal: ExecutionPrincipal, method: Callable[..., Any], request: Any) -> Any:
-        async def ask() -> Any:
-            try:
-                return await method(request)
-            except grpc.RpcError as error:
-                raise from_rpc_error(error, "models or memory") from error
-
-        return await patiently(lambda: principal.act(ask), self._patience)

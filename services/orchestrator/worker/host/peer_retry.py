@@ -1,10 +1,14 @@
-"""Asks a service that does not answer again, for a while: restarts and rollouts of others are no failure of a task."""
+"""Calls other services as an execution, and again while they are absent: their restarts are no failure of a task."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import grpc
 
 from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
+from services.common.grpc.status import from_rpc_error
+from services.orchestrator.worker.host.principals import ExecutionPrincipal
 
 T = TypeVar("T")
 
@@ -12,14 +16,8 @@ _FIRST_PAUSE_SECONDS = 0.2
 _LAST_PAUSE_SECONDS = 5.0
 
 
-def worth_waiting(error: CoxswainError) -> bool:
-    """Tell whether a failure is another service's absence rather than its answer."""
-    absent = isinstance(error, Unavailable | DeadlineExceeded)
-    return absent and error.reason in {"DEPENDENCY_UNAVAILABLE", "OVERLOADED"}
-
-
-async def patiently(call: Callable[[], Awaitable[T]], seconds: float) -> T:
-    """Return what `call` returns, calling again for `seconds` while the other service is absent.
+async def retry_while_absent(call: Callable[[], Awaitable[T]], seconds: float) -> T:
+    """Return what `call` returns, calling again for `seconds` while the other service does not answer.
 
     Raises:
         CoxswainError: the other service refused, or stayed absent.
@@ -31,7 +29,34 @@ async def patiently(call: Callable[[], Awaitable[T]], seconds: float) -> T:
         try:
             return await call()
         except CoxswainError as error:
-            if not worth_waiting(error) or loop.time() + pause > end:
+            if not _is_absence(error) or loop.time() + pause > end:
                 raise
         await asyncio.sleep(pause)
         pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+
+
+async def call_peer(
+    principal: ExecutionPrincipal, service: str, method: Callable[[Any], Awaitable[Any]], request: Any, seconds: float
+) -> Any:
+    """Return the response of a stub's method, called as the execution and again for `seconds` while it is absent.
+
+    Raises:
+        CredentialExpired: the user's credential has expired.
+        CoxswainError: the service, which errors call by its name, refused or stayed absent.
+    """
+
+    async def call() -> Any:
+        try:
+            return await method(request)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, service) from error
+
+    return await retry_while_absent(lambda: principal.act(call), seconds)
+
+
+def _is_absence(error: CoxswainError) -> bool:
+    """Return whether the failure is another service's absence and not its answer."""
+    return isinstance(error, Unavailable | DeadlineExceeded) and error.reason in {
+        "DEPENDENCY_UNAVAILABLE",
+        "OVERLOADED",
+    }

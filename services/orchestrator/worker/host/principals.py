@@ -60,7 +60,7 @@ class ExecutionPrincipal:
             raise CredentialExpired(error.message) from error
 
     async def renewed(self) -> bool:
-        """Tell whether auth lets the execution act again after it has refused to."""
+        """Return whether auth lets the execution act again after it has refused to."""
         if not self._refused:
             return False
         try:
@@ -76,11 +76,11 @@ class ExecutionPrincipal:
                 try:
                     response = await self._auth.IssueExecutionPrincipal(self._request)
                 except grpc.RpcError as error:
-                    told = from_rpc_error(error, "auth")
-                    if isinstance(told, Unauthenticated) and told.reason == "CREDENTIAL_EXPIRED":
+                    failure = from_rpc_error(error, "auth")
+                    if isinstance(failure, Unauthenticated) and failure.reason == "CREDENTIAL_EXPIRED":
                         self._refused = True
-                        raise CredentialExpired(told.message) from error
-                    raise told from error
+                        raise CredentialExpired(failure.message) from error
+                    raise failure from error
                 self._token = response.principal_token
                 self._good_until = response.principal.expire_time.seconds - _RENEW_BEFORE_SECONDS
             return self._token

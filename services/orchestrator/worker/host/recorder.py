@@ -1,4 +1,4 @@
-"""Writes what happens in one claimed execution: events in order and the rows they tell of, in small transactions."""
+"""Writes what happens in one claimed execution: events in order and their rows, in small transactions."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,22 +12,26 @@ from services.common.clock import utc_now
 from services.common.errors import Unavailable
 from services.orchestrator.domain import NewEvent
 from services.orchestrator.events import new_event
+from services.orchestrator.hints import Hint, HintBus, HintKind
+from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
 from services.orchestrator.worker.host.run_store import FencedWrite, RunStore
 
 logger = structlog.get_logger(__name__)
 
-Effect = Callable[[FencedWrite], Awaitable[object]]
+Change = Callable[[FencedWrite], Awaitable[object]]
+"""Changes rows within a transaction."""
 
 _FIRST_RETRY_SECONDS = 0.1
 _LAST_RETRY_SECONDS = 5.0
-_DEAR_SECONDS = 0.01
+_SOON_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where an event belongs."""
+class TaskRef:
+    """The attempt at a task that an event belongs to."""
 
     task_index: int | None = None
+    """None for events of the execution as a whole, and of the crew's plan."""
     task_name: str = ""
     attempt: int = 0
 
@@ -36,7 +40,7 @@ class Place:
 class _Chunk:
     """Pieces of one answer that are not stored yet."""
 
-    place: Place
+    task: TaskRef
     text: str = ""
     reasoning: str = ""
 
@@ -44,11 +48,11 @@ class _Chunk:
 @dataclass(slots=True)
 class _Batch:
     events: list[NewEvent] = field(default_factory=list)
-    effects: list[Effect] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     chunks: dict[str, _Chunk] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.effects or self.chunks)
+        return bool(self.events or self.changes or self.chunks)
 
 
 class Recorder:
@@ -66,17 +70,19 @@ class Recorder:
         last_sequence: int,
         *,
         interval: float,
-        stored: Callable[[int], None],
-        failed: Callable[[BaseException], None],
+        hints: HintBus,
+        pruner: ChunkPruner,
+        on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`stored` is told the newest sequence after each transaction, `failed` what ended background writing."""
+        """`hints` carries the newest sequence after each transaction; `on_failure` gets what ended writing by timer."""
         self._store = store
         self._execution_id = execution_id
         self._epoch = epoch
         self._last_sequence = last_sequence
         self._interval = interval
-        self._stored = stored
-        self._failed = failed
+        self._hints = hints
+        self._pruner = pruner
+        self._on_failure = on_failure
         self._batch = _Batch()
         self._writing = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
@@ -87,38 +93,45 @@ class Recorder:
         """The newest sequence this recorder has seen."""
         return self._last_sequence
 
-    def add(self, place: Place, body: Message, *effects: Effect, call_id: str = "", dear: bool = False) -> None:
-        """Store an event (a message of `ExecutionEvent`'s oneof) and what goes with it.
+    def add(
+        self, task: TaskRef, body: Message, *also_store: Change, call_id: str = "", flush_soon: bool = False
+    ) -> None:
+        """Store an event (a message of `ExecutionEvent`'s oneof) and the changes that go with it.
 
-        What was `dear` to get waits only long enough to share a transaction with what follows at once.
+        `flush_soon` is for what is expensive to get again: it waits only long enough to share a transaction with what
+        follows at once.
         """
         self._close_chunk(call_id)
-        self._batch.events.append(_event(place, body, call_id))
-        self._batch.effects += effects
-        self._schedule(_DEAR_SECONDS if dear else self._interval)
+        self._batch.events.append(_event(task, body, call_id))
+        self._batch.changes += also_store
+        self._schedule(_SOON_SECONDS if flush_soon else self._interval)
 
-    def add_effect(self, *effects: Effect) -> None:
-        """Store something without an event."""
-        self._batch.effects += effects
+    def also_store(self, *changes: Change) -> None:
+        """Store changes that have no event."""
+        self._batch.changes += changes
         self._schedule(self._interval)
 
-    def chunk(self, place: Place, call_id: str, *, text: str = "", reasoning: str = "") -> None:
+    def chunk(self, task: TaskRef, call_id: str, *, text: str = "", reasoning: str = "") -> None:
         """Store a piece of a model's answer; pieces that follow each other closely become one event."""
-        chunk = self._batch.chunks.setdefault(call_id, _Chunk(place))
+        chunk = self._batch.chunks.setdefault(call_id, _Chunk(task))
         chunk.text += text
         chunk.reasoning += reasoning
         self._schedule(self._interval)
 
-    async def commit(self, events: Sequence[tuple[Place, Message]], *effects: Effect) -> None:
-        """Store events and what goes with them, with all that was added before, in one transaction.
+    def prune_chunks(self, call_id: str, after_sequence: int) -> None:
+        """Remove the pieces of an ended call's answer, all of which come after a sequence, once they had their time."""
+        self._pruner.add(self._execution_id, call_id, after_sequence)
+
+    async def commit(self, events: Sequence[tuple[TaskRef, Message]], *also_store: Change) -> None:
+        """Store events and the changes that go with them, with all that was added before, in one transaction.
 
         Raises:
             Fenced: the claim is not the newest one.
         """
         for call_id in list(self._batch.chunks):
             self._close_chunk(call_id)
-        self._batch.events += [_event(place, body) for place, body in events]
-        self._batch.effects += effects
+        self._batch.events += [_event(task, body) for task, body in events]
+        self._batch.changes += also_store
         await self.flush()
 
     async def flush(self) -> None:
@@ -143,7 +156,7 @@ class Recorder:
                 return
             for call_id, chunk in batch.chunks.items():
                 batch.events.append(_chunk_event(call_id, chunk))
-            await self._write_patiently(batch)
+            await self._write_until_stored(batch)
 
     async def close(self) -> None:
         """Write no more; what was not stored yet is dropped."""
@@ -168,17 +181,17 @@ class Recorder:
 
     def _flush_in_background(self) -> None:
         self._timer = None
-        task = asyncio.create_task(self._flush_and_tell())
+        task = asyncio.create_task(self._flush_or_report())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _flush_and_tell(self) -> None:
+    async def _flush_or_report(self) -> None:
         try:
             await self._flush()
         except Exception as error:  # noqa: BLE001 - handed on
-            self._failed(error)
+            self._on_failure(error)
 
-    async def _write_patiently(self, batch: _Batch) -> None:
+    async def _write_until_stored(self, batch: _Batch) -> None:
         pause = _FIRST_RETRY_SECONDS
         last = None
         while last is None:
@@ -189,15 +202,15 @@ class Recorder:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LAST_RETRY_SECONDS)
                 if batch.events and await self._was_stored(batch.events[0]):
-                    # The commit went through although nobody said so.
+                    # The commit was made although it was not confirmed.
                     last = self._last_sequence + len(batch.events)
         self._last_sequence = max(last, self._last_sequence)
-        self._stored(self._last_sequence)
+        self._hints.publish(Hint(HintKind.EVENTS_STORED, self._execution_id, self._last_sequence))
 
     async def _write(self, batch: _Batch) -> int:
         async with self._store.fenced(self._execution_id, self._epoch, batch.events) as write:
-            for effect in batch.effects:
-                await effect(write)
+            for change in batch.changes:
+                await change(write)
             return write.last_sequence
 
     async def _was_stored(self, event: NewEvent) -> bool:
@@ -207,13 +220,13 @@ class Recorder:
             return False
 
 
-def _event(place: Place, body: Message, call_id: str = "") -> NewEvent:
-    # The time makes a batch known again whose commit was not confirmed.
+def _event(task: TaskRef, body: Message, call_id: str = "") -> NewEvent:
+    # A batch whose commit was not confirmed is recognised by its time.
     return new_event(
         body,
-        task_index=place.task_index,
-        task_name=place.task_name,
-        attempt=place.attempt,
+        task_index=task.task_index,
+        task_name=task.task_name,
+        attempt=task.attempt,
         call_id=call_id,
         time=utc_now(),
     )
@@ -221,4 +234,4 @@ def _event(place: Place, body: Message, call_id: str = "") -> NewEvent:
 
 def _chunk_event(call_id: str, chunk: _Chunk) -> NewEvent:
     body = execution_pb2.LlmChunk(call_id=call_id, text=chunk.text, reasoning=chunk.reasoning)
-    return _event(chunk.place, body, call_id)
+    return _event(chunk.task, body, call_id)

@@ -1,0 +1,56 @@
+"""Results that a person has to approve before their execution goes on."""
+
+from coxswain.orchestrator.v1 import execution_pb2
+from services.common.clock import utc_now
+from services.common.ids import new_id
+from services.orchestrator.domain import Approval, ApprovalState, TaskOutput, TaskState
+from services.orchestrator.messages.executions import output_message
+from services.orchestrator.worker.host.completion import Completion
+from services.orchestrator.worker.host.recorder import Recorder
+from services.orchestrator.worker.host.run_context import RunContext
+from services.orchestrator.worker.host.run_state import RunState, TaskProgress
+
+
+class Approvals:
+    """Asks for approvals in one run, and goes on with what was answered."""
+
+    def __init__(self, context: RunContext, state: RunState, recorder: Recorder, completion: Completion) -> None:
+        self._context = context
+        self._state = state
+        self._recorder = recorder
+        self._completion = completion
+
+    async def ask(self, task: TaskProgress, output: TaskOutput) -> None:
+        """Store a task's result as one that a person has to approve."""
+        execution = self._state.execution
+        approval = Approval(
+            id=new_id(),
+            execution_id=execution.id,
+            group_id=execution.group_id,
+            task_index=task.index,
+            task_name=task.name,
+            attempt=task.attempt,
+            state=ApprovalState.PENDING,
+            output=output,
+            requested_at=utc_now(),
+        )
+        requested = execution_pb2.ApprovalRequested(approval_id=approval.id, output=output_message(output))
+        await self._recorder.commit([(task.ref, requested)], lambda write: write.ask_for_approval(approval))
+        task.state, task.approval = TaskState.WAITING_FOR_APPROVAL, approval
+
+    async def read_answers(self) -> None:
+        """Read what people have answered since the execution was claimed."""
+        store, execution_id = self._context.store, self._state.execution.id
+        answers = await self._context.read(lambda: store.answers(execution_id))
+        for index, approval in answers.items():
+            self._state.tasks[index].approval = approval
+
+    async def apply_answers(self) -> None:
+        """Complete the tasks whose results were approved; those that were refused may start again."""
+        for task in self._state.tasks:
+            if task.state is not TaskState.WAITING_FOR_APPROVAL:
+                continue
+            if task.approval is not None and task.approval.state is ApprovalState.APPROVED:
+                await self._completion.complete(task, task.approval.output)
+            elif task.approval is None or task.approval.state is ApprovalState.REFUSED:
+                task.state = TaskState.PENDING

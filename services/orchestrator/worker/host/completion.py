@@ -1,0 +1,93 @@
+"""How tasks and executions end: with results, with an error, or because their end was asked for."""
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+
+from coxswain.auth.v1 import delegation_pb2
+from coxswain.orchestrator.v1 import execution_pb2
+from services.common.clock import utc_now
+from services.common.errors import CoxswainError
+from services.orchestrator.domain import ExecutionError, ExecutionState, TaskOutput, TaskState
+from services.orchestrator.messages.executions import error_message, output_message, usage_message
+from services.orchestrator.worker.host.recorder import Change, Recorder, TaskRef
+from services.orchestrator.worker.host.run_context import RunContext
+from services.orchestrator.worker.host.run_state import RunState, TaskProgress
+from services.orchestrator.worker.host.run_store import FencedWrite
+
+logger = structlog.get_logger(__name__)
+
+_REVOKE_SECONDS = 5.0
+
+
+class Completion:
+    """Ends the tasks and the execution of one run. Each method raises Fenced when another host has the execution."""
+
+    def __init__(self, context: RunContext, state: RunState, recorder: Recorder) -> None:
+        self._context = context
+        self._state = state
+        self._execution = state.execution
+        self._recorder = recorder
+
+    async def complete(self, task: TaskProgress, output: TaskOutput) -> bool:
+        """Store a task's result, and the execution's with it if it was the last one; return whether it was."""
+        task.state, task.output = TaskState.SUCCEEDED, output
+        completed = (task.ref, execution_pb2.TaskCompleted(output=output_message(output)))
+
+        async def finish(write: FencedWrite) -> None:
+            await write.finish_task(task.index, output, utc_now())
+
+        if self._state.all_done:
+            await self.succeed([completed], finish)
+            return True
+        await self._recorder.commit([completed], finish)
+        return False
+
+    async def succeed(self, events: list[tuple[TaskRef, Message]], *also_store: Change) -> None:
+        """End the execution with the result of its last task, after other events and changes."""
+        result = self._state.tasks[-1].output
+        succeeded = execution_pb2.ExecutionSucceeded(
+            result=None if result is None else output_message(result), usage=usage_message(self._state.usage.value)
+        )
+        await self._recorder.commit(
+            [*events, (TaskRef(), succeeded)], *also_store, lambda write: write.succeed(result, utc_now())
+        )
+        await self._ended(ExecutionState.SUCCEEDED)
+
+    async def cancel(self) -> None:
+        """End the execution because that was asked for."""
+        await self._end(ExecutionState.CANCELLED, None, [(TaskRef(), execution_pb2.ExecutionCancelled())])
+
+    async def fail(self, error: ExecutionError, index: int | None) -> None:
+        """End the execution with an error, of the task at an index or (None) of the whole."""
+        message = error_message(error)
+        events: list[tuple[TaskRef, Message]] = [(TaskRef(), execution_pb2.ExecutionFailed(error=message))]
+        changes: list[Change] = []
+        if index is not None:
+            failed = self._state.tasks[index]
+            events.insert(0, (failed.ref, execution_pb2.TaskFailed(error=message)))
+            changes.append(lambda write: write.fail_task(failed.index, error, utc_now()))
+        await self._end(ExecutionState.FAILED, error, events, *changes)
+
+    async def _end(
+        self,
+        state: ExecutionState,
+        error: ExecutionError | None,
+        events: list[tuple[TaskRef, Message]],
+        *also_store: Change,
+    ) -> None:
+        await self._recorder.commit(events, *also_store, lambda write: write.end(state, error, utc_now()))
+        await self._ended(state, error.reason if error else "")
+
+    async def _ended(self, state: ExecutionState, reason: str = "") -> None:
+        logger.info("execution_ended", execution_id=self._execution.id, state=state, reason=reason)
+        await self._revoke()
+
+    async def _revoke(self) -> None:
+        """End the execution's right to act; where that fails, the API's housekeeping does it later."""
+        request = delegation_pb2.RevokeDelegationRequest(execution_id=self._execution.id)
+        try:
+            await self._context.auth.RevokeDelegation(request, timeout=_REVOKE_SECONDS)
+            await self._context.store.grant_closed(self._execution.id)
+        except (grpc.RpcError, CoxswainError) as error:
+            logger.info("grant_not_revoked", execution_id=self._execution.id, error=type(error).__name__)

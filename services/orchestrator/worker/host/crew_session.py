@@ -1,0 +1,162 @@
+"""The crew process of one run: forked when it is needed, and again when it dies."""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from coxswain.orchestrator.v1 import execution_pb2
+from services.common.clock import utc_now
+from services.orchestrator.domain import ExecutionError, Process, to_document
+from services.orchestrator.placeholders import interpolate
+from services.orchestrator.worker.host.calls import CrewCalls, TaskJournal
+from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServerLost
+from services.orchestrator.worker.host.principals import ExecutionPrincipal
+from services.orchestrator.worker.host.recorder import Recorder
+from services.orchestrator.worker.host.run_context import RunContext
+from services.orchestrator.worker.host.run_state import PLAN_INDEX, RunState, TaskProgress
+from services.orchestrator.worker.host.stop_signal import Failed, StopSignal
+from services.orchestrator.worker.host.task_order import models_of
+from services.orchestrator.worker.link.framing import Frame, RemoteError
+from services.orchestrator.worker.link.host_end import CrewProcessLost
+
+logger = structlog.get_logger(__name__)
+
+_MANAGER_ROLE = "Crew Manager"
+_FORK_AGAIN_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Crew:
+    """The crew process, and what serves its calls."""
+
+    process: CrewProcess
+    calls: CrewCalls
+
+
+class CrewSession:
+    """Has tasks done by a crew process. What goes wrong while its calls are served goes to `signal`."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        state: RunState,
+        recorder: Recorder,
+        principal: ExecutionPrincipal,
+        signal: StopSignal,
+    ) -> None:
+        self._context = context
+        self._state = state
+        self._execution = state.execution
+        self._recorder = recorder
+        self._principal = principal
+        self._signal = signal
+        self._crew: _Crew | None = None
+        self._opening = asyncio.Lock()
+
+    async def run(self, task: TaskProgress, method: str, params: Frame) -> Frame:
+        """Begin an attempt at a task, and return what the crew process answers; again if the process dies of it.
+
+        Raises:
+            Failed: the task cannot be done.
+        """
+        for _ in range(self._context.settings.crew_process_attempts):
+            journal = await self._begin(task)
+            crew: _Crew | None = None
+            try:
+                crew = await self._open()
+                crew.calls.begin_task(task.index, journal)
+                result: Frame = await crew.process.call(method, params | {"attempt": task.attempt})
+                return result
+            except RemoteError as error:
+                raise _failed(task, error.reason, error.message) from error
+            except CrewProcessLost:
+                logger.warning("crew_process_lost", execution_id=self._execution.id, task=task.index)
+                await self._discard(crew)
+            except ForkServerLost:
+                await asyncio.sleep(_FORK_AGAIN_SECONDS)
+        raise _failed(
+            task, "TASK_FAILED", "the process that ran the crew died repeatedly; its memory limit might be too low"
+        )
+
+    async def end(self, *, finished: bool) -> None:
+        """End the crew process: let it exit when it is `finished`, else kill it."""
+        crew, self._crew = self._crew, None
+        if crew is not None:
+            await (crew.process.close() if finished else crew.process.kill())
+
+    async def _begin(self, task: TaskProgress) -> TaskJournal:
+        """Begin an attempt at a task with what earlier ones have learnt."""
+        store, execution_id = self._context.store, self._execution.id
+        task.attempt += 1
+        attempt = task.attempt
+        journal = TaskJournal(task.ref, salt=task.refused.id if task.refused else "")
+        if task.is_plan:
+            await self._recorder.commit([], lambda write: write.start_plan(PLAN_INDEX, attempt, utc_now()))
+        else:
+            started = execution_pb2.TaskStarted(agent_role=self._role(task.index))
+            await self._recorder.commit(
+                [(task.ref, started)], lambda write: write.start_task(task.index, attempt, utc_now())
+            )
+        if attempt > 1:
+            # Only now is everything stored that the attempt before has learnt.
+            journal.answers = await self._context.read(lambda: store.answers_kept(execution_id, task.index))
+            journal.tool_calls = await self._context.read(lambda: store.tool_calls(execution_id, task.index))
+        return journal
+
+    def _role(self, index: int) -> str:
+        spec = self._state.spec
+        name = spec.manager_agent if spec.process is Process.HIERARCHICAL else spec.tasks[index].agent
+        roles = {agent.name: agent.role for agent in spec.agents}
+        try:
+            return interpolate(roles.get(name, _MANAGER_ROLE), self._execution.inputs)
+        except KeyError:
+            return roles[name]  # the crew process reports what is missing
+
+    async def _open(self) -> _Crew:
+        async with self._opening:
+            if self._crew is None:
+                self._crew = await self._fork()
+            return self._crew
+
+    async def _discard(self, crew: _Crew | None) -> None:
+        if crew is not None and self._crew is crew:
+            self._crew = None
+            await crew.process.kill()
+
+    async def _fork(self) -> _Crew:
+        context, execution, spec = self._context, self._execution, self._state.spec
+        models = await context.models.capabilities(models_of(spec), execution.group_id, self._principal)
+        memory_id = ""
+        if spec.memory.enabled:
+            # By the crew as it was written: a model for one execution or a new default must not change its memories.
+            memory_id = await context.models.memory_id(self._state.document, self._principal)
+        calls = CrewCalls(
+            context.stubs,
+            self._recorder,
+            self._principal,
+            memory_id=memory_id,
+            embedding_model=spec.memory.embedding_model,
+            retry_seconds=context.settings.peer_patience_seconds,
+            call_timeout=context.settings.model_call_seconds,
+            usage=self._state.usage,
+        )
+        process = await context.fork_server.fork(calls.serve, self._signal.fail)
+        try:
+            await process.call(
+                "open",
+                {
+                    "execution_id": execution.id,
+                    "spec": to_document(spec),
+                    "inputs": dict(execution.inputs),
+                    "models": models,
+                },
+            )
+        except BaseException:
+            await process.kill()
+            raise
+        return _Crew(process, calls)
+
+
+def _failed(task: TaskProgress, reason: str, message: str) -> Failed:
+    return Failed(ExecutionError(reason, message, task.name), None if task.is_plan else task.index)

@@ -1,0 +1,66 @@
+"""How an execution comes to wait for a person, with nothing running."""
+
+from coxswain.orchestrator.v1 import execution_pb2
+from services.orchestrator.domain import ExecutionState
+from services.orchestrator.events import new_event
+from services.orchestrator.hints import Hint, HintKind
+from services.orchestrator.worker.host.completion import Completion
+from services.orchestrator.worker.host.principals import ExecutionPrincipal
+from services.orchestrator.worker.host.recorder import Recorder
+from services.orchestrator.worker.host.run_context import RunContext
+from services.orchestrator.worker.host.run_state import RunState
+from services.orchestrator.worker.host.run_store import FencedWrite
+
+
+class Parking:
+    """Parks the execution of one run. Each method raises Fenced when another host has the execution."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        state: RunState,
+        recorder: Recorder,
+        principal: ExecutionPrincipal,
+        completion: Completion,
+    ) -> None:
+        self._context = context
+        self._execution = state.execution
+        self._recorder = recorder
+        self._principal = principal
+        self._completion = completion
+
+    async def wait_for_approval(self) -> bool:
+        """Park the execution or, if its end was asked for, end it; return False when a person has just answered."""
+        return await self._park(ExecutionState.WAITING_FOR_APPROVAL)
+
+    async def wait_for_credential(self) -> None:
+        """Park the execution or, if its end was asked for, end it.
+
+        A credential that was renewed before the execution was parked wakes it at once: whoever renewed it found
+        nothing to wake.
+        """
+        await self._park(ExecutionState.WAITING_FOR_CREDENTIAL)
+        store, execution = self._context.store, self._execution
+        renewed = await self._principal.renewed()
+        if renewed and await self._context.read(lambda: store.wake(execution.id, execution.epoch)):
+            self._context.hints.publish(Hint(HintKind.EXECUTION_READY, execution.id))
+
+    async def _park(self, state: ExecutionState) -> bool:
+        parked = cancelled = False
+
+        async def park(write: FencedWrite) -> None:
+            nonlocal parked, cancelled
+            # The execution is locked: who asks for its end after this finds it parked, and ends it.
+            cancelled = await write.cancel_requested()
+            parked = not cancelled and (state is ExecutionState.WAITING_FOR_CREDENTIAL or await write.open_approvals())
+            if parked:
+                event = execution_pb2.ExecutionParked(
+                    state=execution_pb2.ExecutionState.Value(f"EXECUTION_STATE_{state}")
+                )
+                await write.append([new_event(event)])
+                await write.park(state)
+
+        await self._recorder.commit([], park)
+        if cancelled:
+            await self._completion.cancel()
+        return parked or cancelled
