@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from coxswain.orchestrator.v1 import crew_pb2, execution_service_pb2
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from services.common.settings import CommonSettings
 from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.settings import WorkerSettings
@@ -106,7 +106,7 @@ def crew(tasks: int) -> crew_pb2.CrewSpec:
 async def once(installation: Installation, crew_id: str) -> tuple[float, float]:
     """Run an execution; seconds from the start's answer to the first event of a worker, and to the end."""
     began = time.perf_counter()
-    request = execution_service_pb2.StartExecutionRequest(crew_id=crew_id)
+    request = execution_pb2.StartExecutionRequest(crew_id=crew_id)
     started = await installation.executions().StartExecution(request)
     first = 0.0
 

@@ -17,8 +17,7 @@ from coxswain.client import Client
 from coxswain.memory.v1.memory_pb2 import Namespace, SaveRecordsRequest, SearchRecordsRequest
 from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
 from coxswain.orchestrator.v1.crew_pb2 import AgentSpec, Crew, CrewSpec, TaskSpec
-from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
-from coxswain.orchestrator.v1.execution_service_pb2 import CancelExecutionRequest
+from coxswain.orchestrator.v1.execution_pb2 import CancelExecutionRequest, ExecutionEvent
 from tests.support.child_process import descendants, is_alive
 from tests.support.installation import busy_host, crew_processes, wait_until
 from tests.support.llm_emulator import LlmEmulator

@@ -50,8 +50,7 @@ from coxswain.models.v1.model_pb2 import (
     Provider,
 )
 from coxswain.orchestrator.v1.crew_pb2 import Crew
-from coxswain.orchestrator.v1.execution_pb2 import Execution
-from coxswain.orchestrator.v1.execution_service_pb2 import GetExecutionRequest
+from coxswain.orchestrator.v1.execution_pb2 import Execution, GetExecutionRequest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -19,7 +19,7 @@ import grpc
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from coxswain.orchestrator.v1 import worker_service_pb2, worker_service_pb2_grpc
+from coxswain.orchestrator.v1 import worker_pb2, worker_service_pb2_grpc
 from services.common.db.database import Database
 from services.common.errors import CoxswainError
 
@@ -227,7 +227,7 @@ class RemoteHintBus(LocalHintBus):
         await _end(*self._tasks)
 
     async def _receive(self, working: "_Working") -> None:
-        request = worker_service_pb2.SubscribeHintsRequest(executor_id=self._executor_id)
+        request = worker_pb2.SubscribeHintsRequest(executor_id=self._executor_id)
         call = self._stub.SubscribeHints(request)
         await call.initial_metadata()
         working()
@@ -244,7 +244,7 @@ class RemoteHintBus(LocalHintBus):
                 while hints:
                     # RESYNC only says that this side lost hints: the readers' own reads cover them.
                     if hints[0].kind is not HintKind.RESYNC:
-                        await self._stub.PublishHint(worker_service_pb2.PublishHintRequest(hint=to_proto(hints[0])))
+                        await self._stub.PublishHint(worker_pb2.PublishHintRequest(hint=to_proto(hints[0])))
                         working()
                     hints.pop(0)
             finally:
@@ -252,19 +252,19 @@ class RemoteHintBus(LocalHintBus):
                     self._outgoing.offer(hint)
 
 
-def to_proto(hint: Hint) -> worker_service_pb2.Hint:
+def to_proto(hint: Hint) -> worker_pb2.Hint:
     """Return the message of a hint that is not RESYNC."""
-    return worker_service_pb2.Hint(
-        kind=worker_service_pb2.HintKind.Value(f"HINT_KIND_{hint.kind}"),
+    return worker_pb2.Hint(
+        kind=worker_pb2.HintKind.Value(f"HINT_KIND_{hint.kind}"),
         execution_id=hint.execution_id,
         last_sequence=hint.last_sequence,
     )
 
 
-def from_proto(message: worker_service_pb2.Hint) -> Hint | None:
+def from_proto(message: worker_pb2.Hint) -> Hint | None:
     """Return the hint of a message, or None for a kind this release does not know."""
     try:
-        kind = HintKind(worker_service_pb2.HintKind.Name(message.kind).removeprefix("HINT_KIND_"))
+        kind = HintKind(worker_pb2.HintKind.Name(message.kind).removeprefix("HINT_KIND_"))
     except ValueError:
         return None
     return Hint(kind, message.execution_id, message.last_sequence)

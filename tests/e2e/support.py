@@ -12,8 +12,14 @@ from sqlalchemy import func, select
 
 from coxswain.client import Client, CoxswainError
 from coxswain.orchestrator.v1.crew_pb2 import AgentSpec, CrewSpec, TaskContext, TaskSpec
-from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState, TaskRun
-from coxswain.orchestrator.v1.execution_service_pb2 import GetExecutionRequest, GetTaskOutputsRequest
+from coxswain.orchestrator.v1.execution_pb2 import (
+    Execution,
+    ExecutionEvent,
+    ExecutionState,
+    GetExecutionRequest,
+    GetTaskOutputsRequest,
+    TaskRun,
+)
 from services.orchestrator.tables import crew_revisions, crews, execution_events, executions, requests, task_runs
 from tests.support.installation import Installation, wait_until
 from tests.support.llm_emulator import Call, LlmEmulator
@@ -121,7 +127,7 @@ def get(client: Client, execution: Execution) -> Execution:
 
 def outputs(client: Client, execution: Execution) -> list[TaskRun]:
     """Return the tasks of an execution, in the crew's order."""
-    return list(client.executions.GetTaskOutputs(GetTaskOutputsRequest(execution_id=execution.id)).tasks)
+    return list(client.executions.GetTaskOutputs(GetTaskOutputsRequest(id=execution.id)).tasks)
 
 
 def stored_sequences(installation: Installation, execution: Execution) -> list[int]:

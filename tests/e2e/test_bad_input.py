@@ -8,14 +8,14 @@ import pytest
 
 from coxswain.client import Client
 from coxswain.client.errors import from_rpc_error
-from coxswain.orchestrator.v1.crew_pb2 import CrewSpec
-from coxswain.orchestrator.v1.crew_service_pb2 import (
+from coxswain.orchestrator.v1.crew_pb2 import (
     CreateCrewRequest,
+    CrewSpec,
     ListCrewsRequest,
     UpdateCrewRequest,
     ValidateCrewRequest,
 )
-from coxswain.orchestrator.v1.execution_service_pb2 import ListExecutionsRequest, StartExecutionRequest
+from coxswain.orchestrator.v1.execution_pb2 import ListExecutionsRequest, StartExecutionRequest
 from tests.e2e.support import ALICE, Scene, refused, stored_counts
 from tests.support.installation import Caller, Installation
 

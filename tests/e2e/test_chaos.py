@@ -10,8 +10,7 @@ import threading
 import pytest
 
 from coxswain.client import Client
-from coxswain.orchestrator.v1.execution_pb2 import Execution
-from coxswain.orchestrator.v1.execution_service_pb2 import ListExecutionsRequest
+from coxswain.orchestrator.v1.execution_pb2 import Execution, ListExecutionsRequest
 from tests.e2e.support import ALICE, SUCCEEDED, Scene, finish, get, kinds, outputs
 from tests.support.installation import Caller, Installation, crew_processes, wait_until
 

@@ -21,8 +21,12 @@ from coxswain.auth.v1.delegation_pb2 import (
 from coxswain.auth.v1.group_pb2 import SetMemberRequest
 from coxswain.auth.v1.secret_pb2 import PutSecretRequest
 from coxswain.common.v1.access_pb2 import ROLE_EDITOR, ROLE_OPERATOR
-from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionState
-from coxswain.orchestrator.v1.execution_service_pb2 import CancelExecutionRequest, StartExecutionRequest
+from coxswain.orchestrator.v1.execution_pb2 import (
+    CancelExecutionRequest,
+    Execution,
+    ExecutionState,
+    StartExecutionRequest,
+)
 from services.common.identity.service_identity import ServiceIdentity
 from tests.e2e.support import CANCELLED, SUCCEEDED, Scene, finish, get, kinds, outputs, refused
 from tests.support.databricks_identity import WORKSPACE_ID, User

@@ -13,13 +13,13 @@ from coxswain.orchestrator.v1.crew_pb2 import (
     AgentSpec,
     CrewSpec,
     MemorySpec,
+    ValidateCrewRequest,
 )
-from coxswain.orchestrator.v1.crew_service_pb2 import ValidateCrewRequest
-from coxswain.orchestrator.v1.execution_pb2 import TaskState
-from coxswain.orchestrator.v1.execution_service_pb2 import (
+from coxswain.orchestrator.v1.execution_pb2 import (
     CancelExecutionRequest,
     ListExecutionsRequest,
     ResumeExecutionRequest,
+    TaskState,
 )
 from tests.e2e.support import (
     CANCELLED,

@@ -18,16 +18,16 @@ from coxswain.memory.v1.memory_pb2 import (
     SearchRecordsRequest,
 )
 from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
-from coxswain.orchestrator.v1.crew_pb2 import Crew
-from coxswain.orchestrator.v1.crew_service_pb2 import (
+from coxswain.orchestrator.v1.crew_pb2 import (
+    Crew,
     DeleteCrewRequest,
     GetCrewRequest,
     ListCrewsRequest,
     UpdateCrewRequest,
 )
-from coxswain.orchestrator.v1.execution_pb2 import Execution
-from coxswain.orchestrator.v1.execution_service_pb2 import (
+from coxswain.orchestrator.v1.execution_pb2 import (
     CancelExecutionRequest,
+    Execution,
     GetExecutionRequest,
     GetTaskOutputsRequest,
     ListExecutionsRequest,
@@ -65,7 +65,7 @@ _FOREIGN_CALLS: dict[str, Call] = {
     "DeleteCrew": lambda c, crew, _: c.crews.DeleteCrew(DeleteCrewRequest(id=crew.id)),
     "StartExecution": lambda c, crew, _: c.executions.StartExecution(StartExecutionRequest(crew_id=crew.id)),
     "GetExecution": lambda c, _, run: c.executions.GetExecution(GetExecutionRequest(id=run.id)),
-    "GetTaskOutputs": lambda c, _, run: c.executions.GetTaskOutputs(GetTaskOutputsRequest(execution_id=run.id)),
+    "GetTaskOutputs": lambda c, _, run: c.executions.GetTaskOutputs(GetTaskOutputsRequest(id=run.id)),
     "WatchExecution": lambda c, _, run: list(c.executions.WatchExecution(WatchExecutionRequest(id=run.id))),
     "CancelExecution": lambda c, _, run: c.executions.CancelExecution(CancelExecutionRequest(id=run.id)),
     "ResumeExecution": lambda c, _, run: c.executions.ResumeExecution(ResumeExecutionRequest(id=run.id)),

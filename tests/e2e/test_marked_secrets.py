@@ -496,7 +496,7 @@ def _approval_and_cancellation(world: World, scene: Scene) -> None:
         answers = world.all("ExecutionService.WatchExecution", id=execution, after_sequence=after, take=1)
         events += [answer.event for answer in answers]
     [asked] = [event.approval_requested for event in events if event.HasField("approval_requested")]
-    ok("ExecutionService.AnswerApproval", approval_id=asked.approval_id, approved=True)
+    ok("ExecutionService.AnswerApproval", id=asked.approval_id, decision="APPROVAL_DECISION_APPROVE")
     scene.wait_until_hanging("long")
     ok("ExecutionService.RenewExecutionCredential", id=execution)
     _look_into_crew_processes(world)
@@ -511,7 +511,7 @@ def _start(world: World, crew: str, **fields: Any) -> str:
 def _end(world: World, execution: str) -> str:
     """Watch an execution to its end and read all that is kept of it; return its state."""
     assert world.all("ExecutionService.WatchExecution", id=execution)
-    world.ok("ExecutionService.GetTaskOutputs", execution_id=execution)
+    world.ok("ExecutionService.GetTaskOutputs", id=execution)
     ended = world.ok("ExecutionService.GetExecution", id=execution).execution
     return str(ended.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[ended.state].name)
 

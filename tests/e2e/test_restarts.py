@@ -8,10 +8,14 @@ from datetime import timedelta
 import pytest
 
 from coxswain.client import Client
-from coxswain.orchestrator.v1.crew_service_pb2 import CreateCrewRequest
-from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent
-from coxswain.orchestrator.v1.execution_service_pb2 import ListExecutionsRequest, StartExecutionRequest
-from coxswain.orchestrator.v1.schedule_service_pb2 import CreateScheduleRequest, DeleteScheduleRequest, Schedule
+from coxswain.orchestrator.v1.crew_pb2 import CreateCrewRequest
+from coxswain.orchestrator.v1.execution_pb2 import (
+    Execution,
+    ExecutionEvent,
+    ListExecutionsRequest,
+    StartExecutionRequest,
+)
+from coxswain.orchestrator.v1.schedule_pb2 import CreateScheduleRequest, DeleteScheduleRequest, Schedule
 from services.common.clock import utc_now
 from services.orchestrator.tables import schedules
 from tests.e2e.support import ALICE, SUCCEEDED, Scene, finish, get, kinds, stored_sequences, stored_state

@@ -1,7 +1,7 @@
 """Executions: domain to messages, and what is asked for back."""
 
 from coxswain.auth.v1 import delegation_pb2
-from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2
+from coxswain.orchestrator.v1 import execution_pb2
 from services.common.grpc.json_values import from_value, to_struct, to_value
 from services.orchestrator.domain import (
     Execution,
@@ -60,7 +60,7 @@ def _expiry_message(expiry: OnCredentialExpiry) -> delegation_pb2.OnCredentialEx
     return delegation_pb2.OnCredentialExpiry.Value(f"ON_CREDENTIAL_EXPIRY_{expiry}")
 
 
-def start_from_message(message: execution_service_pb2.StartExecutionRequest, path: str = "") -> Start:
+def start_from_message(message: execution_pb2.StartExecutionRequest, path: str = "") -> Start:
     """Return what to run; faults name fields of a request in which the message lies at `path`.
 
     Raises:
@@ -82,9 +82,9 @@ def start_from_message(message: execution_service_pb2.StartExecutionRequest, pat
     )
 
 
-def start_message(start: Start) -> execution_service_pb2.StartExecutionRequest:
+def start_message(start: Start) -> execution_pb2.StartExecutionRequest:
     """Return what to run as callers ask for it."""
-    message = execution_service_pb2.StartExecutionRequest(
+    message = execution_pb2.StartExecutionRequest(
         crew_id=start.crew_id,
         crew_revision=start.crew_revision,
         labels=start.labels,

@@ -1,6 +1,6 @@
 """CrewService at the edge."""
 
-from coxswain.orchestrator.v1 import crew_service_pb2 as pb
+from coxswain.orchestrator.v1 import crew_pb2 as pb
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceServicer
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from coxswain.orchestrator.v1 import execution_service_pb2 as pb
+from coxswain.orchestrator.v1 import execution_pb2 as pb
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceServicer
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
@@ -77,7 +77,7 @@ class ExecutionServicer(ExecutionServiceServicer):
     async def AnswerApproval(self, request: pb.AnswerApprovalRequest, context: Context) -> pb.AnswerApprovalResponse:
         """See the proto."""
         execution = await self._executions.answer(
-            current_principal(), request.approval_id, request.feedback, approved=request.approved
+            current_principal(), request.id, request.feedback, approved=request.decision == pb.APPROVAL_DECISION_APPROVE
         )
         return pb.AnswerApprovalResponse(execution=execution_message(execution))
 
@@ -91,6 +91,6 @@ class ExecutionServicer(ExecutionServiceServicer):
     async def GetTaskOutputs(self, request: pb.GetTaskOutputsRequest, context: Context) -> pb.GetTaskOutputsResponse:
         """See the proto."""
         runs, token = await self._executions.task_runs(
-            current_principal(), request.execution_id, request.page_size, request.page_token
+            current_principal(), request.id, request.page_size, request.page_token
         )
         return pb.GetTaskOutputsResponse(tasks=map(task_run_message, runs), next_page_token=token)

@@ -1,6 +1,6 @@
 """ScheduleService at the edge."""
 
-from coxswain.orchestrator.v1 import schedule_service_pb2 as pb
+from coxswain.orchestrator.v1 import schedule_pb2 as pb
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceServicer
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal

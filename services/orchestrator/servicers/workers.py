@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 
-from coxswain.orchestrator.v1 import worker_service_pb2 as pb
+from coxswain.orchestrator.v1 import worker_pb2 as pb
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceServicer
 from services.common.errors import Unavailable
 from services.common.grpc.pipeline import Context

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import Descriptor
 from jsonschema import Draft202012Validator, SchemaError
 from pydantic_core import to_json
 
-from coxswain.orchestrator.v1 import crew_service_pb2
+from coxswain.orchestrator.v1 import crew_pb2
 from services.orchestrator.domain import (
     AgentSpec,
     CrewSpec,
@@ -92,7 +92,7 @@ _SEGMENT = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
 def _position(path: str) -> list[int]:
-    part: Descriptor | None = crew_service_pb2.ValidateCrewRequest.DESCRIPTOR
+    part: Descriptor | None = crew_pb2.ValidateCrewRequest.DESCRIPTOR
     position = []
     for name, index in _SEGMENT.findall(path):
         if index:

@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 from coxswain.auth.v1.principal_pb2 import WhoAmIResponse
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceServicer, add_MemoryServiceServicer_to_server
-from coxswain.orchestrator.v1 import crew_service_pb2, execution_service_pb2
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from coxswain.orchestrator.v1.crew_pb2 import Crew
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceServicer, add_CrewServiceServicer_to_server
 from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState
@@ -95,21 +95,21 @@ class Installation(AuthServiceServicer, CrewServiceServicer, ExecutionServiceSer
         self.enter("WhoAmI", request, context)
         return WhoAmIResponse()
 
-    def GetCrew(self, request: Any, context: Any) -> crew_service_pb2.GetCrewResponse:
+    def GetCrew(self, request: Any, context: Any) -> crew_pb2.GetCrewResponse:
         self.enter("GetCrew", request, context)
         for crew in self.crews.values():
             if request.id == crew.id or request.name == crew.spec.name:
-                return crew_service_pb2.GetCrewResponse(crew=crew)
+                return crew_pb2.GetCrewResponse(crew=crew)
         refuse(context, grpc.StatusCode.NOT_FOUND, f"no crew {request.id or request.name!r}", reason("NOT_FOUND"))
         raise AssertionError
 
-    def CreateCrew(self, request: Any, context: Any) -> crew_service_pb2.CreateCrewResponse:
+    def CreateCrew(self, request: Any, context: Any) -> crew_pb2.CreateCrewResponse:
         self.enter("CreateCrew", request, context)
         crew = Crew(id=f"crew-{len(self.crews)}", revision=1, spec=request.spec)
         self.crews[crew.id] = crew
-        return crew_service_pb2.CreateCrewResponse(crew=crew)
+        return crew_pb2.CreateCrewResponse(crew=crew)
 
-    def UpdateCrew(self, request: Any, context: Any) -> crew_service_pb2.UpdateCrewResponse:
+    def UpdateCrew(self, request: Any, context: Any) -> crew_pb2.UpdateCrewResponse:
         self.enter("UpdateCrew", request, context)
         crew = self.crews[request.id]
         if request.expected_revision != crew.revision:
@@ -117,31 +117,29 @@ class Installation(AuthServiceServicer, CrewServiceServicer, ExecutionServiceSer
         if crew.spec != request.spec:
             crew.spec.CopyFrom(request.spec)
             crew.revision += 1
-        return crew_service_pb2.UpdateCrewResponse(crew=crew)
+        return crew_pb2.UpdateCrewResponse(crew=crew)
 
-    def StartExecution(self, request: Any, context: Any) -> execution_service_pb2.StartExecutionResponse:
+    def StartExecution(self, request: Any, context: Any) -> execution_pb2.StartExecutionResponse:
         # Stored before a fault can hide the answer: what a client sees when only the answer is lost.
         execution = self.executions.setdefault(
             request.request_id, Execution(id=f"e{len(self.executions)}", crew_id=request.crew_id)
         )
         self.enter("StartExecution", request, context)
-        return execution_service_pb2.StartExecutionResponse(execution=execution)
+        return execution_pb2.StartExecutionResponse(execution=execution)
 
-    def GetExecution(self, request: Any, context: Any) -> execution_service_pb2.GetExecutionResponse:
+    def GetExecution(self, request: Any, context: Any) -> execution_pb2.GetExecutionResponse:
         self.enter("GetExecution", request, context)
-        return execution_service_pb2.GetExecutionResponse(execution=self.execution())
+        return execution_pb2.GetExecutionResponse(execution=self.execution())
 
-    def AnswerApproval(self, request: Any, context: Any) -> execution_service_pb2.AnswerApprovalResponse:
+    def AnswerApproval(self, request: Any, context: Any) -> execution_pb2.AnswerApprovalResponse:
         self.enter("AnswerApproval", request, context)
-        return execution_service_pb2.AnswerApprovalResponse(execution=self.execution())
+        return execution_pb2.AnswerApprovalResponse(execution=self.execution())
 
-    def RenewExecutionCredential(
-        self, request: Any, context: Any
-    ) -> execution_service_pb2.RenewExecutionCredentialResponse:
+    def RenewExecutionCredential(self, request: Any, context: Any) -> execution_pb2.RenewExecutionCredentialResponse:
         self.enter("RenewExecutionCredential", request, context)
-        return execution_service_pb2.RenewExecutionCredentialResponse(execution=self.execution())
+        return execution_pb2.RenewExecutionCredentialResponse(execution=self.execution())
 
-    def WatchExecution(self, request: Any, context: Any) -> Iterator[execution_service_pb2.WatchExecutionResponse]:
+    def WatchExecution(self, request: Any, context: Any) -> Iterator[execution_pb2.WatchExecutionResponse]:
         self.enter("WatchExecution", request, context)
         self.watched_after.append(request.after_sequence)
         left, ending = self.watch_breaks_after.pop(0) if self.watch_breaks_after else (-1, None)
@@ -161,7 +159,7 @@ class Installation(AuthServiceServicer, CrewServiceServicer, ExecutionServiceSer
                         ending(context)
                     return
                 left -= 1
-                yield execution_service_pb2.WatchExecutionResponse(event=event)
+                yield execution_pb2.WatchExecutionResponse(event=event)
                 if event.WhichOneof("event") in _TERMINAL:
                     return
 

@@ -28,8 +28,7 @@ from coxswain.client import (
     Unimplemented,
 )
 from coxswain.memory.v1.memory_pb2 import ListNamespacesRequest
-from coxswain.orchestrator.v1.crew_pb2 import AgentSpec, CrewSpec, TaskSpec
-from coxswain.orchestrator.v1.crew_service_pb2 import GetCrewRequest
+from coxswain.orchestrator.v1.crew_pb2 import AgentSpec, CrewSpec, GetCrewRequest, TaskSpec
 from coxswain.orchestrator.v1.execution_pb2 import (
     ExecutionCancelled,
     ExecutionError,
@@ -37,9 +36,9 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     ExecutionFailed,
     ExecutionSucceeded,
     LlmChunk,
+    StartExecutionRequest,
     TaskOutput,
 )
-from coxswain.orchestrator.v1.execution_service_pb2 import StartExecutionRequest
 from tests.integration.client.installation import Installation, Relay, Server, reason, refuse
 
 SPEC = CrewSpec(

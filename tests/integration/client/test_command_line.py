@@ -374,7 +374,8 @@ def test_an_approval_is_found_and_answered(
     result = invoke(server.address, "approve", "e", *arguments)
     assert result.exit_code == 0, result.stderr
     answer = installation.requests[-1]
-    assert (answer.approval_id, answer.approved, answer.feedback) == ("a-1", approved, "" if approved else "more")
+    decision = pb.APPROVAL_DECISION_APPROVE if approved else pb.APPROVAL_DECISION_REFUSE
+    assert (answer.id, answer.decision, answer.feedback) == ("a-1", decision, "" if approved else "more")
 
 
 def test_where_nobody_can_be_asked_nothing_is_approved(server: Server, installation: Installation) -> None:

@@ -22,7 +22,7 @@ from grpc_status import rpc_status
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2, delegation_pb2
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
-from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2, execution_service_pb2_grpc
+from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2_grpc
 from services.common.clock import utc_now
 from services.common.errors import NotFound, Unauthenticated, Unimplemented
 from services.common.grpc.call import acting_as, current_call, current_principal
@@ -113,7 +113,7 @@ class ToyService(
 
     async def WatchExecution(self, request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            yield execution_service_pb2.WatchExecutionResponse(event=execution_pb2.ExecutionEvent(sequence=1))
+            yield execution_pb2.WatchExecutionResponse(event=execution_pb2.ExecutionEvent(sequence=1))
             await self.gate.wait()
         finally:
             self.watch_ended.set()
@@ -377,7 +377,7 @@ async def test_a_leaked_principal_alone_opens_nothing_on_the_internal_port(serve
 async def test_an_open_stream_ends_soon_after_its_caller_was_removed(tmp_path: Path) -> None:
     async with serve(tmp_path, principal_cache_seconds=0.5) as served:
         stream = served.executions.WatchExecution(
-            execution_service_pb2.WatchExecutionRequest(id="e"), metadata=bearer("ann:OPERATOR")
+            execution_pb2.WatchExecutionRequest(id="e"), metadata=bearer("ann:OPERATOR")
         )
         events = [await stream.read()]
         served.identity.removed.add("ann")
@@ -391,7 +391,7 @@ async def test_an_open_stream_ends_soon_after_its_caller_was_removed(tmp_path: P
 
 async def test_a_client_that_goes_away_ends_the_handler_of_its_stream(served: Served) -> None:
     stream = served.executions.WatchExecution(
-        execution_service_pb2.WatchExecutionRequest(id="e"), metadata=bearer("ann:OPERATOR")
+        execution_pb2.WatchExecutionRequest(id="e"), metadata=bearer("ann:OPERATOR")
     )
     await stream.read()
     stream.cancel()

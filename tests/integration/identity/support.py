@@ -18,7 +18,7 @@ from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.models.v1 import inference_pb2
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
-from coxswain.orchestrator.v1 import crew_pb2, crew_service_pb2
+from coxswain.orchestrator.v1 import crew_pb2
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from services.auth.settings import AuthSettings
 from services.common.db.database import Database
@@ -118,7 +118,7 @@ async def add_crew(channel: grpc.aio.Channel) -> str:
         agents=[crew_pb2.AgentSpec(name="reader", role="Reader", goal="Read")],
         tasks=[crew_pb2.TaskSpec(name="read", description="Read", expected_output="Notes", agent="reader")],
     )
-    crew_id: str = (await CrewServiceStub(channel).CreateCrew(crew_service_pb2.CreateCrewRequest(spec=spec))).crew.id
+    crew_id: str = (await CrewServiceStub(channel).CreateCrew(crew_pb2.CreateCrewRequest(spec=spec))).crew.id
     return crew_id
 
 

@@ -14,8 +14,8 @@ from sqlalchemy import select
 
 from coxswain.auth.v1 import delegation_pb2, group_pb2, principal_pb2
 from coxswain.common.v1 import access_pb2
-from coxswain.orchestrator.v1 import execution_service_pb2
-from coxswain.orchestrator.v1 import schedule_service_pb2 as pb
+from coxswain.orchestrator.v1 import execution_pb2
+from coxswain.orchestrator.v1 import schedule_pb2 as pb
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from services.auth.settings import OidcIssuer
@@ -68,7 +68,7 @@ class Clock:
 
 
 async def add_schedule(channel: grpc.aio.Channel, name: str = "daily", **start: Any) -> pb.Schedule:
-    started = execution_service_pb2.StartExecutionRequest(crew_id=await add_crew(channel), **start)
+    started = execution_pb2.StartExecutionRequest(crew_id=await add_crew(channel), **start)
     schedule = pb.Schedule(name=name, cron=NEW_YEAR, start=started)
     answer = await ScheduleServiceStub(channel).CreateSchedule(pb.CreateScheduleRequest(schedule=schedule))
     made: pb.Schedule = answer.schedule
@@ -83,7 +83,7 @@ async def save(channel: grpc.aio.Channel, schedule: pb.Schedule) -> pb.Schedule:
 
 async def started_by(channel: grpc.aio.Channel, schedule: pb.Schedule) -> list[str]:
     """Return the subjects for whom a schedule's executions act, in the order of their ids."""
-    request = execution_service_pb2.ListExecutionsRequest(schedule_id=schedule.id)
+    request = execution_pb2.ListExecutionsRequest(schedule_id=schedule.id)
     listed = await ExecutionServiceStub(channel).ListExecutions(request)
     return [execution.subject for execution in sorted(listed.executions, key=lambda execution: execution.id)]
 
@@ -123,7 +123,7 @@ async def test_a_schedule_outlives_the_token_it_was_saved_with_and_acts_as_the_g
     anns = world.channel(world.token("ann"))
     fired = await clock.fire(anns, made.id)
     assert not fired.HasField("last_error")
-    request = execution_service_pb2.GetExecutionRequest(id=fired.last_execution_id)
+    request = execution_pb2.GetExecutionRequest(id=fired.last_execution_id)
     execution = (await ExecutionServiceStub(anns).GetExecution(request)).execution
     assert (execution.subject, execution.schedule_id) == (world.subject("bob"), made.id)
     assert execution.identity == delegation_pb2.EXECUTION_IDENTITY_GROUP

@@ -12,7 +12,7 @@ from grpc import StatusCode
 
 from coxswain.auth.v1 import delegation_pb2, group_pb2, principal_pb2, secret_pb2
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
-from coxswain.orchestrator.v1 import execution_service_pb2
+from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 from services.common.grpc.call import acting_as
 from tests.integration.auth.support import internal, refused
@@ -54,7 +54,7 @@ async def start_execution(world: World, token: str) -> Any:
     """Store an execution that no worker takes and return a stub and its id."""
     channel = world.channel(token)
     executions = ExecutionServiceStub(channel)
-    request = execution_service_pb2.StartExecutionRequest(crew_id=await add_crew(channel))
+    request = execution_pb2.StartExecutionRequest(crew_id=await add_crew(channel))
     return executions, (await executions.StartExecution(request)).execution.id
 
 
@@ -62,23 +62,23 @@ async def test_a_removed_member_is_refused_soon_and_their_open_watches_end(world
     await world.add_member("bob")
     token = world.token("bob")
     executions, execution_id = await start_execution(world, token)
-    leaves = executions.WatchExecution(execution_service_pb2.WatchExecutionRequest(id=execution_id))
+    leaves = executions.WatchExecution(execution_pb2.WatchExecutionRequest(id=execution_id))
     assert (await leaves.read()).event.HasField("execution_queued")
 
     anns, _ = await start_execution(world, world.token("ann"))
-    stays = anns.WatchExecution(execution_service_pb2.WatchExecutionRequest(id=execution_id))
+    stays = anns.WatchExecution(execution_pb2.WatchExecutionRequest(id=execution_id))
     await stays.read()
 
     remove = group_pb2.RemoveMemberRequest(subject=world.subject("bob"))
     await world.groups(world.token("ann")).RemoveMember(remove)
-    get = execution_service_pb2.GetExecutionRequest(id=execution_id)
+    get = execution_pb2.GetExecutionRequest(id=execution_id)
     refusal = await until_refused(lambda: executions.GetExecution(get), PRINCIPAL_SECONDS)
     assert refusal.code() is StatusCode.FAILED_PRECONDITION
     with refused(StatusCode.FAILED_PRECONDITION, "GROUP_REQUIRED"):
         async with asyncio.timeout(PRINCIPAL_SECONDS + SLACK_SECONDS):
             await leaves.read()
 
-    await anns.CancelExecution(execution_service_pb2.CancelExecutionRequest(id=execution_id))
+    await anns.CancelExecution(execution_pb2.CancelExecutionRequest(id=execution_id))
     rest = [response.event.WhichOneof("event") async for response in stays]
     assert rest == ["execution_cancelled"], "who is still a member goes on watching"
 

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from coxswain.orchestrator.v1 import crew_pb2, crew_service_pb2, execution_pb2, execution_service_pb2
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 from services.common.clock import utc_now
@@ -95,9 +95,9 @@ def spec(name: str = "brief", **fields: Any) -> crew_pb2.CrewSpec:
     return base
 
 
-def start_request(crew_id: str, **fields: Any) -> execution_service_pb2.StartExecutionRequest:
+def start_request(crew_id: str, **fields: Any) -> execution_pb2.StartExecutionRequest:
     """Return a request to run `spec()` with its inputs."""
-    request = execution_service_pb2.StartExecutionRequest(crew_id=crew_id, **fields)
+    request = execution_pb2.StartExecutionRequest(crew_id=crew_id, **fields)
     request.inputs["topic"].string_value = "ships"
     request.inputs["text"].string_value = "A coxswain steers."
     return request
@@ -105,7 +105,7 @@ def start_request(crew_id: str, **fields: Any) -> execution_service_pb2.StartExe
 
 async def create_crew(harness: Harness, bearer: str = ALICE, **fields: Any) -> crew_pb2.Crew:
     """Store a crew."""
-    request = crew_service_pb2.CreateCrewRequest(spec=spec(**fields))
+    request = crew_pb2.CreateCrewRequest(spec=spec(**fields))
     return (await crews(harness, bearer).CreateCrew(request)).crew
 
 

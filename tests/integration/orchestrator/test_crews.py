@@ -9,7 +9,7 @@ import pytest
 from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from coxswain.orchestrator.v1 import crew_pb2
-from coxswain.orchestrator.v1 import crew_service_pb2 as pb
+from coxswain.orchestrator.v1 import crew_pb2 as pb
 from tests.integration.orchestrator.support import CAPABLE_MODEL, create_crew, crews, refused, spec
 from tests.support.harness import BOB, Harness
 

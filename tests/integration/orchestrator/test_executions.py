@@ -12,8 +12,8 @@ from coxswain.auth.v1 import delegation_pb2
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
-from coxswain.orchestrator.v1 import crew_service_pb2, execution_pb2
-from coxswain.orchestrator.v1 import execution_service_pb2 as pb
+from coxswain.orchestrator.v1 import crew_pb2
+from coxswain.orchestrator.v1 import execution_pb2 as pb
 from services.orchestrator.domain import ExecutionState
 from services.orchestrator.hints import HintKind
 from services.orchestrator.service import OrchestratorService
@@ -55,15 +55,15 @@ async def test_an_execution_is_queued_with_its_tasks_its_first_event_and_a_grant
         async with asyncio.timeout(10):
             while made.id not in {hint.execution_id for hint in await hints.take()}:
                 pass
-    assert (made.state, made.crew_id, made.crew_revision) == (execution_pb2.EXECUTION_STATE_QUEUED, crew.id, 1)
+    assert (made.state, made.crew_id, made.crew_revision) == (pb.EXECUTION_STATE_QUEUED, crew.id, 1)
     assert (made.priority, dict(made.labels), made.timeout.seconds) == (7, {"order": "1"}, 90)
     assert (made.last_sequence, made.claims, made.subject) == (1, 0, "dev|alice")
     assert made.inputs["topic"].string_value == "ships"
     stub = executions_of(harness)
     assert (await stub.GetExecution(pb.GetExecutionRequest(id=made.id))).execution == made
-    tasks = (await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(execution_id=made.id))).tasks
+    tasks = (await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(id=made.id))).tasks
     assert [(task.task_name, task.task_index, task.state) for task in tasks] == [
-        (name, index, execution_pb2.TASK_STATE_PENDING) for index, name in enumerate(["read", "edit", "check"])
+        (name, index, pb.TASK_STATE_PENDING) for index, name in enumerate(["read", "edit", "check"])
     ]
     row = await worker.row(made.id)
     assert (row.ready, row.generation, row.epoch, row.identity) == (True, 1, 0, "GROUP")
@@ -120,9 +120,9 @@ async def test_a_repeated_request_returns_the_execution_as_it_stands_even_when_i
     stub, request = executions_of(harness), start_request(crew.id, request_id="order-1")
     made = (await stub.StartExecution(request)).execution
     await worker.claim(made.id)
-    await crews(harness).DeleteCrew(crew_service_pb2.DeleteCrewRequest(id=crew.id))
+    await crews(harness).DeleteCrew(crew_pb2.DeleteCrewRequest(id=crew.id))
     again = (await stub.StartExecution(request)).execution
-    assert (again.id, again.state) == (made.id, execution_pb2.EXECUTION_STATE_RUNNING)
+    assert (again.id, again.state) == (made.id, pb.EXECUTION_STATE_RUNNING)
     with refused(CODE.NOT_FOUND, "NOT_FOUND"):
         await stub.StartExecution(start_request(crew.id))
 
@@ -169,9 +169,7 @@ async def test_inputs_of_every_kind_come_back_as_they_were(harness: Harness) -> 
 
 
 async def test_the_model_chosen_at_the_start_is_checked_for_all_the_crew_wants(harness: Harness) -> None:
-    made = await crews(harness).CreateCrew(
-        crew_service_pb2.CreateCrewRequest(spec=_with_a_tool(spec(model=CAPABLE_MODEL)))
-    )
+    made = await crews(harness).CreateCrew(crew_pb2.CreateCrewRequest(spec=_with_a_tool(spec(model=CAPABLE_MODEL))))
     stub = executions_of(harness)
     with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
         await stub.StartExecution(start_request(made.crew.id, model="offline/extract"))
@@ -212,8 +210,8 @@ async def test_executions_are_listed_newest_first_by_crew_and_state(harness: Har
 
     assert await listed() == [other, *made[::-1]]
     assert await listed(crew_id=crew.id) == made[::-1]
-    assert await listed(states=[execution_pb2.EXECUTION_STATE_QUEUED], crew_id=crew.id) == [made[3], made[0]]
-    running, cancelled = execution_pb2.EXECUTION_STATE_RUNNING, execution_pb2.EXECUTION_STATE_CANCELLED
+    assert await listed(states=[pb.EXECUTION_STATE_QUEUED], crew_id=crew.id) == [made[3], made[0]]
+    running, cancelled = pb.EXECUTION_STATE_RUNNING, pb.EXECUTION_STATE_CANCELLED
     assert await listed(states=[running, cancelled]) == [made[2], made[1]]
     page = await stub.ListExecutions(pb.ListExecutionsRequest(page_size=1))
     with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
@@ -228,10 +226,10 @@ async def test_cancelling_a_queued_execution_ends_it_at_once_and_takes_its_right
     stub = executions_of(harness)
     made = await start(harness)
     ended = (await stub.CancelExecution(pb.CancelExecutionRequest(id=made.id))).execution
-    assert ended.state == execution_pb2.EXECUTION_STATE_CANCELLED
+    assert ended.state == pb.EXECUTION_STATE_CANCELLED
     assert (ended.last_sequence, ended.HasField("end_time"), ended.HasField("cancel_request_time")) == (2, True, True)
-    tasks = (await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(execution_id=made.id))).tasks
-    assert {task.state for task in tasks} == {execution_pb2.TASK_STATE_CANCELLED}
+    tasks = (await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(id=made.id))).tasks
+    assert {task.state for task in tasks} == {pb.TASK_STATE_CANCELLED}
     row = await worker.row(made.id)
     assert (row.ready, row.grant_open) == (False, False)
     with refused(CODE.PERMISSION_DENIED, "DELEGATION_REVOKED"):
@@ -249,7 +247,7 @@ async def test_cancelling_a_running_execution_asks_its_worker(harness: Harness, 
         async with asyncio.timeout(10):
             while made.id not in {hint.execution_id for hint in await hints.take()}:
                 pass
-    assert (asked.state, asked.HasField("end_time")) == (execution_pb2.EXECUTION_STATE_RUNNING, False)
+    assert (asked.state, asked.HasField("end_time")) == (pb.EXECUTION_STATE_RUNNING, False)
     assert asked.HasField("cancel_request_time")
     again = (await stub.CancelExecution(pb.CancelExecutionRequest(id=made.id))).execution
     assert again.cancel_request_time == asked.cancel_request_time
@@ -279,22 +277,22 @@ async def test_a_resumed_execution_keeps_what_was_finished_and_does_the_rest_aga
     made = await start(harness, labels={"order": "1"}, priority=3)
     await worker.claim(made.id)
     await worker.finish_task(made.id, 0, "notes")
-    failure = execution_pb2.ExecutionFailed(error=execution_pb2.ExecutionError(reason="TASK_FAILED", message="no"))
+    failure = pb.ExecutionFailed(error=pb.ExecutionError(reason="TASK_FAILED", message="no"))
     await worker.end(made.id, ExecutionState.FAILED, failure)
     request = pb.ResumeExecutionRequest(id=made.id, request_id="again")
     first, second = [(await stub.ResumeExecution(request)).execution for _ in range(2)]
     assert first == second
-    assert (first.resumed_from, first.state) == (made.id, execution_pb2.EXECUTION_STATE_QUEUED)
+    assert (first.resumed_from, first.state) == (made.id, pb.EXECUTION_STATE_QUEUED)
     assert (dict(first.labels), first.priority, first.inputs) == ({"order": "1"}, 3, made.inputs)
-    tasks = (await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(execution_id=first.id))).tasks
+    tasks = (await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(id=first.id))).tasks
     assert [(task.state, task.copied, task.output.text) for task in tasks] == [
-        (execution_pb2.TASK_STATE_SUCCEEDED, True, "notes"),
-        (execution_pb2.TASK_STATE_PENDING, False, ""),
-        (execution_pb2.TASK_STATE_PENDING, False, ""),
+        (pb.TASK_STATE_SUCCEEDED, True, "notes"),
+        (pb.TASK_STATE_PENDING, False, ""),
+        (pb.TASK_STATE_PENDING, False, ""),
     ]
     await grant_of(harness, worker, first.id)
     old = (await stub.GetExecution(pb.GetExecutionRequest(id=made.id))).execution
-    assert old.state == execution_pb2.EXECUTION_STATE_FAILED
+    assert old.state == pb.EXECUTION_STATE_FAILED
 
 
 @pytest.mark.parametrize("state", ["QUEUED", "RUNNING", "SUCCEEDED"])
@@ -303,28 +301,44 @@ async def test_only_what_failed_or_was_cancelled_can_be_resumed(harness: Harness
     if state != "QUEUED":
         await worker.claim(made.id)
     if state == "SUCCEEDED":
-        await worker.end(made.id, ExecutionState.SUCCEEDED, execution_pb2.ExecutionSucceeded())
+        await worker.end(made.id, ExecutionState.SUCCEEDED, pb.ExecutionSucceeded())
     with refused(CODE.FAILED_PRECONDITION, "EXECUTION_STATE") as refusal:
         await executions_of(harness).ResumeExecution(pb.ResumeExecutionRequest(id=made.id))
     assert refusal.metadata == {"execution_id": made.id, "state": state}
 
 
-@pytest.mark.parametrize("approved", [True, False])
+@pytest.mark.parametrize(
+    ("decision", "other", "state"),
+    [
+        (pb.APPROVAL_DECISION_APPROVE, pb.APPROVAL_DECISION_REFUSE, "APPROVED"),
+        (pb.APPROVAL_DECISION_REFUSE, pb.APPROVAL_DECISION_APPROVE, "REFUSED"),
+    ],
+)
 async def test_an_answer_wakes_the_parked_execution_and_the_first_one_counts(
-    harness: Harness, worker: Worker, approved: bool
+    harness: Harness,
+    worker: Worker,
+    decision: pb.ApprovalDecision.ValueType,
+    other: pb.ApprovalDecision.ValueType,
+    state: str,
 ) -> None:
     stub = executions_of(harness)
     made = await start(harness)
     await worker.claim(made.id)
     approval_id = await worker.park(made.id, 1)
-    request = pb.AnswerApprovalRequest(approval_id=approval_id, approved=approved, feedback="shorter")
+    request = pb.AnswerApprovalRequest(id=approval_id, decision=decision, feedback="shorter")
     answers = await asyncio.gather(*(stub.AnswerApproval(request) for _ in range(3)))
-    assert {answer.execution.state for answer in answers} == {execution_pb2.EXECUTION_STATE_QUEUED}
+    assert {answer.execution.state for answer in answers} == {pb.EXECUTION_STATE_QUEUED}
     row = await worker.row(made.id)
     assert (row.ready, row.generation, row.last_sequence) == (True, 2, 3)
     with refused(CODE.FAILED_PRECONDITION, "APPROVAL_STATE") as refusal:
-        await stub.AnswerApproval(pb.AnswerApprovalRequest(approval_id=approval_id, approved=not approved))
-    assert refusal.metadata["state"] == ("APPROVED" if approved else "REFUSED")
+        await stub.AnswerApproval(pb.AnswerApprovalRequest(id=approval_id, decision=other))
+    assert refusal.metadata["state"] == state
+
+
+async def test_an_answer_without_a_decision_is_refused(harness: Harness) -> None:
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await executions_of(harness).AnswerApproval(pb.AnswerApprovalRequest(id="a"))
+    assert list(refusal.violations) == ["decision"]
 
 
 async def test_an_approval_of_an_ended_execution_cannot_be_answered(harness: Harness, worker: Worker) -> None:
@@ -333,9 +347,9 @@ async def test_an_approval_of_an_ended_execution_cannot_be_answered(harness: Har
     await worker.claim(made.id)
     approval_id = await worker.park(made.id, 1)
     ended = (await stub.CancelExecution(pb.CancelExecutionRequest(id=made.id))).execution
-    assert ended.state == execution_pb2.EXECUTION_STATE_CANCELLED
+    assert ended.state == pb.EXECUTION_STATE_CANCELLED
     with refused(CODE.FAILED_PRECONDITION, "APPROVAL_STATE") as refusal:
-        await stub.AnswerApproval(pb.AnswerApprovalRequest(approval_id=approval_id, approved=True))
+        await stub.AnswerApproval(pb.AnswerApprovalRequest(id=approval_id, decision=pb.APPROVAL_DECISION_APPROVE))
     assert refusal.metadata == {"approval_id": approval_id, "state": "VOID"}
 
 
@@ -346,7 +360,7 @@ async def test_an_operator_runs_and_cancels_but_does_not_approve(harness: Harnes
     await worker.claim(made.id)
     approval_id = await worker.park(made.id, 1)
     with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
-        await stub.AnswerApproval(pb.AnswerApprovalRequest(approval_id=approval_id, approved=True))
+        await stub.AnswerApproval(pb.AnswerApprovalRequest(id=approval_id, decision=pb.APPROVAL_DECISION_APPROVE))
     await stub.CancelExecution(pb.CancelExecutionRequest(id=made.id))
 
 
@@ -366,7 +380,7 @@ async def test_another_group_sees_starts_watches_and_ends_nothing(harness: Harne
     for id_ in (made.id, parked.id, ended.id, never):
         for call in (
             foreign.GetExecution(pb.GetExecutionRequest(id=id_)),
-            foreign.GetTaskOutputs(pb.GetTaskOutputsRequest(execution_id=id_)),
+            foreign.GetTaskOutputs(pb.GetTaskOutputsRequest(id=id_)),
             foreign.CancelExecution(pb.CancelExecutionRequest(id=id_)),
             foreign.ResumeExecution(pb.ResumeExecutionRequest(id=id_)),
             foreign.WatchExecution(pb.WatchExecutionRequest(id=id_)).read(),
@@ -375,9 +389,9 @@ async def test_another_group_sees_starts_watches_and_ends_nothing(harness: Harne
                 await call
             # What exists elsewhere cannot be told from what never did.
             assert refusal.message == f'there is no execution "{id_}" in your group'
-    for approved in (True, False):
+    for decision in (pb.APPROVAL_DECISION_APPROVE, pb.APPROVAL_DECISION_REFUSE):
         with refused(CODE.NOT_FOUND, "NOT_FOUND"):
-            await foreign.AnswerApproval(pb.AnswerApprovalRequest(approval_id=approval_id, approved=approved))
+            await foreign.AnswerApproval(pb.AnswerApprovalRequest(id=approval_id, decision=decision))
     with refused(CODE.NOT_FOUND, "NOT_FOUND"):
         await foreign.StartExecution(start_request(crew.id, request_id="r"))
     assert [tuple(await worker.row(id_)) for id_ in (made.id, parked.id, ended.id)] == before
@@ -404,9 +418,9 @@ async def test_a_waiting_execution_past_its_timeout_fails_and_a_running_one_is_i
         (await stub.GetExecution(pb.GetExecutionRequest(id=one.id))).execution for one in (queued, running, unlimited)
     ]
     assert [execution.state for execution in found] == [
-        execution_pb2.EXECUTION_STATE_FAILED,
-        execution_pb2.EXECUTION_STATE_RUNNING,
-        execution_pb2.EXECUTION_STATE_QUEUED,
+        pb.EXECUTION_STATE_FAILED,
+        pb.EXECUTION_STATE_RUNNING,
+        pb.EXECUTION_STATE_QUEUED,
     ]
     assert found[0].error.reason == "EXECUTION_TIMEOUT"
     events = [answer.event async for answer in stub.WatchExecution(pb.WatchExecutionRequest(id=queued.id))]
@@ -423,7 +437,7 @@ async def test_an_execution_parked_by_a_worker_that_had_not_heard_of_its_cancell
     await worker.park(made.id, 1)
     await housekeep(harness)
     found = (await stub.GetExecution(pb.GetExecutionRequest(id=made.id))).execution
-    assert found.state == execution_pb2.EXECUTION_STATE_CANCELLED
+    assert found.state == pb.EXECUTION_STATE_CANCELLED
     events = [answer.event async for answer in stub.WatchExecution(pb.WatchExecutionRequest(id=made.id))]
     assert events[-1].WhichOneof("event") == "execution_cancelled"
 
@@ -455,7 +469,7 @@ async def test_plans_and_other_work_besides_the_crews_tasks_are_not_among_its_ta
         row = (await connection.execute(task_runs.select().where(task_runs.c.execution_id == made.id))).first()
         assert row is not None
         await connection.execute(task_runs.insert().values({**row._mapping, "task_index": -1, "name": "plan"}))
-    tasks = await executions_of(harness).GetTaskOutputs(pb.GetTaskOutputsRequest(execution_id=made.id))
+    tasks = await executions_of(harness).GetTaskOutputs(pb.GetTaskOutputsRequest(id=made.id))
     assert [task.task_index for task in tasks.tasks] == [0, 1, 2]
 
 
@@ -465,8 +479,8 @@ async def test_outputs_larger_than_a_message_come_in_pages(harness: Harness, wor
     texts = [letter * 1_500_000 for letter in "abc"]
     for index, text in enumerate(texts):
         await worker.finish_task(made.id, index, text)
-    request = pb.GetTaskOutputsRequest(execution_id=made.id)
-    found: list[execution_pb2.TaskRun] = []
+    request = pb.GetTaskOutputsRequest(id=made.id)
+    found: list[pb.TaskRun] = []
     while True:
         page = await stub.GetTaskOutputs(request)
         assert page.tasks
@@ -483,16 +497,16 @@ async def test_tasks_come_in_pages_of_the_size_asked_for_and_all_at_once_without
     stub = executions_of(harness)
     made, other = await start(harness), await start(harness)
     await worker.finish_task(made.id, 0, "Done.")
-    whole = await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(execution_id=made.id))
+    whole = await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(id=made.id))
     assert (len(whole.tasks), whole.next_page_token) == (3, "")
-    first = await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(execution_id=made.id, page_size=2))
+    first = await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(id=made.id, page_size=2))
     rest = await stub.GetTaskOutputs(
-        pb.GetTaskOutputsRequest(execution_id=made.id, page_size=2, page_token=first.next_page_token)
+        pb.GetTaskOutputsRequest(id=made.id, page_size=2, page_token=first.next_page_token)
     )
     assert (len(first.tasks), rest.next_page_token) == (2, "")
     assert [*first.tasks, *rest.tasks] == list(whole.tasks)
     with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
-        await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(execution_id=other.id, page_token=first.next_page_token))
+        await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(id=other.id, page_token=first.next_page_token))
 
 
 async def housekeep(harness: Harness) -> None:

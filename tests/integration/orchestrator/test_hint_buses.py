@@ -8,7 +8,7 @@ import grpc
 import pytest
 from sqlalchemy import text
 
-from coxswain.orchestrator.v1 import worker_service_pb2 as pb
+from coxswain.orchestrator.v1 import worker_pb2 as pb
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database

@@ -9,8 +9,7 @@ from grpc import StatusCode
 from coxswain.auth.v1 import group_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.common.v1 import access_pb2
-from coxswain.orchestrator.v1 import execution_pb2
-from coxswain.orchestrator.v1 import execution_service_pb2 as pb
+from coxswain.orchestrator.v1 import execution_pb2 as pb
 from services.auth.settings import AuthSettings
 from services.common.identity.service_identity import ServiceIdentity
 from services.common.settings import SERVICES
@@ -25,11 +24,11 @@ COLLEAGUE = "dev:carol:sales=admin"
 KEY_RING = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
-def renewal(execution: execution_pb2.Execution) -> pb.RenewExecutionCredentialRequest:
+def renewal(execution: pb.Execution) -> pb.RenewExecutionCredentialRequest:
     return pb.RenewExecutionCredentialRequest(id=execution.id)
 
 
-async def park(worker: Worker, execution: execution_pb2.Execution) -> None:
+async def park(worker: Worker, execution: pb.Execution) -> None:
     """Claim it and let it wait for a credential, as a host does."""
     await worker.claim(execution.id)
     async with worker.database.write() as connection:
@@ -126,7 +125,7 @@ async def test_who_started_it_lets_it_go_on_and_an_admin_of_the_group_does_not(
         renewed = [(await stub.RenewExecutionCredential(renewal(made))).execution for _ in range(2)]
         row = await worker.row(made.id)
 
-    assert {execution.state for execution in renewed} == {execution_pb2.EXECUTION_STATE_QUEUED}
+    assert {execution.state for execution in renewed} == {pb.EXECUTION_STATE_QUEUED}
     assert (row.ready, row.generation) == (True, 2), "a repeated renewal wakes it once"
 
 
@@ -139,5 +138,5 @@ async def test_renewing_in_time_changes_nothing_but_the_credential(
         before = tuple(await worker.row(made.id))
         stub = executions_of(guarded, token(identity, "ann"))
         renewed = (await stub.RenewExecutionCredential(renewal(made))).execution
-        assert renewed.state == execution_pb2.EXECUTION_STATE_RUNNING
+        assert renewed.state == pb.EXECUTION_STATE_RUNNING
         assert tuple(await worker.row(made.id)) == before

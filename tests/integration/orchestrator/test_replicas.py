@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from coxswain.orchestrator.v1 import crew_service_pb2, execution_pb2
-from coxswain.orchestrator.v1 import execution_service_pb2 as pb
+from coxswain.orchestrator.v1 import crew_pb2
+from coxswain.orchestrator.v1 import execution_pb2 as pb
 from services.orchestrator.domain import ExecutionState
 from services.orchestrator.settings import OrchestratorSettings
 from tests.integration.orchestrator.support import (
@@ -45,7 +45,7 @@ async def test_a_watch_on_one_replica_sees_what_is_done_through_the_other(replic
             assert isinstance(answer, pb.WatchExecutionResponse)
             assert answer.event.sequence == 1
         await worker.claim(made.id)
-        await worker.emit(made.id, execution_pb2.LlmChunk(call_id="c", text="piece"))
+        await worker.emit(made.id, pb.LlmChunk(call_id="c", text="piece"))
         await worker.park(made.id, 1)
         await executions_of(other).CancelExecution(pb.CancelExecutionRequest(id=made.id))
         for watch in watches:
@@ -54,8 +54,7 @@ async def test_a_watch_on_one_replica_sees_what_is_done_through_the_other(replic
 
 async def test_one_request_at_both_replicas_at_once_is_one_execution_and_one_crew(replicas: Pair) -> None:
     creating = [
-        crews(replicas[n % 2]).CreateCrew(crew_service_pb2.CreateCrewRequest(spec=spec(), request_id="crew"))
-        for n in range(8)
+        crews(replicas[n % 2]).CreateCrew(crew_pb2.CreateCrewRequest(spec=spec(), request_id="crew")) for n in range(8)
     ]
     assert len({answer.crew.id for answer in await asyncio.gather(*creating)}) == 1
     crew = await create_crew(replicas[0], name="other")

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import select
 
 from coxswain.auth.v1.delegation_pb2 import EXECUTION_IDENTITY_GROUP, EXECUTION_IDENTITY_USER
-from coxswain.orchestrator.v1 import crew_service_pb2, execution_service_pb2
-from coxswain.orchestrator.v1 import schedule_service_pb2 as pb
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
+from coxswain.orchestrator.v1 import schedule_pb2 as pb
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -300,9 +300,9 @@ async def test_a_due_schedule_starts_one_execution_that_acts_as_the_group(firing
     assert not found.HasField("last_error")
     assert found.update_time == made.update_time, "nobody has changed it"
     stub = executions_of(harness)
-    request = execution_service_pb2.ListExecutionsRequest(schedule_id=made.id)
+    request = execution_pb2.ListExecutionsRequest(schedule_id=made.id)
     [execution] = (await stub.ListExecutions(request)).executions
-    execution = (await stub.GetExecution(execution_service_pb2.GetExecutionRequest(id=execution.id))).execution
+    execution = (await stub.GetExecution(execution_pb2.GetExecutionRequest(id=execution.id))).execution
     assert (execution.id, execution.schedule_id) == (found.last_execution_id, made.id)
     assert (execution.subject, execution.identity) == ("dev|alice", EXECUTION_IDENTITY_GROUP)
     assert (execution.crew_id, execution.inputs["topic"].string_value) == (made.start.crew_id, "ships")
@@ -316,7 +316,7 @@ async def test_a_schedule_that_cannot_start_anything_says_why_and_fires_again_ne
 ) -> None:
     harness, database = firing
     made = await create(harness)
-    await crews(harness).DeleteCrew(crew_service_pb2.DeleteCrewRequest(id=made.start.crew_id))
+    await crews(harness).DeleteCrew(crew_pb2.DeleteCrewRequest(id=made.start.crew_id))
     found = await fired(harness, made.id, await make_due(database, seconds=2))
     assert found.last_error.reason == "NOT_FOUND"
     assert made.start.crew_id in found.last_error.message

@@ -3,14 +3,14 @@
 import subprocess
 import sys
 
-from coxswain.orchestrator.v1 import tool_service_pb2
+from coxswain.orchestrator.v1 import tool_pb2
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
 from services.orchestrator.tool_catalogue import TOOLS
 from tests.support.harness import Harness
 
 
 async def test_tools_are_listed_with_the_schemas_that_validation_uses(harness: Harness) -> None:
-    answer = await ToolServiceStub(harness.channel()).ListTools(tool_service_pb2.ListToolsRequest())
+    answer = await ToolServiceStub(harness.channel()).ListTools(tool_pb2.ListToolsRequest())
     assert [tool.name for tool in answer.tools] == list(TOOLS)
     for tool in answer.tools:
         assert tool.description == TOOLS[tool.name].description

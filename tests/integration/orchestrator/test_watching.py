@@ -7,19 +7,18 @@ from typing import Any
 
 import grpc
 
-from coxswain.orchestrator.v1 import execution_pb2
-from coxswain.orchestrator.v1 import execution_service_pb2 as pb
+from coxswain.orchestrator.v1 import execution_pb2 as pb
 from services.orchestrator.domain import ExecutionState
 from services.orchestrator.settings import OrchestratorSettings
 from tests.integration.orchestrator.support import Worker, executions_of, refused, start, working
 from tests.support.harness import Harness, serve_services
 
 CODE = grpc.StatusCode
-SUCCEEDED = execution_pb2.ExecutionSucceeded(result=execution_pb2.TaskOutput(text="brief"))
+SUCCEEDED = pb.ExecutionSucceeded(result=pb.TaskOutput(text="brief"))
 
 
-def chunk(number: int, call_id: str = "call") -> execution_pb2.LlmChunk:
-    return execution_pb2.LlmChunk(call_id=call_id, text=f"piece {number}")
+def chunk(number: int, call_id: str = "call") -> pb.LlmChunk:
+    return pb.LlmChunk(call_id=call_id, text=f"piece {number}")
 
 
 def watch(harness: Harness, execution_id: str, after: int = 0, **fields: Any) -> Any:
@@ -41,7 +40,7 @@ async def test_a_watcher_sees_what_was_stored_what_follows_and_the_end(harness: 
     await worker.claim(made.id)
     second = (await call.read()).event
     assert (second.sequence, second.execution_started.claim) == (2, 1)
-    await worker.emit(made.id, execution_pb2.TaskStarted(agent_role="Reader"), chunk(1), chunk(2))
+    await worker.emit(made.id, pb.TaskStarted(agent_role="Reader"), chunk(1), chunk(2))
     await worker.end(made.id, ExecutionState.SUCCEEDED, SUCCEEDED)
     rest = [answer.event async for answer in call]
     assert [event.sequence for event in rest] == [3, 4, 5, 6]
@@ -102,11 +101,11 @@ async def test_an_ended_execution_is_replayed_and_closes(harness: Harness, worke
 async def test_pieces_of_answers_can_be_left_out_and_pruned_without_a_break(harness: Harness, worker: Worker) -> None:
     made = await start(harness)
     await worker.claim(made.id)
-    await worker.emit(made.id, execution_pb2.LlmCallStarted(call_id="call"), *(chunk(n) for n in range(5)))
+    await worker.emit(made.id, pb.LlmCallStarted(call_id="call"), *(chunk(n) for n in range(5)))
     live = watch(harness, made.id, after=3)
     assert (await live.read()).event.sequence == 4
     without = asyncio.create_task(sequences(watch(harness, made.id, exclude_chunks=True)))
-    await worker.emit(made.id, execution_pb2.LlmCallCompleted(call_id="call", text="all of it"))
+    await worker.emit(made.id, pb.LlmCallCompleted(call_id="call", text="all of it"))
     await worker.prune(made.id, "call")
     await worker.end(made.id, ExecutionState.SUCCEEDED, SUCCEEDED)
     assert await without == [1, 2, 3, 9, 10]
@@ -121,7 +120,9 @@ async def test_a_watch_outlasts_parking_and_waking(harness: Harness, worker: Wor
     watching = asyncio.create_task(sequences(watch(harness, made.id)))
     await worker.claim(made.id)
     approval_id = await worker.park(made.id, 1)
-    await executions_of(harness).AnswerApproval(pb.AnswerApprovalRequest(approval_id=approval_id, approved=True))
+    await executions_of(harness).AnswerApproval(
+        pb.AnswerApprovalRequest(id=approval_id, decision=pb.APPROVAL_DECISION_APPROVE)
+    )
     await worker.claim(made.id)
     await worker.end(made.id, ExecutionState.SUCCEEDED, SUCCEEDED)
     assert await watching == [1, 2, 3, 4, 5]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from coxswain.orchestrator.v1 import worker_service_pb2 as pb
+from coxswain.orchestrator.v1 import worker_pb2 as pb
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 from services.common.db.database import Database
 from services.common.settings import database_url as service_url

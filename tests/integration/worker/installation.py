@@ -17,7 +17,7 @@ import yaml
 from sqlalchemy import select
 
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
-from coxswain.orchestrator.v1 import crew_pb2, crew_service_pb2, execution_pb2, execution_service_pb2
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 from services.common.db.database import Database
@@ -149,8 +149,8 @@ class Installation:
     ) -> execution_pb2.Execution:
         """Store a crew and start an execution of it."""
         spec.name = f"{spec.name} {new_id()}"
-        created = await self.crews().CreateCrew(crew_service_pb2.CreateCrewRequest(spec=spec))
-        request = execution_service_pb2.StartExecutionRequest(crew_id=created.crew.id, **fields)
+        created = await self.crews().CreateCrew(crew_pb2.CreateCrewRequest(spec=spec))
+        request = execution_pb2.StartExecutionRequest(crew_id=created.crew.id, **fields)
         for name, value in (inputs or {}).items():
             request.inputs[name].string_value = value
         started = await self.executions().StartExecution(request)
@@ -162,7 +162,7 @@ class Installation:
     ) -> list[execution_pb2.ExecutionEvent]:
         """Return events until one meets `until`, or to the last."""
         events: list[execution_pb2.ExecutionEvent] = []
-        request = execution_service_pb2.WatchExecutionRequest(id=execution_id, after_sequence=after)
+        request = execution_pb2.WatchExecutionRequest(id=execution_id, after_sequence=after)
         async with asyncio.timeout(WAIT_SECONDS):
             async for response in self.executions().WatchExecution(request):
                 events.append(response.event)
@@ -171,12 +171,12 @@ class Installation:
         return events
 
     async def get(self, execution_id: str) -> execution_pb2.Execution:
-        response = await self.executions().GetExecution(execution_service_pb2.GetExecutionRequest(id=execution_id))
+        response = await self.executions().GetExecution(execution_pb2.GetExecutionRequest(id=execution_id))
         execution: execution_pb2.Execution = response.execution
         return execution
 
     async def tasks(self, execution_id: str) -> list[execution_pb2.TaskRun]:
-        request = execution_service_pb2.GetTaskOutputsRequest(execution_id=execution_id)
+        request = execution_pb2.GetTaskOutputsRequest(id=execution_id)
         return list((await self.executions().GetTaskOutputs(request)).tasks)
 
     async def finished(self, execution_id: str) -> execution_pb2.Execution:

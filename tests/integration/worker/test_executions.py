@@ -11,7 +11,7 @@ import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 
 from coxswain.memory.v1 import memory_pb2
-from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, execution_service_pb2
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from tests.integration.worker.installation import (
     CAPABLE,
     Installation,
@@ -143,9 +143,7 @@ async def test_memory_is_kept_for_the_next_execution_of_the_same_crew(installati
     spec = crew(task("read", "Read about keels."), memory=crew_pb2.MemorySpec(enabled=True))
     first = await installation.start(spec)
     assert (await installation.finished(first.id)).state == S.EXECUTION_STATE_SUCCEEDED
-    again = await installation.executions().StartExecution(
-        execution_service_pb2.StartExecutionRequest(crew_id=first.crew_id)
-    )
+    again = await installation.executions().StartExecution(execution_pb2.StartExecutionRequest(crew_id=first.crew_id))
     await installation.finished(again.execution.id)
     first_call, *_, second_call = installation.llm.calls_where(route="chat")
     assert "The keel is long." not in str(first_call.body)
@@ -243,7 +241,7 @@ async def test_cancelling_ends_a_hanging_model_call_and_keeps_what_is_finished(i
     worker = await installation.holder()
     loop = asyncio.get_running_loop()
     began = loop.time()
-    await installation.executions().CancelExecution(execution_service_pb2.CancelExecutionRequest(id=execution.id))
+    await installation.executions().CancelExecution(execution_pb2.CancelExecutionRequest(id=execution.id))
     ended = await installation.finished(execution.id)
     assert ended.state == S.EXECUTION_STATE_CANCELLED
     assert loop.time() - began < 10
@@ -288,9 +286,7 @@ async def test_a_failed_execution_resumed_does_only_what_is_not_done(installatio
     assert failed.state == S.EXECUTION_STATE_FAILED
     assert failed.error.task_name == "second"
     assert failed.error.message
-    resumed = await installation.executions().ResumeExecution(
-        execution_service_pb2.ResumeExecutionRequest(id=execution.id)
-    )
+    resumed = await installation.executions().ResumeExecution(execution_pb2.ResumeExecutionRequest(id=execution.id))
     ended = await installation.finished(resumed.execution.id)
     assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, "Third done.")
     assert asked(installation, "Do the first thing.") == 1
@@ -309,15 +305,15 @@ async def test_a_result_waits_for_a_person_with_nothing_running(installation: In
     requested = next(e.approval_requested for e in events if is_kind("approval_requested")(e))
     assert requested.output.text == "A draft."
     await installation.executions().AnswerApproval(
-        execution_service_pb2.AnswerApprovalRequest(
-            approval_id=requested.approval_id, approved=False, feedback="Make it better."
+        execution_pb2.AnswerApprovalRequest(
+            id=requested.approval_id, decision=execution_pb2.APPROVAL_DECISION_REFUSE, feedback="Make it better."
         )
     )
     events = await installation.watch(execution.id, is_kind("execution_parked"), after=events[-1].sequence)
     requested = next(e.approval_requested for e in events if is_kind("approval_requested")(e))
     assert requested.output.text == "A better draft."
     await installation.executions().AnswerApproval(
-        execution_service_pb2.AnswerApprovalRequest(approval_id=requested.approval_id, approved=True)
+        execution_pb2.AnswerApprovalRequest(id=requested.approval_id, decision=execution_pb2.APPROVAL_DECISION_APPROVE)
     )
     ended = await installation.finished(execution.id)
     assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, "Published.")
@@ -354,9 +350,7 @@ async def test_a_resumed_execution_keeps_its_plan(installation: Installation) ->
     answer_by_task(installation)
     failed = await installation.start(crew(*THREE, planning=True))
     assert (await installation.finished(failed.id)).state == S.EXECUTION_STATE_FAILED
-    resumed = await installation.executions().ResumeExecution(
-        execution_service_pb2.ResumeExecutionRequest(id=failed.id)
-    )
+    resumed = await installation.executions().ResumeExecution(execution_pb2.ResumeExecutionRequest(id=failed.id))
     events = await installation.watch(resumed.execution.id)
     ended = await installation.get(resumed.execution.id)
     assert ended.state == S.EXECUTION_STATE_SUCCEEDED

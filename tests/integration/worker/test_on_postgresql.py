@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, execution_service_pb2
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from tests.integration.worker.installation import CAPABLE, Installation, install, is_kind
 from tests.support.llm_script import Reply
 
@@ -48,7 +48,7 @@ async def test_takeover_and_cancellation_on_postgresql(tmp_path: Path, postgres_
         assert sum(map(is_kind("task_completed"), events)) == 2
 
         execution = await hanging_execution(installation)
-        await installation.executions().CancelExecution(execution_service_pb2.CancelExecutionRequest(id=execution.id))
+        await installation.executions().CancelExecution(execution_pb2.CancelExecutionRequest(id=execution.id))
         ended = await installation.finished(execution.id)
         assert ended.state == S.EXECUTION_STATE_CANCELLED
         assert (await installation.tasks(execution.id))[0].output.text == "First done."

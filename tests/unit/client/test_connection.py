@@ -4,7 +4,7 @@ import pytest
 
 from coxswain.client import Connection, Tls
 from coxswain.client.connection import with_request_id
-from coxswain.orchestrator.v1.execution_service_pb2 import GetExecutionRequest, StartExecutionRequest
+from coxswain.orchestrator.v1.execution_pb2 import GetExecutionRequest, StartExecutionRequest
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from coxswain.client import NotFound, ResourceExhausted
 from coxswain.client.paging import apages, pages
-from coxswain.orchestrator.v1.crew_pb2 import Crew
-from coxswain.orchestrator.v1.crew_service_pb2 import ListCrewsRequest, ListCrewsResponse
+from coxswain.orchestrator.v1.crew_pb2 import Crew, ListCrewsRequest, ListCrewsResponse
 
 
 class Listing:

@@ -14,7 +14,7 @@ from rich.table import Table
 from coxswain.client.cli.schedule_view import moment, schedule_details, schedule_table
 from coxswain.client.results import start_request
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionError
-from coxswain.orchestrator.v1.schedule_service_pb2 import Schedule
+from coxswain.orchestrator.v1.schedule_pb2 import Schedule
 
 REFUSED = ExecutionError(reason="NOT_FOUND", message="crew c does not exist;\ncreate it")
 

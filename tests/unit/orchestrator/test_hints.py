@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coxswain.orchestrator.v1 import worker_service_pb2
+from coxswain.orchestrator.v1 import worker_pb2
 from services.orchestrator.hints import Hint, HintKind, LocalHintBus, Subscription, from_proto, to_proto
 
 PUBLISHED = [kind for kind in HintKind if kind is not HintKind.RESYNC]
@@ -66,4 +66,4 @@ def test_hints_pass_the_wire_unchanged(hint: Hint) -> None:
 
 
 def test_a_kind_of_another_release_is_no_failure() -> None:
-    assert from_proto(worker_service_pb2.Hint(kind=99, execution_id="e")) is None  # type: ignore[arg-type]
+    assert from_proto(worker_pb2.Hint(kind=99, execution_id="e")) is None  # type: ignore[arg-type]

@@ -31,11 +31,15 @@ from coxswain.memory.v1.vector_index_service_pb2_grpc import VectorIndexServiceS
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from coxswain.models.v1.usage_service_pb2_grpc import UsageServiceStub
-from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec
-from coxswain.orchestrator.v1.crew_service_pb2 import CreateCrewRequest, GetCrewRequest, UpdateCrewRequest
+from coxswain.orchestrator.v1.crew_pb2 import CreateCrewRequest, Crew, CrewSpec, GetCrewRequest, UpdateCrewRequest
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
-from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState
-from coxswain.orchestrator.v1.execution_service_pb2 import GetExecutionRequest, RenewExecutionCredentialRequest
+from coxswain.orchestrator.v1.execution_pb2 import (
+    Execution,
+    ExecutionEvent,
+    ExecutionState,
+    GetExecutionRequest,
+    RenewExecutionCredentialRequest,
+)
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub

@@ -8,10 +8,8 @@ from uuid import UUID
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.progress import state_words
 from coxswain.client.values import to_value
-from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec
-from coxswain.orchestrator.v1.crew_service_pb2 import GetCrewRequest
-from coxswain.orchestrator.v1.execution_pb2 import Execution
-from coxswain.orchestrator.v1.execution_service_pb2 import StartExecutionRequest
+from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec, GetCrewRequest
+from coxswain.orchestrator.v1.execution_pb2 import Execution, StartExecutionRequest
 
 CrewReference = Crew | CrewSpec | str
 """A crew as a server returned it, a document to apply first, or the id or name of a stored crew."""

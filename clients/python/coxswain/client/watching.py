@@ -7,8 +7,7 @@ from collections.abc import Callable
 import grpc
 
 from coxswain.client.errors import CoxswainError
-from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState
-from coxswain.orchestrator.v1.execution_service_pb2 import WatchExecutionRequest
+from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState, WatchExecutionRequest
 
 TERMINAL_EVENTS = frozenset({"execution_succeeded", "execution_failed", "execution_cancelled"})
 TERMINAL_STATES = frozenset(

@@ -21,7 +21,7 @@ from coxswain.client.documents import DocumentError, Problem
 from coxswain.client.errors import InvalidArgument
 from coxswain.client.paging import pages
 from coxswain.client.results import AppliedCrew
-from coxswain.orchestrator.v1.crew_service_pb2 import ListCrewsRequest, ValidateCrewRequest
+from coxswain.orchestrator.v1.crew_pb2 import ListCrewsRequest, ValidateCrewRequest
 
 FileOption = Annotated[
     Path,

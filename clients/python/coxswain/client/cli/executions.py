@@ -22,13 +22,18 @@ from coxswain.client.cli.session import (
 from coxswain.client.paging import pages
 from coxswain.client.progress import state_words
 from coxswain.client.watching import TERMINAL_STATES, is_terminal
-from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState, TaskState
-from coxswain.orchestrator.v1.execution_service_pb2 import (
+from coxswain.orchestrator.v1.execution_pb2 import (
+    APPROVAL_DECISION_APPROVE,
+    APPROVAL_DECISION_REFUSE,
     AnswerApprovalRequest,
     CancelExecutionRequest,
+    Execution,
+    ExecutionEvent,
+    ExecutionState,
     GetExecutionRequest,
     GetTaskOutputsRequest,
     ListExecutionsRequest,
+    TaskState,
 )
 
 _STATES = [name.removeprefix("EXECUTION_STATE_").lower() for name in list(ExecutionState.keys())[1:]]
@@ -138,7 +143,7 @@ def outputs(context: typer.Context, id: IdArgument, as_json: JsonOption = False)
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = GetTaskOutputsRequest(execution_id=id)
+        request = GetTaskOutputsRequest(id=id)
         tasks = list(pages(client.executions.GetTaskOutputs, request, "tasks"))
     if session.json:
         return session.print_json(tasks)
@@ -194,7 +199,11 @@ def approve(
         if not yes and not reject:
             session.say(f"{pending.task_name}:\n{request.output.text}\n")
             confirm(session, f"this result of {pending.task_name}", "approve", yes=yes)
-        answer = AnswerApprovalRequest(approval_id=request.approval_id, approved=not reject, feedback=feedback)
+        answer = AnswerApprovalRequest(
+            id=request.approval_id,
+            decision=APPROVAL_DECISION_REFUSE if reject else APPROVAL_DECISION_APPROVE,
+            feedback=feedback,
+        )
         execution = client.executions.AnswerApproval(answer).execution
     if session.json:
         return session.print_json(execution)

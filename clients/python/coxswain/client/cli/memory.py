@@ -40,7 +40,7 @@ from coxswain.memory.v1.memory_pb2 import (
     TraverseEntitiesRequest,
 )
 from coxswain.memory.v1.record_pb2 import MemoryKind
-from coxswain.orchestrator.v1.crew_service_pb2 import ListCrewsRequest
+from coxswain.orchestrator.v1.crew_pb2 import ListCrewsRequest
 
 app = typer.Typer(no_args_is_help=True, help="Search and keep what crews remember.", rich_markup_mode="markdown")
 app.add_typer(backend_app, name="backend")

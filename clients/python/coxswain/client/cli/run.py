@@ -14,8 +14,7 @@ from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, 
 from coxswain.client.cli.live import execution_view, follow
 from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, Session, session_of
 from coxswain.client.results import CrewReference, ExecutionNotSucceeded
-from coxswain.orchestrator.v1.execution_pb2 import ExecutionState
-from coxswain.orchestrator.v1.execution_service_pb2 import GetExecutionRequest, ResumeExecutionRequest
+from coxswain.orchestrator.v1.execution_pb2 import ExecutionState, GetExecutionRequest, ResumeExecutionRequest
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
 WatchOption = Annotated[bool, typer.Option("--watch/--detach", help="Follow it to its end, or only start it.")]

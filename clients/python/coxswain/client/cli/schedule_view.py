@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coxswain.client.cli.session import add_row, one_line, plain, table
-from coxswain.orchestrator.v1.schedule_service_pb2 import Schedule
+from coxswain.orchestrator.v1.schedule_pb2 import Schedule
 
 _SHOWN_CHARACTERS = 200
 

@@ -14,9 +14,9 @@ from coxswain.client.errors import NotFound
 from coxswain.client.paging import pages
 from coxswain.client.results import id_of, start_request
 from coxswain.client.values import to_value
-from coxswain.orchestrator.v1.crew_service_pb2 import GetCrewRequest
-from coxswain.orchestrator.v1.execution_service_pb2 import StartExecutionRequest
-from coxswain.orchestrator.v1.schedule_service_pb2 import (
+from coxswain.orchestrator.v1.crew_pb2 import GetCrewRequest
+from coxswain.orchestrator.v1.execution_pb2 import StartExecutionRequest
+from coxswain.orchestrator.v1.schedule_pb2 import (
     CreateScheduleRequest,
     DeleteScheduleRequest,
     GetScheduleRequest,

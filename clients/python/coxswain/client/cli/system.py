@@ -25,8 +25,8 @@ from coxswain.client.paging import pages
 from coxswain.client.policy import FILES
 from coxswain.common.v1.access_pb2 import Role
 from coxswain.models.v1.model_pb2 import ListModelsRequest, Provider
-from coxswain.orchestrator.v1.tool_service_pb2 import ListToolsRequest
-from coxswain.orchestrator.v1.worker_service_pb2 import ListWorkersRequest
+from coxswain.orchestrator.v1.tool_pb2 import ListToolsRequest
+from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
 
 _ELSEWHERE = "not served here"
 _HEALTH_STYLES = {"serving": "green", "not serving": "red", _ELSEWHERE: "dim"}
