@@ -1,40 +1,11 @@
 """What auth knows about: who somebody is, where they may act, what they may use."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
-from urllib.parse import urlsplit
 
 from services.common.identity.principal import CredentialKind, Role
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_HOST = re.compile(r"^(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])$")
-
-
-def origin_of(url: str) -> str | None:
-    """Return scheme, host and port of `url` in one spelling (lower case, no default port), or None when it has none.
-
-    An address without a scheme is taken as HTTPS. One with a user name is refused: it reads as another host.
-    """
-    text = url.strip()
-    if "://" not in text:
-        text = f"https://{text}"
-    # Browsers and some clients read a backslash as a slash: what follows would be another host.
-    if "\\" in text or any(character.isspace() for character in text):
-        return None
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        return None
-    scheme, host = parts.scheme.lower(), (parts.hostname or "").lower().rstrip(".")
-    if ":" in host:
-        host = f"[{host}]"
-    if scheme not in _DEFAULT_PORTS or "@" in parts.netloc or not _HOST.match(host) or port == 0:
-        return None
-    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from services.auth.domain import origin_of
-from services.common.egress import AddressPolicy, CheckedResolver
+from services.common.egress import AddressPolicy, CheckedResolver, origin_of
 from services.common.errors import Unavailable
 
 _MAX_BYTES = 1024 * 1024

@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from services.auth.domain import origin_of
-from services.common.egress import Network
+from services.common.egress import Network, origin_of
 from services.common.settings import is_loopback
 
 EVERY_GROUP = "*"

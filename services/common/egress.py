@@ -5,6 +5,7 @@ no name can lead into the networks the services run in.
 """
 
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -18,15 +19,49 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"^(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])$")
 
 
-def origin_of(url: str) -> str:
-    """Return scheme, host and port (when it is not the scheme's own) of an address."""
-    parts = urlsplit(url)
-    host = (parts.hostname or "").lower()
-    host = f"[{host}]" if ":" in host else host
-    usual = {"http": 80, "https": 443}.get(parts.scheme)
-    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port not in (None, usual) else "")
+def origin_of(url: str) -> str | None:
+    """Return scheme, host and port of `url` in one spelling (lower case, no default port), or None when it has none.
+
+    An address without a scheme is taken as HTTPS. One with a user name is refused: it reads as another host.
+    """
+    text = url.strip()
+    if "://" not in text:
+        text = f"https://{text}"
+    # Browsers and some clients read a backslash as a slash: what follows would be another host.
+    if "\\" in text or any(character.isspace() for character in text):
+        return None
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    scheme, host = parts.scheme.lower(), (parts.hostname or "").lower().rstrip(".")
+    if ":" in host:
+        host = f"[{host}]"
+    if scheme not in _DEFAULT_PORTS or "@" in parts.netloc or not _HOST.match(host) or port == 0:
+        return None
+    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
+
+
+def required_origin(url: str) -> str:
+    """Return the origin of an address that has to have one.
+
+    Raises:
+        PermissionDenied: it has none, or can be read as another one.
+    """
+    origin = origin_of(url)
+    if origin is None:
+        # The address is not shown: where it should hold a host it may hold a password.
+        raise PermissionDenied(
+            "the address is not one that can be called: write it as https://HOST or https://HOST:PORT and a path, "
+            "without a user name",
+            reason="DESTINATION_NOT_ALLOWED",
+        )
+    return origin
 
 
 class AddressPolicy:
@@ -45,18 +80,19 @@ class AddressPolicy:
         return encrypted and address.is_global and not address.is_multicast and not address.is_reserved
 
     def check_literal(self, url: str) -> None:
-        """Refuse an address that is written out as a number.
+        """Refuse an address that can be read as two, or is written out as a number that may not be connected to.
 
         Raises:
             PermissionDenied: it is not one to connect to.
         """
+        origin = required_origin(url)
         parts = urlsplit(url)
         try:
             address = ipaddress.ip_address((parts.hostname or "").split("%")[0])
         except ValueError:
             return
         if not self.permits(address, encrypted=parts.scheme == "https"):
-            raise self.refused(origin_of(url))
+            raise self.refused(origin)
 
     def refused(self, origin: str) -> PermissionDenied:
         """Return the failure of an address that is not permitted. It does not tell what the name resolves to."""
@@ -99,7 +135,7 @@ class CheckedResolver(AbstractResolver):
             address = ipaddress.ip_address(result["host"].split("%")[0])
             if not self._policy.permits(address, encrypted=self._encrypted):
                 scheme = "https" if self._encrypted else "http"
-                raise self._policy.refused(origin_of(f"{scheme}://{host}:{port}"))
+                raise self._policy.refused(required_origin(f"{scheme}://{host}:{port}"))
         return found
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from coxswain.memory.v1 import (
     vector_index_service_pb2_grpc,
 )
 from services.common.clock import utc_now
-from services.common.egress import AddressPolicy, origin_of
+from services.common.egress import AddressPolicy, required_origin
 from services.common.grpc.server import Registry
 from services.common.hosting import StartError
 from services.common.identity.credentials import AuthCredentials
@@ -153,7 +153,7 @@ def _own_workspace(settings: MemorySettings) -> frozenset[str]:
     host = settings.databricks_host.strip()
     if not host:
         return frozenset()
-    return frozenset({origin_of(host if "://" in host else f"https://{host}")})
+    return frozenset({required_origin(host)})
 
 
 def _client_limits(settings: MemorySettings) -> ClientLimits:

@@ -11,7 +11,7 @@ from coxswain.models.v1.inference_service_pb2_grpc import add_InferenceServiceSe
 from coxswain.models.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from coxswain.models.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 from services.common.clock import utc_now
-from services.common.egress import AddressPolicy, origin_of
+from services.common.egress import AddressPolicy, required_origin
 from services.common.grpc.server import Registry
 from services.common.hosting import StartError
 from services.common.identity.credentials import AuthCredentials
@@ -117,7 +117,7 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
     credentials = AuthCredentials(
         runtime.peers.channel("auth"),
         credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER,
-        frozenset(origin_of(origin) for origin in settings.keyless_origins),
+        frozenset(required_origin(origin) for origin in settings.keyless_origins),
     )
     egress = Egress(
         addresses,

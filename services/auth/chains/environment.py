@@ -8,8 +8,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from services.auth.chains.link import Answer, Wanted, for_destination
-from services.auth.domain import CredentialPurpose, origin_of
+from services.auth.domain import CredentialPurpose
 from services.auth.settings import EVERY_GROUP
+from services.common.egress import origin_of
 
 _PACKAGED = Path(__file__).with_name("providers.yaml")
 _DATABRICKS = "databricks"

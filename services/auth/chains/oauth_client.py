@@ -10,10 +10,11 @@ from services.auth.chains.environment import SharedGroups
 from services.auth.chains.link import Answer, Wanted, for_destination
 from services.auth.chains.stored_secret import StoredSecretLink
 from services.auth.chains.token_cache import IssuedToken, NoTokenError, TokenCache
-from services.auth.domain import LinkOutcome, origin_of
+from services.auth.domain import LinkOutcome
 from services.auth.http import HttpAnswer, HttpClient, unavailable
 from services.auth.identity.databricks import discovery_url
 from services.common.clock import utc_now
+from services.common.egress import origin_of
 
 _OK, _SERVER_ERRORS, _TOO_MANY = 200, 500, 429
 _SCOPE = "all-apis"

@@ -14,8 +14,8 @@ import structlog
 from services.auth.chains.environment import SharedGroups
 from services.auth.chains.link import Answer, Wanted, for_destination
 from services.auth.chains.token_cache import IssuedToken, NoTokenError, TokenCache
-from services.auth.domain import origin_of
 from services.common.clock import utc_now
+from services.common.egress import origin_of
 from services.common.errors import Unavailable
 from services.common.logging import redact
 

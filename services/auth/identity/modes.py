@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from datetime import timedelta
 
-from services.auth.domain import origin_of
 from services.auth.http import HttpClient
 from services.auth.identity.databricks import DatabricksVerifier, ScimMe, discovery_url
 from services.auth.identity.dev import DevVerifier
@@ -11,6 +10,7 @@ from services.auth.identity.jwks import IssuerAddress, KeySet
 from services.auth.identity.oidc import JwtVerifier, Trust
 from services.auth.identity.verifier import IdentityVerifier
 from services.auth.settings import AuthSettings, OidcIssuer, check_address
+from services.common.egress import origin_of
 from services.common.identity.principal import CredentialKind, Role
 
 _ROLES = {"operator": Role.OPERATOR, "editor": Role.EDITOR, "admin": Role.ADMIN}

@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 
 from services.auth.chains.chain import Chain, Step
 from services.auth.chains.link import Wanted
-from services.auth.domain import CredentialPurpose, LinkExplanation, LinkOutcome, OutboundCredential, origin_of
+from services.auth.domain import CredentialPurpose, LinkExplanation, LinkOutcome, OutboundCredential
 from services.auth.identity.cache import EXPIRY_MARGIN
 from services.common.clock import utc_now
+from services.common.egress import origin_of
 from services.common.errors import (
     CoxswainError,
     FailedPrecondition,

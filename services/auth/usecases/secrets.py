@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from services.auth.chains.names import OAUTH_CLIENT
-from services.auth.domain import Sealed, Secret, origin_of
+from services.auth.domain import Sealed, Secret
 from services.auth.keys import bindings
 from services.auth.keys.sealing import Binding
 from services.auth.keys.vault import Vault
@@ -13,6 +13,7 @@ from services.auth.repositories import encryption_keys, sealed_rows, secrets
 from services.auth.repositories.sealed_rows import Progress, SealedRow
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.egress import origin_of
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from services.common.ids import new_id
 from services.common.pagination import cut_page, decode_page_token, page_size

@@ -33,10 +33,9 @@ def backend_to_domain(message: pb.MemoryBackend, default_space: EmbeddingSpace) 
 
 
 def _config(message: pb.DatabricksBackendConfig, default_space: EmbeddingSpace) -> DatabricksConfig:
-    try:
-        workspace_url = origin_of(message.workspace_url)
-    except ValueError:
-        raise InvalidArgument.field("backend.databricks.workspace_url", "is no address") from None
+    workspace_url = origin_of(message.workspace_url)
+    if workspace_url is None:
+        raise InvalidArgument.field("backend.databricks.workspace_url", "is not an address; write https://HOST")
     indexes: dict[MemoryKind, str] = {}
     for place, entry in enumerate(message.indexes):
         kind = MemoryKind(entry.kind)

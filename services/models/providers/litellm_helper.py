@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from services.common.egress import origin_of
+from services.common.egress import required_origin
 from services.common.errors import CoxswainError
 from services.common.identity.credentials import CredentialSource, OutboundCredential
 from services.models.domain import (
@@ -297,7 +297,7 @@ class LitellmProvider:
         """
         provider = model.spec.upstream_name.partition("/")[0]
         base_url = self._base_urls.get(provider, "")
-        credential = await self._credentials.resolve(origin_of(base_url) if base_url else "", provider)
+        credential = await self._credentials.resolve(required_origin(base_url) if base_url else "", provider)
         arguments = request | {"api_key": credential.token} | ({"api_base": base_url} if base_url else {})
         limit = asyncio.timeout_at(deadline)
         try:
@@ -320,7 +320,7 @@ class LitellmProvider:
         except _CallFailed as error:
             failure, passing = _failure(model, error.error, credential)
             if failure.reason == "UPSTREAM_CREDENTIAL_REJECTED":
-                self._credentials.forget(origin_of(base_url) if base_url else "", provider)
+                self._credentials.forget(required_origin(base_url) if base_url else "", provider)
             if passing:
                 raise TryAgain(failure) from error
             raise failure from error

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import aiohttp
 import structlog
 
-from services.common.egress import origin_of
+from services.common.egress import required_origin
 from services.common.errors import CoxswainError, FailedPrecondition
 from services.common.identity.credentials import CredentialSource, OutboundCredential
 from services.models.domain import (
@@ -156,7 +156,7 @@ class OpenAICompatibleProvider:
         return _Target(
             model=model,
             url=f"{base_url.rstrip('/')}/{path}",
-            origin=origin_of(base_url),
+            origin=required_origin(base_url),
             trusted=model.shared or not own,
             deadline=self._retries.deadline(),
         )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.egress import AddressPolicy, CheckedResolver, origin_of
+from services.common.egress import AddressPolicy, CheckedResolver, origin_of, required_origin
 from services.common.errors import PermissionDenied
 
 POLICY = AddressPolicy(setting="COXSWAIN_X_NETWORKS")
@@ -79,7 +79,57 @@ async def test_a_name_with_one_address_inside_is_refused_whatever_its_others(mon
 
 @pytest.mark.parametrize(
     ("url", "origin"),
-    [("https://Example.com:443/a", "https://example.com"), ("http://[::1]:8080/x", "http://[::1]:8080")],
+    [
+        ("https://example.com", "https://example.com"),
+        ("HTTPS://Example.COM:443/a/b?c#d", "https://example.com"),
+        ("http://example.com:80", "http://example.com"),
+        ("http://example.com:8080/", "http://example.com:8080"),
+        ("example.com", "https://example.com"),
+        ("example.com./", "https://example.com"),
+        ("http://[::1]:8080/v1", "http://[::1]:8080"),
+        ("https://[2606:4700::1111]:8443/x", "https://[2606:4700::1111]:8443"),
+    ],
 )
-def test_an_origin_is_scheme_host_and_unusual_port(url: str, origin: str) -> None:
+def test_an_origin_is_scheme_host_and_port(url: str, origin: str) -> None:
     assert origin_of(url) == origin
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "https://",
+        "ftp://example.com",
+        "https://user@example.com",
+        "https://example.com@evil.example.com",
+        "https://example.com:0",
+        "https://example.com:99999",
+        "https://example.com:x",
+        "https://exa mple.com",
+        "https://example.com\\@evil.example.com",
+        "https://example.com%2f.evil.example.com",
+        "javascript://example.com",
+    ],
+)
+def test_what_could_be_read_as_two_places_is_no_origin(url: str) -> None:
+    assert origin_of(url) is None
+
+
+@given(st.text(max_size=60))
+def test_an_origin_is_its_own_origin(text: str) -> None:
+    origin = origin_of(text)
+    if origin is not None:
+        assert origin_of(origin) == origin
+        assert origin == origin.lower()
+        assert origin.count("/") == 2
+
+
+@pytest.mark.parametrize(
+    "url", ["https://user:hunter2@example.com", "https://8.8.8.8\\@10.0.0.1/", "ftp://example.com"]
+)
+def test_an_address_without_one_clear_origin_is_refused_and_not_shown(url: str) -> None:
+    for refuse in (POLICY.check_literal, required_origin):
+        with pytest.raises(PermissionDenied) as refusal:
+            refuse(url)
+        assert refusal.value.reason == "DESTINATION_NOT_ALLOWED"
+        assert "hunter2" not in refusal.value.message

@@ -16,7 +16,7 @@ import aiohttp
 import structlog
 
 from services.common.clock import utc_now
-from services.common.egress import origin_of
+from services.common.egress import required_origin
 from services.common.errors import CoxswainError, DeadlineExceeded
 from services.common.grpc.call import current_call
 from services.common.identity.credentials import CredentialSource
@@ -92,7 +92,7 @@ class VectorSearchClient:
         failed: list[str] = []
         for batch in await asyncio.to_thread(_encode_batches, rows, self.limits.upsert_rows, self.limits.upsert_bytes):
             answer = await self._data(workspace, "POST", index, "upsert-data", batch.body)
-            failed.extend(_unwritten(answer, batch.keys, origin_of(workspace)))
+            failed.extend(_unwritten(answer, batch.keys, required_origin(workspace)))
         return failed
 
     async def delete(self, workspace: str, index: str, keys: Sequence[str]) -> tuple[int, list[str]]:
@@ -101,7 +101,7 @@ class VectorSearchClient:
         for start in range(0, len(keys), self.limits.delete_keys):
             batch = list(keys[start : start + self.limits.delete_keys])
             answer = await self._data(workspace, "DELETE", index, "delete-data", _encode({"primary_keys": batch}))
-            refused = _failed_keys(answer, batch, origin_of(workspace))
+            refused = _failed_keys(answer, batch, required_origin(workspace))
             failed.extend(refused)
             accepted += len(batch) - len(refused)
         return accepted, failed
@@ -110,13 +110,13 @@ class VectorSearchClient:
         """Return the first page of a query; `vector` is JSON text."""
         encoded = b'%s,"query_vector":%s}' % (_encode(body)[:-1], vector.encode())
         answer = await self._data(workspace, "POST", index, "query", encoded)
-        return _query_page(answer, origin_of(workspace))
+        return _query_page(answer, required_origin(workspace))
 
     async def next_page(self, workspace: str, index: str, endpoint: str, token: str) -> QueryPage:
         """Return the page that a page's token leads to."""
         body = _encode({"page_token": token, "endpoint_name": endpoint})
         answer = await self._data(workspace, "POST", index, "query-next-page", body)
-        return _query_page(answer, origin_of(workspace))
+        return _query_page(answer, required_origin(workspace))
 
     async def scan(self, workspace: str, index: str) -> AsyncIterator[list[Json]]:
         """Yield all rows, vectors included, in the order of their keys, page by page."""
@@ -126,7 +126,7 @@ class VectorSearchClient:
             if last:
                 body["last_primary_key"] = last
             answer = await self._data(workspace, "POST", index, "scan", _encode(body))
-            rows = await asyncio.to_thread(_scan_rows, answer, origin_of(workspace))
+            rows = await asyncio.to_thread(_scan_rows, answer, required_origin(workspace))
             if rows:
                 yield rows
             following = str(answer.get("last_primary_key") or "")
@@ -177,13 +177,13 @@ class VectorSearchClient:
             answer = await self._call(workspace, "GET", page, subject)
             rows = answer.get(name) or []
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise bad_answer(origin_of(workspace))
+                raise bad_answer(required_origin(workspace))
             found.extend(rows)
             following = str(answer.get("next_page_token") or "")
             if not following or following == token:
                 return found
             token = following
-        raise bad_answer(origin_of(workspace))
+        raise bad_answer(required_origin(workspace))
 
     async def _data(self, workspace: str, method: str, index: str, action: str, body: bytes) -> Json:
         # Never below /endpoints/{name}/indexes: that path wants scopes that users' tokens do not have.
@@ -195,7 +195,7 @@ class VectorSearchClient:
 
         Everything asked for can be asked again: rows are written and removed by their keys.
         """
-        origin = origin_of(workspace)
+        origin = required_origin(workspace)
         deadline = self._deadline()
         pause = _FIRST_PAUSE
         credential = await self._credentials.resolve(origin)

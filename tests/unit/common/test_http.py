@@ -1,0 +1,112 @@
+"""The way out over HTTP: groups reach no address inside, and nothing of one call reaches the next."""
+
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from services.common.egress import AddressPolicy
+from services.common.errors import PermissionDenied
+from services.common.http import EgressClient, read_limited
+
+CLOSED = AddressPolicy(setting="ALLOWED")
+LOOPBACK = AddressPolicy([ipaddress.ip_network("127.0.0.0/8")], setting="ALLOWED")
+
+
+@asynccontextmanager
+async def serving(seen: list[web.Request]) -> AsyncIterator[int]:
+    async def handle(request: web.Request) -> web.Response:
+        await request.read()
+        seen.append(request)
+        if request.path == "/redirect":
+            raise web.HTTPFound("/elsewhere")
+        response = web.Response(body=b"x" * int(request.query.get("bytes", 1)))
+        response.set_cookie("session", "1")
+        return response
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def client_of(policy: AddressPolicy) -> AsyncIterator[EgressClient]:
+    client = EgressClient(policy, connect_timeout=1, total_timeout=5, connections_per_origin=2)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0x7f000001", "2130706433", "127.1", "[::ffff:127.0.0.1]"])
+@pytest.mark.parametrize("scheme", ["http", "https", "HTTP"])
+async def test_no_spelling_of_a_group_reaches_this_machine(host: str, scheme: str) -> None:
+    seen: list[web.Request] = []
+    async with serving(seen) as port, client_of(CLOSED) as client:
+        with pytest.raises((PermissionDenied, aiohttp.InvalidURL)):
+            await client.request("POST", f"{scheme}://{host}:{port}/x", trusted=False, data=b"{}")
+        (await client.request("POST", f"http://127.0.0.1:{port}/trusted", trusted=True, data=b"{}")).close()
+    assert [request.path for request in seen] == ["/trusted"]
+
+
+async def test_a_name_that_leads_to_one_private_address_among_public_ones_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def resolved(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 443)) for address in ("8.8.8.8", "169.254.169.254")
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    async with client_of(CLOSED) as client:
+        with pytest.raises(PermissionDenied) as failure:
+            await client.request("GET", "https://rebound.example.com/x", trusted=False)
+    assert failure.value.metadata == {"origin": "https://rebound.example.com"}
+    assert "169.254" not in failure.value.message
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_neither_redirects_nor_cookies_nor_proxies_are_followed(
+    trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    seen: list[web.Request] = []
+    async with serving(seen) as port, client_of(LOOPBACK) as client:
+        for path in ("redirect", "again"):
+            response = await client.request("GET", f"http://127.0.0.1:{port}/{path}", trusted=trusted)
+            response.close()
+        assert [request.path for request in seen] == ["/redirect", "/again"]
+        assert "Cookie" not in seen[1].headers
+        assert seen[1].headers["User-Agent"] == "coxswain"
+
+
+async def test_a_form_and_a_body_arrive_as_they_are() -> None:
+    seen: list[web.Request] = []
+    async with serving(seen) as port, client_of(CLOSED) as client:
+        url = f"http://127.0.0.1:{port}/x"
+        (await client.request("POST", url, trusted=True, data={"grant_type": "a b"})).close()
+        (
+            await client.request("PUT", url, trusted=True, data=b"{}", headers={"Content-Type": "application/json"})
+        ).close()
+        assert dict(await seen[0].post()) == {"grant_type": "a b"}
+        assert await seen[1].read() == b"{}"
+        assert seen[1].content_type == "application/json"
+
+
+@pytest.mark.parametrize(("size", "read"), [(1000, 1000), (1001, None)])
+async def test_a_body_is_read_up_to_a_limit(size: int, read: int | None) -> None:
+    async with serving([]) as port, client_of(CLOSED) as client:
+        response = await client.request("GET", f"http://127.0.0.1:{port}/?bytes={size}", trusted=True)
+        async with response:
+            body = await read_limited(response, 1000)
+    assert (body if body is None else len(body)) == read
