@@ -12,7 +12,7 @@ from services.common.db.database import Database
 from services.common.errors import AlreadyExists, FailedPrecondition, NotFound
 from services.common.identity.principal import Principal, Role
 from services.common.ids import new_id
-from services.common.pagination import cut_page, decode_page_token, page_size
+from services.common.paging import cut_page, decode_page_token, page_size
 
 _CREATE = "CreateGroup"
 _LIST_GROUPS = "ListGroups"

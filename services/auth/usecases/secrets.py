@@ -16,7 +16,7 @@ from services.common.db.database import Database
 from services.common.egress import origin_of
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from services.common.ids import new_id
-from services.common.pagination import cut_page, decode_page_token, page_size
+from services.common.paging import cut_page, decode_page_token, page_size
 
 _BATCH = 100
 _TRIES = 5

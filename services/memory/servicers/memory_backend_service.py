@@ -12,7 +12,7 @@ from services.common.db.idempotency import request_hash
 from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_principal
 from services.common.grpc.validation import validate
-from services.common.pagination import decode_page_token, encode_page_token, page_size
+from services.common.paging import decode_page_token, encode_page_token, page_size
 from services.memory.domain import EmbeddingSpace, MemoryBackend
 from services.memory.servicers.backend_convert import backend_to_domain, backend_to_message, merge
 from services.memory.usecases.memory_backends import MemoryBackendUseCases

@@ -13,7 +13,7 @@ from coxswain.memory.v1 import memory_service_pb2_grpc
 from services.common.clock import utc_now
 from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_call, current_principal
-from services.common.pagination import decode_page_token, encode_page_token, page_size
+from services.common.paging import decode_page_token, encode_page_token, page_size
 from services.memory.domain import ListPosition, MemoryKind, SearchPosition, microseconds, moment_of
 from services.memory.servicers.convert import (
     filter_to_domain,

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from services.common.egress import AddressPolicy
 from services.common.errors import FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
-from services.common.pagination import cut_page, decode_page_token, page_size
+from services.common.paging import cut_page, decode_page_token, page_size
 from services.models.domain import Capabilities, Model, ModelKey, ModelSpec, Provider
 from services.models.providers.offline.provider import UPSTREAM_MODELS as OFFLINE_MODELS
 from services.models.repositories.models import ModelRepository, RequestKey

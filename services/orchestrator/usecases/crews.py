@@ -7,7 +7,7 @@ from services.common.clock import utc_now
 from services.common.errors import Aborted, AlreadyExists, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
-from services.common.pagination import decode_page_token, encode_page_token, page_size
+from services.common.paging import decode_page_token, encode_page_token, page_size
 from services.orchestrator.domain import Crew, CrewSpec, Fault, to_document
 from services.orchestrator.repositories.protocols import KnownRequest, RequestKey, Store, UnitOfWork
 from services.orchestrator.usecases.crew_faults import crew_warnings

@@ -7,7 +7,7 @@ from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
-from services.common.pagination import decode_page_token, encode_page_token, page_size
+from services.common.paging import decode_page_token, encode_page_token, page_size
 from services.orchestrator.domain import (
     ApprovalState,
     Execution,

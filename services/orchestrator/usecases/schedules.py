@@ -10,7 +10,7 @@ from services.common.clock import utc_now
 from services.common.errors import Aborted, AlreadyExists, CoxswainError, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
-from services.common.pagination import decode_page_token, encode_page_token, page_size
+from services.common.paging import decode_page_token, encode_page_token, page_size
 from services.orchestrator.cron import BadCron, BadTimeZone, next_fire_time
 from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry, Schedule, Start, to_document
 from services.orchestrator.repositories.protocols import KnownRequest, RequestKey, Store, UnitOfWork

@@ -1,0 +1,160 @@
+"""Pages of a listing: read by key, as large as asked for and as a message can hold.
+
+Page tokens are opaque and tied to the listing and the filters they were made for.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from services.common.errors import InvalidArgument
+
+T = TypeVar("T")
+
+_MAX_INTEGER = 2**63 - 1
+# A whole page of large items would be far more than a message, and might be all the memory.
+_LARGE_ITEMS_AT_ONCE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some items of a listing, and the token of what follows them: empty when nothing does."""
+
+    items: Sequence[T]
+    next_page_token: str
+
+
+class Pager:
+    """Cuts one listing into pages."""
+
+    def __init__(
+        self,
+        listing: str,
+        *,
+        key_types: tuple[type, ...] = (str,),
+        default: int = 50,
+        maximum: int = 1000,
+        max_bytes: int = 2 * 1024 * 1024,
+    ) -> None:
+        """`key_types` are the types of a row's sort key; `default` and `maximum` count the items of a page.
+
+        `max_bytes` bounds the pages whose items can be large: by default half of the smallest message limit of clients.
+        """
+        self._listing = listing
+        self._key_types = key_types
+        self._default = default
+        self._maximum = maximum
+        self._max_bytes = max_bytes
+
+    async def page(
+        self,
+        size: int,
+        token: str,
+        filters: Mapping[str, object],
+        read: Callable[[list[Any] | None, int], Awaitable[Sequence[T]]],
+        key: Callable[[T], Sequence[object]],
+        size_of: Callable[[T], int] | None = None,
+    ) -> Page[T]:
+        """Return a page of at most `size` items (0: the default), but of one at least where there are any.
+
+        `read` returns at most so many items as it is told, those after a sort key (None: from the beginning); `key`
+        gives the sort key of an item (JSON scalars), and `size_of` its bytes where items can be large.
+
+        Raises:
+            InvalidArgument: the token is not one of this listing with these filters.
+        """
+        after = decode_page_token(token, self._listing, filters)
+        if after is not None and not self._is_key(after):
+            raise bad_page_token()
+        wanted = page_size(size, self._default, self._maximum)
+        taken: list[T] = []
+        used = 0
+        while True:
+            limit = wanted + 1 - len(taken)
+            if size_of is not None:
+                limit = min(limit, _LARGE_ITEMS_AT_ONCE)
+            portion = await read(list(key(taken[-1])) if taken else after, limit)
+            for item in portion:
+                used += 0 if size_of is None else size_of(item)
+                if len(taken) == wanted or (taken and used > self._max_bytes):
+                    return Page(taken, encode_page_token(self._listing, filters, key(taken[-1])))
+                taken.append(item)
+            if len(portion) < limit:
+                return Page(taken, "")
+
+    def _is_key(self, key: list[Any]) -> bool:
+        return len(key) == len(self._key_types) and all(
+            type(part) is kind and _is_storable(part) for part, kind in zip(key, self._key_types, strict=True)
+        )
+
+
+def page_size(requested: int, default: int = 50, maximum: int = 1000) -> int:
+    """Return the number of rows to read for a requested page size, where 0 asks for the default."""
+    return min(requested or default, maximum)
+
+
+def encode_page_token(listing: str, filters: Mapping[str, object], key: Sequence[object]) -> str:
+    """Return the token that continues `listing` after the row whose sort key is `key` (JSON scalars)."""
+    document = json.dumps([_fingerprint(listing, filters), list(key)], ensure_ascii=False, separators=(",", ":"))
+    return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
+
+
+def decode_page_token(token: str, listing: str, filters: Mapping[str, object]) -> list[Any] | None:
+    """Return the sort key in `token`, or None for the first page.
+
+    Raises:
+        InvalidArgument: it is not a token, or was made for another listing or other filters.
+    """
+    if not token:
+        return None
+    try:
+        fingerprint, key = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    except (ValueError, TypeError, RecursionError, binascii.Error):
+        fingerprint, key = "", None
+    if fingerprint != _fingerprint(listing, filters) or not isinstance(key, list):
+        raise bad_page_token()
+    return key
+
+
+def bad_page_token() -> InvalidArgument:
+    """Return the failure of a token that does not continue this listing."""
+    return InvalidArgument.field(
+        "page_token",
+        "not a token of this listing: pass next_page_token of the page before and the same filters, or leave it empty",
+        reason="INVALID_PAGE_TOKEN",
+    )
+
+
+def _is_storable(part: Any) -> bool:
+    """Whether a database takes a value: anybody can write a token."""
+    match part:
+        case str():
+            return "\0" not in part and not any("\ud800" <= character <= "\udfff" for character in part)
+        case int():
+            return abs(part) <= _MAX_INTEGER
+        case float():
+            return math.isfinite(part)
+        case _:
+            return False
+
+
+def cut_page(
+    found: Sequence[T], size: int, listing: str, filters: Mapping[str, object], key: Callable[[T], Sequence[object]]
+) -> tuple[Sequence[T], str]:
+    """Return the first `size` of `found` and the token of what follows them, "" when nothing does.
+
+    One more than a page was asked for, so that `found` tells whether there is more; `key` gives a row's sort key.
+    """
+    if len(found) <= size:
+        return found, ""
+    return found[:size], encode_page_token(listing, filters, key(found[size - 1]))
+
+
+def _fingerprint(listing: str, filters: Mapping[str, object]) -> str:
+    canonical = json.dumps([listing, sorted(filters.items())], default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
