@@ -54,7 +54,13 @@ class InvalidArgument(CoxswainError):
     @classmethod
     def field(cls, path: str, description: str, *, reason: str = "") -> Self:
         """Return the failure of one field."""
-        return cls(f"{path}: {description}", reason=reason, violations=(FieldViolation(path, description),))
+        return cls.fields([FieldViolation(path, description)], reason=reason)
+
+    @classmethod
+    def fields(cls, violations: Sequence[FieldViolation], *, reason: str = "") -> Self:
+        """Return the failure of one field or several."""
+        message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+        return cls(message, reason=reason, violations=violations)
 
 
 class NotFound(CoxswainError):

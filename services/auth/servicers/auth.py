@@ -13,7 +13,7 @@ from services.auth.usecases.credentials import Credentials
 from services.auth.usecases.delegations import Delegations
 from services.auth.usecases.exchange import Exchange
 from services.common.grpc.call import current_call, current_principal
-from services.common.grpc.pipeline import Context
+from services.common.grpc.handler import Context
 from services.common.identity.authenticator import Credential
 
 

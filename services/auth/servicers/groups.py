@@ -7,7 +7,7 @@ from services.auth.servicers.convert import timestamp
 from services.auth.usecases.groups import Groups
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
-from services.common.grpc.pipeline import Context
+from services.common.grpc.handler import Context
 from services.common.identity.principal import Role
 
 

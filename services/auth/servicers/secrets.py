@@ -8,7 +8,7 @@ from services.auth.domain import Secret
 from services.auth.servicers.convert import timestamp
 from services.auth.usecases.secrets import Secrets
 from services.common.grpc.call import current_principal
-from services.common.grpc.pipeline import Context
+from services.common.grpc.handler import Context
 
 
 class SecretServicer(SecretServiceServicer):

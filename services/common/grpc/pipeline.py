@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import structlog
@@ -25,6 +25,7 @@ from services.common.errors import (
 )
 from services.common.grpc.access import MethodAccess
 from services.common.grpc.call import Call, enter_call
+from services.common.grpc.handler import Context
 from services.common.grpc.metrics import CALLS, SECONDS
 from services.common.grpc.status import DETAILS_KEY, from_rpc_error, to_status
 from services.common.grpc.validation import validate
@@ -41,7 +42,6 @@ from services.common.ids import new_id
 
 logger = structlog.get_logger(__name__)
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _MAX_REQUEST_ID = 128
 
 

@@ -15,7 +15,7 @@ def validate(message: Message, path: str = "") -> None:
     violations = protovalidate.collect_violations(message)
     if violations:
         faults = [FieldViolation(_path(path, v.proto.field), v.proto.message or v.proto.rule_id) for v in violations]
-        raise InvalidArgument("; ".join(f"{fault.field}: {fault.description}" for fault in faults), violations=faults)
+        raise InvalidArgument.fields(faults)
 
 
 def _path(path: str, field: protovalidate.FieldPathPb | None) -> str:

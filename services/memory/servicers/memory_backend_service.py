@@ -2,22 +2,18 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
-
-import grpc
 
 from coxswain.memory.v1 import memory_backend_pb2 as pb
 from coxswain.memory.v1 import memory_backend_service_pb2_grpc
 from services.common.db.idempotency import request_hash
 from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_principal
+from services.common.grpc.handler import Context
 from services.common.grpc.validation import validate
 from services.common.paging import decode_page_token, encode_page_token, page_size
 from services.memory.domain import EmbeddingSpace, MemoryBackend
 from services.memory.servicers.backend_convert import backend_to_domain, backend_to_message, merge
 from services.memory.usecases.memory_backends import MemoryBackendUseCases
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class MemoryBackendServicer(memory_backend_service_pb2_grpc.MemoryBackendServiceServicer):

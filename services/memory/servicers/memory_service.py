@@ -5,7 +5,6 @@ import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import grpc
 from google.protobuf.message import Message
 
 from coxswain.memory.v1 import memory_pb2 as pb
@@ -13,6 +12,7 @@ from coxswain.memory.v1 import memory_service_pb2_grpc
 from services.common.clock import utc_now
 from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_call, current_principal
+from services.common.grpc.handler import Context
 from services.common.paging import decode_page_token, encode_page_token, page_size
 from services.memory.domain import ListPosition, MemoryKind, SearchPosition, microseconds, moment_of
 from services.memory.servicers.convert import (
@@ -25,8 +25,6 @@ from services.memory.servicers.convert import (
     scope_to_message,
 )
 from services.memory.usecases.memory import MemoryUseCases, Question, list_position, search_position
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 _STORED_ID: Final = re.compile(r"[0-9a-f]{64}")
 _DEFAULT_LIMIT = 10

@@ -1,20 +1,16 @@
 """`coxswain.memory.v1.VectorIndexService` at the edge."""
 
 from collections.abc import AsyncIterator
-from typing import Any
-
-import grpc
 
 from coxswain.memory.v1 import record_pb2, vector_index_service_pb2_grpc
 from coxswain.memory.v1 import vector_index_pb2 as pb
 from services.common.grpc.call import current_call, current_principal
+from services.common.grpc.handler import Context
 from services.memory.domain import MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.servicers.convert import conditions_to_domain, record_to_domain, record_to_message
 from services.memory.stores.databricks.descriptions import EndpointDescription, ResourceState
 from services.memory.usecases.vector_indexes import IndexInfo, VectorIndexUseCases
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 _DEFAULT_LIMIT = 10
 

@@ -4,7 +4,7 @@ from coxswain.orchestrator.v1 import crew_pb2 as pb
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceServicer
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
-from services.common.grpc.pipeline import Context
+from services.common.grpc.handler import Context
 from services.orchestrator.messages.crews import crew_message, spec_from_message
 from services.orchestrator.usecases.crews import CrewUseCases
 

@@ -6,7 +6,7 @@ from coxswain.orchestrator.v1 import execution_pb2 as pb
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceServicer
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
-from services.common.grpc.pipeline import Context
+from services.common.grpc.handler import Context
 from services.orchestrator.events import event_message
 from services.orchestrator.messages.executions import (
     execution_message,

@@ -4,7 +4,7 @@ from coxswain.orchestrator.v1 import schedule_pb2 as pb
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceServicer
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
-from services.common.grpc.pipeline import Context
+from services.common.grpc.handler import Context
 from services.orchestrator.domain import Schedule
 from services.orchestrator.messages.executions import error_message, start_from_message, start_message
 from services.orchestrator.usecases.schedules import Plan, ScheduleUseCases

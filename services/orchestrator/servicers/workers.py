@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from coxswain.orchestrator.v1 import worker_pb2 as pb
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceServicer
 from services.common.errors import Unavailable
-from services.common.grpc.pipeline import Context
+from services.common.grpc.handler import Context
 from services.orchestrator.hints import HintBus, HintKind, Subscription, from_proto, to_proto
 from services.orchestrator.repositories.leases import Lease, Leases
 

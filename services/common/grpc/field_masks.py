@@ -1,0 +1,42 @@
+"""Which fields a partial update changes."""
+
+from collections.abc import Collection
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from services.common.errors import FieldViolation, InvalidArgument
+
+
+def mask_paths(mask: FieldMask, allowed: Collection[str]) -> frozenset[str]:
+    """Return the paths of `allowed` that a mask names, in snake_case; `*` alone names all of them.
+
+    Paths may be written in snake_case or, as in JSON, in camelCase.
+
+    Raises:
+        InvalidArgument: the mask is empty, or names what cannot be changed.
+    """
+    if not mask.paths:
+        raise InvalidArgument.field("update_mask", f'name the fields to change, or "*" for all: {_listed(allowed)}')
+    if list(mask.paths) == ["*"]:
+        return frozenset(allowed)
+    spellings = {spelling: path for path in allowed for spelling in (path, _camel_case(path))}
+    violations = [
+        FieldViolation(
+            f"update_mask.paths[{index}]",
+            '"*" stands alone' if path == "*" else f'"{path}" cannot be changed; name some of {_listed(allowed)}',
+        )
+        for index, path in enumerate(mask.paths)
+        if path not in spellings
+    ]
+    if violations:
+        raise InvalidArgument.fields(violations)
+    return frozenset(spellings[path] for path in mask.paths)
+
+
+def _camel_case(path: str) -> str:
+    first, *others = path.split("_")
+    return first + "".join(part[:1].upper() + part[1:] for part in others)
+
+
+def _listed(paths: Collection[str]) -> str:
+    return ", ".join(sorted(paths))

@@ -1,0 +1,7 @@
+"""What every handler of an RPC is given beside its request."""
+
+from typing import Any, TypeAlias
+
+import grpc
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
