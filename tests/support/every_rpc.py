@@ -1,9 +1,7 @@
 """Every RPC of the product by its descriptor: called as anybody, with all that comes back kept."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +10,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from coxswain.common.v1 import access_pb2
+from tests.support.descriptors import product_services
 
 Metadata = Sequence[tuple[str, str]]
 CALL_SECONDS = 120.0
@@ -19,17 +18,7 @@ CALL_SECONDS = 120.0
 
 def every_rpc() -> dict[str, MethodDescriptor]:
     """Return the methods of all services by `Service.Method`."""
-    generated = Path(access_pb2.__file__).parents[2]
-    modules = [
-        importlib.import_module(f"coxswain.{file.parts[-3]}.v1.{file.stem}")
-        for file in sorted(generated.glob("*/v1/*_service_pb2.py"))
-    ]
-    return {
-        f"{service.name}.{method.name}": method
-        for module in modules
-        for service in module.DESCRIPTOR.services_by_name.values()
-        for method in service.methods
-    }
+    return {f"{service.name}.{method.name}": method for service in product_services() for method in service.methods}
 
 
 def is_internal(method: MethodDescriptor) -> bool:

@@ -1,8 +1,8 @@
 """What happens to every call before and after its handler.
 
-In order: request id and log context, deadline, identity, access and role, decoding, validation, handler; a failure
-anywhere becomes a `google.rpc.Status`. The steps are bound to a method once, when it is registered, as an interceptor
-would choose and wrap a handler again for every call.
+In order: request id and log context, deadline, identity, access and role, decoding, refusal of U+0000, validation,
+handler; a failure anywhere becomes a `google.rpc.Status`. The steps are bound to a method once, when it is registered,
+as an interceptor would choose and wrap a handler again for every call.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from services.common.grpc.access import MethodAccess
 from services.common.grpc.call import Call, enter_call
 from services.common.grpc.handler import Context
 from services.common.grpc.metrics import CALLS, SECONDS
+from services.common.grpc.nul_check import refuse_nul
 from services.common.grpc.status import DETAILS_KEY, from_rpc_error, to_status
 from services.common.grpc.validation import validate
 from services.common.identity.authenticator import (
@@ -229,9 +230,10 @@ def _decode(method: Method, data: bytes) -> Message:
     except DecodeError as error:
         name = request.DESCRIPTOR.full_name
         raise InvalidArgument(
-            f"the request is no {name}; compare your generated client with this server's reflection",
+            f"the request is not a valid {name}; compare your generated client with this server's reflection",
             reason="MALFORMED_MESSAGE",
             metadata={"message": name},
         ) from error
+    refuse_nul(request, data)
     validate(request)
     return request

@@ -1,9 +1,14 @@
 """The rules that the protos state of messages."""
 
+import re
+
 import protovalidate
 from google.protobuf.message import Message
 
 from services.common.errors import FieldViolation, InvalidArgument
+from services.common.grpc.rule_texts import rule_text
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*")
 
 
 def validate(message: Message, path: str = "") -> None:
@@ -12,10 +17,17 @@ def validate(message: Message, path: str = "") -> None:
     Raises:
         InvalidArgument: it breaks some; each violation names its field from the request on.
     """
-    violations = protovalidate.collect_violations(message)
+    violations = rule_violations(message, path)
     if violations:
-        faults = [FieldViolation(_path(path, v.proto.field), v.proto.message or v.proto.rule_id) for v in violations]
-        raise InvalidArgument.fields(faults)
+        raise InvalidArgument.fields(violations)
+
+
+def rule_violations(message: Message, path: str = "") -> list[FieldViolation]:
+    """Return the rules that a message breaks; see `validate`."""
+    return [
+        FieldViolation(_path(path, violation.proto.field), rule_text(message.DESCRIPTOR, violation))
+        for violation in protovalidate.collect_violations(message)
+    ]
 
 
 def _path(path: str, field: protovalidate.FieldPathPb | None) -> str:
@@ -23,5 +35,9 @@ def _path(path: str, field: protovalidate.FieldPathPb | None) -> str:
         path += ("." if path else "") + element.field_name
         subscript = element.subscript
         if subscript is not None:
-            path += f'["{subscript.value}"]' if isinstance(subscript.value, str) else f"[{subscript.value}]"
+            key = subscript.value
+            if isinstance(key, str):
+                path += f".{key}" if _PLAIN_KEY.fullmatch(key) else f'["{key}"]'
+            else:
+                path += f"[{key}]"
     return path or "request"

@@ -286,6 +286,6 @@ async def test_a_character_no_database_keeps_is_the_callers_fault(harness: Harne
         await (stub.DeleteCrew(request_) if isinstance(request_, pb.DeleteCrewRequest) else stub.GetCrew(request_))
     assert caught.value.code() in {CODE.NOT_FOUND, CODE.INVALID_ARGUMENT}
     bad = spec("a\0b")
-    with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
         await stub.CreateCrew(pb.CreateCrewRequest(spec=bad))
     assert set(refusal.violations) == {"spec.name"}
