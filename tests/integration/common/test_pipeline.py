@@ -241,7 +241,7 @@ async def test_a_broken_rule_names_the_field(served: Served) -> None:
         served.models.GetModel(model_pb2.GetModelRequest(name=""), metadata=bearer("ann:OPERATOR"))
     )
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
-    assert violations == [("name", "must be at least 1 characters")]
+    assert violations == [("name", "must be 1 to 128 characters long; it has 0")]
 
 
 async def test_bytes_that_are_no_message_are_refused_by_name_of_the_message(served: Served) -> None:

@@ -68,7 +68,7 @@ from tests.support.descriptors import make
             "reasoning_effort",
             'must be one of "", "low", "medium" or "high"',
         ),
-        (make("memory.v1.TouchRequest"), "namespace", "has to be set"),
+        (make("memory.v1.TouchRecordsRequest"), "namespace", "has to be set"),
         (make("orchestrator.v1.GetCrewRequest"), "key", "set one of id or name"),
     ],
 )
