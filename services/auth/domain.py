@@ -1,16 +1,16 @@
-"""What auth knows about: who somebody is, where they may act, what they may use."""
+"""Identities, groups, secrets, signing keys, grants and outbound credentials."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import IntEnum
+from enum import StrEnum
 
 from services.common.identity.principal import CredentialKind, Role
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedIdentity:
-    """What a verifier found out about a credential."""
+    """The identity that a credential proves."""
 
     subject: str
     """Issuer and subject joined by `|`."""
@@ -57,7 +57,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A subject's place in a group."""
+    """A subject's membership of a group."""
 
     subject: str
     role: Role
@@ -80,12 +80,22 @@ class Secret:
     updated_at: datetime
 
 
-class SigningKeyState(IntEnum):
+@dataclass(frozen=True, slots=True)
+class RotationProgress:
+    """How many of all sealed values are sealed under the newest key."""
+
+    done: int
+    total: int
+    key_id: str
+    """The newest key."""
+
+
+class SigningKeyState(StrEnum):
     """A key is published before it signs and stays published while tokens it signed are valid."""
 
-    PENDING = 1
-    ACTIVE = 2
-    RETIRING = 3
+    PENDING = "PENDING"
+    ACTIVE = "ACTIVE"
+    RETIRING = "RETIRING"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +112,19 @@ class SigningKey:
     """When it came into its state."""
 
 
-class ExecutionIdentity(IntEnum):
-    """Whom an execution acts as; the numbers are the proto's."""
+class ExecutionIdentity(StrEnum):
+    """As whom an execution acts."""
 
-    UNSPECIFIED = 0
-    USER = 1
-    GROUP = 2
+    USER = "USER"
+    GROUP = "GROUP"
 
 
-class OnCredentialExpiry(IntEnum):
-    """What happens when the user's token expires during an execution; the numbers are the proto's."""
+class OnCredentialExpiry(StrEnum):
+    """What happens when the user's token expires during an execution."""
 
-    PARK = 1
-    FAIL = 2
-    USE_GROUP_IDENTITY = 3
+    PARK = "PARK"
+    FAIL = "FAIL"
+    USE_GROUP_IDENTITY = "USE_GROUP_IDENTITY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,27 +158,27 @@ class Grant:
     revoked_at: datetime | None
 
 
-class CredentialPurpose(IntEnum):
-    """What an outbound credential is wanted for; the numbers are the proto's."""
+class CredentialPurpose(StrEnum):
+    """What an outbound credential is used for; each purpose has a chain of its own."""
 
-    DATABRICKS = 1
-    VECTOR_SEARCH = 2
-    LLM_PROVIDER = 3
+    DATABRICKS = "DATABRICKS"
+    VECTOR_SEARCH = "VECTOR_SEARCH"
+    LLM_PROVIDER = "LLM_PROVIDER"
 
 
-class LinkOutcome(IntEnum):
-    """What one link of a chain said; the numbers are the proto's."""
+class LinkOutcome(StrEnum):
+    """The result of asking one link of a chain."""
 
-    USED = 1
-    ABSENT = 2
-    REJECTED = 3
-    EXPIRED = 4
-    NOT_REACHED = 5
+    USED = "USED"
+    ABSENT = "ABSENT"
+    REJECTED = "REJECTED"
+    EXPIRED = "EXPIRED"
+    NOT_REACHED = "NOT_REACHED"
 
 
 @dataclass(frozen=True, slots=True)
 class OutboundCredential:
-    """A secret and the only place it may be sent to."""
+    """A secret and the only origin it may be sent to."""
 
     token: str = field(repr=False)
     origin: str
@@ -181,7 +190,7 @@ class OutboundCredential:
 
 @dataclass(frozen=True, slots=True)
 class LinkExplanation:
-    """What one link said, in words without secrets."""
+    """The result of asking one link, without any secret."""
 
     link: str
     outcome: LinkOutcome

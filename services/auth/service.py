@@ -14,7 +14,7 @@ from coxswain.auth.v1.group_service_pb2_grpc import add_GroupServiceServicer_to_
 from coxswain.auth.v1.secret_service_pb2_grpc import add_SecretServiceServicer_to_server
 from services.auth.chains.environment import SharedGroups
 from services.auth.chains.purposes import Chains
-from services.auth.http import HttpClient
+from services.auth.http import JsonClient
 from services.auth.identity.cache import CachedVerifier
 from services.auth.identity.modes import verifier_of
 from services.auth.identity.sessions import SessionStore
@@ -27,9 +27,9 @@ from services.auth.servicers.secrets import SecretServicer
 from services.auth.settings import EVERY_GROUP, AuthSettings
 from services.auth.usecases.credentials import Credentials
 from services.auth.usecases.delegations import Delegations
-from services.auth.usecases.exchange import Exchange
 from services.auth.usecases.groups import Groups
 from services.auth.usecases.memberships import Memberships
+from services.auth.usecases.principals import Principals
 from services.auth.usecases.secrets import Secrets
 from services.common.egress import AddressPolicy
 from services.common.errors import CoxswainError
@@ -37,6 +37,7 @@ from services.common.grpc.server import Registry
 from services.common.hosting import StartError
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import Principal
+from services.common.periodic import every
 from services.common.runtime import Runtime
 from services.common.service import IdentityProvider
 
@@ -55,7 +56,7 @@ class AuthService:
         principal_lifetime = timedelta(seconds=settings.principal_seconds)
         # Read once: what changes in it later, by whatever library, does not count.
         variables = dict(os.environ)
-        self._http = HttpClient(
+        self._http = JsonClient(
             AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_AUTH_EGRESS_ALLOWED_NETWORKS"),
             timeout_seconds=settings.issuer_timeout_seconds,
         )
@@ -69,7 +70,7 @@ class AuthService:
         )
         self._sessions = SessionStore(database, self._vault)
         memberships = Memberships(database, claims_first=dev, platform_admins=settings.platform_admins)
-        self._exchange = Exchange(
+        self._principals = Principals(
             CachedVerifier(
                 verifier_of(runtime.settings.identity_mode, settings, self._http, variables),
                 keep_seconds=settings.verified_seconds,
@@ -113,7 +114,7 @@ class AuthService:
         registry.add(
             add_AuthServiceServicer_to_server,
             AuthServicer(
-                self._exchange,
+                self._principals,
                 self._credentials,
                 self._delegations,
                 self._signing_keys,
@@ -135,28 +136,23 @@ class AuthService:
             await self._bootstrap()
         except CoxswainError as error:
             raise StartError(error.message) from error
+        settings = self._settings
         self._background = [
-            asyncio.create_task(self._signing_keys.keep_fresh(self._settings.signing_key_refresh_seconds)),
-            asyncio.create_task(self._keep_clean()),
+            asyncio.create_task(
+                every(settings.signing_key_refresh_seconds, self._signing_keys.refresh, name="signing_keys")
+            ),
+            asyncio.create_task(every(settings.cleaning_seconds, self._sessions.clean, name="expired_sessions")),
+            asyncio.create_task(every(settings.cleaning_seconds, self._delegations.clean, name="ended_grants")),
+            asyncio.create_task(every(settings.cleaning_seconds, self._groups.forget_requests, name="old_requests")),
         ]
 
     async def _bootstrap(self) -> None:
         admin = self._settings.bootstrap_admin
         if admin:
             if await self._groups.bootstrap(admin, self._settings.bootstrap_group):
-                logger.info("first platform admin made", subject=admin)
+                logger.info("platform_admin_created", subject=admin)
         elif not (self._dev or self._settings.platform_admins or await self._groups.administered()):
-            logger.warning("nobody administers this installation: set COXSWAIN_AUTH_BOOTSTRAP_ADMIN to issuer|subject")
-
-    async def _keep_clean(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.cleaning_seconds)
-            try:
-                await self._sessions.clean()
-                await self._delegations.clean()
-                await self._groups.forget_requests()
-            except Exception:
-                logger.exception("expired rows could not be removed")
+            logger.warning("no_platform_admin", remedy="set COXSWAIN_AUTH_BOOTSTRAP_ADMIN to issuer|subject")
 
     async def drain(self) -> None:
         """Auth has no long streams: running calls end by themselves."""
@@ -172,7 +168,7 @@ class AuthService:
 
     async def exchange(self, credential: Credential, group_id: str) -> Principal:
         """Exchange a credential for a principal; see `TokenExchanger`."""
-        return await self._exchange.exchange(credential, group_id)
+        return await self._principals.exchange(credential, group_id)
 
     async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
         """Return the keys that principal tokens are verified with; see `KeySource`."""

@@ -1,8 +1,48 @@
 """Tables of auth's database."""
 
-from sqlalchemy import Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, UniqueConstraint, text
+from enum import Enum
+from typing import Any
 
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Dialect,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import TypeDecorator
+
+from services.auth.domain import ExecutionIdentity, OnCredentialExpiry, SigningKeyState
+from services.common.db.idempotency import requests_table
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
+from services.common.identity.principal import CredentialKind, Role
+
+
+class Numbered(TypeDecorator[Any]):
+    """A member of an enum, stored as its position from 1: a new member is added at the end."""
+
+    impl = Integer
+    cache_ok = True
+
+    def __init__(self, kind: type[Enum]) -> None:
+        super().__init__()
+        self.kind = kind
+        self._members = tuple(kind)
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> int | None:  # noqa: ARG002
+        """Return the number of a member."""
+        return None if value is None else self._members.index(value) + 1
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> Any:  # noqa: ARG002
+        """Return the member of a number."""
+        return None if value is None else self._members[value - 1]
+
 
 metadata = MetaData(naming_convention=NAMING_CONVENTION)
 
@@ -19,7 +59,7 @@ memberships = Table(
     metadata,
     Column("group_id", String(128), primary_key=True),
     Column("subject", String(512), primary_key=True),
-    Column("role", Integer, nullable=False),
+    Column("role", Numbered(Role), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Index(None, "subject"),
 )
@@ -32,18 +72,7 @@ platform_admins = Table(
 )
 
 # What a request_id made, so that repeating the request finds it; removed when nobody repeats it any more.
-requests = Table(
-    "requests",
-    metadata,
-    Column("group_id", String(128), primary_key=True),
-    Column("subject", String(512), primary_key=True),
-    Column("method", String(128), primary_key=True),
-    Column("request_id", String(128), primary_key=True),
-    Column("request_hash", String(64), nullable=False),
-    Column("resource_id", String(128), nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-    Index("ix_requests_created_at", "created_at"),
-)
+requests = requests_table(metadata)
 
 encryption_keys = Table(
     "encryption_keys",
@@ -66,7 +95,7 @@ signing_keys = Table(
     "signing_keys",
     metadata,
     Column("kid", String(64), primary_key=True),
-    Column("state", Integer, nullable=False),
+    Column("state", Numbered(SigningKeyState), nullable=False),
     Column("public_key", LargeBinary, nullable=False),
     Column("key_id", String(64), nullable=False),
     Column("sealed", LargeBinary, nullable=False),
@@ -89,7 +118,7 @@ credential_sessions = Table(
     # HMAC of the credential and of what it was found to mean.
     Column("credential_hash", String(64), nullable=False),
     Column("subject", String(512), nullable=False),
-    Column("kind", Integer, nullable=False),
+    Column("kind", Numbered(CredentialKind), nullable=False),
     Column("origin", String(512), nullable=False),
     Column("claimed_roles", JsonDocument, nullable=False),
     Column("key_id", String(64), nullable=True),
@@ -107,12 +136,12 @@ grants = Table(
     Column("execution_id", String(64), nullable=False),
     Column("group_id", String(128), nullable=False),
     Column("subject", String(512), nullable=False),
-    Column("identity", Integer, nullable=False),
-    Column("on_credential_expiry", Integer, nullable=False),
-    Column("credential_kind", Integer, nullable=False),
+    Column("identity", Numbered(ExecutionIdentity), nullable=False),
+    Column("on_credential_expiry", Numbered(OnCredentialExpiry), nullable=False),
+    Column("credential_kind", Numbered(CredentialKind), nullable=False),
     Column("session_id", String(36), nullable=False),
     Column("credential_expires_at", UtcDateTime, nullable=True),
-    Column("claimed_role", Integer, nullable=True),
+    Column("claimed_role", Numbered(Role), nullable=True),
     Column("claimed_at", UtcDateTime, nullable=True),
     Column("created_at", UtcDateTime, nullable=False),
     Column("revoked_at", UtcDateTime, nullable=True),

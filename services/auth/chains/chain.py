@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from services.auth.chains.link import Answer, Link, Wanted
+from services.auth.chains.link import Answer, CredentialRequest, Link
 from services.auth.domain import LinkOutcome
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A link and what it said."""
+    """A link and its answer."""
 
     link: str
     answer: Answer
@@ -26,14 +26,14 @@ class Chain:
         """The names of all links, in the order they are asked."""
         return tuple(link.name for link in self._links)
 
-    async def ask(self, wanted: Wanted) -> AsyncIterator[Step]:
-        """Yield what each link says that is asked; only the last one may say anything but absent.
+    async def ask(self, request: CredentialRequest) -> AsyncIterator[Step]:
+        """Yield the answer of each link that is asked; only the last one can be other than ABSENT.
 
         Raises:
             CoxswainError: as `Link.ask`.
         """
         for link in self._links:
-            answer = await link.ask(wanted)
+            answer = await link.ask(request)
             yield Step(link.name, answer)
             if answer.outcome is not LinkOutcome.ABSENT:
                 return

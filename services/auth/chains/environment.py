@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from services.auth.chains.link import Answer, Wanted, for_destination
+from services.auth.chains.link import Answer, CredentialRequest, for_destination
 from services.auth.domain import CredentialPurpose
 from services.auth.settings import EVERY_GROUP
 from services.common.egress import origin_of
@@ -56,7 +56,7 @@ class SharedGroups:
 
     @property
     def absent(self) -> str:
-        """Why a link of the operator's has nothing for a group that is not among them."""
+        """The reason why an operator's link has nothing for a group that is not among them."""
         return (
             "the operator's own credentials are not shared with your group; "
             "the operator names groups in COXSWAIN_AUTH_SHARED_CREDENTIAL_GROUPS"
@@ -64,7 +64,7 @@ class SharedGroups:
 
 
 class EnvironmentLink:
-    """A key or token that stands in the environment together with the address it belongs to."""
+    """A key or token in the environment, together with the address it belongs to."""
 
     name = "environment"
 
@@ -78,11 +78,11 @@ class EnvironmentLink:
         self._providers = providers
         self._environment = environment
 
-    async def ask(self, wanted: Wanted) -> Answer:
+    async def ask(self, request: CredentialRequest) -> Answer:
         """Return the key or token that the purpose asks for; see `Link`."""
-        if wanted.principal.group_id not in self._shared:
+        if request.principal.group_id not in self._shared:
             return Answer.absent(self._shared.absent)
-        provider = wanted.provider if wanted.purpose is CredentialPurpose.LLM_PROVIDER else _DATABRICKS
+        provider = request.provider if request.purpose is CredentialPurpose.LLM_PROVIDER else _DATABRICKS
         variables = self._providers.get(provider) or _by_convention(provider)
         key = self._environment.get(variables.key, "").strip()
         if not key:
@@ -90,11 +90,11 @@ class EnvironmentLink:
         address = self._environment.get(variables.base_url, "").strip() or variables.origin
         origin = origin_of(address) if address else None
         if origin is None:
-            problem = "is no address" if address else "is not set"
+            problem = "is not an address" if address else "is not set"
             return Answer.rejected(
-                f"{variables.key} is set but {variables.base_url} {problem}, so that nobody knows where it may be sent"
+                f"{variables.key} is set but {variables.base_url} {problem}: the origin it may be sent to is not known"
             )
-        return for_destination(Answer.used(variables.key, key, origin), (origin,), wanted.destination)
+        return for_destination(Answer.used(variables.key, key, origin), (origin,), request.destination)
 
 
 def _by_convention(provider: str) -> ProviderVariables:

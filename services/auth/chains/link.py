@@ -1,4 +1,4 @@
-"""What every link of a chain has in common."""
+"""The interface of the links of a chain."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,8 +9,8 @@ from services.common.identity.principal import Principal
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Who wants a credential, what for, and where it will be sent."""
+class CredentialRequest:
+    """A credential that is asked for: by whom, for what, and where it will be sent."""
 
     principal: Principal
     purpose: CredentialPurpose
@@ -22,11 +22,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one link said."""
+    """The result of asking one link."""
 
     outcome: LinkOutcome
     detail: str
-    """In words, without any secret, with what to do about it."""
+    """The reason and how to change it, without any secret."""
     token: str = field(default="", repr=False)
     origin: str = ""
     expires_at: datetime | None = None
@@ -65,15 +65,15 @@ class Answer:
 
 
 class Link(Protocol):
-    """One place a credential may come from."""
+    """One source of credentials."""
 
     @property
     def name(self) -> str:
-        """How explanations and errors call it."""
+        """Its name in explanations and errors."""
         ...
 
-    async def ask(self, wanted: Wanted) -> Answer:
-        """Return what this link has for `wanted`.
+    async def ask(self, request: CredentialRequest) -> Answer:
+        """Return what this link has for `request`.
 
         Raises:
             FailedPrecondition: KEY_UNAVAILABLE, what it has cannot be opened.
@@ -85,7 +85,7 @@ class Link(Protocol):
 def for_destination(answer: Answer, origins: tuple[str, ...], destination: str) -> Answer:
     """Return `answer` with the origin it may be sent to, out of those it belongs to, or its refusal.
 
-    A credential that belongs elsewhere ends the chain: the next one would be somebody else's.
+    A credential that belongs to another origin ends the chain: the next link could have another owner's.
     """
     if not destination:
         chosen = origins[0]

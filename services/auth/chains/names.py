@@ -1,4 +1,4 @@
-"""What a group's secrets have to be called to be found by a chain."""
+"""The names under which chains look for a group's secrets."""
 
 DATABRICKS_API_KEY = "databricks/api-key"
 """A token for Databricks in general."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from services.auth.chains.environment import SharedGroups
-from services.auth.chains.link import Answer, Wanted, for_destination
+from services.auth.chains.link import Answer, CredentialRequest, for_destination
 from services.auth.chains.stored_secret import StoredSecretLink
 from services.auth.chains.token_cache import IssuedToken, NoTokenError, TokenCache
 from services.auth.domain import LinkOutcome
-from services.auth.http import HttpAnswer, HttpClient, unavailable
+from services.auth.http import HttpAnswer, JsonClient, unavailable
 from services.auth.identity.databricks import discovery_url
 from services.common.clock import utc_now
 from services.common.egress import origin_of
@@ -42,7 +42,7 @@ class Client:
 class ClientCredentials:
     """Gets tokens for service principals."""
 
-    def __init__(self, http: HttpClient, *, refused: timedelta) -> None:
+    def __init__(self, http: JsonClient, *, refused: timedelta) -> None:
         self._http = http
         self._tokens: TokenCache[tuple[str, str, str, bool]] = TokenCache(refused=refused)
 
@@ -114,25 +114,25 @@ class OAuthClientLink:
         self._shared = shared
         self._operators = _operators_client(environment)
 
-    async def ask(self, wanted: Wanted) -> Answer:
+    async def ask(self, request: CredentialRequest) -> Answer:
         """Return a token of the client; see `Link`."""
-        found = await self._stored.ask(wanted)
+        found = await self._stored.ask(request)
         if found.outcome is LinkOutcome.USED:
             document = json.loads(found.token)
             client = Client(found.origin, document["client_id"], document["client_secret"])
-            return await self._token(client, found.detail, wanted)
+            return await self._token(client, found.detail, request)
         if found.outcome is not LinkOutcome.ABSENT:
             return found
         if self._operators is None:
             return Answer.absent(f"{found.detail}; and the operator has set none in the environment")
-        if wanted.principal.group_id not in self._shared:
+        if request.principal.group_id not in self._shared:
             return Answer.absent(f"{found.detail}; {self._shared.absent}")
-        if wanted.destination not in ("", self._operators.host):
-            # The operator's client is not this group's: that it belongs elsewhere says nothing about theirs.
+        if request.destination not in ("", self._operators.host):
+            # The operator's client belongs to another workspace: the group's own links decide.
             return Answer.absent(f"{found.detail}; and the operator's belongs to {self._operators.host}")
-        return await self._token(self._operators, "DATABRICKS_CLIENT_ID", wanted)
+        return await self._token(self._operators, "DATABRICKS_CLIENT_ID", request)
 
-    async def _token(self, client: Client, detail: str, wanted: Wanted) -> Answer:
+    async def _token(self, client: Client, detail: str, request: CredentialRequest) -> Answer:
         try:
             issued = await self._credentials.token(client)
         except NoTokenError as refusal:
@@ -140,7 +140,7 @@ class OAuthClientLink:
         answer = Answer.used(
             f"a token for the OAuth client in {detail}", issued.token, client.host, expires_at=issued.expires_at
         )
-        return for_destination(answer, (client.host,), wanted.destination)
+        return for_destination(answer, (client.host,), request.destination)
 
 
 def _operators_client(environment: Mapping[str, str]) -> Client | None:

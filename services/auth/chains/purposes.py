@@ -11,7 +11,7 @@ from services.auth.chains.sdk_default import SdkDefaultLink
 from services.auth.chains.stored_secret import StoredSecretLink
 from services.auth.chains.user_token import UserTokenLink
 from services.auth.domain import CredentialPurpose
-from services.auth.http import HttpClient
+from services.auth.http import JsonClient
 from services.auth.identity.sessions import SessionStore
 from services.auth.keys.vault import Vault
 from services.auth.settings import AuthSettings
@@ -32,7 +32,7 @@ class Chains:
         database: Database,
         vault: Vault,
         sessions: SessionStore,
-        http: HttpClient,
+        http: JsonClient,
     ) -> None:
         """
         Raises:

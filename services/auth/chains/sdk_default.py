@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from services.auth.chains.environment import SharedGroups
-from services.auth.chains.link import Answer, Wanted, for_destination
+from services.auth.chains.link import Answer, CredentialRequest, for_destination
 from services.auth.chains.token_cache import IssuedToken, NoTokenError, TokenCache
 from services.common.clock import utc_now
 from services.common.egress import origin_of
@@ -54,22 +54,22 @@ class SdkDefaultLink:
         self._environment = {name: value for name, value in environment.items() if name in _PASSED_ON}
         self._tokens: TokenCache[str] = TokenCache(refused=_REFUSED)
 
-    async def ask(self, wanted: Wanted) -> Answer:
+    async def ask(self, request: CredentialRequest) -> Answer:
         """Return the token the SDK finds; see `Link`."""
-        if wanted.principal.group_id not in self._shared:
+        if request.principal.group_id not in self._shared:
             return Answer.absent(self._shared.absent)
         try:
             issued = await self._tokens.get("", self._issue)
         except NoTokenError as refusal:
             return refusal.answer
         answer = Answer.used(issued.detail, issued.token, issued.origin, expires_at=issued.expires_at)
-        return for_destination(answer, (issued.origin,), wanted.destination)
+        return for_destination(answer, (issued.origin,), request.destination)
 
     async def _issue(self) -> IssuedToken:
         found = await self._run()
         auth_type, detail = str(found.get("auth_type", "")), redact(str(found.get("detail", "")))
         if found.get("found") == "nothing":
-            logger.debug("databricks-sdk finds no credentials", detail=detail)
+            logger.debug("sdk_finds_no_credentials", detail=detail)
             raise NoTokenError(
                 Answer.absent("databricks-sdk finds no credentials: no profile, tool or metadata service")
             )
@@ -79,9 +79,9 @@ class SdkDefaultLink:
             )
         origin = origin_of(str(found.get("host", "")))
         if found.get("found") != "token" or not found.get("token") or origin is None:
-            logger.warning("databricks-sdk could not sign in", detail=detail)
+            logger.warning("sdk_sign_in_failed", detail=detail)
             raise NoTokenError(
-                Answer.rejected("databricks-sdk finds credentials that it cannot sign in with; auth's log tells more")
+                Answer.rejected("databricks-sdk finds credentials that it cannot sign in with; see the log of auth")
             )
         expires_at = found.get("expires_at")
         return IssuedToken(

@@ -5,7 +5,7 @@ with an environment that holds nothing it could take for credentials, and is kil
 run by its path and imports nothing of Coxswain.
 
 Standard input: {"host", "profile", "config_file", "timeout", "leave_out"}: the first three may be empty; the last lists
-ways of signing in that are not wanted.
+ways of signing in to leave out.
 Standard output: {"found": "token", "token", "host", "auth_type", "expires_at" or null}
 or {"found": "nothing" | "left out" | "refusal", "auth_type", "detail"}; `detail` is for a log, not for callers.
 """

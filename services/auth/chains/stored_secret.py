@@ -1,9 +1,9 @@
 """A credential that an admin of the group has stored."""
 
-from services.auth.chains.link import Answer, Wanted, for_destination
+from services.auth.chains.link import Answer, CredentialRequest, for_destination
 from services.auth.keys import bindings
 from services.auth.keys.vault import Vault
-from services.auth.repositories import secrets
+from services.auth.repositories.secrets import SecretRepository
 from services.common.db.database import Database
 
 
@@ -17,13 +17,13 @@ class StoredSecretLink:
         self._database = database
         self._vault = vault
 
-    async def ask(self, wanted: Wanted) -> Answer:
+    async def ask(self, request: CredentialRequest) -> Answer:
         """Return the group's secret; see `Link`."""
-        name = self._secret_name.format(provider=wanted.provider)
+        name = self._secret_name.format(provider=request.provider)
         async with self._database.read() as connection:
-            secret = await secrets.get(connection, wanted.principal.group_id, name)
+            secret = await SecretRepository(connection).get(request.principal.group_id, name)
         if secret is None:
             return Answer.absent(f'your group has no secret "{name}"; an admin can store one with PutSecret')
         token = self._vault.open(bindings.secret(secret), secret.sealed).decode()
         answer = Answer.used(f'the group\'s secret "{name}", fingerprint {secret.fingerprint}', token, "")
-        return for_destination(answer, secret.allowed_origins, wanted.destination)
+        return for_destination(answer, secret.allowed_origins, request.destination)

@@ -1,6 +1,6 @@
 """The calling user's own token."""
 
-from services.auth.chains.link import Answer, Wanted, for_destination
+from services.auth.chains.link import Answer, CredentialRequest, for_destination
 from services.auth.identity.cache import EXPIRY_MARGIN
 from services.auth.identity.sessions import SessionStore
 from services.common.clock import utc_now
@@ -14,16 +14,16 @@ _WHY_ABSENT = {
 
 
 class UserTokenLink:
-    """Absent only for callers who are no users: a user whose token is gone never acts with other rights."""
+    """Absent only for callers who are not users: a user whose token is gone never acts with other rights."""
 
     name = "user_token"
 
     def __init__(self, sessions: SessionStore) -> None:
         self._sessions = sessions
 
-    async def ask(self, wanted: Wanted) -> Answer:
+    async def ask(self, request: CredentialRequest) -> Answer:
         """Return the token of the caller's session; see `Link`."""
-        principal = wanted.principal
+        principal = request.principal
         if principal.credential_kind is not CredentialKind.USER:
             return Answer.absent(_WHY_ABSENT[principal.credential_kind])
         session = await self._sessions.get(principal.session_id)
@@ -35,4 +35,4 @@ class UserTokenLink:
         answer = Answer.used(
             "your own token", token, session.origin, expires_at=session.expires_at, on_behalf_of_user=True
         )
-        return for_destination(answer, (session.origin,), wanted.destination)
+        return for_destination(answer, (session.origin,), request.destination)

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from services.auth.domain import VerifiedIdentity
-from services.auth.http import HttpAnswer, HttpClient, unavailable
+from services.auth.http import HttpAnswer, JsonClient, unavailable
 from services.auth.identity.oidc import MAX_TOKEN_BYTES, JwtVerifier, looks_like_jwt
 from services.auth.identity.verifier import bearer_token, expired, rejected
 from services.common.clock import utc_now
@@ -24,7 +24,7 @@ def discovery_url(host: str) -> str:
 class ScimMe:
     """Asks a workspace whom a token stands for; the operator switches it on, as it costs a call."""
 
-    def __init__(self, http: HttpClient, host: str, *, session: timedelta) -> None:
+    def __init__(self, http: JsonClient, host: str, *, session: timedelta) -> None:
         """`host` is the workspace's origin; opaque tokens do not tell their expiry and are kept for `session`."""
         self._http = http
         self._host = host

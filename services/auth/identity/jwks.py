@@ -10,7 +10,7 @@ from typing import Any
 import jwt
 import structlog
 
-from services.auth.http import HttpAnswer, HttpClient, unavailable
+from services.auth.http import HttpAnswer, JsonClient, unavailable
 from services.common.errors import Unavailable
 
 logger = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class KeySet:
     """Keys by key id. Known keys outlive an outage of the issuer; unknown key ids cannot make us ask all the time."""
 
     def __init__(
-        self, http: HttpClient, address: IssuerAddress, *, refresh_seconds: float, unknown_key_pause_seconds: float
+        self, http: JsonClient, address: IssuerAddress, *, refresh_seconds: float, unknown_key_pause_seconds: float
     ) -> None:
         self._http = http
         self._address = address
@@ -65,7 +65,7 @@ class KeySet:
             try:
                 await self._read(seen)
             except Unavailable as error:
-                logger.warning("issuer does not answer; known keys are used", issuer=self.issuer, why=error.message)
+                logger.warning("issuer_unavailable", issuer=self.issuer, error=error.message)
         return self._keys.get(kid)
 
     def _wants_reading(self, kid: str) -> bool:
@@ -78,7 +78,7 @@ class KeySet:
         async with self._reading:
             if self._tried_at > seen:
                 if not self._keys:
-                    raise unavailable(self.issuer, "does not tell its keys")
+                    raise unavailable(self.issuer, "did not return its keys")
                 return
             self._tried_at = time.monotonic()
             bearer = await self._bearer()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import timedelta
 
-from services.auth.http import HttpClient
+from services.auth.http import JsonClient
 from services.auth.identity.databricks import DatabricksVerifier, ScimMe, discovery_url
 from services.auth.identity.dev import DevVerifier
 from services.auth.identity.jwks import IssuerAddress, KeySet
@@ -17,7 +17,7 @@ _ROLES = {"operator": Role.OPERATOR, "editor": Role.EDITOR, "admin": Role.ADMIN}
 
 
 def verifier_of(
-    mode: str, settings: AuthSettings, http: HttpClient, environment: Mapping[str, str]
+    mode: str, settings: AuthSettings, http: JsonClient, environment: Mapping[str, str]
 ) -> IdentityVerifier:
     """Return the verifier of a mode: dev, jwt or databricks.
 
@@ -35,7 +35,7 @@ def verifier_of(
             raise ValueError(f'there is no identity mode "{mode}"')
 
 
-def _oidc(settings: AuthSettings, http: HttpClient) -> JwtVerifier:
+def _oidc(settings: AuthSettings, http: JsonClient) -> JwtVerifier:
     if not settings.oidc_issuers:
         raise ValueError(
             "jwt mode accepts tokens of the issuers in COXSWAIN_AUTH_OIDC_ISSUERS, which is empty; "
@@ -47,7 +47,7 @@ def _oidc(settings: AuthSettings, http: HttpClient) -> JwtVerifier:
     return JwtVerifier([_trust(issuer, settings, http) for issuer in settings.oidc_issuers])
 
 
-def _trust(issuer: OidcIssuer, settings: AuthSettings, http: HttpClient) -> Trust:
+def _trust(issuer: OidcIssuer, settings: AuthSettings, http: JsonClient) -> Trust:
     address = IssuerAddress(
         issuer=issuer.issuer,
         discovery_url=f"{issuer.issuer.rstrip('/')}/.well-known/openid-configuration",
@@ -69,7 +69,7 @@ def _trust(issuer: OidcIssuer, settings: AuthSettings, http: HttpClient) -> Trus
     )
 
 
-def _databricks(settings: AuthSettings, http: HttpClient, environment: Mapping[str, str]) -> DatabricksVerifier:
+def _databricks(settings: AuthSettings, http: JsonClient, environment: Mapping[str, str]) -> DatabricksVerifier:
     hosts = workspace_hosts(settings, environment)
     if not hosts:
         raise ValueError("databricks mode needs a workspace: set COXSWAIN_AUTH_DATABRICKS_HOSTS or DATABRICKS_HOST")
@@ -114,7 +114,7 @@ def workspace_hosts(settings: AuthSettings, environment: Mapping[str, str]) -> t
     return tuple(hosts)
 
 
-def _key_set(address: IssuerAddress, settings: AuthSettings, http: HttpClient) -> KeySet:
+def _key_set(address: IssuerAddress, settings: AuthSettings, http: JsonClient) -> KeySet:
     return KeySet(
         http,
         address,

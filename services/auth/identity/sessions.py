@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+from cachetools import LRUCache
+
 from services.auth.domain import Session, VerifiedIdentity
 from services.auth.identity.verifier import bearer_token
 from services.auth.keys import bindings
 from services.auth.keys.vault import Vault
-from services.auth.repositories import sessions
+from services.auth.repositories.sessions import SessionRepository
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.identity.authenticator import Credential
@@ -28,7 +30,7 @@ class SessionStore:
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
         self._vault = vault
-        self._known: dict[str, _Known] = {}
+        self._known: LRUCache[str, _Known] = LRUCache(_SIZE)
 
     async def open(self, credential: Credential, identity: VerifiedIdentity) -> str:
         """Return the id of the credential's session, storing it when it is new or lasts much longer than was known.
@@ -45,8 +47,8 @@ class SessionStore:
         async with self._database.write() as connection:
             sealed = None
             if identity.kind is CredentialKind.USER:
-                place, token = bindings.user_token(session_id), bearer_token(credential)
-                sealed = await self._vault.seal(connection, place, token.encode())
+                binding = bindings.user_token(session_id)
+                sealed = await self._vault.seal(connection, binding, bearer_token(credential).encode())
             session = Session(
                 id=session_id,
                 subject=identity.subject,
@@ -56,16 +58,14 @@ class SessionStore:
                 claimed_roles=identity.claimed_roles,
                 sealed_token=sealed,
             )
-            session_id = await sessions.put(connection, credential_hash, session)
-        if len(self._known) >= _SIZE:
-            self._known.clear()
+            session_id = await SessionRepository(connection).put(credential_hash, session)
         self._known[credential_hash] = _Known(session_id, identity)
         return session_id
 
     async def get(self, session_id: str) -> Session | None:
         """Return a session that has not expired."""
         async with self._database.read() as connection:
-            session = await sessions.get(connection, session_id)
+            session = await SessionRepository(connection).get(session_id)
         return session if session is not None and session.expires_at > utc_now() else None
 
     def token(self, session: Session) -> str:
@@ -81,7 +81,7 @@ class SessionStore:
     async def clean(self) -> int:
         """Remove expired sessions and return how many."""
         async with self._database.write() as connection:
-            return await sessions.delete_expired(connection, utc_now())
+            return await SessionRepository(connection).delete_expired(utc_now())
 
 
 def _covers(known: VerifiedIdentity, identity: VerifiedIdentity) -> bool:

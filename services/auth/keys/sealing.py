@@ -1,4 +1,4 @@
-"""Envelope encryption: a fresh data key for each write, sealed by a key of the ring and bound to its place."""
+"""Envelope encryption: a fresh data key for each write, sealed by a key of the ring and bound to its row."""
 
 import hmac
 import os
@@ -19,7 +19,7 @@ _CHECK_TEXT = b"coxswain-auth key check"
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The place of a sealed value: moved anywhere else, it does not open."""
+    """The row a sealed value belongs to: moved to another, it does not open."""
 
     table: str
     row: str
@@ -60,7 +60,7 @@ class Sealer:
         return Sealed(key_id, b"".join((_FORMAT, key_nonce, wrapped, nonce, sealed)))
 
     def open(self, binding: Binding, sealed: Sealed) -> bytes:
-        """Return what was sealed for this place.
+        """Return what was sealed for this binding.
 
         Raises:
             FailedPrecondition: KEY_UNAVAILABLE, the ring lacks the key, has another one under its id, or the value was

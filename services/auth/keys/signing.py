@@ -1,6 +1,5 @@
 """The keys that principal tokens are signed with: pending -> active -> retiring, all of them published."""
 
-import asyncio
 import dataclasses
 import secrets
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.auth.domain import SigningKey, SigningKeyState
 from services.auth.keys import bindings
 from services.auth.keys.vault import Vault
-from services.auth.repositories import signing_keys
+from services.auth.repositories.signing_keys import SigningKeyRepository
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import Unavailable
@@ -57,12 +56,12 @@ class SigningKeys:
             FailedPrecondition: KEY_UNAVAILABLE, the active key cannot be opened.
         """
         async with self._database.read() as connection:
-            keys = await signing_keys.all_keys(connection)
+            keys = await SigningKeyRepository(connection).all()
         if self._due(keys):
             async with self._database.write() as connection:
-                await self._step(connection, await signing_keys.all_keys(connection))
+                await self._step(connection)
             async with self._database.read() as connection:
-                keys = await signing_keys.all_keys(connection)
+                keys = await SigningKeyRepository(connection).all()
         active = next((key for key in keys if key.state is SigningKeyState.ACTIVE), None)
         if active is not None and (self._active is None or self._active[0] != active.kid):
             opened = self._vault.open(bindings.private_key(active.kid), active.sealed_private_key)
@@ -83,32 +82,32 @@ class SigningKeys:
             if not (key.state is SigningKeyState.ACTIVE and SigningKeyState.PENDING in states)
         )
 
-    async def _step(self, connection: AsyncConnection, keys: list[SigningKey]) -> None:
+    async def _step(self, connection: AsyncConnection) -> None:
+        repository = SigningKeyRepository(connection)
+        keys = await repository.all()
         now = self._clock()
         active = next((key for key in keys if key.state is SigningKeyState.ACTIVE), None)
         pending = next((key for key in keys if key.state is SigningKeyState.PENDING), None)
         if active is None and pending is None:
-            # Nobody has verified anything yet: the first key may sign at once.
+            # No verifier has read the keys yet: the first key may sign at once.
             await self._add(connection, SigningKeyState.ACTIVE, now)
         elif pending is None and active is not None and now - active.changed_at >= self._lifetime:
             await self._add(connection, SigningKeyState.PENDING, now)
         elif pending is not None and (active is None or now - pending.changed_at >= self._publish):
-            await self._promote(connection, active, pending, now)
+            await self._promote(repository, active, pending, now)
         for key in keys:
             if key.state is SigningKeyState.RETIRING and now - key.changed_at >= self._retire:
-                await signing_keys.remove(connection, key.kid)
+                await repository.remove(key.kid)
 
     async def _promote(
-        self, connection: AsyncConnection, active: SigningKey | None, pending: SigningKey, now: datetime
+        self, repository: SigningKeyRepository, active: SigningKey | None, pending: SigningKey, now: datetime
     ) -> None:
         if active is not None:
-            retired = await signing_keys.move(
-                connection, active.kid, SigningKeyState.ACTIVE, SigningKeyState.RETIRING, now
-            )
+            retired = await repository.move(active.kid, SigningKeyState.ACTIVE, SigningKeyState.RETIRING, now)
             if not retired:
                 return
-        await signing_keys.move(connection, pending.kid, SigningKeyState.PENDING, SigningKeyState.ACTIVE, now)
-        logger.info("signing key changed", kid=pending.kid)
+        await repository.move(pending.kid, SigningKeyState.PENDING, SigningKeyState.ACTIVE, now)
+        logger.info("signing_key_changed", kid=pending.kid)
 
     async def _add(self, connection: AsyncConnection, state: SigningKeyState, now: datetime) -> None:
         private = Ed25519PrivateKey.generate()
@@ -124,8 +123,8 @@ class SigningKeys:
             created_at=now,
             changed_at=now,
         )
-        if await signing_keys.add(connection, key):
-            logger.info("signing key made", kid=kid, state=state.name)
+        if await SigningKeyRepository(connection).add(key):
+            logger.info("signing_key_created", kid=kid, state=state)
 
     def signed(self, principal: Principal) -> Principal:
         """Return the principal with its signed token.
@@ -142,12 +141,3 @@ class SigningKeys:
     def published(self) -> Mapping[str, Ed25519PublicKey]:
         """Every key that is, was or is about to be in use, by key id."""
         return self._published
-
-    async def keep_fresh(self, every_seconds: float) -> None:
-        """Refresh for ever; a failure is logged and tried again."""
-        while True:
-            await asyncio.sleep(every_seconds)
-            try:
-                await self.refresh()
-            except Exception:
-                logger.exception("signing keys could not be refreshed")

@@ -6,7 +6,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.auth.domain import Sealed
 from services.auth.keys.ring import KeyRing, key_unavailable
 from services.auth.keys.sealing import Binding, Sealer
-from services.auth.repositories import encryption_keys
+from services.auth.repositories.encryption_keys import EncryptionKeyRepository
+from services.auth.repositories.sealed_rows import SealedRowRepository
 from services.common.db.database import Database
 
 logger = structlog.get_logger(__name__)
@@ -32,42 +33,42 @@ class Vault:
                 key that seals is not in the ring.
         """
         async with self._database.write() as connection:
-            for key in await encryption_keys.known(connection):
+            keys = EncryptionKeyRepository(connection)
+            for key in await keys.all():
                 if key.key_id in self.ring:
                     self._sealer.verify(key.key_id, key.check_value)
-            if not any(key.sealing for key in await encryption_keys.known(connection)):
-                await self._remember(connection, self.ring.newest, sealing=True)
-            known = await encryption_keys.known(connection)
+            if not any(key.sealing for key in await keys.all()):
+                await self._remember(keys, self.ring.newest, sealing=True)
+            known = await keys.all()
             sealing = next(key for key in known if key.sealing)
             if sealing.key_id not in self.ring:
                 raise key_unavailable(sealing.key_id, "seals this database and is not in the key ring")
             self._sealer.verify(sealing.key_id, sealing.check_value)
             for key_id in set(self.ring) - {key.key_id for key in known}:
-                await self._remember(connection, key_id, sealing=False)
-            used = await encryption_keys.in_use(connection)
+                await self._remember(keys, key_id, sealing=False)
+            used = await SealedRowRepository(connection).count_by_key()
         self.sealing = sealing.key_id
         for key_id in set(used) - set(self.ring):
-            logger.error(
-                "values are sealed under a key that is not in the key ring", key_id=key_id, values=used[key_id]
-            )
+            logger.error("encryption_key_missing", key_id=key_id, values=used[key_id])
 
-    async def _remember(self, connection: AsyncConnection, key_id: str, *, sealing: bool) -> None:
-        await encryption_keys.add(connection, key_id, self._sealer.check_value(key_id), sealing=sealing)
+    async def _remember(self, keys: EncryptionKeyRepository, key_id: str, *, sealing: bool) -> None:
+        await keys.add(key_id, self._sealer.check_value(key_id), sealing=sealing)
 
     async def turn_to_newest(self) -> str:
-        """Let the newest key of the ring seal from now on, and return its id.
+        """Make the newest key of the ring the sealing one, and return its id.
 
         Raises:
             FailedPrecondition: KEY_UNAVAILABLE, this replica lacks the key that seals now: its ring is out of date.
         """
         newest = self.ring.newest
         async with self._database.write() as connection:
-            sealing = await encryption_keys.sealing_key_id(connection)
+            keys = EncryptionKeyRepository(connection)
+            sealing = await keys.sealing_key_id()
             if sealing not in self.ring:
                 raise key_unavailable(sealing, "seals this database and is not in the key ring")
             if sealing != newest:
-                await encryption_keys.seal_with(connection, newest)
-                logger.info("another key seals from now on", key_id=newest, before=sealing)
+                await keys.seal_with(newest)
+                logger.info("encryption_key_changed", key_id=newest, previous_key_id=sealing)
         self.sealing = newest
         return newest
 
@@ -77,7 +78,7 @@ class Vault:
         Raises:
             FailedPrecondition: KEY_UNAVAILABLE, this replica does not have that key.
         """
-        self.sealing = await encryption_keys.sealing_key_id(connection)
+        self.sealing = await EncryptionKeyRepository(connection).sealing_key_id()
         return self._sealer.seal(self.sealing, binding, plaintext)
 
     def seal_under(self, key_id: str, binding: Binding, plaintext: bytes) -> Sealed:
@@ -89,7 +90,7 @@ class Vault:
         return self._sealer.seal(key_id, binding, plaintext)
 
     def open(self, binding: Binding, sealed: Sealed) -> bytes:
-        """Return what was sealed for this place.
+        """Return what was sealed for this binding.
 
         Raises:
             FailedPrecondition: KEY_UNAVAILABLE, it cannot be opened with the keys at hand.

@@ -1,5 +1,6 @@
 """Every sealed value there is, whatever its table, for rotation."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ TABLES = tuple(table.name for table in _KEYS)
 
 @dataclass(frozen=True, slots=True)
 class SealedRow:
-    """A sealed value and the place it is bound to."""
+    """A sealed value and what it is bound to."""
 
     table: str
     row: str
@@ -26,59 +27,52 @@ class SealedRow:
     sealed: Sealed
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How many values one key seals, of all."""
-
-    done: int
-    total: int
-
-
 def _table(name: str) -> Table:
     return tables.metadata.tables[name]
 
 
-async def progress(connection: AsyncConnection, key_id: str) -> Progress:
-    """Return how far rotation to a key has come."""
-    done = total = 0
-    for table in _KEYS:
-        counted = await connection.execute(
-            select(table.c.key_id, func.count()).where(table.c.key_id.is_not(None)).group_by(table.c.key_id)
+class SealedRowRepository:
+    """Rows of every table that holds sealed values."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def count_by_key(self) -> Counter[str]:
+        """Return how many values each key seals."""
+        counts: Counter[str] = Counter()
+        for table in _KEYS:
+            rows = await self._connection.execute(
+                select(table.c.key_id, func.count()).where(table.c.key_id.is_not(None)).group_by(table.c.key_id)
+            )
+            for key_id, count in rows:
+                counts[key_id] += count
+        return counts
+
+    async def under_other_keys(self, table_name: str, key_id: str, after: str, limit: int) -> list[SealedRow]:
+        """Return up to `limit` rows of a table that another key seals, with row ids greater than `after`, by row id."""
+        table = _table(table_name)
+        row_id = table.c[_KEYS[table]]
+        rows = await self._connection.execute(
+            select(table).where(table.c.key_id != key_id, row_id > after).order_by(row_id).limit(limit)
         )
-        for under, count in counted:
-            total += count
-            done += count if under == key_id else 0
-    return Progress(done, total)
+        return [
+            SealedRow(
+                table=table_name,
+                row=values[_KEYS[table]],
+                group=values.get("group_id", ""),
+                name=values.get("name", ""),
+                version=values.get("version", 0),
+                sealed=Sealed(values["key_id"], values["sealed"]),
+            )
+            for values in rows.mappings()
+        ]
 
-
-async def under_other_keys(
-    connection: AsyncConnection, table_name: str, key_id: str, after: str, limit: int
-) -> list[SealedRow]:
-    """Return up to `limit` rows of a table that another key seals, with row ids greater than `after`, by row id."""
-    table = _table(table_name)
-    row_id = table.c[_KEYS[table]]
-    rows = await connection.execute(
-        select(table).where(table.c.key_id != key_id, row_id > after).order_by(row_id).limit(limit)
-    )
-    return [
-        SealedRow(
-            table=table_name,
-            row=values[_KEYS[table]],
-            group=values.get("group_id", ""),
-            name=values.get("name", ""),
-            version=values.get("version", 0),
-            sealed=Sealed(values["key_id"], values["sealed"]),
+    async def replace(self, row: SealedRow, sealed: Sealed, changes: Mapping[str, str]) -> bool:
+        """Store a value sealed anew with further changes; return whether nobody had written another one meanwhile."""
+        table = _table(row.table)
+        result = await self._connection.execute(
+            update(table)
+            .where(table.c[_KEYS[table]] == row.row, table.c.sealed == row.sealed.blob)
+            .values(key_id=sealed.key_id, sealed=sealed.blob, **changes)
         )
-        for values in rows.mappings()
-    ]
-
-
-async def replace(connection: AsyncConnection, row: SealedRow, sealed: Sealed, changes: Mapping[str, str]) -> bool:
-    """Store a value sealed anew with further changes; return whether nobody had written another one meanwhile."""
-    table = _table(row.table)
-    result = await connection.execute(
-        update(table)
-        .where(table.c[_KEYS[table]] == row.row, table.c.sealed == row.sealed.blob)
-        .values(key_id=sealed.key_id, sealed=sealed.blob, **changes)
-    )
-    return bool(result.rowcount)
+        return bool(result.rowcount)

@@ -42,39 +42,46 @@ def _values(secret: Secret) -> Mapping[str, Any]:
     }
 
 
-async def get(connection: AsyncConnection, group_id: str, name: str) -> Secret | None:
-    """Return a group's secret by name."""
-    row = (
-        await connection.execute(select(_TABLE).where(_TABLE.c.group_id == group_id, _TABLE.c.name == name))
-    ).one_or_none()
-    return _secret(row) if row else None
+class SecretRepository:
+    """Rows of `secrets`."""
 
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
 
-async def add(connection: AsyncConnection, secret: Secret) -> bool:
-    """Store a new secret and return whether its name was free."""
-    return await insert_ignore(connection, _TABLE, _values(secret))
+    async def get(self, group_id: str, name: str) -> Secret | None:
+        """Return a group's secret by name."""
+        row = (
+            await self._connection.execute(select(_TABLE).where(_TABLE.c.group_id == group_id, _TABLE.c.name == name))
+        ).one_or_none()
+        return _secret(row) if row else None
 
+    async def add(self, secret: Secret) -> bool:
+        """Store a new secret and return whether its name was free."""
+        return await insert_ignore(self._connection, _TABLE, _values(secret))
 
-async def replace(connection: AsyncConnection, secret: Secret) -> bool:
-    """Store the next version of a secret and return whether the one before it still stood."""
-    values = dict(_values(secret))
-    for name in ("id", "created_at"):
-        del values[name]
-    result = await connection.execute(
-        update(_TABLE).where(_TABLE.c.id == secret.id, _TABLE.c.version == secret.version - 1).values(**values)
-    )
-    return bool(result.rowcount)
+    async def replace(self, secret: Secret) -> bool:
+        """Store the next version of a secret and return whether the one before it still stood."""
+        values = dict(_values(secret))
+        for name in ("id", "created_at"):
+            del values[name]
+        result = await self._connection.execute(
+            update(_TABLE).where(_TABLE.c.id == secret.id, _TABLE.c.version == secret.version - 1).values(**values)
+        )
+        return bool(result.rowcount)
 
+    async def page(self, group_id: str, after: str, limit: int) -> list[Secret]:
+        """Return up to `limit` of a group's secrets with names greater than `after`, by name."""
+        rows = await self._connection.execute(
+            select(_TABLE)
+            .where(_TABLE.c.group_id == group_id, _TABLE.c.name > after)
+            .order_by(_TABLE.c.name)
+            .limit(limit)
+        )
+        return [_secret(row) for row in rows]
 
-async def page(connection: AsyncConnection, group_id: str, after: str, limit: int) -> list[Secret]:
-    """Return up to `limit` of a group's secrets with names greater than `after`, by name."""
-    rows = await connection.execute(
-        select(_TABLE).where(_TABLE.c.group_id == group_id, _TABLE.c.name > after).order_by(_TABLE.c.name).limit(limit)
-    )
-    return [_secret(row) for row in rows]
-
-
-async def remove(connection: AsyncConnection, group_id: str, name: str) -> bool:
-    """Remove a group's secret and return whether it was there."""
-    result = await connection.execute(delete(_TABLE).where(_TABLE.c.group_id == group_id, _TABLE.c.name == name))
-    return bool(result.rowcount)
+    async def remove(self, group_id: str, name: str) -> bool:
+        """Remove a group's secret and return whether it was there."""
+        result = await self._connection.execute(
+            delete(_TABLE).where(_TABLE.c.group_id == group_id, _TABLE.c.name == name)
+        )
+        return bool(result.rowcount)

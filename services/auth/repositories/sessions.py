@@ -1,6 +1,5 @@
 """Credential sessions: what auth keeps of a verified credential until it expires."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +10,7 @@ from services.auth import tables
 from services.auth.domain import Sealed, Session
 from services.common.clock import utc_now
 from services.common.db.upsert import insert_or_update
-from services.common.identity.principal import CredentialKind, Role
+from services.common.identity.principal import Role
 
 _TABLE = tables.credential_sessions
 
@@ -20,50 +19,50 @@ def _session(row: Any) -> Session:
     return Session(
         id=row.id,
         subject=row.subject,
-        kind=CredentialKind(row.kind),
+        kind=row.kind,
         origin=row.origin,
         expires_at=row.expires_at,
-        claimed_roles=_roles(row.claimed_roles),
+        claimed_roles={group_id: Role(role) for group_id, role in row.claimed_roles.items()},
         sealed_token=Sealed(row.key_id, row.sealed) if row.sealed is not None else None,
     )
 
 
-def _roles(stored: Mapping[str, int]) -> dict[str, Role]:
-    return {group_id: Role(role) for group_id, role in stored.items()}
+class SessionRepository:
+    """Rows of `credential_sessions`."""
 
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
 
-async def get(connection: AsyncConnection, session_id: str) -> Session | None:
-    """Return a session by id."""
-    row = (await connection.execute(select(_TABLE).where(_TABLE.c.id == session_id))).one_or_none()
-    return _session(row) if row else None
+    async def get(self, session_id: str) -> Session | None:
+        """Return a session by id."""
+        row = (await self._connection.execute(select(_TABLE).where(_TABLE.c.id == session_id))).one_or_none()
+        return _session(row) if row else None
 
+    async def put(self, credential_hash: str, session: Session) -> str:
+        """Store a session, or what was found anew about the same credential; return the id it is kept under."""
+        sealed = session.sealed_token
+        values = {
+            "id": session.id,
+            "credential_hash": credential_hash,
+            "subject": session.subject,
+            "kind": session.kind,
+            "origin": session.origin,
+            "claimed_roles": {group_id: int(role) for group_id, role in session.claimed_roles.items()},
+            "key_id": sealed.key_id if sealed else None,
+            "sealed": sealed.blob if sealed else None,
+            "expires_at": session.expires_at,
+            "created_at": utc_now(),
+        }
+        # The sealed token stays: it is bound to the id of the row that was there first.
+        stored = await insert_or_update(
+            self._connection,
+            _TABLE,
+            values,
+            key=("credential_hash",),
+            update=("subject", "kind", "origin", "claimed_roles", "expires_at"),
+        )
+        return str(stored.id)
 
-async def put(connection: AsyncConnection, credential_hash: str, session: Session) -> str:
-    """Store a session, or what was found anew about the same credential; return the id it is kept under."""
-    sealed = session.sealed_token
-    values = {
-        "id": session.id,
-        "credential_hash": credential_hash,
-        "subject": session.subject,
-        "kind": int(session.kind),
-        "origin": session.origin,
-        "claimed_roles": {group_id: int(role) for group_id, role in session.claimed_roles.items()},
-        "key_id": sealed.key_id if sealed else None,
-        "sealed": sealed.blob if sealed else None,
-        "expires_at": session.expires_at,
-        "created_at": utc_now(),
-    }
-    # The sealed token stays: it is bound to the id of the row that was there first.
-    stored = await insert_or_update(
-        connection,
-        _TABLE,
-        values,
-        key=("credential_hash",),
-        update=("subject", "kind", "origin", "claimed_roles", "expires_at"),
-    )
-    return str(stored.id)
-
-
-async def delete_expired(connection: AsyncConnection, before: datetime) -> int:
-    """Remove sessions that expired before a moment and return how many."""
-    return int((await connection.execute(delete(_TABLE).where(_TABLE.c.expires_at < before))).rowcount)
+    async def delete_expired(self, before: datetime) -> int:
+        """Remove sessions that expired before a moment and return how many."""
+        return int((await self._connection.execute(delete(_TABLE).where(_TABLE.c.expires_at < before))).rowcount)

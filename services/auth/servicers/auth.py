@@ -1,17 +1,25 @@
 """AuthService at the edge."""
 
-import base64
-
 from google.protobuf.duration_pb2 import Duration
 
 from coxswain.auth.v1 import credential_pb2, delegation_pb2, principal_pb2
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceServicer
-from services.auth.domain import CredentialPurpose, ExecutionIdentity, OnCredentialExpiry
 from services.auth.keys.signing import SigningKeys
-from services.auth.servicers.convert import principal_message, timestamp
+from services.auth.servicers.messages import (
+    credential_to_proto,
+    expiry_from_proto,
+    explanation_to_proto,
+    grant_to_proto,
+    identity_from_proto,
+    key_to_proto,
+    membership_to_proto,
+    principal_to_proto,
+    purpose_from_proto,
+    timestamp_to_proto,
+)
 from services.auth.usecases.credentials import Credentials
 from services.auth.usecases.delegations import Delegations
-from services.auth.usecases.exchange import Exchange
+from services.auth.usecases.principals import Principals
 from services.common.grpc.call import current_call, current_principal
 from services.common.grpc.handler import Context
 from services.common.identity.authenticator import Credential
@@ -22,14 +30,14 @@ class AuthServicer(AuthServiceServicer):
 
     def __init__(
         self,
-        exchange: Exchange,
+        principals: Principals,
         credentials: Credentials,
         delegations: Delegations,
         signing_keys: SigningKeys,
         *,
         jwks_max_age_seconds: int,
     ) -> None:
-        self._exchange = exchange
+        self._principals = principals
         self._credentials = credentials
         self._delegations = delegations
         self._signing_keys = signing_keys
@@ -38,36 +46,25 @@ class AuthServicer(AuthServiceServicer):
     async def WhoAmI(self, request: principal_pb2.WhoAmIRequest, context: Context) -> principal_pb2.WhoAmIResponse:
         """See the proto."""
         call = current_call()
-        if call.principal is not None:
-            principal, roles = call.principal, await self._exchange.groups_of(call.principal)
-        else:
-            principal, roles = await self._exchange.who_am_i(call.credential, call.group_header)
-        groups = [principal_pb2.GroupMembership(group_id=group_id, role=int(role)) for group_id, role in roles.items()]  # type: ignore[arg-type]
-        return principal_pb2.WhoAmIResponse(principal=principal_message(principal), groups=groups)
+        principal, roles = await self._principals.who_am_i(call.principal, call.credential, call.group_header)
+        return principal_pb2.WhoAmIResponse(
+            principal=principal_to_proto(principal),
+            groups=[membership_to_proto(group_id, role) for group_id, role in roles.items()],
+        )
 
     async def ExchangeToken(
         self, request: principal_pb2.ExchangeTokenRequest, context: Context
     ) -> principal_pb2.ExchangeTokenResponse:
         """See the proto."""
         credential = Credential(request.authorization, request.forwarded_access_token)
-        principal = await self._exchange.exchange(credential, request.group_id)
+        principal = await self._principals.exchange(credential, request.group_id)
         return principal_pb2.ExchangeTokenResponse(
-            principal_token=principal.token, principal=principal_message(principal)
+            principal_token=principal.token, principal=principal_to_proto(principal)
         )
 
     async def GetJwks(self, request: principal_pb2.GetJwksRequest, context: Context) -> principal_pb2.GetJwksResponse:
         """See the proto."""
-        keys = [
-            principal_pb2.JsonWebKey(
-                kid=kid,
-                kty="OKP",
-                alg="EdDSA",
-                crv="Ed25519",
-                x=base64.urlsafe_b64encode(key.public_bytes_raw()).rstrip(b"=").decode(),
-                use="sig",
-            )
-            for kid, key in self._signing_keys.published.items()
-        ]
+        keys = [key_to_proto(kid, key) for kid, key in self._signing_keys.published.items()]
         return principal_pb2.GetJwksResponse(keys=keys, max_age=Duration(seconds=self._jwks_max_age_seconds))
 
     async def ExplainCredential(
@@ -75,14 +72,10 @@ class AuthServicer(AuthServiceServicer):
     ) -> credential_pb2.ExplainCredentialResponse:
         """See the proto."""
         links, origin = await self._credentials.explain(
-            current_principal(), CredentialPurpose(request.purpose), request.destination_origin, request.provider
+            current_principal(), purpose_from_proto(request.purpose), request.destination_origin, request.provider
         )
-        explained = [
-            credential_pb2.LinkExplanation(link=link.link, outcome=int(link.outcome), detail=link.detail)  # type: ignore[arg-type]
-            for link in links
-        ]
         return credential_pb2.ExplainCredentialResponse(
-            links=explained, resolvable=origin is not None, origin=origin or ""
+            links=map(explanation_to_proto, links), resolvable=origin is not None, origin=origin or ""
         )
 
     async def ResolveCredential(
@@ -90,27 +83,21 @@ class AuthServicer(AuthServiceServicer):
     ) -> credential_pb2.ResolveCredentialResponse:
         """See the proto."""
         credential = await self._credentials.resolve(
-            current_principal(), CredentialPurpose(request.purpose), request.destination_origin, request.provider
+            current_principal(), purpose_from_proto(request.purpose), request.destination_origin, request.provider
         )
-        return credential_pb2.ResolveCredentialResponse(
-            token=credential.token,
-            origin=credential.origin,
-            link=credential.link,
-            expire_time=timestamp(credential.expires_at),
-            on_behalf_of_user=credential.on_behalf_of_user,
-        )
+        return credential_to_proto(credential)
 
     async def CreateDelegation(
         self, request: delegation_pb2.CreateDelegationRequest, context: Context
     ) -> delegation_pb2.CreateDelegationResponse:
         """See the proto."""
-        grant = await self._delegations.delegate(
+        grant = await self._delegations.create(
             current_principal(),
             request.execution_id,
-            ExecutionIdentity(request.identity),
-            OnCredentialExpiry(request.on_credential_expiry or OnCredentialExpiry.PARK),
+            identity_from_proto(request.identity),
+            expiry_from_proto(request.on_credential_expiry),
         )
-        return delegation_pb2.CreateDelegationResponse(grant_id=grant.id, identity=int(grant.identity))  # type: ignore[arg-type]
+        return grant_to_proto(grant)
 
     async def IssueExecutionPrincipal(
         self, request: delegation_pb2.IssueExecutionPrincipalRequest, context: Context
@@ -118,7 +105,7 @@ class AuthServicer(AuthServiceServicer):
         """See the proto."""
         principal = await self._delegations.issue(request.grant_id, request.execution_id)
         return delegation_pb2.IssueExecutionPrincipalResponse(
-            principal_token=principal.token, principal=principal_message(principal)
+            principal_token=principal.token, principal=principal_to_proto(principal)
         )
 
     async def RenewDelegation(
@@ -126,7 +113,7 @@ class AuthServicer(AuthServiceServicer):
     ) -> delegation_pb2.RenewDelegationResponse:
         """See the proto."""
         expires_at = await self._delegations.renew(current_principal(), request.execution_id)
-        return delegation_pb2.RenewDelegationResponse(expire_time=timestamp(expires_at))
+        return delegation_pb2.RenewDelegationResponse(expire_time=timestamp_to_proto(expires_at))
 
     async def RevokeDelegation(
         self, request: delegation_pb2.RevokeDelegationRequest, context: Context

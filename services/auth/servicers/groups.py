@@ -2,13 +2,11 @@
 
 from coxswain.auth.v1 import group_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceServicer
-from services.auth.domain import Group, Member
-from services.auth.servicers.convert import timestamp
+from services.auth.servicers.messages import group_to_proto, member_to_proto, role_from_proto
 from services.auth.usecases.groups import Groups
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
-from services.common.identity.principal import Role
 
 
 class GroupServicer(GroupServiceServicer):
@@ -28,12 +26,14 @@ class GroupServicer(GroupServiceServicer):
             request.request_id,
             request_hash(request, "request_id"),
         )
-        return group_pb2.CreateGroupResponse(group=_group(group))
+        return group_pb2.CreateGroupResponse(group=group_to_proto(group))
 
     async def ListGroups(self, request: group_pb2.ListGroupsRequest, context: Context) -> group_pb2.ListGroupsResponse:
         """See the proto."""
-        found, token = await self._groups.page(request.page_size, request.page_token)
-        return group_pb2.ListGroupsResponse(groups=map(_group, found), next_page_token=token)
+        page = await self._groups.page(request.page_size, request.page_token)
+        return group_pb2.ListGroupsResponse(
+            groups=map(group_to_proto, page.items), next_page_token=page.next_page_token
+        )
 
     async def DeleteGroup(
         self, request: group_pb2.DeleteGroupRequest, context: Context
@@ -44,8 +44,9 @@ class GroupServicer(GroupServiceServicer):
 
     async def SetMember(self, request: group_pb2.SetMemberRequest, context: Context) -> group_pb2.SetMemberResponse:
         """See the proto."""
-        member = await self._groups.set_member(current_principal().group_id, request.subject, Role(request.role))
-        return group_pb2.SetMemberResponse(member=_member(member))
+        group_id = current_principal().group_id
+        member = await self._groups.set_member(group_id, request.subject, role_from_proto(request.role))
+        return group_pb2.SetMemberResponse(member=member_to_proto(member))
 
     async def RemoveMember(
         self, request: group_pb2.RemoveMemberRequest, context: Context
@@ -58,15 +59,7 @@ class GroupServicer(GroupServiceServicer):
         self, request: group_pb2.ListMembersRequest, context: Context
     ) -> group_pb2.ListMembersResponse:
         """See the proto."""
-        found, token = await self._groups.members_page(
-            current_principal().group_id, request.page_size, request.page_token
+        page = await self._groups.members_page(current_principal().group_id, request.page_size, request.page_token)
+        return group_pb2.ListMembersResponse(
+            members=map(member_to_proto, page.items), next_page_token=page.next_page_token
         )
-        return group_pb2.ListMembersResponse(members=map(_member, found), next_page_token=token)
-
-
-def _group(group: Group) -> group_pb2.Group:
-    return group_pb2.Group(id=group.id, display_name=group.display_name, create_time=timestamp(group.created_at))
-
-
-def _member(member: Member) -> group_pb2.Member:
-    return group_pb2.Member(subject=member.subject, role=int(member.role), create_time=timestamp(member.created_at))  # type: ignore[arg-type]

@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator
 
 from coxswain.auth.v1 import secret_pb2
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceServicer
-from services.auth.domain import Secret
-from services.auth.servicers.convert import timestamp
+from services.auth.servicers.messages import progress_to_proto, secret_to_proto
 from services.auth.usecases.secrets import Secrets
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
@@ -22,14 +21,16 @@ class SecretServicer(SecretServiceServicer):
         secret = await self._secrets.put(
             current_principal().group_id, request.name, request.value, request.allowed_origins
         )
-        return secret_pb2.PutSecretResponse(secret=_message(secret))
+        return secret_pb2.PutSecretResponse(secret=secret_to_proto(secret))
 
     async def ListSecrets(
         self, request: secret_pb2.ListSecretsRequest, context: Context
     ) -> secret_pb2.ListSecretsResponse:
         """See the proto."""
-        found, token = await self._secrets.page(current_principal().group_id, request.page_size, request.page_token)
-        return secret_pb2.ListSecretsResponse(secrets=map(_message, found), next_page_token=token)
+        page = await self._secrets.page(current_principal().group_id, request.page_size, request.page_token)
+        return secret_pb2.ListSecretsResponse(
+            secrets=map(secret_to_proto, page.items), next_page_token=page.next_page_token
+        )
 
     async def DeleteSecret(
         self, request: secret_pb2.DeleteSecretRequest, context: Context
@@ -42,16 +43,5 @@ class SecretServicer(SecretServiceServicer):
         self, request: secret_pb2.RotateKeyRequest, context: Context
     ) -> AsyncIterator[secret_pb2.RotateKeyResponse]:
         """See the proto."""
-        async for progress, key_id in self._secrets.rotate():
-            yield secret_pb2.RotateKeyResponse(done=progress.done, total=progress.total, key_id=key_id)
-
-
-def _message(secret: Secret) -> secret_pb2.Secret:
-    return secret_pb2.Secret(
-        name=secret.name,
-        fingerprint=secret.fingerprint,
-        allowed_origins=secret.allowed_origins,
-        key_id=secret.sealed.key_id,
-        create_time=timestamp(secret.created_at),
-        update_time=timestamp(secret.updated_at),
-    )
+        async for progress in self._secrets.rotate():
+            yield progress_to_proto(progress)

@@ -1,10 +1,13 @@
-"""The outbound credential of a principal, for one purpose and one place."""
+"""The outbound credential of a principal, for one purpose and one destination."""
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from cachetools import TLRUCache
+
 from services.auth.chains.chain import Chain, Step
-from services.auth.chains.link import Wanted
+from services.auth.chains.link import CredentialRequest
 from services.auth.domain import CredentialPurpose, LinkExplanation, LinkOutcome, OutboundCredential
 from services.auth.identity.cache import EXPIRY_MARGIN
 from services.common.clock import utc_now
@@ -29,7 +32,7 @@ class Credentials:
     def __init__(self, chains: Mapping[CredentialPurpose, Chain], *, keep: timedelta) -> None:
         self._chains = chains
         self._keep = keep
-        self._resolved: dict[_Key, OutboundCredential] = {}
+        self._resolved: TLRUCache[_Key, OutboundCredential] = TLRUCache(_SIZE, _until, time.time)
 
     async def resolve(
         self, principal: Principal, purpose: CredentialPurpose, destination: str, provider: str
@@ -37,13 +40,13 @@ class Credentials:
         """Return the credential and the only origin it may be sent to.
 
         Raises:
-            InvalidArgument: the destination is no origin, or the provider is missing.
+            InvalidArgument: the destination is not an origin, or the provider is missing.
             FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, no link has one; KEY_UNAVAILABLE, it cannot be opened.
             Unauthenticated: CREDENTIAL_REJECTED or CREDENTIAL_EXPIRED with the link's name.
-            PermissionDenied: DESTINATION_NOT_ALLOWED, it belongs elsewhere.
-            Unavailable: whoever issues it does not answer.
+            PermissionDenied: DESTINATION_NOT_ALLOWED, it belongs to another origin.
+            Unavailable: its issuer does not answer.
         """
-        # Everything an answer depends on: two callers share one only where they would get the same.
+        # Everything the result depends on: callers share an entry only when they would get the same credential.
         key = (
             principal.subject,
             principal.group_id,
@@ -54,18 +57,18 @@ class Credentials:
             provider,
         )
         kept = self._resolved.get(key)
-        if kept is not None and kept.expires_at > utc_now():
+        if kept is not None:
             return kept
-        wanted = _wanted(principal, purpose, destination, provider)
-        chain = self._chains[wanted.purpose]
-        steps = [step async for step in chain.ask(wanted)]
-        credential = self._credential(steps, wanted, chain.links)
-        if len(self._resolved) >= _SIZE:
-            self._resolved.clear()
+        request = _request(principal, purpose, destination, provider)
+        chain = self._chains[request.purpose]
+        steps = [step async for step in chain.ask(request)]
+        credential = self._credential(steps, request, chain.links)
         self._resolved[key] = credential
         return credential
 
-    def _credential(self, steps: Sequence[Step], wanted: Wanted, links: tuple[str, ...]) -> OutboundCredential:
+    def _credential(
+        self, steps: Sequence[Step], request: CredentialRequest, links: tuple[str, ...]
+    ) -> OutboundCredential:
         link, answer = steps[-1].link, steps[-1].answer
         if answer.outcome is LinkOutcome.USED:
             return OutboundCredential(
@@ -79,14 +82,14 @@ class Credentials:
             raise PermissionDenied(
                 f"{link}: the credential {answer.detail}",
                 reason="DESTINATION_NOT_ALLOWED",
-                metadata={"origin": wanted.destination, "link": link},
+                metadata={"origin": request.destination, "link": link},
             )
         if answer.outcome is LinkOutcome.ABSENT:
             raise FailedPrecondition(
-                f"no credential for {wanted.provider or wanted.purpose.name}: "
+                f"no credential for {request.provider or request.purpose}: "
                 + "; ".join(f"{step.link}: {step.answer.detail}" for step in steps),
                 reason="CREDENTIAL_NOT_CONFIGURED",
-                metadata={"purpose": wanted.purpose.name, "links": ",".join(links)},
+                metadata={"purpose": request.purpose, "links": ",".join(links)},
             )
         reason = "CREDENTIAL_EXPIRED" if answer.outcome is LinkOutcome.EXPIRED else "CREDENTIAL_REJECTED"
         raise Unauthenticated(f"{link}: {answer.detail}", reason=reason, metadata={"link": link})
@@ -98,40 +101,47 @@ class Credentials:
     async def explain(
         self, principal: Principal, purpose: CredentialPurpose, destination: str, provider: str
     ) -> tuple[list[LinkExplanation], str | None]:
-        """Return what each link says, in order, and the origin the credential belongs to, None when there is none.
+        """Return the result of each link, in order, and the origin the credential belongs to, None when there is none.
 
         Raises:
-            InvalidArgument: the destination is no origin, or the provider is missing.
+            InvalidArgument: the destination is not an origin, or the provider is missing.
         """
-        wanted = _wanted(principal, purpose, destination, provider)
-        chain = self._chains[wanted.purpose]
-        told: list[LinkExplanation] = []
+        request = _request(principal, purpose, destination, provider)
+        chain = self._chains[request.purpose]
+        explained: list[LinkExplanation] = []
         origin: str | None = None
         try:
-            async for step in chain.ask(wanted):
-                told.append(LinkExplanation(step.link, step.answer.outcome, step.answer.detail))
+            async for step in chain.ask(request):
+                explained.append(LinkExplanation(step.link, step.answer.outcome, step.answer.detail))
                 if step.answer.outcome is LinkOutcome.USED:
                     origin = step.answer.origin
         except CoxswainError as error:
-            told.append(LinkExplanation(chain.links[len(told)], LinkOutcome.REJECTED, error.message))
-        for link in chain.links[len(told) :]:
-            told.append(LinkExplanation(link, LinkOutcome.NOT_REACHED, "the chain ended before this link"))
-        return told, origin
+            explained.append(LinkExplanation(chain.links[len(explained)], LinkOutcome.REJECTED, error.message))
+        for link in chain.links[len(explained) :]:
+            explained.append(LinkExplanation(link, LinkOutcome.NOT_REACHED, "the chain ended before this link"))
+        return explained, origin
 
     def forget(self, group_id: str) -> None:
-        """Ask again for everything of a group: one of its secrets has changed."""
-        self._resolved = {key: kept for key, kept in self._resolved.items() if key[1] != group_id}
+        """Resolve everything of a group anew: one of its secrets has changed."""
+        for key in [key for key in self._resolved if key[1] == group_id]:
+            self._resolved.pop(key, None)
 
 
-def _wanted(principal: Principal, purpose: CredentialPurpose, destination: str, provider: str) -> Wanted:
+def _until(_key: object, credential: OutboundCredential, _now: float) -> float:
+    return credential.expires_at.timestamp()
+
+
+def _request(principal: Principal, purpose: CredentialPurpose, destination: str, provider: str) -> CredentialRequest:
     if purpose is CredentialPurpose.LLM_PROVIDER and not provider:
-        raise InvalidArgument.field("provider", "name the provider whose key is wanted; example: openai")
+        raise InvalidArgument.field("provider", "must name the provider whose key is asked for; example: openai")
     origin = origin_of(destination) if destination else ""
     if origin is None or (destination and "://" not in destination):
-        raise InvalidArgument.field("destination_origin", "not an origin; example: https://example.com:8443")
+        raise InvalidArgument.field(
+            "destination_origin", "must be an origin: scheme, host and port; example: https://example.com:8443"
+        )
     if purpose is not CredentialPurpose.LLM_PROVIDER:
         provider = ""
     elif provider == DATABRICKS_PROVIDER:
-        # Models that a workspace serves are called with whatever the caller may use there, their own token first.
+        # Models that a workspace serves are called with the credential the caller has there, their own token first.
         purpose = CredentialPurpose.DATABRICKS
-    return Wanted(principal, purpose, origin, provider)
+    return CredentialRequest(principal, purpose, origin, provider)

@@ -1,4 +1,4 @@
-"""Grants: how an execution acts for somebody after their call has ended."""
+"""Grants: the right of an execution to act for a subject after the subject's call has ended."""
 
 from datetime import datetime, timedelta
 
@@ -7,7 +7,7 @@ from services.auth.identity.cache import EXPIRY_MARGIN
 from services.auth.identity.sessions import SessionStore
 from services.auth.identity.verifier import expired
 from services.auth.keys.signing import SigningKeys
-from services.auth.repositories import grants
+from services.auth.repositories.grants import GrantRepository
 from services.auth.usecases.memberships import Memberships
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -17,7 +17,7 @@ from services.common.ids import new_id
 
 
 class Delegations:
-    """Gives grants, renews them and takes them back."""
+    """Creates, renews and revokes grants."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Delegations:
         claim_lifetime: timedelta,
         retention: timedelta,
     ) -> None:
-        """`claim_lifetime`: how long after it was shown a credential's role counts that is no stored membership."""
+        """`claim_lifetime`: how long a role counts that only a credential's claim gave, from when it was shown."""
         self._database = database
         self._sessions = sessions
         self._memberships = memberships
@@ -39,21 +39,21 @@ class Delegations:
         self._claim_lifetime = claim_lifetime
         self._retention = retention
 
-    async def delegate(
+    async def create(
         self,
         principal: Principal,
         execution_id: str,
-        identity: ExecutionIdentity,
+        identity: ExecutionIdentity | None,
         on_credential_expiry: OnCredentialExpiry,
     ) -> Grant:
-        """Return the grant of an execution, made at the first request.
+        """Return the grant of an execution, created by the first request.
 
         Raises:
             PermissionDenied: ROLE_REQUIRED, going on as the group needs the role EDITOR; DELEGATION_REVOKED, the caller
                 acts for an execution whose grant has ended, or that acts as a user.
             FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, USER was asked for and the caller has no token of their own.
             Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired.
-            AlreadyExists: the execution has a grant of another subject or on other terms.
+            AlreadyExists: the execution has a grant of another subject or with other terms.
         """
         if on_credential_expiry is OnCredentialExpiry.USE_GROUP_IDENTITY and principal.role < Role.EDITOR:
             raise _role_required(principal.role, "an execution that goes on as the group")
@@ -75,12 +75,13 @@ class Delegations:
             revoked_at=None,
         )
         async with self._database.write() as connection:
-            if await grants.add(connection, grant):
+            grants = GrantRepository(connection)
+            if await grants.add(grant):
                 return grant
-            standing = await grants.of_execution(connection, execution_id)
+            standing = await grants.of_execution(execution_id)
         if standing is None or _terms(standing) != _terms(grant):
             raise AlreadyExists(
-                f'the execution "{execution_id}" has a grant on other terms; start another execution',
+                f'the execution "{execution_id}" has a grant with other terms; start another execution',
                 metadata={"resource": "grant", "name": execution_id},
             )
         if standing.revoked_at is not None:
@@ -98,13 +99,14 @@ class Delegations:
         return session, Claim(role, utc_now()) if role is not None else None
 
     async def _inherited(self, principal: Principal) -> Claim | None:
-        """Return the role an execution passes on, as old as it is; only a group's right can be, as by a schedule."""
+        """Return the claim an execution passes on, with its age; only an execution that acts as the group, such as a
+        schedule, passes one on."""
         async with self._database.read() as connection:
-            parent = await grants.of_execution(connection, principal.execution_id)
+            parent = await GrantRepository(connection).of_execution(principal.execution_id)
         if parent is None or parent.revoked_at is not None:
             raise _revoked(principal.execution_id, "has ended")
         if principal.credential_kind is not CredentialKind.GROUP:
-            raise _revoked(principal.execution_id, "is a user's, which cannot be passed on to another execution")
+            raise _revoked(principal.execution_id, "acts as a user, which cannot be passed on to another execution")
         return parent.claim
 
     async def issue(self, grant_id: str, execution_id: str) -> Principal:
@@ -115,10 +117,10 @@ class Delegations:
             PermissionDenied: DELEGATION_REVOKED, it was revoked, its subject has left the group, or was a member only
                 by a token that was shown too long ago; ROLE_REQUIRED, they may no longer act as the group.
             Unauthenticated: CREDENTIAL_EXPIRED, the user's token has expired; metadata `on_credential_expiry` says what
-                the subject wanted then (PARK or FAIL).
+                the subject chose for that case (PARK or FAIL).
         """
         async with self._database.read() as connection:
-            grant = await grants.get(connection, grant_id)
+            grant = await GrantRepository(connection).get(grant_id)
         if grant is None or grant.execution_id != execution_id:
             raise NotFound.of("grant", grant_id)
         if grant.revoked_at is not None:
@@ -152,8 +154,8 @@ class Delegations:
         raise _revoked(
             grant.execution_id,
             f"belongs to {grant.subject}, a member of its group only by a token, which counted until "
-            f"{until:%Y-%m-%d %H:%M} UTC; they have to start the execution, or save the schedule, again with a fresh "
-            "token, or an admin of the group adds them with SetMember",
+            f"{until:%Y-%m-%d %H:%M} UTC; they can start the execution, or save the schedule, again with a fresh "
+            "token, or an admin of the group can add them with SetMember",
         )
 
     async def _acting(self, grant: Grant, role: Role) -> tuple[CredentialKind, str, datetime]:
@@ -172,7 +174,7 @@ class Delegations:
         raise Unauthenticated(
             f'the token of {grant.subject} that the execution "{grant.execution_id}" uses has expired',
             reason="CREDENTIAL_EXPIRED",
-            metadata={"execution_id": grant.execution_id, "on_credential_expiry": grant.on_credential_expiry.name},
+            metadata={"execution_id": grant.execution_id, "on_credential_expiry": grant.on_credential_expiry},
         )
 
     async def renew(self, principal: Principal, execution_id: str) -> datetime:
@@ -180,41 +182,44 @@ class Delegations:
 
         Raises:
             NotFound: the caller has no execution with a grant of that id in this group.
-            FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, the grant uses no token, or the caller sent no own one.
+            FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, the grant uses no token, or the caller has none.
             PermissionDenied: DELEGATION_REVOKED, the grant has ended, or the caller acts for an execution.
             Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired too.
         """
         session, claim = await self._basis(principal)
         async with self._database.write() as connection:
-            grant = await grants.of_execution(connection, execution_id)
+            grants = GrantRepository(connection)
+            grant = await grants.of_execution(execution_id)
             if grant is None or (grant.subject, grant.group_id) != (principal.subject, principal.group_id):
                 raise NotFound.of("execution of yours", execution_id)
             if grant.identity is not ExecutionIdentity.USER or grant.credential_kind is not CredentialKind.USER:
-                raise _no_token(f'the execution "{execution_id}" does not act with a token of yours')
+                raise _no_token(
+                    f'the execution "{execution_id}" does not act with a token of yours; it needs no renewal'
+                )
             if session is None or session.kind is not CredentialKind.USER:
-                raise _no_token("only a token of your own can renew it; sign in with one")
+                raise _no_token("only a token of your own can renew it; sign in with a user token")
             if session.expires_at - EXPIRY_MARGIN <= utc_now():
                 raise expired()
-            if not await grants.renew(connection, grant.id, session.id, session.expires_at, claim):
+            if not await grants.renew(grant.id, session.id, session.expires_at, claim):
                 raise _revoked(execution_id, "has ended")
         return session.expires_at
 
     async def revoke(self, execution_id: str) -> None:
-        """End the grant of an execution, if it has one that stands."""
+        """End the grant of an execution, if it has one that has not ended."""
         async with self._database.write() as connection:
-            await grants.revoke(connection, execution_id, utc_now())
+            await GrantRepository(connection).revoke(execution_id, utc_now())
 
     async def clean(self) -> int:
-        """Remove grants that ended long ago and return how many."""
+        """Remove grants that ended before the retention time and return how many."""
         async with self._database.write() as connection:
-            return await grants.delete_revoked(connection, utc_now() - self._retention)
+            return await GrantRepository(connection).delete_revoked(utc_now() - self._retention)
 
 
-def _resolved(kind: CredentialKind, identity: ExecutionIdentity) -> ExecutionIdentity:
-    if identity is ExecutionIdentity.UNSPECIFIED:
+def _resolved(kind: CredentialKind, identity: ExecutionIdentity | None) -> ExecutionIdentity:
+    if identity is None:
         return ExecutionIdentity.USER if kind is CredentialKind.USER else ExecutionIdentity.GROUP
     if identity is ExecutionIdentity.USER and kind not in (CredentialKind.USER, CredentialKind.DEV):
-        raise _no_token("you have no token of your own that an execution could act with; choose the identity GROUP")
+        raise _no_token("you have no token of your own that an execution could act with; choose identity GROUP")
     return identity
 
 
@@ -224,7 +229,7 @@ def _terms(grant: Grant) -> tuple[object, ...]:
 
 def _role_required(role: Role, what: str) -> PermissionDenied:
     return PermissionDenied(
-        f"{what} needs the role EDITOR of who starts it; you are {role.name}",
+        f"{what} needs the role EDITOR; the subject who starts it has the role {role.name}",
         reason="ROLE_REQUIRED",
         metadata={"required": Role.EDITOR.name, "actual": role.name},
     )

@@ -1,16 +1,17 @@
-"""Where a subject may act."""
+"""The groups in which a subject may act."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from services.auth.repositories import groups
+from services.auth.repositories.groups import GroupRepository
+from services.auth.repositories.members import MemberRepository
 from services.common.db.database import Database
 from services.common.identity.principal import Role
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """The groups a subject may choose from."""
+class Standing:
+    """A subject's roles by group id, in the order of the ids, and whether they administer the installation."""
 
     roles: Mapping[str, Role]
     platform_admin: bool
@@ -20,21 +21,21 @@ class Memberships:
     """Joins stored memberships with those a credential carries."""
 
     def __init__(self, database: Database, *, claims_first: bool, platform_admins: Collection[str] = ()) -> None:
-        """`claims_first`: what a credential says goes before what is stored, and its groups need not exist (dev mode).
+        """`claims_first`: a credential's own claims override stored memberships, and its groups need not exist (dev).
 
-        Otherwise a stored membership goes first, and a credential opens only groups that exist. `platform_admins` are
-        subjects that administer the installation beside stored ones.
+        Otherwise stored memberships override claims, and a claim counts only for a group that exists.
+        `platform_admins` are subjects that administer the installation in addition to the stored ones.
         """
         self._platform_admins = frozenset(platform_admins)
         self._database = database
         self._claims_first = claims_first
 
-    async def of(self, subject: str, claimed: Mapping[str, Role]) -> Places:
-        """Return where a subject may act now."""
+    async def of(self, subject: str, claimed: Mapping[str, Role]) -> Standing:
+        """Return the roles a subject has now."""
         async with self._database.read() as connection:
-            stored, platform_admin = await groups.standing_of(connection, subject)
+            stored, platform_admin = await MemberRepository(connection).roles_of(subject)
             if not self._claims_first and claimed:
-                existing = await groups.existing(connection, set(claimed))
+                existing = await GroupRepository(connection).existing(set(claimed))
                 claimed = {group_id: role for group_id, role in claimed.items() if group_id in existing}
         roles = stored | dict(claimed) if self._claims_first else dict(claimed) | stored
-        return Places(dict(sorted(roles.items())), platform_admin or subject in self._platform_admins)
+        return Standing(dict(sorted(roles.items())), platform_admin or subject in self._platform_admins)

@@ -5,23 +5,24 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from services.auth.chains.names import OAUTH_CLIENT
-from services.auth.domain import Sealed, Secret
+from services.auth.domain import RotationProgress, Sealed, Secret
 from services.auth.keys import bindings
 from services.auth.keys.sealing import Binding
 from services.auth.keys.vault import Vault
-from services.auth.repositories import encryption_keys, sealed_rows, secrets
-from services.auth.repositories.sealed_rows import Progress, SealedRow
+from services.auth.repositories.encryption_keys import EncryptionKeyRepository
+from services.auth.repositories.sealed_rows import TABLES, SealedRow, SealedRowRepository
+from services.auth.repositories.secrets import SecretRepository
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.egress import origin_of
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from services.common.ids import new_id
-from services.common.paging import cut_page, decode_page_token, page_size
+from services.common.paging import Page, Pager
 
 _BATCH = 100
 _TRIES = 5
 _FINGERPRINT_DIGITS = 12
-_LISTING = "ListSecrets"
+_SECRETS = Pager("ListSecrets")
 
 
 class Secrets:
@@ -44,11 +45,12 @@ class Secrets:
         _check_value(name, value)
         origins = _origins(allowed_origins)
         async with self._database.write() as connection:
-            key_id = await encryption_keys.sealing_key_id(connection)
+            secrets = SecretRepository(connection)
+            key_id = await EncryptionKeyRepository(connection).sealing_key_id()
             fingerprint = self._fingerprint(key_id, group_id, value)
             for _ in range(_TRIES):
                 now = utc_now()
-                standing = await secrets.get(connection, group_id, name)
+                standing = await secrets.get(group_id, name)
                 draft = Secret(
                     id=standing.id if standing else new_id(),
                     group_id=group_id,
@@ -63,25 +65,30 @@ class Secrets:
                 sealed = self._vault.seal_under(key_id, bindings.secret(draft), value.encode())
                 secret = dataclasses.replace(draft, sealed=sealed)
                 store = secrets.replace if standing else secrets.add
-                if await store(connection, secret):
+                if await store(secret):
                     break
             else:
-                raise Aborted(f'the secret "{name}" is being written by others; try again', reason="REVISION_MISMATCH")
+                raise Aborted(
+                    f'the secret "{name}" is being written by other calls; try again', reason="REVISION_MISMATCH"
+                )
         self._changed(group_id)
         return secret
 
-    async def page(self, group_id: str, size: int, token: str) -> tuple[Sequence[Secret], str]:
-        """Return a page of the group's secrets by name, and the token of the next one.
+    async def page(self, group_id: str, size: int, token: str) -> Page[Secret]:
+        """Return a page of the group's secrets, by name.
 
         Raises:
             InvalidArgument: INVALID_PAGE_TOKEN.
         """
-        filters = {"group_id": group_id}
-        key = decode_page_token(token, _LISTING, filters)
-        limit = page_size(size)
         async with self._database.read() as connection:
-            found = await secrets.page(connection, group_id, key[0] if key else "", limit + 1)
-        return cut_page(found, limit, _LISTING, filters, lambda secret: [secret.name])
+            secrets = SecretRepository(connection)
+            return await _SECRETS.page(
+                size,
+                token,
+                {"group_id": group_id},
+                lambda after, limit: secrets.page(group_id, after[0] if after else "", limit),
+                lambda secret: [secret.name],
+            )
 
     async def delete(self, group_id: str, name: str) -> None:
         """Remove a secret.
@@ -90,51 +97,55 @@ class Secrets:
             NotFound: the group has none of that name.
         """
         async with self._database.write() as connection:
-            if not await secrets.remove(connection, group_id, name):
+            if not await SecretRepository(connection).remove(group_id, name):
                 raise NotFound.of("secret", name)
         self._changed(group_id)
 
-    async def rotate(self) -> AsyncIterator[tuple[Progress, str]]:
-        """Turn to the newest key of the ring and seal everything again under it; yield progress and that key's id.
+    async def rotate(self) -> AsyncIterator[RotationProgress]:
+        """Make the newest key of the ring the sealing one and seal every value again under it; yield progress.
 
         Every replica needs the newest key in its ring before: from here on it seals what is written. Values stay
-        readable throughout, as both keys are in the ring. It goes on where it was interrupted.
+        readable throughout, as both keys are in the ring. An interrupted rotation continues with the next call.
 
         Raises:
             FailedPrecondition: KEY_UNAVAILABLE, the ring lacks the key that seals now, or that a value is sealed under.
         """
         newest = await self._vault.turn_to_newest()
         unopened: FailedPrecondition | None = None
-        for table in sealed_rows.TABLES:
+        for table in TABLES:
             after = ""
             while True:
                 async with self._database.read() as connection:
-                    rows = await sealed_rows.under_other_keys(connection, table, newest, after, _BATCH)
+                    rows = await SealedRowRepository(connection).under_other_keys(table, newest, after, _BATCH)
                 if not rows:
                     break
                 after = rows[-1].row
                 unopened = await self._reseal(rows, newest) or unopened
-                async with self._database.read() as connection:
-                    yield await sealed_rows.progress(connection, newest), newest
+                yield await self._progress(newest)
         if unopened is not None:
             raise unopened
+        yield await self._progress(newest)
+
+    async def _progress(self, key_id: str) -> RotationProgress:
         async with self._database.read() as connection:
-            yield await sealed_rows.progress(connection, newest), newest
+            counts = await SealedRowRepository(connection).count_by_key()
+        return RotationProgress(counts[key_id], counts.total(), key_id)
 
     async def _reseal(self, rows: Sequence[SealedRow], key_id: str) -> FailedPrecondition | None:
         """Seal rows again and return why one of them could not be opened, if so."""
         unopened: FailedPrecondition | None = None
         async with self._database.write() as connection:
+            sealed_rows = SealedRowRepository(connection)
             for row in rows:
-                place = Binding(row.table, row.row, row.group, row.name, row.version)
+                binding = Binding(row.table, row.row, row.group, row.name, row.version)
                 try:
-                    plaintext = self._vault.open(place, row.sealed)
+                    plaintext = self._vault.open(binding, row.sealed)
                 except FailedPrecondition as error:
                     unopened = error
                     continue
                 changes = {"fingerprint": self._fingerprint(key_id, row.group, plaintext.decode())} if row.group else {}
-                # Whoever wrote a new value meanwhile has sealed it under the newest key.
-                await sealed_rows.replace(connection, row, self._vault.seal_under(key_id, place, plaintext), changes)
+                # A value written meanwhile has been sealed under the newest key already.
+                await sealed_rows.replace(row, self._vault.seal_under(key_id, binding, plaintext), changes)
         return unopened
 
     def _fingerprint(self, key_id: str, group_id: str, value: str) -> str:
@@ -146,7 +157,10 @@ def _origins(urls: Sequence[str]) -> tuple[str, ...]:
     for index, url in enumerate(urls):
         origin = origin_of(url)
         if origin is None:
-            raise InvalidArgument.field(f"allowed_origins[{index}]", "not an origin; example: https://example.com:8443")
+            raise InvalidArgument.field(
+                f"allowed_origins[{index}]",
+                "must be an origin: scheme, host and port; example: https://example.com:8443",
+            )
         origins[origin] = None
     return tuple(origins)
 
@@ -154,7 +168,7 @@ def _origins(urls: Sequence[str]) -> tuple[str, ...]:
 def _check_value(name: str, value: str) -> None:
     """Refuse what would fail only when it is used; never repeats any of it."""
     if value != value.strip():
-        raise InvalidArgument.field("value", "has white space around it, which is hardly part of the secret; remove it")
+        raise InvalidArgument.field("value", "must not begin or end with white space; remove it")
     if name != OAUTH_CLIENT:
         return
     try:
@@ -164,4 +178,6 @@ def _check_value(name: str, value: str) -> None:
     if not isinstance(client, dict) or not all(
         isinstance(client.get(key), str) and client[key] for key in ("client_id", "client_secret")
     ):
-        raise InvalidArgument.field("value", f'{name} is a JSON object with "client_id" and "client_secret"')
+        raise InvalidArgument.field(
+            "value", f'the value of {name} must be a JSON object with the texts "client_id" and "client_secret"'
+        )

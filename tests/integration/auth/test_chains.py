@@ -16,13 +16,13 @@ import pytest
 from services.auth.chains import names
 from services.auth.chains.chain import Chain
 from services.auth.chains.environment import EnvironmentLink, SharedGroups, read_providers
-from services.auth.chains.link import Link, Wanted
+from services.auth.chains.link import CredentialRequest, Link
 from services.auth.chains.oauth_client import ClientCredentials, OAuthClientLink
 from services.auth.chains.sdk_default import SdkDefaultLink
 from services.auth.chains.stored_secret import StoredSecretLink
 from services.auth.chains.user_token import UserTokenLink
 from services.auth.domain import CredentialPurpose, LinkOutcome, VerifiedIdentity
-from services.auth.http import HttpClient
+from services.auth.http import JsonClient
 from services.auth.identity.sessions import SessionStore
 from services.auth.keys.ring import KeyRing
 from services.auth.keys.vault import Vault
@@ -58,7 +58,7 @@ class World:
     vault: Vault
     sessions: SessionStore
     secrets: Secrets
-    http: HttpClient
+    http: JsonClient
     directory: Path
     user_sessions: dict[str, str]
     pollution: Mapping[str, str]
@@ -116,7 +116,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await vault.start()
     sessions = SessionStore(database, vault)
     policy = AddressPolicy([ip_network("127.0.0.0/8")], setting="X")
-    http = HttpClient(policy, timeout_seconds=10)
+    http = JsonClient(policy, timeout_seconds=10)
     async with DatabricksIdentity() as identity:
         identity.add_service_principal("cid", "right")
         pollution = {
@@ -315,7 +315,7 @@ async def test_an_sdk_profile_is_never_swapped_for_a_service_principal_of_the_en
     polluted = {"DATABRICKS_CLIENT_ID": "cid", "DATABRICKS_CLIENT_SECRET": "right", "DATABRICKS_TOKEN": ENV_PAT}
     os.environ.update(polluted)
     try:
-        answer = await link.ask(_wanted(world))
+        answer = await link.ask(_request(world))
     finally:
         for name in polluted:
             del os.environ[name]
@@ -335,14 +335,14 @@ async def test_a_host_that_hangs_costs_no_more_than_its_time(world: World) -> No
     link._timeout_seconds = 4
     world.identity.fail(ApiFault(path="databricks-config", hang=True, times=None))
     with pytest.raises(Unavailable) as refusal:
-        await asyncio.wait_for(link.ask(_wanted(world)), 60)
+        await asyncio.wait_for(link.ask(_request(world)), 60)
     assert refusal.value.metadata == {"dependency": "databricks-sdk"}
     await link.close()
 
 
 async def test_what_the_sdk_says_about_its_configuration_is_not_passed_on(world: World) -> None:
     link = world.sdk("rejected")
-    answer = await link.ask(_wanted(world))
+    answer = await link.ask(_request(world))
     assert answer.outcome is LinkOutcome.REJECTED
     for told in ("told", "username", world.identity.url):
         assert told not in answer.detail
@@ -350,7 +350,7 @@ async def test_what_the_sdk_says_about_its_configuration_is_not_passed_on(world:
 
 
 async def test_the_users_token_needs_no_sdk_and_no_call(world: World) -> None:
-    answer = await UserTokenLink(world.sessions).ask(_wanted(world, "present"))
+    answer = await UserTokenLink(world.sessions).ask(_request(world, "present"))
     assert (answer.token, answer.on_behalf_of_user) == (OBO, True)
     assert world.identity.requests() == []
 
@@ -374,7 +374,7 @@ async def test_a_token_endpoint_of_another_origin_does_not_get_the_secret(world:
         document = {"issuer": world.identity.issuer, "token_endpoint": f"{thief.url}/oidc/v1/token"}
         world.identity.fail(ApiFault(path="oauth-authorization-server", status=200, body=json.dumps(document)))
         link = oauth_link(world)
-        answer = await link.ask(_wanted(world))
+        answer = await link.ask(_request(world))
         assert answer.outcome is LinkOutcome.REJECTED
         assert "another origin" in answer.detail
         assert thief.requests() == []
@@ -390,21 +390,21 @@ async def test_an_outage_of_the_workspace_is_no_refusal(world: World) -> None:
     ):
         world.identity.fail(fault)
         with pytest.raises(Unavailable):
-            await oauth_link(world).ask(_wanted(world))
+            await oauth_link(world).ask(_request(world))
 
 
 async def test_a_groups_workspace_in_the_networks_around_us_is_not_called(world: World) -> None:
     await store(world, "g", names.OAUTH_CLIENT, "present", '{"client_id": "cid", "client_secret": "right"}')
-    http = HttpClient(AddressPolicy(setting="COXSWAIN_AUTH_EGRESS_ALLOWED_NETWORKS"), timeout_seconds=5)
+    http = JsonClient(AddressPolicy(setting="COXSWAIN_AUTH_EGRESS_ALLOWED_NETWORKS"), timeout_seconds=5)
     link = OAuthClientLink(ClientCredentials(http, refused=timedelta(0)), world.stored(names.OAUTH_CLIENT), SHARED, {})
     with pytest.raises(PermissionDenied) as refusal:
-        await link.ask(_wanted(world))
+        await link.ask(_request(world))
     assert refusal.value.reason == "DESTINATION_NOT_ALLOWED"
     await world.secrets.put(
         "g", names.OAUTH_CLIENT, '{"client_id": "c", "client_secret": "s"}', ["https://localhost:1"]
     )
     with pytest.raises(PermissionDenied):
-        await link.ask(_wanted(world))
+        await link.ask(_request(world))
     assert world.identity.requests() == []
     await http.close()
 
@@ -412,9 +412,9 @@ async def test_a_groups_workspace_in_the_networks_around_us_is_not_called(world:
 async def test_a_changed_secret_gets_a_token_of_its_own(world: World) -> None:
     link = oauth_link(world)
     await store(world, "g", names.OAUTH_CLIENT, "present", '{"client_id": "cid", "client_secret": "right"}')
-    assert (await link.ask(_wanted(world))).outcome is LinkOutcome.USED
+    assert (await link.ask(_request(world))).outcome is LinkOutcome.USED
     await store(world, "g", names.OAUTH_CLIENT, "present", '{"client_id": "cid", "client_secret": "wrong"}')
-    assert (await link.ask(_wanted(world))).outcome is LinkOutcome.REJECTED
+    assert (await link.ask(_request(world))).outcome is LinkOutcome.REJECTED
 
 
 def oauth_link(world: World) -> OAuthClientLink:
@@ -422,5 +422,5 @@ def oauth_link(world: World) -> OAuthClientLink:
     return OAuthClientLink(credentials, world.stored(names.OAUTH_CLIENT), SHARED, {})
 
 
-def _wanted(world: World, user: str = "absent") -> Wanted:
-    return Wanted(world.principal(user, "g"), CredentialPurpose.VECTOR_SEARCH)
+def _request(world: World, user: str = "absent") -> CredentialRequest:
+    return CredentialRequest(world.principal(user, "g"), CredentialPurpose.VECTOR_SEARCH)

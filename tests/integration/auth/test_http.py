@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from services.auth.http import HttpClient
+from services.auth.http import JsonClient
 from services.common.egress import AddressPolicy
 from services.common.errors import PermissionDenied, Unavailable
 
@@ -20,8 +20,8 @@ LIMIT = 1024 * 1024
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[HttpClient]:
-    client = HttpClient(AddressPolicy(setting="X"), timeout_seconds=10)
+async def client() -> AsyncIterator[JsonClient]:
+    client = JsonClient(AddressPolicy(setting="X"), timeout_seconds=10)
     yield client
     await client.close()
 
@@ -65,7 +65,7 @@ async def server(asked: list[web.Request]) -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-async def test_answers_come_with_their_status_and_json(client: HttpClient, server: str) -> None:
+async def test_answers_come_with_their_status_and_json(client: JsonClient, server: str) -> None:
     found = await client.get(f"{server}/small", bearer="a-token")
     assert (found.status, dict(found.document)) == (200, {"a": 1})
     assert (await client.get(f"{server}/nothing")).status == 404
@@ -74,25 +74,25 @@ async def test_answers_come_with_their_status_and_json(client: HttpClient, serve
 
 
 async def test_a_redirect_is_not_followed_with_a_credential(
-    client: HttpClient, server: str, asked: list[web.Request]
+    client: JsonClient, server: str, asked: list[web.Request]
 ) -> None:
     assert (await client.get(f"{server}/away", bearer="a-token")).status == 302
     assert [request.path for request in asked] == ["/away"]
 
 
-async def test_an_answer_that_is_too_large_is_not_taken(client: HttpClient, server: str) -> None:
+async def test_an_answer_that_is_too_large_is_not_taken(client: JsonClient, server: str) -> None:
     with pytest.raises(Unavailable, match="more than 1 MiB"):
         await client.get(f"{server}/large")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://name.invalid/", "http://[bad", "ftp://127.0.0.1/"])
-async def test_what_does_not_answer_is_unavailable(client: HttpClient, url: str) -> None:
+async def test_what_does_not_answer_is_unavailable(client: JsonClient, url: str) -> None:
     with pytest.raises(Unavailable):
         await client.get(url)
 
 
 async def test_a_group_may_not_choose_an_address_around_us(
-    client: HttpClient, server: str, asked: list[web.Request]
+    client: JsonClient, server: str, asked: list[web.Request]
 ) -> None:
     for url in (server, server.replace("127.0.0.1", "localhost"), server.replace("127.0.0.1", "[::ffff:127.0.0.1]")):
         with pytest.raises(PermissionDenied):
@@ -103,7 +103,7 @@ async def test_a_group_may_not_choose_an_address_around_us(
 
 
 async def test_a_private_authority_is_believed_only_where_it_was_named(
-    client: HttpClient, tmp_path: Path, asked: list[web.Request]
+    client: JsonClient, tmp_path: Path, asked: list[web.Request]
 ) -> None:
     authority, tls = _certificate(tmp_path)
     runner, url = await serve(asked, tls)

@@ -14,11 +14,12 @@ from services.auth.domain import SigningKeyState
 from services.auth.keys.ring import KeyRing
 from services.auth.keys.signing import SigningKeys
 from services.auth.keys.vault import Vault
-from services.auth.repositories import signing_keys
+from services.auth.repositories.signing_keys import SigningKeyRepository
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.grpc.call import acting_as
 from services.common.identity.principal import CredentialKind, Principal, Role
+from services.common.periodic import every
 from tests.integration.auth.support import internal, token_of
 from tests.support.harness import ALICE, serve_services
 
@@ -108,7 +109,7 @@ async def test_replicas_that_rotate_at_once_take_each_step_once(databases: list[
     for _ in range(12):
         await asyncio.gather(*(auth.refresh() for auth in auths * 3))
         async with databases[0].read() as connection:
-            states = [key.state for key in await signing_keys.all_keys(connection)]
+            states = [key.state for key in await SigningKeyRepository(connection).all()]
         assert states.count(SigningKeyState.ACTIVE) == 1
         assert states.count(SigningKeyState.PENDING) <= 1
         seen.append(len(states))
@@ -125,7 +126,7 @@ async def test_private_keys_are_stored_sealed(databases: list[Database]) -> None
     assert auth._active is not None
     private = auth._active[1].private_bytes_raw()
     async with databases[0].read() as connection:
-        [key] = await signing_keys.all_keys(connection)
+        [key] = await SigningKeyRepository(connection).all()
     assert private not in key.sealed_private_key.blob
 
 
@@ -145,7 +146,7 @@ async def test_a_replica_keeps_trying_when_the_database_fails(
         refreshed.set()
 
     monkeypatch.setattr(auth, "refresh", failing_at_first)
-    task = asyncio.create_task(auth.keep_fresh(0.001))
+    task = asyncio.create_task(every(0.001, auth.refresh, name="signing_keys"))
     await asyncio.wait_for(refreshed.wait(), 10)
     task.cancel()
     assert auth.published

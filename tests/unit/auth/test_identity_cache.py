@@ -142,5 +142,5 @@ async def test_the_cache_keeps_no_credential_and_no_more_than_its_size(monkeypat
     cache = cached(verifier)
     for number in range(200):
         await cache.verify(Credential(f"Bearer secret-{number}"))
-    assert len(cache._answers) <= 50
-    assert not any(b"secret" in key for key in cache._answers)
+    assert len(cache._identities) <= 50
+    assert not any(b"secret" in key for key in cache._identities._values)

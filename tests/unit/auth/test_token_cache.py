@@ -73,7 +73,7 @@ async def test_a_token_is_renewed_in_the_background_while_it_is_still_used(
     issuer.now += timedelta(minutes=2)
     assert (await cache.get("a", issuer.issue)).token == "token-1"
     await settled(lambda: issuer.asked == 2)
-    await settled(lambda: not cache._asking)
+    await settled(lambda: not cache._tokens._loads)
     assert (await cache.get("a", issuer.issue)).token == "token-2"
 
 
@@ -88,7 +88,7 @@ async def test_an_outage_during_renewal_leaves_the_token_in_use(cache: TokenCach
     issuer.now += timedelta(minutes=45)
     issuer.failure = Unavailable("down")
     assert (await cache.get("a", issuer.issue)).token == "token-1"
-    await settled(lambda: issuer.asked == 2 and not cache._asking)
+    await settled(lambda: issuer.asked == 2 and not cache._tokens._loads)
     assert (await cache.get("a", issuer.issue)).token == "token-1"
     # Not asked again at once.
     assert issuer.asked == 2
@@ -102,7 +102,7 @@ async def test_a_refusal_is_remembered_for_a_moment_and_ends_the_token(cache: To
     issuer.now += timedelta(minutes=45)
     issuer.failure = NoTokenError(Answer.rejected("withdrawn"))
     await cache.get("a", issuer.issue)
-    await settled(lambda: issuer.asked == 2 and not cache._asking)
+    await settled(lambda: issuer.asked == 2 and not cache._tokens._loads)
     for _ in range(3):
         with pytest.raises(NoTokenError) as refusal:
             await cache.get("a", issuer.issue)
@@ -130,7 +130,7 @@ async def test_memory_does_not_grow_with_refused_keys(issuer: Issuer) -> None:
     for number in range(3000):
         with pytest.raises(NoTokenError):
             await cache.get(number, issuer.issue)
-    assert len(cache._refusals) <= 1000
+    assert len(cache._tokens) <= 1000
 
 
 async def test_closing_ends_what_is_being_asked(cache: TokenCache[str], issuer: Issuer) -> None:

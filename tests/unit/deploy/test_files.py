@@ -9,7 +9,7 @@ import pytest
 from pydantic import AliasChoices
 from pydantic_settings import BaseSettings
 
-from services.auth.http import HttpClient
+from services.auth.http import JsonClient
 from services.auth.identity.modes import verifier_of
 from services.auth.settings import AuthSettings
 from services.common.egress import AddressPolicy
@@ -111,7 +111,7 @@ def test_services_accept_the_settings_of_production() -> None:
     for settings in (ModelsSettings, MemorySettings, OrchestratorSettings, WorkerSettings):
         settings()
     auth = AuthSettings()
-    http = HttpClient(AddressPolicy([], setting="none"), timeout_seconds=1)
+    http = JsonClient(AddressPolicy([], setting="none"), timeout_seconds=1)
     assert verifier_of(common.identity_mode, auth, http, {}) is not None
     assert auth.bootstrap_admin
 

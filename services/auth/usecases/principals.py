@@ -7,7 +7,7 @@ from services.auth.domain import VerifiedIdentity
 from services.auth.identity.sessions import SessionStore
 from services.auth.identity.verifier import IdentityVerifier
 from services.auth.keys.signing import SigningKeys
-from services.auth.usecases.memberships import Memberships, Places
+from services.auth.usecases.memberships import Memberships, Standing
 from services.common.clock import utc_now
 from services.common.errors import FailedPrecondition, PermissionDenied
 from services.common.identity.authenticator import Credential
@@ -15,8 +15,8 @@ from services.common.identity.principal import Principal, Role
 from services.common.logging import redact
 
 
-class Exchange:
-    """Verifies callers and signs what they are."""
+class Principals:
+    """Verifies callers and signs their principals."""
 
     def __init__(
         self,
@@ -41,50 +41,50 @@ class Exchange:
         Raises:
             Unauthenticated: the credential was refused.
             FailedPrecondition: GROUP_REQUIRED, no group was named and there is not exactly one to choose.
-            PermissionDenied: GROUP_NOT_MEMBER, the caller is no member of the group named.
-            Unavailable: whoever could verify the credential does not answer.
+            PermissionDenied: GROUP_NOT_MEMBER, the caller is not a member of the group named.
+            Unavailable: the issuer that could verify the credential does not answer.
         """
         identity = await self._verifier.verify(credential)
-        places = await self._memberships.of(identity.subject, identity.claimed_roles)
-        group_id, role = _choose(identity, places, group_id)
-        return await self._sign(credential, identity, places, group_id, role)
+        standing = await self._memberships.of(identity.subject, identity.claimed_roles)
+        group_id, role = _choose(identity, standing, group_id)
+        return await self._sign(credential, identity, standing, group_id, role)
 
-    async def who_am_i(self, credential: Credential, group_id: str) -> tuple[Principal, Mapping[str, Role]]:
-        """Return the caller and the groups they may choose from.
+    async def who_am_i(
+        self, known: Principal | None, credential: Credential, group_id: str
+    ) -> tuple[Principal, Mapping[str, Role]]:
+        """Return the caller and the groups they may choose from; `known` is their principal when the call carries it.
 
         A caller who has to choose first gets a principal without a group, which has no token.
 
         Raises:
             Unauthenticated, PermissionDenied, Unavailable: as `exchange`.
         """
+        if known is not None:
+            session = await self._sessions.get(known.session_id) if known.session_id else None
+            standing = await self._memberships.of(known.subject, session.claimed_roles if session else {})
+            return known, standing.roles
         identity = await self._verifier.verify(credential)
-        places = await self._memberships.of(identity.subject, identity.claimed_roles)
-        if group_id or len(places.roles) == 1:
-            group_id, role = _choose(identity, places, group_id)
+        standing = await self._memberships.of(identity.subject, identity.claimed_roles)
+        if group_id or len(standing.roles) == 1:
+            group_id, role = _choose(identity, standing, group_id)
         else:
             role = Role.ANONYMOUS
-        return self._principal(identity, places, group_id, role, session_id=""), places.roles
-
-    async def groups_of(self, principal: Principal) -> Mapping[str, Role]:
-        """Return the groups an already known principal may choose from."""
-        session = await self._sessions.get(principal.session_id) if principal.session_id else None
-        places = await self._memberships.of(principal.subject, session.claimed_roles if session else {})
-        return places.roles
+        return self._principal(identity, standing, group_id, role, session_id=""), standing.roles
 
     async def _sign(
-        self, credential: Credential, identity: VerifiedIdentity, places: Places, group_id: str, role: Role
+        self, credential: Credential, identity: VerifiedIdentity, standing: Standing, group_id: str, role: Role
     ) -> Principal:
         session_id = await self._sessions.open(credential, identity)
-        return self._signing_keys.signed(self._principal(identity, places, group_id, role, session_id))
+        return self._signing_keys.signed(self._principal(identity, standing, group_id, role, session_id))
 
     def _principal(
-        self, identity: VerifiedIdentity, places: Places, group_id: str, role: Role, session_id: str
+        self, identity: VerifiedIdentity, standing: Standing, group_id: str, role: Role, session_id: str
     ) -> Principal:
         return Principal(
             subject=identity.subject,
             group_id=group_id,
             role=role,
-            platform_admin=identity.platform_admin or places.platform_admin,
+            platform_admin=identity.platform_admin or standing.platform_admin,
             credential_kind=identity.kind,
             session_id=session_id,
             execution_id="",
@@ -92,27 +92,27 @@ class Exchange:
         )
 
 
-def _choose(identity: VerifiedIdentity, places: Places, group_id: str) -> tuple[str, Role]:
+def _choose(identity: VerifiedIdentity, standing: Standing, group_id: str) -> tuple[str, Role]:
     if group_id:
-        role = places.roles.get(group_id)
+        role = standing.roles.get(group_id)
         if role is None:
             # A credential may have been put in the wrong header.
             named = redact(group_id)
             raise PermissionDenied(
-                f'you are no member of the group "{named}"; WhoAmI lists yours',
+                f'you are not a member of the group "{named}"; WhoAmI lists your groups',
                 reason="GROUP_NOT_MEMBER",
                 metadata={"group": named},
             )
         return group_id, role
-    if len(places.roles) == 1:
-        return next(iter(places.roles.items()))
-    if places.roles:
+    if len(standing.roles) == 1:
+        return next(iter(standing.roles.items()))
+    if standing.roles:
         raise FailedPrecondition(
-            f"you belong to several groups; name one with x-group-id: {', '.join(places.roles)}",
+            f"you belong to several groups; name one with x-group-id: {', '.join(standing.roles)}",
             reason="GROUP_REQUIRED",
-            metadata={"groups": ",".join(places.roles)},
+            metadata={"groups": ",".join(standing.roles)},
         )
-    if identity.platform_admin or places.platform_admin:
+    if identity.platform_admin or standing.platform_admin:
         return "", Role.ANONYMOUS
     raise FailedPrecondition(
         f'"{identity.subject}" belongs to no group; an admin of a group can add this subject with SetMember',
