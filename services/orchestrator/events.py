@@ -5,7 +5,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from coxswain.orchestrator.v1 import execution_pb2
-from services.orchestrator.domain import NewEvent, StoredEvent
+from services.orchestrator.domain.event import NewEvent, StoredEvent
 
 _FIELDS = {
     field.message_type.full_name: field.name
@@ -25,7 +25,7 @@ def new_event(body: Message, **place: Any) -> NewEvent:
     return NewEvent(kind=kind, payload=event.SerializeToString(), **place)
 
 
-def event_message(execution_id: str, stored: StoredEvent) -> execution_pb2.ExecutionEvent:
+def event_to_proto(execution_id: str, stored: StoredEvent) -> execution_pb2.ExecutionEvent:
     """Return a stored event as callers see it."""
     event = execution_pb2.ExecutionEvent.FromString(stored.payload)
     event.execution_id = execution_id

@@ -6,7 +6,7 @@ from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from services.common.grpc.peers import Peers
 from services.common.grpc.status import from_rpc_error
-from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry
+from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry
 from services.orchestrator.usecases.model_needs import Capability
 from services.orchestrator.usecases.ports import Grant, ModelFacts
 

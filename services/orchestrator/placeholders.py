@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from services.orchestrator.domain import CrewSpec
+from services.orchestrator.domain.crew import CrewSpec
 
 # What crewai takes for a placeholder; any other brace is text, JSON for instance.
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_\-]*)\}")

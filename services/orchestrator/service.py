@@ -10,7 +10,8 @@ from coxswain.orchestrator.v1.worker_service_pb2_grpc import add_WorkerServiceSe
 from services.common.grpc.server import Registry
 from services.common.runtime import Runtime
 from services.orchestrator.gateways import RemoteGrants, RemoteModels
-from services.orchestrator.hints import HintBus, LocalHintBus, PostgresHintBus
+from services.orchestrator.hints.bus import HintBus, LocalHintBus
+from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.repositories.leases import Leases
 from services.orchestrator.repositories.store import SqlStore
 from services.orchestrator.servicers.crews import CrewServicer

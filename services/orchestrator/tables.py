@@ -52,7 +52,7 @@ crew_revisions = Table(
     metadata,
     Column("crew_id", _ID, ForeignKey("crews.id"), primary_key=True),
     Column("revision", Integer, primary_key=True),
-    Column("document", JsonDocument, nullable=False),  # domain.CrewSpec
+    Column("document", JsonDocument, nullable=False),  # CrewSpec
     Column("subject", String(512), nullable=False),  # who made it
     Column("created_at", UtcDateTime, nullable=False),
 )
@@ -80,13 +80,13 @@ executions = Table(
     Column("crew_id", _ID, nullable=False),
     Column("crew_revision", Integer, nullable=False),
     Column("crew_name", String(256), nullable=False),
-    Column("state", String(32), nullable=False),  # domain.ExecutionState
+    Column("state", String(32), nullable=False),  # ExecutionState
     Column("inputs", JsonDocument, nullable=False),
     Column("labels", JsonDocument, nullable=False),
     Column("model", String(128), nullable=False),
     Column("priority", Integer, nullable=False),
-    Column("identity", String(32), nullable=False),  # domain.ExecutionIdentity
-    Column("on_credential_expiry", String(32), nullable=False),  # domain.OnCredentialExpiry
+    Column("identity", String(32), nullable=False),  # ExecutionIdentity
+    Column("on_credential_expiry", String(32), nullable=False),  # OnCredentialExpiry
     Column("grant_id", _ID, nullable=False),
     # Whether the grant may still have to be revoked after the end.
     Column("grant_open", Boolean, nullable=False),
@@ -108,8 +108,8 @@ executions = Table(
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("cost", Float, nullable=False),
-    Column("result", JsonDocument),  # domain.TaskOutput
-    Column("error", JsonDocument),  # domain.ExecutionError
+    Column("result", JsonDocument),  # TaskOutput
+    Column("error", JsonDocument),  # ExecutionError
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
@@ -127,15 +127,15 @@ task_runs = Table(
     Column("execution_id", _ID, ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True),
     Column("task_index", Integer, primary_key=True),
     Column("name", String(128), nullable=False),
-    Column("state", String(32), nullable=False),  # domain.TaskState
+    Column("state", String(32), nullable=False),  # TaskState
     Column("attempt", Integer, nullable=False),
     Column("copied", Boolean, nullable=False),
     Column("llm_calls", BigInteger, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("cost", Float, nullable=False),
-    Column("output", JsonDocument),  # domain.TaskOutput
-    Column("error", JsonDocument),  # domain.ExecutionError
+    Column("output", JsonDocument),  # TaskOutput
+    Column("error", JsonDocument),  # ExecutionError
     Column("started_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
 )
@@ -165,8 +165,8 @@ approvals = Table(
     Column("task_index", Integer, nullable=False),
     Column("task_name", String(128), nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("state", String(32), nullable=False),  # domain.ApprovalState
-    Column("output", JsonDocument, nullable=False),  # domain.TaskOutput
+    Column("state", String(32), nullable=False),  # ApprovalState
+    Column("output", JsonDocument, nullable=False),  # TaskOutput
     Column("feedback", Text, nullable=False),
     Column("answered_by", String(512), nullable=False),
     Column("requested_at", UtcDateTime, nullable=False),
@@ -196,7 +196,7 @@ tool_journal = Table(
     Column("call_key", String(128), primary_key=True),
     Column("tool_name", String(128), nullable=False),
     Column("idempotent", Boolean, nullable=False),
-    Column("state", String(32), nullable=False),  # domain.ToolCallState
+    Column("state", String(32), nullable=False),  # ToolCallState
     # The claim that wrote the intent.
     Column("epoch", Integer, nullable=False),
     Column("result", LargeBinary),
@@ -214,7 +214,7 @@ schedules = Table(
     Column("name", _NAME, nullable=False),
     Column("cron", String(256), nullable=False),
     Column("time_zone", String(64), nullable=False),
-    Column("start", JsonDocument, nullable=False),  # domain.Start
+    Column("start", JsonDocument, nullable=False),  # Start
     Column("paused", Boolean, nullable=False),
     Column("delegate_id", _ID, nullable=False),
     Column("grant_id", _ID, nullable=False),
@@ -222,7 +222,7 @@ schedules = Table(
     Column("next_fire_at", UtcDateTime),
     Column("last_fire_at", UtcDateTime),
     Column("last_execution_id", _ID, nullable=False),
-    Column("last_error", JsonDocument),  # domain.ExecutionError
+    Column("last_error", JsonDocument),  # ExecutionError
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("deleted_at", UtcDateTime),

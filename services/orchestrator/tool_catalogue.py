@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from services.orchestrator.domain import Tool
+from services.orchestrator.domain.tool import Tool
 
 
 def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:

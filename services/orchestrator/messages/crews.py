@@ -6,7 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from coxswain.orchestrator.v1 import crew_pb2
 from services.common.grpc.json_values import from_struct, to_struct
-from services.orchestrator.domain import (
+from services.orchestrator.domain.crew import (
     AgentSpec,
     Crew,
     CrewSpec,
@@ -22,7 +22,7 @@ _MAX_RETRIES = 2
 _GUARDRAIL_MAX_RETRIES = 3
 
 
-def spec_from_message(message: crew_pb2.CrewSpec) -> CrewSpec:
+def spec_from_proto(message: crew_pb2.CrewSpec) -> CrewSpec:
     """Return the crew of a message, with the defaults the wire promises filled in.
 
     Raises:
@@ -32,8 +32,8 @@ def spec_from_message(message: crew_pb2.CrewSpec) -> CrewSpec:
     return CrewSpec(
         name=message.name,
         description=message.description,
-        agents=tuple(_agent(f"spec.agents[{index}]", agent) for index, agent in enumerate(message.agents)),
-        tasks=tuple(_task(f"spec.tasks[{index}]", task) for index, task in enumerate(message.tasks)),
+        agents=tuple(_agent_from_proto(f"spec.agents[{index}]", agent) for index, agent in enumerate(message.agents)),
+        tasks=tuple(_task_from_proto(f"spec.tasks[{index}]", task) for index, task in enumerate(message.tasks)),
         process=Process.HIERARCHICAL if hierarchical else Process.SEQUENTIAL,
         model=message.model,
         manager_model=message.manager_model,
@@ -46,25 +46,25 @@ def spec_from_message(message: crew_pb2.CrewSpec) -> CrewSpec:
             run_name=message.memory.run_name,
             analysis=message.memory.analysis,
         ),
-        knowledge=_knowledge(message.knowledge),
+        knowledge=_knowledge_from_proto(message.knowledge),
     )
 
 
-def crew_message(crew: Crew) -> crew_pb2.Crew:
+def crew_to_proto(crew: Crew) -> crew_pb2.Crew:
     """Return a stored crew as callers see it."""
-    message = crew_pb2.Crew(id=crew.id, revision=crew.revision, spec=spec_message(crew.spec))
+    message = crew_pb2.Crew(id=crew.id, revision=crew.revision, spec=spec_to_proto(crew.spec))
     message.create_time.FromDatetime(crew.created_at)
     message.update_time.FromDatetime(crew.updated_at)
     return message
 
 
-def spec_message(spec: CrewSpec) -> crew_pb2.CrewSpec:
+def spec_to_proto(spec: CrewSpec) -> crew_pb2.CrewSpec:
     """Return a crew's document as callers see it."""
     return crew_pb2.CrewSpec(
         name=spec.name,
         description=spec.description,
-        agents=[_agent_message(agent) for agent in spec.agents],
-        tasks=[_task_message(task) for task in spec.tasks],
+        agents=[_agent_to_proto(agent) for agent in spec.agents],
+        tasks=[_task_to_proto(task) for task in spec.tasks],
         process=crew_pb2.Process.Value(f"PROCESS_{spec.process}"),
         model=spec.model,
         manager_model=spec.manager_model,
@@ -77,11 +77,11 @@ def spec_message(spec: CrewSpec) -> crew_pb2.CrewSpec:
             run_name=spec.memory.run_name,
             analysis=spec.memory.analysis,
         ),
-        knowledge=_knowledge_messages(spec.knowledge),
+        knowledge=_knowledge_to_proto(spec.knowledge),
     )
 
 
-def _agent(path: str, message: crew_pb2.AgentSpec) -> AgentSpec:
+def _agent_from_proto(path: str, message: crew_pb2.AgentSpec) -> AgentSpec:
     limited = message.HasField("max_execution_time")
     return AgentSpec(
         name=message.name,
@@ -90,18 +90,18 @@ def _agent(path: str, message: crew_pb2.AgentSpec) -> AgentSpec:
         backstory=message.backstory,
         model=message.model,
         function_calling_model=message.function_calling_model,
-        tools=_tools(path, message.tools),
+        tools=_tools_from_proto(path, message.tools),
         allow_delegation=message.allow_delegation,
         max_iterations=message.max_iterations or _MAX_ITERATIONS,
         max_calls_per_minute=message.max_calls_per_minute or None,
         max_execution_time=message.max_execution_time.ToNanoseconds() / 1e9 if limited else None,
         max_retries=message.max_retries if message.HasField("max_retries") else _MAX_RETRIES,
         temperature=message.temperature if message.HasField("temperature") else None,
-        knowledge=_knowledge(message.knowledge),
+        knowledge=_knowledge_from_proto(message.knowledge),
     )
 
 
-def _agent_message(agent: AgentSpec) -> crew_pb2.AgentSpec:
+def _agent_to_proto(agent: AgentSpec) -> crew_pb2.AgentSpec:
     message = crew_pb2.AgentSpec(
         name=agent.name,
         role=agent.role,
@@ -109,20 +109,20 @@ def _agent_message(agent: AgentSpec) -> crew_pb2.AgentSpec:
         backstory=agent.backstory,
         model=agent.model,
         function_calling_model=agent.function_calling_model,
-        tools=_tool_messages(agent.tools),
+        tools=_tools_to_proto(agent.tools),
         allow_delegation=agent.allow_delegation,
         max_iterations=agent.max_iterations,
         max_calls_per_minute=agent.max_calls_per_minute or 0,
         max_retries=agent.max_retries,
         temperature=agent.temperature,
-        knowledge=_knowledge_messages(agent.knowledge),
+        knowledge=_knowledge_to_proto(agent.knowledge),
     )
     if agent.max_execution_time is not None:
         message.max_execution_time.CopyFrom(duration(agent.max_execution_time))
     return message
 
 
-def _task(path: str, message: crew_pb2.TaskSpec) -> TaskSpec:
+def _task_from_proto(path: str, message: crew_pb2.TaskSpec) -> TaskSpec:
     retries = message.HasField("guardrail_max_retries")
     schema = message.HasField("output_schema")
     return TaskSpec(
@@ -131,7 +131,7 @@ def _task(path: str, message: crew_pb2.TaskSpec) -> TaskSpec:
         expected_output=message.expected_output,
         agent=message.agent,
         context=tuple(message.context.tasks) if message.HasField("context") else None,
-        tools=_tools(path, message.tools),
+        tools=_tools_from_proto(path, message.tools),
         async_execution=message.async_execution,
         output_schema=from_struct(f"{path}.output_schema", message.output_schema) if schema else None,
         guardrails=tuple(message.guardrails),
@@ -141,14 +141,14 @@ def _task(path: str, message: crew_pb2.TaskSpec) -> TaskSpec:
     )
 
 
-def _task_message(task: TaskSpec) -> crew_pb2.TaskSpec:
+def _task_to_proto(task: TaskSpec) -> crew_pb2.TaskSpec:
     return crew_pb2.TaskSpec(
         name=task.name,
         description=task.description,
         expected_output=task.expected_output,
         agent=task.agent,
         context=None if task.context is None else crew_pb2.TaskContext(tasks=task.context),
-        tools=_tool_messages(task.tools),
+        tools=_tools_to_proto(task.tools),
         async_execution=task.async_execution,
         output_schema=None if task.output_schema is None else to_struct(task.output_schema),
         guardrails=task.guardrails,
@@ -158,22 +158,22 @@ def _task_message(task: TaskSpec) -> crew_pb2.TaskSpec:
     )
 
 
-def _tools(owner: str, messages: Iterable[crew_pb2.ToolSpec]) -> tuple[ToolSpec, ...]:
+def _tools_from_proto(owner: str, messages: Iterable[crew_pb2.ToolSpec]) -> tuple[ToolSpec, ...]:
     return tuple(
         ToolSpec(message.name, from_struct(f"{owner}.tools[{index}].config", message.config))
         for index, message in enumerate(messages)
     )
 
 
-def _tool_messages(tools: Iterable[ToolSpec]) -> list[crew_pb2.ToolSpec]:
+def _tools_to_proto(tools: Iterable[ToolSpec]) -> list[crew_pb2.ToolSpec]:
     return [crew_pb2.ToolSpec(name=tool.name, config=to_struct(tool.config) if tool.config else None) for tool in tools]
 
 
-def _knowledge(messages: Iterable[crew_pb2.KnowledgeSpec]) -> tuple[KnowledgeSpec, ...]:
+def _knowledge_from_proto(messages: Iterable[crew_pb2.KnowledgeSpec]) -> tuple[KnowledgeSpec, ...]:
     return tuple(KnowledgeSpec(message.name, message.content) for message in messages)
 
 
-def _knowledge_messages(sources: Iterable[KnowledgeSpec]) -> list[crew_pb2.KnowledgeSpec]:
+def _knowledge_to_proto(sources: Iterable[KnowledgeSpec]) -> list[crew_pb2.KnowledgeSpec]:
     return [crew_pb2.KnowledgeSpec(name=source.name, content=source.content) for source in sources]
 
 

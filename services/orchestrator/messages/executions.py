@@ -3,7 +3,7 @@
 from coxswain.auth.v1 import delegation_pb2
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.grpc.json_values import from_value, to_struct, to_value
-from services.orchestrator.domain import (
+from services.orchestrator.domain.execution import (
     Execution,
     ExecutionError,
     ExecutionIdentity,
@@ -17,7 +17,7 @@ from services.orchestrator.domain import (
 from services.orchestrator.messages.crews import duration
 
 
-def execution_message(execution: Execution) -> execution_pb2.Execution:
+def execution_to_proto(execution: Execution) -> execution_pb2.Execution:
     """Return an execution as callers see it."""
     message = execution_pb2.Execution(
         id=execution.id,
@@ -25,20 +25,20 @@ def execution_message(execution: Execution) -> execution_pb2.Execution:
         crew_revision=execution.crew_revision,
         crew_name=execution.crew_name,
         state=execution_pb2.ExecutionState.Value(f"EXECUTION_STATE_{execution.state}"),
-        result=None if execution.result is None else output_message(execution.result),
-        error=None if execution.error is None else error_message(execution.error),
+        result=None if execution.result is None else output_to_proto(execution.result),
+        error=None if execution.error is None else error_to_proto(execution.error),
         last_sequence=execution.last_sequence,
         claims=execution.epoch,
         priority=execution.priority,
         resumed_from=execution.resumed_from,
         schedule_id=execution.schedule_id,
         labels=execution.labels,
-        usage=usage_message(execution.usage),
+        usage=usage_to_proto(execution.usage),
         subject=execution.subject,
         model=execution.model,
         timeout=None if execution.timeout is None else duration(execution.timeout),
-        identity=_identity_message(execution.identity),
-        on_credential_expiry=_expiry_message(execution.on_credential_expiry),
+        identity=_identity_to_proto(execution.identity),
+        on_credential_expiry=_expiry_to_proto(execution.on_credential_expiry),
     )
     for name, value in execution.inputs.items():
         message.inputs[name].CopyFrom(to_value(value))
@@ -52,15 +52,15 @@ def execution_message(execution: Execution) -> execution_pb2.Execution:
     return message
 
 
-def _identity_message(identity: ExecutionIdentity) -> delegation_pb2.ExecutionIdentity.ValueType:
+def _identity_to_proto(identity: ExecutionIdentity) -> delegation_pb2.ExecutionIdentity.ValueType:
     return delegation_pb2.ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity}")
 
 
-def _expiry_message(expiry: OnCredentialExpiry) -> delegation_pb2.OnCredentialExpiry.ValueType:
+def _expiry_to_proto(expiry: OnCredentialExpiry) -> delegation_pb2.OnCredentialExpiry.ValueType:
     return delegation_pb2.OnCredentialExpiry.Value(f"ON_CREDENTIAL_EXPIRY_{expiry}")
 
 
-def start_from_message(message: execution_pb2.StartExecutionRequest, path: str = "") -> Start:
+def start_from_proto(message: execution_pb2.StartExecutionRequest, path: str = "") -> Start:
     """Return what to run; faults name fields of a request in which the message lies at `path`.
 
     Raises:
@@ -82,7 +82,7 @@ def start_from_message(message: execution_pb2.StartExecutionRequest, path: str =
     )
 
 
-def start_message(start: Start) -> execution_pb2.StartExecutionRequest:
+def start_to_proto(start: Start) -> execution_pb2.StartExecutionRequest:
     """Return what to run as callers ask for it."""
     message = execution_pb2.StartExecutionRequest(
         crew_id=start.crew_id,
@@ -91,24 +91,24 @@ def start_message(start: Start) -> execution_pb2.StartExecutionRequest:
         model=start.model,
         priority=start.priority,
         timeout=None if start.timeout is None else duration(start.timeout),
-        identity=_identity_message(start.identity),
-        on_credential_expiry=_expiry_message(start.on_credential_expiry),
+        identity=_identity_to_proto(start.identity),
+        on_credential_expiry=_expiry_to_proto(start.on_credential_expiry),
     )
     for name, value in start.inputs.items():
         message.inputs[name].CopyFrom(to_value(value))
     return message
 
 
-def task_run_message(run: TaskRun) -> execution_pb2.TaskRun:
+def task_run_to_proto(run: TaskRun) -> execution_pb2.TaskRun:
     """Return a task of an execution as callers see it."""
     message = execution_pb2.TaskRun(
         task_name=run.name,
         task_index=run.task_index,
         state=execution_pb2.TaskState.Value(f"TASK_STATE_{run.state}"),
         attempt=run.attempt,
-        output=None if run.output is None else output_message(run.output),
-        error=None if run.error is None else error_message(run.error),
-        usage=usage_message(run.usage),
+        output=None if run.output is None else output_to_proto(run.output),
+        error=None if run.error is None else error_to_proto(run.error),
+        usage=usage_to_proto(run.usage),
         copied=run.copied,
     )
     if run.started_at is not None:
@@ -118,7 +118,7 @@ def task_run_message(run: TaskRun) -> execution_pb2.TaskRun:
     return message
 
 
-def output_message(output: TaskOutput) -> execution_pb2.TaskOutput:
+def output_to_proto(output: TaskOutput) -> execution_pb2.TaskOutput:
     """Return a task's result as callers see it."""
     return execution_pb2.TaskOutput(
         text=output.text,
@@ -127,12 +127,12 @@ def output_message(output: TaskOutput) -> execution_pb2.TaskOutput:
     )
 
 
-def error_message(error: ExecutionError) -> execution_pb2.ExecutionError:
+def error_to_proto(error: ExecutionError) -> execution_pb2.ExecutionError:
     """Return the reason of a failure as callers see it."""
     return execution_pb2.ExecutionError(reason=error.reason, message=error.message, task_name=error.task_name)
 
 
-def usage_message(usage: Usage) -> execution_pb2.ExecutionUsage:
+def usage_to_proto(usage: Usage) -> execution_pb2.ExecutionUsage:
     """Return a usage as callers see it."""
     return execution_pb2.ExecutionUsage(
         llm_calls=usage.llm_calls,

@@ -6,7 +6,9 @@ from typing import Any
 from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.orchestrator.domain import Approval, ApprovalState, TaskOutput, from_document
+from services.orchestrator.domain.approval import Approval, ApprovalState
+from services.orchestrator.domain.document import from_document
+from services.orchestrator.domain.execution import TaskOutput
 from services.orchestrator.tables import approvals
 
 

@@ -7,7 +7,8 @@ from sqlalchemy import Row, Select, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.orchestrator.domain import Crew, CrewSpec, from_document, to_document
+from services.orchestrator.domain.crew import Crew, CrewSpec
+from services.orchestrator.domain.document import from_document, to_document
 from services.orchestrator.tables import crew_revisions, crews
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
-from services.orchestrator.domain import CHUNK, NewEvent, StoredEvent
+from services.orchestrator.domain.event import CHUNK, NewEvent, StoredEvent
 from services.orchestrator.tables import execution_events, executions
 
 

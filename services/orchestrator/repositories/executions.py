@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.orchestrator.domain import (
+from services.orchestrator.domain.approval import ApprovalState
+from services.orchestrator.domain.document import from_document, to_document
+from services.orchestrator.domain.execution import (
     PARKED_STATES,
-    ApprovalState,
     Execution,
     ExecutionError,
     ExecutionIdentity,
@@ -19,8 +20,6 @@ from services.orchestrator.domain import (
     TaskRun,
     TaskState,
     Usage,
-    from_document,
-    to_document,
 )
 from services.orchestrator.tables import approvals, executions, task_runs
 

@@ -6,19 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from services.orchestrator.domain import (
-    Approval,
-    ApprovalState,
-    Crew,
-    CrewSpec,
-    Execution,
-    ExecutionError,
-    ExecutionState,
-    NewEvent,
-    Schedule,
-    StoredEvent,
-    TaskRun,
-)
+from services.orchestrator.domain.approval import Approval, ApprovalState
+from services.orchestrator.domain.crew import Crew, CrewSpec
+from services.orchestrator.domain.event import NewEvent, StoredEvent
+from services.orchestrator.domain.execution import Execution, ExecutionError, ExecutionState, TaskRun
+from services.orchestrator.domain.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ from sqlalchemy import Row, Select, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.orchestrator.domain import ExecutionError, Schedule, Start, from_document, to_document
+from services.orchestrator.domain.document import from_document, to_document
+from services.orchestrator.domain.execution import ExecutionError, Start
+from services.orchestrator.domain.schedule import Schedule
 from services.orchestrator.tables import schedules
 
 _STANDING = schedules.c.deleted_at.is_(None)

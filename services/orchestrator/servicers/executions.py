@@ -7,12 +7,12 @@ from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionService
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
-from services.orchestrator.events import event_message
+from services.orchestrator.events import event_to_proto
 from services.orchestrator.messages.executions import (
-    execution_message,
-    start_from_message,
+    execution_to_proto,
+    start_from_proto,
     state_from_message,
-    task_run_message,
+    task_run_to_proto,
 )
 from services.orchestrator.usecases.executions import ExecutionUseCases
 from services.orchestrator.usecases.starts import ExecutionStarts, RequestId
@@ -29,15 +29,15 @@ class ExecutionServicer(ExecutionServiceServicer):
         """See the proto."""
         execution = await self._starts.start(
             current_principal(),
-            start_from_message(request),
+            start_from_proto(request),
             RequestId(request.request_id, request_hash(request, "request_id")),
         )
-        return pb.StartExecutionResponse(execution=execution_message(execution))
+        return pb.StartExecutionResponse(execution=execution_to_proto(execution))
 
     async def GetExecution(self, request: pb.GetExecutionRequest, context: Context) -> pb.GetExecutionResponse:
         """See the proto."""
         execution = await self._executions.get(current_principal(), request.id)
-        return pb.GetExecutionResponse(execution=execution_message(execution))
+        return pb.GetExecutionResponse(execution=execution_to_proto(execution))
 
     async def ListExecutions(self, request: pb.ListExecutionsRequest, context: Context) -> pb.ListExecutionsResponse:
         """See the proto."""
@@ -49,7 +49,7 @@ class ExecutionServicer(ExecutionServiceServicer):
             request.page_size,
             request.page_token,
         )
-        return pb.ListExecutionsResponse(executions=map(execution_message, executions), next_page_token=token)
+        return pb.ListExecutionsResponse(executions=map(execution_to_proto, executions), next_page_token=token)
 
     async def WatchExecution(
         self, request: pb.WatchExecutionRequest, context: Context
@@ -60,37 +60,37 @@ class ExecutionServicer(ExecutionServiceServicer):
         )
         async for batch in events:
             for event in batch:
-                yield pb.WatchExecutionResponse(event=event_message(request.id, event))
+                yield pb.WatchExecutionResponse(event=event_to_proto(request.id, event))
 
     async def CancelExecution(self, request: pb.CancelExecutionRequest, context: Context) -> pb.CancelExecutionResponse:
         """See the proto."""
         execution = await self._executions.cancel(current_principal(), request.id)
-        return pb.CancelExecutionResponse(execution=execution_message(execution))
+        return pb.CancelExecutionResponse(execution=execution_to_proto(execution))
 
     async def ResumeExecution(self, request: pb.ResumeExecutionRequest, context: Context) -> pb.ResumeExecutionResponse:
         """See the proto."""
         execution = await self._starts.resume(
             current_principal(), request.id, RequestId(request.request_id, request_hash(request, "request_id"))
         )
-        return pb.ResumeExecutionResponse(execution=execution_message(execution))
+        return pb.ResumeExecutionResponse(execution=execution_to_proto(execution))
 
     async def AnswerApproval(self, request: pb.AnswerApprovalRequest, context: Context) -> pb.AnswerApprovalResponse:
         """See the proto."""
         execution = await self._executions.answer(
             current_principal(), request.id, request.feedback, approved=request.decision == pb.APPROVAL_DECISION_APPROVE
         )
-        return pb.AnswerApprovalResponse(execution=execution_message(execution))
+        return pb.AnswerApprovalResponse(execution=execution_to_proto(execution))
 
     async def RenewExecutionCredential(
         self, request: pb.RenewExecutionCredentialRequest, context: Context
     ) -> pb.RenewExecutionCredentialResponse:
         """See the proto."""
         execution = await self._executions.renew_credential(current_principal(), request.id)
-        return pb.RenewExecutionCredentialResponse(execution=execution_message(execution))
+        return pb.RenewExecutionCredentialResponse(execution=execution_to_proto(execution))
 
     async def GetTaskOutputs(self, request: pb.GetTaskOutputsRequest, context: Context) -> pb.GetTaskOutputsResponse:
         """See the proto."""
         runs, token = await self._executions.task_runs(
             current_principal(), request.id, request.page_size, request.page_token
         )
-        return pb.GetTaskOutputsResponse(tasks=map(task_run_message, runs), next_page_token=token)
+        return pb.GetTaskOutputsResponse(tasks=map(task_run_to_proto, runs), next_page_token=token)

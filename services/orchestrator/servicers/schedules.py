@@ -5,8 +5,8 @@ from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceSe
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
-from services.orchestrator.domain import Schedule
-from services.orchestrator.messages.executions import error_message, start_from_message, start_message
+from services.orchestrator.domain.schedule import Schedule
+from services.orchestrator.messages.executions import error_to_proto, start_from_proto, start_to_proto
 from services.orchestrator.usecases.schedules import Plan, ScheduleUseCases
 from services.orchestrator.usecases.starts import RequestId
 
@@ -53,7 +53,7 @@ def _plan(message: pb.Schedule) -> Plan:
         name=message.name,
         cron=message.cron,
         time_zone=message.time_zone,
-        start=start_from_message(message.start, "schedule.start."),
+        start=start_from_proto(message.start, "schedule.start."),
         paused=message.paused,
     )
 
@@ -64,12 +64,12 @@ def _message(schedule: Schedule) -> pb.Schedule:
         name=schedule.name,
         cron=schedule.cron,
         time_zone=schedule.time_zone,
-        start=start_message(schedule.start),
+        start=start_to_proto(schedule.start),
         paused=schedule.paused,
         subject=schedule.subject,
         revision=schedule.revision,
         last_execution_id=schedule.last_execution_id,
-        last_error=None if schedule.last_error is None else error_message(schedule.last_error),
+        last_error=None if schedule.last_error is None else error_to_proto(schedule.last_error),
     )
     message.create_time.FromDatetime(schedule.created_at)
     message.update_time.FromDatetime(schedule.updated_at)

@@ -6,7 +6,7 @@ from coxswain.orchestrator.v1 import tool_pb2 as pb
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceServicer
 from services.common.grpc.handler import Context
 from services.common.grpc.json_values import to_struct
-from services.orchestrator.domain import Tool
+from services.orchestrator.domain.tool import Tool
 
 
 class ToolServicer(ToolServiceServicer):

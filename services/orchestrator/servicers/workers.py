@@ -7,7 +7,9 @@ from coxswain.orchestrator.v1 import worker_pb2 as pb
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceServicer
 from services.common.errors import Unavailable
 from services.common.grpc.handler import Context
-from services.orchestrator.hints import HintBus, HintKind, Subscription, from_proto, to_proto
+from services.orchestrator.domain.hint import HintKind
+from services.orchestrator.hints.bus import HintBus, Subscription
+from services.orchestrator.messages.workers import hint_from_proto, hint_to_proto
 from services.orchestrator.repositories.leases import Lease, Leases
 
 
@@ -45,7 +47,7 @@ class WorkerServicer(WorkerServiceServicer):
                         raise Unavailable(
                             "hints may have been lost; subscribe again and read everything", retry_after=0.1
                         )
-                    yield pb.SubscribeHintsResponse(hint=to_proto(hint))
+                    yield pb.SubscribeHintsResponse(hint=hint_to_proto(hint))
 
     def _refuse_when_draining(self) -> None:
         if self._draining:
@@ -53,7 +55,7 @@ class WorkerServicer(WorkerServiceServicer):
 
     async def PublishHint(self, request: pb.PublishHintRequest, context: Context) -> pb.PublishHintResponse:
         """See the proto."""
-        hint = from_proto(request.hint)
+        hint = hint_from_proto(request.hint)
         if hint is not None:
             self._bus.publish(hint)
         return pb.PublishHintResponse()

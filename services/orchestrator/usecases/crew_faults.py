@@ -11,16 +11,10 @@ from jsonschema import Draft202012Validator, SchemaError
 from pydantic_core import to_json
 
 from coxswain.orchestrator.v1 import crew_pb2
-from services.orchestrator.domain import (
-    AgentSpec,
-    CrewSpec,
-    Fault,
-    MemorySpec,
-    Process,
-    TaskSpec,
-    Tool,
-    to_document,
-)
+from services.orchestrator.domain.crew import AgentSpec, CrewSpec, MemorySpec, Process, TaskSpec
+from services.orchestrator.domain.document import to_document
+from services.orchestrator.domain.fault import Fault
+from services.orchestrator.domain.tool import Tool
 from services.orchestrator.usecases.texts import UNSTORABLE, unstorable
 
 

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from services.common.errors import FieldViolation, InvalidArgument, NotFound
-from services.orchestrator.domain import CrewSpec, Fault, Tool
+from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.domain.fault import Fault
+from services.orchestrator.domain.tool import Tool
 from services.orchestrator.usecases.crew_faults import crew_faults, in_document_order
 from services.orchestrator.usecases.model_needs import Capability, ModelNeed, model_needs
 from services.orchestrator.usecases.ports import ModelFacts, Models

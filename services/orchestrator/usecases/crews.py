@@ -8,7 +8,9 @@ from services.common.errors import Aborted, AlreadyExists, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import decode_page_token, encode_page_token, page_size
-from services.orchestrator.domain import Crew, CrewSpec, Fault, to_document
+from services.orchestrator.domain.crew import Crew, CrewSpec
+from services.orchestrator.domain.document import to_document
+from services.orchestrator.domain.fault import Fault
 from services.orchestrator.repositories.protocols import KnownRequest, RequestKey, Store, UnitOfWork
 from services.orchestrator.usecases.crew_faults import crew_warnings
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid

@@ -5,9 +5,10 @@ import structlog
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
-from services.orchestrator.domain import Execution, ExecutionError, ExecutionState
+from services.orchestrator.domain.execution import Execution, ExecutionError, ExecutionState
+from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
-from services.orchestrator.hints import Hint, HintBus, HintKind
+from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.protocols import Store, UnitOfWork
 from services.orchestrator.usecases.ports import Grants
 

@@ -8,16 +8,13 @@ from services.common.clock import utc_now
 from services.common.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.paging import decode_page_token, encode_page_token, page_size
-from services.orchestrator.domain import (
-    ApprovalState,
-    Execution,
-    ExecutionState,
-    StoredEvent,
-    TaskRun,
-    to_document,
-)
+from services.orchestrator.domain.approval import ApprovalState
+from services.orchestrator.domain.document import to_document
+from services.orchestrator.domain.event import StoredEvent
+from services.orchestrator.domain.execution import Execution, ExecutionState, TaskRun
+from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
-from services.orchestrator.hints import Hint, HintBus, HintKind
+from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.protocols import Store, UnitOfWork
 from services.orchestrator.usecases.endings import Endings
 from services.orchestrator.usecases.feed import ExecutionFeed

@@ -9,8 +9,9 @@ from typing import Any
 import structlog
 
 from services.common.errors import CoxswainError, Unavailable
-from services.orchestrator.domain import CHUNK, TERMINAL_KINDS, StoredEvent
-from services.orchestrator.hints import HintBus, HintKind
+from services.orchestrator.domain.event import CHUNK, TERMINAL_KINDS, StoredEvent
+from services.orchestrator.domain.hint import HintKind
+from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.protocols import Store
 
 logger = structlog.get_logger(__name__)

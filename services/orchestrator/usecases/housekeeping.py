@@ -8,7 +8,7 @@ from prometheus_client import Gauge
 
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
-from services.orchestrator.domain import TERMINAL_STATES, Execution, ExecutionError, ExecutionState
+from services.orchestrator.domain.execution import TERMINAL_STATES, Execution, ExecutionError, ExecutionState
 from services.orchestrator.repositories.protocols import Store
 from services.orchestrator.usecases.endings import Endings
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.orchestrator.domain import AgentSpec, CrewSpec, Process, TaskSpec
+from services.orchestrator.domain.crew import AgentSpec, CrewSpec, Process, TaskSpec
 
 
 class Capability(StrEnum):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry
+from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry
 from services.orchestrator.usecases.model_needs import Capability
 
 

@@ -20,7 +20,8 @@ from services.common.errors import (
 )
 from services.common.grpc.call import acting_as
 from services.orchestrator.cron import BadCron, BadTimeZone, next_fire_time, time_zones
-from services.orchestrator.domain import Execution, ExecutionError, Schedule
+from services.orchestrator.domain.execution import Execution, ExecutionError
+from services.orchestrator.domain.schedule import Schedule
 from services.orchestrator.repositories.protocols import Store, UnitOfWork
 from services.orchestrator.usecases.ports import Grants
 from services.orchestrator.usecases.starts import ExecutionStarts, RequestId

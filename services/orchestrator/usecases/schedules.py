@@ -12,7 +12,9 @@ from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import decode_page_token, encode_page_token, page_size
 from services.orchestrator.cron import BadCron, BadTimeZone, next_fire_time
-from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry, Schedule, Start, to_document
+from services.orchestrator.domain.document import to_document
+from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry, Start
+from services.orchestrator.domain.schedule import Schedule
 from services.orchestrator.repositories.protocols import KnownRequest, RequestKey, Store, UnitOfWork
 from services.orchestrator.usecases.pages import read_fitting
 from services.orchestrator.usecases.ports import Grant, Grants

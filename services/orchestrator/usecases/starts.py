@@ -20,9 +20,11 @@ from services.common.errors import (
 )
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
-from services.orchestrator.domain import Crew, CrewSpec, Execution, ExecutionState, Start, TaskRun, TaskState, Usage
+from services.orchestrator.domain.crew import Crew, CrewSpec
+from services.orchestrator.domain.execution import Execution, ExecutionState, Start, TaskRun, TaskState, Usage
+from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
-from services.orchestrator.hints import Hint, HintBus, HintKind
+from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.placeholders import required_inputs
 from services.orchestrator.repositories.protocols import KnownRequest, RequestKey, Store, UnitOfWork
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid

@@ -14,7 +14,7 @@ import pytest
 
 from coxswain.memory.v1 import memory_pb2 as pb
 from services.memory.settings import MemorySettings
-from services.orchestrator.domain import Usage
+from services.orchestrator.domain.execution import Usage
 from services.orchestrator.worker.host.calls import CrewCalls, Stubs, TaskJournal
 from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.recorder import TaskRef

@@ -17,15 +17,14 @@ from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionService
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.ids import new_id
-from services.orchestrator.domain import (
-    ApprovalState,
-    ExecutionState,
-    TaskOutput,
-    TaskState,
-    to_document,
-)
+from services.orchestrator.domain.approval import ApprovalState
+from services.orchestrator.domain.document import to_document
+from services.orchestrator.domain.execution import ExecutionState, TaskOutput, TaskState
+from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
-from services.orchestrator.hints import Hint, HintBus, HintKind, PostgresHintBus, RemoteHintBus
+from services.orchestrator.hints.bus import HintBus
+from services.orchestrator.hints.postgres import PostgresHintBus
+from services.orchestrator.hints.remote import RemoteHintBus
 from services.orchestrator.repositories.events import SqlEvents
 from services.orchestrator.tables import approvals, execution_events, executions, task_runs
 from tests.support.harness import ALICE, Harness

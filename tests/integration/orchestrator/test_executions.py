@@ -14,8 +14,8 @@ from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from coxswain.orchestrator.v1 import crew_pb2
 from coxswain.orchestrator.v1 import execution_pb2 as pb
-from services.orchestrator.domain import ExecutionState
-from services.orchestrator.hints import HintKind
+from services.orchestrator.domain.execution import ExecutionState
+from services.orchestrator.domain.hint import HintKind
 from services.orchestrator.service import OrchestratorService
 from services.orchestrator.tables import executions, task_runs
 from tests.integration.orchestrator.support import (

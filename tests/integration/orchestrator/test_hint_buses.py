@@ -12,7 +12,10 @@ from coxswain.orchestrator.v1 import worker_pb2 as pb
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
-from services.orchestrator.hints import Hint, HintKind, PostgresHintBus, RemoteHintBus, Subscription
+from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.hints.bus import Subscription
+from services.orchestrator.hints.postgres import PostgresHintBus
+from services.orchestrator.hints.remote import RemoteHintBus
 from services.orchestrator.service import OrchestratorService
 from tests.integration.orchestrator.support import refused
 from tests.support.harness import Harness, serve_services

@@ -6,7 +6,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import select, update
 
 from services.common.clock import utc_now
-from services.orchestrator.domain import ExecutionState
+from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.tables import executions, requests
 from tests.integration.orchestrator.use_cases import ALICE, Orchestrator
 

@@ -13,7 +13,7 @@ from coxswain.orchestrator.v1 import execution_pb2 as pb
 from services.auth.settings import AuthSettings
 from services.common.identity.service_identity import ServiceIdentity
 from services.common.settings import SERVICES
-from services.orchestrator.domain import ExecutionState
+from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import executions
 from tests.integration.orchestrator.support import Worker, executions_of, refused, start, working

@@ -8,7 +8,7 @@ import pytest
 
 from coxswain.orchestrator.v1 import crew_pb2
 from coxswain.orchestrator.v1 import execution_pb2 as pb
-from services.orchestrator.domain import ExecutionState
+from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.settings import OrchestratorSettings
 from tests.integration.orchestrator.support import (
     create_crew,

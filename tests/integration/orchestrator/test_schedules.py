@@ -19,7 +19,8 @@ from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceSt
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import NotFound, PermissionDenied, Unavailable
-from services.orchestrator.domain import ExecutionIdentity, OnCredentialExpiry, Schedule, Start
+from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry, Start
+from services.orchestrator.domain.schedule import Schedule
 from services.orchestrator.repositories.executions import SqlExecutions
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import schedules

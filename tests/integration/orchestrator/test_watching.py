@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from coxswain.orchestrator.v1 import execution_pb2 as pb
-from services.orchestrator.domain import ExecutionState
+from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.settings import OrchestratorSettings
 from tests.integration.orchestrator.support import Worker, executions_of, refused, start, working
 from tests.support.harness import Harness, serve_services

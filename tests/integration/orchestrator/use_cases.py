@@ -9,17 +9,9 @@ from services.common.db.database import Database
 from services.common.errors import NotFound, PermissionDenied, Unavailable
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.ids import new_id
-from services.orchestrator.domain import (
-    AgentSpec,
-    Crew,
-    CrewSpec,
-    Execution,
-    ExecutionIdentity,
-    OnCredentialExpiry,
-    Start,
-    TaskSpec,
-)
-from services.orchestrator.hints import LocalHintBus
+from services.orchestrator.domain.crew import AgentSpec, Crew, CrewSpec, TaskSpec
+from services.orchestrator.domain.execution import Execution, ExecutionIdentity, OnCredentialExpiry, Start
+from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.repositories.store import SqlStore
 from services.orchestrator.tables import executions
 from services.orchestrator.usecases.crew_validation import CrewValidation

@@ -6,16 +6,13 @@ from typing import Any
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.ids import new_id
-from services.orchestrator.domain import (
-    AgentSpec,
-    Crew,
-    CrewSpec,
+from services.orchestrator.domain.crew import AgentSpec, Crew, CrewSpec, TaskSpec
+from services.orchestrator.domain.execution import (
     Execution,
     ExecutionIdentity,
     ExecutionState,
     OnCredentialExpiry,
     TaskRun,
-    TaskSpec,
     TaskState,
     Usage,
 )

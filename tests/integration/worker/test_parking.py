@@ -15,20 +15,18 @@ from services.common.db.migrate import upgrade_database
 from services.common.errors import Unauthenticated
 from services.common.grpc.status import DETAILS_KEY, to_status
 from services.common.ids import new_id
-from services.orchestrator.domain import (
-    AgentSpec,
-    Crew,
-    CrewSpec,
+from services.orchestrator.domain.crew import AgentSpec, Crew, CrewSpec, TaskSpec
+from services.orchestrator.domain.execution import (
     Execution,
     ExecutionIdentity,
     ExecutionState,
     OnCredentialExpiry,
     TaskRun,
-    TaskSpec,
     TaskState,
     Usage,
 )
-from services.orchestrator.hints import Hint, HintKind, LocalHintBus
+from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.repositories.store import SqlStore
 from services.orchestrator.tables import execution_events, executions
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner

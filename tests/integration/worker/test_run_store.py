@@ -11,18 +11,12 @@ from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.errors import Unavailable
 from services.common.ids import new_id
-from services.orchestrator.domain import (
-    Approval,
-    ApprovalState,
-    ExecutionError,
-    ExecutionState,
-    TaskOutput,
-    TaskState,
-    ToolCallState,
-    Usage,
-)
+from services.orchestrator.domain.approval import Approval, ApprovalState
+from services.orchestrator.domain.execution import ExecutionError, ExecutionState, TaskOutput, TaskState, Usage
+from services.orchestrator.domain.hint import Hint
+from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.events import new_event
-from services.orchestrator.hints import Hint, LocalHintBus
+from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.repositories.leases import Leases
 from services.orchestrator.repositories.store import SqlStore
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner

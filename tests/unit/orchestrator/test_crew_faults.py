@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.orchestrator.domain import (
+from services.orchestrator.domain.crew import (
     AgentSpec,
     CrewSpec,
-    Fault,
     KnowledgeSpec,
     MemorySpec,
     Process,
     TaskSpec,
     ToolSpec,
 )
+from services.orchestrator.domain.fault import Fault
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.usecases.crew_faults import crew_faults, crew_warnings, in_document_order
 

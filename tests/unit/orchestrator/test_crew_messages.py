@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from coxswain.orchestrator.v1 import crew_pb2
 from services.common.errors import InvalidArgument
 from services.common.grpc.json_values import from_value, to_value
-from services.orchestrator.domain import CrewSpec, from_document, to_document
-from services.orchestrator.messages.crews import spec_from_message, spec_message
+from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.domain.document import from_document, to_document
+from services.orchestrator.messages.crews import spec_from_proto, spec_to_proto
 
 NAMES = st.text(min_size=1, max_size=6)
 # Documents know whole numbers, of which none is a negative zero.
@@ -73,9 +74,9 @@ def without_empty_configs(message: crew_pb2.CrewSpec) -> crew_pb2.CrewSpec:
 @settings(max_examples=50)
 @given(CREWS)
 def test_nothing_of_a_crew_is_lost_on_the_wire_or_in_its_document(message: crew_pb2.CrewSpec) -> None:
-    spec = spec_from_message(message)
+    spec = spec_from_proto(message)
     assert from_document(CrewSpec, to_document(spec)) == spec
-    assert spec_message(spec) == without_empty_configs(message)
+    assert spec_to_proto(spec) == without_empty_configs(message)
 
 
 def test_what_is_left_out_gets_the_defaults_the_wire_promises() -> None:
@@ -84,7 +85,7 @@ def test_what_is_left_out_gets_the_defaults_the_wire_promises() -> None:
         agents=[crew_pb2.AgentSpec(name="a", role="r", goal="g")],
         tasks=[crew_pb2.TaskSpec(name="t", description="d", expected_output="e", agent="a")],
     )
-    spec = spec_from_message(message)
+    spec = spec_from_proto(message)
     agent, task = spec.agents[0], spec.tasks[0]
     assert (spec.process, agent.max_iterations, agent.max_retries, agent.max_calls_per_minute) == (
         "SEQUENTIAL",
@@ -102,7 +103,7 @@ def test_no_retries_and_no_context_are_not_the_same_as_none_given() -> None:
         agents=[crew_pb2.AgentSpec(name="a", max_retries=0)],
         tasks=[crew_pb2.TaskSpec(name="t", context=crew_pb2.TaskContext(), guardrail_max_retries=0)],
     )
-    spec = spec_from_message(message)
+    spec = spec_from_proto(message)
     assert (spec.agents[0].max_retries, spec.tasks[0].context, spec.tasks[0].guardrail_max_retries) == (0, (), 0)
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import Unavailable
-from services.orchestrator.domain import CHUNK, StoredEvent
-from services.orchestrator.hints import Hint, HintKind, LocalHintBus
+from services.orchestrator.domain.event import CHUNK, StoredEvent
+from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.repositories.protocols import Store, UnitOfWork
 from services.orchestrator.usecases.feed import ExecutionFeed
 

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coxswain.orchestrator.v1 import worker_pb2
-from services.orchestrator.hints import Hint, HintKind, LocalHintBus, Subscription, from_proto, to_proto
+from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.hints.bus import LocalHintBus, Subscription
+from services.orchestrator.messages.workers import hint_from_proto, hint_to_proto
 
 PUBLISHED = [kind for kind in HintKind if kind is not HintKind.RESYNC]
 HINTS = st.builds(Hint, st.sampled_from(PUBLISHED), st.sampled_from("abc"), st.integers(0, 9))
@@ -62,8 +64,8 @@ async def test_waking_a_listener_returns_at_once_without_hints() -> None:
 
 @given(HINTS)
 def test_hints_pass_the_wire_unchanged(hint: Hint) -> None:
-    assert from_proto(to_proto(hint)) == hint
+    assert hint_from_proto(hint_to_proto(hint)) == hint
 
 
 def test_a_kind_of_another_release_is_no_failure() -> None:
-    assert from_proto(worker_pb2.Hint(kind=99, execution_id="e")) is None  # type: ignore[arg-type]
+    assert hint_from_proto(worker_pb2.Hint(kind=99, execution_id="e")) is None  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from services.orchestrator.domain import AgentSpec, CrewSpec, MemorySpec, Process, TaskSpec, ToolSpec
+from services.orchestrator.domain.crew import AgentSpec, CrewSpec, MemorySpec, Process, TaskSpec, ToolSpec
 from services.orchestrator.usecases.model_needs import Capability, ModelNeed, model_needs
 
 AGENT = AgentSpec("reader", "Reader", "Read")

@@ -6,7 +6,7 @@ import sys
 import pytest
 from jsonschema import Draft202012Validator
 
-from services.orchestrator.domain import Tool
+from services.orchestrator.domain.tool import Tool
 from services.orchestrator.tool_catalogue import TOOLS
 
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from services.orchestrator.domain import CrewSpec, TaskSpec, to_document
+from services.orchestrator.domain.crew import CrewSpec, TaskSpec
+from services.orchestrator.domain.document import to_document
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServer
 from services.orchestrator.worker.link.framing import Frame
 

@@ -15,7 +15,8 @@ from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.models.v1 import inference_pb2 as pb
 from services.common.errors import CoxswainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from services.common.grpc.status import DETAILS_KEY, to_status
-from services.orchestrator.domain import ToolCallState, Usage
+from services.orchestrator.domain.execution import Usage
+from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.worker.host import memory_messages, peer_retry
 from services.orchestrator.worker.host.calls import CrewCalls, Stubs, TaskJournal
 from services.orchestrator.worker.host.model_messages import Answer, completion, request_hash

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from services.orchestrator.domain import AgentSpec, CrewSpec, KnowledgeSpec, MemorySpec, Process, TaskSpec, ToolSpec
+from services.orchestrator.domain.crew import (
+    AgentSpec,
+    CrewSpec,
+    KnowledgeSpec,
+    MemorySpec,
+    Process,
+    TaskSpec,
+    ToolSpec,
+)
 from services.orchestrator.worker.host.crew_process import ForkServer
 from services.orchestrator.worker.link.framing import Frame, RemoteError
 from tests.unit.worker.scripted_host import (

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.orchestrator.domain import AgentSpec, CrewSpec, Process, TaskSpec, to_document
+from services.orchestrator.domain.crew import AgentSpec, CrewSpec, Process, TaskSpec
+from services.orchestrator.domain.document import to_document
 from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.crew_process import ForkServer
 from tests.unit.worker.replies import scripted, told_conversation

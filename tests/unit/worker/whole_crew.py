@@ -11,8 +11,9 @@ from typing import Any
 from crewai import Agent, Crew, Process, Task
 from crewai.llms.base_llm import BaseLLM
 
-from services.orchestrator.domain import CrewSpec, from_document
-from services.orchestrator.domain import Process as SpecProcess
+from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.domain.crew import Process as SpecProcess
+from services.orchestrator.domain.document import from_document
 from tests.unit.worker.replies import conversation, scripted
 
 

@@ -16,7 +16,7 @@ from crewai.utilities.i18n import I18N_DEFAULT
 from crewai.utilities.pydantic_schema_utils import create_model_from_schema
 from pydantic import BaseModel
 
-from services.orchestrator.domain import AgentSpec, Process, TaskSpec
+from services.orchestrator.domain.crew import AgentSpec, Process, TaskSpec
 from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.crew.crewai_types import Judge, Member, OneTaskCrew
 from services.orchestrator.worker.crew.knowledge import TextKnowledge

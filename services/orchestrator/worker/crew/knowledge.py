@@ -9,7 +9,7 @@ from crewai.knowledge.source.string_knowledge_source import StringKnowledgeSourc
 from crewai.knowledge.storage.base_knowledge_storage import BaseKnowledgeStorage
 from pydantic import PrivateAttr
 
-from services.orchestrator.domain import KnowledgeSpec
+from services.orchestrator.domain.crew import KnowledgeSpec
 from services.orchestrator.worker.crew.embedder import embed
 from services.orchestrator.worker.crew.session import TaskRun
 from services.orchestrator.worker.link.framing import RemoteError

@@ -7,7 +7,8 @@ from typing import Any
 
 from crewai.events.event_bus import crewai_event_bus
 
-from services.orchestrator.domain import AgentSpec, CrewSpec, TaskSpec, to_document
+from services.orchestrator.domain.crew import AgentSpec, CrewSpec, TaskSpec
+from services.orchestrator.domain.document import to_document
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.worker.crew import child, runner
 from services.orchestrator.worker.crew.adapter import build_task

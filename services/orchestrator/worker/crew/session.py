@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from crewai.hooks.dispatch import HookAborted
 
-from services.orchestrator.domain import AgentSpec, CrewSpec, from_document
+from services.orchestrator.domain.crew import AgentSpec, CrewSpec
+from services.orchestrator.domain.document import from_document
 from services.orchestrator.worker.crew.pacing import Pacer
 from services.orchestrator.worker.link.framing import Frame, RemoteError
 

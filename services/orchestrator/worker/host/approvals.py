@@ -3,8 +3,9 @@
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.ids import new_id
-from services.orchestrator.domain import Approval, ApprovalState, TaskOutput, TaskState
-from services.orchestrator.messages.executions import output_message
+from services.orchestrator.domain.approval import Approval, ApprovalState
+from services.orchestrator.domain.execution import TaskOutput, TaskState
+from services.orchestrator.messages.executions import output_to_proto
 from services.orchestrator.worker.host.completion import Completion
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.run_context import RunContext
@@ -34,7 +35,7 @@ class Approvals:
             output=output,
             requested_at=utc_now(),
         )
-        requested = execution_pb2.ApprovalRequested(approval_id=approval.id, output=output_message(output))
+        requested = execution_pb2.ApprovalRequested(approval_id=approval.id, output=output_to_proto(output))
         await self._recorder.commit([(task.ref, requested)], lambda write: write.ask_for_approval(approval))
         task.state, task.approval = TaskState.WAITING_FOR_APPROVAL, approval
 

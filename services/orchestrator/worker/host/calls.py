@@ -13,7 +13,7 @@ from coxswain.orchestrator.v1 import execution_pb2
 from services.common.errors import CoxswainError, Internal
 from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
-from services.orchestrator.domain import ToolCallState
+from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.worker.host import memory_messages as memories
 from services.orchestrator.worker.host.model_messages import Answer, completion, request_hash
 from services.orchestrator.worker.host.peer_retry import call_peer, retry_while_absent

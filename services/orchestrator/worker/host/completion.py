@@ -8,8 +8,8 @@ from coxswain.auth.v1 import delegation_pb2
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
-from services.orchestrator.domain import ExecutionError, ExecutionState, TaskOutput, TaskState
-from services.orchestrator.messages.executions import error_message, output_message, usage_message
+from services.orchestrator.domain.execution import ExecutionError, ExecutionState, TaskOutput, TaskState
+from services.orchestrator.messages.executions import error_to_proto, output_to_proto, usage_to_proto
 from services.orchestrator.worker.host.recorder import Change, Recorder, TaskRef
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import RunState, TaskProgress
@@ -32,7 +32,7 @@ class Completion:
     async def complete(self, task: TaskProgress, output: TaskOutput) -> bool:
         """Store a task's result, and the execution's with it if it was the last one; return whether it was."""
         task.state, task.output = TaskState.SUCCEEDED, output
-        completed = (task.ref, execution_pb2.TaskCompleted(output=output_message(output)))
+        completed = (task.ref, execution_pb2.TaskCompleted(output=output_to_proto(output)))
 
         async def finish(write: FencedWrite) -> None:
             await write.finish_task(task.index, output, utc_now())
@@ -47,7 +47,7 @@ class Completion:
         """End the execution with the result of its last task, after other events and changes."""
         result = self._state.tasks[-1].output
         succeeded = execution_pb2.ExecutionSucceeded(
-            result=None if result is None else output_message(result), usage=usage_message(self._state.usage.value)
+            result=None if result is None else output_to_proto(result), usage=usage_to_proto(self._state.usage.value)
         )
         await self._recorder.commit(
             [*events, (TaskRef(), succeeded)], *also_store, lambda write: write.succeed(result, utc_now())
@@ -60,7 +60,7 @@ class Completion:
 
     async def fail(self, error: ExecutionError, index: int | None) -> None:
         """End the execution with an error, of the task at an index or (None) of the whole."""
-        message = error_message(error)
+        message = error_to_proto(error)
         events: list[tuple[TaskRef, Message]] = [(TaskRef(), execution_pb2.ExecutionFailed(error=message))]
         changes: list[Change] = []
         if index is not None:

@@ -7,7 +7,9 @@ import structlog
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
-from services.orchestrator.domain import ExecutionError, Process, to_document
+from services.orchestrator.domain.crew import Process
+from services.orchestrator.domain.document import to_document
+from services.orchestrator.domain.execution import ExecutionError
 from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.host.calls import CrewCalls, TaskJournal
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServerLost

@@ -19,7 +19,10 @@ from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
 from services.common.runtime import Runtime
-from services.orchestrator.hints import Hint, HintBus, HintKind, PostgresHintBus, RemoteHintBus
+from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.hints.bus import HintBus
+from services.orchestrator.hints.postgres import PostgresHintBus
+from services.orchestrator.hints.remote import RemoteHintBus
 from services.orchestrator.repositories.leases import Leases
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.worker.host.calls import Stubs

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
-from services.orchestrator.domain import CrewSpec
+from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.worker.host.peer_retry import call_peer
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.link.framing import Frame

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from coxswain.models.v1 import inference_pb2 as pb
 from services.common.grpc.json_values import to_struct
-from services.orchestrator.domain import Usage
+from services.orchestrator.domain.execution import Usage
 from services.orchestrator.worker.link.framing import Frame
 
 _ROLES = {

@@ -1,9 +1,9 @@
 """How an execution comes to wait for a person, with nothing running."""
 
 from coxswain.orchestrator.v1 import execution_pb2
-from services.orchestrator.domain import ExecutionState
+from services.orchestrator.domain.execution import ExecutionState
+from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
-from services.orchestrator.hints import Hint, HintKind
 from services.orchestrator.worker.host.completion import Completion
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder

@@ -10,9 +10,10 @@ from google.protobuf.message import Message
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.errors import Unavailable
-from services.orchestrator.domain import NewEvent
+from services.orchestrator.domain.event import NewEvent
+from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
-from services.orchestrator.hints import Hint, HintBus, HintKind
+from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
 from services.orchestrator.worker.host.run_store import FencedWrite, RunStore
 

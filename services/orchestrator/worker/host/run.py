@@ -3,7 +3,7 @@
 import asyncio
 
 from services.common.clock import utc_now
-from services.orchestrator.domain import ExecutionError, TaskOutput, TaskState
+from services.orchestrator.domain.execution import ExecutionError, TaskOutput, TaskState
 from services.orchestrator.worker.host.approvals import Approvals
 from services.orchestrator.worker.host.completion import Completion
 from services.orchestrator.worker.host.crew_session import CrewSession

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from coxswain.auth.v1 import auth_service_pb2_grpc
-from services.orchestrator.hints import HintBus
+from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.worker.host.calls import Stubs
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
 from services.orchestrator.worker.host.crew_process import ForkServer

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from services.orchestrator.domain import Approval, ApprovalState, TaskOutput, TaskRun, TaskState
+from services.orchestrator.domain.approval import Approval, ApprovalState
+from services.orchestrator.domain.execution import TaskOutput, TaskRun, TaskState
 from services.orchestrator.worker.host.recorder import TaskRef
 from services.orchestrator.worker.host.run_store import Claim
 from services.orchestrator.worker.host.task_order import fill_in_models

@@ -11,23 +11,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.orchestrator.domain import (
-    CHUNK,
-    Approval,
-    ApprovalState,
-    CrewSpec,
+from services.orchestrator.domain.approval import Approval, ApprovalState
+from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.domain.document import from_document, to_document
+from services.orchestrator.domain.event import CHUNK, NewEvent
+from services.orchestrator.domain.execution import (
     Execution,
     ExecutionError,
     ExecutionState,
-    NewEvent,
     TaskOutput,
     TaskRun,
     TaskState,
-    ToolCallState,
     Usage,
-    from_document,
-    to_document,
 )
+from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.approvals import to_approval
 from services.orchestrator.repositories.events import SqlEvents

@@ -5,7 +5,7 @@ import asyncio
 import structlog
 
 from services.common.errors import CoxswainError
-from services.orchestrator.domain import Execution, ExecutionError, OnCredentialExpiry
+from services.orchestrator.domain.execution import Execution, ExecutionError, OnCredentialExpiry
 from services.orchestrator.worker.host.principals import CredentialExpired
 from services.orchestrator.worker.host.run_store import Fenced
 

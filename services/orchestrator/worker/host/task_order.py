@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.orchestrator.domain import CrewSpec, TaskState
+from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.domain.execution import TaskState
 
 
 def startable(spec: CrewSpec, states: Sequence[TaskState]) -> list[int]:

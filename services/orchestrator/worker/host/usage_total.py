@@ -1,6 +1,6 @@
 """What the model calls of an execution have used so far."""
 
-from services.orchestrator.domain import Usage
+from services.orchestrator.domain.execution import Usage
 
 
 class UsageTotal:

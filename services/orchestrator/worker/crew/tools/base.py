@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from crewai.tools import BaseTool
 from pydantic import PrivateAttr
 
-from services.orchestrator.domain import Tool
+from services.orchestrator.domain.tool import Tool
 
 if TYPE_CHECKING:
     from services.orchestrator.worker.crew.session import TaskRun

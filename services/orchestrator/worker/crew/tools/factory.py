@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from crewai.utilities.pydantic_schema_utils import create_model_from_schema
 
-from services.orchestrator.domain import ToolSpec
+from services.orchestrator.domain.crew import ToolSpec
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.worker.crew.tools.base import JournaledTool
 from services.orchestrator.worker.crew.tools.calculator import Calculator

@@ -1,0 +1,1 @@
+"""What the orchestrator is about. Import from the module of the noun."""

@@ -1,0 +1,108 @@
+"""Crews: agents, tasks, and what they are given."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Process(StrEnum):
+    """How a crew's tasks are worked off."""
+
+    SEQUENTIAL = "SEQUENTIAL"
+    HIERARCHICAL = "HIERARCHICAL"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool and its settings."""
+
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeSpec:
+    """A text agents can look things up in."""
+
+    name: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """One agent. Empty model names mean the crew's; durations are in seconds."""
+
+    name: str
+    role: str
+    goal: str
+    backstory: str = ""
+    model: str = ""
+    function_calling_model: str = ""
+    tools: tuple[ToolSpec, ...] = ()
+    allow_delegation: bool = False
+    max_iterations: int = 25
+    max_calls_per_minute: int | None = None
+    max_execution_time: float | None = None
+    max_retries: int = 2
+    temperature: float | None = None
+    knowledge: tuple[KnowledgeSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One task. `context` None: all earlier results for a synchronous task, none for an asynchronous one."""
+
+    name: str
+    description: str
+    expected_output: str
+    agent: str = ""
+    context: tuple[str, ...] | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    async_execution: bool = False
+    output_schema: dict[str, Any] | None = None
+    guardrails: tuple[str, ...] = ()
+    guardrail_max_retries: int = 3
+    human_approval: bool = False
+    markdown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySpec:
+    """What a crew remembers."""
+
+    enabled: bool = False
+    embedding_model: str = ""
+    run_name: str = ""
+    analysis: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CrewSpec:
+    """The whole of a crew. Agents and tasks refer to each other by name; an empty model is the default one."""
+
+    name: str
+    agents: tuple[AgentSpec, ...]
+    tasks: tuple[TaskSpec, ...]
+    description: str = ""
+    process: Process = Process.SEQUENTIAL
+    model: str = ""
+    manager_model: str = ""
+    manager_agent: str = ""
+    planning: bool = False
+    planning_model: str = ""
+    memory: MemorySpec = field(default_factory=MemorySpec)
+    knowledge: tuple[KnowledgeSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """A stored crew at one revision."""
+
+    id: str
+    group_id: str
+    revision: int
+    spec: CrewSpec
+    created_at: datetime
+    updated_at: datetime
+    """When this revision was made."""

@@ -1,0 +1,173 @@
+"""Executions and their tasks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class ExecutionState(StrEnum):
+    """Where an execution stands; the names are those of `coxswain.orchestrator.v1.ExecutionState`."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    WAITING_FOR_APPROVAL = "WAITING_FOR_APPROVAL"
+    WAITING_FOR_CREDENTIAL = "WAITING_FOR_CREDENTIAL"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the execution has ended: its row changes no more."""
+        return self in TERMINAL_STATES
+
+    @property
+    def parked(self) -> bool:
+        """Whether the execution waits for a person, with nothing running."""
+        return self in PARKED_STATES
+
+
+TERMINAL_STATES = frozenset({ExecutionState.SUCCEEDED, ExecutionState.FAILED, ExecutionState.CANCELLED})
+
+
+PARKED_STATES = frozenset({ExecutionState.WAITING_FOR_APPROVAL, ExecutionState.WAITING_FOR_CREDENTIAL})
+
+
+class TaskState(StrEnum):
+    """Where a task of an execution stands; the names are those of `coxswain.orchestrator.v1.TaskState`."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    WAITING_FOR_APPROVAL = "WAITING_FOR_APPROVAL"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the task has ended."""
+        return self in {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED}
+
+
+class ExecutionIdentity(StrEnum):
+    """Whom an execution acts as; the names are those of `coxswain.auth.v1.ExecutionIdentity`."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    USER = "USER"
+    GROUP = "GROUP"
+
+
+class OnCredentialExpiry(StrEnum):
+    """What happens when the user's token expires; the names are those of `coxswain.auth.v1.OnCredentialExpiry`."""
+
+    PARK = "PARK"
+    FAIL = "FAIL"
+    USE_GROUP_IDENTITY = "USE_GROUP_IDENTITY"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutput:
+    """The result of a task."""
+
+    text: str
+    structured: dict[str, Any] | None = None
+    agent_role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionError:
+    """Why an execution or a task failed; `reason` is an ErrorReason without its prefix."""
+
+    reason: str
+    message: str
+    task_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What model calls have used; cost in US dollars as far as prices are known."""
+
+    llm_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What to run, and how."""
+
+    crew_id: str
+    crew_revision: int
+    """0 means the newest."""
+    inputs: Mapping[str, Any]
+    labels: Mapping[str, str]
+    model: str
+    priority: int
+    timeout: float | None
+    """Seconds; None means no limit."""
+    identity: ExecutionIdentity
+    on_credential_expiry: OnCredentialExpiry
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One run of a crew, as its row tells."""
+
+    id: str
+    group_id: str
+    subject: str
+    crew_id: str
+    crew_revision: int
+    crew_name: str
+    state: ExecutionState
+    inputs: Mapping[str, Any]
+    labels: Mapping[str, str]
+    model: str
+    """Used instead of every model of the crew, unless empty."""
+    priority: int
+    """Lower runs first among the group's waiting executions."""
+    identity: ExecutionIdentity
+    on_credential_expiry: OnCredentialExpiry
+    grant_id: str
+    resumed_from: str
+    timeout: float | None
+    """Seconds from `created_at`."""
+    deadline_at: datetime | None
+    epoch: int
+    """Claims so far; guards every write of a worker."""
+    generation: int
+    """Counts the segments: 1, and one more each time a parked execution is woken."""
+    ready: bool
+    """Whether the present generation still waits to be handed to the engine."""
+    last_sequence: int
+    usage: Usage
+    created_at: datetime
+    schedule_id: str = ""
+    """The schedule that started it, if one did."""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    result: TaskOutput | None = None
+    error: ExecutionError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRun:
+    """A task of an execution."""
+
+    execution_id: str
+    task_index: int
+    name: str
+    state: TaskState
+    attempt: int
+    """How often it was started."""
+    usage: Usage
+    copied: bool
+    """Whether its output was taken over from the execution this one continues."""
+    output: TaskOutput | None = None
+    error: ExecutionError | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None

@@ -1,0 +1,27 @@
+"""Hints: there is something to read."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class HintKind(StrEnum):
+    """What there is to read; all but RESYNC have the names of `coxswain.orchestrator.v1.HintKind`."""
+
+    EXECUTION_READY = "EXECUTION_READY"
+    """An execution is ready for a worker."""
+    CANCEL_REQUESTED = "CANCEL_REQUESTED"
+    """The cancellation of a running execution was asked for."""
+    EVENTS_STORED = "EVENTS_STORED"
+    """An execution has new events."""
+    RESYNC = "RESYNC"
+    """Hints may have been lost: read everything. Made by a bus, never published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Says that there is something to read."""
+
+    kind: HintKind
+    execution_id: str = ""
+    last_sequence: int = 0
+    """For EVENTS_STORED: the newest sequence."""

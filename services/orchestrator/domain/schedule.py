@@ -1,0 +1,35 @@
+"""Executions by the clock."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.orchestrator.domain.execution import ExecutionError, Start
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Executions by the clock."""
+
+    id: str
+    group_id: str
+    subject: str
+    """Who created or last changed it, and whom it acts for."""
+    name: str
+    cron: str
+    time_zone: str
+    """Empty means UTC."""
+    start: Start
+    paused: bool
+    delegate_id: str
+    """What its grant stands in auth's books for; a new one with each change."""
+    grant_id: str
+    revision: int
+    """Counts the changes: what was read before one must not fire after it."""
+    next_fire_at: datetime | None
+    """None while it is paused."""
+    created_at: datetime
+    updated_at: datetime
+    last_fire_at: datetime | None = None
+    last_execution_id: str = ""
+    last_error: ExecutionError | None = None
+    """Why it started nothing when it fired last."""

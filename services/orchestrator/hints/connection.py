@@ -1,0 +1,58 @@
+"""A connection that hints travel on, made again whenever it breaks."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
+
+import asyncpg
+import grpc
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.common.backoff import Backoff
+from services.common.errors import CoxswainError
+
+logger = structlog.get_logger(__name__)
+
+Connected: TypeAlias = Callable[[], None]
+"""Called when the other side has answered: the next pause is a short one again."""
+
+_BACKOFF = Backoff(0.1, 5.0)
+_BROKEN = (
+    OSError,
+    TimeoutError,
+    SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    grpc.RpcError,
+    CoxswainError,
+)
+
+
+async def keep_connected(other_side: str, carry: Callable[[Connected], Coroutine[Any, Any, None]]) -> None:
+    """Do `carry`, which ends with its connection, again and again, with growing pauses while nobody answers."""
+    failures = 0
+
+    def connected() -> None:
+        nonlocal failures
+        failures = 0
+
+    while True:
+        try:
+            await carry(connected)
+        except _BROKEN as error:
+            logger.warning("hints_interrupted", other_side=other_side, error=type(error).__name__)
+        except Exception:
+            # Whoever ended here would leave everybody to their slow polls.
+            logger.exception("hints_interrupted", other_side=other_side)
+        failures += 1
+        await asyncio.sleep(_BACKOFF.pause(failures))
+
+
+async def stop(*tasks: asyncio.Task[None] | None) -> None:
+    """Cancel tasks and wait for their end."""
+    running = [task for task in tasks if task is not None]
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
