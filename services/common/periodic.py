@@ -23,13 +23,14 @@ async def every(
     once.
     """
     if not first_pause:
-        await _once(action, name)
+        await once(action, name)
     while True:
         await asyncio.sleep(seconds() if callable(seconds) else seconds)
-        await _once(action, name)
+        await once(action, name)
 
 
-async def _once(action: Callable[[], Awaitable[object]], name: str) -> None:
+async def once(action: Callable[[], Awaitable[object]], name: str) -> None:
+    """Do `action`, and log a failure under `name` instead of raising it."""
     try:
         await action()
     except (Unavailable, DeadlineExceeded) as error:

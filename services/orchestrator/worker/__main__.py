@@ -16,7 +16,7 @@ from services.orchestrator.worker.settings import WorkerSettings
 
 
 async def main(common: CommonSettings, stop: asyncio.Event) -> None:
-    """Work until told to stop, then let what runs end for a while."""
+    """Work until asked to stop, then let what runs end for a while."""
     settings = WorkerSettings()
     host = Host(common, {peer: peer_address(peer) for peer in SERVICES})
     worker = WorkerHost(settings, OrchestratorSettings(), await host.runtime("orchestrator"))
@@ -33,7 +33,7 @@ async def main(common: CommonSettings, stop: asyncio.Event) -> None:
         await stopping
         await worker.drain()
     sys.stderr.flush()
-    # At once: closing the loop under running segments would make the engine record them as failed.
+    # At once: closing the loop under running segments would make the queue record them as failed.
     os._exit(0)
 
 

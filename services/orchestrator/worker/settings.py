@@ -42,8 +42,8 @@ class WorkerSettings(BaseSettings):
     )
     database_url: str = Field(
         "",
-        description="The engine's database; empty means orchestrator-durable.db in the data directory on SQLite, "
-        "else a schema of its own in the orchestrator's.",
+        description="The database of the queue of segments; empty means orchestrator-durable.db in the data directory "
+        "on SQLite, else a schema of its own in the orchestrator's.",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The engine hands out each segment once, keeps groups to their limit, and gives back what dead processes held."""
+"""The queue hands out each segment once, keeps groups to their limit, and gives back what dead processes held."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ Segments = list[tuple[str, int]]
 
 
 class Player:
-    """One process with an engine."""
+    """One process with a queue of segments."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -27,16 +27,16 @@ class Player:
     async def _read(self) -> None:
         assert self.process.stdout is not None
         async for line in self.process.stdout:
-            told = json.loads(line)
-            if "ran" in told:
-                self.ran.append(tuple(told["ran"]))
+            message = json.loads(line)
+            if "ran" in message:
+                self.ran.append(tuple(message["ran"]))
             else:
-                self._done.put_nowait(told.get("done"))
+                self._done.put_nowait(message.get("done"))
             self._changed.set()
 
-    async def do(self, name: str, segments: Segments | None = None, **told: Any) -> Any:
+    async def do(self, name: str, segments: Segments | None = None, **arguments: Any) -> Any:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"do": name, "segments": segments or [], **told}).encode() + b"\n")
+        self.process.stdin.write(json.dumps({"do": name, "segments": segments or [], **arguments}).encode() + b"\n")
         return await asyncio.wait_for(self._done.get(), WAIT_SECONDS)
 
     async def ready(self) -> None:
@@ -90,7 +90,7 @@ async def players(database_url: str) -> AsyncIterator[Players]:
 
 async def settled(player: Player, segments: Segments, states: list[str]) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
-        while await player.do("states", segments) != states:  # noqa: ASYNC110 - it does not tell by itself
+        while await player.do("states", segments) != states:  # noqa: ASYNC110 - nothing to wait on
             await asyncio.sleep(0.02)
 
 
@@ -137,7 +137,7 @@ async def test_what_a_dead_process_held_goes_to_another_and_nobody_elses(players
     dies = await players.start("dies", slots=1)
     await dies.do("submit", [("one", 1)], group="g")
     await dies.has_run(("one", 1))
-    # The engine keeps one number of slots for all: with the other's two it might take the second segment itself.
+    # DBOS keeps one number of slots for all: with the other's two it might take the second segment itself.
     await dies.do("stop_taking")
     lives = await players.start("lives", slots=2)
     await lives.do("submit", [("two", 1)], group="g")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.models.v1 import inference_pb2 as pb
+from services.common.backoff import Backoff
 from services.common.errors import CoxswainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from services.common.grpc.status import DETAILS_KEY, to_status
 from services.orchestrator.domain.execution import Usage
@@ -125,7 +126,7 @@ class World:
     """Calls of one crew process whose surroundings are played."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(peer_retry, "_FIRST_PAUSE_SECONDS", 0.001)
+        monkeypatch.setattr(peer_retry, "_BACKOFF", Backoff(0.001, 5.0))
         self.services = Services()
         self.recorder = Recording()
         self.usage = UsageTotal(Usage())
@@ -377,7 +378,7 @@ def test_a_request_becomes_a_message() -> None:
 
 
 async def test_patience_ends_and_refusals_are_not_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_retry, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(peer_retry, "_BACKOFF", Backoff(0.001, 5.0))
     tries = 0
 
     async def absent() -> None:

@@ -1,4 +1,4 @@
-"""What the engine stores is JSON, exceptions included, and never runs when it is read."""
+"""What the queue stores is JSON, exceptions included, and never runs when it is read."""
 
 import json
 

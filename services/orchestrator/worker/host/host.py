@@ -1,4 +1,4 @@
-"""The worker host: hands ready executions to the engine, runs what it gets back, and takes over from the dead."""
+"""The worker host: puts ready executions into the queue of segments, and runs the segments it gets from there."""
 
 import asyncio
 import contextlib
@@ -6,18 +6,16 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
-from services.common.clock import utc_now
 from services.common.errors import CoxswainError
+from services.common.periodic import every, once
 from services.common.runtime import Runtime
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import HintBus
@@ -36,8 +34,9 @@ from services.orchestrator.worker.host.peer_retry import retry_while_absent
 from services.orchestrator.worker.host.run import ExecutionRun
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_store import Ready, RunStore
+from services.orchestrator.worker.host.segment_recovery import SegmentRecovery
 from services.orchestrator.worker.host.stop_signal import Cancelled, LeaseLost, Lost
-from services.orchestrator.worker.queue.dbos_queue import DurableEngine, Segment, SegmentState
+from services.orchestrator.worker.queue.dbos_queue import Segment, SegmentQueue
 from services.orchestrator.worker.settings import WorkerSettings
 
 logger = structlog.get_logger(__name__)
@@ -45,7 +44,6 @@ logger = structlog.get_logger(__name__)
 _PAGE = 100
 _REPAIR_SECONDS = 15.0
 _FORGET_SECONDS = 600.0
-_FINISHED_KEPT_SECONDS = 24 * 3600.0
 _RUN_AGAIN_SECONDS = 1.0
 _STOP_SECONDS = 5.0
 _FOREVER = float("inf")
@@ -60,8 +58,8 @@ class WorkerHost:
         self._settings = settings
         self._store = RunStore(runtime.database)
         self._leases = Leases(runtime.database)
-        self._engine = DurableEngine(
-            _engine_url(settings, runtime),
+        self._queue = SegmentQueue(
+            _queue_url(settings, runtime),
             self.executor_id,
             slots=settings.slots,
             group_limit=settings.group_limit,
@@ -98,6 +96,7 @@ class WorkerHost:
         )
         self._runs: dict[str, ExecutionRun] = {}
         self._segments: set[Segment] = set()
+        self._recovery = SegmentRecovery(self._queue, self._store, self._leases, self.executor_id, self._segments)
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -105,7 +104,6 @@ class WorkerHost:
         self._stopped = asyncio.Event()
         self._stopped.set()
         self._tasks: list[asyncio.Task[None]] = []
-        self._suspects: set[Segment] = set()
 
     async def start(self) -> None:
         """Warm up, then begin to take segments.
@@ -118,13 +116,13 @@ class WorkerHost:
         self._tasks = [asyncio.create_task(self._lease.run())]
         await self._fork_server.warm()
         await self._lease.held.wait()
-        await self._engine.launch(self._run_segment)
+        await self._queue.launch(self._run_segment)
         self._tasks += [
             asyncio.create_task(self._pruner.run()),
             asyncio.create_task(self._listen()),
-            asyncio.create_task(self._every(self._settings.sweep_seconds, self._take_over_from_the_dead)),
-            asyncio.create_task(self._every(_REPAIR_SECONDS, self._repair)),
-            asyncio.create_task(self._every(_FORGET_SECONDS, self._forget_finished)),
+            asyncio.create_task(every(self._settings.sweep_seconds, self._recovery.take_over, name="take_over")),
+            asyncio.create_task(every(_REPAIR_SECONDS, self._recovery.repair, name="repair_segments")),
+            asyncio.create_task(every(_FORGET_SECONDS, self._recovery.forget_finished, name="forget_segments")),
         ]
         logger.info("worker_ready", executor_id=self.executor_id)
 
@@ -135,7 +133,7 @@ class WorkerHost:
     async def drain(self) -> None:
         """Take nothing more, let what runs end for a while, and leave the rest to other hosts at once."""
         self._draining = True
-        self._engine.stop_taking()
+        self._queue.stop_taking()
         logger.info("worker_draining", running=len(self._segments))
         try:
             async with asyncio.timeout(self._settings.drain_seconds):
@@ -173,7 +171,7 @@ class WorkerHost:
                 self._idle.set()
 
     async def _run_claimed(self, segment: Segment) -> bool:
-        """Claim a segment's execution and run it; tell whether to try again."""
+        """Claim a segment's execution and run it; return whether to try again."""
         await self._lease.held.wait()
         execution_id = segment.execution_id
         try:
@@ -208,12 +206,7 @@ class WorkerHost:
         return False
 
     async def _still_held(self, segment: Segment) -> bool:
-        while True:
-            try:
-                return await self._engine.holds(segment)
-            except SQLAlchemyError as error:
-                logger.warning("engine_unavailable", error=type(error).__name__)
-                await asyncio.sleep(_RUN_AGAIN_SECONDS)
+        return await retry_while_absent(lambda: self._queue.holds(segment), _FOREVER)
 
     def _stop_everything(self) -> None:
         for run in self._runs.values():
@@ -222,11 +215,11 @@ class WorkerHost:
     # ---- what comes from outside
 
     async def _listen(self) -> None:
-        """Hand over what is ready and cancel what is to be cancelled, by hints and now and then without."""
+        """Queue what is ready and cancel what is to be cancelled: on hints, and regularly without."""
         with self._bus.subscribe(HintKind.EXECUTION_READY, HintKind.CANCEL_REQUESTED) as subscription:
             while True:
-                await self._quietly(self._hand_over)
-                await self._quietly(self._cancel)
+                await once(self._hand_over, "hand_over")
+                await once(self._cancel, "cancel")
                 await subscription.take(self._settings.safety_read_seconds)
 
     async def _hand_over(self) -> None:
@@ -239,7 +232,7 @@ class WorkerHost:
 
     async def _submit(self, execution: Ready) -> None:
         segment = Segment(execution.execution_id, execution.generation)
-        await self._engine.submit(segment, group_id=execution.group_id, priority=execution.priority)
+        await self._queue.submit(segment, group_id=execution.group_id, priority=execution.priority)
         await self._store.handed_over(execution)
 
     async def _cancel(self) -> None:
@@ -250,63 +243,8 @@ class WorkerHost:
             if run is not None:
                 run.stop(Cancelled())
 
-    # ---- the dead, the stranded, the finished
 
-    async def _take_over_from_the_dead(self) -> None:
-        holders = await self._engine.holders()
-        dead = await self._leases.dead(holders) - {self.executor_id}
-        if not dead:
-            return
-        logger.info("taking_over", executor_ids=sorted(dead))
-        await self._engine.recover(dead)
-        await self._leases.forget(dead)
-
-    async def _repair(self) -> None:
-        """Hand over again what the engine does not have, or does not run although it thinks so."""
-        found: set[Segment] = set()
-        after_id = ""
-        while True:
-            page = await self._store.at_work(after_id, _PAGE)
-            found |= await self._stranded(Segment(execution_id, generation) for execution_id, generation in page)
-            if len(page) < _PAGE:
-                break
-            after_id = page[-1][0]
-        # Seen twice, so that what is just being handed over, claimed or ended is left alone.
-        for segment in found & self._suspects:
-            if await self._store.hand_over_again(segment.execution_id, segment.generation):
-                logger.warning("segment_handed_over_again", segment=segment.id)
-        self._suspects = found - self._suspects
-
-    async def _stranded(self, segments: Iterable[Segment]) -> set[Segment]:
-        candidates = [segment for segment in segments if segment not in self._segments]
-        states = await self._engine.states(candidates)
-        stranded = {
-            segment for segment, state in states.items() if state in {SegmentState.UNKNOWN, SegmentState.FINISHED}
-        }
-        for segment in set(candidates) - stranded:
-            if states[segment] is SegmentState.HELD and await self._engine.holds(segment):
-                stranded.add(segment)
-        return stranded
-
-    async def _forget_finished(self) -> None:
-        await self._engine.forget_finished(utc_now().timestamp() - _FINISHED_KEPT_SECONDS)
-
-    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            await self._quietly(work)
-
-    async def _quietly(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something that is done again anyway; whatever does not answer now is asked the next time."""
-        try:
-            await work()
-        except (CoxswainError, SQLAlchemyError, OSError) as error:
-            logger.warning("worker_step_failed", step=work.__name__, error=type(error).__name__)
-        except Exception:
-            logger.exception("worker_step_failed", step=work.__name__)
-
-
-def _engine_url(settings: WorkerSettings, runtime: Runtime) -> str:
+def _queue_url(settings: WorkerSettings, runtime: Runtime) -> str:
     if settings.database_url:
         return settings.database_url
     if runtime.database.dialect == "sqlite":

@@ -1,4 +1,4 @@
-"""This host's lease: says in the database that it lives, and to the host itself when it has to stop."""
+"""This host's lease: shows others that it lives, and the host itself when it has to stop."""
 
 import asyncio
 import os
@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import structlog
 
-from services.common.errors import CoxswainError
+from services.common.errors import DeadlineExceeded
+from services.common.periodic import every
 from services.orchestrator.repositories.leases import Leases
 
 logger = structlog.get_logger(__name__)
@@ -45,9 +46,8 @@ class LeaseKeeper:
         """Renew the lease until cancelled."""
         watching = asyncio.create_task(self._watch())
         try:
-            while True:
-                await self._renew()
-                await asyncio.sleep(self._interval)
+            # Whatever goes wrong: a host that stopped trying would stand idle for good.
+            await every(self._interval, self._renew, name="lease", first_pause=False)
         finally:
             watching.cancel()
 
@@ -61,13 +61,8 @@ class LeaseKeeper:
         try:
             async with asyncio.timeout(self._ttl):
                 await self._leases.renew(self._executor_id, socket.gethostname(), os.getpid(), self._ttl)
-        except (CoxswainError, TimeoutError) as error:
-            logger.warning("lease_not_renewed", error=type(error).__name__)
-            return
-        except Exception:
-            # A host that stopped trying would stand idle for good.
-            logger.exception("lease_not_renewed")
-            return
+        except TimeoutError as error:
+            raise DeadlineExceeded("the lease was not renewed within its time") from error
         # The database counted from some moment after `began`.
         self._good_until = began + self._ttl * (1 - _SAFETY)
         self._check()

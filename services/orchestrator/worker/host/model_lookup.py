@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
+from cachetools import TTLCache
+
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from services.orchestrator.domain.crew import CrewSpec
@@ -30,8 +32,7 @@ class ModelLookup:
         self._models = models
         self._memory = memory
         self._retry_seconds = retry_seconds
-        self._clock = clock
-        self._known: dict[tuple[str, str], tuple[float, Frame]] = {}
+        self._known: TTLCache[tuple[str, str], Frame] = TTLCache(_KEPT_MODELS, _KEPT_SECONDS, clock)
 
     async def capabilities(
         self, names: Iterable[str], group_id: str, principal: ExecutionPrincipal
@@ -46,9 +47,10 @@ class ModelLookup:
         return dict(zip(called, found, strict=True))
 
     async def _capabilities(self, name: str, group_id: str, principal: ExecutionPrincipal) -> Frame:
+        # Asked by each execution for itself: a refusal may be due to its own credential.
         known = self._known.get((group_id, name))
-        if known is not None and known[0] > self._clock():
-            return known[1]
+        if known is not None:
+            return known
         request = model_pb2.GetModelRequest(name=name)
         response = await call_peer(principal, "models", self._models.GetModel, request, self._retry_seconds)
         model = response.model
@@ -57,9 +59,7 @@ class ModelLookup:
             "json_schema": model.capabilities.json_schema,
             "context_window": model.context_window,
         }
-        if len(self._known) >= _KEPT_MODELS:
-            self._known.clear()
-        self._known[group_id, name] = (self._clock() + _KEPT_SECONDS, capabilities)
+        self._known[group_id, name] = capabilities
         return capabilities
 
     async def memory_id(self, spec: CrewSpec, principal: ExecutionPrincipal) -> str:

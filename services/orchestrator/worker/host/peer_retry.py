@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 
 import grpc
 
+from services.common.backoff import Backoff
 from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
 from services.common.grpc.status import from_rpc_error
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 
 T = TypeVar("T")
 
-_FIRST_PAUSE_SECONDS = 0.2
-_LAST_PAUSE_SECONDS = 5.0
+_BACKOFF = Backoff(0.2, 5.0)
 
 
 async def retry_while_absent(call: Callable[[], Awaitable[T]], seconds: float) -> T:
@@ -24,15 +24,16 @@ async def retry_while_absent(call: Callable[[], Awaitable[T]], seconds: float) -
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
-    pause = _FIRST_PAUSE_SECONDS
+    attempt = 1
     while True:
         try:
             return await call()
         except CoxswainError as error:
+            pause = _BACKOFF.pause(attempt)
             if not _is_absence(error) or loop.time() + pause > end:
                 raise
         await asyncio.sleep(pause)
-        pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+        attempt += 1
 
 
 async def call_peer(

@@ -8,6 +8,7 @@ import structlog
 from google.protobuf.message import Message
 
 from coxswain.orchestrator.v1 import execution_pb2
+from services.common.backoff import Backoff
 from services.common.clock import utc_now
 from services.common.errors import Unavailable
 from services.orchestrator.domain.event import NewEvent
@@ -22,8 +23,7 @@ logger = structlog.get_logger(__name__)
 Change = Callable[[FencedWrite], Awaitable[object]]
 """Changes rows within a transaction."""
 
-_FIRST_RETRY_SECONDS = 0.1
-_LAST_RETRY_SECONDS = 5.0
+_BACKOFF = Backoff(0.1, 5.0)
 _SOON_SECONDS = 0.01
 
 
@@ -193,19 +193,20 @@ class Recorder:
             self._on_failure(error)
 
     async def _write_until_stored(self, batch: _Batch) -> None:
-        pause = _FIRST_RETRY_SECONDS
-        last = None
-        while last is None:
+        attempt = 0
+        stored = False
+        while not stored:
             try:
-                last = await self._write(batch)
+                self._last_sequence = max(await self._write(batch), self._last_sequence)
+                stored = True
             except Unavailable:
                 logger.warning("database_unavailable", execution_id=self._execution_id)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LAST_RETRY_SECONDS)
+                attempt += 1
+                await asyncio.sleep(_BACKOFF.pause(attempt))
                 if batch.events and await self._was_stored(batch.events[0]):
                     # The commit was made although it was not confirmed.
-                    last = self._last_sequence + len(batch.events)
-        self._last_sequence = max(last, self._last_sequence)
+                    self._last_sequence += len(batch.events)
+                    stored = True
         self._hints.publish(Hint(HintKind.EVENTS_STORED, self._execution_id, self._last_sequence))
 
     async def _write(self, batch: _Batch) -> int:

@@ -43,12 +43,12 @@ _CLAIMABLE = [ExecutionState.QUEUED, ExecutionState.RUNNING]
 
 
 class Fenced(Exception):
-    """The execution has another claim, or has ended: this host has no say over it any more."""
+    """The execution has another claim, or has ended: this host may not write to it any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An execution whose next segment waits to be handed to the engine."""
+    """An execution whose next segment waits to be put into the queue."""
 
     execution_id: str
     generation: int
@@ -66,7 +66,7 @@ class Claim:
     tasks: tuple[TaskRun, ...]
     """In the crew's order."""
     answers: dict[int, Approval]
-    """The newest approval of each task that has one, by the task's place."""
+    """The newest approval of each task that has one, by the task's index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,14 +220,14 @@ class FencedWrite:
         )
 
     async def cancel_requested(self) -> bool:
-        """Tell whether the execution's end was asked for."""
+        """Return whether the execution's end was asked for."""
         found = await self._connection.execute(
             select(executions.c.cancel_requested_at).where(executions.c.id == self._execution_id)
         )
         return found.scalar_one() is not None
 
     async def open_approvals(self) -> bool:
-        """Tell whether a person still has to answer."""
+        """Return whether a person still has to answer."""
         found = await self._connection.execute(
             select(
                 exists().where(
@@ -273,7 +273,7 @@ class RunStore:
         self._database = database
 
     async def ready(self, limit: int) -> list[Ready]:
-        """Return executions to hand to the engine, the longest waiting first."""
+        """Return executions whose segments are to be queued, the longest waiting first."""
         rows = await self._database.fetch(
             select(executions.c.id, executions.c.generation, executions.c.group_id, executions.c.priority)
             .where(executions.c.ready.is_(True))
@@ -283,7 +283,7 @@ class RunStore:
         return [Ready(*row.values()) for row in rows]
 
     async def handed_over(self, segment: Ready) -> None:
-        """Note that the engine has a segment."""
+        """Note that the queue has a segment."""
         async with self._database.write() as connection:
             await connection.execute(
                 update(executions)
@@ -292,7 +292,7 @@ class RunStore:
             )
 
     async def at_work(self, after_id: str, limit: int) -> list[tuple[str, int]]:
-        """Return id and generation of executions that the engine should have, in the order of ids."""
+        """Return id and generation of executions whose segments the queue should have, in the order of ids."""
         rows = await self._database.fetch(
             select(executions.c.id, executions.c.generation)
             .where(executions.c.id > after_id, executions.c.state.in_(_CLAIMABLE), executions.c.ready.is_(False))
@@ -302,7 +302,7 @@ class RunStore:
         return [(row["id"], row["generation"]) for row in rows]
 
     async def hand_over_again(self, execution_id: str, generation: int) -> bool:
-        """Make an execution ready for its next segment, unless it has moved on since; tell whether it was."""
+        """Make an execution ready for its next segment, unless it has moved on since; return whether it was."""
         async with self._database.write() as connection:
             changed = await connection.execute(
                 update(executions)
@@ -372,7 +372,7 @@ class RunStore:
             yield FencedWrite(connection, execution_id, epoch, last)
 
     async def is_stored(self, execution_id: str, after_sequence: int, event: NewEvent) -> bool:
-        """Tell whether an event is among those after a sequence: whether a commit that was not confirmed was made."""
+        """Return whether an event is among those after a sequence: whether a commit that was not confirmed was made."""
         return bool(
             await self._database.fetch(
                 select(execution_events.c.sequence)
@@ -388,7 +388,7 @@ class RunStore:
         )
 
     async def wake(self, execution_id: str, epoch: int) -> bool:
-        """Let an execution go on that a claim has parked for its credential; tell whether it still was."""
+        """Let an execution go on that a claim has parked for its credential; return whether it still was."""
         async with self._database.write() as connection:
             work = SqlExecutions(connection)
             execution = await work.lock(execution_id)
@@ -421,7 +421,7 @@ class RunStore:
         }
 
     async def answers(self, execution_id: str) -> dict[int, Approval]:
-        """Return the newest approval of each task that has one, by the task's place."""
+        """Return the newest approval of each task that has one, by the task's index."""
         async with self._database.read() as connection:
             return await _answers(connection, execution_id)
 

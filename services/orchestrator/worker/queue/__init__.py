@@ -1,4 +1,4 @@
-"""The queue of segments: hands them to hosts, limits them by group, and finds those whose host has died.
+"""The queue of segments: gives them to hosts, limits them by group, and gives back what dead hosts held.
 
-What runs, and how far it has come, is in the orchestrator's own rows. The only package that imports dbos.
+The only package that imports dbos.
 """

@@ -1,8 +1,13 @@
-"""The engine, DBOS, reduced to what segments need of it."""
+"""The queue of segments, kept by DBOS, of which it uses queueing by group, recovery, and nothing else.
+
+DBOS's rows say which segment waits and which host has it. All that a segment does is in the orchestrator's own rows:
+a segment that is run once more goes on from there.
+"""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,11 +17,14 @@ from typing import Any
 from dbos import DBOS, DBOSConfig, Queue, SetEnqueueOptions, SetWorkflowID, _workflow_commands
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from services.common.db.failures import unavailable
 from services.orchestrator.worker.queue.serializer import JsonSerializer
 
 _APPLICATION = "coxswain-orchestrator"
-# Constant: any release may continue what another began. The engine's default, a hash of the code, would strand runs.
+# Constant: any release may continue what another began. DBOS's default, a hash of the code, would strand segments.
 _APPLICATION_VERSION = "1"
 _SCHEMA = "orchestrator_durable"
 _QUEUE = "segments"
@@ -35,14 +43,15 @@ class Segment:
 
     @property
     def id(self) -> str:
-        """The engine's id of it: submitting it twice is submitting it once."""
+        """Its id in the queue: submitting it twice is submitting it once."""
         return f"{self.execution_id}.{self.generation}"
 
 
 class SegmentState(StrEnum):
-    """What the engine knows of a segment."""
+    """Where a segment is."""
 
     UNKNOWN = "UNKNOWN"
+    """The queue does not have it."""
     WAITING = "WAITING"
     HELD = "HELD"
     """A host has taken it, alive or not."""
@@ -52,16 +61,18 @@ class SegmentState(StrEnum):
 Run = Callable[[Segment], Coroutine[Any, Any, None]]
 
 
-class DurableEngine:
-    """Hands out segments to hosts. There can be one in a process.
+class SegmentQueue:
+    """Gives segments to hosts, each to one. There can be one queue in a process.
 
-    `executor_id` has to be new with each start of the process: a start with a known id would take back what the earlier
-    process holds while it may still be at work.
+    Every method raises Unavailable while the database does not answer.
     """
 
     def __init__(self, url: str, executor_id: str, *, slots: int, group_limit: int, poll_seconds: float) -> None:
-        """`url` names the engine's database; a host takes `slots` segments at a time, all hosts together take
+        """`url` names the queue's database; a host takes `slots` segments at a time, all hosts together take
         `group_limit` of one group.
+
+        `executor_id` has to be new with each start of the process: a start with a known id would take back what the
+        earlier process holds while it may still be at work.
         """
         self.executor_id = executor_id
         self._slots = slots
@@ -73,7 +84,7 @@ class DurableEngine:
         self._workflow: Callable[[str, int], Coroutine[Any, Any, None]] | None = None
 
     async def launch(self, run: Run) -> None:
-        """Begin to take segments and give them to `run`, on the running loop. Upgrades the engine's tables first.
+        """Begin to take segments and give them to `run`, on the running loop. Upgrades DBOS's tables first.
 
         What `run` raises ends its segment for good.
         """
@@ -93,11 +104,11 @@ class DurableEngine:
         }
         self._dbos = DBOS(config=config)
         _hand_on_logs()
-        # Each second the engine looks for delays and deadlines of runs, of which segments have none.
+        # Each second DBOS looks for delays and deadlines, of which segments have none.
         _workflow_commands._BACKGROUND_JOBS_INTERVAL_SEC = _HOUSEKEEPING_SECONDS  # noqa: SLF001
 
         async def segment(execution_id: str, generation: int) -> None:
-            # In a context of its own: within the engine's, every question to it would become a step it records.
+            # In a context of its own: within DBOS's, every call of it would become a step that it records.
             await asyncio.create_task(run(Segment(execution_id, generation)), context=Context())
 
         self._workflow = DBOS.workflow(name=_WORKFLOW)(segment)
@@ -116,52 +127,67 @@ class DurableEngine:
         """Let some host take a segment; lower `priority` first within the group. Repeating it changes nothing."""
         assert self._queue is not None
         assert self._workflow is not None
-        with SetWorkflowID(segment.id), SetEnqueueOptions(priority=priority + 1, queue_partition_key=group_id):
+        options = SetEnqueueOptions(priority=priority + 1, queue_partition_key=group_id)
+        with _outages(), SetWorkflowID(segment.id), options:
             await self._queue.enqueue_async(self._workflow, segment.execution_id, segment.generation)
 
     async def recover(self, executor_ids: Collection[str]) -> None:
         """Send what dead hosts hold back to the queue. Doing so twice, or from two hosts, changes nothing."""
         if executor_ids:
-            await asyncio.to_thread(DBOS._recover_pending_workflows, list(executor_ids))  # noqa: SLF001
+            with _outages():
+                await asyncio.to_thread(DBOS._recover_pending_workflows, list(executor_ids))  # noqa: SLF001
 
     async def holders(self) -> set[str]:
         """Return the executor ids of hosts that hold segments, dead ones among them."""
-        held = await DBOS.list_workflows_async(status="PENDING", load_input=False, load_output=False)
+        with _outages():
+            held = await DBOS.list_workflows_async(status="PENDING", load_input=False, load_output=False)
         return {status.executor_id for status in held if status.executor_id}
 
     async def states(self, segments: Iterable[Segment]) -> dict[Segment, SegmentState]:
-        """Return what the engine knows of some segments."""
+        """Return where some segments are."""
         by_id = {segment.id: segment for segment in segments}
         states = dict.fromkeys(by_id.values(), SegmentState.UNKNOWN)
         if by_id:
-            found = await DBOS.list_workflows_async(workflow_ids=list(by_id), load_input=False, load_output=False)
+            with _outages():
+                found = await DBOS.list_workflows_async(workflow_ids=list(by_id), load_input=False, load_output=False)
             for status in found:
                 states[by_id[status.workflow_id]] = _state(str(status.status))
         return states
 
     async def holds(self, segment: Segment) -> bool:
-        """Tell whether this process still is the one that holds a segment."""
-        status = await DBOS.get_workflow_status_async(segment.id)
+        """Return whether this process still is the one that holds a segment."""
+        with _outages():
+            status = await DBOS.get_workflow_status_async(segment.id)
         return status is not None and status.status == "PENDING" and status.executor_id == self.executor_id
 
     async def forget_finished(self, before: float) -> int:
         """Remove segments that were submitted before a moment (seconds since 1970) and have ended; return how many."""
-        ended = await DBOS.list_workflows_async(
-            status=_FINISHED,
-            end_time=_iso(before),
-            limit=_PAGE,
-            load_input=False,
-            load_output=False,
-        )
-        if ended:
-            await DBOS.delete_workflows_async([status.workflow_id for status in ended])
+        with _outages():
+            ended = await DBOS.list_workflows_async(
+                status=_FINISHED,
+                end_time=_iso(before),
+                limit=_PAGE,
+                load_input=False,
+                load_output=False,
+            )
+            if ended:
+                await DBOS.delete_workflows_async([status.workflow_id for status in ended])
         return len(ended)
 
     def stop_taking(self) -> None:
-        """Take no more segments. What is running goes on; the process has to exit without closing the engine."""
+        """Take no more segments. What is running goes on; the process has to exit without closing the queue."""
         if self._dbos is not None:
             for stop in self._dbos.background_thread_stop_events:
                 stop.set()
+
+
+@contextlib.contextmanager
+def _outages() -> Iterator[None]:
+    """Raise Unavailable for what SQLAlchemy raises when the database does not answer."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeoutError, OSError) as error:
+        raise unavailable() from error
 
 
 def _state(status: str) -> SegmentState:
@@ -196,7 +222,7 @@ def _sqlite_engine(url: URL) -> Engine:
 
 
 def _hand_on_logs() -> None:
-    """Let the engine's log lines go the way of all others; it writes to standard error by itself."""
+    """Let DBOS's log lines go the way of all others; it writes to standard error by itself."""
     logger = logging.getLogger("dbos")
     logger.handlers.clear()
     logger.propagate = True

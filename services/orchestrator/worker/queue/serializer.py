@@ -1,4 +1,4 @@
-"""JSON for what the engine stores; its own way is pickle, which would run whatever stands in the database."""
+"""JSON for what DBOS stores; its own way is pickle, which would run whatever stands in the database."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ class SegmentFailed(Exception):
 
 
 class JsonSerializer(Serializer):
-    """Stores arguments and results as JSON, and exceptions by name: one that cannot be stored would leave its run
+    """Stores arguments and results as JSON, and exceptions by name: one that cannot be stored would leave its segment
     pending for ever.
     """
 
