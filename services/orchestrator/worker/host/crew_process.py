@@ -150,7 +150,7 @@ class ForkServer:
             logger.warning("crew_process_not_reaped", pid=pid)
 
     async def gone(self, pid: int, seconds: float) -> bool:
-        """Wait for the end of a crew process for a while; tell whether it has come."""
+        """Wait for the end of a crew process for a while; return whether it has come."""
         gone = self._living.get(pid)
         if gone is None:
             return True
