@@ -8,7 +8,7 @@ from services.common.service import IdentityProvider, Service
 
 def _identity_of(service: Service) -> IdentityProvider:
     if not isinstance(service, AuthService):
-        raise TypeError("auth takes identity from itself")
+        raise TypeError("auth verifies its own callers: the service must be auth")
     return service.identity
 
 

@@ -17,16 +17,16 @@ class VerifiedIdentity:
     kind: CredentialKind
     expires_at: datetime
     claimed_roles: Mapping[str, Role] = field(default_factory=dict)
-    """Groups and roles that the credential itself carries, beside stored memberships."""
+    """Groups and roles that the credential itself carries, in addition to stored memberships."""
     platform_admin: bool = False
-    """Whether the credential itself says so, beside the stored list."""
+    """Whether the credential itself says so, in addition to the stored list."""
     origin: str = ""
     """For a user's own token: the only origin it may be sent to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A verified credential of which auth keeps what it needs until it expires."""
+    """What auth keeps of a verified credential until it expires."""
 
     id: str
     subject: str
@@ -133,7 +133,7 @@ class Claim:
 
     role: Role
     seen_at: datetime
-    """When the credential was shown: what its issuer says of the subject now may be something else."""
+    """When the credential was shown; its issuer may have withdrawn the role since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +147,13 @@ class Grant:
     identity: ExecutionIdentity
     on_credential_expiry: OnCredentialExpiry
     credential_kind: CredentialKind
-    """What the subject proved their identity with."""
+    """How the subject proved their identity."""
     session_id: str
     """The session whose token the execution uses; empty when it uses none."""
     credential_expires_at: datetime | None
     """When that token expires; None without one."""
     claim: Claim | None
-    """What the credential itself carried, for subjects who are no stored members."""
+    """The role the credential itself carried, for subjects who are not stored members."""
     created_at: datetime
     revoked_at: datetime | None
 

@@ -1,4 +1,4 @@
-"""Puts auth together."""
+"""Builds auth from its parts."""
 
 import asyncio
 import contextlib
@@ -47,14 +47,14 @@ _RING_FILE = "ring"
 
 
 class AuthService:
-    """Auth, and what it offers to the process it runs in (`IdentityProvider`)."""
+    """Auth, which is also the `IdentityProvider` of the process it runs in."""
 
     def __init__(self, settings: AuthSettings, runtime: Runtime, ring: KeyRing) -> None:
         self._settings = settings
         self._dev = dev = runtime.settings.identity_mode == "dev"
         database = runtime.database
         principal_lifetime = timedelta(seconds=settings.principal_seconds)
-        # Read once: what changes in it later, by whatever library, does not count.
+        # Read once: later changes, by whatever library, have no effect.
         variables = dict(os.environ)
         self._http = JsonClient(
             AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_AUTH_EGRESS_ALLOWED_NETWORKS"),
@@ -106,7 +106,7 @@ class AuthService:
 
     @property
     def identity(self) -> IdentityProvider:
-        """What the process that runs auth verifies callers with, instead of asking over the network."""
+        """The identity provider that the process of auth uses instead of asking over the network."""
         return self
 
     def register(self, registry: Registry) -> None:
@@ -128,7 +128,7 @@ class AuthService:
         """Check the keys and read them, then keep them fresh.
 
         Raises:
-            StartError: a key is missing or another one.
+            StartError: a key is missing, or differs from the one used before.
         """
         try:
             await self._vault.start()
@@ -176,7 +176,7 @@ class AuthService:
 
 
 def build(settings: AuthSettings, runtime: Runtime) -> AuthService:
-    """Return auth, put together from its settings and what the process gives it.
+    """Return auth, built from its settings and the runtime of the process.
 
     Raises:
         StartError: there is no usable key ring, or the providers file cannot be read.

@@ -40,11 +40,13 @@ class OidcIssuer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     issuer: str = Field(max_length=400, description="Its name: the `iss` of its tokens.")
-    audiences: tuple[str, ...] = Field(min_length=1, description="Audiences, one of which a token has to carry.")
+    audiences: tuple[str, ...] = Field(min_length=1, description="Audiences, one of which a token must carry.")
     client_ids: tuple[str, ...] = Field((), description="Clients (`client_id` or `azp`) tokens may be for; empty: any.")
     algorithms: tuple[str, ...] = Field(("RS256", "ES256"), min_length=1, description="Algorithms it may sign with.")
     jwks_uri: str = Field("", description="Where its keys are; empty: as its discovery document says.")
-    ca_file: Path | None = Field(None, description="PEM authorities of its address, where the system's do not do.")
+    ca_file: Path | None = Field(
+        None, description="PEM file of authorities, where the system's do not cover its address."
+    )
     token_file: Path | None = Field(None, description="Bearer token its address asks for, as Kubernetes does.")
     subject_claim: str = Field("sub", min_length=1, description="Claim that names the subject.")
     groups_claim: str = Field("", description="Claim that lists groups; needs `groups`.")
@@ -64,31 +66,33 @@ class OidcIssuer(BaseModel):
 
 
 def check_address(url: str) -> None:
-    """Refuse an address whose answers anybody on the way could change.
+    """Refuse an address whose answers could be changed on the way.
 
     Raises:
         ValueError: it is neither HTTPS nor on this machine.
     """
     origin = origin_of(url) if "://" in url else None
     if url and (origin is None or "|" in url):
-        raise ValueError("has to be an absolute address")
+        raise ValueError("must be an absolute address; example: https://example.com")
     if origin and origin.startswith("http://") and not is_loopback(urlsplit(origin).hostname or ""):
-        raise ValueError("has to begin with https://")
+        raise ValueError("must begin with https://, as it is not on this machine")
 
 
 def check_algorithms(names: tuple[str, ...]) -> None:
-    """Refuse algorithms that are no signatures by a private key.
+    """Refuse algorithms that are not signatures by a private key.
 
     Raises:
         ValueError: one of them is `none`, a keyed hash, or unknown.
     """
     unfit = set(names) - SIGNATURE_ALGORITHMS
     if unfit:
-        raise ValueError(f"{', '.join(sorted(unfit))}: choose of {', '.join(sorted(SIGNATURE_ALGORITHMS))}")
+        raise ValueError(
+            f"{', '.join(sorted(unfit))} cannot be used; choose from {', '.join(sorted(SIGNATURE_ALGORITHMS))}"
+        )
 
 
 class AuthSettings(BaseSettings):
-    """What only auth needs to know."""
+    """The settings of auth alone."""
 
     model_config = SettingsConfigDict(env_prefix="COXSWAIN_AUTH_", extra="ignore")
 
@@ -100,10 +104,10 @@ class AuthSettings(BaseSettings):
         None, description="File with the key ring, one id:base64 a line; instead of COXSWAIN_AUTH_KEY_RING."
     )
     principal_seconds: int = Field(
-        300, ge=30, le=300, description="Seconds a principal token is valid: the longest a removed member may go on."
+        300, ge=30, le=300, description="Seconds a principal token is valid: how long a removed member can still act."
     )
     signing_key_seconds: int = Field(
-        30 * 24 * 3600, ge=60, description="Seconds a signing key is used before the next one takes its place."
+        30 * 24 * 3600, ge=60, description="Seconds a signing key is used before the next one replaces it."
     )
     signing_key_publish_seconds: int = Field(
         900, ge=1, description="Seconds a new signing key is published before it is used."
@@ -138,19 +142,19 @@ class AuthSettings(BaseSettings):
         description="Workspaces (comma separated) whose tokens databricks mode accepts; unset: DATABRICKS_HOST.",
     )
     databricks_audiences: CommaSeparated = Field(
-        (), description="Audiences (comma separated), one of which a workspace's token has to carry."
+        (), description="Audiences (comma separated), one of which a workspace's token must carry."
     )
     databricks_client_ids: CommaSeparated = Field(
-        (), description="OAuth clients (comma separated) to one of which a workspace's token has to be issued."
+        (), description="OAuth clients (comma separated) to one of which a workspace's token must be issued."
     )
     databricks_algorithms: CommaSeparated = Field(
         ("RS256", "ES256"), description="Algorithms (comma separated) that workspaces may sign with."
     )
     databricks_scim: bool = Field(
-        False, description="Whether the workspace is asked whom an opaque token (such as a PAT) stands for."
+        False, description="Whether the workspace is asked whose an opaque token (such as a PAT) is."
     )
     opaque_session_seconds: int = Field(
-        3600, ge=60, description="Seconds an opaque token, which does not tell its expiry, is kept for executions."
+        3600, ge=60, description="Seconds an opaque token, which does not state its expiry, is kept for executions."
     )
     issuer_keys_seconds: float = Field(300, gt=0, description="Seconds until an issuer's keys are read again.")
     unknown_key_pause_seconds: float = Field(
@@ -169,14 +173,15 @@ class AuthSettings(BaseSettings):
     shared_credential_groups: CommaSeparated | None = Field(
         None,
         description="Groups (comma separated, * for all) that may use credentials of this process's environment; "
-        "unset means all in dev mode and none else.",
+        "unset: all in dev mode, otherwise none.",
     )
     providers_file: Path | None = Field(
-        None, description="YAML file that tells which environment variables hold LLM providers' keys; empty: packaged."
+        None,
+        description="YAML file that names the environment variables of LLM providers' keys; unset: packaged.",
     )
     platform_admins: CommaSeparated = Field(
         (),
-        description="Subjects (issuer|subject, comma separated) that administer the installation beside stored ones.",
+        description="Subjects (issuer|subject, comma separated) that administer the installation, besides stored ones.",
     )
     bootstrap_admin: str = Field(
         "", description="issuer|subject that becomes the first platform admin and the admin of a first group."
@@ -187,7 +192,7 @@ class AuthSettings(BaseSettings):
         ge=3600,
         le=10 * 365 * 24 * 3600,
         description="Seconds that executions and schedules may act with a role that only a token of their subject's "
-        "carried, since it was shown: the longest somebody may go on whose tokens carry it no more.",
+        "carried, from when it was shown: the longest they go on after the subject's tokens lost it.",
     )
     grant_retention_seconds: int = Field(
         7 * 24 * 3600, ge=0, description="Seconds that revoked grants are kept for late repetitions of a request."
@@ -205,19 +210,19 @@ class AuthSettings(BaseSettings):
     def _consistent(self) -> Self:
         if self.signing_key_retire_seconds <= self.principal_seconds:
             raise ValueError(
-                "signing_key_retire_seconds has to be more than principal_seconds: tokens are still checked"
+                "signing_key_retire_seconds must be more than principal_seconds: tokens are checked until they expire"
             )
         if self.signing_key_publish_seconds <= self.jwks_max_age_seconds + self.signing_key_refresh_seconds:
             raise ValueError(
-                "signing_key_publish_seconds has to be more than jwks_max_age_seconds and signing_key_refresh_seconds "
-                "together: verifiers have to know a key before it signs"
+                "signing_key_publish_seconds must be more than jwks_max_age_seconds and signing_key_refresh_seconds "
+                "together: verifiers must know a key before it signs"
             )
         if self.key_ring.get_secret_value() and self.key_ring_file:
-            raise ValueError("set either key_ring or key_ring_file")
+            raise ValueError("set either key_ring or key_ring_file, not both")
         check_algorithms(self.databricks_algorithms)
         for host in self.databricks_hosts:
             check_address(host)
         issuer, separator, subject = self.bootstrap_admin.partition(_SUBJECT_SEPARATOR)
         if self.bootstrap_admin and not (issuer and separator and subject):
-            raise ValueError("bootstrap_admin is written issuer|subject")
+            raise ValueError("bootstrap_admin must be written issuer|subject")
         return self

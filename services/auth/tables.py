@@ -71,7 +71,6 @@ platform_admins = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 
-# What a request_id made, so that repeating the request finds it; removed when nobody repeats it any more.
 requests = requests_table(metadata)
 
 encryption_keys = Table(

@@ -30,7 +30,7 @@ class Answer:
     token: str = field(default="", repr=False)
     origin: str = ""
     expires_at: datetime | None = None
-    """When the credential itself expires; None when it does not, or nobody knows."""
+    """When the credential itself expires; None when it does not, or when that is not known."""
     on_behalf_of_user: bool = False
     elsewhere: bool = False
     """Whether it was rejected only because it belongs to another origin."""
@@ -77,7 +77,7 @@ class Link(Protocol):
 
         Raises:
             FailedPrecondition: KEY_UNAVAILABLE, what it has cannot be opened.
-            Unavailable: whoever issues its credential does not answer.
+            Unavailable: the issuer of its credential does not answer.
         """
         ...
 

@@ -1,9 +1,7 @@
 """databricks-sdk's default chain: a profile, a metadata service or a command line tool of the operator's."""
 
 import asyncio
-import contextlib
 import json
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +12,7 @@ import structlog
 from services.auth.chains.environment import SharedGroups
 from services.auth.chains.link import Answer, CredentialRequest, for_destination
 from services.auth.chains.token_cache import IssuedToken, NoTokenError, TokenCache
+from services.common.child_process import ChildProcess, ProcessGone, isolated_python
 from services.common.clock import utc_now
 from services.common.egress import origin_of
 from services.common.errors import Unavailable
@@ -39,7 +38,7 @@ _REFUSED = timedelta(seconds=60)
 
 
 class SdkDefaultLink:
-    """The operator's own sign-in, for the groups they share it with. Never a service principal."""
+    """The operator's own sign-in, for the groups they share it with; never a service principal."""
 
     name = "sdk_default"
 
@@ -92,32 +91,20 @@ class SdkDefaultLink:
         )
 
     async def _run(self) -> Mapping[str, Any]:
-        # Isolated (-I): neither the directory we run in nor PYTHON* variables decide what it imports.
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            str(_SCRIPT),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=self._environment,
-        )
         limits = {"timeout": self._timeout_seconds, "leave_out": _SERVICE_PRINCIPALS}
-        asked = json.dumps({**self._asked, **limits}).encode()
+        process = await ChildProcess.start(isolated_python(_SCRIPT), environment=self._environment)
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                output, _ = await process.communicate(asked)
-            found = json.loads(output)
-        except (TimeoutError, ValueError):
+                await process.write(json.dumps({**self._asked, **limits}).encode())
+                found = json.loads(await process.read() or b"")
+        except (TimeoutError, ProcessGone, ValueError):
             raise Unavailable(
                 f"databricks-sdk did not find credentials within {self._timeout_seconds:g} s",
                 metadata={"dependency": "databricks-sdk"},
                 retry_after=_REFUSED.total_seconds(),
             ) from None
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            await process.stop()
         return found if isinstance(found, dict) else {}
 
     async def close(self) -> None:

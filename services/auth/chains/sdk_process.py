@@ -1,9 +1,10 @@
-"""Runs databricks-sdk's default chain in a process of its own and prints what it found, as one line of JSON.
+"""Runs databricks-sdk's default chain in a process of its own: one frame of JSON in, one frame of JSON out.
 
 databricks-sdk blocks, reads the environment whenever it likes and cannot be given a time limit everywhere. So it runs
 with an environment that holds nothing it could take for credentials, and is killed when its time is over. This file is
 run by its path and imports nothing of Coxswain.
 
+A frame is the length of its payload in four bytes (big-endian), then the payload.
 Standard input: {"host", "profile", "config_file", "timeout", "leave_out"}: the first three may be empty; the last lists
 ways of signing in to leave out.
 Standard output: {"found": "token", "token", "host", "auth_type", "expires_at" or null}
@@ -11,9 +12,11 @@ or {"found": "nothing" | "left out" | "refusal", "auth_type", "detail"}; `detail
 """
 
 import json
+import struct
 import sys
 from typing import Any
 
+_HEADER = struct.Struct(">I")
 _BEARER = "Bearer "
 
 
@@ -28,7 +31,7 @@ def _find(asked: dict[str, Any]) -> dict[str, Any]:
             **named, http_timeout_seconds=asked["timeout"], retry_timeout_seconds=max(1, int(asked["timeout"]))
         )
     except ValueError as error:
-        # The one message of its that means that nothing is there; all others are about something that is.
+        # Only this message means that there are no credentials; all others are about credentials it found.
         nothing = "cannot configure default credentials" in str(error)
         return {"found": "nothing" if nothing else "refusal", "auth_type": "", "detail": str(error)}
     auth_type = config.auth_type or ""
@@ -48,7 +51,7 @@ def _find(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _expiry(config: Any) -> float | None:
-    """Return when the token expires, in seconds since the epoch; None for those that do not tell."""
+    """Return when the token expires, in seconds since the epoch; None for those that do not say."""
     try:
         expiry = config.oauth_token().expiry
     except ValueError:
@@ -58,13 +61,19 @@ def _expiry(config: Any) -> float | None:
 
 
 def main() -> None:
-    """Read what is asked and print what was found."""
-    asked = json.load(sys.stdin)
+    """Read what is asked for and write what was found."""
+    frames, answers = sys.stdin.buffer, sys.stdout.buffer
+    # What the SDK prints must not come between frames.
+    sys.stdout = sys.stderr
+    (length,) = _HEADER.unpack(frames.read(_HEADER.size))
+    asked = json.loads(frames.read(length))
     try:
         found = _find(asked)
-    except Exception as error:  # noqa: BLE001 - whatever the SDK raises is a refusal to whoever asked
+    except Exception as error:  # noqa: BLE001 - whatever the SDK raises is a refusal
         found = {"found": "refusal", "auth_type": "", "detail": f"{type(error).__name__}: {error}"}
-    json.dump(found, sys.stdout)
+    payload = json.dumps(found).encode()
+    answers.write(_HEADER.pack(len(payload)) + payload)
+    answers.flush()
 
 
 if __name__ == "__main__":

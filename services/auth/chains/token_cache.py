@@ -90,6 +90,6 @@ class TokenCache(Generic[K]):
 
 
 def _log_failure(renewal: asyncio.Task[_Kept]) -> None:
-    # Nobody waits for a renewal in the background.
+    # No caller waits for a renewal in the background.
     if not renewal.cancelled() and isinstance(error := renewal.exception(), Unavailable):
         logger.warning("token_renewal_failed", error=error.message)

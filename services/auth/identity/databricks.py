@@ -25,7 +25,7 @@ class ScimMe:
     """Asks a workspace whom a token stands for; the operator switches it on, as it costs a call."""
 
     def __init__(self, http: JsonClient, host: str, *, session: timedelta) -> None:
-        """`host` is the workspace's origin; opaque tokens do not tell their expiry and are kept for `session`."""
+        """`host` is the workspace's origin; opaque tokens do not state their expiry and are kept for `session`."""
         self._http = http
         self._host = host
         self._session = session
@@ -33,7 +33,7 @@ class ScimMe:
     async def verify_token(self, token: str) -> VerifiedIdentity:
         """Return whom a bare token stands for; raises as `IdentityVerifier.verify`."""
         if len(token) > MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable():
-            raise rejected("the token is no token of this workspace")
+            raise rejected("the token is not a token of this workspace")
         answer = await self._http.get(f"{self._host}{_ME}", bearer=token)
         if answer.status != _OK:
             raise self._refusal(answer)

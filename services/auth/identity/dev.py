@@ -1,4 +1,4 @@
-"""The development identity: whoever the caller says they are. Accepted on loopback only."""
+"""The development identity: the caller's own claim, unverified. Accepted on loopback only."""
 
 import re
 from datetime import timedelta
@@ -26,7 +26,7 @@ _FORM = (
 
 
 class DevVerifier:
-    """No credential is subject `dev`, admin of group `default`; `dev:<subject>:<group>=<role>` is anybody."""
+    """No credential is subject `dev`, admin of group `default`; `dev:<subject>:<group>=<role>` is any other subject."""
 
     async def verify(self, credential: Credential) -> VerifiedIdentity:
         """Return whom a credential names; see `IdentityVerifier`."""

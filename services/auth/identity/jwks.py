@@ -74,7 +74,7 @@ class KeySet:
         return (stale or kid not in self._keys) and now - self._tried_at > self._pause_seconds
 
     async def _read(self, seen: float) -> None:
-        """Read the keys unless somebody has, since `seen`."""
+        """Read the keys unless another call has, since `seen`."""
         async with self._reading:
             if self._tried_at > seen:
                 if not self._keys:
@@ -111,7 +111,7 @@ class KeySet:
         if file is None:
             return ""
         try:
-            # Such tokens are replaced in place while we run.
+            # Such files are replaced while we run.
             return (await asyncio.to_thread(file.read_text, encoding="utf-8")).strip()
         except (OSError, UnicodeDecodeError) as error:
             raise unavailable(str(file), f"cannot be read ({type(error).__name__})") from None
@@ -131,5 +131,5 @@ def _usable(answer: HttpAnswer) -> dict[str, jwt.PyJWK]:
 
 
 def _is_for_signatures(entry: Mapping[str, Any]) -> bool:
-    # A symmetric key that is published is no secret.
+    # A symmetric key that is published is not a secret.
     return isinstance(entry.get("kid"), str) and entry.get("kty") != "oct" and entry.get("use", "sig") == "sig"

@@ -60,7 +60,7 @@ def _trust(issuer: OidcIssuer, settings: AuthSettings, http: JsonClient) -> Trus
         algorithms=frozenset(issuer.algorithms),
         audiences=frozenset(issuer.audiences),
         client_ids=frozenset(issuer.client_ids),
-        # Such a token proves who somebody is; nothing else accepts it from us.
+        # Such a token proves an identity; no other service accepts it from us.
         kind=CredentialKind.WORKLOAD,
         subject_claim=issuer.subject_claim,
         groups_claim=issuer.groups_claim,
@@ -101,14 +101,16 @@ def workspace_hosts(settings: AuthSettings, environment: Mapping[str, str]) -> t
     """Return the origins of the workspaces whose tokens are accepted.
 
     Raises:
-        ValueError: one of them is no address, or not encrypted.
+        ValueError: one of them is not an address, or not encrypted.
     """
     named = settings.databricks_hosts or tuple(filter(None, (environment.get("DATABRICKS_HOST", "").strip(),)))
     hosts: dict[str, None] = {}
     for host in named:
         origin = origin_of(host)
         if origin is None:
-            raise ValueError(f'"{host[:200]}" is no address of a Databricks workspace')
+            raise ValueError(
+                f'"{host[:200]}" is not the address of a Databricks workspace; example: https://adb-1.2.azuredatabricks.net'
+            )
         check_address(origin)
         hosts[origin] = None
     return tuple(hosts)

@@ -26,9 +26,9 @@ class Trust:
     keys: KeySet
     algorithms: frozenset[str]
     audiences: frozenset[str]
-    """One of them has to be in `aud`; empty asks for none."""
+    """One of them must be in `aud`; empty requires none."""
     client_ids: frozenset[str]
-    """`client_id` or `azp` has to be one of them; empty asks for none."""
+    """`client_id` or `azp` must be one of them; empty requires none."""
     kind: CredentialKind
     origin: str = ""
     """Where a user's own token may be sent to."""
@@ -59,7 +59,7 @@ class JwtVerifier:
         issuer = trust.keys.issuer
         algorithm, kid = header.get("alg"), header.get("kid")
         if not isinstance(algorithm, str) or algorithm not in trust.algorithms:
-            raise rejected(f"tokens of {issuer} have to be signed with one of: {', '.join(sorted(trust.algorithms))}")
+            raise rejected(f"tokens of {issuer} must be signed with one of: {', '.join(sorted(trust.algorithms))}")
         if not isinstance(kid, str):
             raise rejected("the token does not name the key it was signed with")
         key = await trust.keys.key(kid)
@@ -76,7 +76,7 @@ class JwtVerifier:
 
 
 def looks_like_jwt(token: str) -> bool:
-    """Tell whether a token is made of three parts of which the first is a header."""
+    """Return whether a token has three parts of which the first is a header."""
     try:
         jwt.get_unverified_header(token)
     except (jwt.InvalidTokenError, ValueError):
@@ -92,7 +92,7 @@ def _read(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
             raise not_accepted()
         claims = jwt.decode(token, options={"verify_signature": False})
     except (jwt.InvalidTokenError, ValueError, RecursionError):
-        raise rejected("the token is no JSON web token") from None
+        raise rejected("the token is not a valid JSON web token") from None
     return header, claims
 
 
@@ -112,7 +112,7 @@ def _claims(token: str, key: jwt.PyJWK, trust: Trust) -> Mapping[str, Any]:
     except jwt.InvalidAudienceError:
         raise rejected("the token was made for another audience") from None
     except (jwt.ImmatureSignatureError, jwt.InvalidIssuedAtError):
-        raise rejected("the token is not valid yet: compare the clocks of its issuer and of this machine") from None
+        raise rejected("the token is not valid yet; compare the clocks of its issuer and of this machine") from None
     except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
         raise rejected("the token's signature or its claims are not valid") from None
     if trust.client_ids and not trust.client_ids.intersection(_texts(claims, "client_id", "azp")):
@@ -123,15 +123,15 @@ def _claims(token: str, key: jwt.PyJWK, trust: Trust) -> Mapping[str, Any]:
 def _identity(trust: Trust, claims: Mapping[str, Any]) -> VerifiedIdentity:
     subject = claims[trust.subject_claim]
     if not isinstance(subject, str) or not subject or not subject.isprintable():
-        raise rejected(f'the token\'s claim "{trust.subject_claim}" is no name')
+        raise rejected(f'the token\'s claim "{trust.subject_claim}" must be a printable text')
     joined = f"{trust.keys.issuer}{_SEPARATOR}{subject}"
     if len(joined) > _MAX_SUBJECT:
         raise rejected(f"issuer and subject are longer than {_MAX_SUBJECT} characters")
     try:
         expires_at = datetime.fromtimestamp(int(claims["exp"]), UTC)
     except (ValueError, OverflowError, OSError):
-        raise rejected("the token's expiry is no moment") from None
-    # The leeway is for clocks that are behind; nobody acts with a token that is past its time.
+        raise rejected("the token's expiry is not a valid time") from None
+    # The leeway is for clocks that are behind; an expired token is never accepted.
     if expires_at <= utc_now():
         raise expired()
     return VerifiedIdentity(

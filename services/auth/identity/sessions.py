@@ -85,7 +85,7 @@ class SessionStore:
 
 
 def _covers(known: VerifiedIdentity, identity: VerifiedIdentity) -> bool:
-    """Tell whether what is stored still holds: some credentials get a new expiry each time they are verified."""
+    """Return whether the stored session still holds: some credentials get a new expiry with each verification."""
     now = utc_now()
     return (
         known.subject == identity.subject

@@ -1,4 +1,4 @@
-"""What every way of proving an identity has in common."""
+"""The interface of identity verifiers, and the failures they share."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ class IdentityVerifier(Protocol):
 
         Raises:
             Unauthenticated: CREDENTIAL_MISSING, CREDENTIAL_REJECTED, CREDENTIAL_EXPIRED or PRINCIPAL_NOT_ACCEPTED.
-            Unavailable: whoever could tell does not answer.
+            Unavailable: the issuer or workspace that could verify it does not answer.
         """
         ...
 
@@ -38,17 +38,17 @@ def bearer_token(credential: Credential) -> str:
         )
     scheme, _, token = credential.authorization.strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise rejected("authorization has to be: Bearer <token>")
+        raise rejected("the authorization header must be: Bearer <token>")
     return token.strip()
 
 
 def is_own_token(header: Mapping[str, Any]) -> bool:
-    """Tell whether a token's header is of one that Coxswain signs itself: it never proves who a caller is."""
+    """Return whether a header is of a token that Coxswain signs itself, which never proves a caller's identity."""
     return header.get("typ") in (PRINCIPAL_TOKEN_TYPE, SERVICE_TOKEN_TYPE)
 
 
 def rejected(why: str) -> Unauthenticated:
-    """Return the failure of a credential that was refused; `why` never holds any of it."""
+    """Return the failure of a credential that was refused; `why` never contains any part of it."""
     return Unauthenticated(why, reason="CREDENTIAL_REJECTED")
 
 

@@ -43,16 +43,16 @@ class KeyRing:
         self._keys: dict[str, bytes] = {}
         for key_id, key in keys:
             if not _KEY_ID.match(key_id):
-                raise KeyRingError("a key id is 1 to 64 letters, digits, dots, dashes or underscores")
+                raise KeyRingError("a key id must be 1 to 64 letters, digits, dots, dashes or underscores")
             if key_id in self._keys:
                 raise KeyRingError(f'the key "{key_id}" is in the ring twice')
             if len(key) != KEY_BYTES:
-                raise KeyRingError(f'the key "{key_id}" is {len(key)} bytes long; a key is {KEY_BYTES} bytes')
+                raise KeyRingError(f'the key "{key_id}" is {len(key)} bytes long; a key must be {KEY_BYTES} bytes long')
             if key in self._keys.values():
                 raise KeyRingError(f'the key "{key_id}" has the same bytes as another one')
             self._keys[key_id] = key
         if not self._keys:
-            raise KeyRingError("the key ring holds no key")
+            raise KeyRingError("the key ring holds no key; write at least one id:base64")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
@@ -72,7 +72,7 @@ class KeyRing:
         """Return 32 bytes that belong to one key and one purpose, so that no key serves two.
 
         Raises:
-            FailedPrecondition: KEY_UNAVAILABLE, the ring has no such key.
+            FailedPrecondition: KEY_UNAVAILABLE, the ring lacks the key.
         """
         key = self._keys.get(key_id)
         if key is None:
@@ -95,7 +95,7 @@ class KeyRing:
             for entry in filter(None, map(str.strip, line.split(","))):
                 key_id, separator, encoded = entry.partition(":")
                 if not separator:
-                    raise KeyRingError("an entry of the key ring is written id:base64")
+                    raise KeyRingError("an entry of the key ring must be written id:base64")
                 try:
                     keys.append((key_id.strip(), base64.b64decode(encoded.strip(), validate=True)))
                 except binascii.Error:
@@ -130,7 +130,7 @@ class KeyRing:
                     file.write(f"local-1:{base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()}\n")
                     file.flush()
                     os.fsync(file.fileno())
-                # A link appears at once and whole; whoever comes second uses the first one's.
+                # A link appears at once and whole; a second process uses the first one's.
                 with contextlib.suppress(FileExistsError):
                     os.link(written, path)
             finally:

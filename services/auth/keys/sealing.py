@@ -52,7 +52,7 @@ class Sealer:
         """Return `plaintext` sealed under the key.
 
         Raises:
-            FailedPrecondition: KEY_UNAVAILABLE, the ring has no such key.
+            FailedPrecondition: KEY_UNAVAILABLE, the ring lacks the key.
         """
         data_key, key_nonce, nonce = os.urandom(KEY_BYTES), os.urandom(_NONCE_BYTES), os.urandom(_NONCE_BYTES)
         wrapped = self._cipher(key_id).encrypt(key_nonce, data_key, binding.associated_data(key_id, "key"))
@@ -86,7 +86,7 @@ class Sealer:
         """Return a keyed hash (64 hex digits) of the parts, each with its length.
 
         Raises:
-            FailedPrecondition: KEY_UNAVAILABLE, the ring has no such key.
+            FailedPrecondition: KEY_UNAVAILABLE, the ring lacks the key.
         """
         digest = hmac.new(self.ring.derive(key_id, f"hash:{purpose}"), digestmod="sha256")
         for part in parts:

@@ -72,7 +72,7 @@ class MemberRepository:
 
     async def roles_of(self, subject: str) -> tuple[dict[str, Role], bool]:
         """Return a subject's role in each group it is a stored member of, and whether it is a platform admin."""
-        # One statement, as this is read whenever somebody signs in.
+        # One statement, as every exchange of a credential reads this.
         rows = await self._connection.execute(
             select(_TABLE.c.group_id, _TABLE.c.role)
             .where(_TABLE.c.subject == subject)

@@ -17,7 +17,7 @@ class PlatformAdminRepository:
         self._connection = connection
 
     async def any_exists(self) -> bool:
-        """Return whether anybody administers the installation."""
+        """Return whether the installation has a stored platform admin."""
         return (await self._connection.execute(select(_TABLE.c.subject).limit(1))).first() is not None
 
     async def add(self, subject: str) -> bool:

@@ -68,7 +68,7 @@ class SealedRowRepository:
         ]
 
     async def replace(self, row: SealedRow, sealed: Sealed, changes: Mapping[str, str]) -> bool:
-        """Store a value sealed anew with further changes; return whether nobody had written another one meanwhile."""
+        """Store a value sealed anew with further changes; return whether it was unchanged meanwhile."""
         table = _table(row.table)
         result = await self._connection.execute(
             update(table)

@@ -113,7 +113,7 @@ class Delegations:
         """Return a fresh principal that acts for an execution.
 
         Raises:
-            NotFound: there is no such grant of that execution.
+            NotFound: that execution has no such grant.
             PermissionDenied: DELEGATION_REVOKED, it was revoked, its subject has left the group, or was a member only
                 by a token that was shown too long ago; ROLE_REQUIRED, they may no longer act as the group.
             Unauthenticated: CREDENTIAL_EXPIRED, the user's token has expired; metadata `on_credential_expiry` says what
@@ -153,7 +153,7 @@ class Delegations:
             raise _revoked(grant.execution_id, f"belongs to {grant.subject}, who is no longer a member of its group")
         raise _revoked(
             grant.execution_id,
-            f"belongs to {grant.subject}, a member of its group only by a token, which counted until "
+            f"belongs to {grant.subject}, a member of its group only by a claim of a token, which counted until "
             f"{until:%Y-%m-%d %H:%M} UTC; they can start the execution, or save the schedule, again with a fresh "
             "token, or an admin of the group can add them with SetMember",
         )

@@ -81,7 +81,7 @@ class Groups:
 
         Raises:
             FailedPrecondition: CONFIRMATION_MISMATCH.
-            NotFound: there is no such group.
+            NotFound: the group does not exist.
         """
         if group_id != confirm_id:
             raise FailedPrecondition(
@@ -157,7 +157,7 @@ class Groups:
         return True
 
     async def administered(self) -> bool:
-        """Return whether anybody administers the installation."""
+        """Return whether the installation has a stored platform admin."""
         async with self._database.read() as connection:
             return await PlatformAdminRepository(connection).any_exists()
 
