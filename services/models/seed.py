@@ -14,7 +14,7 @@ from sqlalchemy import text
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.settings import CommonSettings, database_url
-from services.models.domain import Capabilities, ModelSpec, Provider
+from services.models.domain.model import Capabilities, ModelSpec, Provider
 from services.models.repositories.models import replace_shared
 from services.models.settings import ModelsSettings
 

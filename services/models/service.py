@@ -16,7 +16,7 @@ from services.common.grpc.server import Registry
 from services.common.hosting import StartError
 from services.common.identity.credentials import AuthCredentials
 from services.common.runtime import Runtime
-from services.models.domain import Provider
+from services.models.domain.model import Provider
 from services.models.egress import Egress
 from services.models.providers.base import ModelProvider
 from services.models.providers.litellm_helper import LitellmProvider

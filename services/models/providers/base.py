@@ -4,7 +4,9 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.models.domain import Answer, Completion, Delta, Embeddings, Message, Model
+from services.models.domain.answer import Answer, Delta, Embeddings
+from services.models.domain.conversation import Completion, Message
+from services.models.domain.model import Model
 
 
 @dataclass(frozen=True, slots=True)

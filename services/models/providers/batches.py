@@ -5,7 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from services.models.domain import Embeddings, Model, Usage
+from services.models.domain.answer import Embeddings
+from services.models.domain.model import Model
+from services.models.domain.usage import Usage
 from services.models.providers.upstream_errors import bad_response
 
 

@@ -19,19 +19,11 @@ import structlog
 from services.common.egress import required_origin
 from services.common.errors import CoxswainError
 from services.common.identity.credentials import CredentialSource, OutboundCredential
-from services.models.domain import (
-    Answer,
-    Completion,
-    Delta,
-    Embeddings,
-    FinishDelta,
-    Message,
-    Model,
-    ToolCallDelta,
-    Usage,
-    UsageDelta,
-    estimate_prompt_tokens,
-)
+from services.models.domain.answer import Answer, Delta, Embeddings, FinishDelta, ToolCallDelta, UsageDelta
+from services.models.domain.conversation import Completion, Message
+from services.models.domain.model import Model
+from services.models.domain.tokens import estimate_prompt_tokens
+from services.models.domain.usage import Usage
 from services.models.providers.base import TokenCount
 from services.models.providers.batches import embed_in_batches
 from services.models.providers.openai_wire import (

@@ -10,23 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from services.models.domain import (
+from services.models.domain.answer import (
     Answer,
-    Completion,
     Delta,
     Embeddings,
     FinishReason,
-    Message,
-    MessageRole,
-    Model,
-    Provider,
     ReasoningDelta,
     TextDelta,
-    ToolCall,
     ToolCallDelta,
-    Usage,
     Vectors,
 )
+from services.models.domain.conversation import Completion, Message, MessageRole, ToolCall
+from services.models.domain.model import Model, Provider
+from services.models.domain.usage import Usage
 
 Json = Mapping[str, Any]
 _CHOICES = ("auto", "none", "required")

@@ -10,7 +10,7 @@ import structlog
 
 from services.common.errors import CoxswainError, DeadlineExceeded
 from services.common.grpc.call import current_call
-from services.models.domain import Model
+from services.models.domain.model import Model
 
 logger = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from services.common.errors import (
 )
 from services.common.identity.credentials import OutboundCredential
 from services.common.logging import redact, repeats_secret
-from services.models.domain import Model
+from services.models.domain.model import Model
 
 RETRYABLE_STATUSES = frozenset({429, 503, 504})
 

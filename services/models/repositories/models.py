@@ -14,7 +14,7 @@ from services.common.db.database import Database
 from services.common.db.idempotency import forget_requests
 from services.common.errors import AlreadyExists, NotFound
 from services.common.ids import new_id
-from services.models.domain import SHARED_GROUP, Capabilities, Model, ModelKey, ModelSpec, Provider
+from services.models.domain.model import SHARED_GROUP, Capabilities, Model, ModelKey, ModelSpec, Provider
 from services.models.tables import disabled_models, models, requests
 
 

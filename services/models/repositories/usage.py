@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.models.domain import Budget, UsageGrouping, UsageQuery, UsageRecord, UsageSum
+from services.models.domain.usage import Budget, UsageGrouping, UsageQuery, UsageRecord, UsageSum
 from services.models.tables import budgets, call_counts, monthly_costs, usage_records
 
 

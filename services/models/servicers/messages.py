@@ -9,31 +9,29 @@ from google.protobuf.struct_pb2 import Struct
 from coxswain.models.v1 import inference_pb2 as inference_pb
 from coxswain.models.v1 import model_pb2 as model_pb
 from services.common.grpc.json_values import from_struct
-from services.models.domain import (
+from services.models.domain.answer import (
     Answer,
-    Capabilities,
-    Completion,
-    ContentPart,
     Delta,
     FinishDelta,
     FinishReason,
-    Message,
-    MessageRole,
-    Model,
-    ModelKey,
-    ModelSpec,
-    Provider,
     ReasoningDelta,
-    ResponseFormat,
-    Sampling,
     TextDelta,
-    ToolCall,
     ToolCallDelta,
-    ToolDefinition,
-    Usage,
     UsageDelta,
     Vectors,
 )
+from services.models.domain.conversation import (
+    Completion,
+    ContentPart,
+    Message,
+    MessageRole,
+    ResponseFormat,
+    Sampling,
+    ToolCall,
+    ToolDefinition,
+)
+from services.models.domain.model import Capabilities, Model, ModelKey, ModelSpec, Provider
+from services.models.domain.usage import Usage
 
 _PROVIDERS = {
     model_pb.PROVIDER_OFFLINE: Provider.OFFLINE,

@@ -10,7 +10,7 @@ from services.common.db.idempotency import request_hash
 from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_call, current_principal
 from services.common.grpc.validation import validate
-from services.models.domain import Provider
+from services.models.domain.model import Provider
 from services.models.repositories.models import RequestKey
 from services.models.servicers.messages import key_of, model_message, spec_of
 from services.models.usecases.models import Models

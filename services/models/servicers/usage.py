@@ -9,7 +9,7 @@ from coxswain.models.v1 import usage_pb2 as pb
 from coxswain.models.v1.usage_service_pb2_grpc import UsageServiceServicer
 from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_principal
-from services.models.domain import Budget, UsageGrouping, UsageQuery
+from services.models.domain.usage import Budget, UsageGrouping, UsageQuery
 from services.models.usecases.usage import Budgets, UsageReports
 
 

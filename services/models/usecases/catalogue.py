@@ -4,7 +4,7 @@ import difflib
 import time
 
 from services.common.errors import FailedPrecondition, NotFound
-from services.models.domain import Model, ModelKey
+from services.models.domain.model import Model, ModelKey
 from services.models.repositories.models import ModelRepository
 
 _CACHE_SIZE = 10_000

@@ -9,25 +9,20 @@ from services.common.clock import utc_now
 from services.common.errors import FailedPrecondition, Internal, InvalidArgument
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
-from services.models.domain import (
+from services.models.domain.answer import (
     Answer,
-    Completion,
     Delta,
     Embeddings,
     FinishDelta,
-    Message,
-    MessageRole,
-    Model,
-    Provider,
     ReasoningDelta,
     TextDelta,
     ToolCallDelta,
-    Usage,
     UsageDelta,
-    UsageRecord,
-    estimate_prompt_tokens,
-    estimate_tokens,
 )
+from services.models.domain.conversation import Completion, Message, MessageRole
+from services.models.domain.model import Model, Provider
+from services.models.domain.tokens import estimate_prompt_tokens, estimate_tokens
+from services.models.domain.usage import Usage, UsageRecord
 from services.models.providers.base import ModelProvider, TokenCount
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.usage import Budgets, UsageRecorder

@@ -9,7 +9,7 @@ from services.common.egress import AddressPolicy
 from services.common.errors import FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.paging import cut_page, decode_page_token, page_size
-from services.models.domain import Capabilities, Model, ModelKey, ModelSpec, Provider
+from services.models.domain.model import Capabilities, Model, ModelKey, ModelSpec, Provider
 from services.models.providers.offline.provider import UPSTREAM_MODELS as OFFLINE_MODELS
 from services.models.repositories.models import ModelRepository, RequestKey
 from services.models.usecases.catalogue import Catalogue

@@ -10,7 +10,7 @@ import structlog
 from services.common.clock import utc_now
 from services.common.errors import InvalidArgument, ResourceExhausted
 from services.common.identity.principal import Principal
-from services.models.domain import Budget, UsageQuery, UsageRecord, UsageSum
+from services.models.domain.usage import Budget, UsageQuery, UsageRecord, UsageSum
 from services.models.repositories.usage import UsageRepository
 
 logger = structlog.get_logger(__name__)

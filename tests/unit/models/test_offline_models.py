@@ -11,18 +11,9 @@ import numpy as np
 import pytest
 
 from services.common.errors import FailedPrecondition, InvalidArgument
-from services.models.domain import (
-    Capabilities,
-    Completion,
-    ContentPart,
-    FinishReason,
-    Message,
-    MessageRole,
-    Model,
-    ModelSpec,
-    Provider,
-    Sampling,
-)
+from services.models.domain.answer import FinishReason
+from services.models.domain.conversation import Completion, ContentPart, Message, MessageRole, Sampling
+from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
 from services.models.providers.offline.embedder import DIMENSION, PackagedEmbedder
 from services.models.providers.offline.extract import Length, extract
 from services.models.providers.offline.provider import OfflineProvider

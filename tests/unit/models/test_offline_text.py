@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.models.domain import ContentPart, Message, MessageRole
+from services.models.domain.conversation import ContentPart, Message, MessageRole
 from services.models.providers.offline.extract import Length, requested_length
 from services.models.providers.offline.prompt import read_prompt
 from services.models.providers.offline.sentences import split_lines, split_sentences

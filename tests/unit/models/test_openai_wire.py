@@ -11,22 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.models.domain import (
-    Capabilities,
-    Completion,
-    ContentPart,
-    FinishReason,
-    Message,
-    MessageRole,
-    Model,
-    ModelSpec,
-    Provider,
-    ReasoningDelta,
-    Sampling,
-    TextDelta,
-    ToolCallDelta,
-    Usage,
-)
+from services.models.domain.answer import FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
+from services.models.domain.conversation import Completion, ContentPart, Message, MessageRole, Sampling
+from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
+from services.models.domain.usage import Usage
 from services.models.providers.openai_wire import (
     BadResponse,
     chat_request,

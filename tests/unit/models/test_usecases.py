@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.identity.credentials import OutboundCredential
-from services.models.domain import (
-    Capabilities,
-    Model,
-    ModelKey,
-    ModelSpec,
-    Provider,
-    Usage,
-    UsageRecord,
-    estimate_tokens,
-)
+from services.models.domain.model import Capabilities, Model, ModelKey, ModelSpec, Provider
+from services.models.domain.tokens import estimate_tokens
+from services.models.domain.usage import Usage, UsageRecord
 from services.models.providers.upstream_errors import retry_after_seconds, status_failure
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.usage import UsageRecorder

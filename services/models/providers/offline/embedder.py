@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.errors import InvalidArgument
-from services.models.domain import Vectors
+from services.models.domain.answer import Vectors
 
 DIMENSION = 256
 _TOKENIZER_FILE = "tokenizers/l2_supercat_tokenizer_config.json"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.models.domain import Vectors
+from services.models.domain.answer import Vectors
 from services.models.providers.offline.embedder import PackagedEmbedder
 from services.models.providers.offline.sentences import Sentence, split_lines, split_sentences
 from services.models.providers.offline.words import LEANING_WORDS, STOP_WORDS, TASK_WORDS

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.models.domain import Message, MessageRole
+from services.models.domain.conversation import Message, MessageRole
 
 # The words CrewAI puts around a task.
 _TASK = re.compile(r"^\s*Current Task:\s*")

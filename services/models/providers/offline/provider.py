@@ -7,19 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from services.common.errors import FailedPrecondition, InvalidArgument
-from services.models.domain import (
-    Answer,
-    Completion,
-    Delta,
-    Embeddings,
-    FinishDelta,
-    FinishReason,
-    Message,
-    Model,
-    TextDelta,
-    Usage,
-    UsageDelta,
-)
+from services.models.domain.answer import Answer, Delta, Embeddings, FinishDelta, FinishReason, TextDelta, UsageDelta
+from services.models.domain.conversation import Completion, Message
+from services.models.domain.model import Model
+from services.models.domain.usage import Usage
 from services.models.providers.base import TokenCount
 from services.models.providers.offline.embedder import PackagedEmbedder
 from services.models.providers.offline.extract import extract, requested_length

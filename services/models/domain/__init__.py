@@ -1,0 +1,1 @@
+"""What the models service speaks of. Plain values: no wire, no rows."""

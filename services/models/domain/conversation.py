@@ -1,0 +1,92 @@
+"""What a model is asked to complete."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class MessageRole(StrEnum):
+    """Who speaks; the values are those of OpenAI's interface."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class ContentPart:
+    """A piece of a message."""
+
+    text: str
+    material: bool = False
+    """Text to work on, as opposed to instructions."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A model's wish to call a tool."""
+
+    id: str
+    name: str
+    arguments_json: str
+    """As the model wrote it, which may be invalid JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: MessageRole
+    content: tuple[ContentPart, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+    @property
+    def text(self) -> str:
+        """All pieces joined."""
+        return "".join(part.text for part in self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDefinition:
+    """A tool the model may call."""
+
+    name: str
+    description: str
+    parameters_schema: Mapping[str, Any]
+    """JSON schema of the arguments; empty means that there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """A wish for JSON."""
+
+    name: str
+    schema: Mapping[str, Any]
+    """JSON schema; empty means any object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a model chooses; None is the model's own setting."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_output_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    reasoning_effort: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What to complete, and how."""
+
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolDefinition, ...] = ()
+    tool_choice: str = ""
+    response_format: ResponseFormat | None = None
+    sampling: Sampling = Sampling()
