@@ -15,7 +15,7 @@ from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.settings import CommonSettings, database_url
 from services.models.domain.model import Capabilities, ModelSpec, Provider
-from services.models.repositories.models import replace_shared
+from services.models.repositories.models import ModelRepository
 from services.models.settings import ModelsSettings
 
 
@@ -78,7 +78,7 @@ async def seed(database: Database, path: Path | None = None) -> None:
         if database.dialect == "postgresql":
             # Replicas that start together take turns.
             await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('coxswain-models-seed'))"))
-        await replace_shared(connection, specs)
+        await ModelRepository(connection).replace_shared(specs)
 
 
 async def _main() -> None:

@@ -2,19 +2,16 @@
 
 import asyncio
 import contextlib
-from datetime import timedelta
-
-import structlog
 
 from coxswain.auth.v1 import credential_pb2
 from coxswain.models.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from coxswain.models.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from coxswain.models.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
-from services.common.clock import utc_now
 from services.common.egress import AddressPolicy, required_origin
 from services.common.grpc.server import Registry
 from services.common.hosting import StartError
 from services.common.identity.credentials import AuthCredentials
+from services.common.periodic import every
 from services.common.runtime import Runtime
 from services.models.domain.model import Provider
 from services.models.egress import Egress
@@ -24,19 +21,17 @@ from services.models.providers.offline.embedder import PackagedEmbedder
 from services.models.providers.offline.provider import OfflineProvider
 from services.models.providers.openai_compatible import OpenAICompatibleProvider, Sizes
 from services.models.providers.retries import RetryLimits
-from services.models.repositories.models import SqlModelRepository
-from services.models.repositories.usage import SqlUsageRepository
 from services.models.seed import SeedError, read_seed, seed
 from services.models.servicers.inference import InferenceServicer
 from services.models.servicers.models import ModelServicer
 from services.models.servicers.usage import UsageServicer
 from services.models.settings import ModelsSettings
+from services.models.usecases.budgets import Budgets
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.inference import Inference
 from services.models.usecases.models import Models
-from services.models.usecases.usage import Budgets, UsageRecorder, UsageReports
-
-logger = structlog.get_logger(__name__)
+from services.models.usecases.usage import UsageReports
+from services.models.usecases.usage_recorder import UsageRecorder
 
 _SQLITE_CATALOGUE_SECONDS = 5.0
 _CLOSE_SECONDS = 10.0
@@ -54,15 +49,12 @@ class ModelsService:
         if max_age is None:
             max_age = _SQLITE_CATALOGUE_SECONDS if on_sqlite else 0.0
 
-        repository = SqlModelRepository(runtime.database)
-        usage = SqlUsageRepository(runtime.database)
-        catalogue = Catalogue(repository, max_age)
+        catalogue = Catalogue(runtime.database, max_age)
         addresses = AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_MODELS_EGRESS_ALLOWED_NETWORKS")
-        self._repository = repository
         self._cleaning: asyncio.Task[None] | None = None
-        self._recorder = UsageRecorder(usage)
+        self._recorder = UsageRecorder(runtime.database)
         self._providers = _providers(settings, runtime, addresses)
-        budgets = Budgets(usage, self._recorder, max_age)
+        budgets = Budgets(runtime.database, self._recorder, max_age)
         inference = Inference(
             catalogue,
             self._providers,
@@ -71,10 +63,16 @@ class ModelsService:
             default_embedding_model=settings.default_embedding_model,
             max_message_bytes=runtime.settings.max_message_bytes,
         )
-        models = Models(repository, catalogue, addresses, frozenset(settings.litellm_providers))
-        self._model_servicer = ModelServicer(models)
+        self._models = Models(
+            runtime.database,
+            catalogue,
+            addresses,
+            frozenset(settings.litellm_providers),
+            request_retention=settings.request_retention_seconds,
+        )
+        self._model_servicer = ModelServicer(self._models)
         self._inference_servicer = InferenceServicer(inference)
-        self._usage_servicer = UsageServicer(UsageReports(usage, self._recorder), budgets)
+        self._usage_servicer = UsageServicer(UsageReports(runtime.database, self._recorder), budgets)
 
     def register(self, registry: Registry) -> None:
         """Register the three servicers."""
@@ -87,20 +85,12 @@ class ModelsService:
         if self._seeds:
             await seed(self._database, self._settings.seed_file)
         self._recorder.start()
-        self._cleaning = asyncio.create_task(self._keep_clean())
-
-    async def _keep_clean(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.cleaning_seconds)
-            try:
-                await self._repository.forget_requests(
-                    utc_now() - timedelta(seconds=self._settings.request_retention_seconds)
-                )
-            except Exception:
-                logger.exception("old requests could not be removed")
+        self._cleaning = asyncio.create_task(
+            every(self._settings.cleaning_seconds, self._models.forget_requests, name="forget_requests")
+        )
 
     async def drain(self) -> None:
-        """Running calls go on."""
+        """Let running calls go on: there is nothing to hand over."""
 
     async def close(self) -> None:
         """Store what is left of usage, then close connections and processes."""

@@ -2,6 +2,7 @@
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
+from services.common.db.idempotency import requests_table
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
 
 metadata = MetaData(naming_convention=NAMING_CONVENTION)
@@ -42,19 +43,7 @@ disabled_models = Table(
     Column("disabled_at", UtcDateTime, nullable=False),
 )
 
-# What a request_id made, so that repeating the request finds it; removed when nobody repeats it any more.
-requests = Table(
-    "requests",
-    metadata,
-    Column("group_id", _GROUP, primary_key=True),
-    Column("subject", String(512), primary_key=True),
-    Column("method", String(128), primary_key=True),
-    Column("request_id", String(128), primary_key=True),
-    Column("request_hash", String(64), nullable=False),
-    Column("model_id", _ID, nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-    Index("ix_requests_created_at", "created_at"),
-)
+requests = requests_table(metadata)
 
 usage_records = Table(
     "usage_records",

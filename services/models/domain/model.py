@@ -1,6 +1,6 @@
 """Models: what is configured of them, and how a group sees them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 
@@ -62,6 +62,13 @@ class ModelSpec:
         return (
             input_tokens * self.input_cost_per_million_tokens + output_tokens * self.output_cost_per_million_tokens
         ) / 1_000_000
+
+
+CHANGEABLE_FIELDS = frozenset(
+    {field.name for field in fields(ModelSpec) if field.name != "name"}
+    | {f"capabilities.{field.name}" for field in fields(Capabilities)}
+)
+"""Paths of what can be changed of a model's configuration."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Access to rows, behind Protocols."""
+"""Rows of each resource, over a connection that the use case has opened."""

@@ -2,18 +2,17 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
 
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from services.common.grpc.call import current_principal
-from services.models.servicers.messages import (
-    answer_message,
-    completion_of,
-    delta_message,
-    embedding_messages,
-    messages_of,
-    usage_message,
+from services.common.grpc.handler import Context
+from services.models.servicers.messages.inference import (
+    answer_to_proto,
+    completion_from_proto,
+    delta_to_proto,
+    embeddings_to_proto,
+    messages_from_proto,
 )
 from services.models.usecases.inference import Inference
 
@@ -24,30 +23,27 @@ class InferenceServicer(InferenceServiceServicer):
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
 
-    async def Complete(self, request: pb.CompleteRequest, context: Any) -> pb.CompleteResponse:
-        """Answer a conversation."""
-        return answer_message(await self._inference.complete(current_principal(), completion_of(request.completion)))
+    async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
+        """See the proto."""
+        completion = completion_from_proto(request.completion)
+        return answer_to_proto(await self._inference.complete(current_principal(), completion))
 
     async def StreamComplete(
-        self, request: pb.StreamCompleteRequest, context: Any
+        self, request: pb.StreamCompleteRequest, context: Context
     ) -> AsyncIterator[pb.StreamCompleteResponse]:
-        """Answer a conversation piece by piece."""
-        stream = self._inference.stream(current_principal(), completion_of(request.completion))
+        """See the proto."""
+        stream = self._inference.stream(current_principal(), completion_from_proto(request.completion))
         async with aclosing(stream) as deltas:
             async for delta in deltas:
-                yield delta_message(delta)
+                yield delta_to_proto(delta)
 
-    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
-        """Embed texts."""
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        """See the proto."""
         model, embeddings = await self._inference.embed(current_principal(), request.model, list(request.texts))
-        return pb.EmbedResponse(
-            embeddings=embedding_messages(embeddings.vectors),
-            model=model.name,
-            dimension=embeddings.vectors.shape[1],
-            usage=usage_message(embeddings.usage),
-        )
+        return embeddings_to_proto(model, embeddings)
 
-    async def CountTokens(self, request: pb.CountTokensRequest, context: Any) -> pb.CountTokensResponse:
-        """Measure a conversation."""
-        count = await self._inference.count_tokens(current_principal(), request.model, messages_of(request.messages))
+    async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
+        """See the proto."""
+        messages = messages_from_proto(request.messages)
+        count = await self._inference.count_tokens(current_principal(), request.model, messages)
         return pb.CountTokensResponse(tokens=count.tokens, exact=count.exact)

@@ -1,1 +1,1 @@
-"""What the service does, one module for each proto service."""
+"""What the service does: one module for each proto service, and what they share."""

@@ -1,11 +1,12 @@
 """Which model a group means by a name, fast."""
 
 import difflib
-import time
 
+from services.common.cache import AsyncCache
+from services.common.db.database import Database
 from services.common.errors import FailedPrecondition, NotFound
 from services.models.domain.model import Model, ModelKey
-from services.models.repositories.models import ModelRepository
+from services.models.repositories.models import ModelRepository, read_model
 
 _CACHE_SIZE = 10_000
 _NEAR_NAMES = 5
@@ -14,44 +15,32 @@ _NEAR_NAMES = 5
 class Catalogue:
     """Finds models, and remembers them for a short time by group and name."""
 
-    def __init__(self, repository: ModelRepository, max_age: float) -> None:
+    def __init__(self, database: Database, max_age: float) -> None:
         """`max_age` is in seconds; 0 remembers nothing, which is right where other processes change rows."""
-        self._repository = repository
-        self._max_age = max_age
-        self._cache: dict[tuple[str, str], tuple[float, Model]] = {}
-        self._generation = 0
+        self._database = database
+        self._cache = AsyncCache[tuple[str, str], Model](_CACHE_SIZE, max_age) if max_age else None
 
     async def find(self, group_id: str, name: str) -> Model:
         """Return the model.
 
         Raises:
-            NotFound: the group sees none of that name; the message lists near ones.
+            NotFound: the group sees none of that name; the message lists similar ones.
         """
-        entry = self._cache.get((group_id, name))
-        if entry is not None and entry[0] > time.monotonic():
-            return entry[1]
-        generation = self._generation
-        model = await self._repository.find(group_id, ModelKey(name=name))
-        if model is None:
-            raise await self._not_found(group_id, name)
-        # What was read before a change may be what was changed.
-        if self._max_age and generation == self._generation:
-            if len(self._cache) >= _CACHE_SIZE:
-                self._cache.clear()
-            self._cache[group_id, name] = (time.monotonic() + self._max_age, model)
-        return model
+        if self._cache is None:
+            return await self._read(group_id, name)
+        return await self._cache.get((group_id, name), lambda: self._read(group_id, name))
 
     async def find_enabled(self, group_id: str, name: str) -> Model:
         """Return the model if the group may call it.
 
         Raises:
             NotFound: the group sees none of that name.
-            FailedPrecondition: the group has switched it off.
+            FailedPrecondition: the group has disabled it.
         """
         model = await self.find(group_id, name)
         if not model.enabled:
             raise FailedPrecondition(
-                f'the model "{name}" is disabled for your group; an admin of it can switch it on with SetModelEnabled',
+                f'the model "{name}" is disabled for your group; an admin of it can enable it with SetModelEnabled',
                 reason="MODEL_DISABLED",
                 metadata={"model": name},
             )
@@ -59,15 +48,27 @@ class Catalogue:
 
     def forget(self, group_id: str, name: str) -> None:
         """Read the model anew the next time."""
-        self._generation += 1
-        self._cache.pop((group_id, name), None)
+        if self._cache is not None:
+            self._cache.forget((group_id, name))
 
-    async def _not_found(self, group_id: str, name: str) -> NotFound:
-        names = await self._repository.names(group_id)
-        by_key = {known.lower(): known for known in names}
-        near = [by_key[key] for key in difflib.get_close_matches(name.lower(), by_key, n=_NEAR_NAMES, cutoff=0.6)]
-        quoted = " or ".join(f'"{known}"' for known in near)
-        hint = f"did you mean {quoted}?" if near else "ListModels shows those there are."
-        return NotFound(
-            f'there is no model "{name}" for your group; {hint}', reason="MODEL_NOT_FOUND", metadata={"model": name}
-        )
+    async def _read(self, group_id: str, name: str) -> Model:
+        model = await read_model(self._database, group_id, name)
+        if model is None:
+            async with self._database.read() as connection:
+                raise await model_not_found(ModelRepository(connection), group_id, ModelKey(name=name))
+        return model
+
+
+async def model_not_found(models: ModelRepository, group_id: str, key: ModelKey) -> NotFound:
+    """Return the failure of a group that sees no such model; it suggests similar names."""
+    near: list[str] = []
+    if key.name:
+        by_key = {known.lower(): known for known in await models.names(group_id)}
+        matches = difflib.get_close_matches(key.name.lower(), by_key, n=_NEAR_NAMES, cutoff=0.6)
+        near = [by_key[match] for match in matches]
+    quoted = " or ".join(f'"{name}"' for name in near)
+    meant = f'"{key.name}"' if key.name else f'with the id "{key.id}"'
+    hint = f"did you mean {quoted}?" if near else "ListModels lists the models it can use"
+    return NotFound(
+        f"your group has no model {meant}; {hint}", reason="MODEL_NOT_FOUND", metadata={"model": key.name or key.id}
+    )

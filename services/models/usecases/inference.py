@@ -24,8 +24,9 @@ from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_prompt_tokens, estimate_tokens
 from services.models.domain.usage import Usage, UsageRecord
 from services.models.providers.base import ModelProvider, TokenCount
+from services.models.usecases.budgets import Budgets
 from services.models.usecases.catalogue import Catalogue
-from services.models.usecases.usage import Budgets, UsageRecorder
+from services.models.usecases.usage_recorder import UsageRecorder
 
 _FLOAT_BYTES = 4
 # Room for the rest of an embeddings message.

@@ -1,24 +1,30 @@
 """Configuration of models."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.db.idempotency import RequestKey, RequestRepository, forget_requests
 from services.common.egress import AddressPolicy
-from services.common.errors import FieldViolation, InvalidArgument, NotFound
+from services.common.errors import AlreadyExists, FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
-from services.common.paging import cut_page, decode_page_token, page_size
-from services.models.domain.model import Capabilities, Model, ModelKey, ModelSpec, Provider
+from services.common.ids import new_id
+from services.common.paging import Page, Pager
+from services.models.domain.model import Model, ModelKey, ModelSpec, Provider
 from services.models.providers.offline.provider import UPSTREAM_MODELS as OFFLINE_MODELS
-from services.models.repositories.models import ModelRepository, RequestKey
-from services.models.usecases.catalogue import Catalogue
+from services.models.repositories.models import ModelRepository
+from services.models.tables import requests
+from services.models.usecases.catalogue import Catalogue, model_not_found
 
-_LISTING = "models"
-CHANGEABLE = frozenset(field.name for field in fields(ModelSpec)) - {"name"}
+_PAGER = Pager("models")
+_CREATE = "CreateModel"
 # Forms of a number that some resolvers take for an address.
 _LEGACY_NUMBER = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[0-9.]+|0[xX][0-9a-fA-F.xX]*")
-_CAPABILITIES = frozenset(f"capabilities.{field.name}" for field in fields(Capabilities))
 
 
 class Models:
@@ -26,31 +32,38 @@ class Models:
 
     def __init__(
         self,
-        repository: ModelRepository,
+        database: Database,
         catalogue: Catalogue,
         addresses: AddressPolicy,
         litellm_providers: frozenset[str],
+        *,
+        request_retention: float,
     ) -> None:
-        """`litellm_providers` are those of litellm's that groups' own models may use."""
-        self._repository = repository
+        """`litellm_providers` are those of litellm's that groups' own models may use.
+
+        `request_retention` is in seconds: how long a request_id is remembered.
+        """
+        self._database = database
         self._catalogue = catalogue
         self._addresses = addresses
         self._litellm_providers = litellm_providers
+        self._request_retention = timedelta(seconds=request_retention)
 
-    async def page(
-        self, principal: Principal, requested_size: int, page_token: str, *, enabled_only: bool
-    ) -> tuple[Sequence[Model], str]:
-        """Return one page by name and the token of the next.
+    async def page(self, principal: Principal, size: int, token: str, *, enabled_only: bool) -> Page[Model]:
+        """Return one page by name.
 
         Raises:
             InvalidArgument: the token is not of this listing.
         """
-        filters = {"group": principal.group_id, "enabled_only": enabled_only}
-        key = decode_page_token(page_token, _LISTING, filters)
-        after = key[0] if key and isinstance(key[0], str) else ""
-        size = page_size(requested_size)
-        found = await self._repository.page(principal.group_id, after, size + 1, enabled_only=enabled_only)
-        return cut_page(found, size, _LISTING, filters, lambda model: [model.name])
+        async with self._database.read() as connection:
+            models = ModelRepository(connection)
+
+            async def read(after: list[Any] | None, limit: int) -> Sequence[Model]:
+                first = after[0] if after else ""
+                return await models.page(principal.group_id, first, limit, enabled_only=enabled_only)
+
+            filters = {"group": principal.group_id, "enabled_only": enabled_only}
+            return await _PAGER.page(size, token, filters, read, lambda model: [model.name])
 
     async def get(self, principal: Principal, key: ModelKey) -> Model:
         """Return a model.
@@ -60,56 +73,58 @@ class Models:
         """
         if key.name:
             return await self._catalogue.find(principal.group_id, key.name)
-        model = await self._repository.find(principal.group_id, key)
-        if model is None:
-            raise NotFound(
-                f'there is no model with the id "{key.id}" for your group; ListModels shows those there are',
-                reason="MODEL_NOT_FOUND",
-                metadata={"model": key.id},
-            )
-        return model
+        async with self._database.read() as connection:
+            return await _seen(ModelRepository(connection), principal.group_id, key)
 
-    async def create(self, principal: Principal, spec: ModelSpec, request: RequestKey | None) -> Model:
-        """Add a model of the caller's group.
+    async def create(self, principal: Principal, spec: ModelSpec, request_id: str, request_hash: str) -> Model:
+        """Add a model of the caller's group; a repeated `request_id` returns the model of the first request.
 
         Raises:
             InvalidArgument: the configuration cannot work, or leads where groups may not go.
             AlreadyExists: the group has one of that name, or the request_id came with another body.
+            NotFound: the model of the first request has been deleted since.
         """
         self._check(spec)
-        model = await self._repository.create(principal.group_id, spec, request)
+        now = utc_now()
+        model = Model(new_id(), principal.group_id, spec, enabled=True, created_at=now, updated_at=now)
+        async with self._database.write() as connection:
+            models = ModelRepository(connection)
+            if request_id:
+                key = RequestKey(principal.group_id, principal.subject, _CREATE, request_id, request_hash)
+                first_id = await RequestRepository(connection, requests).claim(key, model.id)
+                if first_id != model.id:
+                    standing = await models.find(principal.group_id, ModelKey(id=first_id))
+                    if standing is None:
+                        raise NotFound(
+                            f'the model "{spec.name}" that this request made has been deleted',
+                            metadata={"resource": "model", "id": first_id},
+                        )
+                    return standing
+            if not await models.add(model):
+                raise AlreadyExists(
+                    f'your group has a model "{spec.name}"; change it with UpdateModel or choose another name',
+                    metadata={"resource": "model", "name": spec.name},
+                )
         self._catalogue.forget(principal.group_id, spec.name)
         return model
 
-    async def update(self, principal: Principal, key: ModelKey, spec: ModelSpec, paths: Iterable[str]) -> Model:
-        """Change the fields that `paths` name to what `spec` holds.
+    async def update(self, principal: Principal, key: ModelKey, changes: Mapping[str, Any]) -> Model:
+        """Change the fields of a model that `changes` names by their paths, some of `CHANGEABLE_FIELDS`.
 
         Raises:
-            InvalidArgument: a path is no field that can be changed, or the result cannot work.
+            InvalidArgument: the result cannot work.
             NotFound: the group has no such model of its own.
         """
-        paths = frozenset(paths)
-        if not paths:
-            raise InvalidArgument.field("update_mask", 'name the fields to change, or "*" for all of them')
-        if unknown := sorted(paths - CHANGEABLE - _CAPABILITIES - {"*"}):
-            raise InvalidArgument(
-                f"update_mask names fields that cannot be changed: {', '.join(unknown)}",
-                violations=[
-                    FieldViolation("update_mask", f'"{path}" is not one of {", ".join(sorted(CHANGEABLE))}')
-                    for path in unknown
-                ],
-            )
-
-        def alter(current: ModelSpec) -> ModelSpec:
-            altered = _merge(current, spec, paths)
-            self._check(altered)
-            return altered
-
-        model = await self._repository.change(principal.group_id, key, alter)
-        if model is None:
-            raise await self._not_own(principal, key)
-        self._catalogue.forget(principal.group_id, model.name)
-        return model
+        async with self._database.write() as connection:
+            models = ModelRepository(connection)
+            current = await models.find_own(principal.group_id, key)
+            if current is None:
+                raise await _not_own(models, principal.group_id, key)
+            changed = replace(current, spec=_merge(current.spec, changes), updated_at=utc_now())
+            self._check(changed.spec)
+            await models.update(changed)
+        self._catalogue.forget(principal.group_id, changed.name)
+        return changed
 
     async def delete(self, principal: Principal, key: ModelKey) -> None:
         """Remove a model of the caller's group.
@@ -117,9 +132,11 @@ class Models:
         Raises:
             NotFound: the group has no such model of its own.
         """
-        name = await self._repository.delete(principal.group_id, key)
-        if name is None:
-            raise await self._not_own(principal, key)
+        async with self._database.write() as connection:
+            models = ModelRepository(connection)
+            name = await models.delete(principal.group_id, key)
+            if name is None:
+                raise await _not_own(models, principal.group_id, key)
         self._catalogue.forget(principal.group_id, name)
 
     async def set_enabled(self, principal: Principal, key: ModelKey, *, enabled: bool) -> Model:
@@ -128,25 +145,16 @@ class Models:
         Raises:
             NotFound: the group sees no such model.
         """
-        self._catalogue.forget(principal.group_id, key.name)
-        model = await self.get(principal, key)
-        await self._repository.set_enabled(principal.group_id, model.id, enabled=enabled)
+        async with self._database.write() as connection:
+            models = ModelRepository(connection)
+            model = await _seen(models, principal.group_id, key)
+            await models.set_enabled(principal.group_id, model.id, enabled=enabled)
         self._catalogue.forget(principal.group_id, model.name)
         return replace(model, enabled=enabled)
 
-    async def _not_own(self, principal: Principal, key: ModelKey) -> NotFound:
-        """Return the failure to find a group's own model, which says so when it is a shared one."""
-        model = await self.get(principal, key)
-        name = model.name
-        if not model.shared:
-            # It came or went between the two looks.
-            return NotFound.of("model", name)
-        return NotFound(
-            f'"{name}" is shared by all groups and cannot be changed; create a model of that name for your group, '
-            "which then hides it, or switch it off with SetModelEnabled",
-            reason="MODEL_NOT_FOUND",
-            metadata={"model": name},
-        )
+    async def forget_requests(self) -> int:
+        """Forget the request_ids of models made long ago and return how many."""
+        return await forget_requests(self._database, requests, utc_now() - self._request_retention)
 
     def _check(self, spec: ModelSpec) -> None:
         violations = [
@@ -160,10 +168,7 @@ class Models:
             *self._check_upstream_model(spec),
         ]
         if violations:
-            raise InvalidArgument(
-                "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
-                violations=violations,
-            )
+            raise InvalidArgument.fields(violations)
         if spec.base_url:
             self._addresses.check_literal(spec.base_url)
 
@@ -206,14 +211,27 @@ def _check_base_url(spec: ModelSpec) -> list[FieldViolation]:
     return []
 
 
-def _merge(current: ModelSpec, new: ModelSpec, paths: frozenset[str]) -> ModelSpec:
-    if "*" in paths:
-        if new.name not in ("", current.name):
-            raise InvalidArgument.field(
-                "model.name", f'a model cannot be renamed: leave the name out or repeat "{current.name}"'
-            )
-        return replace(new, name=current.name)
-    merged = replace(current, **{path: getattr(new, path) for path in paths & CHANGEABLE})
-    single = [path.partition(".")[2] for path in paths & _CAPABILITIES]
-    can = replace(merged.capabilities, **{name: getattr(new.capabilities, name) for name in single})
-    return replace(merged, capabilities=can)
+def _merge(current: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
+    merged = replace(current, **{path: value for path, value in changes.items() if "." not in path})
+    single = {path.partition(".")[2]: value for path, value in changes.items() if "." in path}
+    return replace(merged, capabilities=replace(merged.capabilities, **single))
+
+
+async def _seen(models: ModelRepository, group_id: str, key: ModelKey) -> Model:
+    model = await models.find(group_id, key)
+    if model is None:
+        raise await model_not_found(models, group_id, key)
+    return model
+
+
+async def _not_own(models: ModelRepository, group_id: str, key: ModelKey) -> NotFound:
+    """Return the failure to find a group's own model, which says so when it is a shared one."""
+    shared = await models.find(group_id, key)
+    if shared is None:
+        return await model_not_found(models, group_id, key)
+    return NotFound(
+        f'"{shared.name}" is shared by all groups and cannot be changed; create a model of that name for your group, '
+        "which then hides it, or disable it with SetModelEnabled",
+        reason="MODEL_NOT_FOUND",
+        metadata={"model": shared.name},
+    )

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.identity.credentials import OutboundCredential
-from services.models.domain.model import Capabilities, Model, ModelKey, ModelSpec, Provider
+from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
 from services.models.domain.tokens import estimate_tokens
 from services.models.domain.usage import Usage, UsageRecord
 from services.models.providers.upstream_errors import retry_after_seconds, status_failure
 from services.models.usecases.catalogue import Catalogue
-from services.models.usecases.usage import UsageRecorder
+from services.models.usecases.usage_recorder import UsageRecorder
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -27,57 +27,50 @@ def model(name: str, *, enabled: bool = True) -> Model:
     return Model("1", "", spec, enabled=enabled, created_at=NOW, updated_at=NOW)
 
 
-class Rows:
-    """Models by group and name, slow on demand."""
+class Rows(Catalogue):
+    """Models by group and name instead of a database, slow on demand."""
 
-    def __init__(self, **models: Model) -> None:
+    def __init__(self, max_age: float, **models: Model) -> None:
+        super().__init__(None, max_age)  # type: ignore[arg-type]
         self.models = {tuple(key.split("__")): value for key, value in models.items()}
         self.reads = 0
         self.gate: asyncio.Event | None = None
 
-    async def find(self, group_id: str, key: ModelKey) -> Model | None:
+    async def _read(self, group_id: str, name: str) -> Model:
         self.reads += 1
-        found = self.models.get((group_id, key.name))
+        found = self.models.get((group_id, name))
         if self.gate is not None:
             await self.gate.wait()
+        if found is None:
+            raise NotFound("none")
         return found
-
-    async def names(self, group_id: str) -> list[str]:
-        return [name for group, name in self.models if group == group_id]
-
-
-def catalogue(rows: Rows, max_age: float) -> Catalogue:
-    return Catalogue(rows, max_age)  # type: ignore[arg-type]
 
 
 async def test_a_model_is_remembered_for_its_group_alone() -> None:
-    rows = Rows(sales__m=model("m"))
-    models = catalogue(rows, 60)
+    models = Rows(60, sales__m=model("m"))
     for _ in range(3):
         await models.find("sales", "m")
-    assert rows.reads == 1
+    assert models.reads == 1
     with pytest.raises(NotFound):
         await models.find("legal", "m")
 
 
 async def test_nothing_is_remembered_where_others_change_rows() -> None:
-    rows = Rows(sales__m=model("m"))
-    models = catalogue(rows, 0)
+    models = Rows(0, sales__m=model("m"))
     await models.find("sales", "m")
-    rows.models["sales", "m"] = model("m", enabled=False)
+    models.models["sales", "m"] = model("m", enabled=False)
     with pytest.raises(FailedPrecondition):
         await models.find_enabled("sales", "m")
 
 
 async def test_what_was_read_before_a_change_is_not_remembered_after_it() -> None:
-    rows = Rows(sales__m=model("m"))
-    rows.gate = asyncio.Event()
-    models = catalogue(rows, 60)
+    models = Rows(60, sales__m=model("m"))
+    models.gate = asyncio.Event()
     reading = asyncio.ensure_future(models.find("sales", "m"))
     await asyncio.sleep(0)
-    rows.models["sales", "m"] = model("m", enabled=False)
+    models.models["sales", "m"] = model("m", enabled=False)
     models.forget("sales", "m")
-    rows.gate.set()
+    models.gate.set()
     await reading
     with pytest.raises(FailedPrecondition):
         await models.find_enabled("sales", "m")
@@ -87,14 +80,15 @@ def record(number: int) -> UsageRecord:
     return UsageRecord(str(number), "sales", "m", "", NOW, Usage(1, 1))
 
 
-class Store:
-    """Keeps records; fails as often as it is told to, after having stored them or before."""
+class Recorder(UsageRecorder):
+    """Keeps records in a list; fails as often as it is told to, after having stored them or before."""
 
     def __init__(self, *failures: str) -> None:
+        super().__init__(None)  # type: ignore[arg-type]
         self.failures = list(failures)
         self.stored: list[str] = []
 
-    async def add(self, records: Sequence[UsageRecord], *, maybe_stored: bool) -> None:
+    async def _store(self, records: Sequence[UsageRecord], *, maybe_stored: bool) -> None:
         await asyncio.sleep(0)
         failure = self.failures.pop(0) if self.failures else ""
         if failure == "before":
@@ -107,26 +101,24 @@ class Store:
 
 @pytest.mark.parametrize("failures", [(), ("before",), ("after",), ("before", "after", "before")])
 async def test_every_record_is_stored_once_whatever_fails_on_the_way(failures: tuple[str, ...]) -> None:
-    store = Store(*failures)
-    recorder = UsageRecorder(store)  # type: ignore[arg-type]
+    recorder = Recorder(*failures)
     recorder.start()
     for number in range(1200):
         recorder.record(record(number))
         if number % 300 == 0:
             await asyncio.sleep(0)
     await recorder.flush()
-    assert store.stored == [str(number) for number in range(1200)]
+    assert recorder.stored == [str(number) for number in range(1200)]
     await recorder.close(1)
 
 
 async def test_closing_stores_what_is_left_and_gives_up_on_a_database_that_stays_away() -> None:
-    store = Store()
-    recorder = UsageRecorder(store)  # type: ignore[arg-type]
+    recorder = Recorder()
     recorder.start()
     recorder.record(record(1))
     await recorder.close(5)
-    assert store.stored == ["1"]
-    away = UsageRecorder(Store(*["before"] * 1000))  # type: ignore[arg-type]
+    assert recorder.stored == ["1"]
+    away = Recorder(*["before"] * 1000)
     away.start()
     away.record(record(1))
     await away.close(0.05)
