@@ -12,7 +12,9 @@ PROTOS := gen/.stamp
 
 # What is checked; places that do not exist are left out.
 SOURCES := $(wildcard services clients/python tests tools examples benchmarks deploy)
-PROTO_FILES := $(shell find protos -mindepth 1 -type d -o -name '*.proto')
+# What crosses the socket between a worker host and a crew process: generated like the rest, but no part of the product's face.
+LINK := services/orchestrator/worker/link
+PROTO_FILES := $(shell find protos -mindepth 1 -type d -o -name '*.proto') $(LINK)/link.proto
 LOCKS := auth models memory memory-chroma orchestrator worker client codegen dev
 
 DB ?= sqlite
@@ -98,6 +100,7 @@ format: protos ## Format Python and protos, and mend what ruff can
 	@$(BIN)/ruff check --fix-only --quiet $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 	@$(BIN)/buf format -w protos
+	@$(BIN)/buf format -w $(LINK)/link.proto
 
 .PHONY: lint
 lint: $(ENVIRONMENT) ## Style and likely mistakes in Python
@@ -116,6 +119,7 @@ contracts: protos ## Which module may import which
 .PHONY: proto-lint
 proto-lint: protos ## Style, comments and format of the protos; breaking changes against protos/baseline.binpb
 	@$(BIN)/buf format --diff --exit-code protos
+	@$(BIN)/buf format --diff --exit-code $(LINK)/link.proto
 	@$(BIN)/buf lint gen/image.binpb
 	@if [ -f protos/baseline.binpb ]; then $(BIN)/buf breaking gen/image.binpb --against protos/baseline.binpb; fi
 
@@ -174,5 +178,5 @@ $(ENVIRONMENT): requirements/bootstrap.txt requirements/dev.txt tools/bootstrap.
 	@touch $@
 
 $(PROTOS): $(PROTO_FILES) tools/generate_protos.py $(ENVIRONMENT)
-	@$(PY) tools/generate_protos.py protos gen
+	@$(PY) tools/generate_protos.py --own coxswain/orchestrator/worker=$(LINK) protos gen
 	@touch $@

@@ -6,7 +6,10 @@ comments that reflection serves and that buf checks.
 No third-party proto is kept in this repository: google/rpc and google/api lie in the googleapis-common-protos wheel,
 and buf/validate is taken as a descriptor out of the protovalidate wheel.
 
-Usage: python tools/generate_protos.py PROTOS_DIR OUTPUT_DIR
+What a service keeps for itself is generated too but stays out of the image: `--own PACKAGE=DIR` names a directory
+outside of ``protos/`` whose messages belong to the package path PACKAGE.
+
+Usage: python tools/generate_protos.py [--own PACKAGE=DIR]... PROTOS_DIR OUTPUT_DIR
 """
 
 import argparse
@@ -15,7 +18,7 @@ import filecmp
 import os
 import sysconfig
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import grpc_tools
@@ -46,23 +49,27 @@ def run_protoc(arguments: Iterable[str]) -> None:
         raise SystemExit(code)
 
 
-def generate(protos: Path, output: Path, scratch: Path) -> None:
-    """Generates all of ``protos`` into the empty directory ``output``."""
+def generate(protos: Path, own: Mapping[str, Path], output: Path, scratch: Path) -> None:
+    """Generates all of ``protos`` and the directories of ``own`` into the empty directory ``output``."""
     sources = sorted(path.relative_to(protos).as_posix() for path in protos.rglob("*.proto"))
     if not sources:
         raise SystemExit(f"error: no .proto file under {protos}")
+    own_sources = [f"{package}/{path.name}" for package, folder in own.items() for path in folder.glob("*.proto")]
+    if len(own_sources) < len(own):
+        raise SystemExit(f"error: no .proto file under one of {', '.join(map(str, own.values()))}")
     validate = scratch / "validate.binpb"
     write_validate_descriptor(validate)
     scripts = Path(sysconfig.get_path("scripts"))
     inputs = [
         f"--descriptor_set_in={validate}",
         f"--proto_path={protos}",
+        *(f"--proto_path={package}={folder}" for package, folder in own.items()),
         f"--proto_path={Path(status_pb2.__file__).parents[2]}",
         f"--proto_path={Path(grpc_tools.__file__).parent / '_proto'}",
     ]
-    run_protoc([*inputs, f"--python_out={output}", *sources, VALIDATE])
+    run_protoc([*inputs, f"--python_out={output}", *sources, *own_sources, VALIDATE])
     mypy_plugin = f"--plugin=protoc-gen-mypy={scripts / 'protoc-gen-mypy'}"
-    run_protoc([*inputs, mypy_plugin, f"--mypy_out=quiet:{output}", *sources, VALIDATE, *TYPED_HERE])
+    run_protoc([*inputs, mypy_plugin, f"--mypy_out=quiet:{output}", *sources, *own_sources, VALIDATE, *TYPED_HERE])
     run_protoc(
         [*inputs, "--include_imports", "--include_source_info", f"--descriptor_set_out={output / IMAGE}", *sources]
     )
@@ -101,6 +108,7 @@ def publish(fresh: Path, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--own", metavar="PACKAGE=DIR", action="append", default=[])
     parser.add_argument("protos", type=Path)
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
@@ -112,7 +120,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.resolve().parent) as scratch:
         fresh = Path(scratch) / "fresh"
         fresh.mkdir()
-        generate(options.protos, fresh, Path(scratch))
+        own = {package: Path(folder) for package, _, folder in (pair.partition("=") for pair in options.own)}
+        generate(options.protos, own, fresh, Path(scratch))
         publish(fresh, output)
 
 

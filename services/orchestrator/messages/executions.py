@@ -2,7 +2,7 @@
 
 from coxswain.auth.v1 import delegation_pb2
 from coxswain.orchestrator.v1 import execution_pb2
-from services.common.grpc.json_values import from_value, to_struct, to_value
+from services.common.grpc.json_values import from_struct, from_value, to_struct, to_value
 from services.orchestrator.domain.execution import (
     Execution,
     ExecutionError,
@@ -125,6 +125,12 @@ def output_to_proto(output: TaskOutput) -> execution_pb2.TaskOutput:
         structured=None if output.structured is None else to_struct(output.structured),
         agent_role=output.agent_role,
     )
+
+
+def output_from_proto(message: execution_pb2.TaskOutput) -> TaskOutput:
+    """Return a task's result."""
+    structured = from_struct("structured", message.structured) if message.HasField("structured") else None
+    return TaskOutput(message.text, structured, message.agent_role)
 
 
 def error_to_proto(error: ExecutionError) -> execution_pb2.ExecutionError:

@@ -11,15 +11,19 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coxswain.memory.v1 import memory_pb2 as pb
+from coxswain.memory.v1.record_pb2 import Record
+from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
 from services.memory.settings import MemorySettings
-from services.orchestrator.domain.execution import Usage
-from services.orchestrator.worker.host.calls import CrewCalls, Stubs, TaskJournal
+from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.crew_environment import crew_environment
+from services.orchestrator.worker.host.memory_calls import MemoryCalls
 from services.orchestrator.worker.host.recorder import TaskRef
-from services.orchestrator.worker.host.usage_total import UsageTotal
-from services.orchestrator.worker.link.framing import RemoteError
+from services.orchestrator.worker.host.task_journal import TaskJournal
+from services.orchestrator.worker.link.errors import TaskError
 from tests.integration.memory.databricks_support import make_indexes, use_workspace
 from tests.integration.memory.support import DIMENSION, MODEL, place, serve_memory, stub
 from tests.support.harness import ALICE
@@ -43,43 +47,36 @@ class _Principal:
         return await call()
 
 
-class _Run:
-    """One run of a task as its storage knows it; what it says goes through JSON, as on the way to a host."""
+class _Attempt:
+    """One attempt at a task as its storage knows it; what it says crosses in bytes, as on the way to a host."""
 
     def __init__(self, memories: Any, execution_id: str = "execution-1") -> None:
+        from services.orchestrator.worker.crew.host import Host
+
         self.session = SimpleNamespace(execution_id=execution_id)
         self.index, self.name = 0, "read"
+        self.host = Host(self._ask, self._ask)
         self._loop = asyncio.get_running_loop()
         self._asked: Counter[str] = Counter()
-        self._calls = CrewCalls(
-            Stubs(cast("Any", None), memories),
-            cast("Any", None),
-            cast("Any", _Principal()),
-            memory_id="crew",
-            embedding_model=MODEL,
-            retry_seconds=5,
-            call_timeout=10,
-            usage=UsageTotal(Usage()),
-        )
+        principal = cast("Any", _Principal())
+        memory = MemoryCalls(memories, principal, memory_id="crew", embedding_model=MODEL, retry_seconds=5)
+        self._calls = CrewCalls(cast("Any", None), memory, cast("Any", None))
         self._calls.begin_task(0, TaskJournal(TaskRef(0, "read", 1)))
 
     def occurrence(self, key: str) -> int:
         self._asked[key] += 1
         return self._asked[key] - 1
 
-    def call(self, method: str, params: Any) -> Any:
-        serving = self._calls.serve(method, json.loads(json.dumps({"task": 0, **params})))
-        return json.loads(json.dumps(asyncio.run_coroutine_threadsafe(serving, self._loop).result(30)))
-
-    def notify(self, method: str, params: Any) -> None:
-        serving = self._calls.serve(method, json.loads(json.dumps({"task": 0, **params})))
-        asyncio.run_coroutine_threadsafe(serving, self._loop).result(30)
+    def _ask(self, request: CrewRequest) -> HostReply:
+        serving = self._calls.serve(CrewRequest.FromString(request.SerializeToString()))
+        reply = asyncio.run_coroutine_threadsafe(serving, self._loop).result(30)
+        return HostReply.FromString(reply.SerializeToString())
 
 
-def _storage(run: _Run) -> Any:
-    from services.orchestrator.worker.crew.memory_storage import RemoteMemoryStorage
+def _storage(attempt: _Attempt) -> Any:
+    from services.orchestrator.worker.crew.memory_storage import ServiceMemoryStorage
 
-    return RemoteMemoryStorage(cast("Any", run))
+    return ServiceMemoryStorage(cast("Any", attempt))
 
 
 @pytest.fixture(params=["default", "chroma", "databricks"])
@@ -121,10 +118,40 @@ def _records(crewai: Any) -> list[Any]:
     ]
 
 
+_TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+_MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(2200, 1, 1))  # noqa: DTZ001 - CrewAI's moments are naive
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "id": _TEXTS,
+            "content": _TEXTS,
+            "scope": _TEXTS.map(lambda text: f"/{text}"),
+            "categories": st.lists(_TEXTS.filter(bool), max_size=3, unique=True),
+            "metadata": st.dictionaries(_TEXTS, _TEXTS | st.integers(-9, 9) | st.booleans() | st.none(), max_size=3),
+            "importance": st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+            "created_at": _MOMENTS,
+            "last_accessed": _MOMENTS,
+            "embedding": st.none() | st.lists(st.sampled_from([0.0, 0.5, -1.0]), min_size=1, max_size=4),
+            "source": st.none() | _TEXTS.filter(bool),
+            "private": st.booleans(),
+        }
+    )
+)
+def test_a_memory_crosses_the_link_whole(crewai: Any, fields: dict[str, Any]) -> None:
+    from services.orchestrator.worker.crew.memory_storage import ServiceMemoryStorage, record_to_proto
+
+    record = crewai.MemoryRecord(**fields)
+    message = Record.FromString(record_to_proto(record, {"execution_id": "e", "task": "t"}).SerializeToString())
+    storage = ServiceMemoryStorage(cast("Any", SimpleNamespace(host=None)))
+    assert storage.record_from_proto(message) == record
+
+
 async def test_every_method_keeps_what_crewai_means_by_it(memories: Any, crewai: Any) -> None:
     from crewai.memory.storage.backend import StorageBackend
 
-    storage = _storage(_Run(memories))
+    storage = _storage(_Attempt(memories))
     assert isinstance(storage, StorageBackend)
     saved = _records(crewai)
     await asyncio.to_thread(_check, storage, saved)
@@ -205,12 +232,12 @@ def _check(storage: Any, saved: list[Any]) -> None:
 
 async def test_a_task_done_again_replaces_what_it_saved_and_says_where_it_came_from(memories: Any, crewai: Any) -> None:
     for _ in range(2):
-        await _storage(_Run(memories)).asave(_records(crewai)[:2])
-    await _storage(_Run(memories, "execution-2")).asave(_records(crewai)[:1])
+        await _storage(_Attempt(memories)).asave(_records(crewai)[:2])
+    await _storage(_Attempt(memories, "execution-2")).asave(_records(crewai)[:1])
     listed = (await memories.ListRecords(pb.ListRecordsRequest(namespace=place()))).records
     assert sorted(record.id for record in listed) == ["execution-1.0.0", "execution-1.0.1", "execution-2.0.0"]
     # Another execution that changes a memory does not take it for its own.
-    storage = _storage(_Run(memories, "execution-3"))
+    storage = _storage(_Attempt(memories, "execution-3"))
     record = await asyncio.to_thread(storage.get_record, "execution-1.0.1")
     assert record.metadata == {"page": 1, "of": {"a": 2}}
     await asyncio.to_thread(storage.update, record)
@@ -223,7 +250,7 @@ async def test_a_task_done_again_replaces_what_it_saved_and_says_where_it_came_f
 
 
 async def test_tools_that_save_side_by_side_lose_nothing(memories: Any, crewai: Any) -> None:
-    storage = _storage(_Run(memories))
+    storage = _storage(_Attempt(memories))
 
     def save(number: int) -> None:
         [record] = _records(crewai)[:1]
@@ -242,7 +269,7 @@ async def test_tools_that_save_side_by_side_lose_nothing(memories: Any, crewai: 
 async def test_what_models_and_roles_make_too_long_or_unstorable_does_not_cost_the_task(
     memories: Any, crewai: Any
 ) -> None:
-    storage = _storage(_Run(memories))
+    storage = _storage(_Attempt(memories))
     role = "navigator-" * 300
     [record] = _records(crewai)[:1]
     record.content = "a \x00 and a \ud800 surrogate"
@@ -259,7 +286,7 @@ async def test_what_models_and_roles_make_too_long_or_unstorable_does_not_cost_t
 
 
 async def test_results_that_fill_several_messages_are_found_whole(memories: Any, crewai: Any) -> None:
-    storage = _storage(_Run(memories))
+    storage = _storage(_Attempt(memories))
     [record] = _records(crewai)[:1]
     for number in range(6):
         [record] = _records(crewai)[:1]
@@ -271,10 +298,10 @@ async def test_results_that_fill_several_messages_are_found_whole(memories: Any,
 
 
 async def test_a_save_that_is_refused_is_an_error_of_the_task(memories: Any, crewai: Any) -> None:
-    storage = _storage(_Run(memories))
+    storage = _storage(_Attempt(memories))
     await storage.asave(_records(crewai)[:1])
     [record] = _records(crewai)[:1]
     record.embedding = [1.0, 0.0]
-    with pytest.raises(RemoteError) as refused:
+    with pytest.raises(TaskError) as refused:
         await storage.asave([record])
     assert (refused.value.reason, refused.value.fatal) == ("EMBEDDING_MISMATCH", True)

@@ -7,98 +7,133 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from coxswain.memory.v1 import memory_pb2
+from coxswain.memory.v1.record_pb2 import Record
+from coxswain.models.v1.inference_pb2 import CompleteResponse, Embedding, EmbedRequest, EmbedResponse, ToolCall
+from coxswain.models.v1.model_pb2 import Capabilities, Model
+from coxswain.orchestrator.worker.link_pb2 import (
+    BeginTool,
+    CrewRequest,
+    EarlierTask,
+    EndTool,
+    HostReply,
+    OpenSession,
+    RunTask,
+    ToolPermission,
+)
+from services.common.grpc.json_values import to_value
 from services.orchestrator.domain.crew import CrewSpec, TaskSpec
-from services.orchestrator.domain.document import to_document
+from services.orchestrator.domain.execution import TaskOutput
+from services.orchestrator.messages.crews import spec_to_proto
+from services.orchestrator.messages.executions import output_from_proto, output_to_proto
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServer
-from services.orchestrator.worker.link.framing import Frame
+from services.orchestrator.worker.host.model_messages import canonical_request
 
-Reply = Callable[[Frame], Any]
+Json = dict[str, Any]
+Reply = Callable[[Any], Any]
 
-CAPABLE = {"tools": True, "json_schema": True, "context_window": 0}
-PLAIN = {"tools": False, "json_schema": False, "context_window": 0}
+CAPABLE = Capabilities(tools=True, json_schema=True)
+PLAIN = Capabilities()
 
 
-def text_of(message: Frame) -> str:
+def text_of(message: Json) -> str:
     """Return what a message says, material and instructions alike."""
     return "".join(next(iter(part.values())) for part in message.get("content", []))
 
 
-def told(request: Frame) -> str:
+def said(request: Json) -> str:
     """Return everything a request says."""
     return "\n".join(text_of(message) for message in request["messages"])
 
 
-def answer(text: str) -> Frame:
+def answer(text: str) -> Json:
     return {"text": text, "tool_calls": []}
 
 
-def tool_call(name: str, arguments: Mapping[str, Any], call_id: str = "call-1") -> Frame:
+def tool_call(name: str, arguments: Mapping[str, Any], call_id: str = "call-1") -> Json:
     return {"text": "", "tool_calls": [{"id": call_id, "name": name, "arguments": json.dumps(arguments)}]}
 
 
-def echo(request: Frame) -> Frame:
+def echo(request: Json) -> Json:
     """Answer differently to different requests, and alike to equal ones."""
-    digest = hashlib.sha256(told(request).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(said(request).encode()).hexdigest()[:8]
     return answer(f"Answer {digest}.")
 
 
 class ScriptedHost:
-    """Answers a crew process. `complete` answers model calls; `handlers` answers other methods."""
+    """Answers a crew process.
+
+    `complete` answers model calls, which it gets as JSON; `handlers` answers requests of other names with messages.
+    """
 
     def __init__(self, complete: Reply = echo, handlers: Mapping[str, Reply] | None = None) -> None:
-        self.complete = complete
-        self.handlers = dict(handlers or {})
-        self.log: list[tuple[str, Frame]] = []
+        self.handlers: dict[str, Reply] = {
+            "complete": complete,
+            "embed": self._embed,
+            "begin_tool": self._begin_tool,
+            "end_tool": self._end_tool,
+            "save_records": self._save,
+            "delete_records": self._delete,
+            "search_records": self._search,
+            **(handlers or {}),
+        }
+        self.log: list[tuple[str, CrewRequest]] = []
         self.failures: list[BaseException] = []
-        self.tool_journal: dict[str, Frame] = {}
-        self.memories: list[Frame] = []
+        self.tool_journal: dict[str, dict[str, str]] = {}
+        self.memories: list[Record] = []
 
-    def calls(self, method: str) -> list[Frame]:
-        return [params for name, params in self.log if name == method]
+    def calls(self, name: str) -> list[Any]:
+        """Return the requests of that name."""
+        return [getattr(request, name) for logged, request in self.log if logged == name]
 
     @property
-    def requests(self) -> list[Frame]:
-        return [params["request"] for params in self.calls("llm.complete")]
+    def requests(self) -> list[Json]:
+        return [canonical_request(call.completion) for call in self.calls("complete")]
 
-    async def handle(self, method: str, params: Frame) -> Any:
-        self.log.append((method, params))
-        reply = self.handlers.get(method) or self._default(method)
-        result = reply(params["request"]) if method == "llm.complete" else reply(params)
-        return await result if asyncio.iscoroutine(result) else result
+    async def handle(self, request: CrewRequest) -> HostReply:
+        name = request.WhichOneof("request")
+        assert name is not None
+        self.log.append((name, request))
+        handler = self.handlers.get(name)
+        if handler is None:
+            return HostReply()
+        asked = getattr(request, name)
+        result = handler(canonical_request(asked.completion) if name == "complete" else asked)
+        if asyncio.iscoroutine(result):
+            result = await result
+        if name == "complete":
+            result = _answer_to_proto(result)
+        return HostReply() if result is None else HostReply(**{name: result})
 
-    def _default(self, method: str) -> Reply:
-        defaults: dict[str, Reply] = {
-            "llm.complete": self.complete,
-            "embed": lambda params: {"vectors": [bag_of_letters(text) for text in params["texts"]]},
-            "tool.begin": self._begin_tool,
-            "tool.end": self._end_tool,
-            "memory.save": self._save,
-            "memory.delete": self._delete,
-            "memory.search": lambda _: {"results": [{"record": record, "similarity": 0.5} for record in self.memories]},
-            "memory.scopes": lambda _: {"scopes": []},
-            "memory.categories": lambda _: {"counts": {}},
-        }
-        return defaults.get(method, lambda _: {})
+    def _embed(self, request: EmbedRequest) -> EmbedResponse:
+        return EmbedResponse(embeddings=[Embedding(values=bag_of_letters(text)) for text in request.texts])
 
-    def _begin_tool(self, params: Frame) -> Frame:
-        known = self.tool_journal.get(params["key"])
-        if known is None:
-            return {"done": False, "output": "", "error": ""}
-        return {"done": True, **known}
+    def _begin_tool(self, request: BeginTool) -> ToolPermission:
+        known = self.tool_journal.get(request.key)
+        return ToolPermission() if known is None else ToolPermission(done=True, **known)
 
-    def _end_tool(self, params: Frame) -> Frame:
-        self.tool_journal[params["key"]] = {"output": params["output"], "error": params["error"]}
-        return {}
+    def _end_tool(self, request: EndTool) -> None:
+        self.tool_journal[request.key] = {"output": request.output, "error": request.error}
 
-    def _delete(self, params: Frame) -> Frame:
-        left = [record for record in self.memories if record["id"] not in params["ids"]]
+    def _search(self, _: memory_pb2.SearchRecordsRequest) -> memory_pb2.SearchRecordsResponse:
+        results = [memory_pb2.SearchResult(record=record, similarity=0.5) for record in self.memories]
+        return memory_pb2.SearchRecordsResponse(results=results)
+
+    def _delete(self, request: memory_pb2.DeleteRecordsRequest) -> memory_pb2.DeleteRecordsResponse:
+        left = [record for record in self.memories if record.id not in request.ids]
         deleted, self.memories = len(self.memories) - len(left), left
-        return {"deleted": deleted}
+        return memory_pb2.DeleteRecordsResponse(deleted=deleted)
 
-    def _save(self, params: Frame) -> Frame:
-        ids = {record["id"] for record in params["records"]}
-        self.memories = [record for record in self.memories if record["id"] not in ids] + params["records"]
-        return {}
+    def _save(self, request: memory_pb2.SaveRecordsRequest) -> None:
+        ids = {record.id for record in request.records}
+        self.memories = [record for record in self.memories if record.id not in ids] + list(request.records)
+
+
+def _answer_to_proto(answer: Json) -> CompleteResponse:
+    calls = [
+        ToolCall(id=call["id"], name=call["name"], arguments_json=call["arguments"]) for call in answer["tool_calls"]
+    ]
+    return CompleteResponse(text=answer["text"], tool_calls=calls)
 
 
 def bag_of_letters(text: str) -> list[float]:
@@ -114,26 +149,23 @@ class Segment:
     def __init__(self, process: CrewProcess, spec: CrewSpec) -> None:
         self.process = process
         self.spec = spec
-        self.outputs: dict[int, Frame] = {}
+        self.outputs: dict[int, TaskOutput] = {}
 
-    async def task(self, index: int, **params: Any) -> Frame:
-        """Do one task with the results it gets from those done before."""
+    async def task(self, index: int, **fields: Any) -> TaskOutput:
+        """Do one task with the results it gets from those done before; `fields` are those of RunTask."""
         context = [
-            {"name": self.spec.tasks[earlier].name, "text": output["text"], "agent_role": output["agent_role"]}
+            EarlierTask(name=self.spec.tasks[earlier].name, output=output_to_proto(output))
             for earlier, output in sorted(self.outputs.items())
             if self.spec.tasks[earlier].name in context_of(self.spec, index)
         ]
-        call: Frame = {"task": index, "attempt": 1, "context": context}
-        output: Frame = await self.process.call("task", call | params)
-        self.outputs[index] = output
+        request = RunTask(attempt=1, context=context)
+        request.MergeFrom(RunTask(**fields))
+        output = self.outputs[index] = output_from_proto(await self.process.run_task(index, request))
         return output
 
-    async def all(self) -> Frame:
+    async def all(self) -> TaskOutput:
         """Do every task in order, one after the other, and return the last output."""
-        output: Frame = {}
-        for index in range(len(self.spec.tasks)):
-            output = await self.task(index)
-        return output
+        return [await self.task(index) for index in range(len(self.spec.tasks))][-1]
 
 
 def context_of(spec: CrewSpec, index: int) -> set[str]:
@@ -150,21 +182,19 @@ async def segment(
     spec: CrewSpec,
     *,
     inputs: Mapping[str, Any] | None = None,
-    models: Mapping[str, Frame] | None = None,
+    capabilities: Capabilities = CAPABLE,
     execution_id: str = "execution-1",
 ) -> AsyncIterator[Segment]:
     """Open a crew process for a crew whose models are all `m`."""
     process = await server.fork(host.handle, host.failures.append)
     try:
-        await process.call(
-            "open",
-            {
-                "execution_id": execution_id,
-                "spec": to_document(spec),
-                "inputs": dict(inputs or {}),
-                "models": dict(models or {"m": CAPABLE}),
-            },
+        session = OpenSession(
+            execution_id=execution_id,
+            spec=spec_to_proto(spec),
+            inputs={name: to_value(value) for name, value in (inputs or {}).items()},
+            models=[Model(name="m", capabilities=capabilities)],
         )
+        await process.open_session(session)
         yield Segment(process, spec)
     except BaseException:
         await process.kill()

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from coxswain.memory.v1.memory_pb2 import RecordFilter
+from coxswain.orchestrator.worker.link_pb2 import Revision
 from services.orchestrator.domain.crew import (
     AgentSpec,
     CrewSpec,
@@ -18,16 +20,18 @@ from services.orchestrator.domain.crew import (
     TaskSpec,
     ToolSpec,
 )
+from services.orchestrator.domain.execution import TaskOutput
 from services.orchestrator.worker.host.crew_process import ForkServer
-from services.orchestrator.worker.link.framing import Frame, RemoteError
+from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.scripted_host import (
     PLAIN,
+    Json,
     ScriptedHost,
     answer,
     echo,
+    said,
     segment,
     text_of,
-    told,
     tool_call,
 )
 from tests.unit.worker.waiting import PATIENCE
@@ -52,22 +56,22 @@ async def test_a_task_gets_inputs_filled_in_and_returns_the_answer(fork_server: 
     host = ScriptedHost(lambda _: answer("Ships float."))
     async with segment(fork_server, host, crew(READ), inputs=INPUTS) as run:
         output = await run.task(0)
-    assert output == {"text": "Ships float.", "structured": None, "agent_role": "Reader"}
-    assert "Read about ships." in told(host.requests[0])
-    assert "Three facts" in told(host.requests[0])
-    assert host.calls("llm.complete")[0]["agent_role"] == "Reader"
+    assert output == TaskOutput("Ships float.", None, "Reader")
+    assert "Read about ships." in said(host.requests[0])
+    assert "Three facts" in said(host.requests[0])
+    assert host.calls("complete")[0].agent_role == "Reader"
 
 
 async def test_braces_within_an_input_stay_as_they_are(fork_server: ForkServer) -> None:
     host = ScriptedHost()
     async with segment(fork_server, host, crew(READ), inputs={"topic": "{other} and {topic}", "other": "no"}) as run:
         await run.task(0)
-    assert "Read about {other} and {topic}." in told(host.requests[0])
+    assert "Read about {other} and {topic}." in said(host.requests[0])
 
 
 async def test_a_missing_input_fails_the_task_and_names_it(fork_server: ForkServer) -> None:
     async with segment(fork_server, ScriptedHost(), crew(READ), inputs={}) as run:
-        with pytest.raises(RemoteError, match='"topic"') as failed:
+        with pytest.raises(TaskError, match='"topic"') as failed:
             await run.task(0)
     assert failed.value.reason == "TASK_FAILED"
 
@@ -85,17 +89,17 @@ async def test_material_is_told_apart_from_instructions_and_nothing_is_lost(fork
         part["material"] for message in second["messages"] for part in message["content"] if "material" in part
     ]
     assert materials == [text, "The sea is wide."]
-    assert f"Write about {text}.\n" in told(second)
-    assert told(second).endswith("The sea is wide.\n\nProvide your complete response:")
+    assert f"Write about {text}.\n" in said(second)
+    assert said(second).endswith("The sea is wide.\n\nProvide your complete response:")
 
 
 async def test_a_manager_delegates_and_every_call_belongs_to_the_task(fork_server: ForkServer) -> None:
-    def reply(request: Frame) -> Frame:
-        if "Crew Manager" in told(request) and request["messages"][-1]["role"] != "tool":
+    def reply(request: Json) -> Json:
+        if "Crew Manager" in said(request) and request["messages"][-1]["role"] != "tool":
             return tool_call(
                 "delegate_work_to_coworker", {"task": "Find facts", "context": "About ships", "coworker": "Reader"}
             )
-        if "You are Reader" in told(request):
+        if "You are Reader" in said(request):
             return answer("Coworker's facts.")
         return answer("The manager's word.")
 
@@ -103,11 +107,11 @@ async def test_a_manager_delegates_and_every_call_belongs_to_the_task(fork_serve
     spec = crew(replace(READ, agent=""), process=Process.HIERARCHICAL)
     async with segment(fork_server, host, spec, inputs=INPUTS) as run:
         output = await run.task(0)
-    assert output["text"] == "The manager's word."
-    assert [call["agent_role"] for call in host.calls("llm.complete")] == ["Crew Manager", "Reader", "Crew Manager"]
-    assert {call["task"] for call in host.calls("llm.complete")} == {0}
+    assert output.text == "The manager's word."
+    assert [call.agent_role for call in host.calls("complete")] == ["Crew Manager", "Reader", "Crew Manager"]
+    assert {request.task for _, request in host.log} == {0}
     assert text_of(host.requests[-1]["messages"][-2 if host.requests[-1]["messages"][-1]["role"] == "user" else -1])
-    assert "Coworker's facts." in told(host.requests[-1])
+    assert "Coworker's facts." in said(host.requests[-1])
 
 
 async def test_an_agent_of_the_crew_can_be_the_manager(fork_server: ForkServer) -> None:
@@ -116,8 +120,8 @@ async def test_an_agent_of_the_crew_can_be_the_manager(fork_server: ForkServer) 
     spec = crew(replace(READ, agent=""), agents=(READER, chief), process=Process.HIERARCHICAL, manager_agent="chief")
     async with segment(fork_server, host, spec, inputs=INPUTS) as run:
         output = await run.task(0)
-    assert output["agent_role"] == "Chief"
-    assert "You are Chief" in told(host.requests[0])
+    assert output.agent_role == "Chief"
+    assert "You are Chief" in said(host.requests[0])
     assert {tool["name"] for tool in host.requests[0]["tools"]} >= {"delegate_work_to_coworker"}
 
 
@@ -133,7 +137,7 @@ async def test_an_agent_may_delegate_only_when_allowed(fork_server: ForkServer) 
 CALCULATING = replace(READER, tools=(ToolSpec("calculator", {"decimal_places": 2}),))
 
 
-def calculate_once(request: Frame) -> Frame:
+def calculate_once(request: Json) -> Json:
     if any(message["role"] == "tool" for message in request["messages"]):
         return answer("It is 3.33.")
     return tool_call("calculator", {"expression": "10/3"})
@@ -142,15 +146,15 @@ def calculate_once(request: Frame) -> Frame:
 async def test_a_tool_runs_with_the_crews_settings_and_is_told_of(fork_server: ForkServer) -> None:
     host = ScriptedHost(calculate_once)
     async with segment(fork_server, host, crew(READ, agents=(CALCULATING,)), inputs=INPUTS) as run:
-        assert (await run.task(0))["text"] == "It is 3.33."
+        assert (await run.task(0)).text == "It is 3.33."
     assert [tool["name"] for tool in host.requests[0]["tools"]] == ["calculator"]
     result = next(message for message in host.requests[1]["messages"] if message["role"] == "tool")
     assert text_of(result) == "3.33"
     assert result["tool_call_id"] == "call-1"
-    (started,), (completed,) = host.calls("tool.started"), host.calls("tool.completed")
-    assert started["tool"] == "calculator"
-    assert json.loads(started["arguments"]) == {"expression": "10/3"}
-    assert (completed["output"], completed["call_id"]) == ("3.33", started["call_id"])
+    (started,), (completed,) = host.calls("tool_call_started"), host.calls("tool_call_completed")
+    assert started.tool_name == "calculator"
+    assert json.loads(started.arguments) == {"expression": "10/3"}
+    assert (completed.output, completed.call_id) == ("3.33", started.call_id)
 
 
 async def test_a_tool_call_with_a_journaled_result_does_not_run_again(fork_server: ForkServer) -> None:
@@ -162,26 +166,26 @@ async def test_a_tool_call_with_a_journaled_result_does_not_run_again(fork_serve
         known["output"] = "from the journal"
     async with segment(fork_server, host, spec, inputs=INPUTS) as run:
         await run.task(0)
-    assert len(host.calls("tool.end")) == 1
+    assert len(host.calls("end_tool")) == 1
     assert text_of(next(message for message in host.requests[-1]["messages"] if message["role"] == "tool")) == (
         "from the journal"
     )
 
 
 async def test_a_tool_call_of_unknown_outcome_ends_the_task(fork_server: ForkServer) -> None:
-    def refuse(_: Frame) -> Frame:
-        raise RemoteError("TOOL_OUTCOME_UNKNOWN", "nobody knows whether it ran", fatal=True)
+    def refuse(_: Json) -> Json:
+        raise TaskError("TOOL_OUTCOME_UNKNOWN", "nobody knows whether it ran", fatal=True)
 
-    host = ScriptedHost(calculate_once, {"tool.begin": refuse})
+    host = ScriptedHost(calculate_once, {"begin_tool": refuse})
     async with segment(fork_server, host, crew(READ, agents=(CALCULATING,)), inputs=INPUTS) as run:
-        with pytest.raises(RemoteError, match="nobody knows") as failed:
+        with pytest.raises(TaskError, match="nobody knows") as failed:
             await run.task(0)
     assert failed.value.reason == "TOOL_OUTCOME_UNKNOWN"
     assert len(host.requests) == 1
 
 
 async def test_what_a_tool_cannot_do_is_told_to_the_model(fork_server: ForkServer) -> None:
-    def reply(request: Frame) -> Frame:
+    def reply(request: Json) -> Json:
         if any(message["role"] == "tool" for message in request["messages"]):
             return answer("It cannot be done.")
         return tool_call("calculator", {"expression": "1/0"})
@@ -189,8 +193,8 @@ async def test_what_a_tool_cannot_do_is_told_to_the_model(fork_server: ForkServe
     host = ScriptedHost(reply)
     async with segment(fork_server, host, crew(READ, agents=(CALCULATING,)), inputs=INPUTS) as run:
         await run.task(0)
-    assert "division by zero" in told(host.requests[-1])
-    assert "division by zero" in host.calls("tool.failed")[0]["message"]
+    assert "division by zero" in said(host.requests[-1])
+    assert "division by zero" in host.calls("tool_call_failed")[0].message
 
 
 async def test_tools_of_a_task_come_besides_those_of_its_agent(fork_server: ForkServer) -> None:
@@ -202,48 +206,48 @@ async def test_tools_of_a_task_come_besides_those_of_its_agent(fork_server: Fork
 
 
 async def test_a_model_without_tool_calls_is_asked_for_them_in_words(fork_server: ForkServer) -> None:
-    def reply(request: Frame) -> Frame:
-        if "Observation: 3.33" in told(request) or "3.33" in told(request):
+    def reply(request: Json) -> Json:
+        if "Observation: 3.33" in said(request) or "3.33" in said(request):
             return answer("Thought: I now know the final answer\nFinal Answer: 3.33 it is")
         return answer('Thought: reckon\nAction: calculator\nAction Input: {"expression": "10/3"}')
 
     host = ScriptedHost(reply)
     spec = crew(READ, agents=(CALCULATING,))
-    async with segment(fork_server, host, spec, inputs=INPUTS, models={"m": PLAIN}) as run:
+    async with segment(fork_server, host, spec, inputs=INPUTS, capabilities=PLAIN) as run:
         output = await run.task(0)
-    assert output["text"] == "3.33 it is"
+    assert output.text == "3.33 it is"
     assert all("tools" not in request for request in host.requests)
 
 
 async def test_a_refused_result_is_done_again_with_what_was_wrong(fork_server: ForkServer) -> None:
     verdicts = iter([{"valid": False, "feedback": "Too short."}, {"valid": True, "feedback": None}])
 
-    def reply(request: Frame) -> Frame:
-        if "Guardrail Agent" in told(request):
+    def reply(request: Json) -> Json:
+        if "Guardrail Agent" in said(request):
             return answer(json.dumps(next(verdicts)))
-        return answer("A longer answer." if "Too short." in told(request) else "Short.")
+        return answer("A longer answer." if "Too short." in said(request) else "Short.")
 
     host = ScriptedHost(reply)
     task = replace(READ, guardrails=("It has to be about {topic} and long.",))
     async with segment(fork_server, host, crew(task), inputs=INPUTS) as run:
         output = await run.task(0)
-    assert output["text"] == "A longer answer."
-    assert any("It has to be about ships and long." in told(request) for request in host.requests)
+    assert output.text == "A longer answer."
+    assert any("It has to be about ships and long." in said(request) for request in host.requests)
 
 
 async def test_a_result_refused_too_often_fails_the_task(fork_server: ForkServer) -> None:
-    def reply(request: Frame) -> Frame:
-        if "Guardrail Agent" in told(request):
+    def reply(request: Json) -> Json:
+        if "Guardrail Agent" in said(request):
             return answer(json.dumps({"valid": False, "feedback": "Never good enough."}))
         return answer("Short.")
 
     host = ScriptedHost(reply)
     task = replace(READ, guardrails=("Impossible.",), guardrail_max_retries=1)
     async with segment(fork_server, host, crew(task), inputs=INPUTS) as run:
-        with pytest.raises(RemoteError, match="Never good enough") as failed:
+        with pytest.raises(TaskError, match="Never good enough") as failed:
             await run.task(0)
     assert failed.value.reason == "TASK_FAILED"
-    assert len([request for request in host.requests if "You are Reader" in told(request)]) == 2
+    assert len([request for request in host.requests if "You are Reader" in said(request)]) == 2
 
 
 SCHEMA = {
@@ -257,8 +261,8 @@ async def test_an_output_schema_is_asked_for_and_its_result_is_structured(fork_s
     host = ScriptedHost(lambda _: answer(json.dumps({"title": "Ships", "pages": 3})))
     async with segment(fork_server, host, crew(replace(READ, output_schema=SCHEMA)), inputs=INPUTS) as run:
         output = await run.task(0)
-    assert output["structured"] == {"title": "Ships", "pages": 3}
-    assert json.loads(output["text"]) == {"title": "Ships", "pages": 3}
+    assert output.structured == {"title": "Ships", "pages": 3}
+    assert json.loads(output.text) == {"title": "Ships", "pages": 3}
     asked = host.requests[0]["response_format"]
     assert set(asked["schema"]["properties"]) == {"title", "pages"}
 
@@ -267,29 +271,29 @@ async def test_a_result_that_breaks_its_schema_fails_the_task(fork_server: ForkS
     host = ScriptedHost(lambda _: answer("I would rather talk."))
     spec = crew(replace(READ, output_schema=SCHEMA), agents=(replace(READER, max_retries=0),))
     async with segment(fork_server, host, spec, inputs=INPUTS) as run:
-        with pytest.raises(RemoteError) as failed:
+        with pytest.raises(TaskError) as failed:
             await run.task(0)
     assert failed.value.reason == "TASK_FAILED"
 
 
 async def test_a_plan_is_one_structured_call_and_becomes_part_of_its_tasks(fork_server: ForkServer) -> None:
     plans = {"list_of_plans_per_task": [{"task_number": 2, "task": "write", "plan": " First think. Then write."}]}
-    host = ScriptedHost(lambda request: answer(json.dumps(plans)) if "Planner" in told(request) else echo(request))
+    host = ScriptedHost(lambda request: answer(json.dumps(plans)) if "Planner" in said(request) else echo(request))
     async with segment(fork_server, host, crew(READ, WRITE), inputs=INPUTS) as run:
-        made = (await run.process.call("plan", {}))["plans"]
-        assert made == {"1": " First think. Then write."}
-        assert host.calls("llm.complete")[0]["task"] == -1
-        assert "Read about ships." in told(host.requests[0])
-        await run.task(1, plan=made["1"])
-    assert "Write about ships. First think. Then write." in told(host.requests[-1])
+        made = (await run.process.make_plan()).additions
+        assert made == {1: " First think. Then write."}
+        assert host.log[0][1].task == -1
+        assert "Read about ships." in said(host.requests[0])
+        await run.task(1, plan=made[1])
+    assert "Write about ships. First think. Then write." in said(host.requests[-1])
 
 
 async def test_a_task_done_again_is_told_what_was_wrong_with_its_result(fork_server: ForkServer) -> None:
     host = ScriptedHost()
     async with segment(fork_server, host, crew(READ), inputs=INPUTS) as run:
-        await run.task(0, revision={"previous": "Ships sink.", "feedback": "They float."})
-    assert "They float." in told(host.requests[0])
-    assert "Ships sink." in told(host.requests[0])
+        await run.task(0, revision=Revision(previous="Ships sink.", feedback="They float."))
+    assert "They float." in said(host.requests[0])
+    assert "Ships sink." in said(host.requests[0])
 
 
 async def test_knowledge_is_found_by_the_tasks_words_without_a_model_call(fork_server: ForkServer) -> None:
@@ -299,10 +303,10 @@ async def test_knowledge_is_found_by_the_tasks_words_without_a_model_call(fork_s
     async with segment(fork_server, host, spec, inputs=INPUTS) as run:
         await run.all()
     assert len(host.requests) == 2
-    assert all("Additional Information: ships ships ships" in told(request) for request in host.requests)
-    assert not any("qqqq" in told(request) for request in host.requests)
+    assert all("Additional Information: ships ships ships" in said(request) for request in host.requests)
+    assert not any("qqqq" in said(request) for request in host.requests)
     # Each text is embedded once, whoever asks for it.
-    embedded = [text for call in host.calls("embed") for text in call["texts"]]
+    embedded = [text for call in host.calls("embed") for text in call.texts]
     assert sorted(embedded) == sorted(set(embedded))
 
 
@@ -310,23 +314,23 @@ REMEMBERING = MemorySpec(enabled=True)
 
 
 async def test_memory_stores_the_result_once_and_recalls_it_without_model_calls(fork_server: ForkServer) -> None:
-    host = ScriptedHost(lambda request: answer("Ships float." if "Read about" in told(request) else "A page."))
+    host = ScriptedHost(lambda request: answer("Ships float." if "Read about" in said(request) else "A page."))
     spec = crew(READ, WRITE, memory=REMEMBERING)
     async with segment(fork_server, host, spec, inputs=INPUTS) as run:
         await run.all()
         await run.task(0)  # as after a crash
-    assert [(memory["id"], memory["content"], memory["scope"]) for memory in host.memories] == [
+    assert [(memory.id, memory.unified.content, memory.unified.scope) for memory in host.memories] == [
         ("execution-1.1.0", "A page.", "/crew/brief/agent/writer"),
         ("execution-1.0.0", "Ships float.", "/crew/brief/agent/reader"),
     ]
-    assert host.memories[0]["metadata"] == {"execution_id": "execution-1", "task": "write"}
+    assert json.loads(host.memories[0].metadata) == {"execution_id": "execution-1", "task": "write"}
     assert len(host.requests) == 3
-    assert "Relevant memories:" in told(host.requests[1])
-    assert "Ships float." in told(host.requests[1])
-    assert "execution_id" not in told(host.requests[1])
-    searched = host.calls("memory.search")[1]
-    assert searched["text"] == "Write about ships."
-    assert searched["filter"] == {"scope_prefix": "/crew/brief"}
+    assert "Relevant memories:" in said(host.requests[1])
+    assert "Ships float." in said(host.requests[1])
+    assert "execution_id" not in said(host.requests[1])
+    searched = host.calls("search_records")[1]
+    assert searched.text == "Write about ships."
+    assert searched.filter == RecordFilter(scope_prefix="/crew/brief")
 
 
 async def test_a_result_too_long_to_be_embedded_is_remembered_in_parts(fork_server: ForkServer) -> None:
@@ -334,14 +338,15 @@ async def test_a_result_too_long_to_be_embedded_is_remembered_in_parts(fork_serv
     assert len(result) > 1 << 20, "one record could not hold it"
     host = ScriptedHost(lambda _: answer(result))
     async with segment(fork_server, host, crew(READ, memory=REMEMBERING), inputs=INPUTS) as run:
-        assert (await run.task(0))["text"] == result
-    assert "".join(memory["content"] for memory in host.memories) == result
+        assert (await run.task(0)).text == result
+    assert "".join(memory.unified.content for memory in host.memories) == result
     count = len(host.memories)
-    places = [(memory["metadata"]["part"], memory["metadata"]["parts"]) for memory in host.memories]
+    metadata = [json.loads(memory.metadata) for memory in host.memories]
+    places = [(kept["part"], kept["parts"]) for kept in metadata]
     assert places == [(part, count) for part in range(1, count + 1)]
-    assert [memory["id"] for memory in host.memories] == [f"execution-1.0.{position}" for position in range(count)]
-    assert max(len(memory["content"]) for memory in host.memories) <= 8000
-    assert len(host.calls("memory.save")) == -(-count // 100)
+    assert [memory.id for memory in host.memories] == [f"execution-1.0.{position}" for position in range(count)]
+    assert max(len(memory.unified.content) for memory in host.memories) <= 8000
+    assert len(host.calls("save_records")) == -(-count // 100)
 
 
 async def test_an_attempt_leaves_nothing_of_those_before_it_in_memory(fork_server: ForkServer) -> None:
@@ -351,37 +356,37 @@ async def test_an_attempt_leaves_nothing_of_those_before_it_in_memory(fork_serve
     async with segment(fork_server, host, crew(READ, memory=REMEMBERING), inputs=INPUTS) as run:
         await run.task(0)
         assert len(host.memories) > 200
-        searched = len(host.calls("memory.search"))
+        searched = len(host.calls("search_records"))
         await run.task(0, attempt=2)
-    assert [memory["content"] for memory in host.memories] == [short]
-    order = [method for method, _ in host.log if method in {"memory.delete", "memory.search"}]
-    assert order.index("memory.delete") == searched, "removed before anything is recalled"
+    assert [memory.unified.content for memory in host.memories] == [short]
+    order = [name for name, _ in host.log if name in {"delete_records", "search_records"}]
+    assert order.index("delete_records") == searched, "removed before anything is recalled"
 
 
 async def test_a_memory_that_cannot_be_saved_fails_the_task(fork_server: ForkServer) -> None:
-    def refuse(_: Frame) -> Frame:
-        raise RemoteError("EMBEDDING_MISMATCH", "another model filled this namespace")
+    def refuse(_: Json) -> Json:
+        raise TaskError("EMBEDDING_MISMATCH", "another model filled this namespace")
 
-    host = ScriptedHost(echo, {"memory.save": refuse})
+    host = ScriptedHost(echo, {"save_records": refuse})
     async with segment(fork_server, host, crew(READ, memory=REMEMBERING), inputs=INPUTS) as run:
-        with pytest.raises(RemoteError, match="another model") as failed:
+        with pytest.raises(TaskError, match="another model") as failed:
             await run.task(0)
     assert failed.value.reason == "EMBEDDING_MISMATCH"
 
 
 async def test_memories_that_cannot_be_read_fail_the_task(fork_server: ForkServer) -> None:
-    def refuse(_: Frame) -> Frame:
-        raise RemoteError("DEPENDENCY_UNAVAILABLE", "memory does not answer")
+    def refuse(_: Json) -> Json:
+        raise TaskError("DEPENDENCY_UNAVAILABLE", "memory does not answer")
 
-    host = ScriptedHost(echo, {"memory.search": refuse})
+    host = ScriptedHost(echo, {"search_records": refuse})
     async with segment(fork_server, host, crew(READ, memory=REMEMBERING), inputs=INPUTS) as run:
-        with pytest.raises(RemoteError, match="does not answer"):
+        with pytest.raises(TaskError, match="does not answer"):
             await run.task(0)
     assert host.requests == []
 
 
 async def test_an_agent_can_save_to_memory_and_search_it(fork_server: ForkServer) -> None:
-    def reply(request: Frame) -> Frame:
+    def reply(request: Json) -> Json:
         results = [message for message in request["messages"] if message["role"] == "tool"]
         if not results:
             return tool_call("save_to_memory", {"contents": ["Masts are tall.", "Sails are white."]}, "one")
@@ -392,15 +397,15 @@ async def test_an_agent_can_save_to_memory_and_search_it(fork_server: ForkServer
     host = ScriptedHost(reply)
     async with segment(fork_server, host, crew(READ, memory=REMEMBERING), inputs=INPUTS) as run:
         await run.task(0)
-    assert [memory["content"] for memory in host.memories] == ["Masts are tall.", "Sails are white.", "Done."]
-    assert len({memory["id"] for memory in host.memories}) == 3
+    assert [memory.unified.content for memory in host.memories] == ["Masts are tall.", "Sails are white.", "Done."]
+    assert len({memory.id for memory in host.memories}) == 3
     assert "Masts are tall." in text_of(
         next(m for m in host.requests[-1]["messages"] if m.get("tool_call_id") == "two")
     )
 
 
 async def test_analysis_has_a_model_extract_what_is_stored(fork_server: ForkServer) -> None:
-    def reply(request: Frame) -> Frame:
+    def reply(request: Json) -> Json:
         name = request.get("response_format", {}).get("name", "")
         if name == "ExtractedMemories":
             return answer(json.dumps({"memories": ["Ships float on water."]}))
@@ -421,31 +426,31 @@ async def test_analysis_has_a_model_extract_what_is_stored(fork_server: ForkServ
     async with segment(fork_server, host, spec, inputs=INPUTS) as run:
         await run.task(0)
     (memory,) = host.memories
-    assert memory["content"] == "Ships float on water."
-    assert memory["categories"] == ["ships"]
-    assert memory["id"] == "execution-1.0.0"
-    assert len(memory["embedding"]) == 26
+    assert memory.unified.content == "Ships float on water."
+    assert memory.unified.categories == ["ships"]
+    assert memory.id == "execution-1.0.0"
+    assert len(memory.embedding) == 26
 
 
 async def test_a_passing_error_is_tried_again_and_a_final_one_is_not(fork_server: ForkServer) -> None:
     attempts: list[str] = []
 
-    def flaky(_: Frame) -> Frame:
+    def flaky(_: Json) -> Json:
         attempts.append("flaky")
         if len(attempts) < 3:
-            raise RemoteError("UPSTREAM_UNAVAILABLE", "the upstream failed")
+            raise TaskError("UPSTREAM_UNAVAILABLE", "the upstream failed")
         return answer("At last.")
 
     host = ScriptedHost(flaky)
     async with segment(fork_server, host, crew(READ), inputs=INPUTS) as run:
-        assert (await run.task(0))["text"] == "At last."
+        assert (await run.task(0)).text == "At last."
 
-    def final(_: Frame) -> Frame:
-        raise RemoteError("MODEL_DISABLED", "the model is switched off", fatal=True)
+    def final(_: Json) -> Json:
+        raise TaskError("MODEL_DISABLED", "the model is switched off", fatal=True)
 
     host = ScriptedHost(final)
     async with segment(fork_server, host, crew(READ), inputs=INPUTS) as run:
-        with pytest.raises(RemoteError, match="switched off") as failed:
+        with pytest.raises(TaskError, match="switched off") as failed:
             await run.task(0)
     assert failed.value.reason == "MODEL_DISABLED"
     assert len(host.requests) == 1
@@ -454,7 +459,7 @@ async def test_a_passing_error_is_tried_again_and_a_final_one_is_not(fork_server
 async def test_an_agent_that_runs_out_of_time_is_stopped_in_the_middle_of_a_call(fork_server: ForkServer) -> None:
     given_up = asyncio.Event()
 
-    async def slow(_: Frame) -> Frame:
+    async def slow(_: Json) -> Json:
         try:
             await asyncio.Event().wait()
             return {}
@@ -462,10 +467,10 @@ async def test_an_agent_that_runs_out_of_time_is_stopped_in_the_middle_of_a_call
             given_up.set()
             raise
 
-    host = ScriptedHost(handlers={"llm.complete": slow})
+    host = ScriptedHost(handlers={"complete": slow})
     spec = crew(READ, agents=(replace(READER, max_execution_time=0.2),))
     async with segment(fork_server, host, spec, inputs=INPUTS) as run:
-        with pytest.raises(RemoteError, match="max_execution_time"):
+        with pytest.raises(TaskError, match="max_execution_time"):
             await run.task(0)
         await asyncio.wait_for(given_up.wait(), PATIENCE)
     assert len(host.requests) == 1
@@ -474,15 +479,15 @@ async def test_an_agent_that_runs_out_of_time_is_stopped_in_the_middle_of_a_call
 async def test_tasks_run_beside_each_other_in_one_process(fork_server: ForkServer) -> None:
     both = asyncio.Barrier(2)
 
-    async def together(_: Frame) -> Frame:
+    async def together(_: Json) -> Json:
         await asyncio.wait_for(both.wait(), PATIENCE)
         return answer("Together.")
 
-    host = ScriptedHost(handlers={"llm.complete": together})
+    host = ScriptedHost(handlers={"complete": together})
     spec = crew(replace(READ, async_execution=True), replace(WRITE, async_execution=True))
     async with segment(fork_server, host, spec, inputs=INPUTS) as run:
         outputs = await asyncio.gather(run.task(0), run.task(1))
-    assert [output["agent_role"] for output in outputs] == ["Reader", "Writer"]
+    assert [output.agent_role for output in outputs] == ["Reader", "Writer"]
 
 
 async def test_a_crew_process_holds_no_secret_and_reaches_nobody(fork_server: ForkServer) -> None:
@@ -498,12 +503,12 @@ async def test_a_crew_process_holds_no_secret_and_reaches_nobody(fork_server: Fo
 async def test_killing_a_crew_process_ends_it_at_once(fork_server: ForkServer) -> None:
     started = asyncio.Event()
 
-    async def hang(_: Frame) -> Frame:
+    async def hang(_: Json) -> Json:
         started.set()
         await asyncio.Event().wait()
         return {}
 
-    host = ScriptedHost(handlers={"llm.complete": hang})
+    host = ScriptedHost(handlers={"complete": hang})
     async with segment(fork_server, host, crew(READ), inputs=INPUTS) as run:
         task = asyncio.create_task(run.task(0))
         await asyncio.wait_for(started.wait(), PATIENCE)
@@ -520,6 +525,6 @@ async def test_agents_keep_to_their_calls_per_minute(fork_server: ForkServer) ->
     async with segment(fork_server, host, crew(READ, READ, agents=(limited,)), inputs=INPUTS) as run:
         await run.task(0)
         # The second call would have to wait a minute, which the agent has not.
-        with pytest.raises(RemoteError, match="max_execution_time"):
+        with pytest.raises(TaskError, match="max_execution_time"):
             await run.task(1)
     assert len(host.requests) == 1

@@ -9,19 +9,52 @@ from typing import Any
 
 import pytest
 
+from coxswain.models.v1.inference_pb2 import EmbedRequest, EmbedResponse
+from coxswain.orchestrator.v1.execution_pb2 import TaskOutput
+from coxswain.orchestrator.worker.link_pb2 import (
+    Cancel,
+    CrewReply,
+    CrewRequest,
+    Error,
+    Frame,
+    HostReply,
+    HostRequest,
+    MakePlan,
+    RunTask,
+)
 from services.common.errors import NotFound
-from services.orchestrator.worker.link.crew_end import Link, LinkClosed
-from services.orchestrator.worker.link.framing import Frame, RemoteError, encode_frame
-from services.orchestrator.worker.link.host_end import CrewProcessLost, HostLink
+from services.orchestrator.worker.link import framing
+from services.orchestrator.worker.link.crew_end import CrewEnd, LinkClosed
+from services.orchestrator.worker.link.errors import TaskError
+from services.orchestrator.worker.link.framing import encode_frame
+from services.orchestrator.worker.link.host_end import CrewProcessLost, HostEnd
 from tests.unit.worker.waiting import PATIENCE, until
 
-Handler = Callable[[str, Frame], Any]
+HostHandler = Callable[[CrewRequest], Any]
+CrewHandler = Callable[[HostRequest], CrewReply]
+
+
+def embed(model: str = "m") -> CrewRequest:
+    """A request of a crew process, told apart by its model."""
+    return CrewRequest(embed=EmbedRequest(model=model))
+
+
+def name_of(request: CrewRequest) -> str:
+    return request.embed.model
+
+
+def run(attempt: int = 1) -> HostRequest:
+    """A request of a host, told apart by its attempt."""
+    return HostRequest(run_task=RunTask(attempt=attempt))
+
+
+PLAN = HostRequest(make_plan=MakePlan())
 
 
 class Ends:
     """The two ends and what went wrong at the host's."""
 
-    def __init__(self, host: HostLink, crew: Link, theirs: socket.socket) -> None:
+    def __init__(self, host: HostEnd, crew: CrewEnd, theirs: socket.socket) -> None:
         self.host = host
         self.crew = crew
         self.theirs = theirs
@@ -29,18 +62,20 @@ class Ends:
 
 
 @asynccontextmanager
-async def joined(serve: Handler, handlers: dict[str, Callable[[Frame], Any]] | None = None) -> AsyncIterator[Ends]:
+async def joined(serve: HostHandler, answer: CrewHandler = lambda _: CrewReply()) -> AsyncIterator[Ends]:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     failures: list[BaseException] = []
 
-    async def handle(method: str, params: Frame) -> Any:
-        result = serve(method, params)
-        return await result if asyncio.iscoroutine(result) else result
+    async def handle(request: CrewRequest) -> HostReply:
+        result = serve(request)
+        if asyncio.iscoroutine(result):
+            result = await result
+        return result if isinstance(result, HostReply) else HostReply()
 
-    host, crew = HostLink(ours, handle, failures.append), Link(theirs)
+    host, crew = HostEnd(ours, handle, failures.append), CrewEnd(theirs)
     await host.open()
-    reading = threading.Thread(target=crew.serve, args=(handlers or {},), daemon=True)
+    reading = threading.Thread(target=crew.serve, args=(answer,), daemon=True)
     reading.start()
     ends = Ends(host, crew, theirs)
     ends.failures = failures
@@ -53,39 +88,44 @@ async def joined(serve: Handler, handlers: dict[str, Callable[[Frame], Any]] | N
 
 
 async def test_both_ends_call_and_answer_at_the_same_time() -> None:
-    def double(params: Frame) -> int:
+    def double(request: HostRequest) -> CrewReply:
         # Asks back while it is being asked.
-        return int(ends.crew.call("half", {"of": params["of"] * 4}))
+        reply = ends.crew.call(embed("x" * request.run_task.attempt))
+        return CrewReply(run_task=TaskOutput(text=str(reply.embed.dimension * 2)))
 
-    async with joined(lambda _, params: params["of"] // 2, {"double": double}) as ends:
-        answers = await asyncio.gather(*(ends.host.call("double", {"of": number}) for number in range(20)))
-    assert answers == [number * 2 for number in range(20)]
+    async with joined(lambda asked: HostReply(embed=EmbedResponse(dimension=len(name_of(asked)))), double) as ends:
+        replies = await asyncio.gather(*(ends.host.call(run(number)) for number in range(20)))
+    assert [reply.run_task.text for reply in replies] == [str(number * 2) for number in range(20)]
 
 
 async def test_errors_arrive_as_they_were_raised() -> None:
-    def refuse(_: Frame) -> None:
-        raise RemoteError("TASK_FAILED", "no", fatal=True)
+    def refuse(request: HostRequest) -> CrewReply:
+        if request.WhichOneof("request") == "make_plan":
+            raise ZeroDivisionError("by zero")
+        raise TaskError("TASK_FAILED", "no", fatal=True)
 
-    def missing(method: str, _: Frame) -> None:
+    def missing(_: CrewRequest) -> None:
         raise NotFound("gone")
 
-    async with joined(missing, {"refuse": refuse, "break": lambda _: 1 / 0}) as ends:
-        with pytest.raises(RemoteError, match="no") as refused:
-            await ends.host.call("refuse", {})
+    async with joined(missing, refuse) as ends:
+        with pytest.raises(TaskError, match="no") as refused:
+            await ends.host.call(run())
         assert (refused.value.reason, refused.value.fatal) == ("TASK_FAILED", True)
-        with pytest.raises(RemoteError, match="ZeroDivisionError") as broken:
-            await ends.host.call("break", {})
+        with pytest.raises(TaskError, match="ZeroDivisionError") as broken:
+            await ends.host.call(PLAN)
         assert broken.value.reason == "INTERNAL"
-        with pytest.raises(RemoteError, match="gone") as lost:
-            await asyncio.to_thread(ends.crew.call, "anything", {})
+        with pytest.raises(TaskError, match="gone") as lost:
+            await asyncio.to_thread(ends.crew.call, embed())
         assert (lost.value.reason, lost.value.fatal) == ("NOT_FOUND", False)
 
 
-async def test_an_answer_that_cannot_be_told_is_an_error() -> None:
-    async with joined(lambda *_: None, {"number": lambda _: float("nan"), "thing": lambda _: object()}) as ends:
-        for method in ("number", "thing"):
-            with pytest.raises(RemoteError):
-                await ends.host.call(method, {})
+async def test_a_reply_too_large_to_be_sent_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framing, "MAX_FRAME_BYTES", 200)
+    large = CrewReply(run_task=TaskOutput(text="a" * 200))
+    async with joined(lambda _: None, lambda _: large) as ends:
+        with pytest.raises(TaskError, match="larger than the limit") as failed:
+            await ends.host.call(run())
+    assert (failed.value.reason, failed.value.fatal) == ("TASK_FAILED", True)
 
 
 async def test_the_hosts_own_trouble_is_not_told_to_the_crew_process() -> None:
@@ -94,9 +134,9 @@ async def test_the_hosts_own_trouble_is_not_told_to_the_crew_process() -> None:
 
     async with joined(broken) as ends:
         with pytest.raises(TimeoutError):
-            await asyncio.to_thread(ends.crew.call, "anything", {}, timeout=0.2)
+            await asyncio.to_thread(ends.crew.call, embed(), timeout=0.2)
         await until(lambda: [type(failure) for failure in ends.failures] == [ZeroDivisionError])
-        ends.crew.notify("notice", {})
+        ends.crew.notify(embed())
         await until(lambda: len(ends.failures) == 2)
 
 
@@ -114,18 +154,18 @@ async def test_a_call_given_up_is_given_up_at_the_other_end_too() -> None:
         # A busy host may read of a call and of its end at once, and then it does not begin.
         while not begun.is_set():
             with pytest.raises(TimeoutError):
-                await asyncio.to_thread(ends.crew.call, "hang", {}, timeout=0.05)
+                await asyncio.to_thread(ends.crew.call, embed(), timeout=0.05)
         await asyncio.wait_for(given_up.wait(), PATIENCE)
 
 
 async def test_a_call_given_up_before_it_began_is_forgotten() -> None:
     served = []
 
-    async with joined(lambda method, _: served.append(method)) as ends:
-        call = encode_frame({"call": 7, "method": "first", "params": {}})
-        # In one piece, so that the host reads both before it serves the call.
-        ends.theirs.sendall(call + encode_frame({"cancel": 7}))
-        await asyncio.to_thread(ends.crew.call, "second", {}, timeout=PATIENCE)
+    async with joined(lambda request: served.append(name_of(request))) as ends:
+        call = encode_frame(Frame(call=7, crew_request=embed("first")))
+        # At once, so that the host reads both before it serves the call.
+        ends.theirs.sendall(call + encode_frame(Frame(call=7, cancel=Cancel())))
+        await asyncio.to_thread(ends.crew.call, embed("second"), timeout=PATIENCE)
         ends.theirs.sendall(call)
         await until(lambda: served == ["second", "first"])
         assert not ends.host.closed.is_set()
@@ -134,41 +174,46 @@ async def test_a_call_given_up_before_it_began_is_forgotten() -> None:
 async def test_two_calls_with_one_number_end_the_link() -> None:
     begun, given_up = [], []
 
-    async def hang(method: str, _: Frame) -> None:
-        begun.append(method)
+    async def hang(request: CrewRequest) -> None:
+        begun.append(name_of(request))
         try:
             await asyncio.Event().wait()
         finally:
-            given_up.append(method)
+            given_up.append(name_of(request))
 
     async with joined(hang) as ends:
-        ends.theirs.sendall(encode_frame({"call": 7, "method": "first", "params": {}}))
+        ends.theirs.sendall(encode_frame(Frame(call=7, crew_request=embed("first"))))
         await until(lambda: begun == ["first"])
-        ends.theirs.sendall(encode_frame({"call": 7, "method": "second", "params": {}}))
+        ends.theirs.sendall(encode_frame(Frame(call=7, crew_request=embed("second"))))
         await asyncio.wait_for(ends.host.closed.wait(), PATIENCE)
         await until(lambda: given_up == ["first"])
         assert begun == ["first"]
 
 
-async def test_the_end_of_a_crew_process_ends_its_calls_and_not_what_it_told() -> None:
-    begun, given_up, told = set(), set(), []
+async def test_the_end_of_a_crew_process_ends_its_calls_and_not_its_notices() -> None:
+    begun, given_up, noticed = set(), set(), []
     read_on = asyncio.Event()
 
-    async def serve(method: str, _: Frame) -> None:
-        begun.add(method)
+    async def serve(request: CrewRequest) -> None:
+        begun.add(name_of(request))
         try:
             await read_on.wait()
-            told.append(method)
+            noticed.append(name_of(request))
         except asyncio.CancelledError:
-            given_up.add(method)
+            given_up.add(name_of(request))
             raise
 
     release = threading.Event()
-    async with joined(serve, {"hang": lambda _: release.wait(PATIENCE)}) as ends:
-        ends.crew.notify("tell", {})
-        call = asyncio.create_task(ends.host.call("hang", {}))
-        waiting = asyncio.create_task(asyncio.to_thread(ends.crew.call, "ask", {}))
-        await until(lambda: begun == {"tell", "ask"})
+
+    def hang(_: HostRequest) -> CrewReply:
+        release.wait(PATIENCE)
+        return CrewReply()
+
+    async with joined(serve, hang) as ends:
+        ends.crew.notify(embed("notice"))
+        call = asyncio.create_task(ends.host.call(run()))
+        waiting = asyncio.create_task(asyncio.to_thread(ends.crew.call, embed("ask")))
+        await until(lambda: begun == {"notice", "ask"})
         ends.theirs.shutdown(socket.SHUT_RDWR)
         with pytest.raises(CrewProcessLost):
             await call
@@ -176,17 +221,39 @@ async def test_the_end_of_a_crew_process_ends_its_calls_and_not_what_it_told() -
             await waiting
         await until(lambda: given_up == {"ask"})
         read_on.set()
-        await until(lambda: told == ["tell"])
+        await until(lambda: noticed == ["notice"])
         with pytest.raises(CrewProcessLost):
-            await ends.host.call("anything", {})
+            await ends.host.call(run())
         with pytest.raises(LinkClosed):
-            await asyncio.to_thread(ends.crew.call, "anything", {})
+            await asyncio.to_thread(ends.crew.call, embed())
         release.set()
 
 
-async def test_bytes_that_are_no_frames_end_the_link() -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\xff\xff\xff\xff",
+        encode_frame(Frame(call=1)),
+        encode_frame(Frame(call=1, crew_request=CrewRequest(task=0))),
+        encode_frame(Frame(call=1, host_request=PLAN)),
+        encode_frame(Frame(call=1, host_reply=HostReply())),
+    ],
+    ids=["too long", "no content", "no request", "a host's request", "a host's reply"],
+)
+async def test_what_no_crew_process_may_send_ends_the_link(sent: bytes) -> None:
     async with joined(lambda *_: None) as ends:
-        ends.theirs.sendall(b"\xff\xff\xff\xff")
+        ends.theirs.sendall(sent)
         await asyncio.wait_for(ends.host.closed.wait(), PATIENCE)
         with pytest.raises(CrewProcessLost):
-            await ends.host.call("anything", {})
+            await ends.host.call(run())
+
+
+async def test_replies_nobody_waits_for_are_passed_over() -> None:
+    async with joined(lambda _: HostReply(embed=EmbedResponse(dimension=3))) as ends:
+        for frame in (
+            Frame(call=99, crew_reply=CrewReply()),
+            Frame(call=99, error=Error()),
+            Frame(call=99, cancel=Cancel()),
+        ):
+            ends.theirs.sendall(encode_frame(frame))
+        assert (await asyncio.to_thread(ends.crew.call, embed(), timeout=PATIENCE)).embed.dimension == 3

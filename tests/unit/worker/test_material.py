@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coxswain.models.v1.inference_pb2 import ContentPart
 from services.orchestrator.worker.crew.material import SHORTEST_MATERIAL, materials_of, split_material
 
 WORDS = st.text("ab \n", max_size=12)
@@ -11,20 +12,20 @@ WORDS = st.text("ab \n", max_size=12)
 @given(WORDS, st.lists(WORDS.filter(bool), max_size=4))
 def test_the_parts_of_a_prompt_are_the_prompt(text: str, materials: list[str]) -> None:
     parts = split_material(text, materials)
-    assert "".join(next(iter(part.values())) for part in parts) == text
-    assert all(part.get("material", materials[0] if materials else None) in [*materials, None] for part in parts)
+    assert "".join(part.text or part.material for part in parts) == text
+    assert all(part.material in materials for part in parts if part.WhichOneof("part") == "material")
 
 
 @given(WORDS, WORDS, WORDS.filter(bool))
 def test_material_in_a_prompt_is_marked(before: str, after: str, material: str) -> None:
     parts = split_material(before + material + after, [material])
-    assert {"material": material} in parts
+    assert ContentPart(material=material) in parts
 
 
 def test_the_longest_of_overlapping_pieces_counts() -> None:
     assert split_material("see: a result that quotes the input.", ["the input", "a result that quotes the input."]) == [
-        {"text": "see: "},
-        {"material": "a result that quotes the input."},
+        ContentPart(text="see: "),
+        ContentPart(material="a result that quotes the input."),
     ]
 
 

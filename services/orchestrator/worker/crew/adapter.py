@@ -16,32 +16,16 @@ from crewai.utilities.i18n import I18N_DEFAULT
 from crewai.utilities.pydantic_schema_utils import create_model_from_schema
 from pydantic import BaseModel
 
+from coxswain.orchestrator.worker.link_pb2 import EarlierTask, Revision
 from services.orchestrator.domain.crew import AgentSpec, Process, TaskSpec
 from services.orchestrator.placeholders import interpolate
+from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.crewai_types import Judge, Member, OneTaskCrew
 from services.orchestrator.worker.crew.knowledge import TextKnowledge
 from services.orchestrator.worker.crew.llm import HostLLM
 from services.orchestrator.worker.crew.memory import AnalysedMemory, ResultMemory
-from services.orchestrator.worker.crew.session import TaskRun
 from services.orchestrator.worker.crew.tools.factory import build_tools
-from services.orchestrator.worker.link.framing import RemoteError
-
-
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """The result of an earlier task."""
-
-    name: str
-    text: str
-    agent_role: str
-
-
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """What a person found wrong with the previous result of the same task."""
-
-    previous: str
-    feedback: str
+from services.orchestrator.worker.link.errors import TaskError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +38,24 @@ class BuiltTask:
 
 
 def build_task(
-    run: TaskRun, *, context: Sequence[Earlier], plan: str = "", revision: Revision | None = None
+    attempt: TaskAttempt, *, context: Sequence[EarlierTask], plan: str = "", revision: Revision | None = None
 ) -> BuiltTask:
-    """Return the one-task crew of `run`. `context` is the results the task gets, in the crew's order.
+    """Return the one-task crew of an attempt. `context` is the results the task gets, in the crew's order.
 
     Raises:
-        RemoteError: the crew cannot be built as it is described.
+        TaskError: the crew cannot be built as it is described.
     """
-    return _Builder(run).build(context, plan, revision)
+    return _Builder(attempt).build(context, plan, revision)
 
 
 class _Builder:
-    def __init__(self, run: TaskRun) -> None:
-        self._run = run
-        self._session = run.session
-        self._spec = run.session.spec
+    def __init__(self, attempt: TaskAttempt) -> None:
+        self._attempt = attempt
+        self._session = attempt.session
+        self._spec = attempt.session.spec
 
-    def build(self, context: Sequence[Earlier], plan: str, revision: Revision | None) -> BuiltTask:
-        spec = self._spec.tasks[self._run.index]
+    def build(self, context: Sequence[EarlierTask], plan: str, revision: Revision | None) -> BuiltTask:
+        spec = self._spec.tasks[self._attempt.index]
         hierarchical = self._spec.process is Process.HIERARCHICAL
         manager_spec = self._session.agent(self._spec.manager_agent) if self._spec.manager_agent else None
         members = {
@@ -101,7 +85,7 @@ class _Builder:
             agents=list(members.values()),
             tasks=[task],
             process=CrewProcess.hierarchical if hierarchical else CrewProcess.sequential,
-            manager_llm=HostLLM.for_agent(self._run, self._spec.manager_model)
+            manager_llm=HostLLM.for_agent(self._attempt, self._spec.manager_model)
             if hierarchical and not manager
             else None,
             manager_agent=manager,
@@ -125,13 +109,15 @@ class _Builder:
             role=role,
             goal=self.text(agent.goal),
             backstory=self.text(agent.backstory),
-            llm=HostLLM.for_agent(self._run, agent.model, agent=agent.name, role=role, temperature=agent.temperature),
+            llm=HostLLM.for_agent(
+                self._attempt, agent.model, agent=agent.name, role=role, temperature=agent.temperature
+            ),
             function_calling_llm=(
-                HostLLM.for_agent(self._run, agent.function_calling_model, agent=agent.name, role=role)
+                HostLLM.for_agent(self._attempt, agent.function_calling_model, agent=agent.name, role=role)
                 if agent.function_calling_model
                 else None
             ),
-            tools=build_tools(agent.tools, self._run),
+            tools=build_tools(agent.tools, self._attempt),
             allow_delegation=agent.allow_delegation,
             max_iter=agent.max_iterations,
             max_retry_limit=agent.max_retries,
@@ -151,7 +137,7 @@ class _Builder:
             return interpolate(text, self._session.inputs)
         except KeyError as missing:
             name = missing.args[0]
-            raise RemoteError(
+            raise TaskError(
                 "TASK_FAILED", f'the crew asks for the input "{name}", which was not given', fatal=True
             ) from missing
 
@@ -161,29 +147,29 @@ class _Builder:
             return []
         agents = [agent for agent in self._spec.agents if agent.name == spec.agent and not hierarchical]
         inherited = agents[0].tools if agents else ()
-        return list(build_tools((*inherited, *spec.tools), self._run))
+        return list(build_tools((*inherited, *spec.tools), self._attempt))
 
     def _model_of_judge(self, spec: TaskSpec) -> HostLLM:
         agents = [agent for agent in self._spec.agents if agent.name == spec.agent]
         model = agents[0].model if agents else self._spec.manager_model
-        return HostLLM.for_agent(self._run, model, agent=spec.agent)
+        return HostLLM.for_agent(self._attempt, model, agent=spec.agent)
 
     def _memory(self) -> ResultMemory | AnalysedMemory | None:
         if not self._spec.memory.enabled:
             return None
-        llm = HostLLM.for_agent(self._run, self._spec.model)
+        llm = HostLLM.for_agent(self._attempt, self._spec.model)
         if self._spec.memory.analysis:
-            return AnalysedMemory.of(self._run, llm)
-        return ResultMemory.of(self._run, llm)
+            return AnalysedMemory.of(self._attempt, llm)
+        return ResultMemory.of(self._attempt, llm)
 
     def _knowledge(self, texts: tuple[Any, ...]) -> Any:
-        return TextKnowledge.over(self._run, self._spec.memory.embedding_model, texts) if texts else None
+        return TextKnowledge.over(self._attempt, self._spec.memory.embedding_model, texts) if texts else None
 
 
-def build_for_planning(run: TaskRun) -> list[Task]:
+def build_for_planning(attempt: TaskAttempt) -> list[Task]:
     """Return all tasks of the crew as CrewAI's planner wants to read them; they are not meant to run."""
-    builder = _Builder(run)
-    spec = run.session.spec
+    builder = _Builder(attempt)
+    spec = attempt.session.spec
     members = {agent.name: builder.member(agent, planning=True) for agent in spec.agents}
     return [
         Task(
@@ -191,17 +177,16 @@ def build_for_planning(run: TaskRun) -> list[Task]:
             description=builder.text(task.description),
             expected_output=builder.text(task.expected_output),
             agent=members.get(task.agent),
-            tools=list(build_tools(task.tools, run)),
+            tools=list(build_tools(task.tools, attempt)),
         )
         for task in spec.tasks
     ]
 
 
-def _earlier_task(earlier: Earlier, anyone: Member) -> Task:
-    task = Task(name=earlier.name, description=earlier.name, expected_output="-", agent=anyone)
-    task.output = TaskOutput(
-        name=earlier.name, description=earlier.name, raw=earlier.text, agent=earlier.agent_role or "-"
-    )
+def _earlier_task(earlier: EarlierTask, anyone: Member) -> Task:
+    name, output = earlier.name, earlier.output
+    task = Task(name=name, description=name, expected_output="-", agent=anyone)
+    task.output = TaskOutput(name=name, description=name, raw=output.text, agent=output.agent_role or "-")
     return task
 
 
@@ -212,7 +197,7 @@ def _model_of(spec: TaskSpec) -> type[BaseModel] | None:
     try:
         model: type[BaseModel] = create_model_from_schema(schema)
     except Exception as error:
-        raise RemoteError("TASK_FAILED", f"the output schema cannot be used: {error}", fatal=True) from error
+        raise TaskError("TASK_FAILED", f"the output schema cannot be used: {error}", fatal=True) from error
     return model
 
 

@@ -3,38 +3,35 @@
 import os
 import socket
 
+from coxswain.orchestrator.worker.link_pb2 import CrewReply, HostRequest
 from services.orchestrator.worker.crew import runner
 from services.orchestrator.worker.crew.guard import refuse_network
 from services.orchestrator.worker.crew.session import Session
-from services.orchestrator.worker.link.crew_end import Link
-from services.orchestrator.worker.link.framing import BadFrame, Frame
+from services.orchestrator.worker.link.crew_end import CrewEnd
+from services.orchestrator.worker.link.framing import BadFrame
 
 
 def serve(connection: socket.socket) -> int:
     """Serve one segment and return the exit status."""
     _silence()
     refuse_network()
-    link = Link(connection)
+    link = CrewEnd(connection)
     session: Session | None = None
 
-    def open_session(params: Frame) -> Frame:
+    def answer(request: HostRequest) -> CrewReply:
         nonlocal session
-        session = Session.open(link, params)
-        return {}
-
-    def opened() -> Session:
+        name = request.WhichOneof("request")
+        if name == "open_session":
+            session = Session.open(link, request.open_session)
+            return CrewReply()
         if session is None:
             raise RuntimeError("the host has not opened a session")
-        return session
+        if name == "run_task":
+            return CrewReply(run_task=runner.run_task(session, request.task, request.run_task))
+        return CrewReply(make_plan=runner.make_plan(session))
 
     try:
-        link.serve(
-            {
-                "open": open_session,
-                "task": lambda params: runner.run_task(opened(), params),
-                "plan": lambda params: runner.make_plan(opened(), params),
-            }
-        )
+        link.serve(answer)
     except BadFrame:
         return 1
     return 0

@@ -8,7 +8,7 @@ from crewai.tasks.llm_guardrail import LLMGuardrail, LLMGuardrailResult
 from crewai.tasks.task_output import TaskOutput
 from pydantic import PrivateAttr
 
-from services.orchestrator.worker.crew.session import time_limit
+from services.orchestrator.worker.crew.deadline import time_limit
 
 
 class Member(Agent):

@@ -4,30 +4,30 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from services.orchestrator.worker.crew.session import TaskRun
+    from services.orchestrator.worker.crew.attempt import TaskAttempt
 
 Embedder = Callable[[Sequence[str]], list[list[float]]]
 
 _BATCH = 256
 
 
-def embed(run: "TaskRun", model: str, texts: Sequence[str]) -> list[list[float]]:
+def embed(attempt: "TaskAttempt", model: str, texts: Sequence[str]) -> list[list[float]]:
     """Return a vector of unit length for each text; `model` empty means the installation's default.
 
     Raises:
         HookAborted: the task has to end.
-        RemoteError: embedding failed in a way that may pass.
+        TaskError: embedding failed in a way that may pass.
     """
     vectors: list[list[float]] = []
     for start in range(0, len(texts), _BATCH):
-        vectors += run.call("embed", {"model": model, "texts": list(texts[start : start + _BATCH])})["vectors"]
+        vectors += attempt.host.embed(model, texts[start : start + _BATCH])
     return vectors
 
 
-def embedder(run: "TaskRun", model: str) -> Embedder:
+def embedder(attempt: "TaskAttempt", model: str) -> Embedder:
     """Return the function CrewAI's memory embeds with."""
 
     def embed_texts(texts: Sequence[str]) -> list[list[float]]:
-        return embed(run, model, texts)
+        return embed(attempt, model, texts)
 
     return embed_texts

@@ -4,40 +4,26 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from services.orchestrator.worker.crew.session import TaskRun
+from services.orchestrator.worker.crew.attempt import TaskAttempt
 
 LONGEST_TEXT = 4096
 
 
-def tool_events(run: TaskRun) -> Callable[[Any, Any], None]:
-    """Return the sink that CrewAI's events of one run of a task go to."""
+def tool_events(attempt: TaskAttempt) -> Callable[[Any, Any], None]:
+    """Return the sink that CrewAI's events of one attempt at a task go to."""
+    host = attempt.host
 
     def sink(_source: Any, event: Any) -> None:
         if event.type == "tool_usage_started":
-            arguments = (
-                event.tool_args if isinstance(event.tool_args, str) else json.dumps(event.tool_args, default=str)
-            )
-            run.notify(
-                "tool.started",
-                {"call_id": event.event_id, "tool": event.tool_name, "arguments": arguments[:LONGEST_TEXT]},
-            )
+            arguments = event.tool_args
+            if not isinstance(arguments, str):
+                arguments = json.dumps(arguments, default=str)
+            host.tool_call_started(event.event_id, event.tool_name, arguments[:LONGEST_TEXT])
         elif event.type == "tool_usage_finished":
-            run.notify(
-                "tool.completed",
-                {
-                    "call_id": event.started_event_id or event.event_id,
-                    "tool": event.tool_name,
-                    "output": str(event.output)[:LONGEST_TEXT],
-                },
-            )
+            call_id = event.started_event_id or event.event_id
+            host.tool_call_completed(call_id, event.tool_name, str(event.output)[:LONGEST_TEXT])
         elif event.type == "tool_usage_error":
-            run.notify(
-                "tool.failed",
-                {
-                    "call_id": event.started_event_id or event.event_id,
-                    "tool": event.tool_name,
-                    "message": str(event.error)[:LONGEST_TEXT],
-                },
-            )
+            call_id = event.started_event_id or event.event_id
+            host.tool_call_failed(call_id, event.tool_name, str(event.error)[:LONGEST_TEXT])
 
     return sink

@@ -10,23 +10,23 @@ from crewai.knowledge.storage.base_knowledge_storage import BaseKnowledgeStorage
 from pydantic import PrivateAttr
 
 from services.orchestrator.domain.crew import KnowledgeSpec
+from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.embedder import embed
-from services.orchestrator.worker.crew.session import TaskRun
-from services.orchestrator.worker.link.framing import RemoteError
+from services.orchestrator.worker.link.errors import TaskError
 
 
 class TextKnowledge(BaseKnowledgeStorage):
     """Pieces of text and their vectors."""
 
-    _run: TaskRun = PrivateAttr()
+    _attempt: TaskAttempt = PrivateAttr()
     _model: str = PrivateAttr()
     _chunks: list[str] = PrivateAttr(default_factory=list)
 
     @classmethod
-    def over(cls, run: TaskRun, model: str, texts: tuple[KnowledgeSpec, ...]) -> Knowledge:
+    def over(cls, attempt: TaskAttempt, model: str, texts: tuple[KnowledgeSpec, ...]) -> Knowledge:
         """Return CrewAI's knowledge of some texts, embedded by `model`."""
         storage = cls()
-        storage._run = run
+        storage._attempt = attempt
         storage._model = model
         for text in texts:
             storage._chunks += StringKnowledgeSource(content=text.content)._chunk_text(text.content)  # noqa: SLF001
@@ -46,22 +46,22 @@ class TextKnowledge(BaseKnowledgeStorage):
         """
         try:
             *pieces, wanted = self._vectors([*self._chunks, "\n".join(query)])
-        except RemoteError as error:
-            raise self._run.fail(error) from error
+        except TaskError as error:
+            raise self._attempt.fail(error) from error
         if not pieces:
             return []
         scores = (1 + np.asarray(pieces) @ np.asarray(wanted)) / 2
         best = [int(index) for index in np.argsort(-scores, kind="stable")[:limit] if scores[index] >= score_threshold]
-        self._run.materials += [self._chunks[index] for index in best]
+        self._attempt.materials += [self._chunks[index] for index in best]
         return [
             {"id": str(index), "content": self._chunks[index], "metadata": {}, "score": float(scores[index])}
             for index in best
         ]
 
     def _vectors(self, texts: list[str]) -> list[list[float]]:
-        known: dict[tuple[str, str], list[float]] = self._run.session.vectors
+        known: dict[tuple[str, str], list[float]] = self._attempt.session.vectors
         missing = [text for text in dict.fromkeys(texts) if (self._model, text) not in known]
-        for text, vector in zip(missing, embed(self._run, self._model, missing), strict=True):
+        for text, vector in zip(missing, embed(self._attempt, self._model, missing), strict=True):
             known[self._model, text] = vector
         return [known[self._model, text] for text in texts]
 

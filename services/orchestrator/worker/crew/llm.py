@@ -1,6 +1,5 @@
 """The model as CrewAI sees it: every call goes through the host to the models service."""
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,40 +9,53 @@ from crewai.utilities.exceptions.context_window_exceeding_exception import LLMCo
 from crewai.utilities.pydantic_schema_utils import generate_model_description
 from pydantic import BaseModel, PrivateAttr
 
+from coxswain.models.v1 import inference_pb2 as pb
+from coxswain.models.v1.model_pb2 import Model
+from services.common.grpc.json_values import to_struct
+from services.orchestrator.worker.crew.attempt import TaskAttempt
+from services.orchestrator.worker.crew.deadline import out_of_time, remaining_time
 from services.orchestrator.worker.crew.material import split_material
-from services.orchestrator.worker.crew.session import ModelFacts, TaskRun, out_of_time, remaining_time
-from services.orchestrator.worker.link.framing import Frame, RemoteError
+from services.orchestrator.worker.link.errors import TaskError
+from services.orchestrator.worker.link.text import storable, storable_json
 
 _BOUNDLESS_WINDOW = 10_000_000
 _USABLE_SHARE = 0.85
 _CHARACTERS_PER_TOKEN = 4
 _SCHEMA_NAME = re.compile(r"[^A-Za-z0-9_-]")
+_ROLES = {
+    "system": pb.MESSAGE_ROLE_SYSTEM,
+    "developer": pb.MESSAGE_ROLE_SYSTEM,
+    "user": pb.MESSAGE_ROLE_USER,
+    "assistant": pb.MESSAGE_ROLE_ASSISTANT,
+    "tool": pb.MESSAGE_ROLE_TOOL,
+    "function": pb.MESSAGE_ROLE_TOOL,
+}
 
 
 class HostLLM(BaseLLM):
-    """One model for one agent in one run of a task."""
+    """One model for one agent in one attempt at a task."""
 
     llm_type: str = "coxswain"
-    _run: TaskRun = PrivateAttr()
-    _facts: ModelFacts = PrivateAttr()
+    _attempt: TaskAttempt = PrivateAttr()
+    _model: Model = PrivateAttr()
     _agent: str = PrivateAttr()
     _role: str = PrivateAttr()
 
     @classmethod
     def for_agent(
-        cls, run: TaskRun, model: str, *, agent: str = "", role: str = "", temperature: float | None = None
+        cls, attempt: TaskAttempt, model: str, *, agent: str = "", role: str = "", temperature: float | None = None
     ) -> "HostLLM":
         """Return the model for an agent of the crew, or for one CrewAI makes itself (`agent` empty)."""
         llm = cls(model=model, temperature=temperature)
-        llm._run = run
-        llm._facts = run.session.facts(model)
+        llm._attempt = attempt
+        llm._model = attempt.session.model(model)
         llm._agent = agent
         llm._role = role
         return llm
 
     def supports_function_calling(self) -> bool:
         """Whether the model calls tools by itself; else CrewAI asks for them in words."""
-        return self._facts.tools
+        return self._model.capabilities.tools
 
     def supports_stop_words(self) -> bool:
         """Never: CrewAI's stop word may be part of an answer, and its parser manages without."""
@@ -51,7 +63,7 @@ class HostLLM(BaseLLM):
 
     def get_context_window_size(self) -> int:
         """Return the tokens that may be used before CrewAI summarises the conversation."""
-        window = self._facts.context_window
+        window = self._model.context_window
         return int(window * _USABLE_SHARE) if window else _BOUNDLESS_WINDOW
 
     def get_input_tokens_count(
@@ -71,7 +83,7 @@ class HostLLM(BaseLLM):
         tools: list[dict[str, Any]] | None = None,
         callbacks: list[Any] | None = None,  # noqa: ARG002 - the host counts tokens
         available_functions: dict[str, Any] | None = None,  # noqa: ARG002 - the executor runs tools
-        from_task: Any = None,  # noqa: ARG002 - the run knows its task
+        from_task: Any = None,  # noqa: ARG002 - the attempt knows its task
         from_agent: Any = None,
         response_model: type[BaseModel] | None = None,
     ) -> str | Any:
@@ -80,45 +92,44 @@ class HostLLM(BaseLLM):
         Raises:
             HookAborted: the task has to end.
             LLMContextLengthExceededError: the conversation does not fit the model.
-            RemoteError: the call failed in a way that may pass; the agent tries again.
+            TaskError: the call failed in a way that may pass; the agent tries again.
             ValueError: the answer does not follow `response_model`.
         """
-        run = self._run
-        run.check()
+        self._attempt.check()
         self._wait_for_turn()
-        request = self._request(messages, tools, response_model)
+        completion = self._completion(messages, tools, response_model)
         role = getattr(from_agent, "role", None) or self._role
         try:
-            answer = run.call("llm.complete", {"request": request, "agent_role": role})
-        except RemoteError as error:
+            answer = self._attempt.host.complete(completion, role)
+        except TaskError as error:
             if error.reason == "CONTEXT_WINDOW_EXCEEDED":
                 raise LLMContextLengthExceededError(error.message) from error
             raise
-        if answer["tool_calls"]:
-            return [_openai_tool_call(call) for call in answer["tool_calls"]]
+        if answer.tool_calls:
+            return [_openai_tool_call(call) for call in answer.tool_calls]
         if response_model is not None:
-            return self._validate_structured_output(answer["text"], response_model)
-        return answer["text"]
+            return self._validate_structured_output(answer.text, response_model)
+        return answer.text
 
     def _wait_for_turn(self) -> None:
-        pacer = self._run.session.pacer(self._agent)
+        pacer = self._attempt.session.pacer(self._agent)
         if pacer is not None and not pacer.wait(remaining_time()):
-            raise self._run.fail(out_of_time())
+            raise self._attempt.fail(out_of_time())
 
-    def _request(
+    def _completion(
         self, messages: str | list[Any], tools: list[dict[str, Any]] | None, response_model: type[BaseModel] | None
-    ) -> Frame:
-        request: Frame = {
-            "model": self.model,
-            "messages": [_message(message, self._run.materials) for message in self._format_messages(messages)],
-        }
-        if tools:
-            request["tools"] = [_tool(tool) for tool in tools]
-        if response_model is not None and self._facts.json_schema:
-            request["response_format"] = _response_format(response_model)
-        if self.temperature is not None:
-            request["temperature"] = self.temperature
-        return request
+    ) -> pb.Completion:
+        return pb.Completion(
+            model=self.model,
+            messages=[_message(message, self._attempt.materials) for message in self._format_messages(messages)],
+            tools=[_tool(tool["function"]) for tool in tools or ()],
+            response_format=(
+                _response_format(response_model)
+                if response_model is not None and self._model.capabilities.json_schema
+                else None
+            ),
+            sampling=None if self.temperature is None else pb.Sampling(temperature=self.temperature),
+        )
 
 
 def _text(content: Any) -> str:
@@ -129,45 +140,39 @@ def _text(content: Any) -> str:
     return "".join(block.get("text", "") for block in content if isinstance(block, dict))
 
 
-def _message(message: Any, materials: Sequence[str]) -> Frame:
-    role = message["role"]
-    text = _text(message.get("content"))
-    told: Frame = {"role": role}
-    if text:
+def _message(message: Any, materials: Sequence[str]) -> pb.Message:
+    text = storable(_text(message.get("content")))
+    content: list[pb.ContentPart] = []
+    if text and message["role"] == "user":
+        content = split_material(text, materials)
+    elif text:
         # Only what asks the model for something can hold material; its own words and instructions do not.
-        told["content"] = split_material(text, materials) if role == "user" else [{"text": text}]
-    if message.get("tool_calls"):
-        told["tool_calls"] = [
-            {"id": call["id"], "name": call["function"]["name"], "arguments": call["function"]["arguments"]}
-            for call in message["tool_calls"]
-        ]
-    if message.get("tool_call_id"):
-        told["tool_call_id"] = message["tool_call_id"]
-    return told
+        content = [pb.ContentPart(text=text)]
+    return pb.Message(
+        role=_ROLES.get(message["role"], pb.MESSAGE_ROLE_USER),
+        content=content,
+        tool_calls=[_tool_call(call["id"], call["function"]) for call in message.get("tool_calls") or ()],
+        tool_call_id=message.get("tool_call_id"),
+    )
 
 
-def _tool(tool: dict[str, Any]) -> Frame:
-    function = tool["function"]
-    return {
-        "name": function["name"],
-        "description": function.get("description", ""),
-        "parameters": function.get("parameters", {}),
-    }
+def _tool_call(call_id: str, function: dict[str, str]) -> pb.ToolCall:
+    return pb.ToolCall(id=call_id, name=function["name"], arguments_json=storable(function["arguments"]))
 
 
-def _response_format(response_model: type[BaseModel]) -> Frame:
+def _tool(function: dict[str, Any]) -> pb.ToolDefinition:
+    return pb.ToolDefinition(
+        name=function["name"],
+        description=storable(function.get("description", "")),
+        parameters_schema=to_struct(storable_json(function.get("parameters", {}))),
+    )
+
+
+def _response_format(response_model: type[BaseModel]) -> pb.ResponseFormat:
     described = generate_model_description(response_model)["json_schema"]
     name = _SCHEMA_NAME.sub("_", response_model.__name__)[:64]
-    return {"name": name, "schema": described["schema"]}
+    return pb.ResponseFormat(name=name, schema=to_struct(storable_json(described["schema"])))
 
 
-def _openai_tool_call(call: Frame) -> Frame:
-    arguments = call["arguments"]
-    return {
-        "id": call["id"],
-        "type": "function",
-        "function": {
-            "name": call["name"],
-            "arguments": arguments if isinstance(arguments, str) else json.dumps(arguments),
-        },
-    }
+def _openai_tool_call(call: pb.ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}}

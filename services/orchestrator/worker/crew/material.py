@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from coxswain.models.v1.inference_pb2 import ContentPart
+
 SHORTEST_MATERIAL = 80
 """Shorter inputs (a name, a number, a question) are part of the instruction they stand in."""
 # At least four words and the end of a statement.
@@ -24,10 +26,10 @@ def materials_of(inputs: Mapping[str, Any], results: Iterable[str]) -> list[str]
     return list(dict.fromkeys(texts or filter(_STATEMENT.search, given)))
 
 
-def split_material(text: str, materials: Sequence[str]) -> list[dict[str, str]]:
-    """Return the parts of a message, `{"text": ...}` or `{"material": ...}`; joined they are `text` again."""
+def split_material(text: str, materials: Sequence[str]) -> list[ContentPart]:
+    """Return the parts of a message, each text or material; joined they are `text` again."""
     found: list[tuple[int, int]] = []
-    # Longer pieces first: a result may quote an input.
+    # Longer ones first: a result may quote an input.
     for material in sorted(materials, key=len, reverse=True):
         start = text.find(material)
         while start >= 0:
@@ -35,13 +37,13 @@ def split_material(text: str, materials: Sequence[str]) -> list[dict[str, str]]:
             if all(end <= taken_start or start >= taken_end for taken_start, taken_end in found):
                 found.append((start, end))
             start = text.find(material, end)
-    parts: list[dict[str, str]] = []
+    parts: list[ContentPart] = []
     position = 0
     for start, end in sorted(found):
         if start > position:
-            parts.append({"text": text[position:start]})
-        parts.append({"material": text[start:end]})
+            parts.append(ContentPart(text=text[position:start]))
+        parts.append(ContentPart(material=text[start:end]))
         position = end
     if position < len(text) or not parts:
-        parts.append({"text": text[position:]})
+        parts.append(ContentPart(text=text[position:]))
     return parts

@@ -15,34 +15,34 @@ from crewai.memory.utils import join_scope_paths, sanitize_scope_name
 from pydantic import PrivateAttr
 
 from services.orchestrator.worker.crew.embedder import embedder
-from services.orchestrator.worker.crew.memory_storage import RemoteMemoryStorage, seen_by
+from services.orchestrator.worker.crew.memory_storage import ServiceMemoryStorage, seen_by
 from services.orchestrator.worker.crew.text_splitter import split_text
-from services.orchestrator.worker.link.framing import RemoteError
+from services.orchestrator.worker.link.errors import TaskError
 
 if TYPE_CHECKING:
     from crewai.llms.base_llm import BaseLLM
 
-    from services.orchestrator.worker.crew.session import TaskRun
+    from services.orchestrator.worker.crew.attempt import TaskAttempt
 
 _QUERY_BYTES = 60_000
 
 
 class _TaskMemory(Memory):
-    """The memory of one run of a task."""
+    """The memory of one attempt at a task."""
 
-    _run: Any = PrivateAttr()
+    _attempt: Any = PrivateAttr()
 
     @classmethod
-    def of(cls, run: "TaskRun", llm: "BaseLLM") -> Self:
+    def of(cls, attempt: "TaskAttempt", llm: "BaseLLM") -> Self:
         """Return the memory of a crew as one of its tasks sees it."""
-        spec = run.session.spec
+        spec = attempt.session.spec
         memory = cls(
             llm=llm,
-            storage=RemoteMemoryStorage(run),
-            embedder=embedder(run, spec.memory.embedding_model),
+            storage=ServiceMemoryStorage(attempt),
+            embedder=embedder(attempt, spec.memory.embedding_model),
             root_scope=f"/crew/{sanitize_scope_name(spec.name)}",
         )
-        memory._run = run
+        memory._attempt = attempt
         return memory
 
     def forget_earlier_attempts(self) -> None:
@@ -59,10 +59,10 @@ class _TaskMemory(Memory):
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except RemoteError as error:
-            future.set_exception(self._run.fail(error))
-        except Exception as error:  # noqa: BLE001 - the future carries it, the run remembers it
-            future.set_exception(self._run.fail(RemoteError("TASK_FAILED", f"a memory was not saved: {error}")))
+        except TaskError as error:
+            future.set_exception(self._attempt.fail(error))
+        except Exception as error:  # noqa: BLE001 - the future carries it, the attempt remembers it
+            future.set_exception(self._attempt.fail(TaskError("TASK_FAILED", f"a memory was not saved: {error}")))
         return future
 
     def recall(
@@ -83,8 +83,8 @@ class _TaskMemory(Memory):
         try:
             with seen_by(source, include_private=include_private):
                 return self._recall(query, scope, categories, limit, depth, source, include_private)
-        except RemoteError as error:
-            raise self._run.fail(error) from error
+        except TaskError as error:
+            raise self._attempt.fail(error) from error
 
     def _recall(
         self,

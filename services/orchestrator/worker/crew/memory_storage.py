@@ -10,11 +10,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from crewai.memory.types import MemoryRecord, ScopeInfo
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.orchestrator.worker.link.framing import Frame
+from coxswain.memory.v1 import memory_pb2 as pb
+from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
+from services.orchestrator.worker.link.text import storable, storable_json
 
 if TYPE_CHECKING:
-    from services.orchestrator.worker.crew.session import TaskRun
+    from services.orchestrator.worker.crew.attempt import TaskAttempt
 
 OWN_METADATA = ("execution_id", "task")
 """Says where a memory came from. It is for people who list memories, not for prompts."""
@@ -27,17 +30,13 @@ _PART_CHARACTERS = 96
 """A longer part of a scope (roles may be whole paragraphs) is cut, and told apart by a hash."""
 
 # CrewAI leaves privacy to the memory, which knows who asks; the memory service decides it in the search.
-_viewer: contextvars.ContextVar[Frame | None] = contextvars.ContextVar("coxswain_memory_viewer", default=None)
+_viewer: contextvars.ContextVar[pb.RecordFilter | None] = contextvars.ContextVar("coxswain_memory_viewer", default=None)
 
 
 @contextlib.contextmanager
 def seen_by(source: str | None, *, include_private: bool) -> Iterator[None]:
     """Have searches find the private records of a source too, or those of all."""
-    viewer: Frame = {}
-    if source:
-        viewer["source"] = source
-    if include_private:
-        viewer["include_private"] = True
+    viewer = pb.RecordFilter(source=storable(source or ""), include_private=include_private)
     token = _viewer.set(viewer)
     try:
         yield
@@ -45,40 +44,43 @@ def seen_by(source: str | None, *, include_private: bool) -> Iterator[None]:
         _viewer.reset(token)
 
 
-class RemoteMemoryStorage:
-    """The storage of one run of a task: all of CrewAI's StorageBackend protocol.
+class ServiceMemoryStorage:
+    """The storage of one attempt at a task: all of CrewAI's StorageBackend protocol.
 
     Records new to the store get ids made of execution, task and position, so that a task done again (after a crash, or
     because a person refused its result) removes what it had saved instead of saving it twice. Private records are seen
     as `seen_by` says.
     """
 
-    def __init__(self, run: "TaskRun") -> None:
-        self._run = run
+    def __init__(self, attempt: "TaskAttempt") -> None:
+        self._attempt = attempt
+        self._host = attempt.host
         self._known: dict[str, Mapping[str, Any]] = {}
         """Where each record came from that was read or saved here."""
 
     def save(self, records: list[MemoryRecord]) -> None:
         """Store records."""
-        own = {"execution_id": self._run.session.execution_id, "task": self._run.name}
+        own = {"execution_id": self._attempt.session.execution_id, "task": self._attempt.name}
         for record in records:
             if record.id not in self._known:
                 # Tools that run side by side save side by side.
-                record.id = self._own_id(self._run.occurrence("memory.save"))
+                record.id = self._own_id(self._attempt.occurrence("memory.save"))
                 self._known[record.id] = own
         for start in range(0, len(records), _SAVED_AT_ONCE):
             batch = records[start : start + _SAVED_AT_ONCE]
-            self._run.call("memory.save", {"records": [_to_json(record, self._known[record.id]) for record in batch]})
+            self._host.save_records(
+                pb.SaveRecordsRequest(records=[record_to_proto(record, self._known[record.id]) for record in batch])
+            )
 
     def forget_earlier_attempts(self) -> None:
         """Remove what attempts before this one have saved: it may have been more, and came to nothing in the end."""
         for first in range(0, _MOST_SAVED, _SAVED_AT_ONCE):
             ids = [self._own_id(position) for position in range(first, first + _SAVED_AT_ONCE)]
-            if not self._run.call("memory.delete", {"ids": ids, "filter": {}})["deleted"]:
+            if not self._host.delete_records(pb.DeleteRecordsRequest(ids=ids)):
                 break
 
     def _own_id(self, position: int) -> str:
-        return f"{self._run.session.execution_id}.{self._run.index}.{position}"
+        return f"{self._attempt.session.execution_id}.{self._attempt.index}.{position}"
 
     def search(
         self,
@@ -90,19 +92,26 @@ class RemoteMemoryStorage:
         min_score: float = 0.0,
     ) -> list[tuple[MemoryRecord, float]]:
         """Return the records nearest to a vector with their cosine similarity, best first."""
-        filters = _filter(scope_prefix, categories, metadata_filter)
-        return self._search({"vector": query_embedding, "filter": filters, "limit": limit, "min_score": min_score})
+        request = pb.SearchRecordsRequest(
+            vector=pb.Vector(values=query_embedding),
+            filter=_filter(scope_prefix, categories, metadata_filter),
+            limit=limit,
+            min_score=min_score,
+        )
+        return self._search(request)
 
     def search_text(
         self, query: str, scope_prefix: str | None, categories: list[str] | None, limit: int
     ) -> list[tuple[MemoryRecord, float]]:
         """Return the records nearest to a text, embedded where the records were."""
-        filters = _filter(scope_prefix, categories, None)
-        return self._search({"text": query, "filter": filters, "limit": limit, "min_score": 0.0})
+        request = pb.SearchRecordsRequest(
+            text=storable(query), filter=_filter(scope_prefix, categories), limit=limit, min_score=0.0
+        )
+        return self._search(request)
 
-    def _search(self, params: Frame) -> list[tuple[MemoryRecord, float]]:
-        found = self._run.call("memory.search", params)["results"]
-        return [(self._from_json(result["record"]), result["similarity"]) for result in found]
+    def _search(self, request: pb.SearchRecordsRequest) -> list[tuple[MemoryRecord, float]]:
+        results = self._host.search_records(request).results
+        return [(self.record_from_proto(result.record), result.similarity) for result in results]
 
     def delete(
         self,
@@ -115,53 +124,50 @@ class RemoteMemoryStorage:
         """Remove the records that meet all that is given, or all if nothing is, and return how many there were."""
         filters = _filter(scope_prefix, categories, metadata_filter)
         if older_than is not None:
-            filters["created_before"] = _moment(older_than)
+            filters.created_before.CopyFrom(_timestamp(older_than))
         if not (scope_prefix or categories or record_ids or older_than or metadata_filter):
-            filters["scope_prefix"] = "/"
-        deleted: int = self._run.call("memory.delete", {"ids": record_ids or [], "filter": filters})["deleted"]
-        return deleted
+            filters.scope_prefix = "/"
+        given = filters if filters.ByteSize() else None
+        return self._host.delete_records(pb.DeleteRecordsRequest(ids=record_ids, filter=given))
 
     def update(self, record: MemoryRecord) -> None:
         """Replace the record of the same id."""
         own = self._known.setdefault(record.id, {})
-        self._run.call("memory.save", {"records": [_to_json(record, own)]})
+        self._host.save_records(pb.SaveRecordsRequest(records=[record_to_proto(record, own)]))
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
         """Return a record, None if there is none of that id."""
-        record = self._run.call("memory.get", {"id": record_id})["record"]
-        return None if record is None else self._from_json(record)
+        response = self._host.get_record(pb.GetRecordRequest(id=record_id, include_embedding=True))
+        return self.record_from_proto(response.record) if response.HasField("record") else None
 
     def list_records(self, scope_prefix: str | None = None, limit: int = 200, offset: int = 0) -> list[MemoryRecord]:
         """Return records, newest first."""
-        params = {"filter": _filter(scope_prefix, None, None), "limit": limit + offset}
-        return [self._from_json(record) for record in self._run.call("memory.list", params)["records"]][offset:]
+        request = pb.ListRecordsRequest(filter=_filter(scope_prefix), page_size=limit + offset)
+        return [self.record_from_proto(record) for record in self._host.list_records(request).records[offset:]]
 
     def get_scope_info(self, scope: str) -> ScopeInfo:
         """Return the figures of a scope and all below it."""
-        figures = self._run.call("memory.scope", {"scope": _scope(scope)})
+        info = self._host.get_scope(_scope(scope))
         return ScopeInfo(
-            path=figures["path"],
-            record_count=figures["record_count"],
-            categories=figures["categories"],
-            oldest_record=_naive(figures["oldest"]),
-            newest_record=_naive(figures["newest"]),
-            child_scopes=figures["children"],
+            path=info.path,
+            record_count=info.record_count,
+            categories=list(info.categories),
+            oldest_record=info.oldest_time.ToDatetime() if info.HasField("oldest_time") else None,
+            newest_record=info.newest_time.ToDatetime() if info.HasField("newest_time") else None,
+            child_scopes=list(info.child_scopes),
         )
 
     def list_scopes(self, parent: str = "/") -> list[str]:
         """Return the scopes directly below another."""
-        scopes: list[str] = self._run.call("memory.scopes", {"parent": _scope(parent)})["scopes"]
-        return scopes
+        return self._host.list_scopes(_scope(parent))
 
     def list_categories(self, scope_prefix: str | None = None) -> dict[str, int]:
         """Return how many records each category has."""
-        counts: dict[str, int] = self._run.call("memory.categories", {"scope": _scope(scope_prefix or "")})["counts"]
-        return counts
+        return self._host.list_categories(_scope(scope_prefix or ""))
 
     def count(self, scope_prefix: str | None = None) -> int:
         """Return how many records there are."""
-        count: int = self._run.call("memory.count", {"filter": _filter(scope_prefix, None, None)})["count"]
-        return count
+        return self._host.count_records(pb.CountRecordsRequest(filter=_filter(scope_prefix)))
 
     def reset(self, scope_prefix: str | None = None) -> None:
         """Remove all records of a scope."""
@@ -169,7 +175,7 @@ class RemoteMemoryStorage:
 
     def touch_records(self, record_ids: list[str]) -> None:
         """Note that records were found just now."""
-        self._run.notify("memory.touch", {"ids": record_ids})
+        self._host.touch_records(record_ids)
 
     async def asave(self, records: list[MemoryRecord]) -> None:
         """See `save`."""
@@ -200,61 +206,64 @@ class RemoteMemoryStorage:
         """See `delete`."""
         return await asyncio.to_thread(self.delete, scope_prefix, categories, record_ids, older_than, metadata_filter)
 
-    def _from_json(self, record: Frame) -> MemoryRecord:
-        metadata = dict(record["metadata"])
-        self._known[record["id"]] = {name: metadata.pop(name) for name in OWN_METADATA if name in metadata}
-        created = _naive(record["created_at"])
+    def record_from_proto(self, record: Record) -> MemoryRecord:
+        """Return a memory as CrewAI knows it, and remember where it came from."""
+        metadata = json.loads(record.metadata) if record.metadata else {}
+        self._known[record.id] = {name: metadata.pop(name) for name in OWN_METADATA if name in metadata}
+        unified, created = record.unified, record.create_time.ToDatetime()
         return MemoryRecord(
-            id=record["id"],
-            content=record["content"],
-            scope=record["scope"],
-            categories=record["categories"],
+            id=record.id,
+            content=unified.content,
+            scope=unified.scope or "/",
+            categories=list(unified.categories),
             metadata=metadata,
-            importance=record["importance"],
+            importance=unified.importance,
             created_at=created,
-            last_accessed=_naive(record["last_accessed"]) or created,
-            embedding=record.get("embedding") or None,
-            source=record["source"] or None,
-            private=record["private"],
+            last_accessed=unified.last_accessed.ToDatetime() if unified.HasField("last_accessed") else created,
+            embedding=list(record.embedding) or None,
+            source=unified.source or None,
+            private=unified.private,
         )
 
 
-def _to_json(record: MemoryRecord, own: Mapping[str, Any]) -> Frame:
-    return {
-        "id": record.id,
-        "content": _storable(record.content),
-        "scope": _scope(record.scope),
-        "categories": _categories(record.categories),
-        "metadata": json.loads(json.dumps(record.metadata, default=str)) | dict(own),
-        "importance": record.importance,
-        "created_at": _moment(record.created_at),
-        "last_accessed": _moment(record.last_accessed),
-        "embedding": record.embedding or [],
-        "source": record.source or "",
-        "private": record.private,
-    }
+def record_to_proto(record: MemoryRecord, own: Mapping[str, Any]) -> Record:
+    """Return a memory as the memory service knows it; `own` says where it came from."""
+    metadata = json.loads(json.dumps(record.metadata, default=str)) | dict(own)
+    return Record(
+        id=record.id,
+        unified=UnifiedRecord(
+            content=storable(record.content),
+            scope=_scope(record.scope),
+            categories=_categories(record.categories),
+            importance=record.importance,
+            source=storable(record.source or ""),
+            private=record.private,
+            last_accessed=_timestamp(record.last_accessed),
+        ),
+        embedding=record.embedding,
+        metadata=json.dumps(storable_json(metadata), ensure_ascii=False),
+        create_time=_timestamp(record.created_at),
+    )
 
 
-def _filter(scope_prefix: str | None, categories: list[str] | None, metadata: dict[str, Any] | None) -> Frame:
-    filters: Frame = dict(_viewer.get() or {})
-    if scope_prefix:
-        filters["scope_prefix"] = _scope(scope_prefix)
-    if categories:
-        filters["categories"] = _categories(categories)
-    if metadata:
-        filters["metadata"] = metadata
+def _filter(
+    scope_prefix: str | None, categories: list[str] | None = None, metadata: dict[str, Any] | None = None
+) -> pb.RecordFilter:
+    filters = pb.RecordFilter(
+        scope_prefix=_scope(scope_prefix or ""),
+        categories=_categories(categories or []),
+        metadata={storable(name): json.dumps(storable_json(value)) for name, value in (metadata or {}).items()},
+    )
+    viewer = _viewer.get()
+    if viewer is not None:
+        filters.MergeFrom(viewer)
     return filters
-
-
-def _storable(text: str) -> str:
-    """Return a text without what no database holds: it comes from models and tools, and is worth more than the task."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
 def _scope(path: str) -> str:
     """Return a scope that can be stored; what lies below another lies below it still."""
     parts = []
-    for part in _storable(path).split("/"):
+    for part in storable(path).split("/"):
         shown = part
         if len(part) > _PART_CHARACTERS:
             digest = hashlib.sha256(part.encode()).hexdigest()[:16]
@@ -265,13 +274,11 @@ def _scope(path: str) -> str:
 
 def _categories(names: list[str]) -> list[str]:
     """Return categories as they can be stored: models name too many, too long and empty ones."""
-    return list(dict.fromkeys(_storable(name)[:_CATEGORY_CHARACTERS] for name in names if name))[:_CATEGORIES]
+    return list(dict.fromkeys(storable(name)[:_CATEGORY_CHARACTERS] for name in names if name))[:_CATEGORIES]
 
 
-def _moment(moment: datetime) -> str:
+def _timestamp(moment: datetime) -> Timestamp:
     """CrewAI's moments are naive and in UTC."""
-    return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)).isoformat()
-
-
-def _naive(moment: str | None) -> datetime | None:
-    return datetime.fromisoformat(moment).astimezone(UTC).replace(tzinfo=None) if moment else None
+    stamp = Timestamp()
+    stamp.FromDatetime(moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC))
+    return stamp

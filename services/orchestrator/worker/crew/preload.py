@@ -3,18 +3,19 @@
 import contextlib
 import gc
 import threading
-from typing import Any
 
 from crewai.events.event_bus import crewai_event_bus
 
+from coxswain.models.v1.inference_pb2 import CompleteResponse
+from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply, OpenSession, RunTask
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, TaskSpec
-from services.orchestrator.domain.document import to_document
+from services.orchestrator.messages.crews import spec_to_proto
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.worker.crew import child, runner
 from services.orchestrator.worker.crew.adapter import build_task
-from services.orchestrator.worker.crew.session import Session, TaskRun
+from services.orchestrator.worker.crew.attempt import TaskAttempt
+from services.orchestrator.worker.crew.session import Session
 from services.orchestrator.worker.crew.tools.factory import arguments_model
-from services.orchestrator.worker.link.framing import Frame
 
 __all__ = ["child", "preload"]
 
@@ -27,13 +28,13 @@ def preload() -> None:
     Raises:
         RuntimeError: something started a thread; a forked copy of it would lack the thread but keep its locks.
     """
-    session = _practice()
+    session = _practice_session()
     # The first crew registers CrewAI's own listeners: telemetry, tracing, the console. Without any, events cost little
     # and start no threads; what we want of them comes by another way.
-    build_task(TaskRun(session, 0, "warm"), context=[])
+    build_task(TaskAttempt(session, 0, "warm"), context=[])
     _silence.enter_context(crewai_event_bus.scoped_handlers())
     # What a process does for the first time takes twice as long: it is done here, once for all.
-    runner.run_task(session, {"task": 0, "context": []})
+    runner.run_task(session, 0, RunTask(attempt=1))
     for tool in TOOLS:
         arguments_model(tool)
     if threading.active_count() != 1:
@@ -43,19 +44,18 @@ def preload() -> None:
     gc.freeze()
 
 
-class _Practice:
-    """A host that says the same to everything."""
+class _PracticeLink:
+    """A host whose models always answer the same."""
 
-    def call(self, _method: str, _params: Frame, *, timeout: float | None = None) -> Any:  # noqa: ARG002
-        return {"text": "Warm.", "tool_calls": []}
+    def call(self, _request: CrewRequest, *, timeout: float | None = None) -> HostReply:  # noqa: ARG002
+        return HostReply(complete=CompleteResponse(text="Warm."))
 
-    def notify(self, _method: str, _params: Frame) -> None:
+    def notify(self, _request: CrewRequest) -> None:
         pass
 
 
-def _practice() -> Session:
+def _practice_session() -> Session:
     agent = AgentSpec("warm", "warm", "warm", model="warm")
     task = TaskSpec("warm", "warm", "warm", agent="warm")
     spec = CrewSpec("warm", (agent,), (task,), model="warm", manager_model="warm", planning_model="warm")
-    params = {"execution_id": "warm", "spec": to_document(spec), "inputs": {}, "models": {}}
-    return Session.open(_Practice(), params)
+    return Session.open(_PracticeLink(), OpenSession(execution_id="warm", spec=spec_to_proto(spec)))

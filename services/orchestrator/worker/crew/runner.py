@@ -8,90 +8,97 @@ from crewai.events.stream_context import add_stream_sink, reset_stream_sinks
 from crewai.hooks.dispatch import HookAborted
 from crewai.utilities.planning_handler import CrewPlanner
 
-from services.orchestrator.worker.crew.adapter import Earlier, Revision, build_for_planning, build_task
+from coxswain.orchestrator.v1.execution_pb2 import TaskOutput
+from coxswain.orchestrator.worker.link_pb2 import Plan, RunTask
+from services.common.grpc.json_values import to_struct
+from services.orchestrator.worker.crew.adapter import build_for_planning, build_task
+from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.events import tool_events
 from services.orchestrator.worker.crew.llm import HostLLM
 from services.orchestrator.worker.crew.material import materials_of
-from services.orchestrator.worker.crew.session import Session, TaskRun
+from services.orchestrator.worker.crew.session import Session
 from services.orchestrator.worker.link.crew_end import LinkClosed
-from services.orchestrator.worker.link.framing import Frame, RemoteError
+from services.orchestrator.worker.link.errors import TaskError
+from services.orchestrator.worker.link.text import storable, storable_json
 
 PLAN_INDEX = -1
 
 T = TypeVar("T")
 
 
-def run_task(session: Session, params: Frame) -> Frame:
+def run_task(session: Session, index: int, request: RunTask) -> TaskOutput:
     """Do one task and return its output.
 
     Raises:
-        RemoteError: it failed.
+        TaskError: it failed.
     """
-    index = params["task"]
     spec = session.spec.tasks[index]
-    run = TaskRun(session, index, spec.name)
-    context = [Earlier(**earlier) for earlier in params["context"]]
-    revision = Revision(**params["revision"]) if params.get("revision") else None
-    run.materials = materials_of(session.inputs, [earlier.text for earlier in context])
+    attempt = TaskAttempt(session, index, spec.name)
+    revision = request.revision if request.HasField("revision") else None
+    attempt.materials = materials_of(session.inputs, [earlier.output.text for earlier in request.context])
 
-    def work() -> Frame:
-        built = build_task(run, context=context, plan=params.get("plan", ""), revision=revision)
-        if built.memory is not None and params["attempt"] > 1:
+    def work() -> TaskOutput:
+        built = build_task(attempt, context=request.context, plan=request.plan, revision=revision)
+        if built.memory is not None and request.attempt > 1:
             built.memory.forget_earlier_attempts()
         result = built.crew.kickoff()
         assert isinstance(result, CrewOutput)  # the crew does not stream
         output = result.tasks_output[-1]
         if spec.output_schema is not None and output.pydantic is None:
-            raise RemoteError("TASK_FAILED", "the result does not follow the task's output schema")
+            raise TaskError("TASK_FAILED", "the result does not follow the task's output schema")
         if built.memory is not None:
             built.memory.save_result(output.raw, output.agent)
-        return {
-            "text": output.raw,
-            "structured": output.pydantic.model_dump(mode="json", by_alias=True) if output.pydantic else None,
-            "agent_role": output.agent,
-        }
+        return TaskOutput(
+            text=storable(output.raw),
+            structured=(
+                to_struct(storable_json(output.pydantic.model_dump(mode="json", by_alias=True)))
+                if output.pydantic
+                else None
+            ),
+            agent_role=storable(output.agent),
+        )
 
-    return _finish(run, work)
+    return _finish(attempt, work)
 
 
-def make_plan(session: Session, _params: Frame) -> Frame:
+def make_plan(session: Session) -> Plan:
     """Have the planning model plan the whole crew, and return what each task's description is extended by.
 
     Raises:
-        RemoteError: there is no plan.
+        TaskError: there is no plan.
     """
-    run = TaskRun(session, PLAN_INDEX, "")
-    run.materials = materials_of(session.inputs, [])
+    attempt = TaskAttempt(session, PLAN_INDEX, "")
+    attempt.materials = materials_of(session.inputs, [])
 
-    def work() -> Frame:
-        llm = HostLLM.for_agent(run, session.spec.planning_model)
+    def work() -> Plan:
+        llm = HostLLM.for_agent(attempt, session.spec.planning_model)
         # CrewAI's own step before the first task, which Crew.kickoff would take again for every one of ours.
-        planned = CrewPlanner(build_for_planning(run), llm)._handle_crew_planning()  # noqa: SLF001
-        plans: dict[str, str] = {}
+        planned = CrewPlanner(build_for_planning(attempt), llm)._handle_crew_planning()  # noqa: SLF001
+        additions: dict[int, str] = {}
         for step in planned.list_of_plans_per_task:
-            plans.setdefault(str(step.task_number - 1), step.plan)
-        return {"plans": plans}
+            additions.setdefault(step.task_number - 1, storable(step.plan))
+        return Plan(additions=additions)
 
-    return _finish(run, work)
+    return _finish(attempt, work)
 
 
-def _finish(run: TaskRun, work: Callable[[], T]) -> T:
-    token = add_stream_sink(tool_events(run))
+def _finish(attempt: TaskAttempt, work: Callable[[], T]) -> T:
+    token = add_stream_sink(tool_events(attempt))
     try:
         result = work()
-        run.check()
+        attempt.check()
         return result
-    except (RemoteError, HookAborted) as error:
-        raise run.failure or _as_task_failure(error) from error
+    except (TaskError, HookAborted) as error:
+        raise attempt.failure or _as_task_error(error) from error
     except LinkClosed:
         raise
     except Exception as error:
-        raise run.failure or _as_task_failure(error) from error
+        raise attempt.failure or _as_task_error(error) from error
     finally:
         reset_stream_sinks(token)
 
 
-def _as_task_failure(error: Any) -> RemoteError:
-    if isinstance(error, RemoteError):
+def _as_task_error(error: Any) -> TaskError:
+    if isinstance(error, TaskError):
         return error
-    return RemoteError("TASK_FAILED", str(error) or type(error).__name__)
+    return TaskError("TASK_FAILED", str(error) or type(error).__name__)

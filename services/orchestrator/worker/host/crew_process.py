@@ -14,8 +14,9 @@ from typing import Any, Self
 
 import structlog
 
-from services.orchestrator.worker.link.framing import Frame
-from services.orchestrator.worker.link.host_end import Handler, HostLink
+from coxswain.orchestrator.v1.execution_pb2 import TaskOutput
+from coxswain.orchestrator.worker.link_pb2 import HostRequest, MakePlan, OpenSession, Plan, RunTask
+from services.orchestrator.worker.link.host_end import Handler, HostEnd
 
 logger = structlog.get_logger(__name__)
 
@@ -30,16 +31,27 @@ class ForkServerLost(ConnectionError):
 
 
 class CrewProcess:
-    """One crew process. `call` reaches it; `close` lets it end, `kill` ends it whatever it does."""
+    """One crew process. `close` lets it end, `kill` ends it whatever it does.
 
-    def __init__(self, pid: int, link: HostLink, server: "ForkServer") -> None:
+    What it is asked for raises TaskError if it cannot be done, and CrewProcessLost if the process ends before.
+    """
+
+    def __init__(self, pid: int, link: HostEnd, server: "ForkServer") -> None:
         self.pid = pid
         self._link = link
         self._server = server
 
-    async def call(self, method: str, params: Frame) -> Any:
-        """Return its answer; see `HostLink.call`."""
-        return await self._link.call(method, params)
+    async def open_session(self, request: OpenSession) -> None:
+        """Tell it what its tasks share; always the first request."""
+        await self._link.call(HostRequest(open_session=request))
+
+    async def run_task(self, index: int, request: RunTask) -> TaskOutput:
+        """Have it do one task, and return the output."""
+        return (await self._link.call(HostRequest(task=index, run_task=request))).run_task
+
+    async def make_plan(self) -> Plan:
+        """Have it plan the whole crew."""
+        return (await self._link.call(HostRequest(make_plan=MakePlan()))).make_plan
 
     async def close(self) -> None:
         """Tell it that there is nothing more to do and wait until it is gone; one that does not end is killed."""
@@ -108,7 +120,7 @@ class ForkServer:
         await asyncio.shield(self._ready)
 
     async def fork(self, handler: Handler, on_failure: Callable[[BaseException], None]) -> CrewProcess:
-        """Return a new crew process, whose calls `handler` serves (see `HostLink`).
+        """Return a new crew process, whose calls `handler` serves (see `HostEnd`).
 
         A fork server that died is started again first.
 
@@ -133,7 +145,7 @@ class ForkServer:
         finally:
             del self._forking[token]
         ours.setblocking(False)
-        link = HostLink(ours, handler, on_failure)
+        link = HostEnd(ours, handler, on_failure)
         await link.open()
         return CrewProcess(pid, link, self)
 
@@ -182,7 +194,7 @@ class ForkServer:
             self._process.wait()
             self._process = None
 
-    def _tell(self, message: Frame, descriptor: int | None = None) -> None:
+    def _tell(self, message: dict[str, int], descriptor: int | None = None) -> None:
         if self._control is None:
             raise ForkServerLost("the fork server is closed")
         ancillary = (
@@ -211,7 +223,7 @@ class ForkServer:
                 gone.set()
             self._living.clear()
 
-    def _take(self, message: Frame, ready: asyncio.Future[None]) -> None:
+    def _take(self, message: dict[str, int], ready: asyncio.Future[None]) -> None:
         if "ready" in message:
             if not ready.done():
                 ready.set_result(None)

@@ -1,28 +1,39 @@
 """The crew process of one run: forked when it is needed, and again when it dies."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
 from coxswain.orchestrator.v1 import execution_pb2
+from coxswain.orchestrator.worker.link_pb2 import OpenSession, RunTask
 from services.common.clock import utc_now
+from services.common.grpc.json_values import to_value
 from services.orchestrator.domain.crew import Process
-from services.orchestrator.domain.document import to_document
-from services.orchestrator.domain.execution import ExecutionError
+from services.orchestrator.domain.execution import ExecutionError, TaskOutput
+from services.orchestrator.messages.crews import spec_to_proto
+from services.orchestrator.messages.executions import output_from_proto
 from services.orchestrator.placeholders import interpolate
-from services.orchestrator.worker.host.calls import CrewCalls, TaskJournal
+from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServerLost
+from services.orchestrator.worker.host.memory_calls import MemoryCalls
+from services.orchestrator.worker.host.model_calls import ModelCalls
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import PLAN_INDEX, RunState, TaskProgress
 from services.orchestrator.worker.host.stop_signal import Failed, StopSignal
+from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.task_order import models_of
-from services.orchestrator.worker.link.framing import Frame, RemoteError
+from services.orchestrator.worker.host.tool_calls import ToolCalls
+from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.host_end import CrewProcessLost
 
 logger = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _MANAGER_ROLE = "Crew Manager"
 _FORK_AGAIN_SECONDS = 1.0
@@ -56,21 +67,37 @@ class CrewSession:
         self._crew: _Crew | None = None
         self._opening = asyncio.Lock()
 
-    async def run(self, task: TaskProgress, method: str, params: Frame) -> Frame:
-        """Begin an attempt at a task, and return what the crew process answers; again if the process dies of it.
+    async def run_task(self, task: TaskProgress, request: RunTask) -> TaskOutput:
+        """Have a task done, and return its output; again if the process dies of it.
 
         Raises:
             Failed: the task cannot be done.
         """
+
+        async def run(process: CrewProcess) -> TaskOutput:
+            request.attempt = task.attempt
+            return output_from_proto(await process.run_task(task.index, request))
+
+        return await self._attempt(task, run)
+
+    async def make_plan(self, plan: TaskProgress) -> dict[str, str]:
+        """Return what the plan adds to each task's description, by the task's index; again if the process dies of it.
+
+        Raises:
+            Failed: there is no plan.
+        """
+        made = await self._attempt(plan, CrewProcess.make_plan)
+        return {str(index): text for index, text in made.additions.items()}
+
+    async def _attempt(self, task: TaskProgress, work: Callable[[CrewProcess], Awaitable[T]]) -> T:
         for _ in range(self._context.settings.crew_process_attempts):
             journal = await self._begin(task)
             crew: _Crew | None = None
             try:
                 crew = await self._open()
                 crew.calls.begin_task(task.index, journal)
-                result: Frame = await crew.process.call(method, params | {"attempt": task.attempt})
-                return result
-            except RemoteError as error:
+                return await work(crew.process)
+            except TaskError as error:
                 raise _failed(task, error.reason, error.message) from error
             except CrewProcessLost:
                 logger.warning("crew_process_lost", execution_id=self._execution.id, task=task.index)
@@ -133,27 +160,34 @@ class CrewSession:
         if spec.memory.enabled:
             # By the crew as it was written: a model for one execution or a new default must not change its memories.
             memory_id = await context.models.memory_id(self._state.document, self._principal)
+        retry_seconds = context.settings.peer_patience_seconds
         calls = CrewCalls(
-            context.stubs,
-            self._recorder,
-            self._principal,
-            memory_id=memory_id,
-            embedding_model=spec.memory.embedding_model,
-            retry_seconds=context.settings.peer_patience_seconds,
-            call_timeout=context.settings.model_call_seconds,
-            usage=self._state.usage,
+            ModelCalls(
+                context.stubs.inference,
+                self._recorder,
+                self._principal,
+                retry_seconds=retry_seconds,
+                call_timeout=context.settings.model_call_seconds,
+                usage=self._state.usage,
+            ),
+            MemoryCalls(
+                context.stubs.memory,
+                self._principal,
+                memory_id=memory_id,
+                embedding_model=spec.memory.embedding_model,
+                retry_seconds=retry_seconds,
+            ),
+            ToolCalls(self._recorder),
         )
         process = await context.fork_server.fork(calls.serve, self._signal.fail)
         try:
-            await process.call(
-                "open",
-                {
-                    "execution_id": execution.id,
-                    "spec": to_document(spec),
-                    "inputs": dict(execution.inputs),
-                    "models": models,
-                },
+            session = OpenSession(
+                execution_id=execution.id,
+                spec=spec_to_proto(spec),
+                inputs={name: to_value(value) for name, value in execution.inputs.items()},
+                models=models,
             )
+            await process.open_session(session)
         except BaseException:
             await process.kill()
             raise

@@ -11,7 +11,6 @@ from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.worker.host.peer_retry import call_peer
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
-from services.orchestrator.worker.link.framing import Frame
 
 _KEPT_SECONDS = 30.0
 _KEPT_MODELS = 1000
@@ -32,21 +31,20 @@ class ModelLookup:
         self._models = models
         self._memory = memory
         self._retry_seconds = retry_seconds
-        self._known: TTLCache[tuple[str, str], Frame] = TTLCache(_KEPT_MODELS, _KEPT_SECONDS, clock)
+        self._known: TTLCache[tuple[str, str], model_pb2.Model] = TTLCache(_KEPT_MODELS, _KEPT_SECONDS, clock)
 
     async def capabilities(
         self, names: Iterable[str], group_id: str, principal: ExecutionPrincipal
-    ) -> dict[str, Frame]:
-        """Return what each model can do, as crew processes read it.
+    ) -> list[model_pb2.Model]:
+        """Return name, capabilities and context window of each model.
 
         Raises:
             CoxswainError: the group has no such model, or the service stays absent.
         """
         called = sorted(set(names))
-        found = await asyncio.gather(*(self._capabilities(name, group_id, principal) for name in called))
-        return dict(zip(called, found, strict=True))
+        return await asyncio.gather(*(self._capabilities(name, group_id, principal) for name in called))
 
-    async def _capabilities(self, name: str, group_id: str, principal: ExecutionPrincipal) -> Frame:
+    async def _capabilities(self, name: str, group_id: str, principal: ExecutionPrincipal) -> model_pb2.Model:
         # Asked by each execution for itself: a refusal may be due to its own credential.
         known = self._known.get((group_id, name))
         if known is not None:
@@ -54,13 +52,9 @@ class ModelLookup:
         request = model_pb2.GetModelRequest(name=name)
         response = await call_peer(principal, "models", self._models.GetModel, request, self._retry_seconds)
         model = response.model
-        capabilities: Frame = {
-            "tools": model.capabilities.tools,
-            "json_schema": model.capabilities.json_schema,
-            "context_window": model.context_window,
-        }
-        self._known[group_id, name] = capabilities
-        return capabilities
+        found = model_pb2.Model(name=name, capabilities=model.capabilities, context_window=model.context_window)
+        self._known[group_id, name] = found
+        return found
 
     async def memory_id(self, spec: CrewSpec, principal: ExecutionPrincipal) -> str:
         """Return under which id the memories of a crew lie; `spec` is its document, models not filled in.
@@ -76,4 +70,4 @@ class ModelLookup:
             run_name=spec.memory.run_name,
         )
         response = await call_peer(principal, "memory", self._memory.DeriveMemoryId, request, self._retry_seconds)
-        return str(response.memory_id)
+        return response.memory_id

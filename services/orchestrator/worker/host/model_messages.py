@@ -1,83 +1,92 @@
-"""Model calls: what crew processes say in JSON, and what the models service says in messages."""
+"""Model answers: put together from a stream, and kept for later attempts under the hash of their request."""
 
 import hashlib
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from coxswain.models.v1 import inference_pb2 as pb
-from services.common.grpc.json_values import to_struct
+from services.common.grpc.json_values import from_struct
 from services.orchestrator.domain.execution import Usage
-from services.orchestrator.worker.link.framing import Frame
 
 _ROLES = {
-    "system": pb.MESSAGE_ROLE_SYSTEM,
-    "developer": pb.MESSAGE_ROLE_SYSTEM,
-    "user": pb.MESSAGE_ROLE_USER,
-    "assistant": pb.MESSAGE_ROLE_ASSISTANT,
-    "tool": pb.MESSAGE_ROLE_TOOL,
-    "function": pb.MESSAGE_ROLE_TOOL,
+    pb.MESSAGE_ROLE_SYSTEM: "system",
+    pb.MESSAGE_ROLE_USER: "user",
+    pb.MESSAGE_ROLE_ASSISTANT: "assistant",
+    pb.MESSAGE_ROLE_TOOL: "tool",
 }
 
 
-def request_hash(request: Frame, salt: str) -> str:
-    """Return what equal requests have in common; `salt` tells apart what only looks the same."""
-    canonical = json.dumps([salt, request], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode("utf-8", "replace")).hexdigest()
+def request_hash(completion: pb.Completion, salt: str) -> str:
+    """Return what equal requests have in common; `salt` tells apart what only looks the same.
 
-
-def completion(request: Frame) -> pb.Completion:
-    """Return the message of a request."""
-    message = pb.Completion(
-        model=request["model"],
-        messages=[_message(said) for said in request["messages"]],
-        tools=[
-            pb.ToolDefinition(
-                name=tool["name"], description=tool["description"], parameters_schema=to_struct(tool["parameters"])
-            )
-            for tool in request.get("tools", ())
-        ],
+    Answers are kept under it in the database, where the release before and the next one look them up: another hash
+    for the same request would pay for it twice.
+    """
+    canonical = json.dumps(
+        [salt, canonical_request(completion)], sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )
-    wanted = request.get("response_format")
-    if wanted is not None:
-        message.response_format.name = wanted["name"]
-        message.response_format.schema.CopyFrom(to_struct(wanted["schema"]))
-    if "temperature" in request:
-        message.sampling.temperature = request["temperature"]
-    return message
+    return hashlib.sha256(canonical.encode(errors="replace")).hexdigest()
 
 
-def _message(said: Frame) -> pb.Message:
-    return pb.Message(
-        role=_ROLES.get(said["role"], pb.MESSAGE_ROLE_USER),
-        content=[pb.ContentPart(**part) for part in said.get("content", ())],
-        tool_calls=[
-            pb.ToolCall(id=call["id"], name=call["name"], arguments_json=call["arguments"])
-            for call in said.get("tool_calls", ())
-        ],
-        tool_call_id=said.get("tool_call_id", ""),
-    )
+def canonical_request(completion: pb.Completion) -> dict[str, Any]:
+    """Return a request in the form that is hashed: JSON in which only what is there is named."""
+    request: dict[str, Any] = {
+        "model": completion.model,
+        "messages": [_canonical_message(message) for message in completion.messages],
+    }
+    if completion.tools:
+        request["tools"] = [
+            {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": from_struct("parameters_schema", tool.parameters_schema),
+            }
+            for tool in completion.tools
+        ]
+    if completion.HasField("response_format"):
+        wanted = completion.response_format
+        request["response_format"] = {"name": wanted.name, "schema": from_struct("schema", wanted.schema)}
+    if completion.sampling.HasField("temperature"):
+        request["temperature"] = completion.sampling.temperature
+    return request
+
+
+def _canonical_message(message: pb.Message) -> dict[str, Any]:
+    document: dict[str, Any] = {"role": _ROLES.get(message.role, "user")}
+    if message.content:
+        document["content"] = [
+            {kind: getattr(part, kind)} for part in message.content if (kind := part.WhichOneof("part"))
+        ]
+    if message.tool_calls:
+        document["tool_calls"] = [
+            {"id": call.id, "name": call.name, "arguments": call.arguments_json} for call in message.tool_calls
+        ]
+    if message.tool_call_id:
+        document["tool_call_id"] = message.tool_call_id
+    return document
 
 
 @dataclass(slots=True)
 class Answer:
-    """A model's answer, as it is put together from its pieces."""
+    """A model's answer, as it is put together from a stream."""
 
     text: str = ""
-    tool_calls: dict[int, dict[str, str]] = field(default_factory=dict)
+    tool_calls: dict[int, pb.ToolCall] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     finished: bool = False
 
-    def take(self, delta: pb.StreamCompleteResponse) -> None:
-        """Add a piece."""
+    def add(self, delta: pb.StreamCompleteResponse) -> None:
+        """Add what the stream brings next."""
         match delta.WhichOneof("delta"):
             case "text":
                 self.text += delta.text
             case "tool_call":
-                piece = delta.tool_call
-                call = self.tool_calls.setdefault(piece.index, {"id": "", "name": "", "arguments": ""})
-                call["id"] += piece.id
-                call["name"] += piece.name
-                call["arguments"] += piece.arguments_json
+                more = delta.tool_call
+                call = self.tool_calls.setdefault(more.index, pb.ToolCall())
+                call.id += more.id
+                call.name += more.name
+                call.arguments_json += more.arguments_json
             case "usage":
                 used = delta.usage
                 self.usage = Usage(1, used.input_tokens, used.output_tokens, used.cost)
@@ -86,18 +95,29 @@ class Answer:
             case _:
                 pass
 
-    def as_json(self) -> Frame:
-        """Return what the crew process is told."""
-        return {"text": self.text, "tool_calls": [call for _, call in sorted(self.tool_calls.items())]}
+    def to_proto(self) -> pb.CompleteResponse:
+        """Return what the crew process gets."""
+        return pb.CompleteResponse(text=self.text, tool_calls=[call for _, call in sorted(self.tool_calls.items())])
 
     def to_bytes(self) -> bytes:
         """Return what is kept for a later attempt."""
         used = self.usage
-        kept = self.as_json() | {"usage": [used.input_tokens, used.output_tokens, used.cost]}
+        kept = {
+            "text": self.text,
+            "tool_calls": [
+                {"id": call.id, "name": call.name, "arguments": call.arguments_json}
+                for _, call in sorted(self.tool_calls.items())
+            ],
+            "usage": [used.input_tokens, used.output_tokens, used.cost],
+        }
         return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
     def from_bytes(cls, kept: bytes) -> "Answer":
         """Return an answer that was kept. It costs nothing more."""
         document = json.loads(kept)
-        return cls(document["text"], dict(enumerate(document["tool_calls"])), finished=True)
+        calls = {
+            index: pb.ToolCall(id=call["id"], name=call["name"], arguments_json=call["arguments"])
+            for index, call in enumerate(document["tool_calls"])
+        }
+        return cls(document["text"], calls, finished=True)

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from services.common.backoff import Backoff
 from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
@@ -12,6 +13,8 @@ from services.common.grpc.status import from_rpc_error
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 
 T = TypeVar("T")
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
 
 _BACKOFF = Backoff(0.2, 5.0)
 
@@ -37,8 +40,12 @@ async def retry_while_absent(call: Callable[[], Awaitable[T]], seconds: float) -
 
 
 async def call_peer(
-    principal: ExecutionPrincipal, service: str, method: Callable[[Any], Awaitable[Any]], request: Any, seconds: float
-) -> Any:
+    principal: ExecutionPrincipal,
+    service: str,
+    method: Callable[[Request], Awaitable[Response]],
+    request: Request,
+    seconds: float,
+) -> Response:
     """Return the response of a stub's method, called as the execution and again for `seconds` while it is absent.
 
     Raises:
@@ -46,7 +53,7 @@ async def call_peer(
         CoxswainError: the service, which errors call by its name, refused or stayed absent.
     """
 
-    async def call() -> Any:
+    async def call() -> Response:
         try:
             return await method(request)
         except grpc.RpcError as error:

@@ -1,9 +1,12 @@
 """One claim on one execution: runs its tasks until they are done, or until something stops it."""
 
 import asyncio
+from dataclasses import replace
 
+from coxswain.orchestrator.worker.link_pb2 import EarlierTask, RunTask
 from services.common.clock import utc_now
 from services.orchestrator.domain.execution import ExecutionError, TaskOutput, TaskState
+from services.orchestrator.messages.executions import output_to_proto
 from services.orchestrator.worker.host.approvals import Approvals
 from services.orchestrator.worker.host.completion import Completion
 from services.orchestrator.worker.host.crew_session import CrewSession
@@ -15,7 +18,6 @@ from services.orchestrator.worker.host.run_state import PLAN_INDEX, RunState, Ta
 from services.orchestrator.worker.host.run_store import Claim, Fenced, FencedWrite
 from services.orchestrator.worker.host.stop_signal import Cancelled, CredentialNeeded, Failed, Lost, Stop, StopSignal
 from services.orchestrator.worker.host.task_order import context_of, startable
-from services.orchestrator.worker.link.framing import Frame
 
 
 class ExecutionRun:
@@ -137,7 +139,7 @@ class ExecutionRun:
             return {}
         plan = self._state.plan
         if plan.state is not TaskState.SUCCEEDED or plan.output is None:
-            output = TaskOutput(text="", structured=await self._crew.run(plan, "plan", {}))
+            output = TaskOutput(text="", structured={"plans": await self._crew.make_plan(plan)})
 
             async def finish(write: FencedWrite) -> None:
                 await write.finish_task(PLAN_INDEX, output, utc_now())
@@ -150,19 +152,18 @@ class ExecutionRun:
     async def _run_task(self, task: TaskProgress, plan: str) -> bool:
         """Do a task; return whether the execution has ended with it."""
         earlier = [self._state.tasks[index] for index in context_of(self._state.spec, task.index)]
-        params: Frame = {
-            "task": task.index,
-            "context": [
-                {"name": done.name, "text": done.output.text, "agent_role": done.output.agent_role}
+        request = RunTask(
+            context=[
+                EarlierTask(name=done.name, output=output_to_proto(replace(done.output, structured=None)))
                 for done in earlier
                 if done.output is not None
             ],
-            "plan": plan,
-        }
+            plan=plan,
+        )
         if task.refused is not None:
-            params["revision"] = {"previous": task.refused.output.text, "feedback": task.refused.feedback}
-        result = await self._crew.run(task, "task", params)
-        output = TaskOutput(result["text"], result["structured"], result["agent_role"])
+            request.revision.previous = task.refused.output.text
+            request.revision.feedback = task.refused.feedback
+        output = await self._crew.run_task(task, request)
         if self._state.spec.tasks[task.index].human_approval:
             await self._approvals.ask(task, output)
             return False

@@ -3,12 +3,13 @@
 import itertools
 import socket
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from services.orchestrator.worker.link.framing import Frame, FrameDecoder, RemoteError, encode_frame
+from coxswain.orchestrator.worker.link_pb2 import Cancel, CrewReply, CrewRequest, Frame, HostReply, HostRequest
+from services.orchestrator.worker.link.errors import TaskError, error_from_proto, error_to_proto
+from services.orchestrator.worker.link.framing import BadFrame, FrameDecoder, encode_frame
 
-Handler = Callable[[Frame], Any]
+Handler = Callable[[HostRequest], CrewReply]
 
 _READ_BYTES = 256 * 1024
 
@@ -17,23 +18,33 @@ class LinkClosed(ConnectionError):
     """The host is gone, and with it the reason to go on."""
 
 
-class _Reply:
-    __slots__ = ("_arrived", "error", "result")
+class _Pending:
+    """A call that waits for its reply."""
+
+    __slots__ = ("_arrived", "_error", "_reply")
 
     def __init__(self) -> None:
         self._arrived = threading.Event()
-        self.result: Any = None
-        self.error: Exception | None = None
+        self._reply = HostReply()
+        self._error: Exception | None = None
 
-    def resolve(self, result: Any = None, error: Exception | None = None) -> None:
-        self.result, self.error = result, error
+    def resolve(self, reply: HostReply) -> None:
+        self._reply = reply
         self._arrived.set()
 
-    def wait(self, timeout: float | None) -> bool:
-        return self._arrived.wait(timeout)
+    def fail(self, error: Exception) -> None:
+        self._error = error
+        self._arrived.set()
+
+    def wait(self, timeout: float | None) -> HostReply:
+        if not self._arrived.wait(timeout):
+            raise TimeoutError(f"the host did not reply within {timeout:.1f} s")
+        if self._error is not None:
+            raise self._error
+        return self._reply
 
 
-class Link:
+class CrewEnd:
     """Calls the host and serves its calls.
 
     `serve` reads until the host closes; every call of the host runs in a thread of its own, so that tasks run beside
@@ -44,51 +55,49 @@ class Link:
         self._connection = connection
         self._write_lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._pending: dict[int, _Reply] = {}
+        self._pending: dict[int, _Pending] = {}
         self._closed = False
 
-    def call(self, method: str, params: Frame, *, timeout: float | None = None) -> Any:
-        """Return the host's answer, waiting at most `timeout` seconds.
+    def call(self, request: CrewRequest, *, timeout: float | None = None) -> HostReply:
+        """Return the host's reply, waiting at most `timeout` seconds.
 
         Raises:
-            RemoteError: the host answered with an error.
-            TimeoutError: it did not answer in time; it is told to stop working on it.
+            TaskError: the host replied with an error.
+            TimeoutError: it did not reply in time; the call is cancelled.
             LinkClosed: it is gone.
         """
         number = next(self._numbers)
-        reply = self._pending[number] = _Reply()
+        pending = self._pending[number] = _Pending()
         try:
-            self._send({"call": number, "method": method, "params": params})
+            self._send(Frame(call=number, crew_request=request))
             if self._closed:
                 raise LinkClosed("the host has closed the link")
-            if not reply.wait(timeout):
-                self._send({"cancel": number})
-                raise TimeoutError(f"{method} got no answer within {timeout:.1f} s")
+            return pending.wait(timeout)
+        except TimeoutError:
+            self._send(Frame(call=number, cancel=Cancel()))
+            raise
         finally:
             self._pending.pop(number, None)
-        if reply.error is not None:
-            raise reply.error
-        return reply.result
 
-    def notify(self, method: str, params: Frame) -> None:
-        """Tell the host something that needs no answer."""
-        self._send({"method": method, "params": params})
+    def notify(self, request: CrewRequest) -> None:
+        """Ask the host for something that needs no reply."""
+        self._send(Frame(crew_request=request))
 
-    def serve(self, handlers: Mapping[str, Handler]) -> None:
+    def serve(self, handler: Handler) -> None:
         """Answer the host's calls until it closes the link.
 
         Raises:
-            BadFrame: what came is no frame.
+            BadFrame: the host sent something else than a frame for crew processes.
         """
         decoder = FrameDecoder()
         try:
             while data := self._receive():
                 for frame in decoder.feed(data):
-                    self._take(frame, handlers)
+                    self._take(frame, handler)
         finally:
             self._closed = True
-            for reply in list(self._pending.values()):
-                reply.resolve(error=LinkClosed("the host has closed the link"))
+            for pending in list(self._pending.values()):
+                pending.fail(LinkClosed("the host has closed the link"))
 
     def _receive(self) -> bytes:
         try:
@@ -96,33 +105,37 @@ class Link:
         except ConnectionError:
             return b""
 
-    def _take(self, frame: Frame, handlers: Mapping[str, Handler]) -> None:
-        if "reply" in frame:
-            reply = self._pending.get(frame["reply"])
-            if reply is None:
-                return  # nobody waits any more
-            error = frame.get("error")
-            reply.resolve(frame.get("result"), RemoteError.from_json(error) if error is not None else None)
-        elif "method" in frame:
-            handler = handlers[frame["method"]]
-            threading.Thread(target=self._answer, args=(frame, handler), name=frame["method"], daemon=True).start()
+    def _take(self, frame: Frame, handler: Handler) -> None:
+        pending = self._pending.get(frame.call)
+        match frame.WhichOneof("content"):
+            case "host_request":
+                name = frame.host_request.WhichOneof("request")
+                threading.Thread(target=self._answer, args=(frame, handler), name=name, daemon=True).start()
+            case "host_reply":
+                if pending is not None:
+                    pending.resolve(frame.host_reply)
+            case "error":
+                if pending is not None:
+                    pending.fail(error_from_proto(frame.error))
+            case content:
+                raise BadFrame(f"a host sends no {content}")
 
     def _answer(self, frame: Frame, handler: Handler) -> None:
-        reply: Frame = {"reply": frame["call"]}
         try:
-            reply["result"] = handler(frame["params"])
-        except RemoteError as error:
-            reply["error"] = error.as_json()
+            reply = Frame(call=frame.call, crew_reply=handler(frame.host_request))
         except LinkClosed:
             return
+        except TaskError as error:
+            reply = Frame(call=frame.call, error=error_to_proto(error))
         except Exception as error:  # noqa: BLE001 - whatever went wrong in here, the host has to hear of it
-            reply["error"] = RemoteError("INTERNAL", f"{type(error).__name__}: {error}").as_json()
+            internal = TaskError("INTERNAL", f"{type(error).__name__}: {error}")
+            reply = Frame(call=frame.call, error=error_to_proto(internal))
         try:
             self._send(reply)
         except LinkClosed:
             return
-        except (TypeError, ValueError) as error:  # too large, or not to be told in JSON
-            self._send({"reply": frame["call"], "error": RemoteError("TASK_FAILED", str(error), fatal=True).as_json()})
+        except ValueError as error:  # too large
+            self._send(Frame(call=frame.call, error=error_to_proto(TaskError("TASK_FAILED", str(error), fatal=True))))
 
     def _send(self, frame: Frame) -> None:
         data = encode_frame(frame)

@@ -4,30 +4,31 @@ import asyncio
 import itertools
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import structlog
 
+from coxswain.orchestrator.worker.link_pb2 import CrewReply, CrewRequest, Frame, HostReply, HostRequest
 from services.common.errors import CoxswainError
-from services.orchestrator.worker.link.framing import BadFrame, Frame, FrameDecoder, RemoteError, encode_frame
+from services.orchestrator.worker.link.errors import TaskError, error_from_proto, error_to_proto
+from services.orchestrator.worker.link.framing import BadFrame, FrameDecoder, encode_frame
 
 logger = structlog.get_logger(__name__)
 
-Handler = Callable[[str, Frame], Awaitable[Any]]
+Handler = Callable[[CrewRequest], Awaitable[HostReply]]
 
 _READ_BYTES = 256 * 1024
 
 
 class CrewProcessLost(ConnectionError):
-    """The crew process ended, or sent what is no frame."""
+    """The crew process ended, or sent something that is not a valid frame."""
 
 
-class HostLink:
+class HostEnd:
     """Calls a crew process and serves its calls with one handler.
 
-    What the handler raises as CoxswainError or RemoteError reaches the crew process; anything else goes to
+    What the handler raises as CoxswainError or TaskError reaches the crew process; anything else goes to
     `on_failure`, for it is this process's own trouble. When the link ends, calls still being served are cancelled,
-    for nobody waits for their answers; what was told without waiting is served until `close`.
+    for nobody waits for their replies; notices are served until `close`.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class HostLink:
         self._handler = handler
         self._on_failure = on_failure
         self._numbers = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._pending: dict[int, asyncio.Future[CrewReply]] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
         self._noticing: set[asyncio.Task[None]] = set()
         self._writer: asyncio.StreamWriter | None = None
@@ -50,17 +51,18 @@ class HostLink:
         reader, self._writer = await asyncio.open_unix_connection(sock=self._connection)
         self._reading = asyncio.create_task(self._read(reader))
 
-    async def call(self, method: str, params: Frame) -> Any:
-        """Return the crew process's answer.
+    async def call(self, request: HostRequest) -> CrewReply:
+        """Return the crew process's reply.
 
         Raises:
-            RemoteError: it answered with an error.
+            TaskError: it replied with an error.
             CrewProcessLost: it ended before.
         """
         number = next(self._numbers)
-        reply = self._pending[number] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[CrewReply] = asyncio.get_running_loop().create_future()
+        self._pending[number] = reply
         try:
-            await self._send({"call": number, "method": method, "params": params})
+            await self._send(Frame(call=number, host_request=request))
             return await reply
         finally:
             del self._pending[number]
@@ -84,7 +86,7 @@ class HostLink:
                     self._take(frame)
         except ConnectionError:
             pass
-        except (BadFrame, KeyError, TypeError) as error:
+        except BadFrame as error:
             logger.warning("crew_process_misbehaves", error=str(error))
         finally:
             self._end()
@@ -98,47 +100,56 @@ class HostLink:
             task.cancel()
 
     def _take(self, frame: Frame) -> None:
-        if "reply" in frame:
-            reply = self._pending.get(frame["reply"])
-            if reply is not None and not reply.done():
-                error = frame.get("error")
-                if error is None:
-                    reply.set_result(frame.get("result"))
-                else:
-                    reply.set_exception(RemoteError.from_json(error))
-        elif "cancel" in frame:
-            task = self._serving.get(frame["cancel"])
-            if task is not None:
-                task.cancel()
-        elif "call" in frame:
-            number = frame["call"]
-            if number in self._serving:
-                raise BadFrame("a call has the number of another one")
-            call = self._serving[number] = asyncio.create_task(self._serve(number, frame["method"], frame["params"]))
-            # Not the call itself, which may be cancelled before its first step.
-            call.add_done_callback(lambda _: self._serving.pop(number, None))
-        else:
-            notice = asyncio.create_task(self._notice(frame["method"], frame["params"]))
+        number = frame.call
+        match frame.WhichOneof("content"):
+            case "crew_request":
+                self._take_request(number, frame.crew_request)
+            case "crew_reply":
+                reply = self._pending.get(number)
+                if reply is not None and not reply.done():
+                    reply.set_result(frame.crew_reply)
+            case "error":
+                reply = self._pending.get(number)
+                if reply is not None and not reply.done():
+                    reply.set_exception(error_from_proto(frame.error))
+            case "cancel":
+                task = self._serving.get(number)
+                if task is not None:
+                    task.cancel()
+            case content:
+                raise BadFrame(f"a crew process sends no {content}")
+
+    def _take_request(self, number: int, request: CrewRequest) -> None:
+        if request.WhichOneof("request") is None:
+            raise BadFrame("a request asks for nothing")
+        if number == 0:
+            notice = asyncio.create_task(self._notice(request))
             self._noticing.add(notice)
             notice.add_done_callback(self._noticing.discard)
+            return
+        if number in self._serving:
+            raise BadFrame("a call has the number of another one")
+        call = self._serving[number] = asyncio.create_task(self._serve(number, request))
+        # Not the call itself, which may be cancelled before its first step.
+        call.add_done_callback(lambda _: self._serving.pop(number, None))
 
-    async def _serve(self, number: int, method: str, params: Frame) -> None:
+    async def _serve(self, number: int, request: CrewRequest) -> None:
         try:
             try:
-                reply = {"reply": number, "result": await self._handler(method, params)}
-            except RemoteError as error:
-                reply = {"reply": number, "error": error.as_json()}
+                reply = Frame(call=number, host_reply=await self._handler(request))
+            except TaskError as error:
+                reply = Frame(call=number, error=error_to_proto(error))
             except CoxswainError as error:
-                reply = {"reply": number, "error": RemoteError(error.reason, error.message).as_json()}
+                reply = Frame(call=number, error=error_to_proto(TaskError(error.reason, error.message)))
             await self._send(reply)
         except CrewProcessLost:
             pass
         except Exception as error:  # noqa: BLE001 - handed on
             self._on_failure(error)
 
-    async def _notice(self, method: str, params: Frame) -> None:
+    async def _notice(self, request: CrewRequest) -> None:
         try:
-            await self._handler(method, params)
+            await self._handler(request)
         except Exception as error:  # noqa: BLE001 - handed on
             self._on_failure(error)
 

@@ -16,7 +16,7 @@ from pydantic import PrivateAttr
 from services.orchestrator.domain.tool import Tool
 
 if TYPE_CHECKING:
-    from services.orchestrator.worker.crew.session import TaskRun
+    from services.orchestrator.worker.crew.attempt import TaskAttempt
 
 
 class ToolFailed(Exception):
@@ -24,17 +24,17 @@ class ToolFailed(Exception):
 
 
 class JournaledTool(BaseTool):
-    """A tool of the catalogue in one run of a task."""
+    """A tool of the catalogue in one attempt at a task."""
 
-    _task: Any = PrivateAttr()
+    _attempt: Any = PrivateAttr()
     _config: dict[str, Any] = PrivateAttr(default_factory=dict)
     _idempotent: bool = PrivateAttr(default=False)
 
     @classmethod
-    def build(cls, tool: Tool, config: dict[str, Any], run: "TaskRun", arguments: type[Any]) -> Self:
+    def build(cls, tool: Tool, config: dict[str, Any], attempt: "TaskAttempt", arguments: type[Any]) -> Self:
         """Return the tool as the catalogue describes it, with a crew's settings; `arguments` is a pydantic model."""
         built = cls(name=tool.name, description=tool.description, args_schema=arguments)
-        built._task = run
+        built._attempt = attempt
         built._config = config
         built._idempotent = tool.idempotent
         return built
@@ -48,13 +48,13 @@ class JournaledTool(BaseTool):
         """
 
     def _run(self, **arguments: Any) -> str:
-        run: TaskRun = self._task
+        attempt: TaskAttempt = self._attempt
         canonical = json.dumps([self.name, arguments], sort_keys=True, default=str)
         digest = sha256(canonical.encode()).hexdigest()
-        key = f"{digest}.{run.occurrence(digest)}"
-        told = run.call("tool.begin", {"key": key, "tool": self.name, "idempotent": self._idempotent})
-        if told["done"]:
-            return _outcome(told["output"], told["error"])
+        key = f"{digest}.{attempt.occurrence(digest)}"
+        permission = attempt.host.begin_tool(key, self.name, idempotent=self._idempotent)
+        if permission.done:
+            return _outcome(permission.output, permission.error)
         output, error = "", ""
         try:
             output = self.perform(**arguments)
@@ -62,10 +62,7 @@ class JournaledTool(BaseTool):
             error = str(failure) or "it failed without saying why"
         except Exception as failure:  # noqa: BLE001 - told to the model, as CrewAI would, but journaled first
             error = f"{type(failure).__name__}: {failure}"
-        run.call(
-            "tool.end",
-            {"key": key, "tool": self.name, "idempotent": self._idempotent, "output": output, "error": error},
-        )
+        attempt.host.end_tool(key, self.name, idempotent=self._idempotent, output=output, error=error)
         return _outcome(output, error)
 
 

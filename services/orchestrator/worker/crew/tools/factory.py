@@ -11,10 +11,10 @@ from services.orchestrator.worker.crew.tools.base import JournaledTool
 from services.orchestrator.worker.crew.tools.calculator import Calculator
 from services.orchestrator.worker.crew.tools.current_time import CurrentTime
 from services.orchestrator.worker.crew.tools.text_statistics import TextStatistics
-from services.orchestrator.worker.link.framing import RemoteError
+from services.orchestrator.worker.link.errors import TaskError
 
 if TYPE_CHECKING:
-    from services.orchestrator.worker.crew.session import TaskRun
+    from services.orchestrator.worker.crew.attempt import TaskAttempt
 
 CLASSES: dict[str, type[JournaledTool]] = {
     "calculator": Calculator,
@@ -23,20 +23,20 @@ CLASSES: dict[str, type[JournaledTool]] = {
 }
 
 
-def build_tools(specs: tuple[ToolSpec, ...], run: "TaskRun") -> list[JournaledTool]:
-    """Return the tools for one run of a task; of two with one name the later counts.
+def build_tools(specs: tuple[ToolSpec, ...], attempt: "TaskAttempt") -> list[JournaledTool]:
+    """Return the tools for one attempt at a task; of two with one name the later counts.
 
     Raises:
-        RemoteError: there is no such tool in this release.
+        TaskError: there is no such tool in this release.
     """
-    return list({spec.name: _build(spec, run) for spec in specs}.values())
+    return list({spec.name: _build(spec, attempt) for spec in specs}.values())
 
 
-def _build(spec: ToolSpec, run: "TaskRun") -> JournaledTool:
+def _build(spec: ToolSpec, attempt: "TaskAttempt") -> JournaledTool:
     kind = CLASSES.get(spec.name)
     if kind is None:
-        raise RemoteError("TASK_FAILED", f'this release has no tool "{spec.name}"', fatal=True)
-    return kind.build(TOOLS[spec.name], spec.config, run, arguments_model(spec.name))
+        raise TaskError("TASK_FAILED", f'this release has no tool "{spec.name}"', fatal=True)
+    return kind.build(TOOLS[spec.name], spec.config, attempt, arguments_model(spec.name))
 
 
 @functools.cache

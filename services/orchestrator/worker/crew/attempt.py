@@ -1,0 +1,70 @@
+"""One attempt at a task in this process."""
+
+import threading
+from typing import Any
+
+from crewai.hooks.dispatch import HookAborted
+
+from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
+from services.orchestrator.worker.crew.deadline import out_of_time, remaining_time
+from services.orchestrator.worker.crew.host import Host
+from services.orchestrator.worker.crew.session import Session
+from services.orchestrator.worker.link.errors import TaskError
+
+
+class TaskAttempt:
+    """`index` is the task's position in the crew, -1 for the crew's plan.
+
+    CrewAI turns most exceptions into text for the model or a log line. What must end the task is therefore kept here
+    (`fail`) and raised at the next opportunity (`check`) as the one exception CrewAI lets through.
+    """
+
+    def __init__(self, session: Session, index: int, name: str) -> None:
+        self.session = session
+        self.index = index
+        self.name = name
+        self.host = Host(self._ask, self._notify)
+        self.materials: list[str] = []
+        self.failure: TaskError | None = None
+        self._lock = threading.Lock()
+        self._occurrences: dict[str, int] = {}
+
+    # CrewAI copies agents and models; what they hold of an attempt stays the attempt.
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "TaskAttempt":
+        return self
+
+    def fail(self, error: TaskError) -> HookAborted:
+        """Keep the first reason to end the task, and return the exception to raise."""
+        with self._lock:
+            if self.failure is None:
+                self.failure = error
+        return HookAborted(self.failure.message, source="coxswain")
+
+    def check(self) -> None:
+        """Raise when there is a reason to end the task."""
+        if self.failure is not None:
+            raise HookAborted(self.failure.message, source="coxswain")
+
+    def occurrence(self, key: str) -> int:
+        """Return how often `key` was asked for before, and count this time."""
+        with self._lock:
+            count = self._occurrences.get(key, 0)
+            self._occurrences[key] = count + 1
+            return count
+
+    def _ask(self, request: CrewRequest) -> HostReply:
+        """Ask the host within the time the agent has left."""
+        self.check()
+        request.task = self.index
+        try:
+            return self.session.link.call(request, timeout=remaining_time())
+        except TimeoutError as error:
+            raise self.fail(out_of_time()) from error
+        except TaskError as error:
+            if error.fatal:
+                raise self.fail(error) from error
+            raise
+
+    def _notify(self, request: CrewRequest) -> None:
+        request.task = self.index
+        self.session.link.notify(request)

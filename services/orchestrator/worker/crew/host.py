@@ -1,0 +1,105 @@
+"""The host as one attempt at a task sees it: everything it may ask for."""
+
+from collections.abc import Callable, Iterable
+
+from coxswain.memory.v1 import memory_pb2
+from coxswain.models.v1 import inference_pb2
+from coxswain.orchestrator.v1 import execution_pb2
+from coxswain.orchestrator.worker.link_pb2 import (
+    BeginTool,
+    Complete,
+    CrewRequest,
+    EndTool,
+    HostReply,
+    ToolPermission,
+)
+from services.orchestrator.worker.link.text import storable
+
+
+class Host:
+    """Every method that returns something raises HookAborted when the task has to end, and TaskError when the host
+    replied with an error that may pass. Memory requests need no namespace.
+    """
+
+    def __init__(self, ask: Callable[[CrewRequest], HostReply], notify: Callable[[CrewRequest], object]) -> None:
+        """`ask` returns the reply to a request, `notify` waits for none."""
+        self._ask = ask
+        self._notify = notify
+
+    def complete(self, completion: inference_pb2.Completion, agent_role: str) -> inference_pb2.CompleteResponse:
+        """Return the model's answer: its text or the tools it calls."""
+        request = Complete(completion=completion, agent_role=storable(agent_role))
+        return self._ask(CrewRequest(complete=request)).complete
+
+    def embed(self, model: str, texts: Iterable[str]) -> list[list[float]]:
+        """Return a vector of unit length for each text; an empty `model` means the installation's default."""
+        request = inference_pb2.EmbedRequest(model=model, texts=map(storable, texts))
+        return [list(embedding.values) for embedding in self._ask(CrewRequest(embed=request)).embed.embeddings]
+
+    def save_records(self, request: memory_pb2.SaveRecordsRequest) -> None:
+        """Save memories."""
+        self._ask(CrewRequest(save_records=request))
+
+    def search_records(self, request: memory_pb2.SearchRecordsRequest) -> memory_pb2.SearchRecordsResponse:
+        """Return all memories found, best first; `limit` may be any number."""
+        return self._ask(CrewRequest(search_records=request)).search_records
+
+    def get_record(self, request: memory_pb2.GetRecordRequest) -> memory_pb2.GetRecordResponse:
+        """Return a memory, or a response without one if there is none of that id."""
+        return self._ask(CrewRequest(get_record=request)).get_record
+
+    def list_records(self, request: memory_pb2.ListRecordsRequest) -> memory_pb2.ListRecordsResponse:
+        """Return the newest memories, newest first; `page_size` may be any number."""
+        return self._ask(CrewRequest(list_records=request)).list_records
+
+    def delete_records(self, request: memory_pb2.DeleteRecordsRequest) -> int:
+        """Remove memories and return how many there were."""
+        return self._ask(CrewRequest(delete_records=request)).delete_records.deleted
+
+    def count_records(self, request: memory_pb2.CountRecordsRequest) -> int:
+        """Return how many memories match."""
+        return self._ask(CrewRequest(count_records=request)).count_records.count
+
+    def touch_records(self, ids: Iterable[str]) -> None:
+        """Note that memories were found just now, without waiting for it."""
+        self._notify(CrewRequest(touch_records=memory_pb2.TouchRecordsRequest(ids=ids)))
+
+    def list_scopes(self, parent: str) -> list[str]:
+        """Return the scopes directly below another."""
+        request = memory_pb2.ListScopesRequest(parent=parent)
+        return [scope.path for scope in self._ask(CrewRequest(list_scopes=request)).list_scopes.scopes]
+
+    def get_scope(self, path: str) -> memory_pb2.ScopeInfo:
+        """Return the figures of a scope and all below it."""
+        request = memory_pb2.GetScopeRequest(path=path)
+        return self._ask(CrewRequest(get_scope=request)).get_scope.scope
+
+    def list_categories(self, scope_prefix: str) -> dict[str, int]:
+        """Return how many memories each category has."""
+        request = memory_pb2.ListCategoriesRequest(scope_prefix=scope_prefix)
+        return dict(self._ask(CrewRequest(list_categories=request)).list_categories.counts)
+
+    def begin_tool(self, key: str, tool: str, *, idempotent: bool) -> ToolPermission:
+        """Return whether a tool call may run, or its result from an earlier attempt."""
+        request = BeginTool(key=key, tool=tool, idempotent=idempotent)
+        return self._ask(CrewRequest(begin_tool=request)).begin_tool
+
+    def end_tool(self, key: str, tool: str, *, idempotent: bool, output: str, error: str) -> None:
+        """Journal the outcome of a tool call."""
+        request = EndTool(key=key, tool=tool, idempotent=idempotent, output=storable(output), error=storable(error))
+        self._ask(CrewRequest(end_tool=request))
+
+    def tool_call_started(self, call_id: str, tool: str, arguments: str) -> None:
+        """Have an event stored, without waiting for it."""
+        event = execution_pb2.ToolCallStarted(call_id=call_id, tool_name=storable(tool), arguments=storable(arguments))
+        self._notify(CrewRequest(tool_call_started=event))
+
+    def tool_call_completed(self, call_id: str, tool: str, output: str) -> None:
+        """Have an event stored, without waiting for it."""
+        event = execution_pb2.ToolCallCompleted(call_id=call_id, tool_name=storable(tool), output=storable(output))
+        self._notify(CrewRequest(tool_call_completed=event))
+
+    def tool_call_failed(self, call_id: str, tool: str, message: str) -> None:
+        """Have an event stored, without waiting for it."""
+        event = execution_pb2.ToolCallFailed(call_id=call_id, tool_name=storable(tool), message=storable(message))
+        self._notify(CrewRequest(tool_call_failed=event))

@@ -1,0 +1,109 @@
+"""Serves what a crew process asks of its crew's memories."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+from google.protobuf.message import Message
+
+from coxswain.memory.v1 import memory_pb2 as pb
+from coxswain.memory.v1 import memory_service_pb2_grpc, record_pb2
+from services.common.errors import CoxswainError
+from services.orchestrator.worker.host.peer_retry import call_peer
+from services.orchestrator.worker.host.principals import ExecutionPrincipal
+
+logger = structlog.get_logger(__name__)
+
+_MAX_RESULTS = 10_000
+_MAX_PAGE_SIZE = 1_000
+
+Response = TypeVar("Response", bound=Message)
+
+
+class MemoryCalls:
+    """The memory service, confined to the namespace of one crew whatever the requests say."""
+
+    def __init__(
+        self,
+        memory: "memory_service_pb2_grpc.MemoryServiceAsyncStub",
+        principal: ExecutionPrincipal,
+        *,
+        memory_id: str,
+        embedding_model: str,
+        retry_seconds: float,
+    ) -> None:
+        """`retry_seconds` is for how long an absent service is asked again."""
+        self._memory = memory
+        self._principal = principal
+        self._retry_seconds = retry_seconds
+        self._namespace = pb.Namespace(memory_id=memory_id, kind=record_pb2.MEMORY_KIND_UNIFIED)
+        self._embedding_model = embedding_model
+
+    async def save_records(self, request: pb.SaveRecordsRequest) -> pb.SaveRecordsResponse:
+        """Save memories, embedded by the crew's model."""
+        request.embedding_model = self._embedding_model
+        return await self._ask(self._memory.SaveRecords, request)
+
+    async def search_records(self, request: pb.SearchRecordsRequest) -> pb.SearchRecordsResponse:
+        """Return up to `limit` memories, from as many searches as that takes."""
+        found, wanted = pb.SearchRecordsResponse(), request.limit
+        while len(found.results) < wanted:
+            request.limit = min(_MAX_RESULTS, wanted - len(found.results))
+            response = await self._ask(self._memory.SearchRecords, request)
+            found.results.extend(response.results)
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                break
+        return found
+
+    async def get_record(self, request: pb.GetRecordRequest) -> pb.GetRecordResponse:
+        """Return a memory, or a response without one."""
+        try:
+            return await self._ask(self._memory.GetRecord, request)
+        except CoxswainError as error:
+            if error.reason == "NOT_FOUND":
+                return pb.GetRecordResponse()
+            raise
+
+    async def list_records(self, request: pb.ListRecordsRequest) -> pb.ListRecordsResponse:
+        """Return up to `page_size` memories, from as many pages as that takes."""
+        listed, wanted = pb.ListRecordsResponse(), request.page_size
+        while len(listed.records) < wanted:
+            request.page_size = min(_MAX_PAGE_SIZE, wanted - len(listed.records))
+            response = await self._ask(self._memory.ListRecords, request)
+            listed.records.extend(response.records)
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                break
+        return listed
+
+    async def delete_records(self, request: pb.DeleteRecordsRequest) -> pb.DeleteRecordsResponse:
+        """Remove memories."""
+        return await self._ask(self._memory.DeleteRecords, request)
+
+    async def count_records(self, request: pb.CountRecordsRequest) -> pb.CountRecordsResponse:
+        """Count memories."""
+        return await self._ask(self._memory.CountRecords, request)
+
+    async def touch_records(self, request: pb.TouchRecordsRequest) -> None:
+        """Note that memories were found just now; what fails of it is logged, as nobody waits for it."""
+        try:
+            await self._ask(self._memory.TouchRecords, request)
+        except CoxswainError as error:
+            logger.info("memories_not_touched", reason=error.reason)
+
+    async def list_scopes(self, request: pb.ListScopesRequest) -> pb.ListScopesResponse:
+        """List the scopes directly below one."""
+        return await self._ask(self._memory.ListScopes, request)
+
+    async def get_scope(self, request: pb.GetScopeRequest) -> pb.GetScopeResponse:
+        """Return the figures of a scope."""
+        return await self._ask(self._memory.GetScope, request)
+
+    async def list_categories(self, request: pb.ListCategoriesRequest) -> pb.ListCategoriesResponse:
+        """Count memories by category."""
+        return await self._ask(self._memory.ListCategories, request)
+
+    async def _ask(self, method: Callable[..., Awaitable[Response]], request: Any) -> Response:
+        request.namespace.CopyFrom(self._namespace)
+        return await call_peer(self._principal, "memory", method, request, self._retry_seconds)

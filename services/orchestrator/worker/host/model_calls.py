@@ -1,0 +1,136 @@
+"""Serves the model calls and embeddings of a crew process: each answer that was paid for is kept."""
+
+import grpc
+
+from coxswain.models.v1 import inference_pb2 as pb
+from coxswain.models.v1 import inference_service_pb2_grpc
+from coxswain.orchestrator.v1 import execution_pb2
+from coxswain.orchestrator.worker.link_pb2 import Complete
+from services.common.errors import CoxswainError, Internal
+from services.common.grpc.status import from_rpc_error
+from services.common.ids import new_id
+from services.orchestrator.worker.host.model_messages import Answer, request_hash
+from services.orchestrator.worker.host.peer_retry import call_peer, retry_while_absent
+from services.orchestrator.worker.host.principals import ExecutionPrincipal
+from services.orchestrator.worker.host.recorder import Recorder, TaskRef
+from services.orchestrator.worker.host.run_store import FencedWrite
+from services.orchestrator.worker.host.task_journal import TaskJournal
+from services.orchestrator.worker.host.usage_total import UsageTotal
+
+
+class ModelCalls:
+    """The inference service as one execution calls it."""
+
+    def __init__(
+        self,
+        inference: "inference_service_pb2_grpc.InferenceServiceAsyncStub",
+        recorder: Recorder,
+        principal: ExecutionPrincipal,
+        *,
+        retry_seconds: float,
+        call_timeout: float,
+        usage: UsageTotal,
+    ) -> None:
+        """`retry_seconds` is for how long an absent service is asked again, `call_timeout` how many seconds one model
+        call may take; what model calls use is added to `usage`.
+        """
+        self._inference = inference
+        self._recorder = recorder
+        self._principal = principal
+        self._retry_seconds = retry_seconds
+        self._call_timeout = call_timeout
+        self._usage = usage
+
+    async def complete(self, journal: TaskJournal, request: Complete) -> pb.CompleteResponse:
+        """Return the answer that an earlier attempt was given to the same request, else a new one."""
+        digest = request_hash(request.completion, journal.salt)
+        occurrence = journal.asked.get(digest, 0)
+        journal.asked[digest] = occurrence + 1
+        kept = journal.answers.get((digest, occurrence))
+        if kept is not None:
+            return self._replay(journal, request, Answer.from_bytes(kept)).to_proto()
+        try:
+            answer = await retry_while_absent(
+                lambda: self._principal.act(lambda: self._call(journal, request, digest, occurrence)),
+                self._retry_seconds,
+            )
+        except BaseException:
+            # It was not answered: the same request is no repetition.
+            journal.asked[digest] = min(journal.asked[digest], occurrence)
+            raise
+        return answer.to_proto()
+
+    async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
+        """Return a vector for each text."""
+        # A text of nothing but blanks has no meaning to embed, and the service refuses empty ones.
+        request.texts[:] = [text if text.strip() else "-" for text in request.texts]
+        return await call_peer(self._principal, "models", self._inference.Embed, request, self._retry_seconds)
+
+    def _replay(self, journal: TaskJournal, request: Complete, answer: Answer) -> Answer:
+        call_id = self._start(journal.task, request)
+        completed = execution_pb2.LlmCallCompleted(call_id=call_id, text=answer.text, replayed=True)
+        self._recorder.add(journal.task, completed, call_id=call_id)
+        return answer
+
+    async def _call(self, journal: TaskJournal, request: Complete, digest: str, occurrence: int) -> Answer:
+        before = self._recorder.last_sequence
+        call_id = self._start(journal.task, request)
+        try:
+            answer = await self._stream(journal.task, call_id, request.completion)
+        except BaseException as error:
+            message = error.message if isinstance(error, CoxswainError) else "the call was given up"
+            failed = execution_pb2.LlmCallFailed(call_id=call_id, message=message)
+            self._recorder.add(journal.task, failed, call_id=call_id)
+            self._recorder.prune_chunks(call_id, before)
+            raise
+        self._keep(journal, call_id, answer, digest, occurrence)
+        self._recorder.prune_chunks(call_id, before)
+        return answer
+
+    def _start(self, task: TaskRef, request: Complete) -> str:
+        call_id = new_id()
+        started = execution_pb2.LlmCallStarted(
+            call_id=call_id, model=request.completion.model, agent_role=request.agent_role
+        )
+        self._recorder.add(task, started, call_id=call_id)
+        return call_id
+
+    async def _stream(self, task: TaskRef, call_id: str, completion: pb.Completion) -> Answer:
+        answer = Answer()
+        request = pb.StreamCompleteRequest(completion=completion)
+        call = self._inference.StreamComplete(request, timeout=self._call_timeout)
+        try:
+            async for delta in call:
+                answer.add(delta)
+                kind = delta.WhichOneof("delta")
+                if kind == "text":
+                    self._recorder.chunk(task, call_id, text=delta.text)
+                elif kind == "reasoning":
+                    self._recorder.chunk(task, call_id, reasoning=delta.reasoning)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INTERNAL:
+                # It did answer: asking again is the agent's choice, and counts among its tries.
+                raise Internal("the model returned an invalid response", reason="UPSTREAM_BAD_RESPONSE") from error
+            raise from_rpc_error(error, "models") from error
+        finally:
+            call.cancel()
+        if not answer.finished:
+            raise Internal("the model's response broke off before its end", reason="UPSTREAM_BAD_RESPONSE")
+        return answer
+
+    def _keep(self, journal: TaskJournal, call_id: str, answer: Answer, digest: str, occurrence: int) -> None:
+        used = answer.usage
+
+        async def keep(write: FencedWrite) -> None:
+            await write.keep_answer(journal.index, digest, occurrence, answer.to_bytes())
+            await write.use(journal.index, used)
+
+        completed = execution_pb2.LlmCallCompleted(
+            call_id=call_id,
+            text=answer.text,
+            input_tokens=used.input_tokens,
+            output_tokens=used.output_tokens,
+            cost=used.cost,
+        )
+        self._recorder.add(journal.task, completed, keep, call_id=call_id, flush_soon=True)
+        self._usage.add(used)

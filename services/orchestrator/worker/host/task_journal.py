@@ -1,0 +1,26 @@
+"""What one attempt at a task needs to know of earlier ones."""
+
+from dataclasses import dataclass, field
+
+from services.orchestrator.worker.host.recorder import TaskRef
+from services.orchestrator.worker.host.run_store import ToolCall
+
+
+@dataclass(slots=True)
+class TaskJournal:
+    """`answers` are kept model answers by the hash of their request and how often it came before; `tool_calls` goes by
+    the calls' keys.
+    """
+
+    task: TaskRef
+    salt: str = ""
+    """Tells apart the requests of a task that a person had done again."""
+    answers: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    tool_calls: dict[str, ToolCall] = field(default_factory=dict)
+    asked: dict[str, int] = field(default_factory=dict)
+    """How often each request was made in this attempt, by its hash."""
+
+    @property
+    def index(self) -> int:
+        """The task's position in the crew, -1 for the crew's plan."""
+        return -1 if self.task.task_index is None else self.task.task_index

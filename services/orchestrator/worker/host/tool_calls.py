@@ -1,0 +1,58 @@
+"""Journals the tool calls of a crew process, so that none with side effects runs twice."""
+
+from google.protobuf.message import Message
+
+from coxswain.orchestrator.worker.link_pb2 import BeginTool, EndTool, ToolPermission
+from services.orchestrator.domain.tool import ToolCallState
+from services.orchestrator.worker.host.recorder import Recorder
+from services.orchestrator.worker.host.run_store import FencedWrite
+from services.orchestrator.worker.host.task_journal import TaskJournal
+from services.orchestrator.worker.link.errors import TaskError
+
+
+class ToolCalls:
+    """The journal of tool calls of one execution."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    async def begin_tool(self, journal: TaskJournal, request: BeginTool) -> ToolPermission:
+        """Return whether a tool call may run, or its result from an earlier attempt.
+
+        Raises:
+            TaskError: it may have run already, and must not run twice.
+        """
+        known = journal.tool_calls.get(request.key)
+        if known is not None and known.state is not ToolCallState.INTENT:
+            return ToolPermission(done=True, output=known.output, error=known.error)
+        if known is not None and not request.idempotent:
+            raise TaskError(
+                "TOOL_OUTCOME_UNKNOWN",
+                f'the tool "{request.tool}" was started before its worker was lost; whether it has done its work is '
+                "not known, and it must not run twice: find out, then resume the execution",
+                fatal=True,
+            )
+        if not request.idempotent:
+
+            async def intend(write: FencedWrite) -> None:
+                await write.intend_tool_call(journal.index, request.key, request.tool, idempotent=False)
+
+            await self._recorder.commit([], intend)
+        return ToolPermission()
+
+    async def end_tool(self, journal: TaskJournal, request: EndTool) -> None:
+        """Keep the outcome of a tool call; of one that must not run twice, before this returns."""
+
+        async def end(write: FencedWrite) -> None:
+            if request.idempotent:
+                await write.intend_tool_call(journal.index, request.key, request.tool, idempotent=True)
+            await write.end_tool_call(journal.index, request.key, request.output, request.error)
+
+        if request.idempotent:
+            self._recorder.also_store(end)
+        else:
+            await self._recorder.commit([], end)
+
+    def event(self, journal: TaskJournal, event: Message) -> None:
+        """Store an event of a tool call."""
+        self._recorder.add(journal.task, event)

@@ -1,0 +1,64 @@
+"""Text that can cross the link and be stored, whatever a model or a tool made of it."""
+
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def storable(text: str) -> str:
+    """Return the text with U+FFFD for U+0000, which PostgreSQL cannot store, and "?" for lone surrogates.
+
+    UTF-8, and with it protobuf, has no bytes for the latter.
+    """
+    return _without_nulls(text).encode(errors="replace").decode()
+
+
+def storable_json(value: Any) -> Any:
+    """Return a JSON value with all its texts made storable."""
+    match value:
+        case str():
+            return storable(value)
+        case dict():
+            return {storable(key): storable_json(item) for key, item in value.items()}
+        case list() | tuple():
+            return [storable_json(item) for item in value]
+        case _:
+            return value
+
+
+def replace_nulls(message: Message) -> None:
+    """Put U+FFFD in place of U+0000 in every string of a message, keys of maps included."""
+    for field, value in message.ListFields():
+        kind = field.message_type
+        if kind is not None and kind.GetOptions().map_entry:
+            _replace_in_map(value, kind.fields_by_name["value"])
+        elif kind is not None:
+            for item in value if field.is_repeated else (value,):
+                replace_nulls(item)
+        elif field.type == FieldDescriptor.TYPE_STRING and field.is_repeated:
+            value[:] = map(_without_nulls, value)
+        elif field.type == FieldDescriptor.TYPE_STRING:
+            setattr(message, field.name, _without_nulls(value))
+
+
+def _replace_in_map(entries: Any, of: FieldDescriptor) -> None:
+    for key in list(entries):
+        item = entries[key]
+        if of.message_type is not None:
+            replace_nulls(item)
+        elif of.type == FieldDescriptor.TYPE_STRING:
+            item = _without_nulls(item)
+        name = _without_nulls(key) if isinstance(key, str) else key
+        if of.message_type is None:
+            del entries[key]
+            entries[name] = item
+        elif name != key:
+            entries[name].CopyFrom(item)
+            del entries[key]
+
+
+def _without_nulls(text: str) -> str:
+    return text.replace("\0", _REPLACEMENT)

@@ -1,0 +1,126 @@
+"""The calls of one crew process whose surroundings are played."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, cast
+
+import grpc
+
+from coxswain.models.v1 import inference_pb2 as pb
+from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
+from services.common.errors import CoxswainError
+from services.common.grpc.status import DETAILS_KEY, to_status
+from services.orchestrator.domain.execution import Usage
+from services.orchestrator.worker.host.calls import CrewCalls
+from services.orchestrator.worker.host.memory_calls import MemoryCalls
+from services.orchestrator.worker.host.model_calls import ModelCalls
+from services.orchestrator.worker.host.recorder import TaskRef
+from services.orchestrator.worker.host.task_journal import TaskJournal
+from services.orchestrator.worker.host.tool_calls import ToolCalls
+from services.orchestrator.worker.host.usage_total import UsageTotal
+
+
+def rpc_error(error: CoxswainError | None, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> grpc.aio.AioRpcError:
+    """What a stub raises for an error another service explained, or (None) for its absence."""
+    if error is None:
+        return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata())
+    code, status = to_status(error, "")
+    details = grpc.aio.Metadata((DETAILS_KEY, status.SerializeToString()))
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), details, details=status.message)
+
+
+class Stream:
+    """A streaming call."""
+
+    def __init__(self, pieces: Sequence[Any]) -> None:
+        self.pieces = pieces
+        self.cancelled = False
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Services:
+    """The models and the memory service, answering from lists; what is an exception is raised."""
+
+    def __init__(self) -> None:
+        self.streams: list[Sequence[Any]] = []
+        self.answers: list[Any] = []
+        self.asked: list[Any] = []
+
+    def StreamComplete(self, request: Any, timeout: float) -> Stream:
+        self.asked.append(request)
+        return Stream(self.streams.pop(0))
+
+    async def _answer(self, request: Any) -> Any:
+        self.asked.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def __getattr__(self, _: str) -> Any:
+        return self._answer
+
+
+class Recording:
+    """Remembers what would be stored."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.chunks: list[str] = []
+        self.commits = 0
+        self.pruned: list[tuple[str, int]] = []
+        self.last_sequence = 7
+
+    def add(self, _: TaskRef, body: Any, *also_store: Any, call_id: str = "", flush_soon: bool = False) -> None:
+        self.events.append(body)
+
+    def also_store(self, *changes: Any) -> None:
+        pass
+
+    def chunk(self, _: TaskRef, call_id: str, *, text: str = "", reasoning: str = "") -> None:
+        self.chunks.append(text or reasoning)
+
+    def prune_chunks(self, call_id: str, after_sequence: int) -> None:
+        self.pruned.append((call_id, after_sequence))
+
+    async def commit(self, events: Sequence[Any], *also_store: Any) -> None:
+        self.commits += 1
+
+
+class Principal:
+    """Somebody."""
+
+    async def act(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        return await call()
+
+
+class World:
+    """Calls of one crew process; `services` answers what they ask of other services."""
+
+    def __init__(self) -> None:
+        self.services = Services()
+        self.recorder = Recording()
+        self.usage = UsageTotal(Usage())
+        self.journal = TaskJournal(TaskRef(0, "t", 1))
+        stub, recorder, principal = (cast("Any", played) for played in (self.services, self.recorder, Principal()))
+        models = ModelCalls(stub, recorder, principal, retry_seconds=5, call_timeout=10, usage=self.usage)
+        memory = MemoryCalls(stub, principal, memory_id="crew", embedding_model="e", retry_seconds=5)
+        self.calls = CrewCalls(models, memory, ToolCalls(recorder))
+        self.calls.begin_task(0, self.journal)
+
+    async def ask(self, **request: Any) -> HostReply:
+        return await self.calls.serve(CrewRequest(**request))
+
+    async def complete(self, completion: pb.Completion, agent_role: str = "Reader") -> pb.CompleteResponse:
+        return (await self.ask(complete={"completion": completion, "agent_role": agent_role})).complete
+
+    @property
+    def kinds(self) -> list[str]:
+        return [type(event).__name__ for event in self.recorder.events]

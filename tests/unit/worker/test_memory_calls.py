@@ -1,0 +1,84 @@
+"""Memory calls stay in the crew's namespace and page by themselves."""
+
+import pytest
+
+from coxswain.memory.v1 import memory_pb2 as pb
+from coxswain.memory.v1 import record_pb2
+from coxswain.orchestrator.worker.link_pb2 import CrewRequest
+from services.common.errors import FailedPrecondition, NotFound
+from tests.unit.worker.call_world import World, rpc_error
+
+RECORD = record_pb2.Record(id="r", unified=record_pb2.UnifiedRecord(content="c"))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        CrewRequest(save_records=pb.SaveRecordsRequest(records=[RECORD])),
+        CrewRequest(search_records=pb.SearchRecordsRequest(text="ships", limit=3)),
+        CrewRequest(get_record=pb.GetRecordRequest(id="r")),
+        CrewRequest(list_records=pb.ListRecordsRequest(page_size=3)),
+        CrewRequest(delete_records=pb.DeleteRecordsRequest(ids=["r"])),
+        CrewRequest(count_records=pb.CountRecordsRequest()),
+        CrewRequest(touch_records=pb.TouchRecordsRequest(ids=["r"])),
+        CrewRequest(list_scopes=pb.ListScopesRequest(parent="/")),
+        CrewRequest(get_scope=pb.GetScopeRequest(path="/")),
+        CrewRequest(list_categories=pb.ListCategoriesRequest()),
+    ],
+    ids=lambda request: request.WhichOneof("request"),
+)
+async def test_every_request_lies_in_the_crews_namespace_whatever_it_says(world: World, sent: CrewRequest) -> None:
+    name = sent.WhichOneof("request")
+    assert name is not None
+    getattr(sent, name).namespace.memory_id = "another crew"
+    reply = getattr(pb, type(getattr(sent, name)).__name__.replace("Request", "Response"))()
+    world.services.answers = [reply]
+    answered = await world.calls.serve(sent)
+    (asked,) = world.services.asked
+    assert asked.namespace == pb.Namespace(memory_id="crew", kind=record_pb2.MEMORY_KIND_UNIFIED)
+    assert answered.WhichOneof("reply") == (None if name == "touch_records" else name)
+
+
+async def test_memories_are_saved_with_the_crews_embedding_model(world: World) -> None:
+    world.services.answers = [pb.SaveRecordsResponse(ids=["r"])]
+    await world.ask(save_records=pb.SaveRecordsRequest(records=[RECORD], embedding_model="another"))
+    assert world.services.asked[0].embedding_model == "e"
+
+
+async def test_a_search_goes_on_over_pages_up_to_its_limit(world: World) -> None:
+    found = pb.SearchResult(record=RECORD, similarity=0.5)
+    asked: list[tuple[int, str]] = []
+
+    async def search(request: pb.SearchRecordsRequest) -> pb.SearchRecordsResponse:
+        asked.append((request.limit, request.page_token))
+        return pb.SearchRecordsResponse(results=[found] * 2, next_page_token="next")
+
+    world.services.SearchRecords = search  # type: ignore[attr-defined]
+    reply = (await world.ask(search_records=pb.SearchRecordsRequest(text="ships", limit=4))).search_records
+    assert len(reply.results) == 4
+    assert asked == [(4, ""), (2, "next")]
+    reply = (await world.ask(search_records=pb.SearchRecordsRequest(text="ships"))).search_records
+    assert list(reply.results) == []
+
+
+async def test_a_memory_that_is_not_there_is_none_and_a_touch_may_fail(world: World) -> None:
+    world.services.answers = [rpc_error(NotFound("gone")), rpc_error(FailedPrecondition("no", reason="STORE_FAILED"))]
+    assert not (await world.ask(get_record=pb.GetRecordRequest(id="r"))).get_record.HasField("record")
+    await world.ask(touch_records=pb.TouchRecordsRequest(ids=["r"]))
+
+
+async def test_a_listing_goes_on_over_pages(world: World) -> None:
+    asked: list[tuple[int, str]] = []
+    pages = [
+        pb.ListRecordsResponse(records=[RECORD] * 2, next_page_token="next"),
+        pb.ListRecordsResponse(records=[RECORD]),
+    ]
+
+    async def page(request: pb.ListRecordsRequest) -> pb.ListRecordsResponse:
+        asked.append((request.page_size, request.page_token))
+        return pages.pop(0)
+
+    world.services.ListRecords = page  # type: ignore[attr-defined]
+    reply = (await world.ask(list_records=pb.ListRecordsRequest(page_size=2500))).list_records
+    assert len(reply.records) == 3
+    assert asked == [(1000, ""), (1000, "next")]

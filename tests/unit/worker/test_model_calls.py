@@ -1,0 +1,135 @@
+"""Model calls: streamed answers put together, kept, counted and given again; absent services asked again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from coxswain.models.v1 import inference_pb2 as pb
+from services.common.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from services.orchestrator.domain.execution import Usage
+from services.orchestrator.worker.host.model_messages import Answer, request_hash
+from services.orchestrator.worker.link.errors import TaskError
+from tests.unit.worker.call_world import Stream, World, rpc_error
+
+REQUEST = pb.Completion(
+    model="m", messages=[pb.Message(role=pb.MESSAGE_ROLE_USER, content=[pb.ContentPart(text="Hi")])]
+)
+
+
+def said(*texts: str, finish: bool = True) -> list[pb.StreamCompleteResponse]:
+    """A streamed answer."""
+    pieces = [pb.StreamCompleteResponse(text=text) for text in texts]
+    if finish:
+        pieces.append(pb.StreamCompleteResponse(usage=pb.Usage(input_tokens=3, output_tokens=2, cost=0.5)))
+        pieces.append(pb.StreamCompleteResponse(finish=pb.Finish(reason=pb.FINISH_REASON_STOP)))
+    return pieces
+
+
+async def test_an_answer_is_put_together_told_of_and_counted(world: World) -> None:
+    call = [
+        pb.StreamCompleteResponse(reasoning="Hm."),
+        pb.StreamCompleteResponse(
+            tool_call=pb.ToolCallDelta(index=0, id="c1", name="calculator", arguments_json='{"ex')
+        ),
+        pb.StreamCompleteResponse(tool_call=pb.ToolCallDelta(index=1, id="c2", name="other")),
+        pb.StreamCompleteResponse(tool_call=pb.ToolCallDelta(index=0, arguments_json='pression": "1"}')),
+    ]
+    world.services.streams = [[*call, *said("Let me ", "see.")]]
+    answer = await world.complete(REQUEST)
+    assert answer.text == "Let me see."
+    assert [(c.id, c.name, c.arguments_json) for c in answer.tool_calls] == [
+        ("c1", "calculator", '{"expression": "1"}'),
+        ("c2", "other", ""),
+    ]
+    assert world.kinds == ["LlmCallStarted", "LlmCallCompleted"]
+    assert world.recorder.events[0].agent_role == "Reader"
+    assert world.recorder.chunks == ["Hm.", "Let me ", "see."]
+    assert world.usage.value == Usage(1, 3, 2, 0.5)
+    assert world.recorder.pruned == [(world.recorder.events[0].call_id, 7)]
+
+
+async def test_an_answer_of_an_earlier_attempt_is_given_again_and_costs_nothing(world: World) -> None:
+    kept = Answer(
+        "Before.", {0: pb.ToolCall(id="c", name="n", arguments_json="{}")}, Usage(1, 9, 9, 1.0), finished=True
+    )
+    world.journal.answers = {(request_hash(REQUEST, ""), 0): kept.to_bytes()}
+    assert await world.complete(REQUEST) == kept.to_proto()
+    assert world.recorder.events[-1].replayed
+    assert world.usage.value == Usage()
+    # The second time the same question is asked it is a new one.
+    world.services.streams = [said("Now.")]
+    assert (await world.complete(REQUEST)).text == "Now."
+
+
+async def test_what_a_person_had_done_again_is_asked_anew(world: World) -> None:
+    world.journal.answers = {(request_hash(REQUEST, ""), 0): Answer("Refused.", finished=True).to_bytes()}
+    world.journal.salt = "approval-1"
+    world.services.streams = [said("Better.")]
+    assert (await world.complete(REQUEST)).text == "Better."
+
+
+async def test_an_absent_service_is_asked_again_and_a_failed_question_is_no_repetition(world: World) -> None:
+    world.services.streams = [[rpc_error(None)], [rpc_error(None)], said("At last.")]
+    assert (await world.complete(REQUEST)).text == "At last."
+    assert world.kinds == ["LlmCallStarted", "LlmCallFailed"] * 2 + ["LlmCallStarted", "LlmCallCompleted"]
+    assert world.journal.asked == {request_hash(REQUEST, ""): 1}
+    world.services.streams = [[rpc_error(NotFound("no", reason="MODEL_NOT_FOUND"))]]
+    with pytest.raises(TaskError):
+        await world.complete(REQUEST)
+    assert world.journal.asked == {request_hash(REQUEST, ""): 1}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reason", "fatal"),
+    [
+        ([rpc_error(NotFound("near names", reason="MODEL_NOT_FOUND"))], "MODEL_NOT_FOUND", True),
+        ([rpc_error(FailedPrecondition("off", reason="MODEL_DISABLED"))], "MODEL_DISABLED", True),
+        ([rpc_error(ResourceExhausted("spent", reason="BUDGET_EXCEEDED"))], "BUDGET_EXCEEDED", True),
+        ([rpc_error(ResourceExhausted("slow", reason="UPSTREAM_RATE_LIMITED"))], "UPSTREAM_RATE_LIMITED", False),
+        ([rpc_error(Unavailable("down", reason="UPSTREAM_UNAVAILABLE"))], "UPSTREAM_UNAVAILABLE", False),
+        ([rpc_error(None, grpc.StatusCode.INTERNAL)], "UPSTREAM_BAD_RESPONSE", False),
+        (said("Cut off", finish=False), "UPSTREAM_BAD_RESPONSE", False),
+    ],
+)
+async def test_only_what_may_pass_is_left_to_the_agent(
+    world: World, pieces: list[Any], reason: str, fatal: bool
+) -> None:
+    world.services.streams = [pieces]
+    with pytest.raises(TaskError) as failed:
+        await world.complete(REQUEST)
+    assert (failed.value.reason, failed.value.fatal) == (reason, fatal)
+    assert world.kinds == ["LlmCallStarted", "LlmCallFailed"]
+    assert len(world.services.asked) == 1
+
+
+async def test_a_call_that_is_given_up_is_told_of(world: World) -> None:
+    class Hanging(Stream):
+        async def __aiter__(self) -> AsyncIterator[Any]:
+            await asyncio.Event().wait()
+            yield None
+
+    streams: list[Hanging] = []
+
+    def hang(*_: Any, **__: Any) -> Hanging:
+        streams.append(Hanging([]))
+        return streams[-1]
+
+    world.services.StreamComplete = hang  # type: ignore[method-assign]
+    call = asyncio.create_task(world.complete(REQUEST))
+    while not streams:  # noqa: ASYNC110 - it begins within a few turns of the loop
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert world.kinds == ["LlmCallStarted", "LlmCallFailed"]
+    assert streams[0].cancelled
+
+
+async def test_blank_texts_are_embedded_as_something(world: World) -> None:
+    world.services.answers = [pb.EmbedResponse(embeddings=[pb.Embedding(values=[1.0]), pb.Embedding(values=[0.5])])]
+    reply = (await world.ask(embed={"model": "e", "texts": ["a", " \n"]})).embed
+    assert [list(embedding.values) for embedding in reply.embeddings] == [[1.0], [0.5]]
+    assert list(world.services.asked[0].texts) == ["a", "-"]

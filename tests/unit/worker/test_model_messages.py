@@ -1,0 +1,85 @@
+"""Answers are found again under the hash of their request, in this release and the next."""
+
+import copy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coxswain.models.v1 import inference_pb2 as pb
+from services.common.grpc.json_values import to_struct
+from services.orchestrator.domain.execution import Usage
+from services.orchestrator.worker.host.model_messages import Answer, request_hash
+
+REQUEST = pb.Completion(
+    model="m",
+    sampling=pb.Sampling(temperature=0.5),
+    messages=[
+        pb.Message(role=pb.MESSAGE_ROLE_SYSTEM, content=[pb.ContentPart(text="Do.")]),
+        pb.Message(
+            role=pb.MESSAGE_ROLE_USER,
+            content=[pb.ContentPart(text="Read: "), pb.ContentPart(material="The sea. é")],
+        ),
+        pb.Message(role=pb.MESSAGE_ROLE_ASSISTANT, tool_calls=[pb.ToolCall(id="1", name="t", arguments_json="{}")]),
+        pb.Message(role=pb.MESSAGE_ROLE_TOOL, tool_call_id="1", content=[pb.ContentPart(text="done")]),
+    ],
+    tools=[
+        pb.ToolDefinition(
+            name="t",
+            description="d",
+            parameters_schema=to_struct(
+                {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 2.5}}}
+            ),
+        )
+    ],
+    response_format=pb.ResponseFormat(name="R", schema=to_struct({"type": "object"})),
+)
+
+
+def test_a_request_has_the_hash_under_which_earlier_releases_kept_its_answer() -> None:
+    assert request_hash(REQUEST, "") == "e7bc4c1f7b91d3d126a46ca3328c428d2c3767d2e0b0b6502a23aad022bfa2be"
+    assert request_hash(REQUEST, "approval-1") == "2e2aad59d98f5d7777b2b3f3c6cd87eb162dbc25ebaca18af286955e684a5ab4"
+    plain = pb.Completion(
+        model="m", messages=[pb.Message(role=pb.MESSAGE_ROLE_USER, content=[pb.ContentPart(text="Hi")])]
+    )
+    assert request_hash(plain, "") == "e6bf5a15e69c6a09dc85d0bd3c49b786210d2780550649b37b6dd9a801cc0acc"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pb.Completion(model="n"),
+        pb.Completion(sampling=pb.Sampling(temperature=0.25)),
+        pb.Completion(messages=[pb.Message(role=pb.MESSAGE_ROLE_USER)]),
+        pb.Completion(tools=[pb.ToolDefinition(name="u")]),
+        pb.Completion(response_format=pb.ResponseFormat(name="S")),
+        pb.Completion(response_format=pb.ResponseFormat(schema=to_struct({"type": "array"}))),
+    ],
+)
+def test_another_request_has_another_hash(change: pb.Completion) -> None:
+    other = copy.deepcopy(REQUEST)
+    other.MergeFrom(change)
+    assert request_hash(other, "") != request_hash(REQUEST, "")
+
+
+def test_what_is_said_as_material_is_not_the_same_as_text() -> None:
+    other = copy.deepcopy(REQUEST)
+    other.messages[1].content[1].text = "The sea. é"
+    assert request_hash(other, "") != request_hash(REQUEST, "")
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@given(TEXTS, st.lists(st.builds(pb.ToolCall, id=TEXTS, name=TEXTS, arguments_json=TEXTS), max_size=3))
+def test_a_kept_answer_is_the_same_answer_and_costs_nothing_more(text: str, calls: list[pb.ToolCall]) -> None:
+    answer = Answer(text, dict(enumerate(calls)), Usage(1, 3, 2, 0.5), finished=True)
+    kept = Answer.from_bytes(answer.to_bytes())
+    assert kept.to_proto() == answer.to_proto()
+    assert (kept.usage, kept.finished) == (Usage(), True)
+
+
+def test_answers_kept_by_earlier_releases_are_read() -> None:
+    kept = b'{"text":"Hm.","tool_calls":[{"id":"c","name":"n","arguments":"{}"}],"usage":[9,9,1.0]}'
+    calls = [pb.ToolCall(id="c", name="n", arguments_json="{}")]
+    assert Answer.from_bytes(kept).to_proto() == pb.CompleteResponse(text="Hm.", tool_calls=calls)

@@ -1,0 +1,60 @@
+"""Texts that cannot be stored lose only what cannot be."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coxswain.memory.v1.memory_pb2 import ListCategoriesResponse, RecordFilter
+from coxswain.orchestrator.worker.link_pb2 import CrewRequest, Frame, HostReply, HostRequest, OpenSession, Plan
+from services.common.grpc.json_values import from_value, to_value
+from services.orchestrator.worker.link.text import replace_nulls, storable, storable_json
+
+ANY_TEXT = st.text(max_size=20)
+STORABLE = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+
+
+def test_the_null_character_and_lone_surrogates_are_replaced() -> None:
+    assert storable("a\0b\ud800c") == "a\ufffdb?c"
+
+
+@given(ANY_TEXT)
+def test_every_text_becomes_storable(text: str) -> None:
+    assert "\0" not in storable(text).encode().decode()
+
+
+@given(STORABLE)
+def test_storable_texts_stay_as_they_are(text: str) -> None:
+    assert storable(text) == text
+
+
+def test_json_is_replaced_wherever_a_text_stands() -> None:
+    assert storable_json({"a\0": ["b\0", {"c": "\ud800", "n": 1}, None, True]}) == {
+        "a\ufffd": ["b\ufffd", {"c": "?", "n": 1}, None, True]
+    }
+
+
+def test_nulls_are_replaced_in_every_kind_of_field() -> None:
+    asked = CrewRequest(task=-1)
+    asked.delete_records.ids.extend(["a\0", "b"])
+    asked.delete_records.filter.CopyFrom(RecordFilter(scope_prefix="/\0", metadata={"k\0": "v\0", "l": "w"}))
+    replace_nulls(asked)
+    assert list(asked.delete_records.ids) == ["a\ufffd", "b"]
+    assert asked.delete_records.filter == RecordFilter(
+        scope_prefix="/\ufffd", metadata={"k\ufffd": "v\ufffd", "l": "w"}
+    )
+
+    session = OpenSession(inputs={"k\0": to_value({"x\0": ["y\0", 1.5]}), "l": to_value("z\0")})
+    frame = Frame(host_request=HostRequest(open_session=session))
+    replace_nulls(frame)
+    inputs = frame.host_request.open_session.inputs
+    assert {name: from_value(name, value) for name, value in inputs.items()} == {
+        "k\ufffd": {"x\ufffd": ["y\ufffd", 1.5]},
+        "l": "z\ufffd",
+    }
+
+    counted = HostReply(list_categories=ListCategoriesResponse(counts={"a\0": 2, "b": 1}))
+    replace_nulls(counted)
+    assert counted.list_categories.counts == {"a\ufffd": 2, "b": 1}
+
+    plan = Plan(additions={0: "a\0"})
+    replace_nulls(plan)
+    assert plan.additions == {0: "a\ufffd"}

@@ -1,0 +1,51 @@
+"""The journal of tool calls: none with side effects runs twice."""
+
+import pytest
+
+from services.orchestrator.domain.tool import ToolCallState
+from services.orchestrator.worker.host.run_store import ToolCall
+from services.orchestrator.worker.link.errors import TaskError
+from tests.unit.worker.call_world import World
+
+
+@pytest.mark.parametrize(
+    ("known", "idempotent", "done"),
+    [
+        (None, True, False),
+        (None, False, False),
+        (ToolCall(ToolCallState.COMPLETED, "42", ""), False, True),
+        (ToolCall(ToolCallState.FAILED, "", "no"), False, True),
+        (ToolCall(ToolCallState.INTENT, "", ""), True, False),
+    ],
+)
+async def test_a_tool_call_runs_only_if_it_may(
+    world: World, known: ToolCall | None, idempotent: bool, done: bool
+) -> None:
+    if known is not None:
+        world.journal.tool_calls["k"] = known
+    permission = (await world.ask(begin_tool={"key": "k", "tool": "mail", "idempotent": idempotent})).begin_tool
+    assert permission.done is done
+    if done:
+        assert known is not None
+        assert (permission.output, permission.error) == (known.output, known.error)
+    # What must not run twice is noted before it runs, and for good.
+    assert world.recorder.commits == (known is None and not idempotent)
+
+
+async def test_a_tool_call_of_unknown_outcome_is_refused(world: World) -> None:
+    world.journal.tool_calls["k"] = ToolCall(ToolCallState.INTENT, "", "")
+    with pytest.raises(TaskError) as refused:
+        await world.ask(begin_tool={"key": "k", "tool": "mail"})
+    assert (refused.value.reason, refused.value.fatal) == ("TOOL_OUTCOME_UNKNOWN", True)
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_the_outcome_is_stored_at_once_unless_the_tool_may_run_twice(world: World, idempotent: bool) -> None:
+    await world.ask(end_tool={"key": "k", "tool": "mail", "idempotent": idempotent, "output": "sent"})
+    assert world.recorder.commits == (not idempotent)
+
+
+async def test_tool_events_are_stored_as_they_come(world: World) -> None:
+    for name in ("tool_call_started", "tool_call_completed", "tool_call_failed"):
+        await world.ask(**{name: {"call_id": "c", "tool_name": "mail"}})
+    assert world.kinds == ["ToolCallStarted", "ToolCallCompleted", "ToolCallFailed"]
