@@ -206,23 +206,39 @@ class AuthSettings(BaseSettings):
         300, gt=0, description="Seconds between two removals of expired rows and old requests."
     )
 
+    @field_validator("databricks_algorithms")
+    @classmethod
+    def _asymmetric(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_algorithms(value)
+        return value
+
+    @field_validator("databricks_hosts")
+    @classmethod
+    def _encrypted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            check_address(host)
+        return value
+
+    @field_validator("bootstrap_admin")
+    @classmethod
+    def _subject(cls, value: str) -> str:
+        issuer, _, subject = value.partition(_SUBJECT_SEPARATOR)
+        if value and not (issuer and subject):
+            raise ValueError("must be written issuer|subject; example: https://example.com|alice")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.signing_key_retire_seconds <= self.principal_seconds:
             raise ValueError(
-                "signing_key_retire_seconds must be more than principal_seconds: tokens are checked until they expire"
+                "COXSWAIN_AUTH_SIGNING_KEY_RETIRE_SECONDS must be more than COXSWAIN_AUTH_PRINCIPAL_SECONDS: "
+                "tokens are checked until they expire"
             )
         if self.signing_key_publish_seconds <= self.jwks_max_age_seconds + self.signing_key_refresh_seconds:
             raise ValueError(
-                "signing_key_publish_seconds must be more than jwks_max_age_seconds and signing_key_refresh_seconds "
-                "together: verifiers must know a key before it signs"
+                "COXSWAIN_AUTH_SIGNING_KEY_PUBLISH_SECONDS must be more than COXSWAIN_AUTH_JWKS_MAX_AGE_SECONDS and "
+                "COXSWAIN_AUTH_SIGNING_KEY_REFRESH_SECONDS together: verifiers must know a key before it signs"
             )
         if self.key_ring.get_secret_value() and self.key_ring_file:
-            raise ValueError("set either key_ring or key_ring_file, not both")
-        check_algorithms(self.databricks_algorithms)
-        for host in self.databricks_hosts:
-            check_address(host)
-        issuer, separator, subject = self.bootstrap_admin.partition(_SUBJECT_SEPARATOR)
-        if self.bootstrap_admin and not (issuer and separator and subject):
-            raise ValueError("bootstrap_admin must be written issuer|subject")
+            raise ValueError("set either COXSWAIN_AUTH_KEY_RING or COXSWAIN_AUTH_KEY_RING_FILE, not both")
         return self

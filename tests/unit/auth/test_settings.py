@@ -17,9 +17,9 @@ def test_the_defaults_hold_together() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"signing_key_retire_seconds": 300}, "signing_key_retire_seconds"),
-        ({"signing_key_publish_seconds": 300}, "signing_key_publish_seconds"),
-        ({"key_ring": "k1:x", "key_ring_file": "ring"}, "either key_ring or key_ring_file"),
+        ({"signing_key_retire_seconds": 300}, "COXSWAIN_AUTH_SIGNING_KEY_RETIRE_SECONDS must"),
+        ({"signing_key_publish_seconds": 300}, "COXSWAIN_AUTH_SIGNING_KEY_PUBLISH_SECONDS must"),
+        ({"key_ring": "k1:x", "key_ring_file": "ring"}, "either COXSWAIN_AUTH_KEY_RING or COXSWAIN_AUTH_KEY_RING_FILE"),
         ({"bootstrap_admin": "root"}, "issuer|subject"),
         ({"bootstrap_admin": "|root"}, "issuer|subject"),
         ({"databricks_algorithms": ("HS256",)}, "HS256"),
