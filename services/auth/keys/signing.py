@@ -97,7 +97,7 @@ class SigningKeys:
             await self._promote(repository, active, pending, now)
         for key in keys:
             if key.state is SigningKeyState.RETIRING and now - key.changed_at >= self._retire:
-                await repository.remove(key.kid)
+                await repository.delete(key.kid)
 
     async def _promote(
         self, repository: SigningKeyRepository, active: SigningKey | None, pending: SigningKey, now: datetime

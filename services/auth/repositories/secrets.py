@@ -79,7 +79,7 @@ class SecretRepository:
         )
         return [_secret(row) for row in rows]
 
-    async def remove(self, group_id: str, name: str) -> bool:
+    async def delete(self, group_id: str, name: str) -> bool:
         """Remove a group's secret and return whether it was there."""
         result = await self._connection.execute(
             delete(_TABLE).where(_TABLE.c.group_id == group_id, _TABLE.c.name == name)

@@ -60,6 +60,6 @@ class SigningKeyRepository:
         )
         return bool(result.rowcount)
 
-    async def remove(self, kid: str) -> None:
+    async def delete(self, kid: str) -> None:
         """Forget a key."""
         await self._connection.execute(delete(_TABLE).where(_TABLE.c.kid == kid))

@@ -16,8 +16,8 @@ from services.common.ids import new_id
 from services.common.paging import Page, Pager
 
 _CREATE = "CreateGroup"
-_GROUPS = Pager("ListGroups")
-_MEMBERS = Pager("ListMembers")
+_GROUPS = Pager("groups")
+_MEMBERS = Pager("members")
 
 
 class Groups:

@@ -22,7 +22,7 @@ from services.common.paging import Page, Pager
 _BATCH = 100
 _TRIES = 5
 _FINGERPRINT_DIGITS = 12
-_SECRETS = Pager("ListSecrets")
+_SECRETS = Pager("secrets")
 
 
 class Secrets:
@@ -97,7 +97,7 @@ class Secrets:
             NotFound: the group has none of that name.
         """
         async with self._database.write() as connection:
-            if not await SecretRepository(connection).remove(group_id, name):
+            if not await SecretRepository(connection).delete(group_id, name):
                 raise NotFound.of("secret", name)
         self._changed(group_id)
 
