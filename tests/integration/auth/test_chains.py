@@ -167,25 +167,29 @@ def expected(states: list[tuple[str, str]]) -> tuple[str, str]:
     return "", "CREDENTIAL_NOT_CONFIGURED"
 
 
-async def outcome(credentials: Credentials, principal: Principal, purpose: CredentialPurpose, **place: str) -> Any:
+async def outcome(credentials: Credentials, principal: Principal, purpose: CredentialPurpose, **asked: str) -> Any:
     try:
-        found = await credentials.resolve(principal, purpose, place["destination"], place.get("provider", ""))
+        found = await credentials.resolve(principal, purpose, asked["destination"], asked.get("provider", ""))
     except CoxswainError as error:
         return error.metadata.get("key_id") or error.metadata.get("link", ""), error.reason
-    assert found.origin == place["destination"]
+    assert found.origin == asked["destination"]
     return found.link, "used", found.token
 
 
 async def check(
-    links: list[Link], principal: Principal, purpose: CredentialPurpose, told: list[tuple[str, str]], **place: str
+    links: list[Link],
+    principal: Principal,
+    purpose: CredentialPurpose,
+    steps: list[tuple[str, str]],
+    **asked: str,
 ) -> str:
     """Compare resolution and explanation with what the states promise; return the token."""
     credentials = Credentials({purpose: Chain(links)}, keep=timedelta(0))
-    want = expected(told)
-    got = await outcome(credentials, principal, purpose, **place)
-    assert got[:2] == want, (told, got[:2])
-    explained, origin = await credentials.explain(principal, purpose, place["destination"], place.get("provider", ""))
-    assert [link.link for link in explained] == [name for name, _ in told]
+    want = expected(steps)
+    got = await outcome(credentials, principal, purpose, **asked)
+    assert got[:2] == want, (steps, got[:2])
+    explained, origin = await credentials.explain(principal, purpose, asked["destination"], asked.get("provider", ""))
+    assert [link.link for link in explained] == [name for name, _ in steps]
     assert (origin is not None) == (want[1] == "used")
     ended = [link.link for link in explained if link.outcome not in (LinkOutcome.ABSENT, LinkOutcome.NOT_REACHED)]
     if want[1] != "KEY_UNAVAILABLE":
@@ -230,7 +234,7 @@ async def test_the_general_chain_in_every_combination(world: World) -> None:
             world.stored(names.DATABRICKS_API_KEY),
             world.environment(environment),
         ]
-        told = [
+        steps = [
             ("user_token", user),
             ("oauth_client", oauth),
             ("stored_secret", stored),
@@ -240,11 +244,11 @@ async def test_the_general_chain_in_every_combination(world: World) -> None:
             links,
             world.principal(user, f"{oauth}-{stored}"),
             CredentialPurpose.DATABRICKS,
-            told,
+            steps,
             destination=world.identity.url,
         )
         if token:
-            tokens.setdefault(expected(told)[0], set()).add(token)
+            tokens.setdefault(expected(steps)[0], set()).add(token)
     assert tokens["user_token"] == {OBO}
     assert tokens["stored_secret"] == {STORED}
     assert tokens["environment"] == {ENV_PAT}
@@ -268,11 +272,11 @@ async def test_the_vector_search_chain_in_every_combination(world: World) -> Non
             world.environment(environment),
             sdks[sdk],
         ]
-        told = [("user_token", user), ("stored_secret", stored), ("environment", environment), ("sdk_default", sdk)]
+        steps = [("user_token", user), ("stored_secret", stored), ("environment", environment), ("sdk_default", sdk)]
         principal = world.principal(user, stored)
-        token = await check(links, principal, CredentialPurpose.VECTOR_SEARCH, told, destination=world.identity.url)
+        token = await check(links, principal, CredentialPurpose.VECTOR_SEARCH, steps, destination=world.identity.url)
         if token:
-            tokens.setdefault(expected(told)[0], set()).add(token)
+            tokens.setdefault(expected(steps)[0], set()).add(token)
     assert tokens == {
         "user_token": {OBO},
         "stored_secret": {STORED},

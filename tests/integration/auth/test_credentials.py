@@ -62,21 +62,21 @@ async def test_databricks_tokens_of_the_environment_belong_to_its_host(auth: Har
         assert (answer.token, answer.origin) == (PAT, "https://workspace.example.com")
 
 
-async def test_explanations_tell_the_story_without_the_secret(auth: Harness) -> None:
+async def test_explanations_report_each_link_without_the_secret(auth: Harness) -> None:
     request = credential_pb2.ExplainCredentialRequest(
         purpose=credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, provider="openai"
     )
-    told = await public(auth, ALICE).ExplainCredential(request)
-    assert [(link.link, link.outcome) for link in told.links] == [
+    explained = await public(auth, ALICE).ExplainCredential(request)
+    assert [(link.link, link.outcome) for link in explained.links] == [
         ("stored_secret", credential_pb2.LINK_OUTCOME_ABSENT),
         ("environment", credential_pb2.LINK_OUTCOME_USED),
     ]
-    assert (told.resolvable, told.origin) == (True, "http://127.0.0.1:8123")
+    assert (explained.resolvable, explained.origin) == (True, "http://127.0.0.1:8123")
     request.destination_origin = "https://example.com"
-    refused_story = await public(auth, ALICE).ExplainCredential(request)
-    assert refused_story.links[-1].outcome == credential_pb2.LINK_OUTCOME_REJECTED
-    assert not refused_story.resolvable
-    assert KEY not in str(told) + str(refused_story)
+    refused_explanation = await public(auth, ALICE).ExplainCredential(request)
+    assert refused_explanation.links[-1].outcome == credential_pb2.LINK_OUTCOME_REJECTED
+    assert not refused_explanation.resolvable
+    assert KEY not in str(explained) + str(refused_explanation)
 
 
 async def test_only_groups_the_operator_names_share_the_environment(

@@ -134,8 +134,8 @@ async def test_a_secret_under_a_lost_key_is_an_error_that_names_the_key(tmp_path
         request_ = credential_pb2.ExplainCredentialRequest(
             purpose=credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, provider="p1"
         )
-        told = await public(auth, ALICE).ExplainCredential(request_)
-        assert '"k1"' in told.links[0].detail
+        explained = await public(auth, ALICE).ExplainCredential(request_)
+        assert '"k1"' in explained.links[0].detail
         with refused(StatusCode.FAILED_PRECONDITION, "KEY_UNAVAILABLE") as refusal:
             await rotate(auth)
         assert refusal.metadata == {"key_id": "k1"}

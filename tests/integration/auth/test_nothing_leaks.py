@@ -1,4 +1,4 @@
-"""Every method of auth, called with marked secrets, succeeding and failing: none is told, logged or stored in clear."""
+"""Every method of auth with marked secrets, succeeding and failing: none is shown, logged or stored in clear."""
 
 import io
 import json
@@ -68,7 +68,7 @@ class World:
     principal: str
     public: grpc.aio.Channel
     internal: grpc.aio.Channel
-    told: list[str] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)
     called: set[str] = field(default_factory=set)
 
     @property
@@ -102,10 +102,10 @@ class World:
             else:
                 answer = await stub(request, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            self.told += [repr(error), error.details() or "", repr(error.trailing_metadata())]
+            self.seen += [repr(error), error.details() or "", repr(error.trailing_metadata())]
             return None
         if method not in GIVE_SECRETS:
-            self.told.append(repr(answer))
+            self.seen.append(repr(answer))
         return answer
 
 
@@ -196,7 +196,7 @@ async def every_method(world: World) -> None:
     await call("ListMembers", group_pb2.ListMembersRequest())
     await call("RemoveMember", group_pb2.RemoveMemberRequest(subject="x|y"))
     await call("DeleteSecret", secret_pb2.DeleteSecretRequest(name="llm/openai"))
-    # With the group's own gone, the operator's are met: a token, and a key that nobody knows the place of.
+    # With the group's own gone, the operator's are met: a token, and a key whose origin is not known.
     await call("DeleteSecret", secret_pb2.DeleteSecretRequest(name="databricks/pat"))
     await call("ExplainCredential", credential_pb2.ExplainCredentialRequest(purpose=llm, provider="openai"))
     await call(
@@ -226,7 +226,7 @@ async def test_no_method_tells_logs_or_stores_a_secret(world: World, log: io.Str
     for secret in world.secrets:
         # Of a token, its signature alone would do.
         for part in {secret, secret.rpartition(".")[2]}:
-            assert [text[:300] for text in world.told if part in text] == []
+            assert [text[:300] for text in world.seen if part in text] == []
             assert part not in logged
             assert part not in await everything_stored(world)
             assert part.encode().hex() not in await everything_stored(world)

@@ -65,11 +65,11 @@ async def test_a_kubernetes_service_account_is_a_workload_with_nothing_to_act_wi
     me = await who(auth, token)
     assert me.principal.subject == f"{issuer.issuer}|{SERVICE_ACCOUNT}"
     assert me.principal.credential_kind == principal_pb2.CREDENTIAL_KIND_WORKLOAD
-    told = await stub(auth, token).ExplainCredential(
+    explained = await stub(auth, token).ExplainCredential(
         credential_pb2.ExplainCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS)
     )
-    assert told.links[0].link == "user_token"
-    assert told.links[0].outcome == credential_pb2.LINK_OUTCOME_ABSENT
+    assert explained.links[0].link == "user_token"
+    assert explained.links[0].outcome == credential_pb2.LINK_OUTCOME_ABSENT
 
 
 async def test_an_issuer_that_asks_for_a_token_itself_gets_the_one_in_the_file(

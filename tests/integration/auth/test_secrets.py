@@ -73,7 +73,7 @@ async def test_groups_never_meet(auth: Harness) -> None:
         await resolve(auth, BOB, **llm())
     theirs = (await secrets(auth, BOB).PutSecret(put())).secret
     mine = (await secrets(auth, ALICE).ListSecrets(secret_pb2.ListSecretsRequest())).secrets[0]
-    # Not even whether two groups have the same value can be told.
+    # Not even whether two groups have the same value is visible.
     assert theirs.fingerprint != mine.fingerprint
 
 

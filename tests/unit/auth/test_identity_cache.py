@@ -17,7 +17,7 @@ from services.common.identity.principal import CredentialKind
 
 
 class Verifier:
-    """Takes `Bearer <name>` for the subject of that name, and tells how often it was asked."""
+    """Takes `Bearer <name>` for the subject of that name, and counts how often it was asked."""
 
     def __init__(self, *, lifetime: float = 3600) -> None:
         self.lifetime = lifetime
