@@ -20,12 +20,12 @@ BY_NAME = {
 
 
 def stages() -> dict[str, tuple[str, list[str]]]:
-    """Each stage of the Dockerfile: what it starts from, and what it copies from the repository."""
+    """Each stage of the Dockerfile: what it starts from, and what code it copies; protos are only generated from."""
     found: dict[str, tuple[str, list[str]]] = {}
     for text in re.split(r"^(?=FROM )", DOCKERFILE, flags=re.MULTILINE)[1:]:
         head = re.match(r"FROM (\S+)(?: AS (\S+))?", text)
         assert head is not None
-        found[head[2] or ""] = (head[1], re.findall(r"^COPY (services\S*) ", text, re.MULTILINE))
+        found[head[2] or ""] = (head[1], re.findall(r"^COPY (services\S*)(?<!\.proto) ", text, re.MULTILINE))
     return found
 
 
