@@ -17,23 +17,22 @@ class Pacer:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._limit = limit
         self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
-        self._begun: deque[float] = deque()
+        self._turns: deque[float] = deque(maxlen=limit)
+        """When the newest calls began or, for those that still wait, will begin."""
 
     def wait(self, at_most: float | None = None) -> bool:
-        """Wait for a turn and take it. False, without taking one, if that needs more than `at_most` seconds."""
-        with self._lock:  # those who wait keep their order
-            now = self._clock()
-            while self._begun and self._begun[0] <= now - _MINUTE:
-                self._begun.popleft()
-            pause = self._begun[0] + _MINUTE - now if len(self._begun) >= self._limit else 0.0
-            if at_most is not None and pause > at_most:
+        """Take the next turn and wait for it. False, without taking one, if it is over `at_most` seconds away."""
+        with self._lock:
+            now = turn = self._clock()
+            if len(self._turns) == self._turns.maxlen:
+                turn = max(now, self._turns[0] + _MINUTE)
+            if at_most is not None and turn - now > at_most:
                 return False
-            if pause:
-                self._sleep(pause)
-                self._begun.popleft()
-            self._begun.append(self._clock())
-            return True
+            self._turns.append(turn)
+        # Nobody waits for the lock meanwhile: later ones see which turns are taken.
+        if turn > now:
+            self._sleep(turn - now)
+        return True
