@@ -7,19 +7,21 @@ from coxswain.auth.v1 import credential_pb2
 from coxswain.models.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from coxswain.models.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from coxswain.models.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
+from services.common.backoff import Backoff
 from services.common.egress import AddressPolicy, required_origin
 from services.common.grpc.server import Registry
 from services.common.hosting import StartError
+from services.common.http import EgressClient
 from services.common.identity.credentials import AuthCredentials
 from services.common.periodic import every
 from services.common.runtime import Runtime
 from services.models.domain.model import Provider
-from services.models.egress import Egress
 from services.models.providers.base import ModelProvider
-from services.models.providers.litellm_helper import LitellmProvider
+from services.models.providers.batches import BatchLimits
+from services.models.providers.litellm.provider import LitellmProvider
 from services.models.providers.offline.embedder import PackagedEmbedder
 from services.models.providers.offline.provider import OfflineProvider
-from services.models.providers.openai_compatible import OpenAICompatibleProvider, Sizes
+from services.models.providers.openai.provider import OpenAICompatibleProvider
 from services.models.providers.retries import RetryLimits
 from services.models.seed import SeedError, read_seed, seed
 from services.models.servicers.inference import InferenceServicer
@@ -35,6 +37,8 @@ from services.models.usecases.usage_recorder import UsageRecorder
 
 _SQLITE_CATALOGUE_SECONDS = 5.0
 _CLOSE_SECONDS = 10.0
+# Between attempts at an upstream that asks for no pause of its own.
+_LONGEST_OWN_PAUSE_SECONDS = 8.0
 
 
 class ModelsService:
@@ -109,7 +113,7 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
         credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER,
         frozenset(required_origin(origin) for origin in settings.keyless_origins),
     )
-    egress = Egress(
+    egress = EgressClient(
         addresses,
         connect_timeout=settings.connect_timeout_seconds,
         connections_per_origin=settings.max_connections_per_origin,
@@ -117,19 +121,17 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
     retries = RetryLimits(
         request_timeout=settings.request_timeout_seconds,
         max_attempts=settings.max_attempts,
-        base=settings.retry_base_seconds,
+        pauses=Backoff(settings.retry_base_seconds, _LONGEST_OWN_PAUSE_SECONDS),
         longest=settings.retry_max_seconds,
     )
+    batches = BatchLimits(texts=settings.embed_batch_size, requests=settings.embed_concurrency)
     upstreams = OpenAICompatibleProvider(
         egress,
         credentials,
         {Provider.OPENAI: settings.openai_base_url, Provider.DATABRICKS: settings.databricks_base_url},
         retries,
-        Sizes(
-            max_response_bytes=settings.max_response_bytes,
-            embed_batch_size=settings.embed_batch_size,
-            embed_concurrency=settings.embed_concurrency,
-        ),
+        batches,
+        max_response_bytes=settings.max_response_bytes,
     )
     return {
         Provider.OFFLINE: OfflineProvider(PackagedEmbedder()),
@@ -139,10 +141,9 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
             credentials,
             settings.litellm_base_urls,
             retries,
+            batches,
             home=runtime.data_dir / "litellm",
             start_seconds=settings.litellm_start_seconds,
-            embed_batch_size=settings.embed_batch_size,
-            embed_concurrency=settings.embed_concurrency,
         ),
     }
 

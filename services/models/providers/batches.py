@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,28 +12,37 @@ from services.models.domain.usage import Usage
 from services.models.providers.upstream_errors import bad_response
 
 
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How many texts are sent upstream at once."""
+
+    texts: int
+    """In one request."""
+    requests: int
+    """Of one call at the same time."""
+
+
 async def embed_in_batches(
     model: Model,
     texts: Sequence[str],
     fetch: Callable[[Sequence[str]], Awaitable[Embeddings]],
-    *,
-    size: int,
-    at_once: int,
+    limits: BatchLimits,
 ) -> Embeddings:
-    """Return the vectors of all texts in their order, fetched `size` texts at a time, `at_once` requests together.
+    """Return the vectors of all texts in their order.
 
     Raises:
         CoxswainError: the first failure of a request, or the vectors differ in length.
     """
-    slots = asyncio.Semaphore(at_once)
+    slots = asyncio.Semaphore(limits.requests)
 
     async def fetch_one(batch: Sequence[str]) -> Embeddings:
         async with slots:
             return await fetch(batch)
 
+    batches = [texts[start : start + limits.texts] for start in range(0, len(texts), limits.texts)]
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(fetch_one(texts[start : start + size])) for start in range(0, len(texts), size)]
+            tasks = [group.create_task(fetch_one(batch)) for batch in batches]
     except ExceptionGroup as failures:
         # One request's failure is the call's.
         raise failures.exceptions[0] from None

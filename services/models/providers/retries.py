@@ -1,13 +1,13 @@
-"""Trying again what failed in passing."""
+"""Retrying what may succeed a moment later."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 
+from services.common.backoff import Backoff
 from services.common.errors import CoxswainError, DeadlineExceeded
 from services.common.grpc.call import current_call
 from services.models.domain.model import Model
@@ -15,7 +15,6 @@ from services.models.domain.model import Model
 logger = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-_MAX_BACKOFF_SECONDS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +24,7 @@ class RetryLimits:
     request_timeout: float
     """Seconds for a call whose caller sets no deadline."""
     max_attempts: int
-    base: float
-    """Seconds before the second attempt; doubled each time."""
+    pauses: Backoff
     longest: float
     """Longest pause, in seconds, that an upstream may ask for and get."""
 
@@ -36,7 +34,7 @@ class RetryLimits:
         return asyncio.get_running_loop().time() + (self.request_timeout if remaining is None else remaining)
 
 
-class TryAgain(Exception):
+class RetryableError(Exception):
     """A failure that may pass, and the seconds the upstream asks to wait."""
 
     def __init__(self, failure: CoxswainError, wait: float = 0.0) -> None:
@@ -46,29 +44,23 @@ class TryAgain(Exception):
 
 
 async def with_retries(model: Model, attempt: Callable[[], Awaitable[T]], limits: RetryLimits, deadline: float) -> T:
-    """Return what `attempt` returns in the end.
+    """Return the result of the first attempt that succeeds.
 
     Raises:
-        CoxswainError: `attempt` raised it, or its `TryAgain` held it when attempts or time had run out.
+        CoxswainError: `attempt` raised it, or its `RetryableError` held it when attempts or time had run out.
     """
     attempts = 0
     while True:
         attempts += 1
         try:
             return await attempt()
-        except TryAgain as again:
-            pause = _pause(attempts, again.wait, limits)
+        except RetryableError as error:
+            pause = limits.pauses.pause(attempts, at_least=error.wait)
             out_of_time = asyncio.get_running_loop().time() + pause >= deadline
-            if attempts >= limits.max_attempts or again.wait > limits.longest or out_of_time:
-                raise again.failure from again.__cause__
-            logger.info("upstream_retried", model=model.name, reason=again.failure.reason, attempt=attempts)
+            if attempts >= limits.max_attempts or error.wait > limits.longest or out_of_time:
+                raise error.failure from error.__cause__
+            logger.info("upstream_retried", model=model.name, reason=error.failure.reason, attempt=attempts)
         await asyncio.sleep(pause)
-
-
-def _pause(attempts: int, wait: float, limits: RetryLimits) -> float:
-    """Seconds before the next attempt: what the upstream asks for, at least a growing pause, and some chance."""
-    backoff = min(_MAX_BACKOFF_SECONDS, limits.base * 2.0 ** (attempts - 1))
-    return max(wait, backoff * random.uniform(0.5, 1.0)) + random.uniform(0, 0.1 * backoff)  # noqa: S311
 
 
 def too_late(model: Model) -> DeadlineExceeded:

@@ -1,4 +1,4 @@
-"""Failures of upstreams in our words. Nothing an upstream says is passed on that could hold a credential."""
+"""Failures of upstreams in our words. What could hold a credential is never quoted."""
 
 import math
 import re
@@ -64,9 +64,9 @@ def status_failure(
             metadata=metadata,
         )
     if 300 <= status < 400:
-        hint = "it answers with a redirect, which is not followed; set the model's base_url to its final address"
+        hint = "it redirects, and redirects are not followed; set the model's base_url to its final address"
     elif status == 404:
-        hint = f'nothing answers to "{model.spec.upstream_name}" there; check upstream_model and base_url of the model'
+        hint = f'it does not know "{model.spec.upstream_name}"; check upstream_model and base_url of the model'
     else:
         hint = "check the model's configuration"
     return FailedPrecondition(
@@ -81,11 +81,11 @@ def stream_failure(model: Model, document: Mapping[str, Any], credential: Outbou
     code, _ = _code_and_message(document)
     if code in ("429", "rate_limit_exceeded", "rate_limit_error", "request_limit_exceeded"):
         return status_failure(model, 429, document, credential, None)
-    return unavailable(model, "broke off its answer with an error")
+    return unavailable(model, "ended its answer with an error")
 
 
 def unavailable(model: Model, what: str, *, status: int | None = None, retry_after: float | None = None) -> Unavailable:
-    """Return the failure of an upstream that does not answer or answers that it cannot."""
+    """Return the failure of an upstream that does not answer, or reports an outage."""
     metadata = {"model": model.name} | ({"http_status": str(status)} if status is not None else {})
     return Unavailable(
         f'the upstream of "{model.name}" {what}; try again later',
@@ -96,9 +96,9 @@ def unavailable(model: Model, what: str, *, status: int | None = None, retry_aft
 
 
 def bad_response(model: Model, what: str) -> Internal:
-    """Return the failure of an upstream whose answer is no such answer."""
+    """Return the failure of an upstream whose response cannot be read."""
     return Internal(
-        f'the upstream of "{model.name}" sent no valid answer: {what}',
+        f'the upstream of "{model.name}" returned an invalid response: {what}',
         reason="UPSTREAM_BAD_RESPONSE",
         metadata={"model": model.name},
     )

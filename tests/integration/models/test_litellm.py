@@ -67,7 +67,7 @@ def upstream(_served: tuple[Installation, LlmEmulator]) -> LlmEmulator:
 
 def helpers() -> list[psutil.Process]:
     return [
-        child for child in psutil.Process().children() if any("litellm_process" in part for part in child.cmdline())
+        child for child in psutil.Process().children() if any("litellm/process.py" in part for part in child.cmdline())
     ]
 
 

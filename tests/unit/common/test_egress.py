@@ -22,14 +22,18 @@ PRIVATE = [
     "0.0.0.0",
     "224.0.0.1",
     "255.255.255.255",
+    "240.0.0.1",
+    "192.0.2.1",
     "::1",
     "::",
     "fe80::1",
+    "fc00::1",
     "fd00::1",
     "ff02::1",
     "::ffff:127.0.0.1",
     "::ffff:169.254.169.254",
     "64:ff9b::7f00:1",
+    "64:ff9b::a00:1",
     "2002:7f00:1::",
 ]
 
@@ -42,10 +46,17 @@ def test_no_address_inside_is_permitted_in_any_spelling(address: str) -> None:
         POLICY.check_literal(f"https://{host}/x")
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"])
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::808:808"])
 def test_public_addresses_are_permitted_with_encryption_only(address: str) -> None:
     assert POLICY.permits(ipaddress.ip_address(address), encrypted=True)
     assert not POLICY.permits(ipaddress.ip_address(address), encrypted=False)
+
+
+@given(
+    st.ip_addresses(network="10.0.0.0/8") | st.ip_addresses(network="127.0.0.0/8") | st.ip_addresses(network="fc00::/7")
+)
+def test_no_private_address_is_permitted(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    assert not POLICY.permits(address, encrypted=True)
 
 
 @given(st.ip_addresses(v=4))
@@ -56,7 +67,8 @@ def test_an_ipv4_address_is_judged_alike_inside_an_ipv6_one(address: ipaddress.I
 
 def test_the_operator_may_allow_networks_and_plain_http_there() -> None:
     policy = AddressPolicy([ipaddress.ip_network("10.20.0.0/16")], setting="X")
-    assert policy.permits(ipaddress.ip_address("10.20.1.1"), encrypted=False)
+    for address in ("10.20.1.1", "::ffff:10.20.1.1"):
+        assert policy.permits(ipaddress.ip_address(address), encrypted=False)
     assert not policy.permits(ipaddress.ip_address("10.21.1.1"), encrypted=True)
 
 

@@ -15,9 +15,8 @@ from services.models.domain.answer import FinishReason, ReasoningDelta, TextDelt
 from services.models.domain.conversation import Completion, ContentPart, Message, MessageRole, Sampling
 from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
 from services.models.domain.usage import Usage
-from services.models.providers.openai_wire import (
+from services.models.providers.openai.answers import (
     BadResponse,
-    chat_request,
     read_answer,
     read_chunk,
     read_content,
@@ -25,6 +24,7 @@ from services.models.providers.openai_wire import (
     read_finish,
     read_usage,
 )
+from services.models.providers.openai.requests import chat_request
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HELLO = Completion("m", (Message(MessageRole.USER, (ContentPart("Hello"),)),))

@@ -1,12 +1,12 @@
-"""OpenAI's HTTP interface and its dialects: requests out of domain values, domain values out of answers."""
+"""Answers of OpenAI's HTTP interface and its dialects."""
 
 import base64
 import binascii
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,136 +14,46 @@ from services.models.domain.answer import (
     Answer,
     Delta,
     Embeddings,
+    FinishDelta,
     FinishReason,
     ReasoningDelta,
     TextDelta,
     ToolCallDelta,
+    UsageDelta,
     Vectors,
 )
-from services.models.domain.conversation import Completion, Message, MessageRole, ToolCall
-from services.models.domain.model import Model, Provider
+from services.models.domain.conversation import ToolCall
+from services.models.domain.model import Model
 from services.models.domain.usage import Usage
+from services.models.providers.upstream_errors import bad_response
 
+T = TypeVar("T")
 Json = Mapping[str, Any]
-_CHOICES = ("auto", "none", "required")
 _FINISH = {reason.value: reason for reason in FinishReason} | {"function_call": FinishReason.TOOL_CALLS}
 _REASONING_FIELDS = ("reasoning_content", "reasoning")
 
 
 class BadResponse(Exception):
-    """An answer that is no such answer. The text is ours and quotes nothing of it."""
+    """A response that cannot be read. The text is ours and quotes nothing of it."""
 
 
-# Requests
+def read(model: Model, reader: Callable[[Any], T], document: Any) -> T:
+    """Return what `reader` makes of a response of the model's upstream.
 
-
-def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[str, Any]:
-    """Return the body of a chat completion."""
-    spec, sampling = model.spec, completion.sampling
-    body: dict[str, Any] = {
-        "model": spec.upstream_name,
-        "messages": [_message(message) for message in completion.messages],
-    }
-    if stream:
-        body["stream"] = True
-        if spec.provider is not Provider.DATABRICKS:
-            body["stream_options"] = {"include_usage": True}
-    if completion.tools:
-        body["tools"] = [
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "parameters": tool.parameters_schema or {"type": "object", "properties": {}},
-                },
-            }
-            for tool in completion.tools
-        ]
-        choice = completion.tool_choice
-        if choice in _CHOICES:
-            body["tool_choice"] = choice
-        elif choice:
-            body["tool_choice"] = {"type": "function", "function": {"name": choice}}
-    if completion.response_format is not None:
-        schema = completion.response_format.schema
-        body["response_format"] = (
-            {
-                "type": "json_schema",
-                "json_schema": {
-                    "name": completion.response_format.name or "answer",
-                    "schema": schema,
-                    "strict": _can_be_strict(schema),
-                },
-            }
-            if schema
-            else {"type": "json_object"}
-        )
-    temperature = sampling.temperature if sampling.temperature is not None else spec.temperature
-    limits = [limit for limit in (sampling.max_output_tokens, spec.max_output_tokens) if limit]
-    # OpenAI's reasoning models know only the newer name, older servers of others only the older one.
-    limit_name = (
-        "max_completion_tokens" if spec.provider is Provider.OPENAI and spec.capabilities.reasoning else "max_tokens"
-    )
-    optional = {
-        "temperature": temperature,
-        "top_p": sampling.top_p,
-        limit_name: min(limits) if limits else None,
-        "stop": list(sampling.stop) or None,
-        "seed": sampling.seed,
-        "reasoning_effort": sampling.reasoning_effort or None,
-    }
-    return body | {name: value for name, value in optional.items() if value is not None}
-
-
-def embeddings_request(model: Model, texts: Sequence[str]) -> dict[str, Any]:
-    """Return the body of an embeddings call."""
-    body: dict[str, Any] = {"model": model.spec.upstream_name, "input": list(texts)}
-    if model.spec.provider is Provider.OPENAI:
-        # A quarter of the bytes, and read without parsing a million numbers.
-        body["encoding_format"] = "base64"
-    return body
-
-
-def _message(message: Message) -> dict[str, Any]:
-    body: dict[str, Any] = {"role": message.role.value, "content": message.text}
-    if message.tool_calls:
-        body["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments_json or "{}"},
-            }
-            for call in message.tool_calls
-        ]
-        body["content"] = message.text or None
-    if message.role is MessageRole.TOOL:
-        body["tool_call_id"] = message.tool_call_id
-    return body
-
-
-def _can_be_strict(schema: Any) -> bool:
-    """Whether upstreams enforce a schema to the letter: every object closed, every property required."""
-    if isinstance(schema, list):
-        return all(_can_be_strict(item) for item in schema)
-    if not isinstance(schema, dict):
-        return True
-    if schema.get("type") == "object" or "properties" in schema:
-        properties = schema.get("properties", {})
-        if schema.get("additionalProperties") is not False or set(schema.get("required", ())) != set(properties):
-            return False
-        return all(_can_be_strict(value) for value in properties.values())
-    return all(_can_be_strict(value) for value in schema.values())
-
-
-# Answers
+    Raises:
+        CoxswainError: the response cannot be read.
+    """
+    try:
+        return reader(document)
+    except BadResponse as error:
+        raise bad_response(model, str(error)) from error
 
 
 def read_answer(document: Any) -> Answer:
     """Return the answer in a chat completion.
 
     Raises:
-        BadResponse: it is none.
+        BadResponse: it cannot be read as one.
     """
     choice = _first_choice(document)
     message = choice.get("message")
@@ -164,6 +74,31 @@ def read_answer(document: Any) -> Answer:
     )
 
 
+async def read_stream(model: Model, documents: AsyncIterator[Any]) -> AsyncGenerator[Delta, None]:
+    """Yield an answer as its events come: text, reasoning and tool calls, then usage if there is any, then the finish.
+
+    Raises:
+        CoxswainError: an event cannot be read, or the events end before the finish.
+    """
+    usage: Usage | None = None
+    finish: str | None = None
+    upstream_model = ""
+    calls_tools = False
+    async for document in documents:
+        chunk = read(model, read_chunk, document)
+        usage = chunk.usage or usage
+        finish = chunk.finish or finish
+        upstream_model = chunk.upstream_model or upstream_model
+        for delta in chunk.deltas:
+            calls_tools = calls_tools or isinstance(delta, ToolCallDelta)
+            yield delta
+    if finish is None:
+        raise bad_response(model, "its stream ended before the finish")
+    if usage is not None:
+        yield UsageDelta(usage)
+    yield FinishDelta(read_finish(finish, has_tool_calls=calls_tools), upstream_model)
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """One event of a stream."""
@@ -175,22 +110,22 @@ class Chunk:
 
 
 def read_chunk(document: Any) -> Chunk:
-    """Return what one event of a streamed chat completion says.
+    """Return what one event of a streamed chat completion holds.
 
     Raises:
-        BadResponse: it is no such event.
+        BadResponse: it cannot be read as one.
     """
     if not isinstance(document, dict):
-        raise BadResponse("an event of its stream is no object")
+        raise BadResponse("an event of its stream is not an object")
     usage = read_usage(document.get("usage"))
     upstream_model = _string(document.get("model"))
     if not document.get("choices"):
-        # What counts tokens, keeps the connection alive or names filters comes without a choice.
+        # Events that count tokens, keep the connection alive or name filters have no choice.
         return Chunk(usage=usage, upstream_model=upstream_model)
     choice = _first_choice(document)
     delta = choice.get("delta") or {}
     if not isinstance(delta, dict):
-        raise BadResponse("an event of its stream has no delta")
+        raise BadResponse("the delta in an event of its stream is not an object")
     text, reasoning = read_content(delta.get("content"))
     deltas: list[Delta] = []
     if reasoning := _reasoning(delta) + reasoning:
@@ -215,14 +150,14 @@ def read_content(content: Any) -> tuple[str, str]:
     if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list):
-        raise BadResponse("its content is neither text nor blocks")
+        raise BadResponse("its content is neither text nor a list of blocks")
     text: list[str] = []
     reasoning: list[str] = []
     for block in content:
         if isinstance(block, str):
             text.append(block)
         elif not isinstance(block, dict):
-            raise BadResponse("a block of its content is no object")
+            raise BadResponse("a block of its content is not an object")
         elif block.get("type") in ("reasoning", "thinking", "summary_text"):
             reasoning.append(_reasoning_of(block))
         elif isinstance(block.get("text"), str):
@@ -244,7 +179,7 @@ def _reasoning(message: Json) -> str:
 
 
 def read_finish(reason: Any, *, has_tool_calls: bool) -> FinishReason:
-    """Return why an answer ended; servers that name no reason of the interface's are taken to be done."""
+    """Return why an answer ended; a reason that the interface does not have counts as STOP."""
     known = _FINISH.get(reason) if isinstance(reason, str) else None
     # Some servers say "stop" beside tool calls.
     if has_tool_calls and known in (None, FinishReason.STOP):
@@ -270,10 +205,10 @@ def read_embeddings(document: Any, expected: int) -> Embeddings:
     """Return unit-length vectors in the order of the request.
 
     Raises:
-        BadResponse: they are not `expected` vectors of one length with a direction.
+        BadResponse: they are not `expected` vectors of one length, finite and not zero.
     """
     if not isinstance(document, dict):
-        raise BadResponse("it is no object")
+        raise BadResponse("it is not a JSON object")
     data = _list(document.get("data"), "data")
     if len(data) != expected:
         raise BadResponse(f"it has {len(data)} embeddings for {expected} texts")
@@ -285,7 +220,7 @@ def read_embeddings(document: Any, expected: int) -> Embeddings:
     vectors: Vectors = np.stack(rows)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not np.isfinite(vectors).all() or not (lengths > 0).all():
-        raise BadResponse("an embedding has no direction")
+        raise BadResponse("an embedding is zero or not finite")
     return Embeddings(vectors / lengths, read_usage(document.get("usage")))
 
 
@@ -296,8 +231,8 @@ def _vector(value: Any) -> Vectors:
         if isinstance(value, list):
             return np.asarray(value, dtype=np.float32).reshape(-1)
     except (ValueError, TypeError, binascii.Error) as error:
-        raise BadResponse("an embedding is no list of numbers") from error
-    raise BadResponse("an embedding is no list of numbers")
+        raise BadResponse("an embedding is not a list of numbers") from error
+    raise BadResponse("an embedding is not a list of numbers")
 
 
 def _first_choice(document: Any) -> dict[str, Any]:
@@ -310,7 +245,7 @@ def _first_choice(document: Any) -> dict[str, Any]:
 def _tool_call(index: int, call: Any) -> ToolCall:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not _string(function.get("name")):
-        raise BadResponse("a tool call names no function")
+        raise BadResponse("a tool call does not name a function")
     return ToolCall(
         id=_string(call.get("id")) or f"call_{index}",
         name=function["name"],
@@ -320,7 +255,7 @@ def _tool_call(index: int, call: Any) -> ToolCall:
 
 def _tool_call_delta(position: int, call: Any) -> ToolCallDelta:
     if not isinstance(call, dict):
-        raise BadResponse("a tool call of its stream is no object")
+        raise BadResponse("a tool call in its stream is not an object")
     function = call.get("function")
     function = function if isinstance(function, dict) else {}
     index = call.get("index")
@@ -341,7 +276,7 @@ def _list(value: Any, name: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise BadResponse(f"its {name} is no list")
+        raise BadResponse(f"its {name} is not a list")
     return value
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.models.providers.sse import EventParser, EventTooLarge
+from services.models.providers.openai.events import EventParser, EventTooLarge
 
 STREAM = (
     ": a comment\r\n\r\n"

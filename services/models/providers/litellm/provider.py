@@ -1,0 +1,182 @@
+"""Models of every provider that litellm reaches."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from services.common.child_process import BadFrame, ProcessGone
+from services.common.egress import required_origin
+from services.common.errors import CoxswainError
+from services.common.identity.credentials import CredentialSource, OutboundCredential
+from services.models.domain.answer import Answer, Delta, Embeddings
+from services.models.domain.conversation import Completion, Message
+from services.models.domain.model import Model
+from services.models.domain.tokens import estimate_prompt_tokens
+from services.models.providers.base import TokenCount
+from services.models.providers.batches import BatchLimits, embed_in_batches
+from services.models.providers.litellm.helper import LitellmError, LitellmHelper
+from services.models.providers.openai.answers import read, read_answer, read_embeddings, read_stream
+from services.models.providers.openai.requests import chat_request, embeddings_request
+from services.models.providers.retries import RetryableError, RetryLimits, too_late, with_retries
+from services.models.providers.upstream_errors import RETRYABLE_STATUSES, bad_response, status_failure, unavailable
+
+logger = structlog.get_logger(__name__)
+
+_Request = dict[str, Any]
+
+
+class LitellmProvider:
+    """Calls providers through the helper process."""
+
+    def __init__(
+        self,
+        credentials: CredentialSource,
+        base_urls: Mapping[str, str],
+        retries: RetryLimits,
+        batches: BatchLimits,
+        *,
+        home: Path,
+        start_seconds: float,
+    ) -> None:
+        """`base_urls` maps litellm's providers to other addresses than their own; `home` is the helper's directory."""
+        self._credentials = credentials
+        self._base_urls = base_urls
+        self._retries = retries
+        self._batches = batches
+        self._home = home
+        self._start_seconds = start_seconds
+        self._start: asyncio.Task[LitellmHelper] | None = None
+
+    async def complete(self, model: Model, completion: Completion) -> Answer:
+        """Return the whole answer."""
+        document = await self._call_once(model, "complete", chat_request(model, completion, stream=False))
+        return read(model, read_answer, document)
+
+    async def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
+        """Yield the answer as it comes."""
+        request = chat_request(model, completion, stream=True)
+        del request["stream"]
+        async with contextlib.aclosing(self._documents(model, request)) as documents:
+            async for delta in read_stream(model, documents):
+                yield delta
+
+    async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
+        """Return unit-length vectors."""
+
+        async def fetch(batch: Sequence[str]) -> Embeddings:
+            document = await self._call_once(model, "embed", embeddings_request(model, batch))
+            return read(model, lambda body: read_embeddings(body, len(batch)), document)
+
+        return await embed_in_batches(model, texts, fetch, self._batches)
+
+    async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
+        """Return an estimate."""
+        return TokenCount(estimate_prompt_tokens(messages), exact=False)
+
+    async def close(self) -> None:
+        """End the helper."""
+        if self._start is None:
+            return
+        self._start.cancel()
+        with contextlib.suppress(asyncio.CancelledError, TimeoutError, OSError):
+            await (await self._start).stop()
+
+    async def _call_once(self, model: Model, kind: str, request: _Request) -> Any:
+        deadline = self._retries.deadline()
+
+        async def attempt() -> Any:
+            async with contextlib.aclosing(self._call(model, kind, request, deadline)) as documents:
+                async for document in documents:
+                    return document
+            raise bad_response(model, "it is empty")
+
+        return await with_retries(model, attempt, self._retries, deadline)
+
+    async def _documents(self, model: Model, request: _Request) -> AsyncGenerator[Any, None]:
+        """Yield the events of a stream; only what fails before the first one is retried."""
+        deadline = self._retries.deadline()
+
+        async def open_stream() -> tuple[Any, AsyncGenerator[Any, None]]:
+            documents = self._call(model, "stream", request, deadline)
+            return await anext(documents, None), documents
+
+        document, documents = await with_retries(model, open_stream, self._retries, deadline)
+        async with contextlib.aclosing(documents):
+            while document is not None:
+                yield document
+                try:
+                    document = await anext(documents, None)
+                except RetryableError as error:
+                    raise error.failure from error.__cause__
+
+    async def _call(self, model: Model, kind: str, request: _Request, deadline: float) -> AsyncGenerator[Any, None]:
+        """Yield the documents of one call.
+
+        Raises:
+            CoxswainError: a failure that stays.
+            RetryableError: one that may pass.
+        """
+        provider = model.spec.upstream_name.partition("/")[0]
+        base_url = self._base_urls.get(provider, "")
+        origin = required_origin(base_url) if base_url else ""
+        credential = await self._credentials.resolve(origin, provider)
+        arguments = request | {"api_key": credential.token} | ({"api_base": base_url} if base_url else {})
+        limit = asyncio.timeout_at(deadline)
+        try:
+            async with limit:
+                helper = await self._working_helper(model)
+            async with contextlib.aclosing(helper.call(kind, arguments)) as documents:
+                while True:
+                    limit = asyncio.timeout_at(deadline)
+                    async with limit:
+                        document = await anext(documents, None)
+                    if document is None:
+                        return
+                    yield document
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise too_late(model) from error
+        except ProcessGone as error:
+            raise RetryableError(unavailable(model, "cannot be reached: the process that calls it ended")) from error
+        except LitellmError as error:
+            failure, passing = _failure(model, error.error, credential)
+            if failure.reason == "UPSTREAM_CREDENTIAL_REJECTED":
+                self._credentials.forget(origin, provider)
+            if passing:
+                raise RetryableError(failure) from error
+            raise failure from error
+
+    async def _working_helper(self, model: Model) -> LitellmHelper:
+        # One start serves every call that waits for it, whoever of them gives up.
+        if self._start is None or (self._start.done() and not _is_working(self._start)):
+            logger.info("litellm_starting")
+            self._start = asyncio.create_task(self._start_helper())
+        try:
+            return await asyncio.shield(self._start)
+        except (TimeoutError, OSError, BadFrame) as error:
+            if not self._start.done():
+                raise
+            logger.exception("litellm_not_started")
+            raise unavailable(model, "cannot be reached: the process that calls it does not start") from error
+
+    async def _start_helper(self) -> LitellmHelper:
+        async with asyncio.timeout(self._start_seconds):
+            return await LitellmHelper.start(self._home)
+
+
+def _is_working(start: asyncio.Task[LitellmHelper]) -> bool:
+    return not start.cancelled() and start.exception() is None and start.result().works
+
+
+def _failure(model: Model, error: Mapping[str, Any], credential: OutboundCredential) -> tuple[CoxswainError, bool]:
+    """Return the failure that an error of litellm stands for, and whether it may pass."""
+    status = error.get("status")
+    if error.get("code") == "unreachable" or not isinstance(status, int) or not 400 <= status < 600:
+        return unavailable(model, "did not answer"), True
+    document = {"error": {"code": error.get("code"), "message": error.get("message")}}
+    return status_failure(model, status, document, credential, None), status in RETRYABLE_STATUSES

@@ -1,0 +1,89 @@
+"""Upstreams that speak OpenAI's HTTP interface: OpenAI, Databricks model serving, vLLM, Ollama, gateways."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+
+from services.common.egress import required_origin
+from services.common.errors import FailedPrecondition
+from services.common.http import EgressClient
+from services.common.identity.credentials import CredentialSource
+from services.models.domain.answer import Answer, Delta, Embeddings
+from services.models.domain.conversation import Completion, Message
+from services.models.domain.model import Model, Provider
+from services.models.domain.tokens import estimate_prompt_tokens
+from services.models.providers.base import TokenCount
+from services.models.providers.batches import BatchLimits, embed_in_batches
+from services.models.providers.openai.answers import read, read_answer, read_embeddings, read_stream
+from services.models.providers.openai.client import OpenAIClient, Target
+from services.models.providers.openai.requests import chat_request, embeddings_request
+from services.models.providers.retries import RetryLimits
+
+
+class OpenAICompatibleProvider:
+    """Calls upstreams directly; see `OpenAIClient`."""
+
+    def __init__(
+        self,
+        egress: EgressClient,
+        credentials: CredentialSource,
+        base_urls: Mapping[Provider, str],
+        retries: RetryLimits,
+        batches: BatchLimits,
+        *,
+        max_response_bytes: int,
+    ) -> None:
+        """`base_urls` are the installation's defaults; an empty one means that there is none."""
+        self._client = OpenAIClient(egress, credentials, retries, max_response_bytes)
+        self._base_urls = base_urls
+        self._retries = retries
+        self._batches = batches
+
+    async def complete(self, model: Model, completion: Completion) -> Answer:
+        """Return the upstream's whole answer."""
+        target = self._target(model, "chat/completions")
+        return read(model, read_answer, await self._client.post(target, chat_request(model, completion, stream=False)))
+
+    async def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
+        """Yield the upstream's answer as it comes."""
+        target = self._target(model, "chat/completions")
+        events = self._client.stream(target, chat_request(model, completion, stream=True))
+        async with aclosing(events):
+            async for delta in read_stream(model, events):
+                yield delta
+
+    async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
+        """Return unit-length vectors, fetched in batches."""
+        target = self._target(model, "embeddings")
+
+        async def fetch(batch: Sequence[str]) -> Embeddings:
+            document = await self._client.post(target, embeddings_request(model, batch))
+            return read(model, lambda body: read_embeddings(body, len(batch)), document)
+
+        return await embed_in_batches(model, texts, fetch, self._batches)
+
+    async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
+        """Return an estimate: the interface has no way to ask."""
+        return TokenCount(estimate_prompt_tokens(messages), exact=False)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    def _target(self, model: Model, path: str) -> Target:
+        own = model.spec.base_url
+        base_url = own or self._base_urls.get(model.spec.provider, "")
+        if not base_url:
+            setting = "DATABRICKS_HOST" if model.spec.provider is Provider.DATABRICKS else "OPENAI_BASE_URL"
+            raise FailedPrecondition(
+                f'"{model.name}" has no base_url, and this installation has no default address for its provider; '
+                f"set the model's base_url or {setting}",
+                reason="UPSTREAM_REJECTED",
+                metadata={"model": model.name},
+            )
+        return Target(
+            model=model,
+            url=f"{base_url.rstrip('/')}/{path}",
+            origin=required_origin(base_url),
+            trusted=model.shared or not own,
+            deadline=self._retries.deadline(),
+        )

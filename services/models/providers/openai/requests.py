@@ -1,0 +1,108 @@
+"""Requests of OpenAI's HTTP interface and its dialects."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from services.models.domain.conversation import Completion, Message, MessageRole
+from services.models.domain.model import Model, Provider
+
+_CHOICES = ("auto", "none", "required")
+
+
+def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[str, Any]:
+    """Return the body of a chat completion."""
+    spec, sampling = model.spec, completion.sampling
+    body: dict[str, Any] = {
+        "model": spec.upstream_name,
+        "messages": [_message(message) for message in completion.messages],
+    }
+    if stream:
+        body["stream"] = True
+        if spec.provider is not Provider.DATABRICKS:
+            body["stream_options"] = {"include_usage": True}
+    if completion.tools:
+        body["tools"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": tool.parameters_schema or {"type": "object", "properties": {}},
+                },
+            }
+            for tool in completion.tools
+        ]
+        choice = completion.tool_choice
+        if choice in _CHOICES:
+            body["tool_choice"] = choice
+        elif choice:
+            body["tool_choice"] = {"type": "function", "function": {"name": choice}}
+    if completion.response_format is not None:
+        schema = completion.response_format.schema
+        body["response_format"] = (
+            {
+                "type": "json_schema",
+                "json_schema": {
+                    "name": completion.response_format.name or "answer",
+                    "schema": schema,
+                    "strict": _can_be_strict(schema),
+                },
+            }
+            if schema
+            else {"type": "json_object"}
+        )
+    temperature = sampling.temperature if sampling.temperature is not None else spec.temperature
+    limits = [limit for limit in (sampling.max_output_tokens, spec.max_output_tokens) if limit]
+    # OpenAI's reasoning models know only the newer name, older servers of others only the older one.
+    limit_name = (
+        "max_completion_tokens" if spec.provider is Provider.OPENAI and spec.capabilities.reasoning else "max_tokens"
+    )
+    optional = {
+        "temperature": temperature,
+        "top_p": sampling.top_p,
+        limit_name: min(limits) if limits else None,
+        "stop": list(sampling.stop) or None,
+        "seed": sampling.seed,
+        "reasoning_effort": sampling.reasoning_effort or None,
+    }
+    return body | {name: value for name, value in optional.items() if value is not None}
+
+
+def embeddings_request(model: Model, texts: Sequence[str]) -> dict[str, Any]:
+    """Return the body of an embeddings call."""
+    body: dict[str, Any] = {"model": model.spec.upstream_name, "input": list(texts)}
+    if model.spec.provider is Provider.OPENAI:
+        # A quarter of the bytes, and read without parsing a million numbers.
+        body["encoding_format"] = "base64"
+    return body
+
+
+def _message(message: Message) -> dict[str, Any]:
+    body: dict[str, Any] = {"role": message.role.value, "content": message.text}
+    if message.tool_calls:
+        body["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments_json or "{}"},
+            }
+            for call in message.tool_calls
+        ]
+        body["content"] = message.text or None
+    if message.role is MessageRole.TOOL:
+        body["tool_call_id"] = message.tool_call_id
+    return body
+
+
+def _can_be_strict(schema: Any) -> bool:
+    """Whether upstreams enforce a schema to the letter: every object closed, every property required."""
+    if isinstance(schema, list):
+        return all(_can_be_strict(item) for item in schema)
+    if not isinstance(schema, dict):
+        return True
+    if schema.get("type") == "object" or "properties" in schema:
+        properties = schema.get("properties", {})
+        if schema.get("additionalProperties") is not False or set(schema.get("required", ())) != set(properties):
+            return False
+        return all(_can_be_strict(value) for value in properties.values())
+    return all(_can_be_strict(value) for value in schema.values())
