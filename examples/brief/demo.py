@@ -39,7 +39,7 @@ from coxswain.client import (
 )
 from coxswain.client.cli.live import execution_view, follow
 from coxswain.client.memory_file import memory_id_request
-from coxswain.client.texts import TextFileError, read_text
+from coxswain.client.text_files import TextFileError, read_text
 from coxswain.memory.v1.memory_pb2 import Namespace, SearchRecordsRequest, SearchResult
 from coxswain.models.v1.inference_pb2 import EmbedRequest
 from coxswain.models.v1.model_pb2 import (

@@ -79,12 +79,12 @@ async def test_what_is_missing_is_told_and_then_made(run: Run, vectors: VectorSe
     await create(run, vectors)
     missing = await run("backend", "verify", "lake")
     assert missing.exit_code == 1
-    assert "wrong" in missing.stdout
+    assert "failed" in missing.stdout
 
     made = await run("backend", "provision", "lake")
     assert "lake is ready" in said(made)
     assert re.search(r"ready: (\d+) of \1, [\d.,]+ a (second|minute)", made.stderr)
-    assert "wrong" not in said(await run("backend", "verify", "lake"))
+    assert "failed" not in said(await run("backend", "verify", "lake"))
     assert f"{INDEX} unified ready 256" in said(await run("index", "list", "--backend", "lake"))
 
 

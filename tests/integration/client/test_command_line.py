@@ -178,9 +178,9 @@ async def test_a_run_repeated_after_the_crew_has_changed_is_still_the_same(run: 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["run"], "name a crew or give --file"),
+        (["run"], "give either a crew or --file"),
         (["run", "brief", "-i", "text"], "key=text, key=@file or key:=json"),
-        (["run", "brief", "-i", "n:={"], "not JSON"),
+        (["run", "brief", "-i", "n:={"], "not valid JSON"),
         (["run", "brief", "-i", "text=@/no/such/file"], "No such file"),
         (["run", "brief", "--label", "x"], "key=value"),
         (["run", "brief", "--identity", "bob"], "'group'"),
@@ -408,7 +408,7 @@ def test_an_execution_that_waits_for_no_approval_says_so(server: Server, install
     installation.emit(*EVENTS)
     result = invoke(server.address, "approve", "e", "--yes")
     assert result.exit_code == 2
-    assert "waits for no approval" in result.stderr
+    assert "is not waiting for an approval" in result.stderr
 
 
 def test_a_credential_is_renewed_with_the_token_given(server: Server, installation: Installation) -> None:

@@ -29,7 +29,7 @@ def demo(tmp_path: Path, *arguments: str, **environment: str) -> tuple[int, str]
     [
         pytest.param(b"", "empty", id="empty"),
         pytest.param(b"\x7fELF\x02\x01\x01\0\0\0\0\0", "binary", id="binary"),
-        pytest.param(b"a" * (1024 * 1024 + 1), "larger than the 1,048,576 bytes", id="too big"),
+        pytest.param(b"a" * (1024 * 1024 + 1), "larger than 1,048,576 bytes", id="too big"),
     ],
 )
 def test_a_text_that_is_none_is_refused_before_anything_starts(tmp_path: Path, data: bytes, says: str) -> None:

@@ -111,7 +111,7 @@ async def test_a_graph_that_is_cut_off_says_so(run: Run) -> None:
     cut = await run("memory", "graph", "Ann", "--limit", "2")
     assert cut.exit_code == 0
     assert "Bob" not in cut.stdout
-    assert "there is more: this stops at --limit 2" in cut.stderr
+    assert "there are more entities; raise --limit (now 2)" in cut.stderr
     [graph] = rows(await run("memory", "graph", "Ann", "--limit", "2", "--json"))
     assert [node["entity_name"] for node in graph["entities"]] == ["Ann", "Trinity House"]
     assert graph["edges"] == [{"source": "Ann", "relation": "works_for", "target": "Trinity House"}]
@@ -248,7 +248,7 @@ async def test_what_is_exported_can_be_piped_into_an_import(run: Run, crew_file:
     imported = await run("memory", "import", "-", "--memory-id", "copy", stdin=exported.stdout)
     assert "2 imported into copy" in imported.stderr, imported.stderr
     broken = await run("memory", "import", "-", stdin="{")
-    assert "standard input cannot be used" in broken.stderr
+    assert "standard input is not valid" in broken.stderr
 
 
 RECORDS: dict[str, dict[str, Any]] = {
@@ -285,7 +285,7 @@ async def test_an_import_that_broke_off_is_repeated_as_a_whole(run: Run, tmp_pat
     broken = await run("memory", "import", export_file(tmp_path / "m.jsonl", lines))
     assert broken.exit_code == 2
     assert "400 imported before this" in broken.stderr
-    assert [line.split()[0] for line in broken.stderr.splitlines() if "not JSON" in line] == ["422"]
+    assert [line.split()[0] for line in broken.stderr.splitlines() if "not valid JSON" in line] == ["422"]
     del lines[420]
     for _ in range(2):
         assert "450 imported" in (await run("memory", "import", export_file(tmp_path / "m.jsonl", lines))).stderr
@@ -299,10 +299,10 @@ async def test_an_import_that_broke_off_is_repeated_as_a_whole(run: Run, tmp_pat
         (memory("x", ""), "unified.content  must be at least 1 characters"),
         (memory("x", "y", importance=7), "unified.importance  must be greater"),
         (memory("x", "light " * 200_000), "unified.content  must be at most 1048576 bytes"),
-        (memory("x", "light " * 900_000), "too large to be sent: 5,400,"),
-        (memory("x", "y") | {"create_time": "soon"}, "no record: "),
-        ({"id": "x", "entity": {"entity_name": "Ann"}}, "no record of kind unified, but entity"),
-        (b'{"id": "x", "unified": {"content": "caf\xe9"}}', "no record: not UTF-8: byte 40 of the line"),
+        (memory("x", "light " * 900_000), "too large to send: 5,400,"),
+        (memory("x", "y") | {"create_time": "soon"}, "not a valid record: "),
+        ({"id": "x", "entity": {"entity_name": "Ann"}}, "expected a record of kind unified, found entity"),
+        (b'{"id": "x", "unified": {"content": "caf\xe9"}}', "not a valid record: not UTF-8: byte 40 of the line"),
     ],
 )
 async def test_a_record_that_is_refused_is_named_by_its_line(run: Run, tmp_path: Path, line: Any, says: str) -> None:
@@ -389,7 +389,7 @@ async def test_a_place_that_was_never_written_to_is_told_from_an_empty_one(
     for command in (["list"], ["search", "light"], ["clear"]):
         result = await run("memory", *command, "--memory-id", "mistyped")
         assert result.exit_code == 0
-        assert "no unified memories are kept under the memory id mistyped" in result.stderr
+        assert "there are no unified memories under the memory id mistyped" in result.stderr
     file = tmp_path / "none.jsonl"
     assert (await run("memory", "export", str(file), "--memory-id", "mistyped")).exit_code == 2
     assert not file.exists()
@@ -402,7 +402,7 @@ async def test_a_crew_without_memories_is_exported_as_a_file_without_records(run
     await run("apply", "-f", crew_file)
     result = await run("memory", "export", "-", "--crew", "brief")
     assert (result.exit_code, len(result.stdout.splitlines())) == (0, 1)
-    assert "no unified memories are kept under the memory id" in result.stderr
+    assert "there are no unified memories under the memory id" in result.stderr
 
 
 async def test_devices_and_links_are_written_through(run: Run, crew_file: str, tmp_path: Path) -> None:
@@ -445,7 +445,7 @@ def test_a_search_that_was_a_scan_or_incomplete_says_so(
         assert result.exit_code == 0
         assert "light" in result.stdout
         assert "others may match too" in result.stderr
-        assert "1,200,000 records had to be read" in result.stderr
+        assert "1,200,000 records were read" in result.stderr
     server.stop()
 
 

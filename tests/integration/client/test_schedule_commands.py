@@ -201,7 +201,7 @@ async def test_an_unknown_name_is_told_with_those_near_it(run: Run, command: lis
     told = refused(await run("schedule", command[0], "mornin", *command[1:]), 2)
     assert told == "error: there is no schedule 'mornin'; did you mean 'morning' or 'moaning'?"
     told = refused(await run("schedule", command[0], "x", *command[1:]), 2)
-    assert told == "error: there is no schedule 'x'; `coxswain schedule list` shows those there are"
+    assert told == "error: there is no schedule 'x'; `coxswain schedule list` shows all"
     assert "NOT_FOUND" in refused(await run("schedule", command[0], UNKNOWN_ID, *command[1:]), 15)
     assert "mornin" in refused(await run("schedule", command[0], "morning", *command[1:], token=BOB), 2)
 
@@ -209,8 +209,12 @@ async def test_an_unknown_name_is_told_with_those_near_it(run: Run, command: lis
 async def test_changes_that_mean_nothing_are_refused(run: Run) -> None:
     await create(run)
     assert "nothing to change" in refused(await run("schedule", "update", "morning"), 2)
-    assert "it has no input 'txet'" in refused(await run("schedule", "update", "morning", "--drop-input", "txet"), 2)
-    assert "it has no label 'who'" in refused(await run("schedule", "update", "morning", "--drop-label", "who"), 2)
+    assert "the schedule has no input 'txet'" in refused(
+        await run("schedule", "update", "morning", "--drop-input", "txet"), 2
+    )
+    assert "the schedule has no label 'who'" in refused(
+        await run("schedule", "update", "morning", "--drop-label", "who"), 2
+    )
 
 
 async def when_it_has(run: Run, field: str) -> Any:

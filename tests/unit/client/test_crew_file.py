@@ -118,7 +118,7 @@ def test_all_faults_come_at_once_each_with_its_line_and_field(tmp_path: Path) ->
     text = text.replace("process: sequential", "process: parallel").replace("1m30s", "soon")
     assert problems(tmp_path, text) == [
         (5, "agents[0].gaol", "unknown field; did you mean 'goal'?"),
-        (10, "agents[0].max_execution_time", "expected a time such as 90, 30s, 5m or 1h30m, not soon"),
+        (10, "agents[0].max_execution_time", "expected a duration such as 90, 30s, 5m or 1h30m, not soon"),
         (14, "agents[1].temperature", "expected a number, not text"),
         (29, "process", "expected one of sequential, hierarchical, not 'parallel'"),
     ]
@@ -148,18 +148,18 @@ def test_what_belongs_elsewhere_is_refused_with_where_it_belongs(tmp_path: Path,
         ("", 0, "empty"),
         ("# only a comment\n", 0, "empty"),
         ("- a\n- b\n", 1, "a crew is a mapping"),
-        ("name: a\nname: b\n", 2, "stands twice"),
-        ("name: [a\n", 2, "not YAML"),
-        ("name: a\n---\nname: b\n", 2, "not YAML"),
+        ("name: a\nname: b\n", 2, "appears twice"),
+        ("name: [a\n", 2, "not valid YAML"),
+        ("name: a\n---\nname: b\n", 2, "not valid YAML"),
         ("name: !!python/object:os.system {}\n", 1, "expected text"),
         ("name: !!python/name:os.system ''\n", 1, "not supported"),
         ("name: .nan\n", 1, "finite"),
         ("name: \x07\n", 1, "not allowed in YAML"),
         ('name: "\\ud83d"\n', 1, "surrogate"),
-        ("name: " + "[" * 3000, 0, "nests"),
-        ("name: " + "[" * 100 + "]" * 100, 1, "nests"),
-        ("name: a\n? [x]\n: b\n", 2, "key has to be text"),
-        ("a: &a {b: *a}\n", 1, "nests"),
+        ("name: " + "[" * 3000, 0, "nested"),
+        ("name: " + "[" * 100 + "]" * 100, 1, "nested"),
+        ("name: a\n? [x]\n: b\n", 2, "key must be text"),
+        ("a: &a {b: *a}\n", 1, "nested"),
         ("<<: 3\nname: a\n", 1, "<<"),
     ],
 )
@@ -172,14 +172,14 @@ def test_a_document_that_is_none_is_refused_with_its_line(tmp_path: Path, text: 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "not JSON"),
-        ('{"name": "a", "name": "b"}', "stands twice"),
-        ('{"name": NaN}', "no number"),
+        ("{", "not valid JSON"),
+        ('{"name": "a", "name": "b"}', "appears twice"),
+        ('{"name": NaN}', "not a JSON number"),
         ('{"name": 1e999}', "too large"),
-        ('{"name": ' + "9" * 5000 + "}", "not JSON"),
+        ('{"name": ' + "9" * 5000 + "}", "not valid JSON"),
         ('{"name": "\\ud83d"}', "surrogate"),
-        ("[" * 100_000, "nests"),
-        ("[" * 100 + "]" * 100, "nests"),
+        ("[" * 100_000, "nested"),
+        ("[" * 100 + "]" * 100, "nested"),
         ('{"name": 7}', "expected text, not a number"),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_file_that_is_too_big_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "crew.yaml"
     with path.open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)
-    with pytest.raises(DocumentError, match="at most"):
+    with pytest.raises(DocumentError, match="the limit is"):
         load_crew(path)
 
 

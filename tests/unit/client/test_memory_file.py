@@ -1,4 +1,4 @@
-"""Memories written to a file come back the same, and what is no export is refused with its line."""
+"""Memories written to a file come back the same, and what is not an export is refused with its line."""
 
 import io
 import json
@@ -92,14 +92,14 @@ def test_every_kind_of_record_says_something() -> None:
     [
         (b"", "empty"),
         (b"\n", "empty"),
-        (b"hello", "no export"),
-        (b"\x80\x81", "no export"),
-        (b"PK\x03\x04", "no export"),
-        (b"[]", "no export"),
-        (b"{}", "no export"),
-        (b"[" * 100_000, "no export"),
-        (b'{"format": "other"}', "no export"),
-        (b'{"format": "coxswain-memories", "version": 2}', "2 is not known"),
+        (b"hello", "not an export"),
+        (b"\x80\x81", "not an export"),
+        (b"PK\x03\x04", "not an export"),
+        (b"[]", "not an export"),
+        (b"{}", "not an export"),
+        (b"[" * 100_000, "not an export"),
+        (b'{"format": "other"}', "not an export"),
+        (b'{"format": "coxswain-memories", "version": 2}', "version 2 is not supported"),
         (b'{"format": "coxswain-memories", "version": 1, "memory_id": 3, "kind": "unified"}', "expected text"),
         (b'{"format": "coxswain-memories", "version": 1, "memory_id": "c", "kind": "odd"}', "expected one of unified"),
         (b'{"format": "coxswain-memories", "version": 1, "memory_id": "c"}', "expected one of unified"),
@@ -121,16 +121,19 @@ def test_a_byte_order_mark_that_an_editor_left_does_no_harm() -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b"{", "not JSON"),
-        (b'{"id": "1", "unified": {"content": "x"}', "not JSON: Expecting ',' delimiter, at character 40 of the line"),
+        (b"{", "not valid JSON"),
+        (
+            b'{"id": "1", "unified": {"content": "x"}',
+            "not valid JSON: Expecting ',' delimiter, at character 40 of the line",
+        ),
         (b'{"unknown": 1}', '"unknown"'),
         (b'{"unified": {"importance": "much"}}', "importance"),
         (b"[]", "expected an object"),
         (b"3", "expected an object"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"unified": {"content": "caf\xe9"}}', "not UTF-8: byte 29"),
-        (b'{"id": "1"}', "of no kind"),
-        (b'{"entity": {"entity_name": "x"}}', "no record of kind unified, but entity"),
+        (b'{"id": "1"}', "found one without a kind"),
+        (b'{"entity": {"entity_name": "x"}}', "expected a record of kind unified, found entity"),
     ],
 )
 def test_a_line_that_is_no_record_is_named(line: bytes, why: str) -> None:

@@ -98,13 +98,13 @@ class AsyncClient:
         await self._channel.close()
 
     async def whoami(self) -> WhoAmIResponse:
-        """Who the server takes the caller for, and the groups they may choose."""
+        """The caller as the server sees them, and the groups they may choose."""
         return await self.auth.WhoAmI(WhoAmIRequest())
 
     async def healthy(self, service: str = "", *, timeout: float = 5.0) -> bool:
-        """Whether a service says that it serves; empty asks for the server as a whole.
+        """Whether a service reports that it is serving; an empty name asks about the whole server.
 
-        Raises NotFound for a service the server does not know and Unavailable when nobody answers.
+        Raises NotFound for a service the server does not have and Unavailable when it cannot be reached.
         """
         response = await self._check_health(HealthCheckRequest(service=service), timeout=timeout)
         return bool(response.status == response.SERVING)
@@ -117,7 +117,7 @@ class AsyncClient:
     async def apply_crew(self, spec: CrewSpec) -> AppliedCrew:
         """Create the crew, or store a new revision of the one of that name.
 
-        Raises InvalidArgument with one violation for each fault, and Aborted when another caller changed it meanwhile.
+        Raises InvalidArgument with one violation for each fault, and Aborted when another caller changed it first.
         """
         by_name = GetCrewRequest(name=spec.name)
         try:
@@ -149,10 +149,10 @@ class AsyncClient:
     ) -> Execution:
         """Start an execution and return it as it was stored.
 
-        ``timeout`` is in seconds and for the execution, not for this call. Without a ``request_id`` the call gets one
-        of its own, so a lost answer never starts a second execution; give your own to be safe across restarts too.
-        ``identity`` is whom the execution acts as, ``on_credential_expiry`` what happens when the token it acts with
-        expires meanwhile; unspecified, it acts as you where you have a token of your own, and waits for ``renew``.
+        ``timeout`` is in seconds and limits the execution, not this call. Without a ``request_id`` the call generates
+        one, so that a lost answer never starts a second execution; give your own to be safe across restarts too.
+        ``identity`` is whom the execution acts as, ``on_credential_expiry`` what happens when its token expires while
+        it runs. By default it acts as you if you have a token of your own, and waits for ``renew``.
         """
         crew_id, revision = await self._resolve(crew)
         request = start_request(
@@ -178,10 +178,10 @@ class AsyncClient:
         exclude_chunks: bool = False,
         max_outage: float = 300.0,
     ) -> AsyncGenerator[ExecutionEvent, None]:
-        """Every event behind ``after_sequence``, once and in order, until the execution has ended.
+        """Every event after ``after_sequence``, once and in order, until the execution has ended.
 
-        A lost connection is made again, going on behind the last event. Raises Unavailable after ``max_outage`` seconds
-        without a connection, and at once any error that another attempt cannot resolve.
+        Reconnects after a lost connection and continues after the last event. Raises Unavailable after ``max_outage``
+        seconds without a connection, and at once any error that another attempt cannot resolve.
         """
         cursor = WatchCursor(
             execution_id,
@@ -243,10 +243,10 @@ class AsyncClient:
         return ended.execution
 
     async def renew(self, execution_id: str) -> Execution:
-        """Let an execution that you started go on with the token of this client, and return it as it stands.
+        """Let an execution that you started continue with the token of this client, and return its current state.
 
         Raises NotFound, also for an execution that another caller started, and FailedPrecondition when it has ended or
-        acts with no token of yours.
+        does not act with a token of yours.
         """
         response = await self.executions.RenewExecutionCredential(RenewExecutionCredentialRequest(id=execution_id))
         return response.execution

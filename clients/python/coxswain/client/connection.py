@@ -1,4 +1,4 @@
-"""Where to connect, as whom, and what every call carries."""
+"""Address, identity and encryption of a client, and the metadata of its calls."""
 
 import ipaddress
 import os
@@ -22,7 +22,7 @@ RequestT = TypeVar("RequestT")
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How to prove who is who on the wire. Everything unset means the system's certificates and no client key."""
+    """Certificates of a connection. Everything unset means the system's authorities and no client key."""
 
     root_certificates: bytes | None = None
     """PEM of the authorities to trust."""
@@ -39,7 +39,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Everything a client needs to know before its first call."""
+    """The settings of a client."""
 
     address: str = ""
     """``host:port``, ``https://host:port`` (means TLS), ``unix:path`` or any gRPC target. Empty: COXSWAIN_ADDRESS, else
@@ -47,11 +47,11 @@ class Connection:
     token: str | Callable[[], str] | None = field(default=None, repr=False)
     """The bearer token, or a function that returns a fresh one for each call."""
     group: str = ""
-    """The group to act in; may be empty for members of one group."""
+    """Id of the group to act in; members of one group may leave it empty."""
     tls: Tls | bool = False
-    """Whether to encrypt, and how."""
+    """Whether to encrypt: True for the system's authorities, Tls for others."""
     timeout: float = 30.0
-    """Seconds a unary call may take when it names none; calls of models have at least 600."""
+    """Default deadline of a unary call in seconds; calls of models have at least 600."""
 
     @classmethod
     def from_environment(cls) -> "Connection":
@@ -107,7 +107,7 @@ class Connection:
         return options
 
     def metadata(self, given: Sequence[tuple[str, str | bytes]] | None) -> Metadata:
-        """What a call carries; what its caller gave has precedence."""
+        """The metadata of a call; what its caller gave takes precedence."""
         entries = list(given or ())
         names = {name.lower() for name, _ in entries}
         token = self.token() if callable(self.token) else self.token

@@ -1,4 +1,4 @@
-"""Crews as files: one YAML or JSON document in the shape of CrewSpec, in the words a person would write.
+"""Crew files: one YAML or JSON document in the shape of CrewSpec, with short forms.
 
 name: brief
 agents:
@@ -50,13 +50,13 @@ _NOT_PART_OF_A_CREW = {
     "inputs": "inputs belong to an execution: give them when you run the crew",
     "apiVersion": "a crew file is the plain document: leave apiVersion, kind and metadata out",
     "kind": "a crew file is the plain document: leave apiVersion, kind and metadata out",
-    "spec": "a crew file is the plain document: write what stands under spec at the top",
+    "spec": "a crew file is the plain document: move what is under spec to the top level",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class CrewDocument:
-    """A crew and where its parts stand in the file."""
+    """A crew and the lines of its parts in the file."""
 
     spec: CrewSpec
     lines: dict[str, int]
@@ -129,9 +129,9 @@ class _Reader:
         spellings = {field.json_name: field.name for field in message.DESCRIPTOR.fields}
         for key, item in node.value.items():
             field = fields.get(spellings.get(key, key))
-            place = f"{path}.{key}" if path else key
+            where = f"{path}.{key}" if path else key
             if field is None:
-                self.report(place, _unknown(key, list(fields), at_top=not path), item)
+                self.report(where, _unknown(key, list(fields), at_top=not path), item)
                 continue
             self.lines[f"{path}.{field.name}" if path else field.name] = item.line
             if item.value is None:
@@ -158,7 +158,7 @@ class _Reader:
             seconds = _seconds(node)
             if seconds is None:
                 return self.report(
-                    path, f"expected a time such as 90, 30s, 5m or 1h30m, not {node.text or node.kind}", node
+                    path, f"expected a duration such as 90, 30s, 5m or 1h30m, not {node.text or node.kind}", node
                 )
             part.FromMilliseconds(round(seconds * 1000))
         else:
@@ -168,17 +168,17 @@ class _Reader:
     def _extend(self, message: Message, field: FieldDescriptor, node: Node, path: str) -> None:
         values: Any = getattr(message, field.name)
         for index, item in enumerate(self._items(field, node, path)):
-            place = f"{path}[{index}]"
-            self.lines[place] = item.line
+            element = f"{path}[{index}]"
+            self.lines[element] = item.line
             if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
-                self._set_message(values.add(), item, place)
+                self._set_message(values.add(), item, element)
             else:
-                value = self._scalar(field, item, place)
+                value = self._scalar(field, item, element)
                 if value is not None:
                     values.append(value)
 
     def _items(self, field: FieldDescriptor, node: Node, path: str) -> list[Node]:
-        """The elements of a list; things with names may stand as a mapping, one value may stand for itself."""
+        """The elements of a list; named parts may be a mapping by name, a single value needs no brackets."""
         kind = field.message_type.full_name if field.message_type else ""
         if isinstance(node.value, list):
             return node.value
@@ -190,7 +190,7 @@ class _Reader:
                     continue
                 given = item.value.get("name")
                 if given is not None and given.value != name:
-                    self.report(f"{path}.{name}.name", f"differs from the name it stands under, {name!r}", given)
+                    self.report(f"{path}.{name}.name", f"differs from the key of the agent or task, {name!r}", given)
                 items.append(Node({"name": Node(name, item.line, name), **item.value}, item.line))
             return items
         if kind in _NAMED:
@@ -245,7 +245,7 @@ class _Reader:
 
 
 def _spelled_out(message: Message, node: Node) -> Node:
-    """The mapping that a short form stands for."""
+    """The mapping that a short form abbreviates."""
     match message:
         case ToolSpec() if isinstance(node.value, str):
             return Node({"name": node}, node.line)
@@ -280,4 +280,4 @@ def _unknown(key: str, known: list[str], *, at_top: bool) -> str:
     if at_top and key in _NOT_PART_OF_A_CREW:
         return _NOT_PART_OF_A_CREW[key]
     near = difflib.get_close_matches(key, known, n=1)
-    return f"unknown field; did you mean {near[0]!r}?" if near else f"unknown field; known are {', '.join(known)}"
+    return f"unknown field; did you mean {near[0]!r}?" if near else f"unknown field; expected one of {', '.join(known)}"

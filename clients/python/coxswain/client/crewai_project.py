@@ -1,4 +1,4 @@
-"""CrewAI projects as crews: what stands in ``agents.yaml`` and ``tasks.yaml``."""
+"""CrewAI projects as crews: reads ``agents.yaml`` and ``tasks.yaml``."""
 
 import re
 from collections.abc import Callable
@@ -37,8 +37,8 @@ _TASK_FIELDS = {
     "human_input": "human_approval",
     "markdown": "markdown",
 }
-_MENDS = {
-    "verbose": "not needed: an execution's events tell everything",
+_REMEDIES = {
+    "verbose": "not needed: an execution's events show every step",
     "name": "not needed: the key is the name",
     "output_file": "results are kept with the execution: write the file from GetTaskOutputs",
     "create_directory": "results are kept with the execution: write the file from GetTaskOutputs",
@@ -60,16 +60,16 @@ class ImportedCrew:
 
     spec: CrewSpec
     notes: tuple[Problem, ...]
-    """What the project says that has no counterpart here, each with its file's field path and line, and what to do."""
+    """Each setting of the project without a counterpart here: its field path, its line and what to do instead."""
 
 
 def load_crewai_project(directory: Path | str, *, name: str = "", process: str = "sequential") -> ImportedCrew:
     """The crew of a CrewAI project directory, or of the ``config`` directory in it.
 
-    Agents and tasks keep their keys as names. What stands in ``crew.py`` is code and not read: ``process`` is
-    "sequential" or "hierarchical"; ``name`` is the directory's name unless given.
+    Agents and tasks keep their keys as names. ``crew.py`` is code and not read: give ``process``, "sequential" or
+    "hierarchical", here. ``name`` defaults to the name of the directory.
 
-    Raises OSError when the files are not there and DocumentError when they make no crew.
+    Raises OSError when the files are missing and DocumentError when they are not a valid crew.
     """
     found = _config_directory(Path(directory))
     importer = _Importer()
@@ -82,9 +82,9 @@ def load_crewai_project(directory: Path | str, *, name: str = "", process: str =
 
 
 def _config_directory(directory: Path) -> Path:
-    for place in (directory, directory / "config", *sorted(directory.glob("src/*/config"))):
-        if (place / "agents.yaml").is_file() and (place / "tasks.yaml").is_file():
-            return place
+    for candidate in (directory, directory / "config", *sorted(directory.glob("src/*/config"))):
+        if (candidate / "agents.yaml").is_file() and (candidate / "tasks.yaml").is_file():
+            return candidate
     raise FileNotFoundError(f"{directory}: no agents.yaml and tasks.yaml here, in config/ or in src/*/config/")
 
 
@@ -107,35 +107,35 @@ class _Importer:
         self.problems: list[Problem] = []
         self.notes: list[Problem] = []
 
-    def part(self, path: Path, what: str, convert: Callable[[str, dict[str, Node]], dict[str, Node]]) -> Node:
+    def part(self, file: Path, what: str, convert: Callable[[str, dict[str, Node]], dict[str, Node]]) -> Node:
         """The agents or the tasks of a file, each converted."""
-        root = read_document(path)
+        root = read_document(file)
         if not isinstance(root.value, dict):
-            raise DocumentError(path, [Problem(what, f"expected a mapping by name, not {root.kind}", root.line)])
+            raise DocumentError(file, [Problem(what, f"expected a mapping by name, not {root.kind}", root.line)])
         converted = {}
         for name, node in root.value.items():
-            place = f"{what}.{name}"
+            path = f"{what}.{name}"
             if isinstance(node.value, dict):
-                converted[name] = Node(convert(place, node.value), node.line)
+                converted[name] = Node(convert(path, node.value), node.line)
             else:
-                self.problems.append(Problem(place, f"expected a mapping, not {node.kind}", node.line))
+                self.problems.append(Problem(path, f"expected a mapping, not {node.kind}", node.line))
         return Node(dict(converted), root.line)
 
-    def agent(self, place: str, given: dict[str, Node]) -> dict[str, Node]:
-        fields = self._renamed(place, given, _AGENT_FIELDS, special={"llm"})
+    def agent(self, path: str, given: dict[str, Node]) -> dict[str, Node]:
+        fields = self._renamed(path, given, _AGENT_FIELDS, special={"llm"})
         llm = given.get("llm")
         if llm is not None and isinstance(llm.value, dict):
             for key, node in llm.value.items():
                 if key in {"model", "temperature"}:
                     fields[key] = node
                 else:
-                    self._note(f"{place}.llm.{key}", "set it on the model in the models service", node)
+                    self._note(f"{path}.llm.{key}", "set it on the model in the models service", node)
         elif llm is not None:
             fields["model"] = llm
         return fields
 
-    def task(self, place: str, given: dict[str, Node]) -> dict[str, Node]:
-        fields = self._renamed(place, given, _TASK_FIELDS, special={"output_json", "output_pydantic", "output_schema"})
+    def task(self, path: str, given: dict[str, Node]) -> dict[str, Node]:
+        fields = self._renamed(path, given, _TASK_FIELDS, special={"output_json", "output_pydantic", "output_schema"})
         for key in ("output_json", "output_pydantic", "output_schema"):
             node = given.get(key)
             if node is None or node.value is None:
@@ -143,23 +143,23 @@ class _Importer:
             if isinstance(node.value, dict):
                 fields["output_schema"] = node
             else:
-                self._note(f"{place}.{key}", "a Python class cannot be imported: write its JSON schema here", node)
+                self._note(f"{path}.{key}", "a Python class cannot be imported: write its JSON schema here", node)
         for key in ("guardrail", "guardrails"):
             node = given.get(key)
             if node is not None and isinstance(node.value, str) and re.fullmatch(r"[A-Za-z_][\w.]*", node.value):
-                self._note(f"{place}.{key}", "a Python function cannot be imported: say the condition in words", node)
+                self._note(f"{path}.{key}", "a Python function cannot be imported: say the condition in words", node)
                 fields.pop("guardrails", None)
         return fields
 
     def _renamed(
-        self, place: str, given: dict[str, Node], names: dict[str, str], *, special: set[str]
+        self, path: str, given: dict[str, Node], names: dict[str, str], *, special: set[str]
     ) -> dict[str, Node]:
         fields = {}
         for key, node in given.items():
             if key in names:
                 fields[names[key]] = _stripped(node)
             elif key not in special:
-                self._note(f"{place}.{key}", _MENDS.get(key, "has no counterpart and was left out"), node)
+                self._note(f"{path}.{key}", _REMEDIES.get(key, "has no counterpart and was left out"), node)
         return fields
 
     def _note(self, field: str, description: str, node: Node) -> None:

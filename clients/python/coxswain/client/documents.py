@@ -1,4 +1,4 @@
-"""YAML and JSON documents as trees that remember on which line everything stands."""
+"""YAML and JSON documents as trees that keep the line of every value."""
 
 import codecs
 import json
@@ -10,7 +10,7 @@ import yaml
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
 _MAX_DEPTH = 64
-# An alias stands for a whole subtree: a small file can hold a tree that no memory holds.
+# An alias repeats a whole subtree: a small file can describe a tree larger than memory.
 _MAX_NODES = 500_000
 
 
@@ -21,7 +21,7 @@ class Problem:
     field: str
     """Path in the document. Example: ``tasks[1].agent``; empty for the document as a whole."""
     description: str
-    """What is wrong and how to mend it."""
+    """What is wrong, and what is allowed instead."""
     line: int = 0
     """Line, from 1; 0 when it is not known."""
 
@@ -42,7 +42,7 @@ class Node:
     value: "dict[str, Node] | list[Node] | str | int | float | bool | None"
     line: int = 0
     text: str | None = None
-    """A scalar as it is written, where the format tells."""
+    """A scalar as the file writes it; None where the format does not keep that."""
 
     @property
     def kind(self) -> str:
@@ -79,7 +79,7 @@ def read_document(path: Path | str) -> Node:
     path = Path(path)
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise _error(path, f"the file has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read")
+        raise _error(path, f"the file has {size:,} bytes; the limit is {MAX_FILE_BYTES:,}")
     data = path.read_bytes()
     try:
         text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
@@ -96,8 +96,8 @@ def _error(path: Path, description: str, line: int = 0, field: str = "") -> Docu
 
 
 def _line(path: Path, problem: Problem) -> str:
-    place = f"{path}:{problem.line}" if problem.line else str(path)
-    return f"{place}: {problem.field}: {problem.description}" if problem.field else f"{place}: {problem.description}"
+    where = f"{path}:{problem.line}" if problem.line else str(path)
+    return f"{where}: {problem.field}: {problem.description}" if problem.field else f"{where}: {problem.description}"
 
 
 def _from_json(path: Path, text: str) -> Node:
@@ -106,28 +106,28 @@ def _from_json(path: Path, text: str) -> Node:
         for key, value in pairs:
             key = _whole_characters(path, key, 0)
             if key in found:
-                raise _error(path, f"key {key!r} stands twice in one object")
+                raise _error(path, f"key {key!r} appears twice in one object")
             found[key] = value
         return found
 
     def constant(name: str) -> float:
-        raise _error(path, f"{name} is no number that JSON knows")
+        raise _error(path, f"{name} is not a JSON number")
 
     try:
         return _wrapped(path, json.loads(text, object_pairs_hook=mapping, parse_constant=constant), 0)
     except json.JSONDecodeError as error:
-        raise _error(path, f"not JSON: {error.msg}, column {error.colno}", error.lineno) from error
+        raise _error(path, f"not valid JSON: {error.msg}, column {error.colno}", error.lineno) from error
     except DocumentError:
         raise
     except ValueError as error:
-        raise _error(path, f"not JSON: {error}") from error
+        raise _error(path, f"not valid JSON: {error}") from error
     except RecursionError as error:
-        raise _error(path, f"the document nests more than {_MAX_DEPTH} levels") from error
+        raise _error(path, f"the document is nested more than {_MAX_DEPTH} levels deep") from error
 
 
 def _wrapped(path: Path, value: object, depth: int) -> Node:
     if depth > _MAX_DEPTH:
-        raise _error(path, f"the document nests more than {_MAX_DEPTH} levels")
+        raise _error(path, f"the document is nested more than {_MAX_DEPTH} levels deep")
     match value:
         case dict():
             return Node({key: _wrapped(path, item, depth + 1) for key, item in value.items()})
@@ -143,13 +143,13 @@ def _wrapped(path: Path, value: object, depth: int) -> Node:
 
 
 def _whole_characters(path: Path, text: str, line: int) -> str:
-    r"""The text with pairs of ``\u`` escapes joined; half a pair is no text that could be sent."""
+    r"""The text with pairs of ``\u`` escapes joined; half a pair cannot be sent as text."""
     if text.isascii():
         return text
     try:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError as error:
-        raise _error(path, "a text holds half of a surrogate pair", line) from error
+        raise _error(path, "a text contains half of a surrogate pair", line) from error
 
 
 class _Builder:
@@ -162,7 +162,7 @@ class _Builder:
         line = source.start_mark.line + 1
         self._nodes += 1
         if depth > _MAX_DEPTH:
-            raise _error(self._path, f"the document nests more than {_MAX_DEPTH} levels", line)
+            raise _error(self._path, f"the document is nested more than {_MAX_DEPTH} levels deep", line)
         if self._nodes > _MAX_NODES:
             raise _error(self._path, f"the document has more than {_MAX_NODES:,} values, aliases expanded", line)
         if isinstance(source, yaml.MappingNode):
@@ -183,10 +183,10 @@ class _Builder:
                     merged = {**self._mapping(base, depth + 1), **merged}
                 continue
             if not isinstance(key, yaml.ScalarNode):
-                raise _error(self._path, "a key has to be text", line)
+                raise _error(self._path, "a key must be text", line)
             name = _whole_characters(self._path, str(key.value), line)
             if name in own:
-                raise _error(self._path, f"key {name!r} stands twice in one mapping", line)
+                raise _error(self._path, f"key {name!r} appears twice in one mapping", line)
             own[name] = self.node(value, depth + 1)
         return {**merged, **own}
 
@@ -200,9 +200,9 @@ class _Builder:
         try:
             value = self._constructor.construct_object(source)
         except (ValueError, yaml.YAMLError) as error:
-            raise _error(self._path, f"{text!r} is no {tag}", line) from error
+            raise _error(self._path, f"{text!r} is not a valid {tag}", line) from error
         if isinstance(value, float) and not math.isfinite(value):
-            raise _error(self._path, f"{text!r} is no finite number; put quotes around it if it is text", line)
+            raise _error(self._path, f"{text!r} is not a finite number; put quotes around it if it is text", line)
         return Node(value, line, text)
 
 
@@ -212,12 +212,12 @@ def _from_yaml(path: Path, text: str) -> Node:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         what = " ".join(part for part in (error.context, error.problem) if part)
-        raise _error(path, f"not YAML: {what}", line) from error
+        raise _error(path, f"not valid YAML: {what}", line) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, int(error.position)) + 1
         raise _error(path, f"character #x{ord(str(error.character)[0]):04x} is not allowed in YAML", line) from error
     except RecursionError as error:
-        raise _error(path, f"the document nests more than {_MAX_DEPTH} levels") from error
+        raise _error(path, f"the document is nested more than {_MAX_DEPTH} levels deep") from error
     if root is None:
         raise _error(path, "the file is empty")
     return _Builder(path).node(root)

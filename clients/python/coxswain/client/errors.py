@@ -17,7 +17,7 @@ class FieldViolation:
     field: str
     """Path of the field in the request. Example: ``spec.tasks[1].agent``."""
     description: str
-    """What is wrong and how to mend it."""
+    """What is wrong, and what is allowed instead."""
 
 
 class CoxswainError(Exception):
@@ -69,13 +69,13 @@ class InvalidArgument(CoxswainError):
 
 
 class DeadlineExceeded(CoxswainError):
-    """The deadline passed before the answer came."""
+    """The deadline passed before the call was answered."""
 
     status = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class NotFound(CoxswainError):
-    """There is no such thing in the caller's group."""
+    """The caller's group has nothing of that id or name."""
 
     status = grpc.StatusCode.NOT_FOUND
 
@@ -105,13 +105,13 @@ class FailedPrecondition(CoxswainError):
 
 
 class Aborted(CoxswainError):
-    """Somebody else was faster, or only a part was done: read again and repeat."""
+    """Another caller changed it first, or only a part was done: read again and repeat."""
 
     status = grpc.StatusCode.ABORTED
 
 
 class Unimplemented(CoxswainError):
-    """This installation does not have that part."""
+    """This installation does not serve that method."""
 
     status = grpc.StatusCode.UNIMPLEMENTED
 
@@ -123,7 +123,7 @@ class Internal(CoxswainError):
 
 
 class Unavailable(CoxswainError):
-    """The server, or one it needs, does not answer."""
+    """The server, or a service it depends on, does not answer."""
 
     status = grpc.StatusCode.UNAVAILABLE
 

@@ -1,4 +1,4 @@
-"""Memories as files of JSON lines: a header, then one record a line."""
+"""Exports of memories as JSON lines: a header, then one record per line."""
 
 import codecs
 import hashlib
@@ -24,11 +24,11 @@ _MAX_LINE_BYTES = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Where the records of a file come from."""
+    """The origin of the records of a file."""
 
     namespace: Namespace
     embedding_model: str
-    """The model of the vectors, or that the vectors had which were left out."""
+    """The model of the vectors, also when the vectors themselves were left out."""
     embeddings: bool
     """Whether the records hold their vectors."""
 
@@ -71,7 +71,7 @@ def memory_id_request(spec: CrewSpec) -> DeriveMemoryIdRequest:
 
 
 def content_of(record: Record) -> str:
-    """What a record says, whatever its kind."""
+    """The text of a record of any kind."""
     kind = record.WhichOneof("kind")
     if kind == "entity":
         entity = record.entity
@@ -86,16 +86,18 @@ class Entry:
 
     record: Record
     line: int
-    """Where it stands, from 1."""
+    """Line number, from 1."""
     end: int
-    """How many bytes of the file are read once it is."""
+    """Bytes of the file up to the end of this record."""
 
 
 def read_header(path: Path | str, source: IO[bytes]) -> Header:
-    """The first line of a file. Raises DocumentError when it is no export."""
+    """The first line of a file. Raises DocumentError when the file is not an export."""
     line = _read_line(path, source, 1).removeprefix(codecs.BOM_UTF8)
     if not line.strip():
-        raise _refused(path, 1, "no export: it is empty" if not line else "no export: its first line is empty")
+        raise _refused(
+            path, 1, "not an export: the file is empty" if not line else "not an export: the first line is empty"
+        )
     try:
         given = _object(line)
         if given["format"] != _FORMAT:
@@ -104,9 +106,11 @@ def read_header(path: Path | str, source: IO[bytes]) -> Header:
         version, memory_id = given["version"], given.get("memory_id", given.get("crew_id", ""))
         kind = given.get("kind", "")
     except (ValueError, KeyError) as error:
-        raise _refused(path, 1, "no export: its first line is not that of `coxswain memory export`") from error
+        raise _refused(
+            path, 1, "not an export: the first line is not the header that `coxswain memory export` writes"
+        ) from error
     if version != _VERSION:
-        raise DocumentError(path, [Problem("version", f"{version!r} is not known; {_VERSION} is", 1)])
+        raise DocumentError(path, [Problem("version", f"version {version!r} is not supported; expected {_VERSION}", 1)])
     if not isinstance(memory_id, str):
         raise DocumentError(path, [Problem("memory_id", "expected text", 1)])
     try:
@@ -117,9 +121,9 @@ def read_header(path: Path | str, source: IO[bytes]) -> Header:
 
 
 def read_records(path: Path | str, source: IO[bytes], kind: int, *, keep_vectors: bool) -> Iterator[Entry]:
-    """The records behind the header, all of one kind. A record without an id gets one made of its line.
+    """The records after the header, all of one kind. A record without an id gets one derived from its line.
 
-    Raises DocumentError with the line of the first record that is none.
+    Raises DocumentError with the line of the first invalid record.
     """
     position = source.tell() if source.seekable() else 0
     number = 1
@@ -132,13 +136,13 @@ def read_records(path: Path | str, source: IO[bytes], kind: int, *, keep_vectors
         try:
             record: Record = ParseDict(_object(line), Record())
         except ParseError as error:
-            # The lines behind the first list fields by names that no file has.
-            raise _refused(path, number, f"no record: {str(error).splitlines()[0]}") from error
+            # Only the first line: the others list fields by names that no file has.
+            raise _refused(path, number, f"not a valid record: {str(error).splitlines()[0]}") from error
         except ValueError as error:
-            raise _refused(path, number, f"no record: {error}") from error
+            raise _refused(path, number, f"not a valid record: {error}") from error
         found = record.WhichOneof("kind")
         if found != expected:
-            raise _refused(path, number, f"no record of kind {expected}, but {found or 'of no kind'}")
+            raise _refused(path, number, f"expected a record of kind {expected}, found {found or 'one without a kind'}")
         if not keep_vectors:
             record.ClearField("embedding")
         # So that the same line is the same record, however often it is read.
@@ -154,13 +158,13 @@ def _read_line(path: Path | str, source: IO[bytes], number: int) -> bytes:
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    """The JSON object on a line. Raises ValueError saying what it is instead."""
+    """The JSON object on a line. Raises ValueError with what is wrong."""
     try:
         given = json.loads(line.decode().strip())
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: byte {error.start + 1} of the line cannot be read") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg}, at character {error.pos + 1} of the line") from error
+        raise ValueError(f"not valid JSON: {error.msg}, at character {error.pos + 1} of the line") from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(given, dict):

@@ -1,4 +1,4 @@
-"""Listings as one sequence, whatever their pages."""
+"""Listings as one sequence over all pages."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -9,8 +9,8 @@ from coxswain.client.errors import ResourceExhausted
 def pages(method: Callable[[Any], Any], request: Any, field: str, limit: int | None = None) -> Iterator[Any]:
     """The elements of ``field`` of every page of a listing, at most ``limit``.
 
-    Example: ``pages(client.crews.ListCrews, ListCrewsRequest(), "crews")``. The request is used up. Pages that do not
-    fit into a message are asked for again in halves.
+    Example: ``pages(client.crews.ListCrews, ListCrewsRequest(), "crews")``. The request is modified. A page too
+    large for a message is requested again with half the size.
     """
     listing = _Listing(request, field, limit)
     while not listing.finished:
@@ -38,7 +38,7 @@ async def apages(
 
 
 class _Listing:
-    """Where a listing stands."""
+    """The position in a listing."""
 
     def __init__(self, request: Any, field: str, limit: int | None) -> None:
         self.finished = limit == 0
@@ -47,7 +47,7 @@ class _Listing:
         self._left = limit
 
     def halve(self, error: ResourceExhausted) -> None:
-        """Ask for less at once. Raises the error when it is a server's own, or nothing is left to halve."""
+        """Halve the page size. Raises the error when the server itself reported it, or the size is 1."""
         # 50 is what every listing means by 0.
         size = self._request.page_size or 50
         if error.reason or size == 1:
@@ -55,7 +55,7 @@ class _Listing:
         self._request.page_size = size // 2
 
     def elements(self, response: Any) -> list[Any]:
-        """The elements of a page that are wanted; the request is made that of the next one."""
+        """The elements of a page up to the limit; the request becomes that of the next page."""
         found = list(getattr(response, self._field))
         if self._left is not None:
             found = found[: self._left]

@@ -1,4 +1,4 @@
-"""Which inputs a crew's texts ask for."""
+"""The inputs that the texts of a crew use."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ def inputs_asked_for(spec: CrewSpec) -> list[str]:
 
 
 def unused_inputs(spec: CrewSpec, given: Iterable[str]) -> list[str]:
-    """The inputs among those given that no text of the crew asks for."""
+    """The inputs among those given that no text of the crew uses."""
     asked_for = inputs_asked_for(spec)
     return [name for name in given if name not in asked_for]
 

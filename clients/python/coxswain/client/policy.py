@@ -1,4 +1,4 @@
-"""What may be repeated, and how long to wait: read out of the protos' own options."""
+"""Which calls are repeated, and default deadlines: read from the options of the protos."""
 
 import json
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ FILES: tuple[FileDescriptor, ...] = (
 
 REQUEST_ID = "request_id"
 
-# Models take their time; 0.1 s + 0.2 s + ... covers the replacement of one replica behind several.
+# Models are slow; 0.1 s + 0.2 s + ... covers the replacement of one replica of several.
 INFERENCE_TIMEOUT = 600.0
 RETRY_POLICY = {
     "maxAttempts": 5,
@@ -55,9 +55,10 @@ def methods() -> Iterator[MethodDescriptor]:
 
 
 def is_repeatable(method: MethodDescriptor) -> bool:
-    """Whether a call may be sent again when nobody knows if the first one arrived.
+    """Whether a call may be sent again when it is not known if the first one arrived.
 
-    Either the method says so, or its request has a ``request_id``: the client always fills it in.
+    Either the method says so, or its request has a ``request_id``, which the client always fills in: creates are
+    IDEMPOTENCY_UNKNOWN to clients in general and safe to repeat for this one.
     """
     level = method.GetOptions().idempotency_level
     return (
@@ -67,9 +68,9 @@ def is_repeatable(method: MethodDescriptor) -> bool:
 
 
 def service_config() -> str:
-    """The gRPC service config: every address in turn, and retries of what may be repeated.
+    """The gRPC service config: round robin over all addresses, and retries of what may be repeated.
 
-    Streams are left to whoever reads them: gRPC may keep the end of one to itself after its last retry has failed.
+    Streams are not retried here but by their reader: gRPC may hide the end of one after its last retry has failed.
     """
     names = [
         {"service": method.containing_service.full_name, "method": method.name}
@@ -90,7 +91,7 @@ _INFERENCE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService
 
 
 def default_timeout(path: str, timeout: float) -> float | None:
-    """Seconds a call may take when its caller names none: streams of events and of progress end when they end."""
+    """Default deadline of a call in seconds; None for streams of events and of progress, which have no deadline."""
     if path.startswith(f"/{_INFERENCE}/"):
         return max(timeout, INFERENCE_TIMEOUT)
     return None if path in STREAMING else timeout

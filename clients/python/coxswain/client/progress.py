@@ -1,4 +1,4 @@
-"""How far an execution is, told from its events alone."""
+"""The progress of an execution, computed from its events alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ _ENDINGS = {
 
 @dataclass(slots=True)
 class TaskProgress:
-    """One task as it stands."""
+    """The current state of one task."""
 
     name: str
     state: str = "pending"
@@ -32,19 +32,19 @@ class TaskProgress:
     output_tokens: int = 0
     calls: int = 0
     tool: str = ""
-    """The tool at work just now."""
+    """The tool that is running now; empty between calls."""
     error: str = ""
 
 
 @dataclass(slots=True)
 class Progress:
-    """An execution as its events have told so far. Times are the server's."""
+    """The state of an execution after the events applied so far. Times are the server's."""
 
     crew: str = ""
     state: str = "queued"
     tasks: dict[str, TaskProgress] = field(default_factory=dict)
     text: str = ""
-    """The end of the answer that is being given, or was given last."""
+    """The end of the current answer of a model, or of the last one."""
     text_task: str = ""
     started: datetime | None = None
     ended: datetime | None = None
@@ -52,12 +52,12 @@ class Progress:
     sequence: int = 0
     cost: float = 0.0
     approval: str = ""
-    """The approval that is waited for."""
+    """Id of the approval the execution waits for; empty when it waits for none."""
     _call: str = ""
 
     @property
     def credential_needed(self) -> bool:
-        """Whether a fresh credential is waited for."""
+        """Whether the execution waits for a fresh credential."""
         return self.state == state_words(_NEEDS_CREDENTIAL)
 
     @property
@@ -69,7 +69,7 @@ class Progress:
         return sum(task.output_tokens for task in self.tasks.values())
 
     def apply(self, event: ExecutionEvent) -> None:
-        """Take one more event in; events come in order."""
+        """Apply the next event; events must come in order."""
         self.sequence = event.sequence
         self.latest = event.time.ToDatetime(tzinfo=UTC) if event.HasField("time") else self.latest
         what = event.WhichOneof("event") or ""
@@ -142,7 +142,7 @@ class Progress:
 
 
 def describe(event: ExecutionEvent) -> str:
-    """The event in one line for people; empty for the pieces of answers."""
+    """The event in one line for people; empty for chunks of answers."""
     what = event.WhichOneof("event") or "an event this client does not know"
     if what == "llm_chunk":
         return ""
@@ -151,7 +151,7 @@ def describe(event: ExecutionEvent) -> str:
 
 
 def state_words(state: ExecutionState.ValueType) -> str:
-    """A state in small words."""
+    """A state in lower-case words."""
     return ExecutionState.Name(state).removeprefix("EXECUTION_STATE_").lower().replace("_", " ")
 
 
@@ -166,12 +166,12 @@ def _queued(event: ExecutionEvent) -> str:
 
 def _parked(event: ExecutionEvent) -> str:
     state = event.execution_parked.state
-    mend = f": {renewal(event.execution_id)}" if state == _NEEDS_CREDENTIAL else ""
-    return state_words(state) + mend
+    command = f": {renewal(event.execution_id)}" if state == _NEEDS_CREDENTIAL else ""
+    return state_words(state) + command
 
 
 def renewal(execution_id: str) -> str:
-    """What to type when an execution waits for a credential."""
+    """The command to type when an execution waits for a credential."""
     return f"coxswain --token FRESH_TOKEN renew {execution_id}"
 
 

@@ -17,14 +17,14 @@ CrewReference = Crew | CrewSpec | str
 
 @dataclass(frozen=True, slots=True)
 class AppliedCrew:
-    """A crew as it is stored now."""
+    """A stored crew and what applying it changed."""
 
     crew: Crew
     change: Literal["created", "updated", "unchanged"]
 
 
 class ExecutionNotSucceeded(Exception):
-    """The execution ended without a result; ``execution`` tells how and why."""
+    """The execution ended without a result; ``execution`` has its state and error."""
 
     def __init__(self, execution: Execution) -> None:
         state = state_words(execution.state)
@@ -35,7 +35,7 @@ class ExecutionNotSucceeded(Exception):
 
 
 def id_of(reference: str) -> str:
-    """The id that a reference is, if it looks like one; else it is a name, and this is empty."""
+    """The reference in canonical form if it looks like an id; empty if it is a name."""
     try:
         return str(UUID(reference))
     except ValueError:

@@ -9,7 +9,7 @@ from google.protobuf.struct_pb2 import ListValue, NullValue, Struct, Value
 def to_value(value: object, path: str = "value") -> Value:
     """The protobuf value of text, number, bool, None, or sequences and mappings of them.
 
-    Raises TypeError for anything else, and ValueError for a number JSON does not have, naming where it stands.
+    Raises TypeError for anything else, and ValueError for a number that JSON cannot hold; both name the path.
     """
     match value:
         case None:
@@ -30,7 +30,7 @@ def to_value(value: object, path: str = "value") -> Value:
             struct = Struct()
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise TypeError(f"{path}: key {key!r} has to be text")
+                    raise TypeError(f"{path}: key {key!r} must be text")
                 struct.fields[key].CopyFrom(to_value(item, f"{path}.{key}"))
             return Value(struct_value=struct)
         case bytes() | bytearray():

@@ -1,4 +1,4 @@
-"""Where a watch stands, whatever happens to its connection."""
+"""The position of a watch, kept across lost connections."""
 
 import random
 import time
@@ -44,10 +44,10 @@ class WatchCursor:
         renewable: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin behind ``after_sequence``.
+        """Start after ``after_sequence``.
 
-        ``max_outage`` is how many seconds without a working connection end the watch; ``renewable`` says that a new
-        connection brings a new credential.
+        ``max_outage`` is after how many seconds without a working connection the watch ends; ``renewable`` says that
+        a new connection carries a new credential.
         """
         self.execution_id = execution_id
         self.sequence = after_sequence
@@ -60,14 +60,14 @@ class WatchCursor:
         self._pauses = 0
 
     def request(self) -> WatchExecutionRequest:
-        """The request that goes on behind the last event."""
+        """The request that continues after the last event."""
         self._connected_at = self._clock()
         return WatchExecutionRequest(
             id=self.execution_id, after_sequence=self.sequence, exclude_chunks=self._exclude_chunks
         )
 
     def accept(self, event: ExecutionEvent) -> bool:
-        """Whether the event is a new one."""
+        """Whether the event is new; a repeated one is to be ignored."""
         self._outage_since = None
         self._pauses = 0
         if event.sequence <= self.sequence:
@@ -76,7 +76,7 @@ class WatchCursor:
         return True
 
     def pause_after_failure(self, error: CoxswainError) -> float:
-        """Seconds to wait before the next try. Raises the error when another cannot help, or has not for too long."""
+        """Seconds to wait before the next attempt. Raises the error if none can help or the outage is too long."""
         if not self._may_pass(error):
             raise error
         now = self._clock()
@@ -87,7 +87,7 @@ class WatchCursor:
         return max(self._next_pause(), error.retry_after or 0.0)
 
     def pause_after_end(self, execution: Execution) -> float | None:
-        """Seconds to wait after a stream that ended by itself; None when the execution has nothing more to tell."""
+        """Seconds to wait after a stream that ended by itself; None when all events of the execution were seen."""
         if execution.state in TERMINAL_STATES and execution.last_sequence <= self.sequence:
             return None
         return self._next_pause()
@@ -96,7 +96,7 @@ class WatchCursor:
         if error.code is grpc.StatusCode.UNAVAILABLE:
             return True
         if error.code is grpc.StatusCode.UNAUTHENTICATED:
-            # Once: the next connection has a fresh credential, or there is none to be had.
+            # Once: the next connection has a fresh credential, or there is none.
             return self._renewable and error.reason == "CREDENTIAL_EXPIRED" and self._pauses == 0
         return error.code in _TRANSPORT_CODES and not error.reason
 

@@ -25,11 +25,11 @@ from coxswain.client.connection import DEFAULT_ADDRESS
 from coxswain.client.documents import DocumentError, Problem
 from coxswain.client.errors import CoxswainError
 from coxswain.client.results import ExecutionNotSucceeded
-from coxswain.client.texts import TextFileError
+from coxswain.client.text_files import TextFileError
 
 
 class _Group(TyperGroup):
-    """Ends with an exit code and a sentence, never with a traceback."""
+    """Ends with an exit code and an error message, never with a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -37,7 +37,7 @@ class _Group(TyperGroup):
         except KeyboardInterrupt:
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
-            # The reader has seen enough; nothing is left to flush into.
+            # The reader has closed the pipe; there is nothing left to flush to.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(EXIT_USAGE) from None
         except (CoxswainError, ExecutionNotSucceeded, DocumentError, TextFileError, OSError, ValueError) as error:
@@ -76,7 +76,7 @@ def options(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a call may take.")] = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Run AI crews, watch them, and look into what they remember.
+    """Run AI crews, watch their executions, and search their memories.
 
     First steps, with a server running (`coxswain up`):
 
@@ -88,17 +88,17 @@ def options(
 
         coxswain memory search "who kept the light" --crew brief
 
-    Exit codes: 0 well, 1 the execution did not succeed, 2 wrong usage or file, 10 + n a call failed with gRPC status n,
-    130 interrupted.
+    Exit codes: 0 success, 1 the execution did not succeed, 2 wrong usage or file, 10 + n a call failed with gRPC
+    status n, 130 interrupted.
     """
     context.obj = Session(connection_from(address, token, group, tls, ca_file, timeout), as_json)
 
 
 def _report(session: Session, error: Exception) -> int:
-    """Say what went wrong and how to mend it; return the exit code."""
+    """Print the error and what to do about it; return the exit code."""
     match error:
         case DocumentError():
-            session.err.print(problem_table(error.problems, f"{error.path} cannot be used"))
+            session.err.print(problem_table(error.problems, f"{error.path} is not valid"))
             return EXIT_USAGE
         case ExecutionNotSucceeded():
             session.say(str(error), "red")
@@ -117,32 +117,32 @@ def _report(session: Session, error: Exception) -> int:
 
 def _report_call(session: Session, error: CoxswainError) -> None:
     reason = f", {error.reason}" if error.reason not in {"", error.code.name} else ""
-    told = [violation for violation in error.violations if violation.description not in error.message]
-    # What grpc itself says of a connection or a method that is not there is for its makers.
+    unnamed = [violation for violation in error.violations if violation.description not in error.message]
+    # The texts of gRPC itself about a lost connection or an unknown method are for its developers.
     message = error.message
     if not error.reason and error.code is grpc.StatusCode.UNAVAILABLE:
         message = f"{session.connection.target} cannot be reached"
     elif not error.reason and error.code is grpc.StatusCode.UNIMPLEMENTED:
         message = f"{session.connection.target} does not serve this"
     session.say(f"error: {message} ({error.code.name}{reason})", "red")
-    if told:
-        faults = [Problem(violation.field, violation.description) for violation in told]
+    if unnamed:
+        faults = [Problem(violation.field, violation.description) for violation in unnamed]
         session.err.print(problem_table(faults))
     if error.retry_after is not None:
         session.say(f"try again in {error.retry_after:g} s")
-    if mend := _MENDS.get(error.reason or error.code.name):
-        session.say(mend)
+    if remedy := _REMEDIES.get(error.reason or error.code.name):
+        session.say(remedy)
     if error.request_id:
         session.say(f"request id {error.request_id}", "dim")
 
 
-_MENDS = {
-    "UNAVAILABLE": "is a server running there? start one with `coxswain up`, or name another with --address",
-    "UNIMPLEMENTED": "a service that runs alone has an address of its own: name that with --address",
+_REMEDIES = {
+    "UNAVAILABLE": "start a server with `coxswain up`, or give the address of another one with --address",
+    "UNIMPLEMENTED": "a service that runs on its own has its own address: give that with --address",
     "CREDENTIAL_MISSING": "give a token with --token or COXSWAIN_TOKEN",
     "CREDENTIAL_EXPIRED": "give a fresh token with --token or COXSWAIN_TOKEN",
     "GROUP_REQUIRED": "choose one with --group or COXSWAIN_GROUP; `coxswain whoami` lists yours",
-    "EMBEDDING_MISMATCH": "`coxswain memory import --reembed` embeds a file's texts with the model the namespace has",
+    "EMBEDDING_MISMATCH": "`coxswain memory import --reembed` embeds the texts with the model of the namespace",
     "DEADLINE_EXCEEDED": "give the call more time with --timeout",
 }
 

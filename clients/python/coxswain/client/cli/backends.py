@@ -1,4 +1,4 @@
-"""Commands about where memories lie: memory backend."""
+"""Commands about the stores of memories: memory backend."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -35,10 +35,12 @@ from coxswain.memory.v1.memory_backend_pb2 import (
     VerifyMemoryBackendRequest,
 )
 
-backend_app = typer.Typer(no_args_is_help=True, help="Where the group's memories lie.", rich_markup_mode="markdown")
+backend_app = typer.Typer(
+    no_args_is_help=True, help="The stores that keep the memories of the group.", rich_markup_mode="markdown"
+)
 
 EMBEDDED = "default"
-"""What stands for the installation's embedded store in place of a backend."""
+"""The name of the installation's embedded store, where a backend is expected."""
 
 BackendArgument = Annotated[str, typer.Argument(metavar="BACKEND", help="The backend's name or id.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -49,11 +51,11 @@ def _backends(client: Client) -> Iterator[MemoryBackend]:
 
 
 def backend_id(client: Client, reference: str) -> str:
-    """The id of a backend that is named by id or by name; ``default`` stands for itself."""
+    """The id of a backend given by id or name; ``default`` is returned as it is."""
     if reference == EMBEDDED:
         return reference
     found = _find(client, reference)
-    # The server says best what is wrong with an id it does not know.
+    # The server reports an id it does not know.
     return found.id if found else reference
 
 
@@ -63,7 +65,7 @@ def _find(client: Client, reference: str) -> MemoryBackend | None:
 
 @backend_app.command("list")
 def list_backends(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the group's backends; without an active one the embedded store is used.
+    """List the backends of the group. Without an active one the embedded store is used.
 
     Example: `coxswain memory backend list`
     """
@@ -92,7 +94,7 @@ def _store(backend: MemoryBackend) -> str:
 def create(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="A name for it, unique in the group.")],
-    workspace: Annotated[str, typer.Option(help="Workspace URL; without one it is the embedded store.")] = "",
+    workspace: Annotated[str, typer.Option(help="Workspace URL; without one the backend is the embedded store.")] = "",
     endpoint: Annotated[str, typer.Option(help="Vector search endpoint.")] = "",
     catalog: Annotated[str, typer.Option(help="Catalog of the indexes.")] = "",
     schema: Annotated[str, typer.Option(help="Schema of the indexes.")] = "",
@@ -100,19 +102,19 @@ def create(
         list[str] | None,
         typer.Option("--index", help="kind=name of an index, for example unified=memories; repeatable."),
     ] = None,
-    embedding_model: Annotated[str, typer.Option(help="Model of the vectors; the installation's by default.")] = "",
+    embedding_model: Annotated[str, typer.Option(help="Embedding model; by default that of the installation.")] = "",
     dimension: Annotated[int, typer.Option(min=0, help="Length of the vectors; 0 means 1024.")] = 0,
     disabled: Annotated[list[str] | None, typer.Option("--disable", help="Kind not to store; repeatable.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add a backend. It is not used until it is activated.
+    """Create a backend. It is not used until it is activated.
 
     Example: `coxswain memory backend create lake --workspace https://example.com --endpoint memories --catalog main
     --schema crews --index unified=unified`
     """
     session = session_of(context, as_json)
     if not workspace and (endpoint or catalog or schema or indexes or embedding_model or dimension):
-        raise typer.BadParameter("what lies in a workspace needs one: give --workspace", param_hint="--workspace")
+        raise typer.BadParameter("these options belong to a workspace: give --workspace too", param_hint="--workspace")
     backend = MemoryBackend(name=name, disabled_kinds=[kind_from(kind) for kind in disabled or []])
     if workspace:
         backend.databricks.CopyFrom(
@@ -134,8 +136,8 @@ def create(
         return session.print_json(created)
     session.show(f"{created.name} created, id {created.id}")
     if workspace:
-        session.say(f"make what it needs with: coxswain memory backend provision {created.name}")
-    session.say(f"use it with: coxswain memory backend activate {created.name}")
+        session.say(f"create its endpoint and indexes with: coxswain memory backend provision {created.name}")
+    session.say(f"activate it with: coxswain memory backend activate {created.name}")
     return None
 
 
@@ -152,18 +154,18 @@ def update(
         list[str] | None,
         typer.Option("--index", help="kind=name of an index to add or to change; repeatable. Others stay."),
     ] = None,
-    embedding_model: Annotated[str, typer.Option(help="Model of the vectors.")] = "",
-    dimension: Annotated[int, typer.Option(min=0, max=4096, help="Length of the vectors; 0 leaves it.")] = 0,
+    embedding_model: Annotated[str, typer.Option(help="Embedding model.")] = "",
+    dimension: Annotated[int, typer.Option(min=0, max=4096, help="Length of the vectors; 0 leaves it unchanged.")] = 0,
     disabled: Annotated[list[str] | None, typer.Option("--disable", help="Kind not to store; repeatable.")] = None,
     enabled: Annotated[list[str] | None, typer.Option("--enable", help="Kind to store again; repeatable.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change a backend: what is given changes, everything else stays. What it points at is not moved.
+    """Change a backend. Only the options you give change; data is not moved.
 
     Example: `coxswain memory backend update lake --index entity=entities --disable short_term`
     """
     session = session_of(context, as_json)
-    place = {
+    settings = {
         "workspace_url": workspace,
         "endpoint": endpoint,
         "catalog": catalog,
@@ -174,13 +176,13 @@ def update(
     with session.client() as client:
         present = _find(client, backend)
         if present is None:
-            raise ValueError(f"there is no backend {backend!r}; `coxswain memory backend list` shows those there are")
+            raise ValueError(f"there is no backend {backend!r}; `coxswain memory backend list` shows all")
         changed = MemoryBackend(id=present.id)
         paths = []
         if name:
             changed.name = name
             paths.append("name")
-        for field, value in place.items():
+        for field, value in settings.items():
             if value:
                 setattr(changed.databricks, field, value)
                 paths.append(f"databricks.{field}")
@@ -194,7 +196,7 @@ def update(
             changed.disabled_kinds[:] = sorted(wanted)
             paths.append("disabled_kinds")
         if not paths:
-            raise typer.BadParameter("nothing to change: say what, with an option")
+            raise typer.BadParameter("nothing to change: give at least one option")
         request = UpdateMemoryBackendRequest(backend=changed, update_mask=FieldMask(paths=paths))
         updated = client.memory_backends.UpdateMemoryBackend(request).backend
     if session.json:
@@ -243,7 +245,7 @@ def verify(context: typer.Context, backend: BackendArgument, as_json: JsonOption
     else:
         made = table("", "subject", "finding", "remedy")
         for check in response.checks:
-            mark = Text("well", style="green") if check.ok else Text("wrong", style="red")
+            mark = Text("ok", style="green") if check.ok else Text("failed", style="red")
             add_row(made, mark, check.subject, check.finding, check.remedy)
         session.out.print(made)
     if not response.ok:
@@ -252,7 +254,7 @@ def verify(context: typer.Context, backend: BackendArgument, as_json: JsonOption
 
 @backend_app.command()
 def provision(context: typer.Context, backend: BackendArgument) -> None:
-    """Make the endpoint and the indexes a backend needs; repeated, it goes on where it stopped.
+    """Create the endpoint and the indexes that a backend needs; repeated, it continues where it stopped.
 
     Example: `coxswain memory backend provision lake`
     """
@@ -268,11 +270,11 @@ def delete_backend(
     context: typer.Context,
     backend: BackendArgument,
     successor: Annotated[
-        str, typer.Option(help="For the active one: the backend to use from then on, or default.")
+        str, typer.Option(help="The backend to activate instead when this one is active, or default.")
     ] = "",
     yes: YesOption = False,
 ) -> None:
-    """Remove a backend's configuration; the data it points at stays.
+    """Remove the configuration of a backend; its data stays.
 
     Example: `coxswain memory backend delete lake --successor default`
     """
@@ -287,12 +289,12 @@ def delete_backend(
 
 
 def pace(rate: float) -> str:
-    """A rate, in units a second, in the unit it is legible in."""
+    """A rate given in units per second, shown per second or per minute."""
     return f"{rate:,.1f} a second" if rate >= 1 else f"{rate * 60:,.1f} a minute"
 
 
 def follow_steps(session: Session, steps: Any, what: str) -> int:
-    """Show a stream of progress; return how much was done."""
+    """Show a stream of progress; return how many items were done."""
     done, said = 0, ""
     bar: Progress
     with progress_bar(session.err) as bar:

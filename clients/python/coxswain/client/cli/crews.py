@@ -36,17 +36,17 @@ def register(app: typer.Typer) -> None:
 
 
 def read(session: Session, path: Path, name: str = "", process: str = "sequential") -> CrewDocument:
-    """The crew of a file or a CrewAI project; what a project loses is said."""
+    """The crew of a file or a CrewAI project; prints what a project has that is not imported."""
     if not path.is_dir():
         return read_crew(path)
     imported = load_crewai_project(path, name=name, process=process)
     if imported.notes:
-        session.err.print(problem_table(imported.notes, f"{path}: not taken over"))
+        session.err.print(problem_table(imported.notes, f"{path}: not imported"))
     return CrewDocument(imported.spec, {})
 
 
 def apply_document(client: Client, document: CrewDocument, path: Path) -> AppliedCrew:
-    """Store a crew; what the server finds wrong is placed in the file. Raises DocumentError and CoxswainError."""
+    """Store a crew. Raises CoxswainError, and DocumentError with the lines of what the server refuses."""
     try:
         return client.apply_crew(document.spec)
     except InvalidArgument as error:
@@ -64,8 +64,10 @@ def apply_document(client: Client, document: CrewDocument, path: Path) -> Applie
 def apply(
     context: typer.Context,
     file: FileOption,
-    check: Annotated[bool, typer.Option("--check", help="Only say what is wrong; store nothing.")] = False,
-    name: Annotated[str, typer.Option(help="Name of the crew of a CrewAI project; its directory's by default.")] = "",
+    check: Annotated[bool, typer.Option("--check", help="Only report what is wrong; store nothing.")] = False,
+    name: Annotated[
+        str, typer.Option(help="Name for the crew of a CrewAI project; by default the name of its directory.")
+    ] = "",
     process: Annotated[
         str, typer.Option(help="Process of a CrewAI project: sequential or hierarchical.")
     ] = "sequential",

@@ -1,4 +1,4 @@
-"""A graph of entities as a tree that can be read."""
+"""A graph of entities, drawn as a tree."""
 
 from collections import defaultdict
 
@@ -10,7 +10,7 @@ from coxswain.memory.v1.memory_pb2 import EntityEdge, EntityNode, TraverseEntiti
 
 
 def entity_tree(graph: TraverseEntitiesResponse) -> Tree:
-    """The entities below the first of them, each once and as near to it as it is; further ways to one only name it."""
+    """The entities below the first of them, each once at its least depth; further paths to one only name it."""
     nodes = {node.entity_name: node for node in graph.entities}
     edges: dict[str, list[EntityEdge]] = defaultdict(list)
     for edge in graph.edges:
@@ -18,7 +18,7 @@ def entity_tree(graph: TraverseEntitiesResponse) -> Tree:
     start = graph.entities[0]
     tree = Tree(_described(start))
     branches = {start.entity_name: tree}
-    # Nearest first, so that everything is hung where the fewest steps lead to it.
+    # Nearest first, so that each entity appears where the fewest steps lead to it.
     for name in nodes:
         for edge in edges[name]:
             label = Text(f"{one_line(edge.relation)} ", style="dim")

@@ -84,7 +84,7 @@ def executions(
 
 
 def get(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> None:  # noqa: A002
-    """Show one execution as it stands.
+    """Show the current state of an execution.
 
     Example: `coxswain get 01a20694-1f86-7c54-8594-1ba930202397 --json`
     """
@@ -159,7 +159,7 @@ def outputs(context: typer.Context, id: IdArgument, as_json: JsonOption = False)
 
 
 def cancel(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> None:  # noqa: A002
-    """Ask for an execution's end; outputs of finished tasks are kept.
+    """Cancel an execution; outputs of finished tasks are kept.
 
     Example: `coxswain cancel 01a20694-1f86-7c54-8594-1ba930202397`
     """
@@ -169,19 +169,19 @@ def cancel(context: typer.Context, id: IdArgument, as_json: JsonOption = False) 
     if session.json:
         return session.print_json(execution)
     ended = execution.state in TERMINAL_STATES
-    session.show(state_words(execution.state) if ended else "cancellation asked for")
+    session.show(state_words(execution.state) if ended else "cancellation requested")
     return None
 
 
 def approve(
     context: typer.Context,
     id: IdArgument,  # noqa: A002
-    reject: Annotated[bool, typer.Option("--reject", help="Refuse the result: the task starts again.")] = False,
+    reject: Annotated[bool, typer.Option("--reject", help="Refuse the result; the task runs again.")] = False,
     feedback: Annotated[str, typer.Option(help="What to do better.")] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Approve the result an execution waits with, or refuse it. Shows the result and asks before it is approved.
+    """Approve or refuse the result that an execution waits with. Shows the result and asks before approving it.
 
     Examples:
 
@@ -193,7 +193,7 @@ def approve(
     with session.client() as client:
         pending = _pending_approval(client, id)
         if pending is None:
-            session.say(f"execution {id} waits for no approval", "red")
+            session.say(f"execution {id} is not waiting for an approval", "red")
             raise typer.Exit(EXIT_USAGE)
         request = pending.approval_requested
         if not yes and not reject:
@@ -212,7 +212,7 @@ def approve(
 
 
 def renew(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> None:  # noqa: A002
-    """Let an execution that you started go on with your present token, after the one it had has expired.
+    """Let an execution that you started continue with your current token, after its own has expired.
 
     Example: `coxswain --token "$FRESH_TOKEN" renew 01a20694-1f86-7c54-8594-1ba930202397`
     """
@@ -226,7 +226,7 @@ def renew(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -
 
 
 def _pending_approval(client: Client, execution_id: str) -> ExecutionEvent | None:
-    """The last approval that was asked for and not answered."""
+    """The latest approval request without an answer."""
     execution = client.executions.GetExecution(GetExecutionRequest(id=execution_id)).execution
     if execution.state != ExecutionState.EXECUTION_STATE_WAITING_FOR_APPROVAL:
         return None

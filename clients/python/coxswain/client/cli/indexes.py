@@ -28,7 +28,7 @@ IndexArgument = Annotated[str, typer.Argument(metavar="INDEX", help="Full name: 
 @index_app.command("list")
 def list_indexes(
     context: typer.Context,
-    backend: Annotated[str, typer.Option(help="Only indexes of this backend.")] = "",
+    backend: Annotated[str, typer.Option(help="Only the indexes of this backend, by name or id.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """List the indexes registered to the group, with their state.
@@ -44,13 +44,13 @@ def list_indexes(
     if found:
         _show_indexes(session, found)
     else:
-        session.show("no indexes: backends in a workspace have them, see `coxswain memory backend create --help`")
+        session.show("no indexes: only backends in a workspace have them, see `coxswain memory backend create --help`")
     return None
 
 
 @index_app.command()
 def describe(context: typer.Context, index: IndexArgument, as_json: JsonOption = False) -> None:
-    """Tell the state of an index.
+    """Show the state of an index.
 
     Example: `coxswain memory index describe main.crews.unified`
     """
@@ -95,7 +95,7 @@ def show_schema(
     kind: Annotated[str, typer.Argument(help="unified, short_term, long_term, entity or document.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show the columns of a kind, and where a search returns them.
+    """Show the columns of a kind, and their positions in a search result.
 
     Example: `coxswain memory index schema unified`
     """
@@ -117,9 +117,9 @@ def create_index(
     context: typer.Context,
     index: IndexArgument,
     backend: Annotated[str, typer.Option(help="The backend to register it with.")],
-    kind: Annotated[str, typer.Option(help="What it will hold.")] = "unified",
+    kind: Annotated[str, typer.Option(help="Kind of the records it will hold.")] = "unified",
 ) -> None:
-    """Make an index with the schema of a kind.
+    """Create an index with the schema of a kind.
 
     Example: `coxswain memory index create main.crews.unified --backend lake --kind unified`
     """

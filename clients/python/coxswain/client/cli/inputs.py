@@ -9,7 +9,7 @@ import typer
 
 from coxswain.client.cli.session import Session
 from coxswain.client.placeholders import inputs_asked_for, unused_inputs
-from coxswain.client.texts import read_text
+from coxswain.client.text_files import read_text
 from coxswain.orchestrator.v1.crew_pb2 import Crew
 
 T = TypeVar("T")
@@ -24,15 +24,15 @@ LabelsOption = Annotated[list[str] | None, typer.Option("--label", help="key=val
 
 
 def inputs_from(session: Session, given: Iterable[str] | None) -> dict[str, object]:
-    """The inputs of ``--input``; a file that is not UTF-8 is said.
+    """The inputs of ``--input``; prints the encoding of a file that is not UTF-8.
 
-    Raises typer.BadParameter for what is none, OSError and TextFileError for a file that cannot be used.
+    Raises typer.BadParameter for a malformed option, OSError and TextFileError for a file that cannot be used.
     """
     return _once("--input", (_input(session, text) for text in given or []))
 
 
 def labels_from(given: Iterable[str] | None) -> dict[str, str]:
-    """The labels of ``--label``. Raises typer.BadParameter for what is none."""
+    """The labels of ``--label``. Raises typer.BadParameter for a malformed option."""
     return _once("--label", map(_label, given or []))
 
 
@@ -46,7 +46,7 @@ def _once(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
 
 
 def warn_of_unused(session: Session, crew: Crew, inputs: Iterable[str]) -> None:
-    """Say on standard error which inputs no text of the crew uses."""
+    """Warn on standard error of inputs that no text of the crew uses."""
     asked_for = inputs_asked_for(crew.spec)
     for name in unused_inputs(crew.spec, inputs):
         near = difflib.get_close_matches(name, asked_for, 1)
@@ -63,7 +63,7 @@ def _input(session: Session, text: str) -> tuple[str, object]:
         try:
             return key[:-1], json.loads(value)
         except ValueError as error:
-            raise typer.BadParameter(f"{key[:-1]}: not JSON: {error}", param_hint="--input") from error
+            raise typer.BadParameter(f"{key[:-1]}: not valid JSON: {error}", param_hint="--input") from error
     if value.startswith("@@"):
         return key, value[1:]
     if not value.startswith("@"):

@@ -30,12 +30,12 @@ _SHOWN_LINES = 8
 
 
 class View(Protocol):
-    """Where events are shown."""
+    """Shows the events of an execution."""
 
     progress: Progress
 
     def show(self, event: ExecutionEvent) -> None:
-        """Show one more event."""
+        """Show the next event."""
         ...
 
 

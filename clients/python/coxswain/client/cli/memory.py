@@ -1,4 +1,4 @@
-"""Commands about memory: search, list, graph, stats, clear; export and import lie in `memory_transfer`."""
+"""Commands about memory: search, list, graph, stats, clear; export and import are in `memory_transfer`."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from coxswain.client.cli.namespaces import (
     MemoryIdOption,
     namespace_of,
     namespaces,
-    tell_if_unknown,
+    warn_if_unknown,
 )
 from coxswain.client.cli.session import (
     JsonOption,
@@ -42,26 +42,26 @@ from coxswain.memory.v1.memory_pb2 import (
 from coxswain.memory.v1.record_pb2 import MemoryKind
 from coxswain.orchestrator.v1.crew_pb2 import ListCrewsRequest
 
-app = typer.Typer(no_args_is_help=True, help="Search and keep what crews remember.", rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, help="Search and manage the memories of crews.", rich_markup_mode="markdown")
 app.add_typer(backend_app, name="backend")
 app.add_typer(index_app, name="index")
 
 _NAMED_CREWS = 100
 
 PrivateOption = Annotated[
-    bool, typer.Option("--private", help="Also what is private to one source; needs the role editor.")
+    bool, typer.Option("--private", help="Include memories that are private to one source; needs the role editor.")
 ]
 
 
 @app.command()
 def search(
     context: typer.Context,
-    text: Annotated[str, typer.Argument(help="What to look for, in any words.")],
+    text: Annotated[str, typer.Argument(help="What to look for, in your own words.")],
     crew: CrewOption = "",
     memory_id: MemoryIdOption = "",
     kind: KindOption = "unified",
     limit: Annotated[int, typer.Option(min=1, max=10000, help="How many at most.")] = 10,
-    min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Least similarity.")] = None,
+    min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Least similarity, -1 to 1.")] = None,
     private: PrivateOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,11 +86,11 @@ def search(
             if not request.page_token:
                 break
         if not results and not session.json:
-            tell_if_unknown(session, client, request.namespace)
+            warn_if_unknown(session, client, request.namespace)
     if truncated:
-        session.say("only the nearest candidates were looked at: others may match too", "yellow")
+        session.say("only the nearest candidates were checked: others may match too", "yellow")
     if scanned:
-        session.say(f"{scanned:,} records had to be read for this; it takes time in proportion", "dim")
+        session.say(f"{scanned:,} records were read for this search; the time grows with their number", "dim")
     if session.json:
         return session.print_json(results)
     made = table(">score", "memory", "id")
@@ -116,7 +116,7 @@ def list_records(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        # One more than asked for tells whether there are more.
+        # One more than the limit shows whether there are more.
         request = ListRecordsRequest(
             namespace=namespace_of(client, crew, memory_id, kind), page_size=min(limit + 1, 1000)
         )
@@ -124,13 +124,13 @@ def list_records(
             request.filter.include_private = True
         records = list(pages(client.memory.ListRecords, request, "records", limit + 1))
         if not records and not session.json:
-            tell_if_unknown(session, client, request.namespace)
+            warn_if_unknown(session, client, request.namespace)
     if len(records) > limit:
         del records[limit:]
         session.say("there are more: raise --limit", "yellow")
     if session.json:
         return session.print_json(records)
-    made = table("made", "memory", "id")
+    made = table("created", "memory", "id")
     for record in records:
         add_row(
             made, record.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M"), one_line(content_of(record)), record.id
@@ -144,20 +144,20 @@ def graph(
     context: typer.Context,
     start: Annotated[
         str,
-        typer.Argument(help="Name of an entity, exactly as it is kept; `memory search --kind entity` finds names."),
+        typer.Argument(help="Exact name of an entity; `memory search --kind entity` finds names."),
     ],
     crew: CrewOption = "",
     memory_id: MemoryIdOption = "",
     relations: Annotated[
         list[str] | None, typer.Option("--relation", help="Follow only relations of this name; repeatable.")
     ] = None,
-    depth: Annotated[int, typer.Option(min=1, max=8, help="Steps from the start at most.")] = 2,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entities at most.")] = 100,
+    depth: Annotated[int, typer.Option(min=1, max=8, help="Largest number of steps from the start.")] = 2,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Largest number of entities.")] = 100,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow the relationships of an entity: whom and what it is connected with.
+    """Show the entities that an entity is related to.
 
-    An entity that is come by more than once is told of once, and marked "again" from then on.
+    An entity that is reached more than once is described once, and marked "again" after that.
 
     Example: `coxswain memory graph "Ann Keeper" --crew brief --relation knows --depth 3`
     """
@@ -175,15 +175,15 @@ def graph(
         return session.print_json(found)
     session.out.print(entity_tree(found))
     if found.truncated:
-        session.say(f"there is more: this stops at --limit {limit}", "yellow")
+        session.say(f"there are more entities; raise --limit (now {limit})", "yellow")
     return None
 
 
 @app.command()
 def stats(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the group's namespaces: crew, kind, embedding model and size; scopes of unified ones.
+    """List the namespaces of the group: crew, kind, embedding model and size; scopes of unified ones.
 
-    A crew is named where its document of today has its memories there: ids change with names, roles and model.
+    A namespace shows the name of a crew whose current revision uses it: memory ids change with names, roles and model.
 
     Example: `coxswain memory stats`
     """
@@ -210,7 +210,7 @@ def stats(context: typer.Context, as_json: JsonOption = False) -> None:
 
 
 def _crew_names(client: Client) -> dict[str, str]:
-    """The names of the newest crews by the ids that their memories lie under; none where memory is served alone."""
+    """The names of the newest crews by memory id; empty where no crews are served."""
     try:
         crews = list(pages(client.crews.ListCrews, ListCrewsRequest(page_size=_NAMED_CREWS), "crews", _NAMED_CREWS))
         return {client.memory.DeriveMemoryId(memory_id_request(crew.spec)).memory_id: crew.spec.name for crew in crews}
@@ -233,7 +233,7 @@ def clear(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove every memory of a crew and a kind, private ones too. Asks first.
+    """Remove all memories of one kind of a crew, private ones too. Asks first.
 
     Example: `coxswain memory clear --crew brief`
     """
@@ -248,7 +248,7 @@ def clear(
             whose = crew or namespace.memory_id or "the group"
             confirm(session, f"{number} {kind_name(namespace.kind)} memories of {whose}", "remove", yes=yes)
         elif not session.json:
-            tell_if_unknown(session, client, namespace)
+            warn_if_unknown(session, client, namespace)
         deleted = client.memory.ClearNamespace(ClearNamespaceRequest(namespace=namespace)).deleted
     if session.json:
         return session.print_json({"deleted": deleted})

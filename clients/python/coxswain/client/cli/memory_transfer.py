@@ -1,4 +1,4 @@
-"""Commands that carry memories to a file and back: memory export, memory import."""
+"""Commands that move memories to a file and back: memory export, memory import."""
 
 import contextlib
 import json
@@ -47,19 +47,19 @@ def register(app: typer.Typer) -> None:
 
 def export_records(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Where to write, JSON lines; - for standard output.", dir_okay=False)],
+    file: Annotated[Path, typer.Argument(help="The file to write, JSON lines; - for standard output.", dir_okay=False)],
     crew: CrewOption = "",
     memory_id: MemoryIdOption = "",
     kind: KindOption = "unified",
     embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="Keep the vectors; without them an import embeds anew.")
+        bool,
+        typer.Option("--embeddings", help="Export the vectors too; without them an import embeds the texts again."),
     ] = False,
 ) -> None:
     """Write a crew's memories as JSON lines.
 
-    The first line tells where they come from. Without --embeddings they can be imported under another embedding model.
-    Private memories are among them for those who may see them: the role editor. A file of that name is replaced once
-    all is written.
+    The first line names their origin. Without --embeddings they can be imported under another embedding model. Private
+    memories are included if you are an editor or admin. An existing file is replaced once everything is written.
 
     Example: `coxswain memory export memories.jsonl --crew brief`
     """
@@ -73,7 +73,7 @@ def export_records(
                 raise typer.Exit(EXIT_USAGE)
         chosen, total = _all_one_may_see(session, client, namespace)
         header = Header(namespace, origin.embedding_model if origin else "", embeddings=embeddings)
-        # As many as a message holds: some backends read everything anew for each page.
+        # As many as a message holds: some backends read everything again for each page.
         request = ListRecordsRequest(namespace=namespace, filter=chosen, page_size=1000, include_embeddings=embeddings)
         written = 0
         with _written(file) as sink, progress_bar(session.err) as bar:
@@ -88,7 +88,7 @@ def export_records(
 
 
 def _all_one_may_see(session: Session, client: Client, namespace: Namespace) -> tuple[RecordFilter, int]:
-    """The filter that leaves out least, and how many records it lets through."""
+    """The widest filter the caller may use, and how many records match it."""
     everything = RecordFilter(include_private=namespace.kind == MemoryKind.MEMORY_KIND_UNIFIED)
     try:
         return everything, client.memory.CountRecords(CountRecordsRequest(namespace=namespace, filter=everything)).count
@@ -99,12 +99,12 @@ def _all_one_may_see(session: Session, client: Client, namespace: Namespace) -> 
 
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[IO[str]]:
-    """A file that appears whole or not at all; standard output, a device or a pipe as it comes."""
+    """A file that appears only when it is complete; standard output, devices and pipes are written directly."""
     if str(path) == "-":
         yield sys.stdout
         sys.stdout.flush()
         return
-    # What a link leads to is replaced, not the link.
+    # The target of a link is replaced, not the link.
     target = path.resolve()
     if target.exists() and not target.is_file():
         with target.open("w", encoding="utf-8") as sink:
@@ -131,14 +131,16 @@ def import_records(
     crew: CrewOption = "",
     memory_id: MemoryIdOption = "",
     reembed: Annotated[
-        bool, typer.Option("--reembed", help="Embed the texts anew instead of taking the file's vectors.")
+        bool, typer.Option("--reembed", help="Embed the texts again instead of using the vectors of the file.")
     ] = False,
-    embedding_model: Annotated[str, typer.Option(help="Model to embed with; the namespace's own by default.")] = "",
+    embedding_model: Annotated[
+        str, typer.Option(help="Model to embed with; by default the model of the namespace.")
+    ] = "",
 ) -> None:
-    """Read memories written by `memory export`, by default into the crew they came from.
+    """Import memories that `memory export` wrote, by default into the crew they came from.
 
-    Records keep their ids (one without gets one made of its content): importing a file twice changes nothing, and an
-    import that broke off is simply repeated.
+    Records keep their ids (a record without one gets an id derived from its content): importing a file twice changes
+    nothing, and an interrupted import can simply be repeated.
 
     Example: `coxswain memory import memories.jsonl --crew brief --reembed`
     """
@@ -152,8 +154,8 @@ def import_records(
         vectors = header.embeddings and not reembed
         if vectors and embedding_model not in ("", header.embedding_model):
             raise typer.BadParameter(
-                f"the file's vectors are of {header.embedding_model or 'a model it does not name'}: "
-                f"add --reembed to have the texts embedded by {embedding_model}",
+                f"the vectors of the file come from {header.embedding_model or 'an unnamed model'}: "
+                f"add --reembed to embed the texts with {embedding_model}",
                 param_hint="--embedding-model",
             )
         request = SaveRecordsRequest(namespace=namespace)
@@ -169,14 +171,14 @@ def import_records(
                 bar.update(task, completed=size)
         except BaseException:
             if done:
-                session.say(f"{done:,} imported before this; repeat the import as a whole to go on", "yellow")
+                session.say(f"{done:,} imported before this error; repeat the whole import to continue", "yellow")
             raise
     session.say(f"{done:,} imported into {namespace.memory_id or 'the group'}, {kind_name(namespace.kind)}")
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], int | None]]:
-    """What to read, and how many bytes it has, where that can be told."""
+    """The source, and its size in bytes if it is known."""
     if str(path) == "-":
         yield sys.stdin.buffer, None
         return
@@ -208,9 +210,9 @@ def _save(client: Client, request: SaveRecordsRequest, batch: Sequence[Entry], n
     except ResourceExhausted as error:
         if error.reason:
             raise
-        # Larger than a message may be on this server.
+        # Larger than this server's limit of a message.
         if len(batch) == 1:
-            problem = Problem("", f"too large to be sent: {batch[0].record.ByteSize():,} bytes", batch[0].line)
+            problem = Problem("", f"too large to send: {batch[0].record.ByteSize():,} bytes", batch[0].line)
             raise DocumentError(name, [problem]) from error
         middle = len(batch) // 2
         _save(client, request, batch[:middle], name)
@@ -218,11 +220,11 @@ def _save(client: Client, request: SaveRecordsRequest, batch: Sequence[Entry], n
     except InvalidArgument as error:
         problems = []
         for violation in error.violations:
-            place = _RECORD_PATH.match(violation.field)
-            if place is None:
+            record = _RECORD_PATH.match(violation.field)
+            if record is None:
                 raise
-            field = violation.field[place.end() :]
-            problems.append(Problem(field, violation.description, batch[int(place[1])].line))
+            field = violation.field[record.end() :]
+            problems.append(Problem(field, violation.description, batch[int(record[1])].line))
         if not problems:
             raise
         raise DocumentError(name, problems) from error

@@ -1,4 +1,4 @@
-"""Which memories a command means."""
+"""Resolves which memories a command refers to."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -14,20 +14,20 @@ from coxswain.memory.v1.record_pb2 import MemoryKind
 
 CrewOption = Annotated[str, typer.Option("--crew", help="The crew, by name or id of its document.")]
 MemoryIdOption = Annotated[
-    str, typer.Option("--memory-id", help="The id its memories lie under, as `memory stats` lists it.")
+    str, typer.Option("--memory-id", help="The memory id of a crew, as `memory stats` lists it.")
 ]
 KindOption = Annotated[str, typer.Option("--kind", help="unified, short_term, long_term, entity or document.")]
 
 
 def namespaces(client: Client) -> Iterator[NamespaceInfo]:
-    """All that the group has."""
+    """All namespaces of the group."""
     return pages(client.memory.ListNamespaces, ListNamespacesRequest(page_size=1000), "namespaces")
 
 
 def namespace_of(client: Client, crew: str, memory_id: str, kind: str) -> Namespace:
-    """The namespace a command means: named, or the only one there is of that kind.
+    """The namespace of a command: the one it names, or the only one of that kind.
 
-    Raises typer.BadParameter and ValueError when it is not clear which one that is.
+    Raises typer.BadParameter and ValueError when that is ambiguous.
     """
     number = kind_from(kind)
     if crew and memory_id:
@@ -57,17 +57,17 @@ def namespace_of(client: Client, crew: str, memory_id: str, kind: str) -> Namesp
 
 
 def is_known(client: Client, namespace: Namespace) -> bool:
-    """Whether anything was ever written there."""
+    """Whether anything was ever saved in the namespace."""
     return any(info.namespace == namespace for info in namespaces(client))
 
 
-def tell_if_unknown(session: Session, client: Client, namespace: Namespace) -> None:
-    """Where nothing was found: say so when there is no such place, which a mistyped id is."""
+def warn_if_unknown(session: Session, client: Client, namespace: Namespace) -> None:
+    """When nothing was found, warn if the namespace does not exist: the id may be mistyped."""
     if not is_known(client, namespace):
         session.say(unknown(namespace), "yellow")
 
 
 def unknown(namespace: Namespace) -> str:
-    """What to say of a namespace that was never written to."""
+    """The message for a namespace that does not exist."""
     whose = f"under the memory id {namespace.memory_id}" if namespace.memory_id else "in this group"
-    return f"no {kind_name(namespace.kind)} memories are kept {whose}; `coxswain memory stats` lists what there is"
+    return f"there are no {kind_name(namespace.kind)} memories {whose}; `coxswain memory stats` lists all namespaces"

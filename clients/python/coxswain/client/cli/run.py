@@ -17,7 +17,9 @@ from coxswain.client.results import CrewReference, ExecutionNotSucceeded
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionState, GetExecutionRequest, ResumeExecutionRequest
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
-WatchOption = Annotated[bool, typer.Option("--watch/--detach", help="Follow it to its end, or only start it.")]
+WatchOption = Annotated[
+    bool, typer.Option("--watch/--detach", help="Follow the execution until it ends, or only start it.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +45,7 @@ class OnExpiry(StrEnum):
 
 def run(
     context: typer.Context,
-    crew: Annotated[str, typer.Argument(help="Name or id of a stored crew; none with --file.")] = "",
+    crew: Annotated[str, typer.Argument(help="Name or id of a stored crew; leave it out with --file.")] = "",
     file: Annotated[
         Path | None, typer.Option("--file", "-f", exists=True, help="Apply this crew file first, then run it.")
     ] = None,
@@ -52,26 +54,28 @@ def run(
     model: Annotated[str, typer.Option(help="Model to use instead of the crew's own.")] = "",
     limit: Annotated[float | None, typer.Option("--within", min=0.001, help="Seconds the execution may take.")] = None,
     priority: Annotated[int, typer.Option(min=0, max=1000, help="Lower runs first.")] = 0,
-    request_id: Annotated[str, typer.Option(help="Makes a repeated command the same execution.")] = "",
+    request_id: Annotated[
+        str, typer.Option(help="Id of the request: repeating a command with the same id starts nothing new.")
+    ] = "",
     labels: LabelsOption = None,
     identity: Annotated[
         ActAs | None,
-        typer.Option(help="Whom it acts as: you, or your group. By default you, if you have a token of your own."),
+        typer.Option(help="Whom it acts as: you or your group. By default you, if you have a token of your own."),
     ] = None,
     on_expiry: Annotated[
         OnExpiry | None,
         typer.Option(
             "--on-credential-expiry",
-            help="When your token expires meanwhile: wait for `coxswain renew` (the default), fail, or go on as the "
-            "group (needs the role editor).",
+            help="When your token expires while it runs: wait for `coxswain renew` (the default), fail, or continue as "
+            "the group (needs the role editor).",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a crew and print its result.
 
-    Progress goes to standard error, the result to standard output. With --json every event is a line of JSON. Inputs
-    that no text of the crew uses are warned of, on standard error.
+    Progress goes to standard error, the result to standard output. With --json every event is a line of JSON. A warning
+    on standard error names inputs that no text of the crew uses.
 
     Examples:
 
@@ -85,7 +89,7 @@ def run(
     """
     session = session_of(context, as_json)
     if bool(crew) == (file is not None):
-        raise typer.BadParameter("name a crew or give --file, one of both", param_hint="CREW")
+        raise typer.BadParameter("give either a crew or --file", param_hint="CREW")
     inputs = inputs_from(session, given)
     marked = labels_from(labels)
     with session.client() as client:
@@ -123,10 +127,10 @@ def run(
 def watch(
     context: typer.Context,
     id: IdArgument,  # noqa: A002 - what people see
-    after: Annotated[int, typer.Option(min=0, help="Begin behind this event.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Start after the event of this sequence number.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Show an execution's events to its end, then its result; a lost connection is made again.
+    """Show the events of an execution until it ends, then its result. Reconnects after a lost connection.
 
     Example: `coxswain watch 01a20694-1f86-7c54-8594-1ba930202397 --after 120 --json`
     """
@@ -141,7 +145,7 @@ def resume(
     watching: WatchOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a new execution from one that failed or was cancelled; finished tasks are not run again.
+    """Start a new execution from one that failed or was cancelled; finished tasks do not run again.
 
     Example: `coxswain resume 01a20694-1f86-7c54-8594-1ba930202397`
     """
@@ -171,7 +175,7 @@ def _watch(session: Session, client: Client, execution_id: str, after: int) -> N
                 finally:
                     sequence = max(view.progress.sequence, after)
     except KeyboardInterrupt:
-        session.say(f"the execution goes on; follow it with: coxswain watch {execution_id} --after {sequence}")
+        session.say(f"the execution continues; follow it with: coxswain watch {execution_id} --after {sequence}")
         session.say(f"or end it with: coxswain cancel {execution_id}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     execution = client.executions.GetExecution(GetExecutionRequest(id=execution_id)).execution

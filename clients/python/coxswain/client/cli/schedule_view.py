@@ -17,7 +17,7 @@ _SHOWN_CHARACTERS = 200
 
 
 def schedule_table(schedules: Iterable[Schedule]) -> Table:
-    """A line for each schedule."""
+    """A table with one row for each schedule."""
     made = table("name", "cron", "zone", "next", "last", "last execution", "state")
     for schedule in schedules:
         state = _state(schedule)
@@ -37,7 +37,7 @@ def schedule_table(schedules: Iterable[Schedule]) -> Table:
 
 
 def schedule_details(schedule: Schedule, crew_name: str) -> Table:
-    """Everything about a schedule, whose crew has no name when it was deleted; long inputs are cut off."""
+    """All details of a schedule; the name of its crew is empty when it was deleted; long inputs are shortened."""
     start = schedule.start
     revision = f"revision {start.crew_revision}" if start.crew_revision else "newest revision"
     error = schedule.last_error
@@ -87,7 +87,7 @@ def _zone(name: str) -> tzinfo:
 def _state(schedule: Schedule) -> Text:
     if schedule.paused:
         return Text("paused", style="yellow")
-    # The days it names are over, or the server knows its zone no more.
+    # The days it names have passed, or the server no longer has its zone.
     return Text("on", style="green") if schedule.HasField("next_fire_time") else Text("over", style="red")
 
 

@@ -1,4 +1,4 @@
-"""Commands about executions that are started by the clock: schedule."""
+"""Commands about schedules, which start executions at fixed times: schedule."""
 
 import difflib
 from collections.abc import Iterable, Iterator, MutableMapping
@@ -25,19 +25,21 @@ from coxswain.orchestrator.v1.schedule_pb2 import (
     UpdateScheduleRequest,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Start crews by the clock.", rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, help="Start crews at fixed times.", rich_markup_mode="markdown")
 
 ScheduleArgument = Annotated[str, typer.Argument(metavar="SCHEDULE", help="The schedule's name or id.")]
 
 _CRON = typer.Option(
     "--cron",
-    help='Minute, hour, day of month, month, day of week: "30 6 * * mon-fri". Lists, ranges, steps and L are known.',
+    help='Minute, hour, day of month, month, day of week: "30 6 * * mon-fri". Lists, ranges, steps and L are allowed.',
 )
 _TIME_ZONE = typer.Option(
-    "--time-zone", help="IANA name of the zone the times are meant in, for example Europe/Zurich."
+    "--time-zone", help="IANA name of the time zone of the cron fields, for example Europe/Zurich."
 )
 _CREW = typer.Option("--crew", help="Name or id of a stored crew.")
-_CREW_REVISION = typer.Option("--crew-revision", min=0, help="A revision of the crew; 0 means the newest at each time.")
+_CREW_REVISION = typer.Option(
+    "--crew-revision", min=0, help="A revision of the crew; 0 means the newest one each time."
+)
 _MODEL = typer.Option("--model", help="Model to use instead of the crew's own.")
 _PRIORITY = typer.Option("--priority", min=0, max=1000, help="Lower runs first.")
 
@@ -61,7 +63,7 @@ def _named(client: Client, name: str) -> Schedule:
             return schedule
         seen.append(schedule.name)
     near = " or ".join(map(repr, difflib.get_close_matches(name, seen)))
-    hint = f"did you mean {near}?" if near else "`coxswain schedule list` shows those there are"
+    hint = f"did you mean {near}?" if near else "`coxswain schedule list` shows all"
     raise ValueError(f"there is no schedule {name!r}; {hint}")
 
 
@@ -82,13 +84,13 @@ def create(
     model: Annotated[str, _MODEL] = "",
     priority: Annotated[int, _PRIORITY] = 0,
     limit: Annotated[float | None, typer.Option("--within", min=0.001, help="Seconds an execution may take.")] = None,
-    paused: Annotated[bool, typer.Option("--paused", help="Store it switched off.")] = False,
+    paused: Annotated[bool, typer.Option("--paused", help="Create it paused.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a crew by the clock from now on.
+    """Create a schedule that starts a crew at fixed times.
 
-    Its executions act as the group, for as long as you stay a member: when it fires, nobody is there to lend it a token
-    of their own. Files are read now. Inputs that no text of the crew uses are warned of, on standard error.
+    Its executions act as the group, as long as you are a member: when it fires, there is no user whose token it could
+    use. Files are read now. A warning on standard error names inputs that no text of the crew uses.
 
     Example: `coxswain schedule create morning --cron "30 6 * * mon-fri" --time-zone Europe/Zurich --crew brief -i
     text=@report.txt`
@@ -104,12 +106,12 @@ def create(
             _warn(session, client, start)
         schedule = Schedule(name=name, cron=cron, time_zone=time_zone, start=start, paused=paused)
         created = client.schedules.CreateSchedule(CreateScheduleRequest(schedule=schedule)).schedule
-    _tell(session, created, f"{created.name} created, id {created.id}")
+    _report(session, created, f"{created.name} created, id {created.id}")
 
 
 @app.command("list")
 def list_schedules(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the group's schedules by name. Times are those of each schedule's own zone.
+    """List the schedules of the group by name. Times are in the time zone of each schedule.
 
     Example: `coxswain schedule list`
     """
@@ -124,7 +126,7 @@ def list_schedules(context: typer.Context, as_json: JsonOption = False) -> None:
 
 @app.command()
 def get(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOption = False) -> None:
-    """Show a schedule, with what it starts and why it failed last. Long inputs are cut off; --json has all.
+    """Show a schedule, what it starts and its last error. Long inputs are shortened; --json has all.
 
     Example: `coxswain schedule get morning`
     """
@@ -154,23 +156,23 @@ def update(
     crew_revision: Annotated[int | None, _CREW_REVISION] = None,
     given: InputsOption = None,
     dropped_inputs: Annotated[
-        list[str] | None, typer.Option("--drop-input", help="Name of an input to give no more; repeatable.")
+        list[str] | None, typer.Option("--drop-input", help="Name of an input to remove; repeatable.")
     ] = None,
     labels: LabelsOption = None,
     dropped_labels: Annotated[
-        list[str] | None, typer.Option("--drop-label", help="Key of a label to give no more; repeatable.")
+        list[str] | None, typer.Option("--drop-label", help="Key of a label to remove; repeatable.")
     ] = None,
     model: Annotated[str | None, _MODEL] = None,
     priority: Annotated[int | None, _PRIORITY] = None,
     limit: Annotated[
         float | None, typer.Option("--within", min=0, help="Seconds an execution may take; 0 means no limit.")
     ] = None,
-    paused: Annotated[bool | None, typer.Option("--paused/--no-paused", help="Whether it is switched off.")] = None,
+    paused: Annotated[bool | None, typer.Option("--paused/--no-paused", help="Pause it, or switch it on.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change a schedule: what is given changes, everything else stays, also inputs and labels that are not named.
+    """Change a schedule. Only the options you give change; other inputs and labels stay.
 
-    From then on its executions act as the group for as long as you stay a member.
+    From then on its executions act as the group, as long as you are a member.
 
     Example: `coxswain schedule update morning --cron "0 7 * * mon-fri" -i text=@report.txt`
     """
@@ -180,12 +182,12 @@ def update(
     starting = {"crew_revision": crew_revision, "model": model, "priority": priority}
     others = (inputs, dropped_inputs, marked, dropped_labels)
     if all(value is None for value in (*timing.values(), *starting.values(), crew, limit)) and not any(others):
-        raise typer.BadParameter("nothing to change: say what, with an option")
+        raise typer.BadParameter("nothing to change: give at least one option")
     with session.client() as client:
         changed = _find(client, schedule)
         start = changed.start
         if crew is not None and (crew_id := client.get_crew(crew).id) != start.crew_id:
-            # A revision of the crew before says nothing about this one.
+            # A revision of the former crew means nothing for this one.
             start.crew_id, start.crew_revision = crew_id, 0
         for message, fields in ((changed, timing), (start, starting)):
             for field, value in fields.items():
@@ -205,21 +207,21 @@ def update(
         updated = client.schedules.UpdateSchedule(
             UpdateScheduleRequest(schedule=changed, expected_revision=changed.revision)
         ).schedule
-    _tell(session, updated, f"{updated.name} updated")
+    _report(session, updated, f"{updated.name} updated")
 
 
 def _drop(present: MutableMapping[str, Any], names: Iterable[str] | None, what: str) -> None:
     for name in names or []:
         if name not in present:
-            raise typer.BadParameter(f"it has no {what} {name!r}", param_hint=f"--drop-{what}")
+            raise typer.BadParameter(f"the schedule has no {what} {name!r}", param_hint=f"--drop-{what}")
         del present[name]
 
 
 @app.command()
 def pause(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOption = False) -> None:
-    """Switch a schedule off; what it has started goes on.
+    """Pause a schedule; executions it has started continue.
 
-    As with every change, it acts for you from then on.
+    As after every change, it acts for you from then on.
 
     Example: `coxswain schedule pause morning`
     """
@@ -228,9 +230,9 @@ def pause(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOptio
 
 @app.command()
 def resume(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOption = False) -> None:
-    """Switch a schedule on again. Times that have passed are not made up for.
+    """Switch a schedule on again. Runs missed while it was paused are not caught up.
 
-    From then on its executions act as the group for as long as you stay a member.
+    From then on its executions act as the group, as long as you are a member.
 
     Example: `coxswain schedule resume morning`
     """
@@ -244,7 +246,7 @@ def _switch(session: Session, reference: str, *, paused: bool) -> None:
         updated = client.schedules.UpdateSchedule(
             UpdateScheduleRequest(schedule=found, expected_revision=found.revision)
         ).schedule
-    _tell(session, updated, updated.name)
+    _report(session, updated, updated.name)
 
 
 @app.command()
@@ -253,7 +255,7 @@ def delete(
     schedule: ScheduleArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove a schedule; executions it started go on. Asks first.
+    """Delete a schedule; executions it has started continue. Asks first.
 
     Example: `coxswain schedule delete morning`
     """
@@ -270,7 +272,7 @@ def _warn(session: Session, client: Client, start: StartExecutionRequest) -> Non
     warn_of_unused(session, client.crews.GetCrew(request).crew, start.inputs)
 
 
-def _tell(session: Session, schedule: Schedule, what: str) -> None:
+def _report(session: Session, schedule: Schedule, what: str) -> None:
     if session.json:
         session.print_json(schedule)
     else:

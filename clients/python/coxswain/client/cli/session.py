@@ -1,4 +1,4 @@
-"""What every command needs: a connection, and where to write."""
+"""What every command shares: the connection, the consoles, tables and exit codes."""
 
 import json
 import os
@@ -32,7 +32,7 @@ EXIT_INTERRUPTED = 130
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
-# Of a pipe or a file: nothing is folded, so that every line holds what it names.
+# Width for pipes and files: lines are not folded, so that each holds a whole row.
 _PIPE_WIDTH = 4096
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _WHOLE = frozenset({"id", "name", "memory id", "service", "state", "line", "field", "zone", "last execution"})
@@ -67,11 +67,11 @@ class Session:
         sys.stdout.flush()
 
     def say(self, text: str, style: str = "") -> None:
-        """A remark on standard error, which leaves standard output to results."""
+        """Print a message on standard error; standard output is for results."""
         self.err.print(Text(harmless(text) if self.err.is_terminal else text, style=style), soft_wrap=True)
 
     def show(self, message: str) -> None:
-        """Text from a server, on standard output, never taken for markup nor, on a terminal, for commands to it."""
+        """Print text of a server on standard output, without markup and without control characters on a terminal."""
         self.out.print(Text(harmless(message) if self.out.is_terminal else message))
 
 
@@ -103,7 +103,7 @@ def plain(value: object) -> Any:
 
 
 def table(*columns: str) -> Table:
-    """An empty table in the manner of all others; ``>`` before a name means aligned to the right."""
+    """An empty table in the common style; ``>`` before a name aligns the column to the right."""
     made = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         name = column.removeprefix(">")
@@ -113,22 +113,22 @@ def table(*columns: str) -> Table:
 
 
 def add_row(made: Table, *cells: object) -> None:
-    """A row whose cells are never taken for markup."""
+    """Add a row; markup in its cells is shown as it is."""
     made.add_row(*(cell if isinstance(cell, Text) else Text(harmless(str(cell))) for cell in cells))
 
 
 def one_line(text: str) -> str:
-    """A text without its line breaks and without what a terminal would obey."""
+    """A text without line breaks and control characters."""
     return harmless(" ".join(text.split()))
 
 
 def harmless(text: str) -> str:
-    """A text whose control characters are seen, not obeyed: what a model wrote could else write to the terminal."""
+    """A text with visible control characters: otherwise the output of a model could control the terminal."""
     return _CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 def problem_table(problems: Iterable[Problem], title: str = "") -> Group:
-    """Faults with their places."""
+    """A table of faults with their lines and fields."""
     made = table(">line", "field", "what")
     for problem in problems:
         add_row(made, problem.line or "", problem.field, problem.description)
@@ -136,13 +136,13 @@ def problem_table(problems: Iterable[Problem], title: str = "") -> Group:
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar on a terminal, nothing elsewhere."""
+    """A progress bar; it shows nothing unless the console is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def confirm(session: Session, what: str, verb: str, *, yes: bool) -> None:
-    """Ask before something is lost. Raises typer.Abort for a no, and typer.Exit where nobody can be asked."""
+    """Ask before something is lost. Raises typer.Abort for a no, and typer.Exit without a terminal to ask on."""
     if yes:
         return
     if not sys.stdin.isatty():
@@ -152,5 +152,5 @@ def confirm(session: Session, what: str, verb: str, *, yes: bool) -> None:
 
 
 def debugging() -> bool:
-    """Whether tracebacks are wanted."""
+    """Whether errors show their traceback."""
     return bool(os.environ.get("COXSWAIN_DEBUG"))

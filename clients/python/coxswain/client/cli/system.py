@@ -44,11 +44,12 @@ def register(app: typer.Typer) -> None:
 
 def up(
     context: typer.Context,
-    db: Annotated[str, typer.Option(help="sqlite, or postgres for a PostgreSQL server of its own.")] = "sqlite",
+    db: Annotated[str, typer.Option(help="sqlite, or postgres to start a PostgreSQL server as well.")] = "sqlite",
 ) -> None:
     """Serve all services on this machine until Ctrl-C.
 
-    COXSWAIN_HOST, COXSWAIN_PORT, COXSWAIN_DATA_DIR and COXSWAIN_WORKERS say where and how.
+    COXSWAIN_HOST, COXSWAIN_PORT, COXSWAIN_DATA_DIR and COXSWAIN_WORKERS set the listener, the data and the number of
+    worker hosts.
 
     Example: `COXSWAIN_PORT=6000 coxswain up`
     """
@@ -62,7 +63,7 @@ def up(
 
 
 def status(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Tell whether each service serves, and who you are to it.
+    """Show whether each service is serving, and who you are.
 
     Example: `coxswain --address example.com:443 --tls status`
     """
@@ -88,7 +89,7 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
             add_row(made, name, Text(state, style=_HEALTH_STYLES[state]))
         session.out.print(made)
         if workers is not None:
-            session.show(f"worker hosts: {workers or 'none, so that executions wait in their queue'}")
+            session.show(f"worker hosts: {workers or 'none; executions wait in their queue'}")
         session.show(f"you are {_who(caller)}")
     if not serving or isinstance(caller, CoxswainError):
         raise typer.Exit(EXIT_STATUS + int(grpc.StatusCode.UNAVAILABLE.value[0]))
@@ -106,7 +107,7 @@ def _health(client: Client, service: str) -> str:
 
 
 def _workers(client: Client) -> int | None:
-    """Return how many worker hosts are alive, or None where that cannot be told."""
+    """Return how many worker hosts are alive, or None if the server does not say."""
     try:
         return len(client.workers.ListWorkers(ListWorkersRequest()).workers)
     except CoxswainError:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coxswain.client.texts import TextFileError, read_text
+from coxswain.client.text_files import TextFileError, read_text
 
 SENTENCE = "Café, naïve, coöperate: the light was kept."
 

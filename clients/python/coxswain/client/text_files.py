@@ -1,4 +1,4 @@
-"""Text files as text, whatever wrote them."""
+"""Reads text files in any common encoding."""
 
 import codecs
 import sys
@@ -21,18 +21,18 @@ class TextFile:
 
     text: str
     encoding: str
-    """``utf-8``, ``utf-8-sig``, ``utf-16...``, ``utf-32`` or, for anything else, ``windows-1252``: a guess."""
+    """``utf-8``, ``utf-8-sig``, ``utf-16...``, ``utf-32`` or, for anything else, ``windows-1252`` as a guess."""
 
 
 class TextFileError(ValueError):
-    """A file that cannot be taken for text, or is too big."""
+    """A file that is not text, is empty, or is too large."""
 
 
 def read_text(path: Path | str, max_bytes: int) -> TextFile:
     """The text of a file, or of standard input for ``-``.
 
-    The encoding is told by a byte order mark, else it is UTF-8, else UTF-16 without a mark, else Windows-1252.
-    Raises OSError when it cannot be read and TextFileError when it is empty, binary or has more than ``max_bytes``.
+    A byte order mark decides the encoding; without one it is UTF-8, else UTF-16 without a mark, else Windows-1252.
+    Raises OSError when it cannot be read and TextFileError when it is empty, binary or longer than ``max_bytes``.
     """
     name = "standard input" if str(path) == "-" else str(path)
     if str(path) == "-":
@@ -41,7 +41,7 @@ def read_text(path: Path | str, max_bytes: int) -> TextFile:
         with Path(path).open("rb") as file:
             data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise TextFileError(f"{name}: larger than the {max_bytes:,} bytes an input may have; split it or shorten it")
+        raise TextFileError(f"{name}: larger than {max_bytes:,} bytes, the limit of an input; split it or shorten it")
     found = _decoded(data)
     if found is None:
         raise TextFileError(f"{name}: binary, not text")
