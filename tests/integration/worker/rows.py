@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.ids import new_id
@@ -18,6 +19,7 @@ from services.orchestrator.domain.execution import (
 )
 from services.orchestrator.repositories.store import SqlStore
 from services.orchestrator.tables import execution_events, executions, task_runs
+from services.orchestrator.worker.host.run_store import Claim, RunStore
 
 
 def crew(*names: str) -> CrewSpec:
@@ -81,3 +83,13 @@ async def event_rows(database: Database, execution_id: str) -> list[Any]:
     query = execution_events.select().where(execution_events.c.execution_id == execution_id)
     async with database.read() as connection:
         return list(await connection.execute(query.order_by(execution_events.c.sequence)))
+
+
+async def claimed(store: RunStore, execution_id: str, generation: int = 1) -> Claim:
+    claim = await store.claim(execution_id, generation)
+    assert claim is not None
+    return claim
+
+
+def parked() -> execution_pb2.ExecutionParked:
+    return execution_pb2.ExecutionParked()

@@ -11,30 +11,22 @@ import pytest
 from coxswain.auth.v1 import delegation_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.errors import Unauthenticated
 from services.common.grpc.status import DETAILS_KEY, to_status
-from services.common.ids import new_id
-from services.orchestrator.domain.crew import AgentSpec, Crew, CrewSpec, TaskSpec
 from services.orchestrator.domain.execution import (
-    Execution,
-    ExecutionIdentity,
     ExecutionState,
     OnCredentialExpiry,
-    TaskRun,
-    TaskState,
-    Usage,
 )
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.repositories.store import SqlStore
-from services.orchestrator.tables import execution_events, executions
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
 from services.orchestrator.worker.host.model_lookup import ModelLookup
 from services.orchestrator.worker.host.run import ExecutionRun
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_store import RunStore
 from services.orchestrator.worker.settings import WorkerSettings
+from tests.integration.worker.rows import event_rows, execution_row, queue
 
 S = ExecutionState
 
@@ -85,41 +77,11 @@ class World:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.auth = Auth()
-        self.id = new_id()
+        self.id = ""
         self.hints = Hints()
 
     async def queue(self, on_expiry: OnCredentialExpiry) -> None:
-        spec = CrewSpec("c", (AgentSpec("a", "r", "g"),), (TaskSpec("t", "d", "e", "a"),))
-        crew_id, now = new_id(), utc_now()
-        execution = Execution(
-            id=self.id,
-            group_id="sales",
-            subject="ann",
-            crew_id=crew_id,
-            crew_revision=1,
-            crew_name="c",
-            state=S.QUEUED,
-            inputs={},
-            labels={},
-            model="",
-            priority=0,
-            identity=ExecutionIdentity.USER,
-            on_credential_expiry=on_expiry,
-            grant_id=new_id(),
-            resumed_from="",
-            timeout=None,
-            deadline_at=None,
-            epoch=0,
-            generation=1,
-            ready=True,
-            last_sequence=0,
-            usage=Usage(),
-            created_at=now,
-        )
-        task = TaskRun(self.id, 0, "t", TaskState.PENDING, attempt=0, usage=Usage(), copied=False)
-        async with SqlStore(self.database).write() as work:
-            await work.crews.insert(Crew(crew_id, "sales", 1, spec, now, now), "ann")
-            await work.executions.insert(execution, [task])
+        self.id = await queue(self.database, on_credential_expiry=on_expiry)
 
     async def run(self) -> Any:
         """Claim and run it as a host does; return its row."""
@@ -142,22 +104,15 @@ class World:
         return await self.row()
 
     async def row(self) -> Any:
-        async with self.database.read() as connection:
-            return (await connection.execute(executions.select().where(executions.c.id == self.id))).one()
+        return await execution_row(self.database, self.id)
 
     async def kinds(self) -> list[str]:
-        query = execution_events.select().where(execution_events.c.execution_id == self.id)
-        async with self.database.read() as connection:
-            rows = await connection.execute(query.order_by(execution_events.c.sequence))
-            return [row.kind for row in rows]
+        return [row.kind for row in await event_rows(self.database, self.id)]
 
 
 @pytest.fixture
-async def world(database_url: str) -> Any:
-    await upgrade_database("orchestrator", database_url)
-    database = Database(database_url, "orchestrator")
-    yield World(database)
-    await database.close()
+def world(database: Database) -> World:
+    return World(database)
 
 
 async def test_an_execution_whose_credential_has_expired_rests_and_keeps_its_grant(world: World) -> None:

@@ -1,0 +1,131 @@
+"""What a run records is stored in order, soon, and once, however its commits end."""
+
+import asyncio
+
+import pytest
+
+from coxswain.orchestrator.v1 import execution_pb2
+from services.common.db.database import Database
+from services.common.errors import Unavailable
+from services.orchestrator.domain.hint import Hint
+from services.orchestrator.hints.bus import LocalHintBus
+from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
+from services.orchestrator.worker.host.recorder import Recorder, TaskRef
+from services.orchestrator.worker.host.run_store import Claim, Fenced, RunStore
+from tests.integration.worker.rows import claimed, event_rows, parked, queue
+
+
+class Recorded(LocalHintBus):
+    """A recorder on a claimed execution, and what it publishes."""
+
+    def __init__(self, store: RunStore, claim: Claim, interval: float) -> None:
+        super().__init__()
+        self.sequences: list[int] = []
+        self.failures: list[BaseException] = []
+        self.recorder = Recorder(
+            store,
+            claim.execution.id,
+            claim.execution.epoch,
+            claim.execution.last_sequence,
+            interval=interval,
+            hints=self,
+            pruner=ChunkPruner(store, retention=60),
+            on_failure=self.failures.append,
+        )
+
+    def publish(self, hint: Hint) -> None:
+        self.sequences.append(hint.last_sequence)
+
+
+TASK = TaskRef(0, "t", 1)
+
+
+async def test_pieces_that_follow_each_other_closely_become_one_event(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    recorded = Recorded(store, await claimed(store, execution_id), interval=60)
+    recorder = recorded.recorder
+    recorder.add(TASK, execution_pb2.LlmCallStarted(call_id="a"), call_id="a")
+    for piece in ("Ships ", "float", "."):
+        recorder.chunk(TASK, "a", text=piece)
+    recorder.chunk(TASK, "b", reasoning="Hm")
+    recorder.add(TASK, execution_pb2.LlmCallCompleted(call_id="a", text="Ships float."), call_id="a")
+    await recorder.commit([(TASK, execution_pb2.TaskCompleted())])
+    stored = [execution_pb2.ExecutionEvent.FromString(row.payload) for row in await event_rows(database, execution_id)]
+    assert [event.WhichOneof("event") for event in stored[1:]] == [
+        "llm_call_started",
+        "llm_chunk",
+        "llm_call_completed",
+        "llm_chunk",
+        "task_completed",
+    ]
+    assert (stored[2].llm_chunk.text, stored[4].llm_chunk.reasoning) == ("Ships float.", "Hm")
+    assert recorded.sequences == [6]
+    await recorder.close()
+
+
+async def test_what_is_added_is_stored_soon_by_itself(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    recorded = Recorded(store, await claimed(store, execution_id), interval=0.001)
+    recorded.recorder.add(TASK, execution_pb2.LlmCallStarted(call_id="a"))
+    async with asyncio.timeout(10):
+        while not recorded.sequences:  # noqa: ASYNC110 - nothing to wait on
+            await asyncio.sleep(0.001)
+    assert len(await event_rows(database, execution_id)) == 2
+    await recorded.recorder.close()
+
+
+async def test_a_recorder_whose_claim_is_lost_writes_nothing_and_says_so(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    recorded = Recorded(store, await claimed(store, execution_id), interval=0.001)
+    await claimed(store, execution_id)
+    with pytest.raises(Fenced):
+        await recorded.recorder.commit([(TASK, execution_pb2.TaskCompleted())])
+    recorded.recorder.add(TASK, execution_pb2.TaskCompleted())
+    async with asyncio.timeout(10):
+        while not recorded.failures:  # noqa: ASYNC110 - nothing to wait on
+            await asyncio.sleep(0.001)
+    assert isinstance(recorded.failures[0], Fenced)
+    assert len(await event_rows(database, execution_id)) == 2
+    await recorded.recorder.close()
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_an_unconfirmed_commit_is_made_once(
+    database: Database, store: RunStore, committed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution_id = await queue(database)
+    recorded = Recorded(store, await claimed(store, execution_id), interval=60)
+    write, attempts = recorded.recorder._write, 0
+
+    async def unconfirmed(batch: object) -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            if committed:
+                await write(batch)  # type: ignore[arg-type]
+            raise Unavailable("the connection broke")
+        return await write(batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(recorded.recorder, "_write", unconfirmed)
+    await recorded.recorder.commit([(TASK, execution_pb2.TaskCompleted()), (TaskRef(), parked())])
+    assert attempts == (1 if committed else 2)
+    await recorded.recorder.commit([(TASK, execution_pb2.TaskStarted())])
+    kinds = [row.kind for row in await event_rows(database, execution_id)]
+    assert kinds == ["execution_started", "task_completed", "execution_parked", "task_started"]
+    assert recorded.sequences == [3, 4]
+    await recorded.recorder.close()
+
+
+async def test_what_others_added_is_stored_although_the_one_who_waits_gives_up(
+    database: Database, store: RunStore
+) -> None:
+    execution_id = await queue(database)
+    recorded = Recorded(store, await claimed(store, execution_id), interval=60)
+    recorded.recorder.add(TASK, execution_pb2.LlmCallStarted(call_id="a"))
+    waiting = asyncio.create_task(recorded.recorder.commit([]))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await recorded.recorder.flush()
+    assert len(await event_rows(database, execution_id)) == 2
+    await recorded.recorder.close()
