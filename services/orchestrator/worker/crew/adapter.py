@@ -20,7 +20,7 @@ from coxswain.orchestrator.worker.link_pb2 import EarlierTask, Revision
 from services.orchestrator.domain.crew import AgentSpec, Process, TaskSpec
 from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.crew.attempt import TaskAttempt
-from services.orchestrator.worker.crew.crewai_types import Judge, Member, OneTaskCrew
+from services.orchestrator.worker.crew.crewai_types import CrewAgent, ModelGuardrail, OneTaskCrew
 from services.orchestrator.worker.crew.knowledge import TextKnowledge
 from services.orchestrator.worker.crew.llm import HostLLM
 from services.orchestrator.worker.crew.memory import AnalysedMemory, ResultMemory
@@ -58,23 +58,23 @@ class _Builder:
         spec = self._spec.tasks[self._attempt.index]
         hierarchical = self._spec.process is Process.HIERARCHICAL
         manager_spec = self._session.agent(self._spec.manager_agent) if self._spec.manager_agent else None
-        members = {
-            agent.name: self.member(agent)
-            for agent in self._members_for(spec, hierarchical)
+        agents = {
+            agent.name: self.build_agent(agent)
+            for agent in self._specs_for(spec, hierarchical)
             if agent is not manager_spec
         }
-        manager = self.member(manager_spec) if manager_spec else None
-        anyone = manager or next(iter(members.values()))
-        judged_by = self._model_of_judge(spec)
+        manager = self.build_agent(manager_spec) if manager_spec else None
+        any_agent = manager or next(iter(agents.values()))
+        guardrail_llm = self._guardrail_llm(spec)
         task = Task(
             name=spec.name,
             description=self.text(spec.description) + plan + _revision_text(revision),
             expected_output=self.text(spec.expected_output),
-            agent=members.get(spec.agent),
-            context=[_earlier_task(earlier, anyone) for earlier in context] or None,
+            agent=agents.get(spec.agent),
+            context=[_earlier_task(earlier, any_agent) for earlier in context] or None,
             tools=self._tools_for(spec, hierarchical),
             output_pydantic=_model_of(spec),
-            guardrails=[Judge(self.text(condition), judged_by) for condition in spec.guardrails] or None,
+            guardrails=[ModelGuardrail(self.text(condition), guardrail_llm) for condition in spec.guardrails] or None,
             guardrail_max_retries=spec.guardrail_max_retries,
             markdown=spec.markdown,
             allow_crewai_trigger_context=False,
@@ -82,7 +82,7 @@ class _Builder:
         memory = self._memory()
         crew = OneTaskCrew(
             name=self._spec.name,
-            agents=list(members.values()),
+            agents=list(agents.values()),
             tasks=[task],
             process=CrewProcess.hierarchical if hierarchical else CrewProcess.sequential,
             manager_llm=HostLLM.for_agent(self._attempt, self._spec.manager_model)
@@ -95,17 +95,17 @@ class _Builder:
         )
         return BuiltTask(crew, task, memory)
 
-    def _members_for(self, spec: TaskSpec, hierarchical: bool) -> list[AgentSpec]:
+    def _specs_for(self, spec: TaskSpec, hierarchical: bool) -> list[AgentSpec]:
         """Return the agents a task can involve: each one more costs as much time as a short task."""
         own = [agent for agent in self._spec.agents if agent.name == spec.agent]
         if hierarchical or any(agent.allow_delegation for agent in own):
             return list(self._spec.agents)
         return own
 
-    def member(self, agent: AgentSpec, *, planning: bool = False) -> Member:
+    def build_agent(self, agent: AgentSpec, *, planning: bool = False) -> CrewAgent:
         """Return an agent. For `planning` its knowledge is text to read rather than a store to search."""
         role = self.text(agent.role)
-        member = Member(
+        built = CrewAgent(
             role=role,
             goal=self.text(agent.goal),
             backstory=self.text(agent.backstory),
@@ -128,8 +128,8 @@ class _Builder:
             ),
             knowledge=None if planning else self._knowledge(agent.knowledge),
         )
-        member._time_limit = agent.max_execution_time  # noqa: SLF001 - our own class, whose fields are CrewAI's
-        return member
+        built._time_limit = agent.max_execution_time  # noqa: SLF001 - our own class, whose fields are CrewAI's
+        return built
 
     def text(self, text: str) -> str:
         """Return a text of the crew with the inputs filled in."""
@@ -149,7 +149,7 @@ class _Builder:
         inherited = agents[0].tools if agents else ()
         return list(build_tools((*inherited, *spec.tools), self._attempt))
 
-    def _model_of_judge(self, spec: TaskSpec) -> HostLLM:
+    def _guardrail_llm(self, spec: TaskSpec) -> HostLLM:
         agents = [agent for agent in self._spec.agents if agent.name == spec.agent]
         model = agents[0].model if agents else self._spec.manager_model
         return HostLLM.for_agent(self._attempt, model, agent=spec.agent)
@@ -170,22 +170,22 @@ def build_for_planning(attempt: TaskAttempt) -> list[Task]:
     """Return all tasks of the crew as CrewAI's planner wants to read them; they are not meant to run."""
     builder = _Builder(attempt)
     spec = attempt.session.spec
-    members = {agent.name: builder.member(agent, planning=True) for agent in spec.agents}
+    agents = {agent.name: builder.build_agent(agent, planning=True) for agent in spec.agents}
     return [
         Task(
             name=task.name,
             description=builder.text(task.description),
             expected_output=builder.text(task.expected_output),
-            agent=members.get(task.agent),
+            agent=agents.get(task.agent),
             tools=list(build_tools(task.tools, attempt)),
         )
         for task in spec.tasks
     ]
 
 
-def _earlier_task(earlier: EarlierTask, anyone: Member) -> Task:
+def _earlier_task(earlier: EarlierTask, any_agent: CrewAgent) -> Task:
     name, output = earlier.name, earlier.output
-    task = Task(name=name, description=name, expected_output="-", agent=anyone)
+    task = Task(name=name, description=name, expected_output="-", agent=any_agent)
     task.output = TaskOutput(name=name, description=name, raw=output.text, agent=output.agent_role or "-")
     return task
 

@@ -38,7 +38,7 @@ def serve(connection: socket.socket) -> int:
 
 
 def _silence() -> None:
-    """Drop what CrewAI prints: prompts and answers are nobody's log lines."""
+    """Drop what CrewAI prints: prompts and answers do not belong in logs."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)

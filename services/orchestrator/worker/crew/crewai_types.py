@@ -11,7 +11,7 @@ from pydantic import PrivateAttr
 from services.orchestrator.worker.crew.deadline import time_limit
 
 
-class Member(Agent):
+class CrewAgent(Agent):
     """An agent that keeps to its time and looks knowledge up by the task's own words."""
 
     _time_limit: float | None = PrivateAttr(default=None)
@@ -45,8 +45,8 @@ class OneTaskCrew(Crew):
     _task_output_handler: Any = PrivateAttr(default_factory=_NoOutputs)
 
 
-class Judge(LLMGuardrail):
-    """A guardrail judged by a model. A judge that cannot be reached ends the task: that is no verdict on the result."""
+class ModelGuardrail(LLMGuardrail):
+    """A condition judged by a model. When the model cannot be reached the task ends: that is not a verdict."""
 
     def __call__(self, task_output: TaskOutput) -> tuple[bool, Any]:
         """Return whether the result meets the condition, and the result or what is wrong with it."""
@@ -54,8 +54,8 @@ class Judge(LLMGuardrail):
             verdict = self._validate_output(task_output).pydantic
         except HookAborted:
             raise
-        except ValueError as error:  # the judge babbles: try again as if it had refused
-            return False, f"the judge gave no verdict: {error}"
+        except ValueError as error:  # an answer without a verdict counts as a refusal: the task is tried again
+            return False, f"the guardrail returned no verdict: {error}"
         if not isinstance(verdict, LLMGuardrailResult):
-            return False, "the judge gave no verdict"
+            return False, "the guardrail returned no verdict"
         return (True, task_output.raw) if verdict.valid else (False, verdict.feedback or "refused without a reason")

@@ -1,4 +1,4 @@
-"""Tells the host which tools a task uses. Model calls it sees itself, as it makes them."""
+"""Reports which tools a task uses. Model calls need no report: the host makes them itself."""
 
 import json
 from collections.abc import Callable

@@ -16,7 +16,7 @@ from services.orchestrator.worker.link.errors import TaskError
 
 
 class TextKnowledge(BaseKnowledgeStorage):
-    """Pieces of text and their vectors."""
+    """Chunks of text and their vectors."""
 
     _attempt: TaskAttempt = PrivateAttr()
     _model: str = PrivateAttr()
@@ -39,18 +39,18 @@ class TextKnowledge(BaseKnowledgeStorage):
         metadata_filter: dict[str, Any] | None = None,  # noqa: ARG002 - texts have no metadata
         score_threshold: float = 0.6,
     ) -> list[Any]:
-        """Return the pieces nearest to the query, best first. Scores go from 0 to 1, as CrewAI's own store counts them.
+        """Return the chunks nearest to the query, best first. Scores go from 0 to 1, as CrewAI's own store counts them.
 
         Raises:
             HookAborted: embedding failed; CrewAI would go on without knowledge and say nothing.
         """
         try:
-            *pieces, wanted = self._vectors([*self._chunks, "\n".join(query)])
+            *chunks, asked = self._vectors([*self._chunks, "\n".join(query)])
         except TaskError as error:
             raise self._attempt.fail(error) from error
-        if not pieces:
+        if not chunks:
             return []
-        scores = (1 + np.asarray(pieces) @ np.asarray(wanted)) / 2
+        scores = (1 + np.asarray(chunks) @ np.asarray(asked)) / 2
         best = [int(index) for index in np.argsort(-scores, kind="stable")[:limit] if scores[index] >= score_threshold]
         self._attempt.materials += [self._chunks[index] for index in best]
         return [
@@ -76,7 +76,7 @@ class TextKnowledge(BaseKnowledgeStorage):
         return await asyncio.to_thread(self.search, query, limit, metadata_filter, score_threshold)
 
     def save(self, documents: list[str]) -> None:
-        """Add pieces."""
+        """Add chunks."""
         self._chunks += documents
 
     async def asave(self, documents: list[str]) -> None:

@@ -1,7 +1,7 @@
-"""Finds the material in a prompt: what the crew was given to work on, as opposed to what it was told to do.
+"""Finds the material in a prompt: the texts a crew works on, as opposed to its instructions.
 
-CrewAI builds one text out of both. Its pieces are known, though, so they are looked for as they are, and the prompt
-stays byte for byte what CrewAI made of it.
+CrewAI builds one text out of both. The material is known, though, so it is looked for as it is, and the prompt stays
+byte for byte what CrewAI made of it.
 """
 
 import re
@@ -19,7 +19,7 @@ _STATEMENT = re.compile(r"(?:\S+\s+){3,}\S*[.!]\s*$")
 def materials_of(inputs: Mapping[str, Any], results: Iterable[str]) -> list[str]:
     """Return the texts among `inputs` and earlier `results` that are material, without repetition.
 
-    Where there is no long text, short inputs that state something are what the crew was given to work on.
+    Where there is no long text, short inputs that state something are the material.
     """
     given = [str(value) for value in inputs.values()]
     texts = [text for text in given if len(text) >= SHORTEST_MATERIAL] + [text for text in results if text.strip()]

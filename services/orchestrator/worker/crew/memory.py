@@ -51,7 +51,7 @@ class _TaskMemory(Memory):
         storage.forget_earlier_attempts()
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """Stay the same object: it stands for one task's place in a store."""
+        """Stay the same object: it stands for what one task stores."""
         return self
 
     def _submit_save(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
@@ -135,18 +135,18 @@ class ResultMemory(_TaskMemory):
     ) -> list[MemoryRecord]:
         records = [
             MemoryRecord(
-                content=piece,
+                content=part,
                 scope=join_scope_paths(root_scope, scope),
                 categories=categories or [],
-                metadata=(metadata or {}) | ({"part": part, "parts": len(pieces)} if len(pieces) > 1 else {}),
+                metadata=(metadata or {}) | ({"part": number, "parts": len(parts)} if len(parts) > 1 else {}),
                 importance=self.default_importance if importance is None else importance,
                 source=source,
                 private=private,
             )
             for content in contents
-            for pieces in [list(split_text(content))]
-            for part, piece in enumerate(pieces, start=1)
-            if piece.strip()
+            for parts in [list(split_text(content))]
+            for number, part in enumerate(parts, start=1)
+            if part.strip()
         ]
         if records:
             self._storage.save(records)
@@ -158,7 +158,7 @@ class ResultMemory(_TaskMemory):
         scope: str | None,
         categories: list[str] | None,
         limit: int,
-        depth: Literal["shallow", "deep"],  # noqa: ARG002 - there is no deep way without a model
+        depth: Literal["shallow", "deep"],  # noqa: ARG002 - a deep search needs a model
         source: str | None,  # noqa: ARG002 - who asks is said to the storage
         include_private: bool,  # noqa: ARG002
     ) -> list[MemoryMatch]:

@@ -27,7 +27,7 @@ _CATEGORIES, _CATEGORY_CHARACTERS = 64, 128
 _SAVED_AT_ONCE = 100
 _MOST_SAVED = 10_000
 _PART_CHARACTERS = 96
-"""A longer part of a scope (roles may be whole paragraphs) is cut, and told apart by a hash."""
+"""A longer part of a scope (roles may be whole paragraphs) is cut and gets a hash instead of its end."""
 
 # CrewAI leaves privacy to the memory, which knows who asks; the memory service decides it in the search.
 _viewer: contextvars.ContextVar[pb.RecordFilter | None] = contextvars.ContextVar("coxswain_memory_viewer", default=None)

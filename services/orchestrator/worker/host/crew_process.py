@@ -42,7 +42,7 @@ class CrewProcess:
         self._server = server
 
     async def open_session(self, request: OpenSession) -> None:
-        """Tell it what its tasks share; always the first request."""
+        """Hand over what its tasks share; always the first request."""
         await self._link.call(HostRequest(open_session=request))
 
     async def run_task(self, index: int, request: RunTask) -> TaskOutput:
@@ -54,7 +54,7 @@ class CrewProcess:
         return (await self._link.call(HostRequest(make_plan=MakePlan()))).make_plan
 
     async def close(self) -> None:
-        """Tell it that there is nothing more to do and wait until it is gone; one that does not end is killed."""
+        """Let it end, and wait until it is gone; one that does not end is killed."""
         await self._link.close()
         if not await self._server.gone(self.pid, _CLOSE_SECONDS):
             await self._server.kill(self.pid)

@@ -46,9 +46,9 @@ class MemoryCalls:
 
     async def search_records(self, request: pb.SearchRecordsRequest) -> pb.SearchRecordsResponse:
         """Return up to `limit` memories, from as many searches as that takes."""
-        found, wanted = pb.SearchRecordsResponse(), request.limit
-        while len(found.results) < wanted:
-            request.limit = min(_MAX_RESULTS, wanted - len(found.results))
+        found, limit = pb.SearchRecordsResponse(), request.limit
+        while len(found.results) < limit:
+            request.limit = min(_MAX_RESULTS, limit - len(found.results))
             response = await self._ask(self._memory.SearchRecords, request)
             found.results.extend(response.results)
             request.page_token = response.next_page_token
@@ -67,9 +67,9 @@ class MemoryCalls:
 
     async def list_records(self, request: pb.ListRecordsRequest) -> pb.ListRecordsResponse:
         """Return up to `page_size` memories, from as many pages as that takes."""
-        listed, wanted = pb.ListRecordsResponse(), request.page_size
-        while len(listed.records) < wanted:
-            request.page_size = min(_MAX_PAGE_SIZE, wanted - len(listed.records))
+        listed, limit = pb.ListRecordsResponse(), request.page_size
+        while len(listed.records) < limit:
+            request.page_size = min(_MAX_PAGE_SIZE, limit - len(listed.records))
             response = await self._ask(self._memory.ListRecords, request)
             listed.records.extend(response.records)
             request.page_token = response.next_page_token
@@ -86,7 +86,7 @@ class MemoryCalls:
         return await self._ask(self._memory.CountRecords, request)
 
     async def touch_records(self, request: pb.TouchRecordsRequest) -> None:
-        """Note that memories were found just now; what fails of it is logged, as nobody waits for it."""
+        """Note that memories were found just now; a failure is only logged."""
         try:
             await self._ask(self._memory.TouchRecords, request)
         except CoxswainError as error:

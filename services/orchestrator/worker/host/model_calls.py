@@ -55,7 +55,7 @@ class ModelCalls:
                 self._retry_seconds,
             )
         except BaseException:
-            # It was not answered: the same request is no repetition.
+            # It was not answered: the same request does not count as a repetition.
             journal.asked[digest] = min(journal.asked[digest], occurrence)
             raise
         return answer.to_proto()

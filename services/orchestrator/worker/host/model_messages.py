@@ -18,7 +18,7 @@ _ROLES = {
 
 
 def request_hash(completion: pb.Completion, salt: str) -> str:
-    """Return what equal requests have in common; `salt` tells apart what only looks the same.
+    """Return what equal requests have in common; `salt` makes requests differ that only look the same.
 
     Answers are kept under it in the database, where the release before and the next one look them up: another hash
     for the same request would pay for it twice.
@@ -45,8 +45,8 @@ def canonical_request(completion: pb.Completion) -> dict[str, Any]:
             for tool in completion.tools
         ]
     if completion.HasField("response_format"):
-        wanted = completion.response_format
-        request["response_format"] = {"name": wanted.name, "schema": from_struct("schema", wanted.schema)}
+        asked = completion.response_format
+        request["response_format"] = {"name": asked.name, "schema": from_struct("schema", asked.schema)}
     if completion.sampling.HasField("temperature"):
         request["temperature"] = completion.sampling.temperature
     return request

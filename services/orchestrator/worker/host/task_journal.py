@@ -14,7 +14,7 @@ class TaskJournal:
 
     task: TaskRef
     salt: str = ""
-    """Tells apart the requests of a task that a person had done again."""
+    """Makes the requests of a task that a person has refused differ from those before."""
     answers: dict[tuple[str, int], bytes] = field(default_factory=dict)
     tool_calls: dict[str, ToolCall] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)

@@ -127,7 +127,7 @@ class CrewEnd:
             return
         except TaskError as error:
             reply = Frame(call=frame.call, error=error_to_proto(error))
-        except Exception as error:  # noqa: BLE001 - whatever went wrong in here, the host has to hear of it
+        except Exception as error:  # noqa: BLE001 - the host has to know whatever went wrong in here
             internal = TaskError("INTERNAL", f"{type(error).__name__}: {error}")
             reply = Frame(call=frame.call, error=error_to_proto(internal))
         try:

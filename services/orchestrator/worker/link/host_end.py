@@ -28,7 +28,7 @@ class HostEnd:
 
     What the handler raises as CoxswainError or TaskError reaches the crew process; anything else goes to
     `on_failure`, for it is this process's own trouble. When the link ends, calls still being served are cancelled,
-    for nobody waits for their replies; notices are served until `close`.
+    whose replies have no use any more; notices are served until `close`.
     """
 
     def __init__(

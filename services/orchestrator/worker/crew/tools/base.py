@@ -1,8 +1,8 @@
 """What every tool of ours does besides its work: its calls are journaled by the host.
 
 A task that is done again after a crash asks for the same calls again. One that has a result gets it back without
-running. One that was begun and has none runs again only if the tool is idempotent; else the task ends, for nobody knows
-what happened.
+running. One that was begun and has none runs again only if the tool is idempotent; else the task ends: whether it has
+done its work is unknown.
 """
 
 import json
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ToolFailed(Exception):
-    """A tool could not do what it was asked; the model is told why and may try otherwise."""
+    """A tool could not do what it was asked; the model reads why and may try otherwise."""
 
 
 class JournaledTool(BaseTool):
@@ -41,7 +41,7 @@ class JournaledTool(BaseTool):
 
     @abstractmethod
     def perform(self, **arguments: Any) -> str:
-        """Do the work and return what the model is told.
+        """Do the work and return what the model reads.
 
         Raises:
             ToolFailed: it cannot be done with these arguments.
@@ -60,7 +60,7 @@ class JournaledTool(BaseTool):
             output = self.perform(**arguments)
         except ToolFailed as failure:
             error = str(failure) or "it failed without saying why"
-        except Exception as failure:  # noqa: BLE001 - told to the model, as CrewAI would, but journaled first
+        except Exception as failure:  # noqa: BLE001 - the model reads it, as with CrewAI, but it is journaled first
             error = f"{type(failure).__name__}: {failure}"
         attempt.host.end_tool(key, self.name, idempotent=self._idempotent, output=output, error=error)
         return _outcome(output, error)

@@ -58,12 +58,12 @@ def calculate(expression: str, decimal_places: int) -> str:
     """Return the value of an arithmetic expression, rounded to `decimal_places` and without trailing zeros.
 
     Raises:
-        ToolFailed: it is no such expression, or has no value.
+        ToolFailed: it is not a valid expression, or has no value.
     """
     try:
         tree = ast.parse(expression.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ToolFailed("that is no arithmetic expression") from error
+        raise ToolFailed("this is not a valid arithmetic expression") from error
     with localcontext() as context:
         context.prec = _PRECISION
         try:
@@ -87,7 +87,7 @@ def _value(node: ast.expr, deepest: int) -> Decimal:
         raise ToolFailed("the expression is nested too deep")
     match node:
         case ast.Constant(value=bool()):
-            raise ToolFailed("only numbers can be reckoned with")
+            raise ToolFailed("only numbers can be calculated with")
         case ast.Constant(value=int() | float() as number):
             return Decimal(str(number))
         case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _BINARY:

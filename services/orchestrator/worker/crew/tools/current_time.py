@@ -22,7 +22,7 @@ def describe(moment: datetime, time_zone: str) -> str:
 
 
 class CurrentTime(JournaledTool):
-    """Tells the present date and time."""
+    """Returns the present date and time."""
 
     def perform(self, **arguments: Any) -> str:
         """Return the present moment in the zone asked for."""
