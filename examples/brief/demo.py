@@ -67,7 +67,7 @@ console = Console()
 
 
 class DemoError(Exception):
-    """The demo cannot go on, for the reason its message gives."""
+    """The demo cannot continue; the message says why."""
 
 
 class Suite:
@@ -111,7 +111,7 @@ class Suite:
             self._changed.notify_all()
 
     def wait_for(self, pattern: str, what: str, seconds: float) -> re.Match[str]:
-        """The line the suite says when it is ready, waited for with visible progress."""
+        """Wait, with visible progress, for the line that the suite prints when it is ready."""
         started = time.monotonic()
         if not console.is_terminal:
             say(f"{what} ...")
@@ -125,16 +125,16 @@ class Suite:
                         raise DemoError(f"the suite ended with exit code {self._process.wait()}:\n{self._last_words()}")
                     waited = time.monotonic() - started
                     if waited > seconds:
-                        raise DemoError(f"{what}: not within {seconds:.0f} s; see {self.log}")
+                        raise DemoError(f"{what} took more than {seconds:.0f} s; see {self.log}")
                     self._changed.wait(0.2)
                 status.update(f"{what} {waited:.0f} s")
 
     def _last_words(self) -> str:
         errors = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-        return "\n".join([*self._said, *errors]) or "it said nothing"
+        return "\n".join([*self._said, *errors]) or "it printed nothing"
 
     def stop(self) -> None:
-        """End the suite in order, and at once when it does not. Raises DemoError when it did not end well."""
+        """Stop the suite, and kill it if it does not stop. Raises DemoError when it failed."""
         if self._process.poll() is None:
             self._process.terminate()
         try:
@@ -150,14 +150,14 @@ class Suite:
 
 @contextmanager
 def address() -> Iterator[str]:
-    """Where a suite serves: the one that was named, or a child of this process."""
+    """The address of a suite: the one given by the environment, or of a child of this process."""
     if named := os.environ.get("COXSWAIN_ADDRESS"):
         say(f"using the server at {named}")
         wait_until_serving(named)
         yield named
         return
     if os.environ.get("COXSWAIN_WORKERS", "").strip() == "0":
-        raise DemoError("COXSWAIN_WORKERS is 0: nobody would run the crew; unset it")
+        raise DemoError("COXSWAIN_WORKERS is 0, so no worker would run the crew; unset it")
     with Suite() as suite:
         started = time.monotonic()
         serving = suite.wait_for(r"serving on (\S+)", "starting the suite", SERVING_SECONDS)
@@ -169,7 +169,7 @@ def address() -> Iterator[str]:
 
 
 def wait_until_serving(target: str) -> None:
-    """Wait for a server that was named; it may just be starting. Raises DemoError when it does not serve."""
+    """Wait for the server of the environment, which may be starting. Raises DemoError when it does not serve."""
     until = time.monotonic() + ANSWER_SECONDS
     with Client(target) as client, console.status(f"waiting for {target}"):
         while True:
@@ -180,7 +180,7 @@ def wait_until_serving(target: str) -> None:
             except Unavailable:
                 why = "cannot be reached"
             if time.monotonic() > until:
-                raise DemoError(f"{target} {why}; unset COXSWAIN_ADDRESS and the demo starts a suite of its own")
+                raise DemoError(f"{target} {why}; unset COXSWAIN_ADDRESS to let the demo start its own suite")
             time.sleep(0.2)
 
 
@@ -193,11 +193,11 @@ def choose_model() -> tuple[str, str]:
         return "openai/gpt-4o-mini", f"OPENAI_API_KEY{where} in the environment"
     if os.environ.get("DATABRICKS_HOST") and os.environ.get("DATABRICKS_TOKEN"):
         return "databricks/databricks-gpt-oss-120b", "DATABRICKS_HOST and DATABRICKS_TOKEN in the environment"
-    return OFFLINE, "it takes the most central sentences word for word; OPENAI_API_KEY would choose a real model"
+    return OFFLINE, "it copies the most central sentences; set OPENAI_API_KEY for a real model"
 
 
-def know_model(client: Client, name: str) -> None:
-    """See that the server knows the model; one of a provider reached directly is added to the group."""
+def ensure_model(client: Client, name: str) -> None:
+    """Add the model to the group if the server does not have it and its provider is known."""
     try:
         client.models.GetModel(GetModelRequest(name=name))
     except NotFound:
@@ -232,7 +232,7 @@ def other_words(client: Client, text: str, brief: str) -> str:
         and len(_words(sentence) & known) <= len(_words(sentence)) / 2
     ]
     if not sentences:
-        # A text this short has no other words: the same ones in another order or, without a single long one, as it is.
+        # A short text has no other words: take the same ones in another order, or the text itself if none is long.
         return " ".join(sorted(known, key=lambda word: word[::-1])[:20]) or brief[:1000]
     chosen = sentences[:: len(sentences) // 500 + 1]
     vectors = client.inference.Embed(EmbedRequest(texts=[brief[:8000], *chosen])).embeddings
@@ -246,7 +246,7 @@ def _words(text: str) -> set[str]:
 
 
 def find_again(client: Client, crew: Crew, text: str, brief: str) -> None:
-    """Show that the brief is stored: search for it in other words."""
+    """Show that the brief is in memory: search for it in other words."""
     memory_id = client.memory.DeriveMemoryId(memory_id_request(crew.spec)).memory_id
     query = other_words(client, text, brief)
     say(f"\nsearching memory in other words: {query!r}")
@@ -254,7 +254,7 @@ def find_again(client: Client, crew: Crew, text: str, brief: str) -> None:
     results = client.memory.SearchRecords(request).results
     for rank, result in enumerate(results, start=1):
         if _same(result, brief):
-            say(f"found, score {result.score:.3f}, place {rank} of {len(results)}, record {result.record.id}:")
+            say(f"found, score {result.score:.3f}, rank {rank} of {len(results)}, record {result.record.id}:")
             show(result.record.unified.content)
             return
     raise DemoError(f"the brief is not among the {len(results)} memories of crew {memory_id}")
@@ -267,15 +267,15 @@ def _same(result: SearchResult, brief: str) -> bool:
 
 
 def demo(source: Path) -> None:
-    """The whole of it. Raises DemoError, or what the client raises, when a step fails."""
+    """Run all steps. Raises DemoError, or an error of the client, when one fails."""
     file = read_text(source, MAX_TEXT_BYTES)
     say(f"text: {source}, {len(file.text.split()):,} words, {file.encoding}")
     spec = load_crew(HERE / "crew.yaml")
-    # Not written into the crew: by another model it would be another crew, with memories of its own.
+    # Given to the execution, not to the crew: a crew with another model would have other memories.
     model, why = choose_model()
     say(f"model: {model} ({why})")
     with address() as target, Client(target, token=os.environ.get("COXSWAIN_TOKEN") or None) as client:
-        know_model(client, model)
+        ensure_model(client, model)
         applied = client.apply_crew(spec)
         say(f"crew {spec.name!r} {applied.change}: revision {applied.crew.revision}\n")
         started = time.monotonic()
@@ -286,12 +286,12 @@ def demo(source: Path) -> None:
 
 
 def say(text: str, style: str = "") -> None:
-    """A line that is never taken for markup."""
+    """Print a line without markup."""
     console.print(Text(text, style=style), soft_wrap=True)
 
 
 def show(text: str) -> None:
-    """A text, set in."""
+    """Print an indented text."""
     console.print(Padding(Text(text), (0, 2)))
 
 
@@ -304,7 +304,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run the brief crew on a text and find its result again in memory.")
     parser.add_argument("text", type=Path, nargs="?", default=HERE / "text.txt", help="a text file of your own")
     arguments = parser.parse_args()
-    # So that the suite is stopped however this ends.
+    # So that the suite is stopped in every case.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGHUP, _end)
     try:
