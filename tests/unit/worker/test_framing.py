@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
 from coxswain.models.v1.inference_pb2 import CompleteResponse, ToolCall
 from coxswain.orchestrator.worker.link_pb2 import Error, Frame
+from services.common.child_process import BadFrame
 from services.common.grpc.json_values import to_value
 from services.orchestrator.worker.link import framing
 from services.orchestrator.worker.link.errors import TaskError, error_from_proto, error_to_proto
-from services.orchestrator.worker.link.framing import BadFrame, FrameDecoder, encode_frame
+from services.orchestrator.worker.link.framing import FrameDecoder, encode_frame
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -95,7 +96,7 @@ def test_a_length_over_the_limit_is_refused_before_its_bytes_arrive() -> None:
 
 def test_a_frame_over_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(framing, "MAX_FRAME_BYTES", 20)
-    with pytest.raises(ValueError, match="larger than the limit"):
+    with pytest.raises(BadFrame, match="larger than the limit"):
         encode_frame(Frame(error=Error(message="a" * 20)))
 
 

@@ -4,11 +4,11 @@ import os
 import socket
 
 from coxswain.orchestrator.worker.link_pb2 import CrewReply, HostRequest
+from services.common.child_process import BadFrame
 from services.orchestrator.worker.crew import runner
 from services.orchestrator.worker.crew.guard import refuse_network
 from services.orchestrator.worker.crew.session import Session
 from services.orchestrator.worker.link.crew_end import CrewEnd
-from services.orchestrator.worker.link.framing import BadFrame
 
 
 def serve(connection: socket.socket) -> int:

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 
 from coxswain.orchestrator.worker.link_pb2 import Cancel, CrewReply, CrewRequest, Frame, HostReply, HostRequest
+from services.common.child_process import BadFrame
 from services.orchestrator.worker.link.errors import TaskError, error_from_proto, error_to_proto
-from services.orchestrator.worker.link.framing import BadFrame, FrameDecoder, encode_frame
+from services.orchestrator.worker.link.framing import FrameDecoder, encode_frame
 
 Handler = Callable[[HostRequest], CrewReply]
 
@@ -134,7 +135,7 @@ class CrewEnd:
             self._send(reply)
         except LinkClosed:
             return
-        except ValueError as error:  # too large
+        except BadFrame as error:  # too large
             self._send(Frame(call=frame.call, error=error_to_proto(TaskError("TASK_FAILED", str(error), fatal=True))))
 
     def _send(self, frame: Frame) -> None:

@@ -1,61 +1,43 @@
-"""Frames on the socket between a host and a crew process: a length in four bytes, then a `Frame` message.
+"""Frames on the socket between a host and a crew process, each a `Frame` message.
 
 Whatever a crew process sends is data, never code that its host would run. A decoded frame never holds U+0000, which
 PostgreSQL cannot store: U+FFFD stands in its place.
 """
 
-import struct
 from collections.abc import Iterator
 
 from google.protobuf.message import DecodeError
 
 from coxswain.orchestrator.worker.link_pb2 import Frame
+from services.common import child_process
+from services.common.child_process import BadFrame
 from services.orchestrator.worker.link.text import replace_nulls
 
-MAX_FRAME_BYTES = 64 * 1024 * 1024
-
-_HEADER = struct.Struct(">I")
-
-
-class BadFrame(ValueError):
-    """The bytes are not a valid frame; the connection cannot be used any more."""
+MAX_FRAME_BYTES = child_process.MAX_FRAME_BYTES
 
 
 def encode_frame(frame: Frame) -> bytes:
     """Return the bytes of a frame.
 
     Raises:
-        ValueError: the frame is larger than MAX_FRAME_BYTES.
+        BadFrame: it is larger than MAX_FRAME_BYTES.
     """
-    body = frame.SerializeToString()
-    if len(body) > MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {len(body)} bytes is larger than the limit of {MAX_FRAME_BYTES}")
-    return _HEADER.pack(len(body)) + body
+    return child_process.encode_frame(frame.SerializeToString(), MAX_FRAME_BYTES)
 
 
 class FrameDecoder:
-    """Turns bytes, in whatever portions they arrive, back into frames."""
+    """Turns bytes, however they are divided when they arrive, back into frames."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._bodies = child_process.FrameDecoder(MAX_FRAME_BYTES)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Yield the frames that `data` completes.
 
         Raises:
-            BadFrame: a length is over the limit, or a body is not a Frame with content.
+            BadFrame: one is larger than the limit, or is not a Frame with content.
         """
-        self._buffer += data
-        while len(self._buffer) >= _HEADER.size:
-            (length,) = _HEADER.unpack_from(self._buffer)
-            if length > MAX_FRAME_BYTES:
-                raise BadFrame(f"a frame of {length} bytes is larger than the limit of {MAX_FRAME_BYTES}")
-            end = _HEADER.size + length
-            if len(self._buffer) < end:
-                return
-            body = bytes(self._buffer[_HEADER.size : end])
-            del self._buffer[:end]
-            yield _decode(body)
+        return map(_decode, self._bodies.feed(data))
 
 
 def _decode(body: bytes) -> Frame:

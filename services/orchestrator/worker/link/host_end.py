@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from coxswain.orchestrator.worker.link_pb2 import CrewReply, CrewRequest, Frame, HostReply, HostRequest
+from services.common.child_process import BadFrame
 from services.common.errors import CoxswainError
 from services.orchestrator.worker.link.errors import TaskError, error_from_proto, error_to_proto
-from services.orchestrator.worker.link.framing import BadFrame, FrameDecoder, encode_frame
+from services.orchestrator.worker.link.framing import FrameDecoder, encode_frame
 
 logger = structlog.get_logger(__name__)
 
