@@ -128,10 +128,9 @@ def test_rules_of_the_protos_are_checked_before_anything_is_sent(tmp_path: Path)
     text = BRIEF.replace("temperature: 0.5", "temperature: 3").replace(
         "expected_output: A brief", "expected_output: ''"
     )
-    found = problems(tmp_path, text)
-    assert [(line, field) for line, field, _ in found] == [
-        (14, "agents[1].temperature"),
-        (23, "tasks[1].expected_output"),
+    assert problems(tmp_path, text) == [
+        (14, "agents[1].temperature", "must be greater than or equal to 0 and less than or equal to 2"),
+        (23, "tasks[1].expected_output", "must not be empty"),
     ]
 
 

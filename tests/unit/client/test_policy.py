@@ -1,8 +1,14 @@
 """What is repeated follows from the protos."""
 
 import json
+from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import MethodOptions
 
 from coxswain.client import policy
+from coxswain.common.v1 import access_pb2
+
+GENERATED = Path(access_pb2.__file__).parents[2]
 
 
 def repeated() -> set[str]:
@@ -15,8 +21,16 @@ def test_reads_and_idempotent_writes_are_repeated() -> None:
     assert {"CrewService/GetCrew", "MemoryService/SaveRecords", "AuthService/WhoAmI"} <= repeated()
 
 
-def test_starting_is_repeated_because_it_carries_a_request_id() -> None:
-    assert {"ExecutionService/StartExecution", "ExecutionService/ResumeExecution"} <= repeated()
+def test_what_carries_a_request_id_is_repeated_whatever_its_level() -> None:
+    carrying = [method for method in policy.methods() if "request_id" in method.input_type.fields_by_name]
+    assert {f"{method.containing_service.name}/{method.name}" for method in carrying} <= repeated()
+    levels = {method.name: method.GetOptions().idempotency_level for method in carrying}
+    assert levels["StartExecution"] == MethodOptions.IDEMPOTENCY_UNKNOWN
+
+
+def test_every_service_is_known_to_the_client() -> None:
+    generated = {path.stem for path in GENERATED.glob("*/v1/*_service_pb2.py")}
+    assert {Path(file.name).stem + "_pb2" for file in policy.FILES} == generated
 
 
 def test_calls_that_may_be_billed_twice_are_not_repeated() -> None:

@@ -109,7 +109,8 @@ def _violations(message: Message) -> Iterator[tuple[str, str]]:
             path += f".{element.field_name}" if path else element.field_name
             if element.subscript is not None:
                 path += f"[{element.subscript.value}]"
-        yield path, violation.proto.message or violation.proto.rule_id
+        empty = violation.proto.rule_id in {"string.min_len", "repeated.min_items"} and not violation.field_value
+        yield path, "must not be empty" if empty else violation.proto.message
 
 
 class _Reader:
