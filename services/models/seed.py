@@ -1,6 +1,6 @@
 """The models every group sees, from a file to their rows: `python -m services.models.seed`.
 
-The file is the whole truth: repeating it changes nothing, what it no longer lists is removed.
+The file is complete: repeating it changes nothing, and models that it no longer lists are removed.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ def read_seed(path: Path) -> list[ModelSpec]:
     """Return the models in a file.
 
     Raises:
-        SeedError: it cannot be read, or an entry is no model.
+        SeedError: it cannot be read, or an entry is not a valid model.
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -57,7 +57,7 @@ def read_seed(path: Path) -> list[ModelSpec]:
         raise SeedError(f"{path}: {error}") from error
     rows = document.get("models") if isinstance(document, dict) else None
     if not isinstance(rows, list):
-        raise SeedError(f'{path}: has to hold a list "models"')
+        raise SeedError(f'{path}: must have a list named "models"')
     specs: dict[str, ModelSpec] = {}
     for number, row in enumerate(rows, start=1):
         where = f"{path}: entry {number} ({row.get('name', 'without a name') if isinstance(row, dict) else row})"
@@ -66,7 +66,7 @@ def read_seed(path: Path) -> list[ModelSpec]:
         except (ValidationError, TypeError) as error:
             raise SeedError(f"{where}: {error}") from error
         if entry.name in specs:
-            raise SeedError(f"{where}: the name is there twice")
+            raise SeedError(f"{where}: an earlier entry has the same name")
         specs[entry.name] = ModelSpec(**{name: getattr(entry, name) for name in _Entry.model_fields})
     return list(specs.values())
 
@@ -76,7 +76,7 @@ async def seed(database: Database, path: Path | None = None) -> None:
     specs = await asyncio.to_thread(read_seed, path or ModelsSettings().seed_file)
     async with database.write() as connection:
         if database.dialect == "postgresql":
-            # Replicas that start together take turns.
+            # Replicas that start at the same time take turns.
             await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('coxswain-models-seed'))"))
         await ModelRepository(connection).replace_shared(specs)
 

@@ -48,15 +48,15 @@ class ModelsSettings(BaseSettings):
     )
     connect_timeout_seconds: float = Field(10, gt=0, description="Seconds until a connection to an upstream stands.")
     max_attempts: int = Field(
-        4, ge=1, description="How often a call is tried on rate limits, outages and lost connections."
+        4, ge=1, description="How often a call is attempted on rate limits, outages and lost connections."
     )
     retry_base_seconds: float = Field(0.5, gt=0, description="Seconds before the second attempt; doubled each time.")
     retry_max_seconds: float = Field(
-        60, gt=0, description="Longest pause, in seconds, that an upstream's Retry-After is waited for."
+        60, gt=0, description="Longest Retry-After of an upstream, in seconds, that is waited for."
     )
     max_connections_per_origin: int = Field(256, ge=1, description="Connections to one upstream at once.")
     max_response_bytes: int = Field(
-        32 * 1024 * 1024, ge=65536, description="Largest answer of an upstream, in bytes, streamed or whole."
+        32 * 1024 * 1024, ge=65536, description="Largest response of an upstream, in bytes, streamed or whole."
     )
     embed_batch_size: int = Field(64, ge=1, le=2048, description="Texts sent upstream in one request.")
     embed_concurrency: int = Field(4, ge=1, description="Requests of one Embed call that are under way at once.")
@@ -78,7 +78,7 @@ class ModelsSettings(BaseSettings):
     )
     litellm_base_urls: dict[str, str] = Field(
         {},
-        description="JSON object of addresses that litellm is told to use for a provider instead of its own, such as a "
+        description="JSON object of addresses that litellm uses for a provider instead of its own, such as a "
         'gateway\'s. Example: {"groq": "https://example.com/v1"}.',
     )
     litellm_start_seconds: float = Field(120, gt=0, description="Seconds the litellm helper may take to start.")
@@ -96,7 +96,7 @@ class ModelsSettings(BaseSettings):
         if value and "://" not in value:
             value = f"https://{value}"
         if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname):
-            raise ValueError("has to be an http or https address")
+            raise ValueError("must be an http or https address")
         return value
 
     @property

@@ -1,1 +1,1 @@
-"""What the models service speaks of. Plain values: no wire, no rows."""
+"""The values of the models service: models, conversations, answers, usage."""

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class MessageRole(StrEnum):
-    """Who speaks; the values are those of OpenAI's interface."""
+    """Who wrote a message; the values are those of OpenAI's interface."""
 
     SYSTEM = "system"
     USER = "user"
@@ -17,7 +17,7 @@ class MessageRole(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ContentPart:
-    """A piece of a message."""
+    """A part of a message."""
 
     text: str
     material: bool = False
@@ -26,7 +26,7 @@ class ContentPart:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A model's wish to call a tool."""
+    """A call of a tool that a model asks for."""
 
     id: str
     name: str
@@ -45,7 +45,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """All pieces joined."""
+        """The parts, joined."""
         return "".join(part.text for part in self.content)
 
 
@@ -61,7 +61,7 @@ class ToolDefinition:
 
 @dataclass(frozen=True, slots=True)
 class ResponseFormat:
-    """A wish for JSON."""
+    """A request for an answer in JSON."""
 
     name: str
     schema: Mapping[str, Any]

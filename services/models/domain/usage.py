@@ -21,7 +21,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A group's limits; 0 is no limit."""
+    """A group's limits; 0 means no limit."""
 
     monthly_cost_limit: float = 0.0
     """US dollars in a calendar month (UTC)."""

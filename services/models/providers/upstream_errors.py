@@ -35,7 +35,7 @@ def status_failure(
     model: Model, status: int, document: Any, credential: OutboundCredential, retry_after: float | None
 ) -> CoxswainError:
     """Return the failure an HTTP error stands for; `document` is its JSON body, if it has one."""
-    code, said = _code_and_message(document)
+    code, message = _code_and_message(document)
     metadata = {"model": model.name, "http_status": str(status)}
     if status in (401, 403):
         return _credential_failure(model, credential, metadata)
@@ -43,15 +43,15 @@ def status_failure(
         out_of_quota = code in _QUOTA_CODES
         return ResourceExhausted(
             f'the upstream of "{model.name}" '
-            + ("says that the account's quota is used up" if out_of_quota else "limits the rate; try again later"),
+            + ("reports that the account's quota is used up" if out_of_quota else "limits the rate; try again later"),
             reason="UPSTREAM_RATE_LIMITED",
             metadata={"model": model.name},
             retry_after=None if out_of_quota else retry_after if retry_after is not None else 1.0,
         )
     if status >= 500:
         return unavailable(model, f"failed with HTTP {status}", status=status, retry_after=retry_after)
-    quoted = _quote(said, credential)
-    if status in (400, 413, 422) and (code == "context_length_exceeded" or _CONTEXT.search(said)):
+    quoted = _quote(message, credential)
+    if status in (400, 413, 422) and (code == "context_length_exceeded" or _CONTEXT.search(message)):
         return InvalidArgument(
             f'the prompt does not fit "{model.name}"; shorten it or choose a model with a larger window{quoted}',
             reason="CONTEXT_WINDOW_EXCEEDED",
@@ -147,8 +147,8 @@ def _code_and_message(document: Any) -> tuple[str, str]:
     return str(code).lower(), message if isinstance(message, str) else ""
 
 
-def _quote(said: str, credential: OutboundCredential) -> str:
-    said = " ".join("".join(character if character.isprintable() else " " for character in said).split())
-    if not said or repeats_secret(said, credential.token):
+def _quote(message: str, credential: OutboundCredential) -> str:
+    text = " ".join("".join(character if character.isprintable() else " " for character in message).split())
+    if not text or repeats_secret(text, credential.token):
         return ""
-    return f'. It says: "{redact(said)[:_MAX_QUOTED]}"'
+    return f'. Its message: "{redact(text)[:_MAX_QUOTED]}"'

@@ -23,7 +23,7 @@ class ModelRepository:
         self._connection = connection
 
     async def find(self, group_id: str, key: ModelKey) -> Model | None:
-        """Return the model a group means."""
+        """Return a model that a group sees."""
         row = (await self._connection.execute(_visible(group_id).where(_is(key)))).mappings().one_or_none()
         return None if row is None else _model(row)
 
@@ -90,7 +90,7 @@ class ModelRepository:
 
 
 async def read_model(database: Database, group_id: str, name: str) -> Model | None:
-    """Return the model a group means by a name.
+    """Return the model of a name that a group sees.
 
     Every call of a model asks: as one statement it takes a quarter of the exchanges of a transaction.
     """

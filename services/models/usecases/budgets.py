@@ -17,7 +17,7 @@ _CACHE_SIZE = 10_000
 
 
 class Budgets:
-    """Refuses calls of groups that have used up what they allow themselves."""
+    """Refuses calls of groups that have reached a limit of their own."""
 
     def __init__(self, database: Database, recorder: UsageRecorder, max_age: float) -> None:
         """`max_age` is how many seconds a group's limits may be remembered; 0 where other processes change them."""
@@ -29,7 +29,7 @@ class Budgets:
         """Count a call that is about to be made. Calls that are under way are not stopped.
 
         Raises:
-            ResourceExhausted: the group's calls of this minute, or its money for this month, are used up.
+            ResourceExhausted: the group's calls of this minute or its cost of this month are used up.
         """
         budget = await self._budget(group_id)
         if budget.monthly_cost_limit:
@@ -47,10 +47,10 @@ class Budgets:
         """Replace the group's limits.
 
         Raises:
-            InvalidArgument: the cost is no finite number.
+            InvalidArgument: the cost is not a finite number.
         """
         if not math.isfinite(budget.monthly_cost_limit):
-            raise InvalidArgument.field("budget.monthly_cost_limit", "has to be a finite number; 0 means no limit")
+            raise InvalidArgument.field("budget.monthly_cost_limit", "must be a finite number; 0 means no limit")
         async with self._database.write() as connection:
             await BudgetRepository(connection).set(principal.group_id, budget)
         if self._cache is not None:
@@ -81,7 +81,7 @@ class Budgets:
         if calls > limit:
             next_minute = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
             raise ResourceExhausted(
-                f"your group has made its {limit} model calls of this minute",
+                f"your group has used its {limit} model calls of this minute; try again in the next one",
                 reason="BUDGET_EXCEEDED",
                 metadata={"budget": "calls_per_minute"},
                 retry_after=max(0.1, (next_minute - now).total_seconds()),

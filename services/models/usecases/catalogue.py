@@ -1,4 +1,4 @@
-"""Which model a group means by a name, fast."""
+"""Looking up a group's model by its name, with a short memory."""
 
 import difflib
 
@@ -24,7 +24,7 @@ class Catalogue:
         """Return the model.
 
         Raises:
-            NotFound: the group sees none of that name; the message lists similar ones.
+            NotFound: the group has no model of that name; the message suggests similar ones.
         """
         if self._cache is None:
             return await self._read(group_id, name)
@@ -34,7 +34,7 @@ class Catalogue:
         """Return the model if the group may call it.
 
         Raises:
-            NotFound: the group sees none of that name.
+            NotFound: the group has no model of that name.
             FailedPrecondition: the group has disabled it.
         """
         model = await self.find(group_id, name)
@@ -60,7 +60,7 @@ class Catalogue:
 
 
 async def model_not_found(models: ModelRepository, group_id: str, key: ModelKey) -> NotFound:
-    """Return the failure of a group that sees no such model; it suggests similar names."""
+    """Return the failure to find a model of a group; it suggests similar names."""
     near: list[str] = []
     if key.name:
         by_key = {known.lower(): known for known in await models.names(group_id)}

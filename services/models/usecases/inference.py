@@ -34,7 +34,7 @@ _MESSAGE_MARGIN_BYTES = 64 * 1024
 
 
 class Inference:
-    """Calls models for groups. Nothing is remembered between calls."""
+    """Calls models on behalf of groups. Nothing is kept between calls."""
 
     def __init__(
         self,
@@ -68,9 +68,9 @@ class Inference:
         return replace(answer, usage=usage)
 
     async def stream(self, principal: Principal, completion: Completion) -> AsyncGenerator[Delta, None]:
-        """Yield the answer piece by piece; the last two are usage and finish, once each.
+        """Yield the answer in parts; the last two are usage and finish, once each.
 
-        A stream that is given up is still counted: what was written until then has been used.
+        A cancelled stream is counted too, with what was written until then.
 
         Raises:
             CoxswainError: see `complete`.
@@ -106,7 +106,7 @@ class Inference:
                 self._record(principal, model, called_at, usage)
         if finish is None:
             raise Internal(
-                f'the answer of "{model.name}" broke off',
+                f'the answer of "{model.name}" ended before its finish; try again',
                 reason="UPSTREAM_BAD_RESPONSE",
                 metadata={"model": model.name},
             )
@@ -133,8 +133,8 @@ class Inference:
         dimension = embeddings.vectors.shape[1]
         if model.spec.embedding_dimension not in (0, dimension):
             raise FailedPrecondition(
-                f'"{model.name}" is configured with embedding_dimension {model.spec.embedding_dimension}, and its '
-                f"upstream sends {dimension}; correct the model, or what is stored with it will not fit",
+                f'"{model.name}" is configured with embedding_dimension {model.spec.embedding_dimension}, but its '
+                f"upstream returns vectors of {dimension}; correct the model, as stored vectors would not match",
                 reason="EMBEDDING_MISMATCH",
                 metadata={
                     "expected_model": model.name,
@@ -175,7 +175,7 @@ class Inference:
             most = (self._max_message_bytes - _MESSAGE_MARGIN_BYTES) // (dimension * _FLOAT_BYTES)
             raise InvalidArgument.field(
                 "texts",
-                f"vectors of {dimension} components fit one response for at most {most} texts; send fewer at once",
+                f"must be at most {most} texts, as one response holds so many vectors of {dimension} components",
             )
 
     def _record(self, principal: Principal, model: Model, called_at: datetime, usage: Usage) -> None:
@@ -194,20 +194,25 @@ class Inference:
 def _check_conversation(completion: Completion) -> None:
     names = [tool.name for tool in completion.tools]
     if len(set(names)) != len(names):
-        raise InvalidArgument.field("completion.tools", "two tools have the same name")
+        raise InvalidArgument.field("completion.tools", "must not have two tools of the same name")
     choices = ("", "auto", "none", *names, *(["required"] if names else []))
     if completion.tool_choice not in choices:
         raise InvalidArgument.field(
-            "completion.tool_choice", 'has to be "auto", "none", "required" or the name of one of the tools'
+            "completion.tool_choice", 'must be "auto", "none", "required" or the name of one of the tools'
         )
     for index, message in enumerate(completion.messages):
         path = f"completion.messages[{index}]"
         if message.role is MessageRole.TOOL and not message.tool_call_id:
-            raise InvalidArgument.field(f"{path}.tool_call_id", "a tool's message names the call it is the result of")
+            raise InvalidArgument.field(
+                f"{path}.tool_call_id",
+                "has to be set in a message of a tool: the id of the call that it is the result of",
+            )
         if message.tool_calls and message.role is not MessageRole.ASSISTANT:
-            raise InvalidArgument.field(f"{path}.tool_calls", "only the assistant calls tools")
+            raise InvalidArgument.field(f"{path}.tool_calls", "must be empty unless the role is ASSISTANT")
         if not message.content and not message.tool_calls and message.role is not MessageRole.TOOL:
-            raise InvalidArgument.field(f"{path}.content", "a message says something")
+            raise InvalidArgument.field(
+                f"{path}.content", "must not be empty: a message without tool calls needs content"
+            )
 
 
 def _unable(model: Model, capability: str, what: str) -> FailedPrecondition:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository, forget_requests
-from services.common.egress import AddressPolicy
+from services.common.egress import AddressPolicy, origin_of
 from services.common.errors import AlreadyExists, FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
@@ -69,7 +69,7 @@ class Models:
         """Return a model.
 
         Raises:
-            NotFound: the group sees no such model.
+            NotFound: the group has no such model.
         """
         if key.name:
             return await self._catalogue.find(principal.group_id, key.name)
@@ -143,7 +143,7 @@ class Models:
         """Enable or disable a model for the caller's group.
 
         Raises:
-            NotFound: the group sees no such model.
+            NotFound: the group has no such model.
         """
         async with self._database.write() as connection:
             models = ModelRepository(connection)
@@ -158,11 +158,7 @@ class Models:
 
     def _check(self, spec: ModelSpec) -> None:
         violations = [
-            *(
-                []
-                if spec.name
-                else [FieldViolation("model.name", "required: crews and calls refer to the model by it")]
-            ),
+            *_check_name(spec),
             *_check_capabilities(spec),
             *_check_base_url(spec),
             *self._check_upstream_model(spec),
@@ -176,21 +172,38 @@ class Models:
         name = spec.upstream_name
         if spec.provider is Provider.OFFLINE and name not in OFFLINE_MODELS:
             known = ", ".join(sorted(OFFLINE_MODELS))
-            return [FieldViolation("model.upstream_model", f'no offline model is called "{name}"; there are {known}')]
+            return [
+                FieldViolation("model.upstream_model", f'must be one of {known} for an offline model, not "{name}"')
+            ]
         if spec.provider is Provider.LITELLM:
             provider, _, rest = name.partition("/")
             if not rest or provider not in self._litellm_providers:
                 known = ", ".join(sorted(self._litellm_providers))
-                return [FieldViolation("model.upstream_model", f"begin it with one of {known}, then a slash")]
+                return [
+                    FieldViolation(
+                        "model.upstream_model", f"must be a provider, a slash and a model; the providers are {known}"
+                    )
+                ]
         return []
+
+
+def _check_name(spec: ModelSpec) -> list[FieldViolation]:
+    return (
+        [] if spec.name else [FieldViolation("model.name", "has to be set: crews and calls refer to the model by it")]
+    )
 
 
 def _check_capabilities(spec: ModelSpec) -> list[FieldViolation]:
     can = spec.capabilities
     if not can.chat and not can.embeddings:
-        return [FieldViolation("model.capabilities", "a model has at least one of chat and embeddings")]
+        return [FieldViolation("model.capabilities", "must include chat or embeddings")]
     if spec.provider is Provider.OFFLINE and (can.tools or can.json_schema or can.reasoning):
-        return [FieldViolation("model.capabilities", "offline models neither call tools nor follow schemas nor reason")]
+        return [
+            FieldViolation(
+                "model.capabilities",
+                "must be chat or embeddings alone for an offline model: it has no tools, JSON schemas or reasoning",
+            )
+        ]
     return []
 
 
@@ -198,16 +211,11 @@ def _check_base_url(spec: ModelSpec) -> list[FieldViolation]:
     if not spec.base_url:
         return []
     if spec.provider in (Provider.OFFLINE, Provider.LITELLM):
-        return [FieldViolation("model.base_url", f"{spec.provider.value} models have no address")]
-    try:
-        parts = urlsplit(spec.base_url)
-        valid = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        return [FieldViolation("model.base_url", "not an address")]
-    if not valid or "\\" in spec.base_url or _LEGACY_NUMBER.fullmatch(parts.hostname or ""):
-        return [FieldViolation("model.base_url", "not an address")]
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        return [FieldViolation("model.base_url", "leave out user, query and fragment; keys are stored with PutSecret")]
+        return [FieldViolation("model.base_url", f"must be empty for a model of the provider {spec.provider.name}")]
+    parts = urlsplit(spec.base_url) if origin_of(spec.base_url) else None
+    if parts is None or parts.query or parts.fragment or _LEGACY_NUMBER.fullmatch(parts.hostname or ""):
+        allowed = "must be https://HOST/PATH without user name, query and fragment; store keys with PutSecret"
+        return [FieldViolation("model.base_url", allowed)]
     return []
 
 

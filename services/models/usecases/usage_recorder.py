@@ -19,9 +19,9 @@ _PAUSES = Backoff(base=0.2, longest=5.0)
 
 
 class UsageRecorder:
-    """Stores what calls used, beside them: no call waits for it.
+    """Stores what calls used in the background: no call waits for it.
 
-    What has gathered while one batch is written is the next batch; what cannot be written is tried again.
+    What gathers while one batch is written is the next batch; a batch that cannot be written is retried.
     """
 
     def __init__(self, database: Database) -> None:
@@ -71,7 +71,7 @@ class UsageRecorder:
             while self._waiting:
                 batch = self._waiting[:_BATCH]
                 try:
-                    # After a failure nobody knows whether the batch was committed.
+                    # After a failure it is unknown whether the batch was committed.
                     await self._store(batch, maybe_stored=failures > 0)
                 except Exception:
                     failures += 1

@@ -67,7 +67,7 @@ def test_the_packaged_file_holds_models_with_an_offline_pair_among_them() -> Non
         ("models:\n- {name: x, provider: nobody}", "entry 1 (x)"),
         ("models:\n- {name: x, provider: openai, capabilities: [flying]}", "entry 1 (x)"),
         ("models:\n- {name: x, provider: openai, price: 3}", "price"),
-        ("models:\n- {name: x, provider: openai}\n- {name: x, provider: openai}", "twice"),
+        ("models:\n- {name: x, provider: openai}\n- {name: x, provider: openai}", "same name"),
         ("{", "line 1"),
     ],
 )

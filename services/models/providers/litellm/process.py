@@ -1,10 +1,10 @@
-"""The helper process: the only place that imports litellm.
+"""The helper process: only this file imports litellm.
 
 It is run by its path and in isolation, so that it shares nothing with the service but two pipes. Frames in both
 directions are four bytes of length (big-endian), then JSON. It reads calls `{"id", "kind", "arguments"}` of kind
 "complete", "stream" or "embed", and `{"id", "kind": "cancel"}`; it writes `{"ready"}` once, and for each call
 `{"id", "document"}`, once or many times, then `{"id", "end"}`, or `{"id", "error": {"status", "code", "message"}}`.
-Keys come with each call and are kept nowhere.
+Keys are sent with each call and not kept.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ async def _read(reader: asyncio.StreamReader) -> dict[str, Any] | None:
 
 
 class Helper:
-    """Runs calls side by side and writes what comes of them."""
+    """Runs calls concurrently and writes their results."""
 
     def __init__(self, litellm: Any, writer: asyncio.StreamWriter) -> None:
         self._litellm = litellm
@@ -37,7 +37,7 @@ class Helper:
         self._calls: dict[int, asyncio.Task[None]] = {}
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
-        """Take calls until the service goes away."""
+        """Serve calls until the service closes the pipe."""
         self._write({"ready": True})
         while (frame := await _read(reader)) is not None:
             call_id = frame["id"]

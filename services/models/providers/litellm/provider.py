@@ -152,7 +152,7 @@ class LitellmProvider:
             raise failure from error
 
     async def _working_helper(self, model: Model) -> LitellmHelper:
-        # One start serves every call that waits for it, whoever of them gives up.
+        # One start serves every call that waits for it, even when the first of them is cancelled.
         if self._start is None or (self._start.done() and not _is_working(self._start)):
             logger.info("litellm_starting")
             self._start = asyncio.create_task(self._start_helper())

@@ -45,7 +45,7 @@ class PackagedEmbedder:
         """Return one unit-length row for each text, and how many tokens they have together.
 
         Raises:
-            InvalidArgument: a text has nothing that can be embedded.
+            InvalidArgument: a text has no tokens.
         """
         model = self._model()
         vectors = np.empty((len(texts), DIMENSION), dtype=np.float32)
@@ -60,7 +60,9 @@ class PackagedEmbedder:
                 vectors[offset] = self._mean(model.weights, ids)
         lengths = np.linalg.norm(vectors, axis=1)
         if (empty := np.flatnonzero(lengths == 0)).size:
-            raise InvalidArgument.field(f"texts[{empty[0]}]", "there is nothing in it that can be embedded")
+            raise InvalidArgument.field(
+                f"texts[{empty[0]}]", "must contain text: its characters have no tokens to embed"
+            )
         vectors /= lengths[:, np.newaxis]
         return vectors, tokens
 
@@ -93,7 +95,7 @@ def _load() -> _Loaded:
 
     wheel = importlib.util.find_spec("wordllama")
     if wheel is None or wheel.origin is None:
-        raise ModuleNotFoundError("the packaged embedding model lies in the wordllama wheel, which is not installed")
+        raise ModuleNotFoundError("the packaged embedding model is part of the wordllama wheel, which is not installed")
     folder = Path(wheel.origin).parent
     tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER_FILE))
     tokenizer.no_truncation()

@@ -25,7 +25,7 @@ _ORDER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation, taken apart."""
+    """The parts of a conversation."""
 
     material: tuple[str, ...]
     """Empty when the conversation holds nothing but instructions."""
@@ -36,7 +36,7 @@ class Prompt:
 
 
 def read_prompt(messages: Sequence[Message]) -> Prompt:
-    """Take a conversation apart.
+    """Divide a conversation into material, task and criteria.
 
     Material is what is marked as such, wherever it stands. In a conversation without marks it is the context of a task
     that CrewAI has worded (the task itself is an instruction, all of it), or else the users' own text less the order at
@@ -48,7 +48,7 @@ def read_prompt(messages: Sequence[Message]) -> Prompt:
         for message in messages
         if message.role is MessageRole.USER
     )
-    task, criteria, context = _take_apart(said)
+    task, criteria, context = _parts(said)
     if marked:
         return Prompt(tuple(text for text in marked if text.strip()), task, criteria)
     if context or _CRITERIA.search(said):
@@ -57,7 +57,7 @@ def read_prompt(messages: Sequence[Message]) -> Prompt:
     return Prompt((text,) if text else (), order, criteria)
 
 
-def _take_apart(text: str) -> tuple[str, str, str]:
+def _parts(text: str) -> tuple[str, str, str]:
     """Return task, criteria and context of a text as CrewAI words it; all of a plain text is its task."""
     text = _CLOSING.sub("", _MEMORIES.sub("", text))
     text = _TASK.sub("", text)

@@ -26,7 +26,7 @@ UPSTREAM_MODELS = frozenset({EXTRACT, EMBED})
 
 # Two long texts at once; more would only take turns.
 _THREADS = 2
-# One sentence a paragraph, so that whoever reads the answer as material finds the sentences again.
+# One sentence a paragraph, so that a model that gets the answer as material finds the sentences again.
 _SEPARATOR = "\n\n"
 
 
@@ -43,9 +43,9 @@ class OfflineProvider:
 
     async def complete(self, model: Model, completion: Completion) -> Answer:
         """Return the sentences that say most of the material."""
-        pieces, finish, usage = await self._work(self._answer, model, completion)
+        parts, finish, usage = await self._work(self._answer, model, completion)
         return Answer(
-            text="".join(pieces),
+            text="".join(parts),
             reasoning="",
             tool_calls=(),
             finish_reason=finish,
@@ -55,9 +55,9 @@ class OfflineProvider:
 
     async def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
         """Yield the same answer, a sentence at a time."""
-        pieces, finish, usage = await self._work(self._answer, model, completion)
-        for piece in pieces:
-            yield TextDelta(piece)
+        parts, finish, usage = await self._work(self._answer, model, completion)
+        for part in parts:
+            yield TextDelta(part)
         yield UsageDelta(usage)
         yield FinishDelta(finish, model.spec.upstream_name)
 
@@ -78,7 +78,7 @@ class OfflineProvider:
         return TokenCount(tokens, exact=True)
 
     async def close(self) -> None:
-        """Give up work that nobody waits for any more."""
+        """Cancel the work that has not begun."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _work(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
@@ -103,24 +103,24 @@ class OfflineProvider:
         if not sentences:
             raise InvalidArgument.field(
                 "completion.messages",
-                f'"{model.name}" answers with sentences of the text it is given, and there is none; give the crew an '
-                "input with the text, or the task an earlier one as context; in calls of your own send the text as "
-                "material; or choose a model that writes",
+                f'"{model.name}" answers with sentences of a given text, and this request has none; give the crew an '
+                "input with the text, or give the task an earlier task as context; in calls of your own send the text "
+                "as material; or choose a model that writes text",
             )
-        pieces = [sentence if index == 0 else _SEPARATOR + sentence for index, sentence in enumerate(sentences)]
-        pieces = _stop_at(pieces, completion.sampling.stop)
-        pieces, tokens, finish = self._within(pieces, completion.sampling.max_output_tokens)
-        return pieces, finish, Usage(input_tokens=prompt_tokens, output_tokens=tokens)
+        parts = [sentence if index == 0 else _SEPARATOR + sentence for index, sentence in enumerate(sentences)]
+        parts = _stop_at(parts, completion.sampling.stop)
+        parts, tokens, finish = self._within(parts, completion.sampling.max_output_tokens)
+        return parts, finish, Usage(input_tokens=prompt_tokens, output_tokens=tokens)
 
-    def _within(self, pieces: list[str], limit: int | None) -> tuple[list[str], int, FinishReason]:
+    def _within(self, parts: list[str], limit: int | None) -> tuple[list[str], int, FinishReason]:
         """Keep whole sentences as far as the limit of tokens allows, but always one."""
         kept: list[str] = []
         total = 0
-        for piece, tokens in zip(pieces, self._embedder.count_each(pieces), strict=True):
+        for part, tokens in zip(parts, self._embedder.count_each(parts), strict=True):
             if limit is not None and kept and total + tokens > limit:
                 return kept, total, FinishReason.LENGTH
             total += tokens
-            kept.append(piece)
+            kept.append(part)
         return kept, total, FinishReason.STOP
 
 
@@ -134,16 +134,16 @@ def _check_upstream_model(model: Model, wanted: str) -> None:
         )
 
 
-def _stop_at(pieces: list[str], marks: Sequence[str]) -> list[str]:
-    text = "".join(pieces)
+def _stop_at(parts: list[str], marks: Sequence[str]) -> list[str]:
+    text = "".join(parts)
     ends = [position for mark in marks if mark and (position := text.find(mark)) >= 0]
     if not ends:
-        return pieces
+        return parts
     kept: list[str] = []
     left = min(ends)
-    for piece in pieces:
+    for part in parts:
         if left <= 0:
             break
-        kept.append(piece[:left])
-        left -= len(piece)
+        kept.append(part[:left])
+        left -= len(part)
     return kept

@@ -157,7 +157,7 @@ class OpenAIClient:
             logger.info("upstream_unreachable", model=target.model.name, error=type(error).__name__)
             raise RetryableError(unavailable(target.model, "did not answer")) from error
         failure = status_failure(target.model, response.status, document, credential, retry_after)
-        # A used-up quota comes as a rate limit, without a time after which it would be over.
+        # An exhausted quota is reported as a rate limit without a time after which it would be over.
         if response.status in RETRYABLE_STATUSES and failure.retry_after is not None:
             raise RetryableError(failure, retry_after or 0.0)
         raise failure

@@ -97,7 +97,7 @@ def _ordered(value: Any, first: Sequence[Any] = ()) -> Any:
 
 
 def messages_from_proto(messages: Sequence[pb.Message]) -> tuple[Message, ...]:
-    """Return a conversation."""
+    """Return the messages of a conversation."""
     return tuple(
         Message(
             role=enum_from_proto(MessageRole, pb.MessageRole, message.role),
@@ -142,7 +142,7 @@ def answer_to_proto(answer: Answer) -> pb.CompleteResponse:
 
 
 def delta_to_proto(delta: Delta) -> pb.StreamCompleteResponse:
-    """Return one piece of an answer."""
+    """Return one part of an answer."""
     match delta:
         case TextDelta(text):
             return pb.StreamCompleteResponse(text=text)

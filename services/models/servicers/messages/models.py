@@ -49,7 +49,7 @@ def _value(model: pb.Model, path: str) -> Any:
     parent, _, name = path.rpartition(".")
     match path:
         case "provider" if model.provider == pb.PROVIDER_UNSPECIFIED:
-            raise InvalidArgument.field("model.provider", "required: name the provider that serves the model")
+            raise InvalidArgument.field("model.provider", "has to be set to the provider that serves the model")
         case "provider":
             return enum_from_proto(Provider, pb.Provider, model.provider)
         case "capabilities":
