@@ -1,4 +1,4 @@
-"""What the client's README shows works as it stands there."""
+"""The examples of the README of the client work."""
 
 import re
 import shlex

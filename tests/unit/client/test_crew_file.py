@@ -1,4 +1,4 @@
-"""Crew files read as people write them, and say what is wrong where it stands."""
+"""Crew files read as people write them, and name the line of every fault."""
 
 import contextlib
 import json

@@ -63,10 +63,10 @@ report:
 
 
 def project(directory: Path, agents: str = AGENTS, tasks: str = TASKS, config: str = "src/news/config") -> Path:
-    place = directory / config
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "agents.yaml").write_text(agents)
-    (place / "tasks.yaml").write_text(tasks)
+    config_directory = directory / config
+    config_directory.mkdir(parents=True, exist_ok=True)
+    (config_directory / "agents.yaml").write_text(agents)
+    (config_directory / "tasks.yaml").write_text(tasks)
     return directory
 
 

@@ -156,10 +156,10 @@ def test_a_line_without_an_end_is_not_read_into_memory(monkeypatch: pytest.Monke
 def test_whatever_a_file_holds_it_is_read_or_refused_with_its_line(lines: list[bytes]) -> None:
     data = b"\n".join(lines)
     try:
-        places = [entry.line for entry in entries(data)]
+        read = [entry.line for entry in entries(data)]
     except DocumentError as error:
-        places = [error.problems[0].line]
-    assert all(2 <= place <= 2 + data.count(b"\n") for place in places)
+        read = [error.problems[0].line]
+    assert all(2 <= line <= 2 + data.count(b"\n") for line in read)
 
 
 def test_a_crews_memories_lie_under_what_makes_it_the_same_crew() -> None:

@@ -40,7 +40,7 @@ RUN = [
 END = event(10, after=9, execution_succeeded=pb.ExecutionSucceeded(result=pb.TaskOutput(text="Brief.")))
 
 
-def told(*events: pb.ExecutionEvent) -> Progress:
+def progress_after(*events: pb.ExecutionEvent) -> Progress:
     progress = Progress()
     for one in events:
         progress.apply(one)
@@ -48,9 +48,9 @@ def told(*events: pb.ExecutionEvent) -> Progress:
 
 
 def test_tasks_tokens_and_text_follow_the_events() -> None:
-    progress = told(*RUN[:6])
+    progress = progress_after(*RUN[:6])
     assert (progress.crew, progress.state, progress.text) == ("brief", "running", "First words")
-    progress = told(*RUN)
+    progress = progress_after(*RUN)
     assert {task.name: (task.state, task.agent) for task in progress.tasks.values()} == {
         "extract": ("succeeded", "Reader"),
         "edit": ("running", "Editor"),
@@ -60,21 +60,21 @@ def test_tasks_tokens_and_text_follow_the_events() -> None:
 
 
 def test_an_answer_whose_pieces_were_pruned_is_shown_whole() -> None:
-    assert told(*RUN[:4], RUN[6]).text == "First words."
+    assert progress_after(*RUN[:4], RUN[6]).text == "First words."
 
 
 def test_a_new_answer_takes_the_place_of_the_last() -> None:
-    progress = told(*RUN, event(10, "edit", llm_chunk=pb.LlmChunk(call_id="b", text="New")))
+    progress = progress_after(*RUN, event(10, "edit", llm_chunk=pb.LlmChunk(call_id="b", text="New")))
     assert (progress.text, progress.text_task) == ("New", "edit")
 
 
 def test_an_endless_answer_keeps_only_its_end() -> None:
     pieces = [event(number, "edit", llm_chunk=pb.LlmChunk(call_id="b", text="x" * 1000)) for number in range(10, 40)]
-    assert len(told(*RUN, *pieces).text) == MAX_SHOWN_TEXT
+    assert len(progress_after(*RUN, *pieces).text) == MAX_SHOWN_TEXT
 
 
 def test_what_did_not_end_before_the_execution_is_cancelled_with_it() -> None:
-    progress = told(*RUN, event(10, after=7, execution_cancelled=pb.ExecutionCancelled()))
+    progress = progress_after(*RUN, event(10, after=7, execution_cancelled=pb.ExecutionCancelled()))
     assert [task.state for task in progress.tasks.values()] == ["succeeded", "cancelled"]
     assert progress.ended == START + timedelta(seconds=7)
 
@@ -82,7 +82,7 @@ def test_what_did_not_end_before_the_execution_is_cancelled_with_it() -> None:
 def test_an_approval_is_waited_for_until_it_is_answered() -> None:
     asked = event(10, "edit", approval_requested=pb.ApprovalRequested(approval_id="a1"))
     parked = event(11, execution_parked=pb.ExecutionParked(state=pb.EXECUTION_STATE_WAITING_FOR_APPROVAL))
-    progress = told(*RUN, asked, parked)
+    progress = progress_after(*RUN, asked, parked)
     assert (progress.approval, progress.state) == ("a1", "waiting for approval")
     progress.apply(event(12, "edit", approval_answered=pb.ApprovalAnswered(approval_id="a1", approved=True)))
     assert not progress.approval
@@ -105,7 +105,9 @@ def test_who_is_waited_for_with_a_fresh_token_is_told_what_to_type() -> None:
 def test_a_task_that_starts_again_after_a_takeover_begins_anew() -> None:
     again = event(11, "edit", 20, task_started=pb.TaskStarted(agent_role="Editor"))
     again.attempt = 2
-    progress = told(*RUN, event(10, after=19, execution_started=pb.ExecutionStarted(claim=2, takeover=True)), again)
+    progress = progress_after(
+        *RUN, event(10, after=19, execution_started=pb.ExecutionStarted(claim=2, takeover=True)), again
+    )
     assert (progress.tasks["edit"].attempt, progress.tasks["edit"].started) == (2, START + timedelta(seconds=20))
 
 
@@ -118,7 +120,7 @@ def test_every_kind_of_event_has_a_line_but_the_pieces_of_answers() -> None:
 
 def test_an_event_of_a_later_version_is_shown_and_passed_over() -> None:
     assert "does not know" in describe(pb.ExecutionEvent(sequence=3))
-    assert told(*RUN, pb.ExecutionEvent(sequence=10)).sequence == 10
+    assert progress_after(*RUN, pb.ExecutionEvent(sequence=10)).sequence == 10
 
 
 @settings(deadline=None)

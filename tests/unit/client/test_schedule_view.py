@@ -1,4 +1,4 @@
-"""Schedules are shown so that nobody has to guess."""
+"""Schedules are shown with all that a person needs to know."""
 
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -37,12 +37,12 @@ def row(schedule: Schedule, name: str, crew_name: str = "brief") -> str:
 def test_a_time_names_its_moment_in_any_zone(at: datetime, zone: str) -> None:
     schedule = Schedule(time_zone=zone)
     schedule.next_fire_time.FromDatetime(at)
-    told = datetime.fromisoformat(moment(schedule, "next_fire_time"))
-    assert timedelta() <= at - told < timedelta(minutes=1)
+    shown_time = datetime.fromisoformat(moment(schedule, "next_fire_time"))
+    assert timedelta() <= at - shown_time < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
-    ("zone", "told"),
+    ("zone", "text"),
     [
         ("Europe/Zurich", "2027-01-01 00:30+01:00"),
         ("", "2026-12-31 23:30+00:00"),
@@ -50,12 +50,12 @@ def test_a_time_names_its_moment_in_any_zone(at: datetime, zone: str) -> None:
         ("Atlantis/Capital", "2026-12-31 23:30+00:00"),
     ],
 )
-def test_a_time_is_told_in_the_schedules_own_zone(zone: str, told: str) -> None:
+def test_a_time_is_shown_in_the_schedules_own_zone(zone: str, text: str) -> None:
     schedule = Schedule(time_zone=zone)
     schedule.next_fire_time.FromDatetime(datetime(2026, 12, 31, 23, 30, tzinfo=UTC))
-    assert moment(schedule, "next_fire_time") == told
-    assert row(schedule, "next") == told
-    assert told in shown(schedule_table([schedule]))
+    assert moment(schedule, "next_fire_time") == text
+    assert row(schedule, "next") == text
+    assert text in shown(schedule_table([schedule]))
 
 
 def test_the_list_tells_which_schedules_start_nothing() -> None:
@@ -73,8 +73,8 @@ def test_the_list_tells_which_schedules_start_nothing() -> None:
 
 
 def test_why_a_schedule_started_nothing_is_told_whole_on_one_line() -> None:
-    told = row(Schedule(name="failing", last_error=REFUSED), "last error")
-    assert told == "crew c does not exist; create it (NOT_FOUND)"
+    cell = row(Schedule(name="failing", last_error=REFUSED), "last error")
+    assert cell == "crew c does not exist; create it (NOT_FOUND)"
     assert row(Schedule(name="well"), "last error") == ""
 
 
@@ -99,9 +99,9 @@ def test_what_it_starts_is_told() -> None:
 
 @pytest.mark.parametrize("text", ["a" * 1_000_000, "a\n" * 1_000_000], ids=["one word", "lines"])
 def test_a_long_input_is_cut_off_visibly(text: str) -> None:
-    told = row(Schedule(start=start_request("c", {"text": text})), "input text")
-    assert len(told) < 210
-    assert told.endswith("…")
+    cell = row(Schedule(start=start_request("c", {"text": text})), "input text")
+    assert len(cell) < 210
+    assert cell.endswith("…")
 
 
 def test_an_input_commands_no_terminal() -> None:

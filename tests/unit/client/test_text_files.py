@@ -1,4 +1,4 @@
-"""Text files are read whatever wrote them, and what is no text is refused."""
+"""Text files of any common encoding are read, and other files are refused."""
 
 import io
 import sys
