@@ -10,7 +10,7 @@ MAX_SHOWN_TEXT = 4000
 """Characters of a running answer that are kept."""
 
 _NEEDS_CREDENTIAL = ExecutionState.EXECUTION_STATE_WAITING_FOR_CREDENTIAL
-_ENDINGS = {
+_FINAL_STATES = {
     "execution_succeeded": "succeeded",
     "execution_failed": "failed",
     "execution_cancelled": "cancelled",
@@ -73,8 +73,8 @@ class Progress:
         self.sequence = event.sequence
         self.latest = event.time.ToDatetime(tzinfo=UTC) if event.HasField("time") else self.latest
         what = event.WhichOneof("event") or ""
-        if what in _ENDINGS:
-            self._end(_ENDINGS[what])
+        if what in _FINAL_STATES:
+            self._end(_FINAL_STATES[what])
         elif what.startswith("execution_"):
             self._move(event, what)
         elif event.task_name:
