@@ -98,9 +98,9 @@ executions = Table(
     Column("cancel_requested_at", UtcDateTime),
     # Claims so far. Every write of a worker is guarded by the epoch it claimed.
     Column("epoch", Integer, nullable=False),
-    # The segment the execution is at; `<id>.<generation>` is the engine's id of it.
+    # The segment the execution is at; `<id>.<generation>` is its id in the queue of segments.
     Column("generation", Integer, nullable=False),
-    # Whether that segment still waits to be handed to the engine.
+    # Whether that segment still waits to be put into the queue.
     Column("ready", Boolean, nullable=False),
     # Rises in the transaction that inserts the events.
     Column("last_sequence", BigInteger, nullable=False),

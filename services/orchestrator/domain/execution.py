@@ -141,7 +141,7 @@ class Execution:
     generation: int
     """Counts the segments: 1, and one more each time a parked execution is woken."""
     ready: bool
-    """Whether the present generation still waits to be handed to the engine."""
+    """Whether the present generation still waits to be put into the queue of segments."""
     last_sequence: int
     usage: Usage
     created_at: datetime

@@ -10,8 +10,9 @@ from services.common.errors import Unavailable
 from services.orchestrator.domain.hint import Hint
 from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
+from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
-from services.orchestrator.worker.host.run_store import Claim, Fenced, RunStore
+from services.orchestrator.worker.host.run_store import Claim, RunStore
 from tests.integration.worker.rows import claimed, event_rows, parked, queue
 
 

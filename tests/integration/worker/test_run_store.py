@@ -13,7 +13,8 @@ from services.orchestrator.domain.execution import ExecutionError, ExecutionStat
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.store import SqlStore
-from services.orchestrator.worker.host.run_store import Fenced, RunStore
+from services.orchestrator.worker.host.fenced_write import Fenced
+from services.orchestrator.worker.host.run_store import RunStore
 from tests.integration.worker.rows import claimed, crew, event_rows, execution_row, parked, queue, task_rows
 
 S = ExecutionState

@@ -1,4 +1,4 @@
-"""Removes the pieces of models' answers once those who watch have had time to read them; the full text stays."""
+"""Removes the pieces of models' answers once watchers have had time to read them; the full text stays."""
 
 import asyncio
 from collections import deque
@@ -12,7 +12,7 @@ logger = structlog.get_logger(__name__)
 
 
 class ChunkPruner:
-    """Remembers what to remove, in memory: what a lost host would have removed stays, and does no harm."""
+    """Keeps what to remove in memory: pieces that a lost host would have removed stay, which does no harm."""
 
     def __init__(self, store: RunStore, retention: float) -> None:
         """`retention` is in seconds."""
@@ -22,7 +22,7 @@ class ChunkPruner:
         self._added = asyncio.Event()
 
     def add(self, execution_id: str, call_id: str, after_sequence: int) -> None:
-        """Remove the pieces of a call, which come after a sequence, when the time has come."""
+        """Remove the pieces of a call's answer, all of which come after a sequence, once `retention` has passed."""
         when = asyncio.get_running_loop().time() + self._retention
         self._due.append((when, execution_id, call_id, after_sequence))
         self._added.set()

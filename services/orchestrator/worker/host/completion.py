@@ -10,10 +10,10 @@ from services.common.clock import utc_now
 from services.common.errors import CoxswainError
 from services.orchestrator.domain.execution import ExecutionError, ExecutionState, TaskOutput, TaskState
 from services.orchestrator.messages.executions import error_to_proto, output_to_proto, usage_to_proto
+from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.recorder import Change, Recorder, TaskRef
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import RunState, TaskProgress
-from services.orchestrator.worker.host.run_store import FencedWrite
 
 logger = structlog.get_logger(__name__)
 

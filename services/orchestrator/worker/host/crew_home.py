@@ -1,4 +1,4 @@
-"""Where CrewAI keeps its files."""
+"""The directory CrewAI keeps its files in, one for each worker host."""
 
 import fcntl
 import os

@@ -137,7 +137,7 @@ class ForkServer:
         forked = self._forking[token] = asyncio.get_running_loop().create_future()
         try:
             with theirs:
-                self._tell({"fork": token}, theirs.fileno())
+                self._send({"fork": token}, theirs.fileno())
                 pid = await forked
         except BaseException:
             ours.close()
@@ -154,7 +154,7 @@ class ForkServer:
         if pid not in self._living:
             return
         try:
-            self._tell({"kill": pid})
+            self._send({"kill": pid})
         except ForkServerLost:
             return
         if not await self.gone(pid, _KILL_SECONDS):
@@ -194,7 +194,7 @@ class ForkServer:
             self._process.wait()
             self._process = None
 
-    def _tell(self, message: dict[str, int], descriptor: int | None = None) -> None:
+    def _send(self, message: dict[str, int], descriptor: int | None = None) -> None:
         if self._control is None:
             raise ForkServerLost("the fork server is closed")
         ancillary = (
@@ -218,7 +218,7 @@ class ForkServer:
             for waiting in waiters:
                 if not waiting.done():
                     waiting.set_exception(lost)
-                    waiting.exception()  # it may be that nobody waits
+                    waiting.exception()  # read, so that asyncio does not report it when no caller waits
             for gone in self._living.values():
                 gone.set()
             self._living.clear()
@@ -231,7 +231,7 @@ class ForkServer:
             self._living[message["pid"]] = asyncio.Event()
             forked = self._forking.get(message["forked"])
             if forked is None or forked.cancelled():
-                self._tell({"kill": message["pid"]})  # nobody waits for it any more
+                self._send({"kill": message["pid"]})  # its caller has gone
             else:
                 forked.set_result(message["pid"])
         elif "exited" in message:

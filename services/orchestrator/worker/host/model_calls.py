@@ -9,11 +9,11 @@ from coxswain.orchestrator.worker.link_pb2 import Complete
 from services.common.errors import CoxswainError, Internal
 from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
+from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.model_messages import Answer, request_hash
 from services.orchestrator.worker.host.peer_retry import call_peer, retry_while_absent
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
-from services.orchestrator.worker.host.run_store import FencedWrite
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.usage_total import UsageTotal
 

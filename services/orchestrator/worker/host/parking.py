@@ -5,11 +5,11 @@ from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
 from services.orchestrator.worker.host.completion import Completion
+from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import RunState
-from services.orchestrator.worker.host.run_store import FencedWrite
 
 
 class Parking:

@@ -1,4 +1,4 @@
-"""Whom an execution acts as: principals issued through its grant, renewed before they expire."""
+"""The principal an execution acts as: issued through its grant, and renewed before it expires."""
 
 import asyncio
 import time

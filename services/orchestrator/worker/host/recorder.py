@@ -16,7 +16,8 @@ from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
-from services.orchestrator.worker.host.run_store import FencedWrite, RunStore
+from services.orchestrator.worker.host.fenced_write import FencedWrite
+from services.orchestrator.worker.host.run_store import RunStore
 
 logger = structlog.get_logger(__name__)
 
@@ -141,7 +142,7 @@ class Recorder:
         Raises:
             Fenced: the claim is not the newest one.
         """
-        # Whoever waits may be cancelled; what others have added is written nevertheless.
+        # The caller may be cancelled; what others have added is written all the same.
         writing = asyncio.create_task(self._flush())
         self._tasks.add(writing)
         writing.add_done_callback(self._tasks.discard)

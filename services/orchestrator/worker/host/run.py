@@ -10,12 +10,13 @@ from services.orchestrator.messages.executions import output_to_proto
 from services.orchestrator.worker.host.approvals import Approvals
 from services.orchestrator.worker.host.completion import Completion
 from services.orchestrator.worker.host.crew_session import CrewSession
+from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
 from services.orchestrator.worker.host.parking import Parking
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import PLAN_INDEX, RunState, TaskProgress
-from services.orchestrator.worker.host.run_store import Claim, Fenced, FencedWrite
+from services.orchestrator.worker.host.run_store import Claim
 from services.orchestrator.worker.host.stop_signal import Cancelled, CredentialNeeded, Failed, Lost, Stop, StopSignal
 from services.orchestrator.worker.host.task_order import context_of, startable
 
@@ -51,7 +52,7 @@ class ExecutionRun:
         """Run until the execution has ended or is parked.
 
         Raises:
-            Lost: this host has no say over it any more, or (LeaseLost) cannot be sure of it.
+            Lost: this host does not have the execution any more, or (LeaseLost) cannot be sure that it has.
         """
         work = asyncio.create_task(self._work())
         stopping = asyncio.create_task(self._signal.wait())

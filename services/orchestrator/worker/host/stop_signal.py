@@ -6,8 +6,8 @@ import structlog
 
 from services.common.errors import CoxswainError
 from services.orchestrator.domain.execution import Execution, ExecutionError, OnCredentialExpiry
+from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.host.principals import CredentialExpired
-from services.orchestrator.worker.host.run_store import Fenced
 
 logger = structlog.get_logger(__name__)
 

@@ -4,8 +4,8 @@ from google.protobuf.message import Message
 
 from coxswain.orchestrator.worker.link_pb2 import BeginTool, EndTool, ToolPermission
 from services.orchestrator.domain.tool import ToolCallState
+from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.recorder import Recorder
-from services.orchestrator.worker.host.run_store import FencedWrite
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.link.errors import TaskError
 

@@ -222,7 +222,7 @@ def _sqlite_engine(url: URL) -> Engine:
 
 
 def _hand_on_logs() -> None:
-    """Let DBOS's log lines go the way of all others; it writes to standard error by itself."""
+    """Send DBOS's log lines where all others go; its own handler writes them to standard error."""
     logger = logging.getLogger("dbos")
     logger.handlers.clear()
     logger.propagate = True

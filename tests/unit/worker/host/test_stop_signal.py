@@ -8,8 +8,8 @@ import pytest
 
 from services.common.errors import PermissionDenied
 from services.orchestrator.domain.execution import ExecutionError, OnCredentialExpiry
+from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.host.principals import CredentialExpired
-from services.orchestrator.worker.host.run_store import Fenced
 from services.orchestrator.worker.host.stop_signal import (
     Cancelled,
     CredentialNeeded,
