@@ -276,6 +276,17 @@ async def test_a_result_that_breaks_its_schema_fails_the_task(fork_server: ForkS
     assert failed.value.reason == "TASK_FAILED"
 
 
+@pytest.mark.parametrize("data", ["Infinity", '{"a":' * 40 + "1" + "}" * 40], ids=["infinite", "nested"])
+async def test_a_result_that_cannot_be_stored_fails_the_task_and_says_why(fork_server: ForkServer, data: str) -> None:
+    schema = {"type": "object", "properties": {"data": {"type": "number" if data == "Infinity" else "object"}}}
+    host = ScriptedHost(lambda _: answer(f'{{"data": {data}}}'))
+    spec = crew(replace(READ, output_schema=schema), agents=(replace(READER, max_retries=0),))
+    async with segment(fork_server, host, spec, inputs=INPUTS) as run:
+        with pytest.raises(TaskError, match="finite, and values nested at most") as failed:
+            await run.task(0)
+    assert failed.value.reason == "TASK_FAILED"
+
+
 async def test_a_plan_is_one_structured_call_and_becomes_part_of_its_tasks(fork_server: ForkServer) -> None:
     plans = {"list_of_plans_per_task": [{"task_number": 2, "task": "write", "plan": " First think. Then write."}]}
     host = ScriptedHost(lambda request: answer(json.dumps(plans)) if "Planner" in said(request) else echo(request))

@@ -62,6 +62,13 @@ def test_another_request_has_another_hash(change: pb.Completion) -> None:
     assert request_hash(other, "") != request_hash(REQUEST, "")
 
 
+def test_every_field_that_crews_set_counts() -> None:
+    never_set = {"tool_choice", "top_p", "max_output_tokens", "stop", "seed", "reasoning_effort"}
+    for message in (pb.Completion, pb.Sampling):
+        fields = {field.name for field in message.DESCRIPTOR.fields}
+        assert fields - never_set <= {"model", "messages", "tools", "response_format", "sampling", "temperature"}
+
+
 def test_what_is_said_as_material_is_not_the_same_as_text() -> None:
     other = copy.deepcopy(REQUEST)
     other.messages[1].content[1].text = "The sea. é"

@@ -1,5 +1,6 @@
 """Runs what the host asks for: one task, or the crew's plan."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -7,6 +8,8 @@ from crewai import CrewOutput
 from crewai.events.stream_context import add_stream_sink, reset_stream_sinks
 from crewai.hooks.dispatch import HookAborted
 from crewai.utilities.planning_handler import CrewPlanner
+from google.protobuf.struct_pb2 import Struct
+from pydantic import BaseModel
 
 from coxswain.orchestrator.v1.execution_pb2 import TaskOutput
 from coxswain.orchestrator.worker.link_pb2 import Plan, RunTask
@@ -22,6 +25,9 @@ from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.text import storable, storable_json
 
 PLAN_INDEX = -1
+
+_MAX_NESTING = 24
+"""Messages may be nested 100 deep, and each level of JSON takes three of them."""
 
 T = TypeVar("T")
 
@@ -50,15 +56,33 @@ def run_task(session: Session, index: int, request: RunTask) -> TaskOutput:
             built.memory.save_result(output.raw, output.agent)
         return TaskOutput(
             text=storable(output.raw),
-            structured=(
-                to_struct(storable_json(output.pydantic.model_dump(mode="json", by_alias=True)))
-                if output.pydantic
-                else None
-            ),
+            structured=_structured(output.pydantic) if output.pydantic else None,
             agent_role=storable(output.agent),
         )
 
     return _finish(attempt, work)
+
+
+def _structured(result: BaseModel) -> Struct:
+    document = storable_json(result.model_dump(mode="json", by_alias=True))
+    if not _is_storable(document, _MAX_NESTING):
+        raise TaskError(
+            "TASK_FAILED",
+            "the result cannot be stored: numbers must be finite, and values nested at most "
+            f"{_MAX_NESTING} levels deep",
+        )
+    return to_struct(document)
+
+
+def _is_storable(value: Any, levels: int) -> bool:
+    match value:
+        case dict() | list():
+            items = value.values() if isinstance(value, dict) else value
+            return levels > 0 and all(_is_storable(item, levels - 1) for item in items)
+        case float():
+            return math.isfinite(value)
+        case _:
+            return True
 
 
 def make_plan(session: Session) -> Plan:
