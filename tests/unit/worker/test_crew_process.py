@@ -5,12 +5,12 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from coxswain.memory.v1.memory_pb2 import RecordFilter
-from coxswain.orchestrator.worker.link_pb2 import Revision
+from coxswain.orchestrator.worker.link_pb2 import CrewReply, HostRequest, Plan, Revision, RunTask
 from services.orchestrator.domain.crew import (
     AgentSpec,
     CrewSpec,
@@ -21,7 +21,7 @@ from services.orchestrator.domain.crew import (
     ToolSpec,
 )
 from services.orchestrator.domain.execution import TaskOutput
-from services.orchestrator.worker.host.crew_process import ForkServer
+from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServer
 from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.scripted_host import (
     PLAIN,
@@ -509,6 +509,17 @@ async def test_a_crew_process_holds_no_secret_and_reaches_nobody(fork_server: Fo
         assert not {name for name in names if name.startswith(("COXSWAIN", "OPENAI", "DATABRICKS"))}
         open_files = [str(descriptor.readlink()) for descriptor in (proc / "fd").iterdir()]
         assert len([target for target in open_files if target.startswith("socket:")]) == 1
+
+
+async def test_a_reply_to_something_else_is_an_error() -> None:
+    class Link:
+        async def call(self, _: HostRequest) -> CrewReply:
+            return CrewReply(make_plan=Plan())
+
+    process = CrewProcess(1, cast("Any", Link()), cast("Any", None))
+    assert await process.make_plan() == Plan()
+    with pytest.raises(TaskError, match="something else"):
+        await process.run_task(0, RunTask())
 
 
 async def test_killing_a_crew_process_ends_it_at_once(fork_server: ForkServer) -> None:

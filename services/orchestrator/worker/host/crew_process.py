@@ -15,7 +15,8 @@ from typing import Any, Self
 import structlog
 
 from coxswain.orchestrator.v1.execution_pb2 import TaskOutput
-from coxswain.orchestrator.worker.link_pb2 import HostRequest, MakePlan, OpenSession, Plan, RunTask
+from coxswain.orchestrator.worker.link_pb2 import CrewReply, HostRequest, MakePlan, OpenSession, Plan, RunTask
+from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.host_end import Handler, HostEnd
 
 logger = structlog.get_logger(__name__)
@@ -47,11 +48,17 @@ class CrewProcess:
 
     async def run_task(self, index: int, request: RunTask) -> TaskOutput:
         """Have it do one task, and return the output."""
-        return (await self._link.call(HostRequest(task=index, run_task=request))).run_task
+        return (await self._call(HostRequest(task=index, run_task=request))).run_task
 
     async def make_plan(self) -> Plan:
         """Have it plan the whole crew."""
-        return (await self._link.call(HostRequest(make_plan=MakePlan()))).make_plan
+        return (await self._call(HostRequest(make_plan=MakePlan()))).make_plan
+
+    async def _call(self, request: HostRequest) -> CrewReply:
+        reply = await self._link.call(request)
+        if reply.WhichOneof("reply") != request.WhichOneof("request"):
+            raise TaskError("INTERNAL", "the crew process replied with something else than was asked for")
+        return reply
 
     async def close(self) -> None:
         """Let it end, and wait until it is gone; one that does not end is killed."""
