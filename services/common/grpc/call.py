@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from services.common.errors import Unauthenticated
 from services.common.identity.authenticator import Credential
@@ -58,6 +58,13 @@ def current_principal() -> Principal:
 def enter_call(call: Call) -> None:
     """Make `call` the current one for the rest of this task."""
     _call.set(call)
+
+
+def outlast_caller() -> None:
+    """Let the rest of this task take as long as it needs: it serves others than the caller it was started for, too."""
+    call = _call.get(None)
+    if call is not None:
+        _call.set(replace(call, deadline=None))
 
 
 def outgoing_call() -> tuple[str, str, float | None]:

@@ -5,30 +5,20 @@ has left.
 """
 
 import functools
+import importlib
 import json
-from collections.abc import Callable, Mapping
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor import ServiceDescriptor
 
-from coxswain.auth.v1 import auth_service_pb2
-from coxswain.memory.v1 import memory_service_pb2
-from coxswain.models.v1 import inference_service_pb2, model_service_pb2
-from coxswain.orchestrator.v1 import worker_service_pb2
 from services.common.errors import DeadlineExceeded
 from services.common.grpc.access import read_access
 from services.common.grpc.call import outgoing_call
 from services.common.identity.authenticator import PRINCIPAL, REQUEST_ID, SERVICE
 from services.common.identity.service_identity import ServiceIdentity
-
-_CALLED: Mapping[str, tuple[FileDescriptor, ...]] = {
-    "auth": (auth_service_pb2.DESCRIPTOR,),
-    "models": (model_service_pb2.DESCRIPTOR, inference_service_pb2.DESCRIPTOR),
-    "memory": (memory_service_pb2.DESCRIPTOR,),
-    "orchestrator": (worker_service_pb2.DESCRIPTOR,),
-}
-"""What other services call of each, whose options decide what is tried again."""
 
 
 class Peers:
@@ -64,7 +54,7 @@ class Peers:
         options = [
             ("grpc.max_receive_message_length", self._max_message_bytes),
             ("grpc.max_send_message_length", self._max_message_bytes),
-            ("grpc.service_config", service_config(_CALLED[service])),
+            ("grpc.service_config", service_config(service)),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
         ]
@@ -132,12 +122,14 @@ class _StreamInterceptor(grpc.aio.UnaryStreamClientInterceptor):
 
 
 @functools.cache
-def service_config(files: tuple[FileDescriptor, ...]) -> str:
-    """Return the gRPC service config (JSON): round robin, and retries of what the methods' options let repeat."""
+def service_config(name: str) -> str:
+    """Return the gRPC service config (JSON) for calls to a service: round robin, and retries of what may be repeated.
+
+    The options of its methods decide that; those of a stream, which may have begun, never let it.
+    """
     repeatable = [
         {"service": service.full_name, "method": method.name}
-        for file in files
-        for service in file.services_by_name.values()
+        for service in _descriptors(name)
         for method in service.methods
         if read_access(method).repeatable and not method.server_streaming
     ]
@@ -154,3 +146,11 @@ def service_config(files: tuple[FileDescriptor, ...]) -> str:
             "methodConfig": [{"name": repeatable, "retryPolicy": policy}] if repeatable else [],
         }
     )
+
+
+def _descriptors(name: str) -> Iterator[ServiceDescriptor]:
+    """Yield what a service of ours serves, from every service file of its package."""
+    package = importlib.import_module(f"coxswain.{name}.v1")
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if module.name.endswith("_service_pb2"):
+            yield from importlib.import_module(module.name).DESCRIPTOR.services_by_name.values()

@@ -1,13 +1,13 @@
 """From the metadata of a call to who makes it."""
 
-import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from services.common.cache import AsyncCache
 from services.common.errors import Unauthenticated
 from services.common.identity.principal import Principal
 from services.common.identity.principal_token import PrincipalVerifier
@@ -58,14 +58,15 @@ class Authenticator:
         principals: PrincipalVerifier,
         services: ServiceTokenVerifier,
         cache_seconds: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._exchanger = exchanger
         self._principals = principals
         self._services = services
         self._cache_seconds = cache_seconds
         self._hash_key = secrets.token_bytes(32)
-        self._cache: dict[bytes, tuple[float, Principal]] = {}
-        self._exchanges: dict[bytes, asyncio.Task[Principal]] = {}
+        self._callers = AsyncCache[bytes, Principal](_CACHE_SIZE, self._lifetime, clock=clock)
 
     async def caller(self, credential: Credential, group_id: str) -> Principal:
         """Return the principal of a caller from outside.
@@ -74,37 +75,18 @@ class Authenticator:
             CoxswainError: what auth refused.
         """
         key = self._key(credential, group_id)
-        entry = self._cache.get(key)
-        if entry is not None and entry[0] > time.monotonic():
-            return entry[1]
-        exchange = self._exchanges.get(key)
-        if exchange is None:
-            exchange = asyncio.create_task(self._exchange(key, credential, group_id))
-            self._exchanges[key] = exchange
-            exchange.add_done_callback(lambda _: self._exchanges.pop(key, None))
-        # The exchange serves every call that waits for it: one of them being cancelled must not end it.
-        return await asyncio.shield(exchange)
+        return await self._callers.get(key, lambda: self._exchanger.exchange(credential, group_id))
 
     def remembered_seconds(self, credential: Credential, group_id: str) -> float:
         """Return how long `caller` goes on to answer without asking auth; 0 when it does not."""
-        entry = self._cache.get(self._key(credential, group_id))
-        return 0.0 if entry is None else max(0.0, entry[0] - time.monotonic())
+        return self._callers.remaining(self._key(credential, group_id))
 
     def _key(self, credential: Credential, group_id: str) -> bytes:
         material = f"{credential.authorization}\0{credential.forwarded_access_token}\0{group_id}"
         return hashlib.blake2b(material.encode(), key=self._hash_key, digest_size=32).digest()
 
-    async def _exchange(self, key: bytes, credential: Credential, group_id: str) -> Principal:
-        principal = await self._exchanger.exchange(credential, group_id)
-        lifetime = min(self._cache_seconds, principal.expires_at.timestamp() - time.time() - _EXPIRY_MARGIN_SECONDS)
-        if lifetime > 0:
-            if len(self._cache) >= _CACHE_SIZE:
-                now = time.monotonic()
-                self._cache = {k: entry for k, entry in self._cache.items() if entry[0] > now}
-                if len(self._cache) >= _CACHE_SIZE:
-                    self._cache.clear()
-            self._cache[key] = (time.monotonic() + lifetime, principal)
-        return principal
+    def _lifetime(self, principal: Principal) -> float:
+        return min(self._cache_seconds, principal.expires_at.timestamp() - time.time() - _EXPIRY_MARGIN_SECONDS)
 
     def service(self, token: str, audience: str) -> str:
         """Return the name of the calling service.

@@ -7,8 +7,9 @@ from typing import Protocol
 import grpc
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2
+from services.common.cache import AsyncCache
 from services.common.errors import PermissionDenied
-from services.common.grpc.call import current_principal
+from services.common.grpc.call import current_principal, outlast_caller
 from services.common.grpc.status import from_rpc_error
 
 _CACHE_SIZE = 10_000
@@ -43,6 +44,15 @@ class CredentialSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Resolved:
+    """What auth answered; one that has expired is not kept."""
+
+    token: str = field(repr=False)
+    on_behalf_of_user: bool
+    expires_at: float
+
+
 class AuthCredentials:
     """Asks auth, and remembers the answer as long as auth allows, for the same group, subject and session only."""
 
@@ -56,14 +66,17 @@ class AuthCredentials:
         self._stub = auth_service_pb2_grpc.AuthServiceStub(channel)
         self._purpose = purpose
         self._keyless_origins = keyless_origins
-        self._cache: dict[_Key, tuple[float, OutboundCredential]] = {}
+        self._resolved = AsyncCache[_Key, _Resolved](_CACHE_SIZE, lambda found: found.expires_at - time.time())
 
     async def resolve(self, origin: str, provider: str = "") -> OutboundCredential:
         """Return the calling principal's credential; see `CredentialSource`."""
         key = _cache_key(origin, provider)
-        entry = self._cache.get(key)
-        if entry is not None and entry[0] > time.time():
-            return entry[1]
+        known = self._resolved.peek(key)
+        found = known or await self._resolved.get(key, lambda: self._ask(origin, provider))
+        return OutboundCredential(found.token, found.on_behalf_of_user, from_cache=known is not None)
+
+    async def _ask(self, origin: str, provider: str) -> "_Resolved":
+        outlast_caller()
         request = credential_pb2.ResolveCredentialRequest(
             purpose=self._purpose, provider=provider, destination_origin=origin
         )
@@ -72,7 +85,7 @@ class AuthCredentials:
         except grpc.RpcError as error:
             failure = from_rpc_error(error, "auth")
             if failure.reason == "CREDENTIAL_NOT_CONFIGURED" and origin in self._keyless_origins:
-                return OutboundCredential("")
+                return _Resolved("", on_behalf_of_user=False, expires_at=0)
             raise failure from error
         if origin and response.origin != origin:
             raise PermissionDenied(
@@ -80,17 +93,12 @@ class AuthCredentials:
                 reason="DESTINATION_NOT_ALLOWED",
                 metadata={"origin": origin},
             )
-        if len(self._cache) >= _CACHE_SIZE:
-            self._cache.clear()
-        self._cache[key] = (
-            response.expire_time.ToNanoseconds() / 1e9,
-            OutboundCredential(response.token, response.on_behalf_of_user, from_cache=True),
-        )
-        return OutboundCredential(response.token, response.on_behalf_of_user)
+        expires_at = response.expire_time.ToNanoseconds() / 1e9
+        return _Resolved(response.token, response.on_behalf_of_user, expires_at)
 
     def forget(self, origin: str, provider: str = "") -> None:
         """Drop what is remembered for the calling principal."""
-        self._cache.pop(_cache_key(origin, provider), None)
+        self._resolved.forget(_cache_key(origin, provider))
 
 
 def _cache_key(origin: str, provider: str) -> _Key:

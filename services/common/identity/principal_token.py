@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 import jwt
+from cachetools import TLRUCache
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from services.common.errors import Unauthenticated
@@ -55,7 +56,7 @@ class PrincipalVerifier:
         self._keys: Mapping[str, Ed25519PublicKey] = {}
         self._keys_read_at = float("-inf")
         self._reading = asyncio.Lock()
-        self._verified: dict[str, tuple[float, Principal]] = {}
+        self._verified = TLRUCache[str, Principal](_CACHE_SIZE, _expiry, time.time)
 
     async def verify(self, token: str) -> Principal:
         """Return the principal a token stands for.
@@ -64,8 +65,8 @@ class PrincipalVerifier:
             Unauthenticated: the token is not one of auth's, or has expired.
         """
         known = self._verified.get(token)
-        if known is not None and known[0] > time.time():
-            return known[1]
+        if known is not None:
+            return known
         try:
             header = jwt.get_unverified_header(token)
         except jwt.InvalidTokenError as error:
@@ -95,12 +96,7 @@ class PrincipalVerifier:
             raise Unauthenticated("the principal has expired", reason="CREDENTIAL_EXPIRED") from error
         except (jwt.InvalidTokenError, KeyError, ValueError) as error:
             raise _rejected() from error
-        if len(self._verified) >= _CACHE_SIZE:
-            now = time.time()
-            self._verified = {t: entry for t, entry in self._verified.items() if entry[0] > now}
-            if len(self._verified) >= _CACHE_SIZE:
-                self._verified.clear()
-        self._verified[token] = (claims["exp"], principal)
+        self._verified[token] = principal
         return principal
 
     async def _key(self, kid: str) -> Ed25519PublicKey | None:
@@ -111,6 +107,10 @@ class PrincipalVerifier:
                     self._keys = await self._source.public_keys()
                     self._keys_read_at = time.monotonic()
         return self._keys.get(kid)
+
+
+def _expiry(_token: str, principal: Principal, _now: float) -> float:
+    return principal.expires_at.timestamp()
 
 
 def _rejected() -> Unauthenticated:

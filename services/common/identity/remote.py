@@ -7,6 +7,7 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, principal_pb2
+from services.common.grpc.call import outlast_caller
 from services.common.grpc.status import from_rpc_error
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import Principal
@@ -23,6 +24,8 @@ class RemoteIdentity:
 
     async def exchange(self, credential: Credential, group_id: str) -> Principal:
         """Return the principal of a caller; see `TokenExchanger`."""
+        # An authenticator waits for it in a task of its own, with all callers that came with the same credential.
+        outlast_caller()
         request = principal_pb2.ExchangeTokenRequest(group_id=group_id)
         if credential.forwarded_access_token:
             request.forwarded_access_token = credential.forwarded_access_token

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 import jwt
+from cachetools import TLRUCache
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -74,7 +75,8 @@ class ServiceTokenVerifier:
     def __init__(self, keys_dir: Path) -> None:
         self._directory = keys_dir / "services"
         self._keys: dict[str, Ed25519PublicKey] = {}
-        self._verified: dict[tuple[str, str], tuple[float, str]] = {}
+        # By token and audience: the expiry of the token, and who signed it.
+        self._verified = TLRUCache[tuple[str, str], tuple[float, str]](_CACHE_SIZE, _expiry, time.time)
 
     def verify(self, token: str, audience: str) -> str:
         """Return the name of the service that signed a token for `audience`.
@@ -83,7 +85,7 @@ class ServiceTokenVerifier:
             Unauthenticated: no service of this installation signed it for that audience, or it has expired.
         """
         known = self._verified.get((token, audience))
-        if known is not None and known[0] > time.time():
+        if known is not None:
             return known[1]
         try:
             header = jwt.get_unverified_header(token)
@@ -98,8 +100,6 @@ class ServiceTokenVerifier:
             raise _rejected() from error
         if claims["exp"] - claims["iat"] > _LIFETIME_SECONDS:
             raise _rejected()
-        if len(self._verified) >= _CACHE_SIZE:
-            self._verified.clear()
         self._verified[token, audience] = (claims["exp"], str(issuer))
         return str(issuer)
 
@@ -116,6 +116,10 @@ class ServiceTokenVerifier:
                 return None
             self._keys[service] = key
         return self._keys[service]
+
+
+def _expiry(_key: object, verified: tuple[float, str], _now: float) -> float:
+    return verified[0]
 
 
 def _create_key(directory: Path, name: str) -> None:

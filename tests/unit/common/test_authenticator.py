@@ -1,6 +1,7 @@
 """How long a verified caller is remembered."""
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 
@@ -26,17 +27,14 @@ class Auth:
         return Principal(credential.authorization, group_id, Role.EDITOR, False, CredentialKind.DEV, "", "", expires)
 
 
-def authenticator(auth: Auth, seconds: float) -> Authenticator:
-    return Authenticator(auth, cast("Any", None), cast("Any", None), seconds)
+def authenticator(auth: Auth, seconds: float, clock: Callable[[], float] = time.monotonic) -> Authenticator:
+    return Authenticator(auth, cast("Any", None), cast("Any", None), seconds, clock=clock)
 
 
-async def test_what_is_left_of_an_answer_shrinks_and_asking_does_not_stretch_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_what_is_left_of_an_answer_shrinks_and_asking_does_not_stretch_it() -> None:
     auth = Auth(300)
-    callers = authenticator(auth, 60)
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    now = 1000.0
+    callers = authenticator(auth, 60, lambda: now)
     assert callers.remembered_seconds(ANN, "sales") == 0
     await callers.caller(ANN, "sales")
     assert callers.remembered_seconds(ANN, "sales") == 60
