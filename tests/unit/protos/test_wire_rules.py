@@ -1,0 +1,289 @@
+"""The rules of docs/api-style.md that can be checked on the descriptors of the whole product."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from buf.validate import validate_pb2
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from coxswain.common.v1 import error_reason_pb2, format_pb2
+from services.common.grpc.reflection import IMAGE_FILE
+from tests.support.descriptors import product_files, product_messages, product_services
+
+PACKAGES = ("auth", "common", "memory", "models", "orchestrator")
+SERVICES = ("auth", "memory", "models", "orchestrator")
+# Too general to say anything in a language that imports several packages.
+_BARE = {"Filter", "Value", "Request", "Response", "Options", "Config", "Item", "Result", "Key", "Entry"}
+_VERBS_ALONE = {"Complete", "StreamComplete", "Embed"}
+"""RPCs whose noun is their service's: inference."""
+
+every_package = pytest.mark.parametrize("package", PACKAGES)
+every_service = pytest.mark.parametrize("package", SERVICES)
+
+
+def those(*packages: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("package", packages)
+
+
+def files(package: str) -> list[FileDescriptor]:
+    return [file for file in product_files() if file.package == f"coxswain.{package}.v1"]
+
+
+def messages(package: str) -> list[Descriptor]:
+    return [message for message in product_messages() if message.file.package == f"coxswain.{package}.v1"]
+
+
+def fields(package: str) -> list[FieldDescriptor]:
+    return [field for message in messages(package) for field in message.fields]
+
+
+def methods(package: str) -> list[MethodDescriptor]:
+    return [
+        method
+        for service in product_services()
+        if service.file.package == f"coxswain.{package}.v1"
+        for method in service.methods
+    ]
+
+
+def rules(field: FieldDescriptor) -> Any:
+    return field.GetOptions().Extensions[validate_pb2.field]
+
+
+def words(name: str) -> list[str]:
+    return re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*", name)
+
+
+# W1
+
+
+@every_service
+def test_an_rpc_names_its_noun_and_its_messages_are_named_after_it(package: str) -> None:
+    for method in methods(package):
+        assert len(words(method.name)) > 1 or method.name in _VERBS_ALONE, method.full_name
+        assert method.input_type.name == f"{method.name}Request", method.full_name
+        assert method.output_type.name == f"{method.name}Response", method.full_name
+
+
+@every_package
+def test_no_message_has_a_name_that_says_nothing_by_itself(package: str) -> None:
+    named = {message.name for message in messages(package) if message.containing_type is None}
+    assert not named & (_BARE | {f"{verb}Request" for verb in ("Get", "List", "Create", "Update", "Delete", "Set")})
+
+
+@every_package
+def test_a_way_to_correct_something_is_a_remedy(package: str) -> None:
+    assert [field.full_name for field in fields(package) if "mend" in field.name.split("_")] == []
+
+
+# W2
+
+
+@those("auth", "memory", "models")
+def test_partial_updates_go_by_a_mask_that_has_to_be_given(package: str) -> None:
+    for method in methods(package):
+        if method.name.startswith("Update"):
+            mask = method.input_type.fields_by_name.get("update_mask")
+            assert mask is not None, method.full_name
+            assert mask.message_type == FieldMask.DESCRIPTOR, method.full_name
+            assert rules(mask).required, method.full_name
+
+
+# W3
+
+
+def named_resources(package: str) -> dict[str, Descriptor]:
+    """Return what has an id and a unique name of its own, and is got."""
+    got = {method.name.removeprefix("Get") for method in methods(package) if method.name.startswith("Get")}
+    return {
+        message.name: message
+        for message in messages(package)
+        if message.name in got and {"id", "name"} <= {field.name for field in message.fields}
+    }
+
+
+@those("auth", "models")
+def test_a_resource_with_a_name_is_addressed_by_id_or_by_name(package: str) -> None:
+    for resource in named_resources(package):
+        for method in methods(package):
+            if method.name in {f"{verb}{resource}" for verb in ("Get", "Update", "Delete")}:
+                key = method.input_type.oneofs_by_name.get("key")
+                assert key is not None, method.full_name
+                assert [field.name for field in key.fields] == ["id", "name"], method.full_name
+                assert key.GetOptions().Extensions[validate_pb2.oneof].required, method.full_name
+
+
+@every_service
+def test_a_thing_itself_is_its_id(package: str) -> None:
+    nouns = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in (m.name for m in messages(package))}
+    for method in methods(package):
+        for name, noun in nouns.items():
+            if method.name in {f"{verb}{name}" for verb in ("Get", "Update", "Delete", "Cancel", "Resume", "Answer")}:
+                assert f"{noun}_id" not in method.input_type.fields_by_name, method.full_name
+
+
+# W5
+
+
+def test_memory_knows_no_crew_by_its_stored_id() -> None:
+    assert [field.full_name for field in fields("memory") if field.name == "crew_id"] == []
+
+
+# W6
+
+
+@pytest.mark.parametrize(
+    ("package", "request_name", "field_name"),
+    [
+        ("orchestrator", "AnswerApprovalRequest", "decision"),
+        ("models", "SetModelEnabledRequest", "enabled"),
+    ],
+)
+def test_what_does_harm_when_it_is_left_out_has_to_be_given(package: str, request_name: str, field_name: str) -> None:
+    (message,) = (message for message in messages(package) if message.name == request_name)
+    field = message.fields_by_name[field_name]
+    unspecified = field.enum_type is not None and 0 in rules(field).enum.not_in
+    assert unspecified or (rules(field).required and field.has_presence)
+
+
+# W8
+
+
+def patterns(found: Any, at: str = "") -> Iterator[str]:
+    """Yield where the rules of a field have a pattern: for itself, its items, its keys or its values."""
+    if found.HasField("string") and found.string.HasField("pattern"):
+        yield at
+    if found.HasField("repeated") and found.repeated.HasField("items"):
+        yield from patterns(found.repeated.items, f"{at}items")
+    if found.HasField("map"):
+        for part in ("keys", "values"):
+            if found.map.HasField(part):
+                yield from patterns(getattr(found.map, part), f"{at}{part}")
+
+
+@those("auth", "common", "orchestrator")
+def test_a_field_with_a_pattern_says_in_words_what_it_asks_for(package: str) -> None:
+    for field in fields(package):
+        described = field.GetOptions().Extensions[format_pb2.format]
+        found = list(patterns(rules(field)))
+        assert bool(found) == bool(described), field.full_name
+        assert len(found) <= 1, f"one text cannot describe several patterns: {field.full_name}"
+
+
+# W9
+
+
+@those("auth", "models", "orchestrator")
+def test_a_call_with_a_request_id_is_repeated_by_whoever_gave_it(package: str) -> None:
+    for method in methods(package):
+        options = method.GetOptions()
+        assert options.HasField("idempotency_level"), method.full_name
+        if "request_id" in method.input_type.fields_by_name:
+            assert options.idempotency_level == descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN, method.full_name
+
+
+# W10
+
+
+@every_package
+def test_every_file_names_its_package_in_other_languages(package: str) -> None:
+    camel = package.capitalize()
+    for file in files(package):
+        options = file.GetOptions()
+        assert (
+            options.csharp_namespace,
+            options.go_package,
+            options.java_multiple_files,
+            options.java_package,
+            options.php_namespace,
+            options.ruby_package,
+        ) == (
+            f"Coxswain.{camel}.V1",
+            f"example.com/coxswain/{package}/v1;{package}v1",
+            True,
+            f"coxswain.{package}.v1",
+            f"Coxswain\\{camel}\\V1",
+            f"Coxswain::{camel}::V1",
+        ), file.name
+
+
+# W11
+
+
+@every_package
+def test_service_files_hold_services_and_nothing_else(package: str) -> None:
+    for file in files(package):
+        if file.name.endswith("_service.proto"):
+            assert len(file.services_by_name) == 1, file.name
+            assert not file.message_types_by_name, file.name
+            assert not file.enum_types_by_name, file.name
+        else:
+            assert not file.services_by_name, file.name
+
+
+# W12
+
+
+def test_every_reason_that_is_sent_is_in_the_enum_without_its_prefix() -> None:
+    documented = {name.removeprefix("ERROR_REASON_") for name in dict(error_reason_pb2.ErrorReason.items())}
+    services = Path(__file__).resolve().parents[3] / "services"
+    sent = {
+        (reason, str(file.relative_to(services)))
+        for file in services.rglob("*.py")
+        for reason in re.findall(r'\b(?:default_)?reason(?:: str)? ?= ?"([A-Z_]+)"', file.read_text())
+    }
+    assert len(sent) > 50
+    assert {(reason, file) for reason, file in sent if reason not in documented} == set()
+
+
+# W13
+
+
+def comments(package: str) -> Iterator[tuple[str, str]]:
+    """Yield what is described in the package's files, and how."""
+    image = descriptor_pb2.FileDescriptorSet.FromString(IMAGE_FILE.read_bytes())
+    for file in image.file:
+        if file.package == f"coxswain.{package}.v1":
+            for location in file.source_code_info.location:
+                name = _name(file, list(location.path))
+                if name is not None:
+                    yield name, location.leading_comments + location.trailing_comments
+
+
+def _name(file: descriptor_pb2.FileDescriptorProto, path: list[int]) -> str | None:
+    """Return the full name of what a path of numbers leads to, if that is one thing that has a name."""
+    scope: Any = file
+    name = file.package
+    while path:
+        if len(path) < 2:
+            return None
+        field = scope.DESCRIPTOR.fields_by_number[path[0]]
+        if field.name not in {"message_type", "nested_type", "field", "enum_type", "value", "service", "method"} | {
+            "extension",
+            "oneof_decl",
+        }:
+            return None
+        scope = getattr(scope, field.name)[path[1]]
+        name = f"{name}.{scope.name}"
+        path = path[2:]
+    return name if scope is not file else None
+
+
+@those("auth", "common", "models")
+def test_comments_say_something(package: str) -> None:
+    short = [
+        f"{name}: {comment.strip()}"
+        for name, comment in comments(package)
+        if len(re.findall(r"[^\W_][\w'`./-]*", comment)) < 4 and not _is_plain_oneof(name, comment)
+    ]
+    assert short == []
+
+
+def _is_plain_oneof(name: str, comment: str) -> bool:
+    """Whether it is a choice that its fields describe."""
+    return not comment and any(oneof.full_name == name for message in product_messages() for oneof in message.oneofs)
