@@ -34,12 +34,12 @@ from services.auth.usecases.secrets import Secrets
 from services.common.egress import AddressPolicy
 from services.common.errors import CoxswainError
 from services.common.grpc.server import Registry
-from services.common.hosting import StartError
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import Principal
 from services.common.periodic import every
 from services.common.runtime import Runtime
 from services.common.service import IdentityProvider
+from services.common.startup import StartError
 
 logger = structlog.get_logger(__name__)
 

@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
+from alembic.util import CommandError
 from prometheus_client import start_http_server
+from sqlalchemy.exc import DBAPIError
 
-from services.common.db.database import Database
+from services.common.db.database import Database, described_url
 from services.common.db.migrate import pending_revision, upgrade_database
+from services.common.errors import Unavailable
 from services.common.grpc.peers import Peers
 from services.common.grpc.server import Listener, Listeners
 from services.common.grpc.tls import channel_credentials, server_credentials
@@ -21,16 +25,13 @@ from services.common.identity.service_identity import ServiceIdentity, ServiceTo
 from services.common.runtime import Runtime
 from services.common.service import IdentityProvider, Service
 from services.common.settings import CommonSettings, database_url
+from services.common.startup import StartError
 
 logger = structlog.get_logger(__name__)
 
 ServiceT = TypeVar("ServiceT", bound=Service)
 Build = Callable[[Any, Runtime], ServiceT]
 """A service's composition root: its settings and its runtime in, the service out."""
-
-
-class StartError(Exception):
-    """The process cannot start, for a reason its operator can mend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,15 @@ class Host:
         """Return what service `name` is given, its schema brought up to date or checked."""
         settings = self._settings
         data_dir = settings.data_dir.absolute()
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StartError(f'COXSWAIN_DATA_DIR="{data_dir}" cannot be made a directory: {error.strerror}') from error
         url = database_url(settings, name)
-        database = Database(url, name, null_pool=settings.null_pool)
-        if migrate:
-            await self._migrate(name, url, database.dialect)
+        with _database_faults(name, url):
+            database = Database(url, name, null_pool=settings.null_pool)
+            if migrate:
+                await self._migrate(name, url, database.dialect)
         return Runtime(
             settings=settings,
             database=database,
@@ -99,15 +104,12 @@ class Host:
 
     async def _migrate(self, name: str, url: str, dialect: str) -> None:
         mode = self._settings.migrate or ("auto" if dialect == "sqlite" else "check")
-        try:
-            if mode == "auto":
-                await upgrade_database(name, url)
-            elif await pending_revision(name, url) is not None:
-                raise StartError(
-                    f"the schema of {name} is not up to date; run: make migrate (or set COXSWAIN_MIGRATE=auto)"
-                )
-        except OSError as error:
-            raise StartError(f"the database of {name} cannot be reached: {error}") from error
+        if mode == "auto":
+            await upgrade_database(name, url)
+        elif await pending_revision(name, url) is not None:
+            raise StartError(
+                f"the schema of {name} is not up to date; run: make migrate (or set COXSWAIN_MIGRATE=auto)"
+            )
 
     async def add(self, name: str, build: Build[ServiceT], settings: object) -> ServiceT:
         """Build a service; call in the order of dependence."""
@@ -149,8 +151,7 @@ class Host:
         public_port = await self._listen(public, public_address)
         for listener in self._listeners:
             await listener.set_serving(True)
-        if settings.metrics_port:
-            start_http_server(settings.metrics_port, settings.host)
+        serve_metrics(settings)
         return public_port, internal_port
 
     async def _listen(self, listener: Listener, address: str) -> int:
@@ -187,3 +188,40 @@ class Host:
             await work
         except Exception:
             logger.exception("shutdown_step_failed", step=step, name=name)
+
+
+def serve_metrics(settings: CommonSettings) -> None:
+    """Serve Prometheus metrics where the settings ask for it.
+
+    Raises:
+        StartError: the port is taken.
+    """
+    if not settings.metrics_port:
+        return
+    try:
+        start_http_server(settings.metrics_port, settings.host)
+    except OSError as error:
+        raise StartError(
+            f"COXSWAIN_METRICS_PORT={settings.metrics_port} cannot be served on: {error.strerror}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _database_faults(name: str, url: str) -> Iterator[None]:
+    """Name the database and the cause, and never its password, where it cannot be used."""
+    try:
+        yield
+    except (OSError, Unavailable, DBAPIError, CommandError) as error:
+        cause = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ is not None else error
+        raise StartError(f"the database of {name} ({described_url(url)}) cannot be used: {_reason(cause)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what a driver or the system says."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    if isinstance(error, OSError) and error.strerror and error.errno is not None:
+        return error.strerror
+    # SQLAlchemy writes the class of an error of asyncpg before its text.
+    text = re.sub(r"^<class '[^']*'>: ", "", str(error).strip())
+    return text.splitlines()[0] if text else type(error).__name__

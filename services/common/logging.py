@@ -24,6 +24,11 @@ def redact(text: str) -> str:
     return _SECRET_VALUES.sub(_REDACTED, text)
 
 
+def is_secret_name(name: str) -> bool:
+    """Tell whether what has this name is secret."""
+    return bool(_SECRET_KEYS.search(name)) and not _COUNTS.search(name)
+
+
 def repeats_secret(text: str, secret: str) -> bool:
     """Tell whether a text holds a secret or a piece of it, as some upstreams show which one they refused."""
     if not secret:
@@ -35,7 +40,7 @@ def repeats_secret(text: str, secret: str) -> bool:
 
 def _redact_event(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if _SECRET_KEYS.search(key) and not _COUNTS.search(key):
+        if is_secret_name(key):
             event[key] = _REDACTED
         elif isinstance(value, str):
             event[key] = redact(value)

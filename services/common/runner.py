@@ -8,10 +8,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import uvloop
-from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from services.common.hosting import Build, Host, ServiceT, StartError
+from services.common.environment import read_settings
+from services.common.hosting import Build, Host, ServiceT
 from services.common.logging import configure_logging
 from services.common.service import IdentityProvider
 from services.common.settings import (
@@ -22,6 +22,7 @@ from services.common.settings import (
     peer_address,
     public_port,
 )
+from services.common.startup import StartError
 
 
 def run(main: Callable[[CommonSettings, asyncio.Event], Coroutine[Any, Any, None]], name: str) -> None:
@@ -40,14 +41,11 @@ def run(main: Callable[[CommonSettings, asyncio.Event], Coroutine[Any, Any, None
         return ""
 
     try:
-        common = CommonSettings()
+        common = read_settings(CommonSettings)
         configure_logging(common.log_level, service=name)
         obstacle = uvloop.run(supervised())
-    except ValidationError as error:
-        for fault in error.errors():
-            variable = "COXSWAIN_" + "_".join(str(part) for part in fault["loc"]).upper()
-            print(f"{variable}: {fault['msg']}", file=sys.stderr)
-        sys.exit(2)
+    except StartError as error:
+        obstacle = str(error)
     if obstacle:
         print(f"{name} cannot start: {obstacle}", file=sys.stderr)
         sys.exit(2)
@@ -75,10 +73,10 @@ def serve(
     """
 
     async def main(common: CommonSettings, stop: asyncio.Event) -> None:
-        own = ServiceSettings.of(name)
+        settings, own = read_settings(settings_type), ServiceSettings.of(name)
         common = common.model_copy(update={"host": own.host or common.host})
         host = Host(common, {peer: peer_address(peer) for peer in SERVICES})
-        service = await host.add(name, build, settings_type())
+        service = await host.add(name, build, settings)
         public, internal = await host.open(
             public_address=f"{common.host}:{public_port(common, name)}",
             internal_address=f"{common.host}:{internal_port(name)}",

@@ -3,16 +3,28 @@
 import ipaddress
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AfterValidator, AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.common.db.database import async_url
+from services.common.environment import read_settings
 
 SERVICES = ("auth", "models", "memory", "orchestrator")
 """The services, in the order they start."""
 
 _PORTS = {"orchestrator": 50051, "auth": 50052, "models": 50053, "memory": 50054}
 _INTERNAL_PORT_OFFSET = 100
+
+
+def _check_url(url: str) -> str:
+    if url:
+        async_url(url)
+    return url
+
+
+DatabaseUrl = Annotated[str, AfterValidator(_check_url)]
 
 
 class CommonSettings(BaseSettings):
@@ -23,7 +35,9 @@ class CommonSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to serve on.")
     port: int | None = Field(None, ge=0, le=65535, description="Port of the public listener; 0 picks a free one.")
     data_dir: Path = Field(Path(".coxswain"), description="Directory of databases, keys and caches.")
-    database_url: str = Field("", description="Database of all services; empty means one SQLite file each in data_dir.")
+    database_url: DatabaseUrl = Field(
+        "", description="Database of all services; empty means one SQLite file each in data_dir."
+    )
     migrate: Literal["auto", "check", ""] = Field(
         "",
         description='"auto" upgrades the schema at start, "check" refuses to start; empty: auto on SQLite, else check.',
@@ -54,6 +68,16 @@ class CommonSettings(BaseSettings):
         description="Opens a database connection for each transaction (USE_NULLPOOL).",
     )
 
+    @field_validator("tls_certificate_file", "tls_key_file", "tls_ca_file")
+    @classmethod
+    def _can_be_read(cls, file: Path | None) -> Path | None:
+        try:
+            if file is not None:
+                file.open("rb").close()
+        except OSError as error:
+            raise ValueError(f"must be a file that can be read: {error.strerror}") from None
+        return file
+
     @property
     def keys_directory(self) -> Path:
         """Directory of service keys."""
@@ -67,13 +91,13 @@ class CommonSettings(BaseSettings):
         """
         if self.identity_mode != "dev":
             return
-        mend = "set COXSWAIN_IDENTITY_MODE to jwt or databricks"
+        remedy = "set COXSWAIN_IDENTITY_MODE to jwt or databricks"
         if "KUBERNETES_SERVICE_HOST" in os.environ:
-            raise ValueError(f"development identities are refused inside Kubernetes: {mend}")
+            raise ValueError(f"development identities are refused inside Kubernetes: {remedy}")
         if not is_loopback(self.host):
             raise ValueError(
                 f"development identities are refused on {self.host}, where others can reach them: "
-                f"{mend}, or serve on 127.0.0.1"
+                f"{remedy}, or serve on 127.0.0.1"
             )
 
 
@@ -86,12 +110,12 @@ class ServiceSettings(BaseSettings):
     port: int | None = Field(None, ge=0, le=65535, description="Port of the public listener.")
     internal_port: int | None = Field(None, ge=0, le=65535, description="Port of the internal listener.")
     address: str = Field("", description="Where other services find its internal listener. Example: dns:///auth:50152.")
-    database_url: str = Field("", description="Its database instead of COXSWAIN_DATABASE_URL.")
+    database_url: DatabaseUrl = Field("", description="Its database instead of COXSWAIN_DATABASE_URL.")
 
     @classmethod
     def of(cls, service: str) -> "ServiceSettings":
-        """Read the settings of one service."""
-        return cls(_env_prefix=f"COXSWAIN_{service.upper()}_")
+        """Read the settings of one service. Raises SettingsError."""
+        return read_settings(cls, f"COXSWAIN_{service.upper()}_")
 
 
 def public_port(common: CommonSettings, service: str) -> int:

@@ -14,9 +14,9 @@ from coxswain.memory.v1 import (
 from services.common.clock import utc_now
 from services.common.egress import AddressPolicy, required_origin
 from services.common.grpc.server import Registry
-from services.common.hosting import StartError
 from services.common.identity.credentials import AuthCredentials
 from services.common.runtime import Runtime
+from services.common.startup import StartError
 from services.memory.domain import EmbeddingSpace
 from services.memory.embedding import ModelsEmbedder
 from services.memory.repositories.backends import SqlMemoryBackendRepository

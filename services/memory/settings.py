@@ -3,8 +3,10 @@
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.common.egress import origin_of
 
 _MIB = 1024 * 1024
 
@@ -85,3 +87,10 @@ class MemorySettings(BaseSettings):
     )
     provision_poll_seconds: float = Field(10, gt=0, description="Seconds between two looks at what is being made.")
     provision_seconds: float = Field(1800, gt=0, description="Seconds Provision waits for one endpoint or index.")
+
+    @field_validator("databricks_host")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        if value.strip() and origin_of(value) is None:
+            raise ValueError("must be an address in the form https://HOST")
+        return value

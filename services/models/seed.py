@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
+from services.common.environment import read_settings
 from services.common.settings import CommonSettings, database_url
 from services.models.domain.model import Capabilities, ModelSpec, Provider
 from services.models.repositories.models import ModelRepository
@@ -73,7 +74,7 @@ def read_seed(path: Path) -> list[ModelSpec]:
 
 async def seed(database: Database, path: Path | None = None) -> None:
     """Make the shared models those of the file, by default the one the settings name."""
-    specs = await asyncio.to_thread(read_seed, path or ModelsSettings().seed_file)
+    specs = await asyncio.to_thread(read_seed, path or read_settings(ModelsSettings).seed_file)
     async with database.write() as connection:
         if database.dialect == "postgresql":
             # Replicas that start at the same time take turns.
@@ -82,7 +83,7 @@ async def seed(database: Database, path: Path | None = None) -> None:
 
 
 async def _main() -> None:
-    url = database_url(CommonSettings(), "models")
+    url = database_url(read_settings(CommonSettings), "models")
     await upgrade_database("models", url)
     database = Database(url, "models", null_pool=True)
     try:

@@ -8,13 +8,13 @@ from coxswain.models.v1.inference_service_pb2_grpc import add_InferenceServiceSe
 from coxswain.models.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from coxswain.models.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 from services.common.backoff import Backoff
-from services.common.egress import AddressPolicy, required_origin
+from services.common.egress import AddressPolicy
 from services.common.grpc.server import Registry
-from services.common.hosting import StartError
 from services.common.http import EgressClient
 from services.common.identity.credentials import AuthCredentials
 from services.common.periodic import every
 from services.common.runtime import Runtime
+from services.common.startup import StartError
 from services.models.domain.model import Provider
 from services.models.providers.base import ModelProvider
 from services.models.providers.batches import BatchLimits
@@ -111,7 +111,7 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
     credentials = AuthCredentials(
         runtime.peers.channel("auth"),
         credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER,
-        frozenset(required_origin(origin) for origin in settings.keyless_origins),
+        frozenset(settings.keyless_origins),
     )
     egress = EgressClient(
         addresses,

@@ -6,7 +6,14 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.common.egress import Network
+from services.common.egress import Network, origin_of
+
+
+def _origin(text: str) -> str:
+    origin = origin_of(text)
+    if origin is None:
+        raise ValueError('must be origins in the form "https://HOST:PORT"')
+    return origin
 
 
 class ModelsSettings(BaseSettings):
@@ -88,6 +95,11 @@ class ModelsSettings(BaseSettings):
         description="Seconds for which a request_id is remembered; a request repeated later is a new one.",
     )
     cleaning_seconds: float = Field(300, gt=0, description="Seconds between two removals of old requests.")
+
+    @field_validator("keyless_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        return [_origin(origin) for origin in value]
 
     @field_validator("openai_base_url", "databricks_host")
     @classmethod

@@ -4,11 +4,13 @@ import argparse
 import asyncio
 import os
 import time
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from services.auth.service import build as build_auth
 from services.auth.settings import AuthSettings
+from services.common.environment import read_settings
 from services.common.hosting import Host
 from services.common.runner import run, settle
 from services.common.settings import SERVICES, CommonSettings
@@ -18,6 +20,7 @@ from services.models.service import build as build_models
 from services.models.settings import ModelsSettings
 from services.orchestrator.service import build as build_orchestrator
 from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.worker.settings import WorkerSettings
 from services.suite.data_directory import internal_socket, lock_data_directory, private_directory
 from services.suite.postgres import start_server
 from services.suite.settings import SuiteSettings
@@ -30,13 +33,26 @@ _KEPT_FROM_WORKERS = ("COXSWAIN_AUTH_", "COXSWAIN_MODELS_", "COXSWAIN_MEMORY_", 
 _HAND_BACK_SECONDS = 5
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """Of everything that runs here, worker hosts included, whose settings their own processes read again."""
+
+    auth: AuthSettings = field(default_factory=partial(read_settings, AuthSettings))
+    models: ModelsSettings = field(default_factory=partial(read_settings, ModelsSettings))
+    memory: MemorySettings = field(default_factory=partial(read_settings, MemorySettings))
+    orchestrator: OrchestratorSettings = field(default_factory=partial(read_settings, OrchestratorSettings))
+    workers: WorkerSettings = field(default_factory=partial(read_settings, WorkerSettings))
+    suite: SuiteSettings = field(default_factory=partial(read_settings, SuiteSettings))
+
+
 async def serve_suite(common: CommonSettings, stop: asyncio.Event, *, postgres: bool) -> None:
     """Serve until `stop` is set, then drain."""
+    settings = _Settings()
     directory = common.data_dir.absolute()
     port = _DEFAULT_PORT if common.port is None else common.port
     with lock_data_directory(directory, f"{common.host}:{port}"):
         if not postgres:
-            await _serve(common, stop, directory, port)
+            await _serve(common, settings, stop, directory, port)
             return
         # Where pgserver keeps its lock; it warns where a machine has no such directory.
         os.environ.setdefault("XDG_RUNTIME_DIR", str(private_directory(directory / "run")))
@@ -45,20 +61,20 @@ async def serve_suite(common: CommonSettings, stop: asyncio.Event, *, postgres: 
         server = await asyncio.to_thread(start_server, directory / "postgres")
         try:
             common = common.model_copy(update={"database_url": server.get_uri(), "migrate": common.migrate or "auto"})
-            await _serve(common, stop, directory, port)
+            await _serve(common, settings, stop, directory, port)
         finally:
             await asyncio.to_thread(server.cleanup)
 
 
-async def _serve(common: CommonSettings, stop: asyncio.Event, directory: Path, port: int) -> None:
+async def _serve(common: CommonSettings, settings: _Settings, stop: asyncio.Event, directory: Path, port: int) -> None:
     started = time.monotonic()
     socket = f"unix:{internal_socket(directory)}"
     host = Host(common, dict.fromkeys(SERVICES, socket))
-    auth = await host.add("auth", build_auth, AuthSettings())
-    await host.add("models", build_models, ModelsSettings())
-    await host.add("memory", build_memory, MemorySettings())
-    await host.add("orchestrator", build_orchestrator, OrchestratorSettings())
-    workers = WorkerPool(SuiteSettings().workers, _worker_environment(common, directory, socket))
+    auth = await host.add("auth", build_auth, settings.auth)
+    await host.add("models", build_models, settings.models)
+    await host.add("memory", build_memory, settings.memory)
+    await host.add("orchestrator", build_orchestrator, settings.orchestrator)
+    workers = WorkerPool(settings.suite.workers, _worker_environment(common, directory, socket))
     try:
         port, _ = await host.open(
             public_address=f"{common.host}:{port}", internal_address=socket, identity=auth.identity

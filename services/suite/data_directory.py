@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from services.common.hosting import StartError
+from services.common.startup import StartError
 
 _SOCKET_PATH_LIMIT = 100
 

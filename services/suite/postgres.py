@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from services.common.hosting import StartError
+from services.common.startup import StartError
 
 _PAUSE_SECONDS = 0.5
 

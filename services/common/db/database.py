@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Select, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -17,20 +17,33 @@ from services.common.db.failures import refusals_told, unavailable
 from services.common.db.snapshots import PostgresSnapshots, Snapshots, SqliteSnapshots
 
 _READ_ONLY = "coxswain_read_only"
+_URL_FORMS = "sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME"
 
 
 def async_url(url: str) -> URL:
     """Return the URL with the asyncio driver of its database.
 
     Raises:
-        ValueError: the database is neither SQLite nor PostgreSQL.
+        ValueError: it is not a URL, or the database is neither SQLite nor PostgreSQL.
     """
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValueError(f"must be a database URL: {_URL_FORMS}") from None
     backend = parsed.get_backend_name()
     drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
     if backend not in drivers:
-        raise ValueError(f'a database URL has to begin with "sqlite" or "postgresql", not "{backend}"')
+        raise ValueError(f"must be the URL of an SQLite or PostgreSQL database: {_URL_FORMS}")
     return parsed.set(drivername=drivers[backend])
+
+
+def described_url(url: str) -> str:
+    """Return which database a URL leads to, for people: its file, or its host, port and name."""
+    parsed = async_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return parsed.database or "in memory"
+    host = parsed.host or str(parsed.query.get("host", "localhost"))
+    return f"{host}:{parsed.port or 5432}/{parsed.database or ''}"
 
 
 class Database:

@@ -18,6 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, text
 
 from services.common.db.database import Database
+from services.common.environment import SettingsError, read_settings
 from services.common.settings import SERVICES, CommonSettings, database_url
 
 _SERVICES_DIRECTORY = Path(__file__).resolve().parents[2]
@@ -98,7 +99,7 @@ async def _seed(service: str, url: str) -> bool:
 
 
 async def _main(arguments: argparse.Namespace) -> int:
-    common = CommonSettings()
+    common = read_settings(CommonSettings)
     for service in arguments.services or SERVICES:
         url = arguments.url or database_url(common, service)
         match arguments.action:
@@ -163,7 +164,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown service {', '.join(sorted(unknown))}; there are {', '.join(SERVICES)}")
     if arguments.action == "revision" and (len(arguments.services) != 1 or not arguments.message):
         parser.error("a revision needs one SERVICE and a --message")
-    return asyncio.run(_main(arguments))
+    try:
+        return asyncio.run(_main(arguments))
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

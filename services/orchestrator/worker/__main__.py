@@ -4,11 +4,11 @@ import asyncio
 import os
 import sys
 
-from prometheus_client import start_http_server
-
-from services.common.hosting import Host, StartError
+from services.common.environment import read_settings
+from services.common.hosting import Host, serve_metrics
 from services.common.runner import run
 from services.common.settings import SERVICES, CommonSettings, peer_address
+from services.common.startup import StartError
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.worker.host.crew_process import ForkServerLost
 from services.orchestrator.worker.host.host import WorkerHost
@@ -17,9 +17,9 @@ from services.orchestrator.worker.settings import WorkerSettings
 
 async def main(common: CommonSettings, stop: asyncio.Event) -> None:
     """Work until asked to stop, then let what runs end for a while."""
-    settings = WorkerSettings()
+    settings, shared = read_settings(WorkerSettings), read_settings(OrchestratorSettings)
     host = Host(common, {peer: peer_address(peer) for peer in SERVICES})
-    worker = WorkerHost(settings, OrchestratorSettings(), await host.runtime("orchestrator"))
+    worker = WorkerHost(settings, shared, await host.runtime("orchestrator"))
     starting, stopping = asyncio.create_task(worker.start()), asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
@@ -27,8 +27,7 @@ async def main(common: CommonSettings, stop: asyncio.Event) -> None:
             starting.result()
         except ForkServerLost as error:
             raise StartError("CrewAI could not be loaded; what the fork server wrote above says why") from error
-        if common.metrics_port:
-            start_http_server(common.metrics_port, common.host)
+        serve_metrics(common)
         worker.announce()
         await stopping
         await worker.drain()

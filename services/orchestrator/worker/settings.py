@@ -3,6 +3,8 @@
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.settings import DatabaseUrl
+
 
 class WorkerSettings(BaseSettings):
     """What the operator may choose."""
@@ -40,7 +42,7 @@ class WorkerSettings(BaseSettings):
     crew_process_attempts: int = Field(
         3, ge=1, description="How often a task is started again after its crew process died, before it fails."
     )
-    database_url: str = Field(
+    database_url: DatabaseUrl = Field(
         "",
         description="The database of the queue of segments; empty means orchestrator-durable.db in the data directory "
         "on SQLite, else a schema of its own in the orchestrator's.",

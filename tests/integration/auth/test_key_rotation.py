@@ -13,7 +13,7 @@ from coxswain.auth.v1 import credential_pb2, secret_pb2
 from services.auth import tables
 from services.auth.settings import AuthSettings
 from services.common.db.database import Database
-from services.common.hosting import StartError
+from services.common.startup import StartError
 from tests.integration.auth.support import llm, public, refused, resolve, secrets
 from tests.support.harness import ALICE, Harness, serve_services
 

@@ -10,7 +10,7 @@ from grpc import StatusCode
 from coxswain.auth.v1 import credential_pb2, group_pb2, principal_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from services.auth.settings import AuthSettings, OidcIssuer
-from services.common.hosting import StartError
+from services.common.startup import StartError
 from tests.integration.auth.support import guarded_settings, make_service_keys, refused, stub, who
 from tests.support.databricks_identity import DatabricksIdentity, User
 from tests.support.harness import Harness, serve_services

@@ -26,11 +26,12 @@ from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2_grpc
 from services.common.clock import utc_now
 from services.common.errors import NotFound, Unauthenticated, Unimplemented
 from services.common.grpc.call import acting_as, current_call, current_principal
-from services.common.hosting import Host, StartError
+from services.common.hosting import Host
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.identity.principal_token import encode_principal
 from services.common.settings import SERVICES, CommonSettings
+from services.common.startup import StartError
 
 
 class ToyIdentity:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from pgserver import postgres_server
 
-from services.common.hosting import StartError
+from services.common.startup import StartError
 from services.suite.postgres import start_server
 from tests.support.child_process import run_python, scrubbed_environment
 

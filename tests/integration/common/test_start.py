@@ -1,0 +1,123 @@
+"""A process that cannot start says why in one line, without a traceback and without a password."""
+
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.common.hosting import Host
+from services.common.settings import CommonSettings
+from services.common.startup import StartError
+
+
+async def failed_start(module: str, **variables: str) -> list[str]:
+    """Run a module until it ends and return what it wrote to standard error, line by line."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        module,
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        env=os.environ | variables,
+    )
+    _, written = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 2
+    return written.decode().splitlines()
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+async def refused_database(tmp_path: Path, url: str, migrate: str = "auto") -> str:
+    settings = CommonSettings(data_dir=tmp_path / "data", database_url=url, migrate=migrate)
+    with pytest.raises(StartError) as refused:
+        await Host(settings, {}).runtime("auth")
+    assert len(str(refused.value).splitlines()) == 1
+    return str(refused.value)
+
+
+async def test_a_database_that_is_away_is_named_with_the_cause(closed_port: int, tmp_path: Path) -> None:
+    (line,) = await failed_start(
+        "services.auth",
+        COXSWAIN_DATA_DIR=str(tmp_path / "data"),
+        COXSWAIN_AUTH_DATABASE_URL=f"postgresql://coxswain:hunter2@127.0.0.1:{closed_port}/suite",
+    )
+    assert line.startswith(f"auth cannot start: the database of auth (127.0.0.1:{closed_port}/suite) cannot be used: ")
+    assert "refused" in line
+    assert "hunter2" not in line
+
+
+async def test_a_setting_is_named_by_a_real_process(tmp_path: Path) -> None:
+    lines = await failed_start(
+        "services.models", COXSWAIN_DATA_DIR=str(tmp_path / "data"), COXSWAIN_MODELS_LITELLM_PROVIDERS="[groq]"
+    )
+    assert len(lines) == 1
+    assert lines[0].startswith('models cannot start: COXSWAIN_MODELS_LITELLM_PROVIDERS="[groq]" must be a JSON list, ')
+
+
+@pytest.mark.parametrize("migrate", ["auto", "check"])
+async def test_a_database_that_does_not_exist_is_named(postgres_url: str, migrate: str, tmp_path: Path) -> None:
+    start, _, query = postgres_url.partition("?")
+    url = f"{start.rpartition('/')[0]}/nowhere?{query}"
+    assert '/nowhere) cannot be used: database "nowhere" does not exist' in await refused_database(
+        tmp_path, url, migrate
+    )
+
+
+async def test_a_user_that_does_not_exist_is_named(postgres_url: str, tmp_path: Path) -> None:
+    text = await refused_database(tmp_path, postgres_url.replace("://postgres:", "://nobody:hunter2", 1))
+    assert "nobody" in text
+    assert "hunter2" not in text
+
+
+async def test_a_file_that_is_not_a_database_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "auth.db"
+    file.write_text("not a database" * 100)
+    assert await refused_database(tmp_path, f"sqlite:///{file}") == (
+        f"the database of auth ({file}) cannot be used: file is not a database"
+    )
+
+
+async def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    text = await refused_database(tmp_path, f"sqlite:///{tmp_path}/file/below/auth.db")
+    assert text == f"the database of auth ({tmp_path}/file/below/auth.db) cannot be used: Not a directory"
+    settings = CommonSettings(data_dir=tmp_path / "file" / "below")
+    with pytest.raises(StartError, match=r"COXSWAIN_DATA_DIR=.* cannot be made a directory"):
+        await Host(settings, {}).runtime("auth")
+
+
+async def test_a_schema_of_a_newer_release_is_not_touched(database_url: str, tmp_path: Path) -> None:
+    await upgrade_database("auth", database_url)
+    database = Database(database_url, "auth")
+    async with database.write() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    await database.close()
+    text = await refused_database(tmp_path, database_url)
+    assert "9999" in text
+
+
+async def test_a_port_of_metrics_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        lines = await failed_start(
+            "services.auth",
+            COXSWAIN_DATA_DIR=str(tmp_path / "data"),
+            COXSWAIN_AUTH_PORT="0",
+            COXSWAIN_AUTH_INTERNAL_PORT="0",
+            COXSWAIN_METRICS_PORT=str(port),
+            COXSWAIN_LOG_LEVEL="ERROR",
+        )
+    assert lines == [f"auth cannot start: COXSWAIN_METRICS_PORT={port} cannot be served on: Address already in use"]
