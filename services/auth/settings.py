@@ -242,24 +242,3 @@ class AuthSettings(BaseSettings):
         if self.key_ring.get_secret_value() and self.key_ring_file:
             raise ValueError("set either COXSWAIN_AUTH_KEY_RING or COXSWAIN_AUTH_KEY_RING_FILE, not both")
         return self
-
-    @field_validator("databricks_algorithms")
-    @classmethod
-    def _asymmetric(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        check_algorithms(value)
-        return value
-
-    @field_validator("databricks_hosts")
-    @classmethod
-    def _encrypted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for host in value:
-            check_address(host)
-        return value
-
-    @field_validator("bootstrap_admin")
-    @classmethod
-    def _is_subject(cls, value: str) -> str:
-        issuer, _, subject = value.partition(_SUBJECT_SEPARATOR)
-        if value and not (issuer and subject):
-            raise ValueError("must be written issuer|subject")
-        return value

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AliasChoices, Field, field_validator
+from pydantic import AfterValidator, AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.db.database import async_url
@@ -67,16 +67,6 @@ class CommonSettings(BaseSettings):
         validation_alias=AliasChoices("USE_NULLPOOL", "COXSWAIN_NULL_POOL"),
         description="Opens a database connection for each transaction (USE_NULLPOOL).",
     )
-
-    @field_validator("tls_certificate_file", "tls_key_file", "tls_ca_file")
-    @classmethod
-    def _can_be_read(cls, file: Path | None) -> Path | None:
-        try:
-            if file is not None:
-                file.open("rb").close()
-        except OSError as error:
-            raise ValueError(f"must be a file that can be read: {error.strerror}") from None
-        return file
 
     @property
     def keys_directory(self) -> Path:

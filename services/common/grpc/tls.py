@@ -1,20 +1,26 @@
 """TLS of listeners and channels, from the files the settings name."""
 
+from pathlib import Path
+
 import grpc
 
 from services.common.settings import CommonSettings
+from services.common.startup import StartError
 
 
 def server_credentials(settings: CommonSettings, *, internal: bool) -> grpc.ServerCredentials | None:
     """Return a listener's credentials, or None where TLS is not configured.
 
     With `tls_ca_file` the internal listener asks every client for a certificate of that authority (mutual TLS).
+
+    Raises:
+        StartError: a file cannot be read.
     """
     if settings.tls_certificate_file is None or settings.tls_key_file is None:
         return None
-    pair = (settings.tls_key_file.read_bytes(), settings.tls_certificate_file.read_bytes())
+    pair = (_read("KEY", settings.tls_key_file), _read("CERTIFICATE", settings.tls_certificate_file))
     if internal and settings.tls_ca_file is not None:
-        return grpc.ssl_server_credentials([pair], settings.tls_ca_file.read_bytes(), require_client_auth=True)
+        return grpc.ssl_server_credentials([pair], _read("CA", settings.tls_ca_file), require_client_auth=True)
     return grpc.ssl_server_credentials([pair])
 
 
@@ -22,12 +28,22 @@ def channel_credentials(settings: CommonSettings) -> grpc.ChannelCredentials | N
     """Return the credentials of channels to other services, or None where TLS is not configured.
 
     They present this process's own certificate, where it has one.
+
+    Raises:
+        StartError: a file cannot be read.
     """
     if settings.tls_ca_file is None:
         return None
-    authorities = settings.tls_ca_file.read_bytes()
+    authorities = _read("CA", settings.tls_ca_file)
     if settings.tls_certificate_file is None or settings.tls_key_file is None:
         return grpc.ssl_channel_credentials(authorities)
     return grpc.ssl_channel_credentials(
-        authorities, settings.tls_key_file.read_bytes(), settings.tls_certificate_file.read_bytes()
+        authorities, _read("KEY", settings.tls_key_file), _read("CERTIFICATE", settings.tls_certificate_file)
     )
+
+
+def _read(name: str, file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise StartError(f'COXSWAIN_TLS_{name}_FILE="{file}" cannot be read: {error.strerror}') from error

@@ -97,6 +97,12 @@ async def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         await Host(settings, {}).runtime("auth")
 
 
+async def test_a_file_of_tls_that_is_missing_is_named(tmp_path: Path) -> None:
+    settings = CommonSettings(data_dir=tmp_path, tls_ca_file=tmp_path / "ca.pem")
+    with pytest.raises(StartError, match=r'COXSWAIN_TLS_CA_FILE=".*ca.pem" cannot be read: No such file'):
+        await Host(settings, {}).runtime("auth")
+
+
 async def test_a_schema_of_a_newer_release_is_not_touched(database_url: str, tmp_path: Path) -> None:
     await upgrade_database("auth", database_url)
     database = Database(database_url, "auth")
