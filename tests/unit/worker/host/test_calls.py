@@ -6,7 +6,7 @@ import pytest
 
 from services.common.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from services.orchestrator.worker.link.errors import TaskError
-from tests.unit.worker.call_world import World, rpc_error
+from tests.unit.worker.host.call_world import World, rpc_error
 
 
 @pytest.mark.parametrize(

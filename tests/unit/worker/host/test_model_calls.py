@@ -12,7 +12,7 @@ from services.common.errors import FailedPrecondition, NotFound, ResourceExhaust
 from services.orchestrator.domain.execution import Usage
 from services.orchestrator.worker.host.model_messages import Answer, request_hash
 from services.orchestrator.worker.link.errors import TaskError
-from tests.unit.worker.call_world import Stream, World, rpc_error
+from tests.unit.worker.host.call_world import Stream, World, rpc_error
 
 REQUEST = pb.Completion(
     model="m", messages=[pb.Message(role=pb.MESSAGE_ROLE_USER, content=[pb.ContentPart(text="Hi")])]

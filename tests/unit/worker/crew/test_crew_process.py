@@ -23,7 +23,7 @@ from services.orchestrator.domain.crew import (
 from services.orchestrator.domain.execution import TaskOutput
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServer
 from services.orchestrator.worker.link.errors import TaskError
-from tests.unit.worker.scripted_host import (
+from tests.unit.worker.crew.scripted_host import (
     PLAIN,
     Json,
     ScriptedHost,

@@ -6,7 +6,7 @@ from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest
 from services.common.errors import FailedPrecondition, NotFound
-from tests.unit.worker.call_world import World, rpc_error
+from tests.unit.worker.host.call_world import World, rpc_error
 
 RECORD = record_pb2.Record(id="r", unified=record_pb2.UnifiedRecord(content="c"))
 

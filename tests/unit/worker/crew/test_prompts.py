@@ -13,8 +13,8 @@ from services.orchestrator.domain.crew import AgentSpec, CrewSpec, Process, Task
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.crew_process import ForkServer
-from tests.unit.worker.replies import scripted, told_conversation
-from tests.unit.worker.scripted_host import ScriptedHost, segment
+from tests.unit.worker.crew.replies import scripted, told_conversation
+from tests.unit.worker.crew.scripted_host import ScriptedHost, segment
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -50,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     environment = crew_environment(tmp_path_factory.mktemp("whole"))
     Path(environment["HOME"]).mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.worker.whole_crew"],
+        [sys.executable, "-m", "tests.unit.worker.crew.whole_crew"],
         input="\n".join(json.dumps(to_document(spec)) for spec in CREWS.values()),
         env=environment,
         capture_output=True,

@@ -14,7 +14,7 @@ from crewai.llms.base_llm import BaseLLM
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.crew import Process as SpecProcess
 from services.orchestrator.domain.document import from_document
-from tests.unit.worker.replies import conversation, scripted
+from tests.unit.worker.crew.replies import conversation, scripted
 
 
 class Recording(BaseLLM):
