@@ -296,8 +296,8 @@ def _models(world: World) -> None:
         "base_url": "",
     }
     ok("ModelService.CreateModel", model=other)
-    changed = {"name": "team/own", "description": "Ours"}
-    ok("ModelService.UpdateModel", model=changed, update_mask={"paths": ["description"]})
+    mask = {"paths": ["description"]}
+    ok("ModelService.UpdateModel", name="team/own", model={"description": "Ours"}, update_mask=mask)
     ok("ModelService.SetModelEnabled", name="team/own", enabled=True)
     ok("UsageService.SetBudget", budget={"calls_per_minute": 100_000})
 
