@@ -340,7 +340,7 @@ def _use_memory(world: World) -> None:
     assert ok("MemoryService.SearchRecords", namespace=namespace, text="cats").results
     ok("MemoryService.GetRecord", namespace=namespace, id=one)
     ok("MemoryService.TouchRecords", namespace=namespace, ids=[one])
-    for name in ("List", "Count", "ListScopes", "GetScope", "ListCategories"):
+    for name in ("ListRecords", "CountRecords", "ListScopes", "GetScope", "ListCategories"):
         ok(f"MemoryService.{name}", namespace=namespace)
     ok("MemoryService.ListNamespaces")
     ok("MemoryService.DeleteRecords", namespace=namespace, ids=[one])
