@@ -154,6 +154,10 @@ class Execution:
     error: ExecutionError | None = None
 
 
+PLAN_INDEX = -1
+"""The task index under which the making of a crew's plan is kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskRun:
     """A task of an execution."""

@@ -13,7 +13,7 @@ from services.orchestrator.worker.link.errors import TaskError
 
 
 class TaskAttempt:
-    """`index` is the task's position in the crew, -1 for the crew's plan.
+    """`index` is the task's position in the crew, PLAN_INDEX for the crew's plan.
 
     CrewAI turns most exceptions into text for the model or a log line. What must end the task is therefore kept here
     (`fail`) and raised at the next opportunity (`check`) as the one exception CrewAI lets through.

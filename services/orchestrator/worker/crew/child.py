@@ -20,15 +20,16 @@ def serve(connection: socket.socket) -> int:
 
     def answer(request: HostRequest) -> CrewReply:
         nonlocal session
-        name = request.WhichOneof("request")
-        if name == "open_session":
-            session = Session.open(link, request.open_session)
-            return CrewReply()
-        if session is None:
-            raise RuntimeError("the host has not opened a session")
-        if name == "run_task":
-            return CrewReply(run_task=runner.run_task(session, request.task, request.run_task))
-        return CrewReply(make_plan=runner.make_plan(session))
+        match request.WhichOneof("request"):
+            case "open_session":
+                session = Session.open(link, request.open_session)
+                return CrewReply()
+            case "run_task" if session:
+                return CrewReply(run_task=runner.run_task(session, request.task, request.run_task))
+            case "make_plan" if session:
+                return CrewReply(make_plan=runner.make_plan(session))
+            case name:
+                raise RuntimeError(f"{name} before a session was opened")
 
     try:
         link.serve(answer)

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from coxswain.orchestrator.v1.execution_pb2 import TaskOutput
 from coxswain.orchestrator.worker.link_pb2 import Plan, RunTask
 from services.common.grpc.json_values import to_struct
+from services.orchestrator.domain.execution import PLAN_INDEX
 from services.orchestrator.worker.crew.adapter import build_for_planning, build_task
 from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.events import tool_events
@@ -23,8 +24,6 @@ from services.orchestrator.worker.crew.session import Session
 from services.orchestrator.worker.link.crew_end import LinkClosed
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.text import storable, storable_json
-
-PLAN_INDEX = -1
 
 _MAX_NESTING = 24
 """Messages may be nested 100 deep, and each level of JSON takes three of them."""

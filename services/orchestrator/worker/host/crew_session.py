@@ -12,7 +12,7 @@ from coxswain.orchestrator.worker.link_pb2 import OpenSession, RunTask
 from services.common.clock import utc_now
 from services.common.grpc.json_values import to_value
 from services.orchestrator.domain.crew import Process
-from services.orchestrator.domain.execution import ExecutionError, TaskOutput
+from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, TaskOutput
 from services.orchestrator.messages.crews import spec_to_proto
 from services.orchestrator.messages.executions import output_from_proto
 from services.orchestrator.placeholders import interpolate
@@ -23,7 +23,7 @@ from services.orchestrator.worker.host.model_calls import ModelCalls
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.run_context import RunContext
-from services.orchestrator.worker.host.run_state import PLAN_INDEX, RunState, TaskProgress
+from services.orchestrator.worker.host.run_state import RunState, TaskProgress
 from services.orchestrator.worker.host.stop_signal import Failed, StopSignal
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.task_order import models_of

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from coxswain.orchestrator.worker.link_pb2 import EarlierTask, RunTask
 from services.common.clock import utc_now
-from services.orchestrator.domain.execution import ExecutionError, TaskOutput, TaskState
+from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, TaskOutput, TaskState
 from services.orchestrator.messages.executions import output_to_proto
 from services.orchestrator.worker.host.approvals import Approvals
 from services.orchestrator.worker.host.completion import Completion
@@ -15,7 +15,7 @@ from services.orchestrator.worker.host.parking import Parking
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.run_context import RunContext
-from services.orchestrator.worker.host.run_state import PLAN_INDEX, RunState, TaskProgress
+from services.orchestrator.worker.host.run_state import RunState, TaskProgress
 from services.orchestrator.worker.host.run_store import Claim
 from services.orchestrator.worker.host.stop_signal import Cancelled, CredentialNeeded, Failed, Lost, Stop, StopSignal
 from services.orchestrator.worker.host.task_order import context_of, startable

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 
 from services.orchestrator.domain.approval import Approval, ApprovalState
-from services.orchestrator.domain.execution import TaskOutput, TaskRun, TaskState
+from services.orchestrator.domain.execution import PLAN_INDEX, TaskOutput, TaskRun, TaskState
 from services.orchestrator.worker.host.recorder import TaskRef
 from services.orchestrator.worker.host.run_store import Claim
 from services.orchestrator.worker.host.task_order import fill_in_models
 from services.orchestrator.worker.host.usage_total import UsageTotal
-
-PLAN_INDEX = -1
 
 
 @dataclass(slots=True)

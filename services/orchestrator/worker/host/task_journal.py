@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from services.orchestrator.domain.execution import PLAN_INDEX
 from services.orchestrator.worker.host.recorder import TaskRef
 from services.orchestrator.worker.host.run_store import ToolCall
 
@@ -22,5 +23,5 @@ class TaskJournal:
 
     @property
     def index(self) -> int:
-        """The task's position in the crew, -1 for the crew's plan."""
-        return -1 if self.task.task_index is None else self.task.task_index
+        """The task's position in the crew, PLAN_INDEX for the crew's plan."""
+        return PLAN_INDEX if self.task.task_index is None else self.task.task_index
