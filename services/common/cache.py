@@ -1,4 +1,4 @@
-"""A bounded cache of what takes a while to find out: asked for once for all who wait, and remembered for its time."""
+"""A bounded cache of what takes a while to find out: loaded once for all who wait, and kept for its time."""
 
 import asyncio
 import contextlib
@@ -124,7 +124,7 @@ class AsyncCache(Generic[K, V]):
         if self._loads.get(key) is done:
             del self._loads[key]
         if not done.cancelled():
-            # Marks it as seen: when all who waited have been cancelled, nobody else looks.
+            # Marks it as seen: when all waiters were cancelled, the loop would log it as lost.
             done.exception()
 
     def _kept(self, key: K) -> _Kept[V] | None:

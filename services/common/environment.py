@@ -90,7 +90,7 @@ class _Reader:
         return next((written[one.upper()] for one in names if one.upper() in written), names[0])
 
     def _in_variables(self, text: str) -> str:
-        """Return a text about several fields with their variables in place of their names."""
+        """Return a text about several fields with their variables instead of their names."""
 
         def variable(word: re.Match[str]) -> str:
             return self._variable(word[0], self._fields[word[0]]) if word[0] in self._fields else word[0]

@@ -15,7 +15,7 @@ class FieldViolation:
     field: str
     """Path from the request's root. Example: `spec.tasks[1].agent`."""
     description: str
-    """What is wrong and how to mend it."""
+    """What is wrong, what is allowed, and how to correct it."""
 
 
 class CoxswainError(Exception):

@@ -62,7 +62,7 @@ class Pager:
     ) -> Page[T]:
         """Return a page of at most `size` items (0: the default), but of one at least where there are any.
 
-        `read` returns at most so many items as it is told, those after a sort key (None: from the beginning); `key`
+        `read` returns at most as many items as its limit, those after a sort key (None: from the beginning); `key`
         gives the sort key of an item (JSON scalars), and `size_of` its bytes where items can be large.
 
         Raises:
@@ -141,18 +141,6 @@ def _is_storable(part: Any) -> bool:
             return math.isfinite(part)
         case _:
             return False
-
-
-def cut_page(
-    found: Sequence[T], size: int, listing: str, filters: Mapping[str, object], key: Callable[[T], Sequence[object]]
-) -> tuple[Sequence[T], str]:
-    """Return the first `size` of `found` and the token of what follows them, "" when nothing does.
-
-    One more than a page was asked for, so that `found` tells whether there is more; `key` gives a row's sort key.
-    """
-    if len(found) <= size:
-        return found, ""
-    return found[:size], encode_page_token(listing, filters, key(found[size - 1]))
 
 
 def _fingerprint(listing: str, filters: Mapping[str, object]) -> str:

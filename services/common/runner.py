@@ -67,7 +67,7 @@ def serve(
     settings_type: type[BaseSettings],
     identity_of: Callable[[ServiceT], IdentityProvider] | None = None,
 ) -> None:
-    """Serve one service on its own listeners until it is told to stop.
+    """Serve one service on its own listeners until it is asked to stop.
 
     `identity_of` is auth's: it takes identity from the service itself instead of asking over the network.
     """

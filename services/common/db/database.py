@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from services.common.db.failures import refusals_told, unavailable
+from services.common.db.failures import explained_errors, unavailable
 from services.common.db.snapshots import PostgresSnapshots, Snapshots, SqliteSnapshots
 
 _READ_ONLY = "coxswain_read_only"
@@ -33,7 +33,7 @@ def async_url(url: str) -> URL:
     backend = parsed.get_backend_name()
     drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
     if backend not in drivers:
-        raise ValueError(f"must be the URL of an SQLite or PostgreSQL database: {_URL_FORMS}")
+        raise ValueError(f'must be the URL of an SQLite or PostgreSQL database, not "{backend}": {_URL_FORMS}')
     return parsed.set(drivername=drivers[backend])
 
 
@@ -123,7 +123,7 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         connection = await engine.connect()
     except (OSError, DBAPIError, PoolTimeoutError) as error:
         raise unavailable() from error
-    with refusals_told():
+    with explained_errors():
         async with contextlib.aclosing(connection):
             yield connection
 

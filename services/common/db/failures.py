@@ -1,4 +1,4 @@
-"""What a database that does not answer, or takes no writes, raises, and what callers are told then."""
+"""Errors of a database that does not answer or takes no writes, as errors for callers."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ _SILENT = "the database does not answer; try again in a moment"
 _FULL = "the database has no room left: nothing of this call was stored. The operator has to make room on its disk"
 _READ_ONLY = "the database takes no writes: nothing of this call was stored. The operator has to make it writable"
 
-# SQLite tells by its words alone, PostgreSQL by SQLSTATE.
+# SQLite's errors are known by their texts alone, PostgreSQL's by SQLSTATE.
 _SQLITE: Mapping[str, str] = {
     "database is locked": _SILENT,
     "unable to open": _SILENT,
@@ -29,13 +29,13 @@ _POSTGRESQL: Mapping[str, str] = {
 
 
 def unavailable(message: str = _SILENT) -> Unavailable:
-    """Return what callers are told."""
+    """Return the error that callers get."""
     return Unavailable(message, metadata={"dependency": "database"}, retry_after=1.0)
 
 
 @contextlib.contextmanager
-def refusals_told() -> Iterator[None]:
-    """Raise what callers are told in the place of errors of the database itself."""
+def explained_errors() -> Iterator[None]:
+    """Turn errors of the database itself into errors for callers."""
     try:
         yield
     except Exception as error:
@@ -46,7 +46,7 @@ def refusals_told() -> Iterator[None]:
 
 
 def refusal(error: Exception) -> Unavailable | None:
-    """Return what callers are told of an error of the database itself; None: it is none, or the statement is wrong."""
+    """Return the error for callers; None when the database itself is not at fault, but the statement or the program."""
     # asyncpg's own word for a connection that broke in the middle of a call, which SQLAlchemy does not translate. By
     # name, as installations on SQLite do not load asyncpg.
     if type(error).__name__ == "InternalClientError":

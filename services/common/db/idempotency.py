@@ -1,6 +1,6 @@
 """Requests that carry a request_id: repeating one finds what the first one made.
 
-Each service has a table of them, made by `requests_table`; rows are removed when nobody repeats the request any more.
+Each service has a table of them, made by `requests_table`; old rows are removed.
 """
 
 import hashlib

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.common.db.failures import refusal, refusals_told, unavailable
+from services.common.db.failures import explained_errors, refusal, unavailable
 
 # More than processors: a reader of many rows must not keep those of a few waiting.
 _SQLITE_READERS = 4
@@ -52,7 +52,7 @@ class SqliteSnapshots:
         """See `Snapshots`."""
         if self._closed:
             raise unavailable()
-        with refusals_told():
+        with explained_errors():
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, statement, parameters)
 
     def _fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -83,7 +83,7 @@ class PostgresSnapshots:
         except Exception as error:
             if refusal(error) is None:
                 raise
-        with refusals_told():
+        with explained_errors():
             return await self._fetch(statement, parameters)
 
     async def _fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -28,8 +28,8 @@ def read_access(method: MethodDescriptor) -> MethodAccess:
     """Return a method's options.
 
     Raises:
-        ValueError: one of `access`, `role`, `idempotency_level` and, of an internal method, `callers` is missing, so
-            that nobody decided it; or `callers` names what is no service, or stands where it would keep nobody out.
+        ValueError: one of `access`, `role`, `idempotency_level` and, of an internal method, `callers` is missing, or
+            `callers` names what is not a service, or a public method has them.
     """
     options = method.GetOptions()
     access = options.Extensions[access_pb2.access]

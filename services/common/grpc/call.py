@@ -26,6 +26,8 @@ class Call:
     """Who the call is made by; None where the method asks for no role."""
     service: str = ""
     """The calling service; empty on calls from outside."""
+    dependency: str = ""
+    """The service that was called last on its behalf."""
     deadline: float | None = None
     """When the caller stops waiting, by the event loop's clock."""
 
@@ -67,12 +69,13 @@ def outlast_caller() -> None:
         _call.set(replace(call, deadline=None))
 
 
-def outgoing_call() -> tuple[str, str, float | None]:
-    """Return request id, principal token and seconds left for a call made on behalf of the current one."""
+def outgoing_call(dependency: str) -> tuple[str, str, float | None]:
+    """Return request id, principal token and seconds left for a call to a service on behalf of the current one."""
     call = _call.get(None)
     token = _acting_as.get()
     if call is None:
         return "", token, None
+    call.dependency = dependency
     if not token and call.principal is not None:
         token = call.principal.token
     return call.request_id, token, call.time_remaining()

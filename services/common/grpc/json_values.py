@@ -8,7 +8,7 @@ from google.protobuf import json_format, struct_pb2
 
 from services.common.errors import InvalidArgument
 
-# Beyond this, floating point numbers have no place for every whole number.
+# Beyond this, floating point numbers cannot represent every whole number.
 _EXACT = 2**53
 
 

@@ -1,4 +1,4 @@
-"""U+0000, which PostgreSQL cannot store and nobody means to send: no request may hold it."""
+"""No request may hold U+0000, which PostgreSQL cannot store."""
 
 import functools
 from collections.abc import Iterator, Mapping

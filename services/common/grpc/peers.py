@@ -65,7 +65,7 @@ class Peers:
     def _prepare(
         self, service: str, details: grpc.aio.ClientCallDetails, *, stream: bool
     ) -> grpc.aio.ClientCallDetails:
-        request_id, principal_token, remaining = outgoing_call()
+        request_id, principal_token, remaining = outgoing_call(service)
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         metadata.add(SERVICE, self._identity.token_for(service))
         if principal_token:

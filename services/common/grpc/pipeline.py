@@ -190,7 +190,7 @@ class Pipeline:
         if isinstance(error, grpc.aio.AbortError):
             raise error
         if isinstance(error, grpc.RpcError):
-            failure = from_rpc_error(error, "called")
+            failure = from_rpc_error(error, call.dependency)
             logger.warning("dependency_failed", method=call.method, code=failure.code, error=str(error))
         elif isinstance(error, CoxswainError):
             failure = error

@@ -101,20 +101,20 @@ def _pruned(
     pruned = descriptor_pb2.FileDescriptorProto()
     pruned.CopyFrom(file)
     del pruned.service[:]
-    # Where services and methods stood, and where they stand now: comments are kept by place.
+    # Comments are kept by path: old paths of services and methods, and their new ones.
     moved: dict[tuple[int, ...], tuple[int, ...]] = {}
     for index, service in enumerate(file.service):
         served = methods.get(f"{file.package}.{service.name}", ())
-        kept = [place for place, method in enumerate(service.method) if method.name in served]
+        kept = [position for position, method in enumerate(service.method) if method.name in served]
         if not kept:
             continue
         at = (_SERVICE, len(pruned.service))
         moved[_SERVICE, index] = at
-        moved |= {(_SERVICE, index, _METHOD, place): (*at, _METHOD, new) for new, place in enumerate(kept)}
+        moved |= {(_SERVICE, index, _METHOD, old): (*at, _METHOD, new) for new, old in enumerate(kept)}
         copy = pruned.service.add()
         copy.CopyFrom(service)
         del copy.method[:]
-        copy.method.extend(service.method[place] for place in kept)
+        copy.method.extend(service.method[old] for old in kept)
     del pruned.source_code_info.location[:]
     for location in file.source_code_info.location:
         path = tuple(location.path)

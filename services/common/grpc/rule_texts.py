@@ -1,4 +1,4 @@
-"""What a broken rule of the protos says to whoever broke it: what is allowed, and what came instead."""
+"""Texts of broken proto rules: what is allowed, and what came instead."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -49,7 +49,7 @@ class TokenExchanger(Protocol):
 class Authenticator:
     """Verifies callers and remembers them for a short time.
 
-    Entries are keyed by a keyed hash of credential and group: no credential is kept, nor can one be told from an entry.
+    Entries are keyed by a keyed hash of credential and group: no credential is kept, and none can be derived from one.
     """
 
     def __init__(

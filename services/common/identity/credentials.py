@@ -1,4 +1,4 @@
-"""Credentials to send to others, from auth, for the place they are sent to."""
+"""Credentials for outbound calls: auth gives them for one destination."""
 
 import time
 from dataclasses import dataclass, field
