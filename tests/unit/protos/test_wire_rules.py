@@ -166,7 +166,7 @@ def patterns(found: Any, at: str = "") -> Iterator[str]:
                 yield from patterns(getattr(found.map, part), f"{at}{part}")
 
 
-@those("auth", "common", "orchestrator")
+@those("auth", "common", "models", "orchestrator")
 def test_a_field_with_a_pattern_says_in_words_what_it_asks_for(package: str) -> None:
     for field in fields(package):
         described = field.GetOptions().Extensions[format_pb2.format]
