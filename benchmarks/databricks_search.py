@@ -39,7 +39,9 @@ from services.common.egress import AddressPolicy
 from services.common.grpc.call import Call, enter_call
 from services.common.identity.credentials import OutboundCredential
 from services.common.logging import configure_logging
-from services.memory.domain import Filter, MemoryKind, NamespaceKey, Record, Unified
+from services.memory.domain.filters import Filter
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.schemas import Column, DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location

@@ -36,7 +36,9 @@ from coxswain.memory.v1 import memory_service_pb2_grpc
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.logging import configure_logging
-from services.memory.domain import EmbeddingSpace, MemoryKind, NamespaceKey, Record, Unified
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, Unified
+from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.stores.sql.store import SqlMemoryStore
 from tests.support.harness import serve_services
 

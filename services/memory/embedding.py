@@ -8,7 +8,7 @@ import grpc
 
 from coxswain.models.v1 import inference_pb2, inference_service_pb2_grpc
 from services.common.grpc.status import from_rpc_error
-from services.memory.domain import EmbeddingSpace, Vector, unit_vector
+from services.memory.domain.vectors import EmbeddingSpace, Vector, unit_vector
 
 _TEXTS_IN_CALL = 100
 """Vectors of the greatest length, 8192, have 32 KiB each: more of them would not fit a message."""

@@ -1,6 +1,5 @@
 """Checks of what clients ask for, and the meaning of a filter where no database evaluates it."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,34 +9,26 @@ from typing import Any
 import numpy as np
 
 from services.common.errors import InvalidArgument
-from services.memory.domain import (
-    Comparison,
-    Condition,
-    Filter,
-    MemoryKind,
-    Scalar,
-    within_scope,
-)
-from services.memory.schemas import (
+from services.memory.domain.filters import Comparison, Condition, Filter, Scalar
+from services.memory.domain.records import MemoryKind
+from services.memory.domain.scopes import within_scope
+from services.memory.rows import (
     ENVELOPE,
-    Column,
-    DatabricksIndexSchemas,
-    FieldType,
     MalformedRow,
     Row,
     canonical_json,
     format_time,
-    has_column,
-    metadata_column,
     metadata_of,
     parse_boolean,
     parse_list,
     parse_time,
 )
+from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, has_column, metadata_column
 
 _ORDERED = frozenset({Comparison.LESS, Comparison.LESS_OR_EQUAL, Comparison.GREATER, Comparison.GREATER_OR_EQUAL})
 _TEXTUAL = frozenset({Comparison.CONTAINS, Comparison.STARTS_WITH})
 _MAX_JSON_DEPTH = 32
+_MAX_JSON_BYTES = 65_536
 _WORD = re.compile(r"\w+")
 
 
@@ -85,7 +76,6 @@ def _typed(field_type: FieldType, value: Scalar, path: str) -> Scalar:
             with np.errstate(over="ignore"):
                 return float(np.float32(value))
         case FieldType.STRING, str():
-            check_text(value, path)
             return value
         case FieldType.STRING, datetime():
             return format_time(value)
@@ -95,48 +85,22 @@ def _typed(field_type: FieldType, value: Scalar, path: str) -> Scalar:
             raise InvalidArgument.field(path, f"the column is {field_type.value}, the value is not")
 
 
-def check_text(text: str, path: str) -> None:
-    """Refuse what no database column can hold.
+def metadata_text(metadata: Mapping[str, Any], path: str) -> str:
+    """Return a client's metadata as JSON text in canonical form.
 
     Raises:
-        InvalidArgument: the text has a NUL character.
+        InvalidArgument: it uses the reserved key, or is too large or nested too deeply.
     """
-    if "\x00" in text:
-        raise InvalidArgument.field(path, "cannot hold the NUL character (U+0000)")
-
-
-def read_json(text: str, path: str) -> Any:
-    """Return the value of a JSON text.
-
-    Raises:
-        InvalidArgument: it is not JSON, holds NaN or an infinity, is nested too deeply, or has broken characters.
-    """
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-        canonical_json(value).encode()
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument.field(path, f"is not JSON text: {error}") from None
-    if _depth(value) > _MAX_JSON_DEPTH:
-        raise InvalidArgument.field(path, f"is nested more than {_MAX_JSON_DEPTH} deep")
-    return value
-
-
-def read_metadata(text: str, path: str) -> str:
-    """Return a client's metadata in canonical form; empty text means none.
-
-    Raises:
-        InvalidArgument: not a JSON object, or one that uses the reserved key.
-    """
-    value = read_json(text or "{}", path)
-    if not isinstance(value, dict):
-        raise InvalidArgument.field(path, "has to be a JSON object")
-    if ENVELOPE in value:
-        raise InvalidArgument.field(path, f'the key "{ENVELOPE}" is reserved')
-    return canonical_json(value)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
+    if ENVELOPE in metadata:
+        raise InvalidArgument.field(path, f'the key "{ENVELOPE}" is reserved; choose another one')
+    if _depth(metadata) > _MAX_JSON_DEPTH:
+        raise InvalidArgument.field(path, f"is nested more than {_MAX_JSON_DEPTH} levels deep")
+    text = canonical_json(metadata)
+    if len(text.encode()) > _MAX_JSON_BYTES:
+        raise InvalidArgument.field(
+            path, f"may have {_MAX_JSON_BYTES:,} bytes as JSON text; it has {len(text.encode()):,}"
+        )
+    return text
 
 
 def _depth(value: object) -> int:

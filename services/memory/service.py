@@ -1,7 +1,7 @@
 """The memory service put together."""
 
 import asyncio
-import contextlib
+from datetime import timedelta
 
 import structlog
 
@@ -12,17 +12,18 @@ from coxswain.memory.v1 import (
     vector_index_service_pb2_grpc,
 )
 from services.common.clock import utc_now
+from services.common.db.idempotency import forget_requests
 from services.common.egress import AddressPolicy, required_origin
 from services.common.grpc.server import Registry
 from services.common.identity.credentials import AuthCredentials
+from services.common.periodic import every
 from services.common.runtime import Runtime
 from services.common.startup import StartError
-from services.memory.domain import EmbeddingSpace
+from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.embedding import ModelsEmbedder
-from services.memory.repositories.backends import SqlMemoryBackendRepository
-from services.memory.servicers.memory_backend_service import MemoryBackendServicer
-from services.memory.servicers.memory_service import MemoryServicer
-from services.memory.servicers.vector_index_service import VectorIndexServicer
+from services.memory.servicers.memories import MemoryServicer
+from services.memory.servicers.memory_backends import MemoryBackendServicer
+from services.memory.servicers.vector_indexes import VectorIndexServicer
 from services.memory.settings import MemorySettings
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
@@ -30,11 +31,12 @@ from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.provisioning import Patience
 from services.memory.stores.group_stores import BackendStores
 from services.memory.stores.sql.store import SqlMemoryStore
-from services.memory.usecases.memory import MemoryUseCases
-from services.memory.usecases.memory_backends import MemoryBackendUseCases
-from services.memory.usecases.vector_indexes import IndexLimits, VectorIndexUseCases
+from services.memory.tables import requests
+from services.memory.usecases.memories import Memories
+from services.memory.usecases.memory_backends import MemoryBackends
+from services.memory.usecases.vector_indexes import IndexLimits, VectorIndexes
 
-_log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 class MemoryService:
@@ -57,11 +59,10 @@ class MemoryService:
             AuthCredentials(runtime.peers.channel("auth"), credential_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH),
             _client_limits(settings),
         )
-        backends = SqlMemoryBackendRepository(runtime.database)
         default = self._store if settings.default_store == "sql" else _chroma_store(runtime)
         stores = BackendStores(
             default,
-            backends,
+            runtime.database,
             client,
             pause_seconds=settings.databricks_visibility_seconds,
             settle_seconds=settings.databricks_settle_seconds,
@@ -69,21 +70,21 @@ class MemoryService:
         )
         patience = Patience(settings.provision_poll_seconds, settings.provision_seconds)
         self._memory = MemoryServicer(
-            MemoryUseCases(
+            Memories(
                 stores,
                 ModelsEmbedder(runtime.peers.channel("models")),
                 default_model=settings.embedding_model,
                 short_term_ttl_hours=settings.short_term_ttl_hours,
-            ),
-            runtime.settings.max_message_bytes,
+                max_message_bytes=runtime.settings.max_message_bytes,
+            )
         )
         self._backends = MemoryBackendServicer(
-            MemoryBackendUseCases(backends, stores, patience),
+            MemoryBackends(runtime.database, stores, patience),
             EmbeddingSpace(settings.databricks_embedding_model, settings.databricks_embedding_dimension),
         )
         self._indexes = VectorIndexServicer(
-            VectorIndexUseCases(
-                backends,
+            VectorIndexes(
+                runtime.database,
                 stores,
                 patience,
                 IndexLimits(
@@ -93,8 +94,9 @@ class MemoryService:
                 ),
             )
         )
-        self._sweep_seconds = settings.sweep_seconds
-        self._sweeper: asyncio.Task[None] | None = None
+        self._settings = settings
+        self._database = runtime.database
+        self._background: list[asyncio.Task[None]] = []
 
     def register(self, registry: Registry) -> None:
         """Register the servicers."""
@@ -103,32 +105,33 @@ class MemoryService:
         registry.add(memory_backend_service_pb2_grpc.add_MemoryBackendServiceServicer_to_server, self._backends)
 
     async def start(self) -> None:
-        """Start removing expired memories."""
-        self._sweeper = asyncio.create_task(self._sweep())
+        """Start removing expired memories and requests."""
+        seconds = self._settings.sweep_seconds
+        self._background = [
+            asyncio.create_task(every(seconds, self._remove_expired, name="expired_memories", first_pause=False)),
+            asyncio.create_task(every(seconds, self._forget_requests, name="old_requests", first_pause=False)),
+        ]
 
     async def drain(self) -> None:
-        """Stop removing expired memories; calls go on."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeper
-            self._sweeper = None
+        """Stop removing expired memories and requests; calls go on."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self._background.clear()
 
     async def close(self) -> None:
         """Release everything."""
         await self.drain()
         await self._workspaces.close()
 
-    async def _sweep(self) -> None:
-        while True:
-            try:
-                removed = await self._store.sweep(utc_now())
-                if removed:
-                    _log.info("expired_memories_removed", count=removed)
-            except Exception:  # noqa: BLE001
-                # The next round tries again; reads leave out what has expired all the same.
-                _log.exception("sweep_failed")
-            await asyncio.sleep(self._sweep_seconds)
+    async def _remove_expired(self) -> None:
+        removed = await self._store.sweep(utc_now())
+        if removed:
+            logger.info("expired_memories_removed", count=removed)
+
+    async def _forget_requests(self) -> None:
+        retention = timedelta(seconds=self._settings.request_retention_seconds)
+        await forget_requests(self._database, requests, utc_now() - retention)
 
 
 def _chroma_store(runtime: Runtime) -> MemoryStore:
@@ -142,7 +145,7 @@ def _chroma_store(runtime: Runtime) -> MemoryStore:
         raise StartError(
             "COXSWAIN_MEMORY_DEFAULT_STORE is chroma, which is not installed: install the extra memory-chroma"
         ) from error
-    _log.warning(
+    logger.warning(
         "chroma_promises_less",
         detail="one process only; approximate search; saves that a crash interrupts may be lost or half done",
     )

@@ -27,7 +27,14 @@ class MemorySettings(BaseSettings):
     short_term_ttl_hours: int = Field(
         168, ge=1, le=87600, description="Hours a short-term memory lives when it does not say so itself."
     )
-    sweep_seconds: float = Field(300, gt=0, description="Seconds between two removals of expired memories.")
+    sweep_seconds: float = Field(
+        300, gt=0, description="Seconds between two removals of expired memories and old requests."
+    )
+    request_retention_seconds: float = Field(
+        7 * 24 * 3600,
+        ge=3600,
+        description="Seconds for which a request_id is remembered; a request repeated later is a new one.",
+    )
     cache_bytes: int = Field(
         256 * _MIB, ge=0, description="Bytes of vectors that searches of the default store keep in memory, at most."
     )

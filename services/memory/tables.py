@@ -18,14 +18,42 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from services.common.db.idempotency import requests_table
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
-from services.memory.domain import MemoryKind
+from services.memory.domain.records import MemoryKind
 from services.memory.schemas import Column as SchemaColumn
 from services.memory.schemas import DatabricksIndexSchemas, FieldType
 
 metadata = MetaData(naming_convention=NAMING_CONVENTION)
+
+# Stored numbers: never change one.
+_KIND_NUMBERS: Mapping[MemoryKind, int] = {
+    MemoryKind.UNIFIED: 1,
+    MemoryKind.SHORT_TERM: 2,
+    MemoryKind.LONG_TERM: 3,
+    MemoryKind.ENTITY: 4,
+    MemoryKind.DOCUMENT: 5,
+}
+_KINDS = {number: kind for kind, number in _KIND_NUMBERS.items()}
+
+
+class KindNumber(TypeDecorator[MemoryKind]):
+    """A kind as its number, by which listings are sorted."""
+
+    impl = Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: MemoryKind | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        """Return the number of a kind."""
+        return None if value is None else _KIND_NUMBERS[value]
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> MemoryKind | None:  # noqa: ARG002
+        """Return the kind of a number."""
+        return None if value is None else _KINDS[value]
+
 
 namespaces = Table(
     "namespaces",
@@ -33,7 +61,7 @@ namespaces = Table(
     Column("id", String(64), primary_key=True),
     Column("group_id", String(128), nullable=False),
     Column("crew_id", String(128), nullable=False),
-    Column("kind", Integer, nullable=False),
+    Column("kind", KindNumber, nullable=False),
     Column("embedding_model", String(128), nullable=False),
     Column("embedding_dimension", Integer, nullable=False),
     # Rises with every change; a search compares it with what it remembers.
@@ -42,6 +70,7 @@ namespaces = Table(
     Column("removal_version", BigInteger, nullable=False),
     Column("record_count", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("crew_name", String(256), nullable=False, server_default=""),
     UniqueConstraint("group_id", "crew_id", "kind"),
 )
 
@@ -97,12 +126,10 @@ memory_backends = Table(
     Column("made_endpoint", String(128), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
-    Column("request_subject", String(512), nullable=True),
-    Column("request_id", String(128), nullable=True),
-    Column("request_hash", String(64), nullable=True),
     UniqueConstraint("group_id", "name"),
-    UniqueConstraint("group_id", "request_subject", "request_id"),
 )
+
+requests = requests_table(metadata)
 
 # A group without a row uses the embedded default.
 active_backends = Table(
@@ -117,7 +144,7 @@ registered_indexes = Table(
     "registered_indexes",
     metadata,
     Column("backend_id", String(64), ForeignKey("memory_backends.id", ondelete="CASCADE"), primary_key=True),
-    Column("kind", Integer, primary_key=True),
+    Column("kind", KindNumber, primary_key=True),
     Column("group_id", String(128), nullable=False),
     Column("workspace_url", String(512), nullable=False),
     Column("index_name", String(400), nullable=False),
@@ -131,6 +158,7 @@ remote_namespaces = Table(
     metadata,
     Column("backend_id", String(64), ForeignKey("memory_backends.id", ondelete="CASCADE"), primary_key=True),
     Column("crew_id", String(128), primary_key=True),
-    Column("kind", Integer, primary_key=True),
+    Column("kind", KindNumber, primary_key=True),
     Column("group_id", String(128), nullable=False),
+    Column("crew_name", String(256), nullable=False, server_default=""),
 )

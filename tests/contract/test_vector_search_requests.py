@@ -13,7 +13,10 @@ import pytest
 from services.common.egress import AddressPolicy
 from services.common.grpc.call import Call, enter_call
 from services.common.identity.credentials import OutboundCredential
-from services.memory.domain import EVERYTHING, MemoryKind, NamespaceKey, Record, Unified, unit_vector
+from services.memory.domain.filters import EVERYTHING
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, Unified
+from services.memory.domain.vectors import unit_vector
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location

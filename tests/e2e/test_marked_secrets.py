@@ -368,7 +368,7 @@ def _workspace_memory(world: World) -> None:
     ok("MemoryBackendService.GetMemoryBackend", id=id_)
     ok("MemoryBackendService.ListMemoryBackends")
     change = backend | {"id": id_, "name": "workshop"}
-    ok("MemoryBackendService.UpdateMemoryBackend", backend=change, update_mask={"paths": ["name"]})
+    ok("MemoryBackendService.UpdateMemoryBackend", id=id_, backend=change, update_mask={"paths": ["name"]})
     for status in (401, 403, 400):
         with _vector_search_echoes(world, status):
             no("MemoryBackendService.ProvisionMemoryBackend", id=id_)

@@ -38,7 +38,9 @@ def from_struct(path: str, struct: struct_pb2.Struct) -> dict[str, Any]:
 
 def to_struct(document: Mapping[str, Any]) -> struct_pb2.Struct:
     """Return the Struct of a JSON object."""
-    return json_format.ParseDict(dict(document), struct_pb2.Struct())
+    struct = struct_pb2.Struct()
+    struct.update(document)
+    return struct
 
 
 def to_value(item: Any) -> struct_pb2.Value:

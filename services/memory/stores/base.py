@@ -5,19 +5,13 @@ from datetime import datetime
 from typing import Protocol
 
 from services.common.errors import FailedPrecondition
-from services.memory.domain import (
-    EmbeddingSpace,
-    Filter,
-    ListPosition,
-    NamespaceInfo,
-    NamespaceKey,
-    Page,
-    Query,
-    Record,
-    ScopeRow,
-    SearchOutcome,
-    Tally,
-)
+from services.memory.domain.filters import Filter
+from services.memory.domain.listings import ListPosition, Page, Tally
+from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
+from services.memory.domain.records import MemoryKind, Record
+from services.memory.domain.scopes import ScopeRow
+from services.memory.domain.searches import Query, SearchOutcome
+from services.memory.domain.vectors import EmbeddingSpace
 
 
 class MemoryStore(Protocol):
@@ -30,8 +24,18 @@ class MemoryStore(Protocol):
         """Return the embedding space of a namespace, or None when it was never written to."""
         ...
 
-    async def save(self, key: NamespaceKey, space: EmbeddingSpace, records: Sequence[Record], now: datetime) -> None:
+    async def save(
+        self,
+        key: NamespaceKey,
+        space: EmbeddingSpace,
+        records: Sequence[Record],
+        now: datetime,
+        *,
+        crew_name: str = "",
+    ) -> None:
         """Store all records, with their embeddings set, or none; ids that exist are replaced.
+
+        A crew's name is kept with the namespace; an empty one changes nothing.
 
         Raises:
             FailedPrecondition: the namespace has another embedding space.
@@ -83,8 +87,10 @@ class MemoryStore(Protocol):
         """Return what lies at and below a scope of a unified namespace, private records left out."""
         ...
 
-    async def namespaces(self, group_id: str, limit: int, after: tuple[str, int] | None) -> Sequence[NamespaceInfo]:
-        """Return the group's namespaces after (crew id, kind), in that order."""
+    async def namespaces(
+        self, group_id: str, limit: int, after: tuple[str, MemoryKind] | None
+    ) -> Sequence[NamespaceInfo]:
+        """Return the group's namespaces after (memory id, kind), in that order."""
         ...
 
 

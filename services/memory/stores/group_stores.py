@@ -4,9 +4,11 @@ import math
 import time
 from collections.abc import Sequence
 
+from services.common.db.database import Database
 from services.common.errors import FailedPrecondition, FieldViolation
-from services.memory.domain import MemoryBackend, MemoryKind
-from services.memory.repositories.backends import MemoryBackendRepository
+from services.memory.domain.backends import MemoryBackend
+from services.memory.domain.records import MemoryKind
+from services.memory.repositories.memory_backends import MemoryBackendRepository, RemoteNamespace
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
@@ -27,7 +29,7 @@ class BackendStores:
     def __init__(
         self,
         default: MemoryStore,
-        backends: MemoryBackendRepository,
+        database: Database,
         client: VectorSearchClient,
         *,
         pause_seconds: float,
@@ -39,12 +41,12 @@ class BackendStores:
         crew's saves remove what has expired there.
         """
         self._default = default
-        self._backends = backends
+        self._database = database
         self._client = client
         self._pause_seconds = pause_seconds
         self._endpoint_types = EndpointTypes()
         self._recent_writes = RecentWrites(settle_seconds)
-        self._noted: set[tuple[str, str, MemoryKind]] = set()
+        self._noted: set[tuple[str, RemoteNamespace]] = set()
         self._active: dict[str, tuple[float, MemoryBackend | None]] = {}
         self._changes = 0
         self._sweep_seconds = sweep_seconds
@@ -89,7 +91,8 @@ class BackendStores:
         if known is not None and known[0] > time.monotonic():
             return known[1]
         changes = self._changes
-        backend = await self._backends.active(group_id)
+        async with self._database.read() as connection:
+            backend = await MemoryBackendRepository(connection).active(group_id)
         if changes != self._changes:
             # It may have been read just before a change: not to be remembered.
             return backend
@@ -102,22 +105,24 @@ class BackendStores:
         if backend.databricks is None:
             return self._default
 
-        async def remember(memory_id: str, kind: MemoryKind) -> None:
-            note = (backend.id, memory_id, kind)
-            if note in self._noted:
+        async def note(written: RemoteNamespace) -> None:
+            known = (backend.id, written)
+            if known in self._noted:
                 return
-            await self._backends.remember_namespace(backend, memory_id, kind)
+            async with self._database.write() as connection:
+                await MemoryBackendRepository(connection).note_namespace(backend, written)
             if len(self._noted) >= _NOTES_KEPT:
                 self._noted.clear()
-            self._noted.add(note)
+            self._noted.add(known)
 
-        async def page(limit: int, after: tuple[str, int] | None) -> Sequence[tuple[str, MemoryKind]]:
-            return await self._backends.remembered_namespaces(backend, limit, after)
+        async def page(limit: int, after: tuple[str, MemoryKind] | None) -> Sequence[RemoteNamespace]:
+            async with self._database.read() as connection:
+                return await MemoryBackendRepository(connection).noted_namespaces(backend, limit, after)
 
         def sweep_due(memory_id: str) -> bool:
             return self._sweep_due((backend.id, memory_id))
 
-        notes = NamespaceNotes(remember, page, sweep_due)
+        notes = NamespaceNotes(note, page, sweep_due)
         return DatabricksMemoryStore(self.repository(backend), backend, notes, pause_seconds=self._pause_seconds)
 
     def _sweep_due(self, namespace: tuple[str, str]) -> bool:

@@ -1,33 +1,31 @@
 """Entities and how they relate, followed from one of them."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from services.memory.domain import (
-    Comparison,
-    Condition,
-    Entity,
-    Filter,
-    NamespaceKey,
-    Record,
-)
+from services.common.errors import InvalidArgument
+from services.memory.domain.filters import Comparison, Condition, Filter
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import Entity, Record
 from services.memory.schemas import Column
 from services.memory.stores.base import MemoryStore
 
 _RECORDS_IN_STEP = 5000
-"""More hardly fit a message; and to ask some stores for a second page is to have them read everything again."""
+"""More hardly fit in a message; and to ask some stores for a second page is to have them read everything again."""
+_NAME_BYTES = 16
+"""What each name adds to a message beside its text, at most."""
 
 
 @dataclass(slots=True)
 class EntityNode:
-    """An entity that was come by."""
+    """An entity that was reached."""
 
     name: str
     depth: int
     """Steps from the start."""
     records: list[Record] = field(default_factory=list)
-    """What is known of it; empty where others only mention it."""
+    """Its records; empty where others only mention it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +87,28 @@ async def traverse(
         frontier = reached
     edges = dict.fromkeys(edge for node in nodes.values() for edge in _edges(node, relations) if edge.target in nodes)
     return EntityGraph(list(nodes.values()), list(edges), truncated)
+
+
+def within_message(graph: EntityGraph, max_bytes: int) -> EntityGraph:
+    """Return the graph without the records that do not fit in a message: those of the farthest entities go first.
+
+    Raises:
+        InvalidArgument: entities and relationships alone do not fit.
+    """
+    names = [node.name for node in graph.nodes]
+    names += [name for edge in graph.edges for name in (edge.source, edge.relation, edge.target)]
+    used = sum(len(name.encode()) + _NAME_BYTES for name in names)
+    if used > max_bytes:
+        raise InvalidArgument.field("limit", "so many relationships do not fit in a message; ask for fewer entities")
+    truncated = False
+    for node in graph.nodes:
+        for number, record in enumerate(node.records):
+            used += record.most_bytes
+            if truncated or used > max_bytes:
+                truncated = True
+                del node.records[number:]
+                break
+    return replace(graph, truncated=graph.truncated or truncated)
 
 
 def _edges(node: EntityNode, relations: Collection[str]) -> Iterator[EntityEdge]:

@@ -2,18 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.errors import CoxswainError, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
-from services.memory.domain import EVERYTHING, MemoryBackend, MemoryKind
-from services.memory.repositories.backends import Edit, MemoryBackendRepository, RequestKey, with_made_endpoint
+from services.common.paging import Page, Pager
+from services.memory.domain.backends import BackendKey, MemoryBackend
+from services.memory.domain.filters import EVERYTHING
+from services.memory.domain.records import MemoryKind
+from services.memory.repositories.memory_backends import MemoryBackendRepository
 from services.memory.stores.base import embedding_mismatch_of_index
 from services.memory.stores.databricks.descriptions import ResourceState
 from services.memory.stores.databricks.filter_language import Owner
@@ -26,9 +31,13 @@ from services.memory.stores.databricks.provisioning import (
     wanted_indexes,
 )
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
+from services.memory.tables import requests
 
-DEFAULT = "default"
-"""The id that stands for the embedded default."""
+_LISTING = Pager("memory_backends")
+EMBEDDED_DEFAULT = BackendKey(id="default")
+"""Stands for the installation's embedded store."""
+
+Edit = Callable[[MemoryBackend], MemoryBackend]
 
 
 class IndexRepositories(Protocol):
@@ -68,18 +77,16 @@ class Step:
     """Steps this call has done itself, in a second."""
 
 
-class MemoryBackendUseCases:
+class MemoryBackends:
     """Every operation concerns the calling principal's group."""
 
-    def __init__(self, backends: MemoryBackendRepository, indexes: IndexRepositories, patience: Patience) -> None:
-        self._backends = backends
+    def __init__(self, database: Database, indexes: IndexRepositories, patience: Patience) -> None:
+        self._database = database
         self._indexes = indexes
         self._patience = patience
 
-    async def create(
-        self, principal: Principal, draft: MemoryBackend, request_id: str, request_hash: str
-    ) -> MemoryBackend:
-        """Add a backend; a repeated request_id returns the first one's.
+    async def create(self, principal: Principal, draft: MemoryBackend, request: RequestKey | None) -> MemoryBackend:
+        """Add a backend; a repeated request returns what the first one added.
 
         Raises:
             AlreadyExists: the name is taken, or the request_id was used with another body.
@@ -89,91 +96,118 @@ class MemoryBackendUseCases:
         _check(draft)
         now = utc_now()
         backend = replace(draft, id=new_id(), group_id=principal.group_id, created_at=now, updated_at=now)
-        await self._check_space(backend, None)
-        request = RequestKey(principal.subject, request_id, request_hash) if request_id else None
-        return await self._backends.create(backend, request)
+        async with self._database.write() as connection:
+            backends = MemoryBackendRepository(connection)
+            if request is not None:
+                first = await RequestRepository(connection, requests).claim(request, backend.id)
+                if first != backend.id:
+                    return await backends.get(principal.group_id, BackendKey(id=first))
+            await _check_space(backends, backend, None)
+            await backends.add(backend)
+        return backend
 
-    async def get(self, principal: Principal, backend_id: str) -> MemoryBackend:
+    async def get(self, principal: Principal, key: BackendKey) -> MemoryBackend:
         """Return a backend.
 
         Raises:
-            NotFound: the group has none of that id.
+            NotFound: the group has no such backend.
         """
-        return await self._backends.get(principal.group_id, backend_id)
+        async with self._database.read() as connection:
+            return await MemoryBackendRepository(connection).get(principal.group_id, key)
 
-    async def page(self, principal: Principal, limit: int, after_name: str | None) -> Sequence[MemoryBackend]:
-        """Return backends by name."""
-        return await self._backends.page(principal.group_id, limit, after_name)
+    async def page(self, principal: Principal, requested_size: int, page_token: str) -> Page[MemoryBackend]:
+        """Return one page of backends, sorted by name.
 
-    async def update(self, principal: Principal, backend_id: str, edit: Edit) -> MemoryBackend:
+        Raises:
+            InvalidArgument: the token is not of this listing.
+        """
+        async with self._database.read() as connection:
+            backends = MemoryBackendRepository(connection)
+            return await _LISTING.page(
+                requested_size,
+                page_token,
+                {"group": principal.group_id},
+                lambda after, limit: backends.page(principal.group_id, after[0] if after else None, limit),
+                lambda backend: [backend.name],
+            )
+
+    async def update(self, principal: Principal, key: BackendKey, edit: Edit) -> MemoryBackend:
         """Change name, configuration and disabled kinds of a backend to what `edit` makes of them.
 
         Raises:
-            NotFound: the group has none of that id.
+            NotFound: the group has no such backend.
             AlreadyExists: the name is taken.
             InvalidArgument: the configuration contradicts itself.
             FailedPrecondition: one of its indexes has vectors of another model already.
         """
-
-        def checked(present: MemoryBackend) -> MemoryBackend:
+        async with self._database.write() as connection:
+            backends = MemoryBackendRepository(connection)
+            await backends.hold(principal.group_id)
+            present = await backends.get(principal.group_id, key)
             edited = edit(present)
             _check(edited)
             made = present.made_endpoint if _location(present) == _location(edited) else ""
-            return replace(edited, id=present.id, group_id=present.group_id, made_endpoint=made, updated_at=utc_now())
-
-        present = await self._backends.get(principal.group_id, backend_id)
-        await self._check_space(checked(present), present)
-        saved = await self._backends.change(principal.group_id, backend_id, checked)
-        self._indexes.forget(principal.group_id)
-        return saved
-
-    async def _check_space(self, wanted: MemoryBackend, present: MemoryBackend | None) -> None:
-        """Keep vectors of two models out of one index: they cannot be compared."""
-        config = wanted.databricks
-        if config is None:
-            return
-        names = {name for _, name in wanted_indexes(config)}
-        for registered in await self._backends.indexes(wanted.group_id, None):
-            backend, other = registered.backend, registered.backend.databricks
-            if registered.name not in names or other is None or other.workspace_url != config.workspace_url:
-                continue
-            if other.space == config.space:
-                continue
-            written = (
-                present is None
-                or backend.id != present.id
-                or await self._backends.remembered_namespaces(backend, 1, None)
+            changed = replace(
+                edited,
+                id=present.id,
+                group_id=present.group_id,
+                made_endpoint=made,
+                updated_at=utc_now(),
+                active=present.active,
             )
-            if written:
-                raise embedding_mismatch_of_index(registered.name, other.space, config.space)
+            await _check_space(backends, changed, present)
+            await backends.store(changed)
+        self._indexes.forget(principal.group_id)
+        return changed
 
-    async def delete(self, principal: Principal, backend_id: str, successor_id: str) -> None:
+    async def delete(self, principal: Principal, key: BackendKey, successor: BackendKey | None) -> None:
         """Remove a backend; the active one needs a successor.
 
         Raises:
             NotFound: there is no such backend or successor.
             FailedPrecondition: it is active and has no successor.
+            InvalidArgument: it is its own successor.
         """
-        if successor_id == backend_id:
-            raise InvalidArgument.field("successor_id", "a backend cannot follow itself")
-        successor = None if not successor_id else "" if successor_id == DEFAULT else successor_id
-        await self._backends.delete(principal.group_id, backend_id, successor)
+        async with self._database.write() as connection:
+            backends = MemoryBackendRepository(connection)
+            await backends.hold(principal.group_id)
+            backend = await backends.get(principal.group_id, key)
+            following = await _named(backends, principal.group_id, successor) if successor else None
+            if following is not None and following.id == backend.id:
+                raise InvalidArgument.field("successor_id", "a backend cannot be its own successor")
+            if backend.active:
+                if successor is None:
+                    raise FailedPrecondition(
+                        f'memory backend "{backend.name}" is the active one; name its successor in successor_id or '
+                        'successor_name (the successor_id "default" stands for the embedded default)',
+                        reason="RESOURCE_IN_USE",
+                        metadata={
+                            "resource": "memory backend",
+                            "id": backend.id,
+                            "used_by": f"group {principal.group_id}",
+                        },
+                    )
+                await backends.activate(principal.group_id, following)
+            await backends.remove(backend)
         self._indexes.forget(principal.group_id)
 
-    async def activate(self, principal: Principal, backend_id: str) -> MemoryBackend | None:
+    async def activate(self, principal: Principal, key: BackendKey) -> MemoryBackend | None:
         """Make a backend the active one and return it, or None for the embedded default.
 
         Raises:
-            NotFound: the group has none of that id.
+            NotFound: the group has no such backend.
         """
-        chosen = None if backend_id == DEFAULT else backend_id
-        await self._backends.activate(principal.group_id, chosen)
+        async with self._database.write() as connection:
+            backends = MemoryBackendRepository(connection)
+            await backends.hold(principal.group_id)
+            backend = await _named(backends, principal.group_id, key)
+            await backends.activate(principal.group_id, backend)
         self._indexes.forget(principal.group_id)
-        return None if chosen is None else await self._backends.get(principal.group_id, chosen)
+        return None if backend is None else replace(backend, active=True)
 
-    async def verify(self, principal: Principal, backend_id: str) -> Sequence[Check]:
+    async def verify(self, principal: Principal, key: BackendKey) -> Sequence[Check]:
         """Look at what a backend needs: endpoint, indexes, schema, and the rights of the caller's credential."""
-        backend = await self._backends.get(principal.group_id, backend_id)
+        backend = await self.get(principal, key)
         config = backend.databricks
         if config is None:
             return [Check("embedded default", "is always there")]
@@ -194,7 +228,7 @@ class MemoryBackendUseCases:
                     Check(
                         f"kind {kind.name}",
                         "is neither disabled nor has it an index",
-                        "name an index for it and call Provision, or add it to disabled_kinds",
+                        "name an index for it and call ProvisionMemoryBackend, or add it to disabled_kinds",
                     )
                 )
         return checks
@@ -206,14 +240,16 @@ class MemoryBackendUseCases:
             case ResourceState.READY:
                 return Check(subject, f"is {endpoint.detailed_state}")
             case ResourceState.NOT_FOUND:
-                return Check(subject, "does not exist", "call Provision, which makes it")
+                return Check(subject, "does not exist", "call ProvisionMemoryBackend, which makes it")
             case ResourceState.PROVISIONING:
-                return Check(subject, f"is {endpoint.detailed_state}", "wait; Provision shows the progress")
+                return Check(
+                    subject, f"is {endpoint.detailed_state}", "wait; ProvisionMemoryBackend shows the progress"
+                )
             case _:
                 return Check(
                     subject,
                     f"is {endpoint.detailed_state}: {endpoint.message}",
-                    "start it in the workspace, or remove it and call Provision",
+                    "start it in the workspace, or remove it and call ProvisionMemoryBackend",
                 )
 
     async def _check_index(
@@ -228,10 +264,10 @@ class MemoryBackendUseCases:
         try:
             description = await repository.describe_index(name)
             if description.state is ResourceState.NOT_FOUND:
-                return [Check(subject, "does not exist", "call Provision, which makes it")]
+                return [Check(subject, "does not exist", "call ProvisionMemoryBackend, which makes it")]
             faults = index_faults(description, repository.endpoint, kind, dimension)
             if faults:
-                remedy = "remove it and call Provision, or name another index in the backend"
+                remedy = "remove it and call ProvisionMemoryBackend, or name another index in the backend"
                 return [Check(subject, "; ".join(faults), remedy)]
             if description.state is not ResourceState.READY:
                 return [
@@ -246,7 +282,7 @@ class MemoryBackendUseCases:
             return [Check(subject, "cannot be used", error.message)]
         return [Check(subject, f"is {description.detailed_state}, can be read and written")]
 
-    async def provision(self, principal: Principal, backend_id: str) -> AsyncIterator[Step]:
+    async def provision(self, principal: Principal, key: BackendKey) -> AsyncIterator[Step]:
         """Make what a backend needs and tell how far it has come; calling again goes on.
 
         When something cannot be made, what this call made is removed again.
@@ -255,7 +291,7 @@ class MemoryBackendUseCases:
             FailedPrecondition: it has nothing to make, or something cannot be made.
             Unavailable: it takes longer than this call may.
         """
-        backend = await self._backends.get(principal.group_id, backend_id)
+        backend = await self.get(principal, key)
         config = backend.databricks
         if config is None:
             raise FailedPrecondition("the embedded default needs nothing to be made", reason="INVALID_FIELD")
@@ -298,7 +334,36 @@ class MemoryBackendUseCases:
         yield step("ready", total)
 
     async def _note_endpoint(self, backend: MemoryBackend, made: str) -> None:
-        await self._backends.change(backend.group_id, backend.id, with_made_endpoint(made, utc_now()))
+        async with self._database.write() as connection:
+            await note_endpoint(MemoryBackendRepository(connection), backend, made)
+
+
+async def note_endpoint(backends: MemoryBackendRepository, backend: MemoryBackend, made: str) -> None:
+    """Note the endpoint that was created for a backend; "" when it was removed."""
+    await backends.hold(backend.group_id)
+    present = await backends.get(backend.group_id, BackendKey(id=backend.id))
+    await backends.store(replace(present, made_endpoint=made, updated_at=utc_now()))
+
+
+async def _named(backends: MemoryBackendRepository, group_id: str, key: BackendKey) -> MemoryBackend | None:
+    """Return a backend, or None for the embedded default."""
+    return None if key == EMBEDDED_DEFAULT else await backends.get(group_id, key)
+
+
+async def _check_space(backends: MemoryBackendRepository, wanted: MemoryBackend, present: MemoryBackend | None) -> None:
+    """Keep vectors of two models out of one index: they cannot be compared."""
+    config = wanted.databricks
+    if config is None:
+        return
+    names = {name for _, name in wanted_indexes(config)}
+    for registered in await backends.indexes(wanted.group_id):
+        backend, other = registered.backend, registered.backend.databricks
+        if registered.name not in names or other is None or other.workspace_url != config.workspace_url:
+            continue
+        if other.space == config.space:
+            continue
+        if present is None or backend.id != present.id or await backends.noted_namespaces(backend, 1):
+            raise embedding_mismatch_of_index(registered.name, other.space, config.space)
 
 
 def _location(backend: MemoryBackend) -> tuple[str, str] | None:

@@ -10,32 +10,27 @@ from datetime import UTC, datetime
 import numpy.typing as npt
 
 from services.common.clock import utc_now
+from services.common.db.database import Database
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from services.common.identity.principal import Principal, Role
-from services.memory.domain import (
-    EVERYTHING,
-    Condition,
-    DatabricksConfig,
-    Filter,
-    MemoryBackend,
-    MemoryKind,
-    NamespaceKey,
-    Record,
-    RegisteredIndex,
-    ShortTerm,
-    Tally,
-)
-from services.memory.repositories.backends import Edit, MemoryBackendRepository, with_made_endpoint
-from services.memory.schemas import Column, parse_row
+from services.memory.domain.backends import BackendKey, DatabricksConfig, MemoryBackend, RegisteredIndex
+from services.memory.domain.filters import EVERYTHING, Condition, Filter
+from services.memory.domain.listings import Tally
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, ShortTerm
+from services.memory.repositories.memory_backends import MemoryBackendRepository, RemoteNamespace
+from services.memory.rows import parse_row
+from services.memory.schemas import Column
 from services.memory.stores.base import embedding_mismatch
 from services.memory.stores.databricks.descriptions import EndpointDescription, IndexDescription, ResourceState
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.provisioning import Patience, make_index
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.upstream_errors import AlreadyThere
-from services.memory.usecases.memory import query_vector
-from services.memory.usecases.memory_backends import IndexRepositories
+from services.memory.usecases.memories import check_memory_id, query_vector
+from services.memory.usecases.memory_backends import Edit, IndexRepositories, note_endpoint
 
+_DEFAULT_LIMIT = 10
 _DESCRIBED_AT_ONCE = 8
 _NEVER_EXPIRED = datetime(1, 1, 1, tzinfo=UTC)
 """A present in which nothing has expired: everything is meant."""
@@ -87,17 +82,17 @@ class IndexLimits:
     short_term_ttl_hours: int
 
 
-class VectorIndexUseCases:
+class VectorIndexes:
     """An index that no backend of the caller's group names does not exist for the caller."""
 
     def __init__(
         self,
-        backends: MemoryBackendRepository,
+        database: Database,
         indexes: IndexRepositories,
         patience: Patience,
         limits: IndexLimits,
     ) -> None:
-        self._backends = backends
+        self._database = database
         self._indexes = indexes
         self._patience = patience
         self._limits = limits
@@ -114,22 +109,24 @@ class VectorIndexUseCases:
         key = NamespaceKey(principal.group_id, _memory_of(registered.kind, memory_id, required=True), registered.kind)
         space = _config(registered.backend).space
         now = utc_now()
-        for place, record in enumerate(records):
+        for position, record in enumerate(records):
             if record.kind is not registered.kind:
                 raise InvalidArgument.field(
-                    f"records[{place}]",
+                    f"records[{position}]",
                     f"is a {record.kind.name} record; the index holds {registered.kind.name} records",
                 )
             if record.embedding is None:
                 raise InvalidArgument.field(
-                    f"records[{place}].embedding", "is needed; MemoryService.SaveRecords embeds texts"
+                    f"records[{position}].embedding", "is needed; MemoryService.SaveRecords embeds texts"
                 )
             if len(record.embedding) != space.dimension:
                 raise embedding_mismatch(space, "", len(record.embedding))
             if isinstance(record.body, ShortTerm) and record.body.ttl_hours == 0:
                 record.body.ttl_hours = self._limits.short_term_ttl_hours
             record.created_at = record.created_at or now
-        await self._backends.remember_namespace(registered.backend, key.memory_id, key.kind)
+        async with self._database.write() as connection:
+            written = RemoteNamespace(key.memory_id, key.kind, "")
+            await MemoryBackendRepository(connection).note_namespace(registered.backend, written)
         await repository.upsert(index, key, list({record.id: record for record in records}.values()), space.model)
 
     async def search(
@@ -154,7 +151,7 @@ class VectorIndexUseCases:
             owner,
             vector,
             Filter(tuple(conditions)),
-            limit,
+            limit or _DEFAULT_LIMIT,
             utc_now(),
             embeddings=False,
             min_score=min_score,
@@ -194,10 +191,12 @@ class VectorIndexUseCases:
         registered, repository = await self._open(principal, index)
         return IndexInfo(registered, await repository.describe_index(index))
 
-    async def listed(self, principal: Principal, backend_id: str) -> Sequence[IndexInfo]:
-        """Return the group's indexes, by name."""
-        if backend_id:
-            await self._backends.get(principal.group_id, backend_id)
+    async def listed(self, principal: Principal, key: BackendKey | None) -> Sequence[IndexInfo]:
+        """Return the indexes of the group or of one of its backends, sorted by name."""
+        async with self._database.read() as connection:
+            backends = MemoryBackendRepository(connection)
+            backend = await backends.get(principal.group_id, key) if key else None
+            registered = await backends.indexes(principal.group_id, backend)
         gate = asyncio.Semaphore(_DESCRIBED_AT_ONCE)
 
         async def describe(registered: RegisteredIndex) -> IndexInfo:
@@ -205,7 +204,6 @@ class VectorIndexUseCases:
                 repository = self._indexes.repository(registered.backend)
                 return IndexInfo(registered, await repository.describe_index(registered.name))
 
-        registered = await self._backends.indexes(principal.group_id, backend_id or None)
         return await asyncio.gather(*(describe(index) for index in registered))
 
     async def empty(
@@ -241,20 +239,23 @@ class VectorIndexUseCases:
             elapsed = max(time.monotonic() - started, 1e-6)
             yield EmptyProgress(step.done, step.total, step.done / elapsed, finished=step.finished)
 
-    async def create_index(self, principal: Principal, index: str, backend_id: str, kind: MemoryKind) -> IndexInfo:
+    async def create_index(self, principal: Principal, index: str, key: BackendKey, kind: MemoryKind) -> IndexInfo:
         """Make an index and register it with a backend; one that is there already is only registered.
 
         Raises:
             InvalidArgument: it lies in another catalog or schema than the backend's.
             FailedPrecondition: the backend has another index for the kind, or it cannot be made.
         """
-        backend = await self._backends.get(principal.group_id, backend_id)
+        backend = await self._backend(principal, key)
         register = _registration(index, kind)
         register(backend)
         repository = self._indexes.repository(backend)
         with contextlib.suppress(AlreadyThere):
             await repository.create_index(index, kind, _config(backend).space.dimension)
-        await self._backends.change(principal.group_id, backend_id, register)
+        async with self._database.write() as connection:
+            backends = MemoryBackendRepository(connection)
+            await backends.hold(principal.group_id)
+            await backends.store(register(await backends.get(principal.group_id, BackendKey(id=backend.id))))
         self._indexes.forget(principal.group_id)
         return await self.describe(principal, index)
 
@@ -274,46 +275,46 @@ class VectorIndexUseCases:
         await repository.delete_index(index)
 
     async def create_endpoint(
-        self, principal: Principal, backend_id: str, *, storage_optimized: bool
+        self, principal: Principal, key: BackendKey, *, storage_optimized: bool
     ) -> EndpointDescription:
         """Make a backend's endpoint; one that is there already is returned as it is."""
-        backend = await self._backends.get(principal.group_id, backend_id)
+        backend = await self._backend(principal, key)
         config = _config(backend)
         repository = self._indexes.repository(backend)
         try:
             made = await repository.create_endpoint(storage_optimized=storage_optimized)
         except AlreadyThere:
             return await repository.describe_endpoint()
-        await self._backends.change(principal.group_id, backend_id, with_made_endpoint(config.endpoint, utc_now()))
+        await self._note_endpoint(backend, config.endpoint)
         return made
 
-    async def endpoint(self, principal: Principal, backend_id: str) -> EndpointDescription:
+    async def endpoint(self, principal: Principal, key: BackendKey) -> EndpointDescription:
         """Return a backend's endpoint."""
-        backend = await self._backends.get(principal.group_id, backend_id)
+        backend = await self._backend(principal, key)
         _config(backend)
         return await self._indexes.repository(backend).describe_endpoint()
 
-    async def endpoints(self, principal: Principal, backend_id: str) -> Sequence[EndpointDescription]:
+    async def endpoints(self, principal: Principal, key: BackendKey) -> Sequence[EndpointDescription]:
         """Return the endpoints of a backend's workspace that the caller's credential can see."""
-        backend = await self._backends.get(principal.group_id, backend_id)
+        backend = await self._backend(principal, key)
         _config(backend)
         return await self._indexes.repository(backend).list_endpoints()
 
-    async def delete_endpoint(self, principal: Principal, backend_id: str, confirm_name: str) -> None:
+    async def delete_endpoint(self, principal: Principal, key: BackendKey, confirm_name: str) -> None:
         """Remove a backend's endpoint, which may serve no index any more.
 
         Raises:
             FailedPrecondition: the confirmation does not repeat the name, or it still serves indexes.
             PermissionDenied: the backend did not make it.
         """
-        backend = await self._backends.get(principal.group_id, backend_id)
+        backend = await self._backend(principal, key)
         config = _config(backend)
         _confirm(confirm_name, config.endpoint, "endpoint")
         if backend.made_endpoint != config.endpoint:
             _need_platform_admin(principal, f"endpoint {config.endpoint} was not made by this backend: removing it")
         repository = self._indexes.repository(backend)
         await repository.delete_endpoint()
-        await self._backends.change(principal.group_id, backend_id, with_made_endpoint("", utc_now()))
+        await self._note_endpoint(backend, "")
 
     async def registered(self, principal: Principal, index: str) -> RegisteredIndex:
         """Return an index that a backend of the caller's group names, the kind it holds, and its backend.
@@ -321,7 +322,8 @@ class VectorIndexUseCases:
         Raises:
             NotFound: no backend names it.
         """
-        registered = await self._backends.index(principal.group_id, index)
+        async with self._database.read() as connection:
+            registered = await MemoryBackendRepository(connection).index(principal.group_id, index)
         if registered is None:
             raise NotFound(
                 f"no memory backend of your group names the index {index}",
@@ -329,6 +331,14 @@ class VectorIndexUseCases:
                 metadata={"index": index},
             )
         return registered
+
+    async def _backend(self, principal: Principal, key: BackendKey) -> MemoryBackend:
+        async with self._database.read() as connection:
+            return await MemoryBackendRepository(connection).get(principal.group_id, key)
+
+    async def _note_endpoint(self, backend: MemoryBackend, made: str) -> None:
+        async with self._database.write() as connection:
+            await note_endpoint(MemoryBackendRepository(connection), backend, made)
 
     async def _open(self, principal: Principal, index: str) -> tuple[RegisteredIndex, DatabricksVectorIndexRepository]:
         registered = await self.registered(principal, index)
@@ -387,7 +397,8 @@ def _memory_of(kind: MemoryKind, memory_id: str, *, required: bool) -> str:
     if kind is MemoryKind.DOCUMENT and memory_id:
         raise InvalidArgument.field("memory_id", "documents belong to the whole group: leave it empty")
     if required and kind is not MemoryKind.DOCUMENT and not memory_id:
-        raise InvalidArgument.field("memory_id", "is empty; DeriveMemoryId computes it")
+        raise InvalidArgument.field("memory_id", "is empty; GetCrew returns the memory_id of a stored crew")
+    check_memory_id(memory_id, "memory_id")
     return memory_id
 
 

@@ -33,7 +33,7 @@ async def remember(run: Run, crew_file: str) -> str:
                 Record(id=str(number), unified=UnifiedRecord(content=fact, scope="/crew/brief"))
                 for number, fact in enumerate(FACTS)
             ]
-            client.memory.SaveRecords(SaveRecordsRequest(namespace=namespace, records=records))
+            client.memory.SaveRecords(SaveRecordsRequest(namespace=namespace, records=records, crew_name="brief"))
             return memory_id
 
     return await asyncio.to_thread(save)
@@ -263,7 +263,7 @@ RECORDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", RECORDS)
 async def test_every_kind_comes_back_from_a_file_as_it_was(run: Run, tmp_path: Path, kind: str) -> None:
     memory_id = "" if kind == "document" else "keepers"
-    whole = {"agent_id": "a", "llm_model": "m", "tools_used": ["t"], "metadata": '{"k": 1}'}
+    whole = {"agent_id": "a", "llm_model": "m", "tools_used": ["t"], "metadata": {"k": 1, "of": {"a": [None]}}}
     record = {"id": "r", kind: RECORDS[kind], **whole}
     given = export_file(tmp_path / "given.jsonl", [record], memory_id, kind=kind)
     assert "1 imported" in (await run("memory", "import", given)).stderr
@@ -275,7 +275,7 @@ async def test_every_kind_comes_back_from_a_file_as_it_was(run: Run, tmp_path: P
     kept = json.loads(exported.stdout.splitlines()[1])
     assert kept["id"] == "r"
     assert kept[kind].items() >= RECORDS[kind].items()
-    assert json.loads(kept["metadata"]) == {"k": 1}
+    assert kept["metadata"] == {"k": 1, "of": {"a": [None]}}
     assert len(kept["embedding"]) == 256
 
 

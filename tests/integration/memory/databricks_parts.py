@@ -8,15 +8,10 @@ from typing import Any, Literal
 from services.common.egress import AddressPolicy
 from services.common.grpc.call import Call, enter_call
 from services.common.identity.credentials import OutboundCredential
-from services.memory.domain import (
-    DatabricksConfig,
-    EmbeddingSpace,
-    MemoryBackend,
-    MemoryKind,
-    Record,
-    Unified,
-    unit_vector,
-)
+from services.memory.domain.backends import DatabricksConfig, MemoryBackend
+from services.memory.domain.records import MemoryKind, Record, Unified
+from services.memory.domain.vectors import EmbeddingSpace, unit_vector
+from services.memory.repositories.memory_backends import RemoteNamespace
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
@@ -112,18 +107,16 @@ def open_store(
         EmbeddingSpace("test/embed", dimension),
     )
     backend = MemoryBackend("b", "sales", "workspace", config, frozenset(), NOW, NOW)
-    written: set[tuple[str, MemoryKind]] = set()
+    noted: set[RemoteNamespace] = set()
 
-    async def remember(memory_id: str, kind: MemoryKind) -> None:
-        written.add((memory_id, kind))
+    async def note(written: RemoteNamespace) -> None:
+        noted.add(written)
 
-    async def page(limit: int, after: tuple[str, int] | None) -> list[tuple[str, MemoryKind]]:
-        return sorted(written)[:limit]
+    async def page(limit: int, after: tuple[str, MemoryKind] | None) -> list[RemoteNamespace]:
+        return sorted(noted, key=lambda written: (written.memory_id, written.kind))[:limit]
 
     repository = open_repository(client, url, settle_seconds=settle_seconds)
-    return DatabricksMemoryStore(
-        repository, backend, NamespaceNotes(remember, page, lambda _: True), pause_seconds=0.001
-    )
+    return DatabricksMemoryStore(repository, backend, NamespaceNotes(note, page, lambda _: True), pause_seconds=0.001)
 
 
 def unified_records(count: int, prefix: str = "r", **fields: Any) -> list[Record]:

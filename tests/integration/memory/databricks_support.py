@@ -5,7 +5,7 @@ from typing import Any
 
 from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
 from coxswain.memory.v1 import memory_backend_service_pb2_grpc, record_pb2, vector_index_service_pb2_grpc
-from services.memory.domain import MemoryKind
+from services.memory.domain.records import MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
 from tests.integration.memory.support import DIMENSION, MODEL
 from tests.support.harness import Harness
@@ -35,7 +35,7 @@ def backend_message(url: str, name: str = "workspace", **fields: Any) -> backend
         "catalog": CATALOG,
         "schema": SCHEMA,
         "indexes": [
-            backend_pb.KindIndex(kind=record_pb2.MemoryKind.ValueType(int(kind)), index=kind_name)
+            backend_pb.KindIndex(kind=record_pb2.MemoryKind.Value(f"MEMORY_KIND_{kind}"), index=kind_name)
             for kind_name, kind in KINDS.items()
         ],
         "embedding_model": MODEL,

@@ -11,8 +11,8 @@ from typing import Any
 from unittest.mock import patch
 
 from services.common.db.database import Database
-from services.memory.domain import Filter
-from services.memory.stores.namespace_rows import record_removal
+from services.memory.domain.filters import Filter
+from services.memory.repositories.namespaces import NamespaceRepository
 from services.memory.stores.sql import statements
 from services.memory.stores.sql import store as store_module
 from tests.integration.memory.writer import KEY
@@ -20,8 +20,11 @@ from tests.integration.memory.writer import KEY
 DOOMED = Filter(categories=frozenset({"doomed"}), include_private=True)
 
 
-async def _told(*arguments: Any) -> None:
-    await record_removal(*arguments)
+_remove_records = NamespaceRepository.remove_records
+
+
+async def _reported(*arguments: Any) -> None:
+    await _remove_records(*arguments)
     sys.stdout.write("portion\n")
     sys.stdout.flush()
     sys.stdin.readline()
@@ -45,7 +48,7 @@ def main() -> None:
         for module in (statements, store_module):
             patches.enter_context(patch.object(module, "ROWS_IN_CHUNK", 20))
         patches.enter_context(patch.object(store_module, "TEXTS_IN_CHUNK", 60))
-        patches.enter_context(patch.object(store_module, "record_removal", _told))
+        patches.enter_context(patch.object(NamespaceRepository, "remove_records", _reported))
         asyncio.run(remove(sys.argv[1], sys.argv[2]))
 
 

@@ -8,21 +8,14 @@ import numpy as np
 from hypothesis import strategies as st
 
 from services.memory import filters
-from services.memory.domain import (
-    Comparison,
-    Condition,
-    EmbeddingSpace,
-    Filter,
-    ListPosition,
-    MemoryKind,
-    NamespaceKey,
-    Query,
-    Record,
-    Unified,
-    microseconds,
-    unit_vector,
-)
-from services.memory.schemas import build_row
+from services.memory.domain.filters import Comparison, Condition, Filter
+from services.memory.domain.listings import ListPosition
+from services.memory.domain.moments import microseconds
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, Unified
+from services.memory.domain.searches import Query
+from services.memory.domain.vectors import EmbeddingSpace, unit_vector
+from services.memory.rows import build_row
 from services.memory.stores.base import MemoryStore
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)

@@ -15,18 +15,11 @@ from coxswain.memory.v1 import memory_pb2 as pb
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.errors import FailedPrecondition
-from services.memory.domain import (
-    EVERYTHING,
-    EmbeddingSpace,
-    Filter,
-    MemoryKind,
-    NamespaceKey,
-    Query,
-    Record,
-    ShortTerm,
-    Unified,
-    unit_vector,
-)
+from services.memory.domain.filters import EVERYTHING, Filter
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, ShortTerm, Unified
+from services.memory.domain.searches import Query
+from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.settings import MemorySettings
 from services.memory.stores.chroma.directories import ChromaDirectories
 from services.memory.stores.chroma.store import ChromaMemoryStore

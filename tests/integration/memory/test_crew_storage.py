@@ -59,7 +59,9 @@ class _Attempt:
         self._loop = asyncio.get_running_loop()
         self._asked: Counter[str] = Counter()
         principal = cast("Any", _Principal())
-        memory = MemoryCalls(memories, principal, memory_id="crew", embedding_model=MODEL, retry_seconds=5)
+        memory = MemoryCalls(
+            memories, principal, memory_id="crew", crew_name="brief", embedding_model=MODEL, retry_seconds=5
+        )
         self._calls = CrewCalls(cast("Any", None), memory, cast("Any", None))
         self._calls.begin_task(0, TaskJournal(TaskRef(0, "read", 1)))
 

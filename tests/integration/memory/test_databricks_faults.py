@@ -26,20 +26,13 @@ from services.common.errors import (
     Unavailable,
 )
 from services.common.grpc.call import Call, enter_call
-from services.memory.domain import (
-    EVERYTHING,
-    Comparison,
-    Condition,
-    Filter,
-    MemoryKind,
-    NamespaceKey,
-    Query,
-    Ranking,
-    Record,
-    Unified,
-    unit_vector,
-)
-from services.memory.schemas import Column, DatabricksIndexSchemas, build_row
+from services.memory.domain.filters import EVERYTHING, Comparison, Condition, Filter
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, Unified
+from services.memory.domain.searches import Query, Ranking
+from services.memory.domain.vectors import unit_vector
+from services.memory.rows import build_row
+from services.memory.schemas import Column, DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient, encode_vector
 from services.memory.stores.databricks.repository import MAX_RESULTS, wire_row
 from services.memory.stores.databricks.store import DatabricksMemoryStore

@@ -22,22 +22,11 @@ from services.common.errors import (
     Unavailable,
 )
 from services.common.grpc.call import Call, enter_call
-from services.memory.domain import (
-    EVERYTHING,
-    Comparison,
-    Condition,
-    EmbeddingSpace,
-    Filter,
-    MemoryKind,
-    NamespaceKey,
-    Query,
-    Ranking,
-    Record,
-    SearchPosition,
-    ShortTerm,
-    Unified,
-    unit_vector,
-)
+from services.memory.domain.filters import EVERYTHING, Comparison, Condition, Filter
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, ShortTerm, Unified
+from services.memory.domain.searches import Query, Ranking, SearchPosition
+from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
 from services.memory.stores.databricks.descriptions import ResourceState
 from services.memory.stores.databricks.http import WorkspaceHttp
@@ -497,7 +486,7 @@ STATES = [
     ("INITIALIZING", ResourceState.PROVISIONING),
     ("OFFLINE", ResourceState.OFFLINE),
     ("OFFLINE_FAILED", ResourceState.FAILED),
-    ("SOMETHING_NEW", ResourceState.UNKNOWN),
+    ("SOMETHING_NEW", ResourceState.UNSPECIFIED),
 ]
 
 

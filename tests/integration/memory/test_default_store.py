@@ -17,23 +17,14 @@ from hypothesis import HealthCheck, example, given, settings
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.errors import FailedPrecondition
-from services.memory.domain import (
-    EVERYTHING,
-    Comparison,
-    Condition,
-    EmbeddingSpace,
-    Filter,
-    ListPosition,
-    MemoryKind,
-    NamespaceKey,
-    Query,
-    Record,
-    ShortTerm,
-    Unified,
-    microseconds,
-    unit_vector,
-)
-from services.memory.stores.namespace_rows import record_removal
+from services.memory.domain.filters import EVERYTHING, Comparison, Condition, Filter
+from services.memory.domain.listings import ListPosition
+from services.memory.domain.moments import microseconds
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, ShortTerm, Unified
+from services.memory.domain.searches import Query
+from services.memory.domain.vectors import EmbeddingSpace, unit_vector
+from services.memory.repositories.namespaces import NamespaceRepository
 from services.memory.stores.sql import rows as rows_module
 from services.memory.stores.sql import search as search_module
 from services.memory.stores.sql import statements
@@ -251,6 +242,9 @@ async def test_what_is_saved_during_a_clear_stays_and_others_can_save(
         assert (namespace.record_count, namespace.space) == (10, SPACE)
 
 
+REMOVE_RECORDS = NamespaceRepository.remove_records
+
+
 async def test_a_removal_that_was_cut_short_has_removed_a_part_and_can_be_repeated(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,14 +261,14 @@ async def test_a_removal_that_was_cut_short_has_removed_a_part_and_can_be_repeat
 
             async def cut(*arguments: Any) -> None:
                 nonlocal noted
-                await record_removal(*arguments)
+                await REMOVE_RECORDS(*arguments)
                 noted += 1
                 if noted == 2:
                     raise asyncio.CancelledError
 
             with _portions(2):
                 with monkeypatch.context() as patched, pytest.raises(asyncio.CancelledError):
-                    patched.setattr(store_module, "record_removal", cut)
+                    patched.setattr(NamespaceRepository, "remove_records", cut)
                     await removal()
                 part = (await other.search(key, question, NOW)).results
                 assert (await other.count(key, EVERYTHING, NOW)).count == len(part) > left

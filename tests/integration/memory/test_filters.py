@@ -13,26 +13,23 @@ from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.errors import InvalidArgument
 from services.memory import filters
-from services.memory.domain import (
+from services.memory.domain.filters import Comparison, Condition, Filter, Scalar
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import (
     Body,
-    Comparison,
-    Condition,
     Document,
-    EmbeddingSpace,
     Entity,
-    Filter,
     LongTerm,
     MemoryKind,
-    NamespaceKey,
-    Query,
     Record,
     Relationship,
-    Scalar,
     ShortTerm,
     Unified,
-    unit_vector,
 )
-from services.memory.schemas import DatabricksIndexSchemas, FieldType, build_row
+from services.memory.domain.searches import Query
+from services.memory.domain.vectors import EmbeddingSpace, unit_vector
+from services.memory.rows import build_row
+from services.memory.schemas import DatabricksIndexSchemas, FieldType
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.sql.store import SqlMemoryStore
 

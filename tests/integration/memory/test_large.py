@@ -11,19 +11,13 @@ import pytest
 
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
-from services.memory.domain import (
-    EVERYTHING,
-    EmbeddingSpace,
-    Filter,
-    ListPosition,
-    MemoryKind,
-    NamespaceKey,
-    Query,
-    Record,
-    Unified,
-    microseconds,
-    unit_vector,
-)
+from services.memory.domain.filters import EVERYTHING, Filter
+from services.memory.domain.listings import ListPosition
+from services.memory.domain.moments import microseconds
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, Unified
+from services.memory.domain.searches import Query
+from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.stores.sql.store import SqlMemoryStore
 
 COUNT, DIMENSION, BATCH = 1_000_000, 64, 5000

@@ -133,7 +133,9 @@ async def test_every_kind_is_kept_in_its_own_index(world_on: World) -> None:
         ),
     }
     for name, record in records.items():
-        namespace = place("" if name == "document" else "crew", int(KINDS[name]))
+        namespace = place(
+            "" if name == "document" else "crew", record_pb2.MemoryKind.Value(f"MEMORY_KIND_{KINDS[name]}")
+        )
         await memories.SaveRecords(pb.SaveRecordsRequest(namespace=namespace, records=[record]))
         got = (await memories.GetRecord(pb.GetRecordRequest(namespace=namespace, id="r"))).record
         found = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=namespace, text="text"))
@@ -286,7 +288,7 @@ async def test_backends_are_kept_changed_listed_and_removed_for_their_group_alon
         bob.ActivateMemoryBackend(backend_pb.ActivateMemoryBackendRequest(id=first.id)),
         bob.VerifyMemoryBackend(backend_pb.VerifyMemoryBackendRequest(id=first.id)),
         bob.UpdateMemoryBackend(
-            backend_pb.UpdateMemoryBackendRequest(backend=first, update_mask=FieldMask(paths=["name"]))
+            backend_pb.UpdateMemoryBackendRequest(id=first.id, backend=first, update_mask=FieldMask(paths=["name"]))
         ),
     ):
         with refused(CODE.NOT_FOUND, "NOT_FOUND"):
@@ -294,17 +296,19 @@ async def test_backends_are_kept_changed_listed_and_removed_for_their_group_alon
     first.name = "renamed"
     first.databricks.endpoint = "elsewhere"
     changed = await alice.UpdateMemoryBackend(
-        backend_pb.UpdateMemoryBackendRequest(backend=first, update_mask=FieldMask(paths=["name"]))
+        backend_pb.UpdateMemoryBackendRequest(id=first.id, backend=first, update_mask=FieldMask(paths=["name"]))
     )
     assert (changed.backend.name, changed.backend.databricks.endpoint) == ("renamed", ENDPOINT)
     changed = await alice.UpdateMemoryBackend(
-        backend_pb.UpdateMemoryBackendRequest(backend=first, update_mask=FieldMask(paths=["databricks.endpoint"]))
+        backend_pb.UpdateMemoryBackendRequest(
+            id=first.id, backend=first, update_mask=FieldMask(paths=["databricks.endpoint"])
+        )
     )
     assert (changed.backend.databricks.endpoint, changed.backend.databricks.catalog) == ("elsewhere", "main")
     for path in ("id", "active", "create_time", "nonsense"):
         with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
             await alice.UpdateMemoryBackend(
-                backend_pb.UpdateMemoryBackendRequest(backend=first, update_mask=FieldMask(paths=[path]))
+                backend_pb.UpdateMemoryBackendRequest(id=first.id, backend=first, update_mask=FieldMask(paths=[path]))
             )
     await alice.DeleteMemoryBackend(backend_pb.DeleteMemoryBackendRequest(id=second.id))
     with refused(CODE.NOT_FOUND, "NOT_FOUND"):
@@ -317,7 +321,7 @@ async def test_an_update_needs_only_what_its_mask_names_and_looks_at_nothing_els
 
     async def update(paths: list[str], **fields: Any) -> backend_pb.MemoryBackend:
         sent = backend_pb.MemoryBackend(id=created.id, **fields)
-        request = backend_pb.UpdateMemoryBackendRequest(backend=sent, update_mask=FieldMask(paths=paths))
+        request = backend_pb.UpdateMemoryBackendRequest(id=sent.id, backend=sent, update_mask=FieldMask(paths=paths))
         changed: backend_pb.MemoryBackend = (await backends.UpdateMemoryBackend(request)).backend
         return changed
 
@@ -341,7 +345,7 @@ async def test_an_update_is_refused_when_what_comes_of_it_breaks_a_rule(world: W
     created = await _create(backends, backend_message(world.url, "lake"))
     databricks = backend_pb.DatabricksBackendConfig
     for sent, paths, fields in (
-        (backend_pb.MemoryBackend(name="lost"), ["name"], ["backend.id"]),
+        (backend_pb.MemoryBackend(name="lost"), ["name"], ["id"]),
         (backend_pb.MemoryBackend(id=created.id), ["name"], ["backend.name"]),
         # What the mask names and the message lacks is emptied.
         (backend_pb.MemoryBackend(id=created.id), ["databricks.endpoint"], ["backend.databricks.endpoint"]),
@@ -362,17 +366,19 @@ async def test_an_update_is_refused_when_what_comes_of_it_breaks_a_rule(world: W
         ),
         (backend_pb.MemoryBackend(id=created.id, name="x"), ["*"], ["backend.config"]),
         (backend_pb.MemoryBackend(id=created.id, name="x"), [], ["update_mask"]),
-        (backend_pb.MemoryBackend(id=created.id, name="x"), ["*", "name"], ["update_mask"]),
-        (backend_pb.MemoryBackend(id=created.id, name="x"), ["databricks.indexes.kind"], ["update_mask"]),
+        (backend_pb.MemoryBackend(id=created.id, name="x"), ["*", "name"], ["update_mask.paths[0]"]),
+        (backend_pb.MemoryBackend(id=created.id, name="x"), ["databricks.indexes.kind"], ["update_mask.paths[0]"]),
     ):
-        request = backend_pb.UpdateMemoryBackendRequest(backend=sent, update_mask=FieldMask(paths=paths))
+        request = backend_pb.UpdateMemoryBackendRequest(id=sent.id, backend=sent, update_mask=FieldMask(paths=paths))
         with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
             await backends.UpdateMemoryBackend(request)
         assert refusal.fields == fields
     # A part of a place makes no place.
     plain = await _create(backends, backend_pb.MemoryBackend(name="plain", default=backend_pb.DefaultBackendConfig()))
     plain.databricks.endpoint = "somewhere"
-    request = backend_pb.UpdateMemoryBackendRequest(backend=plain, update_mask=FieldMask(paths=["databricks.endpoint"]))
+    request = backend_pb.UpdateMemoryBackendRequest(
+        id=plain.id, backend=plain, update_mask=FieldMask(paths=["databricks.endpoint"])
+    )
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
         await backends.UpdateMemoryBackend(request)
     assert set(refusal.fields) == {f"backend.databricks.{name}" for name in ("workspace_url", "catalog", "schema")}
@@ -408,12 +414,16 @@ async def test_a_backend_with_every_kind_disabled_is_passed_over(world: World) -
     backend = (await backends.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(id=backend_id))).backend
     mask = FieldMask(paths=["disabled_kinds"])
     backend.disabled_kinds.extend([1])
-    await backends.UpdateMemoryBackend(backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=mask))
+    await backends.UpdateMemoryBackend(
+        backend_pb.UpdateMemoryBackendRequest(id=backend.id, backend=backend, update_mask=mask)
+    )
     with refused(CODE.FAILED_PRECONDITION, "INVALID_FIELD") as refusal:
         await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified("text", "r")]))
     assert "UpdateMemoryBackend" in refusal.message
     backend.disabled_kinds.extend([2, 3, 4, 5])
-    await backends.UpdateMemoryBackend(backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=mask))
+    await backends.UpdateMemoryBackend(
+        backend_pb.UpdateMemoryBackendRequest(id=backend.id, backend=backend, update_mask=mask)
+    )
     await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified("text", "r")]))
     assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 1
     assert world.vectors.rows(index_name()) == []
@@ -652,14 +662,16 @@ async def test_a_backend_keeps_the_endpoint_it_made_when_other_things_of_it_chan
     )
     backend.name = "renamed"
     await backends.UpdateMemoryBackend(
-        backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=FieldMask(paths=["name"]))
+        backend_pb.UpdateMemoryBackendRequest(id=backend.id, backend=backend, update_mask=FieldMask(paths=["name"]))
     )
     await indexes.DeleteEndpoint(index_pb.DeleteEndpointRequest(backend_id=backend.id, confirm_name=ENDPOINT))
     # One that somebody else made since is not this backend's.
     backend.databricks.endpoint = "elsewhere"
     world_on.vectors.add_endpoint("elsewhere")
     await backends.UpdateMemoryBackend(
-        backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=FieldMask(paths=["databricks.endpoint"]))
+        backend_pb.UpdateMemoryBackendRequest(
+            id=backend.id, backend=backend, update_mask=FieldMask(paths=["databricks.endpoint"])
+        )
     )
     with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
         await indexes.DeleteEndpoint(index_pb.DeleteEndpointRequest(backend_id=backend.id, confirm_name="elsewhere"))
@@ -670,12 +682,16 @@ async def test_changes_of_one_backend_at_the_same_moment_are_all_kept(world_on: 
     backends, indexes = backends_stub(world_on.harness), indexes_stub(world_on.harness)
     backend = await _create(backends, backend_message(world_on.url, indexes=[]))
     backend.name = "renamed"
-    rename = backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=FieldMask(paths=["name"]))
+    rename = backend_pb.UpdateMemoryBackendRequest(
+        id=backend.id, backend=backend, update_mask=FieldMask(paths=["name"])
+    )
     await asyncio.gather(
         *(
             indexes.CreateIndex(
                 index_pb.CreateIndexRequest(
-                    index=index_name(name), backend_id=backend.id, kind=record_pb2.MemoryKind.ValueType(int(kind))
+                    index=index_name(name),
+                    backend_id=backend.id,
+                    kind=record_pb2.MemoryKind.Value(f"MEMORY_KIND_{kind}"),
                 )
             )
             for name, kind in KINDS.items()
@@ -684,9 +700,7 @@ async def test_changes_of_one_backend_at_the_same_moment_are_all_kept(world_on: 
     )
     kept = (await backends.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(id=backend.id))).backend
     assert kept.name == "renamed"
-    assert [entry.index for entry in kept.databricks.indexes] == [
-        name for name, _ in sorted(KINDS.items(), key=lambda item: item[1])
-    ]
+    assert [entry.index for entry in kept.databricks.indexes] == list(KINDS)
 
 
 async def test_activations_at_the_same_moment_leave_one_active(world_on: World) -> None:
@@ -709,7 +723,9 @@ async def test_the_embedding_model_of_an_index_with_records_is_not_changed(world
     async def embed_with(model: str) -> None:
         backend.databricks.embedding_model = model
         mask = FieldMask(paths=["databricks.embedding_model"])
-        await backends.UpdateMemoryBackend(backend_pb.UpdateMemoryBackendRequest(backend=backend, update_mask=mask))
+        await backends.UpdateMemoryBackend(
+            backend_pb.UpdateMemoryBackendRequest(id=backend.id, backend=backend, update_mask=mask)
+        )
 
     await embed_with("test/other")
     await embed_with("test/embed")
@@ -739,7 +755,7 @@ async def test_provision_that_fails_leaves_what_others_made_meanwhile(world: Wor
     with refused(CODE.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"):
         async for _ in steps:
             pass
-    first = min(KINDS, key=KINDS.__getitem__)
+    first = next(iter(KINDS))
     assert world.vectors.index_names() == [index_name(first)]
 
 
@@ -864,7 +880,7 @@ async def test_verify_tells_why_an_index_that_is_there_cannot_be_used(world: Wor
     vectors.add_index(index_name("short_term"), ENDPOINT, columns, DIMENSION, schema_json=json.dumps(columns), **named)
     kinds = {name: KINDS[name] for name in ("unified", "entity", "short_term")}
     indexes = [
-        backend_pb.KindIndex(kind=record_pb2.MemoryKind.ValueType(int(kind)), index=name)
+        backend_pb.KindIndex(kind=record_pb2.MemoryKind.Value(f"MEMORY_KIND_{kind}"), index=name)
         for name, kind in kinds.items()
     ]
     backends = backends_stub(world.harness)
@@ -920,3 +936,44 @@ async def test_an_index_with_rows_of_a_group_whose_backend_is_gone_is_neither_dr
         assert (steps[-1].finished, steps[-1].done) == (True, 5)
         assert {row["group_id"] for row in vectors.rows(name)} == {"legal"}
         assert len(vectors.rows(name)) == 5
+
+
+async def test_a_backend_is_named_by_its_name_as_well_as_by_its_id(world_on: World) -> None:
+    make_indexes(world_on.vectors)
+    backends, indexes = backends_stub(world_on.harness), indexes_stub(world_on.harness)
+    lake = await _create(backends, backend_message(world_on.url, "lake"))
+    await _create(backends, backend_message(world_on.url, "default"))
+    assert (await backends.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(name="lake"))).backend == lake
+    assert (await backends.VerifyMemoryBackend(backend_pb.VerifyMemoryBackendRequest(name="lake"))).ok
+    request = backend_pb.ActivateMemoryBackendRequest(name="lake")
+    assert (await backends.ActivateMemoryBackend(request)).backend.active
+    changed = await backends.UpdateMemoryBackend(
+        backend_pb.UpdateMemoryBackendRequest(
+            name="lake", backend=backend_pb.MemoryBackend(name="sea"), update_mask=FieldMask(paths=["name"])
+        )
+    )
+    assert (changed.backend.id, changed.backend.name, changed.backend.active) == (lake.id, "sea", True)
+    endpoint = await indexes.GetEndpoint(index_pb.GetEndpointRequest(backend_name="sea"))
+    assert endpoint.endpoint.name == ENDPOINT
+    assert len((await indexes.ListIndexes(index_pb.ListIndexesRequest(backend_name="sea"))).indexes) == len(KINDS)
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await backends.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(name="lake"))
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
+        await backends.GetMemoryBackend(backend_pb.GetMemoryBackendRequest())
+    # A backend may be called like the embedded default: that one is meant by the id alone.
+    successor = backend_pb.DeleteMemoryBackendRequest(name="sea", successor_name="default")
+    await backends.DeleteMemoryBackend(successor)
+    assert (await backends.GetMemoryBackend(backend_pb.GetMemoryBackendRequest(name="default"))).backend.active
+    embedded = await backends.ActivateMemoryBackend(backend_pb.ActivateMemoryBackendRequest(id="default"))
+    assert not embedded.HasField("backend")
+
+
+async def test_a_namespace_in_a_workspace_has_the_name_of_its_crew(world_on: World) -> None:
+    make_indexes(world_on.vectors)
+    await use_workspace(world_on.harness, world_on.url, ALICE)
+    memories = stub(world_on.harness.channel())
+    for crew_name in ("brief", "", "long brief"):
+        request = pb.SaveRecordsRequest(namespace=place(), records=[unified("text", "r")], crew_name=crew_name)
+        await memories.SaveRecords(request)
+    [info] = (await memories.ListNamespaces(pb.ListNamespacesRequest())).namespaces
+    assert (info.crew_name, info.record_count) == ("long brief", 1)

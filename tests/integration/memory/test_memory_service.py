@@ -2,6 +2,8 @@
 
 import base64
 import json
+import math
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2, vector_index_pb2, vector_index_service_pb2_grpc
+from services.common.grpc.json_values import to_struct, to_value
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.settings import MemorySettings
 from services.memory.stores.sql.vectors import ROW_BYTES
@@ -106,14 +109,18 @@ async def test_every_kind_comes_back_as_it_was_saved(memory: Harness, record: re
     sent = record_pb2.Record()
     sent.CopyFrom(record)
     sent.MergeFrom(
-        record_pb2.Record(agent_id="reader", llm_model="m", tools_used=["a", "b"], metadata='{"b": 1, "a": [null]}')
+        record_pb2.Record(
+            agent_id="reader",
+            llm_model="m",
+            tools_used=["a", "b"],
+            metadata=to_struct({"b": 1, "a": [None, {"c": 0.5}]}),
+        )
     )
     memories = stub(memory.channel())
     await _save(memories, sent, namespace=namespace)
     got = (await memories.GetRecord(pb.GetRecordRequest(namespace=namespace, id="x", include_embedding=True))).record
     assert len(got.embedding) == DIMENSION
     assert got.create_time.seconds > 0
-    assert got.metadata == '{"a":[null],"b":1}'
     if kind == record_pb2.MEMORY_KIND_UNIFIED:
         sent.unified.scope = "/a/b"
     if kind == record_pb2.MEMORY_KIND_SHORT_TERM:
@@ -126,7 +133,6 @@ async def test_every_kind_comes_back_as_it_was_saved(memory: Harness, record: re
         got.document.ClearField("update_time")
     del got.embedding[:]
     got.ClearField("create_time")
-    sent.metadata = got.metadata
     assert got == sent
 
 
@@ -227,7 +233,7 @@ async def test_vectors_without_a_direction_name_their_field(memory: Harness, val
     assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 0
 
 
-NUL, SURROGATE = "a\x00b", '{"a":"\\ud800"}'
+NUL = "a\x00b"
 
 
 @pytest.mark.parametrize(
@@ -236,12 +242,11 @@ NUL, SURROGATE = "a\x00b", '{"a":"\\ud800"}'
         (unified(NUL), "records[0].unified.content"),
         (unified("text", NUL), "records[0].id"),
         (unified("text", categories=["fine", NUL]), "records[0].unified.categories"),
-        (unified("text", metadata="[]"), "records[0].metadata"),
-        (unified("text", metadata="{"), "records[0].metadata"),
-        (unified("text", metadata='{"a":NaN}'), "records[0].metadata"),
-        (unified("text", metadata=SURROGATE), "records[0].metadata"),
-        (unified("text", metadata='{"a":' + "[" * 10000 + "]" * 10000 + "}"), "records[0].metadata"),
-        (unified("text", metadata='{"_coxswain":{}}'), "records[0].metadata"),
+        (unified("text", metadata=to_struct({"a": math.nan})), "records[0].metadata.a"),
+        (unified("text", metadata=to_struct({"a": {NUL: 1}})), "records[0].metadata.a"),
+        (unified("text", metadata=to_struct({"a": json.loads("[" * 32 + "]" * 32)})), "records[0].metadata"),
+        (unified("text", metadata=to_struct({"a": "x" * 65536})), "records[0].metadata"),
+        (unified("text", metadata=to_struct({"_coxswain": {}})), "records[0].metadata"),
         (unified(""), "records[0].unified.content"),
         (unified("text", importance=2), "records[0].unified.importance"),
         (record_pb2.Record(), "records[0].kind"),
@@ -429,7 +434,7 @@ async def test_pages_of_a_search_are_together_what_one_search_finds(
             pb.SearchRecordsRequest(vector=pb.Vector(values=first)),
             pb.SearchRecordsRequest(vector=pb.Vector(values=second), min_score=0.5),
             pb.SearchRecordsRequest(vector=pb.Vector(values=first), ranking=ranking),
-            pb.SearchRecordsRequest(text="text", filter=pb.RecordFilter(metadata={"none": "1"})),
+            pb.SearchRecordsRequest(text="text", filter=pb.RecordFilter(metadata={"none": to_value(1)})),
         ):
             question.namespace.CopyFrom(place())
             question.limit = 100
@@ -675,7 +680,7 @@ async def test_as_many_values_as_a_database_takes_are_taken_and_more_are_refused
     request.filter.conditions.append(record_pb2.Condition(column="agent_id", values=values[:1]))
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
         await memories.CountRecords(request)
-    assert "10000 values" in refusal.message
+    assert "10,000 values" in refusal.message
 
 
 async def test_scopes_that_do_not_fit_a_message_are_told_by_what_to_ask_instead(tmp_path: Path) -> None:
@@ -703,3 +708,65 @@ async def test_the_schema_is_told_as_it_is(memory: Harness) -> None:
     )
     assert (schema.primary_key, schema.vector_column) == ("id", "embedding")
     assert not next(field for field in schema.fields if field.name == "group_id").filterable
+
+
+async def test_a_stored_crews_id_is_refused_where_a_memory_id_is_meant(memory: Harness) -> None:
+    memories, crew_id = stub(memory.channel()), str(uuid.uuid4())
+    indexes: Any = vector_index_service_pb2_grpc.VectorIndexServiceStub(memory.channel())
+    for call in (
+        memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(crew_id), records=[unified("text")])),
+        memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(crew_id.upper()), text="text")),
+        memories.CountRecords(pb.CountRecordsRequest(namespace=place(crew_id))),
+        memories.ClearNamespace(pb.ClearNamespaceRequest(namespace=place(crew_id))),
+    ):
+        with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+            await call
+        assert refusal.fields == ["namespace.memory_id"]
+        assert "use the crew's memory_id, which GetCrew returns" in refusal.message
+    with refused(CODE.NOT_FOUND, "INDEX_NOT_REGISTERED"):
+        await indexes.DescribeIndex(vector_index_pb2.DescribeIndexRequest(index="main.crews.unified"))
+
+
+async def test_a_namespace_has_the_name_of_the_crew_that_saved_last(served: Served) -> None:
+    memories = stub(served[0].channel())
+
+    async def names() -> list[str]:
+        listed = await memories.ListNamespaces(pb.ListNamespacesRequest())
+        return [info.crew_name for info in listed.namespaces]
+
+    await _save(memories, unified("text", "r"))
+    assert await names() == [""]
+    await _save(memories, unified("text", "r"), crew_name="brief")
+    await _save(memories, unified("text", "r"))
+    assert await names() == ["brief"]
+    await _save(memories, unified("text", "r"), crew_name="long brief")
+    assert await names() == ["long brief"]
+
+
+async def test_a_request_id_stores_records_without_an_id_once(memory: Harness) -> None:
+    memories = stub(memory.channel())
+    request = pb.SaveRecordsRequest(namespace=place(), records=[unified("same"), unified("same")], request_id="once")
+    first = await memories.SaveRecords(request)
+    assert await memories.SaveRecords(request) == first
+    assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == len(set(first.ids)) == 2
+    request.request_id = "again"
+    assert set((await memories.SaveRecords(request)).ids).isdisjoint(first.ids)
+
+
+async def test_metadata_is_found_by_its_values_whatever_their_type(served: Served) -> None:
+    memories = stub(served[0].channel())
+    values: dict[str, Any] = {
+        "text": "2",
+        "number": 2,
+        "half": 0.5,
+        "no": False,
+        "nothing": None,
+        "list": [1, {"a": []}],
+    }
+    await _save(memories, unified("text", "r", metadata=to_struct(values)), unified("text", "other"))
+    for name, value in values.items():
+        chosen = pb.RecordFilter(metadata={name: to_value(value)})
+        listed = await memories.ListRecords(pb.ListRecordsRequest(namespace=place(), filter=chosen))
+        assert [record.id for record in listed.records] == ["r"], name
+        wrong = pb.RecordFilter(metadata={name: to_value("another")})
+        assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place(), filter=wrong))).count == 0

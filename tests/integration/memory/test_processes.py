@@ -12,7 +12,12 @@ import pytest
 
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
-from services.memory.domain import EVERYTHING, Filter, ListPosition, Query, Record, Unified, microseconds, unit_vector
+from services.memory.domain.filters import EVERYTHING, Filter
+from services.memory.domain.listings import ListPosition
+from services.memory.domain.moments import microseconds
+from services.memory.domain.records import Record, Unified
+from services.memory.domain.searches import Query
+from services.memory.domain.vectors import unit_vector
 from services.memory.stores.sql.store import SqlMemoryStore
 from tests.integration.memory.remover import DOOMED
 from tests.integration.memory.writer import KEY, SPACE

@@ -5,7 +5,9 @@ import sys
 from datetime import UTC, datetime
 
 from services.common.db.database import Database
-from services.memory.domain import EmbeddingSpace, MemoryKind, NamespaceKey, Record, Unified, unit_vector
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, Unified
+from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.stores.sql.store import SqlMemoryStore
 
 KEY = NamespaceKey("sales", "crew", MemoryKind.UNIFIED)

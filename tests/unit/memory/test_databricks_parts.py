@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidArgument
-from services.memory.domain import Comparison, Condition, Filter, MemoryKind
+from services.memory.domain.filters import Comparison, Condition, Filter
+from services.memory.domain.records import MemoryKind
 from services.memory.stores.databricks import recent_writes
 from services.memory.stores.databricks.filter_language import Owner, handed_over, query_filter
 from services.memory.stores.databricks.recent_writes import RecentWrites

@@ -7,19 +7,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from services.memory.domain import (
-    MemoryKind,
-    NamespaceKey,
-    ScopeRow,
-    derive_memory_id,
-    microseconds,
-    moment_of,
-    normalise_scope,
-    summarise_children,
-    summarise_scope,
-    unit_vector,
-    within_scope,
-)
+from services.memory.domain.moments import microseconds, moment_of
+from services.memory.domain.namespaces import NamespaceKey, derive_memory_id
+from services.memory.domain.records import MemoryKind
+from services.memory.domain.scopes import ScopeRow, normalise_scope, summarise_children, summarise_scope, within_scope
+from services.memory.domain.vectors import unit_vector
 
 PARTS = st.text(alphabet="ab|/:\x00é", max_size=6)
 KEYS = st.builds(NamespaceKey, PARTS, PARTS, st.sampled_from(MemoryKind))

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.memory.domain import Filter, Query, Ranking, unit_vector
+from services.memory.domain.filters import Filter
+from services.memory.domain.searches import Query, Ranking
+from services.memory.domain.vectors import unit_vector
 from services.memory.stores.sql.vectors import (
     Candidates,
     VectorBlock,

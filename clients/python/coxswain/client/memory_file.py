@@ -31,6 +31,8 @@ class Header:
     """The model of the vectors, also when the vectors themselves were left out."""
     embeddings: bool
     """Whether the records hold their vectors."""
+    crew_name: str = ""
+    """The crew they belong to, where its name is known."""
 
     def line(self) -> str:
         """The header as the first line of a file."""
@@ -42,6 +44,7 @@ class Header:
                 "kind": kind_name(self.namespace.kind),
                 "embedding_model": self.embedding_model,
                 "embeddings": self.embeddings,
+                "crew_name": self.crew_name,
             }
         )
 
@@ -117,7 +120,12 @@ def read_header(path: Path | str, source: IO[bytes]) -> Header:
         namespace = Namespace(memory_id=memory_id, kind=kind_from(str(kind)))
     except ValueError as error:
         raise _refused(path, 1, str(error)) from error
-    return Header(namespace, str(given.get("embedding_model", "")), bool(given.get("embeddings")))
+    return Header(
+        namespace,
+        str(given.get("embedding_model", "")),
+        bool(given.get("embeddings")),
+        str(given.get("crew_name", "")),
+    )
 
 
 def read_records(path: Path | str, source: IO[bytes], kind: int, *, keep_vectors: bool) -> Iterator[Entry]:
@@ -134,7 +142,11 @@ def read_records(path: Path | str, source: IO[bytes], kind: int, *, keep_vectors
         if not line.strip():
             continue
         try:
-            record: Record = ParseDict(_object(line), Record())
+            given = _object(line)
+            if isinstance(given.get("metadata"), str):
+                # Earlier exports hold it as text.
+                given["metadata"] = json.loads(given["metadata"] or "{}")
+            record: Record = ParseDict(given, Record())
         except ParseError as error:
             # Only the first line: the others list fields by names that no file has.
             raise _refused(path, number, f"not a valid record: {str(error).splitlines()[0]}") from error

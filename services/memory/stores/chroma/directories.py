@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from services.memory.domain import NamespaceKey
+from services.memory.domain.namespaces import NamespaceKey
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _OPEN_DIRECTORIES = 64

@@ -9,36 +9,19 @@ import numpy as np
 
 from services.common.db.database import Database
 from services.memory import filters
-from services.memory.domain import (
-    EVERYTHING,
-    EmbeddingSpace,
-    Filter,
-    Found,
-    ListPosition,
-    MemoryKind,
-    NamespaceInfo,
-    NamespaceKey,
-    Page,
-    Query,
-    Record,
-    ScopeRow,
-    SearchOutcome,
-    ShortTerm,
-    Tally,
-    microseconds,
-)
-from services.memory.schemas import Column, Row, build_row, format_time, has_column, parse_list, parse_row
+from services.memory.domain.filters import EVERYTHING, Filter
+from services.memory.domain.listings import ListPosition, Page, Tally
+from services.memory.domain.moments import microseconds
+from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, ShortTerm
+from services.memory.domain.scopes import ScopeRow
+from services.memory.domain.searches import Found, Query, SearchOutcome
+from services.memory.domain.vectors import EmbeddingSpace
+from services.memory.repositories.namespaces import NamespaceRepository
+from services.memory.rows import Row, build_row, format_time, parse_list, parse_row
+from services.memory.schemas import Column, has_column
 from services.memory.stores.base import embedding_mismatch
 from services.memory.stores.chroma.directories import ChromaDirectories
-from services.memory.stores.namespace_rows import (
-    claim,
-    list_namespaces,
-    raise_version,
-    read_namespace,
-    record_addition,
-    record_clearing,
-    record_removal,
-)
 from services.memory.stores.sql.vectors import VectorBlock, nearest
 
 _ROWS_IN_CHUNK = 2000
@@ -60,10 +43,18 @@ class ChromaMemoryStore:
     async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
         """See `MemoryStore`."""
         async with self._database.read() as connection:
-            info = await read_namespace(connection, key)
+            info = await NamespaceRepository(connection).get(key)
         return info.space if info else None
 
-    async def save(self, key: NamespaceKey, space: EmbeddingSpace, records: Sequence[Record], now: datetime) -> None:
+    async def save(
+        self,
+        key: NamespaceKey,
+        space: EmbeddingSpace,
+        records: Sequence[Record],
+        now: datetime,
+        *,
+        crew_name: str = "",
+    ) -> None:
         """See `MemoryStore`."""
         by_id = {key.stored_id(record.id): record for record in records}
 
@@ -84,8 +75,9 @@ class ChromaMemoryStore:
             return int(collection.count() - before)
 
         async with self._database.write() as connection:
-            await claim(connection, key, space, now)
-            await record_addition(connection, key.id, await self._directories.run(key, write))
+            namespaces = NamespaceRepository(connection)
+            await namespaces.claim(key, space, now, crew_name)
+            await namespaces.add_records(key.id, await self._directories.run(key, write))
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`; filtered, ranked and continued searches are exact, plain ones approximate."""
@@ -166,11 +158,12 @@ class ChromaMemoryStore:
             return len(doomed)
 
         async with self._database.write() as connection:
-            version = await raise_version(connection, key.id)
+            namespaces = NamespaceRepository(connection)
+            version = await namespaces.raise_version(key.id)
             if version is None:
                 return 0
             removed = await self._directories.run(key, remove)
-            await record_removal(connection, key.id, version, removed)
+            await namespaces.remove_records(key.id, version, removed)
         return removed
 
     async def count(self, key: NamespaceKey, chosen: Filter, now: datetime) -> Tally:
@@ -195,11 +188,12 @@ class ChromaMemoryStore:
             return removed
 
         async with self._database.write() as connection:
-            version = await raise_version(connection, key.id)
+            namespaces = NamespaceRepository(connection)
+            version = await namespaces.raise_version(key.id)
             if version is None:
                 return 0
             removed = await self._directories.run(key, clear)
-            await record_clearing(connection, key.id, version)
+            await namespaces.clear(key.id, version)
         return removed
 
     async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
@@ -214,7 +208,7 @@ class ChromaMemoryStore:
             return len(there)
 
         async with self._database.write() as connection:
-            if await raise_version(connection, key.id) is None or not keys:
+            if await NamespaceRepository(connection).raise_version(key.id) is None or not keys:
                 return 0
             return await self._directories.run(key, touch)
 
@@ -235,10 +229,12 @@ class ChromaMemoryStore:
 
         return [] if await self.space(key) is None else await self._directories.run(key, read)
 
-    async def namespaces(self, group_id: str, limit: int, after: tuple[str, int] | None) -> Sequence[NamespaceInfo]:
+    async def namespaces(
+        self, group_id: str, limit: int, after: tuple[str, MemoryKind] | None
+    ) -> Sequence[NamespaceInfo]:
         """See `MemoryStore`."""
         async with self._database.read() as connection:
-            return await list_namespaces(connection, group_id, limit, after)
+            return await NamespaceRepository(connection).page(group_id, limit, after)
 
 
 def _metadata(key: NamespaceKey, record: Record, embedding_model: str) -> dict[str, Any]:

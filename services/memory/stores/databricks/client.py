@@ -20,7 +20,7 @@ from services.common.egress import required_origin
 from services.common.errors import CoxswainError, DeadlineExceeded
 from services.common.grpc.call import current_call
 from services.common.identity.credentials import CredentialSource
-from services.memory.domain import Vector
+from services.memory.domain.vectors import Vector
 from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.upstream_errors import (
     CredentialRejected,
@@ -30,7 +30,7 @@ from services.memory.stores.databricks.upstream_errors import (
     no_answer,
 )
 
-_log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 _API = "/api/2.0/vector-search"
 _RETRIED = frozenset({429, 503, 504})
@@ -218,7 +218,7 @@ class VectorSearchClient:
             pause = min(pause * 2, _LONGEST_PAUSE)
             if attempt >= self.limits.attempts or time.monotonic() + wait >= deadline:
                 raise failure
-            _log.info("vector_search_retry", path=path, attempt=attempt, reason=failure.reason)
+            logger.info("vector_search_retry", path=path, attempt=attempt, reason=failure.reason)
             await asyncio.sleep(wait)
 
     def _deadline(self) -> float:

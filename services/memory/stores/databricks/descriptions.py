@@ -3,29 +3,30 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Final
 
 import structlog
 
 from services.common.logging import redact
 
-_log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 STORAGE_OPTIMIZED: Final = "STORAGE_OPTIMIZED"
 """The type of endpoints that take filters as text."""
 _MAX_MESSAGE = 500
 
 
-class ResourceState(Enum):
-    """The state of an index or endpoint, whatever word the store has for it."""
+class ResourceState(StrEnum):
+    """The state of an index or endpoint, however the workspace names it."""
 
-    UNKNOWN = 0
-    READY = 1
-    PROVISIONING = 2
-    OFFLINE = 3
-    FAILED = 4
-    NOT_FOUND = 5
+    UNSPECIFIED = "UNSPECIFIED"
+    """A state that this version does not know."""
+    READY = "READY"
+    PROVISIONING = "PROVISIONING"
+    OFFLINE = "OFFLINE"
+    FAILED = "FAILED"
+    NOT_FOUND = "NOT_FOUND"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def resource_state(detailed: str, *, ready: bool = False) -> ResourceState:
         return ResourceState.READY
     if not word:
         return ResourceState.READY if ready else ResourceState.PROVISIONING
-    return ResourceState.UNKNOWN
+    return ResourceState.UNSPECIFIED
 
 
 def index_description(index: str, answer: Mapping[str, Any]) -> IndexDescription:
@@ -83,7 +84,7 @@ def index_description(index: str, answer: Mapping[str, Any]) -> IndexDescription
     try:
         columns = json.loads(spec.get("schema_json") or "null")
     except ValueError:
-        _log.warning("schema_unreadable", index=index)
+        logger.warning("schema_unreadable", index=index)
     return IndexDescription(
         name=str(answer.get("name") or index),
         endpoint=str(answer.get("endpoint_name") or ""),

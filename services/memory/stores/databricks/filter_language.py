@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.memory.domain import Comparison, Filter, MemoryKind
+from services.memory.domain.filters import Comparison, Filter
+from services.memory.domain.records import MemoryKind
 from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, has_column
 from services.memory.stores.databricks.upstream_errors import unsafe_owner
 

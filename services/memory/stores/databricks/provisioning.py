@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import structlog
 
 from services.common.errors import CoxswainError, FailedPrecondition, Unavailable
-from services.memory.domain import DatabricksConfig, MemoryKind
+from services.memory.domain.backends import DatabricksConfig
+from services.memory.domain.records import MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.descriptions import IndexDescription, ResourceState
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.upstream_errors import AlreadyThere, NameReserved
 
-_log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 _FAILED_STATES = (ResourceState.FAILED, ResourceState.OFFLINE)
 
 
@@ -86,7 +87,7 @@ async def make_endpoint(
                     await repository.create_endpoint(storage_optimized=False)
                     await made()
                 except AlreadyThere:
-                    _log.info("endpoint_made_meanwhile", endpoint=name)
+                    logger.info("endpoint_made_meanwhile", endpoint=name)
             case ResourceState.FAILED | ResourceState.OFFLINE:
                 raise _unusable(name, f"the endpoint is {description.detailed_state}: {description.message}")
             case _:
@@ -114,7 +115,7 @@ async def remove_made(
 
 def wanted_indexes(config: DatabricksConfig) -> list[tuple[MemoryKind, str]]:
     """Return the indexes a backend names, by kind."""
-    names = [(kind, config.index_name(kind)) for kind in sorted(config.indexes)]
+    names = [(kind, config.index_name(kind)) for kind in MemoryKind if kind in config.indexes]
     return [(kind, name) for kind, name in names if name is not None]
 
 

@@ -17,8 +17,13 @@ from prometheus_client import Counter
 
 from services.common.errors import Aborted, CoxswainError, FailedPrecondition, Unavailable
 from services.memory import filters
-from services.memory.domain import EVERYTHING, Comparison, Filter, MemoryKind, NamespaceKey, Record, Tally, Vector
-from services.memory.schemas import Column, DatabricksIndexSchemas, MalformedRow, Row, build_row, format_time
+from services.memory.domain.filters import EVERYTHING, Comparison, Filter
+from services.memory.domain.listings import Tally
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record
+from services.memory.domain.vectors import Vector
+from services.memory.rows import MalformedRow, Row, build_row, format_time
+from services.memory.schemas import Column, DatabricksIndexSchemas
 from services.memory.stores.databricks.client import (
     SCORE,
     Json,
@@ -47,7 +52,7 @@ from services.memory.stores.databricks.filter_language import (
 from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.upstream_errors import IndexMissing, bad_answer
 
-_log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 _FOREIGN_ROWS = Counter(
     "coxswain_memory_foreign_rows_total", "Rows of other owners that a vector store returned, and that were dropped"
 )
@@ -458,7 +463,7 @@ class DatabricksVectorIndexRepository:
         if owner.owns(row):
             return True
         _FOREIGN_ROWS.inc()
-        _log.critical("foreign_row_dropped", endpoint=self._location.endpoint, kind=owner.kind.name)
+        logger.critical("foreign_row_dropped", endpoint=self._location.endpoint, kind=owner.kind.name)
         return False
 
 

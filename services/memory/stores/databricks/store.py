@@ -10,32 +10,24 @@ import numpy as np
 import structlog
 
 from services.common.errors import CoxswainError, FailedPrecondition, FieldViolation
-from services.memory.domain import (
-    EVERYTHING,
-    EmbeddingSpace,
-    Filter,
-    Found,
-    ListPosition,
-    MemoryBackend,
-    MemoryKind,
-    NamespaceInfo,
-    NamespaceKey,
-    Page,
-    Query,
-    Ranking,
-    Record,
-    ScopeRow,
-    SearchOutcome,
-    Tally,
-    microseconds,
-)
+from services.memory.domain.backends import MemoryBackend
+from services.memory.domain.filters import EVERYTHING, Filter
+from services.memory.domain.listings import ListPosition, Page, Tally
+from services.memory.domain.moments import microseconds
+from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
+from services.memory.domain.records import MemoryKind, Record
+from services.memory.domain.scopes import ScopeRow
+from services.memory.domain.searches import Found, Query, Ranking, SearchOutcome
+from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.filters import created_at
-from services.memory.schemas import Column, Row, parse_list, parse_row
+from services.memory.repositories.memory_backends import RemoteNamespace
+from services.memory.rows import Row, parse_list, parse_row
+from services.memory.schemas import Column
 from services.memory.stores.base import embedding_mismatch
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.repository import MAX_RESULTS, DatabricksVectorIndexRepository, Hit, passes
 
-_log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 _EXPIRED_FOR = timedelta(days=1)
 """Long enough that nobody is just saving what is removed."""
 _RANKED_CANDIDATES = 1000
@@ -48,8 +40,8 @@ _EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
 class NamespaceNotes:
     """What the vector store cannot tell of crews: which have written, and whether to look for what has expired."""
 
-    remember: Callable[[str, MemoryKind], Awaitable[None]]
-    page: Callable[[int, tuple[str, int] | None], Awaitable[Sequence[tuple[str, MemoryKind]]]]
+    note: Callable[[RemoteNamespace], Awaitable[None]]
+    page: Callable[[int, tuple[str, MemoryKind] | None], Awaitable[Sequence[RemoteNamespace]]]
     sweep_due: Callable[[str], bool]
     """Takes a crew's turn: true once in a while."""
 
@@ -82,7 +74,15 @@ class DatabricksMemoryStore:
         self._index(key.kind)
         return self._config.space
 
-    async def save(self, key: NamespaceKey, space: EmbeddingSpace, records: Sequence[Record], now: datetime) -> None:
+    async def save(
+        self,
+        key: NamespaceKey,
+        space: EmbeddingSpace,
+        records: Sequence[Record],
+        now: datetime,
+        *,
+        crew_name: str = "",
+    ) -> None:
         """See `MemoryStore`; of a save that fails some records may be stored."""
         index = self._index(key.kind)
         if space != self._config.space:
@@ -95,7 +95,7 @@ class DatabricksMemoryStore:
             # What has expired is not continued: it is a new memory.
             known = row is not None and passes(key.kind, EVERYTHING, row, now)
             by_id[stored_id].created_at = created_at(key.kind, row) if row and known else now
-        await self._notes.remember(key.memory_id, key.kind)
+        await self._notes.note(RemoteNamespace(key.memory_id, key.kind, crew_name))
         await self._repository.upsert(index, key, list(by_id.values()), space.model)
         if key.kind is MemoryKind.SHORT_TERM and self._notes.sweep_due(key.memory_id):
             await self._sweep(index, key, now)
@@ -106,9 +106,9 @@ class DatabricksMemoryStore:
             removed = await self._repository.remove_expired(index, _owner(key), now - _EXPIRED_FOR)
         except CoxswainError as error:
             # What was to be saved is saved, and reads leave out what has expired all the same.
-            _log.warning("expired_memories_not_removed", index=index, reason=error.reason)
+            logger.warning("expired_memories_not_removed", index=index, reason=error.reason)
         else:
-            _log.info("expired_memories_removed", index=index, count=removed)
+            logger.info("expired_memories_removed", index=index, count=removed)
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`."""
@@ -217,19 +217,20 @@ class DatabricksMemoryStore:
             for (scope, categories), times in sorted(found.items())
         ]
 
-    async def namespaces(self, group_id: str, limit: int, after: tuple[str, int] | None) -> Sequence[NamespaceInfo]:
+    async def namespaces(
+        self, group_id: str, limit: int, after: tuple[str, MemoryKind] | None
+    ) -> Sequence[NamespaceInfo]:
         """See `MemoryStore`; versions are 0, as nothing is remembered by them."""
         notes = await self._notes.page(limit, after)
         gate = asyncio.Semaphore(_COUNTS_AT_ONCE)
 
-        async def describe(memory_id: str, kind: MemoryKind) -> NamespaceInfo:
-            key = NamespaceKey(group_id, memory_id, kind)
+        async def describe(written: RemoteNamespace) -> NamespaceInfo:
+            key = NamespaceKey(group_id, written.memory_id, written.kind)
             async with gate:
                 tally = await self.count(key, EVERYTHING, _EARLIEST)
-            return NamespaceInfo(key, self._config.space, tally.count, 0)
+            return NamespaceInfo(key, self._config.space, tally.count, 0, written.crew_name)
 
-        known = [(memory_id, kind) for memory_id, kind in notes if kind in self._config.indexes]
-        return await asyncio.gather(*(describe(memory_id, kind) for memory_id, kind in known))
+        return await asyncio.gather(*(describe(written) for written in notes if written.kind in self._config.indexes))
 
     def _index(self, kind: MemoryKind) -> str:
         name = self._config.index_name(kind)

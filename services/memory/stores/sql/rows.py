@@ -9,13 +9,17 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.engine import Row as DatabaseRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.memory.domain import EmbeddingSpace, MemoryKind, NamespaceKey, Record, ShortTerm, microseconds
-from services.memory.schemas import Column, Row, build_row, has_column, parse_row
+from services.memory.domain.moments import microseconds
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, ShortTerm
+from services.memory.domain.vectors import EmbeddingSpace
+from services.memory.rows import Row, build_row, parse_row
+from services.memory.schemas import Column, has_column
 from services.memory.stores.sql.statements import IDS_IN_STATEMENT, named, owned_among, row_columns
 from services.memory.stores.sql.vectors import VectorBlock
 from services.memory.tables import records
 
-_log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 RECORDS_AT_ONCE = 50
 """Whole records read before it is known how long they are."""
@@ -43,8 +47,8 @@ def parse_rows(key: NamespaceKey, rows: Sequence[Row]) -> dict[str, Record]:
     """Return records by their stored ids, in the order of the rows; each is checked again to be the namespace's own."""
     for row in rows:
         if row[Column.GROUP_ID] != key.group_id or row.get(Column.CREW_ID, key.memory_id) != key.memory_id:
-            _log.critical("a statement returned a row of another owner", kind=key.kind.name)
-            raise AssertionError("a statement returned a row of another owner")
+            logger.critical("foreign_row_dropped", kind=key.kind.name)
+            raise AssertionError("foreign_row_dropped")
     return {row[Column.ID]: parse_row(key.kind, row) for row in rows}
 
 

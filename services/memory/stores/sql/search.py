@@ -15,20 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
 from services.memory import filters
-from services.memory.domain import (
-    Filter,
-    Found,
-    MemoryKind,
-    NamespaceInfo,
-    NamespaceKey,
-    Query,
-    Record,
-    SearchOutcome,
-    microseconds,
-)
+from services.memory.domain.filters import Filter
+from services.memory.domain.moments import microseconds
+from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
+from services.memory.domain.records import MemoryKind, Record
+from services.memory.domain.searches import Found, Query, SearchOutcome
+from services.memory.repositories.namespaces import NamespaceRepository
 from services.memory.schemas import Column
 from services.memory.stores.base import embedding_mismatch
-from services.memory.stores.namespace_rows import read_namespace, removed_since
 from services.memory.stores.sql.rows import (
     RECORDS_AT_ONCE,
     parse_rows,
@@ -51,7 +45,7 @@ from services.memory.stores.sql.statements import (
 from services.memory.stores.sql.vectors import ROW_BYTES, Candidates, Mask, VectorBlock, VectorCache, nearest
 from services.memory.tables import records
 
-_log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 _COMPONENTS_IN_LOOP = 1_000_000
 """Products of more components than these are computed off the event loop."""
@@ -87,7 +81,7 @@ class VectorSearch:
         scanned, cut = 0, False
         for _ in range(_ATTEMPTS):
             async with self._database.read() as connection:
-                namespace = await read_namespace(connection, key)
+                namespace = await NamespaceRepository(connection).get(key)
                 if namespace is None:
                     return SearchOutcome()
                 if len(query.vector) != namespace.space.dimension:
@@ -158,7 +152,7 @@ class VectorSearch:
         async for chunk in chunks(connection, statement, ROWS_IN_CHUNK if rest is None else TEXTS_IN_CHUNK):
             scanned += len(chunk)
             best = best.merged(await asyncio.to_thread(best_of, chunk), query.limit)
-        _log.warning(
+        logger.warning(
             "search_scanned_namespace",
             kind=key.kind.name,
             records=scanned,
@@ -180,7 +174,7 @@ class VectorSearch:
                 return remembered[1]
             table = records[key.kind]
             statement = select(*vector_columns(key.kind)).where(owned(table, key))
-            if remembered and await removed_since(connection, key, remembered[0]):
+            if remembered and await NamespaceRepository(connection).removed_since(key, remembered[0]):
                 remembered = None
             if remembered:
                 statement = statement.where(table.c.written_version > remembered[0])

@@ -9,16 +9,13 @@ from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, delete, fu
 from sqlalchemy.engine import Row as DatabaseRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.memory.domain import Comparison, Condition, Filter, ListPosition, MemoryKind, NamespaceKey, microseconds
-from services.memory.schemas import (
-    Column,
-    DatabricksIndexSchemas,
-    FieldType,
-    Row,
-    canonical_json,
-    has_column,
-    metadata_column,
-)
+from services.memory.domain.filters import Comparison, Condition, Filter
+from services.memory.domain.listings import ListPosition
+from services.memory.domain.moments import microseconds
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind
+from services.memory.rows import Row, canonical_json
+from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, has_column, metadata_column
 from services.memory.tables import namespaces, records
 
 ROWS_IN_CHUNK: Final = 4096

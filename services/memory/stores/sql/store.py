@@ -13,32 +13,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.memory import filters
-from services.memory.domain import (
-    EmbeddingSpace,
-    Filter,
-    ListPosition,
-    MemoryKind,
-    NamespaceInfo,
-    NamespaceKey,
-    Page,
-    Query,
-    Record,
-    ScopeRow,
-    SearchOutcome,
-    Tally,
-    microseconds,
-    moment_of,
-)
-from services.memory.schemas import Column, Row, parse_list
-from services.memory.stores.namespace_rows import (
-    claim,
-    fetch_namespace,
-    list_namespaces,
-    raise_version,
-    record_addition,
-    record_clearing,
-    record_removal,
-)
+from services.memory.domain.filters import Filter
+from services.memory.domain.listings import ListPosition, Page, Tally
+from services.memory.domain.moments import microseconds, moment_of
+from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
+from services.memory.domain.records import MemoryKind, Record
+from services.memory.domain.scopes import ScopeRow
+from services.memory.domain.searches import Query, SearchOutcome
+from services.memory.domain.vectors import EmbeddingSpace
+from services.memory.repositories.namespaces import NamespaceRepository, fetch_namespace
+from services.memory.rows import Row, parse_list
+from services.memory.schemas import Column
 from services.memory.stores.sql.rows import parse_rows, read_records, stored_row
 from services.memory.stores.sql.search import VectorSearch
 from services.memory.stores.sql.statements import (
@@ -76,13 +61,22 @@ class SqlMemoryStore:
         info = await fetch_namespace(self._database, key)
         return info.space if info else None
 
-    async def save(self, key: NamespaceKey, space: EmbeddingSpace, new: Sequence[Record], now: datetime) -> None:
+    async def save(
+        self,
+        key: NamespaceKey,
+        space: EmbeddingSpace,
+        new: Sequence[Record],
+        now: datetime,
+        *,
+        crew_name: str = "",
+    ) -> None:
         """See `MemoryStore`."""
         table = records[key.kind]
         # The last of several records with one id wins, as it would with one call for each.
         by_id = {key.stored_id(record.id): record for record in new}
         async with self._database.write() as connection:
-            version = await claim(connection, key, space, now)
+            namespaces = NamespaceRepository(connection)
+            version = await namespaces.claim(key, space, now, crew_name)
             existing = await _created_times(connection, table, key, list(by_id), now)
             rows = [
                 stored_row(key, space, record, version, record.created_at or existing.get(stored_id, now))
@@ -94,7 +88,7 @@ class SqlMemoryStore:
                 statement.on_conflict_do_update(index_elements=[Column.ID], set_=replaced, where=owned(table, key)),
                 rows,
             )
-            await record_addition(connection, key.id, len(by_id) - len(existing))
+            await namespaces.add_records(key.id, len(by_id) - len(existing))
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`."""
@@ -183,7 +177,8 @@ class SqlMemoryStore:
         clauses = living(key, chosen, microseconds(now), self._database.dialect) if chosen else []
         rest = filters.residual(chosen) if chosen else None
         async with self._database.write() as connection:
-            version = await raise_version(connection, key.id)
+            namespaces = NamespaceRepository(connection)
+            version = await namespaces.raise_version(key.id)
             if version is None:
                 return 0
             if rest is not None:
@@ -192,7 +187,7 @@ class SqlMemoryStore:
             for part in parts(ids, IDS_IN_STATEMENT):
                 statement = delete(table).where(owned_among(table, key, part), *clauses)
                 deleted += (await connection.execute(statement)).rowcount
-            await record_removal(connection, key.id, version, deleted)
+            await namespaces.remove_records(key.id, version, deleted)
         return deleted
 
     async def count(self, key: NamespaceKey, chosen: Filter, now: datetime) -> Tally:
@@ -217,7 +212,8 @@ class SqlMemoryStore:
         removed = 0
         while True:
             async with self._database.write() as connection:
-                version = await raise_version(connection, key.id)
+                namespaces = NamespaceRepository(connection)
+                version = await namespaces.raise_version(key.id)
                 if version is None:
                     return removed
                 first_version = first_version or version
@@ -228,9 +224,9 @@ class SqlMemoryStore:
                     select(table.c[Column.ID]).where(owned(table, key)).limit(1)
                 )
                 if emptied:
-                    await record_clearing(connection, key.id, version)
+                    await namespaces.clear(key.id, version)
                 else:
-                    await record_removal(connection, key.id, version, some)
+                    await namespaces.remove_records(key.id, version, some)
             self._search.forget(key.id)
             if some < ROWS_IN_CHUNK:
                 return removed
@@ -240,7 +236,7 @@ class SqlMemoryStore:
         table = records[key.kind]
         stored = sorted({key.stored_id(client_id) for client_id in ids})
         async with self._database.write() as connection:
-            if await raise_version(connection, key.id) is None:
+            if await NamespaceRepository(connection).raise_version(key.id) is None:
                 return 0
             touched = 0
             for part in parts(stored, IDS_IN_STATEMENT):
@@ -269,10 +265,12 @@ class SqlMemoryStore:
         rows = await self._database.fetch(statement)
         return await asyncio.to_thread(_scope_rows, rows)
 
-    async def namespaces(self, group_id: str, limit: int, after: tuple[str, int] | None) -> Sequence[NamespaceInfo]:
+    async def namespaces(
+        self, group_id: str, limit: int, after: tuple[str, MemoryKind] | None
+    ) -> Sequence[NamespaceInfo]:
         """See `MemoryStore`."""
         async with self._database.read() as connection:
-            return await list_namespaces(connection, group_id, limit, after)
+            return await NamespaceRepository(connection).page(group_id, limit, after)
 
     async def sweep(self, now: datetime) -> int:
         """Remove what has expired in all namespaces, and return how many records."""
@@ -283,9 +281,10 @@ class SqlMemoryStore:
             namespace_id, some = row["namespace_id"], ROWS_IN_CHUNK
             while some == ROWS_IN_CHUNK:
                 async with self._database.write() as connection:
-                    version = await raise_version(connection, namespace_id)
+                    namespaces = NamespaceRepository(connection)
+                    version = await namespaces.raise_version(namespace_id)
                     some = await delete_some(connection, table, [table.c.namespace_id == namespace_id, expired])
-                    await record_removal(connection, namespace_id, version, some)
+                    await namespaces.remove_records(namespace_id, version, some)
                 removed += some
         return removed
 

@@ -9,7 +9,10 @@ from typing import Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from services.memory.domain import Filter, Query, microseconds, within_scope
+from services.memory.domain.filters import Filter
+from services.memory.domain.moments import microseconds
+from services.memory.domain.scopes import within_scope
+from services.memory.domain.searches import Query
 
 NEVER_US = np.iinfo(np.int64).max
 """The expiry of rows that do not expire."""

@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
+from services.common.grpc.json_values import from_struct, to_struct, to_value
 from services.orchestrator.worker.link.text import storable, storable_json
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ class ServiceMemoryStorage:
 
     def record_from_proto(self, record: Record) -> MemoryRecord:
         """Return a memory as CrewAI knows it, and remember where it came from."""
-        metadata = json.loads(record.metadata) if record.metadata else {}
+        metadata = from_struct("metadata", record.metadata)
         self._known[record.id] = {name: metadata.pop(name) for name in OWN_METADATA if name in metadata}
         unified, created = record.unified, record.create_time.ToDatetime()
         return MemoryRecord(
@@ -241,7 +242,7 @@ def record_to_proto(record: MemoryRecord, own: Mapping[str, Any]) -> Record:
             last_accessed=_timestamp(record.last_accessed),
         ),
         embedding=record.embedding,
-        metadata=json.dumps(storable_json(metadata), ensure_ascii=False),
+        metadata=to_struct(storable_json(metadata)),
         create_time=_timestamp(record.created_at),
     )
 
@@ -252,7 +253,7 @@ def _filter(
     filters = pb.RecordFilter(
         scope_prefix=_scope(scope_prefix or ""),
         categories=_categories(categories or []),
-        metadata={storable(name): json.dumps(storable_json(value)) for name, value in (metadata or {}).items()},
+        metadata={storable(name): to_value(storable_json(value)) for name, value in (metadata or {}).items()},
     )
     viewer = _viewer.get()
     if viewer is not None:

@@ -174,6 +174,7 @@ class CrewSession:
                 context.stubs.memory,
                 self._principal,
                 memory_id=memory_id,
+                crew_name=spec.name,
                 embedding_model=spec.memory.embedding_model,
                 retry_seconds=retry_seconds,
             ),

@@ -29,6 +29,7 @@ class MemoryCalls:
         principal: ExecutionPrincipal,
         *,
         memory_id: str,
+        crew_name: str,
         embedding_model: str,
         retry_seconds: float,
     ) -> None:
@@ -37,11 +38,13 @@ class MemoryCalls:
         self._principal = principal
         self._retry_seconds = retry_seconds
         self._namespace = pb.Namespace(memory_id=memory_id, kind=record_pb2.MEMORY_KIND_UNIFIED)
+        self._crew_name = crew_name
         self._embedding_model = embedding_model
 
     async def save_records(self, request: pb.SaveRecordsRequest) -> pb.SaveRecordsResponse:
         """Save memories, embedded by the crew's model."""
         request.embedding_model = self._embedding_model
+        request.crew_name = self._crew_name
         return await self._ask(self._memory.SaveRecords, request)
 
     async def search_records(self, request: pb.SearchRecordsRequest) -> pb.SearchRecordsResponse:

@@ -11,6 +11,7 @@ import pytest
 
 from coxswain.memory.v1.memory_pb2 import RecordFilter
 from coxswain.orchestrator.worker.link_pb2 import CrewReply, HostRequest, Plan, Revision, RunTask
+from services.common.grpc.json_values import from_struct
 from services.orchestrator.domain.crew import (
     AgentSpec,
     CrewSpec,
@@ -334,7 +335,7 @@ async def test_memory_stores_the_result_once_and_recalls_it_without_model_calls(
         ("execution-1.1.0", "A page.", "/crew/brief/agent/writer"),
         ("execution-1.0.0", "Ships float.", "/crew/brief/agent/reader"),
     ]
-    assert json.loads(host.memories[0].metadata) == {"execution_id": "execution-1", "task": "write"}
+    assert from_struct("metadata", host.memories[0].metadata) == {"execution_id": "execution-1", "task": "write"}
     assert len(host.requests) == 3
     assert "Relevant memories:" in said(host.requests[1])
     assert "Ships float." in said(host.requests[1])
@@ -352,7 +353,7 @@ async def test_a_result_too_long_to_be_embedded_is_remembered_in_parts(fork_serv
         assert (await run.task(0)).text == result
     assert "".join(memory.unified.content for memory in host.memories) == result
     count = len(host.memories)
-    metadata = [json.loads(memory.metadata) for memory in host.memories]
+    metadata = [from_struct("metadata", memory.metadata) for memory in host.memories]
     places = [(kept["part"], kept["parts"]) for kept in metadata]
     assert places == [(part, count) for part in range(1, count + 1)]
     assert [memory.id for memory in host.memories] == [f"execution-1.0.{position}" for position in range(count)]

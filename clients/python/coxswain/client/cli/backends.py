@@ -21,12 +21,14 @@ from coxswain.client.cli.session import (
 )
 from coxswain.client.memory_file import kind_from, kind_name
 from coxswain.client.paging import pages
+from coxswain.client.results import id_of
 from coxswain.memory.v1.memory_backend_pb2 import (
     ActivateMemoryBackendRequest,
     CreateMemoryBackendRequest,
     DatabricksBackendConfig,
     DefaultBackendConfig,
     DeleteMemoryBackendRequest,
+    GetMemoryBackendRequest,
     KindIndex,
     ListMemoryBackendsRequest,
     MemoryBackend,
@@ -50,17 +52,14 @@ def _backends(client: Client) -> Iterator[MemoryBackend]:
     return pages(client.memory_backends.ListMemoryBackends, ListMemoryBackendsRequest(page_size=1000), "backends")
 
 
-def backend_id(client: Client, reference: str) -> str:
-    """The id of a backend given by id or name; ``default`` is returned as it is."""
-    if reference == EMBEDDED:
-        return reference
-    found = _find(client, reference)
-    # The server reports an id it does not know.
-    return found.id if found else reference
+def backend_key(reference: str) -> dict[str, str]:
+    """The field of a request that names a backend by id or by name; ``default`` is the embedded store's id."""
+    return {"id" if reference == EMBEDDED or id_of(reference) else "name": reference}
 
 
-def _find(client: Client, reference: str) -> MemoryBackend | None:
-    return next((backend for backend in _backends(client) if reference in (backend.id, backend.name)), None)
+def of_backend(reference: str) -> dict[str, str]:
+    """The field of a request that names the backend it concerns."""
+    return {f"backend_{field}": value for field, value in backend_key(reference).items()}
 
 
 @backend_app.command("list")
@@ -174,10 +173,8 @@ def update(
         "embedding_dimension": dimension,
     }
     with session.client() as client:
-        present = _find(client, backend)
-        if present is None:
-            raise ValueError(f"there is no backend {backend!r}; `coxswain memory backend list` shows all")
-        changed = MemoryBackend(id=present.id)
+        present = client.memory_backends.GetMemoryBackend(GetMemoryBackendRequest(**backend_key(backend))).backend
+        changed = MemoryBackend()
         paths = []
         if name:
             changed.name = name
@@ -197,7 +194,7 @@ def update(
             paths.append("disabled_kinds")
         if not paths:
             raise typer.BadParameter("nothing to change: give at least one option")
-        request = UpdateMemoryBackendRequest(backend=changed, update_mask=FieldMask(paths=paths))
+        request = UpdateMemoryBackendRequest(id=present.id, backend=changed, update_mask=FieldMask(paths=paths))
         updated = client.memory_backends.UpdateMemoryBackend(request).backend
     if session.json:
         return session.print_json(updated)
@@ -220,9 +217,7 @@ def activate(context: typer.Context, backend: BackendArgument, as_json: JsonOpti
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        response = client.memory_backends.ActivateMemoryBackend(
-            ActivateMemoryBackendRequest(id=backend_id(client, backend))
-        )
+        response = client.memory_backends.ActivateMemoryBackend(ActivateMemoryBackendRequest(**backend_key(backend)))
     if session.json:
         return session.print_json(response)
     session.show(f"{response.backend.name} is active" if response.HasField("backend") else "the embedded store is used")
@@ -237,9 +232,7 @@ def verify(context: typer.Context, backend: BackendArgument, as_json: JsonOption
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        response = client.memory_backends.VerifyMemoryBackend(
-            VerifyMemoryBackendRequest(id=backend_id(client, backend))
-        )
+        response = client.memory_backends.VerifyMemoryBackend(VerifyMemoryBackendRequest(**backend_key(backend)))
     if session.json:
         session.print_json(response)
     else:
@@ -260,7 +253,7 @@ def provision(context: typer.Context, backend: BackendArgument) -> None:
     """
     session = session_of(context)
     with session.client() as client:
-        request = ProvisionMemoryBackendRequest(id=backend_id(client, backend))
+        request = ProvisionMemoryBackendRequest(**backend_key(backend))
         follow_steps(session, client.memory_backends.ProvisionMemoryBackend(request), "provisioning")
     session.show(f"{backend} is ready")
 
@@ -281,9 +274,10 @@ def delete_backend(
     session = session_of(context)
     with session.client() as client:
         confirm(session, f"the backend {backend}", "remove", yes=yes)
-        request = DeleteMemoryBackendRequest(id=backend_id(client, backend))
+        request = DeleteMemoryBackendRequest(**backend_key(backend))
         if successor:
-            request.successor_id = backend_id(client, successor)
+            for field, value in backend_key(successor).items():
+                setattr(request, f"successor_{field}", value)
         client.memory_backends.DeleteMemoryBackend(request)
     session.show(f"{backend} removed")
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from coxswain.client.cli.backends import YesOption, backend_id, follow_steps
+from coxswain.client.cli.backends import YesOption, follow_steps, of_backend
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, session_of, table
 from coxswain.client.memory_file import kind_from, kind_name
 from coxswain.memory.v1.vector_index_pb2 import (
@@ -37,7 +37,7 @@ def list_indexes(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = ListIndexesRequest(backend_id=backend_id(client, backend) if backend else "")
+        request = ListIndexesRequest(**of_backend(backend) if backend else {})
         found = list(client.vector_indexes.ListIndexes(request).indexes)
     if session.json:
         return session.print_json(found)
@@ -125,7 +125,7 @@ def create_index(
     """
     session = session_of(context)
     with session.client() as client:
-        request = CreateIndexRequest(index=index, backend_id=backend_id(client, backend), kind=kind_from(kind))
+        request = CreateIndexRequest(index=index, kind=kind_from(kind), **of_backend(backend))
         found = client.vector_indexes.CreateIndex(request).index
     _show_indexes(session, [found])
 

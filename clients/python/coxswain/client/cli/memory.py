@@ -25,8 +25,7 @@ from coxswain.client.cli.session import (
     session_of,
     table,
 )
-from coxswain.client.errors import CoxswainError
-from coxswain.client.memory_file import content_of, kind_name, memory_id_request
+from coxswain.client.memory_file import content_of, kind_name
 from coxswain.client.paging import pages
 from coxswain.memory.v1.memory_pb2 import (
     ClearNamespaceRequest,
@@ -40,13 +39,10 @@ from coxswain.memory.v1.memory_pb2 import (
     TraverseEntitiesRequest,
 )
 from coxswain.memory.v1.record_pb2 import MemoryKind
-from coxswain.orchestrator.v1.crew_pb2 import ListCrewsRequest
 
 app = typer.Typer(no_args_is_help=True, help="Search and manage the memories of crews.", rich_markup_mode="markdown")
 app.add_typer(backend_app, name="backend")
 app.add_typer(index_app, name="index")
-
-_NAMED_CREWS = 100
 
 PrivateOption = Annotated[
     bool, typer.Option("--private", help="Include memories that are private to one source; needs the role editor.")
@@ -183,7 +179,7 @@ def graph(
 def stats(context: typer.Context, as_json: JsonOption = False) -> None:
     """List the namespaces of the group: crew, kind, embedding model and size; scopes of unified ones.
 
-    A namespace shows the name of a crew whose current revision uses it: memory ids change with names, roles and model.
+    A crew's name is the one its memories were last saved under.
 
     Example: `coxswain memory stats`
     """
@@ -193,11 +189,10 @@ def stats(context: typer.Context, as_json: JsonOption = False) -> None:
         if session.json:
             return session.print_json(infos)
         made = table("crew", "memory id", "kind", ">records", "embedding", ">dimension", "scopes")
-        crews = _crew_names(client) if infos else {}
         for info in infos:
             add_row(
                 made,
-                crews.get(info.namespace.memory_id, ""),
+                info.crew_name,
                 info.namespace.memory_id,
                 kind_name(info.namespace.kind),
                 f"{info.record_count:,}",
@@ -207,15 +202,6 @@ def stats(context: typer.Context, as_json: JsonOption = False) -> None:
             )
     session.out.print(made if infos else "nothing remembered")
     return None
-
-
-def _crew_names(client: Client) -> dict[str, str]:
-    """The names of the newest crews by memory id; empty where no crews are served."""
-    try:
-        crews = list(pages(client.crews.ListCrews, ListCrewsRequest(page_size=_NAMED_CREWS), "crews", _NAMED_CREWS))
-        return {client.memory.DeriveMemoryId(memory_id_request(crew.spec)).memory_id: crew.spec.name for crew in crews}
-    except CoxswainError:
-        return {}
 
 
 def _scopes(client: Client, info: NamespaceInfo) -> list[str]:

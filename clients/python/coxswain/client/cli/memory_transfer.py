@@ -72,7 +72,12 @@ def export_records(
             if memory_id:
                 raise typer.Exit(EXIT_USAGE)
         chosen, total = _all_one_may_see(session, client, namespace)
-        header = Header(namespace, origin.embedding_model if origin else "", embeddings=embeddings)
+        header = Header(
+            namespace,
+            origin.embedding_model if origin else "",
+            embeddings=embeddings,
+            crew_name=origin.crew_name if origin else "",
+        )
         # As many as a message holds: some backends read everything again for each page.
         request = ListRecordsRequest(namespace=namespace, filter=chosen, page_size=1000, include_embeddings=embeddings)
         written = 0
@@ -159,6 +164,8 @@ def import_records(
                 param_hint="--embedding-model",
             )
         request = SaveRecordsRequest(namespace=namespace)
+        if not crew and not memory_id:
+            request.crew_name = header.crew_name
         request.embedding_model = embedding_model or (header.embedding_model if vectors else "")
         done = 0
         try:

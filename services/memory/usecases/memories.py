@@ -1,47 +1,42 @@
 """Saving and finding memories, whatever the store."""
 
 import asyncio
+import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy.typing as npt
 
 from services.common.clock import utc_now
 from services.common.errors import InvalidArgument, NotFound, PermissionDenied
 from services.common.identity.principal import Principal, Role
+from services.common.paging import Page, Pager, bad_page_token, page_size
 from services.memory import filters
-from services.memory.domain import (
-    EmbeddingSpace,
-    Filter,
-    Found,
-    ListPosition,
-    MemoryKind,
-    NamespaceInfo,
-    NamespaceKey,
-    Page,
-    Query,
-    Ranking,
-    Record,
-    ScopeInfo,
-    SearchOutcome,
-    SearchPosition,
-    ShortTerm,
-    Tally,
-    Vector,
-    derive_memory_id,
-    microseconds,
-    normalise_scope,
-    summarise_children,
-    summarise_scope,
-    unit_vector,
-)
+from services.memory.domain.filters import Filter
+from services.memory.domain.listings import Tally
+from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey, derive_memory_id
+from services.memory.domain.records import MemoryKind, Record, ShortTerm
+from services.memory.domain.scopes import ScopeInfo, normalise_scope, summarise_children, summarise_scope
+from services.memory.domain.searches import Query, Ranking, SearchOutcome
+from services.memory.domain.vectors import EmbeddingSpace, Vector, unit_vector
 from services.memory.embedding import Embedder
 from services.memory.schemas import Column, has_column
 from services.memory.stores.base import MemoryStore, embedding_mismatch
-from services.memory.usecases.entity_graph import EntityGraph, traverse
+from services.memory.usecases.entity_graph import EntityGraph, traverse, within_message
+from services.memory.usecases.record_pages import ListPages, SearchPages, fitting
+
+_DEFAULT_LIMIT = 10
+_DEFAULT_DEPTH = 2
+_DEFAULT_ENTITIES = 100
+_ENVELOPE_BYTES = 64 * 1024
+"""Bytes of a message left to what stands beside the records."""
+_TEXT_BYTES = 64
+"""What each scope or category adds to a message beside its text, at most."""
+_NAMESPACES = Pager("namespaces", key_types=(str, str))
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 class GroupStores(Protocol):
@@ -61,54 +56,82 @@ class GroupStores(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A search as it was asked: by a text or by a vector."""
+class SearchInput:
+    """What a search looks for, by a text or by a vector, and which page of it."""
 
     text: str
     vector: npt.ArrayLike | None
     filter: Filter
     limit: int
+    """0 means 10."""
     min_score: float | None
     ranking: Ranking | None
     include_embeddings: bool
-    after: SearchPosition | None
-    asked_at: datetime
-    """When its first page was asked for."""
+    page_token: str
+    fingerprint: str
+    """Hash of everything that pages of the same search have in common."""
 
 
-class MemoryUseCases:
+@dataclass(frozen=True, slots=True)
+class ListInput:
+    """Which records to list, and which page of them."""
+
+    filter: Filter
+    page_size: int
+    page_token: str
+    include_embeddings: bool
+    fingerprint: str
+    """Hash of the filter."""
+
+
+class Memories:
     """Every operation is the calling principal's group's own: its id is never taken from a request."""
 
     def __init__(
-        self, stores: GroupStores, embedder: Embedder, *, default_model: str, short_term_ttl_hours: int
+        self,
+        stores: GroupStores,
+        embedder: Embedder,
+        *,
+        default_model: str,
+        short_term_ttl_hours: int,
+        max_message_bytes: int,
     ) -> None:
-        """`default_model` embeds new namespaces; empty means what models takes for its default."""
+        """`default_model` embeds new namespaces; empty means the default of models."""
         self._stores = stores
         self._embedder = embedder
         self._default_model = default_model
         self._short_term_ttl_hours = short_term_ttl_hours
+        self._max_bytes = max_message_bytes - _ENVELOPE_BYTES
 
     async def save(
-        self, principal: Principal, memory_id: str, kind: MemoryKind, records: Sequence[Record], model: str
+        self,
+        principal: Principal,
+        memory_id: str,
+        kind: MemoryKind,
+        records: Sequence[Record],
+        model: str,
+        crew_name: str,
     ) -> None:
         """Store records, embedding those that have no vector; an empty model means the namespace's.
+
+        The crew's name is kept with the namespace, unless it is empty.
 
         Raises:
             InvalidArgument: a record is of another kind, or their vectors differ in length.
             FailedPrecondition: the vectors do not belong into the namespace's space.
         """
         key = namespace_key(principal, memory_id, kind)
-        for place, record in enumerate(records):
+        for position, record in enumerate(records):
             if record.kind is not kind:
                 raise InvalidArgument.field(
-                    f"records[{place}]", f"is a {record.kind.name} record; the namespace holds {kind.name} records"
+                    f"records[{position}]", f"is a {record.kind.name} record; the namespace holds {kind.name} records"
                 )
             if isinstance(record.body, ShortTerm) and record.body.ttl_hours == 0:
                 record.body.ttl_hours = self._short_term_ttl_hours
         store = await self._stores.of(principal.group_id, kind)
         existing = await store.space(key)
         space = await self._embed(existing, records, model)
-        await store.save(key, space, records, utc_now())
+        await store.save(key, space, records, utc_now(), crew_name=crew_name)
 
     async def _embed(self, existing: EmbeddingSpace | None, records: Sequence[Record], model: str) -> EmbeddingSpace:
         """Give every record a vector of one space, and return the space."""
@@ -140,35 +163,46 @@ class MemoryUseCases:
         # A model that is named is the client's word; without one the vectors have to be of the default model.
         return EmbeddingSpace(model, next(iter(given))) if model else await self._embedder.space(self._default_model)
 
-    async def search(self, principal: Principal, memory_id: str, kind: MemoryKind, asked: Question) -> SearchOutcome:
-        """Return the best records, best first.
+    async def search(
+        self, principal: Principal, memory_id: str, kind: MemoryKind, wanted: SearchInput
+    ) -> tuple[SearchOutcome, str]:
+        """Return the best records, best first, and the token of the next page.
 
         Raises:
-            InvalidArgument: the vector has no direction, or the ranking does not fit the kind.
-            PermissionDenied: private records are asked for without the role EDITOR.
+            InvalidArgument: the vector has no direction, the ranking does not fit the kind, or the token is of another
+                search.
+            PermissionDenied: private records are requested without the role EDITOR.
         """
         key = namespace_key(principal, memory_id, kind)
-        _check_privacy(principal, asked.filter)
-        if asked.ranking and asked.ranking.importance_weight and not has_column(kind, Column.IMPORTANCE):
+        pages = SearchPages(key, wanted.fingerprint)
+        after, asked_at = pages.position(wanted.page_token)
+        _check_privacy(principal, wanted.filter)
+        if wanted.ranking and wanted.ranking.importance_weight and not has_column(kind, Column.IMPORTANCE):
             raise InvalidArgument.field("ranking.importance_weight", f"{kind.name} records have no importance")
-        vector = None if asked.vector is None else query_vector(asked.vector, "vector.values")
+        vector = None if wanted.vector is None else query_vector(wanted.vector, "vector.values")
         store = await self._stores.of(principal.group_id, kind)
         if vector is None:
             space = await store.space(key)
             if space is None:
-                return SearchOutcome()
-            vector = (await self._embedder.embed(space.model, [asked.text])).vectors[0]
+                return SearchOutcome(), ""
+            vector = (await self._embedder.embed(space.model, [wanted.text])).vectors[0]
         query = Query(
             vector=vector,
-            limit=asked.limit,
-            filter=asked.filter,
-            min_score=asked.min_score,
-            ranking=asked.ranking,
-            include_embeddings=asked.include_embeddings,
-            after=asked.after,
-            asked_at=asked.asked_at,
+            limit=wanted.limit or _DEFAULT_LIMIT,
+            filter=wanted.filter,
+            min_score=wanted.min_score,
+            ranking=wanted.ranking,
+            include_embeddings=wanted.include_embeddings,
+            after=after,
+            asked_at=asked_at,
         )
-        return await store.search(key, query, utc_now())
+        outcome = await store.search(key, query, utc_now())
+        shown = outcome.results[: fitting([found.record for found in outcome.results], self._max_bytes)]
+        more = outcome.cut or len(shown) < len(outcome.results) or len(shown) == query.limit
+        if not more or not shown:
+            return outcome, ""
+        rank = len(shown) + (after.rank if after else 0)
+        return replace(outcome, results=shown), pages.token_after(shown[-1], rank, asked_at)
 
     async def get(
         self, principal: Principal, memory_id: str, kind: MemoryKind, record_id: str, *, embedding: bool
@@ -186,21 +220,26 @@ class MemoryUseCases:
         return found[0]
 
     async def page(
-        self,
-        principal: Principal,
-        memory_id: str,
-        kind: MemoryKind,
-        chosen: Filter,
-        limit: int,
-        after: ListPosition | None,
-        *,
-        embeddings: bool,
-    ) -> Page:
-        """Return the next records, newest first."""
+        self, principal: Principal, memory_id: str, kind: MemoryKind, wanted: ListInput
+    ) -> tuple[Sequence[Record], str]:
+        """Return the next records, newest first, and the token of the next page; fewer where records are long.
+
+        Raises:
+            InvalidArgument: the token is of another list.
+            PermissionDenied: private records are requested without the role EDITOR.
+        """
         key = namespace_key(principal, memory_id, kind)
-        _check_privacy(principal, chosen)
+        pages = ListPages(key, wanted.fingerprint)
+        after = pages.position(wanted.page_token)
+        _check_privacy(principal, wanted.filter)
         store = await self._stores.of(principal.group_id, kind)
-        return await store.page(key, chosen, limit, after, utc_now(), embeddings=embeddings)
+        # Stores cut pages themselves: they know how long records are before they read them.
+        page = await store.page(
+            key, wanted.filter, page_size(wanted.page_size), after, utc_now(), embeddings=wanted.include_embeddings
+        )
+        shown = page.records[: fitting(page.records, self._max_bytes)]
+        more = page.more or len(shown) < len(page.records)
+        return shown, pages.token_after(shown[-1]) if more else ""
 
     async def delete(
         self, principal: Principal, memory_id: str, kind: MemoryKind, ids: Sequence[str], chosen: Filter | None
@@ -214,9 +253,9 @@ class MemoryUseCases:
         if chosen is not None:
             _check_privacy(principal, chosen)
             if filters.is_empty(chosen) and not ids:
-                raise InvalidArgument.field("filter", "chooses everything; call Clear to remove every record")
+                raise InvalidArgument.field("filter", "selects everything; call ClearNamespace to remove every record")
         elif not ids:
-            raise InvalidArgument.field("ids", "name the records by ids or by a filter")
+            raise InvalidArgument.field("ids", "select the records by ids or by a filter")
         store = await self._stores.of(principal.group_id, kind)
         return await store.delete(key, ids or None, chosen, utc_now())
 
@@ -252,14 +291,18 @@ class MemoryUseCases:
         key = _scoped_key(principal, memory_id, kind)
         parent = normalise_scope(parent)
         rows = await (await self._stores.of(principal.group_id, kind)).scope_rows(key, parent)
-        return await asyncio.to_thread(summarise_children, parent, rows)
+        scopes = await asyncio.to_thread(summarise_children, parent, rows)
+        self._check_size("parent", (text for scope in scopes for text in _texts_of(scope)))
+        return scopes
 
     async def scope(self, principal: Principal, memory_id: str, kind: MemoryKind, path: str) -> ScopeInfo:
         """Return the figures of a scope and all below it."""
         key = _scoped_key(principal, memory_id, kind)
         path = normalise_scope(path)
         rows = await (await self._stores.of(principal.group_id, kind)).scope_rows(key, path)
-        return await asyncio.to_thread(summarise_scope, path, rows)
+        scope = await asyncio.to_thread(summarise_scope, path, rows)
+        self._check_size("path", _texts_of(scope))
+        return scope
 
     async def categories(
         self, principal: Principal, memory_id: str, kind: MemoryKind, prefix: str
@@ -271,7 +314,14 @@ class MemoryUseCases:
         for row in await store.scope_rows(key, normalise_scope(prefix)):
             for category in set(row.categories):
                 counts[category] += row.record_count
+        self._check_size("scope_prefix", counts)
         return counts
+
+    def _check_size(self, field: str, texts: Iterable[str]) -> None:
+        if sum(len(text.encode()) + _TEXT_BYTES for text in texts) > self._max_bytes:
+            raise InvalidArgument.field(
+                field, "the scopes and categories below it do not fit in a message; name a deeper scope"
+            )
 
     async def traverse(
         self,
@@ -284,28 +334,47 @@ class MemoryUseCases:
         max_depth: int,
         limit: int,
     ) -> EntityGraph:
-        """Follow the relationships of entities from one of them.
+        """Follow the relationships of entities from one of them; 0 means 2 steps and 100 entities.
 
         Raises:
-            InvalidArgument: the namespace does not hold entities.
-            NotFound: nothing is known of the entity.
+            InvalidArgument: the namespace does not hold entities, or the relationships do not fit in a message.
+            NotFound: the entity is not known.
         """
         if kind is not MemoryKind.ENTITY:
             raise InvalidArgument.field("namespace.kind", f"{kind.name} records have no relationships")
         key = namespace_key(principal, memory_id, kind)
-        filters.check_text(start, "start")
         store = await self._stores.of(principal.group_id, kind)
-        graph = await traverse(store, key, start, relations, max_depth=max_depth, limit=limit, now=utc_now())
+        graph = await traverse(
+            store,
+            key,
+            start,
+            relations,
+            max_depth=max_depth or _DEFAULT_DEPTH,
+            limit=limit or _DEFAULT_ENTITIES,
+            now=utc_now(),
+        )
         if not graph.nodes[0].records:
             raise NotFound.of("entity", start)
-        return graph
+        return within_message(graph, self._max_bytes)
 
-    async def namespaces(
-        self, principal: Principal, limit: int, after: tuple[str, int] | None
-    ) -> Sequence[NamespaceInfo]:
-        """Return the group's namespaces, by crew and kind."""
+    async def namespaces(self, principal: Principal, requested_size: int, page_token: str) -> Page[NamespaceInfo]:
+        """Return one page of the group's namespaces, sorted by memory id and kind.
+
+        Raises:
+            InvalidArgument: the token is not of this listing.
+        """
         store = await self._stores.any_of(principal.group_id)
-        return await store.namespaces(principal.group_id, limit, after)
+
+        async def read(after: list[Any] | None, limit: int) -> Sequence[NamespaceInfo]:
+            return await store.namespaces(principal.group_id, limit, _namespace_position(after) if after else None)
+
+        return await _NAMESPACES.page(
+            requested_size,
+            page_token,
+            {"group": principal.group_id},
+            read,
+            lambda info: [info.key.memory_id, info.key.kind.name],
+        )
 
     def memory_id(
         self,
@@ -337,21 +406,34 @@ def namespace_key(principal: Principal, memory_id: str, kind: MemoryKind) -> Nam
     if kind is MemoryKind.DOCUMENT and memory_id:
         raise InvalidArgument.field("namespace.memory_id", "documents belong to the whole group: leave it empty")
     if kind is not MemoryKind.DOCUMENT and not memory_id:
-        raise InvalidArgument.field("namespace.memory_id", "is empty; DeriveMemoryId computes it")
-    filters.check_text(memory_id, "namespace.memory_id")
+        raise InvalidArgument.field("namespace.memory_id", "is empty; GetCrew returns the memory_id of a stored crew")
+    check_memory_id(memory_id, "namespace.memory_id")
     return NamespaceKey(principal.group_id, memory_id, kind)
 
 
-def list_position(principal: Principal, memory_id: str, kind: MemoryKind, record: Record) -> ListPosition:
-    """Return the sort key of a stored record, from which a list goes on."""
-    assert record.created_at is not None
-    stored_id = namespace_key(principal, memory_id, kind).stored_id(record.id)
-    return ListPosition(microseconds(record.created_at), stored_id)
+def check_memory_id(memory_id: str, path: str) -> None:
+    """Refuse the id of a stored crew, under which no memories are ever stored.
+
+    Raises:
+        InvalidArgument: it is a UUID.
+    """
+    if _UUID.fullmatch(memory_id):
+        raise InvalidArgument.field(
+            path, "this looks like a stored crew's id; use the crew's memory_id, which GetCrew returns"
+        )
 
 
-def search_position(principal: Principal, memory_id: str, kind: MemoryKind, found: Found, rank: int) -> SearchPosition:
-    """Return the place of a result, the `rank`th of all pages so far, from which a search goes on."""
-    return SearchPosition(found.score, namespace_key(principal, memory_id, kind).stored_id(found.record.id), rank)
+def _texts_of(scope: ScopeInfo) -> Iterator[str]:
+    yield scope.path
+    yield from scope.categories
+    yield from scope.child_scopes
+
+
+def _namespace_position(after: list[Any]) -> tuple[str, MemoryKind]:
+    memory_id, kind = after
+    if kind not in MemoryKind.__members__:
+        raise bad_page_token()
+    return memory_id, MemoryKind[kind]
 
 
 def _scoped_key(principal: Principal, memory_id: str, kind: MemoryKind) -> NamespaceKey:

@@ -1,58 +1,62 @@
-"""Messages of `coxswain.memory.v1` to the domain and back."""
+"""Records as messages."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from coxswain.memory.v1 import memory_pb2, record_pb2
+from coxswain.memory.v1 import record_pb2
 from services.common.errors import InvalidArgument
+from services.common.grpc.enums import enum_from_proto, enum_to_proto
+from services.common.grpc.json_values import from_struct, to_struct
 from services.memory import filters
-from services.memory.domain import (
+from services.memory.domain.moments import microseconds
+from services.memory.domain.records import (
     Body,
-    Comparison,
-    Condition,
     Document,
     Entity,
-    Filter,
     LongTerm,
     MemoryKind,
-    NamespaceInfo,
-    Ranking,
     Record,
     Relationship,
-    Scalar,
-    ScopeInfo,
     ShortTerm,
     Unified,
-    microseconds,
-    normalise_scope,
-    unit_vector,
 )
-from services.memory.schemas import canonical_json
-
-_DEFAULT_HALF_LIFE_DAYS = 30.0
-_MAX_VALUES = 10_000
-"""A third of the parameters that a statement takes on any of the databases."""
+from services.memory.domain.scopes import normalise_scope
+from services.memory.domain.vectors import unit_vector
 
 
-def memory_kind(value: int) -> MemoryKind:
-    """Return the kind, where UNSPECIFIED means UNIFIED."""
-    return MemoryKind(value or MemoryKind.UNIFIED)
+def kind_from_proto(number: int) -> MemoryKind:
+    """Return the kind; UNSPECIFIED means UNIFIED."""
+    return enum_from_proto(MemoryKind, record_pb2.MemoryKind, number) if number else MemoryKind.UNIFIED
 
 
-def record_to_domain(message: record_pb2.Record, path: str, request_id: str) -> Record:
-    """Return the record of a message.
+def kind_to_proto(kind: MemoryKind) -> record_pb2.MemoryKind.ValueType:
+    """Return the proto's value of a kind."""
+    return enum_to_proto(record_pb2.MemoryKind, kind)
 
-    Without an id it gets one made of the call's request id and its own content: a call that is sent again stores
-    nothing twice.
+
+def records_from_proto(messages: Sequence[record_pb2.Record], request_id: str) -> list[Record]:
+    """Return the records of a request.
 
     Raises:
         InvalidArgument: a field cannot be stored.
     """
-    _check_texts(message, path)
+    return [record_from_proto(message, f"records[{index}]", request_id) for index, message in enumerate(messages)]
+
+
+def record_from_proto(message: record_pb2.Record, path: str, request_id: str) -> Record:
+    """Return the record of a message.
+
+    Without an id it gets one made of the request id and its own content: a request that is sent again stores nothing
+    twice.
+
+    Raises:
+        InvalidArgument: a field cannot be stored.
+    """
     embedding = None
     if message.embedding:
         try:
@@ -61,14 +65,20 @@ def record_to_domain(message: record_pb2.Record, path: str, request_id: str) -> 
             raise InvalidArgument.field(f"{path}.embedding", str(error)) from None
     return Record(
         id=message.id or _chosen_id(message, path, request_id),
-        body=_body_to_domain(message, path),
+        body=_body_from_proto(message, path),
         embedding=embedding,
         agent_id=message.agent_id,
         llm_model=message.llm_model,
         tools_used=tuple(message.tools_used),
-        metadata=filters.read_metadata(message.metadata, f"{path}.metadata"),
-        created_at=optional_moment(message, "create_time", path),
+        metadata=_metadata_from_proto(message, f"{path}.metadata"),
+        created_at=optional_moment_from_proto(message, "create_time", path),
     )
+
+
+def _metadata_from_proto(message: record_pb2.Record, path: str) -> str:
+    if not message.HasField("metadata"):
+        return "{}"
+    return filters.metadata_text(from_struct(path, message.metadata), path)
 
 
 def _chosen_id(message: record_pb2.Record, path: str, request_id: str) -> str:
@@ -76,7 +86,7 @@ def _chosen_id(message: record_pb2.Record, path: str, request_id: str) -> str:
     return hashlib.sha256(f"{request_id}\n{path}\n".encode() + content).hexdigest()[:32]
 
 
-def _body_to_domain(message: record_pb2.Record, path: str) -> Body:
+def _body_from_proto(message: record_pb2.Record, path: str) -> Body:
     match message.WhichOneof("kind"):
         case "unified":
             unified = message.unified
@@ -87,7 +97,7 @@ def _body_to_domain(message: record_pb2.Record, path: str) -> Body:
                 importance=unified.importance,
                 source=unified.source,
                 private=unified.private,
-                last_accessed=optional_moment(unified, "last_accessed", f"{path}.unified"),
+                last_accessed=optional_moment_from_proto(unified, "last_accessed", f"{path}.unified"),
                 session_id=unified.session_id,
             )
         case "short_term":
@@ -106,7 +116,7 @@ def _body_to_domain(message: record_pb2.Record, path: str) -> Body:
                 task_description=long_term.task_description,
                 quality=long_term.quality,
                 importance=long_term.importance,
-                last_accessed=optional_moment(long_term, "last_accessed", f"{path}.long_term"),
+                last_accessed=optional_moment_from_proto(long_term, "last_accessed", f"{path}.long_term"),
             )
         case "entity":
             entity = message.entity
@@ -134,27 +144,15 @@ def _body_to_domain(message: record_pb2.Record, path: str) -> Body:
             raise InvalidArgument.field(path, "has none of unified, short_term, long_term, entity and document")
 
 
-def _check_texts(message: Message, path: str) -> None:
-    for field, value in message.ListFields():
-        if isinstance(value, str):
-            filters.check_text(value, f"{path}.{field.name}")
-        elif field.cpp_type in (field.CPPTYPE_STRING, field.CPPTYPE_MESSAGE):
-            for inner in value if field.is_repeated else (value,):
-                if isinstance(inner, str):
-                    filters.check_text(inner, f"{path}.{field.name}")
-                elif isinstance(inner, Message):
-                    _check_texts(inner, f"{path}.{field.name}")
-
-
-def record_to_message(record: Record) -> record_pb2.Record:
+def record_to_proto(record: Record) -> record_pb2.Record:
     """Return the message of a stored record."""
     message = record_pb2.Record(
         id=record.id,
         agent_id=record.agent_id,
         llm_model=record.llm_model,
         tools_used=record.tools_used,
-        metadata=record.metadata,
-        create_time=timestamp(record.created_at),
+        metadata=None if record.metadata == "{}" else to_struct(json.loads(record.metadata)),
+        create_time=timestamp_to_proto(record.created_at),
     )
     if record.embedding is not None:
         message.embedding.extend(record.embedding.tolist())
@@ -168,7 +166,7 @@ def record_to_message(record: Record) -> record_pb2.Record:
                     importance=body.importance,
                     source=body.source,
                     private=body.private,
-                    last_accessed=timestamp(body.last_accessed),
+                    last_accessed=timestamp_to_proto(body.last_accessed),
                     session_id=body.session_id,
                 )
             )
@@ -190,7 +188,7 @@ def record_to_message(record: Record) -> record_pb2.Record:
                     task_hash=body.task_hash,
                     quality=body.quality,
                     importance=body.importance,
-                    last_accessed=timestamp(body.last_accessed),
+                    last_accessed=timestamp_to_proto(body.last_accessed),
                 )
             )
         case Entity() as body:
@@ -216,117 +214,25 @@ def record_to_message(record: Record) -> record_pb2.Record:
                     parent_document_id=body.parent_document_id,
                     document_summary=body.document_summary,
                     agent_ids=body.agent_ids,
-                    update_time=timestamp(body.updated_at),
+                    update_time=timestamp_to_proto(body.updated_at),
                 )
             )
     return message
 
 
-def filter_to_domain(message: memory_pb2.RecordFilter, kind: MemoryKind) -> Filter:
-    """Return the filter of a message, checked against the kind's schema.
-
-    Raises:
-        InvalidArgument: a part of it does not fit the kind.
-    """
-    _check_texts(message, "filter")
-    if kind is not MemoryKind.UNIFIED:
-        for name in ("scope_prefix", "categories", "source", "include_private"):
-            if getattr(message, name):
-                raise InvalidArgument.field(f"filter.{name}", f"{kind.name} records have none")
-    return Filter(
-        conditions=conditions_to_domain(message.conditions, kind, "filter.conditions"),
-        scope_prefix=normalise_scope(message.scope_prefix) if message.scope_prefix else "",
-        categories=frozenset(message.categories),
-        metadata={
-            name: canonical_json(filters.read_json(text, f'filter.metadata["{name}"]'))
-            for name, text in message.metadata.items()
-        },
-        created_before=optional_moment(message, "created_before", "filter"),
-        source=message.source,
-        include_private=message.include_private,
-    )
-
-
-def conditions_to_domain(
-    messages: Sequence[record_pb2.Condition], kind: MemoryKind, path: str
-) -> tuple[Condition, ...]:
-    """Return the conditions, checked against the kind's schema.
-
-    Raises:
-        InvalidArgument: one does not fit it, or they are more than a statement can hold.
-    """
-    if sum(len(message.values) for message in messages) > _MAX_VALUES:
-        raise InvalidArgument.field(path, f"have more than {_MAX_VALUES} values together: ask in several calls")
-    return tuple(
-        filters.check_condition(
-            kind,
-            message.column,
-            Comparison(message.operator or record_pb2.COMPARISON_OPERATOR_EQUAL),
-            [_scalar(value, f"{path}[{place}].values[{at}]") for at, value in enumerate(message.values)],
-            f"{path}[{place}]",
-        )
-        for place, message in enumerate(messages)
-    )
-
-
-def _scalar(message: record_pb2.ConditionValue, path: str) -> Scalar:
-    if message.WhichOneof("value") == "time":
-        return _moment(message.time, f"{path}.time")
-    value: Scalar = getattr(message, message.WhichOneof("value") or "text")
-    return value
-
-
-def ranking_to_domain(message: memory_pb2.Ranking) -> Ranking:
-    """Return the weights.
-
-    Raises:
-        InvalidArgument: they sum to nothing, or one is not finite.
-    """
-    weights = (message.semantic_weight, message.recency_weight, message.importance_weight)
-    if not 0 < sum(weights) < float("inf"):
-        raise InvalidArgument.field("ranking", "at least one weight has to be above 0, and all of them finite")
-    half_life = message.recency_half_life_days or _DEFAULT_HALF_LIFE_DAYS
-    return Ranking(*weights, half_life_days=half_life)
-
-
-def scope_to_message(info: ScopeInfo) -> memory_pb2.ScopeInfo:
-    """Return the message of a scope's figures."""
-    return memory_pb2.ScopeInfo(
-        path=info.path,
-        record_count=info.record_count,
-        categories=info.categories,
-        oldest_time=timestamp(info.oldest),
-        newest_time=timestamp(info.newest),
-        child_scopes=info.child_scopes,
-    )
-
-
-def namespace_to_message(info: NamespaceInfo) -> memory_pb2.NamespaceInfo:
-    """Return the message of a namespace."""
-    return memory_pb2.NamespaceInfo(
-        namespace=memory_pb2.Namespace(
-            memory_id=info.key.memory_id, kind=record_pb2.MemoryKind.ValueType(int(info.key.kind))
-        ),
-        embedding_model=info.space.model,
-        embedding_dimension=info.space.dimension,
-        record_count=info.record_count,
-        version=info.version,
-    )
-
-
-def optional_moment(message: Message, field: str, path: str) -> datetime | None:
+def optional_moment_from_proto(message: Message, field: str, path: str) -> datetime | None:
     """Return the moment in a field, or None when it is absent."""
-    return _moment(getattr(message, field), f"{path}.{field}") if message.HasField(field) else None
+    return moment_from_proto(getattr(message, field), f"{path}.{field}") if message.HasField(field) else None
 
 
-def _moment(message: Timestamp, path: str) -> datetime:
+def moment_from_proto(message: Timestamp, path: str) -> datetime:
     try:
         return message.ToDatetime(UTC)
     except (ValueError, OverflowError):
         raise InvalidArgument.field(path, "is outside of the years 1 to 9999") from None
 
 
-def timestamp(moment: datetime | None) -> Timestamp | None:
+def timestamp_to_proto(moment: datetime | None) -> Timestamp | None:
     """Return the message of a moment, or None for none."""
     if moment is None:
         return None

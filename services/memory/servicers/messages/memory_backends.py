@@ -1,20 +1,37 @@
-"""Memory backends: messages to the domain and back."""
+"""Memory backends as messages."""
+
+from typing import Protocol
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.memory.v1 import memory_backend_pb2 as pb
-from coxswain.memory.v1 import record_pb2
 from services.common.clock import utc_now
 from services.common.egress import origin_of
 from services.common.errors import InvalidArgument
-from services.memory.domain import DatabricksConfig, EmbeddingSpace, MemoryBackend, MemoryKind
-from services.memory.servicers.convert import timestamp
+from services.common.grpc.field_masks import mask_paths
+from services.memory.domain.backends import BackendKey, DatabricksConfig, MemoryBackend
+from services.memory.domain.records import MemoryKind
+from services.memory.domain.vectors import EmbeddingSpace
+from services.memory.servicers.messages.records import kind_from_proto, kind_to_proto, timestamp_to_proto
+from services.memory.usecases.memory_backends import Check
 
-_OUTPUT_ONLY = frozenset({"id", "active", "create_time", "update_time"})
-_CHANGEABLE = ("name", "default", "databricks", "disabled_kinds")
+_CHANGEABLE = frozenset({"name", "default", "databricks", "disabled_kinds"})
+_CHANGEABLE_PARTS = frozenset(f"databricks.{field.name}" for field in pb.DatabricksBackendConfig.DESCRIPTOR.fields)
 
 
-def backend_to_domain(message: pb.MemoryBackend, default_space: EmbeddingSpace) -> MemoryBackend:
+class NamedBackend(Protocol):
+    """A request that names a backend by its `oneof key`."""
+
+    id: str
+    name: str
+
+
+def key_from_proto(request: NamedBackend) -> BackendKey:
+    """Return which backend a request names."""
+    return BackendKey(request.id, request.name)
+
+
+def backend_from_proto(message: pb.MemoryBackend, default_space: EmbeddingSpace) -> MemoryBackend:
     """Return the configuration in a message; what only the server sets is empty.
 
     Raises:
@@ -26,7 +43,7 @@ def backend_to_domain(message: pb.MemoryBackend, default_space: EmbeddingSpace) 
         group_id="",
         name=message.name,
         databricks=_config(message.databricks, default_space) if message.HasField("databricks") else None,
-        disabled_kinds=frozenset(MemoryKind(kind) for kind in message.disabled_kinds),
+        disabled_kinds=frozenset(kind_from_proto(kind) for kind in message.disabled_kinds),
         created_at=now,
         updated_at=now,
     )
@@ -37,10 +54,12 @@ def _config(message: pb.DatabricksBackendConfig, default_space: EmbeddingSpace) 
     if workspace_url is None:
         raise InvalidArgument.field("backend.databricks.workspace_url", "is not an address; write https://HOST")
     indexes: dict[MemoryKind, str] = {}
-    for place, entry in enumerate(message.indexes):
-        kind = MemoryKind(entry.kind)
+    for index, entry in enumerate(message.indexes):
+        kind = kind_from_proto(entry.kind)
         if kind in indexes:
-            raise InvalidArgument.field(f"backend.databricks.indexes[{place}].kind", f"{kind.name} is there twice")
+            raise InvalidArgument.field(
+                f"backend.databricks.indexes[{index}].kind", f"{kind.name} is listed twice; each kind has one index"
+            )
         indexes[kind] = entry.index
     return DatabricksConfig(
         workspace_url=workspace_url,
@@ -54,15 +73,15 @@ def _config(message: pb.DatabricksBackendConfig, default_space: EmbeddingSpace) 
     )
 
 
-def backend_to_message(backend: MemoryBackend) -> pb.MemoryBackend:
+def backend_to_proto(backend: MemoryBackend) -> pb.MemoryBackend:
     """Return the message of a backend."""
     message = pb.MemoryBackend(
         id=backend.id,
         name=backend.name,
-        disabled_kinds=[record_pb2.MemoryKind.ValueType(int(kind)) for kind in sorted(backend.disabled_kinds)],
+        disabled_kinds=sorted(kind_to_proto(kind) for kind in backend.disabled_kinds),
         active=backend.active,
-        create_time=timestamp(backend.created_at),
-        update_time=timestamp(backend.updated_at),
+        create_time=timestamp_to_proto(backend.created_at),
+        update_time=timestamp_to_proto(backend.updated_at),
     )
     config = backend.databricks
     if config is None:
@@ -75,8 +94,8 @@ def backend_to_message(backend: MemoryBackend) -> pb.MemoryBackend:
             catalog=config.catalog,
             schema=config.schema,
             indexes=[
-                pb.KindIndex(kind=record_pb2.MemoryKind.ValueType(int(kind)), index=name)
-                for kind, name in sorted(config.indexes.items())
+                pb.KindIndex(kind=kind, index=name)
+                for kind, name in sorted((kind_to_proto(kind), name) for kind, name in config.indexes.items())
             ],
             embedding_model=config.space.model,
             embedding_dimension=config.space.dimension,
@@ -85,27 +104,27 @@ def backend_to_message(backend: MemoryBackend) -> pb.MemoryBackend:
     return message
 
 
+def check_to_proto(check: Check) -> pb.MemoryBackendCheck:
+    """Return the message of a check."""
+    return pb.MemoryBackendCheck(subject=check.subject, ok=check.ok, finding=check.finding, remedy=check.remedy)
+
+
 def merge(present: pb.MemoryBackend, changes: pb.MemoryBackend, mask: FieldMask) -> pb.MemoryBackend:
     """Return the present configuration with the fields of a mask taken from another.
 
     Raises:
         InvalidArgument: the mask is empty, or names what does not exist or cannot be changed.
     """
-    if not mask.paths:
-        raise InvalidArgument.field("update_mask", 'name the fields to change, or "*" for all of them')
     if list(mask.paths) == ["*"]:
-        mask = FieldMask(paths=_CHANGEABLE)
-    for path in mask.paths:
-        if not FieldMask(paths=[path]).IsValidForDescriptor(pb.MemoryBackend.DESCRIPTOR):
-            raise InvalidArgument.field("update_mask", f'a memory backend has no field "{path}"')
-        if path.split(".")[0] in _OUTPUT_ONLY:
-            raise InvalidArgument.field("update_mask", f'"{path}" cannot be changed')
+        paths = list(_CHANGEABLE)
+    else:
+        paths = sorted(mask_paths(mask, _CHANGEABLE | _CHANGEABLE_PARTS))
     wanted = pb.MemoryBackend()
     wanted.CopyFrom(changes)
-    if any(path.startswith("databricks.") for path in mask.paths):
+    if any(path.startswith("databricks.") for path in paths):
         # What the mask names and the message lacks is emptied, but not inside a part that is absent.
         wanted.databricks.SetInParent()
     merged = pb.MemoryBackend()
     merged.CopyFrom(present)
-    mask.MergeMessage(wanted, merged, True, True)
+    FieldMask(paths=paths).MergeMessage(wanted, merged, True, True)
     return merged

@@ -1,0 +1,1 @@
+"""What memory is about, one module for each noun."""

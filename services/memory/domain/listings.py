@@ -1,0 +1,30 @@
+"""Lists, counts and where a list goes on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.memory.domain.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class ListPosition:
+    """The sort key of the last record of a page: when it was made (microseconds since 1970) and its stored id."""
+
+    created: int
+    stored_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Records, newest first, and whether there are more; fewer than asked for where records are long."""
+
+    records: Sequence[Record]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """A number of records, exact unless there may be more."""
+
+    count: int
+    at_least: bool = False

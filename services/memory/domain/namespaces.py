@@ -1,0 +1,56 @@
+"""Namespaces: which records belong together, and under which ids they are stored."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.memory.domain.records import MemoryKind
+from services.memory.domain.vectors import EmbeddingSpace
+
+
+def _digest(*parts: str) -> str:
+    """Hash of parts that cannot run into each other: each is preceded by its length."""
+    hashed = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        hashed.update(len(encoded).to_bytes(8, "big"))
+        hashed.update(encoded)
+    return hashed.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceKey:
+    """Whose records: a group's, a crew's, of one kind. A document belongs to the group alone."""
+
+    group_id: str
+    memory_id: str
+    kind: MemoryKind
+
+    @property
+    def id(self) -> str:
+        """The namespace's own id: the same on every machine."""
+        return _digest("namespace", self.group_id, self.kind.name, self.memory_id)
+
+    def stored_id(self, client_id: str) -> str:
+        """Return the id under which a record lies in any store: no other namespace can produce it."""
+        return _digest("record", self.group_id, self.kind.name, self.memory_id, client_id)
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceInfo:
+    """A namespace and its figures."""
+
+    key: NamespaceKey
+    space: EmbeddingSpace
+    record_count: int
+    version: int
+    crew_name: str = ""
+    """As the last save that named the crew did."""
+
+
+def derive_memory_id(
+    *, group_id: str, agent_roles: Sequence[str], task_names: Sequence[str], crew_name: str, model: str, run_name: str
+) -> str:
+    """Return the stable id of a crew: the order of roles and tasks does not matter, each ingredient does."""
+    roles, tasks = sorted(agent_roles), sorted(task_names)
+    return _digest("crew", group_id, crew_name, model, run_name, str(len(roles)), *roles, str(len(tasks)), *tasks)[:32]

@@ -1,0 +1,152 @@
+"""`coxswain.memory.v1.MemoryService` at the edge."""
+
+from coxswain.memory.v1 import memory_pb2 as pb
+from coxswain.memory.v1 import memory_service_pb2_grpc
+from services.common.db.idempotency import request_hash
+from services.common.grpc.call import current_call, current_principal
+from services.common.grpc.handler import Context
+from services.memory.domain.records import MemoryKind
+from services.memory.servicers.messages.filters import filter_from_proto, ranking_from_proto
+from services.memory.servicers.messages.namespaces import graph_to_proto, namespace_to_proto, scope_to_proto
+from services.memory.servicers.messages.records import kind_from_proto, record_to_proto, records_from_proto
+from services.memory.usecases.memories import ListInput, Memories, SearchInput
+
+
+class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
+    """Converts, calls the use case, converts back."""
+
+    def __init__(self, memories: Memories) -> None:
+        self._memories = memories
+
+    async def SaveRecords(self, request: pb.SaveRecordsRequest, context: Context) -> pb.SaveRecordsResponse:
+        """See the proto."""
+        records = records_from_proto(request.records, request.request_id or current_call().request_id)
+        await self._memories.save(
+            current_principal(), *_namespace(request.namespace), records, request.embedding_model, request.crew_name
+        )
+        return pb.SaveRecordsResponse(ids=[record.id for record in records])
+
+    async def SearchRecords(self, request: pb.SearchRecordsRequest, context: Context) -> pb.SearchRecordsResponse:
+        """See the proto."""
+        memory_id, kind = _namespace(request.namespace)
+        wanted = SearchInput(
+            text=request.text,
+            vector=request.vector.values if request.HasField("vector") else None,
+            filter=filter_from_proto(request.filter, kind),
+            limit=request.limit,
+            min_score=request.min_score if request.HasField("min_score") else None,
+            ranking=ranking_from_proto(request.ranking) if request.HasField("ranking") else None,
+            include_embeddings=request.include_embeddings,
+            page_token=request.page_token,
+            fingerprint=request_hash(request, "limit", "include_embeddings", "page_token"),
+        )
+        outcome, next_page_token = await self._memories.search(current_principal(), memory_id, kind, wanted)
+        return pb.SearchRecordsResponse(
+            results=[
+                pb.SearchResult(record=record_to_proto(found.record), score=found.score, similarity=found.similarity)
+                for found in outcome.results
+            ],
+            scanned_records=outcome.scanned,
+            truncated=outcome.truncated,
+            next_page_token=next_page_token,
+        )
+
+    async def GetRecord(self, request: pb.GetRecordRequest, context: Context) -> pb.GetRecordResponse:
+        """See the proto."""
+        record = await self._memories.get(
+            current_principal(), *_namespace(request.namespace), request.id, embedding=request.include_embedding
+        )
+        return pb.GetRecordResponse(record=record_to_proto(record))
+
+    async def ListRecords(self, request: pb.ListRecordsRequest, context: Context) -> pb.ListRecordsResponse:
+        """See the proto."""
+        memory_id, kind = _namespace(request.namespace)
+        wanted = ListInput(
+            filter=filter_from_proto(request.filter, kind),
+            page_size=request.page_size,
+            page_token=request.page_token,
+            include_embeddings=request.include_embeddings,
+            fingerprint=request_hash(request.filter),
+        )
+        records, next_page_token = await self._memories.page(current_principal(), memory_id, kind, wanted)
+        return pb.ListRecordsResponse(
+            records=[record_to_proto(record) for record in records], next_page_token=next_page_token
+        )
+
+    async def DeleteRecords(self, request: pb.DeleteRecordsRequest, context: Context) -> pb.DeleteRecordsResponse:
+        """See the proto."""
+        memory_id, kind = _namespace(request.namespace)
+        chosen = filter_from_proto(request.filter, kind) if request.HasField("filter") else None
+        deleted = await self._memories.delete(current_principal(), memory_id, kind, list(request.ids), chosen)
+        return pb.DeleteRecordsResponse(deleted=deleted)
+
+    async def CountRecords(self, request: pb.CountRecordsRequest, context: Context) -> pb.CountRecordsResponse:
+        """See the proto."""
+        memory_id, kind = _namespace(request.namespace)
+        chosen = filter_from_proto(request.filter, kind)
+        tally = await self._memories.count(current_principal(), memory_id, kind, chosen)
+        return pb.CountRecordsResponse(count=tally.count, at_least=tally.at_least)
+
+    async def ClearNamespace(self, request: pb.ClearNamespaceRequest, context: Context) -> pb.ClearNamespaceResponse:
+        """See the proto."""
+        deleted = await self._memories.clear(current_principal(), *_namespace(request.namespace))
+        return pb.ClearNamespaceResponse(deleted=deleted)
+
+    async def TouchRecords(self, request: pb.TouchRecordsRequest, context: Context) -> pb.TouchRecordsResponse:
+        """See the proto."""
+        touched = await self._memories.touch(current_principal(), *_namespace(request.namespace), list(request.ids))
+        return pb.TouchRecordsResponse(touched=touched)
+
+    async def TraverseEntities(
+        self, request: pb.TraverseEntitiesRequest, context: Context
+    ) -> pb.TraverseEntitiesResponse:
+        """See the proto."""
+        graph = await self._memories.traverse(
+            current_principal(),
+            *_namespace(request.namespace),
+            request.start,
+            frozenset(request.relations),
+            max_depth=request.max_depth,
+            limit=request.limit,
+        )
+        return graph_to_proto(graph)
+
+    async def ListScopes(self, request: pb.ListScopesRequest, context: Context) -> pb.ListScopesResponse:
+        """See the proto."""
+        scopes = await self._memories.child_scopes(current_principal(), *_namespace(request.namespace), request.parent)
+        return pb.ListScopesResponse(scopes=[scope_to_proto(scope) for scope in scopes])
+
+    async def GetScope(self, request: pb.GetScopeRequest, context: Context) -> pb.GetScopeResponse:
+        """See the proto."""
+        scope = await self._memories.scope(current_principal(), *_namespace(request.namespace), request.path)
+        return pb.GetScopeResponse(scope=scope_to_proto(scope))
+
+    async def ListCategories(self, request: pb.ListCategoriesRequest, context: Context) -> pb.ListCategoriesResponse:
+        """See the proto."""
+        counts = await self._memories.categories(
+            current_principal(), *_namespace(request.namespace), request.scope_prefix
+        )
+        return pb.ListCategoriesResponse(counts=counts)
+
+    async def ListNamespaces(self, request: pb.ListNamespacesRequest, context: Context) -> pb.ListNamespacesResponse:
+        """See the proto."""
+        page = await self._memories.namespaces(current_principal(), request.page_size, request.page_token)
+        return pb.ListNamespacesResponse(
+            namespaces=[namespace_to_proto(info) for info in page.items], next_page_token=page.next_page_token
+        )
+
+    async def DeriveMemoryId(self, request: pb.DeriveMemoryIdRequest, context: Context) -> pb.DeriveMemoryIdResponse:
+        """See the proto."""
+        memory_id = self._memories.memory_id(
+            current_principal(),
+            agent_roles=list(request.agent_roles),
+            task_names=list(request.task_names),
+            crew_name=request.crew_name,
+            model=request.model,
+            run_name=request.run_name,
+        )
+        return pb.DeriveMemoryIdResponse(memory_id=memory_id)
+
+
+def _namespace(namespace: pb.Namespace) -> tuple[str, MemoryKind]:
+    return namespace.memory_id, kind_from_proto(namespace.kind)

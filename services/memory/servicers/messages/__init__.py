@@ -1,0 +1,1 @@
+"""Between memory's domain and its messages, one module for each noun."""

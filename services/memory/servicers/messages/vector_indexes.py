@@ -1,0 +1,50 @@
+"""Vector indexes and endpoints as messages."""
+
+from typing import Protocol
+
+from coxswain.memory.v1 import vector_index_pb2 as pb
+from services.common.grpc.enums import enum_to_proto
+from services.memory.domain.backends import BackendKey
+from services.memory.servicers.messages.records import kind_to_proto
+from services.memory.stores.databricks.descriptions import EndpointDescription
+from services.memory.usecases.vector_indexes import IndexInfo
+
+
+class OfBackend(Protocol):
+    """A request that names a backend by its `oneof backend`."""
+
+    backend_id: str
+    backend_name: str
+
+
+def backend_key_from_proto(request: OfBackend) -> BackendKey:
+    """Return which backend a request names."""
+    return BackendKey(request.backend_id, request.backend_name)
+
+
+def index_to_proto(info: IndexInfo) -> pb.IndexInfo:
+    """Return the message of an index."""
+    registered, description = info.registered, info.description
+    config = registered.backend.databricks
+    return pb.IndexInfo(
+        index=registered.name,
+        endpoint=description.endpoint or (config.endpoint if config else ""),
+        kind=kind_to_proto(registered.kind),
+        state=enum_to_proto(pb.ResourceState, description.state),
+        detailed_state=description.detailed_state,
+        message=description.message,
+        embedding_dimension=description.dimension,
+        shared=registered.shared,
+    )
+
+
+def endpoint_to_proto(endpoint: EndpointDescription) -> pb.EndpointInfo:
+    """Return the message of an endpoint."""
+    return pb.EndpointInfo(
+        name=endpoint.name,
+        type=pb.ENDPOINT_TYPE_STORAGE_OPTIMIZED if endpoint.storage_optimized else pb.ENDPOINT_TYPE_STANDARD,
+        state=enum_to_proto(pb.ResourceState, endpoint.state),
+        detailed_state=endpoint.detailed_state,
+        message=endpoint.message,
+        index_count=endpoint.index_count,
+    )
