@@ -1,0 +1,94 @@
+"""The helper process of litellm, when it does not do as it should."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from services.common.child_process import BadFrame, ProcessGone
+from services.models.providers.litellm.helper import LitellmError, LitellmHelper
+
+
+class Process:
+    """Gives prepared frames instead of running anything."""
+
+    def __init__(self) -> None:
+        self.frames: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
+        self.written: list[dict[str, Any]] = []
+        self.stopped = False
+
+    async def read(self) -> bytes | None:
+        frame = await self.frames.get()
+        if isinstance(frame, Exception):
+            raise frame
+        return None if frame is None else json.dumps(frame).encode()
+
+    async def write(self, payload: bytes) -> None:
+        self.written.append(json.loads(payload))
+
+    async def has_been_sent(self, calls: int) -> None:
+        while len(self.written) < calls:  # noqa: ASYNC110 - it takes no more than a turn of the loop
+            await asyncio.sleep(0)
+
+    async def stop(self, grace: float = 0.0) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+async def process(monkeypatch: pytest.MonkeyPatch) -> Process:
+    process = Process()
+
+    async def start(*_arguments: Any, **_named: Any) -> Process:
+        return process
+
+    monkeypatch.setattr("services.models.providers.litellm.helper.ChildProcess.start", start)
+    process.frames.put_nowait({"ready": True})
+    return process
+
+
+async def collect(helper: LitellmHelper) -> list[Any]:
+    return [document async for document in helper.call("stream", {})]
+
+
+async def test_frames_go_to_the_call_they_belong_to(process: Process, tmp_path: Any) -> None:
+    helper = await LitellmHelper.start(tmp_path / "home")
+    calls = [asyncio.create_task(collect(helper)) for _ in range(2)]
+    await process.has_been_sent(2)
+    for frame in (
+        {"id": 1, "document": "b"},
+        {"id": 0, "document": "a"},
+        {"id": 7, "document": "of nobody"},
+        {"id": 1, "end": True},
+        {"id": 0, "error": {"code": "c"}},
+    ):
+        process.frames.put_nowait(frame)
+    assert await calls[1] == ["b"]
+    with pytest.raises(LitellmError):
+        await calls[0]
+    assert [frame["kind"] for frame in process.written] == ["stream", "stream"]
+    await helper.stop()
+
+
+@pytest.mark.parametrize("end", [None, BadFrame("too large")])
+async def test_calls_fail_when_the_process_ends_or_cannot_be_read_any_more(
+    process: Process, tmp_path: Any, end: Exception | None
+) -> None:
+    helper = await LitellmHelper.start(tmp_path / "home")
+    call = asyncio.create_task(collect(helper))
+    await process.has_been_sent(1)
+    process.frames.put_nowait(end)
+    with pytest.raises(ProcessGone):
+        await call
+    assert not helper.works
+    # One that has ended by itself needs no stop.
+    assert process.stopped == (end is not None)
+    await helper.stop()
+
+
+async def test_a_process_that_ends_before_it_takes_calls_is_no_helper(process: Process, tmp_path: Any) -> None:
+    process.frames.get_nowait()
+    process.frames.put_nowait(None)
+    with pytest.raises(ProcessGone):
+        await LitellmHelper.start(tmp_path / "home")
+    assert process.stopped
