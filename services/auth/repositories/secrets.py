@@ -48,11 +48,10 @@ class SecretRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def get(self, group_id: str, name: str) -> Secret | None:
-        """Return a group's secret by name."""
-        row = (
-            await self._connection.execute(select(_TABLE).where(_TABLE.c.group_id == group_id, _TABLE.c.name == name))
-        ).one_or_none()
+    async def get(self, group_id: str, name: str, *, lock: bool = False) -> Secret | None:
+        """Return a group's secret by name; `lock` keeps other writers waiting until the transaction ends."""
+        query = select(_TABLE).where(_TABLE.c.group_id == group_id, _TABLE.c.name == name)
+        row = (await self._connection.execute(query.with_for_update() if lock else query)).one_or_none()
         return _secret(row) if row else None
 
     async def add(self, secret: Secret) -> bool:

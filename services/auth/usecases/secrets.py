@@ -50,7 +50,7 @@ class Secrets:
             fingerprint = self._fingerprint(key_id, group_id, value)
             for _ in range(_TRIES):
                 now = utc_now()
-                standing = await secrets.get(group_id, name)
+                standing = await secrets.get(group_id, name, lock=True)
                 draft = Secret(
                     id=standing.id if standing else new_id(),
                     group_id=group_id,
