@@ -37,6 +37,7 @@ from coxswain.memory.v1 import memory_backend_service_pb2_grpc, memory_service_p
 from coxswain.memory.v1 import memory_pb2 as pb
 from services.common.egress import AddressPolicy
 from services.common.grpc.call import Call, enter_call
+from services.common.http import EgressClient
 from services.common.identity.credentials import OutboundCredential
 from services.common.logging import configure_logging
 from services.memory.domain.filters import Filter
@@ -46,7 +47,6 @@ from services.memory.schemas import Column, DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import Owner, handed_over, query_filter
-from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from tests.support.harness import serve_services
@@ -130,11 +130,10 @@ async def _serve(directory: Path) -> None:
 @contextlib.asynccontextmanager
 async def _repository(url: str) -> AsyncIterator[DatabricksVectorIndexRepository]:
     enter_call(Call(request_id="benchmark", method="/benchmark"))
-    http = WorkspaceHttp(
+    http = EgressClient(
         AddressPolicy([ip_network("127.0.0.0/8")], setting="none"),
-        trusted_origins=frozenset(),
-        connect_seconds=5,
-        connections_per_workspace=max(_CONCURRENCIES),
+        connect_timeout=5,
+        connections_per_origin=max(_CONCURRENCIES),
     )
     try:
         client = VectorSearchClient(http, _OneToken(), _LIMITS)

@@ -15,6 +15,7 @@ from services.common.clock import utc_now
 from services.common.db.idempotency import forget_requests
 from services.common.egress import AddressPolicy, required_origin
 from services.common.grpc.server import Registry
+from services.common.http import EgressClient
 from services.common.identity.credentials import AuthCredentials
 from services.common.periodic import every
 from services.common.runtime import Runtime
@@ -27,7 +28,6 @@ from services.memory.servicers.vector_indexes import VectorIndexServicer
 from services.memory.settings import MemorySettings
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
-from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.provisioning import Patience
 from services.memory.stores.group_stores import BackendStores
 from services.memory.stores.sql.store import SqlMemoryStore
@@ -48,16 +48,16 @@ class MemoryService:
             cache_bytes=settings.cache_bytes,
             cached_namespace_bytes=settings.cached_namespace_bytes,
         )
-        self._workspaces = WorkspaceHttp(
+        self._workspaces = EgressClient(
             AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_MEMORY_EGRESS_ALLOWED_NETWORKS"),
-            trusted_origins=_own_workspace(settings),
-            connect_seconds=settings.databricks_connect_seconds,
-            connections_per_workspace=settings.databricks_connections,
+            connect_timeout=settings.databricks_connect_seconds,
+            connections_per_origin=settings.databricks_connections,
         )
         client = VectorSearchClient(
             self._workspaces,
             AuthCredentials(runtime.peers.channel("auth"), credential_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH),
             _client_limits(settings),
+            trusted_origins=_own_workspace(settings),
         )
         default = self._store if settings.default_store == "sql" else _chroma_store(runtime)
         stores = BackendStores(

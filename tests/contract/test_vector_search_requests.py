@@ -12,6 +12,7 @@ import pytest
 
 from services.common.egress import AddressPolicy
 from services.common.grpc.call import Call, enter_call
+from services.common.http import EgressClient
 from services.common.identity.credentials import OutboundCredential
 from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.namespaces import NamespaceKey
@@ -21,7 +22,6 @@ from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import Owner
-from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from tests.integration.memory.store_model import NOW
@@ -92,13 +92,12 @@ def _records() -> list[Record]:
     ]
 
 
-def _ours(workspace: DatabricksWorkspace, token: str) -> tuple[DatabricksVectorIndexRepository, WorkspaceHttp]:
+def _ours(workspace: DatabricksWorkspace, token: str) -> tuple[DatabricksVectorIndexRepository, EgressClient]:
     enter_call(Call(request_id="test", method="/test"))
-    http = WorkspaceHttp(
+    http = EgressClient(
         AddressPolicy([ip_network("127.0.0.0/8")], setting="TEST"),
-        trusted_origins=frozenset(),
-        connect_seconds=5,
-        connections_per_workspace=2,
+        connect_timeout=5,
+        connections_per_origin=2,
     )
     limits = ClientLimits(
         attempts=1,

@@ -1,9 +1,10 @@
 """Which store a group's memories lie in."""
 
-import math
-import time
 from collections.abc import Sequence
 
+from cachetools import LRUCache, TTLCache
+
+from services.common.cache import AsyncCache
 from services.common.db.database import Database
 from services.common.errors import FailedPrecondition, FieldViolation
 from services.memory.domain.backends import MemoryBackend
@@ -46,11 +47,9 @@ class BackendStores:
         self._pause_seconds = pause_seconds
         self._endpoint_types = EndpointTypes()
         self._recent_writes = RecentWrites(settle_seconds)
-        self._noted: set[tuple[str, RemoteNamespace]] = set()
-        self._active: dict[str, tuple[float, MemoryBackend | None]] = {}
-        self._changes = 0
-        self._sweep_seconds = sweep_seconds
-        self._swept: dict[tuple[str, str], float] = {}
+        self._noted: LRUCache[tuple[str, RemoteNamespace], bool] = LRUCache(_NOTES_KEPT)
+        self._active: AsyncCache[str, MemoryBackend | None] = AsyncCache(_GROUPS_KEPT, ACTIVE_SECONDS)
+        self._swept: TTLCache[tuple[str, str], bool] = TTLCache(_NOTES_KEPT, sweep_seconds)
 
     async def of(self, group_id: str, kind: MemoryKind) -> MemoryStore:
         """Return the store of a group for a kind.
@@ -83,23 +82,14 @@ class BackendStores:
 
     def forget(self, group_id: str) -> None:
         """Look up the group's active backend anew."""
-        self._active.pop(group_id, None)
-        self._changes += 1
+        self._active.forget(group_id)
 
     async def _active_backend(self, group_id: str) -> MemoryBackend | None:
-        known = self._active.get(group_id)
-        if known is not None and known[0] > time.monotonic():
-            return known[1]
-        changes = self._changes
-        async with self._database.read() as connection:
-            backend = await MemoryBackendRepository(connection).active(group_id)
-        if changes != self._changes:
-            # It may have been read just before a change: not to be remembered.
-            return backend
-        if len(self._active) >= _GROUPS_KEPT:
-            self._active.clear()
-        self._active[group_id] = (time.monotonic() + ACTIVE_SECONDS, backend)
-        return backend
+        async def read() -> MemoryBackend | None:
+            async with self._database.read() as connection:
+                return await MemoryBackendRepository(connection).active(group_id)
+
+        return await self._active.get(group_id, read)
 
     def _store(self, backend: MemoryBackend) -> MemoryStore:
         if backend.databricks is None:
@@ -111,9 +101,7 @@ class BackendStores:
                 return
             async with self._database.write() as connection:
                 await MemoryBackendRepository(connection).note_namespace(backend, written)
-            if len(self._noted) >= _NOTES_KEPT:
-                self._noted.clear()
-            self._noted.add(known)
+            self._noted[known] = True
 
         async def page(limit: int, after: tuple[str, MemoryKind] | None) -> Sequence[RemoteNamespace]:
             async with self._database.read() as connection:
@@ -126,10 +114,7 @@ class BackendStores:
         return DatabricksMemoryStore(self.repository(backend), backend, notes, pause_seconds=self._pause_seconds)
 
     def _sweep_due(self, namespace: tuple[str, str]) -> bool:
-        now = time.monotonic()
-        if self._swept.get(namespace, -math.inf) + self._sweep_seconds > now:
+        if namespace in self._swept:
             return False
-        if len(self._swept) >= _NOTES_KEPT:
-            self._swept.clear()
-        self._swept[namespace] = now
+        self._swept[namespace] = True
         return True

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from services.common.egress import AddressPolicy
 from services.common.grpc.call import Call, enter_call
+from services.common.http import EgressClient
 from services.common.identity.credentials import OutboundCredential
 from services.memory.domain.backends import DatabricksConfig, MemoryBackend
 from services.memory.domain.records import MemoryKind, Record, Unified
@@ -16,7 +17,6 @@ from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import Owner
-from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.store import DatabricksMemoryStore, NamespaceNotes
@@ -68,9 +68,7 @@ async def workspace_client(
     """A client that may call loopback addresses."""
     enter_call(Call(request_id="test", method="/test"))
     policy = AddressPolicy([ip_network("127.0.0.0/8")], setting="TEST")
-    http = WorkspaceHttp(
-        policy, trusted_origins=frozenset(), connect_seconds=connect_seconds, connections_per_workspace=10
-    )
+    http = EgressClient(policy, connect_timeout=connect_seconds, connections_per_origin=10)
     try:
         yield VectorSearchClient(http, credentials or FixedCredentials("dapi-x"), limits)
     finally:

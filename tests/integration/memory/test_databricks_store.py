@@ -22,6 +22,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.common.grpc.call import Call, enter_call
+from services.common.http import EgressClient
 from services.memory.domain.filters import EVERYTHING, Comparison, Condition, Filter
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, ShortTerm, Unified
@@ -29,7 +30,6 @@ from services.memory.domain.searches import Query, Ranking, SearchPosition
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
 from services.memory.stores.databricks.descriptions import ResourceState
-from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.store import DatabricksMemoryStore
 from tests.integration.memory.databricks_parts import (
     INDEX,
@@ -351,9 +351,7 @@ async def test_a_remembered_token_that_was_replaced_is_asked_for_again() -> None
 async def test_a_workspace_in_a_private_network_is_refused_before_anything_is_sent() -> None:
     with emulator() as vectors:
         enter_call(Call(request_id="test", method="/test"))
-        http = WorkspaceHttp(
-            AddressPolicy(setting="TEST"), trusted_origins=frozenset(), connect_seconds=5, connections_per_workspace=1
-        )
+        http = EgressClient(AddressPolicy(setting="TEST"), connect_timeout=5, connections_per_origin=1)
         client = VectorSearchClient(http, FixedCredentials("dapi-x"), LIMITS)
         for url in (vectors.url, vectors.url.replace("127.0.0.1", "localhost")):
             with pytest.raises(PermissionDenied) as failure:

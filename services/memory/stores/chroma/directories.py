@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+
+from cachetools import LRUCache
 
 from services.memory.domain.namespaces import NamespaceKey
 
@@ -32,7 +33,7 @@ class ChromaDirectories:
             path, settings=Settings(anonymized_telemetry=False, allow_reset=False)
         )
         self._root = root
-        self._clients: OrderedDict[Path, Any] = OrderedDict()
+        self._clients: LRUCache[Path, Any] = LRUCache(_OPEN_DIRECTORIES)
         self._locks: dict[Path, threading.Lock] = {}
         self._guard = threading.Lock()
 
@@ -64,7 +65,4 @@ class ChromaDirectories:
             if client is None:
                 path.mkdir(parents=True, exist_ok=True)
                 client = self._clients[path] = self._open(str(path))
-                while len(self._clients) > _OPEN_DIRECTORIES:
-                    self._clients.popitem(last=False)
-            self._clients.move_to_end(path)
             return client

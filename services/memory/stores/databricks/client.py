@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import json
-import random
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ from urllib.parse import quote
 import aiohttp
 import structlog
 
+from services.common.backoff import Backoff
 from services.common.clock import utc_now
 from services.common.egress import required_origin
 from services.common.errors import CoxswainError, DeadlineExceeded
 from services.common.grpc.call import current_call
+from services.common.http import EgressClient, read_limited
 from services.common.identity.credentials import CredentialSource
 from services.memory.domain.vectors import Vector
-from services.memory.stores.databricks.http import WorkspaceHttp
 from services.memory.stores.databricks.upstream_errors import (
     CredentialRejected,
     bad_answer,
@@ -34,8 +34,7 @@ logger = structlog.get_logger(__name__)
 
 _API = "/api/2.0/vector-search"
 _RETRIED = frozenset({429, 503, 504})
-_FIRST_PAUSE = 0.2
-_LONGEST_PAUSE = 10.0
+_BACKOFF = Backoff(0.2, 10.0)
 _LARGE_ANSWER = 256 * 1024
 """Bytes from which an answer is parsed off the event loop."""
 _LONGEST_ADVICE = 86_400.0
@@ -82,9 +81,18 @@ SCORE = "score"
 class VectorSearchClient:
     """Calls one workspace after another, each with the calling principal's own credential."""
 
-    def __init__(self, http: WorkspaceHttp, credentials: CredentialSource, limits: ClientLimits) -> None:
+    def __init__(
+        self,
+        http: EgressClient,
+        credentials: CredentialSource,
+        limits: ClientLimits,
+        *,
+        trusted_origins: frozenset[str] = frozenset(),
+    ) -> None:
+        """`trusted_origins` are the operator's own workspaces: their addresses are not checked."""
         self._http = http
         self._credentials = credentials
+        self._trusted_origins = trusted_origins
         self.limits = limits
 
     async def upsert(self, workspace: str, index: str, rows: Sequence[WireRow]) -> list[str]:
@@ -197,7 +205,6 @@ class VectorSearchClient:
         """
         origin = required_origin(workspace)
         deadline = self._deadline()
-        pause = _FIRST_PAUSE
         credential = await self._credentials.resolve(origin)
         attempt = 0
         while True:
@@ -213,9 +220,7 @@ class VectorSearchClient:
                 continue
             if wait is None:
                 raise failure
-            # Half to one and a half of the pause, so that many callers do not come back at once.
-            wait = max(wait, pause * (0.5 + random.random()))  # noqa: S311
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            wait = _BACKOFF.pause(attempt, at_least=wait)
             if attempt >= self.limits.attempts or time.monotonic() + wait >= deadline:
                 raise failure
             logger.info("vector_search_retry", path=path, attempt=attempt, reason=failure.reason)
@@ -234,12 +239,19 @@ class VectorSearchClient:
         if timeout <= 0:
             raise DeadlineExceeded(f"no time was left to ask {origin}", reason="STORE_FAILED")
         headers = {"Authorization": f"Bearer {token}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        trusted = origin in self._trusted_origins
         try:
-            response = await self._http.request(method, origin + path, body=body, headers=headers, timeout=timeout)
+            response = await self._http.request(
+                method, origin + path, trusted=trusted, data=body, headers=headers, total_timeout=timeout
+            )
             async with response:
-                data = await _read(response, self.limits.response_bytes, origin)
+                data = await read_limited(response, self.limits.response_bytes)
         except (aiohttp.ClientError, OSError, TimeoutError):
             return no_answer(origin), 0.0
+        if data is None:
+            raise bad_answer(origin)
         answer = await _parse(data)
         if response.status < 300:
             return (bad_answer(origin) if answer is None else answer), None
@@ -249,17 +261,6 @@ class VectorSearchClient:
         wait = _retry_after(response.headers.get("Retry-After", ""))
         failure.retry_after = max(wait, failure.retry_after or 0.0)
         return failure, wait
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int, origin: str) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > limit:
-            raise bad_answer(origin)
-        parts.append(part)
-    return b"".join(parts)
 
 
 async def _parse(data: bytes) -> Json | None:

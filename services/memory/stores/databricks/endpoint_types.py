@@ -1,8 +1,8 @@
 """What decides how endpoints and indexes have to be asked, remembered for a while."""
 
-import time
 from dataclasses import dataclass
-from typing import TypeVar
+
+from cachetools import TTLCache
 
 from services.common.errors import PermissionDenied
 from services.memory.stores.databricks.client import VectorSearchClient
@@ -11,9 +11,6 @@ from services.memory.stores.databricks.upstream_errors import IndexMissing
 
 _REMEMBERED_SECONDS = 300.0
 _REMEMBERED = 10_000
-
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +25,14 @@ class EndpointTypes:
     """Remembers for a while what decides how endpoints and indexes have to be asked; both may be made anew."""
 
     def __init__(self) -> None:
-        self._types: dict[Location, tuple[float, bool]] = {}
-        self._dimensions: dict[tuple[str, str], tuple[float, int]] = {}
+        self._types: TTLCache[Location, bool] = TTLCache(_REMEMBERED, _REMEMBERED_SECONDS)
+        self._dimensions: TTLCache[tuple[str, str], int] = TTLCache(_REMEMBERED, _REMEMBERED_SECONDS)
 
     async def storage_optimized(self, location: Location, client: VectorSearchClient) -> bool | None:
         """Tell whether an endpoint takes the string language; None where the credential may not look at it."""
         known = self._types.get(location)
-        if known is not None and known[0] > time.monotonic():
-            return known[1]
+        if known is not None:
+            return known
         try:
             answer = await client.get_endpoint(location.workspace_url, location.endpoint)
         except (PermissionDenied, IndexMissing):
@@ -47,7 +44,7 @@ class EndpointTypes:
 
     def learn(self, location: Location, *, storage_optimized: bool) -> None:
         """Remember the type of an endpoint."""
-        _bounded(self._types)[location] = (time.monotonic() + _REMEMBERED_SECONDS, storage_optimized)
+        self._types[location] = storage_optimized
 
     def forget(self, location: Location) -> None:
         """Ask for the type of an endpoint again the next time."""
@@ -55,19 +52,12 @@ class EndpointTypes:
 
     def dimension(self, index: tuple[str, str]) -> int | None:
         """Return the length of an index's vectors, where it is remembered; an index is a workspace and a name."""
-        known = self._dimensions.get(index)
-        return known[1] if known is not None and known[0] > time.monotonic() else None
+        return self._dimensions.get(index)
 
     def learn_dimension(self, index: tuple[str, str], dimension: int) -> None:
         """Remember the length of an index's vectors."""
-        _bounded(self._dimensions)[index] = (time.monotonic() + _REMEMBERED_SECONDS, dimension)
+        self._dimensions[index] = dimension
 
     def forget_dimension(self, index: tuple[str, str]) -> None:
         """Ask for the length of an index's vectors again the next time."""
         self._dimensions.pop(index, None)
-
-
-def _bounded(known: dict[_Key, _Value]) -> dict[_Key, _Value]:
-    if len(known) >= _REMEMBERED:
-        known.clear()
-    return known

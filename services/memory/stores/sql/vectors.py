@@ -1,6 +1,5 @@
 """Exact nearest neighbours by NumPy, and the bounded memory of what was read for it."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -8,6 +7,7 @@ from typing import Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache
 
 from services.memory.domain.filters import Filter
 from services.memory.domain.moments import microseconds
@@ -219,35 +219,25 @@ class VectorCache:
     """Blocks by namespace, least recently used first to go. To be used from one event loop."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._entries: OrderedDict[str, tuple[int, VectorBlock]] = OrderedDict()
-        self._bytes = 0
+        self._entries: LRUCache[str, tuple[int, VectorBlock]] = LRUCache(
+            max_bytes, getsizeof=lambda entry: entry[1].nbytes
+        )
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self._bytes
+        return int(self._entries.currsize)
 
     def get(self, namespace_id: str) -> tuple[int, VectorBlock] | None:
         """Return the version and block remembered for a namespace."""
-        entry = self._entries.get(namespace_id)
-        if entry is not None:
-            self._entries.move_to_end(namespace_id)
-        return entry
+        return self._entries.get(namespace_id)
 
     def put(self, namespace_id: str, version: int, block: VectorBlock) -> None:
-        """Remember a block, and forget others until all fit."""
+        """Remember a block, and forget others until all fit; one that is larger than the cache is not kept."""
         self.drop(namespace_id)
-        self._entries[namespace_id] = (version, block)
-        self._bytes += block.nbytes
-        while self._bytes > self._max_bytes:
-            oldest, (_, dropped) = self._entries.popitem(last=False)
-            self._bytes -= dropped.nbytes
-            if oldest == namespace_id:
-                break
+        if block.nbytes <= self._entries.maxsize:
+            self._entries[namespace_id] = (version, block)
 
     def drop(self, namespace_id: str) -> None:
         """Forget a namespace."""
-        entry = self._entries.pop(namespace_id, None)
-        if entry is not None:
-            self._bytes -= entry[1].nbytes
+        self._entries.pop(namespace_id, None)
