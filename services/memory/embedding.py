@@ -18,7 +18,7 @@ _CHARACTERS_IN_CALL = 500_000
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Vectors in the order of their texts, and the space they lie in."""
+    """Vectors in the order of their texts, and their embedding space."""
 
     space: EmbeddingSpace
     vectors: Sequence[Vector]

@@ -57,7 +57,7 @@ def check_condition(
         raise InvalidArgument.field(f"{path}.operator", f'"{column}" is either true or false and has no order')
     if len(values) > 1 and comparison not in (Comparison.EQUAL, Comparison.NOT_EQUAL):
         raise InvalidArgument.field(f"{path}.values", "more than one value makes sense for EQUAL and NOT_EQUAL only")
-    typed = tuple(_typed(field_type, value, f"{path}.values[{place}]") for place, value in enumerate(values))
+    typed = tuple(_typed(field_type, value, f"{path}.values[{position}]") for position, value in enumerate(values))
     if comparison is Comparison.CONTAINS and not search_words(str(typed[0])):
         raise InvalidArgument.field(f"{path}.values[0]", "has no word to look for")
     return Condition(column, comparison, typed)
@@ -117,7 +117,7 @@ def _depth(value: object) -> int:
 
 
 def is_empty(chosen: Filter) -> bool:
-    """Tell whether a filter narrows nothing down (privacy apart)."""
+    """Return whether a filter narrows nothing down (privacy apart)."""
     return not (
         chosen.conditions or chosen.scope_prefix or chosen.categories or chosen.metadata or chosen.created_before
     )
@@ -147,7 +147,7 @@ def columns_needed(kind: MemoryKind, chosen: Filter) -> list[str]:
 
 
 def matches(kind: MemoryKind, chosen: Filter, row: Row) -> bool:
-    """Tell whether a row is what the filter asks for; `created_before` is left to the store, which knows the time."""
+    """Return whether a row is what the filter asks for; `created_before` is left to the store, which knows the time."""
     if kind is MemoryKind.UNIFIED:
         own = chosen.include_private or bool(chosen.source and row[Column.SOURCE] == chosen.source)
         if not own and parse_boolean(row[Column.PRIVATE]):
@@ -166,7 +166,7 @@ def created_at(kind: MemoryKind, row: Row) -> datetime:
     """Return when the record of a row was made.
 
     Raises:
-        MalformedRow: the row does not tell.
+        MalformedRow: the row has no readable time.
     """
     try:
         return parse_time(row[Column.CREATED_AT if has_column(kind, Column.CREATED_AT) else Column.TIMESTAMP])

@@ -40,7 +40,7 @@ class MalformedRow(FailedPrecondition):
         """`key` is the row's primary key."""
         super().__init__(
             f"the {kind} row {key} cannot be read, as if something else had written it ({why}): remove it where it is "
-            "stored, or clear what it lies in",
+            "stored, or clear its namespace",
             reason="STORE_FAILED",
             metadata={"http_status": "0", "error_code": "MALFORMED_ROW"},
         )
@@ -256,7 +256,7 @@ def parse_time(value: object) -> datetime:
     if isinstance(value, int | float) and not isinstance(value, bool):
         # Seconds reach this bound in the year 5138, milliseconds passed it in 1973.
         return datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
-    raise ValueError(f"{type(value).__name__} is no moment")
+    raise ValueError(f"{type(value).__name__} is not a time")
 
 
 def parse_list(value: object) -> tuple[str, ...]:
@@ -278,7 +278,7 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"{type(value).__name__} is no text")
+        raise ValueError(f"{type(value).__name__} is not text")
     return value
 
 

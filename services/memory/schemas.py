@@ -210,7 +210,7 @@ class DatabricksIndexSchemas:
 
     @classmethod
     def get_column_positions(cls, memory_type: str | MemoryKind) -> dict[str, int]:
-        """Return the place of each column among those a search asks for."""
+        """Return the position of each column among those a search asks for."""
         return {name: position for position, name in enumerate(cls.get_search_columns(memory_type))}
 
     @classmethod

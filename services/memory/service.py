@@ -28,7 +28,7 @@ from services.memory.servicers.vector_indexes import VectorIndexServicer
 from services.memory.settings import MemorySettings
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
-from services.memory.stores.databricks.provisioning import Patience
+from services.memory.stores.databricks.provisioning import ProvisionLimits
 from services.memory.stores.group_stores import BackendStores
 from services.memory.stores.sql.store import SqlMemoryStore
 from services.memory.tables import requests
@@ -68,7 +68,7 @@ class MemoryService:
             settle_seconds=settings.databricks_settle_seconds,
             sweep_seconds=settings.sweep_seconds,
         )
-        patience = Patience(settings.provision_poll_seconds, settings.provision_seconds)
+        limits = ProvisionLimits(settings.provision_poll_seconds, settings.provision_seconds)
         self._memory = MemoryServicer(
             Memories(
                 stores,
@@ -79,14 +79,14 @@ class MemoryService:
             )
         )
         self._backends = MemoryBackendServicer(
-            MemoryBackends(runtime.database, stores, patience),
+            MemoryBackends(runtime.database, stores, limits),
             EmbeddingSpace(settings.databricks_embedding_model, settings.databricks_embedding_dimension),
         )
         self._indexes = VectorIndexServicer(
             VectorIndexes(
                 runtime.database,
                 stores,
-                patience,
+                limits,
                 IndexLimits(
                     recreate_rows=settings.databricks_recreate_rows,
                     pause_seconds=settings.databricks_visibility_seconds,

@@ -57,11 +57,11 @@ class MemorySettings(BaseSettings):
     databricks_host: str = Field(
         "",
         validation_alias=AliasChoices("DATABRICKS_HOST", "databricks_host"),
-        description="The operator's own workspace, which may lie in any network (DATABRICKS_HOST).",
+        description="The operator's own workspace, which may be in any network (DATABRICKS_HOST).",
     )
     egress_allowed_networks: list[IPv4Network | IPv6Network] = Field(
         [],
-        description="JSON list of networks besides the public internet in which groups' workspaces may lie; plain http "
+        description="JSON list of networks besides the public internet in which groups' workspaces may be; plain http "
         'is allowed there too. Example: ["10.20.0.0/16"].',
     )
     databricks_connect_seconds: float = Field(10, gt=0, description="Seconds until a connection to a workspace stands.")
@@ -81,19 +81,23 @@ class MemorySettings(BaseSettings):
         128 * _MIB, ge=1024, description="Bytes of the largest answer that is taken from a workspace."
     )
     databricks_recreate_rows: int = Field(
-        200_000, ge=1, description="Rows from which a group's own index is made anew by EmptyIndex, not emptied."
+        200_000,
+        ge=1,
+        description="Rows from which EmptyIndex drops a group's own index and creates it again.",
     )
     databricks_visibility_seconds: float = Field(
-        2, gt=0, description="Seconds to wait before looking again whether removed rows are gone."
+        2, gt=0, description="Seconds to wait before checking again whether removed rows are gone."
     )
     databricks_settle_seconds: float = Field(
         60,
         ge=0,
-        description="Seconds in which Touch leaves a row as it is that this process wrote or removed, since "
+        description="Seconds in which TouchRecords leaves a row as it is that this process wrote or removed, since "
         "what is read of it may be older.",
     )
-    provision_poll_seconds: float = Field(10, gt=0, description="Seconds between two looks at what is being made.")
-    provision_seconds: float = Field(1800, gt=0, description="Seconds Provision waits for one endpoint or index.")
+    provision_poll_seconds: float = Field(10, gt=0, description="Seconds between two checks of what is being created.")
+    provision_seconds: float = Field(
+        1800, gt=0, description="Seconds ProvisionMemoryBackend waits for one endpoint or index."
+    )
 
     @field_validator("databricks_host")
     @classmethod

@@ -119,7 +119,7 @@ memory_backends = Table(
     Column("id", String(64), primary_key=True),
     Column("group_id", String(128), nullable=False),
     Column("name", String(128), nullable=False),
-    # NULL for the embedded default, else where in a workspace the memories lie.
+    # NULL for the embedded default, else the workspace and indexes that hold the memories.
     Column("databricks", JsonDocument, nullable=True),
     Column("disabled_kinds", JsonDocument, nullable=False),
     # The endpoint that this backend made, which it may therefore remove.

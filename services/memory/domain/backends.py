@@ -10,7 +10,7 @@ from services.memory.domain.vectors import EmbeddingSpace
 
 @dataclass(frozen=True, slots=True)
 class DatabricksConfig:
-    """Where in a workspace memories lie, and the space of all its indexes."""
+    """The workspace and indexes that hold memories, and their embedding space."""
 
     workspace_url: str
     endpoint: str

@@ -16,7 +16,7 @@ class ListPosition:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records, newest first, and whether there are more; fewer than asked for where records are long."""
+    """Records, newest first, and whether there are more; fewer than requested where records are long."""
 
     records: Sequence[Record]
     more: bool

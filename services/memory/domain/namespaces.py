@@ -20,7 +20,7 @@ def _digest(*parts: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceKey:
-    """Whose records: a group's, a crew's, of one kind. A document belongs to the group alone."""
+    """Whose records: those of a group, under one memory id, of one kind. A document belongs to the group alone."""
 
     group_id: str
     memory_id: str
@@ -32,7 +32,7 @@ class NamespaceKey:
         return _digest("namespace", self.group_id, self.kind.name, self.memory_id)
 
     def stored_id(self, client_id: str) -> str:
-        """Return the id under which a record lies in any store: no other namespace can produce it."""
+        """Return the id of a record in any store: no other namespace can produce it."""
         return _digest("record", self.group_id, self.kind.name, self.memory_id, client_id)
 
 

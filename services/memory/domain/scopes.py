@@ -35,7 +35,7 @@ def normalise_scope(path: str) -> str:
 
 
 def within_scope(scope: str, prefix: str) -> bool:
-    """Tell whether a scope is `prefix` or below it; both normalised, an empty prefix holds everything."""
+    """Return whether a scope is `prefix` or below it; both normalised, an empty prefix holds everything."""
     return prefix in ("", "/") or scope == prefix or scope.startswith(prefix + "/")
 
 

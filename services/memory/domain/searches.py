@@ -39,7 +39,7 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class SearchPosition:
-    """The place of the last result of a page: its score, and among equal scores its stored id."""
+    """The position of the last result of a page: its score, and among equal scores its stored id."""
 
     score: float
     stored_id: str
@@ -58,9 +58,9 @@ class Query:
     ranking: Ranking | None = None
     include_embeddings: bool = False
     after: SearchPosition | None = None
-    """Only what comes after this place."""
+    """Only what comes after this position."""
     asked_at: datetime | None = None
-    """When the first page was asked for, from which all pages reckon ages; None: now."""
+    """When the first page was requested, from which all pages compute ages; None: now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class SearchOutcome:
-    """What a search found, best first, and how it went about it."""
+    """What a search found, best first, and how it was done."""
 
     results: Sequence[Found] = ()
     scanned: int = 0
     """Records read one by one from the database, as the namespace is too large to be held in memory."""
     truncated: bool = False
-    """Whether only the nearest candidates were looked at: others may match too, or rank higher."""
+    """Whether only the nearest candidates were considered: others may match too, or rank higher."""
     cut: bool = False
     """Whether there are more results within the limit, too many bytes to be read at once."""

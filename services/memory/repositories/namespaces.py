@@ -82,7 +82,7 @@ class NamespaceRepository:
         return [info for row in rows if (info := _namespace_info(**row._asdict())) is not None]
 
     async def removed_since(self, key: NamespaceKey, version: int) -> bool:
-        """Tell whether records were taken away after a version."""
+        """Return whether records were removed after a version."""
         removal = await self._connection.scalar(select(namespaces.c.removal_version).where(namespaces.c.id == key.id))
         return removal is None or removal > version
 
@@ -102,7 +102,7 @@ class NamespaceRepository:
             )
 
     async def remove_records(self, namespace_id: str, version: int | None, removed: int) -> None:
-        """Note that the write of a version took records away."""
+        """Note that the write of a version removed records."""
         if removed:
             await self._connection.execute(
                 update(namespaces)

@@ -1,1 +1,1 @@
-"""Where memories can lie: one package for each kind of store, behind one interface."""
+"""The stores of memories: one package for each kind of store, behind one interface."""

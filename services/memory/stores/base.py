@@ -84,7 +84,7 @@ class MemoryStore(Protocol):
         ...
 
     async def scope_rows(self, key: NamespaceKey, prefix: str) -> Sequence[ScopeRow]:
-        """Return what lies at and below a scope of a unified namespace, private records left out."""
+        """Return figures of a scope and the scopes below it of a unified namespace, private records left out."""
         ...
 
     async def namespaces(
@@ -98,8 +98,8 @@ def embedding_mismatch_of_index(index: str, expected: EmbeddingSpace, wanted: Em
     """Return the refusal of another embedding space for an index that has vectors."""
     return FailedPrecondition(
         f'index {index} holds vectors of "{expected.model}" with {expected.dimension} components, not "{wanted.model}" '
-        f"with {wanted.dimension}: name another index for them, make it (Provision), export the records and import "
-        "them there to be embedded anew",
+        f"with {wanted.dimension}: name another index for them, create it (ProvisionMemoryBackend), export the records "
+        "and import them there to be embedded again",
         reason="EMBEDDING_MISMATCH",
         metadata={
             "expected_model": expected.model,
@@ -119,7 +119,7 @@ def embedding_mismatch(expected: EmbeddingSpace, model: str, dimension: int) -> 
     return FailedPrecondition(
         f'this namespace holds vectors of "{expected.model}" with {expected.dimension} components, not {given}; use '
         "that model, or change the namespace to another one: export its records, clear it, and import them again to "
-        "be embedded anew",
+        "be embedded again",
         reason="EMBEDDING_MISMATCH",
         metadata={
             "expected_model": expected.model,

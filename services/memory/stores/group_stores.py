@@ -1,4 +1,4 @@
-"""Which store a group's memories lie in."""
+"""Which store holds a group's memories."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from services.memory.stores.databricks.repository import DatabricksVectorIndexRe
 from services.memory.stores.databricks.store import DatabricksMemoryStore, NamespaceNotes
 
 ACTIVE_SECONDS = 1.0
-"""How long after Activate other replicas may still use the backend before."""
+"""How long after ActivateMemoryBackend other replicas may still use the backend before."""
 
 _GROUPS_KEPT = 10_000
 _NOTES_KEPT = 10_000
@@ -81,7 +81,7 @@ class BackendStores:
         return DatabricksVectorIndexRepository(self._client, location, self._endpoint_types, self._recent_writes)
 
     def forget(self, group_id: str) -> None:
-        """Look up the group's active backend anew."""
+        """Look up the group's active backend again."""
         self._active.forget(group_id)
 
     async def _active_backend(self, group_id: str) -> MemoryBackend | None:

@@ -40,7 +40,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 class GroupStores(Protocol):
-    """Knows where each group's memories lie."""
+    """Knows the store of each group's memories."""
 
     async def of(self, group_id: str, kind: MemoryKind) -> MemoryStore:
         """Return the store of a group for a kind.

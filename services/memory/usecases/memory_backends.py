@@ -1,4 +1,4 @@
-"""Where a group's memories lie: configurations, which one is active, and whether they work."""
+"""Where a group's memories are stored: configurations, which one is active, and whether they work."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ from services.memory.stores.base import embedding_mismatch_of_index
 from services.memory.stores.databricks.descriptions import ResourceState
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.provisioning import (
-    Patience,
+    ProvisionLimits,
     index_faults,
     make_endpoint,
     make_index,
@@ -48,13 +48,13 @@ class IndexRepositories(Protocol):
         ...
 
     def forget(self, group_id: str) -> None:
-        """Look up which backend of a group is active anew: its backends have changed."""
+        """Look up the group's active backend again: its backends have changed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at, what was found, and what to do about it (empty when it is well)."""
+    """One thing that was checked, what was found, and how to correct it (empty when the check passed)."""
 
     subject: str
     finding: str
@@ -62,7 +62,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether it is as it should be."""
+        """Whether the check passed."""
         return not self.remedy
 
 
@@ -80,10 +80,10 @@ class Step:
 class MemoryBackends:
     """Every operation concerns the calling principal's group."""
 
-    def __init__(self, database: Database, indexes: IndexRepositories, patience: Patience) -> None:
+    def __init__(self, database: Database, indexes: IndexRepositories, limits: ProvisionLimits) -> None:
         self._database = database
         self._indexes = indexes
-        self._patience = patience
+        self._limits = limits
 
     async def create(self, principal: Principal, draft: MemoryBackend, request: RequestKey | None) -> MemoryBackend:
         """Add a backend; a repeated request returns what the first one added.
@@ -206,11 +206,11 @@ class MemoryBackends:
         return None if backend is None else replace(backend, active=True)
 
     async def verify(self, principal: Principal, key: BackendKey) -> Sequence[Check]:
-        """Look at what a backend needs: endpoint, indexes, schema, and the rights of the caller's credential."""
+        """Check what a backend needs: endpoint, indexes, schema, and the rights of the caller's credential."""
         backend = await self.get(principal, key)
         config = backend.databricks
         if config is None:
-            return [Check("embedded default", "is always there")]
+            return [Check("embedded default", "is always available")]
         if backend.disabled:
             return [Check("configuration", "every kind is disabled: the embedded default is used instead")]
         repository = self._indexes.repository(backend)
@@ -218,7 +218,7 @@ class MemoryBackends:
         try:
             checks.append(await self._check_endpoint(repository, config.endpoint))
         except CoxswainError as error:
-            checks.append(Check(f"endpoint {config.endpoint}", "cannot be looked at", error.message))
+            checks.append(Check(f"endpoint {config.endpoint}", "cannot be read", error.message))
         stored = [(kind, name) for kind, name in wanted_indexes(config) if kind not in backend.disabled_kinds]
         for kind, name in stored:
             checks.extend(await self._check_index(repository, principal, kind, name, config.space.dimension))
@@ -227,7 +227,7 @@ class MemoryBackends:
                 checks.append(
                     Check(
                         f"kind {kind.name}",
-                        "is neither disabled nor has it an index",
+                        "has no index and is not disabled",
                         "name an index for it and call ProvisionMemoryBackend, or add it to disabled_kinds",
                     )
                 )
@@ -240,7 +240,7 @@ class MemoryBackends:
             case ResourceState.READY:
                 return Check(subject, f"is {endpoint.detailed_state}")
             case ResourceState.NOT_FOUND:
-                return Check(subject, "does not exist", "call ProvisionMemoryBackend, which makes it")
+                return Check(subject, "does not exist", "call ProvisionMemoryBackend, which creates it")
             case ResourceState.PROVISIONING:
                 return Check(
                     subject, f"is {endpoint.detailed_state}", "wait; ProvisionMemoryBackend shows the progress"
@@ -264,14 +264,18 @@ class MemoryBackends:
         try:
             description = await repository.describe_index(name)
             if description.state is ResourceState.NOT_FOUND:
-                return [Check(subject, "does not exist", "call ProvisionMemoryBackend, which makes it")]
+                return [Check(subject, "does not exist", "call ProvisionMemoryBackend, which creates it")]
             faults = index_faults(description, repository.endpoint, kind, dimension)
             if faults:
                 remedy = "remove it and call ProvisionMemoryBackend, or name another index in the backend"
                 return [Check(subject, "; ".join(faults), remedy)]
             if description.state is not ResourceState.READY:
                 return [
-                    Check(subject, f"is {description.detailed_state}: {description.message}", "wait, then verify again")
+                    Check(
+                        subject,
+                        f"is {description.detailed_state}: {description.message}",
+                        "wait, then call VerifyMemoryBackend again",
+                    )
                 ]
             # Reading no row and removing one that cannot exist need the same rights as real work, and change nothing.
             owner = Owner(kind, principal.group_id, None)
@@ -283,7 +287,7 @@ class MemoryBackends:
         return [Check(subject, f"is {description.detailed_state}, can be read and written")]
 
     async def provision(self, principal: Principal, key: BackendKey) -> AsyncIterator[Step]:
-        """Make what a backend needs and tell how far it has come; calling again goes on.
+        """Create what a backend needs and report progress; calling again continues.
 
         When something cannot be made, what this call made is removed again.
 
@@ -294,7 +298,7 @@ class MemoryBackends:
         backend = await self.get(principal, key)
         config = backend.databricks
         if config is None:
-            raise FailedPrecondition("the embedded default needs nothing to be made", reason="INVALID_FIELD")
+            raise FailedPrecondition("the embedded default needs no provisioning", reason="INVALID_FIELD")
         repository = self._indexes.repository(backend)
         wanted = wanted_indexes(config)
         total = 1 + len(wanted)
@@ -312,13 +316,13 @@ class MemoryBackends:
             await self._note_endpoint(backend, config.endpoint)
 
         try:
-            async for text in make_endpoint(repository, config.endpoint, self._patience, endpoint_made):
+            async for text in make_endpoint(repository, config.endpoint, self._limits, endpoint_made):
                 yield step(text, 0)
             for done, (kind, name) in enumerate(wanted, start=1):
                 own = len(endpoints) + len(indexes)
-                yield step(f"making index {name}", done)
+                yield step(f"creating index {name}", done)
                 dimension = config.space.dimension
-                async for text in make_index(repository, name, kind, dimension, self._patience, indexes):
+                async for text in make_index(repository, name, kind, dimension, self._limits, indexes):
                     yield step(text, done)
         except (Unavailable, DeadlineExceeded):
             # It may just take longer: the next call goes on from here.

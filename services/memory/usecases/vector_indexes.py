@@ -24,7 +24,7 @@ from services.memory.schemas import Column
 from services.memory.stores.base import embedding_mismatch
 from services.memory.stores.databricks.descriptions import EndpointDescription, IndexDescription, ResourceState
 from services.memory.stores.databricks.filter_language import Owner
-from services.memory.stores.databricks.provisioning import Patience, make_index
+from services.memory.stores.databricks.provisioning import ProvisionLimits, make_index
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.upstream_errors import AlreadyThere
 from services.memory.usecases.memories import check_memory_id, query_vector
@@ -47,7 +47,7 @@ class SimilarRecord:
 
 @dataclass(frozen=True, slots=True)
 class SimilarRecords:
-    """Records, best first, and whether others may match that could not be looked at."""
+    """Records, best first, and whether others may match that could not be read."""
 
     records: Sequence[SimilarRecord]
     truncated: bool
@@ -89,12 +89,12 @@ class VectorIndexes:
         self,
         database: Database,
         indexes: IndexRepositories,
-        patience: Patience,
+        provisioning: ProvisionLimits,
         limits: IndexLimits,
     ) -> None:
         self._database = database
         self._indexes = indexes
-        self._patience = patience
+        self._provisioning = provisioning
         self._limits = limits
 
     async def upsert(self, principal: Principal, index: str, memory_id: str, records: Sequence[Record]) -> None:
@@ -209,7 +209,7 @@ class VectorIndexes:
     async def empty(
         self, principal: Principal, index: str, memory_id: str, confirm_name: str
     ) -> AsyncIterator[EmptyProgress]:
-        """Remove the group's records and tell how far it has come; calling again goes on.
+        """Remove the group's records and report progress; calling again continues.
 
         A large index that is one group's own is dropped and made again.
 
@@ -229,7 +229,7 @@ class VectorIndexes:
             if not dropped:
                 await repository.delete_index(index)
             dimension = _config(registered.backend).space.dimension
-            async for _ in make_index(repository, index, registered.kind, dimension, self._patience, []):
+            async for _ in make_index(repository, index, registered.kind, dimension, self._provisioning, []):
                 yield EmptyProgress(0, total, 0.0, finished=False)
             yield EmptyProgress(total, total, total / max(time.monotonic() - started, 1e-6), finished=True)
             return
@@ -243,7 +243,7 @@ class VectorIndexes:
         """Make an index and register it with a backend; one that is there already is only registered.
 
         Raises:
-            InvalidArgument: it lies in another catalog or schema than the backend's.
+            InvalidArgument: it is in another catalog or schema than the backend's.
             FailedPrecondition: the backend has another index for the kind, or it cannot be made.
         """
         backend = await self._backend(principal, key)
@@ -348,7 +348,7 @@ class VectorIndexes:
 async def _is_shared(
     registered: RegisteredIndex, repository: DatabricksVectorIndexRepository, description: IndexDescription
 ) -> bool:
-    """Tell whether dropping an index would touch others: their rows stay there when their backends are gone."""
+    """Return whether dropping an index would affect other groups: their rows stay when their backends are removed."""
     if registered.shared or description.state is not ResourceState.READY:
         return registered.shared
     return await repository.holds_others(registered.name, registered.backend.group_id)
@@ -358,7 +358,7 @@ def _registration(index: str, kind: MemoryKind) -> Edit:
     """Return the change that has a backend name an index.
 
     Raises (the change):
-        InvalidArgument: the index lies in another catalog or schema, or holds another kind.
+        InvalidArgument: the index is in another catalog or schema, or holds another kind.
         FailedPrecondition: the backend has another index for the kind.
     """
     catalog, schema, name = index.split(".")
@@ -366,7 +366,9 @@ def _registration(index: str, kind: MemoryKind) -> Edit:
     def register(backend: MemoryBackend) -> MemoryBackend:
         config = _config(backend)
         if (catalog, schema) != (config.catalog, config.schema):
-            raise InvalidArgument.field("index", f"the backend's indexes lie in {config.catalog}.{config.schema}")
+            raise InvalidArgument.field(
+                "index", f"must be in the backend's schema, {config.catalog}.{config.schema}"
+            )
         if config.indexes.get(kind, name) != name:
             raise FailedPrecondition(
                 f'memory backend "{backend.name}" has the index {config.index_name(kind)} for {kind.name} already',

@@ -1,4 +1,4 @@
-"""Where each crew's ChromaDB lies, and the collections in it."""
+"""The directory of each crew's ChromaDB, and the collections in it."""
 
 import asyncio
 import hashlib
@@ -38,7 +38,7 @@ class ChromaDirectories:
         self._guard = threading.Lock()
 
     def path(self, key: NamespaceKey) -> Path:
-        """Return a crew's directory; ids that are no plain names are replaced by their hash."""
+        """Return a crew's directory; ids that are not plain names are replaced by their hash."""
         group = hashlib.sha256(key.group_id.encode()).hexdigest()[:32]
         crew = key.memory_id or "documents"
         if not _PLAIN.fullmatch(crew) or (crew == "documents" and key.memory_id):

@@ -255,14 +255,14 @@ def _rows(answer: Any, key: NamespaceKey) -> list[Row]:
     """Return rows with every column of the kind. No directory should hold one of another owner."""
     vectors = answer.get("embeddings")
     rows: list[Row] = []
-    for place, metadata in enumerate(answer["metadatas"]):
+    for position, metadata in enumerate(answer["metadatas"]):
         row = dict(metadata)
         if row.get(Column.GROUP_ID) != key.group_id or row.get(Column.CREW_ID, key.memory_id) != key.memory_id:
             raise AssertionError("a directory holds a row of another owner")
         if has_column(key.kind, Column.LAST_ACCESSED):
             row[Column.LAST_ACCESSED] = row.get(Column.LAST_ACCESSED) or None
         if vectors is not None:
-            row[Column.EMBEDDING] = np.asarray(vectors[place], dtype=np.float32)
+            row[Column.EMBEDDING] = np.asarray(vectors[position], dtype=np.float32)
         rows.append(row)
     return rows
 

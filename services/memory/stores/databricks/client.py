@@ -201,7 +201,7 @@ class VectorSearchClient:
     async def _call(self, workspace: str, method: str, path: str, subject: str, body: bytes | None = None) -> Json:
         """Call until it succeeds, fails for good, or neither time nor attempts are left.
 
-        Everything asked for can be asked again: rows are written and removed by their keys.
+        Every request can be repeated: rows are written and removed by their keys.
         """
         origin = required_origin(workspace)
         deadline = self._deadline()
@@ -336,7 +336,7 @@ def _failed_keys(answer: Mapping[str, Any], keys: Sequence[str], origin: str) ->
     # Without the word for it nothing may be taken as done.
     if status not in _WRITTEN or not isinstance(named, list):
         raise bad_answer(origin)
-    # Where it is not told which ones failed, none can be counted on.
+    # When the answer does not say which ones failed, none can be relied on.
     return list(keys) if status != "SUCCESS" and not named else [str(key) for key in named]
 
 

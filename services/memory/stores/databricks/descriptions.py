@@ -1,4 +1,4 @@
-"""What a workspace tells of its indexes and endpoints."""
+"""What a workspace reports about its indexes and endpoints."""
 
 import json
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class ResourceState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class IndexDescription:
-    """What the store tells of an index; the row count may lag behind."""
+    """What the workspace reports about an index; the row count may lag behind."""
 
     name: str
     endpoint: str = ""
@@ -47,7 +47,7 @@ class IndexDescription:
 
 @dataclass(frozen=True, slots=True)
 class EndpointDescription:
-    """What the store tells of an endpoint."""
+    """What the workspace reports about an endpoint."""
 
     name: str
     storage_optimized: bool = False

@@ -1,4 +1,4 @@
-"""What decides how endpoints and indexes have to be asked, remembered for a while."""
+"""What decides how endpoints and indexes have to be queried, remembered for a while."""
 
 from dataclasses import dataclass
 
@@ -22,14 +22,14 @@ class Location:
 
 
 class EndpointTypes:
-    """Remembers for a while what decides how endpoints and indexes have to be asked; both may be made anew."""
+    """Remembers for a while what decides how endpoints and indexes have to be queried; both may be created again."""
 
     def __init__(self) -> None:
         self._types: TTLCache[Location, bool] = TTLCache(_REMEMBERED, _REMEMBERED_SECONDS)
         self._dimensions: TTLCache[tuple[str, str], int] = TTLCache(_REMEMBERED, _REMEMBERED_SECONDS)
 
     async def storage_optimized(self, location: Location, client: VectorSearchClient) -> bool | None:
-        """Tell whether an endpoint takes the string language; None where the credential may not look at it."""
+        """Return whether an endpoint takes the string language; None where the credential may not read it."""
         known = self._types.get(location)
         if known is not None:
             return known

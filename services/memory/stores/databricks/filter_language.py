@@ -25,7 +25,8 @@ _OPERATORS: Mapping[Comparison, str] = {
     Comparison.GREATER_OR_EQUAL: ">=",
 }
 
-# Whether quotes are doubled or escaped by a backslash within texts is not told: texts with either stay here.
+# Whether quotes within texts are doubled or escaped by a backslash is not documented: texts with either are filtered
+# here.
 _SAFE_TEXT = re.compile(r"[\w .:@/+=~|-]*")
 
 
@@ -55,7 +56,7 @@ class Clause:
 
 
 def owner_clauses(owner: Owner) -> list[Clause]:
-    """Return the clauses that every query carries: the one place that ties it to group and crew."""
+    """Return the clauses that every query carries: this alone ties it to group and memory id."""
     clauses = [Clause(Column.GROUP_ID, Comparison.EQUAL, (owner.group_id,))]
     if owner.memory_id is not None and has_column(owner.kind, Column.CREW_ID):
         clauses.append(Clause(Column.CREW_ID, Comparison.EQUAL, (owner.memory_id,)))

@@ -1,4 +1,4 @@
-"""Making what a backend needs, and waiting until it can be used."""
+"""Creating what a backend needs, and waiting until it can be used."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,7 +19,7 @@ _FAILED_STATES = (ResourceState.FAILED, ResourceState.OFFLINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class ProvisionLimits:
     """How often to look, and how long to wait in all."""
 
     poll_seconds: float
@@ -31,7 +31,7 @@ async def make_index(
     index: str,
     kind: MemoryKind,
     dimension: int,
-    patience: Patience,
+    limits: ProvisionLimits,
     made: list[str],
 ) -> AsyncIterator[str]:
     """Make an index, and yield what is waited for until it is ready; one that is there already is taken as it is.
@@ -40,7 +40,7 @@ async def make_index(
 
     Raises:
         FailedPrecondition: what is there does not fit, or it failed upstream.
-        Unavailable: it took longer than `patience`; calling again goes on.
+        Unavailable: it took longer than `limits`; calling again continues.
     """
     waited = 0.0
     while True:
@@ -52,7 +52,7 @@ async def make_index(
             break
         except NameReserved:
             yield f"waiting until the name {index} is free again"
-            waited = await _wait(index, waited, patience)
+            waited = await _wait(index, waited, limits)
     while True:
         description = await repository.describe_index(index)
         if description.state is ResourceState.READY:
@@ -63,17 +63,17 @@ async def make_index(
         if description.state in _FAILED_STATES:
             raise _unusable(index, f"it is {description.detailed_state}: {description.message}")
         yield f"waiting for index {index} ({description.detailed_state or description.state.name})"
-        waited = await _wait(index, waited, patience)
+        waited = await _wait(index, waited, limits)
 
 
 async def make_endpoint(
-    repository: DatabricksVectorIndexRepository, name: str, patience: Patience, made: Callable[[], Awaitable[None]]
+    repository: DatabricksVectorIndexRepository, name: str, limits: ProvisionLimits, made: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[str]:
     """Make the endpoint unless it is there, and yield what is waited for; `made` is called at once when it was made.
 
     Raises:
         FailedPrecondition: it failed upstream, or is switched off.
-        Unavailable: it took longer than `patience`; calling again goes on.
+        Unavailable: it took longer than `limits`; calling again continues.
     """
     waited = 0.0
     while True:
@@ -92,7 +92,7 @@ async def make_endpoint(
                 raise _unusable(name, f"the endpoint is {description.detailed_state}: {description.message}")
             case _:
                 yield f"waiting for endpoint {name} ({description.detailed_state})"
-                waited = await _wait(name, waited, patience)
+                waited = await _wait(name, waited, limits)
 
 
 async def remove_made(
@@ -122,14 +122,16 @@ def wanted_indexes(config: DatabricksConfig) -> list[tuple[MemoryKind, str]]:
 def index_faults(description: IndexDescription, endpoint: str, kind: MemoryKind, dimension: int) -> list[str]:
     """Return what keeps an index from holding a kind for a backend with this endpoint and dimension."""
     if not description.dimension:
-        return ["it is no direct-access index of vectors"]
+        return ["it is not a direct-access index of vectors"]
     faults = []
     if description.endpoint not in ("", endpoint):
         faults.append(f"it is served by the endpoint {description.endpoint}, the backend names {endpoint}")
     if description.primary_key not in ("", DatabricksIndexSchemas.PRIMARY_KEY):
         faults.append(f"its primary key is {description.primary_key}, not {DatabricksIndexSchemas.PRIMARY_KEY}")
     if description.vector_column not in ("", DatabricksIndexSchemas.VECTOR_COLUMN):
-        faults.append(f"its vectors lie in {description.vector_column}, not {DatabricksIndexSchemas.VECTOR_COLUMN}")
+        faults.append(
+            f"its vectors are in {description.vector_column}, not {DatabricksIndexSchemas.VECTOR_COLUMN}"
+        )
     if description.dimension != dimension:
         faults.append(f"its vectors have {description.dimension} components, the backend's {dimension}")
     if description.columns is not None:
@@ -139,16 +141,16 @@ def index_faults(description: IndexDescription, endpoint: str, kind: MemoryKind,
     return faults
 
 
-async def _wait(subject: str, waited: float, patience: Patience) -> float:
-    if waited >= patience.total_seconds:
+async def _wait(subject: str, waited: float, limits: ProvisionLimits) -> float:
+    if waited >= limits.total_seconds:
         raise Unavailable(
-            f"{subject} is not ready after {waited:.0f} s; call again to go on waiting",
+            f"{subject} is not ready after {waited:.0f} s; call again to continue waiting",
             reason="STORE_FAILED",
             metadata={"http_status": "200", "error_code": ""},
-            retry_after=patience.poll_seconds,
+            retry_after=limits.poll_seconds,
         )
-    await asyncio.sleep(patience.poll_seconds)
-    return waited + patience.poll_seconds
+    await asyncio.sleep(limits.poll_seconds)
+    return waited + limits.poll_seconds
 
 
 def _unusable(subject: str, why: str) -> FailedPrecondition:

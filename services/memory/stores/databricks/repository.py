@@ -81,7 +81,7 @@ class Hits:
 
     hits: Sequence[Hit]
     truncated: bool
-    """Whether there are more of the owner's rows than could be looked at: others may match too."""
+    """Whether there are more of the owner's rows than could be read: others may match too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class DatabricksVectorIndexRepository:
     async def rows(self, index: str, owner: Owner, chosen: Filter, now: datetime) -> AsyncIterator[list[Row]]:
         """Yield all of the owner's rows that match, page by page and in no order.
 
-        Up to 10,000 rows come by a query. More than that cannot be queried: then the whole index is read.
+        Up to 10,000 rows are returned by a query. For more the whole index is read.
         """
         page: list[Row] = []
         columns = DatabricksIndexSchemas.get_search_columns(owner.kind)
@@ -216,7 +216,7 @@ class DatabricksVectorIndexRepository:
         """Remove rows by primary key and return how many removals were accepted; unknown keys count too.
 
         Raises:
-            Aborted: some were not removed; `names` tells what the metadata call them.
+            Aborted: some were not removed; `names` gives the ids that the metadata shows.
         """
         self.recent_writes.note(keys, removed=True)
         accepted, failed = await self._client.delete(self._location.workspace_url, index, keys)
@@ -272,9 +272,9 @@ class DatabricksVectorIndexRepository:
                 await asyncio.sleep(pause_seconds)
             else:
                 waits = 0
-            # Only the last rounds can still be seen: what went before them need not be remembered.
+            # Only the last rounds can still be seen: earlier ones need not be remembered.
             removed = set(fresh) | (removed if stale else set())
-            # What is seen still may also have been written anew meanwhile, so it is removed once more.
+            # What is still seen may also have been written again in between, so it is removed once more.
             doomed = fresh or stale
             step = self._client.limits.delete_keys
             for start in range(0, len(doomed), step):
@@ -325,7 +325,7 @@ class DatabricksVectorIndexRepository:
         return self._read(lambda: index_description(index, answer))
 
     async def delete_index(self, index: str) -> None:
-        """Remove an index; one that is not there is no failure."""
+        """Remove an index; one that does not exist is not a failure."""
         self._endpoint_types.forget_dimension((self._location.workspace_url, index))
         try:
             await self._client.delete_index(self._location.workspace_url, index)
@@ -363,7 +363,7 @@ class DatabricksVectorIndexRepository:
         return sorted(found, key=lambda endpoint: endpoint.name)
 
     async def delete_endpoint(self) -> None:
-        """Remove the endpoint; one that is not there is no failure.
+        """Remove the endpoint; one that does not exist is not a failure.
 
         Raises:
             FailedPrecondition: it still serves indexes.
@@ -393,7 +393,7 @@ class DatabricksVectorIndexRepository:
             for row in page.rows[: limit - received]:
                 yield row
             received += len(page.rows)
-            # A page without rows or beyond what was asked for is not followed: it could go on for ever.
+            # A page without rows or beyond what was requested is not followed: it could go on for ever.
             if not page.next_page_token or not page.rows or received >= limit:
                 return
             page = await self._client.next_page(
@@ -428,7 +428,7 @@ class DatabricksVectorIndexRepository:
         missing = [name for name in columns if name not in row]
         if missing:
             raise FailedPrecondition(
-                f"rows of index {index} come without the columns {', '.join(missing)}: make it anew (DeleteIndex, "
+                f"rows of index {index} lack the columns {', '.join(missing)}: create it again (DeleteIndex, "
                 "Provision), or name another index in the backend",
                 reason="INDEX_NOT_READY",
                 metadata={"index": index, "state": "COLUMNS_MISSING"},
@@ -442,7 +442,7 @@ class DatabricksVectorIndexRepository:
             description = await self.describe_index(index)
             if not description.dimension:
                 raise FailedPrecondition(
-                    f"index {index} cannot be used: it does not exist, or is no direct-access index",
+                    f"index {index} cannot be used: it does not exist or is not a direct-access index",
                     reason="INDEX_NOT_READY",
                     metadata={"index": index, "state": description.state.name},
                 )
@@ -471,18 +471,18 @@ def cosine(score: object) -> float:
     """Return the cosine similarity of unit vectors from the store's score, which is 1 / (1 + d²) of their distance d.
 
     Raises:
-        ValueError: it is no score.
+        ValueError: it is not a score.
     """
     value = float(score) if isinstance(score, int | float) and not isinstance(score, bool) else 0.0
     if not 0.0 < value <= 1.0 + 1e-6:
-        raise ValueError(f"{score!r} is no score")
+        raise ValueError(f"{score!r} is not a score")
     return max(-1.0, min(1.0, 1.0 - (1.0 / value - 1.0) / 2.0))
 
 
 def partial_failure(what: str, ids: Sequence[str]) -> Aborted:
     """Return the failure of a call of which some rows were not written or removed.
 
-    As many of their ids are named as gRPC carries; `failed_count` tells of how many.
+    As many of their ids are named as gRPC carries; `failed_count` is their number.
     """
     named, size = list[str](), 2
     for failed_id in ids:

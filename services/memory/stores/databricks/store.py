@@ -38,7 +38,7 @@ _EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class NamespaceNotes:
-    """What the vector store cannot tell of crews: which have written, and whether to look for what has expired."""
+    """What the vector store cannot report: the namespaces that were written to, and when to remove expired records."""
 
     note: Callable[[RemoteNamespace], Awaitable[None]]
     page: Callable[[int, tuple[str, MemoryKind] | None], Awaitable[Sequence[RemoteNamespace]]]
@@ -50,7 +50,7 @@ class DatabricksMemoryStore:
     """The indexes of one backend. What the vector store cannot do itself is done here, within its limits.
 
     Saves are not transactions: Aborted names what was not written. Searches with a filter the store does not know, and
-    ranked ones, look at the nearest 10,000 and 1,000 rows; lists of more than 10,000 rows read the whole index.
+    ranked ones, consider the nearest 10,000 and 1,000 rows; lists of more than 10,000 rows read the whole index.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class DatabricksMemoryStore:
         self._pause_seconds = pause_seconds
 
     async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
-        """See `MemoryStore`; every namespace of a backend lies in the space of its indexes."""
+        """See `MemoryStore`; every namespace of a backend has the embedding space of its indexes."""
         self._index(key.kind)
         return self._config.space
 
@@ -101,7 +101,7 @@ class DatabricksMemoryStore:
             await self._sweep(index, key, now)
 
     async def _sweep(self, index: str, key: NamespaceKey, now: datetime) -> None:
-        """Remove what has expired while somebody's credential is at hand: nothing can be called without one."""
+        """Remove what has expired while a caller's credential is at hand: nothing can be called without one."""
         try:
             removed = await self._repository.remove_expired(index, _owner(key), now - _EXPIRED_FOR)
         except CoxswainError as error:
@@ -115,7 +115,7 @@ class DatabricksMemoryStore:
         index = self._index(key.kind)
         if len(query.vector) != self._config.space.dimension:
             raise embedding_mismatch(self._config.space, "", len(query.vector))
-        # The order of equal scores is the index's own, so pages are told apart by rank.
+        # The order of equal scores is the index's own, so pages are identified by rank.
         before = query.after.rank if query.after else 0
         wanted = before + query.limit
         limit = min(MAX_RESULTS, wanted if query.ranking is None else max(_RANKED_CANDIDATES, wanted))
@@ -157,8 +157,8 @@ class DatabricksMemoryStore:
         index, owner = self._index(key.kind), _owner(key)
         newest: list[tuple[tuple[int, str], Row]] = []
         async for rows in self._repository.rows(index, owner, chosen, now):
-            places = (((microseconds(created_at(key.kind, row)), row[Column.ID]), row) for row in rows)
-            newest.extend(entry for entry in places if after is None or entry[0] < (after.created, after.stored_id))
+            positions = (((microseconds(created_at(key.kind, row)), row[Column.ID]), row) for row in rows)
+            newest.extend(entry for entry in positions if after is None or entry[0] < (after.created, after.stored_id))
             newest.sort(key=lambda entry: entry[0], reverse=True)
             del newest[limit + 1 :]
         shown = [row for _, row in newest[:limit]]
@@ -190,7 +190,7 @@ class DatabricksMemoryStore:
         return await self._empty(self._index(key.kind), key, EVERYTHING, _EARLIEST)
 
     async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
-        """See `MemoryStore`; rows are written anew as a whole, as there is no other way.
+        """See `MemoryStore`; rows are written again as a whole, since there is no partial update.
 
         Those that were written or removed lately are left as they are: what is read of them may be what they were
         before, and writing that would undo a save or bring back what was removed.
@@ -237,7 +237,7 @@ class DatabricksMemoryStore:
         if name is None:
             raise FailedPrecondition(
                 f'memory backend "{self._backend.name}" has no index for {kind.name}: name one '
-                "(UpdateMemoryBackend) and make it (Provision)",
+                "(UpdateMemoryBackend) and create it (ProvisionMemoryBackend)",
                 reason="INVALID_FIELD",
                 violations=(FieldViolation("namespace.kind", "the active backend has no index for it"),),
             )
@@ -282,5 +282,5 @@ def _ranked(kind: MemoryKind, hits: Sequence[Hit], ranking: Ranking, now: dateti
         np.array([(now - created_at(kind, hit.row)).total_seconds() / _DAY_SECONDS for hit in hits]),
         np.array([float(hit.row.get(Column.IMPORTANCE) or 0.0) for hit in hits]),
     ).tolist()
-    order = sorted(range(len(hits)), key=lambda place: (-scores[place], hits[place].row[Column.ID]))
-    return [Found(records[place], scores[place], hits[place].similarity) for place in order]
+    order = sorted(range(len(hits)), key=lambda position: (-scores[position], hits[position].row[Column.ID]))
+    return [Found(records[position], scores[position], hits[position].similarity) for position in order]

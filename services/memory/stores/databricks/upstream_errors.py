@@ -18,7 +18,7 @@ from services.common.logging import redact, repeats_secret
 _MAX_MESSAGE = 500
 _READY_RETRY_SECONDS = 10.0
 
-# Expired tokens are told with 401, 403 or 400, depending on the front end.
+# Expired tokens are reported with 401, 403 or 400, depending on the front end.
 _TOKEN_REFUSED = re.compile(
     r"token is expir|invalid access token|expiredjwt|invalid token|token has expired", re.IGNORECASE
 )
@@ -48,7 +48,7 @@ def from_response(
 ) -> CoxswainError:
     """Return the failure of an answer, which is not quoted where it repeats the `token` that was sent.
 
-    `subject` is what was asked for. Example: `index main.memories.unified`. `document` is None when the answer is no
+    `subject` is what was requested. Example: `index main.memories.unified`. `document` is None when the answer is no
     JSON object, as proxies and pages to sign in answer.
     """
     if 300 <= status < 400 or (status == 404 and document is None):

@@ -47,8 +47,8 @@ from services.memory.tables import records
 class SqlMemoryStore:
     """The default store, on SQLite and PostgreSQL alike.
 
-    Saves are one transaction. Removals by filter, of whole namespaces and of what expired are many small ones: those
-    who save meanwhile wait for one of them at most.
+    Saves are one transaction. Removals by filter, of whole namespaces and of what expired are many small ones:
+    concurrent saves wait for one of them at most.
     """
 
     def __init__(self, database: Database, *, cache_bytes: int, cached_namespace_bytes: int) -> None:
@@ -117,31 +117,31 @@ class SqlMemoryStore:
         embeddings: bool,
     ) -> Page:
         """See `MemoryStore`."""
-        # One more than asked for tells whether there is a next page.
-        places: list[ListPosition] = []
-        async for some in self._places(key, chosen, now, after, limit + 1):
-            places += some
-            if len(places) > limit:
+        # One more than requested shows whether there is a next page.
+        positions: list[ListPosition] = []
+        async for some in self._positions(key, chosen, now, after, limit + 1):
+            positions += some
+            if len(positions) > limit:
                 break
-        wanted = {place.stored_id: place for place in places[:limit]}
+        wanted = {position.stored_id: position for position in positions[:limit]}
         clauses = living(key, chosen, microseconds(now), self._database.dialect)
         async with self._database.read() as connection:
             found, looked_up = await read_records(connection, key, list(wanted), embeddings=embeddings, clauses=clauses)
-        # What was removed or moved since its place was read is passed over, but never ends a list before its time.
+        # What was removed or moved since its position was read is left out, but never ends a list early.
         shown = [
             record
-            for stored_id, place in wanted.items()
-            if (record := found.get(stored_id)) and microseconds(record.created_at or now) == place.created
+            for stored_id, position in wanted.items()
+            if (record := found.get(stored_id)) and microseconds(record.created_at or now) == position.created
         ]
-        more = looked_up < len(places)
+        more = looked_up < len(positions)
         if more and not shown:
-            return await self.page(key, chosen, limit, places[looked_up - 1], now, embeddings=embeddings)
+            return await self.page(key, chosen, limit, positions[looked_up - 1], now, embeddings=embeddings)
         return Page(shown, more=more)
 
-    async def _places(
+    async def _positions(
         self, key: NamespaceKey, chosen: Filter, now: datetime, after: ListPosition | None, portion: int
     ) -> AsyncIterator[Sequence[ListPosition]]:
-        """Yield the places of what matches, newest first, in portions that may be empty."""
+        """Yield the positions of what matches, newest first, in portions that may be empty."""
         table = records[key.kind]
         rest = filters.residual(chosen)
         columns = [table.c[Column.ID], table.c.created_us]
@@ -166,10 +166,10 @@ class SqlMemoryStore:
             return await self._delete_stored(key, stored, chosen, now)
         assert chosen is not None
         deleted = 0
-        async for places in self._places(key, chosen, now, None, ROWS_IN_CHUNK):
-            if places:
-                # Decided anew with the namespace locked: a record may have been replaced since it was read.
-                deleted += await self._delete_stored(key, [place.stored_id for place in places], chosen, now)
+        async for positions in self._positions(key, chosen, now, None, ROWS_IN_CHUNK):
+            if positions:
+                # Decided again with the namespace locked: a record may have been replaced since it was read.
+                deleted += await self._delete_stored(key, [position.stored_id for position in positions], chosen, now)
         return deleted
 
     async def _delete_stored(self, key: NamespaceKey, ids: Sequence[str], chosen: Filter | None, now: datetime) -> int:
@@ -206,7 +206,7 @@ class SqlMemoryStore:
         return Tally(total)
 
     async def clear(self, key: NamespaceKey) -> int:
-        """See `MemoryStore`; what is saved meanwhile stays, and the embedding space with it."""
+        """See `MemoryStore`; what is saved in between stays, and the embedding space with it."""
         table = records[key.kind]
         first_version: int | None = None
         removed = 0
@@ -296,7 +296,7 @@ class SqlMemoryStore:
 async def _created_times(
     connection: AsyncConnection, table: Table, key: NamespaceKey, ids: Sequence[str], now: datetime
 ) -> dict[str, datetime]:
-    """Return when the records there are of these ids were made; what has expired begins anew now."""
+    """Return when existing records with these ids were created; what has expired starts again now."""
     times: dict[str, datetime] = {}
     now_us = microseconds(now)
     for part in parts(ids, IDS_IN_STATEMENT):

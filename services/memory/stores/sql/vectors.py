@@ -35,19 +35,19 @@ class Labels:
     @classmethod
     def of(cls, values: Sequence[str]) -> Self:
         """Encode a column."""
-        place: dict[str, int] = {}
-        codes = np.fromiter((place.setdefault(value, len(place)) for value in values), np.int32, len(values))
-        return cls(codes, tuple(place))
+        codes_of: dict[str, int] = {}
+        codes = np.fromiter((codes_of.setdefault(value, len(codes_of)) for value in values), np.int32, len(values))
+        return cls(codes, tuple(codes_of))
 
     @classmethod
     def joined(cls, columns: Sequence["Labels"]) -> Self:
         """Return the columns one after the other."""
-        place: dict[str, int] = {}
+        codes_of: dict[str, int] = {}
         codes = [
-            np.array([place.setdefault(text, len(place)) for text in column.texts], dtype=np.int32)[column.codes]
+            np.array([codes_of.setdefault(text, len(codes_of)) for text in column.texts], dtype=np.int32)[column.codes]
             for column in columns
         ]
-        return cls(np.concatenate(codes), tuple(place))
+        return cls(np.concatenate(codes), tuple(codes_of))
 
     def among(self, accepted: Sequence[bool]) -> Mask:
         """Tell of each row whether its text is accepted, given that for each distinct text."""
