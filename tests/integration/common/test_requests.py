@@ -12,6 +12,8 @@ from sqlalchemy import Table, select, update
 
 from coxswain.auth.v1 import group_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
+from coxswain.memory.v1 import memory_backend_pb2
+from coxswain.memory.v1.memory_backend_service_pb2_grpc import MemoryBackendServiceStub
 from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from services.auth.settings import AuthSettings
@@ -20,13 +22,15 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import forget_requests
 from services.common.db.migrate import upgrade_database
+from services.memory.settings import MemorySettings
+from services.memory.tables import requests as memory_requests
 from services.models.settings import ModelsSettings
 from services.models.tables import requests as models_requests
 from tests.support.harness import Harness, serve_services
 
 PORTION = 1000
 KEY = {"group_id": "sales", "subject": "s", "method": "m", "request_hash": "h"}
-TABLES = {"auth": auth_requests, "models": models_requests}
+TABLES = {"auth": auth_requests, "memory": memory_requests, "models": models_requests}
 
 
 async def ids(database: Database, requests: Table) -> list[str]:
@@ -72,12 +76,23 @@ async def make_model(harness: Harness, request_id: str) -> Message:
     return answer
 
 
-@pytest.mark.parametrize(("service", "make"), [("auth", make_group), ("models", make_model)])
+async def make_backend(harness: Harness, request_id: str) -> Message:
+    backend = memory_backend_pb2.MemoryBackend(name=request_id, default=memory_backend_pb2.DefaultBackendConfig())
+    request = memory_backend_pb2.CreateMemoryBackendRequest(backend=backend, request_id=request_id)
+    answer: Message = await MemoryBackendServiceStub(harness.channel()).CreateMemoryBackend(request)
+    return answer
+
+
+@pytest.mark.parametrize(("service", "make"), [("auth", make_group), ("memory", make_backend), ("models", make_model)])
 async def test_a_service_remembers_a_request_for_its_time_and_not_longer(
     service: str, make: Callable[[Harness, str], Awaitable[Message]], tmp_path: Path, database_url: str
 ) -> None:
     cleaning: dict[str, Any] = {"cleaning_seconds": 0.02, "request_retention_seconds": 3600}
-    settings = {"auth": AuthSettings(**cleaning), "models": ModelsSettings(**cleaning)}
+    settings = {
+        "auth": AuthSettings(**cleaning),
+        "memory": MemorySettings(sweep_seconds=0.02, request_retention_seconds=3600),
+        "models": ModelsSettings(**cleaning),
+    }
     url = f"sqlite:///{tmp_path / service}.db" if database_url.startswith("sqlite") else database_url
     requests = TABLES[service]
     async with serve_services(tmp_path, service, database_url=database_url, settings=settings) as harness:
