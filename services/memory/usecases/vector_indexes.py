@@ -366,9 +366,7 @@ def _registration(index: str, kind: MemoryKind) -> Edit:
     def register(backend: MemoryBackend) -> MemoryBackend:
         config = _config(backend)
         if (catalog, schema) != (config.catalog, config.schema):
-            raise InvalidArgument.field(
-                "index", f"must be in the backend's schema, {config.catalog}.{config.schema}"
-            )
+            raise InvalidArgument.field("index", f"must be in the backend's schema, {config.catalog}.{config.schema}")
         if config.indexes.get(kind, name) != name:
             raise FailedPrecondition(
                 f'memory backend "{backend.name}" has the index {config.index_name(kind)} for {kind.name} already',

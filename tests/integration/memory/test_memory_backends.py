@@ -889,7 +889,7 @@ async def test_verify_tells_why_an_index_that_is_there_cannot_be_used(world: Wor
     checks = {check.subject: check for check in verified.checks}
     assert "served by the endpoint other" in checks[f"index {index_name('unified')}"].finding
     assert "lacks the columns entity_name" in checks[f"index {index_name('entity')}"].finding
-    assert "lie in vector" in checks[f"index {index_name('short_term')}"].finding
+    assert "its vectors are in vector, not" in checks[f"index {index_name('short_term')}"].finding
     assert all(check.remedy for check in verified.checks if check.subject.startswith("index"))
     with refused(CODE.FAILED_PRECONDITION, "INDEX_NOT_READY"):
         await _provision(world, backend.id)

@@ -129,9 +129,7 @@ def index_faults(description: IndexDescription, endpoint: str, kind: MemoryKind,
     if description.primary_key not in ("", DatabricksIndexSchemas.PRIMARY_KEY):
         faults.append(f"its primary key is {description.primary_key}, not {DatabricksIndexSchemas.PRIMARY_KEY}")
     if description.vector_column not in ("", DatabricksIndexSchemas.VECTOR_COLUMN):
-        faults.append(
-            f"its vectors are in {description.vector_column}, not {DatabricksIndexSchemas.VECTOR_COLUMN}"
-        )
+        faults.append(f"its vectors are in {description.vector_column}, not {DatabricksIndexSchemas.VECTOR_COLUMN}")
     if description.dimension != dimension:
         faults.append(f"its vectors have {description.dimension} components, the backend's {dimension}")
     if description.columns is not None:
