@@ -1,7 +1,6 @@
 """CrewAI's storage protocol, from a crew process's side through its host to the memory service and its stores."""
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1.record_pb2 import Record
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
+from services.common.grpc.json_values import from_struct
 from services.memory.settings import MemorySettings
 from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.crew_environment import crew_environment
@@ -244,7 +244,7 @@ async def test_a_task_done_again_replaces_what_it_saved_and_says_where_it_came_f
     assert record.metadata == {"page": 1, "of": {"a": 2}}
     await asyncio.to_thread(storage.update, record)
     [stored] = [
-        json.loads(record.metadata)
+        from_struct("metadata", record.metadata)
         for record in (await memories.ListRecords(pb.ListRecordsRequest(namespace=place()))).records
         if record.id == "execution-1.0.1"
     ]
