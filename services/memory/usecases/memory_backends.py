@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
@@ -31,6 +30,7 @@ from services.memory.stores.databricks.provisioning import (
     wanted_indexes,
 )
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
+from services.memory.stores.group_stores import BackendStores
 from services.memory.tables import requests
 
 _LISTING = Pager("memory_backends")
@@ -38,18 +38,6 @@ EMBEDDED_DEFAULT = BackendKey(id="default")
 """Stands for the installation's embedded store."""
 
 Edit = Callable[[MemoryBackend], MemoryBackend]
-
-
-class IndexRepositories(Protocol):
-    """Opens the indexes of a backend."""
-
-    def repository(self, backend: MemoryBackend) -> DatabricksVectorIndexRepository:
-        """Return them."""
-        ...
-
-    def forget(self, group_id: str) -> None:
-        """Look up the group's active backend again: its backends have changed."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +68,9 @@ class Step:
 class MemoryBackends:
     """Every operation concerns the calling principal's group."""
 
-    def __init__(self, database: Database, indexes: IndexRepositories, limits: ProvisionLimits) -> None:
+    def __init__(self, database: Database, stores: BackendStores, limits: ProvisionLimits) -> None:
         self._database = database
-        self._indexes = indexes
+        self._stores = stores
         self._limits = limits
 
     async def create(self, principal: Principal, draft: MemoryBackend, request: RequestKey | None) -> MemoryBackend:
@@ -157,7 +145,7 @@ class MemoryBackends:
             )
             await _check_space(backends, changed, present)
             await backends.store(changed)
-        self._indexes.forget(principal.group_id)
+        self._stores.forget(principal.group_id)
         return changed
 
     async def delete(self, principal: Principal, key: BackendKey, successor: BackendKey | None) -> None:
@@ -189,7 +177,7 @@ class MemoryBackends:
                     )
                 await backends.activate(principal.group_id, following)
             await backends.remove(backend)
-        self._indexes.forget(principal.group_id)
+        self._stores.forget(principal.group_id)
 
     async def activate(self, principal: Principal, key: BackendKey) -> MemoryBackend | None:
         """Make a backend the active one and return it, or None for the embedded default.
@@ -202,7 +190,7 @@ class MemoryBackends:
             await backends.hold(principal.group_id)
             backend = await _named(backends, principal.group_id, key)
             await backends.activate(principal.group_id, backend)
-        self._indexes.forget(principal.group_id)
+        self._stores.forget(principal.group_id)
         return None if backend is None else replace(backend, active=True)
 
     async def verify(self, principal: Principal, key: BackendKey) -> Sequence[Check]:
@@ -213,7 +201,7 @@ class MemoryBackends:
             return [Check("embedded default", "is always available")]
         if backend.disabled:
             return [Check("configuration", "every kind is disabled: the embedded default is used instead")]
-        repository = self._indexes.repository(backend)
+        repository = self._stores.repository(backend)
         checks: list[Check] = []
         try:
             checks.append(await self._check_endpoint(repository, config.endpoint))
@@ -299,7 +287,7 @@ class MemoryBackends:
         config = backend.databricks
         if config is None:
             raise FailedPrecondition("the embedded default needs no provisioning", reason="INVALID_FIELD")
-        repository = self._indexes.repository(backend)
+        repository = self._stores.repository(backend)
         wanted = wanted_indexes(config)
         total = 1 + len(wanted)
         started = time.monotonic()
