@@ -14,6 +14,9 @@ class Usage:
     """Reasoning included."""
     reasoning_tokens: int = 0
     cached_input_tokens: int = 0
+    """Tokens of the prompt that the upstream read from its cache."""
+    cache_write_input_tokens: int = 0
+    """Tokens of the prompt that the upstream wrote into its cache."""
     cost: float = 0.0
     """US dollars; 0 when prices are unknown."""
     estimated: bool = False

@@ -1,9 +1,12 @@
 """Storing what calls used, beside the calls."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import structlog
+from prometheus_client import Counter
+from sqlalchemy.exc import DBAPIError
 
 from services.common.backoff import Backoff
 from services.common.db.database import Database
@@ -16,12 +19,18 @@ _BATCH = 500
 # About 50 MB: what piles up while the database does not answer.
 _MAX_WAITING = 100_000
 _PAUSES = Backoff(base=0.2, longest=5.0)
+# Rows that are written together cost a fraction of rows written one by one.
+_GATHER_SECONDS = 0.05
+# Readers answer with what is stored rather than not at all.
+_FLUSH_SECONDS = 2.0
+_LOST = Counter("coxswain_models_usage_lost_total", "Records of usage that were not stored, by reason.", ("reason",))
 
 
 class UsageRecorder:
-    """Stores what calls used in the background: no call waits for it.
+    """Stores what calls used, beside them: no call waits for it.
 
-    What gathers while one batch is written is the next batch; a batch that cannot be written is retried.
+    What gathers within a moment, or while a batch is written, is the next batch. What cannot be written is tried again;
+    a record that can never be written is set aside alone.
     """
 
     def __init__(self, database: Database) -> None:
@@ -32,6 +41,7 @@ class UsageRecorder:
         self._stored = 0
         self._task: asyncio.Task[None] | None = None
         self._more = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     def start(self) -> None:
         """Begin to store."""
@@ -41,24 +51,28 @@ class UsageRecorder:
         """Store a record soon."""
         if len(self._waiting) >= _MAX_WAITING:
             logger.error("usage_lost", group_id=record.group_id, model=record.model)
+            _LOST.labels("backlog_full").inc()
             return
         self._waiting.append(record)
         self._recorded += 1
         self._more.set()
 
-    async def flush(self) -> None:
-        """Wait until everything recorded so far is stored."""
+    async def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
+        """Wait, for at most `timeout` seconds, until everything recorded so far is stored; return whether it is."""
         target = self._recorded
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._stored >= target)
+        if self._stored >= target:
+            return True
+        self._hurry.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout), self._changed:
+                await self._changed.wait_for(lambda: self._stored >= target)
+        return self._stored >= target
 
     async def close(self, timeout: float) -> None:
         """Store what is left, for at most `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self.flush()
-        except TimeoutError:
-            logger.exception("usage_lost", records=len(self._waiting))
+        if not await self.flush(timeout):
+            logger.error("usage_lost", records=len(self._waiting))
+            _LOST.labels("shutdown").inc(len(self._waiting))
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -67,11 +81,15 @@ class UsageRecorder:
         failures = 0
         while True:
             await self._more.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GATHER_SECONDS):
+                    await self._hurry.wait()
             self._more.clear()
+            self._hurry.clear()
             while self._waiting:
                 batch = self._waiting[:_BATCH]
                 try:
-                    # After a failure it is unknown whether the batch was committed.
+                    # After a failure nobody knows whether the batch was committed.
                     await self._store(batch, maybe_stored=failures > 0)
                 except Exception:
                     failures += 1
@@ -85,5 +103,33 @@ class UsageRecorder:
                     self._changed.notify_all()
 
     async def _store(self, records: Sequence[UsageRecord], *, maybe_stored: bool) -> None:
-        async with self._database.write() as connection:
-            await UsageRepository(connection).add(records, maybe_stored=maybe_stored)
+        """Store records, but for those that no database takes: these are looked for by halves, and set aside."""
+        try:
+            async with self._database.write() as connection:
+                await UsageRepository(connection).add(records, maybe_stored=maybe_stored)
+        except Exception as error:
+            if not _is_of_the_records(error):
+                raise
+            if len(records) == 1:
+                logger.error(  # noqa: TRY400 - what is wrong is the record, not where it was written
+                    "usage_record_refused",
+                    group_id=records[0].group_id,
+                    model=records[0].model,
+                    error=type(error).__name__,
+                )
+                _LOST.labels("refused").inc()
+                return
+            middle = len(records) // 2
+            await self._store(records[:middle], maybe_stored=True)
+            await self._store(records[middle:], maybe_stored=True)
+
+
+def _is_of_the_records(error: Exception) -> bool:
+    """Whether an error comes from what was to be stored, and would come each time."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, OverflowError | ValueError | TypeError)
+    state = getattr(error.orig, "sqlstate", None)
+    if isinstance(state, str):
+        # Data exceptions and broken constraints.
+        return state[:2] in ("22", "23")
+    return False

@@ -1,0 +1,69 @@
+"""Tokens that upstreams count, in whatever names and numbers they use."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from services.models.domain.usage import Usage
+
+MAX_COUNT = 1_000_000_000
+"""No call has as many tokens. What an upstream claims beyond it is cut, so that sums of many records can be stored."""
+
+
+def read_usage(usage: Any) -> Usage | None:
+    """Return the tokens an upstream counted, or None when it counted none.
+
+    OpenAI's names and those of its Responses interface and of Anthropic are known; numbers may come as text.
+    """
+    if not isinstance(usage, Mapping):
+        return None
+    prompt, output = (
+        _first(usage, "prompt_tokens", "input_tokens"),
+        _first(usage, "completion_tokens", "output_tokens"),
+    )
+    if prompt is None and output is None:
+        return None
+    prompt_details = _details(usage, "prompt_tokens_details", "input_tokens_details")
+    output_details = _details(usage, "completion_tokens_details", "output_tokens_details")
+    input_tokens = prompt or 0
+    cached = _first(prompt_details, "cached_tokens")
+    if cached is None:
+        cached = _first(usage, "cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens")
+    written = _first(prompt_details, "cache_creation_tokens")
+    if written is None:
+        written = _first(usage, "cache_creation_input_tokens")
+    # Parts are never more than the whole.
+    cached = min(cached or 0, input_tokens)
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output or 0,
+        reasoning_tokens=min(_first(output_details, "reasoning_tokens") or 0, output or 0),
+        cached_input_tokens=cached,
+        cache_write_input_tokens=min(written or 0, input_tokens - cached),
+    )
+
+
+def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    return next((value for name in names if isinstance(value := usage.get(name), Mapping)), {})
+
+
+def _first(document: Mapping[str, Any], *names: str) -> int | None:
+    return next((count for name in names if (count := _count(document.get(name))) is not None), None)
+
+
+def _count(value: Any) -> int | None:
+    """Return a number of tokens from 0 to MAX_COUNT, or None when the value is no number."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        # Longer ones are no counts, and Python takes its time to read them.
+        if not value.strip().isdecimal() or len(value) > 30:
+            return None
+        value = int(value)
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        value = int(max(0.0, min(value, float(MAX_COUNT))))
+    if not isinstance(value, int):
+        return None
+    return max(0, min(value, MAX_COUNT))

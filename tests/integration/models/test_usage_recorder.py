@@ -1,0 +1,86 @@
+"""What calls used is stored whatever else happens, on both databases."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import func, select
+
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.common.errors import Unavailable
+from services.common.ids import new_id
+from services.models.domain.usage import Usage, UsageRecord
+from services.models.repositories.usage import UsageRepository
+from services.models.tables import usage_records
+from services.models.usecases.usage_recorder import UsageRecorder
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    await upgrade_database("models", database_url)
+    database = Database(database_url, "models", null_pool=True)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def recorder(database: Database) -> AsyncIterator[UsageRecorder]:
+    recorder = UsageRecorder(database)
+    recorder.start()
+    yield recorder
+    await recorder.close(1)
+
+
+def _record(group: str, input_tokens: int = 1) -> UsageRecord:
+    return UsageRecord(new_id(), group, "m", "", utc_now(), Usage(input_tokens, cost=0.5))
+
+
+async def _stored(database: Database) -> int:
+    async with database.read() as connection:
+        return int(await connection.scalar(select(func.count()).select_from(usage_records)) or 0)
+
+
+async def test_a_record_that_cannot_be_stored_is_set_aside_alone(database: Database, recorder: UsageRecorder) -> None:
+    for number in range(300):
+        recorder.record(_record(f"g{number}", 10**20 if number in (0, 77, 299) else 1))
+    assert await recorder.flush(30)
+    assert await _stored(database) == 297
+
+
+async def test_readers_do_not_wait_for_a_database_that_is_away(
+    recorder: UsageRecorder, monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    away = True
+    add = UsageRepository.add
+
+    async def add_or_fail(self: UsageRepository, records: list[UsageRecord], *, maybe_stored: bool) -> None:
+        if away:
+            raise Unavailable("the database does not answer")
+        await add(self, records, maybe_stored=maybe_stored)
+
+    monkeypatch.setattr(UsageRepository, "add", add_or_fail)
+    recorder.record(_record("g"))
+    assert not await recorder.flush(0.01)
+    away = False
+    assert await recorder.flush(30)
+    assert await _stored(database) == 1
+
+
+async def test_records_of_a_moment_are_one_batch(
+    recorder: UsageRecorder, monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    batches: list[int] = []
+    add = UsageRepository.add
+
+    async def counted(self: UsageRepository, records: list[UsageRecord], *, maybe_stored: bool) -> None:
+        batches.append(len(records))
+        await add(self, records, maybe_stored=maybe_stored)
+
+    monkeypatch.setattr(UsageRepository, "add", counted)
+    for _ in range(20):
+        recorder.record(_record("g"))
+        await asyncio.sleep(0)
+    assert await recorder.flush(30)
+    assert batches == [20]

@@ -1,0 +1,61 @@
+"""Counts of upstreams are taken in any form and can always be stored."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.models.domain.usage import Usage
+from services.models.providers.usage_reading import MAX_COUNT, read_usage
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"prompt_tokens": 7, "completion_tokens": 3}, Usage(7, 3)),
+        ({"input_tokens": 7, "output_tokens": 3}, Usage(7, 3)),
+        ({"prompt_tokens": "7", "completion_tokens": 3.0}, Usage(7, 3)),
+        ({"prompt_tokens": 10**20, "completion_tokens": 3}, Usage(MAX_COUNT, 3)),
+        ({"prompt_tokens": 1e300, "completion_tokens": float("inf")}, Usage(MAX_COUNT, MAX_COUNT)),
+        ({"prompt_tokens": -5, "completion_tokens": float("nan")}, Usage(0, 0)),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 8, "completion_tokens_details": {"reasoning_tokens": 10**20}},
+            Usage(9, 8, 8),
+        ),
+        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4}}, Usage(9, 0, 0, 4)),
+        ({"prompt_tokens": 9, "prompt_cache_hit_tokens": 4}, Usage(9, 0, 0, 4)),
+        (
+            {"input_tokens": 9, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 3},
+            Usage(9, 0, 0, 4, 3),
+        ),
+        ({"prompt_tokens": True}, None),
+        ({"prompt_tokens": None, "completion_tokens": "many"}, None),
+        ({}, None),
+        (None, None),
+        ([], None),
+        ("7", None),
+    ],
+)
+def test_counts_are_read(document: Any, expected: Usage | None) -> None:
+    assert read_usage(document) == expected
+
+
+_NUMBERS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40) | st.integers().map(str)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "cache_read_input_tokens"]
+        ),
+        _NUMBERS,
+    ),
+    st.dictionaries(st.sampled_from(["cached_tokens", "reasoning_tokens", "cache_creation_tokens"]), _NUMBERS),
+)
+def test_no_count_is_beyond_what_can_be_stored(counts: dict[str, Any], details: dict[str, Any]) -> None:
+    usage = read_usage(counts | {"prompt_tokens_details": details, "completion_tokens_details": details})
+    if usage is not None:
+        assert 0 <= usage.input_tokens <= MAX_COUNT
+        assert 0 <= usage.reasoning_tokens <= usage.output_tokens <= MAX_COUNT
+        assert 0 <= usage.cached_input_tokens + usage.cache_write_input_tokens <= usage.input_tokens
