@@ -5,7 +5,8 @@ Addresses come from the operator, who is trusted, or from a group, whose address
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+import zlib
+from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -84,9 +85,11 @@ class EgressClient:
                     limit_per_host=self._connections_per_origin,
                     keepalive_timeout=_KEEPALIVE_SECONDS,
                 ),
+                # `iter_body` unpacks in small steps: a small body may become a huge one.
+                auto_decompress=False,
                 trust_env=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": "coxswain"},
+                headers={"User-Agent": "coxswain", "Accept-Encoding": "gzip"},
             )
         return self._sessions[kind]
 
@@ -96,11 +99,46 @@ class EgressClient:
         self._sessions.clear()
 
 
+async def iter_body(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield the body of a response as it comes, unpacked where it is compressed.
+
+    What one packet unpacks to comes in pieces, and other work may run between them.
+
+    Raises:
+        aiohttp.ClientPayloadError: it is packed in a way that was not asked for, or damaged.
+        aiohttp.ClientError, OSError: the connection was lost.
+    """
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        async for data in response.content.iter_any():
+            yield data
+        return
+    if encoding not in ("gzip", "x-gzip"):
+        raise aiohttp.ClientPayloadError(f"the body is packed as {encoding[:40]}")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        async for data in response.content.iter_any():
+            while data:
+                if piece := unpacker.decompress(data, _READ_BYTES):
+                    yield piece
+                data = unpacker.unconsumed_tail
+                if data:
+                    await asyncio.sleep(0)
+        if rest := unpacker.flush(_READ_BYTES):
+            yield rest
+    except zlib.error as error:
+        raise aiohttp.ClientPayloadError("the body is not what its encoding says") from error
+
+
 async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
-    """Return the body of a response, or None when it is larger; the caller closes the response."""
+    """Return the body of a response, or None when it is larger; the caller closes the response.
+
+    Raises:
+        aiohttp.ClientError, OSError: see `iter_body`.
+    """
     parts: list[bytes] = []
     size = 0
-    async for part in response.content.iter_chunked(_READ_BYTES):
+    async for part in iter_body(response):
         size += len(part)
         if size > max_bytes:
             return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 
@@ -23,14 +24,26 @@ class Embedded:
     vectors: Sequence[Vector]
 
 
-class Embedder:
-    """Embeds by `coxswain.models.v1.InferenceService`, on behalf of the caller of the present call."""
+class Embedder(Protocol):
+    """Embeds on behalf of the caller of the present call."""
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Embedded:
+        """Embed at least one text; an empty model means the installation's default."""
+        ...
+
+    async def space(self, model: str) -> EmbeddingSpace:
+        """Return the space of a model."""
+        ...
+
+
+class ModelsEmbedder:
+    """Asks `coxswain.models.v1.InferenceService`."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
 
     async def embed(self, model: str, texts: Sequence[str]) -> Embedded:
-        """Embed at least one text; an empty model means the installation's default."""
+        """See `Embedder`."""
         vectors: list[Vector] = []
         space = EmbeddingSpace(model, 0)
         for part in _batches(texts):
@@ -44,7 +57,7 @@ class Embedder:
         return Embedded(space, vectors)
 
     async def space(self, model: str) -> EmbeddingSpace:
-        """Return the embedding space of a model."""
+        """See `Embedder`."""
         return (await self.embed(model, ["dimension"])).space
 
 

@@ -21,7 +21,7 @@ from services.common.periodic import every
 from services.common.runtime import Runtime
 from services.common.startup import StartError
 from services.memory.domain.vectors import EmbeddingSpace
-from services.memory.embedding import Embedder
+from services.memory.embedding import ModelsEmbedder
 from services.memory.servicers.memories import MemoryServicer
 from services.memory.servicers.memory_backends import MemoryBackendServicer
 from services.memory.servicers.vector_indexes import VectorIndexServicer
@@ -72,7 +72,7 @@ class MemoryService:
         self._memory = MemoryServicer(
             Memories(
                 stores,
-                Embedder(runtime.peers.channel("models")),
+                ModelsEmbedder(runtime.peers.channel("models")),
                 default_model=settings.embedding_model,
                 short_term_ttl_hours=settings.short_term_ttl_hours,
                 max_message_bytes=runtime.settings.max_message_bytes,

@@ -21,8 +21,10 @@ from services.models.providers.batches import BatchLimits
 from services.models.providers.litellm.provider import LitellmProvider
 from services.models.providers.offline.embedder import PackagedEmbedder
 from services.models.providers.offline.provider import OfflineProvider
+from services.models.providers.openai.client import ResponseLimits
 from services.models.providers.openai.provider import OpenAICompatibleProvider
 from services.models.providers.retries import RetryLimits
+from services.models.providers.shares import GroupShares
 from services.models.seed import SeedError, read_seed, seed
 from services.models.servicers.inference import InferenceServicer
 from services.models.servicers.models import ModelServicer
@@ -116,7 +118,6 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
     egress = EgressClient(
         addresses,
         connect_timeout=settings.connect_timeout_seconds,
-        connections_per_origin=settings.max_connections_per_origin,
     )
     retries = RetryLimits(
         request_timeout=settings.request_timeout_seconds,
@@ -124,6 +125,7 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
         pauses=Backoff(settings.retry_base_seconds, _LONGEST_OWN_PAUSE_SECONDS),
         longest=settings.retry_max_seconds,
     )
+    shares = GroupShares(most=settings.max_calls_per_group, wait_seconds=settings.group_wait_seconds)
     batches = BatchLimits(texts=settings.embed_batch_size, requests=settings.embed_concurrency)
     upstreams = OpenAICompatibleProvider(
         egress,
@@ -131,7 +133,8 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
         {Provider.OPENAI: settings.openai_base_url, Provider.DATABRICKS: settings.databricks_base_url},
         retries,
         batches,
-        max_response_bytes=settings.max_response_bytes,
+        ResponseLimits(settings.max_response_bytes, settings.first_byte_seconds, settings.idle_seconds),
+        shares,
     )
     return {
         Provider.OFFLINE: OfflineProvider(PackagedEmbedder()),
@@ -142,6 +145,7 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
             settings.litellm_base_urls,
             retries,
             batches,
+            shares,
             home=runtime.data_dir / "litellm",
             start_seconds=settings.litellm_start_seconds,
         ),

@@ -54,6 +54,14 @@ class ModelsSettings(BaseSettings):
         600, gt=0, description="Seconds a model call may take when its caller sets no deadline."
     )
     connect_timeout_seconds: float = Field(10, gt=0, description="Seconds until a connection to an upstream stands.")
+    first_byte_seconds: float = Field(
+        600,
+        gt=0,
+        description="Seconds until the first byte of an upstream's answer. Models that reason may take minutes.",
+    )
+    idle_seconds: float = Field(
+        120, gt=0, description="Seconds between two bytes of an answer, keep-alive events included."
+    )
     max_attempts: int = Field(
         4, ge=1, description="How often a call is attempted on rate limits, outages and lost connections."
     )
@@ -61,7 +69,12 @@ class ModelsSettings(BaseSettings):
     retry_max_seconds: float = Field(
         60, gt=0, description="Longest Retry-After of an upstream, in seconds, that is waited for."
     )
-    max_connections_per_origin: int = Field(256, ge=1, description="Connections to one upstream at once.")
+    max_calls_per_group: int = Field(
+        64, ge=1, description="Calls that one group may have under way at one upstream; more wait for these."
+    )
+    group_wait_seconds: float = Field(
+        2, gt=0, description="Seconds a call waits for its group's other calls at an upstream before it is refused."
+    )
     max_response_bytes: int = Field(
         32 * 1024 * 1024, ge=65536, description="Largest response of an upstream, in bytes, streamed or whole."
     )

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy.typing as npt
 
@@ -23,8 +23,7 @@ from services.memory.domain.searches import Query, Ranking, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, Vector, unit_vector
 from services.memory.embedding import Embedder
 from services.memory.schemas import Column, has_column
-from services.memory.stores.base import embedding_mismatch
-from services.memory.stores.group_stores import BackendStores
+from services.memory.stores.base import MemoryStore, embedding_mismatch
 from services.memory.usecases.entity_graph import EntityGraph, traverse, within_message
 from services.memory.usecases.record_pages import ListPages, SearchPages, fitting
 
@@ -38,6 +37,22 @@ _TEXT_BYTES = 64
 _NAMESPACES = Pager("namespaces", key_types=(str, str))
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+class GroupStores(Protocol):
+    """Knows the store of each group's memories."""
+
+    async def of(self, group_id: str, kind: MemoryKind) -> MemoryStore:
+        """Return the store of a group for a kind.
+
+        Raises:
+            FailedPrecondition: the group's backend does not store the kind.
+        """
+        ...
+
+    async def any_of(self, group_id: str) -> MemoryStore:
+        """Return the group's store, whatever kinds it stores."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +89,7 @@ class Memories:
 
     def __init__(
         self,
-        stores: BackendStores,
+        stores: GroupStores,
         embedder: Embedder,
         *,
         default_model: str,

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -30,7 +31,6 @@ from services.memory.stores.databricks.provisioning import (
     wanted_indexes,
 )
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
-from services.memory.stores.group_stores import BackendStores
 from services.memory.tables import requests
 
 _LISTING = Pager("memory_backends")
@@ -38,6 +38,18 @@ EMBEDDED_DEFAULT = BackendKey(id="default")
 """Stands for the installation's embedded store."""
 
 Edit = Callable[[MemoryBackend], MemoryBackend]
+
+
+class IndexRepositories(Protocol):
+    """Opens the indexes of a backend."""
+
+    def repository(self, backend: MemoryBackend) -> DatabricksVectorIndexRepository:
+        """Return them."""
+        ...
+
+    def forget(self, group_id: str) -> None:
+        """Look up the group's active backend again: its backends have changed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +80,9 @@ class Step:
 class MemoryBackends:
     """Every operation concerns the calling principal's group."""
 
-    def __init__(self, database: Database, stores: BackendStores, limits: ProvisionLimits) -> None:
+    def __init__(self, database: Database, indexes: IndexRepositories, limits: ProvisionLimits) -> None:
         self._database = database
-        self._stores = stores
+        self._indexes = indexes
         self._limits = limits
 
     async def create(self, principal: Principal, draft: MemoryBackend, request: RequestKey | None) -> MemoryBackend:
@@ -145,7 +157,7 @@ class MemoryBackends:
             )
             await _check_space(backends, changed, present)
             await backends.store(changed)
-        self._stores.forget(principal.group_id)
+        self._indexes.forget(principal.group_id)
         return changed
 
     async def delete(self, principal: Principal, key: BackendKey, successor: BackendKey | None) -> None:
@@ -177,7 +189,7 @@ class MemoryBackends:
                     )
                 await backends.activate(principal.group_id, following)
             await backends.remove(backend)
-        self._stores.forget(principal.group_id)
+        self._indexes.forget(principal.group_id)
 
     async def activate(self, principal: Principal, key: BackendKey) -> MemoryBackend | None:
         """Make a backend the active one and return it, or None for the embedded default.
@@ -190,7 +202,7 @@ class MemoryBackends:
             await backends.hold(principal.group_id)
             backend = await _named(backends, principal.group_id, key)
             await backends.activate(principal.group_id, backend)
-        self._stores.forget(principal.group_id)
+        self._indexes.forget(principal.group_id)
         return None if backend is None else replace(backend, active=True)
 
     async def verify(self, principal: Principal, key: BackendKey) -> Sequence[Check]:
@@ -201,7 +213,7 @@ class MemoryBackends:
             return [Check("embedded default", "is always available")]
         if backend.disabled:
             return [Check("configuration", "every kind is disabled: the embedded default is used instead")]
-        repository = self._stores.repository(backend)
+        repository = self._indexes.repository(backend)
         checks: list[Check] = []
         try:
             checks.append(await self._check_endpoint(repository, config.endpoint))
@@ -287,7 +299,7 @@ class MemoryBackends:
         config = backend.databricks
         if config is None:
             raise FailedPrecondition("the embedded default needs no provisioning", reason="INVALID_FIELD")
-        repository = self._stores.repository(backend)
+        repository = self._indexes.repository(backend)
         wanted = wanted_indexes(config)
         total = 1 + len(wanted)
         started = time.monotonic()

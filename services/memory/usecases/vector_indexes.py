@@ -27,9 +27,8 @@ from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.provisioning import ProvisionLimits, make_index
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.upstream_errors import AlreadyThere
-from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.memories import check_memory_id, query_vector
-from services.memory.usecases.memory_backends import Edit, note_endpoint
+from services.memory.usecases.memory_backends import Edit, IndexRepositories, note_endpoint
 
 _DEFAULT_LIMIT = 10
 _DESCRIBED_AT_ONCE = 8
@@ -89,12 +88,12 @@ class VectorIndexes:
     def __init__(
         self,
         database: Database,
-        stores: BackendStores,
+        indexes: IndexRepositories,
         provisioning: ProvisionLimits,
         limits: IndexLimits,
     ) -> None:
         self._database = database
-        self._stores = stores
+        self._indexes = indexes
         self._provisioning = provisioning
         self._limits = limits
 
@@ -141,7 +140,7 @@ class VectorIndexes:
         min_score: float | None,
     ) -> SimilarRecords:
         """Return the nearest of the group's records, best first; without a crew, of all crews."""
-        repository = self._stores.repository(registered.backend)
+        repository = self._indexes.repository(registered.backend)
         space = _config(registered.backend).space
         vector = query_vector(values, "query_vector")
         if len(vector) != space.dimension:
@@ -182,7 +181,7 @@ class VectorIndexes:
         self, principal: Principal, registered: RegisteredIndex, memory_id: str, conditions: Sequence[Condition]
     ) -> Tally:
         """Count the group's records."""
-        repository = self._stores.repository(registered.backend)
+        repository = self._indexes.repository(registered.backend)
         owner = _owner(principal, registered.kind, memory_id)
         chosen = Filter(tuple(conditions), include_private=True)
         return await repository.count_documents(registered.name, owner, chosen, utc_now())
@@ -202,7 +201,7 @@ class VectorIndexes:
 
         async def describe(registered: RegisteredIndex) -> IndexInfo:
             async with gate:
-                repository = self._stores.repository(registered.backend)
+                repository = self._indexes.repository(registered.backend)
                 return IndexInfo(registered, await repository.describe_index(registered.name))
 
         return await asyncio.gather(*(describe(index) for index in registered))
@@ -250,14 +249,14 @@ class VectorIndexes:
         backend = await self._backend(principal, key)
         register = _registration(index, kind)
         register(backend)
-        repository = self._stores.repository(backend)
+        repository = self._indexes.repository(backend)
         with contextlib.suppress(AlreadyThere):
             await repository.create_index(index, kind, _config(backend).space.dimension)
         async with self._database.write() as connection:
             backends = MemoryBackendRepository(connection)
             await backends.hold(principal.group_id)
             await backends.store(register(await backends.get(principal.group_id, BackendKey(id=backend.id))))
-        self._stores.forget(principal.group_id)
+        self._indexes.forget(principal.group_id)
         return await self.describe(principal, index)
 
     async def delete_index(self, principal: Principal, index: str, confirm_name: str) -> None:
@@ -281,7 +280,7 @@ class VectorIndexes:
         """Make a backend's endpoint; one that is there already is returned as it is."""
         backend = await self._backend(principal, key)
         config = _config(backend)
-        repository = self._stores.repository(backend)
+        repository = self._indexes.repository(backend)
         try:
             made = await repository.create_endpoint(storage_optimized=storage_optimized)
         except AlreadyThere:
@@ -293,13 +292,13 @@ class VectorIndexes:
         """Return a backend's endpoint."""
         backend = await self._backend(principal, key)
         _config(backend)
-        return await self._stores.repository(backend).describe_endpoint()
+        return await self._indexes.repository(backend).describe_endpoint()
 
     async def endpoints(self, principal: Principal, key: BackendKey) -> Sequence[EndpointDescription]:
         """Return the endpoints of a backend's workspace that the caller's credential can see."""
         backend = await self._backend(principal, key)
         _config(backend)
-        return await self._stores.repository(backend).list_endpoints()
+        return await self._indexes.repository(backend).list_endpoints()
 
     async def delete_endpoint(self, principal: Principal, key: BackendKey, confirm_name: str) -> None:
         """Remove a backend's endpoint, which may serve no index any more.
@@ -313,7 +312,7 @@ class VectorIndexes:
         _confirm(confirm_name, config.endpoint, "endpoint")
         if backend.made_endpoint != config.endpoint:
             _need_platform_admin(principal, f"endpoint {config.endpoint} was not made by this backend: removing it")
-        repository = self._stores.repository(backend)
+        repository = self._indexes.repository(backend)
         await repository.delete_endpoint()
         await self._note_endpoint(backend, "")
 
@@ -343,7 +342,7 @@ class VectorIndexes:
 
     async def _open(self, principal: Principal, index: str) -> tuple[RegisteredIndex, DatabricksVectorIndexRepository]:
         registered = await self.registered(principal, index)
-        return registered, self._stores.repository(registered.backend)
+        return registered, self._indexes.repository(registered.backend)
 
 
 async def _is_shared(

@@ -57,6 +57,7 @@ class ToolCallDelta:
     id: str = ""
     name: str = ""
     arguments_json: str = ""
+    provider_state: str = ""
 
 
 @dataclass(frozen=True, slots=True)

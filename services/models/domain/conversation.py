@@ -32,6 +32,8 @@ class ToolCall:
     name: str
     arguments_json: str
     """As the model wrote it, which may be invalid JSON."""
+    provider_state: str = ""
+    """What the provider wants back with the call in the next turn, such as a signature; callers hand it back unread."""
 
 
 @dataclass(frozen=True, slots=True)

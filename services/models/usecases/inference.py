@@ -1,5 +1,6 @@
 """Calls of models."""
 
+import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -207,12 +208,25 @@ def _check_conversation(completion: Completion) -> None:
                 f"{path}.tool_call_id",
                 "has to be set in a message of a tool: the id of the call that it is the result of",
             )
+        for number, call in enumerate(message.tool_calls):
+            if call.provider_state and not _is_object(call.provider_state):
+                raise InvalidArgument.field(
+                    f"{path}.tool_calls[{number}].provider_state",
+                    "hand back what the tool call of the answer held, unchanged, or leave it empty",
+                )
         if message.tool_calls and message.role is not MessageRole.ASSISTANT:
             raise InvalidArgument.field(f"{path}.tool_calls", "must be empty unless the role is ASSISTANT")
         if not message.content and not message.tool_calls and message.role is not MessageRole.TOOL:
             raise InvalidArgument.field(
                 f"{path}.content", "must not be empty: a message without tool calls needs content"
             )
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _unable(model: Model, capability: str, what: str) -> FailedPrecondition:

@@ -384,7 +384,12 @@ async def test_a_used_up_quota_is_not_tried_again(models: Installation) -> None:
         (Fault(status=404), grpc.StatusCode.FAILED_PRECONDITION, "UPSTREAM_REJECTED"),
         (Fault(status=401), grpc.StatusCode.FAILED_PRECONDITION, "UPSTREAM_CREDENTIAL_REJECTED"),
         (Fault(status=403), grpc.StatusCode.FAILED_PRECONDITION, "UPSTREAM_CREDENTIAL_REJECTED"),
-        (Fault(status=500), grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
+        (
+            Fault(status=429, code="insufficient_quota"),
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "UPSTREAM_QUOTA_EXHAUSTED",
+        ),
+        (Fault(status=400, code="content_filter"), grpc.StatusCode.INVALID_ARGUMENT, "CONTENT_FILTERED"),
     ],
 )
 @pytest.mark.parametrize("model", [CHAT, REASONER])
@@ -422,7 +427,7 @@ async def test_an_answer_that_is_none_is_an_error_never_an_empty_success(models:
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        (Reply(chunks=["one", "two", "three"], drop_after_chunks=2), "UPSTREAM_BAD_RESPONSE"),
+        (Reply(chunks=["one", "two", "three"], drop_after_chunks=2), "UPSTREAM_UNAVAILABLE"),
         (Reply(chunks=["one", "two", "three"], malformed_after_chunks=2), "UPSTREAM_BAD_RESPONSE"),
         (Reply(chunks=["one", "two", "three"], error_after_chunks=2), "UPSTREAM_UNAVAILABLE"),
     ],

@@ -1,5 +1,6 @@
 """The way out over HTTP: groups reach no address inside, and nothing of one call reaches the next."""
 
+import gzip
 import ipaddress
 import socket
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from aiohttp import web
 
 from services.common.egress import AddressPolicy
 from services.common.errors import PermissionDenied
-from services.common.http import EgressClient, read_limited
+from services.common.http import EgressClient, iter_body, read_limited
 
 CLOSED = AddressPolicy(setting="ALLOWED")
 LOOPBACK = AddressPolicy([ipaddress.ip_network("127.0.0.0/8")], setting="ALLOWED")
@@ -110,3 +111,34 @@ async def test_a_body_is_read_up_to_a_limit(size: int, read: int | None) -> None
         async with response:
             body = await read_limited(response, 1000)
     assert (body if body is None else len(body)) == read
+
+
+async def test_packed_bodies_are_unpacked_in_small_steps_and_bounded() -> None:
+    async def packed(_request: web.Request) -> web.Response:
+        return web.Response(body=gzip.compress(b"a" * 10_000_000), headers={"Content-Encoding": "gzip"})
+
+    async def odd(request: web.Request) -> web.Response:
+        return web.Response(body=b"x" * 100, headers={"Content-Encoding": request.path.strip("/")})
+
+    app = web.Application()
+    app.router.add_get("/packed", packed)
+    app.router.add_get("/{any}", odd)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with client_of(CLOSED) as client:
+        async with await client.request("GET", f"{address}/packed", trusted=True) as response:
+            pieces = [len(piece) async for piece in iter_body(response)]
+        assert sum(pieces) == 10_000_000
+        assert max(pieces) <= 64 * 1024
+        async with await client.request("GET", f"{address}/packed", trusted=True) as response:
+            assert await read_limited(response, 1_000_000) is None
+        for encoding in ("gzip", "br"):
+            async with await client.request("GET", f"{address}/{encoding}", trusted=True) as response:
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await read_limited(response, 1_000_000)
+        async with await client.request("GET", f"{address}/identity", trusted=True) as response:
+            assert await read_limited(response, 1_000_000) == b"x" * 100
+    await runner.cleanup()

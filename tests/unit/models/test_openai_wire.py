@@ -11,19 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.models.domain.answer import FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
+from services.models.domain.answer import FinishReason
 from services.models.domain.conversation import Completion, ContentPart, Message, MessageRole, Sampling
 from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
-from services.models.domain.usage import Usage
 from services.models.providers.openai.answers import (
+    AnswerFailed,
+    AnswerReader,
     BadResponse,
     read_answer,
-    read_chunk,
     read_content,
-    read_embeddings,
-    read_finish,
-    read_usage,
 )
+from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import chat_request
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -60,7 +58,11 @@ def test_the_limit_of_tokens_has_the_name_the_upstream_knows() -> None:
 
 def test_a_call_cannot_ask_for_more_tokens_than_the_model_is_configured_with() -> None:
     assert chat_request(model(max_output_tokens=7), limited(50), stream=False)["max_tokens"] == 7
-    assert chat_request(model(max_output_tokens=7), HELLO, stream=False)["max_tokens"] == 7
+
+
+def test_a_limit_that_nobody_asked_for_is_not_sent() -> None:
+    # Providers reserve quota for the whole limit before they admit a call.
+    assert "max_tokens" not in chat_request(model(max_output_tokens=7), HELLO, stream=False)
 
 
 def test_only_upstreams_that_know_the_option_are_asked_for_usage_in_streams() -> None:
@@ -105,65 +107,15 @@ def test_tool_calls_are_read_in_the_forms_servers_send_them() -> None:
         {"id": None, "function": {"name": "h", "arguments": None}},
     ]
     read = read_answer(answer({"content": None, "tool_calls": calls}, finish_reason="stop"))
-    assert [(call.id, call.name, json.loads(call.arguments_json)) for call in read.tool_calls] == [
-        ("a", "f", {"x": 1}),
-        ("call_1", "g", {"y": 2}),
-        ("call_2", "h", {}),
+    assert [(call.name, json.loads(call.arguments_json)) for call in read.tool_calls] == [
+        ("f", {"x": 1}),
+        ("g", {"y": 2}),
+        ("h", {}),
     ]
+    ids = [call.id for call in read.tool_calls]
+    assert ids[0] == "a"
+    assert len(set(ids)) == 3
     assert read.finish_reason is FinishReason.TOOL_CALLS
-
-
-@pytest.mark.parametrize(
-    ("reason", "has_calls", "expected"),
-    [
-        ("stop", False, FinishReason.STOP),
-        ("length", False, FinishReason.LENGTH),
-        ("length", True, FinishReason.LENGTH),
-        ("content_filter", False, FinishReason.CONTENT_FILTER),
-        ("function_call", False, FinishReason.TOOL_CALLS),
-        ("stop", True, FinishReason.TOOL_CALLS),
-        (None, False, FinishReason.STOP),
-        ("eos_token", False, FinishReason.STOP),
-        (17, True, FinishReason.TOOL_CALLS),
-    ],
-)
-def test_the_reason_of_the_end_is_one_of_ours(reason: Any, has_calls: bool, expected: FinishReason) -> None:
-    assert read_finish(reason, has_tool_calls=has_calls) is expected
-
-
-def test_usage_counts_what_is_there_and_is_absent_when_the_upstream_sends_none() -> None:
-    assert read_usage(None) is None
-    assert read_usage({"prompt_tokens": None}) is None
-    assert read_usage({"prompt_tokens": 3, "completion_tokens": None, "prompt_tokens_details": None}) == Usage(3, 0)
-    detailed = {
-        "prompt_tokens": 3,
-        "completion_tokens": 9,
-        "completion_tokens_details": {"reasoning_tokens": 4},
-        "prompt_tokens_details": {"cached_tokens": 2},
-    }
-    assert read_usage(detailed) == Usage(3, 9, 4, 2)
-
-
-def test_an_event_of_a_stream_is_read_into_deltas() -> None:
-    chunk = read_chunk(
-        {
-            "model": "up",
-            "choices": [
-                {
-                    "delta": {
-                        "reasoning_content": "r",
-                        "content": "t",
-                        "tool_calls": [{"function": {"name": "f", "arguments": "{"}}],
-                    },
-                    "finish_reason": None,
-                }
-            ],
-        }
-    )
-    assert chunk.deltas == (ReasoningDelta("r"), TextDelta("t"), ToolCallDelta(0, "", "f", "{"))
-    assert (chunk.finish, chunk.upstream_model) == (None, "up")
-    assert read_chunk({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}).usage == Usage(1, 2)
-    assert read_chunk({"choices": [{"delta": None, "finish_reason": "stop"}]}).finish == "stop"
 
 
 JSON = st.recursive(
@@ -196,8 +148,8 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_an_answer_is_read_or_refused_whatever_it_is(document: Any) -> None:
-    for read in (read_answer, read_chunk, lambda value: read_embeddings(value, 1)):
-        with contextlib.suppress(BadResponse):
+    for read in (read_answer, AnswerReader().feed, lambda value: read_embeddings(value, 1)):
+        with contextlib.suppress(BadResponse, AnswerFailed):
             read(document)
 
 

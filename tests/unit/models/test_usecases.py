@@ -15,7 +15,8 @@ from services.common.identity.credentials import OutboundCredential
 from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
 from services.models.domain.tokens import estimate_tokens
 from services.models.domain.usage import Usage, UsageRecord
-from services.models.providers.upstream_errors import retry_after_seconds, status_failure
+from services.models.providers.fault_reading import read_fault
+from services.models.providers.upstream_errors import retry_after_seconds, upstream_failure
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.usage_recorder import UsageRecorder
 
@@ -107,7 +108,7 @@ async def test_every_record_is_stored_once_whatever_fails_on_the_way(failures: t
         recorder.record(record(number))
         if number % 300 == 0:
             await asyncio.sleep(0)
-    await recorder.flush()
+    assert await recorder.flush(60)
     assert recorder.stored == [str(number) for number in range(1200)]
     await recorder.close(1)
 
@@ -129,14 +130,19 @@ async def test_closing_stores_what_is_left_and_gives_up_on_a_database_that_stays
     [(None, None), ("", None), ("3", 3.0), ("0.5", 0.5), ("-4", 0.0), ("soon", None), ("nan", None), ("inf", None)],
 )
 def test_retry_after_is_read_as_a_number(value: str | None, seconds: float | None) -> None:
-    assert retry_after_seconds(value) == seconds
+    assert retry_after_seconds({} if value is None else {"Retry-After": value}) == seconds
+
+
+def test_retry_after_may_come_in_milliseconds_and_is_bounded() -> None:
+    assert retry_after_seconds({"retry-after-ms": "2500", "Retry-After": "9"}) == 2.5
+    assert retry_after_seconds({"Retry-After": "1e308"}) == retry_after_seconds({"Retry-After": "1e9"})
 
 
 def test_retry_after_is_read_as_a_date() -> None:
     past = format_datetime(datetime(2020, 1, 1, tzinfo=UTC), usegmt=True)
     future = format_datetime(datetime(2200, 1, 1, tzinfo=UTC), usegmt=True)
-    assert retry_after_seconds(past) == 0.0
-    assert (retry_after_seconds(future) or 0) > 1e6
+    assert retry_after_seconds({"Retry-After": past}) == 0.0
+    assert (retry_after_seconds({"Retry-After": future}) or 0) > 1e6
 
 
 KEY = "dapi0123456789abcdef"
@@ -147,12 +153,12 @@ def test_no_piece_of_a_key_is_ever_quoted(before: str, start: int, length: int, 
     piece = KEY[start : start + length]
     document: dict[str, Any] = {"error": {"message": f"{before}{piece}{after}"}}
     for status in (400, 404, 422):
-        failure = status_failure(model("m"), status, document, OutboundCredential(KEY), None)
+        failure = upstream_failure(model("m"), read_fault(status, document), OutboundCredential(KEY))
         assert piece not in failure.message
 
 
 def test_a_users_own_token_that_is_refused_is_the_users_affair() -> None:
-    failure = status_failure(model("m"), 401, None, OutboundCredential("t", on_behalf_of_user=True), None)
+    failure = upstream_failure(model("m"), read_fault(401, None), OutboundCredential("t", on_behalf_of_user=True))
     assert (failure.code, failure.reason) == ("UNAUTHENTICATED", "UPSTREAM_CREDENTIAL_REJECTED")
 
 

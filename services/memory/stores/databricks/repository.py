@@ -429,7 +429,7 @@ class DatabricksVectorIndexRepository:
         if missing:
             raise FailedPrecondition(
                 f"rows of index {index} lack the columns {', '.join(missing)}: create it again (DeleteIndex, "
-                "ProvisionMemoryBackend), or name another index in the backend",
+                "Provision), or name another index in the backend",
                 reason="INDEX_NOT_READY",
                 metadata={"index": index, "state": "COLUMNS_MISSING"},
             )

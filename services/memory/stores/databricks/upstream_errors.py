@@ -74,7 +74,7 @@ def from_response(
         )
     if status == 404 or code == "RESOURCE_DOES_NOT_EXIST":
         return IndexMissing(
-            f"{subject} does not exist; ProvisionMemoryBackend creates what a backend needs",
+            f"{subject} does not exist; Provision makes what a backend needs",
             reason="INDEX_NOT_READY",
             metadata={"index": subject, "state": "NOT_FOUND"},
         )

@@ -3,7 +3,8 @@
 It is run by its path and in isolation, so that it shares nothing with the service but two pipes. Frames in both
 directions are four bytes of length (big-endian), then JSON. It reads calls `{"id", "kind", "arguments"}` of kind
 "complete", "stream" or "embed", and `{"id", "kind": "cancel"}`; it writes `{"ready"}` once, and for each call
-`{"id", "document"}`, once or many times, then `{"id", "end"}`, or `{"id", "error": {"status", "code", "message"}}`.
+`{"id", "document"}`, once or many times, then `{"id", "end"}`, or
+`{"id", "error": {"status", "code", "message", "headers"}}`.
 Keys are sent with each call and not kept.
 """
 
@@ -76,11 +77,29 @@ class Helper:
             "status": status if isinstance(status, int) else None,
             "code": code,
             "message": str(getattr(error, "message", error)),
+            "headers": _waiting_headers(error),
         }
 
     def _write(self, frame: dict[str, Any]) -> None:
         data = json.dumps(frame).encode()
         self._writer.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+
+
+def _waiting_headers(error: Exception) -> dict[str, str]:
+    """Return the headers of an error's response that say how long to wait."""
+    found: dict[str, str] = {}
+    for source in (getattr(error, "response", None), error):
+        headers = getattr(source, "headers", None)
+        for name in ("retry-after-ms", "Retry-After"):
+            value = headers.get(name) or headers.get(name.lower()) if headers is not None else None
+            if value and name not in found:
+                found[name] = str(value)
+    headers = getattr(error, "litellm_response_headers", None) or {}
+    for name in ("retry-after-ms", "Retry-After"):
+        value = headers.get(name) or headers.get(name.lower()) or headers.get(f"llm_provider-{name.lower()}")
+        if value and name not in found:
+            found[name] = str(value)
+    return found
 
 
 async def _main(inbound: int, outbound: int) -> None:

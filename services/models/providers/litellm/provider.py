@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import structlog
 from services.common.child_process import BadFrame, ProcessGone
 from services.common.egress import required_origin
 from services.common.errors import CoxswainError
+from services.common.grpc.call import current_principal
 from services.common.identity.credentials import CredentialSource, OutboundCredential
 from services.models.domain.answer import Answer, Delta, Embeddings
 from services.models.domain.conversation import Completion, Message
@@ -18,15 +21,25 @@ from services.models.domain.model import Model
 from services.models.domain.tokens import estimate_prompt_tokens
 from services.models.providers.base import TokenCount
 from services.models.providers.batches import BatchLimits, embed_in_batches
+from services.models.providers.fault_reading import read_fault
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper
-from services.models.providers.openai.answers import read, read_answer, read_embeddings, read_stream
+from services.models.providers.openai.answers import read, read_answer, read_stream
+from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import chat_request, embeddings_request
 from services.models.providers.retries import RetryableError, RetryLimits, too_late, with_retries
-from services.models.providers.upstream_errors import RETRYABLE_STATUSES, bad_response, status_failure, unavailable
+from services.models.providers.shares import GroupShares
+from services.models.providers.upstream_errors import (
+    bad_response,
+    is_retryable,
+    retry_after_seconds,
+    unavailable,
+    upstream_failure,
+)
 
 logger = structlog.get_logger(__name__)
 
 _Request = dict[str, Any]
+_PREFIX = re.compile(r"^(?:litellm\.)?(?:[A-Za-z.]{1,80}(?:Error|Exception)\s*[:-]\s*)+(?:[A-Za-z_ -]{1,40}:\s+)?")
 
 
 class LitellmProvider:
@@ -38,6 +51,7 @@ class LitellmProvider:
         base_urls: Mapping[str, str],
         retries: RetryLimits,
         batches: BatchLimits,
+        shares: GroupShares,
         *,
         home: Path,
         start_seconds: float,
@@ -47,6 +61,7 @@ class LitellmProvider:
         self._base_urls = base_urls
         self._retries = retries
         self._batches = batches
+        self._shares = shares
         self._home = home
         self._start_seconds = start_seconds
         self._start: asyncio.Task[LitellmHelper] | None = None
@@ -129,7 +144,10 @@ class LitellmProvider:
         try:
             async with limit:
                 helper = await self._working_helper(model)
-            async with contextlib.aclosing(helper.call(kind, arguments)) as documents:
+            async with (
+                self._shares.slot(provider, current_principal().group_id),
+                contextlib.aclosing(helper.call(kind, arguments)) as documents,
+            ):
                 while True:
                     limit = asyncio.timeout_at(deadline)
                     async with limit:
@@ -144,11 +162,11 @@ class LitellmProvider:
         except ProcessGone as error:
             raise RetryableError(unavailable(model, "cannot be reached: the process that calls it ended")) from error
         except LitellmError as error:
-            failure, passing = _failure(model, error.error, credential)
+            failure, wait = _failure(model, error.error, credential)
             if failure.reason == "UPSTREAM_CREDENTIAL_REJECTED":
                 self._credentials.forget(origin, provider)
-            if passing:
-                raise RetryableError(failure) from error
+            if wait is not None:
+                raise RetryableError(failure, wait) from error
             raise failure from error
 
     async def _working_helper(self, model: Model) -> LitellmHelper:
@@ -173,10 +191,27 @@ def _is_working(start: asyncio.Task[LitellmHelper]) -> bool:
     return not start.cancelled() and start.exception() is None and start.result().works
 
 
-def _failure(model: Model, error: Mapping[str, Any], credential: OutboundCredential) -> tuple[CoxswainError, bool]:
-    """Return the failure that an error of litellm stands for, and whether it may pass."""
-    status = error.get("status")
+def _failure(
+    model: Model, error: Mapping[str, Any], credential: OutboundCredential
+) -> tuple[CoxswainError, float | None]:
+    """Return the failure that an error of litellm stands for, and the seconds to wait when it may pass."""
+    status, message = error.get("status"), str(error.get("message") or "")
     if error.get("code") == "unreachable" or not isinstance(status, int) or not 400 <= status < 600:
-        return unavailable(model, "did not answer"), True
-    document = {"error": {"code": error.get("code"), "message": error.get("message")}}
-    return status_failure(model, status, document, credential, None), status in RETRYABLE_STATUSES
+        return unavailable(model, "did not answer"), 0.0
+    retry_after = retry_after_seconds(error.get("headers") or {})
+    fault = read_fault(status, {"error": {"code": error.get("code"), "message": _own_words(message)}})
+    failure = upstream_failure(model, fault, credential, retry_after)
+    return failure, (retry_after or fault.retry_after or 0.0) if is_retryable(fault) else None
+
+
+def _own_words(message: str) -> str:
+    """Return the provider's words in a message of litellm's: without the names of its exceptions and providers."""
+    message = _PREFIX.sub("", message).strip()
+    start = message.find("{")
+    if start < 0:
+        return message
+    try:
+        document, _ = json.JSONDecoder().raw_decode(message, start)
+    except (ValueError, RecursionError):
+        return message
+    return read_fault(500, document).message or message

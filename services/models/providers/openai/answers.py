@@ -1,289 +1,358 @@
-"""Answers of OpenAI's HTTP interface and its dialects."""
+"""Answers of OpenAI's HTTP interface and its dialects, streamed or whole, as the deltas that callers get.
 
-import base64
-import binascii
-import json
-import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+A whole answer is read as a stream of one event, so that both give the same text, reasoning and tool calls.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
-
-import numpy as np
 
 from services.models.domain.answer import (
     Answer,
     Delta,
-    Embeddings,
     FinishDelta,
     FinishReason,
     ReasoningDelta,
     TextDelta,
     ToolCallDelta,
     UsageDelta,
-    Vectors,
 )
 from services.models.domain.conversation import ToolCall
 from services.models.domain.model import Model
 from services.models.domain.usage import Usage
-from services.models.providers.upstream_errors import bad_response
+from services.models.providers.fault_reading import Fault, FaultKind, holds_fault, read_fault
+from services.models.providers.thoughts import ThoughtSplitter
+from services.models.providers.tool_call_assembly import ToolCallAssembler, read_piece
+from services.models.providers.unicode_repair import PieceRepair, repair
+from services.models.providers.upstream_errors import bad_response, unavailable, upstream_failure
+from services.models.providers.usage_reading import read_usage
 
 T = TypeVar("T")
-Json = Mapping[str, Any]
-_FINISH = {reason.value: reason for reason in FinishReason} | {"function_call": FinishReason.TOOL_CALLS}
-_REASONING_FIELDS = ("reasoning_content", "reasoning")
 
 
 class BadResponse(Exception):
     """A response that cannot be read. The text is ours and quotes nothing of it."""
 
 
+class AnswerFailed(Exception):
+    """The upstream says that it failed, in the place of an answer or within one."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.kind)
+        self.fault = fault
+
+
+_FINISH: Mapping[str, FinishReason] = {
+    **dict.fromkeys(
+        ("stop", "end_turn", "stop_sequence", "eos", "eos_token", "end_of_text", "complete", "completed", "done"),
+        FinishReason.STOP,
+    ),
+    **dict.fromkeys(
+        ("length", "max_tokens", "max_output_tokens", "model_length", "max_length", "error_limit", "incomplete"),
+        FinishReason.LENGTH,
+    ),
+    **dict.fromkeys(("tool_calls", "tool_call", "tool_use", "function_call"), FinishReason.TOOL_CALLS),
+    **dict.fromkeys(
+        (
+            "content_filter",
+            "content_filtered",
+            "content-filter",
+            "safety",
+            "recitation",
+            "prohibited_content",
+            "blocklist",
+            "spii",
+            "image_safety",
+            "refusal",
+            "guardrail_intervened",
+            "error_toxic",
+            "sensitive",
+        ),
+        FinishReason.CONTENT_FILTER,
+    ),
+}
+_FAILED_FINISHES = frozenset(
+    {
+        "error",
+        "failed",
+        "malformed_function_call",
+        "unexpected_tool_call",
+        "insufficient_system_resource",
+        "network_error",
+        "aborted",
+    }
+)
+_REASONING_FIELDS = ("reasoning_content", "reasoning")
+_REASONING_BLOCKS = frozenset({"reasoning", "thinking", "summary_text", "reasoning.text", "reasoning.summary"})
+
+
+@dataclass(slots=True)
+class AnswerReader:
+    """Reads the events of one answer.
+
+    Feed every document, then `finish`. What is fed may raise BadResponse or AnswerFailed.
+    """
+
+    split_thoughts: bool = True
+    """Whether `<think>` at the beginning of the text marks reasoning."""
+    usage: Usage | None = None
+    """What the upstream has counted so far."""
+    upstream_model: str = ""
+    """The model that answers, by the upstream's name."""
+    finish_reason: FinishReason | None = None
+    """Set by `finish`."""
+    begun: bool = False
+    """Whether anything of an answer has come: it has been paid for."""
+    _word: str | None = None
+    _said: bool = False
+    _called: bool = False
+    _refusal: str = ""
+    _calls: ToolCallAssembler = field(default_factory=ToolCallAssembler)
+    _thoughts: ThoughtSplitter = field(default_factory=ThoughtSplitter)
+    _text_repair: PieceRepair = field(default_factory=PieceRepair)
+    _reasoning_repair: PieceRepair = field(default_factory=PieceRepair)
+    _argument_repairs: dict[int, PieceRepair] = field(default_factory=dict)
+
+    def feed(self, document: Any) -> list[Delta]:
+        """Return what one document adds to the answer.
+
+        Raises:
+            BadResponse: it is not an event of an answer.
+            AnswerFailed: it is an error.
+        """
+        if not isinstance(document, Mapping):
+            if holds_fault(document):
+                raise AnswerFailed(read_fault(200, document))
+            raise BadResponse("it is not a JSON object")
+        if holds_fault(document):
+            raise AnswerFailed(read_fault(200, document))
+        self.usage = read_usage(document.get("usage")) or self.usage
+        self.upstream_model = _string(document.get("model")) or self.upstream_model
+        choices = document.get("choices")
+        if not choices:
+            # Events that count tokens, keep the connection alive or name filters have no choice.
+            return []
+        choice = choices[0] if isinstance(choices, list) else None
+        if not isinstance(choice, Mapping):
+            raise BadResponse("its choices are not objects")
+        if holds_fault({"error": choice.get("error")}):
+            raise AnswerFailed(read_fault(200, {"error": choice["error"]}))
+        word = choice.get("finish_reason")
+        if isinstance(word, str) and word:
+            self._word = word
+        whole = choice.get("delta") is None
+        message = choice.get("message" if whole else "delta")
+        if message is None:
+            return []
+        if not isinstance(message, Mapping):
+            raise BadResponse("its choice has no message")
+        self.begun = True
+        if whole:
+            # Nothing follows, whether it says why it ended or not.
+            self._word = self._word or ""
+        return self._read(message, whole=whole)
+
+    def finish(self) -> list[Delta]:
+        """Return what the end adds, and set `finish_reason`.
+
+        Raises:
+            BadResponse: the answer has no end, or ended in a way that is no answer.
+            AnswerFailed: the upstream ended it with an error.
+        """
+        deltas: list[Delta] = []
+        reasoning, text = self._thoughts.finish()
+        self._say(deltas, reasoning + self._reasoning_repair.finish(), text + self._text_repair.finish())
+        for number, pieces in self._argument_repairs.items():
+            if rest := pieces.finish():
+                deltas.append(ToolCallDelta(number, arguments_json=rest))
+        deltas += self._calls.finish()
+        word = (self._word or "").lower()
+        if word in _FAILED_FINISHES:
+            raise AnswerFailed(Fault(FaultKind.UNAVAILABLE, None, f"the answer ended with {self._word}"))
+        if self._refusal and not self._said:
+            deltas.append(TextDelta(self._refusal))
+            self.finish_reason = FinishReason.CONTENT_FILTER
+            return deltas
+        reason = _FINISH.get(word, FinishReason.STOP)
+        if reason in (FinishReason.STOP, FinishReason.TOOL_CALLS):
+            # Some upstreams say "stop" beside tool calls, others "tool_calls" without one.
+            reason = FinishReason.TOOL_CALLS if self._calls else FinishReason.STOP
+        if not self._said and not self._calls:
+            if word and word not in _FINISH:
+                raise BadResponse("it is empty and ended for a reason that is not known")
+            if self._called:
+                raise BadResponse("a tool call does not name a function")
+        self.finish_reason = reason
+        return deltas
+
+    @property
+    def ended(self) -> bool:
+        """Whether the upstream has said why the answer ended."""
+        return self._word is not None
+
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """Return the tool calls as a whole, once the answer has ended."""
+        return tuple(
+            ToolCall(repair(call.id), repair(call.name), repair(call.arguments_json), repair(call.provider_state))
+            for call in self._calls.calls()
+        )
+
+    def _read(self, message: Mapping[str, Any], *, whole: bool) -> list[Delta]:
+        text, thought = read_content(message.get("content"))
+        reasoning = self._reasoning_repair.feed(_reasoning(message) + thought)
+        text = self._text_repair.feed(text)
+        if self.split_thoughts and text:
+            more, text = self._thoughts.feed(text)
+            reasoning += more
+        deltas: list[Delta] = []
+        self._say(deltas, reasoning, text)
+        self._refusal += repair(_string(message.get("refusal")))
+        calls = message.get("tool_calls")
+        if calls is not None and not isinstance(calls, list):
+            raise BadResponse("its tool_calls are not a list")
+        for position, call in enumerate(calls or ()):
+            if not isinstance(call, Mapping):
+                raise BadResponse("a tool call is not an object")
+            deltas += self._call({**call, "index": position} if whole else call)
+        # What the interface had before tool calls.
+        function = message.get("function_call")
+        if isinstance(function, Mapping):
+            deltas += self._call({"index": 0, "function": function})
+        return deltas
+
+    def _call(self, call: Mapping[str, Any]) -> list[Delta]:
+        self._called = True
+        repaired: list[Delta] = []
+        for delta in self._calls.add(read_piece(call)):
+            pieces = self._argument_repairs.setdefault(delta.index, PieceRepair())
+            repaired.append(
+                ToolCallDelta(
+                    delta.index,
+                    repair(delta.id),
+                    repair(delta.name),
+                    pieces.feed(delta.arguments_json),
+                    repair(delta.provider_state),
+                )
+            )
+        return repaired
+
+    def _say(self, deltas: list[Delta], reasoning: str, text: str) -> None:
+        if reasoning:
+            deltas.append(ReasoningDelta(reasoning))
+        if text:
+            self._said = True
+            deltas.append(TextDelta(text))
+
+
+def read_answer(document: Any, *, split_thoughts: bool = True) -> Answer:
+    """Return the whole answer in a document.
+
+    Raises:
+        BadResponse: it holds none.
+        AnswerFailed: it is an error.
+    """
+    reader = AnswerReader(split_thoughts)
+    deltas = reader.feed(document)
+    if not reader.begun:
+        raise BadResponse("it has no choices")
+    deltas += reader.finish()
+    assert reader.finish_reason is not None
+    return Answer(
+        text="".join(delta.text for delta in deltas if isinstance(delta, TextDelta)),
+        reasoning="".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)),
+        tool_calls=reader.tool_calls(),
+        finish_reason=reader.finish_reason,
+        usage=reader.usage,
+        upstream_model=reader.upstream_model,
+    )
+
+
 def read(model: Model, reader: Callable[[Any], T], document: Any) -> T:
     """Return what `reader` makes of a response of the model's upstream.
 
     Raises:
-        CoxswainError: the response cannot be read.
+        CoxswainError: the response cannot be read, or is an error.
     """
     try:
         return reader(document)
     except BadResponse as error:
         raise bad_response(model, str(error)) from error
+    except AnswerFailed as error:
+        raise upstream_failure(model, error.fault) from error
 
 
-def read_answer(document: Any) -> Answer:
-    """Return the answer in a chat completion.
-
-    Raises:
-        BadResponse: it cannot be read as one.
-    """
-    choice = _first_choice(document)
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        raise BadResponse("its choice has no message")
-    text, reasoning = read_content(message.get("content"))
-    reasoning = _reasoning(message) + reasoning
-    tool_calls = tuple(
-        _tool_call(index, call) for index, call in enumerate(_list(message.get("tool_calls"), "tool_calls"))
-    )
-    return Answer(
-        text=text,
-        reasoning=reasoning,
-        tool_calls=tool_calls,
-        finish_reason=read_finish(choice.get("finish_reason"), has_tool_calls=bool(tool_calls)),
-        usage=read_usage(document.get("usage")),
-        upstream_model=_string(document.get("model")),
-    )
-
-
-async def read_stream(model: Model, documents: AsyncIterator[Any]) -> AsyncGenerator[Delta, None]:
+async def read_stream(
+    model: Model, documents: AsyncIterator[Any], *, split_thoughts: bool = True
+) -> AsyncGenerator[Delta, None]:
     """Yield an answer as its events come: text, reasoning and tool calls, then usage if there is any, then the finish.
 
     Raises:
-        CoxswainError: an event cannot be read, or the events end before the finish.
+        CoxswainError: an event cannot be read or is an error, or the events end before the finish.
     """
-    usage: Usage | None = None
-    finish: str | None = None
-    upstream_model = ""
-    calls_tools = False
+    reader = AnswerReader(split_thoughts)
     async for document in documents:
-        chunk = read(model, read_chunk, document)
-        usage = chunk.usage or usage
-        finish = chunk.finish or finish
-        upstream_model = chunk.upstream_model or upstream_model
-        for delta in chunk.deltas:
-            calls_tools = calls_tools or isinstance(delta, ToolCallDelta)
+        for delta in read(model, reader.feed, document):
             yield delta
-    if finish is None:
-        raise bad_response(model, "its stream ended before the finish")
-    if usage is not None:
-        yield UsageDelta(usage)
-    yield FinishDelta(read_finish(finish, has_tool_calls=calls_tools), upstream_model)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """One event of a stream."""
-
-    deltas: tuple[Delta, ...] = ()
-    finish: str | None = None
-    usage: Usage | None = None
-    upstream_model: str = ""
-
-
-def read_chunk(document: Any) -> Chunk:
-    """Return what one event of a streamed chat completion holds.
-
-    Raises:
-        BadResponse: it cannot be read as one.
-    """
-    if not isinstance(document, dict):
-        raise BadResponse("an event of its stream is not an object")
-    usage = read_usage(document.get("usage"))
-    upstream_model = _string(document.get("model"))
-    if not document.get("choices"):
-        # Events that count tokens, keep the connection alive or name filters have no choice.
-        return Chunk(usage=usage, upstream_model=upstream_model)
-    choice = _first_choice(document)
-    delta = choice.get("delta") or {}
-    if not isinstance(delta, dict):
-        raise BadResponse("the delta in an event of its stream is not an object")
-    text, reasoning = read_content(delta.get("content"))
-    deltas: list[Delta] = []
-    if reasoning := _reasoning(delta) + reasoning:
-        deltas.append(ReasoningDelta(reasoning))
-    if text:
-        deltas.append(TextDelta(text))
-    for position, call in enumerate(_list(delta.get("tool_calls"), "tool_calls")):
-        deltas.append(_tool_call_delta(position, call))
-    finish = choice.get("finish_reason")
-    return Chunk(tuple(deltas), finish if isinstance(finish, str) else None, usage, upstream_model)
+    if not reader.begun:
+        raise bad_response(model, "it holds no answer")
+    if not reader.ended:
+        raise unavailable(model, "ended its stream before the answer was complete")
+    for delta in read(model, lambda _: reader.finish(), None):
+        yield delta
+    if reader.usage is not None:
+        yield UsageDelta(reader.usage)
+    assert reader.finish_reason is not None
+    yield FinishDelta(reader.finish_reason, reader.upstream_model)
 
 
 def read_content(content: Any) -> tuple[str, str]:
     """Return text and reasoning of a message's content.
 
     Besides a string it may be a list of blocks, as gpt-oss sends it: reasoning in summaries (signed or not), then text.
+
+    Raises:
+        BadResponse: it is neither.
     """
     if content is None:
         return "", ""
     if isinstance(content, str):
         return content, ""
-    if isinstance(content, dict):
+    if isinstance(content, Mapping):
         content = [content]
     if not isinstance(content, list):
-        raise BadResponse("its content is neither text nor a list of blocks")
+        raise BadResponse("its content is neither text nor blocks")
     text: list[str] = []
     reasoning: list[str] = []
     for block in content:
         if isinstance(block, str):
             text.append(block)
-        elif not isinstance(block, dict):
+        elif not isinstance(block, Mapping):
             raise BadResponse("a block of its content is not an object")
-        elif block.get("type") in ("reasoning", "thinking", "summary_text"):
+        elif block.get("type") in _REASONING_BLOCKS:
             reasoning.append(_reasoning_of(block))
         elif isinstance(block.get("text"), str):
             text.append(block["text"])
     return "".join(text), "".join(reasoning)
 
 
-def _reasoning_of(block: Json) -> str:
+def _reasoning(message: Mapping[str, Any]) -> str:
+    said = next((value for name in _REASONING_FIELDS if (value := _string(message.get(name)))), "")
+    if said:
+        return said
+    details = message.get("reasoning_details")
+    if not isinstance(details, Sequence) or isinstance(details, str):
+        return ""
+    return "".join(_reasoning_of(block) for block in details if isinstance(block, Mapping))
+
+
+def _reasoning_of(block: Mapping[str, Any]) -> str:
     summary = block.get("summary")
     if isinstance(summary, list):
-        return "".join(_string(part.get("text")) if isinstance(part, dict) else _string(part) for part in summary)
+        return "".join(_string(part.get("text")) if isinstance(part, Mapping) else _string(part) for part in summary)
     return next(
         (value for name in ("thinking", "text", "content", "summary") if (value := _string(block.get(name)))), ""
     )
 
 
-def _reasoning(message: Json) -> str:
-    return next((value for name in _REASONING_FIELDS if (value := _string(message.get(name)))), "")
-
-
-def read_finish(reason: Any, *, has_tool_calls: bool) -> FinishReason:
-    """Return why an answer ended; a reason that the interface does not have counts as STOP."""
-    known = _FINISH.get(reason) if isinstance(reason, str) else None
-    # Some servers say "stop" beside tool calls.
-    if has_tool_calls and known in (None, FinishReason.STOP):
-        return FinishReason.TOOL_CALLS
-    return known or FinishReason.STOP
-
-
-def read_usage(usage: Any) -> Usage | None:
-    """Return the tokens an upstream counted, or None when it sent none."""
-    if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
-        return None
-    output = usage.get("completion_tokens_details")
-    prompt = usage.get("prompt_tokens_details")
-    return Usage(
-        input_tokens=_count(usage, "prompt_tokens"),
-        output_tokens=_count(usage, "completion_tokens"),
-        reasoning_tokens=_count(output, "reasoning_tokens"),
-        cached_input_tokens=_count(prompt, "cached_tokens"),
-    )
-
-
-def read_embeddings(document: Any, expected: int) -> Embeddings:
-    """Return unit-length vectors in the order of the request.
-
-    Raises:
-        BadResponse: they are not `expected` vectors of one length, finite and not zero.
-    """
-    if not isinstance(document, dict):
-        raise BadResponse("it is not a JSON object")
-    data = _list(document.get("data"), "data")
-    if len(data) != expected:
-        raise BadResponse(f"it has {len(data)} embeddings for {expected} texts")
-    if all(isinstance(row, dict) and isinstance(row.get("index"), int) for row in data):
-        data = sorted(data, key=lambda row: row["index"])
-    rows = [_vector(row.get("embedding") if isinstance(row, dict) else None) for row in data]
-    if len({row.shape for row in rows}) != 1 or rows[0].size == 0:
-        raise BadResponse("its embeddings differ in length or are empty")
-    vectors: Vectors = np.stack(rows)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not np.isfinite(vectors).all() or not (lengths > 0).all():
-        raise BadResponse("an embedding is zero or not finite")
-    return Embeddings(vectors / lengths, read_usage(document.get("usage")))
-
-
-def _vector(value: Any) -> Vectors:
-    try:
-        if isinstance(value, str):
-            return np.frombuffer(base64.b64decode(value, validate=True), dtype="<f4").astype(np.float32)
-        if isinstance(value, list):
-            return np.asarray(value, dtype=np.float32).reshape(-1)
-    except (ValueError, TypeError, binascii.Error) as error:
-        raise BadResponse("an embedding is not a list of numbers") from error
-    raise BadResponse("an embedding is not a list of numbers")
-
-
-def _first_choice(document: Any) -> dict[str, Any]:
-    choices = document.get("choices") if isinstance(document, dict) else None
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise BadResponse("it has no choices")
-    return choices[0]
-
-
-def _tool_call(index: int, call: Any) -> ToolCall:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not _string(function.get("name")):
-        raise BadResponse("a tool call does not name a function")
-    return ToolCall(
-        id=_string(call.get("id")) or f"call_{index}",
-        name=function["name"],
-        arguments_json=_arguments(function.get("arguments")) or "{}",
-    )
-
-
-def _tool_call_delta(position: int, call: Any) -> ToolCallDelta:
-    if not isinstance(call, dict):
-        raise BadResponse("a tool call in its stream is not an object")
-    function = call.get("function")
-    function = function if isinstance(function, dict) else {}
-    index = call.get("index")
-    return ToolCallDelta(
-        index=index if isinstance(index, int) else position,
-        id=_string(call.get("id")),
-        name=_string(function.get("name")),
-        arguments_json=_arguments(function.get("arguments")),
-    )
-
-
-def _arguments(value: Any) -> str:
-    """Arguments are JSON text; some servers send the object itself."""
-    return value if isinstance(value, str) else json.dumps(value) if isinstance(value, dict) else ""
-
-
-def _list(value: Any, name: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise BadResponse(f"its {name} is not a list")
-    return value
-
-
 def _string(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _count(document: Any, name: str) -> int:
-    value = document.get(name) if isinstance(document, dict) else None
-    return int(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else 0

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,18 +11,20 @@ import aiohttp
 import structlog
 
 from services.common.errors import CoxswainError, FailedPrecondition
-from services.common.http import EgressClient, read_limited
+from services.common.grpc.call import current_principal
+from services.common.http import EgressClient, iter_body, read_limited
 from services.common.identity.credentials import CredentialSource, OutboundCredential
 from services.models.domain.model import Model
+from services.models.providers.fault_reading import holds_fault, read_fault
 from services.models.providers.openai.events import EventParser, EventTooLarge
 from services.models.providers.retries import RetryableError, RetryLimits, too_late, with_retries
+from services.models.providers.shares import GroupShares
 from services.models.providers.upstream_errors import (
-    RETRYABLE_STATUSES,
     bad_response,
+    is_retryable,
     retry_after_seconds,
-    status_failure,
-    stream_failure,
     unavailable,
+    upstream_failure,
 )
 
 logger = structlog.get_logger(__name__)
@@ -29,6 +32,9 @@ logger = structlog.get_logger(__name__)
 T = TypeVar("T")
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_EVENT_BYTES = 4 * 1024 * 1024
+_END = "[DONE]"
+# White space and the mark of the byte order, which may stand before a document.
+_BEFORE_TEXT = b" \t\r\n\xef\xbb\xbf"
 _UNREACHABLE = (aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -45,6 +51,20 @@ class Target:
     """By the event loop's clock."""
 
 
+@dataclass(frozen=True, slots=True)
+class ResponseLimits:
+    """How large a response may be, and how slow, before its upstream counts as gone."""
+
+    max_bytes: int
+    first_byte_seconds: float
+    """Until its first byte."""
+    idle_seconds: float
+    """Between two bytes."""
+
+
+_Take = Callable[[Target, aiohttp.ClientResponse, OutboundCredential], Awaitable[T]]
+
+
 class OpenAIClient:
     """Sends requests over pooled connections.
 
@@ -53,12 +73,18 @@ class OpenAIClient:
     """
 
     def __init__(
-        self, egress: EgressClient, credentials: CredentialSource, retries: RetryLimits, max_response_bytes: int
+        self,
+        egress: EgressClient,
+        credentials: CredentialSource,
+        retries: RetryLimits,
+        limits: ResponseLimits,
+        shares: GroupShares,
     ) -> None:
         self._egress = egress
         self._credentials = credentials
         self._retries = retries
-        self._max_response_bytes = max_response_bytes
+        self._limits = limits
+        self._shares = shares
 
     async def post(self, target: Target, request: dict[str, Any]) -> Any:
         """Return the JSON document that answers a request.
@@ -66,84 +92,100 @@ class OpenAIClient:
         Raises:
             CoxswainError: the upstream refused, failed, or returned something else.
         """
-        body, _ = await self._send(target, _encode(request), self._read_all)
-        try:
-            return json.loads(body)
-        except ValueError as error:
-            raise bad_response(target.model, "it is not valid JSON") from error
+        async with self._shares.slot(target.origin, current_principal().group_id):
+            return await self._send(target, _encode(request), self._read_document)
 
     async def stream(self, target: Target, request: dict[str, Any]) -> AsyncGenerator[Any, None]:
         """Yield the JSON documents of a stream, until it ends by its mark, its end or a lost connection.
 
+        An upstream that sends its answer as a whole is a stream of one document.
+
         Raises:
             CoxswainError: the upstream refused, failed, reported an error, or sent something else.
         """
-        response, credential = await self._send(target, _encode(request), _opened)
-        try:
-            async for document in self._events(target, response):
-                if isinstance(document, dict) and ("error" in document or "error_code" in document):
-                    raise stream_failure(target.model, document, credential)
-                yield document
-        finally:
-            # Closes the connection, unless it was read to its end and given back before: the upstream stops writing.
-            response.close()
+        async with self._shares.slot(target.origin, current_principal().group_id):
+            documents = await self._send(target, _encode(request), self._begin_stream)
+            async with aclosing(documents):
+                async for document in documents:
+                    yield document
 
     async def close(self) -> None:
         """Close all connections."""
         await self._egress.close()
 
-    async def _read_all(self, target: Target, response: aiohttp.ClientResponse) -> bytes:
-        limit = self._max_response_bytes
+    async def _read_document(
+        self, target: Target, response: aiohttp.ClientResponse, credential: OutboundCredential
+    ) -> Any:
+        limit = self._limits.max_bytes
         try:
-            if (body := await read_limited(response, limit)) is None:
-                raise bad_response(target.model, f"it is larger than {limit} bytes")
-            return body
+            body = await read_limited(response, limit)
         finally:
             response.close()
+        if body is None:
+            raise bad_response(target.model, f"it is larger than {limit} bytes")
+        document = _parse(target.model, body, "it is")
+        _check_for_fault(target.model, document, credential)
+        return document
 
-    async def _send(
-        self,
-        target: Target,
-        body: bytes,
-        take: Callable[[Target, aiohttp.ClientResponse], Awaitable[T]],
-    ) -> tuple[T, OutboundCredential]:
+    async def _begin_stream(
+        self, target: Target, response: aiohttp.ClientResponse, credential: OutboundCredential
+    ) -> AsyncGenerator[Any, None]:
+        """Wait for the first document: an error in its place is retried as one in the place of the stream would be."""
+        documents = self._documents(target, response)
+        try:
+            first = await anext(documents, None)
+            _check_for_fault(target.model, first, credential)
+        except BaseException:
+            await documents.aclose()
+            raise
+
+        async def stream() -> AsyncGenerator[Any, None]:
+            async with aclosing(documents):
+                if first is not None:
+                    yield first
+                try:
+                    async for document in documents:
+                        _check_for_fault(target.model, document, credential)
+                        yield document
+                except RetryableError as error:
+                    raise error.failure from error.__cause__
+
+        return stream()
+
+    async def _send(self, target: Target, body: bytes, take: _Take[T]) -> T:
         """Send until `take` got what it needs from a successful response, or a retry makes no sense."""
         provider = target.model.spec.provider.value
 
-        async def attempt() -> tuple[T, OutboundCredential]:
+        async def attempt() -> T:
             credential = await self._credentials.resolve(target.origin, provider)
             try:
-                return await self._attempt(target, body, credential, take), credential
+                return await self._attempt(target, body, credential, take)
             except CoxswainError as failure:
                 if failure.reason != "UPSTREAM_CREDENTIAL_REJECTED":
                     raise
                 self._credentials.forget(target.origin, provider)
-                if not credential.from_cache:
+                # A fresh one is refused for good, and so is what a valid one may not do.
+                if not credential.from_cache or failure.metadata.get("http_status") == "403":
                     raise
-            # What was remembered may have been replaced since; a fresh one is refused for good.
             credential = await self._credentials.resolve(target.origin, provider)
-            return await self._attempt(target, body, credential, take), credential
+            return await self._attempt(target, body, credential, take)
 
         return await with_retries(target.model, attempt, self._retries, target.deadline)
 
-    async def _attempt(
-        self,
-        target: Target,
-        body: bytes,
-        credential: OutboundCredential,
-        take: Callable[[Target, aiohttp.ClientResponse], Awaitable[T]],
-    ) -> T:
+    async def _attempt(self, target: Target, body: bytes, credential: OutboundCredential, take: _Take[T]) -> T:
         headers = {"Content-Type": "application/json"}
         if credential.token:
             headers["Authorization"] = f"Bearer {credential.token}"
-        limit = asyncio.timeout_at(target.deadline)
+        limit = asyncio.timeout_at(self._next_byte_by(target, self._limits.first_byte_seconds))
         try:
             async with limit:
                 response = await self._egress.request(
                     "POST", target.url, trusted=target.trusted, data=body, headers=headers
                 )
+            limit = asyncio.timeout_at(target.deadline)
+            async with limit:
                 if response.status == 200:
-                    return await take(target, response)
+                    return await take(target, response, credential)
                 document, retry_after = await _read_error(response)
         except aiohttp.InvalidURL as error:
             raise FailedPrecondition(
@@ -152,68 +194,126 @@ class OpenAIClient:
                 metadata={"model": target.model.name},
             ) from error
         except _UNREACHABLE as error:
-            if limit.expired():
+            if asyncio.get_running_loop().time() >= target.deadline:
                 raise too_late(target.model) from error
             logger.info("upstream_unreachable", model=target.model.name, error=type(error).__name__)
-            raise RetryableError(unavailable(target.model, "did not answer")) from error
-        failure = status_failure(target.model, response.status, document, credential, retry_after)
-        # An exhausted quota is reported as a rate limit without a time after which it would be over.
-        if response.status in RETRYABLE_STATUSES and failure.retry_after is not None:
-            raise RetryableError(failure, retry_after or 0.0)
+            what = "sent nothing for too long" if limit.expired() else "did not answer"
+            raise RetryableError(unavailable(target.model, what)) from error
+        fault = read_fault(response.status, document)
+        failure = upstream_failure(target.model, fault, credential, retry_after)
+        if is_retryable(fault):
+            raise RetryableError(failure, fault.retry_after or 0.0 if retry_after is None else retry_after)
         raise failure
 
-    async def _events(self, target: Target, response: aiohttp.ClientResponse) -> AsyncGenerator[Any, None]:
+    async def _documents(self, target: Target, response: aiohttp.ClientResponse) -> AsyncGenerator[Any, None]:
+        """Yield the JSON documents of a response: of its events, or the one that it is as a whole."""
         model = target.model
-        if response.content_type != "text/event-stream":
-            raise bad_response(model, f"it is {response.content_type}, not a stream of events")
-        parser = EventParser(_MAX_EVENT_BYTES)
+        pieces = self._pieces(target, response)
+        found = False
+        try:
+            async with aclosing(pieces):
+                beginning = await anext(pieces, b"")
+                # What a response is, its first byte says: labels are often wrong.
+                if beginning.lstrip(_BEFORE_TEXT)[:1] in (b"{", b"["):
+                    yield _parse(model, beginning + b"".join([piece async for piece in pieces]), "it is")
+                    return
+                async for event in _events(model, beginning, pieces):
+                    if event.strip() == _END:
+                        await _finish_reading(response)
+                        return
+                    if event.strip():
+                        found = True
+                        yield _parse(model, event, "an event of its stream is")
+            if not found:
+                raise bad_response(model, f"it is {response.content_type}, not a stream of events")
+        finally:
+            # Closes the connection, unless it was read to its end and given back before: the upstream stops writing.
+            response.close()
+
+    async def _pieces(self, target: Target, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of a response, and end where the connection is lost after the first of them.
+
+        Raises:
+            CoxswainError: there are too many, or they come too slowly.
+            aiohttp.ClientError, OSError, TimeoutError: the connection was lost before the first of them.
+        """
         size = 0
+        body = iter_body(response)
         while True:
-            limit = asyncio.timeout_at(target.deadline)
+            seconds = self._limits.idle_seconds if size else self._limits.first_byte_seconds
+            limit = asyncio.timeout_at(self._next_byte_by(target, seconds))
             try:
                 async with limit:
-                    data = await response.content.readany()
-                events = parser.feed(data) if data else parser.finish()
-            except EventTooLarge as error:
-                raise bad_response(model, "an event of its stream is too large") from error
+                    data = await anext(body, b"")
             except _UNREACHABLE as error:
+                if asyncio.get_running_loop().time() >= target.deadline:
+                    raise too_late(target.model) from error
+                if not size:
+                    raise
                 if limit.expired():
-                    raise too_late(model) from error
+                    raise unavailable(target.model, f"sent nothing for {seconds:g} s") from error
+                logger.info("upstream_stream_lost", model=target.model.name, error=type(error).__name__)
                 return
-            size += len(data)
-            if size > self._max_response_bytes:
-                raise bad_response(model, f"it is larger than {self._max_response_bytes} bytes")
-            for event in events:
-                if event.strip() == "[DONE]":
-                    await _finish_reading(response)
-                    return
-                try:
-                    document = json.loads(event)
-                except ValueError as error:
-                    raise bad_response(model, "an event of its stream is not valid JSON") from error
-                yield document
             if not data:
                 return
+            size += len(data)
+            if size > self._limits.max_bytes:
+                raise bad_response(target.model, f"it is larger than {self._limits.max_bytes} bytes")
+            yield data
+
+    @staticmethod
+    def _next_byte_by(target: Target, seconds: float) -> float:
+        return min(target.deadline, asyncio.get_running_loop().time() + seconds)
+
+
+async def _events(model: Model, beginning: bytes, pieces: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
+    parser = EventParser(_MAX_EVENT_BYTES)
+    try:
+        for event in parser.feed(beginning):
+            yield event
+        async for piece in pieces:
+            for event in parser.feed(piece):
+                yield event
+    except EventTooLarge as error:
+        raise bad_response(model, "an event of its stream is too large") from error
+    for event in parser.finish():
+        yield event
+
+
+def _check_for_fault(model: Model, document: Any, credential: OutboundCredential) -> None:
+    """Raise what an error in the place of an answer stands for."""
+    if not holds_fault(document):
+        return
+    fault = read_fault(200, document)
+    failure = upstream_failure(model, fault, credential)
+    if is_retryable(fault):
+        raise RetryableError(failure, fault.retry_after or 0.0)
+    raise failure
+
+
+def _parse(model: Model, text: str | bytes, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise bad_response(model, f"{what} nested too deeply") from None
+    except ValueError as error:
+        raise bad_response(model, f"{what} not valid JSON") from error
 
 
 def _encode(request: dict[str, Any]) -> bytes:
     return json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-async def _opened(_target: Target, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
-    return response
-
-
 async def _read_error(response: aiohttp.ClientResponse) -> tuple[Any, float | None]:
     """Return the JSON body of an error, None when it is something else, and the seconds it asks to wait."""
-    retry_after = retry_after_seconds(response.headers.get("Retry-After"))
+    retry_after = retry_after_seconds(response.headers)
     try:
         body = await read_limited(response, _MAX_ERROR_BYTES)
     finally:
         response.close()
     try:
         return json.loads(body or b""), retry_after
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, retry_after
 
 

@@ -3,6 +3,7 @@
 import re
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class EventTooLarge(Exception):
@@ -17,6 +18,7 @@ class EventParser:
         self._rest = b""
         self._data: list[bytes] = []
         self._size = 0
+        self._begun = False
 
     def feed(self, chunk: bytes) -> list[str]:
         """Return the data of the events that `chunk` completes.
@@ -24,6 +26,12 @@ class EventParser:
         Raises:
             EventTooLarge: an event goes on past the limit.
         """
+        if not self._begun:
+            # A mark of the byte order may stand before the first event, in pieces too.
+            self._rest += chunk
+            if len(self._rest) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(self._rest):
+                return []
+            chunk, self._rest, self._begun = self._rest.removeprefix(_BYTE_ORDER_MARK), b"", True
         lines = _LINE_END.split(self._rest + chunk)
         # A carriage return at the very end may be half of a line end.
         if (self._rest + chunk).endswith(b"\r"):

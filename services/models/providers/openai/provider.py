@@ -13,10 +13,12 @@ from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_prompt_tokens
 from services.models.providers.base import TokenCount
 from services.models.providers.batches import BatchLimits, embed_in_batches
-from services.models.providers.openai.answers import read, read_answer, read_embeddings, read_stream
-from services.models.providers.openai.client import OpenAIClient, Target
+from services.models.providers.openai.answers import read, read_answer, read_stream
+from services.models.providers.openai.client import OpenAIClient, ResponseLimits, Target
+from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import chat_request, embeddings_request
 from services.models.providers.retries import RetryLimits
+from services.models.providers.shares import GroupShares
 
 
 class OpenAICompatibleProvider:
@@ -29,11 +31,11 @@ class OpenAICompatibleProvider:
         base_urls: Mapping[Provider, str],
         retries: RetryLimits,
         batches: BatchLimits,
-        *,
-        max_response_bytes: int,
+        responses: ResponseLimits,
+        shares: GroupShares,
     ) -> None:
         """`base_urls` are the installation's defaults; an empty one means that there is none."""
-        self._client = OpenAIClient(egress, credentials, retries, max_response_bytes)
+        self._client = OpenAIClient(egress, credentials, retries, responses, shares)
         self._base_urls = base_urls
         self._retries = retries
         self._batches = batches

@@ -1,9 +1,10 @@
 """Requests of OpenAI's HTTP interface and its dialects."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from services.models.domain.conversation import Completion, Message, MessageRole
+from services.models.domain.conversation import Completion, Message, MessageRole, ToolCall
 from services.models.domain.model import Model, Provider
 
 _CHOICES = ("auto", "none", "required")
@@ -52,7 +53,10 @@ def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[
             else {"type": "json_object"}
         )
     temperature = sampling.temperature if sampling.temperature is not None else spec.temperature
-    limits = [limit for limit in (sampling.max_output_tokens, spec.max_output_tokens) if limit]
+    # Only what was asked for: providers reserve quota for the whole limit before they begin.
+    limit = sampling.max_output_tokens
+    if limit and spec.max_output_tokens:
+        limit = min(limit, spec.max_output_tokens)
     # OpenAI's reasoning models know only the newer name, older servers of others only the older one.
     limit_name = (
         "max_completion_tokens" if spec.provider is Provider.OPENAI and spec.capabilities.reasoning else "max_tokens"
@@ -60,7 +64,7 @@ def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[
     optional = {
         "temperature": temperature,
         "top_p": sampling.top_p,
-        limit_name: min(limits) if limits else None,
+        limit_name: limit or None,
         "stop": list(sampling.stop) or None,
         "seed": sampling.seed,
         "reasoning_effort": sampling.reasoning_effort or None,
@@ -80,17 +84,21 @@ def embeddings_request(model: Model, texts: Sequence[str]) -> dict[str, Any]:
 def _message(message: Message) -> dict[str, Any]:
     body: dict[str, Any] = {"role": message.role.value, "content": message.text}
     if message.tool_calls:
-        body["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments_json or "{}"},
-            }
-            for call in message.tool_calls
-        ]
+        body["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
         body["content"] = message.text or None
     if message.role is MessageRole.TOOL:
         body["tool_call_id"] = message.tool_call_id
+    return body
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments_json or "{}"},
+    }
+    if call.provider_state:
+        body["extra_content"] = json.loads(call.provider_state)
     return body
 
 

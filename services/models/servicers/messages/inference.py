@@ -107,7 +107,9 @@ def messages_from_proto(messages: Sequence[pb.Message]) -> tuple[Message, ...]:
                 else ContentPart(part.text)
                 for part in message.content
             ),
-            tool_calls=tuple(ToolCall(call.id, call.name, call.arguments_json) for call in message.tool_calls),
+            tool_calls=tuple(
+                ToolCall(call.id, call.name, call.arguments_json, call.provider_state) for call in message.tool_calls
+            ),
             tool_call_id=message.tool_call_id,
         )
         for message in messages
@@ -133,7 +135,10 @@ def answer_to_proto(answer: Answer) -> pb.CompleteResponse:
         text=answer.text,
         reasoning=answer.reasoning,
         tool_calls=[
-            pb.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json) for call in answer.tool_calls
+            pb.ToolCall(
+                id=call.id, name=call.name, arguments_json=call.arguments_json, provider_state=call.provider_state
+            )
+            for call in answer.tool_calls
         ],
         finish_reason=enum_to_proto(pb.FinishReason, answer.finish_reason),
         usage=usage_to_proto(answer.usage),
@@ -151,7 +156,11 @@ def delta_to_proto(delta: Delta) -> pb.StreamCompleteResponse:
         case ToolCallDelta():
             return pb.StreamCompleteResponse(
                 tool_call=pb.ToolCallDelta(
-                    index=delta.index, id=delta.id, name=delta.name, arguments_json=delta.arguments_json
+                    index=delta.index,
+                    id=delta.id,
+                    name=delta.name,
+                    arguments_json=delta.arguments_json,
+                    provider_state=delta.provider_state,
                 )
             )
         case UsageDelta(usage):

@@ -1,0 +1,39 @@
+r"""Strings of upstreams that hold half characters.
+
+JSON can say half of a surrogate pair ("\ud83d"), also with the other half in the next piece of a stream. UTF-8, and so
+every protobuf message, cannot. Halves that belong together are joined, others become U+FFFD.
+"""
+
+import re
+
+_HALF = re.compile("[\ud800-\udfff]")
+_REPLACEMENT = "\ufffd"
+
+
+def repair(text: str) -> str:
+    """Return a text with pairs of halves joined and single halves replaced."""
+    if _HALF.search(text) is None:
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+class PieceRepair:
+    """Repairs one field of a stream: a first half at the end of a piece waits for the next piece."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """Return what can be passed on after a piece; it may be empty."""
+        text = self._held + piece
+        self._held = ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._held = text[:-1], text[-1]
+        return repair(text)
+
+    def finish(self) -> str:
+        """Return what was held back, at the end of the field."""
+        held, self._held = self._held, ""
+        return _REPLACEMENT if held else ""

@@ -1,0 +1,233 @@
+"""What providers really send, over gRPC: every answer is whole or says what is wrong, and nothing is INTERNAL."""
+
+import asyncio
+import json
+from typing import Any
+
+import grpc
+import pytest
+
+from coxswain.models.v1 import inference_pb2 as pb
+from coxswain.models.v1 import usage_pb2
+from tests.integration.models.support import CHAT, REASONER, Installation, ask, ask_stream, refusal
+from tests.support.harness import BOB
+from tests.support.llm_script import Fault, Reply
+
+
+def _stream(*deltas: dict[str, Any], finish: str | None = "stop", usage: Any = None) -> str:
+    events: list[dict[str, Any]] = [{"choices": [{"delta": delta}]} for delta in deltas]
+    if finish is not None:
+        events.append({"choices": [{"delta": {}, "finish_reason": finish}], "usage": usage})
+    return "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+
+
+def _whole(message: dict[str, Any], finish: str = "stop", usage: Any = None) -> str:
+    return json.dumps({"choices": [{"message": message, "finish_reason": finish}], "usage": usage})
+
+
+async def _read(models: Installation, model: str = CHAT) -> list[pb.StreamCompleteResponse]:
+    return [piece async for piece in models.inference().StreamComplete(ask_stream(model))]
+
+
+def _text(pieces: list[pb.StreamCompleteResponse]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+@pytest.mark.parametrize("count", [10**20, 2**63, 1e300, "12", -5])
+async def test_no_count_of_an_upstream_ends_the_recording_of_usage(models: Installation, count: Any) -> None:
+    usage = {
+        "prompt_tokens": count,
+        "completion_tokens": count,
+        "completion_tokens_details": {"reasoning_tokens": count},
+    }
+    models.llm.on(Reply(raw_body=_whole({"content": "hello"}, usage=usage)), times=1)
+    assert (await models.inference().Complete(ask(CHAT))).text == "hello"
+    models.llm.on(Reply(raw_body=_stream({"content": "hello"}, usage=usage)), times=1)
+    assert _text(await _read(models)) == "hello"
+    sums = await models.usage().QueryUsage(usage_pb2.QueryUsageRequest())
+    assert sums.rows[0].calls == 2
+    assert sums.rows[0].input_tokens >= 0
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (_stream({"content": "hi \ud83d"}, {"content": "\ude00"}), "hi 😀"),
+        (_stream({"content": "hi\ud83d"}), "hi\ufffd"),
+        ("\ufeff" + _stream({"content": "hello"}), "hello"),
+        ("data:\n\n: comment\n\n" + _stream({"content": "hello"}), "hello"),
+        (_whole({"content": "hello"}), "hello"),
+        (_stream({"content": "hello"}).replace('"choices"', '"error": null, "choices"'), "hello"),
+        (_stream({"content": "<think>why"}, {"content": "</think>hello"}), "hello"),
+    ],
+    ids=["joined halves", "lone half", "byte order mark", "empty data", "whole answer", "error null", "thoughts"],
+)
+async def test_a_stream_in_an_odd_form_is_the_answer(models: Installation, body: str, text: str) -> None:
+    models.llm.on(Reply(raw_body=body))
+    pieces = await _read(models)
+    assert _text(pieces) == text
+    assert pieces[-1].finish.reason == pb.FINISH_REASON_STOP
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (
+            {"message": "This model's maximum context length is 8192 tokens", "code": 400},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "CONTEXT_WINDOW_EXCEEDED",
+        ),
+        (
+            {"message": "quota", "code": "insufficient_quota"},
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "UPSTREAM_QUOTA_EXHAUSTED",
+        ),
+        ({"message": "bad key", "code": 401}, grpc.StatusCode.FAILED_PRECONDITION, "UPSTREAM_CREDENTIAL_REJECTED"),
+    ],
+)
+async def test_an_error_in_the_place_of_an_answer_keeps_its_meaning(
+    models: Installation, error: dict[str, Any], code: grpc.StatusCode, reason: str
+) -> None:
+    document = json.dumps({"error": error})
+    for body in (document, json.dumps(error | {"object": "error"})):
+        models.llm.on(Reply(raw_body=body), times=1)
+        failure = await refusal(models.inference().Complete(ask(CHAT)))
+        assert (failure.code, failure.reason, failure.retry_after) == (code, reason, None)
+    for body in (document, f"data: {document}\n\n"):
+        models.llm.on(Reply(raw_body=body), times=1)
+        failure = await refusal(_read(models))
+        assert (failure.code, failure.reason, failure.retry_after) == (code, reason, None)
+    assert len(models.llm.calls) == 4
+
+
+async def test_an_outage_in_the_place_of_the_first_event_is_tried_again(models: Installation) -> None:
+    accident = {"error": {"message": "The server had an accident", "type": "server_error"}}
+    models.llm.on(Reply(raw_body=f"data: {json.dumps(accident)}\n\n"), times=1)
+    models.llm.on(Reply(raw_body=_stream({"content": "hello"})), times=1)
+    assert _text(await _read(models)) == "hello"
+    assert len(models.llm.calls) == 2
+
+
+async def test_an_outage_after_text_is_quoted_and_not_tried_again(models: Installation) -> None:
+    event = json.dumps({"choices": [{"delta": {"content": "half"}}]})
+    error = json.dumps({"error": {"message": "The server had an accident"}})
+    models.llm.on(Reply(raw_body=f"data: {event}\n\ndata: {error}\n\n"))
+    failure = await refusal(_read(models))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE")
+    assert "The server had an accident" in failure.message
+    assert len(models.llm.calls) == 1
+
+
+@pytest.mark.parametrize("status", [408, 409, 500, 502, 503, 529])
+@pytest.mark.parametrize("model", [CHAT, REASONER])
+async def test_outages_are_tried_again(models: Installation, status: int, model: str) -> None:
+    models.llm.on(Reply(fault=Fault(status=status, retry_after="0")), times=1)
+    models.llm.on(Reply(text="hello"), times=1)
+    assert (await models.inference().Complete(ask(model))).text == "hello"
+    assert len(models.llm.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (
+            [
+                [{"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x"'}}],
+                [{"index": 0, "id": "a", "function": {"name": "f", "arguments": ":1}"}}],
+            ],
+            [("a", "f", '{"x":1}')],
+        ),
+        (
+            [
+                [{"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x":1}'}}],
+                [{"index": 0, "id": "b", "function": {"name": "g", "arguments": ""}}],
+            ],
+            [("a", "f", '{"x":1}'), ("b", "g", "{}")],
+        ),
+        ([[{"index": 2**40, "id": "a", "function": {"name": "f", "arguments": "{}"}}]], [("a", "f", "{}")]),
+    ],
+)
+async def test_streamed_tool_calls_are_what_a_whole_answer_holds(
+    models: Installation, pieces: list[Any], expected: list[tuple[str, str, str]]
+) -> None:
+    models.llm.on(Reply(raw_body=_stream(*({"tool_calls": piece} for piece in pieces), finish="tool_calls")))
+    calls: dict[int, list[str]] = {}
+    deltas = await _read(models)
+    for piece in deltas:
+        if piece.HasField("tool_call"):
+            call = calls.setdefault(piece.tool_call.index, ["", "", ""])
+            call[0] += piece.tool_call.id
+            call[1] += piece.tool_call.name
+            call[2] += piece.tool_call.arguments_json
+    assert [tuple(calls[index]) for index in sorted(calls)] == expected
+    assert list(calls) == list(range(len(expected)))
+    assert deltas[-1].finish.reason == pb.FINISH_REASON_TOOL_CALLS
+
+
+async def test_long_ids_and_signatures_survive_the_next_turn(models: Installation) -> None:
+    extra = {"google": {"thought_signature": "s" * 3000}}
+    call = {"id": "i" * 1205, "extra_content": extra, "function": {"name": "f", "arguments": "{}"}}
+    models.llm.on(Reply(raw_body=_whole({"content": None, "tool_calls": [call]}, "tool_calls")), times=1)
+    answer = await models.inference().Complete(ask(CHAT))
+    request = ask(CHAT)
+    request.completion.tools.add(name="f", description="f")
+    request.completion.messages.add(role=pb.MESSAGE_ROLE_ASSISTANT, tool_calls=answer.tool_calls)
+    request.completion.messages.add(
+        role=pb.MESSAGE_ROLE_TOOL, tool_call_id=answer.tool_calls[0].id, content=[pb.ContentPart(text="done")]
+    )
+    models.llm.on(Reply(text="thanks"))
+    assert (await models.inference().Complete(request)).text == "thanks"
+    sent = models.llm.calls[-1].body["messages"][-2]["tool_calls"][0]
+    assert (sent["id"], sent["extra_content"]) == ("i" * 1205, extra)
+
+
+async def test_a_forged_state_of_a_provider_is_refused_by_its_field(models: Installation) -> None:
+    request = ask(CHAT)
+    request.completion.tools.add(name="f", description="f")
+    request.completion.messages.add(
+        role=pb.MESSAGE_ROLE_ASSISTANT, tool_calls=[pb.ToolCall(id="a", name="f", provider_state="[[[")]
+    )
+    failure = await refusal(models.inference().Complete(request))
+    assert failure.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "provider_state" in failure.message
+
+
+@pytest.mark.parametrize("body", ["[" * 200_000, '{"choices":' + "[" * 200_000])
+async def test_deep_documents_are_refused_as_what_they_are(models: Installation, body: str) -> None:
+    models.llm.on(Reply(raw_body=body), times=2)
+    for call in (models.inference().Complete(ask(CHAT)), _read(models)):
+        assert (await refusal(call)).reason == "UPSTREAM_BAD_RESPONSE"
+    models.llm.on(Reply(fault=Fault(status=400, body="[" * 30_000)))
+    assert (await refusal(models.inference().Complete(ask(CHAT)))).reason == "UPSTREAM_REJECTED"
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "reason"),
+    [
+        ({"content": None, "refusal": "I cannot help with that"}, "stop", pb.FINISH_REASON_CONTENT_FILTER),
+        ({"content": None}, "SAFETY", pb.FINISH_REASON_CONTENT_FILTER),
+        ({"content": "half"}, "max_tokens", pb.FINISH_REASON_LENGTH),
+        ({"content": "hello"}, "tool_calls", pb.FINISH_REASON_STOP),
+    ],
+)
+async def test_odd_ends_have_a_reason(
+    models: Installation, message: dict[str, Any], finish: str, reason: pb.FinishReason.ValueType
+) -> None:
+    models.llm.on(Reply(raw_body=_whole(message, finish)), times=1)
+    assert (await models.inference().Complete(ask(CHAT))).finish_reason == reason
+    models.llm.on(Reply(raw_body=_stream(message, finish=finish)), times=1)
+    assert (await _read(models))[-1].finish.reason == reason
+
+
+async def test_a_group_that_holds_all_its_calls_at_an_upstream_leaves_others_alone(models: Installation) -> None:
+    models.llm.on(Reply(hang=True), times=64)
+    flood = [asyncio.create_task(_read(models)) for _ in range(64)]
+    await models.llm.wait_for_calls(64)
+    models.llm.on(Reply(text="hello"))
+    assert (await models.inference(BOB).Complete(ask(CHAT))).text == "hello"
+    failure = await refusal(models.inference().Complete(ask(CHAT)))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_SHARE_EXCEEDED")
+    assert failure.retry_after
+    for call in flood:
+        call.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)

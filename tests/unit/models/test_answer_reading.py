@@ -1,0 +1,160 @@
+"""Whole answers and streams of every dialect give the same answer, or say why there is none."""
+
+from typing import Any
+
+import pytest
+
+from services.models.domain.answer import FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
+from services.models.providers.fault_reading import FaultKind
+from services.models.providers.openai.answers import AnswerFailed, AnswerReader, BadResponse, read_answer
+
+
+def _whole(message: dict[str, Any], finish: Any = "stop", **more: Any) -> dict[str, Any]:
+    return {"choices": [{"message": message, "finish_reason": finish}], **more}
+
+
+def _events(*deltas: dict[str, Any], finish: Any = "stop") -> list[dict[str, Any]]:
+    return [{"choices": [{"delta": delta}]} for delta in deltas] + [
+        {"choices": [{"delta": {}, "finish_reason": finish}]}
+    ]
+
+
+def _stream(events: list[dict[str, Any]]) -> tuple[str, str, list[tuple[str, str]], FinishReason | None]:
+    reader = AnswerReader()
+    deltas = [delta for event in events for delta in reader.feed(event)] + reader.finish()
+    calls: dict[int, list[str]] = {}
+    for delta in deltas:
+        if isinstance(delta, ToolCallDelta):
+            call = calls.setdefault(delta.index, ["", ""])
+            call[0] += delta.name
+            call[1] += delta.arguments_json
+    return (
+        "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)),
+        "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)),
+        [(name, arguments) for name, arguments in calls.values()],
+        reader.finish_reason,
+    )
+
+
+def _both(message: dict[str, Any], finish: Any = "stop") -> tuple[str, str, list[tuple[str, str]], FinishReason | None]:
+    """Return what an answer gives, held to be the same whole and streamed."""
+    answer = read_answer(_whole(message, finish))
+    whole = (
+        answer.text,
+        answer.reasoning,
+        [(call.name, call.arguments_json) for call in answer.tool_calls],
+        answer.finish_reason,
+    )
+    assert _stream(_events(message, finish=finish)) == whole
+    return whole
+
+
+_CALL = {"id": "a", "function": {"name": "f", "arguments": '{"x":1}'}}
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "expected"),
+    [
+        ({"content": "hi"}, "stop", ("hi", "", [], FinishReason.STOP)),
+        ({"content": "hi"}, "max_tokens", ("hi", "", [], FinishReason.LENGTH)),
+        ({"content": "hi"}, "MAX_TOKENS", ("hi", "", [], FinishReason.LENGTH)),
+        ({"content": "hi"}, "something_new", ("hi", "", [], FinishReason.STOP)),
+        ({"content": None}, "SAFETY", ("", "", [], FinishReason.CONTENT_FILTER)),
+        ({"content": None}, "PROHIBITED_CONTENT", ("", "", [], FinishReason.CONTENT_FILTER)),
+        ({"content": ""}, "refusal", ("", "", [], FinishReason.CONTENT_FILTER)),
+        ({"content": None, "refusal": "I cannot"}, "stop", ("I cannot", "", [], FinishReason.CONTENT_FILTER)),
+        ({"content": "hello"}, "tool_calls", ("hello", "", [], FinishReason.STOP)),
+        ({"content": None, "tool_calls": [_CALL]}, "stop", ("", "", [("f", '{"x":1}')], FinishReason.TOOL_CALLS)),
+        (
+            {"content": None, "function_call": {"name": "f", "arguments": '{"x":1}'}},
+            "function_call",
+            ("", "", [("f", '{"x":1}')], FinishReason.TOOL_CALLS),
+        ),
+        ({"content": "<think>think</think>hello"}, "stop", ("hello", "think", [], FinishReason.STOP)),
+        (
+            {"content": "hello", "reasoning_details": [{"type": "reasoning.text", "text": "think"}]},
+            "stop",
+            ("hello", "think", [], FinishReason.STOP),
+        ),
+        ({"content": "x\ud83d", "reasoning": "y\ud83d"}, "stop", ("x\ufffd", "y\ufffd", [], FinishReason.STOP)),
+        (
+            {"content": [{"type": "reasoning", "summary": [{"text": "t"}]}, {"type": "text", "text": "a"}]},
+            "stop",
+            ("a", "t", [], FinishReason.STOP),
+        ),
+    ],
+)
+def test_answers_are_the_same_whole_and_streamed(message: dict[str, Any], finish: Any, expected: Any) -> None:
+    assert _both(message, finish) == expected
+
+
+def test_calls_without_ids_and_arguments_in_one_answer_stay_apart() -> None:
+    message = {"tool_calls": [{"function": {"name": "f"}}, {"function": {"name": "f", "arguments": ""}}]}
+    calls = read_answer(_whole(message)).tool_calls
+    assert [(call.name, call.arguments_json) for call in calls] == [("f", "{}"), ("f", "{}")]
+    assert calls[0].id != calls[1].id
+
+
+def test_what_a_provider_wants_back_is_kept() -> None:
+    extra = {"google": {"thought_signature": "sig"}}
+    message = {"tool_calls": [_CALL | {"extra_content": extra}]}
+    assert read_answer(_whole(message)).tool_calls[0].provider_state == '{"google": {"thought_signature": "sig"}}'
+
+
+def test_half_characters_are_joined_across_pieces_of_each_field() -> None:
+    call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x":"\ud83d'}}
+    rest = {"index": 0, "function": {"arguments": '\ude00"}'}}
+    events = _events({"content": "\ud83d"}, {"tool_calls": [call]}, {"content": "\ude00"}, {"tool_calls": [rest]})
+    assert _stream(events) == ("😀", "", [("f", '{"x":"😀"}')], FinishReason.TOOL_CALLS)
+
+
+def test_a_whole_answer_in_the_place_of_a_stream_is_the_answer() -> None:
+    assert _stream([_whole({"content": "hello"})])[0] == "hello"
+
+
+def test_error_null_is_no_error() -> None:
+    assert _stream([event | {"error": None} for event in _events({"content": "hello"})])[0] == "hello"
+
+
+@pytest.mark.parametrize("finish", ["error", "ERROR", "MALFORMED_FUNCTION_CALL", "insufficient_system_resource"])
+def test_an_end_with_an_error_is_an_error(finish: str) -> None:
+    with pytest.raises(AnswerFailed) as whole:
+        read_answer(_whole({"content": "half"}, finish))
+    assert whole.value.fault.kind is FaultKind.UNAVAILABLE
+    with pytest.raises(AnswerFailed):
+        _stream(_events({"content": "half"}, finish=finish))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"error": {"message": "This model's maximum context length is 8192 tokens", "code": 400}},
+        {"object": "error", "message": "This model's maximum context length is 8192 tokens", "code": 400},
+        [{"error": {"message": "The input token count (9) exceeds the maximum number of tokens allowed", "code": 400}}],
+    ],
+)
+def test_errors_in_the_place_of_an_answer_keep_their_meaning(document: Any) -> None:
+    for read in (read_answer, AnswerReader().feed):
+        with pytest.raises(AnswerFailed) as failed:
+            read(document)
+        assert failed.value.fault.kind is FaultKind.CONTEXT_WINDOW
+
+
+@pytest.mark.parametrize(
+    "document",
+    [None, 7, "text", [], {}, {"choices": []}, {"choices": {}}, {"choices": [7]}, {"choices": [{"message": 7}]}],
+)
+def test_what_is_no_answer_is_refused(document: Any) -> None:
+    with pytest.raises(BadResponse):
+        read_answer(document)
+
+
+@pytest.mark.parametrize("message", [{"content": 7}, {"content": [7]}, {"tool_calls": {}}, {"tool_calls": [7]}])
+def test_malformed_messages_are_refused(message: dict[str, Any]) -> None:
+    with pytest.raises(BadResponse):
+        read_answer(_whole(message))
+
+
+def test_an_empty_answer_that_ended_for_an_unknown_reason_is_refused() -> None:
+    with pytest.raises(BadResponse):
+        read_answer(_whole({"content": ""}, "odd"))

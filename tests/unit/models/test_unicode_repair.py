@@ -1,0 +1,35 @@
+"""Half characters of upstreams never reach a message."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.models.providers.unicode_repair import PieceRepair, repair
+
+_HALVES = st.text(st.characters(categories=["Cs", "L", "N"]) | st.sampled_from("\ud83d\ude00"), max_size=20)
+
+
+def test_halves_in_two_pieces_are_joined() -> None:
+    pieces = PieceRepair()
+    assert [pieces.feed("hi \ud83d"), pieces.feed("\ude00"), pieces.finish()] == ["hi ", "😀", ""]
+
+
+def test_a_lone_half_is_replaced() -> None:
+    pieces = PieceRepair()
+    assert repair("x\ud83d") == "x\ufffd"
+    assert pieces.feed("x\ud83d") + pieces.feed("y\ud83d") + pieces.finish() == "x\ufffdy\ufffd"
+
+
+@given(_HALVES)
+def test_repaired_text_can_be_encoded_and_whole_text_stays(text: str) -> None:
+    assert repair(text).encode().decode() == repair(text)
+    assert repair(repair(text)) == repair(text)
+
+
+@given(_HALVES, st.lists(st.integers(0, 20), max_size=5))
+def test_pieces_give_what_the_whole_gives(text: str, cuts: list[int]) -> None:
+    pieces = PieceRepair()
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    parts = [pieces.feed(text[start:end]) for start, end in itertools.pairwise(edges)]
+    assert "".join(parts) + pieces.finish() == repair(text)
