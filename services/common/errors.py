@@ -84,6 +84,14 @@ class AlreadyExists(CoxswainError):
     default_reason = "ALREADY_EXISTS"
 
     @classmethod
+    def named(cls, resource: str, name: str) -> Self:
+        """Return the failure of a name that another resource of the group has."""
+        return cls(
+            f'the group has a {resource} named "{name}"; update that one or choose another name',
+            metadata={"resource": resource, "name": name},
+        )
+
+    @classmethod
     def request_id(cls, request_id: str) -> Self:
         """Return the failure of a request_id that was used with another body."""
         return cls(

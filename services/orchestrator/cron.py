@@ -17,11 +17,11 @@ _RANGES = {
 
 
 class BadCron(ValueError):
-    """The expression is none, or names times that never come."""
+    """The expression is not valid, or names times that never come."""
 
 
 class BadTimeZone(ValueError):
-    """The name is of no time zone."""
+    """No time zone has that name."""
 
 
 def next_fire_time(expression: str, time_zone: str, after: datetime) -> datetime:
@@ -31,7 +31,7 @@ def next_fire_time(expression: str, time_zone: str, after: datetime) -> datetime
     gap, one that comes twice counts once, unless minute or hour begin with a star.
 
     Raises:
-        BadCron: `expression` is no cron expression of five fields, or never fires.
+        BadCron: `expression` is not a cron expression of five fields, or never fires.
         BadTimeZone: there is no such time zone.
     """
     # CronSim would take a sixth one for seconds.
@@ -40,7 +40,7 @@ def next_fire_time(expression: str, time_zone: str, after: datetime) -> datetime
     try:
         moments = CronSim(expression, after.astimezone(_zone(time_zone)))
     except CronSimError as error:
-        raise BadCron(_told(str(error), expression)) from error
+        raise BadCron(_explained(str(error), expression)) from error
     # What the clock shows twice may be named again while it is shown for the second time.
     for moment in moments:
         if moment.astimezone(UTC) > after:
@@ -48,13 +48,13 @@ def next_fire_time(expression: str, time_zone: str, after: datetime) -> datetime
     raise BadCron("names a day that never comes")
 
 
-def _told(error: str, expression: str) -> str:
+def _explained(error: str, expression: str) -> str:
     """Return what is wrong with the field that CronSim names, as in "Bad day-of-month"."""
     name = error.removeprefix("Bad ")
     if name not in _RANGES:
-        return f"{error.lower()}; an example that is right: 30 6 * * mon-fri"
+        return f"{error.lower()}; a valid example: 30 6 * * mon-fri"
     given = expression.split()[list(_RANGES).index(name)]
-    return f'the {name} "{given}" is not understood or never comes; it goes {_RANGES[name]}'
+    return f'the {name} "{given}" is not valid or never comes; it goes {_RANGES[name]}'
 
 
 def _zone(name: str) -> ZoneInfo:
@@ -64,7 +64,7 @@ def _zone(name: str) -> ZoneInfo:
     if name not in time_zones():
         near = difflib.get_close_matches(name, time_zones(), 3)
         raise BadTimeZone(
-            "is no time zone of the IANA database"
+            "is not a time zone of the IANA database"
             + (f"; near ones are {', '.join(near)}" if near else "; an example is Europe/Zurich")
         )
     return ZoneInfo(name)

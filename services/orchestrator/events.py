@@ -14,15 +14,15 @@ _FIELDS = {
 }
 
 
-def new_event(body: Message, **place: Any) -> NewEvent:
+def new_event(body: Message, **fields: Any) -> NewEvent:
     """Return the event to store for one of the messages of the oneof `ExecutionEvent.event`.
 
-    `place` are fields of `NewEvent`: task_index, task_name, attempt, call_id, time.
+    `fields` are those of `NewEvent`: task_index, task_name, attempt, call_id, time.
     """
     kind = _FIELDS[body.DESCRIPTOR.full_name]
     event = execution_pb2.ExecutionEvent()
     getattr(event, kind).CopyFrom(body)
-    return NewEvent(kind=kind, payload=event.SerializeToString(), **place)
+    return NewEvent(kind=kind, payload=event.SerializeToString(), **fields)
 
 
 def event_to_proto(execution_id: str, stored: StoredEvent) -> execution_pb2.ExecutionEvent:

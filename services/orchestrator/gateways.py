@@ -1,14 +1,21 @@
 """Other services, as use cases see them."""
 
+import contextlib
+from collections.abc import AsyncIterator
+
 import grpc
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2
+from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
+from services.common.grpc.call import acting_as
+from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.peers import Peers
 from services.common.grpc.status import from_rpc_error
+from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry
 from services.orchestrator.usecases.model_needs import Capability
-from services.orchestrator.usecases.ports import Grant, ModelFacts
+from services.orchestrator.usecases.ports import Grant, ModelInfo
 
 
 class RemoteModels:
@@ -19,17 +26,40 @@ class RemoteModels:
             peers.channel("models")
         )
 
-    async def find(self, name: str) -> ModelFacts:
+    async def find(self, name: str) -> ModelInfo:
         """See `ports.Models`."""
         try:
             response = await self._stub.GetModel(model_pb2.GetModelRequest(name=name))
         except grpc.RpcError as error:
             raise from_rpc_error(error, "models") from error
         offered = response.model.capabilities
-        return ModelFacts(
+        return ModelInfo(
             enabled=response.model.enabled,
             capabilities=frozenset(capability for capability in Capability if getattr(offered, capability)),
         )
+
+
+class RemoteMemories:
+    """See `ports.Memories`."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._stub: memory_service_pb2_grpc.MemoryServiceAsyncStub = memory_service_pb2_grpc.MemoryServiceStub(
+            peers.channel("memory")
+        )
+
+    async def memory_id(self, spec: CrewSpec) -> str:
+        """See `ports.Memories`."""
+        request = memory_pb2.DeriveMemoryIdRequest(
+            agent_roles=[agent.role for agent in spec.agents],
+            task_names=[task.name for task in spec.tasks],
+            crew_name=spec.name,
+            model=spec.model,
+            run_name=spec.memory.run_name,
+        )
+        try:
+            return (await self._stub.DeriveMemoryId(request)).memory_id
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, "memory") from error
 
 
 class RemoteGrants:
@@ -44,15 +74,15 @@ class RemoteGrants:
         """See `ports.Grants`."""
         request = delegation_pb2.CreateDelegationRequest(
             execution_id=execution_id,
-            identity=delegation_pb2.ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity}"),
-            on_credential_expiry=delegation_pb2.OnCredentialExpiry.Value(f"ON_CREDENTIAL_EXPIRY_{expiry}"),
+            identity=enum_to_proto(delegation_pb2.ExecutionIdentity, identity),
+            on_credential_expiry=enum_to_proto(delegation_pb2.OnCredentialExpiry, expiry),
         )
         try:
             response = await self._stub.CreateDelegation(request)
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error
-        granted = delegation_pb2.ExecutionIdentity.Name(response.identity).removeprefix("EXECUTION_IDENTITY_")
-        return Grant(response.grant_id, ExecutionIdentity(granted))
+        granted = enum_from_proto(ExecutionIdentity, delegation_pb2.ExecutionIdentity, response.identity)
+        return Grant(response.grant_id, granted)
 
     async def renew(self, execution_id: str) -> None:
         """See `ports.Grants`."""
@@ -61,13 +91,16 @@ class RemoteGrants:
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error
 
-    async def issue(self, grant_id: str, execution_id: str) -> str:
+    @contextlib.asynccontextmanager
+    async def acting(self, grant_id: str, execution_id: str) -> AsyncIterator[None]:
         """See `ports.Grants`."""
         request = delegation_pb2.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id=execution_id)
         try:
-            return (await self._stub.IssueExecutionPrincipal(request)).principal_token
+            issued = await self._stub.IssueExecutionPrincipal(request)
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error
+        with acting_as(issued.principal_token):
+            yield
 
     async def close(self, execution_id: str) -> None:
         """See `ports.Grants`."""

@@ -8,12 +8,14 @@ from coxswain.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServi
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import add_ToolServiceServicer_to_server
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 from services.common.grpc.server import Registry
+from services.common.periodic import every
 from services.common.runtime import Runtime
-from services.orchestrator.gateways import RemoteGrants, RemoteModels
+from services.orchestrator.cron import time_zones
+from services.orchestrator.gateways import RemoteGrants, RemoteMemories, RemoteModels
 from services.orchestrator.hints.bus import HintBus, LocalHintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
+from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.leases import Leases
-from services.orchestrator.repositories.store import SqlStore
 from services.orchestrator.servicers.crews import CrewServicer
 from services.orchestrator.servicers.executions import ExecutionServicer
 from services.orchestrator.servicers.schedules import ScheduleServicer
@@ -22,60 +24,65 @@ from services.orchestrator.servicers.workers import WorkerServicer
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.usecases.crew_validation import CrewValidation
-from services.orchestrator.usecases.crews import CrewUseCases
-from services.orchestrator.usecases.endings import Endings
-from services.orchestrator.usecases.executions import ExecutionUseCases
-from services.orchestrator.usecases.feed import ExecutionFeed
+from services.orchestrator.usecases.crews import Crews
+from services.orchestrator.usecases.event_feed import EventFeed
+from services.orchestrator.usecases.execution_ender import ExecutionEnder
+from services.orchestrator.usecases.execution_starter import ExecutionStarter
+from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.housekeeping import Housekeeping
 from services.orchestrator.usecases.scheduler import Scheduler
-from services.orchestrator.usecases.schedules import ScheduleUseCases
-from services.orchestrator.usecases.starts import ExecutionStarts
+from services.orchestrator.usecases.schedules import Schedules
+from services.orchestrator.usecases.workers import Workers
 
 
 class OrchestratorService:
     """The orchestrator's API."""
 
     def __init__(self, settings: OrchestratorSettings, runtime: Runtime) -> None:
-        store = SqlStore(runtime.database)
-        grants = RemoteGrants(runtime.peers)
-        on_postgres = runtime.database.dialect == "postgresql"
-        self._bus: HintBus = PostgresHintBus(runtime.database) if on_postgres else LocalHintBus()
-        self._feed = ExecutionFeed(
-            store,
+        database, peers = runtime.database, runtime.peers
+        grants = RemoteGrants(peers)
+        self._bus: HintBus = PostgresHintBus(database) if database.dialect == "postgresql" else LocalHintBus()
+        self._feed = EventFeed(
+            EventReader(database),
             self._bus,
             safety_read_seconds=settings.watch_safety_read_seconds,
             tail_bytes=settings.watch_tail_bytes,
         )
-        endings = Endings(store, grants, self._bus)
-        self._housekeeping = Housekeeping(
-            store, endings, settings.housekeeping_seconds, settings.request_retention_seconds
+        validation = CrewValidation(
+            RemoteModels(peers), TOOLS, default_model=settings.default_model, max_bytes=settings.max_crew_bytes
         )
+        starter = ExecutionStarter(database, validation, grants, self._bus, max_inputs_bytes=settings.max_inputs_bytes)
+        ender = ExecutionEnder(database, grants, self._bus)
+        self._crews = Crews(database, validation, RemoteMemories(peers))
+        self._executions = Executions(database, grants, self._bus, self._feed, starter, ender)
+        self._schedules = Schedules(database, starter, grants)
+        self._workers = Workers(Leases(database), self._bus)
+        self._scheduler = Scheduler(database, starter, grants, settings.schedule_poll_seconds)
+        self._housekeeping = Housekeeping(database, ender, settings.request_retention_seconds)
+        self._settings = settings
         self._scheduling: asyncio.Task[None] | None = None
         self._background: list[asyncio.Task[None]] = []
-        validation = CrewValidation(
-            RemoteModels(runtime.peers), TOOLS, default_model=settings.default_model, max_bytes=settings.max_crew_bytes
-        )
-        self._crews = CrewServicer(CrewUseCases(store, validation))
-        starts = ExecutionStarts(store, validation, grants, self._bus, max_inputs_bytes=settings.max_inputs_bytes)
-        self._executions = ExecutionServicer(ExecutionUseCases(store, grants, self._bus, self._feed, endings), starts)
-        self._schedules = ScheduleServicer(ScheduleUseCases(store, starts, grants))
-        self._scheduler = Scheduler(store, starts, grants, settings.schedule_poll_seconds)
-        self._workers = WorkerServicer(Leases(runtime.database), self._bus)
 
     def register(self, registry: Registry) -> None:
         """See `Service`."""
-        registry.add(add_CrewServiceServicer_to_server, self._crews)
-        registry.add(add_ExecutionServiceServicer_to_server, self._executions)
+        registry.add(add_CrewServiceServicer_to_server, CrewServicer(self._crews))
+        registry.add(add_ExecutionServiceServicer_to_server, ExecutionServicer(self._executions))
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(TOOLS))
-        registry.add(add_ScheduleServiceServicer_to_server, self._schedules)
-        registry.add(add_WorkerServiceServicer_to_server, self._workers)
+        registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
+        registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self._workers))
 
     async def start(self) -> None:
         """See `Service`."""
         await self._bus.start()
         await self._feed.start()
-        self._scheduling = asyncio.create_task(self._scheduler.run())
-        self._background = [asyncio.create_task(self._housekeeping.run()), self._scheduling]
+        # They are read from files.
+        await asyncio.to_thread(time_zones)
+        settings = self._settings
+        self._scheduling = asyncio.create_task(
+            every(settings.schedule_poll_seconds, self._scheduler.once, name="schedules")
+        )
+        housekeeping = every(settings.housekeeping_seconds, self._housekeeping.once, name="housekeeping")
+        self._background = [asyncio.create_task(housekeeping), self._scheduling]
 
     async def drain(self) -> None:
         """See `Service`."""

@@ -16,6 +16,7 @@ from sqlalchemy import (
     text,
 )
 
+from services.common.db.idempotency import requests_table
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
 
 metadata = MetaData(naming_convention=NAMING_CONVENTION)
@@ -54,22 +55,11 @@ crew_revisions = Table(
     Column("revision", Integer, primary_key=True),
     Column("document", JsonDocument, nullable=False),  # CrewSpec
     Column("subject", String(512), nullable=False),  # who made it
+    Column("memory_id", String(128)),  # empty when memory is off; NULL in rows of releases that did not keep it
     Column("created_at", UtcDateTime, nullable=False),
 )
 
-# What a request_id made, so that repeating the request finds it; removed when nobody repeats it any more.
-requests = Table(
-    "requests",
-    metadata,
-    Column("group_id", _GROUP, primary_key=True),
-    Column("subject", String(512), primary_key=True),
-    Column("method", String(128), primary_key=True),
-    Column("request_id", String(128), primary_key=True),
-    Column("request_hash", String(64), nullable=False),
-    Column("resource_id", _ID, nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-    Index("ix_requests_created_at", "created_at"),
-)
+requests = requests_table(metadata)
 
 executions = Table(
     "executions",
@@ -91,7 +81,7 @@ executions = Table(
     # Whether the grant may still have to be revoked after the end.
     Column("grant_open", Boolean, nullable=False),
     Column("resumed_from", _ID, nullable=False),
-    # Its default is for the release before, which does not know the column.
+    # Its default is for the previous release, which does not know the column.
     Column("schedule_id", _ID, nullable=False, server_default=""),
     Column("timeout_seconds", Float),
     Column("deadline_at", UtcDateTime),

@@ -8,6 +8,7 @@ import pytest
 
 from coxswain.client import Client
 from coxswain.client.errors import from_rpc_error
+from coxswain.client.results import EVERY_FIELD
 from coxswain.orchestrator.v1.crew_pb2 import (
     CreateCrewRequest,
     CrewSpec,
@@ -103,7 +104,7 @@ def test_a_bad_revision_changes_nothing(scene: Scene, alice: Caller) -> None:
     _FAULTS["an unknown agent"].spoil(spoilt)
 
     with refused(_INVALID, "CREW_INVALID"):
-        alice.orchestrator.crews.UpdateCrew(UpdateCrewRequest(id=crew.id, spec=spoilt))
+        alice.orchestrator.crews.UpdateCrew(UpdateCrewRequest(id=crew.id, spec=spoilt, update_mask=EVERY_FIELD))
 
     assert alice.orchestrator.get_crew(crew.id) == crew
 
@@ -111,7 +112,7 @@ def test_a_bad_revision_changes_nothing(scene: Scene, alice: Caller) -> None:
 def test_an_execution_of_nothing_is_refused(alice: Caller, untouched: None) -> None:
     with refused(_INVALID, "INVALID_FIELD") as refusal:
         alice.orchestrator.executions.StartExecution(StartExecutionRequest())
-    assert refusal.fields == ["crew_id"]
+    assert refusal.fields == ["crew"]
 
     with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND") as refusal:
         alice.orchestrator.executions.StartExecution(StartExecutionRequest(crew_id="no-such-crew"))

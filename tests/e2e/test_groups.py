@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from coxswain.client import Client
+from coxswain.client.results import EVERY_FIELD
 from coxswain.memory.v1.memory_pb2 import (
     ClearNamespaceRequest,
     CountRecordsRequest,
@@ -61,7 +62,9 @@ Call = Callable[[Client, Crew, Execution], object]
 _FOREIGN_CALLS: dict[str, Call] = {
     "GetCrew by id": lambda c, crew, _: c.crews.GetCrew(GetCrewRequest(id=crew.id)),
     "GetCrew by name": lambda c, crew, _: c.crews.GetCrew(GetCrewRequest(name=crew.spec.name)),
-    "UpdateCrew": lambda c, crew, _: c.crews.UpdateCrew(UpdateCrewRequest(id=crew.id, spec=crew.spec)),
+    "UpdateCrew": lambda c, crew, _: c.crews.UpdateCrew(
+        UpdateCrewRequest(id=crew.id, spec=crew.spec, update_mask=EVERY_FIELD)
+    ),
     "DeleteCrew": lambda c, crew, _: c.crews.DeleteCrew(DeleteCrewRequest(id=crew.id)),
     "StartExecution": lambda c, crew, _: c.executions.StartExecution(StartExecutionRequest(crew_id=crew.id)),
     "GetExecution": lambda c, _, run: c.executions.GetExecution(GetExecutionRequest(id=run.id)),

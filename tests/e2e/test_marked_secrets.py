@@ -440,7 +440,7 @@ def _executions(world: World) -> None:
 
     ours.answers("bad", fault=Fault(status=401, message=f"Incorrect API key provided: {OPENAI_KEY}"), times=1)
     ours.answers("bad", fault=Fault(status=401, body=f"<b>{OPENAI_KEY}</b>"), times=1)
-    crew = ok("CrewService.UpdateCrew", id=crew, spec=ours.crew("bad")).crew.id
+    crew = ok("CrewService.UpdateCrew", id=crew, spec=ours.crew("bad"), update_mask={"paths": ["*"]}).crew.id
     bad = start(crew)
     assert _end(world, bad) == "EXECUTION_STATE_FAILED"
     resumed = ok("ExecutionService.ResumeExecution", id=bad).execution.id
@@ -477,7 +477,7 @@ def _executions(world: World) -> None:
     schedule = ok("ScheduleService.CreateSchedule", schedule=planned).schedule
     ok("ScheduleService.GetSchedule", id=schedule.id)
     ok("ScheduleService.ListSchedules")
-    ok("ScheduleService.UpdateSchedule", schedule=schedule)
+    ok("ScheduleService.UpdateSchedule", id=schedule.id, schedule=schedule, update_mask={"paths": ["*"]})
     ok("ScheduleService.DeleteSchedule", id=schedule.id)
 
 

@@ -134,7 +134,7 @@ def test_a_schedule_that_came_due_while_nothing_ran_starts_one_execution_however
     )
 
     restarted.start()
-    wait_until(lambda: len(_started_by(client, schedule)) == 1, "the missed time is made up for")
+    wait_until(lambda: len(_started_by(client, schedule)) == 1, "the missed run is caught up with")
     restarted.kill()
     restarted.start()
 

@@ -4,7 +4,7 @@ Each service has a table of them, made by `requests_table`; old rows are removed
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from google.protobuf.message import Message
@@ -68,6 +68,28 @@ class RequestRepository:
         self._connection = connection
         self._table = table
 
+    async def find(self, key: RequestKey) -> str | None:
+        """Return the id of the resource that the first such request made; None when there was none.
+
+        Raises:
+            AlreadyExists: the first request had another body.
+        """
+        columns = self._table.c
+        found = await self._connection.execute(
+            select(columns.request_hash, columns.resource_id).where(
+                columns.group_id == key.group_id,
+                columns.subject == key.subject,
+                columns.method == key.method,
+                columns.request_id == key.request_id,
+            )
+        )
+        first = found.first()
+        if first is None:
+            return None
+        if first.request_hash != key.request_hash:
+            raise AlreadyExists.request_id(key.request_id)
+        return str(first.resource_id)
+
     async def claim(self, key: RequestKey, resource_id: str) -> str:
         """Return the id of the resource that the first such request made: `resource_id` when this is the first one.
 
@@ -76,25 +98,10 @@ class RequestRepository:
         Raises:
             AlreadyExists: the first request had another body.
         """
-        identity = {
-            "group_id": key.group_id,
-            "subject": key.subject,
-            "method": key.method,
-            "request_id": key.request_id,
-        }
-        made = {"request_hash": key.request_hash, "resource_id": resource_id, "created_at": utc_now()}
-        if await insert_ignore(self._connection, self._table, identity | made):
+        made = asdict(key) | {"resource_id": resource_id, "created_at": utc_now()}
+        if await insert_ignore(self._connection, self._table, made):
             return resource_id
-        columns = self._table.c
-        found = await self._connection.execute(
-            select(columns.request_hash, columns.resource_id).where(
-                *(columns[name] == value for name, value in identity.items())
-            )
-        )
-        first = found.one()
-        if first.request_hash != key.request_hash:
-            raise AlreadyExists.request_id(key.request_id)
-        return str(first.resource_id)
+        return await self.find(key) or resource_id
 
 
 async def forget_requests(database: Database, table: Table, before: datetime) -> int:

@@ -1,8 +1,9 @@
 """Which fields a partial update changes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 
 from services.common.errors import FieldViolation, InvalidArgument
 
@@ -31,6 +32,24 @@ def mask_paths(mask: FieldMask, allowed: Collection[str]) -> frozenset[str]:
     if violations:
         raise InvalidArgument.fields(violations)
     return frozenset(spellings[path] for path in mask.paths)
+
+
+def replace_fields(message: Message, given: Message, paths: Iterable[str]) -> None:
+    """Set the fields of `message` at some paths to what `given` says; what is absent there becomes absent here."""
+    for path in paths:
+        target, source = message, given
+        *parents, name = path.split(".")
+        for parent in parents:
+            target, source = getattr(target, parent), getattr(source, parent)
+        target.ClearField(name)
+        field = target.DESCRIPTOR.fields_by_name[name]
+        if field.is_repeated:
+            getattr(target, name).MergeFrom(getattr(source, name))
+        elif field.message_type is None:
+            if not field.has_presence or source.HasField(name):
+                setattr(target, name, getattr(source, name))
+        elif source.HasField(name):
+            getattr(target, name).CopyFrom(getattr(source, name))
 
 
 def _camel_case(path: str) -> str:

@@ -12,28 +12,36 @@ from services.common.errors import InvalidArgument
 _EXACT = 2**53
 
 
-def from_value(path: str, value: struct_pb2.Value) -> Any:
+def from_value(path: str, value: struct_pb2.Value, *, exact: bool = False) -> Any:
     """Return a JSON value; whole numbers become int, as JSON knows no other numbers than Value's floating point.
 
     Raises:
-        InvalidArgument: a number is not finite; the violation's field begins with `path`.
+        InvalidArgument: a number is not finite or, with `exact`, a whole number so large that it may have been rounded;
+            the violation's field begins with `path`.
     """
     kind = value.WhichOneof("kind")
     if kind == "number_value":
         number = value.number_value
         if not math.isfinite(number):
             raise InvalidArgument.field(path, "must be a finite number")
-        return int(number) if number.is_integer() and abs(number) <= _EXACT else number
+        if not number.is_integer():
+            return number
+        if exact and abs(number) > _EXACT:
+            raise InvalidArgument.field(
+                path, "is a whole number beyond 2^53, which may have been rounded; send it as text"
+            )
+        return int(number) if abs(number) <= _EXACT else number
     if kind == "struct_value":
-        return from_struct(path, value.struct_value)
+        return from_struct(path, value.struct_value, exact=exact)
     if kind == "list_value":
-        return [from_value(f"{path}[{index}]", item) for index, item in enumerate(value.list_value.values)]
+        items = enumerate(value.list_value.values)
+        return [from_value(f"{path}[{index}]", item, exact=exact) for index, item in items]
     return getattr(value, kind) if kind in {"string_value", "bool_value"} else None
 
 
-def from_struct(path: str, struct: struct_pb2.Struct) -> dict[str, Any]:
+def from_struct(path: str, struct: struct_pb2.Struct, *, exact: bool = False) -> dict[str, Any]:
     """Return a JSON object; see `from_value`."""
-    return {key: from_value(f"{path}.{key}", item) for key, item in struct.fields.items()}
+    return {key: from_value(f"{path}.{key}", item, exact=exact) for key, item in struct.fields.items()}
 
 
 def to_struct(document: Mapping[str, Any]) -> struct_pb2.Struct:

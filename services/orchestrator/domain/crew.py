@@ -105,4 +105,6 @@ class Crew:
     spec: CrewSpec
     created_at: datetime
     updated_at: datetime
-    """When this revision was made."""
+    """When this revision was stored."""
+    memory_id: str | None = ""
+    """Under which its memories are stored; empty when memory is off, None when it was stored before this was kept."""

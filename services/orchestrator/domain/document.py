@@ -27,6 +27,6 @@ def to_document(value: Any) -> Any:
 
 
 def from_document(kind: type[T], document: Any) -> T:
-    """Return the dataclass `kind` that `document` stands for; fields it does not know are left out."""
+    """Return the dataclass `kind` of a document; fields it does not know are left out."""
     value: T = _adapter(kind).validate_python(document)
     return value

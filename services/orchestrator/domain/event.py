@@ -27,7 +27,7 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event with its place."""
+    """An event with its sequence number."""
 
     sequence: int
     time: datetime

@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from services.orchestrator.domain.key import ResourceKey
+
 
 class ExecutionState(StrEnum):
     """Where an execution stands; the names are those of `coxswain.orchestrator.v1.ExecutionState`."""
@@ -100,6 +102,7 @@ class Start:
     """What to run, and how."""
 
     crew_id: str
+    """Empty when the crew is named by `crew_name`."""
     crew_revision: int
     """0 means the newest."""
     inputs: Mapping[str, Any]
@@ -110,11 +113,17 @@ class Start:
     """Seconds; None means no limit."""
     identity: ExecutionIdentity
     on_credential_expiry: OnCredentialExpiry
+    crew_name: str = ""
+
+    @property
+    def crew(self) -> ResourceKey:
+        """The crew to run."""
+        return ResourceKey(self.crew_id, self.crew_name)
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One run of a crew, as its row tells."""
+    """One run of a crew, as its row says."""
 
     id: str
     group_id: str

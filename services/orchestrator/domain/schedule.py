@@ -7,6 +7,18 @@ from services.orchestrator.domain.execution import ExecutionError, Start
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """What a caller may choose of a schedule."""
+
+    name: str
+    cron: str
+    time_zone: str
+    """Empty means UTC."""
+    start: Start
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
     """Executions by the clock."""
 
@@ -21,10 +33,10 @@ class Schedule:
     start: Start
     paused: bool
     delegate_id: str
-    """What its grant stands in auth's books for; a new one with each change."""
+    """Id under which auth keeps its grant; a new one with each change."""
     grant_id: str
     revision: int
-    """Counts the changes: what was read before one must not fire after it."""
+    """Number of the last change: what was read before it must not fire after it."""
     next_fire_at: datetime | None
     """None while it is paused."""
     created_at: datetime

@@ -31,7 +31,7 @@ _BROKEN = (
 
 
 async def keep_connected(other_side: str, carry: Callable[[Connected], Coroutine[Any, Any, None]]) -> None:
-    """Do `carry`, which ends with its connection, again and again, with growing pauses while nobody answers."""
+    """Do `carry`, which ends with its connection, again and again, with growing pauses between failures."""
     failures = 0
 
     def connected() -> None:

@@ -1,11 +1,17 @@
 """Crews: messages to domain and back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.orchestrator.v1 import crew_pb2
+from services.common.errors import FieldViolation, InvalidArgument
+from services.common.grpc.enums import enum_to_proto
+from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.json_values import from_struct, to_struct
+from services.common.grpc.validation import rule_violations, validate
 from services.orchestrator.domain.crew import (
     AgentSpec,
     Crew,
@@ -16,10 +22,19 @@ from services.orchestrator.domain.crew import (
     TaskSpec,
     ToolSpec,
 )
+from services.orchestrator.domain.key import ResourceKey
 
 _MAX_ITERATIONS = 25
 _MAX_RETRIES = 2
 _GUARDRAIL_MAX_RETRIES = 3
+_CHANGEABLE = frozenset(crew_pb2.CrewSpec.DESCRIPTOR.fields_by_name) | {
+    f"memory.{field}" for field in crew_pb2.MemorySpec.DESCRIPTOR.fields_by_name
+}
+
+
+class _Keyed(Protocol):
+    id: str
+    name: str
 
 
 def spec_from_proto(message: crew_pb2.CrewSpec) -> CrewSpec:
@@ -50,12 +65,61 @@ def spec_from_proto(message: crew_pb2.CrewSpec) -> CrewSpec:
     )
 
 
+def changed_spec(present: CrewSpec, given: crew_pb2.CrewSpec, mask: FieldMask) -> CrewSpec:
+    """Return a crew in which the fields that a mask names are as given.
+
+    Raises:
+        InvalidArgument: the mask names what cannot be changed, or a field breaks a rule.
+    """
+    message = spec_to_proto(present)
+    replace_fields(message, given, mask_paths(mask, _CHANGEABLE))
+    validate(message, "spec")
+    return spec_from_proto(message)
+
+
+def checked_spec(message: crew_pb2.CrewSpec) -> tuple[CrewSpec, list[FieldViolation]]:
+    """Return the crew of a message, and the rules of the message that it breaks."""
+    broken = rule_violations(message, "spec")
+    for path, owner, field in _structs(message):
+        try:
+            from_struct(path, getattr(owner, field))
+        except InvalidArgument as error:
+            broken += error.violations
+            owner.ClearField(field)
+    return spec_from_proto(message), broken
+
+
+def _structs(message: crew_pb2.CrewSpec) -> Iterator[tuple[str, Any, str]]:
+    """Yield the path of every Struct of a crew, the message it is in, and the name of its field."""
+    owners = [
+        *((f"spec.agents[{index}]", agent.tools) for index, agent in enumerate(message.agents)),
+        *((f"spec.tasks[{index}]", task.tools) for index, task in enumerate(message.tasks)),
+    ]
+    for owner, tools in owners:
+        for index, tool in enumerate(tools):
+            yield f"{owner}.tools[{index}].config", tool, "config"
+    for index, task in enumerate(message.tasks):
+        yield f"spec.tasks[{index}].output_schema", task, "output_schema"
+
+
+def key_from_proto(message: _Keyed) -> ResourceKey:
+    """Return which crew or schedule a request names."""
+    return ResourceKey(message.id, message.name)
+
+
 def crew_to_proto(crew: Crew) -> crew_pb2.Crew:
     """Return a stored crew as callers see it."""
-    message = crew_pb2.Crew(id=crew.id, revision=crew.revision, spec=spec_to_proto(crew.spec))
+    message = crew_pb2.Crew(
+        id=crew.id, revision=crew.revision, spec=spec_to_proto(crew.spec), memory_id=crew.memory_id or ""
+    )
     message.create_time.FromDatetime(crew.created_at)
     message.update_time.FromDatetime(crew.updated_at)
     return message
+
+
+def fault_to_proto(fault: FieldViolation) -> crew_pb2.CrewFault:
+    """Return a fault as callers see it."""
+    return crew_pb2.CrewFault(field=fault.field, description=fault.description)
 
 
 def spec_to_proto(spec: CrewSpec) -> crew_pb2.CrewSpec:
@@ -65,7 +129,7 @@ def spec_to_proto(spec: CrewSpec) -> crew_pb2.CrewSpec:
         description=spec.description,
         agents=[_agent_to_proto(agent) for agent in spec.agents],
         tasks=[_task_to_proto(task) for task in spec.tasks],
-        process=crew_pb2.Process.Value(f"PROCESS_{spec.process}"),
+        process=enum_to_proto(crew_pb2.Process, spec.process),
         model=spec.model,
         manager_model=spec.manager_model,
         manager_agent=spec.manager_agent,

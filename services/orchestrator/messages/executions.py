@@ -2,12 +2,12 @@
 
 from coxswain.auth.v1 import delegation_pb2
 from coxswain.orchestrator.v1 import execution_pb2
+from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.json_values import from_struct, from_value, to_struct, to_value
 from services.orchestrator.domain.execution import (
     Execution,
     ExecutionError,
     ExecutionIdentity,
-    ExecutionState,
     OnCredentialExpiry,
     Start,
     TaskOutput,
@@ -24,7 +24,7 @@ def execution_to_proto(execution: Execution) -> execution_pb2.Execution:
         crew_id=execution.crew_id,
         crew_revision=execution.crew_revision,
         crew_name=execution.crew_name,
-        state=execution_pb2.ExecutionState.Value(f"EXECUTION_STATE_{execution.state}"),
+        state=enum_to_proto(execution_pb2.ExecutionState, execution.state),
         result=None if execution.result is None else output_to_proto(execution.result),
         error=None if execution.error is None else error_to_proto(execution.error),
         last_sequence=execution.last_sequence,
@@ -37,8 +37,8 @@ def execution_to_proto(execution: Execution) -> execution_pb2.Execution:
         subject=execution.subject,
         model=execution.model,
         timeout=None if execution.timeout is None else duration(execution.timeout),
-        identity=_identity_to_proto(execution.identity),
-        on_credential_expiry=_expiry_to_proto(execution.on_credential_expiry),
+        identity=enum_to_proto(delegation_pb2.ExecutionIdentity, execution.identity),
+        on_credential_expiry=enum_to_proto(delegation_pb2.OnCredentialExpiry, execution.on_credential_expiry),
     )
     for name, value in execution.inputs.items():
         message.inputs[name].CopyFrom(to_value(value))
@@ -52,48 +52,42 @@ def execution_to_proto(execution: Execution) -> execution_pb2.Execution:
     return message
 
 
-def _identity_to_proto(identity: ExecutionIdentity) -> delegation_pb2.ExecutionIdentity.ValueType:
-    return delegation_pb2.ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity}")
-
-
-def _expiry_to_proto(expiry: OnCredentialExpiry) -> delegation_pb2.OnCredentialExpiry.ValueType:
-    return delegation_pb2.OnCredentialExpiry.Value(f"ON_CREDENTIAL_EXPIRY_{expiry}")
-
-
 def start_from_proto(message: execution_pb2.StartExecutionRequest, path: str = "") -> Start:
     """Return what to run; faults name fields of a request in which the message lies at `path`.
 
     Raises:
-        InvalidArgument: an input is no JSON value.
+        InvalidArgument: an input is not a valid JSON value, or a whole number beyond 2^53.
     """
-    identity = delegation_pb2.ExecutionIdentity.Name(message.identity).removeprefix("EXECUTION_IDENTITY_")
-    expiry = delegation_pb2.OnCredentialExpiry.Name(message.on_credential_expiry)
-    expiry = expiry.removeprefix("ON_CREDENTIAL_EXPIRY_")
+    expiry = message.on_credential_expiry or delegation_pb2.ON_CREDENTIAL_EXPIRY_PARK
     return Start(
         crew_id=message.crew_id,
         crew_revision=message.crew_revision,
-        inputs={name: from_value(f"{path}inputs.{name}", value) for name, value in message.inputs.items()},
+        inputs={name: from_value(f"{path}inputs.{name}", value, exact=True) for name, value in message.inputs.items()},
         labels=dict(message.labels),
         model=message.model,
         priority=message.priority,
         timeout=message.timeout.ToNanoseconds() / 1e9 if message.HasField("timeout") else None,
-        identity=ExecutionIdentity(identity),
-        on_credential_expiry=OnCredentialExpiry.PARK if expiry == "UNSPECIFIED" else OnCredentialExpiry(expiry),
+        identity=enum_from_proto(ExecutionIdentity, delegation_pb2.ExecutionIdentity, message.identity),
+        on_credential_expiry=enum_from_proto(OnCredentialExpiry, delegation_pb2.OnCredentialExpiry, expiry),
+        crew_name=message.crew_name,
     )
 
 
 def start_to_proto(start: Start) -> execution_pb2.StartExecutionRequest:
     """Return what to run as callers ask for it."""
     message = execution_pb2.StartExecutionRequest(
-        crew_id=start.crew_id,
         crew_revision=start.crew_revision,
         labels=start.labels,
         model=start.model,
         priority=start.priority,
         timeout=None if start.timeout is None else duration(start.timeout),
-        identity=_identity_to_proto(start.identity),
-        on_credential_expiry=_expiry_to_proto(start.on_credential_expiry),
+        identity=enum_to_proto(delegation_pb2.ExecutionIdentity, start.identity),
+        on_credential_expiry=enum_to_proto(delegation_pb2.OnCredentialExpiry, start.on_credential_expiry),
     )
+    if start.crew_id:
+        message.crew_id = start.crew_id
+    else:
+        message.crew_name = start.crew_name
     for name, value in start.inputs.items():
         message.inputs[name].CopyFrom(to_value(value))
     return message
@@ -104,7 +98,7 @@ def task_run_to_proto(run: TaskRun) -> execution_pb2.TaskRun:
     message = execution_pb2.TaskRun(
         task_name=run.name,
         task_index=run.task_index,
-        state=execution_pb2.TaskState.Value(f"TASK_STATE_{run.state}"),
+        state=enum_to_proto(execution_pb2.TaskState, run.state),
         attempt=run.attempt,
         output=None if run.output is None else output_to_proto(run.output),
         error=None if run.error is None else error_to_proto(run.error),
@@ -146,8 +140,3 @@ def usage_to_proto(usage: Usage) -> execution_pb2.ExecutionUsage:
         output_tokens=usage.output_tokens,
         cost=usage.cost,
     )
-
-
-def state_from_message(state: execution_pb2.ExecutionState.ValueType) -> ExecutionState:
-    """Return a state that is not UNSPECIFIED."""
-    return ExecutionState(execution_pb2.ExecutionState.Name(state).removeprefix("EXECUTION_STATE_"))

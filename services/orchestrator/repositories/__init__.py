@@ -1,1 +1,1 @@
-"""Access to the orchestrator's rows, behind the protocols of `protocols.py`."""
+"""Access to the orchestrator's rows, within a transaction that use cases open."""

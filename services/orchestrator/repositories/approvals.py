@@ -12,14 +12,14 @@ from services.orchestrator.domain.execution import TaskOutput
 from services.orchestrator.tables import approvals
 
 
-class SqlApprovals:
-    """See `protocols.Approvals`."""
+class ApprovalRepository:
+    """Results that wait, or waited, for a person."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def get(self, group_id: str, approval_id: str) -> Approval | None:
-        """See `protocols.Approvals`."""
+        """Return an approval of a group."""
         row = (
             await self._connection.execute(
                 select(approvals).where(approvals.c.group_id == group_id, approvals.c.id == approval_id)
@@ -28,7 +28,7 @@ class SqlApprovals:
         return None if row is None else to_approval(row)
 
     async def answer(self, approval_id: str, state: ApprovalState, feedback: str, subject: str, at: datetime) -> None:
-        """See `protocols.Approvals`."""
+        """Store the answer to an approval whose execution is locked."""
         await self._connection.execute(
             update(approvals)
             .where(approvals.c.id == approval_id)

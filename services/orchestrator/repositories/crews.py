@@ -3,40 +3,37 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.db.upsert import insert_ignore
+from services.common.errors import AlreadyExists
 from services.orchestrator.domain.crew import Crew, CrewSpec
 from services.orchestrator.domain.document import from_document, to_document
+from services.orchestrator.domain.key import ResourceKey
 from services.orchestrator.tables import crew_revisions, crews
 
 
-class SqlCrews:
-    """See `protocols.Crews`."""
+class CrewRepository:
+    """Crews and their revisions."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def insert(self, crew: Crew, subject: str) -> bool:
-        """See `protocols.Crews`."""
-        try:
-            # A savepoint: what a taken name breaks must not be the whole transaction.
-            async with self._connection.begin_nested():
-                await self._connection.execute(
-                    insert(crews).values(
-                        id=crew.id,
-                        group_id=crew.group_id,
-                        name=crew.spec.name,
-                        revision=crew.revision,
-                        created_at=crew.created_at,
-                        updated_at=crew.updated_at,
-                    )
-                )
-        except IntegrityError:
-            return False
+    async def insert(self, crew: Crew, subject: str) -> None:
+        """Store a new crew. Raises AlreadyExists: the group has one of that name."""
+        row = {
+            "id": crew.id,
+            "group_id": crew.group_id,
+            "name": crew.spec.name,
+            "revision": crew.revision,
+            "created_at": crew.created_at,
+            "updated_at": crew.updated_at,
+        }
+        if not await insert_ignore(self._connection, crews, row):
+            raise AlreadyExists.named("crew", crew.spec.name)
         await self._insert_revision(crew, subject)
-        return True
 
     async def _insert_revision(self, crew: Crew, subject: str) -> None:
         await self._connection.execute(
@@ -44,53 +41,51 @@ class SqlCrews:
                 crew_id=crew.id,
                 revision=crew.revision,
                 document=to_document(crew.spec),
+                memory_id=crew.memory_id,
                 subject=subject,
                 created_at=crew.updated_at,
             )
         )
 
-    async def get(self, group_id: str, crew_id: str, revision: int = 0, *, deleted: bool = False) -> Crew | None:
-        """See `protocols.Crews`."""
-        query = _select(revision).where(crews.c.group_id == group_id, crews.c.id == crew_id)
-        if not deleted:
-            query = query.where(crews.c.deleted_at.is_(None))
-        return await self._one(query)
+    async def get(self, group_id: str, key: ResourceKey, revision: int = 0) -> Crew | None:
+        """Return a crew that is not deleted, at a revision (0: the newest)."""
+        return await self._one(_select(revision).where(*_named(group_id, key), crews.c.deleted_at.is_(None)))
 
-    async def get_by_name(self, group_id: str, name: str, revision: int = 0) -> Crew | None:
-        """See `protocols.Crews`."""
-        return await self._one(
-            _select(revision).where(crews.c.group_id == group_id, crews.c.name == name, crews.c.deleted_at.is_(None))
-        )
+    async def get_first_revision(self, group_id: str, crew_id: str) -> Crew | None:
+        """Return a crew as it was created, whether or not it is deleted."""
+        return await self._one(_select(1).where(crews.c.group_id == group_id, crews.c.id == crew_id))
 
-    async def lock(self, group_id: str, crew_id: str) -> Crew | None:
-        """See `protocols.Crews`."""
+    async def was_deleted(self, group_id: str, key: ResourceKey) -> bool:
+        """Return whether the group had such a crew that is deleted."""
+        deleted = select(crews.c.id).where(*_named(group_id, key), crews.c.deleted_at.is_not(None)).limit(1)
+        return (await self._connection.execute(deleted)).first() is not None
+
+    async def lock(self, group_id: str, key: ResourceKey) -> Crew | None:
+        """Return a crew at its newest revision, and keep others from changing it until the transaction ends."""
         locked = await self._connection.execute(
-            select(crews.c.id)
-            .where(crews.c.group_id == group_id, crews.c.id == crew_id, crews.c.deleted_at.is_(None))
-            .with_for_update()
+            select(crews.c.id).where(*_named(group_id, key), crews.c.deleted_at.is_(None)).with_for_update()
         )
-        return await self.get(group_id, crew_id) if locked.first() else None
+        row = locked.first()
+        return None if row is None else await self.get(group_id, ResourceKey(row.id))
 
-    async def add_revision(self, crew: Crew, subject: str) -> bool:
-        """See `protocols.Crews`."""
-        try:
-            async with self._connection.begin_nested():
-                await self._connection.execute(
-                    update(crews)
-                    .where(crews.c.id == crew.id)
-                    .values(name=crew.spec.name, revision=crew.revision, updated_at=crew.updated_at)
-                )
-        except IntegrityError:
-            return False
+    async def add_revision(self, crew: Crew, subject: str) -> None:
+        """Store the next revision of a locked crew. Raises AlreadyExists: the group has another one of its new name."""
         await self._insert_revision(crew, subject)
-        return True
+        try:
+            await self._connection.execute(
+                update(crews)
+                .where(crews.c.id == crew.id)
+                .values(name=crew.spec.name, revision=crew.revision, updated_at=crew.updated_at)
+            )
+        except IntegrityError as error:
+            raise AlreadyExists.named("crew", crew.spec.name) from error
 
     async def delete(self, crew_id: str, at: datetime) -> None:
-        """See `protocols.Crews`."""
+        """Take a crew out of listings."""
         await self._connection.execute(update(crews).where(crews.c.id == crew_id).values(deleted_at=at))
 
     async def page(self, group_id: str, before_id: str | None, limit: int) -> list[Crew]:
-        """See `protocols.Crews`."""
+        """Return crews with an id below `before_id`, newest first."""
         query = _select(0).where(crews.c.group_id == group_id, crews.c.deleted_at.is_(None))
         if before_id is not None:
             query = query.where(crews.c.id < before_id)
@@ -98,7 +93,7 @@ class SqlCrews:
         return [_crew(row) for row in rows]
 
     async def spec(self, crew_id: str, revision: int) -> CrewSpec:
-        """See `protocols.Crews`."""
+        """Return the document of a revision that exists, whether or not the crew is deleted."""
         document = await self._connection.execute(
             select(crew_revisions.c.document).where(
                 crew_revisions.c.crew_id == crew_id, crew_revisions.c.revision == revision
@@ -111,6 +106,10 @@ class SqlCrews:
         return None if row is None else _crew(row)
 
 
+def _named(group_id: str, key: ResourceKey) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return crews.c.group_id == group_id, crews.c.id == key.id if key.id else crews.c.name == key.name
+
+
 def _select(revision: int) -> Select[Any]:
     return select(
         crews.c.id,
@@ -118,6 +117,7 @@ def _select(revision: int) -> Select[Any]:
         crews.c.created_at,
         crew_revisions.c.revision,
         crew_revisions.c.document,
+        crew_revisions.c.memory_id,
         crew_revisions.c.created_at.label("updated_at"),
     ).join(
         crew_revisions,
@@ -133,4 +133,5 @@ def _crew(row: Row[Any]) -> Crew:
         spec=from_document(CrewSpec, row.document),
         created_at=row.created_at,
         updated_at=row.updated_at,
+        memory_id=row.memory_id,
     )

@@ -6,18 +6,23 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
+from services.common.db.database import Database
 from services.orchestrator.domain.event import CHUNK, NewEvent, StoredEvent
 from services.orchestrator.tables import execution_events, executions
 
 
-class SqlEvents:
-    """See `protocols.Events`."""
+class EventRepository:
+    """What happened in executions."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def append(self, execution_id: str, events: Sequence[NewEvent], *, epoch: int | None = None) -> int | None:
-        """See `protocols.Events`."""
+        """Store events in order and return the sequence of the last.
+
+        With `epoch` (a worker's claim) nothing is stored, and None returned, once the execution has another one or has
+        ended.
+        """
         # The row stays locked until the transaction ends: sequences become visible in their order.
         claim = update(executions).where(executions.c.id == execution_id)
         if epoch is not None:
@@ -48,8 +53,15 @@ class SqlEvents:
         )
         return last
 
+
+class EventReader:
+    """Events for those who watch. Each read is one SELECT beside any transaction: every hint leads to one."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
     async def after(self, execution_id: str, sequence: int, limit: int, *, chunks: bool = True) -> list[StoredEvent]:
-        """See `protocols.Events`."""
+        """Return up to `limit` events after a sequence, in order, with or without pieces of models' answers."""
         query = select(
             execution_events.c.sequence,
             execution_events.c.time,
@@ -61,12 +73,12 @@ class SqlEvents:
         ).where(execution_events.c.execution_id == execution_id, execution_events.c.sequence > sequence)
         if not chunks:
             query = query.where(execution_events.c.kind != CHUNK)
-        rows = await self._connection.execute(query.order_by(execution_events.c.sequence).limit(limit))
-        return [StoredEvent(*row) for row in rows]
+        rows = await self._database.fetch(query.order_by(execution_events.c.sequence).limit(limit))
+        return [StoredEvent(**row) for row in rows]
 
     async def newest(self, execution_ids: Collection[str]) -> dict[str, int]:
-        """See `protocols.Events`."""
-        rows = await self._connection.execute(
+        """Return the newest sequence of each of these executions."""
+        rows = await self._database.fetch(
             select(executions.c.id, executions.c.last_sequence).where(executions.c.id.in_(execution_ids))
         )
-        return {row.id: row.last_sequence for row in rows}
+        return {row["id"]: row["last_sequence"] for row in rows}

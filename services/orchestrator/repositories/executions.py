@@ -28,14 +28,14 @@ _LEFT_OUT_OF_LISTS = {"inputs", "result"}
 _LISTED = [column for column in executions.c if column.name not in _LEFT_OUT_OF_LISTS]
 
 
-class SqlExecutions:
-    """See `protocols.Executions`."""
+class ExecutionRepository:
+    """Executions and their tasks."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def insert(self, execution: Execution, runs: Sequence[TaskRun]) -> None:
-        """See `protocols.Executions`."""
+        """Store a new execution with its tasks."""
         await self._connection.execute(
             insert(executions).values(
                 id=execution.id,
@@ -85,7 +85,7 @@ class SqlExecutions:
         )
 
     async def get(self, group_id: str, execution_id: str) -> Execution | None:
-        """See `protocols.Executions`."""
+        """Return an execution of a group."""
         row = (
             await self._connection.execute(
                 select(executions).where(executions.c.id == execution_id, executions.c.group_id == group_id)
@@ -94,7 +94,7 @@ class SqlExecutions:
         return None if row is None else to_execution(row)
 
     async def lock(self, execution_id: str, group_id: str | None = None) -> Execution | None:
-        """See `protocols.Executions`."""
+        """Return an execution (of any group: None), and keep others from changing it until the transaction ends."""
         query = select(executions).where(executions.c.id == execution_id)
         if group_id is not None:
             query = query.where(executions.c.group_id == group_id)
@@ -110,7 +110,10 @@ class SqlExecutions:
         before_id: str | None,
         limit: int,
     ) -> list[Execution]:
-        """See `protocols.Executions`."""
+        """Return executions with an id below `before_id`, newest first, inputs and results left out.
+
+        An empty `crew_id` or `schedule_id`, or no states, mean all.
+        """
         query = select(*_LISTED).where(executions.c.group_id == group_id)
         if crew_id:
             query = query.where(executions.c.crew_id == crew_id)
@@ -126,7 +129,7 @@ class SqlExecutions:
     async def task_runs(
         self, execution_id: str, *, after: int | None = None, limit: int | None = None
     ) -> list[TaskRun]:
-        """See `protocols.Executions`."""
+        """Return the tasks of an execution in the crew's order: all, or up to `limit` whose index is above `after`."""
         query = select(task_runs).where(task_runs.c.execution_id == execution_id)
         if after is not None:
             query = query.where(task_runs.c.task_index > after)
@@ -134,7 +137,7 @@ class SqlExecutions:
         return [to_task_run(row) for row in rows]
 
     async def request_cancel(self, execution_id: str, at: datetime) -> None:
-        """See `protocols.Executions`."""
+        """Note that the execution's end is asked for; the first time counts."""
         await self._connection.execute(
             update(executions)
             .where(executions.c.id == execution_id, executions.c.cancel_requested_at.is_(None))
@@ -142,7 +145,7 @@ class SqlExecutions:
         )
 
     async def end(self, execution_id: str, state: ExecutionState, error: ExecutionError | None, at: datetime) -> None:
-        """See `protocols.Executions`."""
+        """End a locked execution that no worker is running, with its unfinished tasks and open approvals."""
         await self._connection.execute(
             update(executions)
             .where(executions.c.id == execution_id)
@@ -163,7 +166,7 @@ class SqlExecutions:
         )
 
     async def wake(self, execution_id: str) -> None:
-        """See `protocols.Executions`."""
+        """Make a locked, parked execution ready for its next segment."""
         await self._connection.execute(
             update(executions)
             .where(executions.c.id == execution_id)
@@ -171,7 +174,7 @@ class SqlExecutions:
         )
 
     async def count(self, states: Collection[ExecutionState]) -> dict[ExecutionState, int]:
-        """See `protocols.Executions`."""
+        """Return how many executions of all groups are in each of these states; states that none is in are left out."""
         rows = await self._connection.execute(
             select(executions.c.state, func.count())
             .where(executions.c.state.in_(sorted(states)))
@@ -180,7 +183,7 @@ class SqlExecutions:
         return {ExecutionState(state): count for state, count in rows}
 
     async def overdue(self, now: datetime, limit: int) -> list[str]:
-        """See `protocols.Executions`."""
+        """Return the ids of waiting executions, which no worker is running, past their deadline or cancellation."""
         rows = await self._connection.execute(
             select(executions.c.id)
             .where(
@@ -193,7 +196,7 @@ class SqlExecutions:
         return list(rows.scalars())
 
     async def open_grants(self, ended_before: datetime, limit: int) -> list[str]:
-        """See `protocols.Executions`."""
+        """Return the ids of executions that ended and whose grant has not been seen revoked."""
         rows = await self._connection.execute(
             select(executions.c.id)
             .where(executions.c.grant_open.is_(True), executions.c.ended_at <= ended_before)
@@ -203,7 +206,7 @@ class SqlExecutions:
         return list(rows.scalars())
 
     async def grant_closed(self, execution_id: str) -> None:
-        """See `protocols.Executions`."""
+        """Note that the grant is revoked."""
         await self._connection.execute(
             update(executions).where(executions.c.id == execution_id).values(grant_open=False)
         )

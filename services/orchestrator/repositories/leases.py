@@ -1,25 +1,16 @@
 """The leases of worker hosts. All times are the database's: hosts share no other clock."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Float, Function, cast, delete, extract, func, insert, literal, select, update
 
 from services.common.db.database import Database
+from services.orchestrator.domain.lease import Lease
 from services.orchestrator.tables import worker_leases
 
 _UNIX_EPOCH_AS_JULIAN_DAY = 2440587.5
 _SECONDS_OF_A_DAY = 86400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A host's lease; moments in seconds since 1970."""
-
-    executor_id: str
-    started_at: float
-    expires_at: float
 
 
 class Leases:

@@ -3,71 +3,70 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.db.upsert import insert_ignore
+from services.common.errors import AlreadyExists
 from services.orchestrator.domain.document import from_document, to_document
 from services.orchestrator.domain.execution import ExecutionError, Start
+from services.orchestrator.domain.key import ResourceKey
 from services.orchestrator.domain.schedule import Schedule
 from services.orchestrator.tables import schedules
 
 _STANDING = schedules.c.deleted_at.is_(None)
 
 
-class SqlSchedules:
-    """See `protocols.Schedules`."""
+class ScheduleRepository:
+    """Schedules; those that are deleted are returned only where it is said."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def insert(self, schedule: Schedule) -> bool:
-        """See `protocols.Schedules`."""
-        try:
-            # A savepoint: what a taken name breaks must not be the whole transaction.
-            async with self._connection.begin_nested():
-                await self._connection.execute(insert(schedules).values(id=schedule.id, **_columns(schedule)))
-        except IntegrityError:
-            return False
-        return True
+    async def insert(self, schedule: Schedule) -> None:
+        """Store a new schedule. Raises AlreadyExists: the group has one of that name."""
+        if not await insert_ignore(self._connection, schedules, {"id": schedule.id, **_columns(schedule)}):
+            raise AlreadyExists.named("schedule", schedule.name)
 
-    async def get(self, group_id: str, schedule_id: str, *, deleted: bool = False) -> Schedule | None:
-        """See `protocols.Schedules`."""
-        query = select(schedules).where(schedules.c.group_id == group_id, schedules.c.id == schedule_id)
-        return await self._one(query if deleted else query.where(_STANDING))
+    async def get(self, group_id: str, key: ResourceKey) -> Schedule | None:
+        """Return a schedule that is not deleted."""
+        return await self._one(select(schedules).where(*_named(group_id, key), _STANDING))
 
-    async def lock(self, group_id: str, schedule_id: str) -> Schedule | None:
-        """See `protocols.Schedules`."""
-        query = select(schedules).where(schedules.c.group_id == group_id, schedules.c.id == schedule_id, _STANDING)
-        return await self._one(query.with_for_update())
+    async def get_deleted(self, group_id: str, key: ResourceKey) -> Schedule | None:
+        """Return the schedule that was created last of those that are deleted."""
+        deleted = select(schedules).where(*_named(group_id, key), schedules.c.deleted_at.is_not(None))
+        return await self._one(deleted.order_by(schedules.c.id.desc()).limit(1))
+
+    async def lock(self, group_id: str, key: ResourceKey) -> Schedule | None:
+        """Return a schedule, and keep others from changing it until the transaction ends."""
+        return await self._one(select(schedules).where(*_named(group_id, key), _STANDING).with_for_update())
 
     async def page(self, group_id: str, after_name: str | None, limit: int) -> list[Schedule]:
-        """See `protocols.Schedules`."""
+        """Return schedules with a name behind `after_name`, by name."""
         query = select(schedules).where(schedules.c.group_id == group_id, _STANDING)
         if after_name is not None:
             query = query.where(schedules.c.name > after_name)
         rows = await self._connection.execute(query.order_by(schedules.c.name).limit(limit))
         return [_schedule(row) for row in rows]
 
-    async def save(self, schedule: Schedule) -> bool:
-        """See `protocols.Schedules`."""
+    async def save(self, schedule: Schedule) -> None:
+        """Store a locked schedule as it is now. Raises AlreadyExists: the group has another one of its new name."""
         try:
-            async with self._connection.begin_nested():
-                await self._connection.execute(
-                    update(schedules).where(schedules.c.id == schedule.id).values(**_columns(schedule))
-                )
-        except IntegrityError:
-            return False
-        return True
+            await self._connection.execute(
+                update(schedules).where(schedules.c.id == schedule.id).values(**_columns(schedule))
+            )
+        except IntegrityError as error:
+            raise AlreadyExists.named("schedule", schedule.name) from error
 
     async def delete(self, schedule_id: str, at: datetime) -> None:
-        """See `protocols.Schedules`."""
+        """Take a schedule out of listings; it fires no more."""
         await self._connection.execute(
             update(schedules).where(schedules.c.id == schedule_id).values(deleted_at=at, next_fire_at=None)
         )
 
     async def due(self, now: datetime, after: tuple[datetime, str] | None, limit: int) -> list[tuple[datetime, str]]:
-        """See `protocols.Schedules`."""
+        """Return when schedules of all groups had to fire, and their ids: those behind `after`, longest due first."""
         query = select(schedules.c.next_fire_at, schedules.c.id).where(schedules.c.next_fire_at <= now, _STANDING)
         if after is not None:
             at, schedule_id = after
@@ -77,13 +76,13 @@ class SqlSchedules:
         return [(row.next_fire_at, row.id) for row in rows]
 
     async def find_due(self, schedule_id: str, now: datetime) -> Schedule | None:
-        """See `protocols.Schedules`."""
+        """Return a schedule of any group if it has to fire."""
         return await self._one(
             select(schedules).where(schedules.c.id == schedule_id, schedules.c.next_fire_at <= now, _STANDING)
         )
 
     async def fired(self, before: Schedule, after: Schedule) -> bool:
-        """See `protocols.Schedules`."""
+        """Store what firing has made of a schedule; False when another process fired it, or it was changed."""
         result = await self._connection.execute(
             update(schedules)
             .where(
@@ -99,6 +98,10 @@ class SqlSchedules:
     async def _one(self, query: Select[Any]) -> Schedule | None:
         row = (await self._connection.execute(query)).first()
         return None if row is None else _schedule(row)
+
+
+def _named(group_id: str, key: ResourceKey) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return schedules.c.group_id == group_id, schedules.c.id == key.id if key.id else schedules.c.name == key.name
 
 
 def _columns(schedule: Schedule) -> dict[str, Any]:

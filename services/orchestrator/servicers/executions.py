@@ -6,31 +6,31 @@ from coxswain.orchestrator.v1 import execution_pb2 as pb
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceServicer
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
+from services.common.grpc.enums import enum_from_proto
 from services.common.grpc.handler import Context
+from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.events import event_to_proto
 from services.orchestrator.messages.executions import (
     execution_to_proto,
     start_from_proto,
-    state_from_message,
     task_run_to_proto,
 )
-from services.orchestrator.usecases.executions import ExecutionUseCases
-from services.orchestrator.usecases.starts import ExecutionStarts, RequestId
+from services.orchestrator.usecases.executions import Executions
 
 
 class ExecutionServicer(ExecutionServiceServicer):
     """Executions of groups."""
 
-    def __init__(self, executions: ExecutionUseCases, starts: ExecutionStarts) -> None:
+    def __init__(self, executions: Executions) -> None:
         self._executions = executions
-        self._starts = starts
 
     async def StartExecution(self, request: pb.StartExecutionRequest, context: Context) -> pb.StartExecutionResponse:
         """See the proto."""
-        execution = await self._starts.start(
+        execution = await self._executions.start(
             current_principal(),
             start_from_proto(request),
-            RequestId(request.request_id, request_hash(request, "request_id")),
+            request.request_id,
+            request_hash(request, "request_id"),
         )
         return pb.StartExecutionResponse(execution=execution_to_proto(execution))
 
@@ -41,15 +41,17 @@ class ExecutionServicer(ExecutionServiceServicer):
 
     async def ListExecutions(self, request: pb.ListExecutionsRequest, context: Context) -> pb.ListExecutionsResponse:
         """See the proto."""
-        executions, token = await self._executions.page(
+        page = await self._executions.page(
             current_principal(),
             request.crew_id,
             request.schedule_id,
-            [state_from_message(state) for state in request.states],
+            [enum_from_proto(ExecutionState, pb.ExecutionState, state) for state in request.states],
             request.page_size,
             request.page_token,
         )
-        return pb.ListExecutionsResponse(executions=map(execution_to_proto, executions), next_page_token=token)
+        return pb.ListExecutionsResponse(
+            executions=map(execution_to_proto, page.items), next_page_token=page.next_page_token
+        )
 
     async def WatchExecution(
         self, request: pb.WatchExecutionRequest, context: Context
@@ -69,8 +71,8 @@ class ExecutionServicer(ExecutionServiceServicer):
 
     async def ResumeExecution(self, request: pb.ResumeExecutionRequest, context: Context) -> pb.ResumeExecutionResponse:
         """See the proto."""
-        execution = await self._starts.resume(
-            current_principal(), request.id, RequestId(request.request_id, request_hash(request, "request_id"))
+        execution = await self._executions.resume(
+            current_principal(), request.id, request.request_id, request_hash(request, "request_id")
         )
         return pb.ResumeExecutionResponse(execution=execution_to_proto(execution))
 
@@ -90,7 +92,5 @@ class ExecutionServicer(ExecutionServiceServicer):
 
     async def GetTaskOutputs(self, request: pb.GetTaskOutputsRequest, context: Context) -> pb.GetTaskOutputsResponse:
         """See the proto."""
-        runs, token = await self._executions.task_runs(
-            current_principal(), request.id, request.page_size, request.page_token
-        )
-        return pb.GetTaskOutputsResponse(tasks=map(task_run_to_proto, runs), next_page_token=token)
+        page = await self._executions.task_runs(current_principal(), request.id, request.page_size, request.page_token)
+        return pb.GetTaskOutputsResponse(tasks=map(task_run_to_proto, page.items), next_page_token=page.next_page_token)

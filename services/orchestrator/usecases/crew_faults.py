@@ -11,11 +11,10 @@ from jsonschema import Draft202012Validator, SchemaError
 from pydantic_core import to_json
 
 from coxswain.orchestrator.v1 import crew_pb2
+from services.common.errors import FieldViolation as Fault
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, MemorySpec, Process, TaskSpec
 from services.orchestrator.domain.document import to_document
-from services.orchestrator.domain.fault import Fault
 from services.orchestrator.domain.tool import Tool
-from services.orchestrator.usecases.texts import UNSTORABLE, unstorable
 
 
 def crew_faults(spec: CrewSpec, tools: Mapping[str, Tool], max_bytes: int) -> list[Fault]:
@@ -23,10 +22,8 @@ def crew_faults(spec: CrewSpec, tools: Mapping[str, Tool], max_bytes: int) -> li
 
     `tools` are those the group can use; `max_bytes` limits the JSON of the document.
     """
-    document = to_document(spec)
     faults = [
-        *_size(document, max_bytes),
-        *(Fault(path, UNSTORABLE) for path in unstorable("spec", document)),
+        *_size(to_document(spec), max_bytes),
         *_blank_texts(spec),
         *_duplicates("spec.agents", [agent.name for agent in spec.agents]),
         *_duplicates("spec.tasks", [task.name for task in spec.tasks]),
@@ -52,9 +49,9 @@ def crew_warnings(spec: CrewSpec) -> list[Fault]:
     for index, agent in enumerate(spec.agents):
         path = f"spec.agents[{index}]"
         if not delegating and agent.name not in used:
-            warnings.append(Fault(path, f'no task is given to agent "{agent.name}" and nobody may delegate to it'))
+            warnings.append(Fault(path, f'agent "{agent.name}" has no task and no agent may delegate to it'))
         if agent.allow_delegation and len(spec.agents) == 1:
-            warnings.append(Fault(f"{path}.allow_delegation", "has no effect: there is nobody else to give work to"))
+            warnings.append(Fault(f"{path}.allow_delegation", "has no effect: there is no other agent to delegate to"))
         # How crewai compares roles when work is delegated.
         role = " ".join(agent.role.split()).replace('"', "").casefold()
         if delegating and role in roles:
@@ -78,7 +75,7 @@ def crew_warnings(spec: CrewSpec) -> list[Fault]:
 
 
 def in_document_order(faults: Iterable[Fault]) -> list[Fault]:
-    """Return faults sorted by where their fields stand in the message; faults of one place keep their order."""
+    """Return faults sorted by where their fields stand in the message; faults of one field keep their order."""
     return sorted(faults, key=lambda fault: _position(fault.field))
 
 
@@ -172,7 +169,7 @@ def _assignments(spec: CrewSpec) -> Iterator[Fault]:
         path = f"spec.tasks[{index}]"
         if not task.agent:
             if spec.process is Process.SEQUENTIAL:
-                yield Fault(f"{path}.agent", "a task of a SEQUENTIAL crew needs an agent")
+                yield Fault(f"{path}.agent", "a task of a SEQUENTIAL crew needs an agent; name one of the crew")
             if task.guardrails:
                 yield Fault(f"{path}.guardrails", "need the task to have an agent, whose model judges them")
         elif task.agent not in agents:
@@ -212,7 +209,7 @@ def _context(spec: CrewSpec) -> Iterator[Fault]:
                 if cycle:
                     yield Fault(path, "closes a cycle: " + " -> ".join(f'"{step}"' for step in cycle))
                 else:
-                    yield Fault(path, f'task "{name}" stands after this one; only earlier tasks can be context')
+                    yield Fault(path, f'task "{name}" comes after this one; only earlier tasks can be context')
 
 
 def _cycle_through(tasks: Sequence[TaskSpec], start: str, first: str) -> list[str]:
@@ -239,7 +236,7 @@ def _asynchrony(spec: CrewSpec) -> Iterator[Fault]:
     if trailing > 1:
         yield Fault(
             f"spec.tasks[{len(tasks) - 1}].async_execution",
-            "a crew may end with one asynchronous task at most; let a synchronous one stand between or after them",
+            "a crew may end with one asynchronous task at most; put a synchronous one between or after them",
         )
     for index, task in enumerate(tasks):
         if not task.async_execution:
@@ -254,7 +251,7 @@ def _asynchrony(spec: CrewSpec) -> Iterator[Fault]:
             if name in beside:
                 yield Fault(
                     f"spec.tasks[{index}].context.tasks[{position}]",
-                    f'task "{name}" runs beside this one; let a synchronous task stand between them',
+                    f'task "{name}" runs beside this one; put a synchronous task between them',
                 )
 
 
@@ -267,7 +264,7 @@ def _schemas(spec: CrewSpec) -> Iterator[Fault]:
             Draft202012Validator.check_schema(task.output_schema)
         except SchemaError as error:
             inner = ".".join(map(str, error.path))
-            yield Fault(path, f"is no JSON schema: {inner + ': ' if inner else ''}{error.message}")
+            yield Fault(path, f"is not a valid JSON schema: {inner + ': ' if inner else ''}{error.message}")
             continue
         if task.output_schema.get("type") != "object":
             yield Fault(path, 'must describe an object: set "type" to "object"')

@@ -3,17 +3,17 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from services.common.errors import FieldViolation, InvalidArgument, NotFound
+from services.common.errors import FieldViolation as Fault
+from services.common.errors import InvalidArgument, NotFound
 from services.orchestrator.domain.crew import CrewSpec
-from services.orchestrator.domain.fault import Fault
 from services.orchestrator.domain.tool import Tool
 from services.orchestrator.usecases.crew_faults import crew_faults, in_document_order
 from services.orchestrator.usecases.model_needs import Capability, ModelNeed, model_needs
-from services.orchestrator.usecases.ports import ModelFacts, Models
+from services.orchestrator.usecases.ports import ModelInfo, Models
 
 _WHAT_IT_CANNOT: Mapping[Capability, str] = {
-    Capability.CHAT: "is no chat model",
-    Capability.EMBEDDINGS: "is no embedding model",
+    Capability.CHAT: "is not a chat model",
+    Capability.EMBEDDINGS: "is not an embedding model",
     Capability.TOOLS: "cannot call tools",
     Capability.JSON_SCHEMA: "cannot follow a JSON schema",
 }
@@ -46,35 +46,35 @@ class CrewValidation:
         ]
         return in_document_order(dict.fromkeys(faults))
 
-    async def _find(self, name: str) -> ModelFacts | str:
+    async def _find(self, name: str) -> ModelInfo | str:
         try:
             return await self._models.find(name)
-        except NotFound as error:
+        except (NotFound, InvalidArgument) as error:
             return error.message
 
 
 def crew_invalid(faults: Sequence[Fault]) -> InvalidArgument:
     """Return the refusal of a crew that cannot run, one field violation for each fault."""
-    told = "; ".join(f"{fault.field}: {fault.description}" for fault in faults[:3])
+    first = "; ".join(f"{fault.field}: {fault.description}" for fault in faults[:3])
     more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
     return InvalidArgument(
-        f"the crew cannot run: {told}{more}",
+        f"the crew cannot run: {first}{more}",
         reason="CREW_INVALID",
-        violations=[FieldViolation(fault.field, fault.description) for fault in faults],
+        violations=faults,
     )
 
 
-def _fault(need: ModelNeed, facts: ModelFacts | str, override: str) -> Fault | None:
+def _fault(need: ModelNeed, model: ModelInfo | str, override: str) -> Fault | None:
     names_it = "model" if need.model == override else need.named_in
     default = "" if names_it else ", the default of this installation,"
-    if isinstance(facts, str):
-        return Fault(names_it or need.field, facts)
-    if not facts.enabled:
+    if isinstance(model, str):
+        return Fault(names_it or need.field, model)
+    if not model.enabled:
         return Fault(
             names_it or need.field,
             f'model "{need.model}"{default} is disabled for your group; choose another or have an admin enable it',
         )
-    if need.capability in facts.capabilities:
+    if need.capability in model.capabilities:
         return None
     cannot = f'model "{need.model}"{default} {_WHAT_IT_CANNOT[need.capability]}'
     if names_it == "model":

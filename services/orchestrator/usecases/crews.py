@@ -1,87 +1,95 @@
 """Use cases of CrewService."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from pydantic_core import to_json
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from services.common.clock import utc_now
-from services.common.errors import Aborted, AlreadyExists, NotFound
+from services.common.db.database import Database
+from services.common.db.idempotency import RequestKey, RequestRepository
+from services.common.errors import Aborted, FieldViolation, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
-from services.common.paging import decode_page_token, encode_page_token, page_size
+from services.common.paging import Page, Pager
+from services.orchestrator import tables
 from services.orchestrator.domain.crew import Crew, CrewSpec
 from services.orchestrator.domain.document import to_document
-from services.orchestrator.domain.fault import Fault
-from services.orchestrator.repositories.protocols import KnownRequest, RequestKey, Store, UnitOfWork
-from services.orchestrator.usecases.crew_faults import crew_warnings
+from services.orchestrator.domain.key import ResourceKey
+from services.orchestrator.repositories.crews import CrewRepository
+from services.orchestrator.usecases.crew_faults import crew_warnings, in_document_order
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
-from services.orchestrator.usecases.pages import read_fitting
+from services.orchestrator.usecases.ports import Memories
 
-_LISTING = "crews"
+_CREWS = Pager("crews")
 
 
-class CrewUseCases:
+class Crews:
     """Keeps the crews of groups."""
 
-    def __init__(self, store: Store, validation: CrewValidation) -> None:
-        self._store = store
+    def __init__(self, database: Database, validation: CrewValidation, memories: Memories) -> None:
+        self._database = database
         self._validation = validation
+        self._memories = memories
 
     async def create(self, principal: Principal, spec: CrewSpec, request_id: str, request_hash: str) -> Crew:
-        """Store a crew as revision 1.
+        """Store a crew as revision 1; a repeated `request_id` returns the crew of the first request.
 
         Raises:
             InvalidArgument: it could not run; one violation for each fault.
             AlreadyExists: the group has a crew of that name, or the request_id was used with another body.
         """
-        key = RequestKey(principal.group_id, principal.subject, "CreateCrew", request_id)
+        key = RequestKey(principal.group_id, principal.subject, "CreateCrew", request_id, request_hash)
         if request_id:
-            async with self._store.read() as work:
-                earlier = await work.requests.find(key)
-                if earlier is not None:
-                    return await _repeated(work, key, earlier, request_hash)
+            async with self._database.read() as connection:
+                first_id = await RequestRepository(connection, tables.requests).find(key)
+                if first_id is not None:
+                    return await _first(connection, principal, first_id)
         await self._refuse_faults(spec)
         now = utc_now()
-        crew = Crew(new_id(), principal.group_id, 1, spec, created_at=now, updated_at=now)
-        async with self._store.write() as work:
+        memory_id = await self._memory_id(spec)
+        crew = Crew(new_id(), principal.group_id, 1, spec, created_at=now, updated_at=now, memory_id=memory_id)
+        async with self._database.write() as connection:
             if request_id:
-                earlier = await work.requests.claim(key, KnownRequest(request_hash, crew.id), now)
-                if earlier is not None:
-                    return await _repeated(work, key, earlier, request_hash)
-            if not await work.crews.insert(crew, principal.subject):
-                raise _name_taken(spec.name)
+                first_id = await RequestRepository(connection, tables.requests).claim(key, crew.id)
+                if first_id != crew.id:
+                    return await _first(connection, principal, first_id)
+            await CrewRepository(connection).insert(crew, principal.subject)
         return crew
 
-    async def get(self, principal: Principal, crew_id: str, name: str, revision: int) -> Crew:
-        """Return a crew by id or, when that is empty, by name; revision 0 is the newest.
+    async def get(self, principal: Principal, key: ResourceKey, revision: int = 0) -> Crew:
+        """Return a crew; revision 0 is the newest.
 
         Raises:
             NotFound: the group has no such crew, or it no such revision.
         """
-        async with self._store.read() as work:
-            if crew_id:
-                crew = await work.crews.get(principal.group_id, crew_id, revision)
-            else:
-                crew = await work.crews.get_by_name(principal.group_id, name, revision)
+        async with self._database.read() as connection:
+            crew = await CrewRepository(connection).get(principal.group_id, key, revision)
         if crew is None:
-            raise NotFound.of("crew", (crew_id or name) + (f" at revision {revision}" if revision else ""))
-        return crew
+            raise NotFound.of("crew", f"{key} at revision {revision}" if revision else str(key))
+        return await self._with_memory_id(crew)
 
-    async def page(self, principal: Principal, requested_size: int, token: str) -> tuple[Sequence[Crew], str]:
-        """Return a page of the group's crews, newest first, and the token of the next page."""
-        filters = {"group": principal.group_id}
-        key = decode_page_token(token, _LISTING, filters)
-        before_id = key[0] if key and isinstance(key[0], str) else None
-        size = page_size(requested_size)
-        async with self._store.read() as work:
-            page, more = await read_fitting(
-                lambda last, limit: work.crews.page(principal.group_id, last.id if last else before_id, limit),
+    async def page(self, principal: Principal, size: int, token: str) -> Page[Crew]:
+        """Return a page of the group's crews, newest first. Raises InvalidArgument: INVALID_PAGE_TOKEN."""
+        async with self._database.read() as connection:
+            crews = CrewRepository(connection)
+            page = await _CREWS.page(
                 size,
-                lambda crew: to_document(crew.spec),
+                token,
+                {"group": principal.group_id},
+                lambda after, limit: crews.page(principal.group_id, after[0] if after else None, limit),
+                lambda crew: [crew.id],
+                lambda crew: len(to_json(to_document(crew.spec))),
             )
-        return page, encode_page_token(_LISTING, filters, [page[-1].id]) if more else ""
+        return Page([await self._with_memory_id(crew) for crew in page.items], page.next_page_token)
 
-    async def update(self, principal: Principal, crew_id: str, spec: CrewSpec, expected_revision: int) -> Crew:
+    async def update(
+        self, principal: Principal, key: ResourceKey, change: Callable[[CrewSpec], CrewSpec], expected_revision: int
+    ) -> Crew:
         """Store the next revision of a crew; the present one is kept when the document is the same.
+
+        `change` returns the new document for the present one.
 
         Raises:
             InvalidArgument: it could not run; one violation for each fault.
@@ -89,53 +97,69 @@ class CrewUseCases:
             Aborted: the crew is not at `expected_revision` (0: any).
             AlreadyExists: the group has another crew of that name.
         """
-        await self._refuse_faults(spec)
-        async with self._store.write() as work:
-            crew = await work.crews.lock(principal.group_id, crew_id)
-            if crew is None:
-                raise NotFound.of("crew", crew_id)
-            if crew.spec == spec:
-                return crew
-            if expected_revision not in {0, crew.revision}:
-                raise Aborted.revision("crew", crew_id, expected_revision, crew.revision)
-            crew = replace(crew, revision=crew.revision + 1, spec=spec, updated_at=utc_now())
-            if not await work.crews.add_revision(crew, principal.subject):
-                raise _name_taken(spec.name)
-        return crew
+        while True:
+            present = await self.get(principal, key)
+            spec = change(present.spec)
+            await self._refuse_faults(spec)
+            if present.spec == spec:
+                return present
+            if expected_revision not in {0, present.revision}:
+                raise Aborted.revision("crew", str(key), expected_revision, present.revision)
+            memory_id = await self._memory_id(spec)
+            async with self._database.write() as connection:
+                crews = CrewRepository(connection)
+                locked = await crews.lock(principal.group_id, ResourceKey(present.id))
+                if locked is None:
+                    raise NotFound.of("crew", str(key))
+                if locked.revision != present.revision:
+                    # Changed since it was read: what is wanted may be another document now.
+                    continue
+                crew = replace(
+                    locked, revision=locked.revision + 1, spec=spec, updated_at=utc_now(), memory_id=memory_id
+                )
+                await crews.add_revision(crew, principal.subject)
+            return crew
 
-    async def delete(self, principal: Principal, crew_id: str) -> None:
+    async def delete(self, principal: Principal, key: ResourceKey) -> None:
         """Take a crew out of listings; one that already is stays so.
 
         Raises:
             NotFound: the group never had such a crew.
         """
-        async with self._store.write() as work:
-            if await work.crews.lock(principal.group_id, crew_id) is not None:
-                await work.crews.delete(crew_id, utc_now())
-            elif await work.crews.get(principal.group_id, crew_id, deleted=True) is None:
-                raise NotFound.of("crew", crew_id)
+        async with self._database.write() as connection:
+            crews = CrewRepository(connection)
+            crew = await crews.lock(principal.group_id, key)
+            if crew is not None:
+                await crews.delete(crew.id, utc_now())
+            elif not await crews.was_deleted(principal.group_id, key):
+                raise NotFound.of("crew", str(key))
 
-    async def validate(self, spec: CrewSpec) -> tuple[list[Fault], list[Fault]]:
-        """Return what keeps a crew from running, and what would run but deserves a look."""
-        return await self._validation.faults(spec), crew_warnings(spec)
+    async def validate(
+        self, spec: CrewSpec, broken_rules: Sequence[FieldViolation]
+    ) -> tuple[list[FieldViolation], list[FieldViolation]]:
+        """Return what keeps a crew from being stored and run, and what would run but deserves a look.
+
+        `broken_rules` are those of its message; a field that breaks one is not found fault with twice.
+        """
+        broken = {violation.field for violation in broken_rules}
+        faults = [fault for fault in await self._validation.faults(spec) if fault.field not in broken]
+        return in_document_order([*broken_rules, *faults]), crew_warnings(spec)
 
     async def _refuse_faults(self, spec: CrewSpec) -> None:
         faults = await self._validation.faults(spec)
         if faults:
             raise crew_invalid(faults)
 
+    async def _memory_id(self, spec: CrewSpec) -> str:
+        return await self._memories.memory_id(spec) if spec.memory.enabled else ""
 
-async def _repeated(work: UnitOfWork, key: RequestKey, earlier: KnownRequest, request_hash: str) -> Crew:
-    if earlier.request_hash != request_hash:
-        raise AlreadyExists.request_id(key.request_id)
-    crew = await work.crews.get(key.group_id, earlier.resource_id, 1, deleted=True)
+    async def _with_memory_id(self, crew: Crew) -> Crew:
+        # Revisions from before it was stored have none.
+        return crew if crew.memory_id is not None else replace(crew, memory_id=await self._memory_id(crew.spec))
+
+
+async def _first(connection: AsyncConnection, principal: Principal, crew_id: str) -> Crew:
+    crew = await CrewRepository(connection).get_first_revision(principal.group_id, crew_id)
     if crew is None:
-        raise NotFound.of("crew", earlier.resource_id)
+        raise NotFound.of("crew", crew_id)
     return crew
-
-
-def _name_taken(name: str) -> AlreadyExists:
-    return AlreadyExists(
-        f'the group has a crew named "{name}"; update that one or choose another name',
-        metadata={"resource": "crew", "name": name},
-    )

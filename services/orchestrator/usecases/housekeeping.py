@@ -1,18 +1,16 @@
-"""What has to happen to executions although nobody asks for it."""
+"""What has to happen to executions without being asked for."""
 
-import asyncio
 from datetime import timedelta
 
-import structlog
 from prometheus_client import Gauge
 
 from services.common.clock import utc_now
-from services.common.errors import CoxswainError
+from services.common.db.database import Database
+from services.common.db.idempotency import forget_requests
+from services.orchestrator import tables
 from services.orchestrator.domain.execution import TERMINAL_STATES, Execution, ExecutionError, ExecutionState
-from services.orchestrator.repositories.protocols import Store
-from services.orchestrator.usecases.endings import Endings
-
-logger = structlog.get_logger(__name__)
+from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.usecases.execution_ender import ExecutionEnder
 
 UNFINISHED = Gauge(
     "coxswain_executions",
@@ -22,7 +20,7 @@ UNFINISHED = Gauge(
 _STATES = sorted(set(ExecutionState) - TERMINAL_STATES)
 _BATCH = 100
 # Whoever ends an execution revokes its grant at once; only what is left after this long was forgotten.
-_GRANT_PATIENCE = timedelta(seconds=30)
+_GRANT_AGE = timedelta(seconds=30)
 
 
 class Housekeeping:
@@ -31,53 +29,39 @@ class Housekeeping:
     Replicas may do it at once.
     """
 
-    def __init__(self, store: Store, endings: Endings, interval: float, request_retention: float) -> None:
-        """`interval` and `request_retention`, how long a request_id is remembered, are in seconds."""
-        self._store = store
-        self._endings = endings
-        self._interval = interval
+    def __init__(self, database: Database, ender: ExecutionEnder, request_retention: float) -> None:
+        """`request_retention`, how long a request_id is remembered, is in seconds."""
+        self._database = database
+        self._ender = ender
         self._request_retention = timedelta(seconds=request_retention)
-
-    async def run(self) -> None:
-        """Do it again and again until cancelled."""
-        while True:
-            await asyncio.sleep(self._interval)
-            try:
-                await self.once()
-            except CoxswainError as error:
-                logger.warning("housekeeping_put_off", reason=error.reason)
-            except Exception:
-                logger.exception("housekeeping_failed")
 
     async def once(self) -> None:
         """Do what is due now."""
         now = utc_now()
-        async with self._store.read() as work:
-            overdue = await work.executions.overdue(now, _BATCH)
-            forgotten = await work.executions.open_grants(now - _GRANT_PATIENCE, _BATCH)
-            unfinished = await work.executions.count(_STATES)
-            forgettable = await work.requests.oldest(now - self._request_retention)
+        async with self._database.read() as connection:
+            executions = ExecutionRepository(connection)
+            overdue = await executions.overdue(now, _BATCH)
+            forgotten = await executions.open_grants(now - _GRANT_AGE, _BATCH)
+            unfinished = await executions.count(_STATES)
         for state in _STATES:
             UNFINISHED.labels(state).set(unfinished.get(state, 0))
         for execution_id in overdue:
             await self._end_waiting(execution_id)
-        if forgettable is not None:
-            async with self._store.write() as work:
-                await work.requests.forget(forgettable)
+        await forget_requests(self._database, tables.requests, now - self._request_retention)
         for execution_id in forgotten:
-            if not await self._endings.revoke(execution_id):
+            if not await self._ender.revoke(execution_id):
                 break
 
     async def _end_waiting(self, execution_id: str) -> None:
-        async with self._store.write() as work:
-            execution = await work.executions.lock(execution_id)
+        async with self._database.write() as connection:
+            execution = await ExecutionRepository(connection).lock(execution_id)
             # A worker may have claimed it meanwhile, and ends it then.
             if execution is None or execution.state.terminal or execution.state is ExecutionState.RUNNING:
                 return
             # A worker may have parked it without having heard of the cancellation.
             cancelled = execution.cancel_requested_at is not None
-            await self._endings.end(work, execution, None if cancelled else _timed_out(execution))
-        await self._endings.announce(execution_id, execution.last_sequence + 1)
+            await self._ender.end(connection, execution, None if cancelled else _timed_out(execution))
+        await self._ender.announce(execution_id, execution.last_sequence + 1)
 
 
 def _timed_out(execution: Execution) -> ExecutionError:

@@ -31,7 +31,7 @@ class ModelNeed:
 def model_needs(spec: CrewSpec, *, default: str, override: str = "") -> list[ModelNeed]:
     """Return what the crew needs of which models.
 
-    `default` stands for every model that is not named, `override` (if any) for all of them but embedding models.
+    `default` is used for every model that is not named, `override` (if any) instead of all but embedding models.
     """
     return list(_Needs(spec, default, override).all())
 

@@ -1,14 +1,16 @@
 """What use cases ask of other services."""
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry
 from services.orchestrator.usecases.model_needs import Capability
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
+class ModelInfo:
     """What the models service knows of a model."""
 
     enabled: bool
@@ -18,7 +20,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What lets an execution act for somebody."""
+    """What lets an execution act for its user or its group."""
 
     id: str
     identity: ExecutionIdentity
@@ -28,11 +30,23 @@ class Grant:
 class Models(Protocol):
     """The models service, asked on behalf of the current caller."""
 
-    async def find(self, name: str) -> ModelFacts:
-        """Return what there is to know of a model.
+    async def find(self, name: str) -> ModelInfo:
+        """Return what the models service knows of a model.
 
         Raises:
             NotFound: the caller's group has no such model; the message lists near names.
+        """
+        ...
+
+
+class Memories(Protocol):
+    """The memory service, asked on behalf of the current caller."""
+
+    async def memory_id(self, spec: CrewSpec) -> str:
+        """Return the id under which the memories of a crew of the caller's group are stored.
+
+        Raises:
+            Unavailable: the memory service cannot be asked.
         """
         ...
 
@@ -48,12 +62,12 @@ class Grants(Protocol):
         """Attach the current caller's credential to the grant of their own execution.
 
         Raises:
-            CoxswainError: the execution is somebody else's, or the caller has no credential that can stand for them.
+            CoxswainError: another subject started the execution, or the caller has no credential to act with.
         """
         ...
 
-    async def issue(self, grant_id: str, execution_id: str) -> str:
-        """Return a principal token that acts under a grant. A secret.
+    def acting(self, grant_id: str, execution_id: str) -> AbstractAsyncContextManager[None]:
+        """Make the calls of a block act under a grant.
 
         Raises:
             PermissionDenied: the grant was revoked, or who gave it may not act any more.
@@ -61,5 +75,5 @@ class Grants(Protocol):
         ...
 
     async def close(self, execution_id: str) -> None:
-        """Revoke a grant; one that has ended or never was is no failure."""
+        """Revoke a grant; one that has ended or never existed is not an error."""
         ...

@@ -1,67 +1,61 @@
 """Use cases of ScheduleService."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
+from pydantic_core import to_json
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.errors import Aborted, AlreadyExists, CoxswainError, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
-from services.common.paging import decode_page_token, encode_page_token, page_size
+from services.common.paging import Page, Pager
+from services.orchestrator import tables
 from services.orchestrator.cron import BadCron, BadTimeZone, next_fire_time
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry, Start
-from services.orchestrator.domain.schedule import Schedule
-from services.orchestrator.repositories.protocols import KnownRequest, RequestKey, Store, UnitOfWork
-from services.orchestrator.usecases.pages import read_fitting
+from services.orchestrator.domain.key import ResourceKey
+from services.orchestrator.domain.schedule import Plan, Schedule
+from services.orchestrator.repositories.schedules import ScheduleRepository
+from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.ports import Grant, Grants
-from services.orchestrator.usecases.starts import ExecutionStarts, RequestId
 
 logger = structlog.get_logger(__name__)
 
-_LISTING = "schedules"
+_SCHEDULES = Pager("schedules")
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a caller says of a schedule."""
-
-    name: str
-    cron: str
-    time_zone: str
-    start: Start
-    paused: bool
-
-
-class ScheduleUseCases:
+class Schedules:
     """Keeps the schedules of groups; `scheduler.Scheduler` fires them.
 
     A schedule acts as the group, under a grant of whoever created or last changed it: each change opens another one
     under an id of its own and closes the one before, so that what was read before a change can no longer act after it.
     """
 
-    def __init__(self, store: Store, starts: ExecutionStarts, grants: Grants) -> None:
-        self._store = store
-        self._starts = starts
+    def __init__(self, database: Database, starter: ExecutionStarter, grants: Grants) -> None:
+        self._database = database
+        self._starter = starter
         self._grants = grants
 
-    async def create(self, principal: Principal, plan: Plan, request: RequestId) -> Schedule:
-        """Store a schedule, which fires from now on.
+    async def create(self, principal: Principal, plan: Plan, request_id: str, request_hash: str) -> Schedule:
+        """Store a schedule, which fires from now on; a repeated `request_id` returns the first request's schedule.
 
         Raises:
             NotFound: the group has no such crew.
-            InvalidArgument: there is no such time, or the crew could not be started; one violation for each fault.
+            InvalidArgument: the times are not valid, or the crew could not be started; one violation for each fault.
             AlreadyExists: the group has a schedule of that name, or the request_id was used with another body.
         """
-        key = RequestKey(principal.group_id, principal.subject, "CreateSchedule", request.value)
-        if request.value:
-            async with self._store.read() as work:
-                earlier = await work.requests.find(key)
-                if earlier is not None:
-                    return await _repeated(work, key, earlier, request)
+        key = RequestKey(principal.group_id, principal.subject, "CreateSchedule", request_id, request_hash)
+        if request_id:
+            async with self._database.read() as connection:
+                first_id = await RequestRepository(connection, tables.requests).find(key)
+                if first_id is not None:
+                    return await _first(connection, principal, first_id)
         now = utc_now()
         next_fire_at = await self._checked(principal, plan, now)
         delegate_id, grant = await self._delegate()
@@ -81,65 +75,76 @@ class ScheduleUseCases:
             created_at=now,
             updated_at=now,
         )
-        repeated = None
+        stored = schedule
         try:
-            async with self._store.write() as work:
-                made = KnownRequest(request.body_hash, schedule.id)
-                earlier = await work.requests.claim(key, made, now) if request.value else None
-                if earlier is not None:
-                    repeated = await _repeated(work, key, earlier, request)
-                elif not await work.schedules.insert(schedule):
-                    raise _name_taken(plan.name)
+            async with self._database.write() as connection:
+                first_id = schedule.id
+                if request_id:
+                    first_id = await RequestRepository(connection, tables.requests).claim(key, schedule.id)
+                if first_id == schedule.id:
+                    await ScheduleRepository(connection).insert(schedule)
+                else:
+                    stored = await _first(connection, principal, first_id)
         except (AlreadyExists, NotFound):
             await self._close(delegate_id)
             raise
-        if repeated is not None:
+        if stored is not schedule:
             await self._close(delegate_id)
-            return repeated
-        return schedule
+        return stored
 
-    async def get(self, principal: Principal, schedule_id: str) -> Schedule:
+    async def get(self, principal: Principal, key: ResourceKey) -> Schedule:
         """Return a schedule. Raises NotFound."""
-        async with self._store.read() as work:
-            schedule = await work.schedules.get(principal.group_id, schedule_id)
+        async with self._database.read() as connection:
+            schedule = await ScheduleRepository(connection).get(principal.group_id, key)
         if schedule is None:
-            raise NotFound.of("schedule", schedule_id)
+            raise NotFound.of("schedule", str(key))
         return schedule
 
-    async def page(self, principal: Principal, requested_size: int, token: str) -> tuple[Sequence[Schedule], str]:
-        """Return a page of the group's schedules, by name, and the token of the next page."""
-        filters = {"group": principal.group_id}
-        key = decode_page_token(token, _LISTING, filters)
-        after_name = key[0] if key and isinstance(key[0], str) else None
-        size = page_size(requested_size)
-        async with self._store.read() as work:
-            page, more = await read_fitting(
-                lambda last, limit: work.schedules.page(principal.group_id, last.name if last else after_name, limit),
+    async def page(self, principal: Principal, size: int, token: str) -> Page[Schedule]:
+        """Return a page of the group's schedules, by name. Raises InvalidArgument: INVALID_PAGE_TOKEN."""
+        async with self._database.read() as connection:
+            schedules = ScheduleRepository(connection)
+            return await _SCHEDULES.page(
                 size,
-                lambda schedule: to_document(schedule.start),
+                token,
+                {"group": principal.group_id},
+                lambda after, limit: schedules.page(principal.group_id, after[0] if after else None, limit),
+                lambda schedule: [schedule.name],
+                lambda schedule: len(to_json(to_document(schedule.start))),
             )
-        return page, encode_page_token(_LISTING, filters, [page[-1].name]) if more else ""
 
-    async def update(self, principal: Principal, schedule_id: str, plan: Plan, expected_revision: int = 0) -> Schedule:
-        """Replace a schedule; it acts for the caller from now on.
+    async def update(
+        self, principal: Principal, key: ResourceKey, change: Callable[[Schedule], Plan], expected_revision: int = 0
+    ) -> Schedule:
+        """Change a schedule; it acts for the caller from now on.
+
+        `change` returns what the schedule shall be for what it is.
 
         Raises:
             NotFound: the group has no such schedule, or no such crew.
-            InvalidArgument: there is no such time, or the crew could not be started; one violation for each fault.
+            InvalidArgument: the times are not valid, or the crew could not be started; one violation for each fault.
             Aborted: the schedule is not at `expected_revision` (0: any).
             AlreadyExists: the group has another schedule of that name.
         """
-        if not schedule_id:
-            raise InvalidArgument.field("schedule.id", "names the schedule to change; ListSchedules tells it")
-        await self.get(principal, schedule_id)
+        while True:
+            present = await self.get(principal, key)
+            updated = await self._update(principal, present, change(present), expected_revision)
+            if updated is not None:
+                return updated
+
+    async def _update(
+        self, principal: Principal, present: Schedule, plan: Plan, expected_revision: int
+    ) -> Schedule | None:
+        """Store what a schedule shall be; None: it was changed since it was read."""
         now = utc_now()
         next_fire_at = await self._checked(principal, plan, now)
         delegate_id, grant = await self._delegate()
         try:
-            async with self._store.write() as work:
-                before = await work.schedules.lock(principal.group_id, schedule_id)
+            async with self._database.write() as connection:
+                schedules = ScheduleRepository(connection)
+                before = await schedules.lock(principal.group_id, ResourceKey(present.id))
                 if before is None:
-                    raise NotFound.of("schedule", schedule_id)
+                    raise NotFound.of("schedule", present.id)
                 wanted = replace(
                     before,
                     subject=principal.subject,
@@ -151,7 +156,7 @@ class ScheduleUseCases:
                 )
                 # When nothing differs, the call is repeated after its answer was lost, or renews the grant.
                 if expected_revision not in {0, before.revision} and wanted != before:
-                    raise Aborted.revision("schedule", schedule_id, expected_revision, before.revision)
+                    raise Aborted.revision("schedule", before.id, expected_revision, before.revision)
                 same_times = (before.cron, before.time_zone, before.paused) == (plan.cron, plan.time_zone, plan.paused)
                 after = replace(
                     wanted,
@@ -163,30 +168,32 @@ class ScheduleUseCases:
                     updated_at=now,
                     last_error=before.last_error if wanted == before else None,
                 )
-                if not await work.schedules.save(after):
-                    raise _name_taken(plan.name)
+                outdated = before.revision != present.revision
+                if not outdated:
+                    await schedules.save(after)
         except (Aborted, AlreadyExists, NotFound):
             # Nothing was stored. Of other failures that is not sure: a commit may have outlived its connection.
             await self._close(delegate_id)
             raise
-        await self._close(before.delegate_id)
-        return after
+        await self._close(delegate_id if outdated else before.delegate_id)
+        return None if outdated else after
 
-    async def delete(self, principal: Principal, schedule_id: str) -> None:
-        """Take a schedule out of listings; executions it started go on, and one that is deleted already stays so.
+    async def delete(self, principal: Principal, key: ResourceKey) -> None:
+        """Take a schedule out of listings; executions it started continue, and one that is deleted already stays so.
 
         Raises:
             NotFound: the group never had such a schedule.
         """
-        async with self._store.write() as work:
-            schedule = await work.schedules.lock(principal.group_id, schedule_id)
+        async with self._database.write() as connection:
+            schedules = ScheduleRepository(connection)
+            schedule = await schedules.lock(principal.group_id, key)
             if schedule is not None:
-                await work.schedules.delete(schedule_id, utc_now())
+                await schedules.delete(schedule.id, utc_now())
             else:
-                schedule = await work.schedules.get(principal.group_id, schedule_id, deleted=True)
+                schedule = await schedules.get_deleted(principal.group_id, key)
                 if schedule is None:
-                    raise NotFound.of("schedule", schedule_id)
-        # Of one that was deleted before as well: its grant may have been left open then.
+                    raise NotFound.of("schedule", str(key))
+        # Also of one that was deleted before: its grant may have been left open then.
         await self._grants.close(schedule.delegate_id)
 
     async def _checked(self, principal: Principal, plan: Plan, now: datetime) -> datetime | None:
@@ -194,8 +201,8 @@ class ScheduleUseCases:
         if plan.start.identity is ExecutionIdentity.USER:
             raise InvalidArgument.field(
                 "schedule.start.identity",
-                "cannot be USER: when the schedule fires, no user is there to lend it a token; leave it out or choose "
-                "GROUP, and see that the group has the credentials the crew needs",
+                "cannot be USER: no user is present when the schedule fires; leave it out or choose GROUP, and make "
+                "sure that the group has the credentials the crew needs",
             )
         try:
             next_fire_at = next_fire_time(plan.cron, plan.time_zone, now)
@@ -204,9 +211,9 @@ class ScheduleUseCases:
         except BadTimeZone as error:
             raise InvalidArgument.field("schedule.time_zone", str(error)) from error
         if plan.paused:
-            # Whoever resumes it is told. To pause one that cannot start any more has to be possible.
+            # Checked when it is resumed. To pause one that cannot start any more has to be possible.
             return None
-        await self._starts.startable(principal, plan.start, "schedule.start.")
+        await self._starter.startable(principal, plan.start, "schedule.start.")
         return next_fire_at
 
     async def _delegate(self) -> tuple[str, Grant]:
@@ -226,17 +233,9 @@ def _as_group(start: Start) -> Start:
     return replace(start, identity=ExecutionIdentity.GROUP, on_credential_expiry=OnCredentialExpiry.PARK)
 
 
-async def _repeated(work: UnitOfWork, key: RequestKey, earlier: KnownRequest, request: RequestId) -> Schedule:
-    if earlier.request_hash != request.body_hash:
-        raise AlreadyExists.request_id(key.request_id)
-    schedule = await work.schedules.get(key.group_id, earlier.resource_id, deleted=True)
+async def _first(connection: AsyncConnection, principal: Principal, schedule_id: str) -> Schedule:
+    schedules, key = ScheduleRepository(connection), ResourceKey(schedule_id)
+    schedule = await schedules.get(principal.group_id, key) or await schedules.get_deleted(principal.group_id, key)
     if schedule is None:
-        raise NotFound.of("schedule", earlier.resource_id)
+        raise NotFound.of("schedule", schedule_id)
     return schedule
-
-
-def _name_taken(name: str) -> AlreadyExists:
-    return AlreadyExists(
-        f'the group has a schedule named "{name}"; update that one or choose another name',
-        metadata={"resource": "schedule", "name": name},
-    )

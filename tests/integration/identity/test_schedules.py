@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import StatusCode
 from sqlalchemy import select
 
@@ -76,7 +77,8 @@ async def add_schedule(channel: grpc.aio.Channel, name: str = "daily", **start: 
 
 
 async def save(channel: grpc.aio.Channel, schedule: pb.Schedule) -> pb.Schedule:
-    answer = await ScheduleServiceStub(channel).UpdateSchedule(pb.UpdateScheduleRequest(schedule=schedule))
+    request = pb.UpdateScheduleRequest(id=schedule.id, schedule=schedule, update_mask=FieldMask(paths=["*"]))
+    answer = await ScheduleServiceStub(channel).UpdateSchedule(request)
     saved: pb.Schedule = answer.schedule
     return saved
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -25,7 +26,7 @@ from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.hints.remote import RemoteHintBus
-from services.orchestrator.repositories.events import SqlEvents
+from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.tables import approvals, execution_events, executions, task_runs
 from tests.support.harness import ALICE, Harness
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceAsyncStub
     from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceAsyncStub
 
+EVERY_FIELD = FieldMask(paths=["*"])
 CAPABLE_MODEL = "openai/gpt-4o-mini"
 """A seeded model that calls tools and follows schemas; it is never called here."""
 
@@ -140,7 +142,7 @@ class Worker:
         """Store events and tell of them."""
         async with self.database.write() as connection:
             events = [new_event(body, call_id=getattr(body, "call_id", "")) for body in bodies]
-            last = await SqlEvents(connection).append(execution_id, events, epoch=epoch)
+            last = await EventRepository(connection).append(execution_id, events, epoch=epoch)
         if hint and last is not None:
             self.bus.publish(Hint(HintKind.EVENTS_STORED, execution_id, last))
         return last
@@ -154,12 +156,12 @@ class Worker:
                 .values(state=TaskState.SUCCEEDED, attempt=1, output=to_document(TaskOutput(text)), ended_at=utc_now())
             )
             completed = execution_pb2.TaskCompleted(output=execution_pb2.TaskOutput(text=text))
-            await SqlEvents(connection).append(execution_id, [new_event(completed, task_index=index)])
+            await EventRepository(connection).append(execution_id, [new_event(completed, task_index=index)])
 
     async def end(self, execution_id: str, state: ExecutionState, body: Message) -> None:
         """End the execution with its last event."""
         async with self.database.write() as connection:
-            last = await SqlEvents(connection).append(execution_id, [new_event(body)])
+            last = await EventRepository(connection).append(execution_id, [new_event(body)])
             await connection.execute(
                 executions.update()
                 .where(executions.c.id == execution_id)

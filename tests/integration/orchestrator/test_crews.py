@@ -1,20 +1,37 @@
 """CrewService over real gRPC."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
+from coxswain.memory.v1.memory_pb2 import DeriveMemoryIdRequest
+from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
-from coxswain.orchestrator.v1 import crew_pb2
 from coxswain.orchestrator.v1 import crew_pb2 as pb
-from tests.integration.orchestrator.support import CAPABLE_MODEL, create_crew, crews, refused, spec
-from tests.support.harness import BOB, Harness
+from services.orchestrator.tables import crew_revisions
+from tests.integration.orchestrator.support import (
+    CAPABLE_MODEL,
+    EVERY_FIELD,
+    create_crew,
+    crews,
+    refused,
+    spec,
+    working,
+)
+from tests.support.harness import BOB, Harness, serve_services
 
 OPERATOR = "dev:olga:sales=operator"
 CODE = grpc.StatusCode
+
+
+def replacing(crew_id: str, wanted: pb.CrewSpec, expected_revision: int = 0) -> pb.UpdateCrewRequest:
+    """Return the request to replace a crew's whole document."""
+    return pb.UpdateCrewRequest(id=crew_id, spec=wanted, update_mask=EVERY_FIELD, expected_revision=expected_revision)
 
 
 async def test_a_crew_is_stored_and_found_by_id_and_by_name(harness: Harness) -> None:
@@ -31,7 +48,7 @@ async def test_every_change_makes_a_revision_and_earlier_ones_stay(harness: Harn
     stub = crews(harness)
     made = await create_crew(harness)
     changed = spec(description="shorter")
-    second = (await stub.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=changed, expected_revision=1))).crew
+    second = (await stub.UpdateCrew(replacing(made.id, changed, expected_revision=1))).crew
     assert (second.revision, second.spec.description) == (2, "shorter")
     assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id, revision=1))).crew.spec == made.spec
     assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew == second
@@ -42,7 +59,7 @@ async def test_every_change_makes_a_revision_and_earlier_ones_stay(harness: Harn
 async def test_an_update_without_a_change_makes_no_revision_however_often_it_is_repeated(harness: Harness) -> None:
     stub = crews(harness)
     made = await create_crew(harness)
-    request = pb.UpdateCrewRequest(id=made.id, spec=spec(description="new"), expected_revision=1)
+    request = replacing(made.id, spec(description="new"), expected_revision=1)
     first, second = [(await stub.UpdateCrew(request)).crew for _ in range(2)]
     assert first == second
     assert first.revision == 2
@@ -51,23 +68,86 @@ async def test_an_update_without_a_change_makes_no_revision_however_often_it_is_
 async def test_a_change_made_from_an_older_revision_is_refused(harness: Harness) -> None:
     stub = crews(harness)
     made = await create_crew(harness)
-    await stub.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=spec(description="mine"), expected_revision=1))
+    await stub.UpdateCrew(replacing(made.id, spec(description="mine"), expected_revision=1))
     with refused(CODE.ABORTED, "REVISION_MISMATCH") as refusal:
-        await stub.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=spec(description="yours"), expected_revision=1))
+        await stub.UpdateCrew(replacing(made.id, spec(description="yours"), expected_revision=1))
     assert (refusal.metadata["expected"], refusal.metadata["actual"]) == ("1", "2")
 
 
 async def test_of_many_changes_from_one_revision_exactly_one_wins(harness: Harness) -> None:
     stub = crews(harness)
     made = await create_crew(harness)
-    requests = [
-        pb.UpdateCrewRequest(id=made.id, spec=spec(description=f"change {n}"), expected_revision=1) for n in range(8)
-    ]
+    requests = [replacing(made.id, spec(description=f"change {n}"), expected_revision=1) for n in range(8)]
     answers = await asyncio.gather(*(stub.UpdateCrew(request) for request in requests), return_exceptions=True)
     lost = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
     assert len(lost) == 7
     assert {error.code() for error in lost} == {CODE.ABORTED}
     assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew.revision == 2
+
+
+async def test_an_update_changes_the_fields_its_mask_names_and_no_others(harness: Harness) -> None:
+    stub = crews(harness)
+    made = await create_crew(harness, description="old", model=CAPABLE_MODEL)
+    given = pb.CrewSpec(name="renamed", description="new", memory=pb.MemorySpec(run_name="mine"))
+    mask = FieldMask(paths=["description", "managerModel", "memory.run_name", "model"])
+    changed = (await stub.UpdateCrew(pb.UpdateCrewRequest(name="brief", spec=given, update_mask=mask))).crew
+    wanted = pb.CrewSpec()
+    wanted.CopyFrom(made.spec)
+    wanted.description, wanted.memory.run_name, wanted.model = "new", "mine", ""
+    assert (changed.id, changed.revision, changed.spec) == (made.id, 2, wanted)
+
+
+@pytest.mark.parametrize(
+    ("paths", "field"),
+    [([], "update_mask"), (["nothing"], "update_mask.paths[0]"), (["name", "*"], "update_mask.paths[1]")],
+)
+async def test_a_mask_that_names_no_field_of_a_crew_is_refused(harness: Harness, paths: list[str], field: str) -> None:
+    made = await create_crew(harness)
+    request = pb.UpdateCrewRequest(id=made.id, spec=spec(), update_mask=FieldMask(paths=paths))
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await crews(harness).UpdateCrew(request)
+    assert list(refusal.violations) == [field]
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await crews(harness).UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=spec()))
+    assert list(refusal.violations) == ["update_mask"]
+
+
+async def test_a_change_that_breaks_a_rule_is_refused_by_its_field(harness: Harness) -> None:
+    made = await create_crew(harness)
+    given = pb.CrewSpec(agents=[pb.AgentSpec(name="reader", role="x" * 5000, goal="Read")])
+    request = pb.UpdateCrewRequest(id=made.id, spec=given, update_mask=FieldMask(paths=["agents"]))
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await crews(harness).UpdateCrew(request)
+    assert list(refusal.violations) == ["spec.agents[0].role"]
+
+
+async def test_changes_of_different_fields_at_once_are_all_kept(harness: Harness) -> None:
+    stub = crews(harness)
+    made = await create_crew(harness)
+    given: dict[str, Any] = {"description": "new", "planning_model": "p", "manager_model": "m", "model": CAPABLE_MODEL}
+    await asyncio.gather(
+        *(
+            stub.UpdateCrew(
+                pb.UpdateCrewRequest(id=made.id, spec=pb.CrewSpec(**{name: value}), update_mask=FieldMask(paths=[name]))
+            )
+            for name, value in given.items()
+        )
+    )
+    crew = (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew
+    assert {name: getattr(crew.spec, name) for name in given} == given
+    assert crew.revision == 5
+
+
+async def test_a_crew_is_deleted_by_name_and_a_later_one_of_that_name_is_another(harness: Harness) -> None:
+    stub = crews(harness)
+    made = await create_crew(harness)
+    for _ in range(2):
+        await stub.DeleteCrew(pb.DeleteCrewRequest(name="brief"))
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await stub.DeleteCrew(pb.DeleteCrewRequest(name="never"))
+    again = await create_crew(harness)
+    await stub.DeleteCrew(pb.DeleteCrewRequest(id=made.id))
+    assert (await stub.GetCrew(pb.GetCrewRequest(name="brief"))).crew == again
 
 
 async def test_a_name_is_taken_once_until_its_crew_is_deleted(harness: Harness) -> None:
@@ -78,13 +158,13 @@ async def test_a_name_is_taken_once_until_its_crew_is_deleted(harness: Harness) 
         await create_crew(harness)
     assert refusal.metadata == {"resource": "crew", "name": "brief"}
     with refused(CODE.ALREADY_EXISTS, "ALREADY_EXISTS"):
-        await stub.UpdateCrew(pb.UpdateCrewRequest(id=other.id, spec=spec()))
+        await stub.UpdateCrew(replacing(other.id, spec()))
     await stub.DeleteCrew(pb.DeleteCrewRequest(id=made.id))
     await stub.DeleteCrew(pb.DeleteCrewRequest(id=made.id))
     with refused(CODE.NOT_FOUND, "NOT_FOUND"):
         await stub.GetCrew(pb.GetCrewRequest(id=made.id))
     with refused(CODE.NOT_FOUND, "NOT_FOUND"):
-        await stub.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=spec()))
+        await stub.UpdateCrew(replacing(made.id, spec()))
     assert (await create_crew(harness)).id != made.id
 
 
@@ -138,7 +218,7 @@ async def test_a_crew_that_cannot_run_is_refused_with_every_fault_and_not_stored
     assert not (await stub.ListCrews(pb.ListCrewsRequest())).crews
     made = await create_crew(harness)
     with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID"):
-        await stub.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=bad))
+        await stub.UpdateCrew(replacing(made.id, bad))
     assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew == made
 
 
@@ -153,9 +233,30 @@ async def test_validation_answers_with_the_same_faults_without_storing_anything(
     assert not (await stub.ListCrews(pb.ListCrewsRequest())).crews
 
 
+async def test_broken_rules_and_faults_come_in_one_list_in_the_order_of_the_document(harness: Harness) -> None:
+    bad = spec("")
+    bad.agents[0].role = "x" * 5000
+    bad.agents[1].goal = " "
+    bad.agents[1].temperature = 7
+    bad.tasks[1].agent = "nobody"
+    bad.tasks[2].output_schema.update({"type": "object", "minimum": float("nan")})
+    answer = await crews(harness).ValidateCrew(pb.ValidateCrewRequest(spec=bad))
+    assert [fault.field for fault in answer.faults] == [
+        "spec.name",
+        "spec.agents[0].role",
+        "spec.agents[1].goal",
+        "spec.agents[1].temperature",
+        "spec.tasks[1].agent",
+        "spec.tasks[2].output_schema.minimum",
+    ]
+    assert all(fault.description for fault in answer.faults)
+    nothing = await crews(harness).ValidateCrew(pb.ValidateCrewRequest())
+    assert {"spec.name", "spec.agents", "spec.tasks"} <= {fault.field for fault in nothing.faults}
+
+
 async def test_what_a_model_cannot_do_is_refused_and_what_another_can_is_not(harness: Harness) -> None:
     stub = crews(harness)
-    wanting = spec(planning=True, process=crew_pb2.PROCESS_HIERARCHICAL)
+    wanting = spec(planning=True, process=pb.PROCESS_HIERARCHICAL)
     wanting.agents[0].allow_delegation = True
     wanting.agents[1].tools.add(name="calculator")
     wanting.tasks[0].output_schema.update({"type": "object"})
@@ -213,7 +314,7 @@ async def test_an_operator_reads_and_an_editor_changes(harness: Harness) -> None
     assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew == made
     for call in (
         stub.CreateCrew(pb.CreateCrewRequest(spec=spec("other"))),
-        stub.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=spec("other"))),
+        stub.UpdateCrew(replacing(made.id, spec("other"))),
         stub.DeleteCrew(pb.DeleteCrewRequest(id=made.id)),
     ):
         with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
@@ -227,7 +328,7 @@ async def test_another_group_sees_changes_and_blocks_nothing(harness: Harness) -
     for call in (
         foreign.GetCrew(pb.GetCrewRequest(id=made.id)),
         foreign.GetCrew(pb.GetCrewRequest(name="brief")),
-        foreign.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=spec(description="theirs"))),
+        foreign.UpdateCrew(replacing(made.id, spec(description="theirs"))),
         foreign.DeleteCrew(pb.DeleteCrewRequest(id=made.id)),
     ):
         with refused(CODE.NOT_FOUND, "NOT_FOUND") as refusal:
@@ -289,3 +390,31 @@ async def test_a_character_no_database_keeps_is_the_callers_fault(harness: Harne
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
         await stub.CreateCrew(pb.CreateCrewRequest(spec=bad))
     assert set(refusal.violations) == {"spec.name"}
+
+
+async def test_a_crew_says_under_which_id_its_memories_are_stored(database_url: str, tmp_path: Path) -> None:
+    async with serve_services(tmp_path, "models", "memory", "orchestrator", database_url=database_url) as served:
+        stub = crews(served)
+        made = await create_crew(served)
+        assert made.memory_id == ""
+        mask = FieldMask(paths=["memory.enabled"])
+        given = pb.CrewSpec(memory=pb.MemorySpec(enabled=True))
+        changed = (await stub.UpdateCrew(pb.UpdateCrewRequest(id=made.id, spec=given, update_mask=mask))).crew
+        assert changed.memory_id
+        assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew == changed
+        assert list((await stub.ListCrews(pb.ListCrewsRequest())).crews) == [changed]
+        other = await create_crew(served, name="other", memory=pb.MemorySpec(enabled=True))
+        assert other.memory_id not in {"", changed.memory_id}
+        derived = await MemoryServiceStub(served.channel()).DeriveMemoryId(
+            DeriveMemoryIdRequest(
+                agent_roles=[agent.role for agent in other.spec.agents],
+                task_names=[task.name for task in other.spec.tasks],
+                crew_name="other",
+            )
+        )
+        assert derived.memory_id == other.memory_id
+        # A release that did not keep the id has stored it.
+        async with working(served, database_url) as worker, worker.database.write() as connection:
+            await connection.execute(crew_revisions.update().values(memory_id=None))
+        assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew == changed
+        assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id, revision=1))).crew == made

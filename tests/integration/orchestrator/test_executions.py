@@ -335,6 +335,21 @@ async def test_an_answer_wakes_the_parked_execution_and_the_first_one_counts(
     assert refusal.metadata["state"] == state
 
 
+async def test_a_crew_is_started_by_its_name_as_well(harness: Harness) -> None:
+    crew = await create_crew(harness)
+    stub = executions_of(harness)
+    request = start_request("", request_id="r")
+    request.crew_name = "brief"
+    made = (await stub.StartExecution(request)).execution
+    assert (made.crew_id, made.crew_name) == (crew.id, "brief")
+    assert (await stub.StartExecution(request)).execution.id == made.id
+    request = start_request("")
+    request.crew_name = "never"
+    with refused(CODE.NOT_FOUND, "NOT_FOUND") as refusal:
+        await stub.StartExecution(request)
+    assert '"never"' in refusal.message
+
+
 async def test_an_answer_without_a_decision_is_refused(harness: Harness) -> None:
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
         await executions_of(harness).AnswerApproval(pb.AnswerApprovalRequest(id="a"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from sqlalchemy import select
 
 from coxswain.auth.v1.delegation_pb2 import EXECUTION_IDENTITY_GROUP, EXECUTION_IDENTITY_USER
@@ -20,15 +21,22 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import NotFound, PermissionDenied, Unavailable
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry, Start
-from services.orchestrator.domain.schedule import Schedule
-from services.orchestrator.repositories.executions import SqlExecutions
+from services.orchestrator.domain.key import ResourceKey
+from services.orchestrator.domain.schedule import Plan, Schedule
+from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import schedules
 from services.orchestrator.usecases import scheduler
 from services.orchestrator.usecases.scheduler import Scheduler
-from services.orchestrator.usecases.schedules import Plan
-from services.orchestrator.usecases.starts import RequestId
-from tests.integration.orchestrator.support import create_crew, crews, executions_of, refused, start_request, working
+from tests.integration.orchestrator.support import (
+    EVERY_FIELD,
+    create_crew,
+    crews,
+    executions_of,
+    refused,
+    start_request,
+    working,
+)
 from tests.integration.orchestrator.use_cases import ALICE, Orchestrator
 from tests.support.harness import BOB, Harness, serve_services
 
@@ -48,6 +56,13 @@ def schedules_of(harness: Harness, bearer: str = "dev:alice:sales=admin") -> "Sc
 def schedule(crew_id: str, **fields: Any) -> pb.Schedule:
     given: dict[str, Any] = {"name": "daily", "cron": NEW_YEAR, "start": start_request(crew_id)}
     return pb.Schedule(**given | fields)
+
+
+def replacing(wanted: pb.Schedule, expected_revision: int = 0) -> pb.UpdateScheduleRequest:
+    """Return the request to replace all of a schedule."""
+    return pb.UpdateScheduleRequest(
+        id=wanted.id, schedule=wanted, update_mask=EVERY_FIELD, expected_revision=expected_revision
+    )
 
 
 async def create(harness: Harness, bearer: str = "dev:alice:sales=admin", **fields: Any) -> pb.Schedule:
@@ -111,20 +126,41 @@ async def test_a_change_replaces_all_and_acts_for_who_made_it(harness: Harness) 
     wanted.name, wanted.cron, wanted.paused = "yearly", "0 0 2 1 *", True
     wanted.start.inputs["topic"].string_value = "boats"
     stub = schedules_of(harness, CAROL)
-    changed = (await stub.UpdateSchedule(pb.UpdateScheduleRequest(schedule=wanted))).schedule
+    changed = (await stub.UpdateSchedule(replacing(wanted))).schedule
     assert (changed.id, changed.name, changed.paused, changed.subject) == (made.id, "yearly", True, "dev|carol")
     assert changed.start.inputs["topic"].string_value == "boats"
     assert not changed.HasField("next_fire_time")
     changed.paused = False
-    resumed = (await stub.UpdateSchedule(pb.UpdateScheduleRequest(schedule=changed))).schedule
+    resumed = (await stub.UpdateSchedule(replacing(changed))).schedule
     assert resumed.next_fire_time.ToDatetime().day == 2
     assert (await stub.GetSchedule(pb.GetScheduleRequest(id=made.id))).schedule == resumed
+
+
+async def test_a_schedule_is_found_changed_and_deleted_by_name(harness: Harness) -> None:
+    made = await create(harness)
+    stub = schedules_of(harness)
+    assert (await stub.GetSchedule(pb.GetScheduleRequest(name="daily"))).schedule == made
+    given = pb.Schedule(time_zone="Asia/Kathmandu", start=execution_pb2.StartExecutionRequest(priority=7))
+    mask = FieldMask(paths=["timeZone", "start.priority"])
+    request = pb.UpdateScheduleRequest(name="daily", schedule=given, update_mask=mask)
+    changed = (await stub.UpdateSchedule(request)).schedule
+    assert (changed.id, changed.name, changed.cron) == (made.id, "daily", NEW_YEAR)
+    assert (changed.time_zone, changed.start.priority) == ("Asia/Kathmandu", 7)
+    assert changed.start.inputs == made.start.inputs
+    request.update_mask.paths[:] = ["subject"]
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await stub.UpdateSchedule(request)
+    assert "time_zone" in refusal.violations["update_mask.paths[0]"]
+    for _ in range(2):
+        await stub.DeleteSchedule(pb.DeleteScheduleRequest(name="daily"))
+    with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await stub.GetSchedule(pb.GetScheduleRequest(name="daily"))
 
 
 async def test_a_change_of_what_was_changed_meanwhile_is_refused(harness: Harness) -> None:
     made = await create(harness)
     stub = schedules_of(harness)
-    request = pb.UpdateScheduleRequest(schedule=made, expected_revision=made.revision)
+    request = replacing(made, expected_revision=made.revision)
     changed = (await stub.UpdateSchedule(request)).schedule
     assert (made.revision, changed.revision) == (1, 2)
     request.schedule.cron = "0 0 2 1 *"
@@ -140,7 +176,7 @@ async def test_a_change_whose_answer_was_lost_can_be_repeated(harness: Harness) 
     wanted.CopyFrom(made)
     wanted.cron = "0 0 2 1 *"
     stub = schedules_of(harness)
-    request = pb.UpdateScheduleRequest(schedule=wanted, expected_revision=made.revision)
+    request = replacing(wanted, expected_revision=made.revision)
     first = (await stub.UpdateSchedule(request)).schedule
     again = (await stub.UpdateSchedule(request)).schedule
     assert (again.cron, again.next_fire_time) == (first.cron, first.next_fire_time)
@@ -155,7 +191,7 @@ async def test_deleting_twice_is_one_deletion_and_frees_the_name(harness: Harnes
     with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
         await stub.GetSchedule(pb.GetScheduleRequest(id=made.id))
     with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
-        await stub.UpdateSchedule(pb.UpdateScheduleRequest(schedule=made))
+        await stub.UpdateSchedule(replacing(made))
     again = await stub.CreateSchedule(pb.CreateScheduleRequest(schedule=schedule(made.start.crew_id)))
     assert again.schedule.id != made.id
 
@@ -179,7 +215,7 @@ async def test_a_name_is_given_once_in_a_group(harness: Harness) -> None:
     assert "daily" in refusal.message
     other.name = "daily"
     with refused(grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"):
-        await schedules_of(harness).UpdateSchedule(pb.UpdateScheduleRequest(schedule=other))
+        await schedules_of(harness).UpdateSchedule(replacing(other))
     await create(harness, BOB)
 
 
@@ -190,7 +226,7 @@ async def test_groups_do_not_see_each_others_schedules(harness: Harness) -> None
     with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
         await stub.GetSchedule(pb.GetScheduleRequest(id=made.id))
     with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
-        await stub.UpdateSchedule(pb.UpdateScheduleRequest(schedule=made))
+        await stub.UpdateSchedule(replacing(made))
     with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
         await stub.DeleteSchedule(pb.DeleteScheduleRequest(id=made.id))
     with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
@@ -204,7 +240,7 @@ async def test_operators_see_schedules_and_do_not_change_them(harness: Harness) 
     assert (await stub.GetSchedule(pb.GetScheduleRequest(id=made.id))).schedule == made
     for call in (
         stub.CreateSchedule(pb.CreateScheduleRequest(schedule=schedule(made.start.crew_id, name="mine"))),
-        stub.UpdateSchedule(pb.UpdateScheduleRequest(schedule=made)),
+        stub.UpdateSchedule(replacing(made)),
         stub.DeleteSchedule(pb.DeleteScheduleRequest(id=made.id)),
     ):
         with refused(grpc.StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
@@ -222,6 +258,7 @@ async def test_operators_see_schedules_and_do_not_change_them(harness: Harness) 
         ({"name": "a\x1b[31m"}, "schedule.name", "control character"),
         ({"cron": "@daily"}, "schedule.cron", "five fields"),
         ({"start": {"crew_id": "", "inputs": {}}}, "schedule.start.crew_id", ""),
+        ({"start": {"inputs": {}}}, "schedule.start.crew", ""),
     ],
 )
 async def test_what_could_never_fire_is_refused_by_field(
@@ -256,8 +293,8 @@ async def test_what_could_not_be_started_is_refused_by_field(harness: Harness) -
     with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
         await stub.CreateSchedule(request)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
-        await stub.UpdateSchedule(pb.UpdateScheduleRequest(schedule=schedule(crew.id)))
-    assert "schedule.id" in refusal.violations
+        await stub.UpdateSchedule(replacing(schedule(crew.id)))
+    assert "id" in refusal.violations
 
 
 # ---- firing, over real gRPC
@@ -324,17 +361,31 @@ async def test_a_schedule_that_cannot_start_anything_says_why_and_fires_again_ne
     assert found.last_execution_id == ""
     assert found.next_fire_time == made.next_fire_time
     found.paused = True
-    paused = (await schedules_of(harness).UpdateSchedule(pb.UpdateScheduleRequest(schedule=found))).schedule
+    paused = (await schedules_of(harness).UpdateSchedule(replacing(found))).schedule
     assert not paused.HasField("last_error"), "what it told of is over"
     found.paused = False
     with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
-        await schedules_of(harness).UpdateSchedule(pb.UpdateScheduleRequest(schedule=found))
+        await schedules_of(harness).UpdateSchedule(replacing(found))
     other = await create_crew(harness, name="other")
     found.start.crew_id = other.id
-    await schedules_of(harness).UpdateSchedule(pb.UpdateScheduleRequest(schedule=found))
+    await schedules_of(harness).UpdateSchedule(replacing(found))
     mended = await fired(harness, made.id, await make_due(database, seconds=1))
     assert not mended.HasField("last_error")
     assert mended.last_execution_id
+
+
+async def test_a_schedule_of_a_name_starts_whichever_crew_has_it(firing: tuple[Harness, Database]) -> None:
+    harness, database = firing
+    first = await create_crew(harness, name="brief")
+    planned = schedule("")
+    planned.start.crew_name = "brief"
+    made = (await schedules_of(harness).CreateSchedule(pb.CreateScheduleRequest(schedule=planned))).schedule
+    assert (made.start.crew_name, made.start.crew_id) == ("brief", "")
+    await crews(harness).DeleteCrew(crew_pb2.DeleteCrewRequest(id=first.id))
+    second = await create_crew(harness, name="brief")
+    found = await fired(harness, made.id, await make_due(database, seconds=2))
+    request = execution_pb2.GetExecutionRequest(id=found.last_execution_id)
+    assert (await executions_of(harness).GetExecution(request)).execution.crew_id == second.id
 
 
 # ---- firing, with auth played
@@ -346,12 +397,12 @@ def plan(orchestrator: Orchestrator, name: str = "daily") -> Plan:
 
 
 async def created(orchestrator: Orchestrator, name: str = "daily") -> Schedule:
-    return await orchestrator.schedules.create(ALICE, plan(orchestrator, name), RequestId("", ""))
+    return await orchestrator.schedules.create(ALICE, plan(orchestrator, name), "", "")
 
 
 async def test_replicas_start_one_execution_for_each_time(orchestrator: Orchestrator) -> None:
     made = [await created(orchestrator, f"schedule {number}") for number in range(8)]
-    replicas = [Scheduler(orchestrator.store, orchestrator.starts, orchestrator.grants, 3600) for _ in range(4)]
+    replicas = [Scheduler(orchestrator.database, orchestrator.starter, orchestrator.grants, 3600) for _ in range(4)]
     rows: list[Any] = []
     for turn in range(1, 4):
         await make_due(orchestrator.database, seconds=10 - turn)
@@ -362,13 +413,13 @@ async def test_replicas_start_one_execution_for_each_time(orchestrator: Orchestr
     assert orchestrator.grants.open_ones == {one.delegate_id for one in made} | {row.id for row in rows}
 
 
-async def test_times_that_nobody_was_there_for_are_made_up_for_by_one_execution(orchestrator: Orchestrator) -> None:
+async def test_missed_runs_are_caught_up_with_a_single_execution(orchestrator: Orchestrator) -> None:
     made = await created(orchestrator)
     moment = await make_due(orchestrator.database, days=800)
     for _ in range(2):
         await orchestrator.scheduler.once()
     assert len(await orchestrator.rows()) == 1
-    after = await orchestrator.schedules.get(ALICE, made.id)
+    after = await orchestrator.schedules.get(ALICE, ResourceKey(made.id))
     assert (after.last_fire_at, after.next_fire_at) == (moment, made.next_fire_at)
 
 
@@ -384,28 +435,28 @@ async def test_a_schedule_stays_due_while_auth_is_away_and_says_so(orchestrator:
     orchestrator.grants.away = True
     await orchestrator.scheduler.once()
     assert await orchestrator.rows() == []
-    waiting = await orchestrator.schedules.get(ALICE, made.id)
+    waiting = await orchestrator.schedules.get(ALICE, ResourceKey(made.id))
     assert waiting.last_error is not None
     assert waiting.last_error.reason == "DEPENDENCY_UNAVAILABLE"
     assert (waiting.next_fire_at, waiting.last_fire_at) == (moment, None)
     orchestrator.grants.away = False
     await until_fired(orchestrator, 1)
-    after = await orchestrator.schedules.get(ALICE, made.id)
+    after = await orchestrator.schedules.get(ALICE, ResourceKey(made.id))
     assert (after.last_fire_at, after.last_error) == (moment, None)
 
 
-async def test_what_is_put_off_waits_before_it_is_tried_again(orchestrator: Orchestrator) -> None:
+async def test_what_is_postponed_waits_before_it_is_tried_again(orchestrator: Orchestrator) -> None:
     await created(orchestrator)
     await make_due(orchestrator.database, seconds=5)
     orchestrator.grants.away = True
-    patient = Scheduler(orchestrator.store, orchestrator.starts, orchestrator.grants, 3600)
+    patient = Scheduler(orchestrator.database, orchestrator.starter, orchestrator.grants, 3600)
     await patient.once()
     asked = orchestrator.grants.asked
     await patient.once()
     assert orchestrator.grants.asked == asked
 
 
-async def test_all_that_is_due_is_fired_however_much_is_put_off(
+async def test_all_that_is_due_is_fired_however_much_is_postponed(
     orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "_READ_AT_ONCE", 2)
@@ -414,29 +465,29 @@ async def test_all_that_is_due_is_fired_however_much_is_put_off(
     await make_due(orchestrator.database, seconds=5)
     issue = orchestrator.grants.issue
 
-    async def broken(grant_id: str, execution_id: str) -> str:
+    async def broken(grant_id: str, execution_id: str) -> None:
         if execution_id in stuck:
             raise Unavailable("a row of auth's is broken")
-        return await issue(grant_id, execution_id)
+        await issue(grant_id, execution_id)
 
     monkeypatch.setattr(orchestrator.grants, "issue", broken)
     await orchestrator.scheduler.once()
     assert {row.schedule_id for row in await orchestrator.rows()} == {one.id for one in made[5:]}
 
 
-async def test_a_start_that_hangs_is_put_off(orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_start_that_hangs_is_postponed(orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
     made = await created(orchestrator)
     moment = await make_due(orchestrator.database, seconds=5)
-    monkeypatch.setattr(scheduler, "_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(scheduler, "_LONGEST_START_SECONDS", 0.01)
 
-    async def hangs(grant_id: str, execution_id: str) -> str:
+    async def hangs(grant_id: str, execution_id: str) -> None:
         await asyncio.Event().wait()
         raise AssertionError("nobody sets it")
 
     with monkeypatch.context() as hanging:
         hanging.setattr(orchestrator.grants, "issue", hangs)
         await orchestrator.scheduler.once()
-    waiting = await orchestrator.schedules.get(ALICE, made.id)
+    waiting = await orchestrator.schedules.get(ALICE, ResourceKey(made.id))
     assert waiting.last_error is not None
     assert "longer than 0.01 s" in waiting.last_error.message
     assert waiting.next_fire_at == moment
@@ -468,7 +519,7 @@ async def test_what_fails_before_all_is_stored_leaves_no_grant(
         raise Unavailable("the disk is full")
 
     with monkeypatch.context() as broken:
-        broken.setattr(SqlExecutions, "insert", full)
+        broken.setattr(ExecutionRepository, "insert", full)
         await orchestrator.scheduler.once()
     assert orchestrator.grants.open_ones == {made.delegate_id}
     await until_fired(orchestrator, 1)
@@ -480,12 +531,12 @@ async def test_a_refusal_of_this_service_costs_no_time(
     made = await created(orchestrator)
     moment = await make_due(orchestrator.database, seconds=5)
 
-    async def refuses(grant_id: str, execution_id: str) -> str:
+    async def refuses(grant_id: str, execution_id: str) -> None:
         raise PermissionDenied("orchestrator may not", reason="SERVICE_NOT_ALLOWED")
 
     monkeypatch.setattr(orchestrator.grants, "issue", refuses)
     await orchestrator.scheduler.once()
-    waiting = await orchestrator.schedules.get(ALICE, made.id)
+    waiting = await orchestrator.schedules.get(ALICE, ResourceKey(made.id))
     assert waiting.next_fire_at == moment
     assert waiting.last_error is not None
     assert waiting.last_error.reason == "SERVICE_NOT_ALLOWED"
@@ -497,11 +548,11 @@ async def test_a_zone_this_process_does_not_know_costs_no_time(orchestrator: Orc
     async with orchestrator.database.write() as connection:
         await connection.execute(schedules.update().values(time_zone="Mars/Olympus"))
     await orchestrator.scheduler.once()
-    waiting = await orchestrator.schedules.get(ALICE, made.id)
+    waiting = await orchestrator.schedules.get(ALICE, ResourceKey(made.id))
     assert waiting.next_fire_at == moment
     assert waiting.last_error is not None
     assert "Mars/Olympus" in waiting.last_error.message
-    await orchestrator.schedules.update(ALICE, made.id, plan(orchestrator))
+    await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: plan(orchestrator))
     await make_due(orchestrator.database, seconds=4)
     await until_fired(orchestrator, 1)
 
@@ -510,7 +561,7 @@ async def test_a_schedule_without_a_next_time_gets_one_when_it_is_saved_again(or
     made = await created(orchestrator)
     async with orchestrator.database.write() as connection:
         await connection.execute(schedules.update().values(next_fire_at=None))
-    again = await orchestrator.schedules.update(ALICE, made.id, plan(orchestrator))
+    again = await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: plan(orchestrator))
     assert again.next_fire_at == made.next_fire_at
 
 
@@ -519,11 +570,13 @@ async def test_who_may_not_act_any_more_is_named_and_the_next_to_save_takes_over
     orchestrator.grants.open_ones.clear()
     moment = await make_due(orchestrator.database, seconds=5)
     await orchestrator.scheduler.once()
-    failed = await orchestrator.schedules.get(ALICE, made.id)
+    failed = await orchestrator.schedules.get(ALICE, ResourceKey(made.id))
     assert failed.last_error is not None
     assert (failed.last_error.reason, "dev|alice" in failed.last_error.message) == ("DELEGATION_REVOKED", True)
     assert (failed.last_fire_at, failed.next_fire_at) == (moment, made.next_fire_at)
-    await orchestrator.schedules.update(replace(ALICE, subject="dev|carol"), made.id, plan(orchestrator))
+    await orchestrator.schedules.update(
+        replace(ALICE, subject="dev|carol"), ResourceKey(made.id), lambda _: plan(orchestrator)
+    )
     await make_due(orchestrator.database, seconds=4)
     await until_fired(orchestrator, 1)
     assert [row.subject for row in await orchestrator.rows()] == ["dev|carol"]
@@ -531,8 +584,10 @@ async def test_who_may_not_act_any_more_is_named_and_the_next_to_save_takes_over
 
 async def test_paused_and_deleted_schedules_do_not_fire(orchestrator: Orchestrator) -> None:
     paused, deleted = await created(orchestrator, "paused"), await created(orchestrator, "deleted")
-    await orchestrator.schedules.update(ALICE, paused.id, replace(plan(orchestrator, "paused"), paused=True))
-    await orchestrator.schedules.delete(ALICE, deleted.id)
+    await orchestrator.schedules.update(
+        ALICE, ResourceKey(paused.id), lambda _: replace(plan(orchestrator, "paused"), paused=True)
+    )
+    await orchestrator.schedules.delete(ALICE, ResourceKey(deleted.id))
     async with orchestrator.database.read() as connection:
         assert set(await connection.scalars(select(schedules.c.next_fire_at))) == {None}
     await orchestrator.scheduler.once()
@@ -545,13 +600,12 @@ async def test_what_was_read_before_a_change_does_not_fire_after_it(orchestrator
     moment = await make_due(orchestrator.database, seconds=5)
     issue = orchestrator.grants.issue
 
-    async def changed_meanwhile(grant_id: str, execution_id: str) -> str:
-        token = await issue(grant_id, execution_id)
+    async def changed_meanwhile(grant_id: str, execution_id: str) -> None:
+        await issue(grant_id, execution_id)
         wanted = plan(orchestrator)
         wanted = replace(wanted, start=replace(wanted.start, labels={"changed": "yes"}))
-        await orchestrator.schedules.update(ALICE, made.id, wanted)
+        await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: wanted)
         orchestrator.grants.issue = issue  # type: ignore[method-assign]
-        return token
 
     orchestrator.grants.issue = changed_meanwhile  # type: ignore[method-assign]
     await orchestrator.scheduler.once()
@@ -559,7 +613,7 @@ async def test_what_was_read_before_a_change_does_not_fire_after_it(orchestrator
     await until_fired(orchestrator, 1)
     [row] = await orchestrator.rows()
     assert row.labels == {"changed": "yes"}
-    after = await orchestrator.schedules.get(ALICE, made.id)
+    after = await orchestrator.schedules.get(ALICE, ResourceKey(made.id))
     assert after.last_fire_at == moment, "the change came when it was due already"
     assert orchestrator.grants.open_ones == {after.delegate_id, row.id}
 
@@ -571,17 +625,17 @@ async def test_one_schedule_that_fails_unexpectedly_does_not_keep_others_from_fi
     await make_due(orchestrator.database, seconds=5)
     issue = orchestrator.grants.issue
 
-    async def broken(grant_id: str, execution_id: str) -> str:
+    async def broken(grant_id: str, execution_id: str) -> None:
         if execution_id == bad.delegate_id:
             raise RuntimeError("the password is hunter2")
-        return await issue(grant_id, execution_id)
+        await issue(grant_id, execution_id)
 
     monkeypatch.setattr(orchestrator.grants, "issue", broken)
     await orchestrator.scheduler.once()
     assert [row.schedule_id for row in await orchestrator.rows()] == [good.id]
     # Nobody knows whether it would fail again: its time is not given up.
-    assert (await orchestrator.schedules.get(ALICE, bad.id)).last_fire_at is None
-    told = (await orchestrator.schedules.get(ALICE, bad.id)).last_error
+    assert (await orchestrator.schedules.get(ALICE, ResourceKey(bad.id))).last_fire_at is None
+    told = (await orchestrator.schedules.get(ALICE, ResourceKey(bad.id))).last_error
     assert told is not None
     assert (told.reason, "hunter2" in told.message) == ("INTERNAL", False)
 
@@ -591,10 +645,10 @@ async def test_a_refused_change_leaves_schedule_and_grants_as_they_were(orchestr
     await created(orchestrator, "other")
     before = set(orchestrator.grants.open_ones)
     with pytest.raises(Exception, match="named"):
-        await orchestrator.schedules.update(ALICE, made.id, plan(orchestrator, "other"))
+        await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: plan(orchestrator, "other"))
     with pytest.raises(Exception, match="named"):
         await created(orchestrator, "other")
     with pytest.raises(NotFound):
-        await orchestrator.schedules.update(ALICE, "nothing", plan(orchestrator))
+        await orchestrator.schedules.update(ALICE, ResourceKey("nothing"), lambda _: plan(orchestrator))
     assert orchestrator.grants.open_ones == before
-    assert await orchestrator.schedules.get(ALICE, made.id) == made
+    assert await orchestrator.schedules.get(ALICE, ResourceKey(made.id)) == made

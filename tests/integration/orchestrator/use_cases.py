@@ -1,6 +1,8 @@
 """The use cases on a real database; auth and models are played."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -12,18 +14,19 @@ from services.common.ids import new_id
 from services.orchestrator.domain.crew import AgentSpec, Crew, CrewSpec, TaskSpec
 from services.orchestrator.domain.execution import Execution, ExecutionIdentity, OnCredentialExpiry, Start
 from services.orchestrator.hints.bus import LocalHintBus
-from services.orchestrator.repositories.store import SqlStore
+from services.orchestrator.repositories.crews import CrewRepository
+from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.tables import executions
 from services.orchestrator.usecases.crew_validation import CrewValidation
-from services.orchestrator.usecases.endings import Endings
-from services.orchestrator.usecases.executions import ExecutionUseCases
-from services.orchestrator.usecases.feed import ExecutionFeed
+from services.orchestrator.usecases.event_feed import EventFeed
+from services.orchestrator.usecases.execution_ender import ExecutionEnder
+from services.orchestrator.usecases.execution_starter import ExecutionStarter
+from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.housekeeping import Housekeeping
 from services.orchestrator.usecases.model_needs import Capability
-from services.orchestrator.usecases.ports import Grant, ModelFacts
+from services.orchestrator.usecases.ports import Grant, ModelInfo
 from services.orchestrator.usecases.scheduler import Scheduler
-from services.orchestrator.usecases.schedules import ScheduleUseCases
-from services.orchestrator.usecases.starts import ExecutionStarts, RequestId
+from services.orchestrator.usecases.schedules import Schedules
 
 ALICE = Principal("dev|alice", "sales", Role.ADMIN, False, CredentialKind.DEV, "", "", utc_now() + timedelta(hours=1))
 
@@ -31,10 +34,10 @@ ALICE = Principal("dev|alice", "sales", Role.ADMIN, False, CredentialKind.DEV, "
 class Models:
     """Knows one model that can do everything."""
 
-    async def find(self, name: str) -> ModelFacts:
+    async def find(self, name: str) -> ModelInfo:
         if name != "m":
             raise NotFound(f"no {name}", reason="MODEL_NOT_FOUND")
-        return ModelFacts(enabled=True, capabilities=frozenset(Capability))
+        return ModelInfo(enabled=True, capabilities=frozenset(Capability))
 
 
 class Grants:
@@ -55,11 +58,15 @@ class Grants:
     async def renew(self, execution_id: str) -> None:
         raise AssertionError("nothing here renews a credential")
 
-    async def issue(self, grant_id: str, execution_id: str) -> str:
+    @contextlib.asynccontextmanager
+    async def acting(self, grant_id: str, execution_id: str) -> AsyncIterator[None]:
+        await self.issue(grant_id, execution_id)
+        yield
+
+    async def issue(self, grant_id: str, execution_id: str) -> None:
         self._ask()
         if execution_id not in self.open_ones:
             raise PermissionDenied("it was revoked", reason="DELEGATION_REVOKED")
-        return f"principal of {execution_id}"
 
     async def close(self, execution_id: str) -> None:
         self._ask()
@@ -77,26 +84,27 @@ class Orchestrator:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.grants = Grants()
-        self.store = SqlStore(database)
         bus = LocalHintBus()
-        endings = Endings(self.store, self.grants, bus)
-        self.housekeeping = Housekeeping(self.store, endings, 3600, 3600)
-        feed = ExecutionFeed(self.store, bus, safety_read_seconds=3600, tail_bytes=100_000)
-        self.executions = ExecutionUseCases(self.store, self.grants, bus, feed, endings)
+        ender = ExecutionEnder(database, self.grants, bus)
+        self.housekeeping = Housekeeping(database, ender, 3600)
+        feed = EventFeed(EventReader(database), bus, safety_read_seconds=3600, tail_bytes=100_000)
         validation = CrewValidation(Models(), {}, default_model="m", max_bytes=100_000)
-        self.starts = ExecutionStarts(self.store, validation, self.grants, bus, max_inputs_bytes=10_000)
-        self.schedules = ScheduleUseCases(self.store, self.starts, self.grants)
-        self.scheduler = Scheduler(self.store, self.starts, self.grants, 0.001)
+        self.starter = ExecutionStarter(database, validation, self.grants, bus, max_inputs_bytes=10_000)
+        self.executions = Executions(database, self.grants, bus, feed, self.starter, ender)
+        self.schedules = Schedules(database, self.starter, self.grants)
+        self.scheduler = Scheduler(database, self.starter, self.grants, 0.001)
         self.crew_id = new_id()
 
     async def prepare(self) -> None:
         spec = CrewSpec("c", (AgentSpec("a", "r", "g"),), (TaskSpec("t", "d", "e", "a"),))
-        async with self.store.write() as work:
-            await work.crews.insert(Crew(self.crew_id, "sales", 1, spec, utc_now(), utc_now()), "dev|alice")
+        async with self.database.write() as connection:
+            await CrewRepository(connection).insert(
+                Crew(self.crew_id, "sales", 1, spec, utc_now(), utc_now()), "dev|alice"
+            )
 
     async def start(self, request_id: str = "") -> Execution:
         start = Start(self.crew_id, 0, {}, {}, "", 0, None, ExecutionIdentity.UNSPECIFIED, OnCredentialExpiry.PARK)
-        return await self.starts.start(ALICE, start, RequestId(request_id, "hash"))
+        return await self.executions.start(ALICE, start, request_id, "hash")
 
     async def rows(self) -> list[Any]:
         async with self.database.read() as connection:

@@ -17,7 +17,8 @@ from services.orchestrator.domain.execution import (
     TaskState,
     Usage,
 )
-from services.orchestrator.repositories.store import SqlStore
+from services.orchestrator.repositories.crews import CrewRepository
+from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.tables import execution_events, executions, task_runs
 from services.orchestrator.worker.host.run_store import Claim, RunStore
 
@@ -62,9 +63,9 @@ async def queue(database: Database, spec: CrewSpec | None = None, **fields: Any)
         TaskRun(execution.id, index, task.name, TaskState.PENDING, attempt=0, usage=Usage(), copied=False)
         for index, task in enumerate(spec.tasks)
     ]
-    async with SqlStore(database).write() as work:
-        await work.crews.insert(Crew(crew_id, "sales", 1, spec, now, now), "ann")
-        await work.executions.insert(execution, tasks)
+    async with database.write() as connection:
+        await CrewRepository(connection).insert(Crew(crew_id, "sales", 1, spec, now, now), "ann")
+        await ExecutionRepository(connection).insert(execution, tasks)
     return execution.id
 
 

@@ -19,7 +19,7 @@ from services.orchestrator.domain.execution import (
 )
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import LocalHintBus
-from services.orchestrator.repositories.store import SqlStore
+from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
 from services.orchestrator.worker.host.model_lookup import ModelLookup
 from services.orchestrator.worker.host.run import ExecutionRun
@@ -135,8 +135,8 @@ async def test_a_cancellation_at_the_moment_of_parking_ends_the_execution(world:
 
     async def cancel() -> None:
         # The host is not told: its hint comes too late.
-        async with SqlStore(world.database).write() as work:
-            await work.executions.request_cancel(world.id, utc_now())
+        async with world.database.write() as connection:
+            await ExecutionRepository(connection).request_cancel(world.id, utc_now())
 
     world.auth.meanwhile = cancel
     row = await world.run()

@@ -12,7 +12,8 @@ from services.orchestrator.domain.approval import Approval, ApprovalState
 from services.orchestrator.domain.execution import ExecutionError, ExecutionState, TaskOutput, TaskState, Usage
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.events import new_event
-from services.orchestrator.repositories.store import SqlStore
+from services.orchestrator.repositories.approvals import ApprovalRepository
+from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.host.run_store import RunStore
 from tests.integration.worker.rows import claimed, crew, event_rows, execution_row, parked, queue, task_rows
@@ -141,9 +142,9 @@ async def test_an_approval_is_found_with_the_answer_by_the_next_claim(database: 
         await write.ask_for_approval(asked)
         assert await write.open_approvals()
         await write.park(S.WAITING_FOR_APPROVAL)
-    async with SqlStore(database).write() as work:
-        await work.approvals.answer(asked.id, ApprovalState.REFUSED, "better", "bob", utc_now())
-        await work.executions.wake(execution_id)
+    async with database.write() as connection:
+        await ApprovalRepository(connection).answer(asked.id, ApprovalState.REFUSED, "better", "bob", utc_now())
+        await ExecutionRepository(connection).wake(execution_id)
     claim = await claimed(store, execution_id, 2)
     assert claim.tasks[0].state is TaskState.WAITING_FOR_APPROVAL
     assert (claim.answers[0].id, claim.answers[0].feedback) == (asked.id, "better")

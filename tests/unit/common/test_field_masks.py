@@ -8,8 +8,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coxswain.orchestrator.v1.crew_pb2 import AgentSpec, CrewSpec, MemorySpec
 from services.common.errors import InvalidArgument
-from services.common.grpc.field_masks import mask_paths
+from services.common.grpc.field_masks import mask_paths, replace_fields
 
 ALLOWED = frozenset({"description", "max_output_tokens", "base_url", "spec.tasks"})
 
@@ -49,3 +50,29 @@ def test_every_path_that_cannot_be_changed_is_named(paths: list[str]) -> None:
 def test_a_star_beside_others_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="stands alone"):
         mask_paths(FieldMask(paths=["*", "description"]), ALLOWED)
+
+
+def test_named_fields_become_as_given_and_others_stay() -> None:
+    message = CrewSpec(
+        name="crew",
+        model="m",
+        agents=[AgentSpec(name="a"), AgentSpec(name="b", max_retries=3)],
+        memory=MemorySpec(enabled=True, run_name="r"),
+    )
+    given = CrewSpec(name="other", agents=[AgentSpec(name="c", max_retries=0)])
+    replace_fields(message, given, ["model", "agents", "memory.enabled"])
+    assert message == CrewSpec(
+        name="crew", agents=[AgentSpec(name="c", max_retries=0)], memory=MemorySpec(run_name="r")
+    )
+
+
+def test_a_part_that_is_not_given_is_gone() -> None:
+    agent = AgentSpec(name="a", max_retries=3)
+    agent.max_execution_time.FromSeconds(9)
+    replace_fields(agent, AgentSpec(), ["max_retries", "max_execution_time"])
+    assert agent == AgentSpec(name="a")
+    given = AgentSpec(max_retries=0)
+    given.max_execution_time.FromSeconds(0)
+    replace_fields(agent, given, ["max_retries", "max_execution_time"])
+    assert agent.HasField("max_retries")
+    assert agent.HasField("max_execution_time")

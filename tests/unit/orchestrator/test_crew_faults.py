@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.errors import FieldViolation as Fault
 from services.orchestrator.domain.crew import (
     AgentSpec,
     CrewSpec,
@@ -17,7 +18,6 @@ from services.orchestrator.domain.crew import (
     TaskSpec,
     ToolSpec,
 )
-from services.orchestrator.domain.fault import Fault
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.usecases.crew_faults import crew_faults, crew_warnings, in_document_order
 
@@ -88,7 +88,7 @@ def test_guardrails_need_an_agent_to_judge_for() -> None:
 
 def test_context_names_earlier_tasks_only() -> None:
     found = faults(crew(task("a", context=("b",)), task("b", context=("b",)), task("c", context=("nobody",))))
-    assert "stands after this one" in found["spec.tasks[0].context.tasks[0]"]
+    assert "comes after this one" in found["spec.tasks[0].context.tasks[0]"]
     assert "its own context" in found["spec.tasks[1].context.tasks[0]"]
     assert 'no task "nobody"' in found["spec.tasks[2].context.tasks[0]"]
 
@@ -159,7 +159,7 @@ def test_a_manager_is_an_agent_of_the_crew_without_tools_and_tasks() -> None:
 @pytest.mark.parametrize(
     ("schema", "told"),
     [
-        ({"type": "objct"}, "no JSON schema"),
+        ({"type": "objct"}, "not a valid JSON schema"),
         ({"type": "array"}, "must describe an object"),
         ({}, "must describe an object"),
     ],
@@ -169,15 +169,14 @@ def test_an_output_schema_is_a_schema_of_an_object(schema: dict[str, Any], told:
     assert told in found["spec.tasks[0].output_schema"]
 
 
-def test_texts_that_say_nothing_or_cannot_be_stored_are_refused() -> None:
+def test_texts_that_say_nothing_are_refused() -> None:
     spec = crew(
         task("read", guardrails=(" ",)),
-        agents=(replace(READER, role=" \n", backstory="a\0b"),),
+        agents=(replace(READER, role=" \n"),),
         knowledge=(KnowledgeSpec("k", "x"), KnowledgeSpec("k", "y")),
     )
     assert fields(spec) == [
         "spec.agents[0].role",
-        "spec.agents[0].backstory",
         "spec.tasks[0].guardrails[0]",
         "spec.knowledge[1].name",
     ]

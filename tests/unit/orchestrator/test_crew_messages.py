@@ -128,6 +128,14 @@ def test_numbers_json_does_not_know_are_refused_with_their_path(number: float) -
     assert [violation.field for violation in caught.value.violations] == ["inputs.x.a[0]"]
 
 
+def test_a_whole_number_that_may_have_been_rounded_is_refused_where_it_has_to_be_exact() -> None:
+    value = to_value({"ids": [2**53, 2**60]})
+    with pytest.raises(InvalidArgument, match="as text") as caught:
+        from_value("inputs.x", value, exact=True)
+    assert [violation.field for violation in caught.value.violations] == ["inputs.x.ids[1]"]
+    assert from_value("inputs.x", to_value(1.5), exact=True) == 1.5
+
+
 def test_whole_numbers_stay_whole_where_floating_point_is_exact() -> None:
     assert repr(from_value("x", struct_pb2.Value(number_value=3.0))) == "3"
     assert repr(from_value("x", struct_pb2.Value(number_value=2.0**60))) == "1.152921504606847e+18"

@@ -17,6 +17,7 @@ from coxswain.client.aio_channel import open_aio_channel
 from coxswain.client.connection import Connection, Tls
 from coxswain.client.errors import AlreadyExists, CoxswainError, NotFound
 from coxswain.client.results import (
+    EVERY_FIELD,
     AppliedCrew,
     CrewReference,
     ExecutionNotSucceeded,
@@ -129,7 +130,9 @@ class AsyncClient:
             except AlreadyExists:
                 # Another caller was faster: their crew is the one to change.
                 found = await self.crews.GetCrew(by_name)
-        request = UpdateCrewRequest(id=found.crew.id, spec=spec, expected_revision=found.crew.revision)
+        request = UpdateCrewRequest(
+            id=found.crew.id, spec=spec, update_mask=EVERY_FIELD, expected_revision=found.crew.revision
+        )
         updated = await self.crews.UpdateCrew(request)
         unchanged = updated.crew.revision == found.crew.revision
         return AppliedCrew(updated.crew, "unchanged" if unchanged else "updated")

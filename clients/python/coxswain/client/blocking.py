@@ -18,6 +18,7 @@ from coxswain.client.blocking_channel import open_blocking_channel
 from coxswain.client.connection import Connection, Tls
 from coxswain.client.errors import AlreadyExists, CoxswainError, NotFound
 from coxswain.client.results import (
+    EVERY_FIELD,
     AppliedCrew,
     CrewReference,
     ExecutionNotSucceeded,
@@ -130,7 +131,9 @@ class Client:
             except AlreadyExists:
                 # Another caller was faster: their crew is the one to change.
                 found = self.crews.GetCrew(by_name)
-        request = UpdateCrewRequest(id=found.crew.id, spec=spec, expected_revision=found.crew.revision)
+        request = UpdateCrewRequest(
+            id=found.crew.id, spec=spec, update_mask=EVERY_FIELD, expected_revision=found.crew.revision
+        )
         updated = self.crews.UpdateCrew(request)
         unchanged = updated.crew.revision == found.crew.revision
         return AppliedCrew(updated.crew, "unchanged" if unchanged else "updated")

@@ -199,7 +199,7 @@ _LINES: dict[str, Callable[[ExecutionEvent], str]] = {
     "llm_call_started": lambda e: f"asks {e.llm_call_started.model}",
     "llm_call_completed": _answered,
     "llm_call_failed": lambda e: f"model call failed: {e.llm_call_failed.message}",
-    "tool_call_started": lambda e: f"tool {e.tool_call_started.tool_name} {e.tool_call_started.arguments}",
+    "tool_call_started": lambda e: f"tool {e.tool_call_started.tool_name} {e.tool_call_started.arguments_json}",
     "tool_call_completed": lambda e: f"tool {e.tool_call_completed.tool_name} answered",
     "tool_call_failed": lambda e: f"tool {e.tool_call_failed.tool_name} failed: {e.tool_call_failed.message}",
     "approval_requested": lambda e: f"waits for approval: coxswain approve {e.execution_id}",

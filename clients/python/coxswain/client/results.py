@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
+from google.protobuf.field_mask_pb2 import FieldMask
+
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.progress import state_words
 from coxswain.client.values import to_value
 from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec, GetCrewRequest
 from coxswain.orchestrator.v1.execution_pb2 import Execution, StartExecutionRequest
+
+EVERY_FIELD = FieldMask(paths=["*"])
+"""The ``update_mask`` of a request that replaces the whole resource."""
 
 CrewReference = Crew | CrewSpec | str
 """A crew as a server returned it, a document to apply first, or the id or name of a stored crew."""

@@ -91,7 +91,9 @@ class Host:
 
     def tool_call_started(self, call_id: str, tool: str, arguments: str) -> None:
         """Have an event stored, without waiting for it."""
-        event = execution_pb2.ToolCallStarted(call_id=call_id, tool_name=storable(tool), arguments=storable(arguments))
+        event = execution_pb2.ToolCallStarted(
+            call_id=call_id, tool_name=storable(tool), arguments_json=storable(arguments)
+        )
         self._notify(CrewRequest(tool_call_started=event))
 
     def tool_call_completed(self, call_id: str, tool: str, output: str) -> None:

@@ -19,8 +19,8 @@ from services.orchestrator.domain.execution import (
     Usage,
 )
 from services.orchestrator.domain.tool import ToolCallState
-from services.orchestrator.repositories.events import SqlEvents
-from services.orchestrator.repositories.executions import SqlExecutions
+from services.orchestrator.repositories.events import EventRepository
+from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.tables import (
     approvals,
     executions,
@@ -46,7 +46,7 @@ class FencedWrite:
 
     async def append(self, events: Sequence[NewEvent]) -> None:
         """Store more events."""
-        last = await SqlEvents(self._connection).append(self._execution_id, events)
+        last = await EventRepository(self._connection).append(self._execution_id, events)
         self.last_sequence = last or self.last_sequence
 
     async def start_plan(self, index: int, attempt: int, at: datetime) -> None:
@@ -215,4 +215,4 @@ class FencedWrite:
 
     async def end(self, state: ExecutionState, error: ExecutionError | None, at: datetime) -> None:
         """End the execution before its time, with its unfinished tasks and open approvals."""
-        await SqlExecutions(self._connection).end(self._execution_id, state, error, at)
+        await ExecutionRepository(self._connection).end(self._execution_id, state, error, at)

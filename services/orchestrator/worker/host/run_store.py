@@ -22,8 +22,8 @@ from services.orchestrator.domain.execution import (
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.approvals import to_approval
-from services.orchestrator.repositories.events import SqlEvents
-from services.orchestrator.repositories.executions import SqlExecutions, to_execution
+from services.orchestrator.repositories.events import EventRepository
+from services.orchestrator.repositories.executions import ExecutionRepository, to_execution
 from services.orchestrator.tables import (
     approvals,
     crew_revisions,
@@ -131,7 +131,7 @@ class RunStore:
     async def claim(self, execution_id: str, generation: int) -> Claim | None:
         """Take an execution: from now on no other host's write to it counts. None when there is nothing to take."""
         async with self._database.write() as connection:
-            execution = await SqlExecutions(connection).lock(execution_id)
+            execution = await ExecutionRepository(connection).lock(execution_id)
             if execution is None or execution.generation != generation or execution.state not in _CLAIMABLE:
                 return None
             claimed = await connection.execute(
@@ -149,8 +149,8 @@ class RunStore:
             started = execution_pb2.ExecutionStarted(
                 claim=taken.epoch, takeover=execution.state is ExecutionState.RUNNING
             )
-            last = await SqlEvents(connection).append(execution_id, [new_event(started)])
-            tasks = tuple(await SqlExecutions(connection).task_runs(execution_id))
+            last = await EventRepository(connection).append(execution_id, [new_event(started)])
+            tasks = tuple(await ExecutionRepository(connection).task_runs(execution_id))
             asked = any(task.attempt for task in tasks)
             return Claim(
                 execution=replace(taken, last_sequence=last or taken.last_sequence),
@@ -169,7 +169,7 @@ class RunStore:
             Fenced: the claim is not the newest one, or the execution has ended.
         """
         async with self._database.write() as connection:
-            last = await SqlEvents(connection).append(execution_id, events, epoch=epoch)
+            last = await EventRepository(connection).append(execution_id, events, epoch=epoch)
             if last is None:
                 raise Fenced(execution_id)
             yield FencedWrite(connection, execution_id, epoch, last)
@@ -193,7 +193,7 @@ class RunStore:
     async def wake(self, execution_id: str, epoch: int) -> bool:
         """Let an execution go on that a claim has parked for its credential; return whether it still was."""
         async with self._database.write() as connection:
-            work = SqlExecutions(connection)
+            work = ExecutionRepository(connection)
             execution = await work.lock(execution_id)
             parked = (
                 execution is not None
@@ -243,7 +243,7 @@ class RunStore:
     async def grant_closed(self, execution_id: str) -> None:
         """Note that the grant of an ended execution is revoked."""
         async with self._database.write() as connection:
-            await SqlExecutions(connection).grant_closed(execution_id)
+            await ExecutionRepository(connection).grant_closed(execution_id)
 
 
 async def _spec(connection: AsyncConnection, execution: Execution) -> CrewSpec:

@@ -154,7 +154,7 @@ async def test_a_tool_runs_with_the_crews_settings_and_is_told_of(fork_server: F
     assert result["tool_call_id"] == "call-1"
     (started,), (completed,) = host.calls("tool_call_started"), host.calls("tool_call_completed")
     assert started.tool_name == "calculator"
-    assert json.loads(started.arguments) == {"expression": "10/3"}
+    assert json.loads(started.arguments_json) == {"expression": "10/3"}
     assert (completed.output, completed.call_id) == ("3.33", started.call_id)
 
 

@@ -11,6 +11,7 @@ from coxswain.client.memory_file import kind_from, kind_name, memory_id_request
 from coxswain.client.paging import pages
 from coxswain.memory.v1.memory_pb2 import ListNamespacesRequest, Namespace, NamespaceInfo
 from coxswain.memory.v1.record_pb2 import MemoryKind
+from coxswain.orchestrator.v1.crew_pb2 import Crew
 
 CrewOption = Annotated[str, typer.Option("--crew", help="The crew, by name or id of its document.")]
 MemoryIdOption = Annotated[
@@ -37,8 +38,7 @@ def namespace_of(client: Client, crew: str, memory_id: str, kind: str) -> Namesp
             raise typer.BadParameter("documents belong to the whole group: name no crew", param_hint="--crew")
         return Namespace(kind=number)
     if crew:
-        request = memory_id_request(client.get_crew(crew).spec)
-        return Namespace(memory_id=client.memory.DeriveMemoryId(request).memory_id, kind=number)
+        return Namespace(memory_id=memory_id_of(client, client.get_crew(crew)), kind=number)
     if memory_id:
         return Namespace(memory_id=memory_id, kind=number)
     known = [info.namespace for info in namespaces(client)]
@@ -54,6 +54,11 @@ def namespace_of(client: Client, crew: str, memory_id: str, kind: str) -> Namesp
     raise typer.BadParameter(
         f"several crews have memories: {ids}{more}; choose one, or name a crew with --crew", param_hint="--memory-id"
     )
+
+
+def memory_id_of(client: Client, crew: Crew) -> str:
+    """The id under which a crew's memories lie, also when its memory is off now."""
+    return crew.memory_id or client.memory.DeriveMemoryId(memory_id_request(crew.spec)).memory_id
 
 
 def is_known(client: Client, namespace: Namespace) -> bool:

@@ -51,7 +51,7 @@ def schedule_details(schedule: Schedule, crew_name: str) -> Table:
         "last": moment(schedule, "last_fire_time"),
         "last execution": schedule.last_execution_id,
         "last error": Text(f"{one_line(error.message)} ({error.reason})", style="red") if error.reason else "",
-        "crew": f"{f'{crew_name} {revision}' if crew_name else 'deleted'} ({start.crew_id})",
+        "crew": f"{f'{crew_name} {revision}' if crew_name else 'deleted'} ({start.crew_id or start.crew_name})",
         "model": start.model or "the crew's",
         "priority": start.priority,
         "within": f"{start.timeout.ToMilliseconds() / 1000:g} s" if start.HasField("timeout") else "",

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Annotated, Any
 
 import typer
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.client.blocking import Client
 from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from, warn_of_unused
@@ -12,9 +13,8 @@ from coxswain.client.cli.schedule_view import moment, schedule_details, schedule
 from coxswain.client.cli.session import JsonOption, Session, confirm, session_of
 from coxswain.client.errors import NotFound
 from coxswain.client.paging import pages
-from coxswain.client.results import id_of, start_request
+from coxswain.client.results import EVERY_FIELD, crew_key, id_of, start_request
 from coxswain.client.values import to_value
-from coxswain.orchestrator.v1.crew_pb2 import GetCrewRequest
 from coxswain.orchestrator.v1.execution_pb2 import StartExecutionRequest
 from coxswain.orchestrator.v1.schedule_pb2 import (
     CreateScheduleRequest,
@@ -46,25 +46,21 @@ _PRIORITY = typer.Option("--priority", min=0, max=1000, help="Lower runs first."
 
 def schedule_id(client: Client, reference: str) -> str:
     """The id of a schedule that is named by id, also of one that was deleted, or by name. Raises ValueError."""
-    return id_of(reference) or _named(client, reference).id
+    return id_of(reference) or _find(client, reference).id
 
 
 def _find(client: Client, reference: str) -> Schedule:
     """A schedule by id or by name. Raises NotFound for an id and ValueError for a name that no schedule has."""
-    if known := id_of(reference):
-        return client.schedules.GetSchedule(GetScheduleRequest(id=known)).schedule
-    return _named(client, reference)
-
-
-def _named(client: Client, name: str) -> Schedule:
-    seen = []
-    for schedule in _schedules(client):
-        if schedule.name == name:
-            return schedule
-        seen.append(schedule.name)
-    near = " or ".join(map(repr, difflib.get_close_matches(name, seen)))
+    known = id_of(reference)
+    request = GetScheduleRequest(id=known) if known else GetScheduleRequest(name=reference)
+    try:
+        return client.schedules.GetSchedule(request).schedule
+    except NotFound:
+        if known:
+            raise
+    near = " or ".join(map(repr, difflib.get_close_matches(reference, [found.name for found in _schedules(client)])))
     hint = f"did you mean {near}?" if near else "`coxswain schedule list` shows all"
-    raise ValueError(f"there is no schedule {name!r}; {hint}")
+    raise ValueError(f"there is no schedule {reference!r}; {hint}")
 
 
 def _schedules(client: Client) -> Iterator[Schedule]:
@@ -136,7 +132,7 @@ def get(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOption 
         if session.json:
             return session.print_json(found)
         try:
-            crew_name = client.get_crew(found.start.crew_id).spec.name
+            crew_name = client.get_crew(found.start.crew_id or found.start.crew_name).spec.name
         except NotFound:
             crew_name = ""
     session.out.print(schedule_details(found, crew_name))
@@ -205,7 +201,9 @@ def update(
         if inputs or crew is not None or crew_revision is not None:
             _warn(session, client, start)
         updated = client.schedules.UpdateSchedule(
-            UpdateScheduleRequest(schedule=changed, expected_revision=changed.revision)
+            UpdateScheduleRequest(
+                id=changed.id, schedule=changed, update_mask=EVERY_FIELD, expected_revision=changed.revision
+            )
         ).schedule
     _report(session, updated, f"{updated.name} updated")
 
@@ -242,10 +240,10 @@ def resume(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOpti
 def _switch(session: Session, reference: str, *, paused: bool) -> None:
     with session.client() as client:
         found = _find(client, reference)
-        found.paused = paused
-        updated = client.schedules.UpdateSchedule(
-            UpdateScheduleRequest(schedule=found, expected_revision=found.revision)
-        ).schedule
+        request = UpdateScheduleRequest(
+            id=found.id, schedule=Schedule(paused=paused), update_mask=FieldMask(paths=["paused"])
+        )
+        updated = client.schedules.UpdateSchedule(request).schedule
     _report(session, updated, updated.name)
 
 
@@ -268,7 +266,8 @@ def delete(
 
 
 def _warn(session: Session, client: Client, start: StartExecutionRequest) -> None:
-    request = GetCrewRequest(id=start.crew_id, revision=start.crew_revision)
+    request = crew_key(start.crew_id or start.crew_name)
+    request.revision = start.crew_revision
     warn_of_unused(session, client.crews.GetCrew(request).crew, start.inputs)
 
 

@@ -14,8 +14,8 @@ from services.common.errors import Unavailable
 from services.orchestrator.domain.event import CHUNK, StoredEvent
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import LocalHintBus
-from services.orchestrator.repositories.protocols import Store, UnitOfWork
-from services.orchestrator.usecases.feed import ExecutionFeed
+from services.orchestrator.repositories.events import EventReader
+from services.orchestrator.usecases.event_feed import EventFeed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NEVER = 3600.0
@@ -42,7 +42,7 @@ class Rows:
     def prune(self, execution_id: str) -> None:
         self.events[execution_id] = [event for event in self.events[execution_id] if event.kind != CHUNK]
 
-    # What the feed asks of a unit of work.
+    # What the feed asks of an EventReader.
 
     async def after(self, execution_id: str, sequence: int, limit: int, *, chunks: bool = True) -> list[StoredEvent]:
         self.reads += 1
@@ -59,17 +59,12 @@ class Rows:
         await asyncio.sleep(0)
         return {execution_id: self.last[execution_id] for execution_id in execution_ids}
 
-    @contextlib.asynccontextmanager
-    async def read(self) -> AsyncIterator[UnitOfWork]:
-        work: Any = type("Work", (), {"events": self})
-        yield work
-
 
 @contextlib.asynccontextmanager
 async def serving(
     rows: Rows, bus: LocalHintBus, *, safety: float = NEVER, tail: int = 1_000_000
-) -> AsyncIterator[ExecutionFeed]:
-    feed = ExecutionFeed(cast("Store", rows), bus, safety_read_seconds=safety, tail_bytes=tail)
+) -> AsyncIterator[EventFeed]:
+    feed = EventFeed(cast("EventReader", rows), bus, safety_read_seconds=safety, tail_bytes=tail)
     await feed.start()
     await asyncio.sleep(0)
     try:
@@ -81,7 +76,7 @@ async def serving(
 class Watcher:
     """Somebody who watches, and what they have seen."""
 
-    def __init__(self, feed: ExecutionFeed, rows: Rows, execution_id: str, after: int, *, chunks: bool = True) -> None:
+    def __init__(self, feed: EventFeed, rows: Rows, execution_id: str, after: int, *, chunks: bool = True) -> None:
         self.seen: list[StoredEvent] = []
         self.after = after
         self.chunks = chunks
@@ -107,7 +102,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def at_rest(feed: ExecutionFeed, watcher: Watcher, seen: list[int]) -> None:
+async def at_rest(feed: EventFeed, watcher: Watcher, seen: list[int]) -> None:
     """Wait until a watcher has seen this much and nobody reads."""
     await until(lambda: watcher.sequences == seen and not any(topic.reading for topic in feed._topics.values()))
 

@@ -1,40 +1,43 @@
-"""The end of executions on which no worker is at work."""
+"""The end of executions that no worker is running."""
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
+from services.common.db.database import Database
 from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
 from services.orchestrator.domain.execution import Execution, ExecutionError, ExecutionState
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
-from services.orchestrator.repositories.protocols import Store, UnitOfWork
+from services.orchestrator.repositories.events import EventRepository
+from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.usecases.ports import Grants
 
 logger = structlog.get_logger(__name__)
 
 
-class Endings:
-    """Ends executions that are queued or parked; a running one is its worker's to end."""
+class ExecutionEnder:
+    """Ends executions that are queued or parked; a running one is ended by its worker."""
 
-    def __init__(self, store: Store, grants: Grants, bus: HintBus) -> None:
-        self._store = store
+    def __init__(self, database: Database, grants: Grants, bus: HintBus) -> None:
+        self._database = database
         self._grants = grants
         self._bus = bus
 
-    async def end(self, work: UnitOfWork, execution: Execution, error: ExecutionError | None) -> None:
+    async def end(self, connection: AsyncConnection, execution: Execution, error: ExecutionError | None) -> None:
         """End a locked execution: FAILED with an error, CANCELLED without. Call `announce` after the transaction."""
         if error is None:
             state, body = ExecutionState.CANCELLED, new_event(execution_pb2.ExecutionCancelled())
         else:
-            told = execution_pb2.ExecutionError(reason=error.reason, message=error.message, task_name=error.task_name)
-            state, body = ExecutionState.FAILED, new_event(execution_pb2.ExecutionFailed(error=told))
-        await work.events.append(execution.id, [body])
-        await work.executions.end(execution.id, state, error, utc_now())
+            cause = execution_pb2.ExecutionError(reason=error.reason, message=error.message, task_name=error.task_name)
+            state, body = ExecutionState.FAILED, new_event(execution_pb2.ExecutionFailed(error=cause))
+        await EventRepository(connection).append(execution.id, [body])
+        await ExecutionRepository(connection).end(execution.id, state, error, utc_now())
 
     async def announce(self, execution_id: str, last_sequence: int) -> None:
-        """Tell watchers, and revoke the grant; what fails of that is made up for by housekeeping."""
+        """Send watchers a hint, and revoke the grant; housekeeping tries again what fails of that."""
         self._bus.publish(Hint(HintKind.EVENTS_STORED, execution_id, last_sequence))
         await self.revoke(execution_id)
 
@@ -42,8 +45,8 @@ class Endings:
         """Revoke the grant of an execution that has ended; False when auth cannot be asked now."""
         try:
             await self._grants.close(execution_id)
-            async with self._store.write() as work:
-                await work.executions.grant_closed(execution_id)
+            async with self._database.write() as connection:
+                await ExecutionRepository(connection).grant_closed(execution_id)
         except CoxswainError as error:
             logger.warning("grant_not_revoked", execution_id=execution_id, reason=error.reason)
             return not isinstance(error, Unavailable | DeadlineExceeded)

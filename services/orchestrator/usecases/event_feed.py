@@ -1,4 +1,4 @@
-"""Events of executions for everybody who watches: one reader for each watched execution, however many watch it."""
+"""Events for everybody who watches: one reader for each watched execution, however many watch it."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from services.common.errors import CoxswainError, Unavailable
 from services.orchestrator.domain.event import CHUNK, TERMINAL_KINDS, StoredEvent
 from services.orchestrator.domain.hint import HintKind
 from services.orchestrator.hints.bus import HintBus
-from services.orchestrator.repositories.protocols import Store
+from services.orchestrator.repositories.events import EventReader
 
 logger = structlog.get_logger(__name__)
 
@@ -66,15 +66,15 @@ class _Topic:
         await self._changed.wait()
 
 
-class ExecutionFeed:
+class EventFeed:
     """Follows executions.
 
     A hint leads to one read for all watchers of its execution. Each takes from the same tail of newest events at its
     own pace, and reads rows by itself while it is further behind than that.
     """
 
-    def __init__(self, store: Store, bus: HintBus, *, safety_read_seconds: float, tail_bytes: int) -> None:
-        self._store = store
+    def __init__(self, events: EventReader, bus: HintBus, *, safety_read_seconds: float, tail_bytes: int) -> None:
+        self._events = events
         self._bus = bus
         self._safety_read_seconds = safety_read_seconds
         self._tail_bytes = tail_bytes
@@ -108,7 +108,7 @@ class ExecutionFeed:
     ) -> AsyncIterator[list[StoredEvent]]:
         """Yield the events after a sequence, each once and in order, in lists as they are there, until the last.
 
-        `newest` is the execution's newest sequence as its row told a moment ago; without `chunks` pieces of models'
+        `newest` is the newest sequence that the execution's row had a moment ago; without `chunks` pieces of models'
         answers are left out.
 
         Raises:
@@ -121,8 +121,7 @@ class ExecutionFeed:
                 if position < topic.floor:
                     # Read before looking at rows: all up to the floor were committed by then.
                     behind = topic.floor
-                    async with self._store.read() as work:
-                        events = await work.events.after(execution_id, position, _PAGE, chunks=chunks)
+                    events = await self._events.after(execution_id, position, _PAGE, chunks=chunks)
                     reached = behind if len(events) < _PAGE else 0
                 else:
                     events = topic.after(position)
@@ -180,9 +179,7 @@ class ExecutionFeed:
         try:
             for start in range(0, len(topics), _READ_AT_ONCE):
                 ids = [topic.execution_id for topic in topics[start : start + _READ_AT_ONCE]]
-                async with self._store.read() as work:
-                    newest = await work.events.newest(ids)
-                for execution_id, sequence in newest.items():
+                for execution_id, sequence in (await self._events.newest(ids)).items():
                     topic = self._topics.get(execution_id)
                     if topic is not None and sequence > topic.last:
                         topic.hinted = max(topic.hinted, sequence)
@@ -202,11 +199,10 @@ class ExecutionFeed:
         try:
             while True:
                 hinted = topic.hinted
-                async with self._store.read() as work:
-                    events = await work.events.after(topic.execution_id, topic.last, _READ_AT_ONCE)
+                events = await self._events.after(topic.execution_id, topic.last, _READ_AT_ONCE)
                 if events:
                     topic.extend(events, self._tail_bytes)
-                # A hint that came meanwhile may tell of events this read was too early for.
+                # A hint that came meanwhile may be about events this read was too early for.
                 if len(events) < _READ_AT_ONCE and topic.hinted == hinted:
                     return
         except CoxswainError as error:

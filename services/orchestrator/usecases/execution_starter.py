@@ -1,17 +1,19 @@
-"""Use cases that make executions: starting, and resuming what has ended."""
+"""Stores new executions: started by callers or schedules, or resumed."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol, TypeAlias
 
 import structlog
 from pydantic_core import to_json
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.errors import (
-    AlreadyExists,
     CoxswainError,
     FailedPrecondition,
     FieldViolation,
@@ -20,79 +22,78 @@ from services.common.errors import (
 )
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
+from services.orchestrator import tables
 from services.orchestrator.domain.crew import Crew, CrewSpec
 from services.orchestrator.domain.execution import Execution, ExecutionState, Start, TaskRun, TaskState, Usage
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.placeholders import required_inputs
-from services.orchestrator.repositories.protocols import KnownRequest, RequestKey, Store, UnitOfWork
+from services.orchestrator.repositories.crews import CrewRepository
+from services.orchestrator.repositories.events import EventRepository
+from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
 from services.orchestrator.usecases.ports import Grants
-from services.orchestrator.usecases.texts import refuse_unstorable
 
 logger = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestId:
-    """What tells a repeated request from a new one; an empty `value` makes every request a new one."""
-
-    value: str
-    body_hash: str
-
-
-class Starter(Protocol):
-    """Who starts an execution: a principal, or a schedule on its behalf."""
+class Owner(Protocol):
+    """Whose execution it is: a principal's, or a schedule's on behalf of one."""
 
     @property
     def group_id(self) -> str:
-        """The group the execution is of."""
+        """Group of the execution."""
         ...
 
     @property
     def subject(self) -> str:
-        """Who it is started by."""
+        """Subject who starts it."""
         ...
 
 
-Along: TypeAlias = Callable[[UnitOfWork, Execution], Awaitable[None]]
+AlsoStore: TypeAlias = Callable[[AsyncConnection, Execution], Awaitable[None]]
 """What else is stored in the transaction that stores an execution; when it raises, neither is."""
 
 
-class ExecutionStarts:
-    """Makes executions of groups."""
+class ExecutionStarter:
+    """Stores executions for workers to run, each with the grant it acts under."""
 
     def __init__(
-        self, store: Store, validation: CrewValidation, grants: Grants, bus: HintBus, *, max_inputs_bytes: int
+        self, database: Database, validation: CrewValidation, grants: Grants, bus: HintBus, *, max_inputs_bytes: int
     ) -> None:
-        self._store = store
+        self._database = database
         self._validation = validation
         self._grants = grants
         self._bus = bus
         self._max_inputs_bytes = max_inputs_bytes
 
     async def start(
-        self, starter: Starter, start: Start, request: RequestId, *, schedule_id: str = "", along: Along | None = None
+        self,
+        owner: Owner,
+        start: Start,
+        request: RequestKey | None = None,
+        *,
+        schedule_id: str = "",
+        also_store: AlsoStore | None = None,
     ) -> Execution:
-        """Store an execution for a worker to run, which acts for the current caller.
+        """Store an execution that acts for the current caller; a repeated `request` returns the first one's.
 
         Raises:
-            Aborted: `along` raised it.
+            Aborted: `also_store` raised it.
             NotFound: the group has no such crew.
             InvalidArgument: inputs are missing, or the crew cannot run; one violation for each fault.
             AlreadyExists: the request_id was used with another body.
         """
-        key = RequestKey(starter.group_id, starter.subject, "StartExecution", request.value)
-        repeated = await self._find_repeated(key, request)
+        repeated = await self._find_repeated(owner, request)
         if repeated is not None:
             return repeated
-        crew = await self.startable(starter, start)
+        crew = await self.startable(owner, start)
         now = utc_now()
         execution = Execution(
             id=new_id(),
-            group_id=starter.group_id,
-            subject=starter.subject,
+            group_id=owner.group_id,
+            subject=owner.subject,
             crew_id=crew.id,
             crew_revision=crew.revision,
             crew_name=crew.spec.name,
@@ -116,26 +117,25 @@ class ExecutionStarts:
             schedule_id=schedule_id,
         )
         tasks = [_pending(execution.id, index, task.name) for index, task in enumerate(crew.spec.tasks)]
-        return await self._queue(execution, tasks, key, request, along)
+        return await self._queue(execution, tasks, request, also_store)
 
-    async def startable(self, starter: Starter, start: Start, path: str = "") -> Crew:
+    async def startable(self, owner: Owner, start: Start, path: str = "") -> Crew:
         """Return the crew of a start that could be started now; violations name fields of a start that lies at `path`.
 
         Raises:
             NotFound: the group has no such crew.
             InvalidArgument: inputs are missing, or the crew cannot run; one violation for each fault.
         """
-        async with self._store.read() as work:
-            crew = await work.crews.get(starter.group_id, start.crew_id, start.crew_revision)
+        async with self._database.read() as connection:
+            crew = await CrewRepository(connection).get(owner.group_id, start.crew, start.crew_revision)
         if crew is None:
-            raise NotFound.of(
-                f"revision {start.crew_revision} of the crew" if start.crew_revision else "crew", start.crew_id
-            )
+            revision = f"revision {start.crew_revision} of the crew" if start.crew_revision else "crew"
+            raise NotFound.of(revision, str(start.crew))
         await self._refuse_faults(crew.spec, start, path)
         return crew
 
-    async def resume(self, principal: Principal, execution_id: str, request: RequestId) -> Execution:
-        """Store an execution that goes on where one that failed or was cancelled has ended.
+    async def resume(self, principal: Principal, execution_id: str, request: RequestKey | None) -> Execution:
+        """Store an execution that continues one that failed or was cancelled.
 
         Raises:
             NotFound: the group has no such execution.
@@ -143,16 +143,16 @@ class ExecutionStarts:
             InvalidArgument: the crew cannot run any more.
             AlreadyExists: the request_id was used with another body.
         """
-        key = RequestKey(principal.group_id, principal.subject, "ResumeExecution", request.value)
-        repeated = await self._find_repeated(key, request)
+        repeated = await self._find_repeated(principal, request)
         if repeated is not None:
             return repeated
-        async with self._store.read() as work:
-            ended = await work.executions.get(principal.group_id, execution_id)
+        async with self._database.read() as connection:
+            executions = ExecutionRepository(connection)
+            ended = await executions.get(principal.group_id, execution_id)
             if ended is None:
                 raise NotFound.of("execution", execution_id)
-            runs = await work.executions.task_runs(execution_id)
-            spec = await work.crews.spec(ended.crew_id, ended.crew_revision)
+            runs = await executions.task_runs(execution_id)
+            spec = await CrewRepository(connection).spec(ended.crew_id, ended.crew_revision)
         if ended.state not in {ExecutionState.FAILED, ExecutionState.CANCELLED}:
             raise FailedPrecondition(
                 f"the execution is {ended.state}; only one that FAILED or was CANCELLED can be resumed",
@@ -184,21 +184,20 @@ class ExecutionStarts:
             result=None,
             error=None,
         )
-        # A finished plan (at a place below 0) was paid for as well; one that is missing is made by a worker.
+        # A finished plan (whose index is below 0) was paid for as well; one that is missing is made by a worker.
         tasks = [
             _continued(execution.id, run) for run in runs if run.task_index >= 0 or run.state is TaskState.SUCCEEDED
         ]
-        return await self._queue(execution, tasks, key, request, None)
+        return await self._queue(execution, tasks, request, None)
 
-    async def _find_repeated(self, key: RequestKey, request: RequestId) -> Execution | None:
-        if not request.value:
+    async def _find_repeated(self, owner: Owner, request: RequestKey | None) -> Execution | None:
+        if request is None:
             return None
-        async with self._store.read() as work:
-            earlier = await work.requests.find(key)
-            return None if earlier is None else await _repeated(work, key, earlier, request)
+        async with self._database.read() as connection:
+            first_id = await RequestRepository(connection, tables.requests).find(request)
+            return None if first_id is None else await _existing(connection, owner.group_id, first_id)
 
     async def _refuse_faults(self, spec: CrewSpec, start: Start, path: str) -> None:
-        refuse_unstorable({f"{path}labels": start.labels, f"{path}inputs": start.inputs})
         size = len(to_json(dict(start.inputs)))
         if size > self._max_inputs_bytes:
             raise InvalidArgument.field(
@@ -219,11 +218,11 @@ class ExecutionStarts:
             refusal.violations = (*missing, *refusal.violations)
             raise refusal
         if missing:
-            told = "; ".join(f"{violation.field}: {violation.description}" for violation in missing[:3])
-            raise InvalidArgument(f"the crew needs other inputs: {told}", violations=missing)
+            first = "; ".join(f"{violation.field}: {violation.description}" for violation in missing[:3])
+            raise InvalidArgument(f"the crew needs other inputs: {first}", violations=missing)
 
     async def _queue(
-        self, execution: Execution, tasks: list[TaskRun], key: RequestKey, request: RequestId, along: Along | None
+        self, execution: Execution, tasks: list[TaskRun], request: RequestKey | None, also_store: AlsoStore | None
     ) -> Execution:
         # Before anything is queued: a worker must never find an execution that may not act.
         grant = await self._grants.open(execution.id, execution.identity, execution.on_credential_expiry)
@@ -231,27 +230,28 @@ class ExecutionStarts:
         queued = execution_pb2.ExecutionQueued(
             crew_name=execution.crew_name, task_names=[task.name for task in tasks if task.task_index >= 0]
         )
-        made = KnownRequest(request.body_hash, execution.id)
+        first_id = execution.id
         complete = False
         try:
-            async with self._store.write() as work:
-                earlier = await work.requests.claim(key, made, execution.created_at) if request.value else None
-                if earlier is None:
-                    await work.executions.insert(execution, tasks)
-                    await work.events.append(execution.id, [new_event(queued)])
-                    if along is not None:
-                        await along(work, execution)
+            async with self._database.write() as connection:
+                if request is not None:
+                    first_id = await RequestRepository(connection, tables.requests).claim(request, execution.id)
+                if first_id == execution.id:
+                    await ExecutionRepository(connection).insert(execution, tasks)
+                    await EventRepository(connection).append(execution.id, [new_event(queued)])
+                    if also_store is not None:
+                        await also_store(connection, execution)
                 complete = True
         except BaseException:
-            # Once all is said, nobody knows: a commit may have outlived its connection.
+            # Once all statements are done, nobody knows: a commit may have outlived its connection.
             if not complete:
                 await self._close(execution.id)
             raise
-        if earlier is not None:
+        if first_id != execution.id:
             # Another call with this request_id was faster, and this one's execution is not stored.
             await self._close(execution.id)
-            async with self._store.read() as work:
-                return await _repeated(work, key, earlier, request)
+            async with self._database.read() as connection:
+                return await _existing(connection, execution.group_id, first_id)
         execution = replace(execution, last_sequence=1)
         self._bus.publish(Hint(HintKind.EXECUTION_READY, execution.id))
         self._bus.publish(Hint(HintKind.EVENTS_STORED, execution.id, execution.last_sequence))
@@ -265,12 +265,10 @@ class ExecutionStarts:
             logger.warning("grant_not_revoked", execution_id=execution_id, reason=error.reason)
 
 
-async def _repeated(work: UnitOfWork, key: RequestKey, earlier: KnownRequest, request: RequestId) -> Execution:
-    if earlier.request_hash != request.body_hash:
-        raise AlreadyExists.request_id(key.request_id)
-    execution = await work.executions.get(key.group_id, earlier.resource_id)
+async def _existing(connection: AsyncConnection, group_id: str, execution_id: str) -> Execution:
+    execution = await ExecutionRepository(connection).get(group_id, execution_id)
     if execution is None:
-        raise NotFound.of("execution", earlier.resource_id)
+        raise NotFound.of("execution", execution_id)
     return execution
 
 
