@@ -159,9 +159,10 @@ class Host:
         try:
             return await listener.start(address, None if address.startswith("unix:") else credentials)
         except RuntimeError as error:
+            variable = "COXSWAIN_<SERVICE>_INTERNAL_PORT" if listener.internal else "COXSWAIN_PORT"
             raise StartError(
                 f"{address} cannot be served on: another process may be using it; "
-                "stop that one or choose another port with COXSWAIN_PORT"
+                f"stop that one or choose another port with {variable}"
             ) from error
 
     async def close(self, grace: float) -> None:

@@ -14,8 +14,9 @@ def server_credentials(settings: CommonSettings, *, internal: bool) -> grpc.Serv
     With `tls_ca_file` the internal listener asks every client for a certificate of that authority (mutual TLS).
 
     Raises:
-        StartError: a file cannot be read.
+        StartError: a file cannot be read, or only one of certificate and key is named.
     """
+    _refuse_half_a_pair(settings)
     if settings.tls_certificate_file is None or settings.tls_key_file is None:
         return None
     pair = (_read("KEY", settings.tls_key_file), _read("CERTIFICATE", settings.tls_certificate_file))
@@ -40,6 +41,19 @@ def channel_credentials(settings: CommonSettings) -> grpc.ChannelCredentials | N
     return grpc.ssl_channel_credentials(
         authorities, _read("KEY", settings.tls_key_file), _read("CERTIFICATE", settings.tls_certificate_file)
     )
+
+
+def _refuse_half_a_pair(settings: CommonSettings) -> None:
+    """Refuse what would serve in clear text although TLS was meant."""
+    for missing, present, file in (
+        ("KEY", "CERTIFICATE", settings.tls_certificate_file if settings.tls_key_file is None else None),
+        ("CERTIFICATE", "KEY", settings.tls_key_file if settings.tls_certificate_file is None else None),
+    ):
+        if file is not None:
+            raise StartError(
+                f"COXSWAIN_TLS_{present}_FILE is set and COXSWAIN_TLS_{missing}_FILE is not: TLS needs both; "
+                "set the other one, or neither"
+            )
 
 
 def _read(name: str, file: Path) -> bytes:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
+from services.common.grpc.tls import server_credentials
 from services.common.hosting import Host
 from services.common.settings import CommonSettings
 from services.common.startup import StartError
@@ -127,3 +128,13 @@ async def test_a_port_of_metrics_that_is_taken_is_named(tmp_path: Path) -> None:
             COXSWAIN_LOG_LEVEL="ERROR",
         )
     assert lines == [f"auth cannot start: COXSWAIN_METRICS_PORT={port} cannot be served on: Address already in use"]
+
+
+@pytest.mark.parametrize(("present", "missing"), [("certificate", "KEY"), ("key", "CERTIFICATE")])
+def test_half_of_a_certificate_is_refused_rather_than_served_in_clear_text(
+    tmp_path: Path, present: str, missing: str
+) -> None:
+    files = {f"tls_{present}_file": tmp_path / "file.pem"}
+    settings = CommonSettings().model_copy(update=files)
+    with pytest.raises(StartError, match=f"COXSWAIN_TLS_{missing}_FILE is not"):
+        server_credentials(settings, internal=False)
