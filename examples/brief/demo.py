@@ -38,7 +38,6 @@ from coxswain.client import (
     load_crew,
 )
 from coxswain.client.cli.live import execution_view, follow
-from coxswain.client.memory_file import memory_id_request
 from coxswain.client.text_files import TextFileError, read_text
 from coxswain.memory.v1.memory_pb2 import Namespace, SearchRecordsRequest, SearchResult
 from coxswain.models.v1.inference_pb2 import EmbedRequest
@@ -247,17 +246,16 @@ def _words(text: str) -> set[str]:
 
 def find_again(client: Client, crew: Crew, text: str, brief: str) -> None:
     """Show that the brief is in memory: search for it in other words."""
-    memory_id = client.memory.DeriveMemoryId(memory_id_request(crew.spec)).memory_id
     query = other_words(client, text, brief)
     say(f"\nsearching memory in other words: {query!r}")
-    request = SearchRecordsRequest(namespace=Namespace(memory_id=memory_id), text=query, limit=1000)
+    request = SearchRecordsRequest(namespace=Namespace(memory_id=crew.memory_id), text=query, limit=1000)
     results = client.memory.SearchRecords(request).results
     for rank, result in enumerate(results, start=1):
         if _same(result, brief):
             say(f"found, score {result.score:.3f}, rank {rank} of {len(results)}, record {result.record.id}:")
             show(result.record.unified.content)
             return
-    raise DemoError(f"the brief is not among the {len(results)} memories of crew {memory_id}")
+    raise DemoError(f"the brief is not among the {len(results)} memories of crew {crew.spec.name}")
 
 
 def _same(result: SearchResult, brief: str) -> bool:

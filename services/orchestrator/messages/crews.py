@@ -23,6 +23,7 @@ from services.orchestrator.domain.crew import (
     ToolSpec,
 )
 from services.orchestrator.domain.key import ResourceKey
+from services.orchestrator.placeholders import required_inputs
 
 _MAX_ITERATIONS = 25
 _MAX_RETRIES = 2
@@ -110,7 +111,11 @@ def key_from_proto(message: _Keyed) -> ResourceKey:
 def crew_to_proto(crew: Crew) -> crew_pb2.Crew:
     """Return a stored crew as callers see it."""
     message = crew_pb2.Crew(
-        id=crew.id, revision=crew.revision, spec=spec_to_proto(crew.spec), memory_id=crew.memory_id or ""
+        id=crew.id,
+        revision=crew.revision,
+        spec=spec_to_proto(crew.spec),
+        memory_id=crew.memory_id or "",
+        input_names=required_inputs(crew.spec),
     )
     message.create_time.FromDatetime(crew.created_at)
     message.update_time.FromDatetime(crew.updated_at)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from coxswain.client import Client, CoxswainError
-from coxswain.client.memory_file import memory_id_request
 from coxswain.memory.v1.memory_pb2 import Namespace, SaveRecordsRequest, SearchRecordsResponse
 from coxswain.memory.v1.record_pb2 import EntityRecord, MemoryKind, Record, Relationship, UnifiedRecord
 from coxswain.models.v1.model_pb2 import Capabilities, CreateModelRequest, Model, Provider
@@ -26,8 +25,7 @@ async def remember(run: Run, crew_file: str) -> str:
 
     def save() -> str:
         with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
-            request = memory_id_request(client.get_crew("brief").spec)
-            memory_id = client.memory.DeriveMemoryId(request).memory_id
+            memory_id = client.get_crew("brief").memory_id
             namespace = Namespace(memory_id=memory_id, kind=MemoryKind.MEMORY_KIND_UNIFIED)
             records = [
                 Record(id=str(number), unified=UnifiedRecord(content=fact, scope="/crew/brief"))

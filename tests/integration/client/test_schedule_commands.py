@@ -55,8 +55,8 @@ async def test_a_schedule_is_created_listed_shown_and_deleted(run: Run) -> None:
     assert line.split()[-1] == "on"
     shown = said(await run("schedule", "get", schedule["id"]))
     assert f"crew brief newest revision ({schedule['start']['crew_id']})" in shown
-    for told in ("within 1.5 s", "labels who=me", "acts as the group, for dev|alice", "input text a"):
-        assert told in shown
+    for text in ("within 1.5 s", "labels who=me", "acts as the group, for dev|alice", "input text a"):
+        assert text in shown
     assert said(await run("schedule", "list", token=BOB)) == "no schedules"
 
     assert "this would delete the schedule morning; repeat with --yes" in refused(
@@ -82,11 +82,11 @@ async def test_on_a_terminal_deletion_asks_by_a_name_that_commands_nothing(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-    _, told = await deletion.communicate()
+    _, output = await deletion.communicate()
     os.close(terminal)
     os.close(person)
-    assert deletion.returncode == exit_code, told
-    assert "Delete the schedule mor\ufffd2Jning?" in told.decode()
+    assert deletion.returncode == exit_code, output
+    assert "Delete the schedule mor\ufffd2Jning?" in output.decode()
     [listed] = rows(await run("schedule", "list", "--json"))
     assert len(listed) == left
 
@@ -195,15 +195,15 @@ async def test_a_second_schedule_of_a_name_is_refused(run: Run) -> None:
 @pytest.mark.parametrize(
     "command", [["get"], ["pause"], ["resume"], ["update", "--paused"], ["delete", "--yes"]], ids=lambda parts: parts[0]
 )
-async def test_an_unknown_name_is_told_with_those_near_it(run: Run, command: list[str]) -> None:
+async def test_an_unknown_name_is_refused_with_those_near_it(run: Run, command: list[str]) -> None:
     await create(run, "morning")
     await create(run, "moaning")
-    told = refused(await run("schedule", command[0], "mornin", *command[1:]), 2)
-    assert told == "error: there is no schedule 'mornin'; did you mean 'morning' or 'moaning'?"
-    told = refused(await run("schedule", command[0], "x", *command[1:]), 2)
-    assert told == "error: there is no schedule 'x'; `coxswain schedule list` shows all"
+    error = refused(await run("schedule", command[0], "mornin", *command[1:]), 15)
+    assert """there is no schedule "mornin" in your group; did you mean 'morning' or 'moaning'?""" in error
+    error = refused(await run("schedule", command[0], "x", *command[1:]), 15)
+    assert 'there is no schedule "x" in your group; `coxswain schedule list` shows all' in error
     assert "NOT_FOUND" in refused(await run("schedule", command[0], UNKNOWN_ID, *command[1:]), 15)
-    assert "mornin" in refused(await run("schedule", command[0], "morning", *command[1:], token=BOB), 2)
+    assert "morning" in refused(await run("schedule", command[0], "morning", *command[1:], token=BOB), 15)
 
 
 async def test_changes_that_mean_nothing_are_refused(run: Run) -> None:
@@ -248,10 +248,10 @@ async def test_what_a_schedule_has_started_is_found(run: Run, monkeypatch: pytes
     await run("schedule", "delete", "morning", "--yes")
     [[execution]] = rows(await run("executions", "--schedule", schedule["id"], "--json"))
     assert execution["id"] == execution_id
-    assert "there is no schedule 'morning'" in refused(await run("executions", "--schedule", "morning"), 2)
+    assert 'there is no schedule "morning"' in refused(await run("executions", "--schedule", "morning"), 15)
 
 
-async def test_why_a_schedule_started_nothing_is_told(
+async def test_why_a_schedule_started_nothing_is_shown(
     run: Run, crew_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await create(run)

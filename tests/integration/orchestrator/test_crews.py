@@ -42,6 +42,7 @@ async def test_a_crew_is_stored_and_found_by_id_and_by_name(harness: Harness) ->
     by_name = (await stub.GetCrew(pb.GetCrewRequest(name="brief"))).crew
     assert by_id == by_name == made
     assert [task.name for task in by_id.spec.tasks] == ["read", "edit", "check"]
+    assert list(by_id.input_names) == ["topic", "text"]
 
 
 async def test_every_change_makes_a_revision_and_earlier_ones_stay(harness: Harness) -> None:

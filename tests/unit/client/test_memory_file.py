@@ -16,7 +16,6 @@ from coxswain.client.memory_file import (
     content_of,
     kind_from,
     kind_name,
-    memory_id_request,
     read_header,
     read_records,
 )
@@ -31,7 +30,6 @@ from coxswain.memory.v1.record_pb2 import (
     ShortTermRecord,
     UnifiedRecord,
 )
-from coxswain.orchestrator.v1.crew_pb2 import AgentSpec, CrewSpec, MemorySpec, TaskSpec
 
 PATH = Path("memories.jsonl")
 RECORDS = [
@@ -160,16 +158,3 @@ def test_whatever_a_file_holds_it_is_read_or_refused_with_its_line(lines: list[b
     except DocumentError as error:
         read = [error.problems[0].line]
     assert all(2 <= line <= 2 + data.count(b"\n") for line in read)
-
-
-def test_a_crews_memories_lie_under_what_makes_it_the_same_crew() -> None:
-    spec = CrewSpec(
-        name="brief",
-        model="m",
-        agents=[AgentSpec(name="a", role="Reader of {topic}")],
-        tasks=[TaskSpec(name="t")],
-        memory=MemorySpec(enabled=True, run_name="weekly"),
-    )
-    request = memory_id_request(spec)
-    assert (list(request.agent_roles), list(request.task_names)) == (["Reader of {topic}"], ["t"])
-    assert (request.crew_name, request.model, request.run_name) == ("brief", "m", "weekly")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from coxswain.client.results import start_request
 from coxswain.client.values import to_value
+from coxswain.orchestrator.v1.crew_pb2 import Crew
 
 JSON = st.recursive(
     st.none()
@@ -38,13 +39,14 @@ def test_what_json_can_say_comes_back_the_same(value: object) -> None:
         (b"bytes", TypeError, r"inputs\.x"),
     ],
 )
-def test_what_cannot_be_sent_is_refused_with_its_place(value: object, error: type[Exception], where: str) -> None:
+def test_what_cannot_be_sent_is_refused_with_its_path(value: object, error: type[Exception], where: str) -> None:
     with pytest.raises(error, match=where):
         start_request("crew", {"x": value})
 
 
 def test_a_start_carries_what_was_asked_for() -> None:
-    request = start_request("c", {"n": 1}, revision=3, model="m", priority=2, timeout=1.5, labels={"a": "b"})
+    crew = Crew(id="c", revision=3)
+    request = start_request(crew, {"n": 1}, model="m", priority=2, timeout=1.5, labels={"a": "b"})
     assert MessageToDict(request, preserving_proto_field_name=True) == {
         "crew_id": "c",
         "crew_revision": 3,
@@ -54,3 +56,9 @@ def test_a_start_carries_what_was_asked_for() -> None:
         "timeout": "1.500s",
         "labels": {"a": "b"},
     }
+
+
+def test_a_crew_is_started_by_id_or_by_name() -> None:
+    crew_id = "01a20694-1f86-7c54-8594-1ba930202397"
+    assert start_request(crew_id, {}).crew_id == crew_id
+    assert start_request("brief", {}).crew_name == "brief"

@@ -157,11 +157,12 @@ class AsyncClient:
         ``identity`` is whom the execution acts as, ``on_credential_expiry`` what happens when its token expires while
         it runs. By default it acts as you if you have a token of your own, and waits for ``renew``.
         """
-        crew_id, revision = await self._resolve(crew)
+        if isinstance(crew, CrewSpec):
+            applied = await self.apply_crew(crew)
+            crew = applied.crew
         request = start_request(
-            crew_id,
+            crew,
             inputs,
-            revision=revision,
             model=model,
             request_id=request_id,
             priority=priority,
@@ -253,12 +254,3 @@ class AsyncClient:
         """
         response = await self.executions.RenewExecutionCredential(RenewExecutionCredentialRequest(id=execution_id))
         return response.execution
-
-    async def _resolve(self, crew: CrewReference) -> tuple[str, int]:
-        if isinstance(crew, str):
-            stored = await self.get_crew(crew)
-            return stored.id, 0
-        if isinstance(crew, CrewSpec):
-            applied = await self.apply_crew(crew)
-            crew = applied.crew
-        return crew.id, crew.revision

@@ -158,11 +158,12 @@ class Client:
         ``identity`` is whom the execution acts as, ``on_credential_expiry`` what happens when its token expires while
         it runs. By default it acts as you if you have a token of your own, and waits for ``renew``.
         """
-        crew_id, revision = self._resolve(crew)
+        if isinstance(crew, CrewSpec):
+            applied = self.apply_crew(crew)
+            crew = applied.crew
         request = start_request(
-            crew_id,
+            crew,
             inputs,
-            revision=revision,
             model=model,
             request_id=request_id,
             priority=priority,
@@ -254,12 +255,3 @@ class Client:
         """
         response = self.executions.RenewExecutionCredential(RenewExecutionCredentialRequest(id=execution_id))
         return response.execution
-
-    def _resolve(self, crew: CrewReference) -> tuple[str, int]:
-        if isinstance(crew, str):
-            stored = self.get_crew(crew)
-            return stored.id, 0
-        if isinstance(crew, CrewSpec):
-            applied = self.apply_crew(crew)
-            crew = applied.crew
-        return crew.id, crew.revision

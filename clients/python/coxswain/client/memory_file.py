@@ -11,9 +11,8 @@ from typing import IO, Any
 from google.protobuf.json_format import ParseDict, ParseError
 
 from coxswain.client.documents import DocumentError, Problem
-from coxswain.memory.v1.memory_pb2 import DeriveMemoryIdRequest, Namespace
+from coxswain.memory.v1.memory_pb2 import Namespace
 from coxswain.memory.v1.record_pb2 import MemoryKind, Record
-from coxswain.orchestrator.v1.crew_pb2 import CrewSpec
 
 _FORMAT = "coxswain-memories"
 _VERSION = 1
@@ -60,17 +59,6 @@ def kind_from(name: str) -> MemoryKind.ValueType:
     if name.lower().replace("-", "_") not in names:
         raise ValueError(f"kind {name!r}: expected one of {', '.join(names)}")
     return MemoryKind.Value(_PREFIX + name.upper().replace("-", "_"))
-
-
-def memory_id_request(spec: CrewSpec) -> DeriveMemoryIdRequest:
-    """What the memories of a crew lie under: its document alone, whatever model an execution names."""
-    return DeriveMemoryIdRequest(
-        agent_roles=[agent.role for agent in spec.agents],
-        task_names=[task.name for task in spec.tasks],
-        crew_name=spec.name,
-        model=spec.model,
-        run_name=spec.memory.run_name,
-    )
 
 
 def content_of(record: Record) -> str:

@@ -54,10 +54,9 @@ def crew_key(reference: str) -> GetCrewRequest:
 
 
 def start_request(
-    crew_id: str,
+    crew: Crew | str,
     inputs: Mapping[str, object] | None,
     *,
-    revision: int = 0,
     model: str = "",
     request_id: str = "",
     priority: int = 0,
@@ -66,10 +65,11 @@ def start_request(
     identity: ExecutionIdentity.ValueType = ExecutionIdentity.EXECUTION_IDENTITY_UNSPECIFIED,
     on_credential_expiry: OnCredentialExpiry.ValueType = OnCredentialExpiry.ON_CREDENTIAL_EXPIRY_UNSPECIFIED,
 ) -> StartExecutionRequest:
-    """The request of an execution. Raises TypeError or ValueError naming the input that cannot be sent."""
+    """The request of an execution: of that revision of a crew, or of the newest one of a crew's id or name.
+
+    Raises TypeError or ValueError naming the input that cannot be sent.
+    """
     request = StartExecutionRequest(
-        crew_id=crew_id,
-        crew_revision=revision,
         model=model,
         request_id=request_id,
         priority=priority,
@@ -77,6 +77,12 @@ def start_request(
         identity=identity,
         on_credential_expiry=on_credential_expiry,
     )
+    if isinstance(crew, Crew):
+        request.crew_id, request.crew_revision = crew.id, crew.revision
+    elif crew_id := id_of(crew):
+        request.crew_id = crew_id
+    else:
+        request.crew_name = crew
     for name, value in (inputs or {}).items():
         request.inputs[name].CopyFrom(to_value(value, f"inputs.{name}"))
     if timeout is not None:

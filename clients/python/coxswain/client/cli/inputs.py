@@ -8,7 +8,6 @@ from typing import Annotated, TypeVar
 import typer
 
 from coxswain.client.cli.session import Session
-from coxswain.client.placeholders import inputs_asked_for, unused_inputs
 from coxswain.client.text_files import read_text
 from coxswain.orchestrator.v1.crew_pb2 import Crew
 
@@ -47,9 +46,10 @@ def _once(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
 
 def warn_of_unused(session: Session, crew: Crew, inputs: Iterable[str]) -> None:
     """Warn on standard error of inputs that no text of the crew uses."""
-    asked_for = inputs_asked_for(crew.spec)
-    for name in unused_inputs(crew.spec, inputs):
-        near = difflib.get_close_matches(name, asked_for, 1)
+    for name in inputs:
+        if name in crew.input_names:
+            continue
+        near = difflib.get_close_matches(name, crew.input_names, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         session.say(f"warning: no text of {crew.spec.name} uses the input {name!r}{hint}", "yellow")
 

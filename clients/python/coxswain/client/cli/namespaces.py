@@ -7,13 +7,12 @@ import typer
 
 from coxswain.client.blocking import Client
 from coxswain.client.cli.session import Session
-from coxswain.client.memory_file import kind_from, kind_name, memory_id_request
+from coxswain.client.memory_file import kind_from, kind_name
 from coxswain.client.paging import pages
 from coxswain.memory.v1.memory_pb2 import ListNamespacesRequest, Namespace, NamespaceInfo
 from coxswain.memory.v1.record_pb2 import MemoryKind
-from coxswain.orchestrator.v1.crew_pb2 import Crew
 
-CrewOption = Annotated[str, typer.Option("--crew", help="The crew, by name or id of its document.")]
+CrewOption = Annotated[str, typer.Option("--crew", help="The crew, by name or id.")]
 MemoryIdOption = Annotated[
     str, typer.Option("--memory-id", help="The memory id of a crew, as `memory stats` lists it.")
 ]
@@ -38,7 +37,12 @@ def namespace_of(client: Client, crew: str, memory_id: str, kind: str) -> Namesp
             raise typer.BadParameter("documents belong to the whole group: name no crew", param_hint="--crew")
         return Namespace(kind=number)
     if crew:
-        return Namespace(memory_id=memory_id_of(client, client.get_crew(crew)), kind=number)
+        stored = client.get_crew(crew)
+        if not stored.memory_id:
+            raise ValueError(
+                f"the memory of crew {stored.spec.name} is off; `coxswain memory stats` lists the ids of older memories"
+            )
+        return Namespace(memory_id=stored.memory_id, kind=number)
     if memory_id:
         return Namespace(memory_id=memory_id, kind=number)
     known = [info.namespace for info in namespaces(client)]
@@ -54,11 +58,6 @@ def namespace_of(client: Client, crew: str, memory_id: str, kind: str) -> Namesp
     raise typer.BadParameter(
         f"several crews have memories: {ids}{more}; choose one, or name a crew with --crew", param_hint="--memory-id"
     )
-
-
-def memory_id_of(client: Client, crew: Crew) -> str:
-    """The id under which a crew's memories lie, also when its memory is off now."""
-    return crew.memory_id or client.memory.DeriveMemoryId(memory_id_request(crew.spec)).memory_id
 
 
 def is_known(client: Client, namespace: Namespace) -> bool:

@@ -45,22 +45,21 @@ _PRIORITY = typer.Option("--priority", min=0, max=1000, help="Lower runs first."
 
 
 def schedule_id(client: Client, reference: str) -> str:
-    """The id of a schedule that is named by id, also of one that was deleted, or by name. Raises ValueError."""
+    """The id of a schedule given by id, also of a deleted one, or by name. Raises NotFound for an unknown name."""
     return id_of(reference) or _find(client, reference).id
 
 
 def _find(client: Client, reference: str) -> Schedule:
-    """A schedule by id or by name. Raises NotFound for an id and ValueError for a name that no schedule has."""
+    """A schedule by id or by name. Raises NotFound, which suggests the names near an unknown one."""
     known = id_of(reference)
     request = GetScheduleRequest(id=known) if known else GetScheduleRequest(name=reference)
     try:
         return client.schedules.GetSchedule(request).schedule
-    except NotFound:
-        if known:
-            raise
-    near = " or ".join(map(repr, difflib.get_close_matches(reference, [found.name for found in _schedules(client)])))
-    hint = f"did you mean {near}?" if near else "`coxswain schedule list` shows all"
-    raise ValueError(f"there is no schedule {reference!r}; {hint}")
+    except NotFound as error:
+        near = difflib.get_close_matches(reference, [found.name for found in _schedules(client)])
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`coxswain schedule list` shows all"
+        error.message += f"; {hint}"
+        raise
 
 
 def _schedules(client: Client) -> Iterator[Schedule]:
@@ -95,9 +94,8 @@ def create(
     inputs, marked = inputs_from(session, given), labels_from(labels)
     with session.client() as client:
         crew_id = client.get_crew(crew).id
-        start = start_request(
-            crew_id, inputs, revision=crew_revision, model=model, priority=priority, timeout=limit, labels=marked
-        )
+        start = start_request(crew_id, inputs, model=model, priority=priority, timeout=limit, labels=marked)
+        start.crew_revision = crew_revision
         if inputs:
             _warn(session, client, start)
         schedule = Schedule(name=name, cron=cron, time_zone=time_zone, start=start, paused=paused)
