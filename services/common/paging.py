@@ -17,8 +17,6 @@ from services.common.errors import InvalidArgument
 T = TypeVar("T")
 
 _MAX_INTEGER = 2**63 - 1
-# A whole page of large items would be far more than a message, and might be all the memory.
-_LARGE_ITEMS_AT_ONCE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +38,19 @@ class Pager:
         default: int = 50,
         maximum: int = 1000,
         max_bytes: int = 2 * 1024 * 1024,
+        portion: int = 20,
     ) -> None:
         """`key_types` are the types of a row's sort key; `default` and `maximum` count the items of a page.
 
         `max_bytes` bounds the pages whose items can be large: by default half of the smallest message limit of clients.
+        Of such items `portion` are read at once.
         """
         self._listing = listing
         self._key_types = key_types
         self._default = default
         self._maximum = maximum
         self._max_bytes = max_bytes
+        self._portion = portion
 
     async def page(
         self,
@@ -77,7 +78,8 @@ class Pager:
         while True:
             limit = wanted + 1 - len(taken)
             if size_of is not None:
-                limit = min(limit, _LARGE_ITEMS_AT_ONCE)
+                # A whole page of large items would be far more than a message, and might be all the memory.
+                limit = min(limit, self._portion)
             portion = await read(list(key(taken[-1])) if taken else after, limit)
             for item in portion:
                 used += 0 if size_of is None else size_of(item)

@@ -27,7 +27,8 @@ from services.orchestrator.usecases.execution_ender import ExecutionEnder
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.ports import Grants
 
-_EXECUTIONS = Pager("executions")
+# Labels are all that is large of a listed one, and have their limits.
+_EXECUTIONS = Pager("executions", portion=200)
 # A crew has fewer tasks. What workers do besides them (a plan) has an index below 0.
 _TASKS = Pager("task_outputs", key_types=(int,), default=1000)
 

@@ -60,6 +60,16 @@ async def test_a_request_id_with_another_body_is_refused_and_the_first_request_s
     assert await claim(database, KEY, "thing-3") == "thing-1"
 
 
+async def test_a_request_is_found_without_being_made(database: Database) -> None:
+    async with database.read() as connection:
+        assert await RequestRepository(connection, requests).find(KEY) is None
+    await claim(database, KEY, "thing-1")
+    async with database.read() as connection:
+        assert await RequestRepository(connection, requests).find(KEY) == "thing-1"
+        with pytest.raises(AlreadyExists):
+            await RequestRepository(connection, requests).find(replace(KEY, request_hash="h2"))
+
+
 async def test_requests_that_come_at_once_make_one_resource(database: Database) -> None:
     made = await asyncio.gather(*(claim(database, KEY, f"thing-{n}") for n in range(8)))
     assert len(set(made)) == 1

@@ -16,6 +16,8 @@ from coxswain.memory.v1 import memory_backend_pb2
 from coxswain.memory.v1.memory_backend_service_pb2_grpc import MemoryBackendServiceStub
 from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
+from coxswain.orchestrator.v1 import crew_pb2
+from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from services.auth.settings import AuthSettings
 from services.auth.tables import requests as auth_requests
 from services.common.clock import utc_now
@@ -26,11 +28,18 @@ from services.memory.settings import MemorySettings
 from services.memory.tables import requests as memory_requests
 from services.models.settings import ModelsSettings
 from services.models.tables import requests as models_requests
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.tables import requests as orchestrator_requests
 from tests.support.harness import Harness, serve_services
 
 PORTION = 1000
 KEY = {"group_id": "sales", "subject": "s", "method": "m", "request_hash": "h"}
-TABLES = {"auth": auth_requests, "memory": memory_requests, "models": models_requests}
+TABLES = {
+    "auth": auth_requests,
+    "memory": memory_requests,
+    "models": models_requests,
+    "orchestrator": orchestrator_requests,
+}
 
 
 async def ids(database: Database, requests: Table) -> list[str]:
@@ -83,7 +92,21 @@ async def make_backend(harness: Harness, request_id: str) -> Message:
     return answer
 
 
-@pytest.mark.parametrize(("service", "make"), [("auth", make_group), ("memory", make_backend), ("models", make_model)])
+async def make_crew(harness: Harness, request_id: str) -> Message:
+    spec = crew_pb2.CrewSpec(
+        name=request_id,
+        agents=[crew_pb2.AgentSpec(name="reader", role="Reader", goal="Read")],
+        tasks=[crew_pb2.TaskSpec(name="read", description="Read", expected_output="Notes", agent="reader")],
+    )
+    request = crew_pb2.CreateCrewRequest(spec=spec, request_id=request_id)
+    answer: Message = await CrewServiceStub(harness.channel()).CreateCrew(request)
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("service", "make"),
+    [("auth", make_group), ("memory", make_backend), ("models", make_model), ("orchestrator", make_crew)],
+)
 async def test_a_service_remembers_a_request_for_its_time_and_not_longer(
     service: str, make: Callable[[Harness, str], Awaitable[Message]], tmp_path: Path, database_url: str
 ) -> None:
@@ -92,10 +115,12 @@ async def test_a_service_remembers_a_request_for_its_time_and_not_longer(
         "auth": AuthSettings(**cleaning),
         "memory": MemorySettings(sweep_seconds=0.02, request_retention_seconds=3600),
         "models": ModelsSettings(**cleaning),
+        "orchestrator": OrchestratorSettings(housekeeping_seconds=0.02, request_retention_seconds=3600),
     }
     url = f"sqlite:///{tmp_path / service}.db" if database_url.startswith("sqlite") else database_url
     requests = TABLES[service]
-    async with serve_services(tmp_path, service, database_url=database_url, settings=settings) as harness:
+    beside = ["models"] if service == "orchestrator" else []
+    async with serve_services(tmp_path, service, *beside, database_url=database_url, settings=settings) as harness:
         first = {name: await make(harness, name) for name in ("old", "recent")}
         database = Database(url, service)
         async with database.write() as connection:
