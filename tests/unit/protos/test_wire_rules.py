@@ -26,10 +26,6 @@ every_package = pytest.mark.parametrize("package", PACKAGES)
 every_service = pytest.mark.parametrize("package", SERVICES)
 
 
-def those(*packages: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("package", packages)
-
-
 def files(package: str) -> list[FileDescriptor]:
     return [file for file in product_files() if file.package == f"coxswain.{package}.v1"]
 
@@ -84,7 +80,7 @@ def test_a_way_to_correct_something_is_a_remedy(package: str) -> None:
 # W2
 
 
-@those("auth", "memory", "models")
+@every_service
 def test_partial_updates_go_by_a_mask_that_has_to_be_given(package: str) -> None:
     for method in methods(package):
         if method.name.startswith("Update"):
@@ -107,7 +103,7 @@ def named_resources(package: str) -> dict[str, Descriptor]:
     }
 
 
-@those("auth", "models")
+@every_service
 def test_a_resource_with_a_name_is_addressed_by_id_or_by_name(package: str) -> None:
     for resource in named_resources(package):
         for method in methods(package):
@@ -166,7 +162,7 @@ def patterns(found: Any, at: str = "") -> Iterator[str]:
                 yield from patterns(getattr(found.map, part), f"{at}{part}")
 
 
-@those("auth", "common", "models", "orchestrator")
+@every_package
 def test_a_field_with_a_pattern_says_in_words_what_it_asks_for(package: str) -> None:
     for field in fields(package):
         described = field.GetOptions().Extensions[format_pb2.format]
@@ -178,7 +174,7 @@ def test_a_field_with_a_pattern_says_in_words_what_it_asks_for(package: str) -> 
 # W9
 
 
-@those("auth", "models", "orchestrator")
+@every_service
 def test_a_call_with_a_request_id_is_repeated_by_whoever_gave_it(package: str) -> None:
     for method in methods(package):
         options = method.GetOptions()
@@ -274,7 +270,7 @@ def _name(file: descriptor_pb2.FileDescriptorProto, path: list[int]) -> str | No
     return name if scope is not file else None
 
 
-@those("auth", "common", "models")
+@every_package
 def test_comments_say_something(package: str) -> None:
     short = [
         f"{name}: {comment.strip()}"
