@@ -52,6 +52,8 @@ def _text(field: FieldDescriptor, violation: protovalidate.Violation) -> str:
     value, limit = violation.field_value, violation.rule_value
     if rule in _SIZES:
         least, most, unit = _SIZES[rule]
+        if _bound(rules, least) == 1 and _bound(rules, most) is None:
+            return "must not be empty"
         size = len(str(value).encode()) if unit == "bytes" and isinstance(value, str) else len(value)
         verb = "must be" if kind in {"string", "bytes"} else "must have"
         unit = f"{unit} long" if kind in {"string", "bytes"} else unit

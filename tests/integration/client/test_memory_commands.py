@@ -294,7 +294,7 @@ async def test_an_import_that_broke_off_is_repeated_as_a_whole(run: Run, tmp_pat
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (memory("x", ""), "unified.content  must be at least 1 characters"),
+        (memory("x", ""), "unified.content  must not be empty"),
         (memory("x", "y", importance=7), "unified.importance  must be from 0 to 1; it is 7"),
         (memory("x", "light " * 200_000), "unified.content  must be at most 1048576 bytes"),
         (memory("x", "light " * 900_000), "too large to send: 5,400,"),

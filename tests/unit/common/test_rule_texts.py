@@ -14,6 +14,7 @@ from tests.support.descriptors import make
     ("message", "field", "text"),
     [
         (make("auth.v1.SetMemberRequest"), "subject", "must be 3 to 512 characters long; it has 0"),
+        (make("memory.v1.SearchRecordsRequest", text=""), "text", "must not be empty"),
         (
             make("orchestrator.v1.StartExecutionRequest", labels={"a": "x" * 2000}),
             "labels.a",
