@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import grpc
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2
-from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc
+from coxswain.memory.v1 import memory_service_pb2_grpc
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from services.common.grpc.call import acting_as
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
@@ -14,6 +14,7 @@ from services.common.grpc.peers import Peers
 from services.common.grpc.status import from_rpc_error
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry
+from services.orchestrator.messages.crews import memory_id_request_to_proto
 from services.orchestrator.usecases.model_needs import Capability
 from services.orchestrator.usecases.ports import Grant, ModelInfo
 
@@ -49,15 +50,8 @@ class RemoteMemories:
 
     async def memory_id(self, spec: CrewSpec) -> str:
         """See `ports.Memories`."""
-        request = memory_pb2.DeriveMemoryIdRequest(
-            agent_roles=[agent.role for agent in spec.agents],
-            task_names=[task.name for task in spec.tasks],
-            crew_name=spec.name,
-            model=spec.model,
-            run_name=spec.memory.run_name,
-        )
         try:
-            return (await self._stub.DeriveMemoryId(request)).memory_id
+            return (await self._stub.DeriveMemoryId(memory_id_request_to_proto(spec))).memory_id
         except grpc.RpcError as error:
             raise from_rpc_error(error, "memory") from error
 

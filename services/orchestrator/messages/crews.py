@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from coxswain.memory.v1 import memory_pb2
 from coxswain.orchestrator.v1 import crew_pb2
 from services.common.errors import FieldViolation, InvalidArgument
 from services.common.grpc.enums import enum_to_proto
@@ -147,6 +148,17 @@ def spec_to_proto(spec: CrewSpec) -> crew_pb2.CrewSpec:
             analysis=spec.memory.analysis,
         ),
         knowledge=_knowledge_to_proto(spec.knowledge),
+    )
+
+
+def memory_id_request_to_proto(spec: CrewSpec) -> memory_pb2.DeriveMemoryIdRequest:
+    """Return the question for the memory id of a crew; `spec` is its document, models not filled in."""
+    return memory_pb2.DeriveMemoryIdRequest(
+        agent_roles=[agent.role for agent in spec.agents],
+        task_names=[task.name for task in spec.tasks],
+        crew_name=spec.name,
+        model=spec.model,
+        run_name=spec.memory.run_name,
     )
 
 

@@ -8,12 +8,13 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coxswain.memory.v1 import memory_pb2
 from coxswain.orchestrator.v1 import crew_pb2
 from services.common.errors import InvalidArgument
 from services.common.grpc.json_values import from_value, to_value
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.document import from_document, to_document
-from services.orchestrator.messages.crews import spec_from_proto, spec_to_proto
+from services.orchestrator.messages.crews import memory_id_request_to_proto, spec_from_proto, spec_to_proto
 
 NAMES = st.text(min_size=1, max_size=6)
 # Documents know whole numbers, of which none is a negative zero.
@@ -139,3 +140,20 @@ def test_a_whole_number_that_may_have_been_rounded_is_refused_where_it_has_to_be
 def test_whole_numbers_stay_whole_where_floating_point_is_exact() -> None:
     assert repr(from_value("x", struct_pb2.Value(number_value=3.0))) == "3"
     assert repr(from_value("x", struct_pb2.Value(number_value=2.0**60))) == "1.152921504606847e+18"
+
+
+def test_a_memory_id_is_asked_for_with_what_names_a_crew() -> None:
+    spec = crew_pb2.CrewSpec(
+        name="brief",
+        model="group/model",
+        agents=[crew_pb2.AgentSpec(name="a", role="Reader"), crew_pb2.AgentSpec(name="b", role="Writer")],
+        tasks=[crew_pb2.TaskSpec(name="read"), crew_pb2.TaskSpec(name="write")],
+        memory=crew_pb2.MemorySpec(enabled=True, run_name="nightly"),
+    )
+    assert memory_id_request_to_proto(spec_from_proto(spec)) == memory_pb2.DeriveMemoryIdRequest(
+        agent_roles=["Reader", "Writer"],
+        task_names=["read", "write"],
+        crew_name="brief",
+        model="group/model",
+        run_name="nightly",
+    )

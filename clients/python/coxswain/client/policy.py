@@ -1,38 +1,27 @@
 """Which calls are repeated, and default deadlines: read from the options of the protos."""
 
+import importlib
 import json
+import pkgutil
 from collections.abc import Iterator
 
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
-from coxswain.auth.v1 import auth_service_pb2, group_service_pb2, secret_service_pb2
-from coxswain.memory.v1 import memory_backend_service_pb2, memory_service_pb2, vector_index_service_pb2
-from coxswain.models.v1 import inference_service_pb2, model_service_pb2, usage_service_pb2
-from coxswain.orchestrator.v1 import (
-    crew_service_pb2,
-    execution_service_pb2,
-    schedule_service_pb2,
-    tool_service_pb2,
-    worker_service_pb2,
-)
+from coxswain.models.v1 import inference_service_pb2
 
-FILES: tuple[FileDescriptor, ...] = (
-    auth_service_pb2.DESCRIPTOR,
-    group_service_pb2.DESCRIPTOR,
-    secret_service_pb2.DESCRIPTOR,
-    memory_backend_service_pb2.DESCRIPTOR,
-    memory_service_pb2.DESCRIPTOR,
-    vector_index_service_pb2.DESCRIPTOR,
-    inference_service_pb2.DESCRIPTOR,
-    model_service_pb2.DESCRIPTOR,
-    usage_service_pb2.DESCRIPTOR,
-    crew_service_pb2.DESCRIPTOR,
-    execution_service_pb2.DESCRIPTOR,
-    schedule_service_pb2.DESCRIPTOR,
-    tool_service_pb2.DESCRIPTOR,
-    worker_service_pb2.DESCRIPTOR,
-)
+_PACKAGES = ("auth", "memory", "models", "orchestrator")
+
+
+def _service_files() -> Iterator[FileDescriptor]:
+    for name in _PACKAGES:
+        package = importlib.import_module(f"coxswain.{name}.v1")
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if module.name.endswith("_service_pb2"):
+                yield importlib.import_module(module.name).DESCRIPTOR
+
+
+FILES = tuple(_service_files())
 
 REQUEST_ID = "request_id"
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 
 from cachetools import TTLCache
 
-from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc
+from coxswain.memory.v1 import memory_service_pb2_grpc
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.messages.crews import memory_id_request_to_proto
 from services.orchestrator.worker.host.peer_retry import call_peer
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 
@@ -62,12 +63,6 @@ class ModelLookup:
         Raises:
             CoxswainError: the memory service refused, or stays absent.
         """
-        request = memory_pb2.DeriveMemoryIdRequest(
-            agent_roles=[agent.role for agent in spec.agents],
-            task_names=[task.name for task in spec.tasks],
-            crew_name=spec.name,
-            model=spec.model,
-            run_name=spec.memory.run_name,
-        )
+        request = memory_id_request_to_proto(spec)
         response = await call_peer(principal, "memory", self._memory.DeriveMemoryId, request, self._retry_seconds)
         return response.memory_id
