@@ -192,7 +192,7 @@ class AuthSettings(BaseSettings):
         ge=3600,
         le=10 * 365 * 24 * 3600,
         description="Seconds that executions and schedules may act with a role that only a token of their subject's "
-        "carried, from when it was shown: the longest they go on after the subject's tokens lost it.",
+        "carried, from when it was shown: the longest they remain after the subject's tokens lost it.",
     )
     grant_retention_seconds: int = Field(
         7 * 24 * 3600, ge=0, description="Seconds that revoked grants are kept for late repetitions of a request."

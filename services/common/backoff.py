@@ -17,7 +17,7 @@ class Backoff:
     def pause(self, attempt: int, at_least: float = 0.0) -> float:
         """Return the seconds to wait after the failure of attempt number `attempt`, the first being 1.
 
-        `at_least` is what the other side asked for. Callers that were all asked for the same come back spread out.
+        `at_least` is the pause that the other side requires. Callers that got the same one come back spread out.
         """
         try:
             growth = self._base * self._factor ** (max(attempt, 1) - 1)

@@ -73,7 +73,7 @@ class AddressPolicy:
         self._setting = setting
 
     def permits(self, address: Address, *, encrypted: bool) -> bool:
-        """Tell whether an address may be connected to; one on the public internet only with encryption."""
+        """Return whether an address may be connected to; one on the public internet only with encryption."""
         address = _inner(address)
         if any(address.version == network.version and address in network for network in self._allowed):
             return True

@@ -105,7 +105,7 @@ async def iter_body(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     What one packet unpacks to comes in pieces, and other work may run between them.
 
     Raises:
-        aiohttp.ClientPayloadError: it is packed in a way that was not asked for, or damaged.
+        aiohttp.ClientPayloadError: its encoding was not requested, or it is damaged.
         aiohttp.ClientError, OSError: the connection was lost.
     """
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()

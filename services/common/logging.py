@@ -25,12 +25,12 @@ def redact(text: str) -> str:
 
 
 def is_secret_name(name: str) -> bool:
-    """Tell whether what has this name is secret."""
+    """Return whether what has this name is secret."""
     return bool(_SECRET_KEYS.search(name)) and not _COUNTS.search(name)
 
 
 def repeats_secret(text: str, secret: str) -> bool:
-    """Tell whether a text holds a secret or a piece of it, as some upstreams show which one they refused."""
+    """Return whether a text holds a secret or a piece of it, as some upstreams show which one they refused."""
     if not secret:
         return False
     if len(secret) < _PIECE:

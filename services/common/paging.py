@@ -1,4 +1,4 @@
-"""Pages of a listing: read by key, as large as asked for and as a message can hold.
+"""Pages of a listing: read by key, as large as requested and as a message can hold.
 
 Page tokens are opaque and tied to the listing and the filters they were made for.
 """

@@ -1,4 +1,4 @@
-"""Work that comes round again and again."""
+"""Work that is repeated until it is cancelled."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,10 +17,9 @@ async def every(
     name: str,
     first_pause: bool = True,
 ) -> None:
-    """Do `action` again and again, with a pause before each time, until cancelled.
+    """Repeat `action` until cancelled, with a pause before each run.
 
-    A failure is logged under `name`, and the next time comes all the same; without `first_pause` the first one comes at
-    once.
+    A failure is logged under `name` and does not end the repetition. Without `first_pause` the first run is at once.
     """
     if not first_pause:
         await once(action, name)
@@ -34,7 +33,7 @@ async def once(action: Callable[[], Awaitable[object]], name: str) -> None:
     try:
         await action()
     except (Unavailable, DeadlineExceeded) as error:
-        # Something needed is away: that is the news, and not where we were when we found out.
+        # Another service or the database is away: a traceback would add nothing.
         logger.warning("periodic_postponed", name=name, reason=error.reason, error=error.message)
     except Exception:
         logger.exception("periodic_failed", name=name)

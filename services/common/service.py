@@ -19,7 +19,7 @@ class Service(Protocol):
         ...
 
     async def drain(self) -> None:
-        """Take on nothing new and end streams that others can continue; running calls go on."""
+        """Take on nothing new and end streams that others can continue; running calls continue."""
         ...
 
     async def close(self) -> None:

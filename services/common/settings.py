@@ -49,7 +49,7 @@ class CommonSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
     drain_seconds: float = Field(30, ge=0, description="Seconds that running calls get to finish on SIGTERM.")
     principal_cache_seconds: float = Field(
-        60, ge=0, le=300, description="Seconds a verified caller is remembered: how long a removed member may go on."
+        60, ge=0, le=300, description="Seconds a verified caller is remembered: how long a removed member can continue."
     )
     peer_timeout_seconds: float = Field(60, gt=0, description="Seconds a call to another service may take by default.")
     max_message_bytes: int = Field(4 * 1024 * 1024, ge=65536, description="Largest message, in bytes, both ways.")
@@ -134,7 +134,7 @@ def database_url(common: CommonSettings, service: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address can be reached from this machine only."""
+    """Return whether an address can be reached from this machine only."""
     if host == "localhost":
         return True
     try:

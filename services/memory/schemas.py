@@ -220,13 +220,13 @@ class DatabricksIndexSchemas:
 
     @staticmethod
     def holds_json(column: str) -> bool:
-        """Tell whether a column is a list in JSON, which conditions can only search for words."""
+        """Return whether a column is a list in JSON, which conditions can only search for words."""
         return column in _JSON_COLUMNS
 
 
 @functools.cache
 def has_column(kind: MemoryKind, column: str) -> bool:
-    """Tell whether a kind's schema has a column."""
+    """Return whether a kind's schema has a column."""
     return any(field.name == column for field in _SCHEMAS[kind])
 
 

@@ -113,7 +113,7 @@ class MemoryService:
         ]
 
     async def drain(self) -> None:
-        """Stop removing expired memories and requests; calls go on."""
+        """Stop removing expired memories and requests; calls continue."""
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

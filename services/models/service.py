@@ -96,7 +96,7 @@ class ModelsService:
         )
 
     async def drain(self) -> None:
-        """Let running calls go on: there is nothing to hand over."""
+        """Running calls continue: there is nothing to hand over."""
 
     async def close(self) -> None:
         """Store what is left of usage, then close connections and processes."""

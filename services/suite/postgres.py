@@ -35,15 +35,15 @@ def start_server(directory: Path, *, patience_seconds: float = 60) -> Any:
             return get_server(directory)
         # AssertionError: it runs and is not ready yet.
         except (subprocess.SubprocessError, OSError, AssertionError) as error:
-            # pgserver would give out this handle again, which never got its server.
+            # pgserver would return this handle again, although its server never started.
             PostgresServer._instances.pop(directory, None)  # noqa: SLF001
-            # On its way to tell of a timeout it fails where there is no log yet.
+            # pgserver reads its log when it reports a timeout, and fails if there is no log yet.
             slow = any(isinstance(e, subprocess.TimeoutExpired | AssertionError) for e in (error, error.__context__))
             if not slow or time.monotonic() >= deadline:
                 _stop(directory)
                 why = f"is not ready after {patience_seconds:.0f} s" if slow else f"does not start ({error})"
                 raise StartError(
-                    f"PostgreSQL {why}; {directory / 'log'} tells why. Start again when the machine has less to do, "
+                    f"PostgreSQL {why}; {directory / 'log'} has the reason. Start again when the machine is less busy, "
                     "set COXSWAIN_DATABASE_URL to a server that runs, or use SQLite"
                 ) from error
         time.sleep(_PAUSE_SECONDS)

@@ -21,7 +21,7 @@ _COUNTED = {"Ip.OutNoRoutes", "Udp.OutDatagrams", "Ip6OutNoRoutes", "Udp6OutData
 
 
 def enter_namespace() -> bool:
-    """Leave the network behind; tell whether that was possible."""
+    """Leave the network behind; return whether that was possible."""
     libc = ctypes.CDLL(None, use_errno=True)
     flags = _CLONE_NEWNET if os.geteuid() == 0 else _CLONE_NEWUSER | _CLONE_NEWNET
     if libc.unshare(flags) != 0:

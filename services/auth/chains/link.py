@@ -10,7 +10,7 @@ from services.common.identity.principal import Principal
 
 @dataclass(frozen=True, slots=True)
 class CredentialRequest:
-    """A credential that is asked for: by whom, for what, and where it will be sent."""
+    """A request for a credential: by whom, for what, and where it will be sent."""
 
     principal: Principal
     purpose: CredentialPurpose

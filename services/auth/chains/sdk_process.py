@@ -36,7 +36,7 @@ def _find(asked: dict[str, Any]) -> dict[str, Any]:
         return {"found": "nothing" if nothing else "refusal", "auth_type": "", "detail": str(error)}
     auth_type = config.auth_type or ""
     if auth_type in asked["leave_out"]:
-        # Before any token is asked for.
+        # Before any token is requested.
         return {"found": "left out", "auth_type": auth_type, "detail": ""}
     header = config.authenticate().get("Authorization", "")
     if not header.startswith(_BEARER):
@@ -61,7 +61,7 @@ def _expiry(config: Any) -> float | None:
 
 
 def main() -> None:
-    """Read what is asked for and write what was found."""
+    """Read the request and write the result."""
     frames, answers = sys.stdin.buffer, sys.stdout.buffer
     # What the SDK prints must not come between frames.
     sys.stdout = sys.stderr

@@ -1,4 +1,4 @@
-"""Issued tokens: asked for once for all who wait, renewed before they expire."""
+"""Issued tokens: requested once for all who wait, renewed before they expire."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
@@ -85,7 +85,7 @@ class TokenCache(Generic[K]):
         return kept.token
 
     async def close(self) -> None:
-        """End what is being asked for."""
+        """End the running requests."""
         await self._tokens.close()
 
 

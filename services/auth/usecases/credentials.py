@@ -133,7 +133,7 @@ def _until(_key: object, credential: OutboundCredential, _now: float) -> float:
 
 def _request(principal: Principal, purpose: CredentialPurpose, destination: str, provider: str) -> CredentialRequest:
     if purpose is CredentialPurpose.LLM_PROVIDER and not provider:
-        raise InvalidArgument.field("provider", "must name the provider whose key is asked for; example: openai")
+        raise InvalidArgument.field("provider", "must name the provider whose key is requested; example: openai")
     origin = origin_of(destination) if destination else ""
     if origin is None or (destination and "://" not in destination):
         raise InvalidArgument.field(

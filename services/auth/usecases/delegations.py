@@ -51,12 +51,12 @@ class Delegations:
         Raises:
             PermissionDenied: ROLE_REQUIRED, going on as the group needs the role EDITOR; DELEGATION_REVOKED, the caller
                 acts for an execution whose grant has ended, or that acts as a user.
-            FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, USER was asked for and the caller has no token of their own.
+            FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, USER was requested and the caller has no token of their own.
             Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired.
             AlreadyExists: the execution has a grant of another subject or with other terms.
         """
         if on_credential_expiry is OnCredentialExpiry.USE_GROUP_IDENTITY and principal.role < Role.EDITOR:
-            raise _role_required(principal.role, "an execution that goes on as the group")
+            raise _role_required(principal.role, "an execution that continues as the group")
         identity = _resolved(principal.credential_kind, identity)
         session, claim = await self._basis(principal)
         uses_token = identity is ExecutionIdentity.USER and principal.credential_kind is CredentialKind.USER
@@ -169,7 +169,7 @@ class Delegations:
             return CredentialKind.USER, session.id, min(limit, session.expires_at)
         if grant.on_credential_expiry is OnCredentialExpiry.USE_GROUP_IDENTITY:
             if role < Role.EDITOR:
-                raise _role_required(role, "an execution that goes on as the group")
+                raise _role_required(role, "an execution that continues as the group")
             return CredentialKind.GROUP, "", limit
         raise Unauthenticated(
             f'the token of {grant.subject} that the execution "{grant.execution_id}" uses has expired',

@@ -73,7 +73,7 @@ class Database:
         else:
             options["connect_args"] = {"server_settings": {"search_path": schema}}
             if not null_pool:
-                # Opened as they are needed. None beyond them: such would be closed again after each use.
+                # Connections open on demand. No overflow: those connections would be closed after each use.
                 options |= {"pool_size": pool_size, "max_overflow": 0}
             self._snapshots = PostgresSnapshots(self.url, options)
             self.engine = create_async_engine(self.url, pool_pre_ping=not null_pool, **options)

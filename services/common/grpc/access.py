@@ -49,7 +49,7 @@ def read_access(method: MethodDescriptor) -> MethodAccess:
     if missing:
         raise ValueError(f"{method.full_name} lacks the option {', '.join(missing)}")
     if unknown := callers - set(SERVICES):
-        raise ValueError(f"{method.full_name} names callers that are no services: {', '.join(sorted(unknown))}")
+        raise ValueError(f"{method.full_name} names unknown services as callers: {', '.join(sorted(unknown))}")
     if callers and not internal:
         raise ValueError(f"{method.full_name} names callers, but serves everybody")
     return MethodAccess(

@@ -19,7 +19,7 @@ class Call:
     method: str
     """Full name. Example: `/coxswain.auth.v1.AuthService/WhoAmI`."""
     group_header: str = ""
-    """The group the caller asked for with `x-group-id`."""
+    """The group that the caller named in `x-group-id`."""
     credential: Credential = field(default_factory=Credential)
     """What the caller sent, unverified; empty on calls of other services."""
     principal: Principal | None = None

@@ -12,7 +12,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*")
 
 
 def validate(message: Message, path: str = "") -> None:
-    """Hold a message to its rules; `path` is where it stands in the request, empty for the request itself.
+    """Check a message against its rules; `path` is its path in the request, empty for the request itself.
 
     Raises:
         InvalidArgument: it breaks some; each violation names its field from the request on.

@@ -38,7 +38,7 @@ class TokenExchanger(Protocol):
     """Exchanges a caller's credential for a principal; auth does it."""
 
     async def exchange(self, credential: Credential, group_id: str) -> Principal:
-        """Return the verified principal, with its token, in the group asked for (or the sole one when empty).
+        """Return the verified principal, with its token, in the requested group (the sole one when empty).
 
         Raises:
             CoxswainError: the credential or the choice of group was refused.
@@ -78,7 +78,7 @@ class Authenticator:
         return await self._callers.get(key, lambda: self._exchanger.exchange(credential, group_id))
 
     def remembered_seconds(self, credential: Credential, group_id: str) -> float:
-        """Return how long `caller` goes on to answer without asking auth; 0 when it does not."""
+        """Return how long `caller` keeps its answer without asking auth; 0 when it does not."""
         return self._callers.remaining(self._key(credential, group_id))
 
     def _key(self, credential: Credential, group_id: str) -> bytes:

@@ -13,7 +13,7 @@ class Role(IntEnum):
     EDITOR = 3
     ADMIN = 4
     PLATFORM_ADMIN = 5
-    """Asked for by methods that administer the installation; never a member's role in a group."""
+    """Required by methods that administer the installation; never a member's role in a group."""
 
 
 class CredentialKind(IntEnum):

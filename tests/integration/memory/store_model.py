@@ -106,7 +106,7 @@ Model = dict[NamespaceKey, dict[str, Record]]
 
 
 def matches(key: NamespaceKey, chosen: Filter, record: Record) -> bool:
-    """Tell whether a record is what a filter asks for."""
+    """Return whether a record is what a filter asks for."""
     assert record.created_at is not None
     if chosen.created_before is not None and record.created_at >= chosen.created_before:
         return False

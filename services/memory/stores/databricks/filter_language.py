@@ -39,7 +39,7 @@ class Owner:
     memory_id: str | None
 
     def owns(self, row: Mapping[str, Any]) -> bool:
-        """Tell whether a row is one of the owner's."""
+        """Return whether a row is one of the owner's."""
         if row.get(Column.GROUP_ID) != self.group_id:
             return False
         by_crew = self.memory_id is not None and has_column(self.kind, Column.CREW_ID)

@@ -285,7 +285,7 @@ class DatabricksVectorIndexRepository:
                 yield Progress(done, total, finished=False)
 
     async def holds_others(self, index: str, group_id: str) -> bool:
-        """Tell whether an index has rows of other groups, whether or not a backend of theirs names it now."""
+        """Return whether an index has rows of other groups, whether or not a backend of theirs names it now."""
         others = Clause(Column.GROUP_ID, Comparison.NOT_EQUAL, (group_id,))
         columns = [Column.ID, Column.GROUP_ID]
         async for row in self._query(index, [others], None, 1, columns=columns):
@@ -528,7 +528,7 @@ def _decision_columns(owner: Owner, chosen: Filter) -> list[str]:
 
 
 def passes(kind: MemoryKind, chosen: Filter, row: Row, now: datetime) -> bool:
-    """Tell whether a row is alive and matches a filter.
+    """Return whether a row is alive and matches a filter.
 
     Raises:
         MalformedRow: a column that decides cannot be read.

@@ -216,7 +216,7 @@ def _bytes_of(namespace: NamespaceInfo) -> int:
 
 
 def _needs_database(chosen: Filter) -> bool:
-    """Tell whether a filter asks for more than what is remembered of rows."""
+    """Return whether a filter asks for more than what is remembered of rows."""
     return bool(chosen.conditions or chosen.categories or chosen.metadata)
 
 
