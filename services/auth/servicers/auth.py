@@ -15,13 +15,13 @@ from services.auth.servicers.messages import (
     membership_to_proto,
     principal_to_proto,
     purpose_from_proto,
-    timestamp_to_proto,
 )
 from services.auth.usecases.credentials import Credentials
 from services.auth.usecases.delegations import Delegations
 from services.auth.usecases.principals import Principals
 from services.common.grpc.call import current_call, current_principal
 from services.common.grpc.handler import Context
+from services.common.grpc.times import timestamp_to_proto
 from services.common.identity.authenticator import Credential
 
 

@@ -1,10 +1,8 @@
 """Between auth's domain and its messages."""
 
 import base64
-from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from coxswain.auth.v1 import credential_pb2, delegation_pb2, group_pb2, principal_pb2, secret_pb2
 from coxswain.common.v1 import access_pb2
@@ -21,14 +19,8 @@ from services.auth.domain import (
     Secret,
 )
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
+from services.common.grpc.times import timestamp_to_proto
 from services.common.identity.principal import Principal, Role
-
-
-def timestamp_to_proto(moment: datetime) -> Timestamp:
-    """Return a moment as a message."""
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
 
 
 def role_from_proto(number: access_pb2.Role.ValueType) -> Role:

@@ -27,14 +27,6 @@ class DatabricksConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class BackendKey:
-    """How a request names a backend of its group: by id or by name; the other one is empty."""
-
-    id: str = ""
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class MemoryBackend:
     """Where a group may keep its memories."""
 

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.upsert import insert_ignore
 from services.common.errors import AlreadyExists, NotFound
-from services.memory.domain.backends import BackendKey, DatabricksConfig, MemoryBackend, RegisteredIndex
+from services.common.resource_key import ResourceKey
+from services.memory.domain.backends import DatabricksConfig, MemoryBackend, RegisteredIndex
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.tables import (
@@ -54,7 +55,7 @@ class MemoryBackendRepository:
             raise _name_taken(backend.name)
         await self._register_indexes(backend)
 
-    async def get(self, group_id: str, key: BackendKey) -> MemoryBackend:
+    async def get(self, group_id: str, key: ResourceKey) -> MemoryBackend:
         """Return a backend.
 
         Raises:

@@ -8,14 +8,15 @@ from coxswain.memory.v1 import memory_backend_service_pb2_grpc
 from services.common.db.idempotency import RequestKey, request_hash
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
+from services.common.grpc.resource_keys import key_from_proto
 from services.common.grpc.validation import validate
-from services.memory.domain.backends import BackendKey, MemoryBackend
+from services.common.resource_key import ResourceKey
+from services.memory.domain.backends import MemoryBackend
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.servicers.messages.memory_backends import (
     backend_from_proto,
     backend_to_proto,
     check_to_proto,
-    key_from_proto,
     merge,
 )
 from services.memory.usecases.memory_backends import MemoryBackends
@@ -79,7 +80,7 @@ class MemoryBackendServicer(memory_backend_service_pb2_grpc.MemoryBackendService
         """See the proto."""
         successor = None
         if request.successor_id or request.successor_name:
-            successor = BackendKey(request.successor_id, request.successor_name)
+            successor = ResourceKey(request.successor_id, request.successor_name)
         await self._backends.delete(current_principal(), key_from_proto(request), successor)
         return pb.DeleteMemoryBackendResponse()
 

@@ -15,7 +15,8 @@ from services.common.errors import CoxswainError, DeadlineExceeded, FailedPrecon
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
-from services.memory.domain.backends import BackendKey, MemoryBackend
+from services.common.resource_key import ResourceKey
+from services.memory.domain.backends import MemoryBackend
 from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.records import MemoryKind
 from services.memory.repositories.memory_backends import MemoryBackendRepository
@@ -34,7 +35,7 @@ from services.memory.stores.databricks.repository import DatabricksVectorIndexRe
 from services.memory.tables import requests
 
 _LISTING = Pager("memory_backends")
-EMBEDDED_DEFAULT = BackendKey(id="default")
+EMBEDDED_DEFAULT = ResourceKey(id="default")
 """Stands for the installation's embedded store."""
 
 Edit = Callable[[MemoryBackend], MemoryBackend]
@@ -101,12 +102,12 @@ class MemoryBackends:
             if request is not None:
                 first = await RequestRepository(connection, requests).claim(request, backend.id)
                 if first != backend.id:
-                    return await backends.get(principal.group_id, BackendKey(id=first))
+                    return await backends.get(principal.group_id, ResourceKey(id=first))
             await _check_space(backends, backend, None)
             await backends.add(backend)
         return backend
 
-    async def get(self, principal: Principal, key: BackendKey) -> MemoryBackend:
+    async def get(self, principal: Principal, key: ResourceKey) -> MemoryBackend:
         """Return a backend.
 
         Raises:
@@ -131,7 +132,7 @@ class MemoryBackends:
                 lambda backend: [backend.name],
             )
 
-    async def update(self, principal: Principal, key: BackendKey, edit: Edit) -> MemoryBackend:
+    async def update(self, principal: Principal, key: ResourceKey, edit: Edit) -> MemoryBackend:
         """Change name, configuration and disabled kinds of a backend to what `edit` makes of them.
 
         Raises:
@@ -160,7 +161,7 @@ class MemoryBackends:
         self._indexes.forget(principal.group_id)
         return changed
 
-    async def delete(self, principal: Principal, key: BackendKey, successor: BackendKey | None) -> None:
+    async def delete(self, principal: Principal, key: ResourceKey, successor: ResourceKey | None) -> None:
         """Remove a backend; the active one needs a successor.
 
         Raises:
@@ -191,7 +192,7 @@ class MemoryBackends:
             await backends.remove(backend)
         self._indexes.forget(principal.group_id)
 
-    async def activate(self, principal: Principal, key: BackendKey) -> MemoryBackend | None:
+    async def activate(self, principal: Principal, key: ResourceKey) -> MemoryBackend | None:
         """Make a backend the active one and return it, or None for the embedded default.
 
         Raises:
@@ -205,7 +206,7 @@ class MemoryBackends:
         self._indexes.forget(principal.group_id)
         return None if backend is None else replace(backend, active=True)
 
-    async def verify(self, principal: Principal, key: BackendKey) -> Sequence[Check]:
+    async def verify(self, principal: Principal, key: ResourceKey) -> Sequence[Check]:
         """Check what a backend needs: endpoint, indexes, schema, and the rights of the caller's credential."""
         backend = await self.get(principal, key)
         config = backend.databricks
@@ -286,7 +287,7 @@ class MemoryBackends:
             return [Check(subject, "cannot be used", error.message)]
         return [Check(subject, f"is {description.detailed_state}, can be read and written")]
 
-    async def provision(self, principal: Principal, key: BackendKey) -> AsyncIterator[Step]:
+    async def provision(self, principal: Principal, key: ResourceKey) -> AsyncIterator[Step]:
         """Create what a backend needs and report progress; calling again continues.
 
         When something cannot be made, what this call made is removed again.
@@ -345,11 +346,11 @@ class MemoryBackends:
 async def note_endpoint(backends: MemoryBackendRepository, backend: MemoryBackend, made: str) -> None:
     """Note the endpoint that was created for a backend; "" when it was removed."""
     await backends.hold(backend.group_id)
-    present = await backends.get(backend.group_id, BackendKey(id=backend.id))
+    present = await backends.get(backend.group_id, ResourceKey(id=backend.id))
     await backends.store(replace(present, made_endpoint=made, updated_at=utc_now()))
 
 
-async def _named(backends: MemoryBackendRepository, group_id: str, key: BackendKey) -> MemoryBackend | None:
+async def _named(backends: MemoryBackendRepository, group_id: str, key: ResourceKey) -> MemoryBackend | None:
     """Return a backend, or None for the embedded default."""
     return None if key == EMBEDDED_DEFAULT else await backends.get(group_id, key)
 

@@ -13,7 +13,8 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from services.common.identity.principal import Principal, Role
-from services.memory.domain.backends import BackendKey, DatabricksConfig, MemoryBackend, RegisteredIndex
+from services.common.resource_key import ResourceKey
+from services.memory.domain.backends import DatabricksConfig, MemoryBackend, RegisteredIndex
 from services.memory.domain.filters import EVERYTHING, Condition, Filter
 from services.memory.domain.listings import Tally
 from services.memory.domain.namespaces import NamespaceKey
@@ -191,7 +192,7 @@ class VectorIndexes:
         registered, repository = await self._open(principal, index)
         return IndexInfo(registered, await repository.describe_index(index))
 
-    async def listed(self, principal: Principal, key: BackendKey | None) -> Sequence[IndexInfo]:
+    async def listed(self, principal: Principal, key: ResourceKey | None) -> Sequence[IndexInfo]:
         """Return the indexes of the group or of one of its backends, sorted by name."""
         async with self._database.read() as connection:
             backends = MemoryBackendRepository(connection)
@@ -239,7 +240,7 @@ class VectorIndexes:
             elapsed = max(time.monotonic() - started, 1e-6)
             yield EmptyProgress(step.done, step.total, step.done / elapsed, finished=step.finished)
 
-    async def create_index(self, principal: Principal, index: str, key: BackendKey, kind: MemoryKind) -> IndexInfo:
+    async def create_index(self, principal: Principal, index: str, key: ResourceKey, kind: MemoryKind) -> IndexInfo:
         """Make an index and register it with a backend; one that is there already is only registered.
 
         Raises:
@@ -255,7 +256,7 @@ class VectorIndexes:
         async with self._database.write() as connection:
             backends = MemoryBackendRepository(connection)
             await backends.hold(principal.group_id)
-            await backends.store(register(await backends.get(principal.group_id, BackendKey(id=backend.id))))
+            await backends.store(register(await backends.get(principal.group_id, ResourceKey(id=backend.id))))
         self._indexes.forget(principal.group_id)
         return await self.describe(principal, index)
 
@@ -275,7 +276,7 @@ class VectorIndexes:
         await repository.delete_index(index)
 
     async def create_endpoint(
-        self, principal: Principal, key: BackendKey, *, storage_optimized: bool
+        self, principal: Principal, key: ResourceKey, *, storage_optimized: bool
     ) -> EndpointDescription:
         """Make a backend's endpoint; one that is there already is returned as it is."""
         backend = await self._backend(principal, key)
@@ -288,19 +289,19 @@ class VectorIndexes:
         await self._note_endpoint(backend, config.endpoint)
         return made
 
-    async def endpoint(self, principal: Principal, key: BackendKey) -> EndpointDescription:
+    async def endpoint(self, principal: Principal, key: ResourceKey) -> EndpointDescription:
         """Return a backend's endpoint."""
         backend = await self._backend(principal, key)
         _config(backend)
         return await self._indexes.repository(backend).describe_endpoint()
 
-    async def endpoints(self, principal: Principal, key: BackendKey) -> Sequence[EndpointDescription]:
+    async def endpoints(self, principal: Principal, key: ResourceKey) -> Sequence[EndpointDescription]:
         """Return the endpoints of a backend's workspace that the caller's credential can see."""
         backend = await self._backend(principal, key)
         _config(backend)
         return await self._indexes.repository(backend).list_endpoints()
 
-    async def delete_endpoint(self, principal: Principal, key: BackendKey, confirm_name: str) -> None:
+    async def delete_endpoint(self, principal: Principal, key: ResourceKey, confirm_name: str) -> None:
         """Remove a backend's endpoint, which may serve no index any more.
 
         Raises:
@@ -332,7 +333,7 @@ class VectorIndexes:
             )
         return registered
 
-    async def _backend(self, principal: Principal, key: BackendKey) -> MemoryBackend:
+    async def _backend(self, principal: Principal, key: ResourceKey) -> MemoryBackend:
         async with self._database.read() as connection:
             return await MemoryBackendRepository(connection).get(principal.group_id, key)
 

@@ -72,14 +72,6 @@ CHANGEABLE_FIELDS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class ModelKey:
-    """Which model is meant: exactly one of the two is set."""
-
-    id: str = ""
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Model:
     """A model as one group sees it."""
 

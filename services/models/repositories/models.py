@@ -12,7 +12,8 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.upsert import insert_ignore
 from services.common.ids import new_id
-from services.models.domain.model import SHARED_GROUP, Capabilities, Model, ModelKey, ModelSpec, Provider
+from services.common.resource_key import ResourceKey
+from services.models.domain.model import SHARED_GROUP, Capabilities, Model, ModelSpec, Provider
 from services.models.tables import disabled_models, models
 
 
@@ -22,12 +23,12 @@ class ModelRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def find(self, group_id: str, key: ModelKey) -> Model | None:
+    async def find(self, group_id: str, key: ResourceKey) -> Model | None:
         """Return a model that a group sees."""
         row = (await self._connection.execute(_visible(group_id).where(_is(key)))).mappings().one_or_none()
         return None if row is None else _model(row)
 
-    async def find_own(self, group_id: str, key: ModelKey) -> Model | None:
+    async def find_own(self, group_id: str, key: ResourceKey) -> Model | None:
         """Return a group's own model and hold its row until the transaction ends."""
         query = _visible(group_id).where(models.c.group_id == group_id, _is(key)).with_for_update(of=models)
         row = (await self._connection.execute(query)).mappings().one_or_none()
@@ -57,7 +58,7 @@ class ModelRepository:
             update(models).where(models.c.id == model.id).values(updated_at=model.updated_at, **_columns(model.spec))
         )
 
-    async def delete(self, group_id: str, key: ModelKey) -> str | None:
+    async def delete(self, group_id: str, key: ResourceKey) -> str | None:
         """Remove a group's own model and return its name; None when it has no such model."""
         removal = delete(models).where(models.c.group_id == group_id, _is(key)).returning(models.c.name)
         name: str | None = (await self._connection.execute(removal)).scalar_one_or_none()
@@ -98,7 +99,7 @@ async def read_model(database: Database, group_id: str, name: str) -> Model | No
     return _model(rows[0]) if rows else None
 
 
-def _is(key: ModelKey) -> ColumnElement[bool]:
+def _is(key: ResourceKey) -> ColumnElement[bool]:
     return models.c.id == key.id if key.id else models.c.name == key.name
 
 

@@ -5,9 +5,9 @@ from coxswain.models.v1.model_service_pb2_grpc import ModelServiceServicer
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
+from services.common.grpc.resource_keys import key_from_proto
 from services.models.servicers.messages.models import (
     model_changes_from_proto,
-    model_key_from_proto,
     model_spec_from_proto,
     model_to_proto,
 )
@@ -29,7 +29,7 @@ class ModelServicer(ModelServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """See the proto."""
-        model = await self._models.get(current_principal(), model_key_from_proto(request))
+        model = await self._models.get(current_principal(), key_from_proto(request))
         return pb.GetModelResponse(model=model_to_proto(model))
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.CreateModelResponse:
@@ -45,16 +45,16 @@ class ModelServicer(ModelServiceServicer):
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> pb.UpdateModelResponse:
         """See the proto."""
         changes = model_changes_from_proto(request.model, request.update_mask)
-        model = await self._models.update(current_principal(), model_key_from_proto(request), changes)
+        model = await self._models.update(current_principal(), key_from_proto(request), changes)
         return pb.UpdateModelResponse(model=model_to_proto(model))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
         """See the proto."""
-        await self._models.delete(current_principal(), model_key_from_proto(request))
+        await self._models.delete(current_principal(), key_from_proto(request))
         return pb.DeleteModelResponse()
 
     async def SetModelEnabled(self, request: pb.SetModelEnabledRequest, context: Context) -> pb.SetModelEnabledResponse:
         """See the proto."""
-        key = model_key_from_proto(request)
+        key = key_from_proto(request)
         model = await self._models.set_enabled(current_principal(), key, enabled=request.enabled)
         return pb.SetModelEnabledResponse(model=model_to_proto(model))

@@ -5,7 +5,8 @@ import difflib
 from services.common.cache import AsyncCache
 from services.common.db.database import Database
 from services.common.errors import FailedPrecondition, NotFound
-from services.models.domain.model import Model, ModelKey
+from services.common.resource_key import ResourceKey
+from services.models.domain.model import Model
 from services.models.repositories.models import ModelRepository, read_model
 
 _CACHE_SIZE = 10_000
@@ -55,11 +56,11 @@ class Catalogue:
         model = await read_model(self._database, group_id, name)
         if model is None:
             async with self._database.read() as connection:
-                raise await model_not_found(ModelRepository(connection), group_id, ModelKey(name=name))
+                raise await model_not_found(ModelRepository(connection), group_id, ResourceKey(name=name))
         return model
 
 
-async def model_not_found(models: ModelRepository, group_id: str, key: ModelKey) -> NotFound:
+async def model_not_found(models: ModelRepository, group_id: str, key: ResourceKey) -> NotFound:
     """Return the failure to find a model of a group; it suggests similar names."""
     near: list[str] = []
     if key.name:

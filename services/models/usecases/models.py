@@ -15,7 +15,8 @@ from services.common.errors import AlreadyExists, FieldViolation, InvalidArgumen
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
-from services.models.domain.model import Model, ModelKey, ModelSpec, Provider
+from services.common.resource_key import ResourceKey
+from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.providers.offline.provider import UPSTREAM_MODELS as OFFLINE_MODELS
 from services.models.repositories.models import ModelRepository
 from services.models.tables import requests
@@ -65,7 +66,7 @@ class Models:
             filters = {"group": principal.group_id, "enabled_only": enabled_only}
             return await _PAGER.page(size, token, filters, read, lambda model: [model.name])
 
-    async def get(self, principal: Principal, key: ModelKey) -> Model:
+    async def get(self, principal: Principal, key: ResourceKey) -> Model:
         """Return a model.
 
         Raises:
@@ -93,7 +94,7 @@ class Models:
                 key = RequestKey(principal.group_id, principal.subject, _CREATE, request_id, request_hash)
                 first_id = await RequestRepository(connection, requests).claim(key, model.id)
                 if first_id != model.id:
-                    standing = await models.find(principal.group_id, ModelKey(id=first_id))
+                    standing = await models.find(principal.group_id, ResourceKey(id=first_id))
                     if standing is None:
                         raise NotFound(
                             f'the model "{spec.name}" that this request made has been deleted',
@@ -108,7 +109,7 @@ class Models:
         self._catalogue.forget(principal.group_id, spec.name)
         return model
 
-    async def update(self, principal: Principal, key: ModelKey, changes: Mapping[str, Any]) -> Model:
+    async def update(self, principal: Principal, key: ResourceKey, changes: Mapping[str, Any]) -> Model:
         """Change the fields of a model that `changes` names by their paths, some of `CHANGEABLE_FIELDS`.
 
         Raises:
@@ -126,7 +127,7 @@ class Models:
         self._catalogue.forget(principal.group_id, changed.name)
         return changed
 
-    async def delete(self, principal: Principal, key: ModelKey) -> None:
+    async def delete(self, principal: Principal, key: ResourceKey) -> None:
         """Remove a model of the caller's group.
 
         Raises:
@@ -139,7 +140,7 @@ class Models:
                 raise await _not_own(models, principal.group_id, key)
         self._catalogue.forget(principal.group_id, name)
 
-    async def set_enabled(self, principal: Principal, key: ModelKey, *, enabled: bool) -> Model:
+    async def set_enabled(self, principal: Principal, key: ResourceKey, *, enabled: bool) -> Model:
         """Enable or disable a model for the caller's group.
 
         Raises:
@@ -225,14 +226,14 @@ def _merge(current: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
     return replace(merged, capabilities=replace(merged.capabilities, **single))
 
 
-async def _seen(models: ModelRepository, group_id: str, key: ModelKey) -> Model:
+async def _seen(models: ModelRepository, group_id: str, key: ResourceKey) -> Model:
     model = await models.find(group_id, key)
     if model is None:
         raise await model_not_found(models, group_id, key)
     return model
 
 
-async def _not_own(models: ModelRepository, group_id: str, key: ModelKey) -> NotFound:
+async def _not_own(models: ModelRepository, group_id: str, key: ResourceKey) -> NotFound:
     """Return the failure to find a group's own model, which says so when it is a shared one."""
     shared = await models.find(group_id, key)
     if shared is None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from services.orchestrator.domain.key import ResourceKey
+from services.common.resource_key import ResourceKey
 
 
 class ExecutionState(StrEnum):

@@ -1,9 +1,8 @@
 """Crews: messages to domain and back."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.memory.v1 import memory_pb2
@@ -12,6 +11,7 @@ from services.common.errors import FieldViolation, InvalidArgument
 from services.common.grpc.enums import enum_to_proto
 from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.json_values import from_struct, to_struct
+from services.common.grpc.times import duration_to_proto
 from services.common.grpc.validation import rule_violations, validate
 from services.orchestrator.domain.crew import (
     AgentSpec,
@@ -23,7 +23,6 @@ from services.orchestrator.domain.crew import (
     TaskSpec,
     ToolSpec,
 )
-from services.orchestrator.domain.key import ResourceKey
 from services.orchestrator.placeholders import required_inputs
 
 _MAX_ITERATIONS = 25
@@ -32,11 +31,6 @@ _GUARDRAIL_MAX_RETRIES = 3
 _CHANGEABLE = frozenset(crew_pb2.CrewSpec.DESCRIPTOR.fields_by_name) | {
     f"memory.{field}" for field in crew_pb2.MemorySpec.DESCRIPTOR.fields_by_name
 }
-
-
-class _Keyed(Protocol):
-    id: str
-    name: str
 
 
 def spec_from_proto(message: crew_pb2.CrewSpec) -> CrewSpec:
@@ -102,11 +96,6 @@ def _structs(message: crew_pb2.CrewSpec) -> Iterator[tuple[str, Any, str]]:
             yield f"{owner}.tools[{index}].config", tool, "config"
     for index, task in enumerate(message.tasks):
         yield f"spec.tasks[{index}].output_schema", task, "output_schema"
-
-
-def key_from_proto(message: _Keyed) -> ResourceKey:
-    """Return which crew or schedule a request names."""
-    return ResourceKey(message.id, message.name)
 
 
 def crew_to_proto(crew: Crew) -> crew_pb2.Crew:
@@ -183,7 +172,7 @@ def _agent_from_proto(path: str, message: crew_pb2.AgentSpec) -> AgentSpec:
 
 
 def _agent_to_proto(agent: AgentSpec) -> crew_pb2.AgentSpec:
-    message = crew_pb2.AgentSpec(
+    return crew_pb2.AgentSpec(
         name=agent.name,
         role=agent.role,
         goal=agent.goal,
@@ -197,10 +186,8 @@ def _agent_to_proto(agent: AgentSpec) -> crew_pb2.AgentSpec:
         max_retries=agent.max_retries,
         temperature=agent.temperature,
         knowledge=_knowledge_to_proto(agent.knowledge),
+        max_execution_time=duration_to_proto(agent.max_execution_time),
     )
-    if agent.max_execution_time is not None:
-        message.max_execution_time.CopyFrom(duration(agent.max_execution_time))
-    return message
 
 
 def _task_from_proto(path: str, message: crew_pb2.TaskSpec) -> TaskSpec:
@@ -256,10 +243,3 @@ def _knowledge_from_proto(messages: Iterable[crew_pb2.KnowledgeSpec]) -> tuple[K
 
 def _knowledge_to_proto(sources: Iterable[KnowledgeSpec]) -> list[crew_pb2.KnowledgeSpec]:
     return [crew_pb2.KnowledgeSpec(name=source.name, content=source.content) for source in sources]
-
-
-def duration(seconds: float) -> Duration:
-    """Return a Duration."""
-    message = Duration()
-    message.FromNanoseconds(round(seconds * 1e9))
-    return message

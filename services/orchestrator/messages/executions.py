@@ -4,6 +4,7 @@ from coxswain.auth.v1 import delegation_pb2
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.json_values import from_struct, from_value, to_struct, to_value
+from services.common.grpc.times import duration_to_proto
 from services.orchestrator.domain.execution import (
     Execution,
     ExecutionError,
@@ -14,7 +15,6 @@ from services.orchestrator.domain.execution import (
     TaskRun,
     Usage,
 )
-from services.orchestrator.messages.crews import duration
 
 
 def execution_to_proto(execution: Execution) -> execution_pb2.Execution:
@@ -36,7 +36,7 @@ def execution_to_proto(execution: Execution) -> execution_pb2.Execution:
         usage=usage_to_proto(execution.usage),
         subject=execution.subject,
         model=execution.model,
-        timeout=None if execution.timeout is None else duration(execution.timeout),
+        timeout=duration_to_proto(execution.timeout),
         identity=enum_to_proto(delegation_pb2.ExecutionIdentity, execution.identity),
         on_credential_expiry=enum_to_proto(delegation_pb2.OnCredentialExpiry, execution.on_credential_expiry),
     )
@@ -80,7 +80,7 @@ def start_to_proto(start: Start) -> execution_pb2.StartExecutionRequest:
         labels=start.labels,
         model=start.model,
         priority=start.priority,
-        timeout=None if start.timeout is None else duration(start.timeout),
+        timeout=duration_to_proto(start.timeout),
         identity=enum_to_proto(delegation_pb2.ExecutionIdentity, start.identity),
         on_credential_expiry=enum_to_proto(delegation_pb2.OnCredentialExpiry, start.on_credential_expiry),
     )

@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.upsert import insert_ignore
 from services.common.errors import AlreadyExists
+from services.common.resource_key import ResourceKey
 from services.orchestrator.domain.crew import Crew, CrewSpec
 from services.orchestrator.domain.document import from_document, to_document
-from services.orchestrator.domain.key import ResourceKey
 from services.orchestrator.tables import crew_revisions, crews
 
 

@@ -5,12 +5,12 @@ from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceServicer
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
+from services.common.grpc.resource_keys import key_from_proto
 from services.orchestrator.messages.crews import (
     changed_spec,
     checked_spec,
     crew_to_proto,
     fault_to_proto,
-    key_from_proto,
     spec_from_proto,
 )
 from services.orchestrator.usecases.crews import Crews

@@ -13,10 +13,10 @@ from services.common.errors import Aborted, FieldViolation, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
+from services.common.resource_key import ResourceKey
 from services.orchestrator import tables
 from services.orchestrator.domain.crew import Crew, CrewSpec
 from services.orchestrator.domain.document import to_document
-from services.orchestrator.domain.key import ResourceKey
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.usecases.crew_faults import crew_warnings, in_document_order
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid

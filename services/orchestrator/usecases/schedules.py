@@ -15,11 +15,11 @@ from services.common.errors import Aborted, AlreadyExists, CoxswainError, Invali
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
+from services.common.resource_key import ResourceKey
 from services.orchestrator import tables
 from services.orchestrator.cron import BadCron, BadTimeZone, next_fire_time
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry, Start
-from services.orchestrator.domain.key import ResourceKey
 from services.orchestrator.domain.schedule import Plan, Schedule
 from services.orchestrator.repositories.schedules import ScheduleRepository
 from services.orchestrator.usecases.execution_starter import ExecutionStarter

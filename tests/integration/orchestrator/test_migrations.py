@@ -6,9 +6,9 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.migrate import downgrade_database, upgrade_database
 from services.common.db.types import JsonDocument
+from services.common.resource_key import ResourceKey
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, TaskSpec
 from services.orchestrator.domain.document import to_document
-from services.orchestrator.domain.key import ResourceKey
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.tables import crews, requests
 

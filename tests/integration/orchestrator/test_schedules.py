@@ -20,8 +20,8 @@ from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceSt
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import NotFound, PermissionDenied, Unavailable
+from services.common.resource_key import ResourceKey
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry, Start
-from services.orchestrator.domain.key import ResourceKey
 from services.orchestrator.domain.schedule import Plan, Schedule
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.settings import OrchestratorSettings

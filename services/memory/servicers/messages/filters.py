@@ -6,13 +6,13 @@ from coxswain.memory.v1 import memory_pb2, record_pb2
 from services.common.errors import InvalidArgument
 from services.common.grpc.enums import enum_from_proto
 from services.common.grpc.json_values import from_value
+from services.common.grpc.times import optional_timestamp_from_proto, timestamp_from_proto
 from services.memory import filters
 from services.memory.domain.filters import Comparison, Condition, Filter, Scalar
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.scopes import normalise_scope
 from services.memory.domain.searches import Ranking
 from services.memory.rows import canonical_json
-from services.memory.servicers.messages.records import moment_from_proto, optional_moment_from_proto
 
 _DEFAULT_HALF_LIFE_DAYS = 30.0
 _MAX_VALUES = 10_000
@@ -37,7 +37,7 @@ def filter_from_proto(message: memory_pb2.RecordFilter, kind: MemoryKind) -> Fil
             name: canonical_json(from_value(f'filter.metadata["{name}"]', value))
             for name, value in message.metadata.items()
         },
-        created_before=optional_moment_from_proto(message, "created_before", "filter"),
+        created_before=optional_timestamp_from_proto(message, "created_before", "filter"),
         source=message.source,
         include_private=message.include_private,
     )
@@ -71,7 +71,7 @@ def _comparison(number: int) -> Comparison:
 
 def _scalar(message: record_pb2.ConditionValue, path: str) -> Scalar:
     if message.WhichOneof("value") == "time":
-        return moment_from_proto(message.time, f"{path}.time")
+        return timestamp_from_proto(message.time, f"{path}.time")
     value: Scalar = getattr(message, message.WhichOneof("value") or "text")
     return value
 

@@ -1,7 +1,5 @@
 """Memory backends as messages."""
 
-from typing import Protocol
-
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.memory.v1 import memory_backend_pb2 as pb
@@ -9,26 +7,15 @@ from services.common.clock import utc_now
 from services.common.egress import origin_of
 from services.common.errors import InvalidArgument
 from services.common.grpc.field_masks import mask_paths
-from services.memory.domain.backends import BackendKey, DatabricksConfig, MemoryBackend
+from services.common.grpc.times import timestamp_to_proto
+from services.memory.domain.backends import DatabricksConfig, MemoryBackend
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.vectors import EmbeddingSpace
-from services.memory.servicers.messages.records import kind_from_proto, kind_to_proto, timestamp_to_proto
+from services.memory.servicers.messages.records import kind_from_proto, kind_to_proto
 from services.memory.usecases.memory_backends import Check
 
 _CHANGEABLE = frozenset({"name", "default", "databricks", "disabled_kinds"})
 _CHANGEABLE_PARTS = frozenset(f"databricks.{field.name}" for field in pb.DatabricksBackendConfig.DESCRIPTOR.fields)
-
-
-class NamedBackend(Protocol):
-    """A request that names a backend by its `oneof key`."""
-
-    id: str
-    name: str
-
-
-def key_from_proto(request: NamedBackend) -> BackendKey:
-    """Return which backend a request names."""
-    return BackendKey(request.id, request.name)
 
 
 def backend_from_proto(message: pb.MemoryBackend, default_space: EmbeddingSpace) -> MemoryBackend:

@@ -1,9 +1,10 @@
 """Namespaces, scopes and graphs of entities as messages."""
 
 from coxswain.memory.v1 import memory_pb2 as pb
+from services.common.grpc.times import timestamp_to_proto
 from services.memory.domain.namespaces import NamespaceInfo
 from services.memory.domain.scopes import ScopeInfo
-from services.memory.servicers.messages.records import kind_to_proto, record_to_proto, timestamp_to_proto
+from services.memory.servicers.messages.records import kind_to_proto, record_to_proto
 from services.memory.usecases.entity_graph import EntityGraph
 
 

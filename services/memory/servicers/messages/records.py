@@ -3,17 +3,13 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
-
-from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from coxswain.memory.v1 import record_pb2
 from services.common.errors import InvalidArgument
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.json_values import from_struct, to_struct
+from services.common.grpc.times import optional_timestamp_from_proto, timestamp_to_proto
 from services.memory import filters
-from services.memory.domain.moments import microseconds
 from services.memory.domain.records import (
     Body,
     Document,
@@ -71,7 +67,7 @@ def record_from_proto(message: record_pb2.Record, path: str, request_id: str) ->
         llm_model=message.llm_model,
         tools_used=tuple(message.tools_used),
         metadata=_metadata_from_proto(message, f"{path}.metadata"),
-        created_at=optional_moment_from_proto(message, "create_time", path),
+        created_at=optional_timestamp_from_proto(message, "create_time", path),
     )
 
 
@@ -97,7 +93,7 @@ def _body_from_proto(message: record_pb2.Record, path: str) -> Body:
                 importance=unified.importance,
                 source=unified.source,
                 private=unified.private,
-                last_accessed=optional_moment_from_proto(unified, "last_accessed", f"{path}.unified"),
+                last_accessed=optional_timestamp_from_proto(unified, "last_accessed", f"{path}.unified"),
                 session_id=unified.session_id,
             )
         case "short_term":
@@ -116,7 +112,7 @@ def _body_from_proto(message: record_pb2.Record, path: str) -> Body:
                 task_description=long_term.task_description,
                 quality=long_term.quality,
                 importance=long_term.importance,
-                last_accessed=optional_moment_from_proto(long_term, "last_accessed", f"{path}.long_term"),
+                last_accessed=optional_timestamp_from_proto(long_term, "last_accessed", f"{path}.long_term"),
             )
         case "entity":
             entity = message.entity
@@ -218,23 +214,3 @@ def record_to_proto(record: Record) -> record_pb2.Record:
                 )
             )
     return message
-
-
-def optional_moment_from_proto(message: Message, field: str, path: str) -> datetime | None:
-    """Return the moment in a field, or None when it is absent."""
-    return moment_from_proto(getattr(message, field), f"{path}.{field}") if message.HasField(field) else None
-
-
-def moment_from_proto(message: Timestamp, path: str) -> datetime:
-    try:
-        return message.ToDatetime(UTC)
-    except (ValueError, OverflowError):
-        raise InvalidArgument.field(path, "is outside of the years 1 to 9999") from None
-
-
-def timestamp_to_proto(moment: datetime | None) -> Timestamp | None:
-    """Return the message of a moment, or None for none."""
-    if moment is None:
-        return None
-    seconds, us = divmod(microseconds(moment), 1_000_000)
-    return Timestamp(seconds=seconds, nanos=us * 1000)

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from coxswain.memory.v1 import vector_index_pb2 as pb
 from services.common.grpc.enums import enum_to_proto
-from services.memory.domain.backends import BackendKey
+from services.common.resource_key import ResourceKey
 from services.memory.servicers.messages.records import kind_to_proto
 from services.memory.stores.databricks.descriptions import EndpointDescription
 from services.memory.usecases.vector_indexes import IndexInfo
@@ -17,9 +17,9 @@ class OfBackend(Protocol):
     backend_name: str
 
 
-def backend_key_from_proto(request: OfBackend) -> BackendKey:
+def backend_key_from_proto(request: OfBackend) -> ResourceKey:
     """Return which backend a request names."""
-    return BackendKey(request.backend_id, request.backend_name)
+    return ResourceKey(request.backend_id, request.backend_name)
 
 
 def index_to_proto(info: IndexInfo) -> pb.IndexInfo:

@@ -10,17 +10,10 @@ from services.common.errors import InvalidArgument
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.field_masks import mask_paths
 from services.common.grpc.validation import validate
-from services.models.domain.model import CHANGEABLE_FIELDS, Capabilities, Model, ModelKey, ModelSpec, Provider
+from services.models.domain.model import CHANGEABLE_FIELDS, Capabilities, Model, ModelSpec, Provider
 
 _CAPABILITIES = tuple(field.name for field in fields(Capabilities))
 _CONFIGURED = tuple(field.name for field in fields(ModelSpec))
-
-
-def model_key_from_proto(
-    request: pb.GetModelRequest | pb.UpdateModelRequest | pb.DeleteModelRequest | pb.SetModelEnabledRequest,
-) -> ModelKey:
-    """Return which model a request means."""
-    return ModelKey(id=request.id, name=request.name)
 
 
 def model_spec_from_proto(model: pb.Model) -> ModelSpec:

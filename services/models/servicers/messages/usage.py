@@ -1,12 +1,8 @@
 """Usage and budgets."""
 
-from datetime import UTC, datetime
-
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from coxswain.models.v1 import usage_pb2 as pb
-from services.common.errors import InvalidArgument
 from services.common.grpc.enums import enum_from_proto
+from services.common.grpc.times import optional_timestamp_from_proto
 from services.models.domain.usage import Budget, UsageGrouping, UsageQuery, UsageSum
 
 
@@ -18,8 +14,8 @@ def usage_query_from_proto(request: pb.QueryUsageRequest) -> UsageQuery:
     """
     return UsageQuery(
         grouping=enum_from_proto(UsageGrouping, pb.UsageGrouping, request.grouping or pb.USAGE_GROUPING_MODEL),
-        start=_time(request.start_time, "start_time") if request.HasField("start_time") else None,
-        end=_time(request.end_time, "end_time") if request.HasField("end_time") else None,
+        start=optional_timestamp_from_proto(request, "start_time"),
+        end=optional_timestamp_from_proto(request, "end_time"),
         execution_id=request.execution_id,
     )
 
@@ -45,10 +41,3 @@ def budget_from_proto(budget: pb.Budget) -> Budget:
 def budget_to_proto(budget: Budget) -> pb.Budget:
     """Return the limits of a group as callers see them."""
     return pb.Budget(monthly_cost_limit=budget.monthly_cost_limit, calls_per_minute=budget.calls_per_minute)
-
-
-def _time(timestamp: Timestamp, field: str) -> datetime:
-    try:
-        return timestamp.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgument.field(field, "outside of the years 1 to 9999") from error

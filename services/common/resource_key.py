@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ResourceKey:
-    """A crew or a schedule of a group, by its id or, when that is empty, by its name."""
+    """A resource of a group, by its id or, when that is empty, by its name."""
 
     id: str = ""
     name: str = ""
