@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-import ctypes
+import functools
 import json
+import os
 import signal
 import sys
 from asyncio import StreamReader
@@ -12,13 +13,13 @@ from collections.abc import AsyncIterator, Mapping
 
 import structlog
 
+from services.common.backoff import Backoff
+from services.common.parent_death import die_with_parent
+
 logger = structlog.get_logger(__name__)
 
-_PR_SET_PDEATHSIG = 1
 _MAX_LINE_BYTES = 1024 * 1024
-_RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
-# Looked up before any fork: what runs between fork and exec must not load libraries.
-_libc = ctypes.CDLL(None)
+_RESTART = Backoff(0.5, 10.0)
 
 
 class WorkerPool:
@@ -52,7 +53,8 @@ class WorkerPool:
                 env=self._environment,
                 stdout=PIPE,
                 limit=_MAX_LINE_BYTES,
-                preexec_fn=_die_with_parent,
+                # An orphaned host would work beside those of the next start.
+                preexec_fn=functools.partial(die_with_parent, os.getpid()),
             )
             self._processes[slot] = process
             if await self._follow(slot, process):
@@ -61,7 +63,7 @@ class WorkerPool:
             if self._stopping.is_set():
                 return
             failures += 1
-            pause = _RESTART_SECONDS[min(failures, len(_RESTART_SECONDS)) - 1]
+            pause = round(_RESTART.pause(failures), 2)
             logger.warning("worker_ended", slot=slot, pid=process.pid, exit_code=code, restart_in_seconds=pause)
             await asyncio.sleep(pause)
 
@@ -118,8 +120,3 @@ def _announces_warmth(line: str) -> bool:
     with contextlib.suppress(ValueError, AttributeError):
         return bool(json.loads(line).get("event") == "worker_ready")
     return False
-
-
-def _die_with_parent() -> None:
-    # An orphaned host would go on working beside those of the next start.
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

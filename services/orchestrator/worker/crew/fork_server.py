@@ -10,7 +10,6 @@ first message is {"ready": pid}. When the host goes away the control socket ends
 
 import array
 import contextlib
-import ctypes
 import json
 import os
 import selectors
@@ -19,17 +18,9 @@ import socket
 import sys
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
+from services.common.parent_death import die_with_parent
+
 _MAX_MESSAGE = 4096
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process as soon as its parent dies (Linux; elsewhere the closed socket has to do)."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)  # it died before
 
 
 class ForkServer:
@@ -84,19 +75,20 @@ class ForkServer:
         return data, list(descriptors)
 
     def _fork(self, token: int, descriptor: int, selector: selectors.BaseSelector) -> None:
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_child(descriptor, selector)
+            self._become_child(parent, descriptor, selector)
         self._children.add(pid)
         os.close(descriptor)
         self._send({"forked": token, "pid": pid})
 
-    def _become_child(self, descriptor: int, selector: selectors.BaseSelector) -> None:
+    def _become_child(self, parent: int, descriptor: int, selector: selectors.BaseSelector) -> None:
         from services.orchestrator.worker.crew import child
 
         status = 1
         try:
-            die_with_parent()
+            die_with_parent(parent)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             selector.close()
@@ -125,7 +117,7 @@ class ForkServer:
 
 def main() -> None:
     """Warm up, then serve on the control socket whose descriptor is the first argument."""
-    die_with_parent()
+    die_with_parent(os.getppid())
     # A terminal's Ctrl-C and a supervisor's SIGTERM are the host's business; it tells us by closing the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
