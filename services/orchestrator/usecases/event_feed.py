@@ -2,19 +2,19 @@
 
 import asyncio
 import contextlib
+import functools
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
 import structlog
 
-from services.common.errors import CoxswainError, Unavailable
+from services.common.errors import Unavailable
+from services.common.periodic import once
 from services.orchestrator.domain.event import CHUNK, TERMINAL_KINDS, StoredEvent
 from services.orchestrator.domain.hint import HintKind
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.events import EventReader
-
-logger = structlog.get_logger(__name__)
 
 _PAGE = 200
 _READ_AT_ONCE = 1000
@@ -171,47 +171,40 @@ class EventFeed:
                         topic.hinted = hint.last_sequence
                         self._read(topic)
                 if loop.time() >= next_safety_read:
-                    await self._safety_read()
+                    # Watchers must not end for a database that is away for a moment.
+                    await once(self._safety_read, "safety_read")
                     next_safety_read = loop.time() + self._safety_read_seconds
 
     async def _safety_read(self) -> None:
         topics = list(self._topics.values())
-        try:
-            for start in range(0, len(topics), _READ_AT_ONCE):
-                ids = [topic.execution_id for topic in topics[start : start + _READ_AT_ONCE]]
-                for execution_id, sequence in (await self._events.newest(ids)).items():
-                    topic = self._topics.get(execution_id)
-                    if topic is not None and sequence > topic.last:
-                        topic.hinted = max(topic.hinted, sequence)
-                        self._read(topic)
-        except CoxswainError as error:
-            # The next one comes; watchers must not end for a database that is away for a moment.
-            logger.warning("safety_read_put_off", reason=error.reason)
-        except Exception:
-            logger.exception("safety_read_failed")
+        for start in range(0, len(topics), _READ_AT_ONCE):
+            ids = [topic.execution_id for topic in topics[start : start + _READ_AT_ONCE]]
+            for execution_id, sequence in (await self._events.newest(ids)).items():
+                topic = self._topics.get(execution_id)
+                if topic is not None and sequence > topic.last:
+                    topic.hinted = max(topic.hinted, sequence)
+                    self._read(topic)
 
     def _read(self, topic: _Topic) -> None:
         if not topic.reading:
             topic.reading = True
-            self._spawn(self._read_tail(topic))
+            self._spawn(self._update(topic))
+
+    async def _update(self, topic: _Topic) -> None:
+        with structlog.contextvars.bound_contextvars(execution_id=topic.execution_id):
+            # The next hint or the next safety read tries again.
+            await once(functools.partial(self._read_tail, topic), "tail_read")
+        topic.reading = False
 
     async def _read_tail(self, topic: _Topic) -> None:
-        try:
-            while True:
-                hinted = topic.hinted
-                events = await self._events.after(topic.execution_id, topic.last, _READ_AT_ONCE)
-                if events:
-                    topic.extend(events, self._tail_bytes)
-                # A hint that came meanwhile may be about events this read was too early for.
-                if len(events) < _READ_AT_ONCE and topic.hinted == hinted:
-                    return
-        except CoxswainError as error:
-            # The next hint or the next safety read tries again.
-            logger.warning("tail_read_put_off", execution_id=topic.execution_id, reason=error.reason)
-        except Exception:
-            logger.exception("tail_read_failed", execution_id=topic.execution_id)
-        finally:
-            topic.reading = False
+        while True:
+            hinted = topic.hinted
+            events = await self._events.after(topic.execution_id, topic.last, _READ_AT_ONCE)
+            if events:
+                topic.extend(events, self._tail_bytes)
+            # A hint that came meanwhile may be about events this read was too early for.
+            if len(events) < _READ_AT_ONCE and topic.hinted == hinted:
+                return
 
 
 def _size(event: StoredEvent) -> int:

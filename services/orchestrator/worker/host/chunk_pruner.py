@@ -1,18 +1,17 @@
-"""Removes the pieces of models' answers once watchers have had time to read them; the full text stays."""
+"""Removes the chunks of models' answers once watchers have had time to read them; the full text stays."""
 
 import asyncio
+import functools
 from collections import deque
 
 import structlog
 
-from services.common.errors import CoxswainError
+from services.common.periodic import once
 from services.orchestrator.worker.host.run_store import RunStore
-
-logger = structlog.get_logger(__name__)
 
 
 class ChunkPruner:
-    """Keeps what to remove in memory: pieces that a lost host would have removed stay, which does no harm."""
+    """Keeps what to remove in memory: chunks that a lost host would have removed stay, which does no harm."""
 
     def __init__(self, store: RunStore, retention: float) -> None:
         """`retention` is in seconds."""
@@ -22,7 +21,7 @@ class ChunkPruner:
         self._added = asyncio.Event()
 
     def add(self, execution_id: str, call_id: str, after_sequence: int) -> None:
-        """Remove the pieces of a call's answer, all of which come after a sequence, once `retention` has passed."""
+        """Remove the chunks of a call's answer, all of which come after a sequence, once `retention` has passed."""
         when = asyncio.get_running_loop().time() + self._retention
         self._due.append((when, execution_id, call_id, after_sequence))
         self._added.set()
@@ -37,9 +36,6 @@ class ChunkPruner:
                 when, execution_id, call_id, after_sequence = self._due[0]
                 await asyncio.sleep(max(0.0, when - loop.time()))
                 self._due.popleft()
-                try:
-                    await self._store.prune_chunks(execution_id, call_id, after_sequence)
-                except CoxswainError as error:
-                    logger.info("chunks_not_pruned", execution_id=execution_id, reason=error.reason)
-                except Exception:
-                    logger.exception("chunks_not_pruned", execution_id=execution_id)
+                prune = functools.partial(self._store.prune_chunks, execution_id, call_id, after_sequence)
+                with structlog.contextvars.bound_contextvars(execution_id=execution_id):
+                    await once(prune, "prune_chunks")
