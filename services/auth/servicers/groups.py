@@ -4,7 +4,7 @@ from coxswain.auth.v1 import group_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceServicer
 from services.auth.servicers.messages import group_to_proto, member_to_proto, role_from_proto
 from services.auth.usecases.groups import Groups
-from services.common.db.idempotency import request_hash
+from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 
@@ -20,11 +20,7 @@ class GroupServicer(GroupServiceServicer):
     ) -> group_pb2.CreateGroupResponse:
         """See the proto."""
         group = await self._groups.create(
-            current_principal(),
-            request.display_name,
-            request.admin_subject,
-            request.request_id,
-            request_hash(request, "request_id"),
+            request.display_name, request.admin_subject, request_key(current_principal(), request)
         )
         return group_pb2.CreateGroupResponse(group=group_to_proto(group))
 

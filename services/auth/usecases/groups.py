@@ -1,5 +1,6 @@
 """Groups and their members."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from services.auth import tables
@@ -11,11 +12,10 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository, forget_requests
 from services.common.errors import FailedPrecondition, NotFound
-from services.common.identity.principal import Principal, Role
+from services.common.identity.principal import Role
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
 
-_CREATE = "CreateGroup"
 _GROUPS = Pager("groups")
 _MEMBERS = Pager("members")
 
@@ -32,10 +32,8 @@ class Groups:
         self._request_retention = timedelta(seconds=request_retention)
         self._make_missing = make_missing
 
-    async def create(
-        self, principal: Principal, display_name: str, admin_subject: str, request_id: str, request_hash: str
-    ) -> Group:
-        """Create a group with its first admin; a repeated `request_id` returns the group of the first request.
+    async def create(self, display_name: str, admin_subject: str, request: RequestKey | None) -> Group:
+        """Create a group with its first admin; a repeated `request` returns the group of the first one.
 
         Raises:
             AlreadyExists: REQUEST_ID_REUSED, the request_id came with another body.
@@ -44,9 +42,10 @@ class Groups:
         group = Group(new_id(), display_name, utc_now())
         async with self._database.write() as connection:
             groups = GroupRepository(connection)
-            if request_id:
-                key = RequestKey("", principal.subject, _CREATE, request_id, request_hash)
-                first_id = await RequestRepository(connection, tables.requests).claim(key, group.id)
+            if request is not None:
+                # The caller may call from any group, or from none.
+                request = replace(request, group_id="")
+                first_id = await RequestRepository(connection, tables.requests).claim(request, group.id)
                 if first_id != group.id:
                     standing = await groups.get(first_id)
                     if standing is None:

@@ -16,9 +16,11 @@ from services.common.db.database import Database
 from services.common.db.types import UtcDateTime
 from services.common.db.upsert import insert_ignore
 from services.common.errors import AlreadyExists
+from services.common.identity.principal import Principal
 
 # More rows at once would keep other writers waiting.
 _PORTION = 1000
+_REQUEST_ID = "request_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,16 @@ def request_hash(message: Message, *ignored_fields: str) -> str:
             copy.ClearField(field)
         message = copy
     return hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
+
+
+def request_key(principal: Principal, message: Message) -> RequestKey | None:
+    """Return what identifies a request message with a field `request_id`; None when that is empty."""
+    request_id: str = getattr(message, _REQUEST_ID)
+    if not request_id:
+        return None
+    method = message.DESCRIPTOR.name.removesuffix("Request")
+    digest = request_hash(message, _REQUEST_ID)
+    return RequestKey(principal.group_id, principal.subject, method, request_id, digest)
 
 
 def requests_table(metadata: MetaData) -> Table:

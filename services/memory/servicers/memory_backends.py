@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from coxswain.memory.v1 import memory_backend_pb2 as pb
 from coxswain.memory.v1 import memory_backend_service_pb2_grpc
-from services.common.db.idempotency import RequestKey, request_hash
+from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.resource_keys import key_from_proto
@@ -36,13 +36,7 @@ class MemoryBackendServicer(memory_backend_service_pb2_grpc.MemoryBackendService
         """See the proto."""
         principal = current_principal()
         draft = backend_from_proto(request.backend, self._default_space)
-        repeated = None
-        if request.request_id:
-            digest = request_hash(request, "request_id")
-            repeated = RequestKey(
-                principal.group_id, principal.subject, "CreateMemoryBackend", request.request_id, digest
-            )
-        created = await self._backends.create(principal, draft, repeated)
+        created = await self._backends.create(principal, draft, request_key(principal, request))
         return pb.CreateMemoryBackendResponse(backend=backend_to_proto(created))
 
     async def GetMemoryBackend(

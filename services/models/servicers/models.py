@@ -2,7 +2,7 @@
 
 from coxswain.models.v1 import model_pb2 as pb
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceServicer
-from services.common.db.idempotency import request_hash
+from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.resource_keys import key_from_proto
@@ -34,11 +34,9 @@ class ModelServicer(ModelServiceServicer):
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.CreateModelResponse:
         """See the proto."""
+        principal = current_principal()
         model = await self._models.create(
-            current_principal(),
-            model_spec_from_proto(request.model),
-            request.request_id,
-            request_hash(request, "request_id"),
+            principal, model_spec_from_proto(request.model), request_key(principal, request)
         )
         return pb.CreateModelResponse(model=model_to_proto(model))
 

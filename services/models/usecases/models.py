@@ -23,7 +23,6 @@ from services.models.tables import requests
 from services.models.usecases.catalogue import Catalogue, model_not_found
 
 _PAGER = Pager("models")
-_CREATE = "CreateModel"
 # Forms of a number that some resolvers take for an address.
 _LEGACY_NUMBER = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[0-9.]+|0[xX][0-9a-fA-F.xX]*")
 
@@ -77,8 +76,8 @@ class Models:
         async with self._database.read() as connection:
             return await _seen(ModelRepository(connection), principal.group_id, key)
 
-    async def create(self, principal: Principal, spec: ModelSpec, request_id: str, request_hash: str) -> Model:
-        """Add a model of the caller's group; a repeated `request_id` returns the model of the first request.
+    async def create(self, principal: Principal, spec: ModelSpec, request: RequestKey | None) -> Model:
+        """Add a model of the caller's group; a repeated `request` returns the model of the first one.
 
         Raises:
             InvalidArgument: the configuration cannot work, or leads where groups may not go.
@@ -90,9 +89,8 @@ class Models:
         model = Model(new_id(), principal.group_id, spec, enabled=True, created_at=now, updated_at=now)
         async with self._database.write() as connection:
             models = ModelRepository(connection)
-            if request_id:
-                key = RequestKey(principal.group_id, principal.subject, _CREATE, request_id, request_hash)
-                first_id = await RequestRepository(connection, requests).claim(key, model.id)
+            if request is not None:
+                first_id = await RequestRepository(connection, requests).claim(request, model.id)
                 if first_id != model.id:
                     standing = await models.find(principal.group_id, ResourceKey(id=first_id))
                     if standing is None:

@@ -2,7 +2,7 @@
 
 from coxswain.orchestrator.v1 import crew_pb2 as pb
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceServicer
-from services.common.db.idempotency import request_hash
+from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.resource_keys import key_from_proto
@@ -24,12 +24,8 @@ class CrewServicer(CrewServiceServicer):
 
     async def CreateCrew(self, request: pb.CreateCrewRequest, context: Context) -> pb.CreateCrewResponse:
         """See the proto."""
-        crew = await self._crews.create(
-            current_principal(),
-            spec_from_proto(request.spec),
-            request.request_id,
-            request_hash(request, "request_id"),
-        )
+        principal = current_principal()
+        crew = await self._crews.create(principal, spec_from_proto(request.spec), request_key(principal, request))
         return pb.CreateCrewResponse(crew=crew_to_proto(crew))
 
     async def GetCrew(self, request: pb.GetCrewRequest, context: Context) -> pb.GetCrewResponse:

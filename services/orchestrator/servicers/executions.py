@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from coxswain.orchestrator.v1 import execution_pb2 as pb
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceServicer
-from services.common.db.idempotency import request_hash
+from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.enums import enum_from_proto
 from services.common.grpc.handler import Context
@@ -26,12 +26,8 @@ class ExecutionServicer(ExecutionServiceServicer):
 
     async def StartExecution(self, request: pb.StartExecutionRequest, context: Context) -> pb.StartExecutionResponse:
         """See the proto."""
-        execution = await self._executions.start(
-            current_principal(),
-            start_from_proto(request),
-            request.request_id,
-            request_hash(request, "request_id"),
-        )
+        principal = current_principal()
+        execution = await self._executions.start(principal, start_from_proto(request), request_key(principal, request))
         return pb.StartExecutionResponse(execution=execution_to_proto(execution))
 
     async def GetExecution(self, request: pb.GetExecutionRequest, context: Context) -> pb.GetExecutionResponse:
@@ -71,9 +67,8 @@ class ExecutionServicer(ExecutionServiceServicer):
 
     async def ResumeExecution(self, request: pb.ResumeExecutionRequest, context: Context) -> pb.ResumeExecutionResponse:
         """See the proto."""
-        execution = await self._executions.resume(
-            current_principal(), request.id, request.request_id, request_hash(request, "request_id")
-        )
+        principal = current_principal()
+        execution = await self._executions.resume(principal, request.id, request_key(principal, request))
         return pb.ResumeExecutionResponse(execution=execution_to_proto(execution))
 
     async def AnswerApproval(self, request: pb.AnswerApprovalRequest, context: Context) -> pb.AnswerApprovalResponse:

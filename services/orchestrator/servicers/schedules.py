@@ -2,7 +2,7 @@
 
 from coxswain.orchestrator.v1 import schedule_pb2 as pb
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceServicer
-from services.common.db.idempotency import request_hash
+from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.resource_keys import key_from_proto
@@ -18,11 +18,9 @@ class ScheduleServicer(ScheduleServiceServicer):
 
     async def CreateSchedule(self, request: pb.CreateScheduleRequest, context: Context) -> pb.CreateScheduleResponse:
         """See the proto."""
+        principal = current_principal()
         schedule = await self._schedules.create(
-            current_principal(),
-            plan_from_proto(request.schedule),
-            request.request_id,
-            request_hash(request, "request_id"),
+            principal, plan_from_proto(request.schedule), request_key(principal, request)
         )
         return pb.CreateScheduleResponse(schedule=schedule_to_proto(schedule))
 

@@ -33,17 +33,16 @@ class Crews:
         self._validation = validation
         self._memories = memories
 
-    async def create(self, principal: Principal, spec: CrewSpec, request_id: str, request_hash: str) -> Crew:
-        """Store a crew as revision 1; a repeated `request_id` returns the crew of the first request.
+    async def create(self, principal: Principal, spec: CrewSpec, request: RequestKey | None) -> Crew:
+        """Store a crew as revision 1; a repeated `request` returns the crew of the first one.
 
         Raises:
             InvalidArgument: it could not run; one violation for each fault.
             AlreadyExists: the group has a crew of that name, or the request_id was used with another body.
         """
-        key = RequestKey(principal.group_id, principal.subject, "CreateCrew", request_id, request_hash)
-        if request_id:
+        if request is not None:
             async with self._database.read() as connection:
-                first_id = await RequestRepository(connection, tables.requests).find(key)
+                first_id = await RequestRepository(connection, tables.requests).find(request)
                 if first_id is not None:
                     return await _first(connection, principal, first_id)
         await self._refuse_faults(spec)
@@ -51,8 +50,8 @@ class Crews:
         memory_id = await self._memory_id(spec)
         crew = Crew(new_id(), principal.group_id, 1, spec, created_at=now, updated_at=now, memory_id=memory_id)
         async with self._database.write() as connection:
-            if request_id:
-                first_id = await RequestRepository(connection, tables.requests).claim(key, crew.id)
+            if request is not None:
+                first_id = await RequestRepository(connection, tables.requests).claim(request, crew.id)
                 if first_id != crew.id:
                     return await _first(connection, principal, first_id)
             await CrewRepository(connection).insert(crew, principal.subject)

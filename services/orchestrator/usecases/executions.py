@@ -52,17 +52,13 @@ class Executions:
         self._starter = starter
         self._ender = ender
 
-    async def start(self, principal: Principal, start: Start, request_id: str, request_hash: str) -> Execution:
+    async def start(self, principal: Principal, start: Start, request: RequestKey | None) -> Execution:
         """Store an execution for a worker to run. See `ExecutionStarter.start` for what it raises."""
-        return await self._starter.start(
-            principal, start, _request(principal, "StartExecution", request_id, request_hash)
-        )
+        return await self._starter.start(principal, start, request)
 
-    async def resume(self, principal: Principal, execution_id: str, request_id: str, request_hash: str) -> Execution:
+    async def resume(self, principal: Principal, execution_id: str, request: RequestKey | None) -> Execution:
         """Store an execution that continues another one. See `ExecutionStarter.resume` for what it raises."""
-        return await self._starter.resume(
-            principal, execution_id, _request(principal, "ResumeExecution", request_id, request_hash)
-        )
+        return await self._starter.resume(principal, execution_id, request)
 
     async def get(self, principal: Principal, execution_id: str) -> Execution:
         """Return an execution. Raises NotFound."""
@@ -241,12 +237,6 @@ async def _existing(connection: AsyncConnection, principal: Principal, execution
     if execution is None:
         raise NotFound.of("execution", execution_id)
     return execution
-
-
-def _request(principal: Principal, method: str, request_id: str, request_hash: str) -> RequestKey | None:
-    if not request_id:
-        return None
-    return RequestKey(principal.group_id, principal.subject, method, request_id, request_hash)
 
 
 def _size_of_task(run: TaskRun) -> int:

@@ -42,18 +42,17 @@ class Schedules:
         self._starter = starter
         self._grants = grants
 
-    async def create(self, principal: Principal, plan: Plan, request_id: str, request_hash: str) -> Schedule:
-        """Store a schedule, which fires from now on; a repeated `request_id` returns the first request's schedule.
+    async def create(self, principal: Principal, plan: Plan, request: RequestKey | None) -> Schedule:
+        """Store a schedule, which fires from now on; a repeated `request` returns the first one's.
 
         Raises:
             NotFound: the group has no such crew.
             InvalidArgument: the times are not valid, or the crew could not be started; one violation for each fault.
             AlreadyExists: the group has a schedule of that name, or the request_id was used with another body.
         """
-        key = RequestKey(principal.group_id, principal.subject, "CreateSchedule", request_id, request_hash)
-        if request_id:
+        if request is not None:
             async with self._database.read() as connection:
-                first_id = await RequestRepository(connection, tables.requests).find(key)
+                first_id = await RequestRepository(connection, tables.requests).find(request)
                 if first_id is not None:
                     return await _first(connection, principal, first_id)
         now = utc_now()
@@ -79,8 +78,8 @@ class Schedules:
         try:
             async with self._database.write() as connection:
                 first_id = schedule.id
-                if request_id:
-                    first_id = await RequestRepository(connection, tables.requests).claim(key, schedule.id)
+                if request is not None:
+                    first_id = await RequestRepository(connection, tables.requests).claim(request, schedule.id)
                 if first_id == schedule.id:
                     await ScheduleRepository(connection).insert(schedule)
                 else:

@@ -397,7 +397,7 @@ def plan(orchestrator: Orchestrator, name: str = "daily") -> Plan:
 
 
 async def created(orchestrator: Orchestrator, name: str = "daily") -> Schedule:
-    return await orchestrator.schedules.create(ALICE, plan(orchestrator, name), "", "")
+    return await orchestrator.schedules.create(ALICE, plan(orchestrator, name), None)
 
 
 async def test_replicas_start_one_execution_for_each_time(orchestrator: Orchestrator) -> None:

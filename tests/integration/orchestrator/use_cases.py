@@ -8,6 +8,7 @@ from typing import Any
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.db.idempotency import RequestKey
 from services.common.errors import NotFound, PermissionDenied, Unavailable
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.ids import new_id
@@ -104,7 +105,10 @@ class Orchestrator:
 
     async def start(self, request_id: str = "") -> Execution:
         start = Start(self.crew_id, 0, {}, {}, "", 0, None, ExecutionIdentity.UNSPECIFIED, OnCredentialExpiry.PARK)
-        return await self.executions.start(ALICE, start, request_id, "hash")
+        request = (
+            RequestKey(ALICE.group_id, ALICE.subject, "StartExecution", request_id, "hash") if request_id else None
+        )
+        return await self.executions.start(ALICE, start, request)
 
     async def rows(self) -> list[Any]:
         async with self.database.read() as connection:
