@@ -15,7 +15,6 @@ from services.orchestrator.gateways import RemoteGrants, RemoteMemories, RemoteM
 from services.orchestrator.hints.bus import HintBus, LocalHintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.repositories.events import EventReader
-from services.orchestrator.repositories.leases import Leases
 from services.orchestrator.servicers.crews import CrewServicer
 from services.orchestrator.servicers.executions import ExecutionServicer
 from services.orchestrator.servicers.schedules import ScheduleServicer
@@ -56,7 +55,7 @@ class OrchestratorService:
         self._crews = Crews(database, validation, RemoteMemories(peers))
         self._executions = Executions(database, grants, self._bus, self._feed, starter, ender)
         self._schedules = Schedules(database, starter, grants)
-        self._workers = Workers(Leases(database), self._bus)
+        self._workers = Workers(database, self._bus)
         self._scheduler = Scheduler(database, starter, grants, settings.schedule_poll_seconds)
         self._housekeeping = Housekeeping(database, ender, settings.request_retention_seconds)
         self._settings = settings

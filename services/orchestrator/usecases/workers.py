@@ -3,25 +3,27 @@
 import contextlib
 from collections.abc import Iterator
 
+from services.common.db.database import Database
 from services.common.errors import Unavailable
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.domain.lease import Lease
 from services.orchestrator.hints.bus import HintBus, Subscription
-from services.orchestrator.repositories.leases import Leases
+from services.orchestrator.repositories.leases import LeaseRepository
 
 
 class Workers:
     """Worker hosts, and the hints from and to those that the database cannot reach with hints."""
 
-    def __init__(self, leases: Leases, bus: HintBus) -> None:
-        self._leases = leases
+    def __init__(self, database: Database, bus: HintBus) -> None:
+        self._database = database
         self._bus = bus
         self._listening: set[Subscription] = set()
         self._draining = False
 
     async def alive(self) -> list[Lease]:
         """Return the leases of the hosts that are alive, oldest hosts first."""
-        return await self._leases.alive()
+        async with self._database.read() as connection:
+            return await LeaseRepository(connection).alive()
 
     def publish(self, hint: Hint) -> None:
         """Pass on a host's hint."""

@@ -6,19 +6,20 @@ from coxswain.orchestrator.v1 import worker_pb2 as pb
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 from services.common.db.database import Database
 from services.common.settings import database_url as service_url
-from services.orchestrator.repositories.leases import Leases
+from services.orchestrator.repositories.leases import LeaseRepository
 from tests.support.harness import serve_services
 
 
 async def test_hosts_are_listed_while_their_lease_lasts(tmp_path: Path, database_url: str) -> None:
     async with serve_services(tmp_path, "models", "orchestrator", database_url=database_url) as harness:
         database = Database(service_url(harness.host._settings, "orchestrator"), "orchestrator")
-        leases = Leases(database)
         stub = WorkerServiceStub(harness.channel())
         assert not (await stub.ListWorkers(pb.ListWorkersRequest())).workers
-        for name in ("first", "second", "gone"):
-            await leases.renew(name, "machine", 1, 60.0)
-        await leases.give_up("gone")
+        async with database.write() as connection:
+            leases = LeaseRepository(connection)
+            for name in ("first", "second", "gone"):
+                await leases.renew(name, "machine", 1, 60.0)
+            await leases.give_up("gone")
         workers = (await stub.ListWorkers(pb.ListWorkersRequest())).workers
         assert [worker.executor_id for worker in workers] == ["first", "second"]
         for worker in workers:

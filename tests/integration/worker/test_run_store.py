@@ -100,7 +100,7 @@ async def test_answers_and_tool_calls_are_found_by_the_next_attempt(database: Da
         await write.end_tool_call(0, "sent", "it is sent", "")
         await write.intend_tool_call(0, "broken", "mail", idempotent=False)
         await write.end_tool_call(0, "broken", "", "no such address")
-    assert await store.answers_kept(execution_id, 0) == {("hash", 0): b"first", ("hash", 1): b"second"}
+    assert await store.journaled_responses(execution_id, 0) == {("hash", 0): b"first", ("hash", 1): b"second"}
     calls = await store.tool_calls(execution_id, 0)
     assert {key: (call.state, call.output, call.error) for key, call in calls.items()} == {
         "sent": (ToolCallState.COMPLETED, "it is sent", ""),
@@ -147,7 +147,7 @@ async def test_an_approval_is_found_with_the_answer_by_the_next_claim(database: 
         await ExecutionRepository(connection).wake(execution_id)
     claim = await claimed(store, execution_id, 2)
     assert claim.tasks[0].state is TaskState.WAITING_FOR_APPROVAL
-    assert (claim.answers[0].id, claim.answers[0].feedback) == (asked.id, "better")
+    assert (claim.approvals[0].id, claim.approvals[0].feedback) == (asked.id, "better")
     async with store.fenced(execution_id, claim.execution.epoch) as write:
         assert not await write.open_approvals()
 

@@ -39,14 +39,14 @@ class Approvals:
         await self._recorder.commit([(task.ref, requested)], lambda write: write.ask_for_approval(approval))
         task.state, task.approval = TaskState.WAITING_FOR_APPROVAL, approval
 
-    async def read_answers(self) -> None:
+    async def read(self) -> None:
         """Read what people have answered since the execution was claimed."""
         store, execution_id = self._context.store, self._state.execution.id
-        answers = await self._context.read(lambda: store.answers(execution_id))
-        for index, approval in answers.items():
+        approvals = await self._context.read(lambda: store.approvals(execution_id))
+        for index, approval in approvals.items():
             self._state.tasks[index].approval = approval
 
-    async def apply_answers(self) -> None:
+    async def apply(self) -> None:
         """Complete the tasks whose results were approved; those that were refused may start again."""
         for task in self._state.tasks:
             if task.state is not TaskState.WAITING_FOR_APPROVAL:

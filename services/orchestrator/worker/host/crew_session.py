@@ -129,7 +129,9 @@ class CrewSession:
             )
         if attempt > 1:
             # Only now is everything stored that the attempt before has learnt.
-            journal.answers = await self._context.read(lambda: store.answers_kept(execution_id, task.index))
+            journal.journaled_responses = await self._context.read(
+                lambda: store.journaled_responses(execution_id, task.index)
+            )
             journal.tool_calls = await self._context.read(lambda: store.tool_calls(execution_id, task.index))
         return journal
 

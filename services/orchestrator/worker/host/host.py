@@ -21,7 +21,6 @@ from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.hints.remote import RemoteHintBus
-from services.orchestrator.repositories.leases import Leases
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.worker.host.calls import Stubs
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
@@ -57,7 +56,6 @@ class WorkerHost:
         self.executor_id = f"{socket.gethostname()[:64]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._settings = settings
         self._store = RunStore(runtime.database)
-        self._leases = Leases(runtime.database)
         self._queue = SegmentQueue(
             _queue_url(settings, runtime),
             self.executor_id,
@@ -73,7 +71,7 @@ class WorkerHost:
         self._home = CrewHome(runtime.data_dir / "crewai")
         self._fork_server = ForkServer(crew_environment(self._home.path))
         self._lease = LeaseKeeper(
-            self._leases,
+            self._store,
             self.executor_id,
             ttl=settings.lease_seconds,
             interval=settings.heartbeat_seconds,
@@ -96,7 +94,7 @@ class WorkerHost:
         )
         self._runs: dict[str, ExecutionRun] = {}
         self._segments: set[Segment] = set()
-        self._recovery = SegmentRecovery(self._queue, self._store, self._leases, self.executor_id, self._segments)
+        self._recovery = SegmentRecovery(self._queue, self._store, self.executor_id, self._segments)
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False

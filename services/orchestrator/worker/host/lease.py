@@ -10,7 +10,7 @@ import structlog
 
 from services.common.errors import DeadlineExceeded
 from services.common.periodic import every
-from services.orchestrator.repositories.leases import Leases
+from services.orchestrator.worker.host.run_store import RunStore
 
 logger = structlog.get_logger(__name__)
 
@@ -23,7 +23,7 @@ class LeaseKeeper:
 
     def __init__(
         self,
-        leases: Leases,
+        store: RunStore,
         executor_id: str,
         *,
         ttl: float,
@@ -32,7 +32,7 @@ class LeaseKeeper:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`ttl` and `interval` are in seconds; `clock` has to go on while the process is stopped."""
-        self._leases = leases
+        self._store = store
         self._executor_id = executor_id
         self._ttl = ttl
         self._interval = interval
@@ -53,14 +53,14 @@ class LeaseKeeper:
 
     async def give_up(self) -> None:
         """Let others take over at once."""
-        await self._leases.give_up(self._executor_id)
+        await self._store.give_up_lease(self._executor_id)
 
     async def _renew(self) -> None:
         self._check()
         began = self._clock()
         try:
             async with asyncio.timeout(self._ttl):
-                await self._leases.renew(self._executor_id, socket.gethostname(), os.getpid(), self._ttl)
+                await self._store.renew_lease(self._executor_id, socket.gethostname(), os.getpid(), self._ttl)
         except TimeoutError as error:
             raise DeadlineExceeded("the lease was not renewed within its time") from error
         # The database counted from some moment after `began`.

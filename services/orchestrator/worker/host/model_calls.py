@@ -46,7 +46,7 @@ class ModelCalls:
         digest = request_hash(request.completion, journal.salt)
         occurrence = journal.asked.get(digest, 0)
         journal.asked[digest] = occurrence + 1
-        kept = journal.answers.get((digest, occurrence))
+        kept = journal.journaled_responses.get((digest, occurrence))
         if kept is not None:
             return self._replay(journal, request, Answer.from_bytes(kept)).to_proto()
         try:

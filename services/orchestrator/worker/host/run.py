@@ -110,7 +110,7 @@ class ExecutionRun:
         running: set[asyncio.Task[bool]] = set()
         tasks = self._state.tasks
         try:
-            await self._approvals.apply_answers()
+            await self._approvals.apply()
             plans = await self._plans()
             while True:
                 for index in startable(self._state.spec, [task.state for task in tasks]):
@@ -127,8 +127,8 @@ class ExecutionRun:
                 elif await self._parking.wait_for_approval():
                     return
                 else:
-                    await self._approvals.read_answers()
-                    await self._approvals.apply_answers()
+                    await self._approvals.read()
+                    await self._approvals.apply()
         finally:
             for unfinished in running:
                 unfinished.cancel()

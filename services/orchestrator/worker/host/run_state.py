@@ -49,7 +49,7 @@ class RunState:
         self.spec = fill_in_models(claim.spec, default=default_model, override=claim.execution.model)
         """The crew with the name of a model wherever one is called."""
         runs = {run.task_index: run for run in claim.tasks}
-        self.tasks = [_progress(runs[index], claim.answers.get(index)) for index in range(len(claim.spec.tasks))]
+        self.tasks = [_progress(runs[index], claim.approvals.get(index)) for index in range(len(claim.spec.tasks))]
         """In the crew's order."""
         self.plan = (
             _progress(runs[PLAN_INDEX], None)

@@ -24,6 +24,7 @@ from services.orchestrator.events import new_event
 from services.orchestrator.repositories.approvals import to_approval
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository, to_execution
+from services.orchestrator.repositories.leases import LeaseRepository
 from services.orchestrator.tables import (
     approvals,
     crew_revisions,
@@ -56,7 +57,7 @@ class Claim:
     spec: CrewSpec
     tasks: tuple[TaskRun, ...]
     """In the crew's order."""
-    answers: dict[int, Approval]
+    approvals: dict[int, Approval]
     """The newest approval of each task that has one, by the task's index."""
 
 
@@ -74,6 +75,26 @@ class RunStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def renew_lease(self, executor_id: str, host_name: str, process_id: int, ttl: float) -> None:
+        """Let a host live for `ttl` more seconds."""
+        async with self._database.write() as connection:
+            await LeaseRepository(connection).renew(executor_id, host_name, process_id, ttl)
+
+    async def give_up_lease(self, executor_id: str) -> None:
+        """Let a host's lease end now, so that others take over what it holds."""
+        async with self._database.write() as connection:
+            await LeaseRepository(connection).give_up(executor_id)
+
+    async def dead_hosts(self, holders: Collection[str]) -> set[str]:
+        """Return the hosts among `holders` that have no lease, and all whose lease has expired."""
+        async with self._database.read() as connection:
+            return await LeaseRepository(connection).dead(holders)
+
+    async def forget_hosts(self, executor_ids: Collection[str]) -> None:
+        """Remove the leases of hosts that are still expired."""
+        async with self._database.write() as connection:
+            await LeaseRepository(connection).forget(executor_ids)
 
     async def ready(self, limit: int) -> list[Ready]:
         """Return executions whose segments are to be queued, the longest waiting first."""
@@ -156,7 +177,7 @@ class RunStore:
                 execution=replace(taken, last_sequence=last or taken.last_sequence),
                 spec=await _spec(connection, taken),
                 tasks=tasks,
-                answers=await _answers(connection, execution_id) if asked else {},
+                approvals=await _approvals(connection, execution_id) if asked else {},
             )
 
     @contextlib.asynccontextmanager
@@ -204,8 +225,8 @@ class RunStore:
                 await work.wake(execution_id)
             return parked
 
-    async def answers_kept(self, execution_id: str, index: int) -> dict[tuple[str, int], bytes]:
-        """Return the model answers earlier attempts at a task have got, by request hash and occurrence."""
+    async def journaled_responses(self, execution_id: str, index: int) -> dict[tuple[str, int], bytes]:
+        """Return the responses of models to earlier attempts at a task, by request hash and occurrence."""
         rows = await self._database.fetch(
             select(llm_journal.c.request_hash, llm_journal.c.occurrence, llm_journal.c.response).where(
                 llm_journal.c.execution_id == execution_id, llm_journal.c.task_index == index
@@ -223,13 +244,13 @@ class RunStore:
             for row in rows
         }
 
-    async def answers(self, execution_id: str) -> dict[int, Approval]:
+    async def approvals(self, execution_id: str) -> dict[int, Approval]:
         """Return the newest approval of each task that has one, by the task's index."""
         async with self._database.read() as connection:
-            return await _answers(connection, execution_id)
+            return await _approvals(connection, execution_id)
 
     async def prune_chunks(self, execution_id: str, call_id: str, first: int) -> None:
-        """Remove the pieces of a model's answer, all of which come after a sequence."""
+        """Remove the chunks of a model's answer, all of which come after a sequence."""
         async with self._database.write() as connection:
             await connection.execute(
                 delete(execution_events).where(
@@ -255,7 +276,7 @@ async def _spec(connection: AsyncConnection, execution: Execution) -> CrewSpec:
     return from_document(CrewSpec, document.scalar_one())
 
 
-async def _answers(connection: AsyncConnection, execution_id: str) -> dict[int, Approval]:
+async def _approvals(connection: AsyncConnection, execution_id: str) -> dict[int, Approval]:
     rows = await connection.execute(
         select(approvals).where(approvals.c.execution_id == execution_id).order_by(approvals.c.id)
     )

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterable
 import structlog
 
 from services.common.clock import utc_now
-from services.orchestrator.repositories.leases import Leases
 from services.orchestrator.worker.host.run_store import RunStore
 from services.orchestrator.worker.queue.dbos_queue import Segment, SegmentQueue, SegmentState
 
@@ -18,13 +17,10 @@ _FINISHED_KEPT_SECONDS = 24 * 3600.0
 class SegmentRecovery:
     """What each host does regularly for all. Doing it twice, or on two hosts at once, changes nothing."""
 
-    def __init__(
-        self, queue: SegmentQueue, store: RunStore, leases: Leases, executor_id: str, running: Collection[Segment]
-    ) -> None:
+    def __init__(self, queue: SegmentQueue, store: RunStore, executor_id: str, running: Collection[Segment]) -> None:
         """`running` holds what this host, `executor_id`, is running at any time."""
         self._queue = queue
         self._store = store
-        self._leases = leases
         self._executor_id = executor_id
         self._running = running
         self._suspects: set[Segment] = set()
@@ -32,12 +28,12 @@ class SegmentRecovery:
     async def take_over(self) -> None:
         """Send what hosts without a lease hold back to the queue."""
         holders = await self._queue.holders()
-        dead = await self._leases.dead(holders) - {self._executor_id}
+        dead = await self._store.dead_hosts(holders) - {self._executor_id}
         if not dead:
             return
         logger.info("taking_over", executor_ids=sorted(dead))
         await self._queue.recover(dead)
-        await self._leases.forget(dead)
+        await self._store.forget_hosts(dead)
 
     async def repair(self) -> None:
         """Queue again what the queue does not have, or says that this host runs although it does not."""

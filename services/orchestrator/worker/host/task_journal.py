@@ -9,14 +9,14 @@ from services.orchestrator.worker.host.run_store import ToolCall
 
 @dataclass(slots=True)
 class TaskJournal:
-    """`answers` are kept model answers by the hash of their request and how often it came before; `tool_calls` goes by
-    the calls' keys.
+    """`journaled_responses` are those of models, by the hash of their request and how often it came before;
+    `tool_calls` goes by the calls' keys.
     """
 
     task: TaskRef
     salt: str = ""
     """Makes the requests of a task that a person has refused differ from those before."""
-    answers: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    journaled_responses: dict[tuple[str, int], bytes] = field(default_factory=dict)
     tool_calls: dict[str, ToolCall] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
     """How often each request was made in this attempt, by its hash."""

@@ -4,8 +4,8 @@ import asyncio
 from typing import Any, Self, cast
 
 from services.common.errors import Unavailable
-from services.orchestrator.repositories.leases import Leases
 from services.orchestrator.worker.host.lease import LeaseKeeper
+from services.orchestrator.worker.host.run_store import RunStore
 from tests.unit.worker.waiting import PATIENCE, until
 
 TTL = 10.0
@@ -29,7 +29,7 @@ class Rows:
         self.answers = True
         self.meanwhile: Any = None
 
-    async def renew(self, *_: Any) -> None:
+    async def renew_lease(self, *_: Any) -> None:
         if self.meanwhile is not None:
             self.meanwhile()
         if not self.answers:
@@ -45,7 +45,7 @@ class Keeping:
         self.rows = Rows()
         self.lost = 0
         self.keeper = LeaseKeeper(
-            cast("Leases", self.rows), "host", ttl=TTL, interval=0.001, on_lost=self._lose, clock=self.clock
+            cast("RunStore", self.rows), "host", ttl=TTL, interval=0.001, on_lost=self._lose, clock=self.clock
         )
         self.task: asyncio.Task[None] | None = None
 

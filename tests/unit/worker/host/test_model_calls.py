@@ -55,7 +55,7 @@ async def test_an_answer_of_an_earlier_attempt_is_given_again_and_costs_nothing(
     kept = Answer(
         "Before.", {0: pb.ToolCall(id="c", name="n", arguments_json="{}")}, Usage(1, 9, 9, 1.0), finished=True
     )
-    world.journal.answers = {(request_hash(REQUEST, ""), 0): kept.to_bytes()}
+    world.journal.journaled_responses = {(request_hash(REQUEST, ""), 0): kept.to_bytes()}
     assert await world.complete(REQUEST) == kept.to_proto()
     assert world.recorder.events[-1].replayed
     assert world.usage.value == Usage()
@@ -65,7 +65,7 @@ async def test_an_answer_of_an_earlier_attempt_is_given_again_and_costs_nothing(
 
 
 async def test_what_a_person_had_done_again_is_asked_anew(world: World) -> None:
-    world.journal.answers = {(request_hash(REQUEST, ""), 0): Answer("Refused.", finished=True).to_bytes()}
+    world.journal.journaled_responses = {(request_hash(REQUEST, ""), 0): Answer("Refused.", finished=True).to_bytes()}
     world.journal.salt = "approval-1"
     world.services.streams = [said("Better.")]
     assert (await world.complete(REQUEST)).text == "Better."

@@ -27,9 +27,7 @@ class Surroundings:
         self.requeued: list[Segment] = []
         self.recovered: list[set[str]] = []
         self.forgotten: list[set[str]] = []
-        self.recovery = SegmentRecovery(
-            cast("Any", self), cast("Any", self), cast("Any", self), executor_id="me", running={RUNNING}
-        )
+        self.recovery = SegmentRecovery(cast("Any", self), cast("Any", self), executor_id="me", running={RUNNING})
 
     # the queue
 
@@ -59,10 +57,10 @@ class Surroundings:
 
     # the leases
 
-    async def dead(self, holders: Collection[str]) -> set[str]:
+    async def dead_hosts(self, holders: Collection[str]) -> set[str]:
         return self.expired & {*holders, "me"}
 
-    async def forget(self, executor_ids: set[str]) -> None:
+    async def forget_hosts(self, executor_ids: set[str]) -> None:
         self.forgotten.append(executor_ids)
 
 
