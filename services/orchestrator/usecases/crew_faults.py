@@ -11,13 +11,13 @@ from jsonschema import Draft202012Validator, SchemaError
 from pydantic_core import to_json
 
 from coxswain.orchestrator.v1 import crew_pb2
-from services.common.errors import FieldViolation as Fault
+from services.common.errors import FieldViolation
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, MemorySpec, Process, TaskSpec
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool import Tool
 
 
-def crew_faults(spec: CrewSpec, tools: Mapping[str, Tool], max_bytes: int) -> list[Fault]:
+def crew_faults(spec: CrewSpec, tools: Mapping[str, Tool], max_bytes: int) -> list[FieldViolation]:
     """Return everything that keeps the crew from running, in the order of the document.
 
     `tools` are those the group can use; `max_bytes` limits the JSON of the document.
@@ -39,9 +39,9 @@ def crew_faults(spec: CrewSpec, tools: Mapping[str, Tool], max_bytes: int) -> li
     return in_document_order(faults)
 
 
-def crew_warnings(spec: CrewSpec) -> list[Fault]:
+def crew_warnings(spec: CrewSpec) -> list[FieldViolation]:
     """Return what would run but deserves a look, in the order of the document."""
-    warnings: list[Fault] = []
+    warnings: list[FieldViolation] = []
     hierarchical = spec.process is Process.HIERARCHICAL
     used = {task.agent for task in spec.tasks}
     delegating = hierarchical or any(agent.allow_delegation for agent in spec.agents)
@@ -49,14 +49,16 @@ def crew_warnings(spec: CrewSpec) -> list[Fault]:
     for index, agent in enumerate(spec.agents):
         path = f"spec.agents[{index}]"
         if not delegating and agent.name not in used:
-            warnings.append(Fault(path, f'agent "{agent.name}" has no task and no agent may delegate to it'))
+            warnings.append(FieldViolation(path, f'agent "{agent.name}" has no task and no agent may delegate to it'))
         if agent.allow_delegation and len(spec.agents) == 1:
-            warnings.append(Fault(f"{path}.allow_delegation", "has no effect: there is no other agent to delegate to"))
+            warnings.append(
+                FieldViolation(f"{path}.allow_delegation", "has no effect: there is no other agent to delegate to")
+            )
         # How crewai compares roles when work is delegated.
         role = " ".join(agent.role.split()).replace('"', "").casefold()
         if delegating and role in roles:
             warnings.append(
-                Fault(
+                FieldViolation(
                     f"{path}.role", f'is also the role of agent "{roles[role]}", who then gets all work delegated to it'
                 )
             )
@@ -64,17 +66,21 @@ def crew_warnings(spec: CrewSpec) -> list[Fault]:
     if not hierarchical:
         for field in ("manager_model", "manager_agent"):
             if getattr(spec, field):
-                warnings.append(Fault(f"spec.{field}", "has no effect: only a HIERARCHICAL crew has a manager"))
+                warnings.append(
+                    FieldViolation(f"spec.{field}", "has no effect: only a HIERARCHICAL crew has a manager")
+                )
     elif spec.manager_agent and spec.manager_model:
-        warnings.append(Fault("spec.manager_model", "has no effect: manager_agent manages, with a model of its own"))
+        warnings.append(
+            FieldViolation("spec.manager_model", "has no effect: manager_agent manages, with a model of its own")
+        )
     if spec.planning_model and not spec.planning:
-        warnings.append(Fault("spec.planning_model", "has no effect: planning is off"))
+        warnings.append(FieldViolation("spec.planning_model", "has no effect: planning is off"))
     if not spec.memory.enabled and spec.memory != MemorySpec():
-        warnings.append(Fault("spec.memory", "has no effect: memory is not enabled"))
+        warnings.append(FieldViolation("spec.memory", "has no effect: memory is not enabled"))
     return in_document_order(warnings)
 
 
-def in_document_order(faults: Iterable[Fault]) -> list[Fault]:
+def in_document_order(faults: Iterable[FieldViolation]) -> list[FieldViolation]:
     """Return faults sorted by where their fields stand in the message; faults of one field keep their order."""
     return sorted(faults, key=lambda fault: _position(fault.field))
 
@@ -106,13 +112,15 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return "check the spelling"
 
 
-def _size(document: Any, max_bytes: int) -> Iterator[Fault]:
+def _size(document: Any, max_bytes: int) -> Iterator[FieldViolation]:
     size = len(to_json(document))
     if size > max_bytes:
-        yield Fault("spec", f"has {size} bytes as JSON and may have {max_bytes}; shorten its texts or its knowledge")
+        yield FieldViolation(
+            "spec", f"has {size} bytes as JSON and may have {max_bytes}; shorten its texts or its knowledge"
+        )
 
 
-def _blank_texts(spec: CrewSpec) -> Iterator[Fault]:
+def _blank_texts(spec: CrewSpec) -> Iterator[FieldViolation]:
     texts = [("spec.name", spec.name)]
     for index, agent in enumerate(spec.agents):
         texts += [(f"spec.agents[{index}].{field}", getattr(agent, field)) for field in ("name", "role", "goal")]
@@ -122,30 +130,30 @@ def _blank_texts(spec: CrewSpec) -> Iterator[Fault]:
         texts += [(f"{path}.guardrails[{n}]", guardrail) for n, guardrail in enumerate(task.guardrails)]
     for path, text in texts:
         if not text.strip():
-            yield Fault(path, "must have some text")
+            yield FieldViolation(path, "must have some text")
 
 
-def _duplicates(path: str, names: Sequence[str]) -> Iterator[Fault]:
+def _duplicates(path: str, names: Sequence[str]) -> Iterator[FieldViolation]:
     first: dict[str, int] = {}
     for index, name in enumerate(names):
         if name in first:
-            yield Fault(f"{path}[{index}].name", f'"{name}" is already the name of {path}[{first[name]}]')
+            yield FieldViolation(f"{path}[{index}].name", f'"{name}" is already the name of {path}[{first[name]}]')
         first.setdefault(name, index)
 
 
-def _knowledge(spec: CrewSpec) -> Iterator[Fault]:
+def _knowledge(spec: CrewSpec) -> Iterator[FieldViolation]:
     yield from _duplicates("spec.knowledge", [source.name for source in spec.knowledge])
     for index, agent in enumerate(spec.agents):
         yield from _duplicates(f"spec.agents[{index}].knowledge", [source.name for source in agent.knowledge])
 
 
-def _agents(spec: CrewSpec) -> Iterator[Fault]:
+def _agents(spec: CrewSpec) -> Iterator[FieldViolation]:
     for index, agent in enumerate(spec.agents):
         if agent.max_execution_time is not None and agent.max_execution_time < 1:
-            yield Fault(f"spec.agents[{index}].max_execution_time", "must be at least one second")
+            yield FieldViolation(f"spec.agents[{index}].max_execution_time", "must be at least one second")
 
 
-def _tools(spec: CrewSpec, known: Mapping[str, Tool]) -> Iterator[Fault]:
+def _tools(spec: CrewSpec, known: Mapping[str, Tool]) -> Iterator[FieldViolation]:
     owners: list[tuple[str, AgentSpec | TaskSpec]] = [
         *((f"spec.agents[{index}]", agent) for index, agent in enumerate(spec.agents)),
         *((f"spec.tasks[{index}]", task) for index, task in enumerate(spec.tasks)),
@@ -155,61 +163,67 @@ def _tools(spec: CrewSpec, known: Mapping[str, Tool]) -> Iterator[Fault]:
         for index, tool in enumerate(part.tools):
             path = f"{owner}.tools[{index}]"
             if tool.name not in known:
-                yield Fault(f"{path}.name", f'there is no tool "{tool.name}"; {suggestion(tool.name, known)}')
+                yield FieldViolation(f"{path}.name", f'there is no tool "{tool.name}"; {suggestion(tool.name, known)}')
                 continue
             validator = Draft202012Validator(known[tool.name].config_schema)
             for error in sorted(validator.iter_errors(tool.config), key=lambda error: list(map(str, error.path))):
                 inner = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.path)
-                yield Fault(f"{path}.config{inner}", error.message)
+                yield FieldViolation(f"{path}.config{inner}", error.message)
 
 
-def _assignments(spec: CrewSpec) -> Iterator[Fault]:
+def _assignments(spec: CrewSpec) -> Iterator[FieldViolation]:
     agents = [agent.name for agent in spec.agents]
     for index, task in enumerate(spec.tasks):
         path = f"spec.tasks[{index}]"
         if not task.agent:
             if spec.process is Process.SEQUENTIAL:
-                yield Fault(f"{path}.agent", "a task of a SEQUENTIAL crew needs an agent; name one of the crew")
+                yield FieldViolation(
+                    f"{path}.agent", "a task of a SEQUENTIAL crew needs an agent; name one of the crew"
+                )
             if task.guardrails:
-                yield Fault(f"{path}.guardrails", "need the task to have an agent, whose model judges them")
+                yield FieldViolation(f"{path}.guardrails", "need the task to have an agent, whose model judges them")
         elif task.agent not in agents:
-            yield Fault(f"{path}.agent", f'there is no agent "{task.agent}"; {suggestion(task.agent, agents)}')
+            yield FieldViolation(f"{path}.agent", f'there is no agent "{task.agent}"; {suggestion(task.agent, agents)}')
 
 
-def _manager(spec: CrewSpec) -> Iterator[Fault]:
+def _manager(spec: CrewSpec) -> Iterator[FieldViolation]:
     if spec.process is not Process.HIERARCHICAL or not spec.manager_agent:
         return
     names = [agent.name for agent in spec.agents]
     if spec.manager_agent not in names:
-        yield Fault(
+        yield FieldViolation(
             "spec.manager_agent", f'there is no agent "{spec.manager_agent}"; {suggestion(spec.manager_agent, names)}'
         )
         return
     if len(spec.agents) == 1:
-        yield Fault("spec.manager_agent", "needs at least one other agent to manage")
+        yield FieldViolation("spec.manager_agent", "needs at least one other agent to manage")
     if spec.agents[names.index(spec.manager_agent)].tools:
-        yield Fault(f"spec.agents[{names.index(spec.manager_agent)}].tools", "an agent that manages cannot have tools")
+        yield FieldViolation(
+            f"spec.agents[{names.index(spec.manager_agent)}].tools", "an agent that manages cannot have tools"
+        )
     for index, task in enumerate(spec.tasks):
         if task.agent == spec.manager_agent:
-            yield Fault(f"spec.tasks[{index}].agent", f'"{task.agent}" manages the crew and cannot do a task itself')
+            yield FieldViolation(
+                f"spec.tasks[{index}].agent", f'"{task.agent}" manages the crew and cannot do a task itself'
+            )
 
 
-def _context(spec: CrewSpec) -> Iterator[Fault]:
+def _context(spec: CrewSpec) -> Iterator[FieldViolation]:
     names = [task.name for task in spec.tasks]
     positions = {name: index for index, name in reversed(list(enumerate(names)))}
     for index, task in enumerate(spec.tasks):
         for position, name in enumerate(task.context or ()):
             path = f"spec.tasks[{index}].context.tasks[{position}]"
             if name not in positions:
-                yield Fault(path, f'there is no task "{name}"; {suggestion(name, names)}')
+                yield FieldViolation(path, f'there is no task "{name}"; {suggestion(name, names)}')
             elif name == task.name:
-                yield Fault(path, "a task cannot be its own context")
+                yield FieldViolation(path, "a task cannot be its own context")
             elif positions[name] >= index:
                 cycle = _cycle_through(spec.tasks, task.name, name)
                 if cycle:
-                    yield Fault(path, "closes a cycle: " + " -> ".join(f'"{step}"' for step in cycle))
+                    yield FieldViolation(path, "closes a cycle: " + " -> ".join(f'"{step}"' for step in cycle))
                 else:
-                    yield Fault(path, f'task "{name}" comes after this one; only earlier tasks can be context')
+                    yield FieldViolation(path, f'task "{name}" comes after this one; only earlier tasks can be context')
 
 
 def _cycle_through(tasks: Sequence[TaskSpec], start: str, first: str) -> list[str]:
@@ -228,13 +242,13 @@ def _cycle_through(tasks: Sequence[TaskSpec], start: str, first: str) -> list[st
     return []
 
 
-def _asynchrony(spec: CrewSpec) -> Iterator[Fault]:
+def _asynchrony(spec: CrewSpec) -> Iterator[FieldViolation]:
     tasks = spec.tasks
     trailing = 0
     while trailing < len(tasks) and tasks[-1 - trailing].async_execution:
         trailing += 1
     if trailing > 1:
-        yield Fault(
+        yield FieldViolation(
             f"spec.tasks[{len(tasks) - 1}].async_execution",
             "a crew may end with one asynchronous task at most; put a synchronous one between or after them",
         )
@@ -249,13 +263,13 @@ def _asynchrony(spec: CrewSpec) -> Iterator[Fault]:
             beside.add(earlier.name)
         for position, name in enumerate(task.context or ()):
             if name in beside:
-                yield Fault(
+                yield FieldViolation(
                     f"spec.tasks[{index}].context.tasks[{position}]",
                     f'task "{name}" runs beside this one; put a synchronous task between them',
                 )
 
 
-def _schemas(spec: CrewSpec) -> Iterator[Fault]:
+def _schemas(spec: CrewSpec) -> Iterator[FieldViolation]:
     for index, task in enumerate(spec.tasks):
         if task.output_schema is None:
             continue
@@ -264,7 +278,7 @@ def _schemas(spec: CrewSpec) -> Iterator[Fault]:
             Draft202012Validator.check_schema(task.output_schema)
         except SchemaError as error:
             inner = ".".join(map(str, error.path))
-            yield Fault(path, f"is not a valid JSON schema: {inner + ': ' if inner else ''}{error.message}")
+            yield FieldViolation(path, f"is not a valid JSON schema: {inner + ': ' if inner else ''}{error.message}")
             continue
         if task.output_schema.get("type") != "object":
-            yield Fault(path, 'must describe an object: set "type" to "object"')
+            yield FieldViolation(path, 'must describe an object: set "type" to "object"')

@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from services.common.errors import FieldViolation as Fault
-from services.common.errors import InvalidArgument, NotFound
+from services.common.errors import FieldViolation, InvalidArgument, NotFound
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.tool import Tool
 from services.orchestrator.usecases.crew_faults import crew_faults, in_document_order
@@ -28,7 +27,7 @@ class CrewValidation:
         self._default_model = default_model
         self._max_bytes = max_bytes
 
-    async def faults(self, spec: CrewSpec, *, model: str = "") -> list[Fault]:
+    async def faults(self, spec: CrewSpec, *, model: str = "") -> list[FieldViolation]:
         """Return everything that keeps the crew from running, in the order of the document.
 
         `model` is the request's choice of one model for everything: its faults are those of the field `model`.
@@ -53,7 +52,7 @@ class CrewValidation:
             return error.message
 
 
-def crew_invalid(faults: Sequence[Fault]) -> InvalidArgument:
+def crew_invalid(faults: Sequence[FieldViolation]) -> InvalidArgument:
     """Return the refusal of a crew that cannot run, one field violation for each fault."""
     first = "; ".join(f"{fault.field}: {fault.description}" for fault in faults[:3])
     more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
@@ -64,13 +63,13 @@ def crew_invalid(faults: Sequence[Fault]) -> InvalidArgument:
     )
 
 
-def _fault(need: ModelNeed, model: ModelInfo | str, override: str) -> Fault | None:
+def _fault(need: ModelNeed, model: ModelInfo | str, override: str) -> FieldViolation | None:
     names_it = "model" if need.model == override else need.named_in
     default = "" if names_it else ", the default of this installation,"
     if isinstance(model, str):
-        return Fault(names_it or need.field, model)
+        return FieldViolation(names_it or need.field, model)
     if not model.enabled:
-        return Fault(
+        return FieldViolation(
             names_it or need.field,
             f'model "{need.model}"{default} is disabled for your group; choose another or have an admin enable it',
         )
@@ -78,5 +77,5 @@ def _fault(need: ModelNeed, model: ModelInfo | str, override: str) -> Fault | No
         return None
     cannot = f'model "{need.model}"{default} {_WHAT_IT_CANNOT[need.capability]}'
     if names_it == "model":
-        return Fault("model", f"{cannot}, which {need.field} needs; choose another model")
-    return Fault(need.field, f"{cannot}; choose a model that can" + (f" in {names_it}" if names_it else ""))
+        return FieldViolation("model", f"{cannot}, which {need.field} needs; choose another model")
+    return FieldViolation(need.field, f"{cannot}; choose a model that can" + (f" in {names_it}" if names_it else ""))

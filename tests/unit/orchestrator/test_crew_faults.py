@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.errors import FieldViolation as Fault
+from services.common.errors import FieldViolation
 from services.orchestrator.domain.crew import (
     AgentSpec,
     CrewSpec,
@@ -225,4 +225,4 @@ PATHS = [
 
 @given(st.permutations(PATHS))
 def test_faults_are_sorted_by_their_place_in_the_document(paths: list[str]) -> None:
-    assert [fault.field for fault in in_document_order(Fault(path, "") for path in paths)] == PATHS
+    assert [fault.field for fault in in_document_order(FieldViolation(path, "") for path in paths)] == PATHS
