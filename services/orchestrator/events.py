@@ -6,6 +6,7 @@ from google.protobuf.message import Message
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.orchestrator.domain.event import NewEvent, StoredEvent
+from services.orchestrator.domain.execution import ExecutionError
 
 _FIELDS = {
     field.message_type.full_name: field.name
@@ -23,6 +24,11 @@ def new_event(body: Message, **fields: Any) -> NewEvent:
     event = execution_pb2.ExecutionEvent()
     getattr(event, kind).CopyFrom(body)
     return NewEvent(kind=kind, payload=event.SerializeToString(), **fields)
+
+
+def error_to_proto(error: ExecutionError) -> execution_pb2.ExecutionError:
+    """Return the reason of a failure as callers see it, which is also how events hold it."""
+    return execution_pb2.ExecutionError(reason=error.reason, message=error.message, task_name=error.task_name)
 
 
 def event_to_proto(execution_id: str, stored: StoredEvent) -> execution_pb2.ExecutionEvent:

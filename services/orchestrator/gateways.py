@@ -64,7 +64,7 @@ class RemoteGrants:
             peers.channel("auth")
         )
 
-    async def open(self, execution_id: str, identity: ExecutionIdentity, expiry: OnCredentialExpiry) -> Grant:
+    async def create(self, execution_id: str, identity: ExecutionIdentity, expiry: OnCredentialExpiry) -> Grant:
         """See `ports.Grants`."""
         request = delegation_pb2.CreateDelegationRequest(
             execution_id=execution_id,
@@ -96,7 +96,7 @@ class RemoteGrants:
         with acting_as(issued.principal_token):
             yield
 
-    async def close(self, execution_id: str) -> None:
+    async def revoke(self, execution_id: str) -> None:
         """See `ports.Grants`."""
         try:
             await self._stub.RevokeDelegation(delegation_pb2.RevokeDelegationRequest(execution_id=execution_id))

@@ -7,7 +7,6 @@ from services.common.grpc.json_values import from_struct, from_value, to_struct,
 from services.common.grpc.times import duration_to_proto
 from services.orchestrator.domain.execution import (
     Execution,
-    ExecutionError,
     ExecutionIdentity,
     OnCredentialExpiry,
     Start,
@@ -15,6 +14,7 @@ from services.orchestrator.domain.execution import (
     TaskRun,
     Usage,
 )
+from services.orchestrator.events import error_to_proto
 
 
 def execution_to_proto(execution: Execution) -> execution_pb2.Execution:
@@ -125,11 +125,6 @@ def output_from_proto(message: execution_pb2.TaskOutput) -> TaskOutput:
     """Return a task's result."""
     structured = from_struct("structured", message.structured) if message.HasField("structured") else None
     return TaskOutput(message.text, structured, message.agent_role)
-
-
-def error_to_proto(error: ExecutionError) -> execution_pb2.ExecutionError:
-    """Return the reason of a failure as callers see it."""
-    return execution_pb2.ExecutionError(reason=error.reason, message=error.message, task_name=error.task_name)
 
 
 def usage_to_proto(usage: Usage) -> execution_pb2.ExecutionUsage:

@@ -6,7 +6,8 @@ from coxswain.orchestrator.v1 import execution_pb2, schedule_pb2
 from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.validation import validate
 from services.orchestrator.domain.schedule import Plan, Schedule
-from services.orchestrator.messages.executions import error_to_proto, start_from_proto, start_to_proto
+from services.orchestrator.events import error_to_proto
+from services.orchestrator.messages.executions import start_from_proto, start_to_proto
 
 _CHANGEABLE = frozenset({"name", "cron", "time_zone", "start", "paused"}) | {
     f"start.{field}"

@@ -195,7 +195,7 @@ class ExecutionRepository:
         )
         return list(rows.scalars())
 
-    async def open_grants(self, ended_before: datetime, limit: int) -> list[str]:
+    async def unrevoked_grants(self, ended_before: datetime, limit: int) -> list[str]:
         """Return the ids of executions that ended and whose grant has not been seen revoked."""
         rows = await self._connection.execute(
             select(executions.c.id)
@@ -205,7 +205,7 @@ class ExecutionRepository:
         )
         return list(rows.scalars())
 
-    async def grant_closed(self, execution_id: str) -> None:
+    async def grant_revoked(self, execution_id: str) -> None:
         """Note that the grant is revoked."""
         await self._connection.execute(
             update(executions).where(executions.c.id == execution_id).values(grant_open=False)

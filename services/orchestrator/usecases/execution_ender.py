@@ -9,7 +9,7 @@ from services.common.db.database import Database
 from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
 from services.orchestrator.domain.execution import Execution, ExecutionError, ExecutionState
 from services.orchestrator.domain.hint import Hint, HintKind
-from services.orchestrator.events import new_event
+from services.orchestrator.events import error_to_proto, new_event
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
@@ -31,8 +31,8 @@ class ExecutionEnder:
         if error is None:
             state, body = ExecutionState.CANCELLED, new_event(execution_pb2.ExecutionCancelled())
         else:
-            cause = execution_pb2.ExecutionError(reason=error.reason, message=error.message, task_name=error.task_name)
-            state, body = ExecutionState.FAILED, new_event(execution_pb2.ExecutionFailed(error=cause))
+            failed = execution_pb2.ExecutionFailed(error=error_to_proto(error))
+            state, body = ExecutionState.FAILED, new_event(failed)
         await EventRepository(connection).append(execution.id, [body])
         await ExecutionRepository(connection).end(execution.id, state, error, utc_now())
 
@@ -44,9 +44,9 @@ class ExecutionEnder:
     async def revoke(self, execution_id: str) -> bool:
         """Revoke the grant of an execution that has ended; False when auth cannot be asked now."""
         try:
-            await self._grants.close(execution_id)
+            await self._grants.revoke(execution_id)
             async with self._database.write() as connection:
-                await ExecutionRepository(connection).grant_closed(execution_id)
+                await ExecutionRepository(connection).grant_revoked(execution_id)
         except CoxswainError as error:
             logger.warning("grant_not_revoked", execution_id=execution_id, reason=error.reason)
             return not isinstance(error, Unavailable | DeadlineExceeded)

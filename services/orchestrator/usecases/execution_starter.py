@@ -195,7 +195,7 @@ class ExecutionStarter:
             return None
         async with self._database.read() as connection:
             first_id = await RequestRepository(connection, tables.requests).find(request)
-            return None if first_id is None else await _existing(connection, owner.group_id, first_id)
+            return None if first_id is None else await existing_execution(connection, owner.group_id, first_id)
 
     async def _refuse_faults(self, spec: CrewSpec, start: Start, path: str) -> None:
         size = len(to_json(dict(start.inputs)))
@@ -225,7 +225,7 @@ class ExecutionStarter:
         self, execution: Execution, tasks: list[TaskRun], request: RequestKey | None, also_store: AlsoStore | None
     ) -> Execution:
         # Before anything is queued: a worker must never find an execution that may not act.
-        grant = await self._grants.open(execution.id, execution.identity, execution.on_credential_expiry)
+        grant = await self._grants.create(execution.id, execution.identity, execution.on_credential_expiry)
         execution = replace(execution, grant_id=grant.id, identity=grant.identity)
         queued = execution_pb2.ExecutionQueued(
             crew_name=execution.crew_name, task_names=[task.name for task in tasks if task.task_index >= 0]
@@ -245,27 +245,28 @@ class ExecutionStarter:
         except BaseException:
             # Once all statements are done, nobody knows: a commit may have outlived its connection.
             if not complete:
-                await self._close(execution.id)
+                await self._revoke(execution.id)
             raise
         if first_id != execution.id:
             # Another call with this request_id was faster, and this one's execution is not stored.
-            await self._close(execution.id)
+            await self._revoke(execution.id)
             async with self._database.read() as connection:
-                return await _existing(connection, execution.group_id, first_id)
+                return await existing_execution(connection, execution.group_id, first_id)
         execution = replace(execution, last_sequence=1)
         self._bus.publish(Hint(HintKind.EXECUTION_READY, execution.id))
         self._bus.publish(Hint(HintKind.EVENTS_STORED, execution.id, execution.last_sequence))
         return execution
 
-    async def _close(self, execution_id: str) -> None:
-        """Close the grant of an execution that is not stored; left open, nobody could use it."""
+    async def _revoke(self, execution_id: str) -> None:
+        """Revoke the grant of an execution that is not stored; if that fails, nobody can use it."""
         try:
-            await self._grants.close(execution_id)
+            await self._grants.revoke(execution_id)
         except CoxswainError as error:
             logger.warning("grant_not_revoked", execution_id=execution_id, reason=error.reason)
 
 
-async def _existing(connection: AsyncConnection, group_id: str, execution_id: str) -> Execution:
+async def existing_execution(connection: AsyncConnection, group_id: str, execution_id: str) -> Execution:
+    """Return an execution of a group. Raises NotFound."""
     execution = await ExecutionRepository(connection).get(group_id, execution_id)
     if execution is None:
         raise NotFound.of("execution", execution_id)

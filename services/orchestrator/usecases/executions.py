@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Collection
 
 from pydantic_core import to_json
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
@@ -24,7 +23,7 @@ from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.usecases.event_feed import EventFeed
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
-from services.orchestrator.usecases.execution_starter import ExecutionStarter
+from services.orchestrator.usecases.execution_starter import ExecutionStarter, existing_execution
 from services.orchestrator.usecases.ports import Grants
 
 # Labels are all that is large of a listed one, and have their limits.
@@ -63,7 +62,7 @@ class Executions:
     async def get(self, principal: Principal, execution_id: str) -> Execution:
         """Return an execution. Raises NotFound."""
         async with self._database.read() as connection:
-            return await _existing(connection, principal, execution_id)
+            return await existing_execution(connection, principal.group_id, execution_id)
 
     async def task_runs(self, principal: Principal, execution_id: str, size: int, token: str) -> Page[TaskRun]:
         """Return a page of the tasks of an execution, in the crew's order.
@@ -73,7 +72,7 @@ class Executions:
             InvalidArgument: INVALID_PAGE_TOKEN.
         """
         async with self._database.read() as connection:
-            await _existing(connection, principal, execution_id)
+            await existing_execution(connection, principal.group_id, execution_id)
             executions = ExecutionRepository(connection)
             return await _TASKS.page(
                 size,
@@ -146,7 +145,7 @@ class Executions:
             await executions.request_cancel(execution_id, utc_now())
             if execution.state is not ExecutionState.RUNNING:
                 await self._ender.end(connection, execution, None)
-            changed = await _existing(connection, principal, execution_id)
+            changed = await existing_execution(connection, principal.group_id, execution_id)
         if changed.state.terminal:
             await self._ender.announce(execution_id, changed.last_sequence)
         else:
@@ -197,7 +196,7 @@ class Executions:
             woken = execution.state is ExecutionState.WAITING_FOR_APPROVAL
             if woken:
                 await executions.wake(execution.id)
-            changed = await _existing(connection, principal, execution.id)
+            changed = await existing_execution(connection, principal.group_id, execution.id)
         self._bus.publish(Hint(HintKind.EVENTS_STORED, changed.id, changed.last_sequence))
         if woken:
             self._bus.publish(Hint(HintKind.EXECUTION_READY, changed.id))
@@ -226,17 +225,10 @@ class Executions:
             woken = locked is not None and locked.state is ExecutionState.WAITING_FOR_CREDENTIAL
             if woken:
                 await executions.wake(execution_id)
-            changed = await _existing(connection, principal, execution_id)
+            changed = await existing_execution(connection, principal.group_id, execution_id)
         if woken:
             self._bus.publish(Hint(HintKind.EXECUTION_READY, execution_id))
         return changed
-
-
-async def _existing(connection: AsyncConnection, principal: Principal, execution_id: str) -> Execution:
-    execution = await ExecutionRepository(connection).get(principal.group_id, execution_id)
-    if execution is None:
-        raise NotFound.of("execution", execution_id)
-    return execution
 
 
 def _size_of_task(run: TaskRun) -> int:

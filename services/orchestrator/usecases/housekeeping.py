@@ -24,7 +24,7 @@ _GRANT_AGE = timedelta(seconds=30)
 
 
 class Housekeeping:
-    """Ends waiting executions whose end is due, revokes grants left open, forgets old requests, counts unfinished work.
+    """Ends waiting executions whose end is due, revokes forgotten grants, forgets old requests, counts unfinished work.
 
     Replicas may do it at once.
     """
@@ -41,7 +41,7 @@ class Housekeeping:
         async with self._database.read() as connection:
             executions = ExecutionRepository(connection)
             overdue = await executions.overdue(now, _BATCH)
-            forgotten = await executions.open_grants(now - _GRANT_AGE, _BATCH)
+            forgotten = await executions.unrevoked_grants(now - _GRANT_AGE, _BATCH)
             unfinished = await executions.count(_STATES)
         for state in _STATES:
             UNFINISHED.labels(state).set(unfinished.get(state, 0))

@@ -54,7 +54,7 @@ class Memories(Protocol):
 class Grants(Protocol):
     """The grants auth keeps for executions."""
 
-    async def open(self, execution_id: str, identity: ExecutionIdentity, expiry: OnCredentialExpiry) -> Grant:
+    async def create(self, execution_id: str, identity: ExecutionIdentity, expiry: OnCredentialExpiry) -> Grant:
         """Let an execution act for the current caller; repeating it returns the same grant."""
         ...
 
@@ -74,6 +74,6 @@ class Grants(Protocol):
         """
         ...
 
-    async def close(self, execution_id: str) -> None:
+    async def revoke(self, execution_id: str) -> None:
         """Revoke a grant; one that has ended or never existed is not an error."""
         ...

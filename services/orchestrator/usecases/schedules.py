@@ -33,8 +33,8 @@ _SCHEDULES = Pager("schedules")
 class Schedules:
     """Keeps the schedules of groups; `scheduler.Scheduler` fires them.
 
-    A schedule acts as the group, under a grant of whoever created or last changed it: each change opens another one
-    under an id of its own and closes the one before, so that what was read before a change can no longer act after it.
+    A schedule acts as the group, under a grant of whoever created or last changed it: each change creates another one
+    under an id of its own and revokes the one before, so that what was read before a change can no longer act after it.
     """
 
     def __init__(self, database: Database, starter: ExecutionStarter, grants: Grants) -> None:
@@ -85,10 +85,10 @@ class Schedules:
                 else:
                     stored = await _first(connection, principal, first_id)
         except (AlreadyExists, NotFound):
-            await self._close(delegate_id)
+            await self._revoke(delegate_id)
             raise
         if stored is not schedule:
-            await self._close(delegate_id)
+            await self._revoke(delegate_id)
         return stored
 
     async def get(self, principal: Principal, key: ResourceKey) -> Schedule:
@@ -172,9 +172,9 @@ class Schedules:
                     await schedules.save(after)
         except (Aborted, AlreadyExists, NotFound):
             # Nothing was stored. Of other failures that is not sure: a commit may have outlived its connection.
-            await self._close(delegate_id)
+            await self._revoke(delegate_id)
             raise
-        await self._close(delegate_id if outdated else before.delegate_id)
+        await self._revoke(delegate_id if outdated else before.delegate_id)
         return None if outdated else after
 
     async def delete(self, principal: Principal, key: ResourceKey) -> None:
@@ -192,8 +192,8 @@ class Schedules:
                 schedule = await schedules.get_deleted(principal.group_id, key)
                 if schedule is None:
                     raise NotFound.of("schedule", str(key))
-        # Also of one that was deleted before: its grant may have been left open then.
-        await self._grants.close(schedule.delegate_id)
+        # Also of one that was deleted before: its grant may not have been revoked then.
+        await self._grants.revoke(schedule.delegate_id)
 
     async def _checked(self, principal: Principal, plan: Plan, now: datetime) -> datetime | None:
         """Return when a plan fires next, None while it is paused; raise for what keeps it from ever doing so."""
@@ -217,12 +217,12 @@ class Schedules:
 
     async def _delegate(self) -> tuple[str, Grant]:
         delegate_id = new_id()
-        return delegate_id, await self._grants.open(delegate_id, ExecutionIdentity.GROUP, OnCredentialExpiry.PARK)
+        return delegate_id, await self._grants.create(delegate_id, ExecutionIdentity.GROUP, OnCredentialExpiry.PARK)
 
-    async def _close(self, delegate_id: str) -> None:
-        """Close a grant that no schedule refers to: left open, it could not be used either."""
+    async def _revoke(self, delegate_id: str) -> None:
+        """Revoke a grant that no schedule refers to; if that fails, nobody can use it."""
         try:
-            await self._grants.close(delegate_id)
+            await self._grants.revoke(delegate_id)
         except CoxswainError as error:
             logger.warning("grant_not_revoked", delegate_id=delegate_id, reason=error.reason)
 

@@ -23,7 +23,7 @@ async def test_nothing_is_queued_that_may_not_act(orchestrator: Orchestrator) ->
 async def test_who_loses_against_the_same_request_leaves_no_grant_behind(orchestrator: Orchestrator) -> None:
     made = await asyncio.gather(*(orchestrator.start("r") for _ in range(5)))
     assert len({execution.id for execution in made}) == 1
-    assert orchestrator.grants.open_ones == {made[0].id}
+    assert orchestrator.grants.unrevoked == {made[0].id}
     assert [row.id for row in await orchestrator.rows()] == [made[0].id]
 
 
@@ -42,4 +42,4 @@ async def test_an_end_does_not_wait_for_auth_which_is_asked_again_later(orchestr
     orchestrator.grants.away = False
     await orchestrator.housekeeping.once()
     assert not any(row.grant_open for row in await orchestrator.rows())
-    assert orchestrator.grants.open_ones == set()
+    assert orchestrator.grants.unrevoked == set()

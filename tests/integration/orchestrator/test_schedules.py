@@ -410,7 +410,7 @@ async def test_replicas_start_one_execution_for_each_time(orchestrator: Orchestr
         rows = await orchestrator.rows()
         assert sorted(row.schedule_id for row in rows) == sorted([one.id for one in made] * turn)
     # Who lost has left no grant behind: those of schedules and executions are all there are.
-    assert orchestrator.grants.open_ones == {one.delegate_id for one in made} | {row.id for row in rows}
+    assert orchestrator.grants.unrevoked == {one.delegate_id for one in made} | {row.id for row in rows}
 
 
 async def test_missed_runs_are_caught_up_with_a_single_execution(orchestrator: Orchestrator) -> None:
@@ -521,7 +521,7 @@ async def test_what_fails_before_all_is_stored_leaves_no_grant(
     with monkeypatch.context() as broken:
         broken.setattr(ExecutionRepository, "insert", full)
         await orchestrator.scheduler.once()
-    assert orchestrator.grants.open_ones == {made.delegate_id}
+    assert orchestrator.grants.unrevoked == {made.delegate_id}
     await until_fired(orchestrator, 1)
 
 
@@ -567,7 +567,7 @@ async def test_a_schedule_without_a_next_time_gets_one_when_it_is_saved_again(or
 
 async def test_who_may_not_act_any_more_is_named_and_the_next_to_save_takes_over(orchestrator: Orchestrator) -> None:
     made = await created(orchestrator)
-    orchestrator.grants.open_ones.clear()
+    orchestrator.grants.unrevoked.clear()
     moment = await make_due(orchestrator.database, seconds=5)
     await orchestrator.scheduler.once()
     failed = await orchestrator.schedules.get(ALICE, ResourceKey(made.id))
@@ -592,7 +592,7 @@ async def test_paused_and_deleted_schedules_do_not_fire(orchestrator: Orchestrat
         assert set(await connection.scalars(select(schedules.c.next_fire_at))) == {None}
     await orchestrator.scheduler.once()
     assert await orchestrator.rows() == []
-    assert len(orchestrator.grants.open_ones) == 1
+    assert len(orchestrator.grants.unrevoked) == 1
 
 
 async def test_what_was_read_before_a_change_does_not_fire_after_it(orchestrator: Orchestrator) -> None:
@@ -615,7 +615,7 @@ async def test_what_was_read_before_a_change_does_not_fire_after_it(orchestrator
     assert row.labels == {"changed": "yes"}
     after = await orchestrator.schedules.get(ALICE, ResourceKey(made.id))
     assert after.last_fire_at == moment, "the change came when it was due already"
-    assert orchestrator.grants.open_ones == {after.delegate_id, row.id}
+    assert orchestrator.grants.unrevoked == {after.delegate_id, row.id}
 
 
 async def test_one_schedule_that_fails_unexpectedly_does_not_keep_others_from_firing(
@@ -643,12 +643,12 @@ async def test_one_schedule_that_fails_unexpectedly_does_not_keep_others_from_fi
 async def test_a_refused_change_leaves_schedule_and_grants_as_they_were(orchestrator: Orchestrator) -> None:
     made = await created(orchestrator)
     await created(orchestrator, "other")
-    before = set(orchestrator.grants.open_ones)
+    before = set(orchestrator.grants.unrevoked)
     with pytest.raises(Exception, match="named"):
         await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: plan(orchestrator, "other"))
     with pytest.raises(Exception, match="named"):
         await created(orchestrator, "other")
     with pytest.raises(NotFound):
         await orchestrator.schedules.update(ALICE, ResourceKey("nothing"), lambda _: plan(orchestrator))
-    assert orchestrator.grants.open_ones == before
+    assert orchestrator.grants.unrevoked == before
     assert await orchestrator.schedules.get(ALICE, ResourceKey(made.id)) == made

@@ -45,13 +45,13 @@ class Grants:
     """Keeps grants as auth does, when it answers."""
 
     def __init__(self) -> None:
-        self.open_ones: set[str] = set()
+        self.unrevoked: set[str] = set()
         self.asked = 0
         self.away = False
 
-    async def open(self, execution_id: str, identity: ExecutionIdentity, expiry: OnCredentialExpiry) -> Grant:
+    async def create(self, execution_id: str, identity: ExecutionIdentity, expiry: OnCredentialExpiry) -> Grant:
         self._ask()
-        self.open_ones.add(execution_id)
+        self.unrevoked.add(execution_id)
         # Long enough for a rival to come in between.
         await asyncio.sleep(0)
         return Grant(new_id(), ExecutionIdentity.GROUP)
@@ -66,12 +66,12 @@ class Grants:
 
     async def issue(self, grant_id: str, execution_id: str) -> None:
         self._ask()
-        if execution_id not in self.open_ones:
+        if execution_id not in self.unrevoked:
             raise PermissionDenied("it was revoked", reason="DELEGATION_REVOKED")
 
-    async def close(self, execution_id: str) -> None:
+    async def revoke(self, execution_id: str) -> None:
         self._ask()
-        self.open_ones.discard(execution_id)
+        self.unrevoked.discard(execution_id)
 
     def _ask(self) -> None:
         self.asked += 1

@@ -9,7 +9,8 @@ from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
 from services.orchestrator.domain.execution import ExecutionError, ExecutionState, TaskOutput, TaskState
-from services.orchestrator.messages.executions import error_to_proto, output_to_proto, usage_to_proto
+from services.orchestrator.events import error_to_proto
+from services.orchestrator.messages.executions import output_to_proto, usage_to_proto
 from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.recorder import Change, Recorder, TaskRef
 from services.orchestrator.worker.host.run_context import RunContext
@@ -88,6 +89,6 @@ class Completion:
         request = delegation_pb2.RevokeDelegationRequest(execution_id=self._execution.id)
         try:
             await self._context.auth.RevokeDelegation(request, timeout=_REVOKE_SECONDS)
-            await self._context.store.grant_closed(self._execution.id)
+            await self._context.store.grant_revoked(self._execution.id)
         except (grpc.RpcError, CoxswainError) as error:
             logger.info("grant_not_revoked", execution_id=self._execution.id, error=type(error).__name__)

@@ -261,10 +261,10 @@ class RunStore:
                 )
             )
 
-    async def grant_closed(self, execution_id: str) -> None:
+    async def grant_revoked(self, execution_id: str) -> None:
         """Note that the grant of an ended execution is revoked."""
         async with self._database.write() as connection:
-            await ExecutionRepository(connection).grant_closed(execution_id)
+            await ExecutionRepository(connection).grant_revoked(execution_id)
 
 
 async def _spec(connection: AsyncConnection, execution: Execution) -> CrewSpec:
