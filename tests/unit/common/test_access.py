@@ -52,7 +52,7 @@ def test_a_method_that_lacks_an_option_is_refused_by_its_name(name: str) -> None
 
 
 def test_a_caller_that_is_no_service_is_refused() -> None:
-    with pytest.raises(ValueError, match="no services: modles"):
+    with pytest.raises(ValueError, match="unknown services as callers: modles"):
         read_access(method(INTERNAL | {"callers": ["models", "modles"]}))
 
 
