@@ -1,7 +1,5 @@
 """Builds auth from its parts."""
 
-import asyncio
-import contextlib
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -25,12 +23,15 @@ from services.auth.servicers.auth import AuthServicer
 from services.auth.servicers.groups import GroupServicer
 from services.auth.servicers.secrets import SecretServicer
 from services.auth.settings import EVERY_GROUP, AuthSettings
+from services.auth.tables import requests
 from services.auth.usecases.credentials import Credentials
 from services.auth.usecases.delegations import Delegations
 from services.auth.usecases.groups import Groups
 from services.auth.usecases.memberships import Memberships
 from services.auth.usecases.principals import Principals
 from services.auth.usecases.secrets import Secrets
+from services.common.background import BackgroundTasks
+from services.common.db.idempotency import forget_old_requests
 from services.common.egress import AddressPolicy
 from services.common.errors import CoxswainError
 from services.common.grpc.server import Registry
@@ -101,8 +102,9 @@ class AuthService:
         )
         self._credentials = Credentials(self._chains.by_purpose, keep=timedelta(seconds=settings.credential_seconds))
         self._secrets = Secrets(database, self._vault, changed=self._credentials.forget)
-        self._groups = Groups(database, make_missing=dev, request_retention=settings.request_retention_seconds)
-        self._background: list[asyncio.Task[None]] = []
+        self._groups = Groups(database, make_missing=dev)
+        self._database = database
+        self._background = BackgroundTasks()
 
     @property
     def identity(self) -> IdentityProvider:
@@ -137,14 +139,18 @@ class AuthService:
         except CoxswainError as error:
             raise StartError(error.message) from error
         settings = self._settings
-        self._background = [
-            asyncio.create_task(
-                every(settings.signing_key_refresh_seconds, self._signing_keys.refresh, name="signing_keys")
+        for periodic in (
+            every(settings.signing_key_refresh_seconds, self._signing_keys.refresh, name="signing_keys"),
+            every(settings.cleaning_seconds, self._sessions.clean, name="expired_sessions"),
+            every(settings.cleaning_seconds, self._delegations.clean, name="ended_grants"),
+            forget_old_requests(
+                self._database,
+                requests,
+                pause_seconds=settings.cleaning_seconds,
+                retention_seconds=settings.request_retention_seconds,
             ),
-            asyncio.create_task(every(settings.cleaning_seconds, self._sessions.clean, name="expired_sessions")),
-            asyncio.create_task(every(settings.cleaning_seconds, self._delegations.clean, name="ended_grants")),
-            asyncio.create_task(every(settings.cleaning_seconds, self._groups.forget_requests, name="old_requests")),
-        ]
+        ):
+            self._background.start(periodic)
 
     async def _bootstrap(self) -> None:
         admin = self._settings.bootstrap_admin
@@ -159,10 +165,7 @@ class AuthService:
 
     async def close(self) -> None:
         """Stop background work."""
-        for task in self._background:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._background.stop()
         await self._chains.close()
         await self._http.close()
 

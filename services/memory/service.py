@@ -1,8 +1,5 @@
 """The memory service put together."""
 
-import asyncio
-from datetime import timedelta
-
 import structlog
 
 from coxswain.auth.v1 import credential_pb2
@@ -11,8 +8,9 @@ from coxswain.memory.v1 import (
     memory_service_pb2_grpc,
     vector_index_service_pb2_grpc,
 )
+from services.common.background import BackgroundTasks
 from services.common.clock import utc_now
-from services.common.db.idempotency import forget_requests
+from services.common.db.idempotency import forget_old_requests
 from services.common.egress import AddressPolicy, required_origin
 from services.common.grpc.server import Registry
 from services.common.http import EgressClient
@@ -96,7 +94,7 @@ class MemoryService:
         )
         self._settings = settings
         self._database = runtime.database
-        self._background: list[asyncio.Task[None]] = []
+        self._background = BackgroundTasks()
 
     def register(self, registry: Registry) -> None:
         """Register the servicers."""
@@ -107,31 +105,28 @@ class MemoryService:
     async def start(self) -> None:
         """Start removing expired memories and requests."""
         seconds = self._settings.sweep_seconds
-        self._background = [
-            asyncio.create_task(every(seconds, self._remove_expired, name="expired_memories", first_pause=False)),
-            asyncio.create_task(every(seconds, self._forget_requests, name="old_requests", first_pause=False)),
-        ]
+        self._background.start(every(seconds, self._remove_expired, name="expired_memories", first_pause=False))
+        self._background.start(
+            forget_old_requests(
+                self._database,
+                requests,
+                pause_seconds=seconds,
+                retention_seconds=self._settings.request_retention_seconds,
+            )
+        )
 
     async def drain(self) -> None:
-        """Stop removing expired memories and requests; calls continue."""
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        self._background.clear()
+        """Running calls continue: there is nothing to hand over."""
 
     async def close(self) -> None:
-        """Release everything."""
-        await self.drain()
+        """Stop background work and release everything."""
+        await self._background.stop()
         await self._workspaces.close()
 
     async def _remove_expired(self) -> None:
         removed = await self._store.sweep(utc_now())
         if removed:
             logger.info("expired_memories_removed", count=removed)
-
-    async def _forget_requests(self) -> None:
-        retention = timedelta(seconds=self._settings.request_retention_seconds)
-        await forget_requests(self._database, requests, utc_now() - retention)
 
 
 def _chroma_store(runtime: Runtime) -> MemoryStore:

@@ -1,18 +1,16 @@
 """Puts the models service together."""
 
-import asyncio
-import contextlib
-
 from coxswain.auth.v1 import credential_pb2
 from coxswain.models.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from coxswain.models.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from coxswain.models.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
+from services.common.background import BackgroundTasks
 from services.common.backoff import Backoff
+from services.common.db.idempotency import forget_old_requests
 from services.common.egress import AddressPolicy
 from services.common.grpc.server import Registry
 from services.common.http import EgressClient
 from services.common.identity.credentials import AuthCredentials
-from services.common.periodic import every
 from services.common.runtime import Runtime
 from services.common.startup import StartError
 from services.models.domain.model import Provider
@@ -30,6 +28,7 @@ from services.models.servicers.inference import InferenceServicer
 from services.models.servicers.models import ModelServicer
 from services.models.servicers.usage import UsageServicer
 from services.models.settings import ModelsSettings
+from services.models.tables import requests
 from services.models.usecases.budgets import Budgets
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.inference import Inference
@@ -57,7 +56,7 @@ class ModelsService:
 
         catalogue = Catalogue(runtime.database, max_age)
         addresses = AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_MODELS_EGRESS_ALLOWED_NETWORKS")
-        self._cleaning: asyncio.Task[None] | None = None
+        self._background = BackgroundTasks()
         self._recorder = UsageRecorder(runtime.database)
         self._providers = _providers(settings, runtime, addresses)
         budgets = Budgets(runtime.database, self._recorder, max_age)
@@ -74,7 +73,6 @@ class ModelsService:
             catalogue,
             addresses,
             frozenset(settings.litellm_providers),
-            request_retention=settings.request_retention_seconds,
         )
         self._model_servicer = ModelServicer(self._models)
         self._inference_servicer = InferenceServicer(inference)
@@ -91,8 +89,13 @@ class ModelsService:
         if self._seeds:
             await seed(self._database, self._settings.seed_file)
         self._recorder.start()
-        self._cleaning = asyncio.create_task(
-            every(self._settings.cleaning_seconds, self._models.forget_requests, name="forget_requests")
+        self._background.start(
+            forget_old_requests(
+                self._database,
+                requests,
+                pause_seconds=self._settings.cleaning_seconds,
+                retention_seconds=self._settings.request_retention_seconds,
+            )
         )
 
     async def drain(self) -> None:
@@ -100,10 +103,7 @@ class ModelsService:
 
     async def close(self) -> None:
         """Store what is left of usage, then close connections and processes."""
-        if self._cleaning is not None:
-            self._cleaning.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._cleaning
+        await self._background.stop()
         await self._recorder.close(_CLOSE_SECONDS)
         for provider in set(self._providers.values()):
             await provider.close()

@@ -7,6 +7,8 @@ from coxswain.orchestrator.v1.execution_service_pb2_grpc import add_ExecutionSer
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import add_ToolServiceServicer_to_server
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
+from services.common.background import BackgroundTasks
+from services.common.db.idempotency import forget_old_requests
 from services.common.grpc.server import Registry
 from services.common.periodic import every
 from services.common.runtime import Runtime
@@ -21,6 +23,7 @@ from services.orchestrator.servicers.schedules import ScheduleServicer
 from services.orchestrator.servicers.tools import ToolServicer
 from services.orchestrator.servicers.workers import WorkerServicer
 from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.tables import requests
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.usecases.crew_validation import CrewValidation
 from services.orchestrator.usecases.crews import Crews
@@ -57,10 +60,11 @@ class OrchestratorService:
         self._schedules = Schedules(database, starter, grants)
         self._workers = Workers(database, self._bus)
         self._scheduler = Scheduler(database, starter, grants, settings.schedule_poll_seconds)
-        self._housekeeping = Housekeeping(database, ender, settings.request_retention_seconds)
+        self._housekeeping = Housekeeping(database, ender)
         self._settings = settings
-        self._scheduling: asyncio.Task[None] | None = None
-        self._background: list[asyncio.Task[None]] = []
+        self._database = database
+        self._scheduling = BackgroundTasks()
+        self._background = BackgroundTasks()
 
     def register(self, registry: Registry) -> None:
         """See `Service`."""
@@ -77,25 +81,27 @@ class OrchestratorService:
         # They are read from files.
         await asyncio.to_thread(time_zones)
         settings = self._settings
-        self._scheduling = asyncio.create_task(
-            every(settings.schedule_poll_seconds, self._scheduler.once, name="schedules")
+        self._scheduling.start(every(settings.schedule_poll_seconds, self._scheduler.once, name="schedules"))
+        self._background.start(every(settings.housekeeping_seconds, self._housekeeping.once, name="housekeeping"))
+        self._background.start(
+            forget_old_requests(
+                self._database,
+                requests,
+                pause_seconds=settings.housekeeping_seconds,
+                retention_seconds=settings.request_retention_seconds,
+            )
         )
-        housekeeping = every(settings.housekeeping_seconds, self._housekeeping.once, name="housekeeping")
-        self._background = [asyncio.create_task(housekeeping), self._scheduling]
 
     async def drain(self) -> None:
         """See `Service`."""
         self._feed.drain()
         self._workers.drain()
         # What is due is another replica's now, or the next process's.
-        if self._scheduling is not None:
-            self._scheduling.cancel()
+        await self._scheduling.stop()
 
     async def close(self) -> None:
         """See `Service`."""
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._background.stop()
         await self._feed.close()
         await self._bus.close()
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import structlog
 
+from services.common.background import BackgroundTasks
 from services.common.backoff import Backoff
 from services.common.parent_death import die_with_parent
 
@@ -31,12 +32,13 @@ class WorkerPool:
         self._environment = dict(environment)
         self._warm = [asyncio.Event() for _ in range(count)]
         self._processes: dict[int, Process] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = BackgroundTasks()
         self._stopping = asyncio.Event()
 
     def start(self) -> None:
         """Start all hosts."""
-        self._tasks = [asyncio.create_task(self._keep(slot)) for slot in range(self.count)]
+        for slot in range(self.count):
+            self._background.start(self._keep(slot))
 
     async def wait_warm(self) -> None:
         """Wait until each host has announced that it takes executions."""
@@ -91,9 +93,7 @@ class WorkerPool:
                 await asyncio.gather(*(process.wait() for process in running))
         except TimeoutError:
             self.kill()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop()
 
     def kill(self) -> None:
         """End all hosts at once; what they were running is taken over at the next start."""

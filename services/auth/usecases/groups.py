@@ -1,7 +1,6 @@
 """Groups and their members."""
 
 from dataclasses import replace
-from datetime import timedelta
 
 from services.auth import tables
 from services.auth.domain import Group, Member
@@ -10,7 +9,7 @@ from services.auth.repositories.members import MemberRepository
 from services.auth.repositories.platform_admins import PlatformAdminRepository
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.idempotency import RequestKey, RequestRepository, forget_requests
+from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.identity.principal import Role
 from services.common.ids import new_id
@@ -23,13 +22,9 @@ _MEMBERS = Pager("members")
 class Groups:
     """Creates and deletes groups, and administers their members."""
 
-    def __init__(self, database: Database, *, make_missing: bool, request_retention: float) -> None:
-        """`make_missing`: a caller's group that is not stored is stored when a member is set (dev mode).
-
-        `request_retention` is in seconds: how long a request_id is remembered.
-        """
+    def __init__(self, database: Database, *, make_missing: bool) -> None:
+        """`make_missing`: a caller's group that is not stored is stored when a member is set (dev mode)."""
         self._database = database
-        self._request_retention = timedelta(seconds=request_retention)
         self._make_missing = make_missing
 
     async def create(self, display_name: str, admin_subject: str, request: RequestKey | None) -> Group:
@@ -54,10 +49,6 @@ class Groups:
             await groups.add(group)
             await MemberRepository(connection).put(group.id, admin_subject, Role.ADMIN)
         return group
-
-    async def forget_requests(self) -> int:
-        """Forget the request_ids of groups created long ago and return how many."""
-        return await forget_requests(self._database, tables.requests, utc_now() - self._request_retention)
 
     async def page(self, size: int, token: str) -> Page[Group]:
         """Return a page of all groups, by id.

@@ -5,7 +5,7 @@ Each service has a table of them, made by `requests_table`; old rows are removed
 
 import hashlib
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from google.protobuf.message import Message
 from sqlalchemy import Column, Index, MetaData, String, Table, delete, func, select
@@ -17,6 +17,7 @@ from services.common.db.types import UtcDateTime
 from services.common.db.upsert import insert_ignore
 from services.common.errors import AlreadyExists
 from services.common.identity.principal import Principal
+from services.common.periodic import every
 
 # More rows at once would keep other writers waiting.
 _PORTION = 1000
@@ -128,3 +129,11 @@ async def forget_requests(database: Database, table: Table, before: datetime) ->
             return forgotten
         async with database.write() as connection:
             forgotten += (await connection.execute(delete(table).where(created_at <= until))).rowcount
+
+
+async def forget_old_requests(
+    database: Database, table: Table, *, pause_seconds: float, retention_seconds: float
+) -> None:
+    """Forget requests that are older than `retention_seconds`, every `pause_seconds` until cancelled."""
+    retention = timedelta(seconds=retention_seconds)
+    await every(pause_seconds, lambda: forget_requests(database, table, utc_now() - retention), name="old_requests")

@@ -3,13 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.idempotency import RequestKey, RequestRepository, forget_requests
+from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.egress import AddressPolicy, origin_of
 from services.common.errors import AlreadyExists, FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
@@ -36,18 +35,12 @@ class Models:
         catalogue: Catalogue,
         addresses: AddressPolicy,
         litellm_providers: frozenset[str],
-        *,
-        request_retention: float,
     ) -> None:
-        """`litellm_providers` are those of litellm's that groups' own models may use.
-
-        `request_retention` is in seconds: how long a request_id is remembered.
-        """
+        """`litellm_providers` are those of litellm's that groups' own models may use."""
         self._database = database
         self._catalogue = catalogue
         self._addresses = addresses
         self._litellm_providers = litellm_providers
-        self._request_retention = timedelta(seconds=request_retention)
 
     async def page(self, principal: Principal, size: int, token: str, *, enabled_only: bool) -> Page[Model]:
         """Return one page by name.
@@ -150,10 +143,6 @@ class Models:
             await models.set_enabled(principal.group_id, model.id, enabled=enabled)
         self._catalogue.forget(principal.group_id, model.name)
         return replace(model, enabled=enabled)
-
-    async def forget_requests(self) -> int:
-        """Forget the request_ids of models made long ago and return how many."""
-        return await forget_requests(self._database, requests, utc_now() - self._request_retention)
 
     def _check(self, spec: ModelSpec) -> None:
         violations = [

@@ -8,6 +8,7 @@ import structlog
 from prometheus_client import Counter
 from sqlalchemy.exc import DBAPIError
 
+from services.common.background import BackgroundTasks
 from services.common.backoff import Backoff
 from services.common.db.database import Database
 from services.models.domain.usage import UsageRecord
@@ -39,13 +40,13 @@ class UsageRecorder:
         self._changed = asyncio.Condition()
         self._recorded = 0
         self._stored = 0
-        self._task: asyncio.Task[None] | None = None
+        self._background = BackgroundTasks()
         self._more = asyncio.Event()
         self._hurry = asyncio.Event()
 
     def start(self) -> None:
         """Begin to store."""
-        self._task = asyncio.create_task(self._run())
+        self._background.start(self._run())
 
     def record(self, record: UsageRecord) -> None:
         """Store a record soon."""
@@ -73,9 +74,7 @@ class UsageRecorder:
         if not await self.flush(timeout):
             logger.error("usage_lost", records=len(self._waiting))
             _LOST.labels("shutdown").inc(len(self._waiting))
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
 
     async def _run(self) -> None:
         failures = 0

@@ -48,11 +48,3 @@ async def keep_connected(other_side: str, carry: Callable[[Connected], Coroutine
             logger.exception("hints_interrupted", other_side=other_side)
         failures += 1
         await asyncio.sleep(_BACKOFF.pause(failures))
-
-
-async def stop(*tasks: asyncio.Task[None] | None) -> None:
-    """Cancel tasks and wait for their end."""
-    running = [task for task in tasks if task is not None]
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)

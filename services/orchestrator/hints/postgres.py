@@ -1,12 +1,12 @@
 """Hints through PostgreSQL."""
 
-import asyncio
 from typing import Any
 
+from services.common.background import BackgroundTasks
 from services.common.db.database import Database
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import LocalHintBus, Subscription
-from services.orchestrator.hints.connection import Connected, keep_connected, stop
+from services.orchestrator.hints.connection import Connected, keep_connected
 
 _PING_SECONDS = 30.0
 
@@ -19,11 +19,11 @@ class PostgresHintBus(LocalHintBus):
         self._database = database
         self._channel = f"coxswain_{database.schema}_hints"
         self._outgoing = Subscription(HintKind)
-        self._task: asyncio.Task[None] | None = None
+        self._background = BackgroundTasks()
 
     async def start(self) -> None:
         """See `HintBus`."""
-        self._task = asyncio.create_task(keep_connected("postgresql", self._carry))
+        self._background.start(keep_connected("postgresql", self._carry))
 
     def publish(self, hint: Hint) -> None:
         """See `HintBus`."""
@@ -31,7 +31,7 @@ class PostgresHintBus(LocalHintBus):
 
     async def close(self) -> None:
         """See `HintBus`."""
-        await stop(self._task)
+        await self._background.stop()
 
     async def _carry(self, connected: Connected) -> None:
         connection = await self._database.engine.connect()

@@ -1,13 +1,12 @@
 """Hints between a worker host and the API process."""
 
-import asyncio
-
 import grpc
 
 from coxswain.orchestrator.v1 import worker_pb2, worker_service_pb2_grpc
+from services.common.background import BackgroundTasks
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import LocalHintBus, Subscription
-from services.orchestrator.hints.connection import Connected, keep_connected, stop
+from services.orchestrator.hints.connection import Connected, keep_connected
 from services.orchestrator.messages.workers import hint_from_proto, hint_to_proto
 
 
@@ -20,14 +19,12 @@ class RemoteHintBus(LocalHintBus):
         self._stub: worker_service_pb2_grpc.WorkerServiceAsyncStub = worker_service_pb2_grpc.WorkerServiceStub(channel)
         self._executor_id = executor_id
         self._outgoing = Subscription([kind for kind in HintKind if kind is not HintKind.RESYNC])
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = BackgroundTasks()
 
     async def start(self) -> None:
         """See `HintBus`."""
-        self._tasks = [
-            asyncio.create_task(keep_connected("orchestrator", self._receive)),
-            asyncio.create_task(keep_connected("orchestrator", self._send)),
-        ]
+        self._background.start(keep_connected("orchestrator", self._receive))
+        self._background.start(keep_connected("orchestrator", self._send))
 
     def publish(self, hint: Hint) -> None:
         """See `HintBus`."""
@@ -35,7 +32,7 @@ class RemoteHintBus(LocalHintBus):
 
     async def close(self) -> None:
         """See `HintBus`."""
-        await stop(*self._tasks)
+        await self._background.stop()
 
     async def _receive(self, connected: Connected) -> None:
         request = worker_pb2.SubscribeHintsRequest(executor_id=self._executor_id)

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import functools
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
 
 import structlog
 
+from services.common.background import BackgroundTasks
 from services.common.errors import Unavailable
 from services.common.periodic import once
 from services.orchestrator.domain.event import CHUNK, TERMINAL_KINDS, StoredEvent
@@ -79,12 +79,12 @@ class EventFeed:
         self._safety_read_seconds = safety_read_seconds
         self._tail_bytes = tail_bytes
         self._topics: dict[str, _Topic] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks()
         self._draining = False
 
     async def start(self) -> None:
         """Begin to listen for hints."""
-        self._spawn(self._listen())
+        self._background.start(self._listen())
 
     def drain(self) -> None:
         """End every `follow`, now and from now on."""
@@ -94,14 +94,7 @@ class EventFeed:
 
     async def close(self) -> None:
         """Stop listening."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        await self._background.stop()
 
     async def follow(
         self, execution_id: str, after: int, newest: int, *, chunks: bool = True
@@ -188,7 +181,7 @@ class EventFeed:
     def _read(self, topic: _Topic) -> None:
         if not topic.reading:
             topic.reading = True
-            self._spawn(self._update(topic))
+            self._background.start(self._update(topic))
 
     async def _update(self, topic: _Topic) -> None:
         with structlog.contextvars.bound_contextvars(execution_id=topic.execution_id):

@@ -6,8 +6,6 @@ from prometheus_client import Gauge
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.idempotency import forget_requests
-from services.orchestrator import tables
 from services.orchestrator.domain.execution import TERMINAL_STATES, Execution, ExecutionError, ExecutionState
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
@@ -24,16 +22,14 @@ _GRANT_AGE = timedelta(seconds=30)
 
 
 class Housekeeping:
-    """Ends waiting executions whose end is due, revokes forgotten grants, forgets old requests, counts unfinished work.
+    """Ends waiting executions whose end is due, revokes forgotten grants, counts unfinished work.
 
     Replicas may do it at once.
     """
 
-    def __init__(self, database: Database, ender: ExecutionEnder, request_retention: float) -> None:
-        """`request_retention`, how long a request_id is remembered, is in seconds."""
+    def __init__(self, database: Database, ender: ExecutionEnder) -> None:
         self._database = database
         self._ender = ender
-        self._request_retention = timedelta(seconds=request_retention)
 
     async def once(self) -> None:
         """Do what is due now."""
@@ -47,7 +43,6 @@ class Housekeeping:
             UNFINISHED.labels(state).set(unfinished.get(state, 0))
         for execution_id in overdue:
             await self._end_waiting(execution_id)
-        await forget_requests(self._database, tables.requests, now - self._request_retention)
         for execution_id in forgotten:
             if not await self._ender.revoke(execution_id):
                 break

@@ -6,6 +6,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import select, update
 
 from services.common.clock import utc_now
+from services.common.db.idempotency import forget_requests
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.tables import executions, requests
 from tests.integration.orchestrator.use_cases import ALICE, Orchestrator
@@ -45,7 +46,7 @@ async def test_a_request_is_remembered_for_its_time_and_not_longer(orchestrator:
                 .values(created_at=utc_now() - timedelta(seconds=seconds))
             )
     assert (await orchestrator.start("old")).id == made["old"]
-    await orchestrator.housekeeping.once()
+    await forget_requests(orchestrator.database, requests, utc_now() - timedelta(seconds=3600))
     assert (await orchestrator.start("recent")).id == made["recent"]
     assert (await orchestrator.start("new")).id == made["new"]
     again = await orchestrator.start("old")
@@ -64,6 +65,6 @@ async def test_however_many_old_requests_there_are_all_are_forgotten(orchestrato
         async with orchestrator.database.read() as connection:
             return sorted(int(name) for name in await connection.scalars(select(requests.c.request_id)))
 
-    await orchestrator.housekeeping.once()
+    await forget_requests(orchestrator.database, requests, utc_now() - timedelta(seconds=3600))
     assert await left() == []
-    await orchestrator.housekeeping.once()
+    await forget_requests(orchestrator.database, requests, utc_now() - timedelta(seconds=3600))

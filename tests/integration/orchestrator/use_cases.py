@@ -87,7 +87,7 @@ class Orchestrator:
         self.grants = Grants()
         bus = LocalHintBus()
         ender = ExecutionEnder(database, self.grants, bus)
-        self.housekeeping = Housekeeping(database, ender, 3600)
+        self.housekeeping = Housekeeping(database, ender)
         feed = EventFeed(EventReader(database), bus, safety_read_seconds=3600, tail_bytes=100_000)
         validation = CrewValidation(Models(), {}, default_model="m", max_bytes=100_000)
         self.starter = ExecutionStarter(database, validation, self.grants, bus, max_inputs_bytes=10_000)

@@ -14,6 +14,7 @@ from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
+from services.common.background import BackgroundTasks
 from services.common.errors import CoxswainError
 from services.common.periodic import every, once
 from services.common.runtime import Runtime
@@ -101,7 +102,7 @@ class WorkerHost:
         self._handing_over = False
         self._stopped = asyncio.Event()
         self._stopped.set()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = BackgroundTasks()
 
     async def start(self) -> None:
         """Warm up, then begin to take segments.
@@ -111,17 +112,18 @@ class WorkerHost:
         """
         self._fork_server.start()
         await self._bus.start()
-        self._tasks = [asyncio.create_task(self._lease.run())]
+        self._background.start(self._lease.run())
         await self._fork_server.warm()
         await self._lease.held.wait()
         await self._queue.launch(self._run_segment)
-        self._tasks += [
-            asyncio.create_task(self._pruner.run()),
-            asyncio.create_task(self._listen()),
-            asyncio.create_task(every(self._settings.sweep_seconds, self._recovery.take_over, name="take_over")),
-            asyncio.create_task(every(_REPAIR_SECONDS, self._recovery.repair, name="repair_segments")),
-            asyncio.create_task(every(_FORGET_SECONDS, self._recovery.forget_finished, name="forget_segments")),
-        ]
+        for work in (
+            self._pruner.run(),
+            self._listen(),
+            every(self._settings.sweep_seconds, self._recovery.take_over, name="take_over"),
+            every(_REPAIR_SECONDS, self._recovery.repair, name="repair_segments"),
+            every(_FORGET_SECONDS, self._recovery.forget_finished, name="forget_segments"),
+        ):
+            self._background.start(work)
         logger.info("worker_ready", executor_id=self.executor_id)
 
     def announce(self) -> None:
@@ -142,9 +144,7 @@ class WorkerHost:
         self._stop_everything()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), _STOP_SECONDS)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop()
         try:
             await self._lease.give_up()
         except CoxswainError as error:

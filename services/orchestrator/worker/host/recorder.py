@@ -8,6 +8,7 @@ import structlog
 from google.protobuf.message import Message
 
 from coxswain.orchestrator.v1 import execution_pb2
+from services.common.background import BackgroundTasks
 from services.common.backoff import Backoff
 from services.common.clock import utc_now
 from services.common.errors import Unavailable
@@ -88,7 +89,7 @@ class Recorder:
         self._batch = _Batch()
         self._writing = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks()
 
     @property
     def last_sequence(self) -> int:
@@ -143,10 +144,7 @@ class Recorder:
             Fenced: the claim is not the newest one.
         """
         # The caller may be cancelled; what others have added is written all the same.
-        writing = asyncio.create_task(self._flush())
-        self._tasks.add(writing)
-        writing.add_done_callback(self._tasks.discard)
-        await asyncio.shield(writing)
+        await asyncio.shield(self._background.start(self._flush()))
 
     async def _flush(self) -> None:
         async with self._writing:
@@ -164,9 +162,7 @@ class Recorder:
         """Write no more; what was not stored yet is dropped."""
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop()
 
     def _close_chunk(self, call_id: str) -> None:
         chunk = self._batch.chunks.pop(call_id, None)
@@ -183,9 +179,7 @@ class Recorder:
 
     def _flush_in_background(self) -> None:
         self._timer = None
-        task = asyncio.create_task(self._flush_or_report())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.start(self._flush_or_report())
 
     async def _flush_or_report(self) -> None:
         try:
