@@ -6,8 +6,10 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 # How fast examples come, and are tried, is the machine's affair.
@@ -27,6 +29,17 @@ os.environ |= {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+
+
+_configure_structlog = structlog.configure
+
+
+def _configure_without_cache(**options: Any) -> None:
+    """Keep loggers open to the configuration of later tests: a cached one would log as the first test said."""
+    _configure_structlog(**options | {"cache_logger_on_first_use": False})
+
+
+structlog.configure = cast("Any", _configure_without_cache)
 
 
 @pytest.fixture(scope="session")

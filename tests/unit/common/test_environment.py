@@ -51,6 +51,12 @@ FREE_TEXTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that start in this process do not configure logging for all tests that follow."""
+    monkeypatch.setattr("services.common.runner.configure_logging", lambda _level, *, service: None)
+
+
 def every_setting() -> Iterator[Any]:
     for kind, prefix in READERS:
         for name, field in kind.model_fields.items():
