@@ -32,7 +32,7 @@ def next_fire_time(expression: str, time_zone: str, after: datetime) -> datetime
 
     Raises:
         BadCron: `expression` is not a cron expression of five fields, or never fires.
-        BadTimeZone: there is no such time zone.
+        BadTimeZone: the time zone does not exist.
     """
     # CronSim would take a sixth one for seconds.
     if len(expression.split()) != len(_RANGES):

@@ -10,7 +10,7 @@ class HintKind(StrEnum):
     EXECUTION_READY = "EXECUTION_READY"
     """An execution is ready for a worker."""
     CANCEL_REQUESTED = "CANCEL_REQUESTED"
-    """The cancellation of a running execution was asked for."""
+    """The cancellation of a running execution was requested."""
     EVENTS_STORED = "EVENTS_STORED"
     """An execution has new events."""
     RESYNC = "RESYNC"

@@ -44,7 +44,7 @@ async def keep_connected(other_side: str, carry: Callable[[Connected], Coroutine
         except _BROKEN as error:
             logger.warning("hints_interrupted", other_side=other_side, error=type(error).__name__)
         except Exception:
-            # Whoever ended here would leave everybody to their slow polls.
+            # If the loop ended here, everybody would depend on slow polls.
             logger.exception("hints_interrupted", other_side=other_side)
         failures += 1
         await asyncio.sleep(_BACKOFF.pause(failures))

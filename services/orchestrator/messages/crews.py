@@ -62,10 +62,10 @@ def spec_from_proto(message: crew_pb2.CrewSpec) -> CrewSpec:
 
 
 def changed_spec(present: CrewSpec, given: crew_pb2.CrewSpec, mask: FieldMask) -> CrewSpec:
-    """Return a crew in which the fields that a mask names are as given.
+    """Return a crew with the fields that a mask names replaced by the given ones.
 
     Raises:
-        InvalidArgument: the mask names what cannot be changed, or a field breaks a rule.
+        InvalidArgument: the mask names a field that cannot be changed, or a field breaks a rule.
     """
     message = spec_to_proto(present)
     replace_fields(message, given, mask_paths(mask, _CHANGEABLE))

@@ -1,4 +1,4 @@
-"""Executions: domain to messages, and what is asked for back."""
+"""Executions: domain to messages, and requests to domain."""
 
 from coxswain.auth.v1 import delegation_pb2
 from coxswain.orchestrator.v1 import execution_pb2

@@ -32,10 +32,10 @@ def plan_from_proto(message: schedule_pb2.Schedule) -> Plan:
 
 
 def changed_plan(present: Schedule, given: schedule_pb2.Schedule, mask: FieldMask) -> Plan:
-    """Return what a schedule shall be when the fields that a mask names are as given.
+    """Return the plan of a schedule with the fields that a mask names replaced by the given ones.
 
     Raises:
-        InvalidArgument: the mask names what cannot be changed, or a field breaks a rule.
+        InvalidArgument: the mask names a field that cannot be changed, or a field breaks a rule.
     """
     message = schedule_to_proto(present)
     replace_fields(message, given, mask_paths(mask, _CHANGEABLE))

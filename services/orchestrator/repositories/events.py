@@ -61,7 +61,7 @@ class EventReader:
         self._database = database
 
     async def after(self, execution_id: str, sequence: int, limit: int, *, chunks: bool = True) -> list[StoredEvent]:
-        """Return up to `limit` events after a sequence, in order, with or without pieces of models' answers."""
+        """Return up to `limit` events after a sequence, in order, with or without chunks of models' answers."""
         query = select(
             execution_events.c.sequence,
             execution_events.c.time,

@@ -137,7 +137,7 @@ class ExecutionRepository:
         return [to_task_run(row) for row in rows]
 
     async def request_cancel(self, execution_id: str, at: datetime) -> None:
-        """Note that the execution's end is asked for; the first time counts."""
+        """Note that the execution's cancellation was requested; the first time counts."""
         await self._connection.execute(
             update(executions)
             .where(executions.c.id == execution_id, executions.c.cancel_requested_at.is_(None))

@@ -61,7 +61,7 @@ class Crews:
         """Return a crew; revision 0 is the newest.
 
         Raises:
-            NotFound: the group has no such crew, or it no such revision.
+            NotFound: the group does not have this crew, or the crew does not have this revision.
         """
         async with self._database.read() as connection:
             crew = await CrewRepository(connection).get(principal.group_id, key, revision)
@@ -92,7 +92,7 @@ class Crews:
 
         Raises:
             InvalidArgument: it could not run; one violation for each fault.
-            NotFound: the group has no such crew.
+            NotFound: the group does not have this crew.
             Aborted: the crew is not at `expected_revision` (0: any).
             AlreadyExists: the group has another crew of that name.
         """
@@ -111,7 +111,7 @@ class Crews:
                 if locked is None:
                     raise NotFound.of("crew", str(key))
                 if locked.revision != present.revision:
-                    # Changed since it was read: what is wanted may be another document now.
+                    # Another caller changed it since it was read: `change` has to see the new document.
                     continue
                 crew = replace(
                     locked, revision=locked.revision + 1, spec=spec, updated_at=utc_now(), memory_id=memory_id
@@ -120,10 +120,10 @@ class Crews:
             return crew
 
     async def delete(self, principal: Principal, key: ResourceKey) -> None:
-        """Take a crew out of listings; one that already is stays so.
+        """Take a crew out of listings. Deleting it again changes nothing.
 
         Raises:
-            NotFound: the group never had such a crew.
+            NotFound: the group never had this crew.
         """
         async with self._database.write() as connection:
             crews = CrewRepository(connection)

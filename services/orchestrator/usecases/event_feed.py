@@ -101,11 +101,11 @@ class EventFeed:
     ) -> AsyncIterator[list[StoredEvent]]:
         """Yield the events after a sequence, each once and in order, in lists as they are there, until the last.
 
-        `newest` is the newest sequence that the execution's row had a moment ago; without `chunks` pieces of models'
-        answers are left out.
+        `newest` is the newest sequence that the execution's row had a moment ago; without `chunks` the chunks of
+        models' answers are left out.
 
         Raises:
-            Unavailable: this process ends; following from the last sequence seen goes on elsewhere.
+            Unavailable: this process ends; follow elsewhere, from the last sequence seen.
         """
         position = after
         with self._watched(execution_id, newest) as topic:

@@ -81,7 +81,7 @@ class ExecutionStarter:
 
         Raises:
             Aborted: `also_store` raised it.
-            NotFound: the group has no such crew.
+            NotFound: the group does not have this crew.
             InvalidArgument: inputs are missing, or the crew cannot run; one violation for each fault.
             AlreadyExists: the request_id was used with another body.
         """
@@ -123,7 +123,7 @@ class ExecutionStarter:
         """Return the crew of a start that could be started now; violations name fields of a start that lies at `path`.
 
         Raises:
-            NotFound: the group has no such crew.
+            NotFound: the group does not have this crew.
             InvalidArgument: inputs are missing, or the crew cannot run; one violation for each fault.
         """
         async with self._database.read() as connection:
@@ -138,7 +138,7 @@ class ExecutionStarter:
         """Store an execution that continues one that failed or was cancelled.
 
         Raises:
-            NotFound: the group has no such execution.
+            NotFound: the group does not have this execution.
             FailedPrecondition: it has not ended, or ended well.
             InvalidArgument: the crew cannot run any more.
             AlreadyExists: the request_id was used with another body.

@@ -68,7 +68,7 @@ class Executions:
         """Return a page of the tasks of an execution, in the crew's order.
 
         Raises:
-            NotFound: the group has no such execution.
+            NotFound: the group does not have this execution.
             InvalidArgument: INVALID_PAGE_TOKEN.
         """
         async with self._database.read() as connection:
@@ -117,7 +117,7 @@ class Executions:
         """Yield the events of an execution after a sequence, each once and in order, in lists, until its last.
 
         Raises:
-            NotFound: the group has no such execution.
+            NotFound: the group does not have this execution.
             InvalidArgument: the execution has no event of that sequence yet.
             Unavailable: this process is shutting down; watch again.
         """
@@ -134,7 +134,7 @@ class Executions:
             yield batch
 
     async def cancel(self, principal: Principal, execution_id: str) -> Execution:
-        """Ask for an execution's end; one that no worker is running ends at once. Raises NotFound."""
+        """Request an execution's cancellation; one that no worker runs ends at once. Raises NotFound."""
         async with self._database.write() as connection:
             executions = ExecutionRepository(connection)
             execution = await executions.lock(execution_id, principal.group_id)
@@ -153,10 +153,10 @@ class Executions:
         return changed
 
     async def answer(self, principal: Principal, approval_id: str, feedback: str, *, approved: bool) -> Execution:
-        """Approve or refuse a result, and let its execution go on.
+        """Approve or refuse a result, and let its execution continue.
 
         Raises:
-            NotFound: the group has no such approval.
+            NotFound: the group does not have this approval.
             FailedPrecondition: it was answered otherwise before, or its execution has ended.
         """
         answer = ApprovalState.APPROVED if approved else ApprovalState.REFUSED
@@ -165,7 +165,7 @@ class Executions:
             approval = await approvals.get(principal.group_id, approval_id)
             if approval is None:
                 raise NotFound.of("approval", approval_id)
-            # Whoever answers or ends an execution holds this lock: what is read under it stays.
+            # Answers and ends of an execution take this lock: what is read under it stays valid.
             execution = await executions.lock(approval.execution_id, principal.group_id)
             approval = await approvals.get(principal.group_id, approval_id)
             if execution is None or approval is None:
@@ -203,10 +203,10 @@ class Executions:
         return changed
 
     async def renew_credential(self, principal: Principal, execution_id: str) -> Execution:
-        """Let an execution go on with the caller's present credential.
+        """Let an execution continue with the caller's present credential.
 
         Raises:
-            NotFound: the group has no such execution, or another subject started it.
+            NotFound: the group does not have this execution, or another subject started it.
             FailedPrecondition: EXECUTION_STATE, it has ended; CREDENTIAL_NOT_CONFIGURED, it does not act with a
                 token of the caller's, or they sent none.
             Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired too.

@@ -1,4 +1,4 @@
-"""What has to happen to executions without being asked for."""
+"""Regular work on executions that no caller requests."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ UNFINISHED = Gauge(
 )
 _STATES = sorted(set(ExecutionState) - TERMINAL_STATES)
 _BATCH = 100
-# Whoever ends an execution revokes its grant at once; only what is left after this long was forgotten.
+# A grant is revoked as soon as its execution ends; one that is left after this time was forgotten.
 _GRANT_AGE = timedelta(seconds=30)
 
 

@@ -34,7 +34,7 @@ class Models(Protocol):
         """Return what the models service knows of a model.
 
         Raises:
-            NotFound: the caller's group has no such model; the message lists near names.
+            NotFound: the caller's group does not have this model; the message lists similar names.
         """
         ...
 
@@ -70,7 +70,7 @@ class Grants(Protocol):
         """Make the calls of a block act under a grant.
 
         Raises:
-            PermissionDenied: the grant was revoked, or who gave it may not act any more.
+            PermissionDenied: the grant was revoked, or its subject may not act any more.
         """
         ...
 

@@ -48,7 +48,7 @@ class Scheduler:
     """Starts the executions of schedules that are due.
 
     Replicas may do it at once, each in an order of its own. The execution and the time after are stored in one
-    transaction, which only the first of them can commit: each time is fired for once, whoever dies in between.
+    transaction, which only the first of them can commit: each time fires once, even if a replica dies in between.
     """
 
     def __init__(self, database: Database, starter: ExecutionStarter, grants: Grants, interval: float) -> None:
@@ -82,7 +82,7 @@ class Scheduler:
             after = page[-1]
 
     async def _fire(self, schedule_id: str) -> None:
-        """Fire one schedule, if it still is due; whatever happens does not touch the others."""
+        """Fire one schedule, if it is still due; its failures do not affect the others."""
         async with self._slots:
             try:
                 now = utc_now()
@@ -167,6 +167,6 @@ def _cause(schedule: Schedule, error: CoxswainError) -> ExecutionError:
         return ExecutionError(
             error.reason,
             f"it acts for {schedule.subject}, who is not a member of the group any more, or was one only by a token "
-            "that was sent too long ago; whoever saves the schedule again lets it act for them",
+            "that was sent too long ago; save the schedule again to let it act for you",
         )
     return ExecutionError(error.reason, error.message)

@@ -33,8 +33,8 @@ _SCHEDULES = Pager("schedules")
 class Schedules:
     """Keeps the schedules of groups; `scheduler.Scheduler` fires them.
 
-    A schedule acts as the group, under a grant of whoever created or last changed it: each change creates another one
-    under an id of its own and revokes the one before, so that what was read before a change can no longer act after it.
+    A schedule acts as the group, under a grant of the subject that created or last changed it. Each change creates
+    a grant under a new id and revokes the one before: what was read before a change can no longer act after it.
     """
 
     def __init__(self, database: Database, starter: ExecutionStarter, grants: Grants) -> None:
@@ -46,7 +46,7 @@ class Schedules:
         """Store a schedule, which fires from now on; a repeated `request` returns the first one's.
 
         Raises:
-            NotFound: the group has no such crew.
+            NotFound: the group does not have this crew.
             InvalidArgument: the times are not valid, or the crew could not be started; one violation for each fault.
             AlreadyExists: the group has a schedule of that name, or the request_id was used with another body.
         """
@@ -120,7 +120,7 @@ class Schedules:
         `change` returns what the schedule shall be for what it is.
 
         Raises:
-            NotFound: the group has no such schedule, or no such crew.
+            NotFound: the group does not have this schedule, or not its crew.
             InvalidArgument: the times are not valid, or the crew could not be started; one violation for each fault.
             Aborted: the schedule is not at `expected_revision` (0: any).
             AlreadyExists: the group has another schedule of that name.
@@ -178,10 +178,10 @@ class Schedules:
         return None if outdated else after
 
     async def delete(self, principal: Principal, key: ResourceKey) -> None:
-        """Take a schedule out of listings; executions it started continue, and one that is deleted already stays so.
+        """Take a schedule out of listings; executions it started continue. Deleting it again changes nothing.
 
         Raises:
-            NotFound: the group never had such a schedule.
+            NotFound: the group never had this schedule.
         """
         async with self._database.write() as connection:
             schedules = ScheduleRepository(connection)

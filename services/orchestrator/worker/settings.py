@@ -28,10 +28,10 @@ class WorkerSettings(BaseSettings):
         30, ge=0, description="Seconds running executions get to end on SIGTERM before other hosts take them over."
     )
     event_interval_seconds: float = Field(
-        0.05, ge=0, description="Seconds for which pieces of models' answers are gathered before they are stored."
+        0.05, ge=0, description="Seconds for which chunks of models' answers are collected before they are stored."
     )
     chunk_retention_seconds: float = Field(
-        60, ge=0, description="Seconds that pieces of a model's answer are kept after its full text is stored."
+        60, ge=0, description="Seconds for which the chunks of a model's answer stay after its full text is stored."
     )
     peer_patience_seconds: float = Field(
         300, ge=0, description="Seconds a service that does not answer is asked again before a task fails."

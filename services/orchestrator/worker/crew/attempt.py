@@ -46,7 +46,7 @@ class TaskAttempt:
             raise HookAborted(self.failure.message, source="coxswain")
 
     def occurrence(self, key: str) -> int:
-        """Return how often `key` was asked for before, and count this time."""
+        """Return how often `key` was requested before, and count this request."""
         with self._lock:
             count = self._occurrences.get(key, 0)
             self._occurrences[key] = count + 1

@@ -42,7 +42,7 @@ class TextKnowledge(BaseKnowledgeStorage):
         """Return the chunks nearest to the query, best first. Scores go from 0 to 1, as CrewAI's own store counts them.
 
         Raises:
-            HookAborted: embedding failed; CrewAI would go on without knowledge and say nothing.
+            HookAborted: embedding failed; CrewAI would continue without knowledge and say nothing.
         """
         try:
             *chunks, asked = self._vectors([*self._chunks, "\n".join(query)])

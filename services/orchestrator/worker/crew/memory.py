@@ -78,7 +78,7 @@ class _TaskMemory(Memory):
         """Return memories relevant to a query, best first.
 
         Raises:
-            HookAborted: the memory service failed; CrewAI would go on as if there were no memories.
+            HookAborted: the memory service failed; CrewAI would continue as if there were no memories.
         """
         try:
             with seen_by(source, include_private=include_private):

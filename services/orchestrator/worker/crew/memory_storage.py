@@ -262,7 +262,7 @@ def _filter(
 
 
 def _scope(path: str) -> str:
-    """Return a scope that can be stored; what lies below another lies below it still."""
+    """Return a scope that can be stored; a scope below another one stays below it."""
     parts = []
     for part in storable(path).split("/"):
         shown = part
@@ -274,7 +274,7 @@ def _scope(path: str) -> str:
 
 
 def _categories(names: list[str]) -> list[str]:
-    """Return categories as they can be stored: models name too many, too long and empty ones."""
+    """Return categories that can be stored: models name too many, and too long and empty ones."""
     return list(dict.fromkeys(storable(name)[:_CATEGORY_CHARACTERS] for name in names if name))[:_CATEGORIES]
 
 

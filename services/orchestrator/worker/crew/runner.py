@@ -88,7 +88,7 @@ def make_plan(session: Session) -> Plan:
     """Have the planning model plan the whole crew, and return what each task's description is extended by.
 
     Raises:
-        TaskError: there is no plan.
+        TaskError: the crew could not make a plan.
     """
     attempt = TaskAttempt(session, PLAN_INDEX, "")
     attempt.materials = materials_of(session.inputs, [])

@@ -1,4 +1,4 @@
-"""Results that a person has to approve before their execution goes on."""
+"""Results that a person has to approve before their execution continues."""
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
@@ -13,7 +13,7 @@ from services.orchestrator.worker.host.run_state import RunState, TaskProgress
 
 
 class Approvals:
-    """Asks for approvals in one run, and goes on with what was answered."""
+    """Requests approvals in one run, and applies the decisions."""
 
     def __init__(self, context: RunContext, state: RunState, recorder: Recorder, completion: Completion) -> None:
         self._context = context
@@ -40,7 +40,7 @@ class Approvals:
         task.state, task.approval = TaskState.WAITING_FOR_APPROVAL, approval
 
     async def read(self) -> None:
-        """Read what people have answered since the execution was claimed."""
+        """Read the decisions made since the execution was claimed."""
         store, execution_id = self._context.store, self._state.execution.id
         approvals = await self._context.read(lambda: store.approvals(execution_id))
         for index, approval in approvals.items():

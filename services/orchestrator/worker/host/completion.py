@@ -1,4 +1,4 @@
-"""How tasks and executions end: with results, with an error, or because their end was asked for."""
+"""How tasks and executions end: with results, with an error, or by cancellation."""
 
 import grpc
 import structlog
@@ -56,7 +56,7 @@ class Completion:
         await self._ended(ExecutionState.SUCCEEDED)
 
     async def cancel(self) -> None:
-        """End the execution because that was asked for."""
+        """End the execution because its cancellation was requested."""
         await self._end(ExecutionState.CANCELLED, None, [(TaskRef(), execution_pb2.ExecutionCancelled())])
 
     async def fail(self, error: ExecutionError, index: int | None) -> None:

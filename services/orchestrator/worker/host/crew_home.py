@@ -17,7 +17,7 @@ class CrewHome:
     def __init__(self, parent: Path) -> None:
         """Make the directory below `parent`, and remove those that hosts which were killed have left there. Blocks."""
         parent.mkdir(parents=True, exist_ok=True)
-        # Locks end with the process that holds them, whatever ends it.
+        # A lock ends with the process that holds it, even if that is killed.
         making = _locked(parent, wait=True)
         try:
             for left in filter(Path.is_dir, parent.iterdir()):

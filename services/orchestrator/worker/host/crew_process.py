@@ -32,9 +32,9 @@ class ForkServerLost(ConnectionError):
 
 
 class CrewProcess:
-    """One crew process. `close` lets it end, `kill` ends it whatever it does.
+    """One crew process. `close` lets it end, `kill` ends it at once.
 
-    What it is asked for raises TaskError if it cannot be done, and CrewProcessLost if the process ends before.
+    Its methods raise TaskError if a request cannot be done, and CrewProcessLost if the process ends before.
     """
 
     def __init__(self, pid: int, link: HostEnd, server: "ForkServer") -> None:
@@ -57,7 +57,7 @@ class CrewProcess:
     async def _call(self, request: HostRequest) -> CrewReply:
         reply = await self._link.call(request)
         if reply.WhichOneof("reply") != request.WhichOneof("request"):
-            raise TaskError("INTERNAL", "the crew process replied with something else than was asked for")
+            raise TaskError("INTERNAL", "the crew process replied with another message than the one requested")
         return reply
 
     async def close(self) -> None:
@@ -196,7 +196,7 @@ class ForkServer:
             self._control.close()
             self._control = None
         if self._process is not None:
-            # Nothing is lost: whatever it had forked dies with it.
+            # Nothing is lost: the processes it forked die with it.
             self._process.kill()
             self._process.wait()
             self._process = None

@@ -84,7 +84,7 @@ class CrewSession:
         """Return what the plan adds to each task's description, by the task's index; again if the process dies of it.
 
         Raises:
-            Failed: there is no plan.
+            Failed: the crew could not make a plan.
         """
         made = await self._attempt(plan, CrewProcess.make_plan)
         return {str(index): text for index, text in made.additions.items()}

@@ -172,7 +172,7 @@ class FencedWrite:
         )
 
     async def cancel_requested(self) -> bool:
-        """Return whether the execution's end was asked for."""
+        """Return whether the execution's cancellation was requested."""
         found = await self._connection.execute(
             select(executions.c.cancel_requested_at).where(executions.c.id == self._execution_id)
         )

@@ -19,7 +19,7 @@ _SAFETY = 0.2
 
 
 class LeaseKeeper:
-    """Renews the lease. Once it cannot, or wakes up too late, `on_lost` is called; nothing may go on until `held`."""
+    """Renews the lease. If it cannot, or wakes up too late, it calls `on_lost`; nothing may continue until `held`."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class LeaseKeeper:
         on_lost: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ttl` and `interval` are in seconds; `clock` has to go on while the process is stopped."""
+        """`ttl` and `interval` are in seconds; `clock` has to run while the process is stopped."""
         self._store = store
         self._executor_id = executor_id
         self._ttl = ttl
@@ -46,7 +46,7 @@ class LeaseKeeper:
         """Renew the lease until cancelled."""
         watching = asyncio.create_task(self._watch())
         try:
-            # Whatever goes wrong: a host that stopped trying would stand idle for good.
+            # After every failure: a host that stopped trying would never work again.
             await every(self._interval, self._renew, name="lease", first_pause=False)
         finally:
             watching.cancel()

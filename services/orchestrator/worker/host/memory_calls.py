@@ -21,7 +21,7 @@ Response = TypeVar("Response", bound=Message)
 
 
 class MemoryCalls:
-    """The memory service, confined to the namespace of one crew whatever the requests say."""
+    """The memory service, always confined to the namespace of one crew."""
 
     def __init__(
         self,

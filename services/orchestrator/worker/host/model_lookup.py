@@ -40,7 +40,7 @@ class ModelLookup:
         """Return name, capabilities and context window of each model.
 
         Raises:
-            CoxswainError: the group has no such model, or the service stays absent.
+            CoxswainError: the group does not have this model, or the service stays absent.
         """
         called = sorted(set(names))
         return await asyncio.gather(*(self._capabilities(name, group_id, principal) for name in called))

@@ -30,13 +30,13 @@ class Parking:
         self._completion = completion
 
     async def wait_for_approval(self) -> bool:
-        """Park the execution or, if its end was asked for, end it; return False when a person has just answered."""
+        """Park the execution, or end it if it was cancelled; return False when a person has just answered."""
         return await self._park(ExecutionState.WAITING_FOR_APPROVAL)
 
     async def wait_for_credential(self) -> None:
-        """Park the execution or, if its end was asked for, end it.
+        """Park the execution or, if its cancellation was requested, end it.
 
-        A credential that was renewed before the execution was parked wakes it at once: whoever renewed it found
+        A credential that was renewed before the execution was parked wakes it at once: the call that renewed it found
         nothing to wake.
         """
         await self._park(ExecutionState.WAITING_FOR_CREDENTIAL)

@@ -1,4 +1,4 @@
-"""Calls other services as an execution, and again while they are absent: their restarts are no failure of a task."""
+"""Calls other services as an execution, and retries while they are absent: a restart must not fail a task."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

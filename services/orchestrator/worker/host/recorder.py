@@ -115,14 +115,14 @@ class Recorder:
         self._schedule(self._interval)
 
     def chunk(self, task: TaskRef, call_id: str, *, text: str = "", reasoning: str = "") -> None:
-        """Store a piece of a model's answer; pieces that follow each other closely become one event."""
+        """Store a chunk of a model's answer; chunks that follow each other closely become one event."""
         chunk = self._batch.chunks.setdefault(call_id, _Chunk(task))
         chunk.text += text
         chunk.reasoning += reasoning
         self._schedule(self._interval)
 
     def prune_chunks(self, call_id: str, after_sequence: int) -> None:
-        """Remove the pieces of an ended call's answer, all of which come after a sequence, once they had their time."""
+        """Remove the chunks of an ended call, all of which come after a sequence, once their retention is over."""
         self._pruner.add(self._execution_id, call_id, after_sequence)
 
     async def commit(self, events: Sequence[tuple[TaskRef, Message]], *also_store: Change) -> None:

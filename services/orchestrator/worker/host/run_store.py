@@ -141,7 +141,7 @@ class RunStore:
             return bool(changed.rowcount)
 
     async def cancellations(self, execution_ids: Collection[str]) -> set[str]:
-        """Return those executions whose end was asked for."""
+        """Return those executions whose cancellation was requested."""
         rows = await self._database.fetch(
             select(executions.c.id).where(
                 executions.c.id.in_(execution_ids), executions.c.cancel_requested_at.is_not(None)
@@ -184,7 +184,7 @@ class RunStore:
     async def fenced(
         self, execution_id: str, epoch: int, events: Sequence[NewEvent] = ()
     ) -> AsyncIterator[FencedWrite]:
-        """Yield a transaction that stores events and whatever else is done within, or nothing at all.
+        """Yield a transaction that stores events and all that is done within, or nothing at all.
 
         Raises:
             Fenced: the claim is not the newest one, or the execution has ended.
@@ -212,7 +212,7 @@ class RunStore:
         )
 
     async def wake(self, execution_id: str, epoch: int) -> bool:
-        """Let an execution go on that a claim has parked for its credential; return whether it still was."""
+        """Wake an execution that a claim has parked for its credential; return whether it was still parked."""
         async with self._database.write() as connection:
             work = ExecutionRepository(connection)
             execution = await work.lock(execution_id)

@@ -17,7 +17,7 @@ class Stop(Exception):
 
 
 class Cancelled(Stop):
-    """The execution's end was asked for."""
+    """The execution's cancellation was requested."""
 
 
 class Failed(Stop):
@@ -48,7 +48,7 @@ class StopSignal:
         self._execution = execution
         self._stopped = asyncio.Event()
         self.reason: Stop | None = None
-        """None while the run may go on."""
+        """None while the run may continue."""
 
     def stop(self, reason: Stop) -> None:
         """Stop the run; the first reason counts."""

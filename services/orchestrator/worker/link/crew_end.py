@@ -16,7 +16,7 @@ _READ_BYTES = 256 * 1024
 
 
 class LinkClosed(ConnectionError):
-    """The host is gone, and with it the reason to go on."""
+    """The host is gone, and with it the reason to continue."""
 
 
 class _Pending:
@@ -128,7 +128,7 @@ class CrewEnd:
             return
         except TaskError as error:
             reply = Frame(call=frame.call, error=error_to_proto(error))
-        except Exception as error:  # noqa: BLE001 - the host has to know whatever went wrong in here
+        except Exception as error:  # noqa: BLE001 - the host has to know of every failure in here
             internal = TaskError("INTERNAL", f"{type(error).__name__}: {error}")
             reply = Frame(call=frame.call, error=error_to_proto(internal))
         try:

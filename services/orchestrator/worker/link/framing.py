@@ -1,6 +1,6 @@
 """Frames on the socket between a host and a crew process, each a `Frame` message.
 
-Whatever a crew process sends is data, never code that its host would run. A decoded frame never holds U+0000, which
+Everything a crew process sends is data, never code that its host would run. A decoded frame never holds U+0000, which
 PostgreSQL cannot store: U+FFFD stands in its place.
 """
 

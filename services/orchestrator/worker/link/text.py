@@ -1,4 +1,4 @@
-"""Text that can cross the link and be stored, whatever a model or a tool made of it."""
+"""Text of models and tools, made fit to cross the link and to be stored."""
 
 from typing import Any
 

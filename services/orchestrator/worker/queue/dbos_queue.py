@@ -1,7 +1,7 @@
 """The queue of segments, kept by DBOS, of which it uses queueing by group, recovery, and nothing else.
 
 DBOS's rows say which segment waits and which host has it. All that a segment does is in the orchestrator's own rows:
-a segment that is run once more goes on from there.
+a segment that runs again continues from there.
 """
 
 import asyncio
@@ -175,7 +175,7 @@ class SegmentQueue:
         return len(ended)
 
     def stop_taking(self) -> None:
-        """Take no more segments. What is running goes on; the process has to exit without closing the queue."""
+        """Take no more segments. Running segments continue; the process has to exit without closing the queue."""
         if self._dbos is not None:
             for stop in self._dbos.background_thread_stop_events:
                 stop.set()

@@ -1,4 +1,4 @@
-"""JSON for what DBOS stores; its own way is pickle, which would run whatever stands in the database."""
+"""JSON for what DBOS stores; its default is pickle, which would run code from the database."""
 
 import json
 from typing import Any

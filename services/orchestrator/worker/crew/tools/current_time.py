@@ -12,7 +12,7 @@ def describe(moment: datetime, time_zone: str) -> str:
     """Return a moment in a time zone as ISO 8601 with the weekday.
 
     Raises:
-        ToolFailed: there is no such time zone.
+        ToolFailed: the time zone does not exist.
     """
     try:
         local = moment.astimezone(ZoneInfo(time_zone))

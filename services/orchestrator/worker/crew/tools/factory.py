@@ -1,4 +1,4 @@
-"""Builds tools from their specifications. What is not in this list cannot be built, whatever a crew names."""
+"""Builds tools from their specifications. Only the tools in this list can be built."""
 
 import functools
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ def build_tools(specs: tuple[ToolSpec, ...], attempt: "TaskAttempt") -> list[Jou
     """Return the tools for one attempt at a task; of two with one name the later counts.
 
     Raises:
-        TaskError: there is no such tool in this release.
+        TaskError: this release does not have this tool.
     """
     return list({spec.name: _build(spec, attempt) for spec in specs}.values())
 
