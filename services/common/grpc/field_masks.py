@@ -17,14 +17,14 @@ def mask_paths(mask: FieldMask, allowed: Collection[str]) -> frozenset[str]:
         InvalidArgument: the mask is empty, or names what cannot be changed.
     """
     if not mask.paths:
-        raise InvalidArgument.field("update_mask", f'name the fields to change, or "*" for all: {_listed(allowed)}')
+        raise InvalidArgument.field("update_mask", f"name the fields to change, of {_listed(allowed)}")
     if list(mask.paths) == ["*"]:
         return frozenset(allowed)
     spellings = {spelling: path for path in allowed for spelling in (path, _camel_case(path))}
     violations = [
         FieldViolation(
             f"update_mask.paths[{index}]",
-            '"*" stands alone' if path == "*" else f'"{path}" cannot be changed; name some of {_listed(allowed)}',
+            '"*" stands alone' if path == "*" else f'"{path}" is not a field to change; name some of {_listed(allowed)}',
         )
         for index, path in enumerate(mask.paths)
         if path not in spellings
@@ -58,4 +58,4 @@ def _camel_case(path: str) -> str:
 
 
 def _listed(paths: Collection[str]) -> str:
-    return ", ".join(sorted(paths))
+    return f"{', '.join(sorted(paths))} (in camelCase in JSON)"
