@@ -24,7 +24,9 @@ def mask_paths(mask: FieldMask, allowed: Collection[str]) -> frozenset[str]:
     violations = [
         FieldViolation(
             f"update_mask.paths[{index}]",
-            '"*" stands alone' if path == "*" else f'"{path}" is not a field to change; name some of {_listed(allowed)}',
+            '"*" stands alone'
+            if path == "*"
+            else f'"{path}" is not a field to change; name some of {_listed(allowed)}',
         )
         for index, path in enumerate(mask.paths)
         if path not in spellings
