@@ -171,7 +171,11 @@ _FILTER = re.compile(
     r"|flagged (?:by|as)|moderation",
     re.IGNORECASE,
 )
-_OVERLOADED = re.compile(r"\boverloaded\b|at capacity|temporarily unavailable|try again later", re.IGNORECASE)
+# Some providers send it with status 400. The bare word may be one of the request's own.
+_OVERLOADED = re.compile(
+    r"\A\W*overloaded\b|\b(?:is|are|currently|temporarily) overloaded\b|\bat capacity\b|\btemporarily unavailable\b",
+    re.IGNORECASE,
+)
 # Enough for every wording, and a bound on what is searched.
 _MAX_MESSAGE = 4000
 _CONTEXT_STATUSES = frozenset({None, 400, 413, 422, 500})
@@ -201,6 +205,8 @@ def _kind(status: int | None, words: _Words) -> FaultKind:
         case 408 | 409 | 425:
             return FaultKind.UNAVAILABLE
         case _ if status >= 500:
+            return FaultKind.UNAVAILABLE
+        case 400 if _OVERLOADED.search(message):
             return FaultKind.UNAVAILABLE
         case _:
             return FaultKind.UNAVAILABLE if "overloaded_error" in codes else FaultKind.REJECTED
