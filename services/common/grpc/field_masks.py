@@ -37,10 +37,16 @@ def mask_paths(mask: FieldMask, allowed: Collection[str]) -> frozenset[str]:
 
 
 def replace_fields(message: Message, given: Message, paths: Iterable[str]) -> None:
-    """Set the fields of `message` at some paths to what `given` says; what is absent there becomes absent here."""
-    for path in paths:
+    """Set the fields of `message` at some paths to what `given` says; what is absent there becomes absent here.
+
+    A part of a field that is replaced as a whole is passed over: setting it would make an absent field present.
+    """
+    paths = frozenset(paths)
+    for path in sorted(paths):
         target, source = message, given
         *parents, name = path.split(".")
+        if any(".".join(parents[:depth]) in paths for depth in range(1, len(parents) + 1)):
+            continue
         for parent in parents:
             target, source = getattr(target, parent), getattr(source, parent)
         target.ClearField(name)

@@ -1,7 +1,6 @@
 """`coxswain.memory.v1.MemoryBackendService` at the edge."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 from coxswain.memory.v1 import memory_backend_pb2 as pb
 from coxswain.memory.v1 import memory_backend_service_pb2_grpc
@@ -9,21 +8,19 @@ from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.resource_keys import key_from_proto
-from services.common.grpc.validation import validate
 from services.common.resource_key import ResourceKey
-from services.memory.domain.backends import MemoryBackend
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.servicers.messages.memory_backends import (
     backend_from_proto,
     backend_to_proto,
+    changed_backend,
     check_to_proto,
-    merge,
 )
 from services.memory.usecases.memory_backends import MemoryBackends
 
 
 class MemoryBackendServicer(memory_backend_service_pb2_grpc.MemoryBackendServiceServicer):
-    """Converts, calls the use case, converts back."""
+    """Configurations of where a group keeps its memories."""
 
     def __init__(self, backends: MemoryBackends, default_space: EmbeddingSpace) -> None:
         """`default_space` is that of Databricks backends that name none."""
@@ -59,13 +56,11 @@ class MemoryBackendServicer(memory_backend_service_pb2_grpc.MemoryBackendService
         self, request: pb.UpdateMemoryBackendRequest, context: Context
     ) -> pb.UpdateMemoryBackendResponse:
         """See the proto."""
-
-        def edit(present: MemoryBackend) -> MemoryBackend:
-            merged = merge(backend_to_proto(present), request.backend, request.update_mask)
-            validate(merged, "backend")
-            return replace(backend_from_proto(merged, self._default_space), created_at=present.created_at)
-
-        changed = await self._backends.update(current_principal(), key_from_proto(request), edit)
+        changed = await self._backends.update(
+            current_principal(),
+            key_from_proto(request),
+            lambda present: changed_backend(present, request.backend, request.update_mask, self._default_space),
+        )
         return pb.UpdateMemoryBackendResponse(backend=backend_to_proto(changed))
 
     async def DeleteMemoryBackend(

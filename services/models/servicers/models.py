@@ -7,7 +7,7 @@ from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.resource_keys import key_from_proto
 from services.models.servicers.messages.models import (
-    model_changes_from_proto,
+    changed_model_spec,
     model_spec_from_proto,
     model_to_proto,
 )
@@ -42,8 +42,11 @@ class ModelServicer(ModelServiceServicer):
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> pb.UpdateModelResponse:
         """See the proto."""
-        changes = model_changes_from_proto(request.model, request.update_mask)
-        model = await self._models.update(current_principal(), key_from_proto(request), changes)
+        model = await self._models.update(
+            current_principal(),
+            key_from_proto(request),
+            lambda present: changed_model_spec(present, request.model, request.update_mask),
+        )
         return pb.UpdateModelResponse(model=model_to_proto(model))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:

@@ -1,7 +1,7 @@
 """Configuration of models."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -100,8 +100,8 @@ class Models:
         self._catalogue.forget(principal.group_id, spec.name)
         return model
 
-    async def update(self, principal: Principal, key: ResourceKey, changes: Mapping[str, Any]) -> Model:
-        """Change the fields of a model that `changes` names by their paths, some of `CHANGEABLE_FIELDS`.
+    async def update(self, principal: Principal, key: ResourceKey, change: Callable[[Model], ModelSpec]) -> Model:
+        """Change the configuration of a group's own model to what `change` makes of it.
 
         Raises:
             InvalidArgument: the result cannot work.
@@ -112,7 +112,7 @@ class Models:
             current = await models.find_own(principal.group_id, key)
             if current is None:
                 raise await _not_own(models, principal.group_id, key)
-            changed = replace(current, spec=_merge(current.spec, changes), updated_at=utc_now())
+            changed = replace(current, spec=change(current), updated_at=utc_now())
             self._check(changed.spec)
             await models.update(changed)
         self._catalogue.forget(principal.group_id, changed.name)
@@ -205,12 +205,6 @@ def _check_base_url(spec: ModelSpec) -> list[FieldViolation]:
         allowed = "must be https://HOST/PATH without user name, query and fragment; store keys with PutSecret"
         return [FieldViolation("model.base_url", allowed)]
     return []
-
-
-def _merge(current: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
-    merged = replace(current, **{path: value for path, value in changes.items() if "." not in path})
-    single = {path.partition(".")[2]: value for path, value in changes.items() if "." in path}
-    return replace(merged, capabilities=replace(merged.capabilities, **single))
 
 
 async def _seen(models: ModelRepository, group_id: str, key: ResourceKey) -> Model:

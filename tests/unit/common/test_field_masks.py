@@ -66,6 +66,12 @@ def test_named_fields_become_as_given_and_others_stay() -> None:
     )
 
 
+def test_a_field_that_is_replaced_as_a_whole_stays_absent_whatever_parts_are_named() -> None:
+    message = CrewSpec(name="crew", memory=MemorySpec(enabled=True))
+    replace_fields(message, CrewSpec(), ["memory.enabled", "memory", "memory.run_name"])
+    assert message == CrewSpec(name="crew")
+
+
 def test_a_part_that_is_not_given_is_gone() -> None:
     agent = AgentSpec(name="a", max_retries=3)
     agent.max_execution_time.FromSeconds(9)

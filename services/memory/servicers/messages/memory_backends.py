@@ -1,21 +1,25 @@
 """Memory backends as messages."""
 
+from dataclasses import replace
+
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.memory.v1 import memory_backend_pb2 as pb
 from services.common.clock import utc_now
 from services.common.egress import origin_of
 from services.common.errors import InvalidArgument
-from services.common.grpc.field_masks import mask_paths
+from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.times import timestamp_to_proto
+from services.common.grpc.validation import validate
 from services.memory.domain.backends import DatabricksConfig, MemoryBackend
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.servicers.messages.records import kind_from_proto, kind_to_proto
 from services.memory.usecases.memory_backends import Check
 
-_CHANGEABLE = frozenset({"name", "default", "databricks", "disabled_kinds"})
-_CHANGEABLE_PARTS = frozenset(f"databricks.{field.name}" for field in pb.DatabricksBackendConfig.DESCRIPTOR.fields)
+_CHANGEABLE = frozenset({"name", "default", "databricks", "disabled_kinds"}) | {
+    f"databricks.{field}" for field in pb.DatabricksBackendConfig.DESCRIPTOR.fields_by_name
+}
 
 
 def backend_from_proto(message: pb.MemoryBackend, default_space: EmbeddingSpace) -> MemoryBackend:
@@ -34,6 +38,20 @@ def backend_from_proto(message: pb.MemoryBackend, default_space: EmbeddingSpace)
         created_at=now,
         updated_at=now,
     )
+
+
+def changed_backend(
+    present: MemoryBackend, given: pb.MemoryBackend, mask: FieldMask, default_space: EmbeddingSpace
+) -> MemoryBackend:
+    """Return a backend in which the fields that a mask names are as given.
+
+    Raises:
+        InvalidArgument: the mask names what cannot be changed, or a field breaks a rule.
+    """
+    message = backend_to_proto(present)
+    replace_fields(message, given, mask_paths(mask, _CHANGEABLE))
+    validate(message, "backend")
+    return replace(backend_from_proto(message, default_space), created_at=present.created_at)
 
 
 def _config(message: pb.DatabricksBackendConfig, default_space: EmbeddingSpace) -> DatabricksConfig:
@@ -94,24 +112,3 @@ def backend_to_proto(backend: MemoryBackend) -> pb.MemoryBackend:
 def check_to_proto(check: Check) -> pb.MemoryBackendCheck:
     """Return the message of a check."""
     return pb.MemoryBackendCheck(subject=check.subject, ok=check.ok, finding=check.finding, remedy=check.remedy)
-
-
-def merge(present: pb.MemoryBackend, changes: pb.MemoryBackend, mask: FieldMask) -> pb.MemoryBackend:
-    """Return the present configuration with the fields of a mask taken from another.
-
-    Raises:
-        InvalidArgument: the mask is empty, or names what does not exist or cannot be changed.
-    """
-    if list(mask.paths) == ["*"]:
-        paths = list(_CHANGEABLE)
-    else:
-        paths = sorted(mask_paths(mask, _CHANGEABLE | _CHANGEABLE_PARTS))
-    wanted = pb.MemoryBackend()
-    wanted.CopyFrom(changes)
-    if any(path.startswith("databricks.") for path in paths):
-        # What the mask names and the message lacks is emptied, but not inside a part that is absent.
-        wanted.databricks.SetInParent()
-    merged = pb.MemoryBackend()
-    merged.CopyFrom(present)
-    FieldMask(paths=paths).MergeMessage(wanted, merged, True, True)
-    return merged

@@ -1,14 +1,13 @@
 """Models and changes of them."""
 
 from dataclasses import fields
-from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.models.v1 import model_pb2 as pb
 from services.common.errors import InvalidArgument
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
-from services.common.grpc.field_masks import mask_paths
+from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.validation import validate
 from services.models.domain.model import CHANGEABLE_FIELDS, Capabilities, Model, ModelSpec, Provider
 
@@ -22,35 +21,25 @@ def model_spec_from_proto(model: pb.Model) -> ModelSpec:
     Raises:
         InvalidArgument: no provider is named.
     """
-    return ModelSpec(**{name: _value(model, name) for name in _CONFIGURED})
+    if model.provider == pb.PROVIDER_UNSPECIFIED:
+        raise InvalidArgument.field("model.provider", "has to be set to the provider that serves the model")
+    values = {name: getattr(model, name) for name in _CONFIGURED}
+    values["provider"] = enum_from_proto(Provider, pb.Provider, model.provider)
+    values["capabilities"] = Capabilities(**{name: getattr(model.capabilities, name) for name in _CAPABILITIES})
+    values["temperature"] = model.temperature if model.HasField("temperature") else None
+    return ModelSpec(**values)
 
 
-def model_changes_from_proto(model: pb.Model, mask: FieldMask) -> dict[str, Any]:
-    """Return the new values of the fields that a mask names, by their paths. The other fields are not looked at.
+def changed_model_spec(present: Model, given: pb.Model, mask: FieldMask) -> ModelSpec:
+    """Return the configuration of a model in which the fields that a mask names are as given.
 
     Raises:
         InvalidArgument: the mask names what cannot be changed, or a value breaks a rule.
     """
-    paths = mask_paths(mask, CHANGEABLE_FIELDS)
-    named = pb.Model()
-    FieldMask(paths=sorted(paths)).MergeMessage(model, named)
-    validate(named, "model")
-    return {path: _value(named, path) for path in paths}
-
-
-def _value(model: pb.Model, path: str) -> Any:
-    parent, _, name = path.rpartition(".")
-    match path:
-        case "provider" if model.provider == pb.PROVIDER_UNSPECIFIED:
-            raise InvalidArgument.field("model.provider", "has to be set to the provider that serves the model")
-        case "provider":
-            return enum_from_proto(Provider, pb.Provider, model.provider)
-        case "capabilities":
-            return Capabilities(**{capability: getattr(model.capabilities, capability) for capability in _CAPABILITIES})
-        case "temperature":
-            return model.temperature if model.HasField("temperature") else None
-        case _:
-            return getattr(getattr(model, parent) if parent else model, name)
+    message = model_to_proto(present)
+    replace_fields(message, given, mask_paths(mask, CHANGEABLE_FIELDS))
+    validate(message, "model")
+    return model_spec_from_proto(message)
 
 
 def model_to_proto(model: Model) -> pb.Model:
