@@ -174,8 +174,8 @@ def created_at(kind: MemoryKind, row: Row) -> datetime:
         raise MalformedRow(kind.name, row.get(Column.ID), error) from None
 
 
-def _has_metadata(own: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
-    return all(key in own and canonical_json(own[key]) == value for key, value in wanted.items())
+def _has_metadata(own: Mapping[str, Any], required: Mapping[str, str]) -> bool:
+    return all(key in own and canonical_json(own[key]) == value for key, value in required.items())
 
 
 def _holds(condition: Condition, field_type: FieldType, raw: object) -> bool:
@@ -186,24 +186,24 @@ def _holds(condition: Condition, field_type: FieldType, raw: object) -> bool:
         value = parse_time(raw)
     elif field_type is FieldType.BOOLEAN:
         value = parse_boolean(raw)
-    wanted: Any = condition.values[0]
+    operand: Any = condition.values[0]
     match condition.comparison:
         case Comparison.EQUAL:
             return value in condition.values
         case Comparison.NOT_EQUAL:
             return value not in condition.values
         case Comparison.LESS:
-            return bool(value < wanted)
+            return bool(value < operand)
         case Comparison.LESS_OR_EQUAL:
-            return bool(value <= wanted)
+            return bool(value <= operand)
         case Comparison.GREATER:
-            return bool(value > wanted)
+            return bool(value > operand)
         case Comparison.GREATER_OR_EQUAL:
-            return bool(value >= wanted)
+            return bool(value >= operand)
         case Comparison.STARTS_WITH:
-            return bool(value.startswith(wanted))
+            return bool(value.startswith(operand))
         case Comparison.CONTAINS:
-            return search_words(wanted) <= search_words(value)
+            return search_words(operand) <= search_words(value)
 
 
 def search_words(text: str) -> frozenset[str]:

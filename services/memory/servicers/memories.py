@@ -13,7 +13,7 @@ from services.memory.usecases.memories import ListInput, Memories, SearchInput
 
 
 class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
-    """Converts, calls the use case, converts back."""
+    """Records of crews: saved, searched, listed and removed."""
 
     def __init__(self, memories: Memories) -> None:
         self._memories = memories
@@ -29,7 +29,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
     async def SearchRecords(self, request: pb.SearchRecordsRequest, context: Context) -> pb.SearchRecordsResponse:
         """See the proto."""
         memory_id, kind = _namespace(request.namespace)
-        wanted = SearchInput(
+        search = SearchInput(
             text=request.text,
             vector=request.vector.values if request.HasField("vector") else None,
             filter=filter_from_proto(request.filter, kind),
@@ -40,7 +40,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             page_token=request.page_token,
             fingerprint=request_hash(request, "limit", "include_embeddings", "page_token"),
         )
-        outcome, next_page_token = await self._memories.search(current_principal(), memory_id, kind, wanted)
+        outcome, next_page_token = await self._memories.search(current_principal(), memory_id, kind, search)
         return pb.SearchRecordsResponse(
             results=[
                 pb.SearchResult(record=record_to_proto(found.record), score=found.score, similarity=found.similarity)
@@ -61,14 +61,14 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
     async def ListRecords(self, request: pb.ListRecordsRequest, context: Context) -> pb.ListRecordsResponse:
         """See the proto."""
         memory_id, kind = _namespace(request.namespace)
-        wanted = ListInput(
+        listing = ListInput(
             filter=filter_from_proto(request.filter, kind),
             page_size=request.page_size,
             page_token=request.page_token,
             include_embeddings=request.include_embeddings,
             fingerprint=request_hash(request.filter),
         )
-        records, next_page_token = await self._memories.page(current_principal(), memory_id, kind, wanted)
+        records, next_page_token = await self._memories.page(current_principal(), memory_id, kind, listing)
         return pb.ListRecordsResponse(
             records=[record_to_proto(record) for record in records], next_page_token=next_page_token
         )

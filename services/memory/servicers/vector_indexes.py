@@ -6,19 +6,19 @@ from coxswain.memory.v1 import vector_index_pb2 as pb
 from coxswain.memory.v1 import vector_index_service_pb2_grpc
 from services.common.grpc.call import current_call, current_principal
 from services.common.grpc.handler import Context
-from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.servicers.messages.filters import conditions_from_proto
 from services.memory.servicers.messages.records import kind_from_proto, record_to_proto, records_from_proto
 from services.memory.servicers.messages.vector_indexes import (
     backend_key_from_proto,
     endpoint_to_proto,
     index_to_proto,
+    schema_to_proto,
 )
 from services.memory.usecases.vector_indexes import VectorIndexes
 
 
 class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServicer):
-    """Converts, calls the use case, converts back."""
+    """Indexes and endpoints of a group's Databricks backends."""
 
     def __init__(self, indexes: VectorIndexes) -> None:
         self._indexes = indexes
@@ -35,14 +35,12 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
         self, request: pb.SimilaritySearchRequest, context: Context
     ) -> pb.SimilaritySearchResponse:
         """See the proto."""
-        principal = current_principal()
-        index = await self._indexes.registered(principal, request.index)
         found = await self._indexes.search(
-            principal,
-            index,
+            current_principal(),
+            request.index,
             request.memory_id,
             request.query_vector,
-            conditions_from_proto(request.conditions, index.kind, "conditions"),
+            lambda kind: conditions_from_proto(request.conditions, kind, "conditions"),
             request.limit,
             request.min_score if request.HasField("min_score") else None,
         )
@@ -67,10 +65,12 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
         self, request: pb.CountIndexRecordsRequest, context: Context
     ) -> pb.CountIndexRecordsResponse:
         """See the proto."""
-        principal = current_principal()
-        index = await self._indexes.registered(principal, request.index)
-        conditions = conditions_from_proto(request.conditions, index.kind, "conditions")
-        tally = await self._indexes.count(principal, index, request.memory_id, conditions)
+        tally = await self._indexes.count(
+            current_principal(),
+            request.index,
+            request.memory_id,
+            lambda kind: conditions_from_proto(request.conditions, kind, "conditions"),
+        )
         return pb.CountIndexRecordsResponse(count=tally.count, at_least=tally.at_least)
 
     async def DescribeIndex(self, request: pb.DescribeIndexRequest, context: Context) -> pb.DescribeIndexResponse:
@@ -104,20 +104,7 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
 
     async def GetSchema(self, request: pb.GetSchemaRequest, context: Context) -> pb.GetSchemaResponse:
         """See the proto."""
-        kind = kind_from_proto(request.kind)
-        filterable = DatabricksIndexSchemas.filterable(kind)
-        positions = DatabricksIndexSchemas.get_column_positions(kind)
-        return pb.GetSchemaResponse(
-            fields=[
-                pb.SchemaField(
-                    name=name, type=type_name, filterable=name in filterable, position=positions.get(name, -1)
-                )
-                for name, type_name in DatabricksIndexSchemas.get_schema(kind).items()
-            ],
-            search_columns=DatabricksIndexSchemas.get_search_columns(kind),
-            primary_key=DatabricksIndexSchemas.PRIMARY_KEY,
-            vector_column=DatabricksIndexSchemas.VECTOR_COLUMN,
-        )
+        return schema_to_proto(kind_from_proto(request.kind))
 
     async def CreateEndpoint(self, request: pb.CreateEndpointRequest, context: Context) -> pb.CreateEndpointResponse:
         """See the proto."""

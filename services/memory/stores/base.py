@@ -94,18 +94,18 @@ class MemoryStore(Protocol):
         ...
 
 
-def embedding_mismatch_of_index(index: str, expected: EmbeddingSpace, wanted: EmbeddingSpace) -> FailedPrecondition:
+def embedding_mismatch_of_index(index: str, expected: EmbeddingSpace, actual: EmbeddingSpace) -> FailedPrecondition:
     """Return the refusal of another embedding space for an index that has vectors."""
     return FailedPrecondition(
-        f'index {index} holds vectors of "{expected.model}" with {expected.dimension} components, not "{wanted.model}" '
-        f"with {wanted.dimension}: name another index for them, create it (ProvisionMemoryBackend), export the records "
+        f'index {index} holds vectors of "{expected.model}" with {expected.dimension} components, not "{actual.model}" '
+        f"with {actual.dimension}: name another index for them, create it (ProvisionMemoryBackend), export the records "
         "and import them there to be embedded again",
         reason="EMBEDDING_MISMATCH",
         metadata={
             "expected_model": expected.model,
             "expected_dimension": str(expected.dimension),
-            "actual_model": wanted.model,
-            "actual_dimension": str(wanted.dimension),
+            "actual_model": actual.model,
+            "actual_dimension": str(actual.dimension),
         },
     )
 

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 
@@ -23,7 +23,8 @@ from services.memory.domain.searches import Query, Ranking, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, Vector, unit_vector
 from services.memory.embedding import Embedder
 from services.memory.schemas import Column, has_column
-from services.memory.stores.base import MemoryStore, embedding_mismatch
+from services.memory.stores.base import embedding_mismatch
+from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.entity_graph import EntityGraph, traverse, within_message
 from services.memory.usecases.record_pages import ListPages, SearchPages, fitting
 
@@ -37,22 +38,6 @@ _TEXT_BYTES = 64
 _NAMESPACES = Pager("namespaces", key_types=(str, str))
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-
-
-class GroupStores(Protocol):
-    """Knows the store of each group's memories."""
-
-    async def of(self, group_id: str, kind: MemoryKind) -> MemoryStore:
-        """Return the store of a group for a kind.
-
-        Raises:
-            FailedPrecondition: the group's backend does not store the kind.
-        """
-        ...
-
-    async def any_of(self, group_id: str) -> MemoryStore:
-        """Return the group's store, whatever kinds it stores."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +74,7 @@ class Memories:
 
     def __init__(
         self,
-        stores: GroupStores,
+        stores: BackendStores,
         embedder: Embedder,
         *,
         default_model: str,
@@ -164,7 +149,7 @@ class Memories:
         return EmbeddingSpace(model, next(iter(given))) if model else await self._embedder.space(self._default_model)
 
     async def search(
-        self, principal: Principal, memory_id: str, kind: MemoryKind, wanted: SearchInput
+        self, principal: Principal, memory_id: str, kind: MemoryKind, search: SearchInput
     ) -> tuple[SearchOutcome, str]:
         """Return the best records, best first, and the token of the next page.
 
@@ -174,25 +159,25 @@ class Memories:
             PermissionDenied: private records are requested without the role EDITOR.
         """
         key = namespace_key(principal, memory_id, kind)
-        pages = SearchPages(key, wanted.fingerprint)
-        after, asked_at = pages.position(wanted.page_token)
-        _check_privacy(principal, wanted.filter)
-        if wanted.ranking and wanted.ranking.importance_weight and not has_column(kind, Column.IMPORTANCE):
+        pages = SearchPages(key, search.fingerprint)
+        after, asked_at = pages.position(search.page_token)
+        _check_privacy(principal, search.filter)
+        if search.ranking and search.ranking.importance_weight and not has_column(kind, Column.IMPORTANCE):
             raise InvalidArgument.field("ranking.importance_weight", f"{kind.name} records have no importance")
-        vector = None if wanted.vector is None else query_vector(wanted.vector, "vector.values")
+        vector = None if search.vector is None else query_vector(search.vector, "vector.values")
         store = await self._stores.of(principal.group_id, kind)
         if vector is None:
             space = await store.space(key)
             if space is None:
                 return SearchOutcome(), ""
-            vector = (await self._embedder.embed(space.model, [wanted.text])).vectors[0]
+            vector = (await self._embedder.embed(space.model, [search.text])).vectors[0]
         query = Query(
             vector=vector,
-            limit=wanted.limit or _DEFAULT_LIMIT,
-            filter=wanted.filter,
-            min_score=wanted.min_score,
-            ranking=wanted.ranking,
-            include_embeddings=wanted.include_embeddings,
+            limit=search.limit or _DEFAULT_LIMIT,
+            filter=search.filter,
+            min_score=search.min_score,
+            ranking=search.ranking,
+            include_embeddings=search.include_embeddings,
             after=after,
             asked_at=asked_at,
         )
@@ -220,7 +205,7 @@ class Memories:
         return found[0]
 
     async def page(
-        self, principal: Principal, memory_id: str, kind: MemoryKind, wanted: ListInput
+        self, principal: Principal, memory_id: str, kind: MemoryKind, listing: ListInput
     ) -> tuple[Sequence[Record], str]:
         """Return the next records, newest first, and the token of the next page; fewer where records are long.
 
@@ -229,13 +214,13 @@ class Memories:
             PermissionDenied: private records are requested without the role EDITOR.
         """
         key = namespace_key(principal, memory_id, kind)
-        pages = ListPages(key, wanted.fingerprint)
-        after = pages.position(wanted.page_token)
-        _check_privacy(principal, wanted.filter)
+        pages = ListPages(key, listing.fingerprint)
+        after = pages.position(listing.page_token)
+        _check_privacy(principal, listing.filter)
         store = await self._stores.of(principal.group_id, kind)
         # Stores cut pages themselves: they know how long records are before they read them.
         page = await store.page(
-            key, wanted.filter, page_size(wanted.page_size), after, utc_now(), embeddings=wanted.include_embeddings
+            key, listing.filter, page_size(listing.page_size), after, utc_now(), embeddings=listing.include_embeddings
         )
         shown = page.records[: fitting(page.records, self._max_bytes)]
         more = page.more or len(shown) < len(page.records)

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from services.memory.stores.databricks.provisioning import (
     wanted_indexes,
 )
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
+from services.memory.stores.group_stores import BackendStores
 from services.memory.tables import requests
 
 _LISTING = Pager("memory_backends")
@@ -39,18 +39,6 @@ EMBEDDED_DEFAULT = ResourceKey(id="default")
 """Stands for the installation's embedded store."""
 
 Edit = Callable[[MemoryBackend], MemoryBackend]
-
-
-class IndexRepositories(Protocol):
-    """Opens the indexes of a backend."""
-
-    def repository(self, backend: MemoryBackend) -> DatabricksVectorIndexRepository:
-        """Return them."""
-        ...
-
-    def forget(self, group_id: str) -> None:
-        """Look up the group's active backend again: its backends have changed."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +69,7 @@ class Step:
 class MemoryBackends:
     """Every operation concerns the calling principal's group."""
 
-    def __init__(self, database: Database, indexes: IndexRepositories, limits: ProvisionLimits) -> None:
+    def __init__(self, database: Database, indexes: BackendStores, limits: ProvisionLimits) -> None:
         self._database = database
         self._indexes = indexes
         self._limits = limits
@@ -301,8 +289,8 @@ class MemoryBackends:
         if config is None:
             raise FailedPrecondition("the embedded default needs no provisioning", reason="INVALID_FIELD")
         repository = self._indexes.repository(backend)
-        wanted = wanted_indexes(config)
-        total = 1 + len(wanted)
+        planned = wanted_indexes(config)
+        total = 1 + len(planned)
         started = time.monotonic()
         indexes: list[str] = []
         endpoints: list[str] = []
@@ -319,7 +307,7 @@ class MemoryBackends:
         try:
             async for text in make_endpoint(repository, config.endpoint, self._limits, endpoint_made):
                 yield step(text, 0)
-            for done, (kind, name) in enumerate(wanted, start=1):
+            for done, (kind, name) in enumerate(planned, start=1):
                 own = len(endpoints) + len(indexes)
                 yield step(f"creating index {name}", done)
                 dimension = config.space.dimension
@@ -355,13 +343,15 @@ async def _named(backends: MemoryBackendRepository, group_id: str, key: Resource
     return None if key == EMBEDDED_DEFAULT else await backends.get(group_id, key)
 
 
-async def _check_space(backends: MemoryBackendRepository, wanted: MemoryBackend, present: MemoryBackend | None) -> None:
+async def _check_space(
+    backends: MemoryBackendRepository, changed: MemoryBackend, present: MemoryBackend | None
+) -> None:
     """Keep vectors of two models out of one index: they cannot be compared."""
-    config = wanted.databricks
+    config = changed.databricks
     if config is None:
         return
     names = {name for _, name in wanted_indexes(config)}
-    for registered in await backends.indexes(wanted.group_id):
+    for registered in await backends.indexes(changed.group_id):
         backend, other = registered.backend, registered.backend.databricks
         if registered.name not in names or other is None or other.workspace_url != config.workspace_url:
             continue

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -28,13 +28,17 @@ from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.provisioning import ProvisionLimits, make_index
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.upstream_errors import AlreadyThere
+from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.memories import check_memory_id, query_vector
-from services.memory.usecases.memory_backends import Edit, IndexRepositories, note_endpoint
+from services.memory.usecases.memory_backends import Edit, note_endpoint
 
 _DEFAULT_LIMIT = 10
 _DESCRIBED_AT_ONCE = 8
 _NEVER_EXPIRED = datetime(1, 1, 1, tzinfo=UTC)
 """A present in which nothing has expired: everything is meant."""
+
+ConditionsFor = Callable[[MemoryKind], Sequence[Condition]]
+"""Reads conditions against the schema of an index's kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class VectorIndexes:
     def __init__(
         self,
         database: Database,
-        indexes: IndexRepositories,
+        indexes: BackendStores,
         provisioning: ProvisionLimits,
         limits: IndexLimits,
     ) -> None:
@@ -133,15 +137,22 @@ class VectorIndexes:
     async def search(
         self,
         principal: Principal,
-        registered: RegisteredIndex,
+        index: str,
         memory_id: str,
         values: npt.ArrayLike,
-        conditions: Sequence[Condition],
+        conditions_for: ConditionsFor,
         limit: int,
         min_score: float | None,
     ) -> SimilarRecords:
-        """Return the nearest of the group's records, best first; without a crew, of all crews."""
-        repository = self._indexes.repository(registered.backend)
+        """Return the nearest of the group's records, best first; without a crew, of all crews.
+
+        Raises:
+            NotFound: no backend of the group names the index.
+            InvalidArgument: a condition does not fit the kind, or the vector cannot be compared.
+            FailedPrecondition: the vector has another length than the index.
+        """
+        registered, repository = await self._open(principal, index)
+        conditions = conditions_for(registered.kind)
         space = _config(registered.backend).space
         vector = query_vector(values, "query_vector")
         if len(vector) != space.dimension:
@@ -178,11 +189,15 @@ class VectorIndexes:
         names = {key.stored_id(client_id): client_id for client_id in ids}
         return await repository.delete_records(index, list(names), names)
 
-    async def count(
-        self, principal: Principal, registered: RegisteredIndex, memory_id: str, conditions: Sequence[Condition]
-    ) -> Tally:
-        """Count the group's records."""
-        repository = self._indexes.repository(registered.backend)
+    async def count(self, principal: Principal, index: str, memory_id: str, conditions_for: ConditionsFor) -> Tally:
+        """Count the group's records.
+
+        Raises:
+            NotFound: no backend of the group names the index.
+            InvalidArgument: a condition does not fit the kind.
+        """
+        registered, repository = await self._open(principal, index)
+        conditions = conditions_for(registered.kind)
         owner = _owner(principal, registered.kind, memory_id)
         chosen = Filter(tuple(conditions), include_private=True)
         return await repository.count_documents(registered.name, owner, chosen, utc_now())
@@ -317,8 +332,16 @@ class VectorIndexes:
         await repository.delete_endpoint()
         await self._note_endpoint(backend, "")
 
-    async def registered(self, principal: Principal, index: str) -> RegisteredIndex:
-        """Return an index that a backend of the caller's group names, the kind it holds, and its backend.
+    async def _backend(self, principal: Principal, key: ResourceKey) -> MemoryBackend:
+        async with self._database.read() as connection:
+            return await MemoryBackendRepository(connection).get(principal.group_id, key)
+
+    async def _note_endpoint(self, backend: MemoryBackend, made: str) -> None:
+        async with self._database.write() as connection:
+            await note_endpoint(MemoryBackendRepository(connection), backend, made)
+
+    async def _open(self, principal: Principal, index: str) -> tuple[RegisteredIndex, DatabricksVectorIndexRepository]:
+        """Return an index that a backend of the caller's group names, and the repository that reads it.
 
         Raises:
             NotFound: no backend names it.
@@ -331,18 +354,6 @@ class VectorIndexes:
                 reason="INDEX_NOT_REGISTERED",
                 metadata={"index": index},
             )
-        return registered
-
-    async def _backend(self, principal: Principal, key: ResourceKey) -> MemoryBackend:
-        async with self._database.read() as connection:
-            return await MemoryBackendRepository(connection).get(principal.group_id, key)
-
-    async def _note_endpoint(self, backend: MemoryBackend, made: str) -> None:
-        async with self._database.write() as connection:
-            await note_endpoint(MemoryBackendRepository(connection), backend, made)
-
-    async def _open(self, principal: Principal, index: str) -> tuple[RegisteredIndex, DatabricksVectorIndexRepository]:
-        registered = await self.registered(principal, index)
         return registered, self._indexes.repository(registered.backend)
 
 

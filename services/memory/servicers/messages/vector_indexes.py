@@ -5,6 +5,8 @@ from typing import Protocol
 from coxswain.memory.v1 import vector_index_pb2 as pb
 from services.common.grpc.enums import enum_to_proto
 from services.common.resource_key import ResourceKey
+from services.memory.domain.records import MemoryKind
+from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.servicers.messages.records import kind_to_proto
 from services.memory.stores.databricks.descriptions import EndpointDescription
 from services.memory.usecases.vector_indexes import IndexInfo
@@ -47,4 +49,19 @@ def endpoint_to_proto(endpoint: EndpointDescription) -> pb.EndpointInfo:
         detailed_state=endpoint.detailed_state,
         message=endpoint.message,
         index_count=endpoint.index_count,
+    )
+
+
+def schema_to_proto(kind: MemoryKind) -> pb.GetSchemaResponse:
+    """Return the columns that the indexes of a kind have."""
+    filterable = DatabricksIndexSchemas.filterable(kind)
+    positions = DatabricksIndexSchemas.get_column_positions(kind)
+    return pb.GetSchemaResponse(
+        fields=[
+            pb.SchemaField(name=name, type=type_name, filterable=name in filterable, position=positions.get(name, -1))
+            for name, type_name in DatabricksIndexSchemas.get_schema(kind).items()
+        ],
+        search_columns=DatabricksIndexSchemas.get_search_columns(kind),
+        primary_key=DatabricksIndexSchemas.PRIMARY_KEY,
+        vector_column=DatabricksIndexSchemas.VECTOR_COLUMN,
     )

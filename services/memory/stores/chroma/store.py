@@ -133,9 +133,9 @@ class ChromaMemoryStore:
                     row
                     for row in rows
                     if _passes(key.kind, chosen, row, now)
-                    and (after is None or _place(row) < (after.created, after.stored_id))
+                    and (after is None or _sort_key(row) < (after.created, after.stored_id))
                 )
-                newest.sort(key=_place, reverse=True)
+                newest.sort(key=_sort_key, reverse=True)
                 del newest[limit + 1 :]
             return newest
 
@@ -144,14 +144,15 @@ class ChromaMemoryStore:
 
     async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
         """See `MemoryStore`."""
-        wanted = None if ids is None else {key.stored_id(client_id) for client_id in ids}
+        stored_ids = None if ids is None else {key.stored_id(client_id) for client_id in ids}
 
         def remove(collection: Any) -> int:
             doomed = [
                 row[Column.ID]
                 for rows in _chunks(collection, key, embeddings=False)
                 for row in rows
-                if (wanted is None or row[Column.ID] in wanted) and _passes(key.kind, chosen or EVERYTHING, row, now)
+                if (stored_ids is None or row[Column.ID] in stored_ids)
+                and _passes(key.kind, chosen or EVERYTHING, row, now)
             ]
             for start in range(0, len(doomed), _ROWS_IN_CHUNK):
                 collection.delete(ids=doomed[start : start + _ROWS_IN_CHUNK])
@@ -336,5 +337,5 @@ def _passes(kind: MemoryKind, chosen: Filter, row: Row, now: datetime) -> bool:
     return filters.matches(kind, chosen, row)
 
 
-def _place(row: Row) -> tuple[int, str]:
+def _sort_key(row: Row) -> tuple[int, str]:
     return row[_CREATED], row[Column.ID]

@@ -90,7 +90,7 @@ def index_description(index: str, answer: Mapping[str, Any]) -> IndexDescription
         endpoint=str(answer.get("endpoint_name") or ""),
         state=resource_state(detailed, ready=bool(status.get("ready"))),
         detailed_state=detailed,
-        message=_told(status.get("message")),
+        message=_message(status.get("message")),
         primary_key=str(answer.get("primary_key") or ""),
         vector_column=str(vectors[0].get("name") or ""),
         dimension=int(vectors[0].get("embedding_dimension") or 0),
@@ -108,10 +108,10 @@ def endpoint_description(answer: Mapping[str, Any]) -> EndpointDescription:
         storage_optimized=answer.get("endpoint_type") == STORAGE_OPTIMIZED,
         state=resource_state(detailed),
         detailed_state=detailed,
-        message=_told(status.get("message")),
+        message=_message(status.get("message")),
         index_count=int(answer.get("num_indexes") or 0),
     )
 
 
-def _told(message: object) -> str:
+def _message(message: object) -> str:
     return redact(str(message or ""))[:_MAX_MESSAGE]

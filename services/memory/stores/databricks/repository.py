@@ -149,11 +149,11 @@ class DatabricksVectorIndexRepository:
         columns = DatabricksIndexSchemas.get_search_columns(owner.kind)
         if embeddings:
             columns.append(Column.EMBEDDING)
-        wanted = limit if whole else min(MAX_RESULTS, 100 + 4 * limit)
+        requested = limit if whole else min(MAX_RESULTS, 100 + 4 * limit)
         while True:
             hits: list[Hit] = []
             received = 0
-            async for row in self._query(index, clauses, vector, wanted, columns=columns):
+            async for row in self._query(index, clauses, vector, requested, columns=columns):
                 received += 1
                 similarity = self._cosine(row.get(SCORE))
                 if min_score is not None and similarity < min_score:
@@ -162,9 +162,9 @@ class DatabricksVectorIndexRepository:
                     hits.append(Hit(row, similarity))
                     if len(hits) == limit:
                         return Hits(hits, truncated=False)
-            if received < wanted or wanted == MAX_RESULTS:
+            if received < requested or requested == MAX_RESULTS:
                 return Hits(hits, truncated=received >= MAX_RESULTS)
-            wanted = min(MAX_RESULTS, 10 * wanted)
+            requested = min(MAX_RESULTS, 10 * requested)
 
     async def fetch(self, index: str, owner: Owner, keys: Sequence[str], *, embeddings: bool) -> dict[str, Row]:
         """Return the owner's rows of these primary keys, with all their columns, the vector only on demand."""

@@ -117,8 +117,8 @@ class DatabricksMemoryStore:
             raise embedding_mismatch(self._config.space, "", len(query.vector))
         # The order of equal scores is the index's own, so pages are identified by rank.
         before = query.after.rank if query.after else 0
-        wanted = before + query.limit
-        limit = min(MAX_RESULTS, wanted if query.ranking is None else max(_RANKED_CANDIDATES, wanted))
+        end = before + query.limit
+        limit = min(MAX_RESULTS, end if query.ranking is None else max(_RANKED_CANDIDATES, end))
         if before >= limit:
             return SearchOutcome(truncated=True)
         found = await self._repository.similarity_search(
@@ -135,7 +135,7 @@ class DatabricksMemoryStore:
             hits = found.hits[before:]
             results = [Found(parse_row(key.kind, hit.row), hit.similarity, hit.similarity) for hit in hits]
             return SearchOutcome(results, truncated=found.truncated)
-        results = _ranked(key.kind, found.hits, query.ranking, query.asked_at or now)[before:wanted]
+        results = _ranked(key.kind, found.hits, query.ranking, query.asked_at or now)[before:end]
         return SearchOutcome(results, truncated=found.truncated or len(found.hits) == limit)
 
     async def get(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool) -> Sequence[Record]:

@@ -194,7 +194,7 @@ class VectorSearch:
     async def _matching(
         self, connection: AsyncConnection, key: NamespaceKey, chosen: Filter, now_us: int, block: VectorBlock
     ) -> Mask:
-        """Tell of each row of a block whether it matches, by asking the database."""
+        """Return a mask of matching rows, which the database decides."""
         rest = filters.residual(chosen)
         table = records[key.kind]
         statement = select(table.c[Column.ID], *_residual_columns(key.kind, rest)).where(

@@ -25,7 +25,6 @@ IDS_IN_STATEMENT: Final = 500
 """Well below the number of parameters any of the databases takes."""
 NAMESPACE_VERSION: Final = "namespace_version"
 WINNERS: Final = "winners"
-CREATED_US: Final = "created_us"
 _NAMESPACE, _GROUP, _CREW = "owner_namespace", "owner_group", "owner_crew"
 
 Item = TypeVar("Item")
@@ -162,7 +161,7 @@ def _unified(table: Table, chosen: Filter, dialect: str) -> Iterator[ColumnEleme
 
 def _compare(column: Any, field_type: FieldType, condition: Condition, dialect: str) -> ColumnElement[bool]:
     values: Sequence[Any] = condition.values
-    wanted = values[0]
+    operand = values[0]
     # Code points decide the order of texts, whatever the database's language.
     ordered = column.collate("C") if field_type is FieldType.STRING and dialect == "postgresql" else column
     result: ColumnElement[bool]
@@ -172,15 +171,15 @@ def _compare(column: Any, field_type: FieldType, condition: Condition, dialect: 
         case Comparison.NOT_EQUAL:
             result = or_(column.is_(None), column.not_in(values)) if column.nullable else column.not_in(values)
         case Comparison.LESS:
-            result = ordered < wanted
+            result = ordered < operand
         case Comparison.LESS_OR_EQUAL:
-            result = ordered <= wanted
+            result = ordered <= operand
         case Comparison.GREATER:
-            result = ordered > wanted
+            result = ordered > operand
         case Comparison.GREATER_OR_EQUAL:
-            result = ordered >= wanted
+            result = ordered >= operand
         case Comparison.STARTS_WITH:
-            result = func.substr(column, 1, len(wanted)) == wanted
+            result = func.substr(column, 1, len(operand)) == operand
         case Comparison.CONTAINS:
             raise ValueError("words are not looked for in SQL")
     return result

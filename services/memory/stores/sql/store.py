@@ -123,14 +123,16 @@ class SqlMemoryStore:
             positions += some
             if len(positions) > limit:
                 break
-        wanted = {position.stored_id: position for position in positions[:limit]}
+        on_page = {position.stored_id: position for position in positions[:limit]}
         clauses = living(key, chosen, microseconds(now), self._database.dialect)
         async with self._database.read() as connection:
-            found, looked_up = await read_records(connection, key, list(wanted), embeddings=embeddings, clauses=clauses)
+            found, looked_up = await read_records(
+                connection, key, list(on_page), embeddings=embeddings, clauses=clauses
+            )
         # What was removed or moved since its position was read is left out, but never ends a list early.
         shown = [
             record
-            for stored_id, position in wanted.items()
+            for stored_id, position in on_page.items()
             if (record := found.get(stored_id)) and microseconds(record.created_at or now) == position.created
         ]
         more = looked_up < len(positions)

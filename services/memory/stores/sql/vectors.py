@@ -50,7 +50,7 @@ class Labels:
         return cls(np.concatenate(codes), tuple(codes_of))
 
     def among(self, accepted: Sequence[bool]) -> Mask:
-        """Tell of each row whether its text is accepted, given that for each distinct text."""
+        """Return a mask of rows whose text is accepted, given one for the distinct texts."""
         result: Mask = np.asarray(accepted, dtype=np.bool_)[self.codes]
         return result
 
@@ -142,7 +142,7 @@ class VectorBlock:
         return VectorBlock.joined([older, newer])
 
     def allowed(self, chosen: Filter, now_us: int, *, unified: bool) -> Mask:
-        """Tell of each row whether it is alive and passes what of the filter these arrays can decide."""
+        """Return a mask of rows that are alive and pass the part of the filter that these arrays can decide."""
         mask: Mask = self.expires_us > now_us
         if chosen.created_before is not None:
             mask &= self.created_us < microseconds(chosen.created_before)
