@@ -55,7 +55,7 @@ class AuthService:
         self._dev = dev = runtime.settings.identity_mode == "dev"
         database = runtime.database
         principal_lifetime = timedelta(seconds=settings.principal_seconds)
-        # Read once: later changes, by whatever library, have no effect.
+        # Read once: later changes, which libraries may make, have no effect.
         variables = dict(os.environ)
         self._http = JsonClient(
             AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_AUTH_EGRESS_ALLOWED_NETWORKS"),
@@ -108,7 +108,7 @@ class AuthService:
 
     @property
     def identity(self) -> IdentityProvider:
-        """The identity provider that the process of auth uses instead of asking over the network."""
+        """The identity provider that the process of auth uses instead of calls over the network."""
         return self
 
     def register(self, registry: Registry) -> None:
@@ -182,7 +182,7 @@ def build(settings: AuthSettings, runtime: Runtime) -> AuthService:
     """Return auth, built from its settings and the runtime of the process.
 
     Raises:
-        StartError: there is no usable key ring, or the providers file cannot be read.
+        StartError: the key ring cannot be used, or the providers file cannot be read.
     """
     try:
         return AuthService(settings, runtime, _key_ring(settings, runtime))

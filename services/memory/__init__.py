@@ -1,1 +1,1 @@
-"""Long-term memory on whatever backend a group has, and the Databricks indexes it may use."""
+"""Long-term memory on the backend that a group has chosen, and the Databricks indexes it may use."""

@@ -59,7 +59,7 @@ class SchemaField:
 
 
 class UnknownMemoryType(ValueError):
-    """There is no schema of that name."""
+    """A name that no schema has."""
 
 
 def _fields(**types: str) -> tuple[SchemaField, ...]:

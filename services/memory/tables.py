@@ -100,7 +100,7 @@ def _records(kind: MemoryKind) -> Table:
             for field in DatabricksIndexSchemas.get_fields(kind)
         ),
         Column("namespace_id", String(64), ForeignKey("namespaces.id", ondelete="CASCADE"), nullable=False),
-        # Microseconds since 1970: the order of lists, whatever the kind calls its time.
+        # Microseconds since 1970: the order of lists for all kinds, which name their times differently.
         Column("created_us", BigInteger, nullable=False),
         Column("expires_us", BigInteger, nullable=True),
         # The namespace's version that wrote the row.

@@ -37,7 +37,7 @@ class Answer:
 
     @classmethod
     def absent(cls, detail: str) -> "Answer":
-        """Return that there is no credential here: the next link is asked."""
+        """Return that this link has no credential: the chain tries the next one."""
         return cls(LinkOutcome.ABSENT, detail)
 
     @classmethod

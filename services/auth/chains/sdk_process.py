@@ -31,7 +31,7 @@ def _find(asked: dict[str, Any]) -> dict[str, Any]:
             **named, http_timeout_seconds=asked["timeout"], retry_timeout_seconds=max(1, int(asked["timeout"]))
         )
     except ValueError as error:
-        # Only this message means that there are no credentials; all others are about credentials it found.
+        # Only this message means that the SDK found no credentials; all others are about those it found.
         nothing = "cannot configure default credentials" in str(error)
         return {"found": "nothing" if nothing else "refusal", "auth_type": "", "detail": str(error)}
     auth_type = config.auth_type or ""
@@ -63,13 +63,13 @@ def _expiry(config: Any) -> float | None:
 def main() -> None:
     """Read the request and write the result."""
     frames, answers = sys.stdin.buffer, sys.stdout.buffer
-    # What the SDK prints must not come between frames.
+    # Output of the SDK must not come between frames.
     sys.stdout = sys.stderr
     (length,) = _HEADER.unpack(frames.read(_HEADER.size))
     asked = json.loads(frames.read(length))
     try:
         found = _find(asked)
-    except Exception as error:  # noqa: BLE001 - whatever the SDK raises is a refusal
+    except Exception as error:  # noqa: BLE001 - every error of the SDK is a refusal
         found = {"found": "refusal", "auth_type": "", "detail": f"{type(error).__name__}: {error}"}
     payload = json.dumps(found).encode()
     answers.write(_HEADER.pack(len(payload)) + payload)

@@ -1,4 +1,4 @@
-"""Identity of a Databricks workspace: its OAuth tokens, and opaque tokens by asking the workspace."""
+"""Identity of a Databricks workspace: its OAuth tokens, and opaque tokens, which the workspace verifies."""
 
 from datetime import timedelta
 

@@ -25,7 +25,7 @@ class IssuerAddress:
     issuer: str
     """Its name, as tokens carry it and discovery has to repeat it."""
     discovery_url: str
-    """Not asked when `jwks_uri` is set."""
+    """Not fetched when `jwks_uri` is set."""
     jwks_uri: str = ""
     ca_file: Path | None = None
     token_file: Path | None = None

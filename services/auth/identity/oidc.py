@@ -21,7 +21,7 @@ _SEPARATOR = "|"
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What is asked of an issuer's tokens."""
+    """The requirements on an issuer's tokens."""
 
     keys: KeySet
     algorithms: frozenset[str]

@@ -1,4 +1,4 @@
-"""Every sealed value there is, whatever its table, for rotation."""
+"""The sealed values of all tables, for rotation."""
 
 from collections import Counter
 from collections.abc import Mapping

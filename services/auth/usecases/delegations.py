@@ -113,7 +113,7 @@ class Delegations:
         """Return a fresh principal that acts for an execution.
 
         Raises:
-            NotFound: that execution has no such grant.
+            NotFound: that execution does not have the grant.
             PermissionDenied: DELEGATION_REVOKED, it was revoked, its subject has left the group, or was a member only
                 by a token that was shown too long ago; ROLE_REQUIRED, they may no longer act as the group.
             Unauthenticated: CREDENTIAL_EXPIRED, the user's token has expired; metadata `on_credential_expiry` says what
@@ -132,7 +132,7 @@ class Delegations:
                 subject=grant.subject,
                 group_id=grant.group_id,
                 role=role,
-                # An execution never administers the installation, whoever started it.
+                # An execution never administers the installation, not even one that a platform admin started.
                 platform_admin=False,
                 credential_kind=kind,
                 session_id=session_id,

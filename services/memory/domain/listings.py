@@ -1,4 +1,4 @@
-"""Lists, counts and where a list goes on."""
+"""Lists, counts and the position at which a list continues."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -70,7 +70,7 @@ class BackendStores:
         return self._store(backend)
 
     async def any_of(self, group_id: str) -> MemoryStore:
-        """Return the group's store, whatever kinds it stores."""
+        """Return the group's store without regard to the kinds it stores."""
         backend = await self._active_backend(group_id)
         return self._default if backend is None or backend.disabled else self._store(backend)
 

@@ -1,4 +1,4 @@
-"""Saving and finding memories, whatever the store."""
+"""Saving and finding memories in any store."""
 
 import asyncio
 import re

@@ -99,7 +99,7 @@ class MemoryBackends:
         """Return a backend.
 
         Raises:
-            NotFound: the group has no such backend.
+            NotFound: the group has no backend of that id or name.
         """
         async with self._database.read() as connection:
             return await MemoryBackendRepository(connection).get(principal.group_id, key)
@@ -124,7 +124,7 @@ class MemoryBackends:
         """Change name, configuration and disabled kinds of a backend to what `edit` makes of them.
 
         Raises:
-            NotFound: the group has no such backend.
+            NotFound: the group has no backend of that id or name.
             AlreadyExists: the name is taken.
             InvalidArgument: the configuration contradicts itself.
             FailedPrecondition: one of its indexes has vectors of another model already.
@@ -153,7 +153,7 @@ class MemoryBackends:
         """Remove a backend; the active one needs a successor.
 
         Raises:
-            NotFound: there is no such backend or successor.
+            NotFound: the group has no backend, or no successor, of that id or name.
             FailedPrecondition: it is active and has no successor.
             InvalidArgument: it is its own successor.
         """
@@ -184,7 +184,7 @@ class MemoryBackends:
         """Make a backend the active one and return it, or None for the embedded default.
 
         Raises:
-            NotFound: the group has no such backend.
+            NotFound: the group has no backend of that id or name.
         """
         async with self._database.write() as connection:
             backends = MemoryBackendRepository(connection)
@@ -297,7 +297,7 @@ class MemoryBackends:
         own = 0
 
         def step(text: str, done: int) -> Step:
-            # What was there already took no time, and would promise that the rest takes none.
+            # Things that existed before took no time; counting them would make the rest look instant.
             return Step(text, done, total, own / max(time.monotonic() - started, 1e-6))
 
         async def endpoint_made() -> None:
@@ -314,7 +314,7 @@ class MemoryBackends:
                 async for text in make_index(repository, name, kind, dimension, self._limits, indexes):
                     yield step(text, done)
         except (Unavailable, DeadlineExceeded):
-            # It may just take longer: the next call goes on from here.
+            # It may just take longer: the next call continues from here.
             raise
         except CoxswainError as error:
             left = await asyncio.shield(remove_made(repository, indexes, endpoints))

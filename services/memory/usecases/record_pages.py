@@ -1,4 +1,4 @@
-"""Where pages of records go on: tokens of lists and searches, and how many records fit in a message."""
+"""Where pages of records continue: tokens of lists and searches, and how many records fit in a message."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What an upstream's error means, wherever it comes: as a status, a body, the first event of a stream or a later one.
+"""What errors of upstreams mean, in a status, a body, the first event of a stream or a later one.
 
 Providers agree neither on where an error's words stand nor on its codes, and some send errors with status 200. One
 reader knows every form, and one table says what each wording means.

@@ -1,4 +1,4 @@
-"""Tool calls out of whatever pieces an upstream sends.
+"""Tool calls, put together from the pieces that an upstream sends.
 
 Upstreams disagree about streams of tool calls: some repeat id and name in every piece, some give every call the index
 0 or none, some send no ids, and some repeat the whole call at the end. What leaves here is always the same: calls

@@ -1,4 +1,4 @@
-"""Tokens that upstreams count, in whatever names and numbers they use."""
+"""Tokens that upstreams count, under all the names and in all the forms they use."""
 
 import math
 from collections.abc import Mapping
@@ -52,11 +52,11 @@ def _first(document: Mapping[str, Any], *names: str) -> int | None:
 
 
 def _count(value: Any) -> int | None:
-    """Return a number of tokens from 0 to MAX_COUNT, or None when the value is no number."""
+    """Return a number of tokens from 0 to MAX_COUNT, or None when the value is not a number."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
-        # Longer ones are no counts, and Python takes its time to read them.
+        # Longer texts are not counts, and Python reads them slowly.
         if not value.strip().isdecimal() or len(value) > 30:
             return None
         value = int(value)

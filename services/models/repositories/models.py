@@ -59,7 +59,7 @@ class ModelRepository:
         )
 
     async def delete(self, group_id: str, key: ResourceKey) -> str | None:
-        """Remove a group's own model and return its name; None when it has no such model."""
+        """Remove a group's own model and return its name; None when it does not exist."""
         removal = delete(models).where(models.c.group_id == group_id, _is(key)).returning(models.c.name)
         name: str | None = (await self._connection.execute(removal)).scalar_one_or_none()
         return name

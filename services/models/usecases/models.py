@@ -62,7 +62,7 @@ class Models:
         """Return a model.
 
         Raises:
-            NotFound: the group has no such model.
+            NotFound: the group has no model of that id or name.
         """
         if key.name:
             return await self._catalogue.find(principal.group_id, key.name)
@@ -105,7 +105,7 @@ class Models:
 
         Raises:
             InvalidArgument: the result cannot work.
-            NotFound: the group has no such model of its own.
+            NotFound: the group has no model of its own of that id or name.
         """
         async with self._database.write() as connection:
             models = ModelRepository(connection)
@@ -122,7 +122,7 @@ class Models:
         """Remove a model of the caller's group.
 
         Raises:
-            NotFound: the group has no such model of its own.
+            NotFound: the group has no model of its own of that id or name.
         """
         async with self._database.write() as connection:
             models = ModelRepository(connection)
@@ -135,7 +135,7 @@ class Models:
         """Enable or disable a model for the caller's group.
 
         Raises:
-            NotFound: the group has no such model.
+            NotFound: the group has no model of that id or name.
         """
         async with self._database.write() as connection:
             models = ModelRepository(connection)

@@ -1,4 +1,4 @@
-"""What was written lately, of which reads may still show what was before."""
+"""Recent writes: reads may still show the state before them."""
 
 from collections.abc import Iterable
 

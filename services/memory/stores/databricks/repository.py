@@ -94,7 +94,7 @@ class Progress:
 
 
 class DatabricksVectorIndexRepository:
-    """The indexes of one location, called with the credential of whoever calls now."""
+    """The indexes of one location, called with the credential of the current caller."""
 
     def __init__(
         self,
@@ -209,7 +209,7 @@ class DatabricksVectorIndexRepository:
             ]
 
     def scan(self, index: str) -> AsyncIterator[list[Json]]:
-        """Yield all rows of an index, whoever owns them, vectors included, in the order of their keys."""
+        """Yield all rows of an index, those of every owner, with their vectors, in the order of their keys."""
         return self._client.scan(self._location.workspace_url, index)
 
     async def delete_records(self, index: str, keys: Sequence[str], names: Mapping[str, str] | None = None) -> int:
@@ -263,7 +263,7 @@ class DatabricksVectorIndexRepository:
                 if waits == _MOST_WAITS:
                     raise Unavailable(
                         f"{len(stale)} rows of index {index} are still there though their removal was accepted; call "
-                        "again to go on",
+                        "again to continue",
                         reason="STORE_FAILED",
                         metadata={"http_status": "200", "error_code": ""},
                         retry_after=pause_seconds,
@@ -274,7 +274,7 @@ class DatabricksVectorIndexRepository:
                 waits = 0
             # Only the last rounds can still be seen: earlier ones need not be remembered.
             removed = set(fresh) | (removed if stale else set())
-            # What is still seen may also have been written again in between, so it is removed once more.
+            # A row that is still visible may have been written again meanwhile, so it is removed once more.
             doomed = fresh or stale
             step = self._client.limits.delete_keys
             for start in range(0, len(doomed), step):
@@ -393,7 +393,7 @@ class DatabricksVectorIndexRepository:
             for row in page.rows[: limit - received]:
                 yield row
             received += len(page.rows)
-            # A page without rows or beyond what was requested is not followed: it could go on for ever.
+            # Stop after an empty page or enough rows: the workspace could name further pages for ever.
             if not page.next_page_token or not page.rows or received >= limit:
                 return
             page = await self._client.next_page(

@@ -92,7 +92,7 @@ class DatabricksMemoryStore:
         existing = await self._repository.fetch(index, _owner(key), unknown, embeddings=False) if unknown else {}
         for stored_id in unknown:
             row = existing.get(stored_id)
-            # What has expired is not continued: it is a new memory.
+            # An expired memory is not continued: this is a new one.
             known = row is not None and passes(key.kind, EVERYTHING, row, now)
             by_id[stored_id].created_at = created_at(key.kind, row) if row and known else now
         await self._notes.note(RemoteNamespace(key.memory_id, key.kind, crew_name))
@@ -105,7 +105,7 @@ class DatabricksMemoryStore:
         try:
             removed = await self._repository.remove_expired(index, _owner(key), now - _EXPIRED_FOR)
         except CoxswainError as error:
-            # What was to be saved is saved, and reads leave out what has expired all the same.
+            # The records are saved, and reads leave out expired ones in any case.
             logger.warning("expired_memories_not_removed", index=index, reason=error.reason)
         else:
             logger.info("expired_memories_removed", index=index, count=removed)
@@ -174,7 +174,7 @@ class DatabricksMemoryStore:
             return await self._empty(index, key, chosen or EVERYTHING, now)
         found = await self._fetch(key, ids, now, chosen=chosen or EVERYTHING)
         names = {key.stored_id(client_id): client_id for client_id in ids}
-        # What was saved moments ago is not seen yet, and has to go all the same.
+        # Records saved moments ago are not visible yet but must be removed, too.
         doomed = list(found) if chosen is not None else list(names)
         if doomed:
             await self._repository.delete_records(index, doomed, names)
@@ -190,7 +190,7 @@ class DatabricksMemoryStore:
         return await self._empty(self._index(key.kind), key, EVERYTHING, _EARLIEST)
 
     async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
-        """See `MemoryStore`; rows are written again as a whole, since there is no partial update.
+        """See `MemoryStore`; rows are written again as a whole, since partial updates do not exist.
 
         Those that were written or removed lately are left as they are: what is read of them may be what they were
         before, and writing that would undo a save or bring back what was removed.

@@ -24,7 +24,7 @@ logger = structlog.get_logger(__name__)
 RECORDS_AT_ONCE = 50
 """Whole records read before it is known how long they are."""
 _BYTES_AT_ONCE = 16 * 1024 * 1024
-"""Some messages full: whoever asks for thousands of long records gets as many, and then the next."""
+"""A few full messages: a request for thousands of long records gets that much, then the next page."""
 
 
 def stored_row(
@@ -81,7 +81,7 @@ def vector_columns(kind: MemoryKind) -> list[ColumnElement[Any]]:
 
 
 def vector_block(kind: MemoryKind, rows: Sequence[DatabaseRow[Any]], dimension: int) -> VectorBlock:
-    """Return rows of `vector_columns`, whatever columns may follow those, as arrays."""
+    """Return rows that begin with `vector_columns` as arrays."""
     columns = dict(zip(_vector_names(kind), zip(*rows, strict=True), strict=False))
     return VectorBlock.of(
         dimension,

@@ -162,7 +162,7 @@ def _unified(table: Table, chosen: Filter, dialect: str) -> Iterator[ColumnEleme
 def _compare(column: Any, field_type: FieldType, condition: Condition, dialect: str) -> ColumnElement[bool]:
     values: Sequence[Any] = condition.values
     operand = values[0]
-    # Code points decide the order of texts, whatever the database's language.
+    # Code points decide the order of texts: the language of the database does not matter.
     ordered = column.collate("C") if field_type is FieldType.STRING and dialect == "postgresql" else column
     result: ColumnElement[bool]
     match condition.comparison:

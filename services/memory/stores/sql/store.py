@@ -129,7 +129,7 @@ class SqlMemoryStore:
             found, looked_up = await read_records(
                 connection, key, list(on_page), embeddings=embeddings, clauses=clauses
             )
-        # What was removed or moved since its position was read is left out, but never ends a list early.
+        # Records removed or moved since their positions were read are left out, which never ends a list early.
         shown = [
             record
             for stored_id, position in on_page.items()

@@ -114,7 +114,7 @@ class LitellmHelper:
                 if frames := self._calls.get(frame["id"]):
                     frames.put_nowait(frame)
         except BadFrame:
-            # Nothing after it can be read: another process takes the next calls.
+            # The frames after it cannot be read: another process takes the next calls.
             logger.exception("litellm_stopped")
             await self._process.stop()
         finally:

@@ -18,7 +18,7 @@ DIMENSION = 256
 _TOKENIZER_FILE = "tokenizers/l2_supercat_tokenizer_config.json"
 _WEIGHTS_FILE = "weights/l2_supercat_256.safetensors"
 _WEIGHTS_TENSOR = "embedding.weight"
-# Tokens whose vectors are held at once: 8 MB, whatever the length of a text.
+# Tokens whose vectors are held at once: 8 MB for a text of any length.
 _SLICE = 8192
 _TEXTS_AT_ONCE = 256
 

@@ -22,7 +22,7 @@ _SAMPLE = 200
 _DEFAULT_COUNT = (3, 7)
 _MAX_COUNT = 50
 _MAX_INSTRUCTION = 4000
-# Of longer texts every second, third, ... sentence is a candidate: 20 MB of vectors, whatever the length.
+# Of longer texts every second, third, ... sentence is a candidate: at most 20 MB of vectors.
 _MAX_CANDIDATES = 20_000
 _SENTENCES_A_PARAGRAPH = 3
 # Above this likeness two sentences say the same.
@@ -62,7 +62,7 @@ _RANGE = re.compile(
     + r"|word)s?\b",
     re.IGNORECASE,
 )
-# "One sentence for each point" tells the form of a part, not the length of the whole.
+# "One sentence for each point" states the form of a part, not the length of the whole.
 _FOR_EACH = re.compile(r"\b(?:each|every|per)\b", re.IGNORECASE)
 _CLAUSE_END = re.compile(r"[.;!?\n]")
 _WORD = re.compile(r"[^\W\d_]{2,}")

@@ -33,7 +33,7 @@ _TERMINAL = re.compile(r"""[.!?…。！？]["'”’»)\]」』）]*$""")
 _OPENERS = "\"'“‘«([¿¡*_"
 _PAIRS = (("(", ")"), ("[", "]"), ("“", "”"), ("«", "»"))
 
-# What is longer than any paragraph is no Markdown.
+# A text longer than any paragraph is not Markdown.
 _MAX_MARKED_UP = 20_000
 # How far a look around the end of a sentence goes.
 _NEAR = 40
@@ -86,7 +86,7 @@ def _blocks(text: str, *, drop_headings: bool = True) -> Iterator[str]:
         is_heading = bool(_HEADING.match(line))
         starts_item = bool(_LIST_MARK.match(line))
         underlines = bool(_UNDERLINE.match(line))
-        # What is set in under a line is not its continuation, but for what hangs under a list mark.
+        # An indented line does not continue the line above, except under a list mark.
         indented_anew = bool(lines) and not in_item and _indent(line) > _indent(lines[-1])
         if indented_anew or not line.strip() or is_heading or starts_item or underlines or _TABLE_ROW.match(line):
             # The line above an underline is its heading.

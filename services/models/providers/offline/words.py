@@ -33,7 +33,7 @@ TASK_WORDS = _words(
     write written
     """
 )
-"""Words that tell what to do with a text rather than what it is about."""
+"""Words that say what to do with a text rather than what it is about."""
 
 ABBREVIATIONS = _words(
     """

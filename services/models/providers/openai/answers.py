@@ -156,7 +156,7 @@ class AnswerReader:
         """Return what the end adds, and set `finish_reason`.
 
         Raises:
-            BadResponse: the answer has no end, or ended in a way that is no answer.
+            BadResponse: the answer has no end, or ended without a valid answer.
             AnswerFailed: the upstream ended it with an error.
         """
         deltas: list[Delta] = []

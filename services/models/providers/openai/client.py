@@ -213,7 +213,7 @@ class OpenAIClient:
         try:
             async with aclosing(pieces):
                 beginning = await anext(pieces, b"")
-                # What a response is, its first byte says: labels are often wrong.
+                # The first byte decides what a response is: labels are often wrong.
                 if beginning.lstrip(_BEFORE_TEXT)[:1] in (b"{", b"["):
                     yield _parse(model, beginning + b"".join([piece async for piece in pieces]), "it is")
                     return

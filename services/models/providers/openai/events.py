@@ -24,7 +24,7 @@ class EventParser:
         """Return the data of the events that `chunk` completes.
 
         Raises:
-            EventTooLarge: an event goes on past the limit.
+            EventTooLarge: an event is longer than the limit.
         """
         if not self._begun:
             # A mark of the byte order may stand before the first event, in pieces too.

@@ -53,7 +53,7 @@ def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[
             else {"type": "json_object"}
         )
     temperature = sampling.temperature if sampling.temperature is not None else spec.temperature
-    # Only what was asked for: providers reserve quota for the whole limit before they begin.
+    # Send only the limit that the caller set: providers reserve quota for the whole limit before they begin.
     limit = sampling.max_output_tokens
     if limit and spec.max_output_tokens:
         limit = min(limit, spec.max_output_tokens)
