@@ -166,6 +166,7 @@ class AuthService:
     async def close(self) -> None:
         """Stop background work."""
         await self._background.stop()
+        await self._credentials.close()
         await self._chains.close()
         await self._http.close()
 

@@ -1,28 +1,67 @@
-"""A bounded cache of what takes a while to find out: loaded once for all who wait, and kept for its time."""
+"""Bounded caches whose values are kept for a time of their own."""
 
 import asyncio
 import contextlib
 import copy
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from cachetools import TLRUCache
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept(Generic[V]):
+class Entry(Generic[V]):
+    """A value that is kept."""
+
     value: V
     until: float
+    """When it leaves, by the clock of its cache."""
+
+
+class ExpiringCache(Generic[K, V]):
+    """Keeps at most `size` values, each until a time of its own; the least recently used leave first."""
+
+    def __init__(self, size: int, clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives seconds, from the same origin as the times that values are kept until."""
+        self._entries: TLRUCache[K, Entry[V]] = TLRUCache(size, lambda _key, entry, _now: entry.until, clock)
+
+    def entry(self, key: K) -> Entry[V] | None:
+        """Return the value of `key` with its time, None when there is none."""
+        try:
+            return self._entries[key]
+        except KeyError:
+            return None
+
+    def get(self, key: K) -> V | None:
+        """Return the value of `key`, None when there is none."""
+        entry = self.entry(key)
+        return None if entry is None else entry.value
+
+    def put(self, key: K, value: V, until: float) -> None:
+        """Keep a value until a time; one whose time is over is not kept."""
+        self._entries[key] = Entry(value, until)
+
+    def forget(self, key: K) -> None:
+        """Drop the value of `key` if there is one."""
+        with contextlib.suppress(KeyError):
+            del self._entries[key]
+
+    def __iter__(self) -> Iterator[K]:
+        """Iterate over the keys; some may have expired."""
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        """Return how many values are held, those included whose time is over."""
+        return len(self._entries)
 
 
 class AsyncCache(Generic[K, V]):
-    """Keeps at most `size` values, each for its own time; the least recently used leave first.
+    """An `ExpiringCache` that loads values: once for all who wait for one.
 
     Refusals are kept apart, as many again at most: made-up keys cannot push values out.
     """
@@ -44,8 +83,8 @@ class AsyncCache(Generic[K, V]):
         self._clock = clock
         self._refused: tuple[type[Exception], ...] = (refused,) if refused is not None else ()
         self._refused_seconds = refused_seconds
-        self._values: TLRUCache[K, _Kept[V]] = TLRUCache(size, _until, clock)
-        self._refusals: TLRUCache[K, _Kept[Exception]] = TLRUCache(size, _until, clock)
+        self._values: ExpiringCache[K, V] = ExpiringCache(size, clock)
+        self._refusals: ExpiringCache[K, Exception] = ExpiringCache(size, clock)
         self._loads: dict[K, asyncio.Task[V]] = {}
 
     async def get(self, key: K, load: Callable[[], Awaitable[V]]) -> V:
@@ -54,12 +93,12 @@ class AsyncCache(Generic[K, V]):
         Raises:
             Exception: what `load` raises, or raised a moment ago when that is remembered.
         """
-        kept = self._kept(key)
+        kept = self._values.entry(key)
         if kept is not None:
             return kept.value
         if self._refused and (refusal := self._refusals.get(key)) is not None:
             # One exception raised for many callers would collect the traceback of each.
-            raise copy.copy(refusal.value)
+            raise copy.copy(refusal)
         # The load serves every call that waits for it: one of them being cancelled must not end it.
         return await asyncio.shield(self.load(key, load))
 
@@ -73,24 +112,28 @@ class AsyncCache(Generic[K, V]):
 
     def peek(self, key: K) -> V | None:
         """Return the value of `key` when there is one."""
-        kept = self._kept(key)
-        return None if kept is None else kept.value
+        return self._values.get(key)
 
     def put(self, key: K, value: V) -> None:
         """Keep a value for its time."""
         seconds = self._ttl(value) if callable(self._ttl) else self._ttl
-        self._values[key] = _Kept(value, self._clock() + seconds)
-        self._discard(self._refusals, key)
+        self._values.put(key, value, self._clock() + seconds)
+        self._refusals.forget(key)
 
     def forget(self, key: K) -> None:
         """Load the value of `key` again the next time; what is being loaded is not kept either."""
-        self._discard(self._values, key)
-        self._discard(self._refusals, key)
+        self._values.forget(key)
+        self._refusals.forget(key)
         self._loads.pop(key, None)
+
+    def forget_where(self, chosen: Callable[[K], bool]) -> None:
+        """Forget every key for which `chosen` is true."""
+        for key in [key for key in {*self._values, *self._refusals, *self._loads} if chosen(key)]:
+            self.forget(key)
 
     def remaining(self, key: K) -> float:
         """Return the seconds for which the value of `key` is kept; 0 when there is none."""
-        kept = self._kept(key)
+        kept = self._values.entry(key)
         return 0.0 if kept is None else max(0.0, kept.until - self._clock())
 
     def __len__(self) -> int:
@@ -110,8 +153,8 @@ class AsyncCache(Generic[K, V]):
         except self._refused as refusal:
             if self._is_current(key):
                 # What was good may have been withdrawn: the refusal counts from now on.
-                self._discard(self._values, key)
-                self._refusals[key] = _Kept(copy.copy(refusal), self._clock() + self._refused_seconds)
+                self._values.forget(key)
+                self._refusals.put(key, copy.copy(refusal), self._clock() + self._refused_seconds)
             raise
         if self._is_current(key):
             self.put(key, value)
@@ -126,18 +169,3 @@ class AsyncCache(Generic[K, V]):
         if not done.cancelled():
             # Marks it as seen: when all waiters were cancelled, the loop would log it as lost.
             done.exception()
-
-    def _kept(self, key: K) -> _Kept[V] | None:
-        try:
-            return self._values[key]
-        except KeyError:
-            return None
-
-    @staticmethod
-    def _discard(cache: "TLRUCache[K, _Kept[_T]]", key: K) -> None:
-        with contextlib.suppress(KeyError):
-            del cache[key]
-
-
-def _until(_key: object, kept: _Kept[Any], _now: float) -> float:
-    return kept.until

@@ -4,12 +4,11 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from cachetools import TLRUCache
-
 from services.auth.chains.chain import Chain, Step
 from services.auth.chains.link import CredentialRequest
 from services.auth.domain import CredentialPurpose, LinkExplanation, LinkOutcome, OutboundCredential
 from services.auth.identity.cache import EXPIRY_MARGIN
+from services.common.cache import AsyncCache
 from services.common.clock import utc_now
 from services.common.egress import origin_of
 from services.common.errors import (
@@ -32,7 +31,9 @@ class Credentials:
     def __init__(self, chains: Mapping[CredentialPurpose, Chain], *, keep: timedelta) -> None:
         self._chains = chains
         self._keep = keep
-        self._resolved: TLRUCache[_Key, OutboundCredential] = TLRUCache(_SIZE, _until, time.time)
+        self._resolved: AsyncCache[_Key, OutboundCredential] = AsyncCache(
+            _SIZE, lambda credential: (credential.expires_at - utc_now()).total_seconds(), clock=time.time
+        )
 
     async def resolve(
         self, principal: Principal, purpose: CredentialPurpose, destination: str, provider: str
@@ -46,7 +47,7 @@ class Credentials:
             PermissionDenied: DESTINATION_NOT_ALLOWED, it belongs to another origin.
             Unavailable: its issuer does not answer.
         """
-        # Everything the result depends on: callers share an entry only when they would get the same credential.
+        # Everything the result depends on: callers share an entry, or a load, only when they would get the same result.
         key = (
             principal.subject,
             principal.group_id,
@@ -56,15 +57,15 @@ class Credentials:
             destination,
             provider,
         )
-        kept = self._resolved.get(key)
-        if kept is not None:
-            return kept
+        return await self._resolved.get(key, lambda: self._resolve(principal, purpose, destination, provider))
+
+    async def _resolve(
+        self, principal: Principal, purpose: CredentialPurpose, destination: str, provider: str
+    ) -> OutboundCredential:
         request = _request(principal, purpose, destination, provider)
         chain = self._chains[request.purpose]
         steps = [step async for step in chain.ask(request)]
-        credential = self._credential(steps, request, chain.links)
-        self._resolved[key] = credential
-        return credential
+        return self._credential(steps, request, chain.links)
 
     def _credential(
         self, steps: Sequence[Step], request: CredentialRequest, links: tuple[str, ...]
@@ -123,12 +124,11 @@ class Credentials:
 
     def forget(self, group_id: str) -> None:
         """Resolve everything of a group anew: one of its secrets has changed."""
-        for key in [key for key in self._resolved if key[1] == group_id]:
-            self._resolved.pop(key, None)
+        self._resolved.forget_where(lambda key: key[1] == group_id)
 
-
-def _until(_key: object, credential: OutboundCredential, _now: float) -> float:
-    return credential.expires_at.timestamp()
+    async def close(self) -> None:
+        """End what is being resolved."""
+        await self._resolved.close()
 
 
 def _request(principal: Principal, purpose: CredentialPurpose, destination: str, provider: str) -> CredentialRequest:

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 import jwt
-from cachetools import TLRUCache
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from services.common.cache import ExpiringCache
 from services.common.errors import Unauthenticated
 from services.common.identity.principal import CredentialKind, Principal, Role
 
@@ -56,7 +56,7 @@ class PrincipalVerifier:
         self._keys: Mapping[str, Ed25519PublicKey] = {}
         self._keys_read_at = float("-inf")
         self._reading = asyncio.Lock()
-        self._verified = TLRUCache[str, Principal](_CACHE_SIZE, _expiry, time.time)
+        self._verified = ExpiringCache[str, Principal](_CACHE_SIZE)
 
     async def verify(self, token: str) -> Principal:
         """Return the principal a token stands for.
@@ -96,7 +96,7 @@ class PrincipalVerifier:
             raise Unauthenticated("the principal has expired", reason="CREDENTIAL_EXPIRED") from error
         except (jwt.InvalidTokenError, KeyError, ValueError) as error:
             raise _rejected() from error
-        self._verified[token] = principal
+        self._verified.put(token, principal, claims["exp"])
         return principal
 
     async def _key(self, kid: str) -> Ed25519PublicKey | None:
@@ -107,10 +107,6 @@ class PrincipalVerifier:
                     self._keys = await self._source.public_keys()
                     self._keys_read_at = time.monotonic()
         return self._keys.get(kid)
-
-
-def _expiry(_token: str, principal: Principal, _now: float) -> float:
-    return principal.expires_at.timestamp()
 
 
 def _rejected() -> Unauthenticated:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Self
 
 import jwt
-from cachetools import TLRUCache
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from services.common.cache import ExpiringCache
 from services.common.errors import Unauthenticated
 
 TOKEN_TYPE = "coxswain-service+jwt"
@@ -75,8 +75,8 @@ class ServiceTokenVerifier:
     def __init__(self, keys_dir: Path) -> None:
         self._directory = keys_dir / "services"
         self._keys: dict[str, Ed25519PublicKey] = {}
-        # By token and audience: the expiry of the token, and who signed it.
-        self._verified = TLRUCache[tuple[str, str], tuple[float, str]](_CACHE_SIZE, _expiry, time.time)
+        # Who signed, by token and audience.
+        self._verified = ExpiringCache[tuple[str, str], str](_CACHE_SIZE)
 
     def verify(self, token: str, audience: str) -> str:
         """Return the name of the service that signed a token for `audience`.
@@ -86,7 +86,7 @@ class ServiceTokenVerifier:
         """
         known = self._verified.get((token, audience))
         if known is not None:
-            return known[1]
+            return known
         try:
             header = jwt.get_unverified_header(token)
             issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
@@ -100,7 +100,7 @@ class ServiceTokenVerifier:
             raise _rejected() from error
         if claims["exp"] - claims["iat"] > _LIFETIME_SECONDS:
             raise _rejected()
-        self._verified[token, audience] = (claims["exp"], str(issuer))
+        self._verified.put((token, audience), str(issuer), claims["exp"])
         return str(issuer)
 
     def _key(self, service: str) -> Ed25519PublicKey | None:
@@ -116,10 +116,6 @@ class ServiceTokenVerifier:
                 return None
             self._keys[service] = key
         return self._keys[service]
-
-
-def _expiry(_key: object, verified: tuple[float, str], _now: float) -> float:
-    return verified[0]
 
 
 def _create_key(directory: Path, name: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.cache import AsyncCache
+from services.common.cache import AsyncCache, Entry, ExpiringCache
 from services.common.errors import NotFound, Unauthenticated
 
 
@@ -211,3 +211,37 @@ def test_a_cache_never_outgrows_its_size_nor_shows_what_expired(size: int, steps
         raise NotFound("no")
 
     asyncio.run(play())
+
+
+def test_an_expiring_cache_keeps_each_value_until_its_own_time() -> None:
+    clock = Clock()
+    cache = ExpiringCache[str, int | None](2, clock)
+    cache.put("short", 1, 5)
+    cache.put("long", None, 10)
+    assert (cache.get("short"), cache.entry("long")) == (1, Entry(None, 10))
+    clock.now = 5
+    assert cache.entry("short") is None
+    cache.put("late", 3, 5)
+    assert cache.entry("late") is None
+    assert cache.entry("long") == Entry(None, 10)
+    cache.forget("long")
+    cache.forget("long")
+    assert cache.entry("long") is None
+
+
+async def test_what_is_chosen_is_forgotten_loaded_or_loading() -> None:
+    cache = AsyncCache[tuple[str, int], str](10, 60)
+    gate = asyncio.Event()
+
+    async def load() -> str:
+        await gate.wait()
+        return "old"
+
+    cache.put(("a", 1), "value")
+    cache.put(("b", 1), "value")
+    waiting = asyncio.create_task(cache.get(("a", 2), load))
+    await asyncio.sleep(0)
+    cache.forget_where(lambda key: key[0] == "a")
+    gate.set()
+    assert await waiting == "old"
+    assert [cache.peek(key) for key in (("a", 1), ("a", 2), ("b", 1))] == [None, None, "value"]
