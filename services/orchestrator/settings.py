@@ -31,7 +31,7 @@ class OrchestratorSettings(BaseSettings):
     housekeeping_seconds: float = Field(
         5,
         gt=0,
-        description="Seconds between searches for waiting executions past their timeout, grants left open and old "
+        description="Seconds between searches for waiting executions past their timeout, forgotten grants and old "
         "requests, and between counts of executions for the metrics.",
     )
     schedule_poll_seconds: float = Field(1, gt=0, description="Seconds between searches for schedules that are due.")

@@ -57,7 +57,7 @@ class CrewProcess:
     async def _call(self, request: HostRequest) -> CrewReply:
         reply = await self._link.call(request)
         if reply.WhichOneof("reply") != request.WhichOneof("request"):
-            raise TaskError("INTERNAL", "the crew process replied with another message than the one requested")
+            raise TaskError("INTERNAL", "the crew process replied with something else than the request needs")
         return reply
 
     async def close(self) -> None:
