@@ -52,7 +52,7 @@ def run(main: Callable[[CommonSettings, asyncio.Event], Coroutine[Any, Any, None
 
 
 def settle() -> None:
-    """Tell the garbage collector that what a started process holds is there to stay.
+    """Keep what a started process holds out of later garbage collections.
 
     It would look at all of it again every few hundred calls.
     """

@@ -107,7 +107,7 @@ class Listener:
         return port if not address.startswith("unix:") else 0
 
     async def set_serving(self, serving: bool) -> None:
-        """Tell health checks about every service and the whole."""
+        """Report every service and the whole to health checks."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self._methods):
             await self._health.set(name, status)

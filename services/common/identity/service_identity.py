@@ -36,7 +36,7 @@ class ServiceIdentity:
         """Read the key of service `name` below `keys_dir`, making it first where `create` allows that.
 
         Raises:
-            ValueError: there is no such key and none may be made, or the file holds no Ed25519 key.
+            ValueError: the key is missing and may not be made, or the file holds no Ed25519 key.
         """
         directory = keys_dir / "services"
         private_file, public_file = directory / f"{name}.key", directory / f"{name}.pub"

@@ -59,7 +59,7 @@ class MemoryBackendRepository:
         """Return a backend.
 
         Raises:
-            NotFound: the group has no such backend.
+            NotFound: the group has no backend of that id or name.
         """
         own = memory_backends.c.id == key.id if key.id else memory_backends.c.name == key.name
         found = await self._selected(and_(memory_backends.c.group_id == group_id, own), 1)

@@ -54,7 +54,7 @@ class HintBus(Protocol):
         ...
 
     def publish(self, hint: Hint) -> None:
-        """Tell everybody who listens, as soon as possible. Call it after the rows are committed."""
+        """Notify all listeners as soon as possible. Call it after the rows are committed."""
         ...
 
     def subscribe(self, *kinds: HintKind) -> contextlib.AbstractContextManager[Subscription]:
