@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from coxswain.orchestrator.worker.link_pb2 import CrewReply, CrewRequest, Frame, HostReply, HostRequest
+from services.common.background import BackgroundTasks
 from services.common.child_process import BadFrame
 from services.common.errors import CoxswainError
 from services.orchestrator.worker.link.errors import TaskError, error_from_proto, error_to_proto
@@ -41,7 +42,7 @@ class HostEnd:
         self._numbers = itertools.count(1)
         self._pending: dict[int, asyncio.Future[CrewReply]] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
-        self._noticing: set[asyncio.Task[None]] = set()
+        self._noticing = BackgroundTasks()
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self.closed = asyncio.Event()
@@ -75,9 +76,10 @@ class HostEnd:
             await asyncio.gather(self._reading, return_exceptions=True)
         if self._writer is not None:
             self._writer.close()
-        for task in (*self._serving.values(), *self._noticing):
+        for task in self._serving.values():
             task.cancel()
-        await asyncio.gather(*self._serving.values(), *self._noticing, return_exceptions=True)
+        await asyncio.gather(*self._serving.values(), return_exceptions=True)
+        await self._noticing.stop()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         decoder = FrameDecoder()
@@ -124,9 +126,7 @@ class HostEnd:
         if request.WhichOneof("request") is None:
             raise BadFrame("a request asks for nothing")
         if number == 0:
-            notice = asyncio.create_task(self._notice(request))
-            self._noticing.add(notice)
-            notice.add_done_callback(self._noticing.discard)
+            self._noticing.start(self._notice(request))
             return
         if number in self._serving:
             raise BadFrame("a call has the number of another one")
