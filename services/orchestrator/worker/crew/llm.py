@@ -1,7 +1,7 @@
 """The model as CrewAI sees it: every call goes through the host to the models service."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crewai.llms.base_llm import BaseLLM
@@ -40,6 +40,8 @@ class HostLLM(BaseLLM):
     _model: Model = PrivateAttr()
     _agent: str = PrivateAttr()
     _role: str = PrivateAttr()
+    # CrewAI hands back a tool call's id, name and arguments; providers may want more.
+    _provider_states: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def for_agent(
@@ -106,6 +108,7 @@ class HostLLM(BaseLLM):
                 raise LLMContextLengthExceededError(error.message) from error
             raise
         if answer.tool_calls:
+            self._provider_states |= {call.id: call.provider_state for call in answer.tool_calls if call.provider_state}
             return [_openai_tool_call(call) for call in answer.tool_calls]
         if response_model is not None:
             return self._validate_structured_output(answer.text, response_model)
@@ -121,7 +124,10 @@ class HostLLM(BaseLLM):
     ) -> pb.Completion:
         return pb.Completion(
             model=self.model,
-            messages=[_message(message, self._attempt.materials) for message in self._format_messages(messages)],
+            messages=[
+                _message(message, self._attempt.materials, self._provider_states)
+                for message in self._format_messages(messages)
+            ],
             tools=[_tool(tool["function"]) for tool in tools or ()],
             response_format=(
                 _response_format(response_model)
@@ -140,7 +146,7 @@ def _text(content: Any) -> str:
     return "".join(block.get("text", "") for block in content if isinstance(block, dict))
 
 
-def _message(message: Any, materials: Sequence[str]) -> pb.Message:
+def _message(message: Any, materials: Sequence[str], provider_states: Mapping[str, str]) -> pb.Message:
     text = storable(_text(message.get("content")))
     content: list[pb.ContentPart] = []
     if text and message["role"] == "user":
@@ -151,13 +157,21 @@ def _message(message: Any, materials: Sequence[str]) -> pb.Message:
     return pb.Message(
         role=_ROLES.get(message["role"], pb.MESSAGE_ROLE_USER),
         content=content,
-        tool_calls=[_tool_call(call["id"], call["function"]) for call in message.get("tool_calls") or ()],
+        tool_calls=[
+            _tool_call(call["id"], call["function"], provider_states.get(call["id"], ""))
+            for call in message.get("tool_calls") or ()
+        ],
         tool_call_id=message.get("tool_call_id"),
     )
 
 
-def _tool_call(call_id: str, function: dict[str, str]) -> pb.ToolCall:
-    return pb.ToolCall(id=call_id, name=function["name"], arguments_json=storable(function["arguments"]))
+def _tool_call(call_id: str, function: dict[str, str], provider_state: str) -> pb.ToolCall:
+    return pb.ToolCall(
+        id=call_id,
+        name=function["name"],
+        arguments_json=storable(function["arguments"]),
+        provider_state=provider_state,
+    )
 
 
 def _tool(function: dict[str, Any]) -> pb.ToolDefinition:

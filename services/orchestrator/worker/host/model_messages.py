@@ -59,12 +59,15 @@ def _canonical_message(message: pb.Message) -> dict[str, Any]:
             {kind: getattr(part, kind)} for part in message.content if (kind := part.WhichOneof("part"))
         ]
     if message.tool_calls:
-        document["tool_calls"] = [
-            {"id": call.id, "name": call.name, "arguments": call.arguments_json} for call in message.tool_calls
-        ]
+        document["tool_calls"] = [_canonical_tool_call(call) for call in message.tool_calls]
     if message.tool_call_id:
         document["tool_call_id"] = message.tool_call_id
     return document
+
+
+def _canonical_tool_call(call: pb.ToolCall) -> dict[str, str]:
+    document = {"id": call.id, "name": call.name, "arguments": call.arguments_json}
+    return document | ({"provider_state": call.provider_state} if call.provider_state else {})
 
 
 @dataclass(slots=True)
@@ -87,6 +90,7 @@ class Answer:
                 call.id += more.id
                 call.name += more.name
                 call.arguments_json += more.arguments_json
+                call.provider_state += more.provider_state
             case "usage":
                 used = delta.usage
                 self.usage = Usage(1, used.input_tokens, used.output_tokens, used.cost)
@@ -104,10 +108,7 @@ class Answer:
         used = self.usage
         kept = {
             "text": self.text,
-            "tool_calls": [
-                {"id": call.id, "name": call.name, "arguments": call.arguments_json}
-                for _, call in sorted(self.tool_calls.items())
-            ],
+            "tool_calls": [_canonical_tool_call(call) for _, call in sorted(self.tool_calls.items())],
             "usage": [used.input_tokens, used.output_tokens, used.cost],
         }
         return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
@@ -117,7 +118,12 @@ class Answer:
         """Return an answer that was kept. It costs nothing more."""
         document = json.loads(kept)
         calls = {
-            index: pb.ToolCall(id=call["id"], name=call["name"], arguments_json=call["arguments"])
+            index: pb.ToolCall(
+                id=call["id"],
+                name=call["name"],
+                arguments_json=call["arguments"],
+                provider_state=call.get("provider_state", ""),
+            )
             for index, call in enumerate(document["tool_calls"])
         }
         return cls(document["text"], calls, finished=True)

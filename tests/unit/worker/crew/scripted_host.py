@@ -131,7 +131,13 @@ class ScriptedHost:
 
 def _answer_to_proto(answer: Json) -> CompleteResponse:
     calls = [
-        ToolCall(id=call["id"], name=call["name"], arguments_json=call["arguments"]) for call in answer["tool_calls"]
+        ToolCall(
+            id=call["id"],
+            name=call["name"],
+            arguments_json=call["arguments"],
+            provider_state=call.get("provider_state", ""),
+        )
+        for call in answer["tool_calls"]
     ]
     return CompleteResponse(text=answer["text"], tool_calls=calls)
 

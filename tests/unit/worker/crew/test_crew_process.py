@@ -158,6 +158,20 @@ async def test_a_tool_runs_with_the_crews_settings_and_is_told_of(fork_server: F
     assert (completed.output, completed.call_id) == ("3.33", started.call_id)
 
 
+async def test_what_a_provider_wants_back_with_a_tool_call_is_handed_back(fork_server: ForkServer) -> None:
+    def reply(request: Json) -> Json:
+        called = calculate_once(request)
+        for call in called.get("tool_calls", ()):
+            call["provider_state"] = '{"signature": "s"}'
+        return called
+
+    host = ScriptedHost(reply)
+    async with segment(fork_server, host, crew(READ, agents=(CALCULATING,)), inputs=INPUTS) as run:
+        await run.task(0)
+    (call,) = next(message for message in host.requests[1]["messages"] if message.get("tool_calls"))["tool_calls"]
+    assert call["provider_state"] == '{"signature": "s"}'
+
+
 async def test_a_tool_call_with_a_journaled_result_does_not_run_again(fork_server: ForkServer) -> None:
     host = ScriptedHost(calculate_once)
     spec = crew(READ, agents=(CALCULATING,))

@@ -78,7 +78,10 @@ def test_what_is_said_as_material_is_not_the_same_as_text() -> None:
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
-@given(TEXTS, st.lists(st.builds(pb.ToolCall, id=TEXTS, name=TEXTS, arguments_json=TEXTS), max_size=3))
+@given(
+    TEXTS,
+    st.lists(st.builds(pb.ToolCall, id=TEXTS, name=TEXTS, arguments_json=TEXTS, provider_state=TEXTS), max_size=3),
+)
 def test_a_kept_answer_is_the_same_answer_and_costs_nothing_more(text: str, calls: list[pb.ToolCall]) -> None:
     answer = Answer(text, dict(enumerate(calls)), Usage(1, 3, 2, 0.5), finished=True)
     kept = Answer.from_bytes(answer.to_bytes())
