@@ -54,7 +54,7 @@ def run(main: Callable[[CommonSettings, asyncio.Event], Coroutine[Any, Any, None
 def settle() -> None:
     """Keep what a started process holds out of later garbage collections.
 
-    It would look at all of it again every few hundred calls.
+    They would look at all of it again every few hundred calls.
     """
     gc.collect()
     gc.freeze()
