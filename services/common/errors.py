@@ -3,9 +3,14 @@
 Anything else that is raised reaches the caller as INTERNAL without its text.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
+
+from services.common.resource_key import ResourceKey
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,15 @@ class NotFound(CoxswainError):
         """Return the failure to find one resource."""
         return cls(
             f'there is no {resource} "{identifier}" in your group', metadata={"resource": resource, "id": identifier}
+        )
+
+    @classmethod
+    def by_key(cls, resource: str, key: ResourceKey) -> Self:
+        """Return the failure to find a resource by its id or name; a name in the place of an id is pointed out."""
+        named = key.id and not _ID.fullmatch(key.id)
+        hint = f'; "{key.id}" does not look like an id: if it is a name, send it as name' if named else ""
+        return cls(
+            f'there is no {resource} "{key}" in your group{hint}', metadata={"resource": resource, "id": str(key)}
         )
 
 

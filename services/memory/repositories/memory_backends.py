@@ -64,7 +64,7 @@ class MemoryBackendRepository:
         own = memory_backends.c.id == key.id if key.id else memory_backends.c.name == key.name
         found = await self._selected(and_(memory_backends.c.group_id == group_id, own), 1)
         if not found:
-            raise NotFound.of("memory backend", key.id or key.name)
+            raise NotFound.by_key("memory backend", key)
         return found[0]
 
     async def page(self, group_id: str, after_name: str | None, limit: int) -> Sequence[MemoryBackend]:

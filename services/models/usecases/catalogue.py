@@ -62,14 +62,14 @@ class Catalogue:
 
 async def model_not_found(models: ModelRepository, group_id: str, key: ResourceKey) -> NotFound:
     """Return the failure to find a model of a group; it suggests similar names."""
-    near: list[str] = []
-    if key.name:
-        by_key = {known.lower(): known for known in await models.names(group_id)}
-        matches = difflib.get_close_matches(key.name.lower(), by_key, n=_NEAR_NAMES, cutoff=0.6)
-        near = [by_key[match] for match in matches]
-    quoted = " or ".join(f'"{name}"' for name in near)
+    by_key = {known.lower(): known for known in await models.names(group_id)}
+    matches = difflib.get_close_matches(str(key).lower(), by_key, n=_NEAR_NAMES, cutoff=0.6)
+    quoted = " or ".join(f'"{by_key[match]}"' for match in matches)
     meant = f'"{key.name}"' if key.name else f'with the id "{key.id}"'
-    hint = f"did you mean {quoted}?" if near else "ListModels lists the models it can use"
+    if quoted:
+        hint = f"did you mean {quoted}?" if key.name else f"did you mean the name {quoted}? Send it as name"
+    else:
+        hint = "ListModels lists the models it can use"
     return NotFound(
         f"your group has no model {meant}; {hint}", reason="MODEL_NOT_FOUND", metadata={"model": key.name or key.id}
     )

@@ -109,7 +109,7 @@ class Crews:
                 crews = CrewRepository(connection)
                 locked = await crews.lock(principal.group_id, ResourceKey(present.id))
                 if locked is None:
-                    raise NotFound.of("crew", str(key))
+                    raise NotFound.by_key("crew", key)
                 if locked.revision != present.revision:
                     # Another caller changed it since it was read: `change` has to see the new document.
                     continue
@@ -131,7 +131,7 @@ class Crews:
             if crew is not None:
                 await crews.delete(crew.id, utc_now())
             elif not await crews.was_deleted(principal.group_id, key):
-                raise NotFound.of("crew", str(key))
+                raise NotFound.by_key("crew", key)
 
     async def validate(
         self, spec: CrewSpec, broken_rules: Sequence[FieldViolation]

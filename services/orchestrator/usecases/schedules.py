@@ -96,7 +96,7 @@ class Schedules:
         async with self._database.read() as connection:
             schedule = await ScheduleRepository(connection).get(principal.group_id, key)
         if schedule is None:
-            raise NotFound.of("schedule", str(key))
+            raise NotFound.by_key("schedule", key)
         return schedule
 
     async def page(self, principal: Principal, size: int, token: str) -> Page[Schedule]:
@@ -191,7 +191,7 @@ class Schedules:
             else:
                 schedule = await schedules.get_deleted(principal.group_id, key)
                 if schedule is None:
-                    raise NotFound.of("schedule", str(key))
+                    raise NotFound.by_key("schedule", key)
         # Also of one that was deleted before: its grant may not have been revoked then.
         await self._grants.revoke(schedule.delegate_id)
 
