@@ -198,7 +198,7 @@ async def _grpc_search(channel: grpc.aio.Channel, url: str) -> Search:
         endpoint=_ENDPOINT,
         catalog=_CATALOG,
         schema=_SCHEMA,
-        indexes=[backend_pb.KindIndex(kind=record_pb2.MemoryKind.ValueType(int(MemoryKind.UNIFIED)), index="unified")],
+        indexes=[backend_pb.KindIndex(kind=record_pb2.MEMORY_KIND_UNIFIED, index="unified")],
         embedding_model=_MODEL,
         embedding_dimension=_DIMENSION,
     )
