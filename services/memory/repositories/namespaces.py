@@ -10,8 +10,7 @@ from services.common.db.database import Database
 from services.common.db.upsert import insert_ignore
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind
-from services.memory.domain.vectors import EmbeddingSpace
-from services.memory.stores.base import embedding_mismatch
+from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
 from services.memory.tables import KindNumber, namespaces
 
 _NAMESPACE = select(namespaces).where(

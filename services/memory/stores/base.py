@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from services.common.errors import FailedPrecondition
 from services.memory.domain.filters import Filter
 from services.memory.domain.listings import ListPosition, Page, Tally
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
@@ -92,39 +91,3 @@ class MemoryStore(Protocol):
     ) -> Sequence[NamespaceInfo]:
         """Return the group's namespaces after (memory id, kind), in that order."""
         ...
-
-
-def embedding_mismatch_of_index(index: str, expected: EmbeddingSpace, actual: EmbeddingSpace) -> FailedPrecondition:
-    """Return the refusal of another embedding space for an index that has vectors."""
-    return FailedPrecondition(
-        f'index {index} holds vectors of "{expected.model}" with {expected.dimension} components, not "{actual.model}" '
-        f"with {actual.dimension}: name another index for them, create it (ProvisionMemoryBackend), export the records "
-        "and import them there to be embedded again",
-        reason="EMBEDDING_MISMATCH",
-        metadata={
-            "expected_model": expected.model,
-            "expected_dimension": str(expected.dimension),
-            "actual_model": actual.model,
-            "actual_dimension": str(actual.dimension),
-        },
-    )
-
-
-def embedding_mismatch(expected: EmbeddingSpace, model: str, dimension: int) -> FailedPrecondition:
-    """Return the refusal of vectors that do not belong into a namespace's space.
-
-    An empty model is one not named, a dimension of 0 one not known: there are only texts yet.
-    """
-    given = (f'vectors of "{model}"' if model else "vectors") + (f" with {dimension} components" if dimension else "")
-    return FailedPrecondition(
-        f'this namespace holds vectors of "{expected.model}" with {expected.dimension} components, not {given}; use '
-        "that model, or change the namespace to another one: export its records, clear it, and import them again to "
-        "be embedded again",
-        reason="EMBEDDING_MISMATCH",
-        metadata={
-            "expected_model": expected.model,
-            "expected_dimension": str(expected.dimension),
-            "actual_model": model,
-            "actual_dimension": str(dimension),
-        },
-    )

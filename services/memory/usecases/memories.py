@@ -20,10 +20,9 @@ from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey, deriv
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
 from services.memory.domain.scopes import ScopeInfo, normalise_scope, summarise_children, summarise_scope
 from services.memory.domain.searches import Query, Ranking, SearchOutcome
-from services.memory.domain.vectors import EmbeddingSpace, Vector, unit_vector
+from services.memory.domain.vectors import EmbeddingSpace, Vector, embedding_mismatch, unit_vector
 from services.memory.embedding import Embedder
 from services.memory.schemas import Column, has_column
-from services.memory.stores.base import embedding_mismatch
 from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.entity_graph import EntityGraph, traverse, within_message
 from services.memory.usecases.record_pages import ListPages, SearchPages, fitting

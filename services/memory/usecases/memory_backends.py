@@ -18,8 +18,8 @@ from services.common.resource_key import ResourceKey
 from services.memory.domain.backends import MemoryBackend
 from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.records import MemoryKind
+from services.memory.domain.vectors import embedding_mismatch_of_index
 from services.memory.repositories.memory_backends import MemoryBackendRepository
-from services.memory.stores.base import embedding_mismatch_of_index
 from services.memory.stores.databricks.descriptions import ResourceState
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.provisioning import (

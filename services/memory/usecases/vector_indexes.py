@@ -19,10 +19,10 @@ from services.memory.domain.filters import EVERYTHING, Condition, Filter
 from services.memory.domain.listings import Tally
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
+from services.memory.domain.vectors import embedding_mismatch
 from services.memory.repositories.memory_backends import MemoryBackendRepository, RemoteNamespace
 from services.memory.rows import parse_row
 from services.memory.schemas import Column
-from services.memory.stores.base import embedding_mismatch
 from services.memory.stores.databricks.descriptions import EndpointDescription, IndexDescription, ResourceState
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.provisioning import ProvisionLimits, make_index

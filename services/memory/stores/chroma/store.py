@@ -16,11 +16,10 @@ from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
 from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, SearchOutcome
-from services.memory.domain.vectors import EmbeddingSpace
+from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
 from services.memory.repositories.namespaces import NamespaceRepository
 from services.memory.rows import Row, build_row, format_time, parse_list, parse_row
 from services.memory.schemas import Column, has_column
-from services.memory.stores.base import embedding_mismatch
 from services.memory.stores.chroma.directories import ChromaDirectories
 from services.memory.stores.sql.vectors import VectorBlock, nearest
 

@@ -18,12 +18,11 @@ from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, Ranking, SearchOutcome
-from services.memory.domain.vectors import EmbeddingSpace
+from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
 from services.memory.filters import created_at
 from services.memory.repositories.memory_backends import RemoteNamespace
 from services.memory.rows import Row, parse_list, parse_row
 from services.memory.schemas import Column
-from services.memory.stores.base import embedding_mismatch
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.repository import MAX_RESULTS, DatabricksVectorIndexRepository, Hit, passes
 

@@ -20,9 +20,9 @@ from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.searches import Found, Query, SearchOutcome
+from services.memory.domain.vectors import embedding_mismatch
 from services.memory.repositories.namespaces import NamespaceRepository
 from services.memory.schemas import Column
-from services.memory.stores.base import embedding_mismatch
 from services.memory.stores.sql.rows import (
     RECORDS_AT_ONCE,
     parse_rows,
