@@ -1,0 +1,43 @@
+"""Errors of litellm give the provider's own words, meaning and pause."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from services.common.identity.credentials import OutboundCredential
+from services.models.domain.model import Model, ModelSpec, Provider
+from services.models.providers.litellm.provider import _failure, _own_words
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+MODEL = Model("1", "", ModelSpec("anthropic/m", Provider.LITELLM), enabled=True, created_at=NOW, updated_at=NOW)
+KEY = OutboundCredential("sk-key")
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (
+            'litellm.BadRequestError: AnthropicException - {"type":"error","error":{"type":"x","message":"too bad"}}',
+            "too bad",
+        ),
+        ("litellm.RateLimitError: RateLimitError: OpenAIException - slow down", "slow down"),
+        ("the plain words", "the plain words"),
+        ("litellm.APIError: {broken", "{broken"),
+        ("", ""),
+    ],
+)
+def test_the_names_of_pythons_exceptions_are_left_out(message: str, words: str) -> None:
+    assert _own_words(message) == words
+
+
+def test_the_pause_that_a_provider_asks_for_arrives() -> None:
+    error = {"status": 429, "code": "", "message": "slow down", "headers": {"Retry-After": "6"}}
+    failure, wait = _failure(MODEL, error, KEY)
+    assert (failure.reason, failure.retry_after, wait) == ("UPSTREAM_RATE_LIMITED", 6.0, 6.0)
+
+
+def test_what_cannot_pass_is_not_waited_for() -> None:
+    failure, wait = _failure(MODEL, {"status": 400, "code": "context_length_exceeded", "message": "x"}, KEY)
+    assert (failure.reason, wait) == ("CONTEXT_WINDOW_EXCEEDED", None)
+    failure, wait = _failure(MODEL, {"status": None, "code": "unreachable", "message": "x"}, KEY)
+    assert (failure.reason, wait) == ("UPSTREAM_UNAVAILABLE", 0.0)
