@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -9,7 +10,16 @@ import pytest
 
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import usage_pb2
-from tests.integration.models.support import CHAT, REASONER, Installation, ask, ask_stream, refusal
+from tests.integration.models.support import (
+    CHAT,
+    REASONER,
+    Installation,
+    ask,
+    ask_stream,
+    read_refusal,
+    refusal,
+    serve_models,
+)
 from tests.support.harness import BOB
 from tests.support.llm_script import Fault, Reply
 
@@ -231,3 +241,23 @@ async def test_a_group_that_holds_all_its_calls_at_an_upstream_leaves_others_alo
     for call in flood:
         call.cancel()
     await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_an_upstream_that_sends_nothing_counts_as_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve_models(
+        tmp_path, monkeypatch, first_byte_seconds=2, idle_seconds=2, retry_base_seconds=0.01
+    ) as models:
+        models.llm.on(Reply(hang=True), times=1)
+        models.llm.on(Reply(text="hello"), times=1)
+        assert (await models.inference().Complete(ask(CHAT))).text == "hello"
+        assert len(models.llm.calls) == 2
+        models.llm.on(Reply(chunks=["one", "two"], hang_after_chunks=1))
+        pieces: list[str] = []
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            async for piece in models.inference().StreamComplete(ask_stream(CHAT)):
+                pieces.append(piece.text)
+        assert pieces == ["one"]
+        failure = read_refusal(failed.value)
+        assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE")
+        assert "sent nothing for 2 s" in failure.message
+        assert len(models.llm.calls) == 3
