@@ -8,7 +8,6 @@ from email.utils import parsedate_to_datetime
 from services.common.errors import (
     CoxswainError,
     FailedPrecondition,
-    Internal,
     InvalidArgument,
     ResourceExhausted,
     Unauthenticated,
@@ -110,9 +109,9 @@ def unavailable(
     )
 
 
-def bad_response(model: Model, what: str) -> Internal:
+def bad_response(model: Model, what: str) -> Unavailable:
     """Return the failure of an upstream whose response cannot be read."""
-    return Internal(
+    return Unavailable(
         f'the upstream of "{model.name}" returned an invalid response: {what}',
         reason="UPSTREAM_BAD_RESPONSE",
         metadata={"model": model.name},

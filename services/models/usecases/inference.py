@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from services.common.clock import utc_now
-from services.common.errors import FailedPrecondition, Internal, InvalidArgument
+from services.common.errors import FailedPrecondition, InvalidArgument, Unavailable
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.models.domain.answer import (
@@ -106,7 +106,7 @@ class Inference:
             if begun:
                 self._record(principal, model, called_at, usage)
         if finish is None:
-            raise Internal(
+            raise Unavailable(
                 f'the answer of "{model.name}" ended before its finish; try again',
                 reason="UPSTREAM_BAD_RESPONSE",
                 metadata={"model": model.name},

@@ -421,7 +421,7 @@ async def test_an_answer_that_is_none_is_an_error_never_an_empty_success(models:
         collect(models.inference().StreamComplete(ask_stream(CHAT))),
     ):
         failure = await refusal(call)
-        assert (failure.code, failure.reason) == (grpc.StatusCode.INTERNAL, "UPSTREAM_BAD_RESPONSE")
+        assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_BAD_RESPONSE")
 
 
 @pytest.mark.parametrize(
