@@ -31,7 +31,9 @@ from services.models.settings import ModelsSettings
 from services.models.tables import requests
 from services.models.usecases.budgets import Budgets
 from services.models.usecases.catalogue import Catalogue
+from services.models.usecases.embedding import Embedding
 from services.models.usecases.inference import Inference
+from services.models.usecases.metering import Metering
 from services.models.usecases.models import Models
 from services.models.usecases.usage import UsageReports
 from services.models.usecases.usage_recorder import UsageRecorder
@@ -60,12 +62,14 @@ class ModelsService:
         self._recorder = UsageRecorder(runtime.database)
         self._providers = _providers(settings, runtime, addresses)
         budgets = Budgets(runtime.database, self._recorder, max_age)
-        inference = Inference(
+        metering = Metering(self._recorder)
+        inference = Inference(catalogue, self._providers, budgets, metering)
+        embedding = Embedding(
             catalogue,
             self._providers,
             budgets,
-            self._recorder,
-            default_embedding_model=settings.default_embedding_model,
+            metering,
+            default_model=settings.default_embedding_model,
             max_message_bytes=runtime.settings.max_message_bytes,
         )
         self._models = Models(
@@ -75,7 +79,7 @@ class ModelsService:
             frozenset(settings.litellm_providers),
         )
         self._model_servicer = ModelServicer(self._models)
-        self._inference_servicer = InferenceServicer(inference)
+        self._inference_servicer = InferenceServicer(inference, embedding)
         self._usage_servicer = UsageServicer(UsageReports(runtime.database, self._recorder), budgets)
 
     def register(self, registry: Registry) -> None:

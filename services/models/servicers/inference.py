@@ -14,14 +14,16 @@ from services.models.servicers.messages.inference import (
     embeddings_to_proto,
     messages_from_proto,
 )
+from services.models.usecases.embedding import Embedding
 from services.models.usecases.inference import Inference
 
 
 class InferenceServicer(InferenceServiceServicer):
     """Calls of models over gRPC."""
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, embedding: Embedding) -> None:
         self._inference = inference
+        self._embedding = embedding
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
         """See the proto."""
@@ -39,7 +41,7 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """See the proto."""
-        model, embeddings = await self._inference.embed(current_principal(), request.model, list(request.texts))
+        model, embeddings = await self._embedding.embed(current_principal(), request.model, list(request.texts))
         return embeddings_to_proto(model, embeddings)
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
