@@ -35,7 +35,7 @@ def test_a_host_that_wakes_after_its_takeover_changes_nothing(
 ) -> None:
     execution = scene.start_and_hang_in_second(alice.orchestrator)
     host, crew_process = busy_host(installation)
-    host.send_signal(signal.SIGSTOP)
+    installation.freeze(host)
     try:
         finish(alice.orchestrator, execution)
         # The last thing that happens to an execution by right.

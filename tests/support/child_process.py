@@ -4,10 +4,12 @@ import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -168,6 +170,27 @@ def is_alive(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def freeze(process: psutil.Process, sqlite_file: Path | None = None) -> None:
+    """Stop a process without ending it; not while it writes to the file, which would stay locked until it wakes."""
+    process.send_signal(signal.SIGSTOP)
+    while sqlite_file is not None and not _writable(sqlite_file):
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGSTOP)
+
+
+def _writable(sqlite_file: Path) -> bool:
+    connection = sqlite3.connect(sqlite_file, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        return False
+    else:
+        return True
+    finally:
+        connection.close()
 
 
 def run_python(

@@ -12,7 +12,7 @@ import psutil
 from sqlalchemy import Connection, Engine, RowMapping, Select, Update, create_engine, make_url, text
 
 from coxswain.client import Client
-from tests.support.child_process import is_alive
+from tests.support.child_process import freeze, is_alive
 
 SERVICES = ("auth", "models", "memory", "orchestrator")
 POLL_SECONDS = 0.05
@@ -91,6 +91,10 @@ class Installation(ABC):
                 connection.execute(change)
         finally:
             engine.dispose()
+
+    def freeze(self, host: psutil.Process) -> None:
+        """Stop a worker host without ending it, and without keeping others from what they share."""
+        freeze(host, None if self.database_url else self.data_dir / "orchestrator.db")
 
     def everything_stored(self) -> Iterator[str]:
         """Yield every row of every table as text, bytes as hexadecimal digits."""

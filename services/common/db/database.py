@@ -17,6 +17,8 @@ from services.common.db.failures import explained_errors, unavailable
 from services.common.db.snapshots import PostgresSnapshots, Snapshots, SqliteSnapshots
 
 _READ_ONLY = "coxswain_read_only"
+# A process that is stopped in a transaction would hold its locks for ever. The server ends the transaction instead.
+POSTGRES_SESSION = {"idle_in_transaction_session_timeout": "20s"}
 _URL_FORMS = "sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME"
 
 
@@ -71,7 +73,7 @@ class Database:
             self.engine: AsyncEngine = create_async_engine(self.url, connect_args={"timeout": 30}, **options)
             _configure_sqlite(self.engine)
         else:
-            options["connect_args"] = {"server_settings": {"search_path": schema}}
+            options["connect_args"] = {"server_settings": {"search_path": schema, **POSTGRES_SESSION}}
             if not null_pool:
                 # Connections open on demand. No overflow: those connections would be closed after each use.
                 options |= {"pool_size": pool_size, "max_overflow": 0}

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from services.common.db.database import Database, async_url
+from services.common.db.database import POSTGRES_SESSION, Database, async_url
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
 from services.common.errors import Unavailable
 
@@ -152,6 +152,22 @@ async def test_a_connection_lost_in_the_middle_is_unavailable(postgres_url: str)
     async with database.read() as connection:
         assert await connection.scalar(sa.text("SELECT 1")) == 1
     await database.close()
+
+
+async def test_what_stands_still_in_a_transaction_keeps_nobody_waiting(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(POSTGRES_SESSION, "idle_in_transaction_session_timeout", "200ms")
+    lock = sa.text("SELECT pg_advisory_xact_lock(7)")
+    stopped, other = Database(postgres_url, "x"), Database(postgres_url, "x")
+    with pytest.raises(Unavailable):
+        async with stopped.write() as connection:
+            await connection.execute(lock)
+            async with other.write() as second:
+                await second.execute(lock)
+            await connection.execute(sa.text("SELECT 1"))
+    await stopped.close()
+    await other.close()
 
 
 async def test_a_fetch_that_finds_its_connection_lost_is_read_on_a_new_one(postgres_url: str) -> None:

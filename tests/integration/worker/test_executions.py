@@ -4,8 +4,10 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
@@ -21,6 +23,7 @@ from tests.integration.worker.installation import (
     is_kind,
     kinds,
 )
+from tests.support.child_process import freeze
 from tests.support.llm_script import Reply, ToolCall
 
 S = execution_pb2
@@ -217,7 +220,7 @@ async def test_a_host_that_was_stopped_and_woken_changes_no_row(installation: In
     execution = await installation.start(crew(*THREE))
     await installation.llm.wait_for_calls(1, hanging=True)
     zombie = await installation.holder()
-    zombie.send(signal.SIGSTOP)
+    freeze(psutil.Process(zombie.pid), Path(installation.database.url.database or ""))
     ended = await installation.finished(execution.id)
     assert ended.state == S.EXECUTION_STATE_SUCCEEDED
     before = await installation.rows(execution.id)

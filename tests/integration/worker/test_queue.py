@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+
+from services.orchestrator.worker.queue.dbos_queue import SegmentQueue
 
 WAIT_SECONDS = 30
 Segments = list[tuple[str, int]]
@@ -180,3 +183,10 @@ async def test_a_process_that_leaves_takes_nothing_more(players: Players) -> Non
     await staying.do("finish", segments[:4])
     await staying.has_run(segments[4])
     assert leaving.ran == [("one", 1)]
+
+
+def test_a_queue_that_stands_still_in_a_transaction_keeps_nobody_waiting(postgres_url: str) -> None:
+    queue = SegmentQueue(postgres_url, "x", slots=1, group_limit=1, poll_seconds=1)
+    with queue._engine.connect() as connection:
+        assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "20s"
+    queue._engine.dispose()

@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from services.common.db.database import POSTGRES_SESSION
 from services.common.db.failures import unavailable
 from services.orchestrator.worker.queue.serializer import JsonSerializer
 
@@ -204,7 +205,13 @@ def _sync_engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_engine(parsed.set(drivername="sqlite"))
-    return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=5, max_overflow=5, pool_pre_ping=True)
+    return create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        connect_args={"options": " ".join(f"-c {name}={value}" for name, value in POSTGRES_SESSION.items())},
+        pool_size=5,
+        max_overflow=5,
+        pool_pre_ping=True,
+    )
 
 
 def _sqlite_engine(url: URL) -> Engine:
