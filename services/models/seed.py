@@ -16,6 +16,7 @@ from services.common.db.migrate import upgrade_database
 from services.common.environment import read_settings
 from services.common.settings import CommonSettings, database_url
 from services.models.domain.model import Capabilities, ModelSpec, Provider
+from services.models.domain.provider_options import wrong_options
 from services.models.repositories.models import ModelRepository
 from services.models.settings import ModelsSettings
 
@@ -39,6 +40,7 @@ class _Entry(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2)
     input_cost_per_million_tokens: float = Field(0, ge=0)
     output_cost_per_million_tokens: float = Field(0, ge=0)
+    provider_options: dict[str, str] = {}
 
     @field_validator("capabilities", mode="before")
     @classmethod
@@ -68,7 +70,10 @@ def read_seed(path: Path) -> list[ModelSpec]:
             raise SeedError(f"{where}: {error}") from error
         if entry.name in specs:
             raise SeedError(f"{where}: an earlier entry has the same name")
-        specs[entry.name] = ModelSpec(**{name: getattr(entry, name) for name in _Entry.model_fields})
+        spec = ModelSpec(**{name: getattr(entry, name) for name in _Entry.model_fields})
+        if problems := wrong_options(spec):
+            raise SeedError(f"{where}: " + "; ".join(f"provider_options.{name} {problems[name]}" for name in problems))
+        specs[entry.name] = spec
     return list(specs.values())
 
 

@@ -134,7 +134,11 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
     upstreams = OpenAICompatibleProvider(
         egress,
         credentials,
-        {Provider.OPENAI: settings.openai_base_url, Provider.DATABRICKS: settings.databricks_base_url},
+        {
+            Provider.OPENAI: settings.openai_base_url,
+            Provider.DATABRICKS: settings.databricks_base_url,
+            Provider.AZURE: settings.azure_openai_endpoint,
+        },
         retries,
         batches,
         ResponseLimits(settings.max_response_bytes, settings.first_byte_seconds, settings.idle_seconds),
@@ -144,6 +148,7 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
         Provider.OFFLINE: OfflineProvider(PackagedEmbedder()),
         Provider.OPENAI: upstreams,
         Provider.DATABRICKS: upstreams,
+        Provider.AZURE: upstreams,
         Provider.LITELLM: LitellmProvider(
             credentials,
             settings.litellm_base_urls,

@@ -38,6 +38,11 @@ class ModelsSettings(BaseSettings):
         validation_alias="OPENAI_BASE_URL",
         description="Address of the OpenAI-compatible interface that models without a base_url of their own use.",
     )
+    azure_openai_endpoint: str = Field(
+        "",
+        validation_alias="AZURE_OPENAI_ENDPOINT",
+        description="Address of the Azure resource that Azure models without a base_url of their own use.",
+    )
     databricks_host: str = Field(
         "", validation_alias="DATABRICKS_HOST", description="Databricks workspace; its serving endpoints are used."
     )
@@ -114,7 +119,7 @@ class ModelsSettings(BaseSettings):
     def _are_origins(cls, value: list[str]) -> list[str]:
         return [_origin(origin) for origin in value]
 
-    @field_validator("openai_base_url", "databricks_host")
+    @field_validator("openai_base_url", "azure_openai_endpoint", "databricks_host")
     @classmethod
     def _is_address(cls, value: str) -> str:
         value = value.strip().rstrip("/")

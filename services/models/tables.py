@@ -1,6 +1,19 @@
 """The models service's tables."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
 
 from services.common.db.idempotency import requests_table
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
@@ -29,6 +42,7 @@ models = Table(
     Column("temperature", Float),
     Column("input_cost_per_million_tokens", Float, nullable=False),
     Column("output_cost_per_million_tokens", Float, nullable=False),
+    Column("provider_options", JsonDocument, nullable=False, server_default=text("'{}'")),  # values by name
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Index("uq_models_group_id_name", "group_id", "name", unique=True),

@@ -1,6 +1,7 @@
 """Models: what is configured of them, and how a group sees them."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 
@@ -15,6 +16,7 @@ class Provider(StrEnum):
     OPENAI = "openai"
     DATABRICKS = "databricks"
     LITELLM = "litellm"
+    AZURE = "azure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class ModelSpec:
     """US dollars."""
     output_cost_per_million_tokens: float = 0.0
     """US dollars."""
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    """See `provider_options`."""
 
     @property
     def upstream_name(self) -> str:
@@ -65,8 +69,8 @@ class ModelSpec:
 
 
 CHANGEABLE_FIELDS = frozenset(
-    {field.name for field in fields(ModelSpec) if field.name != "name"}
-    | {f"capabilities.{field.name}" for field in fields(Capabilities)}
+    {entry.name for entry in fields(ModelSpec) if entry.name != "name"}
+    | {f"capabilities.{entry.name}" for entry in fields(Capabilities)}
 )
 """Paths of what can be changed of a model's configuration."""
 

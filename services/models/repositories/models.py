@@ -119,7 +119,11 @@ def _visible(group_id: str) -> Select[Any]:
 def _columns(spec: ModelSpec) -> dict[str, Any]:
     columns = {field.name: getattr(spec, field.name) for field in fields(spec)}
     capabilities = [field.name for field in fields(Capabilities) if getattr(spec.capabilities, field.name)]
-    return columns | {"provider": spec.provider.value, "capabilities": capabilities}
+    return columns | {
+        "provider": spec.provider.value,
+        "capabilities": capabilities,
+        "provider_options": dict(spec.provider_options),
+    }
 
 
 def _spec(row: Mapping[Any, Any]) -> ModelSpec:

@@ -16,6 +16,7 @@ from services.common.ids import new_id
 from services.common.paging import Page, Pager
 from services.common.resource_key import ResourceKey
 from services.models.domain.model import Model, ModelSpec, Provider
+from services.models.domain.provider_options import wrong_options
 from services.models.providers.offline.provider import UPSTREAM_MODELS as OFFLINE_MODELS
 from services.models.repositories.models import ModelRepository
 from services.models.tables import requests
@@ -150,6 +151,7 @@ class Models:
             *_check_capabilities(spec),
             *_check_base_url(spec),
             *self._check_upstream_model(spec),
+            *_check_provider_options(spec),
         ]
         if violations:
             raise InvalidArgument.fields(violations)
@@ -205,6 +207,10 @@ def _check_base_url(spec: ModelSpec) -> list[FieldViolation]:
         allowed = "must be https://HOST/PATH without user name, query and fragment; store keys with PutSecret"
         return [FieldViolation("model.base_url", allowed)]
     return []
+
+
+def _check_provider_options(spec: ModelSpec) -> list[FieldViolation]:
+    return [FieldViolation(f"model.provider_options.{name}", problem) for name, problem in wrong_options(spec).items()]
 
 
 async def _seen(models: ModelRepository, group_id: str, key: ResourceKey) -> Model:

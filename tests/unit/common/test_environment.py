@@ -36,7 +36,12 @@ READERS: list[tuple[type[BaseSettings], str]] = [
     *((kind, f"COXSWAIN_{service.upper()}_") for service, kind in OF_SERVICES.items()),
     *((ServiceSettings, f"COXSWAIN_{service.upper()}_") for service in SERVICES),
 ]
-OWN_NAMES = {"openai_base_url": "OPENAI_BASE_URL", "databricks_host": "DATABRICKS_HOST", "null_pool": "USE_NULLPOOL"}
+OWN_NAMES = {
+    "openai_base_url": "OPENAI_BASE_URL",
+    "azure_openai_endpoint": "AZURE_OPENAI_ENDPOINT",
+    "databricks_host": "DATABRICKS_HOST",
+    "null_pool": "USE_NULLPOOL",
+}
 # Any text is one of these; the names of hosts are looked up when they are used.
 FREE_TEXTS = {
     "address",
@@ -82,6 +87,7 @@ def bad_values(name: str, field: FieldInfo) -> list[str]:
         "database_url": ["mysql://user:hunter2@db/x", "nonsense"],
         "bootstrap_admin": ["root"],
         "openai_base_url": ["ftp://example.com"],
+        "azure_openai_endpoint": ["ftp://example.com"],
         "databricks_host": ["ftp://example.com"],
         "default_model": [""],
         "databricks_embedding_model": [""],

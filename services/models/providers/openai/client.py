@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import aiohttp
@@ -49,6 +49,10 @@ class Target:
     """Whether the operator chose the address."""
     deadline: float
     """By the event loop's clock."""
+    key_header: str = ""
+    """Header that holds the key; empty means `Authorization`."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What else the upstream wants to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +177,10 @@ class OpenAIClient:
         return await with_retries(target.model, attempt, self._retries, target.deadline)
 
     async def _attempt(self, target: Target, body: bytes, credential: OutboundCredential, take: _Take[T]) -> T:
-        headers = {"Content-Type": "application/json"}
-        if credential.token:
+        headers = {"Content-Type": "application/json", **target.headers}
+        if credential.token and target.key_header:
+            headers[target.key_header] = credential.token
+        elif credential.token:
             headers["Authorization"] = f"Bearer {credential.token}"
         limit = asyncio.timeout_at(self._next_byte_by(target, self._limits.first_byte_seconds))
         try:

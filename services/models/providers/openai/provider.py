@@ -1,4 +1,4 @@
-"""Upstreams that speak OpenAI's HTTP interface: OpenAI, Databricks model serving, vLLM, Ollama, gateways."""
+"""Upstreams that speak OpenAI's HTTP interface: OpenAI, Azure, Databricks model serving, vLLM, Ollama, gateways."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -14,11 +14,15 @@ from services.models.domain.tokens import estimate_prompt_tokens
 from services.models.providers.base import TokenCount
 from services.models.providers.batches import BatchLimits, embed_in_batches
 from services.models.providers.openai.answers import read, read_answer, read_stream
+from services.models.providers.openai.azure import azure_url
 from services.models.providers.openai.client import OpenAIClient, ResponseLimits, Target
 from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import chat_request, embeddings_request
 from services.models.providers.retries import RetryLimits
 from services.models.providers.shares import GroupShares
+
+_SETTINGS = {Provider.DATABRICKS: "DATABRICKS_HOST", Provider.AZURE: "AZURE_OPENAI_ENDPOINT"}
+_OPTION_HEADERS = {"organization": "OpenAI-Organization", "project": "OpenAI-Project"}
 
 
 class OpenAICompatibleProvider:
@@ -75,17 +79,24 @@ class OpenAICompatibleProvider:
         own = model.spec.base_url
         base_url = own or self._base_urls.get(model.spec.provider, "")
         if not base_url:
-            setting = "DATABRICKS_HOST" if model.spec.provider is Provider.DATABRICKS else "OPENAI_BASE_URL"
+            setting = _SETTINGS.get(model.spec.provider, "OPENAI_BASE_URL")
             raise FailedPrecondition(
                 f'"{model.name}" has no base_url, and this installation has no default address for its provider; '
                 f"set the model's base_url or {setting}",
                 reason="UPSTREAM_REJECTED",
                 metadata={"model": model.name},
             )
+        in_azure = model.spec.provider is Provider.AZURE
         return Target(
             model=model,
-            url=f"{base_url.rstrip('/')}/{path}",
+            url=azure_url(base_url, model, path) if in_azure else f"{base_url.rstrip('/')}/{path}",
             origin=required_origin(base_url),
             trusted=model.shared or not own,
             deadline=self._retries.deadline(),
+            key_header="api-key" if in_azure else "",
+            headers={
+                header: value
+                for name, header in _OPTION_HEADERS.items()
+                if (value := model.spec.provider_options.get(name))
+            },
         )

@@ -8,6 +8,7 @@ from services.models.domain.conversation import Completion, Message, MessageRole
 from services.models.domain.model import Model, Provider
 
 _CHOICES = ("auto", "none", "required")
+_OPENAIS_OWN = (Provider.OPENAI, Provider.AZURE)
 
 
 def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[
         limit = min(limit, spec.max_output_tokens)
     # OpenAI's reasoning models know only the newer name, older servers of others only the older one.
     limit_name = (
-        "max_completion_tokens" if spec.provider is Provider.OPENAI and spec.capabilities.reasoning else "max_tokens"
+        "max_completion_tokens" if spec.provider in _OPENAIS_OWN and spec.capabilities.reasoning else "max_tokens"
     )
     optional = {
         "temperature": temperature,
@@ -75,7 +76,7 @@ def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[
 def embeddings_request(model: Model, texts: Sequence[str]) -> dict[str, Any]:
     """Return the body of an embeddings call."""
     body: dict[str, Any] = {"model": model.spec.upstream_name, "input": list(texts)}
-    if model.spec.provider is Provider.OPENAI:
+    if model.spec.provider in _OPENAIS_OWN:
         # A quarter of the bytes, and read without parsing a million numbers.
         body["encoding_format"] = "base64"
     return body

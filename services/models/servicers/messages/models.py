@@ -26,6 +26,7 @@ def model_spec_from_proto(model: pb.Model) -> ModelSpec:
     values = {name: getattr(model, name) for name in _CONFIGURED}
     values["provider"] = enum_from_proto(Provider, pb.Provider, model.provider)
     values["capabilities"] = Capabilities(**{name: getattr(model.capabilities, name) for name in _CAPABILITIES})
+    values["provider_options"] = dict(model.provider_options)
     values["temperature"] = model.temperature if model.HasField("temperature") else None
     return ModelSpec(**values)
 
@@ -59,6 +60,7 @@ def model_to_proto(model: Model) -> pb.Model:
         temperature=spec.temperature,
         input_cost_per_million_tokens=spec.input_cost_per_million_tokens,
         output_cost_per_million_tokens=spec.output_cost_per_million_tokens,
+        provider_options=spec.provider_options,
         enabled=model.enabled,
         shared=model.shared,
     )
