@@ -46,7 +46,7 @@ class EgressClient:
         url: str,
         *,
         trusted: bool,
-        data: bytes | Mapping[str, str] | None = None,
+        data: bytes | aiohttp.Payload | Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         total_timeout: float | None = None,
         tls: ssl.SSLContext | None = None,

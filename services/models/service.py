@@ -62,12 +62,11 @@ class ModelsService:
         self._recorder = UsageRecorder(runtime.database)
         self._providers = _providers(settings, runtime, addresses)
         budgets = Budgets(runtime.database, self._recorder, max_age)
-        metering = Metering(self._recorder)
-        inference = Inference(catalogue, self._providers, budgets, metering)
+        metering = Metering(self._recorder, budgets)
+        inference = Inference(catalogue, self._providers, metering)
         embedding = Embedding(
             catalogue,
             self._providers,
-            budgets,
             metering,
             default_model=settings.default_embedding_model,
             max_message_bytes=runtime.settings.max_message_bytes,

@@ -324,7 +324,15 @@ class LlmEmulator(HttpEmulator):
             raise Refused(400, "invalid_json_schema", str(error)) from None
         if call.stream:
             return await self._stream(request, call, reply, completion, dialect)
+        if reply.cut_after_bytes is not None:
+            return await self._cut(request, call, json.dumps(completion.message_body()).encode(), reply.cut_after_bytes)
         return web.json_response(completion.message_body())
+
+    async def _cut(self, request: web.Request, call: Call, body: bytes, size: int) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(body))})
+        await response.prepare(request)
+        await response.write(body[:size])
+        return self._drop(request, call, response)
 
     async def _hold(self, call: Call) -> None:
         def held() -> None:

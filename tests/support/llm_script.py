@@ -96,6 +96,8 @@ class Reply(_Strict):
     """Close the connection without an answer."""
     drop_after_chunks: int | None = Field(default=None, ge=0)
     """In a stream: close the connection after that many content chunks."""
+    cut_after_bytes: int | None = Field(default=None, ge=0)
+    """In a whole answer: close the connection after that many bytes of its body."""
     malformed_after_chunks: int | None = Field(default=None, ge=0)
     """In a stream: send an event that is no JSON after that many content chunks, then go on."""
     error_after_chunks: int | None = Field(default=None, ge=0)

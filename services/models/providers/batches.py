@@ -8,7 +8,9 @@ import numpy as np
 
 from services.models.domain.answer import Embeddings
 from services.models.domain.model import Model
+from services.models.domain.tokens import estimate_tokens
 from services.models.domain.usage import Usage
+from services.models.providers.lost_work import expect_prompt, report_lost_work
 from services.models.providers.upstream_errors import bad_response
 
 
@@ -34,21 +36,36 @@ async def embed_in_batches(
         CoxswainError: the first failure of a request, or the vectors differ in length.
     """
     slots = asyncio.Semaphore(limits.requests)
+    done: list[Usage] = []
 
     async def fetch_one(batch: Sequence[str]) -> Embeddings:
+        expect_prompt(lambda: _estimate(batch).input_tokens)
         async with slots:
-            return await fetch(batch)
+            part = await fetch(batch)
+        done.append(part.usage or _estimate(batch))
+        return part
 
     batches = [texts[start : start + limits.texts] for start in range(0, len(texts), limits.texts)]
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(fetch_one(batch)) for batch in batches]
-    except ExceptionGroup as failures:
-        # One request's failure is the call's.
-        raise failures.exceptions[0] from None
+    except BaseException as failure:
+        if done:
+            report_lost_work(model, _sum(done))
+        if isinstance(failure, ExceptionGroup):
+            # One request's failure is the call's.
+            raise failure.exceptions[0] from None
+        raise
     parts = [task.result() for task in tasks]
     if len({part.vectors.shape[1] for part in parts}) != 1:
+        report_lost_work(model, _sum(done))
         raise bad_response(model, "its embeddings differ in length")
-    counted = [part.usage for part in parts if part.usage is not None]
-    usage = Usage(input_tokens=sum(usage.input_tokens for usage in counted)) if len(counted) == len(parts) else None
-    return Embeddings(np.concatenate([part.vectors for part in parts]), usage)
+    return Embeddings(np.concatenate([part.vectors for part in parts]), _sum(done))
+
+
+def _estimate(texts: Sequence[str]) -> Usage:
+    return Usage(input_tokens=sum(map(estimate_tokens, texts)), estimated=True)
+
+
+def _sum(parts: Sequence[Usage]) -> Usage:
+    return Usage(input_tokens=sum(part.input_tokens for part in parts), estimated=any(part.estimated for part in parts))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from services.common.clock import utc_now
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.identity.principal import Principal
 from services.models.domain.answer import Embeddings
@@ -10,7 +9,6 @@ from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_tokens
 from services.models.domain.usage import Usage
 from services.models.providers.base import ModelProvider
-from services.models.usecases.budgets import Budgets
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.completion_checks import lacking_capability
 from services.models.usecases.metering import Metering
@@ -27,7 +25,6 @@ class Embedding:
         self,
         catalogue: Catalogue,
         providers: Mapping[Provider, ModelProvider],
-        budgets: Budgets,
         metering: Metering,
         *,
         default_model: str,
@@ -36,7 +33,6 @@ class Embedding:
         """`default_model` is for calls that name none; `max_message_bytes` is the largest response that can be sent."""
         self._catalogue = catalogue
         self._providers = providers
-        self._budgets = budgets
         self._metering = metering
         self._default_model = default_model
         self._max_message_bytes = max_message_bytes
@@ -53,11 +49,9 @@ class Embedding:
             raise lacking_capability(model, "embeddings", "embed texts")
         # Refused before the upstream is paid for vectors that cannot be sent.
         self._check_size(model.spec.embedding_dimension, len(texts))
-        await self._budgets.admit(principal.group_id)
-        called_at = utc_now()
-        embeddings = await self._providers[model.spec.provider].embed(model, texts)
-        usage = embeddings.usage or Usage(input_tokens=sum(map(estimate_tokens, texts)), estimated=True)
-        usage = self._metering.record(principal, model, called_at, usage)
+        async with self._metering.call(principal, model, lambda: _estimate(texts)) as meter:
+            embeddings = await self._providers[model.spec.provider].embed(model, texts)
+            usage = meter.used(model, embeddings.usage or _estimate(texts))
         dimension = embeddings.vectors.shape[1]
         if model.spec.embedding_dimension not in (0, dimension):
             raise FailedPrecondition(
@@ -80,3 +74,7 @@ class Embedding:
                 "texts",
                 f"must be at most {most} texts, as one response holds so many vectors of {dimension} components",
             )
+
+
+def _estimate(texts: Sequence[str]) -> Usage:
+    return Usage(input_tokens=sum(map(estimate_tokens, texts)), estimated=True)

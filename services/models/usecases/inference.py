@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from services.common.clock import utc_now
 from services.common.errors import Unavailable
 from services.common.identity.principal import Principal
 from services.models.domain.answer import (
@@ -21,10 +20,9 @@ from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_prompt_tokens, estimate_tokens
 from services.models.domain.usage import Usage
 from services.models.providers.base import ModelProvider, TokenCount
-from services.models.usecases.budgets import Budgets
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.completion_checks import check_completion
-from services.models.usecases.metering import Metering, estimate_usage
+from services.models.usecases.metering import Metering, estimate_usage, expected_usage
 
 
 class Inference:
@@ -34,12 +32,10 @@ class Inference:
         self,
         catalogue: Catalogue,
         providers: Mapping[Provider, ModelProvider],
-        budgets: Budgets,
         metering: Metering,
     ) -> None:
         self._catalogue = catalogue
         self._providers = providers
-        self._budgets = budgets
         self._metering = metering
 
     async def complete(self, principal: Principal, completion: Completion) -> Answer:
@@ -49,10 +45,9 @@ class Inference:
             CoxswainError: the model is unknown, disabled, unable, over budget, or its upstream failed.
         """
         model = await self._model_for(principal, completion)
-        called_at = utc_now()
-        answer = await self._providers[model.spec.provider].complete(model, completion)
-        usage = answer.usage or estimate_usage(completion, answer)
-        usage = self._metering.record(principal, model, called_at, usage)
+        async with self._metering.call(principal, model, lambda: expected_usage(model, completion)) as meter:
+            answer = await self._providers[model.spec.provider].complete(model, completion)
+            usage = meter.used(model, answer.usage or estimate_usage(completion, answer))
         return replace(answer, usage=usage)
 
     async def stream(self, principal: Principal, completion: Completion) -> AsyncGenerator[Delta, None]:
@@ -64,39 +59,39 @@ class Inference:
             CoxswainError: see `complete`.
         """
         model = await self._model_for(principal, completion)
-        called_at = utc_now()
-        usage: Usage | None = None
-        finish: FinishDelta | None = None
-        written = 0
-        begun = False
-        try:
-            async with aclosing(self._providers[model.spec.provider].stream(model, completion)) as deltas:
-                async for delta in deltas:
-                    begun = True
-                    match delta:
-                        case UsageDelta():
-                            usage = delta.usage
-                        case FinishDelta():
-                            finish = delta
-                        case TextDelta() | ReasoningDelta():
-                            written += estimate_tokens(delta.text)
-                            yield delta
-                        case ToolCallDelta():
-                            written += estimate_tokens(delta.name) + estimate_tokens(delta.arguments_json)
-                            yield delta
-        finally:
-            if usage is None:
-                usage = Usage(
-                    input_tokens=estimate_prompt_tokens(completion.messages), output_tokens=written, estimated=True
+        async with self._metering.call(principal, model, lambda: expected_usage(model, completion)) as meter:
+            usage: Usage | None = None
+            finish: FinishDelta | None = None
+            written = 0
+            begun = False
+            try:
+                async with aclosing(self._providers[model.spec.provider].stream(model, completion)) as deltas:
+                    async for delta in deltas:
+                        begun = True
+                        match delta:
+                            case UsageDelta():
+                                usage = delta.usage
+                            case FinishDelta():
+                                finish = delta
+                            case TextDelta() | ReasoningDelta():
+                                written += estimate_tokens(delta.text)
+                                yield delta
+                            case ToolCallDelta():
+                                written += estimate_tokens(delta.name) + estimate_tokens(delta.arguments_json)
+                                yield delta
+            finally:
+                if usage is None:
+                    usage = Usage(
+                        input_tokens=estimate_prompt_tokens(completion.messages), output_tokens=written, estimated=True
+                    )
+                if begun:
+                    usage = meter.used(model, usage)
+            if finish is None:
+                raise Unavailable(
+                    f'the answer of "{model.name}" ended before its finish; try again',
+                    reason="UPSTREAM_BAD_RESPONSE",
+                    metadata={"model": model.name},
                 )
-            if begun:
-                usage = self._metering.record(principal, model, called_at, usage)
-        if finish is None:
-            raise Unavailable(
-                f'the answer of "{model.name}" ended before its finish; try again',
-                reason="UPSTREAM_BAD_RESPONSE",
-                metadata={"model": model.name},
-            )
         yield UsageDelta(usage)
         yield finish
 
@@ -112,5 +107,4 @@ class Inference:
     async def _model_for(self, principal: Principal, completion: Completion) -> Model:
         model = await self._catalogue.find_enabled(principal.group_id, completion.model)
         check_completion(model, completion)
-        await self._budgets.admit(principal.group_id)
         return model

@@ -1,8 +1,13 @@
 """Pricing and recording of what calls used."""
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime
 
+from prometheus_client import Counter
+
+from services.common.clock import utc_now
+from services.common.errors import CoxswainError
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.models.domain.answer import Answer
@@ -10,29 +15,92 @@ from services.models.domain.conversation import Completion
 from services.models.domain.model import Model
 from services.models.domain.tokens import estimate_prompt_tokens, estimate_tokens
 from services.models.domain.usage import Usage, UsageRecord
+from services.models.providers.lost_work import listen_for_lost_work
+from services.models.usecases.budgets import Budgets
 from services.models.usecases.usage_recorder import UsageRecorder
 
+# What an answer is expected to be as long as when its call sets no limit.
+_USUAL_OUTPUT_TOKENS = 1000
+# Groups name their own models as they like: there is no end of such names.
+_OWN_MODELS = "own"
 
-class Metering:
-    """Gives every call its price and has it recorded."""
+_CALLS = Counter(
+    "coxswain_models_calls_total", "Model calls by model and outcome: OK or a status code.", ("model", "outcome")
+)
+_TOKENS = Counter(
+    "coxswain_models_tokens_total",
+    "Tokens by model and kind: input, output, and of these cached_input, cache_write and reasoning.",
+    ("model", "kind"),
+)
+_COST = Counter("coxswain_models_cost_dollars_total", "US dollars by model, where prices are known.", ("model",))
 
-    def __init__(self, recorder: UsageRecorder) -> None:
+
+class CallMeter:
+    """Counts what one call uses: of the upstream that answers, and of those whose answers are lost on the way."""
+
+    def __init__(self, principal: Principal, recorder: UsageRecorder) -> None:
+        self._principal = principal
         self._recorder = recorder
+        self._called_at = utc_now()
 
-    def record(self, principal: Principal, model: Model, called_at: datetime, usage: Usage) -> Usage:
-        """Record what one call used, and return it with its cost."""
+    def used(self, model: Model, usage: Usage) -> Usage:
+        """Record what an answer of a model used, and return it with its cost."""
         priced = replace(usage, cost=model.spec.cost(usage.input_tokens, usage.output_tokens))
         self._recorder.record(
             UsageRecord(
                 id=new_id(),
-                group_id=principal.group_id,
+                group_id=self._principal.group_id,
                 model=model.name,
-                execution_id=principal.execution_id,
-                called_at=called_at,
+                execution_id=self._principal.execution_id,
+                called_at=self._called_at,
                 usage=priced,
             )
         )
+        _count(model, priced)
         return priced
+
+
+class Metering:
+    """Admits calls, gives them their price and has them recorded."""
+
+    def __init__(self, recorder: UsageRecorder, budgets: Budgets) -> None:
+        self._recorder = recorder
+        self._budgets = budgets
+
+    @asynccontextmanager
+    async def call(self, principal: Principal, model: Model, expected: Callable[[], Usage]) -> AsyncIterator[CallMeter]:
+        """Admit a call of a model, and measure it until the block ends.
+
+        `expected` returns about what the call will use. Work whose answer is lost is recorded by itself.
+
+        Raises:
+            ResourceExhausted: a limit of the group is reached.
+        """
+        outcome = "OK"
+        try:
+            await self._budgets.admit(principal.group_id)
+            meter = CallMeter(principal, self._recorder)
+            listen_for_lost_work(meter.used, lambda: expected().input_tokens)
+            yield meter
+        except CoxswainError as error:
+            outcome = error.code
+            raise
+        except Exception:
+            outcome = "INTERNAL"
+            raise
+        except BaseException:
+            outcome = "CANCELLED"
+            raise
+        finally:
+            _CALLS.labels(_label(model), outcome).inc()
+
+
+def expected_usage(model: Model, completion: Completion) -> Usage:
+    """Return about what a conversation will use, before it is answered."""
+    output = completion.sampling.max_output_tokens or _USUAL_OUTPUT_TOKENS
+    if model.spec.max_output_tokens:
+        output = min(output, model.spec.max_output_tokens)
+    return Usage(estimate_prompt_tokens(completion.messages), output, estimated=True)
 
 
 def estimate_usage(completion: Completion, answer: Answer) -> Usage:
@@ -44,3 +112,22 @@ def estimate_usage(completion: Completion, answer: Answer) -> Usage:
         reasoning_tokens=estimate_tokens(answer.reasoning),
         estimated=True,
     )
+
+
+def _count(model: Model, usage: Usage) -> None:
+    label = _label(model)
+    for kind, tokens in (
+        ("input", usage.input_tokens),
+        ("output", usage.output_tokens),
+        ("cached_input", usage.cached_input_tokens),
+        ("cache_write", usage.cache_write_input_tokens),
+        ("reasoning", usage.reasoning_tokens),
+    ):
+        if tokens:
+            _TOKENS.labels(label, kind).inc(tokens)
+    if usage.cost:
+        _COST.labels(label).inc(usage.cost)
+
+
+def _label(model: Model) -> str:
+    return model.name if model.shared else _OWN_MODELS

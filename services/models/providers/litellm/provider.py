@@ -23,6 +23,7 @@ from services.models.providers.base import TokenCount
 from services.models.providers.batches import BatchLimits, embed_in_batches
 from services.models.providers.fault_reading import read_fault
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper
+from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.answers import read, read_answer, read_stream
 from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import chat_request, embeddings_request
@@ -148,10 +149,17 @@ class LitellmProvider:
                 self._shares.slot(provider, current_principal().group_id),
                 contextlib.aclosing(helper.call(kind, arguments)) as documents,
             ):
+                answered = False
                 while True:
                     limit = asyncio.timeout_at(deadline)
-                    async with limit:
-                        document = await anext(documents, None)
+                    try:
+                        async with limit:
+                            document = await anext(documents, None)
+                    except (asyncio.CancelledError, TimeoutError):
+                        if not answered:
+                            report_lost_work(model)
+                        raise
+                    answered = True
                     if document is None:
                         return
                     yield document

@@ -21,6 +21,7 @@ from services.models.domain.conversation import ToolCall
 from services.models.domain.model import Model
 from services.models.domain.usage import Usage
 from services.models.providers.fault_reading import Fault, FaultKind, holds_fault, read_fault
+from services.models.providers.lost_work import report_lost_work
 from services.models.providers.thoughts import ThoughtSplitter
 from services.models.providers.tool_call_assembly import ToolCallAssembler, read_piece
 from services.models.providers.unicode_repair import PieceRepair, repair
@@ -290,9 +291,17 @@ async def read_stream(
         CoxswainError: an event cannot be read or is an error, or the events end before the finish.
     """
     reader = AnswerReader(split_thoughts)
-    async for document in documents:
-        for delta in read(model, reader.feed, document):
-            yield delta
+    told = False
+    try:
+        async for document in documents:
+            for delta in read(model, reader.feed, document):
+                told = True
+                yield delta
+    except BaseException:
+        # Whoever got a part of the answer knows that it began; nobody else does.
+        if reader.begun and not told:
+            report_lost_work(model, reader.usage)
+        raise
     if not reader.begun:
         raise bad_response(model, "it holds no answer")
     if not reader.ended:

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import aiohttp
 import structlog
+from aiohttp.abc import AbstractStreamWriter
 
 from services.common.errors import CoxswainError, FailedPrecondition
 from services.common.grpc.call import current_principal
@@ -16,6 +17,7 @@ from services.common.http import EgressClient, iter_body, read_limited
 from services.common.identity.credentials import CredentialSource, OutboundCredential
 from services.models.domain.model import Model
 from services.models.providers.fault_reading import holds_fault, read_fault
+from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.events import EventParser, EventTooLarge
 from services.models.providers.retries import RetryableError, RetryLimits, too_late, with_retries
 from services.models.providers.shares import GroupShares
@@ -64,6 +66,16 @@ class ResponseLimits:
     """Until its first byte."""
     idle_seconds: float
     """Between two bytes."""
+
+
+class _Body(aiohttp.BytesPayload):
+    """A request's body that knows whether it has been sent: from then on the upstream works."""
+
+    sent = False
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        await super().write_with_length(writer, content_length)
+        self.sent = True
 
 
 _Take = Callable[[Target, aiohttp.ClientResponse, OutboundCredential], Awaitable[T]]
@@ -121,13 +133,14 @@ class OpenAIClient:
         self, target: Target, response: aiohttp.ClientResponse, credential: OutboundCredential
     ) -> Any:
         limit = self._limits.max_bytes
-        try:
-            body = await read_limited(response, limit)
-        finally:
-            response.close()
-        if body is None:
-            raise bad_response(target.model, f"it is larger than {limit} bytes")
-        document = _parse(target.model, body, "it is")
+        with _reporting_loss(target):
+            try:
+                body = await read_limited(response, limit)
+            finally:
+                response.close()
+            if body is None:
+                raise bad_response(target.model, f"it is larger than {limit} bytes")
+            document = _parse(target.model, body, "it is")
         _check_for_fault(target.model, document, credential)
         return document
 
@@ -137,7 +150,8 @@ class OpenAIClient:
         """Wait for the first document: an error in its place is retried as one in the place of the stream would be."""
         documents = self._documents(target, response)
         try:
-            first = await anext(documents, None)
+            with _reporting_loss(target):
+                first = await anext(documents, None)
             _check_for_fault(target.model, first, credential)
         except BaseException:
             await documents.aclose()
@@ -183,11 +197,18 @@ class OpenAIClient:
         elif credential.token:
             headers["Authorization"] = f"Bearer {credential.token}"
         limit = asyncio.timeout_at(self._next_byte_by(target, self._limits.first_byte_seconds))
+        payload = _Body(body)
         try:
-            async with limit:
-                response = await self._egress.request(
-                    "POST", target.url, trusted=target.trusted, data=body, headers=headers
-                )
+            try:
+                async with limit:
+                    response = await self._egress.request(
+                        "POST", target.url, trusted=target.trusted, data=payload, headers=headers
+                    )
+            except (asyncio.CancelledError, TimeoutError):
+                # We give up, not the upstream: it goes on, and has it paid for.
+                if payload.sent:
+                    report_lost_work(target.model)
+                raise
             limit = asyncio.timeout_at(target.deadline)
             async with limit:
                 if response.status == 200:
@@ -284,6 +305,16 @@ async def _events(model: Model, beginning: bytes, pieces: AsyncIterator[bytes]) 
         raise bad_response(model, "an event of its stream is too large") from error
     for event in parser.finish():
         yield event
+
+
+@contextmanager
+def _reporting_loss(target: Target) -> Iterator[None]:
+    """Report the work of an upstream that has begun its answer when the answer does not come whole."""
+    try:
+        yield
+    except BaseException:
+        report_lost_work(target.model)
+        raise
 
 
 def _check_for_fault(model: Model, document: Any, credential: OutboundCredential) -> None:
