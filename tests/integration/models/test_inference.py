@@ -123,10 +123,17 @@ async def test_a_models_own_temperature_counts_when_a_call_names_none(models: In
     assert models.llm.calls[0].path == "/serving-endpoints/chat/completions"
 
 
-async def test_a_stream_brings_text_piece_by_piece_then_usage_then_finish(models: Installation) -> None:
-    models.llm.on(Reply(chunks=["Pa", "ri", "s, of course"], usage=Usage(prompt_tokens=10, completion_tokens=5)))
-    pieces = await collect(models.inference().StreamComplete(ask_stream(CHAT)))
-    assert [piece.text for piece in pieces[:-2]] == ["Pa", "ri", "s, of course"]
+async def test_a_stream_brings_text_as_it_comes_then_usage_then_finish(models: Installation) -> None:
+    usage = Usage(prompt_tokens=10, completion_tokens=5)
+    models.llm.on(Reply(chunks=["Pa", "ri", "s, of course"], usage=usage, hang_after_chunks=2))
+    call = models.inference().StreamComplete(ask_stream(CHAT))
+    before = ""
+    while before != "Pari":
+        before += (await call.read()).text
+        assert "Pari".startswith(before)
+    models.llm.release()
+    pieces = await collect(call)
+    assert [piece.text for piece in pieces[:-2]] == ["s, of course"]
     assert pieces[-2].usage == pb.Usage(input_tokens=10, output_tokens=5, cost=(20 + 40) / 1e6)
     assert pieces[-1].finish == pb.Finish(reason=pb.FINISH_REASON_STOP, upstream_model="chat")
 
@@ -153,7 +160,7 @@ async def test_tool_calls_come_back_and_their_results_go_up(models: Installation
     if stream:
         pieces = await collect(models.inference().StreamComplete(pb.StreamCompleteRequest(completion=first)))
         deltas = [piece.tool_call for piece in pieces if piece.WhichOneof("delta") == "tool_call"]
-        assert len(deltas) > 2
+        assert deltas
         assert {delta.index for delta in deltas} == {0}
         call = pb.ToolCall(
             id="".join(d.id for d in deltas),
@@ -439,7 +446,7 @@ async def test_a_stream_that_breaks_off_fails_after_what_came_and_is_not_begun_a
 ) -> None:
     models.llm.on(broken)
     pieces, failure = await stream_refusal(models.inference().StreamComplete(ask_stream(model)))
-    assert [piece.text for piece in pieces] == ["one", "two"]
+    assert joined(pieces, "text") == "onetwo"
     assert failure.reason == reason
     assert len(models.llm.calls) == 1
 
@@ -468,7 +475,7 @@ async def test_a_call_that_its_caller_cancels_ends_upstream(models: Installation
     models.llm.on(Reply(text="a b c d", hang_after_chunks=2) if stream else Reply(hang=True))
     if stream:
         call = models.inference().StreamComplete(ask_stream(CHAT))
-        assert (await call.read()).text == "a"
+        assert (await call.read()).text.startswith("a")
     else:
         call = models.inference().Complete(ask(CHAT))
         await models.llm.wait_for_calls(1, hanging=True)

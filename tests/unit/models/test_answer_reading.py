@@ -1,12 +1,22 @@
 """Whole answers and streams of every dialect give the same answer, or say why there is none."""
 
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from services.models.domain.answer import FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
+from services.common.errors import CoxswainError
+from services.models.domain.answer import Delta, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
+from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.providers.fault_reading import FaultKind
-from services.models.providers.openai.answers import AnswerFailed, AnswerReader, BadResponse, read_answer
+from services.models.providers.openai.answers import AnswerFailed, AnswerReader, BadResponse, read_answer, read_stream
+
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
+_MODEL = Model("1", "", ModelSpec("m", Provider.OPENAI), enabled=True, created_at=_NOW, updated_at=_NOW)
 
 
 def _whole(message: dict[str, Any], finish: Any = "stop", **more: Any) -> dict[str, Any]:
@@ -158,3 +168,71 @@ def test_malformed_messages_are_refused(message: dict[str, Any]) -> None:
 def test_an_empty_answer_that_ended_for_an_unknown_reason_is_refused() -> None:
     with pytest.raises(BadResponse):
         read_answer(_whole({"content": ""}, "odd"))
+
+
+async def _deltas(*batches: list[dict[str, Any]]) -> list[Delta]:
+    async def come() -> AsyncIterator[list[dict[str, Any]]]:
+        for batch in batches:
+            yield batch
+
+    deltas: list[Delta] = []
+    with contextlib.suppress(CoxswainError):
+        async for delta in read_stream(_MODEL, come()):
+            deltas.append(delta)
+    return deltas
+
+
+def _piece(**delta: Any) -> dict[str, Any]:
+    return {"choices": [{"delta": delta}]}
+
+
+_EVENTS = st.lists(
+    st.one_of(
+        st.builds(lambda text: _piece(content=text), st.text(max_size=3)),
+        st.builds(lambda text: _piece(reasoning=text), st.text(max_size=3)),
+        st.builds(
+            lambda index, text: _piece(tool_calls=[{"index": index, "function": {"arguments": text}}]),
+            st.integers(0, 1),
+            st.text(max_size=3),
+        ),
+        st.builds(
+            lambda index, name: _piece(
+                tool_calls=[{"index": index, "id": f"call-{name}", "function": {"name": name, "arguments": ""}}]
+            ),
+            st.integers(0, 1),
+            st.sampled_from("fg"),
+        ),
+    ),
+    max_size=12,
+)
+
+
+@given(_EVENTS)
+async def test_what_comes_together_is_told_in_fewer_deltas_and_says_the_same(events: list[dict[str, Any]]) -> None:
+    events = [*events, {"choices": [{"delta": {"content": "."}, "finish_reason": "stop"}]}]
+    apart, together = await _deltas(*([event] for event in events)), await _deltas(events)
+
+    def told(deltas: list[Delta], kind: type[TextDelta | ReasoningDelta]) -> str:
+        return "".join(delta.text for delta in deltas if isinstance(delta, kind))
+
+    def called(deltas: list[Delta]) -> dict[int, tuple[str, ...]]:
+        calls: dict[int, tuple[str, ...]] = {}
+        for delta in deltas:
+            if isinstance(delta, ToolCallDelta):
+                name, arguments = calls.get(delta.index, ("", ""))
+                calls[delta.index] = (name + delta.name, arguments + delta.arguments_json)
+        return calls
+
+    assert told(together, TextDelta) == told(apart, TextDelta)
+    assert told(together, ReasoningDelta) == told(apart, ReasoningDelta)
+    assert called(together) == called(apart)
+    assert len(together) <= len(apart)
+
+
+async def test_text_that_came_together_is_one_delta() -> None:
+    words = [_piece(content=word) for word in ("To ", "be ", "or")]
+    assert (await _deltas([_piece(role="assistant"), *words]))[:1] == [TextDelta("To be or")]
+
+
+async def test_what_came_with_an_error_is_told_before_it() -> None:
+    assert await _deltas([_piece(content="half"), {"error": {"message": "an accident"}}]) == [TextDelta("half")]

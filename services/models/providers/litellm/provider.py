@@ -112,8 +112,8 @@ class LitellmProvider:
 
         return await with_retries(model, attempt, self._retries, deadline)
 
-    async def _documents(self, model: Model, request: _Request) -> AsyncGenerator[Any, None]:
-        """Yield the events of a stream; only what fails before the first one is retried."""
+    async def _documents(self, model: Model, request: _Request) -> AsyncGenerator[list[Any], None]:
+        """Yield the events of a stream, one in each batch; only what fails before the first one is retried."""
         deadline = self._retries.deadline()
 
         async def open_stream() -> tuple[Any, AsyncGenerator[Any, None]]:
@@ -123,7 +123,7 @@ class LitellmProvider:
         document, documents = await with_retries(model, open_stream, self._retries, deadline)
         async with contextlib.aclosing(documents):
             while document is not None:
-                yield document
+                yield [document]
                 try:
                     document = await anext(documents, None)
                 except RetryableError as error:

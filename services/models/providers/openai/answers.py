@@ -4,9 +4,10 @@ A whole answer is read as a stream of one event, so that both give the same text
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from services.common.errors import CoxswainError
 from services.models.domain.answer import (
     Answer,
     Delta,
@@ -283,9 +284,11 @@ def read(model: Model, reader: Callable[[Any], T], document: Any) -> T:
 
 
 async def read_stream(
-    model: Model, documents: AsyncIterator[Any], *, split_thoughts: bool = True
+    model: Model, batches: AsyncIterator[Sequence[Any]], *, split_thoughts: bool = True
 ) -> AsyncGenerator[Delta, None]:
     """Yield an answer as its events come: text, reasoning and tool calls, then usage if there is any, then the finish.
+
+    What events of one batch say is joined, as each delta is a message to the caller.
 
     Raises:
         CoxswainError: an event cannot be read or is an error, or the events end before the finish.
@@ -293,8 +296,17 @@ async def read_stream(
     reader = AnswerReader(split_thoughts)
     told = False
     try:
-        async for document in documents:
-            for delta in read(model, reader.feed, document):
+        async for batch in batches:
+            deltas: list[Delta] = []
+            try:
+                for document in batch:
+                    deltas += read(model, reader.feed, document)
+            except CoxswainError:
+                for delta in _joined(deltas):
+                    told = True
+                    yield delta
+                raise
+            for delta in _joined(deltas):
                 told = True
                 yield delta
     except BaseException:
@@ -312,6 +324,22 @@ async def read_stream(
         yield UsageDelta(reader.usage)
     assert reader.finish_reason is not None
     yield FinishDelta(reader.finish_reason, reader.upstream_model)
+
+
+def _joined(deltas: Sequence[Delta]) -> list[Delta]:
+    """Return the same answer in as few deltas as it can be told in."""
+    joined: list[Delta] = []
+    for delta in deltas:
+        match (joined[-1] if joined else None), delta:
+            case TextDelta(before), TextDelta(after):
+                joined[-1] = TextDelta(before + after)
+            case ReasoningDelta(before), ReasoningDelta(after):
+                joined[-1] = ReasoningDelta(before + after)
+            case ToolCallDelta() as call, ToolCallDelta(index, "", "", after, "") if call.index == index:
+                joined[-1] = replace(call, arguments_json=call.arguments_json + after)
+            case _:
+                joined.append(delta)
+    return joined
 
 
 def read_content(content: Any) -> tuple[str, str]:

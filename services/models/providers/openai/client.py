@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from services.models.providers.upstream_errors import (
 
 logger = structlog.get_logger(__name__)
 
+S = TypeVar("S")
 T = TypeVar("T")
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_EVENT_BYTES = 4 * 1024 * 1024
@@ -111,8 +112,9 @@ class OpenAIClient:
         async with self._shares.slot(target.origin, current_principal().group_id):
             return await self._send(target, _encode(request), self._read_document)
 
-    async def stream(self, target: Target, request: dict[str, Any]) -> AsyncGenerator[Any, None]:
-        """Yield the JSON documents of a stream, until it ends by its mark, its end or a lost connection.
+    async def stream(self, target: Target, request: dict[str, Any]) -> AsyncGenerator[list[Any], None]:
+        """Yield the JSON documents of a stream, those together that came together, until it ends by its mark, its end
+        or a lost connection.
 
         An upstream that sends its answer as a whole is a stream of one document.
 
@@ -120,10 +122,10 @@ class OpenAIClient:
             CoxswainError: the upstream refused, failed, reported an error, or sent something else.
         """
         async with self._shares.slot(target.origin, current_principal().group_id):
-            documents = await self._send(target, _encode(request), self._begin_stream)
-            async with aclosing(documents):
-                async for document in documents:
-                    yield document
+            batches = await self._send(target, _encode(request), self._begin_stream)
+            async with aclosing(batches):
+                async for batch in batches:
+                    yield batch
 
     async def close(self) -> None:
         """Close all connections."""
@@ -146,27 +148,32 @@ class OpenAIClient:
 
     async def _begin_stream(
         self, target: Target, response: aiohttp.ClientResponse, credential: OutboundCredential
-    ) -> AsyncGenerator[Any, None]:
+    ) -> AsyncGenerator[list[Any], None]:
         """Wait for the first document: an error in its place is retried as one in the place of the stream would be."""
-        documents = self._documents(target, response)
+        batches = self._batches(target, response)
         try:
             with _reporting_loss(target):
-                first = await anext(documents, None)
-            _check_for_fault(target.model, first, credential)
+                first: list[Any] = await anext(batches, [])
+            if first:
+                _check_for_fault(target.model, first[0], credential)
         except BaseException:
-            await documents.aclose()
+            await batches.aclose()
             raise
 
-        async def stream() -> AsyncGenerator[Any, None]:
-            async with aclosing(documents):
-                if first is not None:
-                    yield first
-                try:
-                    async for document in documents:
-                        _check_for_fault(target.model, document, credential)
-                        yield document
-                except RetryableError as error:
-                    raise error.failure from error.__cause__
+        async def stream() -> AsyncGenerator[list[Any], None]:
+            async with aclosing(batches):
+                batch = first
+                while batch:
+                    good, failure = _until_failure(
+                        batch, lambda document: _check_for_fault(target.model, document, credential)
+                    )
+                    if good:
+                        yield batch[: len(good)]
+                    if isinstance(failure, RetryableError):
+                        raise failure.failure from failure.__cause__
+                    if failure is not None:
+                        raise failure
+                    batch = await anext(batches, [])
 
         return stream()
 
@@ -232,8 +239,8 @@ class OpenAIClient:
             raise RetryableError(failure, fault.retry_after or 0.0 if retry_after is None else retry_after)
         raise failure
 
-    async def _documents(self, target: Target, response: aiohttp.ClientResponse) -> AsyncGenerator[Any, None]:
-        """Yield the JSON documents of a response: of its events, or the one that it is as a whole."""
+    async def _batches(self, target: Target, response: aiohttp.ClientResponse) -> AsyncGenerator[list[Any], None]:
+        """Yield the JSON documents of a response as they come: of its events, or the one that it is as a whole."""
         model = target.model
         pieces = self._pieces(target, response)
         found = False
@@ -242,15 +249,23 @@ class OpenAIClient:
                 beginning = await anext(pieces, b"")
                 # The first byte decides what a response is: labels are often wrong.
                 if beginning.lstrip(_BEFORE_TEXT)[:1] in (b"{", b"["):
-                    yield _parse(model, beginning + b"".join([piece async for piece in pieces]), "it is")
+                    yield [_parse(model, beginning + b"".join([piece async for piece in pieces]), "it is")]
                     return
-                async for event in _events(model, beginning, pieces):
-                    if event.strip() == _END:
+                async for events in _events(model, beginning, pieces):
+                    ended = _END in events
+                    if ended:
+                        del events[events.index(_END) :]
+                    batch, failure = _until_failure(
+                        events, lambda event: _parse(model, event, "an event of its stream is")
+                    )
+                    if batch:
+                        found = True
+                        yield batch
+                    if failure is not None:
+                        raise failure
+                    if ended:
                         await _finish_reading(response)
                         return
-                    if event.strip():
-                        found = True
-                        yield _parse(model, event, "an event of its stream is")
             if not found:
                 raise bad_response(model, f"it is {response.content_type}, not a stream of events")
         finally:
@@ -293,18 +308,31 @@ class OpenAIClient:
         return min(target.deadline, asyncio.get_running_loop().time() + seconds)
 
 
-async def _events(model: Model, beginning: bytes, pieces: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
+async def _events(model: Model, beginning: bytes, pieces: AsyncIterator[bytes]) -> AsyncGenerator[list[str], None]:
+    """Yield the events that each piece of a response completes, stripped and without empty ones."""
     parser = EventParser(_MAX_EVENT_BYTES)
     try:
-        for event in parser.feed(beginning):
-            yield event
+        yield _stripped(parser.feed(beginning))
         async for piece in pieces:
-            for event in parser.feed(piece):
-                yield event
+            yield _stripped(parser.feed(piece))
     except EventTooLarge as error:
         raise bad_response(model, "an event of its stream is too large") from error
-    for event in parser.finish():
-        yield event
+    yield _stripped(parser.finish())
+
+
+def _stripped(events: list[str]) -> list[str]:
+    return [stripped for event in events if (stripped := event.strip())]
+
+
+def _until_failure(items: Sequence[S], take: Callable[[S], T]) -> tuple[list[T], Exception | None]:
+    """Return what `take` gives for the items before the first that it refuses, and that refusal."""
+    taken: list[T] = []
+    for item in items:
+        try:
+            taken.append(take(item))
+        except (CoxswainError, RetryableError) as failure:
+            return taken, failure
+    return taken, None
 
 
 @contextmanager

@@ -52,9 +52,9 @@ class OpenAICompatibleProvider:
     async def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
         """Yield the upstream's answer as it comes."""
         target = self._target(model, "chat/completions")
-        events = self._client.stream(target, chat_request(model, completion, stream=True))
-        async with aclosing(events):
-            async for delta in read_stream(model, events):
+        batches = self._client.stream(target, chat_request(model, completion, stream=True))
+        async with aclosing(batches):
+            async for delta in read_stream(model, batches):
                 yield delta
 
     async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
