@@ -20,6 +20,9 @@ from services.models.domain.provider_options import wrong_options
 from services.models.repositories.models import ModelRepository
 from services.models.settings import ModelsSettings
 
+# As in the proto.
+_MOST_COST = 1_000_000
+
 
 class SeedError(Exception):
     """The file cannot be used; the message names the entry and what is wrong with it."""
@@ -35,12 +38,15 @@ class _Entry(BaseModel):
     base_url: str = Field("", max_length=512, pattern=r"^(https?://\S+)?$")
     capabilities: Capabilities = Capabilities()
     context_window: int = Field(0, ge=0)
+    max_input_tokens: int = Field(0, ge=0)
     max_output_tokens: int = Field(0, ge=0)
     embedding_dimension: int = Field(0, ge=0, le=8192)
     temperature: float | None = Field(None, ge=0, le=2)
-    input_cost_per_million_tokens: float = Field(0, ge=0)
-    output_cost_per_million_tokens: float = Field(0, ge=0)
     provider_options: dict[str, str] = {}
+    input_cost_per_million_tokens: float | None = Field(None, ge=0, le=_MOST_COST)
+    output_cost_per_million_tokens: float | None = Field(None, ge=0, le=_MOST_COST)
+    cached_input_cost_per_million_tokens: float | None = Field(None, ge=0, le=_MOST_COST)
+    cache_write_cost_per_million_tokens: float | None = Field(None, ge=0, le=_MOST_COST)
 
     @field_validator("capabilities", mode="before")
     @classmethod

@@ -116,7 +116,7 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
     credentials = AuthCredentials(
         runtime.peers.channel("auth"),
         credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER,
-        frozenset(settings.keyless_origins),
+        settings.keyless,
     )
     egress = EgressClient(
         addresses,
@@ -137,6 +137,8 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
             Provider.OPENAI: settings.openai_base_url,
             Provider.DATABRICKS: settings.databricks_base_url,
             Provider.AZURE: settings.azure_openai_endpoint,
+            Provider.OLLAMA: settings.ollama_base_url,
+            Provider.VLLM: settings.vllm_base_url,
         },
         retries,
         batches,
@@ -148,6 +150,8 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
         Provider.OPENAI: upstreams,
         Provider.DATABRICKS: upstreams,
         Provider.AZURE: upstreams,
+        Provider.OLLAMA: upstreams,
+        Provider.VLLM: upstreams,
         Provider.LITELLM: LitellmProvider(
             credentials,
             settings.litellm_base_urls,

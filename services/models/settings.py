@@ -46,6 +46,18 @@ class ModelsSettings(BaseSettings):
     databricks_host: str = Field(
         "", validation_alias="DATABRICKS_HOST", description="Databricks workspace; its serving endpoints are used."
     )
+    ollama_base_url: str = Field(
+        "http://127.0.0.1:11434/v1",
+        validation_alias="OLLAMA_BASE_URL",
+        description="Address of the Ollama server that models of that provider use; called without a key where none "
+        'is configured. Without a path, "/v1" is meant.',
+    )
+    vllm_base_url: str = Field(
+        "http://127.0.0.1:8000/v1",
+        validation_alias="VLLM_BASE_URL",
+        description="Address of the vLLM server that models of that provider use; called without a key where none "
+        'is configured. Without a path, "/v1" is meant.',
+    )
     keyless_origins: list[str] = Field(
         [],
         description='JSON list of origins that are called without a key where none is configured. Example: ["http://127.0.0.1:11434"].',
@@ -119,7 +131,7 @@ class ModelsSettings(BaseSettings):
     def _are_origins(cls, value: list[str]) -> list[str]:
         return [_origin(origin) for origin in value]
 
-    @field_validator("openai_base_url", "azure_openai_endpoint", "databricks_host")
+    @field_validator("openai_base_url", "azure_openai_endpoint", "databricks_host", "ollama_base_url", "vllm_base_url")
     @classmethod
     def _is_address(cls, value: str) -> str:
         value = value.strip().rstrip("/")
@@ -128,6 +140,16 @@ class ModelsSettings(BaseSettings):
         if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname):
             raise ValueError("must be an http or https address")
         return value
+
+    @field_validator("ollama_base_url", "vllm_base_url")
+    @classmethod
+    def _leads_to_openais_interface(cls, value: str) -> str:
+        return value if urlsplit(value).path else f"{value}/v1"
+
+    @property
+    def keyless(self) -> frozenset[str]:
+        """Origins that are called without a key where none is configured."""
+        return frozenset([*self.keyless_origins, _origin(self.ollama_base_url), _origin(self.vllm_base_url)])
 
     @property
     def databricks_base_url(self) -> str:

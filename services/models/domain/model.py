@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 
+from services.models.domain.prices import FREE, Prices
+
 SHARED_GROUP = ""
 """The group id of models that every group sees."""
 
@@ -17,6 +19,8 @@ class Provider(StrEnum):
     DATABRICKS = "databricks"
     LITELLM = "litellm"
     AZURE = "azure"
+    OLLAMA = "ollama"
+    VLLM = "vllm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +48,57 @@ class ModelSpec:
     capabilities: Capabilities = Capabilities()
     context_window: int = 0
     """Tokens of prompt and answer together; 0 is unknown."""
+    max_input_tokens: int = 0
+    """Tokens of a prompt; 0 means `context_window`."""
     max_output_tokens: int = 0
     """0 means the upstream's default."""
     embedding_dimension: int = 0
     temperature: float | None = None
     """Used when a call names none."""
-    input_cost_per_million_tokens: float = 0.0
-    """US dollars."""
-    output_cost_per_million_tokens: float = 0.0
-    """US dollars."""
     provider_options: Mapping[str, str] = field(default_factory=dict)
     """See `provider_options`."""
+    input_cost_per_million_tokens: float | None = None
+    """US dollars; None is unknown."""
+    output_cost_per_million_tokens: float | None = None
+    """US dollars; None is unknown."""
+    cached_input_cost_per_million_tokens: float | None = None
+    """US dollars; None is the price of other input."""
+    cache_write_cost_per_million_tokens: float | None = None
+    """US dollars; None is the price of other input."""
 
     @property
     def upstream_name(self) -> str:
         """The name the upstream knows the model by."""
         return self.upstream_model or self.name.partition("/")[2] or self.name
 
-    def cost(self, input_tokens: int, output_tokens: int) -> float:
-        """Return US dollars for so many tokens."""
-        return (
-            input_tokens * self.input_cost_per_million_tokens + output_tokens * self.output_cost_per_million_tokens
-        ) / 1_000_000
+    @property
+    def input_limit(self) -> int:
+        """Tokens that a prompt may have; 0 is unknown."""
+        return self.max_input_tokens or self.context_window
+
+    @property
+    def prices(self) -> Prices:
+        """What its tokens cost: nowhere else decides it."""
+        if self._is_own_machine:
+            return FREE
+        # Embeddings have no output that could cost anything.
+        output = self.output_cost_per_million_tokens
+        if output is None and not self.capabilities.chat:
+            output = 0.0
+        return Prices(
+            input=self.input_cost_per_million_tokens,
+            output=output,
+            cached_input=self.cached_input_cost_per_million_tokens,
+            cache_write=self.cache_write_cost_per_million_tokens,
+        )
+
+    @property
+    def _is_own_machine(self) -> bool:
+        """Whether it runs at the operator's, who charges by other means unless the model has prices."""
+        own = self.provider is Provider.OFFLINE or (
+            self.provider in (Provider.OLLAMA, Provider.VLLM) and not self.base_url
+        )
+        return own and self.input_cost_per_million_tokens is None and self.output_cost_per_million_tokens is None
 
 
 CHANGEABLE_FIELDS = frozenset(
@@ -87,6 +120,8 @@ class Model:
     """Whether the group that looks may call it."""
     created_at: datetime
     updated_at: datetime
+    revision: int = 1
+    """Grows with each change of the configuration."""
 
     @property
     def name(self) -> str:

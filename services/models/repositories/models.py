@@ -49,13 +49,15 @@ class ModelRepository:
     async def add(self, model: Model) -> bool:
         """Store a model; return False when its group has one of that name."""
         times = {"created_at": model.created_at, "updated_at": model.updated_at}
-        row = {"id": model.id, "group_id": model.group_id, **times, **_columns(model.spec)}
+        row = {"id": model.id, "group_id": model.group_id, "revision": model.revision, **times, **_columns(model.spec)}
         return await insert_ignore(self._connection, models, row)
 
     async def update(self, model: Model) -> None:
         """Replace the configuration of a model."""
         await self._connection.execute(
-            update(models).where(models.c.id == model.id).values(updated_at=model.updated_at, **_columns(model.spec))
+            update(models)
+            .where(models.c.id == model.id)
+            .values(updated_at=model.updated_at, revision=model.revision, **_columns(model.spec))
         )
 
     async def delete(self, group_id: str, key: ResourceKey) -> str | None:
@@ -85,7 +87,8 @@ class ModelRepository:
             if row is None:
                 await self.add(Model(new_id(), SHARED_GROUP, spec, enabled=True, created_at=now, updated_at=now))
             elif _spec(row) != spec:
-                await self.update(Model(row["id"], SHARED_GROUP, spec, True, row["created_at"], now))
+                revision = row["revision"] + 1
+                await self.update(Model(row["id"], SHARED_GROUP, spec, True, row["created_at"], now, revision))
         for row in present.values():
             await self._connection.execute(delete(models).where(models.c.id == row["id"]))
 
@@ -140,4 +143,5 @@ def _model(row: Mapping[Any, Any]) -> Model:
         enabled=row["disabled_at"] is None,
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        revision=row["revision"],
     )

@@ -46,6 +46,7 @@ class ModelServicer(ModelServiceServicer):
             current_principal(),
             key_from_proto(request),
             lambda present: changed_model_spec(present, request.model, request.update_mask),
+            request.expected_revision,
         )
         return pb.UpdateModelResponse(model=model_to_proto(model))
 

@@ -45,7 +45,7 @@ class CallMeter:
 
     def used(self, model: Model, usage: Usage) -> Usage:
         """Record what an answer of a model used, and return it with its cost."""
-        priced = replace(usage, cost=model.spec.cost(usage.input_tokens, usage.output_tokens))
+        priced = replace(usage, cost=model.spec.prices.cost(usage))
         self._recorder.record(
             UsageRecord(
                 id=new_id(),

@@ -10,7 +10,7 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.egress import AddressPolicy, origin_of
-from services.common.errors import AlreadyExists, FieldViolation, InvalidArgument, NotFound
+from services.common.errors import Aborted, AlreadyExists, FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
@@ -101,20 +101,30 @@ class Models:
         self._catalogue.forget(principal.group_id, spec.name)
         return model
 
-    async def update(self, principal: Principal, key: ResourceKey, change: Callable[[Model], ModelSpec]) -> Model:
+    async def update(
+        self, principal: Principal, key: ResourceKey, change: Callable[[Model], ModelSpec], expected_revision: int
+    ) -> Model:
         """Change the configuration of a group's own model to what `change` makes of it.
+
+        The present revision is kept when the configuration is the same.
 
         Raises:
             InvalidArgument: the result cannot work.
             NotFound: the group has no model of its own of that id or name.
+            Aborted: the model is not at `expected_revision` (0: any).
         """
         async with self._database.write() as connection:
             models = ModelRepository(connection)
             current = await models.find_own(principal.group_id, key)
             if current is None:
                 raise await _not_own(models, principal.group_id, key)
-            changed = replace(current, spec=change(current), updated_at=utc_now())
-            self._check(changed.spec)
+            spec = change(current)
+            self._check(spec)
+            if spec == current.spec:
+                return current
+            if expected_revision not in {0, current.revision}:
+                raise Aborted.revision("model", str(key), expected_revision, current.revision)
+            changed = replace(current, spec=spec, updated_at=utc_now(), revision=current.revision + 1)
             await models.update(changed)
         self._catalogue.forget(principal.group_id, changed.name)
         return changed

@@ -1,6 +1,6 @@
 """Rows of an installation that is upgraded."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import text
@@ -35,4 +35,47 @@ async def test_requests_keep_their_models_when_the_table_changes(database_url: s
     assert await found("resource_id") == [(row["id"], "CreateModel", f"model{row['id']}") for row in rows]
     await downgrade_database("models", database_url, "0002")
     assert await found("model_id") == [(row["id"], method, f"model{row['id']}") for row in rows]
+    await database.close()
+
+
+_COSTS = "input_cost_per_million_tokens, output_cost_per_million_tokens"
+
+
+async def test_a_price_of_nothing_becomes_unknown_and_what_refers_to_a_model_stays(database_url: str) -> None:
+    await upgrade_database("models", database_url, "0004")
+    database = Database(database_url, "models", null_pool=True)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    at = now.isoformat(" ") if database.dialect == "sqlite" else now
+    columns = (
+        "id, group_id, name, description, provider, upstream_model, base_url, capabilities, context_window, "
+        f"max_output_tokens, embedding_dimension, {_COSTS}, created_at, updated_at"
+    )
+    values = ":id, 'sales', :id, '', 'openai', '', '', '[]', 7, 0, 0, :i, :o, :at, :at"
+    insert = f"INSERT INTO models ({columns}) VALUES ({values})"
+    async with database.write() as connection:
+        for model_id, given, output in (("both", 1.5, 3.0), ("input", 0.02, 0.0), ("none", 0.0, 0.0)):
+            await connection.execute(text(insert), {"id": model_id, "i": given, "o": output, "at": at})
+        disable = "INSERT INTO disabled_models (group_id, model_id, disabled_at) VALUES ('sales', 'none', :at)"
+        await connection.execute(text(disable), {"at": at})
+
+    async def found(columns: str, table: str) -> list[tuple[Any, ...]]:
+        async with database.read() as connection:
+            rows = await connection.execute(text(f"SELECT {columns} FROM {table} ORDER BY 1"))
+            return [tuple(row) for row in rows]
+
+    await upgrade_database("models", database_url)
+    prices = f"id, {_COSTS}, cached_input_cost_per_million_tokens, max_input_tokens, context_window, revision"
+    assert await found(prices, "models") == [
+        ("both", 1.5, 3.0, None, 0, 7, 1),
+        ("input", 0.02, 0.0, None, 0, 7, 1),
+        ("none", None, None, None, 0, 7, 1),
+    ]
+    assert await found("model_id", "disabled_models") == [("none",)]
+    await downgrade_database("models", database_url, "0004")
+    assert await found(f"id, {_COSTS}", "models") == [
+        ("both", 1.5, 3.0),
+        ("input", 0.02, 0.0),
+        ("none", 0.0, 0.0),
+    ]
+    assert await found("model_id", "disabled_models") == [("none",)]
     await database.close()

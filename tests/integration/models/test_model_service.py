@@ -1,11 +1,13 @@
 """Configuration of models, as callers see it."""
 
+import asyncio
+
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.models.v1 import model_pb2 as pb
-from tests.integration.models.support import CHAT, OFFLINE, SEED, Installation, ask, refusal
+from tests.integration.models.support import CHAT, OFFLINE, SEED, Installation, ask, read_refusal, refusal
 from tests.support.harness import ALICE, BOB
 
 OPERATOR = "dev:olga:sales=operator"
@@ -121,6 +123,78 @@ async def test_an_update_changes_the_named_fields_and_no_other(served: Installat
     assert (await served.models().GetModel(pb.GetModelRequest(name="sales/own"))).model == updated
 
 
+PRICES = (
+    "input_cost_per_million_tokens",
+    "output_cost_per_million_tokens",
+    "cached_input_cost_per_million_tokens",
+    "cache_write_cost_per_million_tokens",
+)
+
+
+async def test_a_price_is_absent_free_or_a_sum(served: Installation) -> None:
+    prices = {PRICES[0]: 10.0, PRICES[1]: 0.0, PRICES[2]: 1.0}
+    created = await served.models().CreateModel(
+        pb.CreateModelRequest(model=own(max_input_tokens=5, context_window=9, **prices))
+    )
+    found = (await served.models().GetModel(pb.GetModelRequest(name="sales/own"))).model
+    assert found == created.model
+    assert {name: getattr(found, name) for name in PRICES if found.HasField(name)} == prices  # type: ignore[arg-type]
+    assert (found.max_input_tokens, found.context_window) == (5, 9)
+    request = pb.UpdateModelRequest(
+        name="sales/own",
+        model=pb.Model(cache_write_cost_per_million_tokens=12.5),
+        update_mask=FieldMask(paths=list(PRICES)),
+    )
+    changed = (await served.models().UpdateModel(request)).model
+    assert [name for name in PRICES if changed.HasField(name)] == [PRICES[3]]  # type: ignore[arg-type]
+
+
+async def test_a_change_of_what_was_changed_meanwhile_is_refused_with_the_present_revision(
+    served: Installation,
+) -> None:
+    created = (await served.models().CreateModel(pb.CreateModelRequest(model=own()))).model
+    assert created.revision == 1
+
+    def change(description: str, expected_revision: int = 0) -> pb.UpdateModelRequest:
+        return pb.UpdateModelRequest(
+            name="sales/own",
+            model=pb.Model(description=description),
+            update_mask=FieldMask(paths=["description"]),
+            expected_revision=expected_revision,
+        )
+
+    assert (await served.models().UpdateModel(change("second", 1))).model.revision == 2
+    failure = await refusal(served.models().UpdateModel(change("third", 1)))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "REVISION_MISMATCH")
+    assert (failure.metadata["expected"], failure.metadata["actual"]) == ("1", "2")
+    # The same change again is no new revision, so that a call whose answer was lost may be repeated.
+    repeated = (await served.models().UpdateModel(change("second", 1))).model
+    assert (repeated.description, repeated.revision) == ("second", 2)
+    assert (await served.models().UpdateModel(change("third"))).model.revision == 3
+
+
+async def test_of_changes_made_at_once_from_one_revision_a_single_one_is_stored(served: Installation) -> None:
+    await served.models().CreateModel(pb.CreateModelRequest(model=own()))
+
+    async def change(number: int) -> str:
+        request = pb.UpdateModelRequest(
+            name="sales/own",
+            model=pb.Model(description=str(number)),
+            update_mask=FieldMask(paths=["description"]),
+            expected_revision=1,
+        )
+        try:
+            return str((await served.models().UpdateModel(request)).model.description)
+        except grpc.aio.AioRpcError as error:
+            return read_refusal(error).reason
+
+    answers = await asyncio.gather(*map(change, range(8)))
+    stored = [answer for answer in answers if answer != "REVISION_MISMATCH"]
+    assert len(stored) == 1
+    found = (await served.models().GetModel(pb.GetModelRequest(name="sales/own"))).model
+    assert (found.description, found.revision) == (stored[0], 2)
+
+
 async def test_an_update_of_everything_keeps_the_name_and_what_the_service_decides(models: Installation) -> None:
     created = (await models.models().CreateModel(pb.CreateModelRequest(model=own(description="before")))).model
     change = own("sales/other", id="mine", shared=True, temperature=0.5)
@@ -147,6 +221,7 @@ async def test_an_update_looks_at_nothing_that_its_mask_does_not_name(models: In
     ).model
     created.description = "after"
     created.update_time.CopyFrom(changed.update_time)
+    created.revision = 2
     assert changed == created
 
 
@@ -305,6 +380,10 @@ async def test_only_admins_configure_models(models: Installation) -> None:
         (own(name="no spaces please"), "model.name"),
         (own(name=""), "model.name"),
         (own(input_cost_per_million_tokens=-1.0), "model.input_cost_per_million_tokens"),
+        (own(output_cost_per_million_tokens=float("inf")), "model.output_cost_per_million_tokens"),
+        (own(cached_input_cost_per_million_tokens=float("nan")), "model.cached_input_cost_per_million_tokens"),
+        (own(cache_write_cost_per_million_tokens=2e6), "model.cache_write_cost_per_million_tokens"),
+        (own(max_input_tokens=-1), "model.max_input_tokens"),
     ],
 )
 async def test_a_model_that_cannot_work_is_refused_by_field(models: Installation, model: pb.Model, field: str) -> None:

@@ -54,7 +54,10 @@ from tests.support.descriptors import make
         (
             make("models.v1.Model", provider=77),
             "provider",
-            "must be one of PROVIDER_OFFLINE, PROVIDER_OPENAI, PROVIDER_DATABRICKS or PROVIDER_LITELLM; it is 77",
+            (
+                "must be one of PROVIDER_OFFLINE, PROVIDER_OPENAI, PROVIDER_DATABRICKS, PROVIDER_LITELLM, "
+                "PROVIDER_AZURE, PROVIDER_OLLAMA or PROVIDER_VLLM; it is 77"
+            ),
         ),
         (
             make("models.v1.Model", embedding_dimension=9999),

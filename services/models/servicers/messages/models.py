@@ -1,6 +1,7 @@
 """Models and changes of them."""
 
 from dataclasses import fields
+from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -23,12 +24,17 @@ def model_spec_from_proto(model: pb.Model) -> ModelSpec:
     """
     if model.provider == pb.PROVIDER_UNSPECIFIED:
         raise InvalidArgument.field("model.provider", "has to be set to the provider that serves the model")
-    values = {name: getattr(model, name) for name in _CONFIGURED}
+    values = {name: _given(model, name) for name in _CONFIGURED}
     values["provider"] = enum_from_proto(Provider, pb.Provider, model.provider)
     values["capabilities"] = Capabilities(**{name: getattr(model.capabilities, name) for name in _CAPABILITIES})
     values["provider_options"] = dict(model.provider_options)
-    values["temperature"] = model.temperature if model.HasField("temperature") else None
     return ModelSpec(**values)
+
+
+def _given(model: pb.Model, name: str) -> Any:
+    """Return the value of a field; None when it is absent, where that differs from its default."""
+    absent = pb.Model.DESCRIPTOR.fields_by_name[name].has_presence and not model.HasField(name)  # type: ignore[arg-type]
+    return None if absent else getattr(model, name)
 
 
 def changed_model_spec(present: Model, given: pb.Model, mask: FieldMask) -> ModelSpec:
@@ -55,14 +61,18 @@ def model_to_proto(model: Model) -> pb.Model:
         base_url=spec.base_url,
         capabilities=pb.Capabilities(**{name: getattr(spec.capabilities, name) for name in _CAPABILITIES}),
         context_window=spec.context_window,
+        max_input_tokens=spec.max_input_tokens,
         max_output_tokens=spec.max_output_tokens,
         embedding_dimension=spec.embedding_dimension,
         temperature=spec.temperature,
         input_cost_per_million_tokens=spec.input_cost_per_million_tokens,
         output_cost_per_million_tokens=spec.output_cost_per_million_tokens,
         provider_options=spec.provider_options,
+        cached_input_cost_per_million_tokens=spec.cached_input_cost_per_million_tokens,
+        cache_write_cost_per_million_tokens=spec.cache_write_cost_per_million_tokens,
         enabled=model.enabled,
         shared=model.shared,
+        revision=model.revision,
     )
     message.create_time.FromDatetime(model.created_at)
     message.update_time.FromDatetime(model.updated_at)
