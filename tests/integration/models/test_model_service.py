@@ -1,6 +1,7 @@
 """Configuration of models, as callers see it."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -132,13 +133,13 @@ PRICES = (
 
 
 async def test_a_price_is_absent_free_or_a_sum(served: Installation) -> None:
-    prices = {PRICES[0]: 10.0, PRICES[1]: 0.0, PRICES[2]: 1.0}
+    prices: dict[str, Any] = {PRICES[0]: 10.0, PRICES[1]: 0.0, PRICES[2]: 1.0}
     created = await served.models().CreateModel(
         pb.CreateModelRequest(model=own(max_input_tokens=5, context_window=9, **prices))
     )
     found = (await served.models().GetModel(pb.GetModelRequest(name="sales/own"))).model
     assert found == created.model
-    assert {name: getattr(found, name) for name in PRICES if found.HasField(name)} == prices  # type: ignore[arg-type]
+    assert {name: getattr(found, name) for name in PRICES if found.HasField(name)} == prices
     assert (found.max_input_tokens, found.context_window) == (5, 9)
     request = pb.UpdateModelRequest(
         name="sales/own",
@@ -146,7 +147,7 @@ async def test_a_price_is_absent_free_or_a_sum(served: Installation) -> None:
         update_mask=FieldMask(paths=list(PRICES)),
     )
     changed = (await served.models().UpdateModel(request)).model
-    assert [name for name in PRICES if changed.HasField(name)] == [PRICES[3]]  # type: ignore[arg-type]
+    assert [name for name in PRICES if changed.HasField(name)] == [PRICES[3]]
 
 
 async def test_a_change_of_what_was_changed_meanwhile_is_refused_with_the_present_revision(

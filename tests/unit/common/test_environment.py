@@ -40,6 +40,8 @@ OWN_NAMES = {
     "openai_base_url": "OPENAI_BASE_URL",
     "azure_openai_endpoint": "AZURE_OPENAI_ENDPOINT",
     "databricks_host": "DATABRICKS_HOST",
+    "ollama_base_url": "OLLAMA_BASE_URL",
+    "vllm_base_url": "VLLM_BASE_URL",
     "null_pool": "USE_NULLPOOL",
 }
 # Any text is one of these; the names of hosts are looked up when they are used.
@@ -89,6 +91,8 @@ def bad_values(name: str, field: FieldInfo) -> list[str]:
         "openai_base_url": ["ftp://example.com"],
         "azure_openai_endpoint": ["ftp://example.com"],
         "databricks_host": ["ftp://example.com"],
+        "ollama_base_url": ["ftp://example.com"],
+        "vllm_base_url": ["http://:8000"],
         "default_model": [""],
         "databricks_embedding_model": [""],
     }.get(name, ["x" * 1000])
