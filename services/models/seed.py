@@ -5,7 +5,7 @@ The file is complete: repeating it changes nothing, and models that it no longer
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -47,6 +47,8 @@ class _Entry(BaseModel):
     output_cost_per_million_tokens: float | None = Field(None, ge=0, le=_MOST_COST)
     cached_input_cost_per_million_tokens: float | None = Field(None, ge=0, le=_MOST_COST)
     cache_write_cost_per_million_tokens: float | None = Field(None, ge=0, le=_MOST_COST)
+    keep_think_tags: bool = False
+    unsupported_parameters: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], ...] = ()
 
     @field_validator("capabilities", mode="before")
     @classmethod

@@ -31,6 +31,7 @@ from services.models.settings import ModelsSettings
 from services.models.tables import requests
 from services.models.usecases.budgets import Budgets
 from services.models.usecases.catalogue import Catalogue
+from services.models.usecases.completion_checks import CompletionChecks
 from services.models.usecases.embedding import Embedding
 from services.models.usecases.inference import Inference
 from services.models.usecases.metering import Metering
@@ -63,7 +64,8 @@ class ModelsService:
         self._providers = _providers(settings, runtime, addresses)
         budgets = Budgets(runtime.database, self._recorder, max_age)
         metering = Metering(self._recorder, budgets)
-        inference = Inference(catalogue, self._providers, metering)
+        checks = CompletionChecks(frozenset(settings.extra_parameters))
+        inference = Inference(catalogue, self._providers, checks, metering)
         embedding = Embedding(
             catalogue,
             self._providers,

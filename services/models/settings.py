@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.egress import Network, origin_of
+from services.models.domain.extra_parameters import DEFAULT_EXTRA_PARAMETERS, may_be_allowed
 
 
 def _origin(text: str) -> str:
@@ -118,6 +119,11 @@ class ModelsSettings(BaseSettings):
         description="JSON object of addresses that litellm uses for a provider instead of its own, such as a "
         'gateway\'s. Example: {"groq": "https://example.com/v1"}.',
     )
+    extra_parameters: list[str] = Field(
+        list(DEFAULT_EXTRA_PARAMETERS),
+        description="JSON list of parameters without a field of their own that calls may pass on to providers. Models "
+        'reached through litellm take those of the default at most. Example: ["top_k", "min_p"].',
+    )
     litellm_start_seconds: float = Field(120, gt=0, description="Seconds the litellm helper may take to start.")
     request_retention_seconds: float = Field(
         7 * 24 * 3600,
@@ -130,6 +136,16 @@ class ModelsSettings(BaseSettings):
     @classmethod
     def _are_origins(cls, value: list[str]) -> list[str]:
         return [_origin(origin) for origin in value]
+
+    @field_validator("extra_parameters")
+    @classmethod
+    def _may_be_passed_on(cls, value: list[str]) -> list[str]:
+        if refused := [name for name in value if not may_be_allowed(name)]:
+            raise ValueError(
+                f"must not hold {', '.join(refused)}: names are of lower-case letters, digits and _, have no field of "
+                "their own, and name no key, address or callback"
+            )
+        return value
 
     @field_validator("openai_base_url", "azure_openai_endpoint", "databricks_host", "ollama_base_url", "vllm_base_url")
     @classmethod

@@ -12,6 +12,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -47,6 +48,8 @@ models = Table(
     Column("cached_input_cost_per_million_tokens", Float),
     Column("cache_write_cost_per_million_tokens", Float),
     Column("revision", Integer, nullable=False, server_default="1"),
+    Column("keep_think_tags", Boolean, nullable=False, server_default=false()),
+    Column("unsupported_parameters", JsonDocument, nullable=False, server_default=text("'[]'")),  # names
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Index("uq_models_group_id_name", "group_id", "name", unique=True),

@@ -65,6 +65,10 @@ class ModelSpec:
     """US dollars; None is the price of other input."""
     cache_write_cost_per_million_tokens: float | None = None
     """US dollars; None is the price of other input."""
+    keep_think_tags: bool = False
+    """Whether `<think>` at the beginning of an answer stays in its text."""
+    unsupported_parameters: tuple[str, ...] = ()
+    """Empty means what is known of the model; see `parameters`."""
 
     @property
     def upstream_name(self) -> str:

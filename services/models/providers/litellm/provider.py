@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,14 @@ class LitellmProvider:
     async def complete(self, model: Model, completion: Completion) -> Answer:
         """Return the whole answer."""
         document = await self._call_once(model, "complete", chat_request(model, completion, stream=False))
-        return read(model, read_answer, document)
+        return read(model, partial(read_answer, split_thoughts=not model.spec.keep_think_tags), document)
 
     async def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
         """Yield the answer as it comes."""
         request = chat_request(model, completion, stream=True)
         del request["stream"]
         async with contextlib.aclosing(self._documents(model, request)) as documents:
-            async for delta in read_stream(model, documents):
+            async for delta in read_stream(model, documents, split_thoughts=not model.spec.keep_think_tags):
                 yield delta
 
     async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:

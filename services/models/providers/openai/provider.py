@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from services.common.egress import required_origin
 from services.common.errors import FailedPrecondition
@@ -47,14 +48,15 @@ class OpenAICompatibleProvider:
     async def complete(self, model: Model, completion: Completion) -> Answer:
         """Return the upstream's whole answer."""
         target = self._target(model, "chat/completions")
-        return read(model, read_answer, await self._client.post(target, chat_request(model, completion, stream=False)))
+        document = await self._client.post(target, chat_request(model, completion, stream=False))
+        return read(model, partial(read_answer, split_thoughts=not model.spec.keep_think_tags), document)
 
     async def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
         """Yield the upstream's answer as it comes."""
         target = self._target(model, "chat/completions")
         batches = self._client.stream(target, chat_request(model, completion, stream=True))
         async with aclosing(batches):
-            async for delta in read_stream(model, batches):
+            async for delta in read_stream(model, batches, split_thoughts=not model.spec.keep_think_tags):
                 yield delta
 
     async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
