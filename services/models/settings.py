@@ -87,6 +87,24 @@ class ModelsSettings(BaseSettings):
     retry_max_seconds: float = Field(
         60, gt=0, description="Longest Retry-After of an upstream, in seconds, that is waited for."
     )
+    breaker_outages: int = Field(
+        5,
+        ge=0,
+        description="Outages of an upstream in a row after which a group's calls to it fail at once for a while; "
+        "0: never.",
+    )
+    breaker_pause_seconds: float = Field(
+        2,
+        gt=0,
+        description="Seconds an upstream is left alone after so many outages; doubled each time that one call finds it "
+        "still away.",
+    )
+    breaker_max_seconds: float = Field(60, gt=0, description="Longest time, in seconds, an upstream is left alone.")
+    idempotent_origins: list[str] = Field(
+        [],
+        description="JSON list of origins that answer a repeated Idempotency-Key header with their first answer. They "
+        'are sent one, and what broke off is asked for again. Example: ["https://example.com"].',
+    )
     max_calls_per_group: int = Field(
         64, ge=1, description="Calls that one group may have under way at one upstream; more wait for these."
     )
@@ -132,7 +150,7 @@ class ModelsSettings(BaseSettings):
     )
     cleaning_seconds: float = Field(300, gt=0, description="Seconds between two removals of old requests.")
 
-    @field_validator("keyless_origins")
+    @field_validator("keyless_origins", "idempotent_origins")
     @classmethod
     def _are_origins(cls, value: list[str]) -> list[str]:
         return [_origin(origin) for origin in value]

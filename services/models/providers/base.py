@@ -25,12 +25,21 @@ class ModelProvider(Protocol):
     and the call upstream with them.
     """
 
-    async def complete(self, model: Model, completion: Completion) -> Answer:
-        """Return the whole answer."""
+    async def complete(self, model: Model, completion: Completion, answer_by: float | None = None, /) -> Answer:
+        """Return the whole answer.
+
+        `answer_by` says, by the event loop's clock, when another model takes over unless this one has begun to answer;
+        None means that there is no other.
+        """
         ...
 
-    def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
-        """Yield the answer as it comes: text, reasoning and tool calls, then usage if there is any, then the finish."""
+    def stream(
+        self, model: Model, completion: Completion, answer_by: float | None = None, /
+    ) -> AsyncGenerator[Delta, None]:
+        """Yield the answer as it comes: text, reasoning and tool calls, then usage if there is any, then the finish.
+
+        See `complete` about `answer_by`.
+        """
         ...
 
     async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:

@@ -41,8 +41,8 @@ class OfflineProvider:
         # Threads of its own: the loop's are needed to look up names while long texts are worked on.
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="offline-model")
 
-    async def complete(self, model: Model, completion: Completion) -> Answer:
-        """Return the sentences that say most of the material."""
+    async def complete(self, model: Model, completion: Completion, _answer_by: float | None = None, /) -> Answer:
+        """Return the sentences that say most of the material; nothing has to be waited for."""
         parts, finish, usage = await self._work(self._answer, model, completion)
         return Answer(
             text="".join(parts),
@@ -53,7 +53,9 @@ class OfflineProvider:
             upstream_model=model.spec.upstream_name,
         )
 
-    async def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
+    async def stream(
+        self, model: Model, completion: Completion, _answer_by: float | None = None, /
+    ) -> AsyncGenerator[Delta, None]:
         """Yield the same answer, a sentence at a time."""
         parts, finish, usage = await self._work(self._answer, model, completion)
         for part in parts:

@@ -19,8 +19,8 @@ from services.models.providers.openai.azure import azure_url
 from services.models.providers.openai.client import OpenAIClient, ResponseLimits, Target
 from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import chat_request, embeddings_request
-from services.models.providers.retries import RetryLimits
 from services.models.providers.shares import GroupShares
+from services.models.providers.upstreams import Attempt, Upstreams
 
 _SETTINGS = {Provider.DATABRICKS: "DATABRICKS_HOST", Provider.AZURE: "AZURE_OPENAI_ENDPOINT"}
 _OPTION_HEADERS = {"organization": "OpenAI-Organization", "project": "OpenAI-Project"}
@@ -34,38 +34,55 @@ class OpenAICompatibleProvider:
         egress: EgressClient,
         credentials: CredentialSource,
         base_urls: Mapping[Provider, str],
-        retries: RetryLimits,
+        upstreams: Upstreams,
         batches: BatchLimits,
         responses: ResponseLimits,
         shares: GroupShares,
+        *,
+        idempotent_origins: frozenset[str] = frozenset(),
     ) -> None:
         """`base_urls` are the installation's defaults; an empty one means that there is none."""
-        self._client = OpenAIClient(egress, credentials, retries, responses, shares)
+        self._client = OpenAIClient(egress, credentials, responses, shares, idempotent_origins=idempotent_origins)
         self._base_urls = base_urls
-        self._retries = retries
+        self._upstreams = upstreams
         self._batches = batches
 
-    async def complete(self, model: Model, completion: Completion) -> Answer:
+    async def complete(self, model: Model, completion: Completion, answer_by: float | None = None, /) -> Answer:
         """Return the upstream's whole answer."""
-        target = self._target(model, "chat/completions")
-        document = await self._client.post(target, chat_request(model, completion, stream=False))
-        return read(model, partial(read_answer, split_thoughts=not model.spec.keep_think_tags), document)
 
-    async def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
+        async def send(attempt: Attempt) -> Answer:
+            request = chat_request(attempt.model, completion, stream=False)
+            document = await self._client.post(self._target(attempt, "chat/completions"), request)
+            return read(attempt.model, partial(read_answer, split_thoughts=not model.spec.keep_think_tags), document)
+
+        return await self._upstreams.call(model, send, answer_by=answer_by)
+
+    async def stream(
+        self, model: Model, completion: Completion, answer_by: float | None = None, /
+    ) -> AsyncGenerator[Delta, None]:
         """Yield the upstream's answer as it comes."""
-        target = self._target(model, "chat/completions")
-        batches = self._client.stream(target, chat_request(model, completion, stream=True))
-        async with aclosing(batches):
-            async for delta in read_stream(model, batches, split_thoughts=not model.spec.keep_think_tags):
+
+        async def send(attempt: Attempt) -> AsyncGenerator[Delta, None]:
+            request = chat_request(attempt.model, completion, stream=True)
+            async with aclosing(self._client.stream(self._target(attempt, "chat/completions"), request)) as batches:
+                async for delta in read_stream(attempt.model, batches, split_thoughts=not model.spec.keep_think_tags):
+                    yield delta
+
+        async with aclosing(self._upstreams.stream(model, send, answer_by=answer_by)) as deltas:
+            async for delta in deltas:
                 yield delta
 
     async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
         """Return unit-length vectors, fetched in batches."""
-        target = self._target(model, "embeddings")
+        deadline = self._upstreams.deadline()
 
         async def fetch(batch: Sequence[str]) -> Embeddings:
-            document = await self._client.post(target, embeddings_request(model, batch))
-            return read(model, lambda body: read_embeddings(body, len(batch)), document)
+            async def send(attempt: Attempt) -> Embeddings:
+                request = embeddings_request(attempt.model, batch)
+                document = await self._client.post(self._target(attempt, "embeddings"), request)
+                return read(attempt.model, lambda body: read_embeddings(body, len(batch)), document)
+
+            return await self._upstreams.call(model, send, deadline=deadline)
 
         return await embed_in_batches(model, texts, fetch, self._batches)
 
@@ -77,7 +94,8 @@ class OpenAICompatibleProvider:
         """Close all connections."""
         await self._client.close()
 
-    def _target(self, model: Model, path: str) -> Target:
+    def _target(self, attempt: Attempt, path: str) -> Target:
+        model = attempt.model
         own = model.spec.base_url
         base_url = own or self._base_urls.get(model.spec.provider, "")
         if not base_url:
@@ -90,11 +108,10 @@ class OpenAICompatibleProvider:
             )
         in_azure = model.spec.provider is Provider.AZURE
         return Target(
-            model=model,
+            attempt=attempt,
             url=azure_url(base_url, model, path) if in_azure else f"{base_url.rstrip('/')}/{path}",
             origin=required_origin(base_url),
             trusted=model.shared or not own,
-            deadline=self._retries.deadline(),
             key_header="api-key" if in_azure else "",
             headers={
                 header: value
