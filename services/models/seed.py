@@ -5,7 +5,7 @@ The file is complete: repeating it changes nothing, and models that it no longer
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -41,13 +41,14 @@ class _Entry(BaseModel):
     max_input_tokens: int = Field(0, ge=0)
     max_output_tokens: int = Field(0, ge=0)
     embedding_dimension: int = Field(0, ge=0, le=8192)
-    max_texts_per_request: int = Field(0, ge=0, le=2048)
     temperature: float | None = Field(None, ge=0, le=2)
     provider_options: dict[str, str] = {}
     input_cost_per_million_tokens: float | None = Field(None, ge=0, le=_MOST_COST)
     output_cost_per_million_tokens: float | None = Field(None, ge=0, le=_MOST_COST)
     cached_input_cost_per_million_tokens: float | None = Field(None, ge=0, le=_MOST_COST)
     cache_write_cost_per_million_tokens: float | None = Field(None, ge=0, le=_MOST_COST)
+    keep_think_tags: bool = False
+    unsupported_parameters: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], ...] = ()
 
     @field_validator("capabilities", mode="before")
     @classmethod

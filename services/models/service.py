@@ -15,7 +15,8 @@ from services.common.runtime import Runtime
 from services.common.startup import StartError
 from services.models.domain.model import Provider
 from services.models.providers.base import ModelProvider
-from services.models.providers.batches import Batches, BatchLimits
+from services.models.providers.batches import BatchLimits
+from services.models.providers.circuit_breaker import CircuitBreaker
 from services.models.providers.litellm.provider import LitellmProvider
 from services.models.providers.offline.embedder import PackagedEmbedder
 from services.models.providers.offline.provider import OfflineProvider
@@ -23,6 +24,7 @@ from services.models.providers.openai.client import ResponseLimits
 from services.models.providers.openai.provider import OpenAICompatibleProvider
 from services.models.providers.retries import RetryLimits
 from services.models.providers.shares import GroupShares
+from services.models.providers.upstreams import Upstreams
 from services.models.seed import SeedError, read_seed, seed
 from services.models.servicers.inference import InferenceServicer
 from services.models.servicers.models import ModelServicer
@@ -31,11 +33,11 @@ from services.models.settings import ModelsSettings
 from services.models.tables import requests
 from services.models.usecases.budgets import Budgets
 from services.models.usecases.catalogue import Catalogue
+from services.models.usecases.completion_checks import CompletionChecks
 from services.models.usecases.embedding import Embedding
 from services.models.usecases.inference import Inference
 from services.models.usecases.metering import Metering
 from services.models.usecases.models import Models
-from services.models.usecases.shared_vectors import SharedVectors
 from services.models.usecases.usage import UsageReports
 from services.models.usecases.usage_recorder import UsageRecorder
 
@@ -64,13 +66,12 @@ class ModelsService:
         self._providers = _providers(settings, runtime, addresses)
         budgets = Budgets(runtime.database, self._recorder, max_age)
         metering = Metering(self._recorder, budgets)
-        inference = Inference(catalogue, self._providers, metering)
-        self._vectors = SharedVectors(settings.embed_cache_bytes, settings.embed_cache_seconds)
+        checks = CompletionChecks(frozenset(settings.extra_parameters))
+        inference = Inference(catalogue, self._providers, checks, metering)
         embedding = Embedding(
             catalogue,
             self._providers,
             metering,
-            self._vectors,
             default_model=settings.default_embedding_model,
             max_message_bytes=runtime.settings.max_message_bytes,
         )
@@ -110,7 +111,6 @@ class ModelsService:
     async def close(self) -> None:
         """Store what is left of usage, then close connections and processes."""
         await self._background.stop()
-        await self._vectors.close()
         await self._recorder.close(_CLOSE_SECONDS)
         for provider in set(self._providers.values()):
             await provider.close()
@@ -126,19 +126,22 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
         addresses,
         connect_timeout=settings.connect_timeout_seconds,
     )
-    retries = RetryLimits(
-        request_timeout=settings.request_timeout_seconds,
-        max_attempts=settings.max_attempts,
-        pauses=Backoff(settings.retry_base_seconds, _LONGEST_OWN_PAUSE_SECONDS),
-        longest=settings.retry_max_seconds,
+    upstreams = Upstreams(
+        RetryLimits(
+            request_timeout=settings.request_timeout_seconds,
+            max_attempts=settings.max_attempts,
+            pauses=Backoff(settings.retry_base_seconds, _LONGEST_OWN_PAUSE_SECONDS),
+            longest=settings.retry_max_seconds,
+        ),
+        CircuitBreaker(
+            threshold=settings.breaker_outages,
+            pause=settings.breaker_pause_seconds,
+            longest=settings.breaker_max_seconds,
+        ),
     )
     shares = GroupShares(most=settings.max_calls_per_group, wait_seconds=settings.group_wait_seconds)
-    batches = Batches(
-        BatchLimits(
-            texts=settings.embed_batch_size, tokens=settings.embed_batch_tokens, requests=settings.embed_concurrency
-        )
-    )
-    upstreams = OpenAICompatibleProvider(
+    batches = BatchLimits(texts=settings.embed_batch_size, requests=settings.embed_concurrency)
+    openai = OpenAICompatibleProvider(
         egress,
         credentials,
         {
@@ -148,22 +151,23 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
             Provider.OLLAMA: settings.ollama_base_url,
             Provider.VLLM: settings.vllm_base_url,
         },
-        retries,
+        upstreams,
         batches,
         ResponseLimits(settings.max_response_bytes, settings.first_byte_seconds, settings.idle_seconds),
         shares,
+        idempotent_origins=frozenset(settings.idempotent_origins),
     )
     return {
         Provider.OFFLINE: OfflineProvider(PackagedEmbedder()),
-        Provider.OPENAI: upstreams,
-        Provider.DATABRICKS: upstreams,
-        Provider.AZURE: upstreams,
-        Provider.OLLAMA: upstreams,
-        Provider.VLLM: upstreams,
+        Provider.OPENAI: openai,
+        Provider.DATABRICKS: openai,
+        Provider.AZURE: openai,
+        Provider.OLLAMA: openai,
+        Provider.VLLM: openai,
         Provider.LITELLM: LitellmProvider(
             credentials,
             settings.litellm_base_urls,
-            retries,
+            upstreams,
             batches,
             shares,
             home=runtime.data_dir / "litellm",

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.egress import Network, origin_of
+from services.models.domain.extra_parameters import DEFAULT_EXTRA_PARAMETERS, may_be_allowed
 
 
 def _origin(text: str) -> str:
@@ -86,6 +87,24 @@ class ModelsSettings(BaseSettings):
     retry_max_seconds: float = Field(
         60, gt=0, description="Longest Retry-After of an upstream, in seconds, that is waited for."
     )
+    breaker_outages: int = Field(
+        5,
+        ge=0,
+        description="Outages of an upstream in a row after which a group's calls to it fail at once for a while; "
+        "0: never.",
+    )
+    breaker_pause_seconds: float = Field(
+        2,
+        gt=0,
+        description="Seconds an upstream is left alone after so many outages; doubled each time that one call finds it "
+        "still away.",
+    )
+    breaker_max_seconds: float = Field(60, gt=0, description="Longest time, in seconds, an upstream is left alone.")
+    idempotent_origins: list[str] = Field(
+        [],
+        description="JSON list of origins that answer a repeated Idempotency-Key header with their first answer. They "
+        'are sent one, and what broke off is asked for again. Example: ["https://example.com"].',
+    )
     max_calls_per_group: int = Field(
         64, ge=1, description="Calls that one group may have under way at one upstream; more wait for these."
     )
@@ -95,20 +114,8 @@ class ModelsSettings(BaseSettings):
     max_response_bytes: int = Field(
         32 * 1024 * 1024, ge=65536, description="Largest response of an upstream, in bytes, streamed or whole."
     )
-    embed_batch_size: int = Field(
-        64,
-        ge=1,
-        le=2048,
-        description="Texts sent upstream in one request, for models without max_texts_per_request.",
-    )
-    embed_batch_tokens: int = Field(
-        250_000, ge=1, description="Tokens sent upstream in one request of embeddings, by estimate."
-    )
+    embed_batch_size: int = Field(64, ge=1, le=2048, description="Texts sent upstream in one request.")
     embed_concurrency: int = Field(4, ge=1, description="Requests of one Embed call that are under way at once.")
-    embed_cache_bytes: int = Field(
-        64 * 1024 * 1024, ge=0, description="Bytes of vectors that are remembered for all groups; 0 remembers none."
-    )
-    embed_cache_seconds: float = Field(3600, gt=0, description="Seconds for which a vector is remembered.")
     litellm_providers: list[str] = Field(
         [
             "anthropic",
@@ -130,6 +137,11 @@ class ModelsSettings(BaseSettings):
         description="JSON object of addresses that litellm uses for a provider instead of its own, such as a "
         'gateway\'s. Example: {"groq": "https://example.com/v1"}.',
     )
+    extra_parameters: list[str] = Field(
+        list(DEFAULT_EXTRA_PARAMETERS),
+        description="JSON list of parameters without a field of their own that calls may pass on to providers. Models "
+        'reached through litellm take those of the default at most. Example: ["top_k", "min_p"].',
+    )
     litellm_start_seconds: float = Field(120, gt=0, description="Seconds the litellm helper may take to start.")
     request_retention_seconds: float = Field(
         7 * 24 * 3600,
@@ -138,10 +150,20 @@ class ModelsSettings(BaseSettings):
     )
     cleaning_seconds: float = Field(300, gt=0, description="Seconds between two removals of old requests.")
 
-    @field_validator("keyless_origins")
+    @field_validator("keyless_origins", "idempotent_origins")
     @classmethod
     def _are_origins(cls, value: list[str]) -> list[str]:
         return [_origin(origin) for origin in value]
+
+    @field_validator("extra_parameters")
+    @classmethod
+    def _may_be_passed_on(cls, value: list[str]) -> list[str]:
+        if refused := [name for name in value if not may_be_allowed(name)]:
+            raise ValueError(
+                f"must not hold {', '.join(refused)}: names are of lower-case letters, digits and _, have no field of "
+                "their own, and name no key, address or callback"
+            )
+        return value
 
     @field_validator("openai_base_url", "azure_openai_endpoint", "databricks_host", "ollama_base_url", "vllm_base_url")
     @classmethod

@@ -12,6 +12,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -39,7 +40,6 @@ models = Table(
     Column("context_window", Integer, nullable=False),
     Column("max_output_tokens", Integer, nullable=False),
     Column("embedding_dimension", Integer, nullable=False),
-    Column("max_texts_per_request", Integer, nullable=False, server_default=text("0")),
     Column("temperature", Float),
     Column("provider_options", JsonDocument, nullable=False, server_default=text("'{}'")),  # values by name
     Column("max_input_tokens", Integer, nullable=False, server_default="0"),
@@ -48,6 +48,8 @@ models = Table(
     Column("cached_input_cost_per_million_tokens", Float),
     Column("cache_write_cost_per_million_tokens", Float),
     Column("revision", Integer, nullable=False, server_default="1"),
+    Column("keep_think_tags", Boolean, nullable=False, server_default=false()),
+    Column("unsupported_parameters", JsonDocument, nullable=False, server_default=text("'[]'")),  # names
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Index("uq_models_group_id_name", "group_id", "name", unique=True),

@@ -21,7 +21,8 @@ from aiohttp import web
 from tests.support.databricks_http import DatabricksError
 from tests.support.databricks_identity import Algorithm, DatabricksIdentity
 from tests.support.http_emulator import HttpEmulator, serve_until_cancelled
-from tests.support.llm_emulator import LlmEmulator, Refused
+from tests.support.llm_emulator import LlmEmulator
+from tests.support.llm_wires.base import Refused
 from tests.support.vector_search_emulator import SERVING_SCOPES, Behaviour, VectorSearchEmulator
 
 

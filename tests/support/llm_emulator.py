@@ -1,4 +1,4 @@
-"""An OpenAI-compatible LLM upstream on loopback, scriptable, with a log of its calls.
+"""LLM upstreams on loopback, scriptable, with a log of their calls: every wire of `llm_wires` on one port.
 
     with LlmEmulator() as llm:                       # own thread; `async with` serves in the running loop
         llm.on(Reply(text="Paris"), contains="capital of France")
@@ -6,6 +6,7 @@
         llm.wait_for_calls_sync(1)
         assert llm.calls[0].bearer == "the key"
 
+OpenAI's wire is at `llm.url`, with Databricks' beside it; the others are at `llm.url_of("anthropic")` and so on.
 From another process: `python -m tests.support.llm_emulator --port 8090`, then `GET /_log` (`?at_least=2&timeout=10`
 waits), `DELETE /_log`, `POST /_rules` with `[{"when": {...}, "reply": {...}}]`, `DELETE /_rules`, `POST /_release`.
 """
@@ -14,49 +15,34 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import json
-import struct
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
 from tests.support.http_emulator import WAIT_SECONDS, Changes, Gate, HttpEmulator, serve_until_cancelled
-from tests.support.llm_replies import (
-    Completion,
-    JsonObject,
-    SchemaError,
-    build_completion,
-    content_text,
-    split_tokens,
-)
-from tests.support.llm_requests import ChatBody, EmbeddingBody, Message
+from tests.support.llm_replies import Completion, JsonObject, SchemaError, build_completion, content_text, split_tokens
 from tests.support.llm_script import CallFacts, Fault, Reply, Route, Rule, Script, When
+from tests.support.llm_wires.anthropic import AnthropicWire
+from tests.support.llm_wires.base import Asked, Endpoint, Event, Incoming, Refused, Wire, bearer_of, dumped
+from tests.support.llm_wires.databricks import DatabricksWire
+from tests.support.llm_wires.gemini import GeminiOpenAIWire, GeminiWire
+from tests.support.llm_wires.openai import OpenAIWire
 from tests.support.text_vectors import embed_text
 
 DEFAULT_MODELS = ("emulated-chat", "emulated-embed")
 DEFAULT_DIMENSIONS = 256
 
-Dialect = Literal["openai", "databricks"]
 Outcome = Literal["open", "answered", "faulted", "dropped", "client_disconnected", "stopped"]
 
 _RULES: TypeAdapter[list[Rule]] = TypeAdapter(list[Rule])
-
-
-class Refused(Exception):
-    """A call answered with an HTTP error in its dialect."""
-
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.headers = dict(headers or {})
 
 
 @dataclass(slots=True)
@@ -73,6 +59,10 @@ class Call:
     headers: dict[str, str] = field(repr=False)
     """Names in lower case."""
     body: Any = field(repr=False)
+    wire: str = "openai"
+    query: dict[str, str] = field(default_factory=dict, repr=False)
+    key: str | None = field(default=None, repr=False)
+    """The credential, wherever the wire has it."""
     status: int | None = None
     outcome: Outcome = "open"
     hanging: bool = False
@@ -94,16 +84,18 @@ class Call:
         }
 
 
-def bearer_of(headers: Mapping[str, str]) -> str | None:
-    """The token of an authorization header (`headers` in lower case), or None without one."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token if scheme.lower() == "bearer" and token else None
+def _wires() -> list[Wire]:
+    return [OpenAIWire(), DatabricksWire(), AnthropicWire(), GeminiWire(), GeminiOpenAIWire()]
+
+
+class _Cut(Exception):
+    """The connection is to be closed here."""
 
 
 class LlmEmulator(HttpEmulator):
     """The emulator. State may be read and scripted from any thread.
 
-    `accepted_keys`: bearer tokens that are let in (None: every call). `authorise` replaces that check; it gets the
+    `accepted_keys`: credentials that are let in (None: every call). `authorise` replaces that check; it gets the
     lower-case headers and raises `Refused`. `strict_models`: calls naming a model that is not in `models` get 404.
     `record=False` keeps no log, for benchmarks.
     """
@@ -126,7 +118,7 @@ class LlmEmulator(HttpEmulator):
         self.dimensions = dict(dimensions or {})
         self.accepted_keys = None if accepted_keys is None else set(accepted_keys)
         self.calls: list[Call] = []
-        self._authorise = authorise or self._check_key
+        self._authorise = authorise
         self._strict_models = strict_models
         self._record = record
         self._control_prefix = control_prefix
@@ -134,6 +126,11 @@ class LlmEmulator(HttpEmulator):
         self._changes = Changes()
         self._gate = Gate()
         self._numbered = 0
+        self._wires = {wire.name: wire for wire in _wires()}
+
+    def url_of(self, wire: str) -> str:
+        """Where a wire's own paths begin, without a trailing slash."""
+        return f"{self.url}{self._wires[wire].prefix}"
 
     # Scripting and the log
 
@@ -178,14 +175,12 @@ class LlmEmulator(HttpEmulator):
 
     def install(self, app: web.Application) -> None:
         control = self._control_prefix
+        for wire in self._wires.values():
+            for endpoint in wire.endpoints():
+                handler = partial(self._handle, wire, endpoint)
+                app.router.add_route(endpoint.method, f"{wire.prefix}{endpoint.path}", handler)
         app.add_routes(
             [
-                web.post("/v1/chat/completions", self._openai_chat),
-                web.post("/v1/embeddings", self._openai_embeddings),
-                web.get("/v1/models", self._list_models),
-                web.post("/serving-endpoints/chat/completions", self._databricks_chat),
-                web.post("/serving-endpoints/embeddings", self._databricks_embeddings),
-                web.post("/serving-endpoints/{name}/invocations", self._invocations),
                 web.get(f"{control}/_log", self._get_log),
                 web.delete(f"{control}/_log", self._delete_log),
                 web.post(f"{control}/_rules", self._post_rules),
@@ -223,48 +218,33 @@ class LlmEmulator(HttpEmulator):
     async def _post_release(self, _: web.Request) -> web.Response:
         return web.json_response({"released": self.release()})
 
-    async def _openai_chat(self, request: web.Request) -> web.StreamResponse:
-        return await self._handle(request, "chat", "openai")
-
-    async def _openai_embeddings(self, request: web.Request) -> web.StreamResponse:
-        return await self._handle(request, "embeddings", "openai")
-
-    async def _list_models(self, request: web.Request) -> web.StreamResponse:
-        return await self._handle(request, "models", "openai")
-
-    async def _databricks_chat(self, request: web.Request) -> web.StreamResponse:
-        return await self._handle(request, "chat", "databricks")
-
-    async def _databricks_embeddings(self, request: web.Request) -> web.StreamResponse:
-        return await self._handle(request, "embeddings", "databricks")
-
-    async def _invocations(self, request: web.Request) -> web.StreamResponse:
-        body = _decoded(await request.read())
-        route: Route = "embeddings" if isinstance(body, dict) and "input" in body else "chat"
-        return await self._handle(request, route, "databricks", model=request.match_info["name"])
-
     # One call
 
-    async def _handle(
-        self, request: web.Request, route: Route, dialect: Dialect, *, model: str | None = None
-    ) -> web.StreamResponse:
+    async def _handle(self, wire: Wire, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
-        body = _decoded(raw) if raw else {}
-        fields = body if isinstance(body, dict) else {}
-        if model is None:
-            model = fields["model"] if isinstance(fields.get("model"), str) else ""
-        call = self._log_call(request, route, model, body)
+        incoming = Incoming(
+            endpoint=endpoint,
+            path=dict(request.match_info),
+            query=dict(request.query),
+            headers={name.lower(): value for name, value in request.headers.items()},
+            body=_decoded(raw) if raw else {},
+        )
+        route = wire.route_of(incoming)
+        call = self._log_call(request, wire, incoming, route)
         try:
-            self._authorise(call.headers)
+            self._check_caller(wire, call)
+            asked = Asked()
             if route != "models":
-                _check_body(route, body)
-                self._check_model(model)
-            reply = self._script.reply_to(_facts(call))
-            return await self._answer(request, call, reply, dialect)
+                asked = wire.read(incoming, route)
+                self._check_model(wire, call.model)
+            reply = self._script.reply_to(_facts(call, asked))
+            return await self._answer(request, wire, call, asked, reply)
         except Refused as refused:
             call.outcome = "faulted"
             call.status = refused.status
-            return _error_response(refused, dialect)
+            fault = Fault(status=refused.status, code=refused.code, message=refused.message)
+            body = wire.error(fault, streamed=call.stream)
+            return web.json_response(body, status=refused.status, headers=refused.headers)
         except (asyncio.CancelledError, ConnectionError):
             if call.outcome == "open":
                 call.outcome = "client_disconnected"
@@ -275,34 +255,43 @@ class LlmEmulator(HttpEmulator):
                 call.outcome = "answered"
             self._changes.notify()
 
-    def _log_call(self, request: web.Request, route: Route, model: str, body: Any) -> Call:
+    def _log_call(self, request: web.Request, wire: Wire, incoming: Incoming, route: Route) -> Call:
         self._numbered += 1
         call = Call(
             number=self._numbered,
             route=route,
             path=request.path,
-            model=model,
+            model=wire.model(incoming),
             received_at=time.time(),
-            stream=isinstance(body, dict) and bool(body.get("stream")),
-            headers={name.lower(): value for name, value in request.headers.items()},
-            body=body,
+            stream=route == "chat" and wire.streams(incoming),
+            headers=dict(incoming.headers),
+            body=incoming.body,
+            wire=wire.name,
+            query=dict(incoming.query),
+            key=wire.key(incoming),
         )
         if self._record:
             self.calls.append(call)
             self._changes.notify()
         return call
 
-    def _check_key(self, headers: Mapping[str, str]) -> None:
-        if self.accepted_keys is not None and bearer_of(headers) not in self.accepted_keys:
-            raise Refused(401, "invalid_api_key", "Incorrect API key provided.")
+    def _check_caller(self, wire: Wire, call: Call) -> None:
+        if self._authorise is not None:
+            self._authorise(call.headers)
+        elif (wire.needs_key and not call.key) or (
+            self.accepted_keys is not None and call.key not in self.accepted_keys
+        ):
+            raise wire.refused_key(call.key)
 
-    def _check_model(self, model: str) -> None:
+    def _check_model(self, wire: Wire, model: str) -> None:
         if not model:
             raise Refused(400, "missing_required_parameter", "you must provide a model parameter")
         if self._strict_models and model not in self.models:
-            raise Refused(404, "model_not_found", f"The model `{model}` does not exist")
+            raise wire.unknown_model(model)
 
-    async def _answer(self, request: web.Request, call: Call, reply: Reply, dialect: Dialect) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, wire: Wire, call: Call, asked: Asked, reply: Reply
+    ) -> web.StreamResponse:
         if reply.latency_s:
             await asyncio.sleep(reply.latency_s)
         if reply.hang:
@@ -310,29 +299,44 @@ class LlmEmulator(HttpEmulator):
         if reply.drop:
             return self._drop(request, call, web.Response())
         if reply.fault is not None:
-            return _fault_response(call, reply.fault, dialect)
+            return await self._fail(request, wire, call, reply, reply.fault)
         call.status = 200
         if reply.raw_body is not None:
-            return web.Response(text=reply.raw_body, content_type="text/html")
-        if call.route == "models":
-            return web.json_response({"object": "list", "data": [_model_row(name) for name in self.models]})
-        if call.route == "embeddings":
-            return web.json_response(self._embeddings(call, reply))
-        try:
-            completion = build_completion(call.number, call.model, call.body, reply)
-        except SchemaError as error:
-            raise Refused(400, "invalid_json_schema", str(error)) from None
-        if call.stream:
-            return await self._stream(request, call, reply, completion, dialect)
-        if reply.cut_after_bytes is not None:
-            return await self._cut(request, call, json.dumps(completion.message_body()).encode(), reply.cut_after_bytes)
-        return web.json_response(completion.message_body())
+            return await self._send(request, call, reply, reply.raw_body, content_type="text/html")
+        if call.route == "chat":
+            try:
+                completion = build_completion(call.number, call.model, asked.chat, reply)
+            except SchemaError as error:
+                raise Refused(400, "invalid_json_schema", str(error)) from None
+            if call.stream:
+                return await self._stream(request, wire, call, asked, completion)
+            document = wire.whole(asked, completion)
+        elif call.route == "models":
+            document = wire.models(self.models)
+        elif call.route == "count":
+            messages = asked.chat["messages"]
+            document = wire.count(sum(len(split_tokens(content_text(m.get("content")))) for m in messages))
+        else:
+            size = asked.dimensions or self.dimensions.get(call.model, DEFAULT_DIMENSIONS)
+            texts = asked.texts
+            vectors = reply.vectors if reply.vectors is not None else [embed_text(text, size) for text in texts]
+            tokens = reply.usage.prompt_tokens if reply.usage else sum(len(split_tokens(text)) for text in texts)
+            document = wire.embeddings(call.model, asked, vectors, tokens)
+        return await self._send(request, call, reply, dumped(document))
 
-    async def _cut(self, request: web.Request, call: Call, body: bytes, size: int) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(body))})
-        await response.prepare(request)
-        await response.write(body[:size])
-        return self._drop(request, call, response)
+    async def _fail(
+        self, request: web.Request, wire: Wire, call: Call, reply: Reply, fault: Fault
+    ) -> web.StreamResponse:
+        call.status = fault.sent_as or fault.status
+        call.outcome = "faulted"
+        headers = wire.error_headers(fault)
+        if fault.body is not None:
+            return web.Response(text=fault.body, status=call.status, headers=headers, content_type="text/html")
+        if call.stream and call.status == 200:
+            text = wire.frame(wire.error_event(fault, None), "\n")
+            return await self._send(request, call, reply, text, content_type=wire.stream_type, headers=headers)
+        text = dumped(wire.error(fault, streamed=call.stream))
+        return await self._send(request, call, reply, text, headers=headers)
 
     async def _hold(self, call: Call) -> None:
         def held() -> None:
@@ -351,56 +355,124 @@ class LlmEmulator(HttpEmulator):
             request.transport.close()
         return response
 
-    async def _stream(
-        self, request: web.Request, call: Call, reply: Reply, completion: Completion, dialect: Dialect
+    async def _open(
+        self, request: web.Request, call: Call, reply: Reply, headers: Mapping[str, str], length: int | None = None
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        packed = {"Content-Encoding": "gzip"} if reply.gzip else {}
+        response = web.StreamResponse(status=call.status or 200, headers={**headers, **packed})
+        response.content_length = length
         await response.prepare(request)
-        await _write_event(response, reply, _dumped(completion.opening_chunk()))
-        chunks = completion.content_chunks()
+        if reply.hang_after_headers:
+            await self._hold(call)
+        return response
+
+    async def _send(
+        self,
+        request: web.Request,
+        call: Call,
+        reply: Reply,
+        text: str,
+        *,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+    ) -> web.StreamResponse:
+        """Send a body that is known as a whole."""
+        body = text.encode("utf-8", "replace")
+        if reply.gzip:
+            body = _pack(body)
+        types = {"Content-Type": f"{content_type}; charset=utf-8"}
+        response = await self._open(request, call, reply, {**types, **(headers or {})}, len(body))
+        writer = _Writer(response, reply, packs=False)
+        try:
+            await writer.write(body)
+        except _Cut:
+            return self._drop(request, call, response)
+        await response.write_eof()
+        return response
+
+    async def _stream(
+        self, request: web.Request, wire: Wire, call: Call, asked: Asked, completion: Completion
+    ) -> web.StreamResponse:
+        reply = completion.reply
+        response = await self._open(
+            request, call, reply, {"Content-Type": wire.stream_type, "Cache-Control": "no-cache"}
+        )
+        writer = _Writer(response, reply, packs=reply.gzip)
+        try:
+            await self._write_stream(wire, call, asked, completion, writer)
+        except _Cut:
+            return self._drop(request, call, response)
+        await writer.close()
+        await response.write_eof()
+        return response
+
+    async def _write_stream(
+        self, wire: Wire, call: Call, asked: Asked, completion: Completion, writer: _Writer
+    ) -> None:
+        reply = completion.reply
+        end = "\r\n" if reply.crlf else "\n"
+
+        async def write(events: Iterable[Event]) -> None:
+            for event in events:
+                kept = wire.keep_alive(end) if reply.comments else ""
+                await writer.write((kept + wire.frame(event, end)).encode())
+
+        await write(wire.opening(asked, completion))
+        chunks = wire.content(asked, completion)
         for position in range(len(chunks) + 1):
             last = position == len(chunks)
             if _due(reply.malformed_after_chunks, position, last):
-                await _write_event(response, reply, "{this is no json")
+                await writer.write(wire.malformed(end).encode())
             if _due(reply.error_after_chunks, position, last):
-                error = _error_body(500, "internal_error", "stream failed on demand", dialect)
-                await _write_event(response, reply, _dumped(error))
+                await write([wire.error_event(reply.error, completion)])
                 call.outcome = "faulted"
-                return response
+                return
             if _due(reply.hang_after_chunks, position, last):
                 await self._hold(call)
             if _due(reply.drop_after_chunks, position, last):
-                return self._drop(request, call, response)
+                raise _Cut
             if last:
                 break
             if reply.token_delay_s:
                 await asyncio.sleep(reply.token_delay_s)
-            await _write_event(response, reply, _dumped(chunks[position]))
+            await write(chunks[position])
             call.chunks_sent += 1
             self._changes.notify()
-        options = call.body.get("stream_options") or {}
-        for chunk in completion.closing_chunks(include_usage=bool(options.get("include_usage"))):
-            await _write_event(response, reply, _dumped(chunk))
-        if not reply.omit_done:
-            await _write_event(response, reply, "[DONE]")
-        await response.write_eof()
-        return response
+        await write(wire.closing(asked, completion))
+        if wire.end and not reply.omit_done:
+            await writer.write(f"data: {wire.end}{end}{end}".encode())
 
-    def _embeddings(self, call: Call, reply: Reply) -> JsonObject:
-        texts = _embedding_inputs(call.body["input"])
-        size = call.body.get("dimensions") or self.dimensions.get(call.model, DEFAULT_DIMENSIONS)
-        vectors = reply.vectors if reply.vectors is not None else [embed_text(text, size) for text in texts]
-        as_base64 = call.body.get("encoding_format") == "base64"
-        tokens = reply.usage.prompt_tokens if reply.usage else sum(len(split_tokens(text)) for text in texts)
-        return {
-            "object": "list",
-            "model": call.model,
-            "data": [
-                {"object": "embedding", "index": index, "embedding": _as_base64(vector) if as_base64 else vector}
-                for index, vector in enumerate(vectors)
-            ],
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        }
+
+class _Writer:
+    """Writes a body as the reply says: packed, in fragments, cut."""
+
+    def __init__(self, response: web.StreamResponse, reply: Reply, *, packs: bool) -> None:
+        self._response = response
+        self._fragment = reply.fragment_bytes
+        self._left = reply.cut_after_bytes
+        self._packer = zlib.compressobj(wbits=31) if packs else None
+
+    async def write(self, data: bytes) -> None:
+        """Write; raises _Cut where the connection is to be closed."""
+        if self._packer is not None:
+            data = self._packer.compress(data) + self._packer.flush(zlib.Z_SYNC_FLUSH)
+        if self._left is not None and len(data) >= self._left:
+            await self._response.write(data[: self._left])
+            raise _Cut
+        if self._left is not None:
+            self._left -= len(data)
+        size = self._fragment or len(data) or 1
+        for start in range(0, len(data), size):
+            await self._response.write(data[start : start + size])
+
+    async def close(self) -> None:
+        if self._packer is not None:
+            await self._response.write(self._packer.flush())
+
+
+def _pack(body: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=31)
+    return packer.compress(body) + packer.flush()
 
 
 def _due(after: int | None, position: int, last: bool) -> bool:
@@ -415,39 +487,15 @@ def _decoded(raw: bytes) -> Any:
         return None
 
 
-def _dumped(payload: JsonObject) -> str:
-    return json.dumps(payload, ensure_ascii=False)
-
-
-async def _write_event(response: web.StreamResponse, reply: Reply, data: str) -> None:
-    end = "\r\n" if reply.crlf else "\n"
-    comment = f": still working{end}{end}" if reply.comments else ""
-    # A lone surrogate, which JSON can carry, has no UTF-8 form.
-    raw = f"{comment}data: {data}{end}{end}".encode("utf-8", "replace")
-    size = reply.fragment_bytes or len(raw)
-    for start in range(0, len(raw), size):
-        await response.write(raw[start : start + size])
-
-
-def _as_base64(vector: list[float]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-
-
-def _model_row(name: str) -> JsonObject:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "emulator"}
-
-
-def _facts(call: Call) -> CallFacts:
-    texts: tuple[str, ...] = ()
+def _facts(call: Call, asked: Asked) -> CallFacts:
+    texts = asked.texts
     last_role = ""
     tools: frozenset[str] = frozenset()
-    if call.route == "chat":
-        messages = call.body["messages"]
+    if call.route in ("chat", "count"):
+        messages = asked.chat["messages"]
         texts = tuple(content_text(message.get("content")) for message in messages)
         last_role = messages[-1]["role"]
-        tools = frozenset(tool["function"]["name"] for tool in call.body.get("tools") or [])
-    elif call.route == "embeddings":
-        texts = tuple(_embedding_inputs(call.body["input"]))
+        tools = frozenset(tool["function"]["name"] for tool in asked.chat.get("tools") or [])
     return CallFacts(
         route=call.route,
         model=call.model,
@@ -457,78 +505,8 @@ def _facts(call: Call) -> CallFacts:
         tools=tools,
         stream=call.stream,
         bearer=call.bearer,
-        fields=frozenset(call.body) if isinstance(call.body, dict) else frozenset(),
+        wire=call.wire,
     )
-
-
-def _embedding_inputs(given: Any) -> list[str]:
-    """Inputs as texts; token arrays become their decimal words."""
-    if isinstance(given, str):
-        return [given]
-    if given and all(isinstance(item, int) for item in given):
-        return [" ".join(map(str, given))]
-    return [item if isinstance(item, str) else " ".join(map(str, item)) for item in given]
-
-
-def _invalid(message: str, code: str = "invalid_value") -> Refused:
-    return Refused(400, code, message)
-
-
-def _check_body(route: Route, body: Any) -> None:
-    if not isinstance(body, dict):
-        raise _invalid("We could not parse the JSON body of your request.", "invalid_json")
-    try:
-        if route == "embeddings":
-            EmbeddingBody.model_validate(body)
-        else:
-            _check_messages(ChatBody.model_validate(body).messages)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(step) for step in first["loc"])
-        raise _invalid(f"Invalid '{where}': {first['msg']}") from None
-
-
-def _check_messages(messages: list[Message]) -> None:
-    """The order real upstreams insist on: every tool result answers a call, every call is answered."""
-    awaited: set[str] = set()
-    for index, message in enumerate(messages):
-        if message.role == "tool":
-            if message.tool_call_id not in awaited:
-                raise _invalid(f"messages[{index}]: a 'tool' message must answer a preceding 'tool_calls' message")
-            awaited.discard(message.tool_call_id)
-            continue
-        if awaited:
-            raise _invalid(f"messages[{index}]: tool calls without an answer: {sorted(awaited)}")
-        calls = message.tool_calls or []
-        if message.content is None and not calls:
-            raise _invalid(f"messages[{index}]: 'content' is required")
-        awaited = {call.id for call in calls}
-    if awaited:
-        raise _invalid(f"tool calls without an answer: {sorted(awaited)}")
-
-
-def _error_body(status: int, code: str, message: str, dialect: Dialect) -> JsonObject:
-    if dialect == "databricks":
-        return {"error_code": code.upper(), "message": message}
-    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
-        status, "invalid_request_error" if status < 500 else "server_error"
-    )
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
-
-
-def _error_response(refused: Refused, dialect: Dialect) -> web.Response:
-    body = _error_body(refused.status, refused.code, refused.message, dialect)
-    return web.json_response(body, status=refused.status, headers=refused.headers)
-
-
-def _fault_response(call: Call, fault: Fault, dialect: Dialect) -> web.Response:
-    call.status = fault.status
-    call.outcome = "faulted"
-    headers = {"Retry-After": fault.retry_after} if fault.retry_after is not None else {}
-    if fault.body is not None:
-        return web.Response(text=fault.body, status=fault.status, headers=headers, content_type="text/html")
-    code = fault.code or {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(fault.status, "fault_on_demand")
-    return _error_response(Refused(fault.status, code, fault.message, headers), dialect)
 
 
 def main() -> None:

@@ -111,11 +111,18 @@ class Completion:
     finish_reason: str
     usage: JsonObject | None
     plain_text_deltas: bool
+    reply: Reply
+
+    @property
+    def text(self) -> str:
+        return content_text(self.content)
 
     def message_body(self) -> JsonObject:
         message: JsonObject = {"role": "assistant", "content": self.content}
         if self.reasoning is not None:
             message["reasoning_content"] = self.reasoning
+        if self.reply.refusal is not None:
+            message["refusal"] = self.reply.refusal
         if self.tool_calls:
             message["tool_calls"] = self.tool_calls
         body: JsonObject = {
@@ -130,7 +137,7 @@ class Completion:
         return body
 
     def opening_chunk(self) -> JsonObject:
-        return self._chunk({"role": "assistant", "content": "" if not self.tool_calls else None})
+        return self.chunk({"role": "assistant", "content": "" if not self.tool_calls else None})
 
     def content_chunks(self) -> list[JsonObject]:
         deltas: list[JsonObject] = []
@@ -140,17 +147,20 @@ class Completion:
             deltas += self._block_deltas(self.content)
         else:
             deltas += [{"content": piece} for piece in self.pieces]
+        if self.reply.refusal is not None:
+            deltas += [{"refusal": piece} for piece in split_tokens(self.reply.refusal)]
         for index, call in enumerate(self.tool_calls):
             deltas += _tool_call_deltas(index, call)
-        return [self._chunk(delta) for delta in deltas]
+        return [self.chunk(delta) for delta in deltas]
 
     def closing_chunks(self, *, include_usage: bool) -> list[JsonObject]:
-        chunks = [self._chunk({}, finish_reason=self.finish_reason)]
+        chunks = [self.chunk({}, finish_reason=self.finish_reason)]
         if include_usage and self.usage is not None:
-            chunks.append({**self._chunk({}), "choices": [], "usage": self.usage})
+            chunks.append({**self.chunk({}), "choices": [], "usage": self.usage})
         return chunks
 
-    def _chunk(self, delta: JsonObject, *, finish_reason: str | None = None) -> JsonObject:
+    def chunk(self, delta: JsonObject, *, finish_reason: str | None = None) -> JsonObject:
+        """An event of a stream in OpenAI's form."""
         return {
             "id": self.id,
             "object": "chat.completion.chunk",
@@ -215,11 +225,12 @@ def build_completion(number: int, model: str, request: JsonObject, reply: Reply)
         finish_reason=reply.finish_reason or ("tool_calls" if tool_calls else "length" if cut else "stop"),
         usage=None if reply.omit_usage else _usage(request, reply, text, tool_calls),
         plain_text_deltas=reply.plain_text_deltas,
+        reply=reply,
     )
 
 
 def _scripted_content(reply: Reply) -> bool:
-    return reply.text is not None or reply.chunks is not None or reply.content_blocks is not None
+    return any(value is not None for value in (reply.text, reply.chunks, reply.content_blocks, reply.refusal))
 
 
 def _text(request: JsonObject, reply: Reply, *, has_tool_calls: bool) -> tuple[str | None, list[str], bool]:
@@ -230,7 +241,7 @@ def _text(request: JsonObject, reply: Reply, *, has_tool_calls: bool) -> tuple[s
         return reply.text, split_tokens(reply.text), False
     if reply.content_blocks is not None:
         return content_text(reply.content_blocks), [], False
-    if has_tool_calls:
+    if has_tool_calls or reply.refusal is not None:
         return None, [], False
     text = echo_text(request["messages"])
     response_format = request.get("response_format") or {}
@@ -289,4 +300,6 @@ def _usage(request: JsonObject, reply: Reply, text: str | None, tool_calls: list
         body["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     if usage.cached_tokens is not None:
         body["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    if usage.cache_write_tokens is not None:
+        body.setdefault("prompt_tokens_details", {})["cache_write_tokens"] = usage.cache_write_tokens
     return body

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Route = Literal["chat", "embeddings", "models"]
+Route = Literal["chat", "embeddings", "models", "count"]
 
 
 class _Strict(BaseModel):
@@ -30,10 +30,8 @@ class When(_Strict):
     stream: bool | None = None
     bearer: str | None = None
     """The token after `Bearer ` in the authorization header."""
-    has_field: str | None = None
-    """Name of a field that the request's body has."""
-    more_inputs_than: int | None = None
-    """A call for embeddings with more texts than that."""
+    wire: str | None = None
+    """Name of the wire the call is in, for example `anthropic`."""
     nth: int | None = Field(default=None, ge=1)
     """Only the nth call (from 1) among those that meet the other conditions."""
     times: int | None = Field(default=None, ge=1)
@@ -45,13 +43,18 @@ class ToolCall(_Strict):
     arguments: dict[str, Any] | str = Field(default_factory=dict)
     """An object, or the raw string to send (which need not be valid JSON)."""
     id: str | None = None
+    signature: str | None = None
+    """What the provider wants back with the call, on wires that have it."""
 
 
 class Usage(_Strict):
     prompt_tokens: int
+    """All of the prompt: what was read from a cache or written to one is part of it."""
     completion_tokens: int
+    """All of the answer: reasoning is part of it."""
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 class Fault(_Strict):
@@ -59,9 +62,14 @@ class Fault(_Strict):
 
     status: int = Field(ge=400, le=599)
     code: str | None = None
+    """What the wire has for it: an OpenAI code, an Anthropic type, a Google status. None: the usual one."""
     message: str = "fault on demand"
     retry_after: str | None = None
-    """Value of the Retry-After header: seconds or an HTTP date."""
+    """Seconds or an HTTP date, where the wire says it: mostly the Retry-After header."""
+    retry_after_ms: str | None = None
+    """Value of the retry-after-ms header."""
+    sent_as: int | None = Field(default=None, ge=200, le=599)
+    """HTTP status it is sent with, when that is another. 200: in the place of an answer or a stream's first event."""
     body: str | None = None
     """Sent instead of the JSON error when given (an HTML page of a gateway, say)."""
 
@@ -76,7 +84,11 @@ class Reply(_Strict):
     chunks: list[str] | None = None
     """The stream's exact pieces; their join is the text."""
     reasoning: str | None = None
-    """Sent as `reasoning_content` beside the text."""
+    """What the model thought, where the wire has it."""
+    signature: str | None = None
+    """The signature of the reasoning, on wires that sign it."""
+    refusal: str | None = None
+    """The words of a refusal, on wires that send them apart from the text."""
     content_blocks: list[dict[str, Any]] | None = None
     """Content as a list of typed blocks (see `gpt_oss_blocks`)."""
     plain_text_deltas: bool = False
@@ -94,22 +106,27 @@ class Reply(_Strict):
     fault: Fault | None = None
     hang: bool = False
     """Send nothing until released."""
+    hang_after_headers: bool = False
+    """Send status and headers, then nothing until released: the first byte is slow."""
     hang_after_chunks: int | None = Field(default=None, ge=0)
     """In a stream: stop after that many content chunks until released."""
     drop: bool = False
     """Close the connection without an answer."""
     drop_after_chunks: int | None = Field(default=None, ge=0)
     """In a stream: close the connection after that many content chunks."""
-    cut_after_bytes: int | None = Field(default=None, ge=0)
-    """In a whole answer: close the connection after that many bytes of its body."""
     malformed_after_chunks: int | None = Field(default=None, ge=0)
     """In a stream: send an event that is no JSON after that many content chunks, then go on."""
     error_after_chunks: int | None = Field(default=None, ge=0)
-    """In a stream: send an error event after that many content chunks, then end."""
+    """In a stream: send `error` as an event after that many content chunks, then end."""
+    error: Fault = Fault(status=500, message="stream failed on demand")
+    cut_after_bytes: int | None = Field(default=None, ge=0)
+    """Close the connection after that many bytes of the body, wherever that is."""
+    gzip: bool = False
+    """Send the body packed, asked for or not."""
     fragment_bytes: int | None = Field(default=None, ge=1)
     """In a stream: write in pieces of that many bytes, wherever they cut lines and characters."""
     comments: bool = False
-    """In a stream: a comment line before every event, as gateways send to keep a connection open."""
+    """In a stream: before every event what the wire sends to keep a connection open, mostly a comment line."""
     crlf: bool = False
     """In a stream: end lines with CR LF."""
     omit_done: bool = False
@@ -135,7 +152,7 @@ class CallFacts:
     tools: frozenset[str]
     stream: bool
     bearer: str | None
-    fields: frozenset[str] = frozenset()
+    wire: str = "openai"
 
 
 class _ActiveRule:
@@ -186,6 +203,5 @@ def _conditions_hold(when: When, call: CallFacts) -> bool:
         and (when.offers_tool is None or when.offers_tool in call.tools)
         and (when.stream is None or when.stream == call.stream)
         and (when.bearer is None or when.bearer == call.bearer)
-        and (when.has_field is None or when.has_field in call.fields)
-        and (when.more_inputs_than is None or (call.route == "embeddings" and len(call.texts) > when.more_inputs_than))
+        and (when.wire is None or when.wire == call.wire)
     )

@@ -33,6 +33,8 @@ class Answer:
     usage: Usage | None
     """None when the upstream sent none."""
     upstream_model: str
+    dropped_parameters: tuple[str, ...] = ()
+    """What was not sent because the model does not take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class FinishDelta:
 
     reason: FinishReason
     upstream_model: str
+    dropped_parameters: tuple[str, ...] = ()
 
 
 Delta = TextDelta | ReasoningDelta | ToolCallDelta | UsageDelta | FinishDelta

@@ -1,7 +1,7 @@
 """What a model is asked to complete."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -80,6 +80,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     reasoning_effort: str = ""
+    thinking_budget_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +93,8 @@ class Completion:
     tool_choice: str = ""
     response_format: ResponseFormat | None = None
     sampling: Sampling = Sampling()
+    extra_parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Further parameters of the provider, by name."""
+    parallel_tool_calls: bool | None = None
+    drop_unsupported_parameters: bool = False
+    """Whether what the model does not take is left out; otherwise it is an error."""

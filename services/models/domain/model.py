@@ -53,9 +53,6 @@ class ModelSpec:
     max_output_tokens: int = 0
     """0 means the upstream's default."""
     embedding_dimension: int = 0
-    """Components of a vector when a call asks for no other number; 0 is unknown."""
-    max_texts_per_request: int = 0
-    """Texts that its upstream embeds in one request; 0 means the installation's default, and fewer once refused."""
     temperature: float | None = None
     """Used when a call names none."""
     provider_options: Mapping[str, str] = field(default_factory=dict)
@@ -68,6 +65,10 @@ class ModelSpec:
     """US dollars; None is the price of other input."""
     cache_write_cost_per_million_tokens: float | None = None
     """US dollars; None is the price of other input."""
+    keep_think_tags: bool = False
+    """Whether `<think>` at the beginning of an answer stays in its text."""
+    unsupported_parameters: tuple[str, ...] = ()
+    """Empty means what is known of the model; see `parameters`."""
 
     @property
     def upstream_name(self) -> str:

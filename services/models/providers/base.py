@@ -1,6 +1,6 @@
 """What every way to reach a model offers."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,10 +18,6 @@ class TokenCount:
     """Whether the model's own tokenizer counted them."""
 
 
-TakeBatch = Callable[[Sequence[int], Embeddings], None]
-"""Takes the vectors of some of a call's texts, with the positions of these texts."""
-
-
 class ModelProvider(Protocol):
     """Calls models of one provider. Failures are `CoxswainError`s that name the model and carry no secret.
 
@@ -29,20 +25,25 @@ class ModelProvider(Protocol):
     and the call upstream with them.
     """
 
-    async def complete(self, model: Model, completion: Completion) -> Answer:
-        """Return the whole answer."""
-        ...
+    async def complete(self, model: Model, completion: Completion, answer_by: float | None = None, /) -> Answer:
+        """Return the whole answer.
 
-    def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
-        """Yield the answer as it comes: text, reasoning and tool calls, then usage if there is any, then the finish."""
-        ...
-
-    async def embed(self, model: Model, texts: Sequence[str], dimensions: int, take: TakeBatch) -> None:
-        """Hand a unit-length vector for each text to `take`, batch by batch in any order.
-
-        `dimensions` is the length of the vectors; 0 means the model's own. What was taken before a failure is good and
-        has been used.
+        `answer_by` says, by the event loop's clock, when another model takes over unless this one has begun to answer;
+        None means that there is no other.
         """
+        ...
+
+    def stream(
+        self, model: Model, completion: Completion, answer_by: float | None = None, /
+    ) -> AsyncGenerator[Delta, None]:
+        """Yield the answer as it comes: text, reasoning and tool calls, then usage if there is any, then the finish.
+
+        See `complete` about `answer_by`.
+        """
+        ...
+
+    async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
+        """Return a unit-length vector for each text."""
         ...
 
     async def count_tokens(self, _model: Model, messages: Sequence[Message], /) -> TokenCount:

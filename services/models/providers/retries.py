@@ -1,20 +1,12 @@
-"""Retrying what may succeed a moment later."""
+"""How long and how often upstreams are tried, and what may pass by trying again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
-
-import structlog
 
 from services.common.backoff import Backoff
 from services.common.errors import CoxswainError, DeadlineExceeded
 from services.common.grpc.call import current_call
 from services.models.domain.model import Model
-
-logger = structlog.get_logger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +29,12 @@ class RetryLimits:
 class RetryableError(Exception):
     """A failure that may pass, and the seconds the upstream asks to wait."""
 
-    def __init__(self, failure: CoxswainError, wait: float = 0.0) -> None:
+    def __init__(self, failure: CoxswainError, wait: float = 0.0, *, ours: bool = False) -> None:
+        """`ours` says that the upstream is not to blame."""
         super().__init__(failure.message)
         self.failure = failure
         self.wait = wait
-
-
-async def with_retries(model: Model, attempt: Callable[[], Awaitable[T]], limits: RetryLimits, deadline: float) -> T:
-    """Return the result of the first attempt that succeeds.
-
-    Raises:
-        CoxswainError: `attempt` raised it, or its `RetryableError` held it when attempts or time had run out.
-    """
-    attempts = 0
-    while True:
-        attempts += 1
-        try:
-            return await attempt()
-        except RetryableError as error:
-            pause = limits.pauses.pause(attempts, at_least=error.wait)
-            out_of_time = asyncio.get_running_loop().time() + pause >= deadline
-            if attempts >= limits.max_attempts or error.wait > limits.longest or out_of_time:
-                raise error.failure from error.__cause__
-            logger.info("upstream_retried", model=model.name, reason=error.failure.reason, attempt=attempts)
-        await asyncio.sleep(pause)
+        self.ours = ours
 
 
 def too_late(model: Model) -> DeadlineExceeded:

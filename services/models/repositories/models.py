@@ -126,13 +126,21 @@ def _columns(spec: ModelSpec) -> dict[str, Any]:
         "provider": spec.provider.value,
         "capabilities": capabilities,
         "provider_options": dict(spec.provider_options),
+        "unsupported_parameters": list(spec.unsupported_parameters),
     }
 
 
 def _spec(row: Mapping[Any, Any]) -> ModelSpec:
     columns = {field.name: row[field.name] for field in fields(ModelSpec)}
     capabilities = Capabilities(**dict.fromkeys(row["capabilities"], True))
-    return ModelSpec(**columns | {"provider": Provider(row["provider"]), "capabilities": capabilities})
+    return ModelSpec(
+        **columns
+        | {
+            "provider": Provider(row["provider"]),
+            "capabilities": capabilities,
+            "unsupported_parameters": tuple(row["unsupported_parameters"]),
+        }
+    )
 
 
 def _model(row: Mapping[Any, Any]) -> Model:

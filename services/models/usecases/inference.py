@@ -21,7 +21,7 @@ from services.models.domain.tokens import estimate_prompt_tokens, estimate_token
 from services.models.domain.usage import Usage
 from services.models.providers.base import ModelProvider, TokenCount
 from services.models.usecases.catalogue import Catalogue
-from services.models.usecases.completion_checks import check_completion
+from services.models.usecases.completion_checks import CompletionChecks, FittedCompletion
 from services.models.usecases.metering import Metering, estimate_usage, expected_usage
 
 
@@ -32,9 +32,11 @@ class Inference:
         self,
         catalogue: Catalogue,
         providers: Mapping[Provider, ModelProvider],
+        checks: CompletionChecks,
         metering: Metering,
     ) -> None:
         self._catalogue = catalogue
+        self._checks = checks
         self._providers = providers
         self._metering = metering
 
@@ -44,11 +46,12 @@ class Inference:
         Raises:
             CoxswainError: the model is unknown, disabled, unable, over budget, or its upstream failed.
         """
-        model = await self._model_for(principal, completion)
+        model, fitted = await self._fit(principal, completion)
+        completion = fitted.completion
         async with self._metering.call(principal, model, lambda: expected_usage(model, completion)) as meter:
             answer = await self._providers[model.spec.provider].complete(model, completion)
             usage = meter.used(model, answer.usage or estimate_usage(completion, answer))
-        return replace(answer, usage=usage)
+        return replace(answer, usage=usage, dropped_parameters=fitted.dropped)
 
     async def stream(self, principal: Principal, completion: Completion) -> AsyncGenerator[Delta, None]:
         """Yield the answer in parts; the last two are usage and finish, once each.
@@ -58,7 +61,8 @@ class Inference:
         Raises:
             CoxswainError: see `complete`.
         """
-        model = await self._model_for(principal, completion)
+        model, fitted = await self._fit(principal, completion)
+        completion = fitted.completion
         async with self._metering.call(principal, model, lambda: expected_usage(model, completion)) as meter:
             usage: Usage | None = None
             finish: FinishDelta | None = None
@@ -93,7 +97,7 @@ class Inference:
                     metadata={"model": model.name},
                 )
         yield UsageDelta(usage)
-        yield finish
+        yield replace(finish, dropped_parameters=fitted.dropped)
 
     async def count_tokens(self, principal: Principal, name: str, messages: Sequence[Message]) -> TokenCount:
         """Return how many tokens a conversation has on a model.
@@ -104,7 +108,6 @@ class Inference:
         model = await self._catalogue.find_enabled(principal.group_id, name)
         return await self._providers[model.spec.provider].count_tokens(model, messages)
 
-    async def _model_for(self, principal: Principal, completion: Completion) -> Model:
+    async def _fit(self, principal: Principal, completion: Completion) -> tuple[Model, FittedCompletion]:
         model = await self._catalogue.find_enabled(principal.group_id, completion.model)
-        check_completion(model, completion)
-        return model
+        return model, self._checks.fit(model, completion)

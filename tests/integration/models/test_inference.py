@@ -510,19 +510,21 @@ async def test_one_hanging_upstream_holds_up_no_other_call(models: Installation)
 
 
 async def test_no_secret_shows_in_errors_or_logs_even_when_the_upstream_repeats_it(
-    models: Installation, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
     echo = f"Incorrect API key provided: {KEY}"
-    for status in (400, 401, 403, 404, 422, 429, 500, 503):
-        for message in (echo, f"key {KEY[:12]}*** is wrong"):
-            models.llm.clear_rules()
-            models.llm.on(Reply(fault=Fault(status=status, message=message, retry_after="0")))
-            failure = await refusal(models.inference().Complete(ask(CHAT)))
-            assert KEY[:10] not in failure.raw
-    models.llm.clear_rules()
-    models.llm.on(Reply(fault=Fault(status=400, message="temperature is not supported")))
-    assert "temperature is not supported" in (await refusal(models.inference().Complete(ask(CHAT)))).message
+    # Every one of the outages has to be the upstream's own.
+    async with serve_models(tmp_path, monkeypatch, breaker_outages=0) as models:
+        for status in (400, 401, 403, 404, 422, 429, 500, 503):
+            for message in (echo, f"key {KEY[:12]}*** is wrong"):
+                models.llm.clear_rules()
+                models.llm.on(Reply(fault=Fault(status=status, message=message, retry_after="0")))
+                failure = await refusal(models.inference().Complete(ask(CHAT)))
+                assert KEY[:10] not in failure.raw
+        models.llm.clear_rules()
+        models.llm.on(Reply(fault=Fault(status=400, message="temperature is not supported")))
+        assert "temperature is not supported" in (await refusal(models.inference().Complete(ask(CHAT)))).message
     output = capfd.readouterr()
     logged = output.out + output.err + caplog.text
     assert "call_refused" in logged
@@ -623,7 +625,7 @@ async def test_embeddings_come_in_order_at_unit_length_and_in_batches(models: In
     assert response.dimension == 64
     assert response.model == EMBED
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    alone = await models.inference(BOB).Embed(pb.EmbedRequest(model=EMBED, texts=[texts[149]]))
+    alone = await models.inference().Embed(pb.EmbedRequest(model=EMBED, texts=[texts[149]]))
     assert np.allclose(vectors[149], alone.embeddings[0].values, atol=1e-6)
     sizes = sorted(len(call.body["input"]) for call in models.llm.calls)
     assert sizes == [1, 22, 64, 64]

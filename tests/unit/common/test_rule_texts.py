@@ -68,9 +68,9 @@ from tests.support.descriptors import make
         (make("models.v1.Model", temperature=math.nan), "temperature", "must be from 0 to 2; it is nan"),
         (make("models.v1.Model", temperature=2.25), "temperature", "must be from 0 to 2; it is 2.25"),
         (
-            make("models.v1.Sampling", reasoning_effort="most"),
+            make("models.v1.Sampling", reasoning_effort="Most!"),
             "reasoning_effort",
-            'must be one of "", "low", "medium" or "high"',
+            "must be a word of up to 32 lower-case letters, as in high",
         ),
         (make("memory.v1.TouchRecordsRequest"), "namespace", "has to be set"),
         (make("orchestrator.v1.GetCrewRequest"), "key", "set one of id or name"),

@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,15 @@ from services.models.domain.answer import Answer, Delta, Embeddings
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model
 from services.models.domain.tokens import estimate_prompt_tokens
-from services.models.providers.base import TakeBatch, TokenCount
-from services.models.providers.batches import Batches
+from services.models.providers.base import TokenCount
+from services.models.providers.batches import BatchLimits, embed_in_batches
 from services.models.providers.fault_reading import read_fault
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper
 from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.answers import read, read_answer, read_stream
 from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import chat_request, embeddings_request
-from services.models.providers.retries import RetryableError, RetryLimits, too_late, with_retries
+from services.models.providers.retries import RetryableError, too_late
 from services.models.providers.shares import GroupShares
 from services.models.providers.upstream_errors import (
     bad_response,
@@ -36,6 +37,7 @@ from services.models.providers.upstream_errors import (
     unavailable,
     upstream_failure,
 )
+from services.models.providers.upstreams import Attempt, Upstreams
 
 logger = structlog.get_logger(__name__)
 
@@ -50,8 +52,8 @@ class LitellmProvider:
         self,
         credentials: CredentialSource,
         base_urls: Mapping[str, str],
-        retries: RetryLimits,
-        batches: Batches,
+        upstreams: Upstreams,
+        batches: BatchLimits,
         shares: GroupShares,
         *,
         home: Path,
@@ -60,34 +62,50 @@ class LitellmProvider:
         """`base_urls` maps litellm's providers to other addresses than their own; `home` is the helper's directory."""
         self._credentials = credentials
         self._base_urls = base_urls
-        self._retries = retries
+        self._upstreams = upstreams
         self._batches = batches
         self._shares = shares
         self._home = home
         self._start_seconds = start_seconds
         self._start: asyncio.Task[LitellmHelper] | None = None
 
-    async def complete(self, model: Model, completion: Completion) -> Answer:
+    async def complete(self, model: Model, completion: Completion, answer_by: float | None = None, /) -> Answer:
         """Return the whole answer."""
-        document = await self._call_once(model, "complete", chat_request(model, completion, stream=False))
-        return read(model, read_answer, document)
 
-    async def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
+        async def send(attempt: Attempt) -> Answer:
+            document = await self._call_once(attempt, "complete", chat_request(attempt.model, completion, stream=False))
+            return read(attempt.model, partial(read_answer, split_thoughts=not model.spec.keep_think_tags), document)
+
+        return await self._upstreams.call(model, send, answer_by=answer_by)
+
+    async def stream(
+        self, model: Model, completion: Completion, answer_by: float | None = None, /
+    ) -> AsyncGenerator[Delta, None]:
         """Yield the answer as it comes."""
-        request = chat_request(model, completion, stream=True)
-        del request["stream"]
-        async with contextlib.aclosing(self._documents(model, request)) as documents:
-            async for delta in read_stream(model, documents):
+
+        async def send(attempt: Attempt) -> AsyncGenerator[Delta, None]:
+            request = chat_request(attempt.model, completion, stream=True)
+            del request["stream"]
+            async with contextlib.aclosing(self._documents(attempt, request)) as documents:
+                async for delta in read_stream(attempt.model, documents, split_thoughts=not model.spec.keep_think_tags):
+                    yield delta
+
+        async with contextlib.aclosing(self._upstreams.stream(model, send, answer_by=answer_by)) as deltas:
+            async for delta in deltas:
                 yield delta
 
-    async def embed(self, model: Model, texts: Sequence[str], dimensions: int, take: TakeBatch) -> None:
-        """Fetch unit-length vectors in batches."""
+    async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
+        """Return unit-length vectors."""
+        deadline = self._upstreams.deadline()
 
         async def fetch(batch: Sequence[str]) -> Embeddings:
-            document = await self._call_once(model, "embed", embeddings_request(model, batch, dimensions))
-            return read(model, lambda body: read_embeddings(body, len(batch)), document)
+            async def send(attempt: Attempt) -> Embeddings:
+                document = await self._call_once(attempt, "embed", embeddings_request(attempt.model, batch))
+                return read(attempt.model, lambda body: read_embeddings(body, len(batch)), document)
 
-        await self._batches.embed(model, texts, fetch, take)
+            return await self._upstreams.call(model, send, deadline=deadline)
+
+        return await embed_in_batches(model, texts, fetch, self._batches)
 
     async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
         """Return an estimate."""
@@ -101,47 +119,39 @@ class LitellmProvider:
         with contextlib.suppress(asyncio.CancelledError, TimeoutError, OSError):
             await (await self._start).stop()
 
-    async def _call_once(self, model: Model, kind: str, request: _Request) -> Any:
-        deadline = self._retries.deadline()
+    async def _call_once(self, attempt: Attempt, kind: str, request: _Request) -> Any:
+        async with contextlib.aclosing(self._call(attempt, kind, request)) as documents:
+            async for document in documents:
+                return document
+        raise bad_response(attempt.model, "it is empty")
 
-        async def attempt() -> Any:
-            async with contextlib.aclosing(self._call(model, kind, request, deadline)) as documents:
+    async def _documents(self, attempt: Attempt, request: _Request) -> AsyncGenerator[list[Any], None]:
+        """Yield the events of a stream, one in each batch; only what fails before the first one may be retried."""
+        begun = False
+        try:
+            async with contextlib.aclosing(self._call(attempt, "stream", request)) as documents:
                 async for document in documents:
-                    return document
-            raise bad_response(model, "it is empty")
+                    begun = True
+                    yield [document]
+        except RetryableError as error:
+            if begun:
+                raise error.failure from error.__cause__
+            raise
 
-        return await with_retries(model, attempt, self._retries, deadline)
-
-    async def _documents(self, model: Model, request: _Request) -> AsyncGenerator[list[Any], None]:
-        """Yield the events of a stream, one in each batch; only what fails before the first one is retried."""
-        deadline = self._retries.deadline()
-
-        async def open_stream() -> tuple[Any, AsyncGenerator[Any, None]]:
-            documents = self._call(model, "stream", request, deadline)
-            return await anext(documents, None), documents
-
-        document, documents = await with_retries(model, open_stream, self._retries, deadline)
-        async with contextlib.aclosing(documents):
-            while document is not None:
-                yield [document]
-                try:
-                    document = await anext(documents, None)
-                except RetryableError as error:
-                    raise error.failure from error.__cause__
-
-    async def _call(self, model: Model, kind: str, request: _Request, deadline: float) -> AsyncGenerator[Any, None]:
+    async def _call(self, attempt: Attempt, kind: str, request: _Request) -> AsyncGenerator[Any, None]:
         """Yield the documents of one call.
 
         Raises:
             CoxswainError: a failure that stays.
             RetryableError: one that may pass.
         """
+        model, latest = attempt.model, attempt.answer_by
         provider = model.spec.upstream_name.partition("/")[0]
         base_url = self._base_urls.get(provider, "")
         origin = required_origin(base_url) if base_url else ""
         credential = await self._credentials.resolve(origin, provider)
         arguments = request | {"api_key": credential.token} | ({"api_base": base_url} if base_url else {})
-        limit = asyncio.timeout_at(deadline)
+        limit = asyncio.timeout_at(latest)
         try:
             async with limit:
                 helper = await self._working_helper(model)
@@ -151,7 +161,7 @@ class LitellmProvider:
             ):
                 answered = False
                 while True:
-                    limit = asyncio.timeout_at(deadline)
+                    limit = asyncio.timeout_at(latest)
                     try:
                         async with limit:
                             document = await anext(documents, None)
@@ -159,16 +169,19 @@ class LitellmProvider:
                         if not answered:
                             report_lost_work(model)
                         raise
-                    answered = True
+                    answered, latest = True, attempt.deadline
                     if document is None:
                         return
                     yield document
         except TimeoutError as error:
             if not limit.expired():
                 raise
+            if latest < attempt.deadline:
+                raise RetryableError(unavailable(model, "sent nothing for too long"), ours=True) from error
             raise too_late(model) from error
         except ProcessGone as error:
-            raise RetryableError(unavailable(model, "cannot be reached: the process that calls it ended")) from error
+            gone = unavailable(model, "cannot be reached: the process that calls it ended")
+            raise RetryableError(gone, ours=True) from error
         except LitellmError as error:
             failure, wait = _failure(model, error.error, credential)
             if failure.reason == "UPSTREAM_CREDENTIAL_REJECTED":

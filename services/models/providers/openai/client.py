@@ -1,4 +1,4 @@
-"""Requests to upstreams over HTTP: credentials, retries, limits of time and size."""
+"""Requests to upstreams over HTTP: credentials, limits of time and size."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from services.models.domain.model import Model
 from services.models.providers.fault_reading import holds_fault, read_fault
 from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.events import EventParser, EventTooLarge
-from services.models.providers.retries import RetryableError, RetryLimits, too_late, with_retries
+from services.models.providers.retries import RetryableError, too_late
 from services.models.providers.shares import GroupShares
 from services.models.providers.upstream_errors import (
     bad_response,
@@ -28,6 +28,7 @@ from services.models.providers.upstream_errors import (
     unavailable,
     upstream_failure,
 )
+from services.models.providers.upstreams import Attempt
 
 logger = structlog.get_logger(__name__)
 
@@ -43,19 +44,22 @@ _UNREACHABLE = (aiohttp.ClientError, OSError, TimeoutError)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where one call of a model goes."""
+    """Where one attempt of a call goes."""
 
-    model: Model
+    attempt: Attempt
     url: str
     origin: str
     trusted: bool
     """Whether the operator chose the address."""
-    deadline: float
-    """By the event loop's clock."""
     key_header: str = ""
     """Header that holds the key; empty means `Authorization`."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """What else the upstream wants to know."""
+
+    @property
+    def model(self) -> Model:
+        """The model, as the chosen deployment serves it."""
+        return self.attempt.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,31 +87,30 @@ _Take = Callable[[Target, aiohttp.ClientResponse, OutboundCredential], Awaitable
 
 
 class OpenAIClient:
-    """Sends requests over pooled connections.
-
-    Rate limits, outages and lost connections are retried within the deadline, but nothing of which a byte of the answer
-    has been passed on.
-    """
+    """Sends requests over pooled connections, each of them once."""
 
     def __init__(
         self,
         egress: EgressClient,
         credentials: CredentialSource,
-        retries: RetryLimits,
         limits: ResponseLimits,
         shares: GroupShares,
+        *,
+        idempotent_origins: frozenset[str] = frozenset(),
     ) -> None:
+        """`idempotent_origins` are those that answer a repeated `Idempotency-Key` with their first answer."""
         self._egress = egress
         self._credentials = credentials
-        self._retries = retries
         self._limits = limits
         self._shares = shares
+        self._idempotent_origins = idempotent_origins
 
     async def post(self, target: Target, request: dict[str, Any]) -> Any:
         """Return the JSON document that answers a request.
 
         Raises:
             CoxswainError: the upstream refused, failed, or returned something else.
+            RetryableError: it failed in a way that may pass.
         """
         async with self._shares.slot(target.origin, current_principal().group_id):
             return await self._send(target, _encode(request), self._read_document)
@@ -120,6 +123,7 @@ class OpenAIClient:
 
         Raises:
             CoxswainError: the upstream refused, failed, reported an error, or sent something else.
+            RetryableError: it failed in a way that may pass before its first document.
         """
         async with self._shares.slot(target.origin, current_principal().group_id):
             batches = await self._send(target, _encode(request), self._begin_stream)
@@ -138,6 +142,11 @@ class OpenAIClient:
         with _reporting_loss(target):
             try:
                 body = await read_limited(response, limit)
+            except _UNREACHABLE as error:
+                if target.origin in self._idempotent_origins:
+                    raise
+                # The answer was made, and is billed: a repetition would be billed again.
+                raise unavailable(target.model, "broke off its answer") from error
             finally:
                 response.close()
             if body is None:
@@ -149,7 +158,7 @@ class OpenAIClient:
     async def _begin_stream(
         self, target: Target, response: aiohttp.ClientResponse, credential: OutboundCredential
     ) -> AsyncGenerator[list[Any], None]:
-        """Wait for the first document: an error in its place is retried as one in the place of the stream would be."""
+        """Wait for the first document, so that an error in its place is retried as one in place of the stream."""
         batches = self._batches(target, response)
         try:
             with _reporting_loss(target):
@@ -178,24 +187,20 @@ class OpenAIClient:
         return stream()
 
     async def _send(self, target: Target, body: bytes, take: _Take[T]) -> T:
-        """Send until `take` got what it needs from a successful response, or a retry makes no sense."""
+        """Send, and once more with a fresh credential where a remembered one is refused."""
         provider = target.model.spec.provider.value
-
-        async def attempt() -> T:
-            credential = await self._credentials.resolve(target.origin, provider)
-            try:
-                return await self._attempt(target, body, credential, take)
-            except CoxswainError as failure:
-                if failure.reason != "UPSTREAM_CREDENTIAL_REJECTED":
-                    raise
-                self._credentials.forget(target.origin, provider)
-                # A fresh one is refused for good, and so is what a valid one may not do.
-                if not credential.from_cache or failure.metadata.get("http_status") == "403":
-                    raise
-            credential = await self._credentials.resolve(target.origin, provider)
+        credential = await self._credentials.resolve(target.origin, provider)
+        try:
             return await self._attempt(target, body, credential, take)
-
-        return await with_retries(target.model, attempt, self._retries, target.deadline)
+        except CoxswainError as failure:
+            if failure.reason != "UPSTREAM_CREDENTIAL_REJECTED":
+                raise
+            self._credentials.forget(target.origin, provider)
+            # A fresh one is refused for good, and so is what a valid one may not do.
+            if not credential.from_cache or failure.metadata.get("http_status") == "403":
+                raise
+        credential = await self._credentials.resolve(target.origin, provider)
+        return await self._attempt(target, body, credential, take)
 
     async def _attempt(self, target: Target, body: bytes, credential: OutboundCredential, take: _Take[T]) -> T:
         headers = {"Content-Type": "application/json", **target.headers}
@@ -203,6 +208,8 @@ class OpenAIClient:
             headers[target.key_header] = credential.token
         elif credential.token:
             headers["Authorization"] = f"Bearer {credential.token}"
+        if target.origin in self._idempotent_origins:
+            headers["Idempotency-Key"] = target.attempt.idempotency_key
         limit = asyncio.timeout_at(self._next_byte_by(target, self._limits.first_byte_seconds))
         payload = _Body(body)
         try:
@@ -216,7 +223,7 @@ class OpenAIClient:
                 if payload.sent:
                     report_lost_work(target.model)
                 raise
-            limit = asyncio.timeout_at(target.deadline)
+            limit = asyncio.timeout_at(target.attempt.deadline)
             async with limit:
                 if response.status == 200:
                     return await take(target, response, credential)
@@ -228,11 +235,14 @@ class OpenAIClient:
                 metadata={"model": target.model.name},
             ) from error
         except _UNREACHABLE as error:
-            if asyncio.get_running_loop().time() >= target.deadline:
+            now = asyncio.get_running_loop().time()
+            if now >= target.attempt.deadline:
                 raise too_late(target.model) from error
             logger.info("upstream_unreachable", model=target.model.name, error=type(error).__name__)
             what = "sent nothing for too long" if limit.expired() else "did not answer"
-            raise RetryableError(unavailable(target.model, what)) from error
+            # One whose time is over because another model waits to take over may be well.
+            ours = now >= target.attempt.answer_by
+            raise RetryableError(unavailable(target.model, what), ours=ours) from error
         fault = read_fault(response.status, document)
         failure = upstream_failure(target.model, fault, credential, retry_after)
         if is_retryable(fault):
@@ -283,12 +293,12 @@ class OpenAIClient:
         body = iter_body(response)
         while True:
             seconds = self._limits.idle_seconds if size else self._limits.first_byte_seconds
-            limit = asyncio.timeout_at(self._next_byte_by(target, seconds))
+            limit = asyncio.timeout_at(self._next_byte_by(target, seconds, begun=size > 0))
             try:
                 async with limit:
                     data = await anext(body, b"")
             except _UNREACHABLE as error:
-                if asyncio.get_running_loop().time() >= target.deadline:
+                if asyncio.get_running_loop().time() >= target.attempt.deadline:
                     raise too_late(target.model) from error
                 if not size:
                     raise
@@ -304,8 +314,9 @@ class OpenAIClient:
             yield data
 
     @staticmethod
-    def _next_byte_by(target: Target, seconds: float) -> float:
-        return min(target.deadline, asyncio.get_running_loop().time() + seconds)
+    def _next_byte_by(target: Target, seconds: float, *, begun: bool = False) -> float:
+        latest = target.attempt.deadline if begun else target.attempt.answer_by
+        return min(latest, asyncio.get_running_loop().time() + seconds)
 
 
 async def _events(model: Model, beginning: bytes, pieces: AsyncIterator[bytes]) -> AsyncGenerator[list[str], None]:

@@ -2,27 +2,25 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from functools import partial
 
 from services.common.egress import required_origin
-from services.common.errors import CoxswainError, FailedPrecondition
+from services.common.errors import FailedPrecondition
 from services.common.http import EgressClient
 from services.common.identity.credentials import CredentialSource
 from services.models.domain.answer import Answer, Delta, Embeddings
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_prompt_tokens
-from services.models.providers.base import TakeBatch, TokenCount
-from services.models.providers.batches import Batches
-from services.models.providers.learned import Learned
+from services.models.providers.base import TokenCount
+from services.models.providers.batches import BatchLimits, embed_in_batches
 from services.models.providers.openai.answers import read, read_answer, read_stream
 from services.models.providers.openai.azure import azure_url
 from services.models.providers.openai.client import OpenAIClient, ResponseLimits, Target
 from services.models.providers.openai.embeddings import read_embeddings
-from services.models.providers.openai.requests import ENCODING_FORMAT, chat_request, embeddings_request
-from services.models.providers.retries import RetryLimits
+from services.models.providers.openai.requests import chat_request, embeddings_request
 from services.models.providers.shares import GroupShares
-from services.models.providers.upstream_errors import quoted_words
+from services.models.providers.upstreams import Attempt, Upstreams
 
 _SETTINGS = {Provider.DATABRICKS: "DATABRICKS_HOST", Provider.AZURE: "AZURE_OPENAI_ENDPOINT"}
 _OPTION_HEADERS = {"organization": "OpenAI-Organization", "project": "OpenAI-Project"}
@@ -36,58 +34,57 @@ class OpenAICompatibleProvider:
         egress: EgressClient,
         credentials: CredentialSource,
         base_urls: Mapping[Provider, str],
-        retries: RetryLimits,
-        batches: Batches,
+        upstreams: Upstreams,
+        batches: BatchLimits,
         responses: ResponseLimits,
         shares: GroupShares,
+        *,
+        idempotent_origins: frozenset[str] = frozenset(),
     ) -> None:
         """`base_urls` are the installation's defaults; an empty one means that there is none."""
-        self._client = OpenAIClient(egress, credentials, retries, responses, shares)
+        self._client = OpenAIClient(egress, credentials, responses, shares, idempotent_origins=idempotent_origins)
         self._base_urls = base_urls
-        self._retries = retries
+        self._upstreams = upstreams
         self._batches = batches
-        self._without_encoding_format = Learned[bool]()
 
-    async def complete(self, model: Model, completion: Completion) -> Answer:
+    async def complete(self, model: Model, completion: Completion, answer_by: float | None = None, /) -> Answer:
         """Return the upstream's whole answer."""
-        target = self._target(model, "chat/completions")
-        return read(model, read_answer, await self._client.post(target, chat_request(model, completion, stream=False)))
 
-    async def stream(self, model: Model, completion: Completion) -> AsyncGenerator[Delta, None]:
+        async def send(attempt: Attempt) -> Answer:
+            request = chat_request(attempt.model, completion, stream=False)
+            document = await self._client.post(self._target(attempt, "chat/completions"), request)
+            return read(attempt.model, partial(read_answer, split_thoughts=not model.spec.keep_think_tags), document)
+
+        return await self._upstreams.call(model, send, answer_by=answer_by)
+
+    async def stream(
+        self, model: Model, completion: Completion, answer_by: float | None = None, /
+    ) -> AsyncGenerator[Delta, None]:
         """Yield the upstream's answer as it comes."""
-        target = self._target(model, "chat/completions")
-        batches = self._client.stream(target, chat_request(model, completion, stream=True))
-        async with aclosing(batches):
-            async for delta in read_stream(model, batches):
+
+        async def send(attempt: Attempt) -> AsyncGenerator[Delta, None]:
+            request = chat_request(attempt.model, completion, stream=True)
+            async with aclosing(self._client.stream(self._target(attempt, "chat/completions"), request)) as batches:
+                async for delta in read_stream(attempt.model, batches, split_thoughts=not model.spec.keep_think_tags):
+                    yield delta
+
+        async with aclosing(self._upstreams.stream(model, send, answer_by=answer_by)) as deltas:
+            async for delta in deltas:
                 yield delta
 
-    async def embed(self, model: Model, texts: Sequence[str], dimensions: int, take: TakeBatch) -> None:
-        """Fetch unit-length vectors in batches."""
-        target = self._target(model, "embeddings")
+    async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
+        """Return unit-length vectors, fetched in batches."""
+        deadline = self._upstreams.deadline()
 
         async def fetch(batch: Sequence[str]) -> Embeddings:
-            document = await self._post_embeddings(target, embeddings_request(model, batch, dimensions))
-            return read(model, lambda body: read_embeddings(body, len(batch)), document)
+            async def send(attempt: Attempt) -> Embeddings:
+                request = embeddings_request(attempt.model, batch)
+                document = await self._client.post(self._target(attempt, "embeddings"), request)
+                return read(attempt.model, lambda body: read_embeddings(body, len(batch)), document)
 
-        await self._batches.embed(model, texts, fetch, take)
+            return await self._upstreams.call(model, send, deadline=deadline)
 
-    async def _post_embeddings(self, target: Target, request: dict[str, Any]) -> Any:
-        """Return the answer; an upstream that does not know the encoding is asked without it, from then on at once."""
-        if self._without_encoding_format.get(target.model):
-            request.pop(ENCODING_FORMAT, None)
-        try:
-            return await self._client.post(target, request)
-        except CoxswainError as failure:
-            if (
-                ENCODING_FORMAT not in request
-                or failure.reason != "UPSTREAM_REJECTED"
-                or ENCODING_FORMAT not in quoted_words(failure)
-            ):
-                raise
-        del request[ENCODING_FORMAT]
-        document = await self._client.post(target, request)
-        self._without_encoding_format.put(target.model, True)
-        return document
+        return await embed_in_batches(model, texts, fetch, self._batches)
 
     async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
         """Return an estimate: the interface has no way to ask."""
@@ -97,7 +94,8 @@ class OpenAICompatibleProvider:
         """Close all connections."""
         await self._client.close()
 
-    def _target(self, model: Model, path: str) -> Target:
+    def _target(self, attempt: Attempt, path: str) -> Target:
+        model = attempt.model
         own = model.spec.base_url
         base_url = own or self._base_urls.get(model.spec.provider, "")
         if not base_url:
@@ -110,11 +108,10 @@ class OpenAICompatibleProvider:
             )
         in_azure = model.spec.provider is Provider.AZURE
         return Target(
-            model=model,
+            attempt=attempt,
             url=azure_url(base_url, model, path) if in_azure else f"{base_url.rstrip('/')}/{path}",
             origin=required_origin(base_url),
             trusted=model.shared or not own,
-            deadline=self._retries.deadline(),
             key_header="api-key" if in_azure else "",
             headers={
                 header: value

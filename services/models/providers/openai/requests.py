@@ -1,16 +1,17 @@
 """Requests of OpenAI's HTTP interface and its dialects."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from services.models.domain.conversation import Completion, Message, MessageRole, ToolCall
 from services.models.domain.model import Model, Provider
-
-ENCODING_FORMAT = "encoding_format"
-"""The field of an embeddings call that some upstreams do not know."""
+from services.models.domain.parameters import unsupported_parameters
 
 _CHOICES = ("auto", "none", "required")
+# Upstreams refuse other names of a schema.
+_UNFIT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 _OPENAIS_OWN = (Provider.OPENAI, Provider.AZURE)
 
 
@@ -48,7 +49,7 @@ def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[
             {
                 "type": "json_schema",
                 "json_schema": {
-                    "name": completion.response_format.name or "answer",
+                    "name": _UNFIT_IN_NAMES.sub("_", completion.response_format.name) or "answer",
                     "schema": schema,
                     "strict": _can_be_strict(schema),
                 },
@@ -56,7 +57,9 @@ def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[
             if schema
             else {"type": "json_object"}
         )
-    temperature = sampling.temperature if sampling.temperature is not None else spec.temperature
+    temperature = sampling.temperature
+    if spec.temperature is not None and temperature is None:
+        temperature = None if "temperature" in unsupported_parameters(spec, sampling) else spec.temperature
     # Send only the limit that the caller set: providers reserve quota for the whole limit before they begin.
     limit = sampling.max_output_tokens
     if limit and spec.max_output_tokens:
@@ -72,18 +75,28 @@ def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[
         "stop": list(sampling.stop) or None,
         "seed": sampling.seed,
         "reasoning_effort": sampling.reasoning_effort or None,
+        "thinking": (
+            {"type": "enabled", "budget_tokens": sampling.thinking_budget_tokens}
+            if sampling.thinking_budget_tokens is not None
+            else None
+        ),
+        # Refused where there are no tools to call.
+        "parallel_tool_calls": completion.parallel_tool_calls if completion.tools else None,
     }
-    return body | {name: value for name, value in optional.items() if value is not None}
+    # What has a field of its own is never an extra parameter: the operator's list cannot hold it.
+    return (
+        body
+        | {name: value for name, value in optional.items() if value is not None}
+        | dict(completion.extra_parameters)
+    )
 
 
-def embeddings_request(model: Model, texts: Sequence[str], dimensions: int) -> dict[str, Any]:
-    """Return the body of an embeddings call; `dimensions` of 0 leaves the length of the vectors to the model."""
+def embeddings_request(model: Model, texts: Sequence[str]) -> dict[str, Any]:
+    """Return the body of an embeddings call."""
     body: dict[str, Any] = {"model": model.spec.upstream_name, "input": list(texts)}
-    if dimensions:
-        body["dimensions"] = dimensions
     if model.spec.provider in _OPENAIS_OWN:
         # A quarter of the bytes, and read without parsing a million numbers.
-        body[ENCODING_FORMAT] = "base64"
+        body["encoding_format"] = "base64"
     return body
 
 

@@ -65,7 +65,13 @@ def completion_from_proto(completion: pb.Completion) -> Completion:
             stop=tuple(sampling.stop),
             seed=sampling.seed if sampling.HasField("seed") else None,
             reasoning_effort=sampling.reasoning_effort,
+            thinking_budget_tokens=(
+                sampling.thinking_budget_tokens if sampling.HasField("thinking_budget_tokens") else None
+            ),
         ),
+        extra_parameters=from_struct("completion.extra_parameters", completion.extra_parameters),
+        parallel_tool_calls=completion.parallel_tool_calls if completion.HasField("parallel_tool_calls") else None,
+        drop_unsupported_parameters=completion.drop_unsupported_parameters,
     )
 
 
@@ -143,6 +149,7 @@ def answer_to_proto(answer: Answer) -> pb.CompleteResponse:
         finish_reason=enum_to_proto(pb.FinishReason, answer.finish_reason),
         usage=usage_to_proto(answer.usage),
         upstream_model=answer.upstream_model,
+        dropped_parameters=answer.dropped_parameters,
     )
 
 
@@ -168,7 +175,9 @@ def delta_to_proto(delta: Delta) -> pb.StreamCompleteResponse:
         case FinishDelta():
             return pb.StreamCompleteResponse(
                 finish=pb.Finish(
-                    reason=enum_to_proto(pb.FinishReason, delta.reason), upstream_model=delta.upstream_model
+                    reason=enum_to_proto(pb.FinishReason, delta.reason),
+                    upstream_model=delta.upstream_model,
+                    dropped_parameters=delta.dropped_parameters,
                 )
             )
 

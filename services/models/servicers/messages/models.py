@@ -28,6 +28,7 @@ def model_spec_from_proto(model: pb.Model) -> ModelSpec:
     values["provider"] = enum_from_proto(Provider, pb.Provider, model.provider)
     values["capabilities"] = Capabilities(**{name: getattr(model.capabilities, name) for name in _CAPABILITIES})
     values["provider_options"] = dict(model.provider_options)
+    values["unsupported_parameters"] = tuple(model.unsupported_parameters)
     return ModelSpec(**values)
 
 
@@ -64,13 +65,14 @@ def model_to_proto(model: Model) -> pb.Model:
         max_input_tokens=spec.max_input_tokens,
         max_output_tokens=spec.max_output_tokens,
         embedding_dimension=spec.embedding_dimension,
-        max_texts_per_request=spec.max_texts_per_request,
         temperature=spec.temperature,
         input_cost_per_million_tokens=spec.input_cost_per_million_tokens,
         output_cost_per_million_tokens=spec.output_cost_per_million_tokens,
         provider_options=spec.provider_options,
         cached_input_cost_per_million_tokens=spec.cached_input_cost_per_million_tokens,
         cache_write_cost_per_million_tokens=spec.cache_write_cost_per_million_tokens,
+        keep_think_tags=spec.keep_think_tags,
+        unsupported_parameters=spec.unsupported_parameters,
         enabled=model.enabled,
         shared=model.shared,
         revision=model.revision,

@@ -98,6 +98,8 @@ class ModelCalls:
     async def _stream(self, task: TaskRef, call_id: str, completion: pb.Completion) -> Answer:
         answer = Answer()
         request = pb.StreamCompleteRequest(completion=completion)
+        # Crews choose a temperature for all their agents: a model that takes none runs without it.
+        request.completion.drop_unsupported_parameters = True
         call = self._inference.StreamComplete(request, timeout=self._call_timeout)
         try:
             async for delta in call:

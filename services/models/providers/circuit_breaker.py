@@ -1,0 +1,155 @@
+"""Leaves an upstream alone that has failed again and again, so that calls fail at once instead of one by one."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+logger = structlog.get_logger(__name__)
+
+# A state is some 200 bytes; the least recently used one is forgotten, which closes its circuit.
+_SIZE = 10_000
+_OPEN = Gauge("coxswain_models_circuits_open", "Upstreams, counted for each group, that are left alone after outages.")
+_OPENINGS = Counter(
+    "coxswain_models_circuit_openings_total", "How often an upstream was left alone, by provider.", ("provider",)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamKey:
+    """One group's use of one upstream: another group's key or address has no part in it."""
+
+    group_id: str
+    provider: str
+    base_url: str
+    """Empty means the provider's default address."""
+    upstream_model: str
+    """One address often serves models that fail independently."""
+
+
+@dataclass(slots=True)
+class _State:
+    outages: int = 0
+    """In a row."""
+    last_outage: float = 0.0
+    openings: int = 0
+    """Since the last success."""
+    open_until: float | None = None
+    """None while calls may be sent."""
+    probing: bool = False
+
+
+class Trial:
+    """One attempt at an upstream. Exactly one of its methods says how it ended; more calls of them do nothing."""
+
+    def __init__(self, breaker: "CircuitBreaker", key: UpstreamKey, began: float, *, is_probe: bool) -> None:
+        self._breaker = breaker
+        self.key = key
+        self.began = began
+        self.is_probe = is_probe
+        self._ended = False
+
+    def succeeded(self) -> None:
+        """The upstream answered, whatever it said."""
+        if self._end():
+            self._breaker.succeeded(self)
+
+    def failed(self) -> None:
+        """The upstream had an outage."""
+        if self._end():
+            self._breaker.failed(self)
+
+    def gave_up(self) -> None:
+        """The attempt ended without telling anything of the upstream."""
+        if self._end():
+            self._breaker.gave_up(self)
+
+    def _end(self) -> bool:
+        first, self._ended = not self._ended, True
+        return first
+
+
+class CircuitBreaker:
+    """Counts the outages of each upstream in a row.
+
+    After `threshold` of them nothing is to be sent for a time that doubles from `pause` to `longest` seconds. Then one
+    attempt tries whether the upstream answers again. Attempts that overlap fail together when a connection is lost, so
+    those that began before the last outage count as a part of it.
+    """
+
+    def __init__(
+        self, *, threshold: int, pause: float, longest: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """With a `threshold` of 0 nothing is ever left alone."""
+        self._threshold = threshold
+        self._pause = pause
+        self._longest = longest
+        self._clock = clock
+        self._states: OrderedDict[UpstreamKey, _State] = OrderedDict()
+
+    def refusal(self, key: UpstreamKey) -> float:
+        """Return for how many seconds nothing is to be sent; 0 means that an attempt may begin."""
+        state = self._states.get(key)
+        if state is None or state.open_until is None:
+            return 0.0
+        if state.probing:
+            return self._pause
+        return max(0.0, state.open_until - self._clock())
+
+    def begin(self, key: UpstreamKey) -> Trial:
+        """Begin an attempt that `refusal` does not speak against."""
+        state = self._states.get(key)
+        is_probe = state is not None and state.open_until is not None and not state.probing
+        if state is not None and is_probe:
+            state.probing = True
+        return Trial(self, key, self._clock(), is_probe=is_probe)
+
+    def succeeded(self, trial: Trial) -> None:
+        """See `Trial`."""
+        state = self._states.get(trial.key)
+        # What began before the opening says nothing about the time since.
+        if state is None or (state.open_until is not None and not trial.is_probe):
+            return
+        del self._states[trial.key]
+        if state.open_until is not None:
+            _OPEN.dec()
+            logger.info("upstream_used_again", group_id=trial.key.group_id, upstream_model=trial.key.upstream_model)
+
+    def failed(self, trial: Trial) -> None:
+        """See `Trial`."""
+        if not self._threshold:
+            return
+        state = self._states.setdefault(trial.key, _State())
+        self._states.move_to_end(trial.key)
+        if trial.is_probe:
+            self._open(trial.key, state)
+        elif state.open_until is None and (not state.outages or trial.began >= state.last_outage):
+            state.outages += 1
+            state.last_outage = self._clock()
+            if state.outages >= self._threshold:
+                self._open(trial.key, state)
+        if len(self._states) > _SIZE:
+            _, forgotten = self._states.popitem(last=False)
+            if forgotten.open_until is not None:
+                _OPEN.dec()
+
+    def gave_up(self, trial: Trial) -> None:
+        """See `Trial`; another attempt may probe."""
+        state = self._states.get(trial.key)
+        if state is not None and trial.is_probe:
+            state.probing = False
+
+    def _open(self, key: UpstreamKey, state: _State) -> None:
+        if state.open_until is None:
+            _OPEN.inc()
+        pause = min(self._longest, self._pause * 2.0 ** min(state.openings, 60))
+        state.openings += 1
+        state.open_until = self._clock() + pause
+        state.probing = False
+        _OPENINGS.labels(key.provider).inc()
+        logger.warning(
+            "upstream_left_alone", group_id=key.group_id, upstream_model=key.upstream_model, seconds=round(pause, 1)
+        )

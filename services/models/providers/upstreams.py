@@ -1,0 +1,269 @@
+"""Sending a call to one of a model's deployments: the choice among them, attempts and pauses."""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from cachetools import TLRUCache
+
+from services.common.errors import (
+    CoxswainError,
+    FailedPrecondition,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+from services.common.grpc.call import current_principal
+from services.common.ids import new_id
+from services.models.domain.model import Model
+from services.models.providers.circuit_breaker import CircuitBreaker, Trial, UpstreamKey
+from services.models.providers.retries import RetryableError, RetryLimits
+
+logger = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_COOL_DOWNS = 10_000
+# While another model can take over, it is asked rather than waited for this one.
+_ATTEMPTS_BEFORE_FALLBACK = 2
+_LONGEST_PAUSE_BEFORE_FALLBACK = 5.0
+# Reasons of failures that only an upstream at work can cause.
+_ANSWERS = frozenset(
+    {
+        "CONTENT_FILTERED",
+        "CONTEXT_WINDOW_EXCEEDED",
+        "UPSTREAM_CREDENTIAL_REJECTED",
+        "UPSTREAM_QUOTA_EXHAUSTED",
+        "UPSTREAM_RATE_LIMITED",
+        "UPSTREAM_REJECTED",
+    }
+)
+# These come from a deployment's address, credential or account: another deployment has others.
+_OF_THE_DEPLOYMENT = (FailedPrecondition, PermissionDenied, ResourceExhausted, Unauthenticated)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of a call."""
+
+    model: Model
+    """With the address and the upstream's name of the chosen deployment."""
+    deadline: float
+    """When the call has to end, by the event loop's clock."""
+    answer_by: float
+    """When the answer has to begin; at most the deadline."""
+    idempotency_key: str
+    """The same for every attempt of one call at one deployment."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Route:
+    model: Model
+    key: UpstreamKey
+    weight: int
+    number: int
+
+
+class Upstreams:
+    """Calls upstreams, and remembers for each group which of them fail or ask for a pause.
+
+    Rate limits, outages and lost connections are retried within the deadline, at another deployment first. Credentials,
+    addresses and pauses are each deployment's own.
+    """
+
+    def __init__(
+        self,
+        limits: RetryLimits,
+        breaker: CircuitBreaker,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._limits = limits
+        self._breaker = breaker
+        self._clock = clock
+        self._chance = chance or random.Random()  # noqa: S311 - nothing to guess here
+        self._cool_until: TLRUCache[UpstreamKey, float] = TLRUCache(_COOL_DOWNS, lambda _key, until, _now: until, clock)
+
+    def deadline(self) -> float:
+        """Return when the call being served has to end, by the event loop's clock."""
+        return self._limits.deadline()
+
+    async def call(
+        self,
+        model: Model,
+        attempt: Callable[[Attempt], Awaitable[T]],
+        *,
+        answer_by: float | None = None,
+        deadline: float | None = None,
+    ) -> T:
+        """Return the result of the first attempt that succeeds.
+
+        `answer_by` says, by the event loop's clock, when another model takes over unless the answer has begun; the
+        `deadline` is that of the call being served unless it is given.
+
+        Raises:
+            CoxswainError: `attempt` raised it, or its `RetryableError` held it when attempts or time had run out; or
+                the upstream is left alone after outages.
+        """
+        result, trial = await self._begin(model, attempt, answer_by, deadline)
+        trial.succeeded()
+        return result
+
+    async def stream(
+        self,
+        model: Model,
+        open_stream: Callable[[Attempt], AsyncGenerator[T, None]],
+        *,
+        answer_by: float | None = None,
+    ) -> AsyncGenerator[T, None]:
+        """Yield what the first attempt yields that gets as far as its first item; what fails later stays failed.
+
+        Raises:
+            CoxswainError: see `call`.
+        """
+
+        async def begin(attempt: Attempt) -> tuple[T | None, AsyncGenerator[T, None]]:
+            items = open_stream(attempt)
+            try:
+                return await anext(items, None), items
+            except BaseException:
+                await items.aclose()
+                raise
+
+        (item, items), trial = await self._begin(model, begin, answer_by, None)
+        try:
+            async with aclosing(items):
+                while item is not None:
+                    yield item
+                    item = await anext(items, None)
+        except RetryableError as error:
+            _judge(trial, error.failure, ours=error.ours)
+            raise error.failure from error.__cause__
+        except CoxswainError as failure:
+            _judge(trial, failure)
+            raise
+        finally:
+            # Also for a caller that has gone away: the upstream did answer.
+            trial.succeeded()
+
+    async def _begin(
+        self,
+        model: Model,
+        attempt: Callable[[Attempt], Awaitable[T]],
+        answer_by: float | None,
+        deadline: float | None,
+    ) -> tuple[T, Trial]:
+        """Return the first success, and the trial in which to say how it went on."""
+        deadline = self._limits.deadline() if deadline is None else deadline
+        routes = _routes(current_principal().group_id, model)
+        most_attempts, longest_pause = self._limits.max_attempts, self._limits.longest
+        has_fallback = answer_by is not None
+        if has_fallback:
+            most_attempts = min(most_attempts, _ATTEMPTS_BEFORE_FALLBACK)
+            longest_pause = min(longest_pause, _LONGEST_PAUSE_BEFORE_FALLBACK)
+        most_attempts = max(most_attempts, len(routes))
+        answer_by = deadline if answer_by is None else min(deadline, answer_by)
+        call_id = new_id()
+        attempts = rounds = 0
+        circuits_waited_for = False
+        failure: CoxswainError | None = None
+        while True:
+            rounds += 1
+            untried = list(routes)
+            asked: dict[_Route, float] = {}
+            while attempts < most_attempts and (route := self._choose(untried, may_cool=len(untried) == len(routes))):
+                untried.remove(route)
+                attempts += 1
+                trial = self._breaker.begin(route.key)
+                try:
+                    result = await attempt(Attempt(route.model, deadline, answer_by, f"{call_id}-{route.number}"))
+                except RetryableError as error:
+                    _judge(trial, error.failure, ours=error.ours)
+                    failure = error.failure
+                    failure.__cause__ = error.__cause__
+                    asked[route] = error.wait
+                    if error.wait:
+                        self._cool_until[route.key] = self._clock() + error.wait
+                except CoxswainError as error:
+                    _judge(trial, error)
+                    routes.remove(route)
+                    if not routes or not isinstance(error, _OF_THE_DEPLOYMENT):
+                        raise
+                    failure = failure or error
+                    logger.warning("deployment_not_usable", model=model.name, reason=error.reason)
+                except BaseException:
+                    trial.gave_up()
+                    raise
+                else:
+                    return result, trial
+            circuits = [self._breaker.refusal(route.key) for route in routes]
+            if failure is None:
+                raise _left_alone(model, min(circuits))
+            if all(circuits):
+                # A call that was under way when they opened waits once, for the probe.
+                if circuits_waited_for or has_fallback:
+                    raise failure
+                circuits_waited_for = True
+            wait = min(
+                max(asked[route] if route in asked else self._cooling(route.key), circuit)
+                for route, circuit in zip(routes, circuits, strict=True)
+            )
+            pause = self._limits.pauses.pause(rounds, at_least=wait)
+            out_of_time = asyncio.get_running_loop().time() + pause >= answer_by
+            if attempts >= most_attempts or wait > longest_pause or out_of_time:
+                raise failure
+            logger.info("upstream_retried", model=model.name, reason=failure.reason, attempt=attempts)
+            await asyncio.sleep(pause)
+
+    def _choose(self, routes: Sequence[_Route], *, may_cool: bool) -> _Route | None:
+        """Return one of the routes by weight, of those whose upstream has neither failed nor asked for a pause.
+
+        With `may_cool`, one that asked for a pause is better than none.
+        """
+        usable = [route for route in routes if not self._breaker.refusal(route.key)]
+        warm = [route for route in usable if route.key not in self._cool_until]
+        if warm:
+            return self._chance.choices(warm, [route.weight for route in warm])[0]
+        if usable and may_cool:
+            return min(usable, key=lambda route: self._cooling(route.key))
+        return None
+
+    def _cooling(self, key: UpstreamKey) -> float:
+        return max(0.0, self._cool_until.get(key, 0.0) - self._clock())
+
+
+def _routes(group_id: str, model: Model) -> list[_Route]:
+    spec = model.spec
+    return [_Route(model, UpstreamKey(group_id, spec.provider.value, spec.base_url, spec.upstream_name), 1, 0)]
+
+
+def _judge(trial: Trial, failure: CoxswainError, *, ours: bool = False) -> None:
+    """Say what a failure tells of the upstream.
+
+    Outages are lost connections, HTTP 5xx, overload and silence. Refusals, rate limits and used-up quotas come from an
+    upstream that works; a caller's own deadline, a missing credential and a full share tell nothing.
+    """
+    if failure.reason in _ANSWERS:
+        trial.succeeded()
+    elif failure.reason == "UPSTREAM_UNAVAILABLE" and isinstance(failure, Unavailable) and not ours:
+        trial.failed()
+    else:
+        trial.gave_up()
+
+
+def _left_alone(model: Model, seconds: float) -> Unavailable:
+    return Unavailable(
+        f'the upstream of "{model.name}" has failed several times in a row and is left alone for a while; '
+        f"try again in {math.ceil(seconds)} s",
+        reason="UPSTREAM_UNAVAILABLE",
+        metadata={"model": model.name},
+        retry_after=seconds,
+    )

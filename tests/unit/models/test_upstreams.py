@@ -1,0 +1,224 @@
+"""What is tried again, where, after which pause, and what it tells of an upstream."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from services.common.backoff import Backoff
+from services.common.errors import CoxswainError, FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
+from services.common.grpc.call import Call, enter_call
+from services.common.identity.principal import CredentialKind, Principal, Role
+from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
+from services.models.providers.circuit_breaker import CircuitBreaker
+from services.models.providers.retries import RetryableError, RetryLimits, too_late
+from services.models.providers.upstreams import Attempt, Upstreams
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class _Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> _Clock:
+    return _Clock()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch, clock: _Clock) -> list[float]:
+    """The pauses that were made; none of them takes any time."""
+    made: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        made.append(seconds)
+        clock.now += seconds
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return made
+
+
+@pytest.fixture(autouse=True)
+async def _caller() -> None:
+    enter("sales")
+
+
+def enter(group_id: str) -> None:
+    principal = Principal("a", group_id, Role.OPERATOR, False, CredentialKind.DEV, "", "", NOW)
+    enter_call(Call("1", "/m", principal=principal))
+
+
+def model(**fields: Any) -> Model:
+    spec = ModelSpec("m", Provider.OPENAI, capabilities=Capabilities(chat=True), **fields)
+    return Model("1", "", spec, enabled=True, created_at=NOW, updated_at=NOW)
+
+
+def upstreams(clock: _Clock, *, max_attempts: int = 4, threshold: int = 3) -> Upstreams:
+    return Upstreams(
+        RetryLimits(600, max_attempts, Backoff(0.5, 8.0, jitter=0), longest=60),
+        CircuitBreaker(threshold=threshold, pause=2.0, longest=60.0, clock=clock),
+        clock=clock,
+    )
+
+
+def outage() -> RetryableError:
+    return RetryableError(Unavailable("down", reason="UPSTREAM_UNAVAILABLE"))
+
+
+def rate_limit(wait: float = 0.0) -> RetryableError:
+    return RetryableError(ResourceExhausted("slow down", reason="UPSTREAM_RATE_LIMITED"), wait)
+
+
+class Script:
+    """Fails as it is told to, then answers; keeps what was attempted."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.attempts: list[Attempt] = []
+
+    async def __call__(self, attempt: Attempt) -> str:
+        self.attempts.append(attempt)
+        if self.failures:
+            raise self.failures.pop(0)
+        return "answer"
+
+
+async def test_outages_are_tried_again_after_growing_pauses(clock: _Clock, pauses: list[float]) -> None:
+    script = Script(outage(), outage())
+    assert await upstreams(clock, threshold=0).call(model(), script) == "answer"
+    assert pauses == [0.5, 1.0]
+    assert len({attempt.idempotency_key for attempt in script.attempts}) == 1
+
+
+async def test_attempts_end_with_the_last_failure(clock: _Clock, pauses: list[float]) -> None:
+    script = Script(*(outage() for _ in range(9)))
+    with pytest.raises(Unavailable, match="down"):
+        await upstreams(clock, threshold=0).call(model(), script)
+    assert (len(script.attempts), len(pauses)) == (4, 3)
+
+
+async def test_an_upstreams_own_pause_is_made_unless_it_is_too_long(clock: _Clock, pauses: list[float]) -> None:
+    assert await upstreams(clock).call(model(), Script(rate_limit(7.0))) == "answer"
+    assert pauses == [7.0]
+    with pytest.raises(ResourceExhausted):
+        await upstreams(clock).call(model(), Script(rate_limit(61.0)))
+    assert pauses == [7.0]
+
+
+@pytest.mark.parametrize(
+    ("failure", "opens"),
+    [
+        (outage(), True),
+        (Unavailable("cut", reason="UPSTREAM_UNAVAILABLE"), True),
+        (rate_limit(), False),
+        (rate_limit(3.0), False),
+        (RetryableError(Unavailable("helper", reason="UPSTREAM_UNAVAILABLE"), ours=True), False),
+        (InvalidArgument("no", reason="UPSTREAM_REJECTED"), False),
+        (FailedPrecondition("no", reason="UPSTREAM_CREDENTIAL_REJECTED"), False),
+        (ResourceExhausted("no", reason="UPSTREAM_QUOTA_EXHAUSTED"), False),
+        (ResourceExhausted("no", reason="UPSTREAM_SHARE_EXCEEDED"), False),
+        (Unavailable("no", reason="UPSTREAM_BAD_RESPONSE"), False),
+        (too_late(model()), False),
+        (asyncio.CancelledError(), False),
+    ],
+    ids=lambda value: str(value) if isinstance(value, bool) else None,
+)
+async def test_only_outages_have_an_upstream_left_alone(
+    clock: _Clock, pauses: list[float], failure: BaseException, opens: bool
+) -> None:
+    tried = upstreams(clock, max_attempts=1)
+    for _ in range(3):
+        with pytest.raises((CoxswainError, asyncio.CancelledError)):
+            await tried.call(model(), Script(failure))  # type: ignore[arg-type]
+    script = Script()
+    if not opens:
+        assert await tried.call(model(), script) == "answer"
+        return
+    with pytest.raises(Unavailable) as refused:
+        await tried.call(model(), script)
+    assert (refused.value.reason, refused.value.retry_after) == ("UPSTREAM_UNAVAILABLE", 2.0)
+    assert script.attempts == []
+    # Neither another group's calls nor those of another model there.
+    assert await tried.call(model(upstream_model="other"), script) == "answer"
+    enter("legal")
+    assert await tried.call(model(), script) == "answer"
+    enter("sales")
+    clock.now += 2.0
+    assert await tried.call(model(), script) == "answer"
+
+
+async def test_a_call_under_way_waits_once_for_the_probe_of_an_upstream_that_is_left_alone(
+    clock: _Clock, pauses: list[float]
+) -> None:
+    script = Script(outage(), outage(), outage())
+    assert await upstreams(clock).call(model(), script) == "answer"
+    assert pauses == [0.5, 1.0, 2.0]
+    script = Script(*(outage() for _ in range(9)))
+    with pytest.raises(Unavailable, match="down"):
+        await upstreams(clock, max_attempts=9).call(model(), script)
+    assert len(script.attempts) == 4
+
+
+async def test_a_model_that_another_can_replace_is_tried_twice_and_not_waited_for(
+    clock: _Clock, pauses: list[float]
+) -> None:
+    answer_by = asyncio.get_running_loop().time() + 300
+    script = Script(*(outage() for _ in range(9)))
+    with pytest.raises(Unavailable):
+        await upstreams(clock).call(model(), script, answer_by=answer_by)
+    assert [attempt.answer_by for attempt in script.attempts] == [answer_by, answer_by]
+    assert all(attempt.deadline > answer_by for attempt in script.attempts)
+    with pytest.raises(ResourceExhausted):
+        await upstreams(clock).call(model(), Script(rate_limit(6.0)), answer_by=answer_by)
+    assert pauses == [0.5]
+    # Nor is it tried again when its share of the time is over.
+    with pytest.raises(Unavailable):
+        await upstreams(clock).call(model(), Script(outage()), answer_by=asyncio.get_running_loop().time())
+    assert pauses == [0.5]
+
+
+def streaming(*items: str | Exception) -> Callable[[Attempt], AsyncGenerator[str, None]]:
+    """One stream for each attempt: an exception alone fails it before its first item."""
+    left = list(items)
+
+    async def open_stream(_: Attempt) -> AsyncGenerator[str, None]:
+        while left:
+            item = left.pop(0)
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    return open_stream
+
+
+async def test_a_stream_is_tried_again_until_its_first_item_only(clock: _Clock, pauses: list[float]) -> None:
+    tried = upstreams(clock)
+    opened = streaming(outage(), "a", "b")
+    assert [item async for item in tried.stream(model(), opened)] == ["a", "b"]
+    received = []
+    with pytest.raises(Unavailable, match="down"):
+        async for item in tried.stream(model(), streaming("a", outage(), "b")):
+            received.append(item)
+    assert received == ["a"]
+    assert pauses == [0.5]
+
+
+async def test_streams_that_break_off_count_as_outages_and_abandoned_ones_do_not(
+    clock: _Clock, pauses: list[float]
+) -> None:
+    tried = upstreams(clock)
+    for _ in range(5):
+        stream = tried.stream(model(), streaming("a", "b"))
+        await anext(stream)
+        await stream.aclose()
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="down"):
+            _ = [item async for item in tried.stream(model(), streaming("a", outage()))]
+    with pytest.raises(Unavailable, match="left alone"):
+        _ = [item async for item in tried.stream(model(), streaming("a"))]
