@@ -20,6 +20,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_PRIVATE_ENDINGS = frozenset({"localhost", "local", "internal", "lan", "home", "corp", "intranet"})
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _HOST = re.compile(r"^(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])$")
 
 
@@ -62,6 +64,24 @@ def required_origin(url: str) -> str:
             reason="DESTINATION_NOT_ALLOWED",
         )
     return origin
+
+
+def is_public_https(url: str) -> bool:
+    """Return whether an address is one that others may be asked to fetch: https, at what looks like a public host.
+
+    What its name resolves to is for those to check who fetch it.
+    """
+    origin = origin_of(url)
+    if origin is None or not url.strip().lower().startswith("https://"):
+        return False
+    host = (urlsplit(url.strip()).hostname or "").lower().rstrip(".")
+    try:
+        address = _inner(ipaddress.ip_address(host.split("%")[0]))
+    except ValueError:
+        last = host.rpartition(".")[2]
+        # Some resolvers read names that end in a number as addresses.
+        return "." in host and last not in _PRIVATE_ENDINGS and _NUMBER.fullmatch(last) is None
+    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 class AddressPolicy:

@@ -38,6 +38,7 @@ from services.models.usecases.embedding import Embedding
 from services.models.usecases.inference import Inference
 from services.models.usecases.metering import Metering
 from services.models.usecases.models import Models
+from services.models.usecases.part_checks import PartChecks
 from services.models.usecases.usage import UsageReports
 from services.models.usecases.usage_recorder import UsageRecorder
 
@@ -66,7 +67,7 @@ class ModelsService:
         self._providers = _providers(settings, runtime, addresses)
         budgets = Budgets(runtime.database, self._recorder, max_age)
         metering = Metering(self._recorder, budgets)
-        checks = CompletionChecks(frozenset(settings.extra_parameters))
+        checks = CompletionChecks(frozenset(settings.extra_parameters), PartChecks(settings.max_part_bytes))
         inference = Inference(catalogue, self._providers, checks, metering)
         embedding = Embedding(
             catalogue,

@@ -114,6 +114,12 @@ class ModelsSettings(BaseSettings):
     max_response_bytes: int = Field(
         32 * 1024 * 1024, ge=65536, description="Largest response of an upstream, in bytes, streamed or whole."
     )
+    max_part_bytes: int = Field(
+        20 * 1024 * 1024,
+        ge=1024,
+        description="Largest image, document or recording in a message, in bytes. The whole request has to fit into "
+        "COXSWAIN_MAX_MESSAGE_BYTES as well.",
+    )
     embed_batch_size: int = Field(64, ge=1, le=2048, description="Texts sent upstream in one request.")
     embed_concurrency: int = Field(4, ge=1, description="Requests of one Embed call that are under way at once.")
     litellm_providers: list[str] = Field(

@@ -6,7 +6,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from services.models.domain.conversation import ToolCall
+from services.models.domain.conversation import Thinking, ToolCall
 from services.models.domain.usage import Usage
 
 Vectors = NDArray[np.float32]
@@ -35,6 +35,7 @@ class Answer:
     upstream_model: str
     dropped_parameters: tuple[str, ...] = ()
     """What was not sent because the model does not take it."""
+    thinking: tuple[Thinking, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,13 @@ class ReasoningDelta:
     """More of the reasoning."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    """A piece of thinking that is complete; its text has come as reasoning before."""
+
+    thinking: Thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ class FinishDelta:
     dropped_parameters: tuple[str, ...] = ()
 
 
-Delta = TextDelta | ReasoningDelta | ToolCallDelta | UsageDelta | FinishDelta
+Delta = TextDelta | ReasoningDelta | ThinkingDelta | ToolCallDelta | UsageDelta | FinishDelta
 
 
 @dataclass(frozen=True, slots=True)

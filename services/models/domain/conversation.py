@@ -16,12 +16,57 @@ class MessageRole(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ContentPart:
-    """A part of a message."""
+class Image:
+    """A picture; it has either data or a URL."""
+
+    data: bytes = b""
+    url: str = ""
+    """An https address that the upstream fetches."""
+    media_type: str = ""
+    """Empty means that it is read from the data."""
+    detail: str = ""
+    """How closely to look, by OpenAI's words; empty is the model's own choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file to read."""
+
+    data: bytes
+    media_type: str = ""
+    """Empty means that it is read from the data."""
+    file_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """A recording."""
+
+    data: bytes
+    format: str = ""
+    """Empty means that it is read from the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """A piece of a model's thinking that its upstream wants back in the next turn."""
 
     text: str
+    provider_state: str
+    """What the upstream wants back; callers hand it back unread."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentPart:
+    """A part of a message: text, or something else."""
+
+    text: str = ""
     material: bool = False
     """Text to work on, as opposed to instructions."""
+    other: Image | Document | Audio | Thinking | None = None
+    """What the part is when it is not text."""
+    cache_mark: bool = False
+    """Whether a beginning that later calls repeat ends with this part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +92,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The parts, joined."""
+        """The parts that are text, joined."""
         return "".join(part.text for part in self.content)
 
 

@@ -32,6 +32,9 @@ class Capabilities:
     tools: bool = False
     json_schema: bool = False
     reasoning: bool = False
+    images: bool = False
+    documents: bool = False
+    audio: bool = False
 
 
 @dataclass(frozen=True, slots=True)

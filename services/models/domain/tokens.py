@@ -2,7 +2,13 @@
 
 from collections.abc import Sequence
 
-from services.models.domain.conversation import Message
+from services.models.domain.conversation import Audio, ContentPart, Document, Image, Message, Thinking
+from services.models.domain.media import PDF, document_type
+
+_IMAGE_TOKENS = 1000
+_SMALL_IMAGE_TOKENS = 85
+_PDF_PAGE_TOKENS = 2000
+_AUDIO_BYTES_PER_TOKEN = 1000
 
 _INDENTATION = " " * 4
 
@@ -14,10 +20,15 @@ def estimate_tokens(text: str) -> int:
 
 
 def estimate_prompt_tokens(messages: Sequence[Message]) -> int:
-    """Return about how many tokens a conversation has, with the few that every message adds."""
+    """Return about how many tokens a conversation has, with the few that every message adds.
+
+    Rules of thumb for what is not text, rather too low than too high: 1,000 tokens for an image (85 with the detail
+    "low"), 2,000 for a page of a PDF, one for 1,000 bytes of audio.
+    """
     return sum(
         4
         + estimate_tokens(message.text)
+        + sum(_estimate_other(part) for part in message.content if part.other is not None)
         + sum(estimate_tokens(call.name) + estimate_tokens(call.arguments_json) for call in message.tool_calls)
         for message in messages
     )
@@ -34,3 +45,26 @@ def least_tokens(text: str) -> int:
     ascii_length = len(text.encode("ascii", "ignore"))
     other_bytes = len(text.encode("utf-8", "surrogatepass")) - ascii_length
     return (ascii_length - spaces) // 6 + other_bytes // 8
+
+
+def _estimate_other(part: ContentPart) -> int:
+    match part.other:
+        case Image():
+            return _SMALL_IMAGE_TOKENS if part.other.detail == "low" else _IMAGE_TOKENS
+        case Document(data, media_type, file_name):
+            if (media_type or document_type(data)) == PDF:
+                return _pages(data) * _PDF_PAGE_TOKENS
+            return estimate_tokens(file_name) + estimate_tokens(data.decode(errors="replace"))
+        case Audio(data):
+            return -(-len(data) // _AUDIO_BYTES_PER_TOKEN)
+        case Thinking(text):
+            return estimate_tokens(text)
+        case None:
+            return 0
+
+
+def _pages(pdf: bytes) -> int:
+    """Return how many pages a PDF has. Those of compressed directories are not seen; it has one at least."""
+    pages = sum(pdf.count(mark) for mark in (b"/Type/Page", b"/Type /Page"))
+    directories = sum(pdf.count(mark) for mark in (b"/Type/Pages", b"/Type /Pages"))
+    return max(1, pages - directories)

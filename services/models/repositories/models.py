@@ -132,7 +132,9 @@ def _columns(spec: ModelSpec) -> dict[str, Any]:
 
 def _spec(row: Mapping[Any, Any]) -> ModelSpec:
     columns = {field.name: row[field.name] for field in fields(ModelSpec)}
-    capabilities = Capabilities(**dict.fromkeys(row["capabilities"], True))
+    # A newer release may have stored what this one does not know.
+    known = {field.name for field in fields(Capabilities)}
+    capabilities = Capabilities(**dict.fromkeys(known.intersection(row["capabilities"]), True))
     return ModelSpec(
         **columns
         | {

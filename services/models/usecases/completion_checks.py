@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from services.common.errors import FailedPrecondition, FieldViolation, InvalidArgument
+from services.common.errors import FieldViolation, InvalidArgument
 from services.models.domain.conversation import Completion, MessageRole, Sampling
 from services.models.domain.extra_parameters import DEFAULT_EXTRA_PARAMETERS
 from services.models.domain.model import Model, Provider
 from services.models.domain.parameters import unsupported_parameters
 from services.models.domain.tokens import estimate_prompt_tokens, least_tokens
+from services.models.usecases.capabilities import lacking_capability
+from services.models.usecases.part_checks import PartChecks
 
 _SAMPLING = ("temperature", "top_p", "max_output_tokens", "stop", "seed", "reasoning_effort", "thinking_budget_tokens")
 # What these say is what every model does that does not take them.
@@ -30,9 +32,10 @@ class FittedCompletion:
 class CompletionChecks:
     """Checks completions, and leaves out what a model does not take where a call says so."""
 
-    def __init__(self, extra_parameters: frozenset[str]) -> None:
+    def __init__(self, extra_parameters: frozenset[str], parts: PartChecks) -> None:
         """`extra_parameters` are those that the operator allows."""
         self._extra_parameters = extra_parameters
+        self._parts = parts
 
     def fit(self, model: Model, completion: Completion) -> FittedCompletion:
         """Check that the conversation makes sense and that the model can do what is asked; return what it takes.
@@ -43,6 +46,7 @@ class CompletionChecks:
         """
         _check_conversation(completion)
         _check_capabilities(model, completion)
+        self._parts.check(model, completion.messages)
         self._check_extra_parameters(model, completion.extra_parameters)
         _check_window(model, completion)
         return _fit_parameters(model, completion)
@@ -65,15 +69,6 @@ class CompletionChecks:
             raise InvalidArgument.field(
                 "completion.extra_parameters", f"must be at most {_MAX_EXTRA_BYTES} bytes long as JSON"
             )
-
-
-def lacking_capability(model: Model, capability: str, what: str) -> FailedPrecondition:
-    """Return the failure of a call for which the model lacks a capability."""
-    return FailedPrecondition(
-        f'the model "{model.name}" cannot {what}; choose one whose capabilities include {capability} (see ListModels)',
-        reason="MODEL_LACKS_CAPABILITY",
-        metadata={"model": model.name, "capability": capability},
-    )
 
 
 def _check_capabilities(model: Model, completion: Completion) -> None:

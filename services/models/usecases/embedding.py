@@ -9,8 +9,8 @@ from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_tokens
 from services.models.domain.usage import Usage
 from services.models.providers.base import ModelProvider
+from services.models.usecases.capabilities import lacking_capability
 from services.models.usecases.catalogue import Catalogue
-from services.models.usecases.completion_checks import lacking_capability
 from services.models.usecases.metering import Metering
 
 _FLOAT_BYTES = 4

@@ -12,6 +12,7 @@ from services.models.domain.answer import (
     FinishDelta,
     ReasoningDelta,
     TextDelta,
+    ThinkingDelta,
     ToolCallDelta,
     UsageDelta,
 )
@@ -79,6 +80,8 @@ class Inference:
                                 finish = delta
                             case TextDelta() | ReasoningDelta():
                                 written += estimate_tokens(delta.text)
+                                yield delta
+                            case ThinkingDelta():
                                 yield delta
                             case ToolCallDelta():
                                 written += estimate_tokens(delta.name) + estimate_tokens(delta.arguments_json)

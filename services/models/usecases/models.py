@@ -15,7 +15,7 @@ from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
 from services.common.resource_key import ResourceKey
-from services.models.domain.model import Model, ModelSpec, Provider
+from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
 from services.models.domain.provider_options import wrong_options
 from services.models.providers.offline.provider import UPSTREAM_MODELS as OFFLINE_MODELS
 from services.models.repositories.models import ModelRepository
@@ -197,11 +197,13 @@ def _check_capabilities(spec: ModelSpec) -> list[FieldViolation]:
     can = spec.capabilities
     if not can.chat and not can.embeddings:
         return [FieldViolation("model.capabilities", "must include chat or embeddings")]
-    if spec.provider is Provider.OFFLINE and (can.tools or can.json_schema or can.reasoning):
+    more = replace(can, chat=False, embeddings=False)
+    if spec.provider is Provider.OFFLINE and more != Capabilities():
         return [
             FieldViolation(
                 "model.capabilities",
-                "must be chat or embeddings alone for an offline model: it has no tools, JSON schemas or reasoning",
+                "must be chat or embeddings alone for an offline model: it has no tools, JSON schemas, reasoning, "
+                "images, documents or audio",
             )
         ]
     return []

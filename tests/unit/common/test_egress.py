@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.egress import AddressPolicy, CheckedResolver, origin_of, required_origin
+from services.common.egress import AddressPolicy, CheckedResolver, is_public_https, origin_of, required_origin
 from services.common.errors import PermissionDenied
 
 POLICY = AddressPolicy(setting="COXSWAIN_X_NETWORKS")
@@ -145,3 +145,45 @@ def test_an_address_without_one_clear_origin_is_refused_and_not_shown(url: str) 
             refuse(url)
         assert refusal.value.reason == "DESTINATION_NOT_ALLOWED"
         assert "hunter2" not in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com/a.png",
+        "HTTPS://Example.COM:8443/a?b=c",
+        "https://93.184.216.34/a",
+        "https://[2606:2800:220:1::1]/a",
+    ],
+)
+def test_others_may_be_asked_to_fetch_what_is_public(url: str) -> None:
+    assert is_public_https(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/a.png",
+        "example.com/a.png",
+        "data:image/png;base64,AAAA",
+        "file:///etc/passwd",
+        "https://user@example.com/a",
+        "https://localhost/a",
+        "https://intranet/a",
+        "https://metadata.google.internal/a",
+        "https://printer.local./a",
+        "https://127.0.0.1/a",
+        "https://10.1.2.3/a",
+        "https://169.254.169.254/latest",
+        "https://[::1]/a",
+        "https://[::ffff:10.0.0.1]/a",
+        "https://127.1/a",
+        "https://2130706433/a",
+        "https://0x7f.0x1/a",
+        "https://224.0.0.1/a",
+        "https:///a",
+        "",
+    ],
+)
+def test_others_are_not_asked_to_fetch_what_may_be_inside(url: str) -> None:
+    assert not is_public_https(url)

@@ -19,10 +19,11 @@ from services.models.domain.tokens import estimate_tokens, least_tokens
 from services.models.providers.openai.requests import chat_request
 from services.models.settings import ModelsSettings
 from services.models.usecases.completion_checks import CompletionChecks
+from services.models.usecases.part_checks import PartChecks
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HELLO = Completion("m", (Message(MessageRole.USER, (ContentPart("Hello"),)),))
-CHECKS = CompletionChecks(frozenset({"top_k", "min_p", "kv_transfer_params"}))
+CHECKS = CompletionChecks(frozenset({"top_k", "min_p", "kv_transfer_params"}), PartChecks(100_000))
 
 
 def spec(name: str, provider: Provider = Provider.OPENAI, **fields: Any) -> ModelSpec:

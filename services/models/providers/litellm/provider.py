@@ -5,7 +5,6 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from services.models.providers.batches import BatchLimits, embed_in_batches
 from services.models.providers.fault_reading import read_fault
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper
 from services.models.providers.lost_work import report_lost_work
-from services.models.providers.openai.answers import read, read_answer, read_stream
+from services.models.providers.openai.answers import read, read_stream, read_whole
 from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import chat_request, embeddings_request
 from services.models.providers.retries import RetryableError, too_late
@@ -74,7 +73,7 @@ class LitellmProvider:
 
         async def send(attempt: Attempt) -> Answer:
             document = await self._call_once(attempt, "complete", chat_request(attempt.model, completion, stream=False))
-            return read(attempt.model, partial(read_answer, split_thoughts=not model.spec.keep_think_tags), document)
+            return read_whole(attempt.model, document, split_thoughts=not model.spec.keep_think_tags)
 
         return await self._upstreams.call(model, send, answer_by=answer_by)
 

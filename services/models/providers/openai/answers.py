@@ -15,6 +15,7 @@ from services.models.domain.answer import (
     FinishReason,
     ReasoningDelta,
     TextDelta,
+    ThinkingDelta,
     ToolCallDelta,
     UsageDelta,
 )
@@ -23,6 +24,7 @@ from services.models.domain.model import Model
 from services.models.domain.usage import Usage
 from services.models.providers.fault_reading import Fault, FaultKind, holds_fault, read_fault
 from services.models.providers.lost_work import report_lost_work
+from services.models.providers.openai.thinking import ThinkingReader
 from services.models.providers.thoughts import ThoughtSplitter
 from services.models.providers.tool_call_assembly import ToolCallAssembler, read_piece
 from services.models.providers.unicode_repair import PieceRepair, repair
@@ -97,6 +99,8 @@ class AnswerReader:
 
     split_thoughts: bool = True
     """Whether `<think>` at the beginning of the text marks reasoning."""
+    thinking: ThinkingReader | None = None
+    """Reads what the upstream wants back; None reads none of it."""
     usage: Usage | None = None
     """What the upstream has counted so far."""
     upstream_model: str = ""
@@ -168,6 +172,8 @@ class AnswerReader:
             if rest := pieces.finish():
                 deltas.append(ToolCallDelta(number, arguments_json=rest))
         deltas += self._calls.finish()
+        if self.thinking is not None:
+            deltas += self.thinking.finish()
         word = (self._word or "").lower()
         if word in _FAILED_FINISHES:
             raise AnswerFailed(Fault(FaultKind.UNAVAILABLE, None, f"the answer ended with {self._word}"))
@@ -206,10 +212,13 @@ class AnswerReader:
         if self.split_thoughts and text:
             more, text = self._thoughts.feed(text)
             reasoning += more
-        deltas: list[Delta] = []
-        self._say(deltas, reasoning, text)
-        self._refusal += repair(_string(message.get("refusal")))
         calls = message.get("tool_calls")
+        deltas: list[Delta] = []
+        self._say(deltas, reasoning, "")
+        if self.thinking is not None:
+            deltas += self.thinking.feed(message, follows=bool(text or calls))
+        self._say(deltas, "", text)
+        self._refusal += repair(_string(message.get("refusal")))
         if calls is not None and not isinstance(calls, list):
             raise BadResponse("its tool_calls are not a list")
         for position, call in enumerate(calls or ()):
@@ -246,14 +255,14 @@ class AnswerReader:
             deltas.append(TextDelta(text))
 
 
-def read_answer(document: Any, *, split_thoughts: bool = True) -> Answer:
-    """Return the whole answer in a document.
+def read_answer(document: Any, *, split_thoughts: bool = True, thinking: ThinkingReader | None = None) -> Answer:
+    """Return the whole answer in a document; `thinking` reads what the upstream wants back.
 
     Raises:
         BadResponse: it holds none.
         AnswerFailed: it is an error.
     """
-    reader = AnswerReader(split_thoughts)
+    reader = AnswerReader(split_thoughts, thinking)
     deltas = reader.feed(document)
     if not reader.begun:
         raise BadResponse("it has no choices")
@@ -266,6 +275,7 @@ def read_answer(document: Any, *, split_thoughts: bool = True) -> Answer:
         finish_reason=reader.finish_reason,
         usage=reader.usage,
         upstream_model=reader.upstream_model,
+        thinking=tuple(delta.thinking for delta in deltas if isinstance(delta, ThinkingDelta)),
     )
 
 
@@ -283,6 +293,19 @@ def read(model: Model, reader: Callable[[Any], T], document: Any) -> T:
         raise upstream_failure(model, error.fault) from error
 
 
+def read_whole(model: Model, document: Any, *, split_thoughts: bool = True) -> Answer:
+    """Return the whole answer of the model's upstream.
+
+    Raises:
+        CoxswainError: the document holds none, or an error.
+    """
+
+    def whole(body: Any) -> Answer:
+        return read_answer(body, split_thoughts=split_thoughts, thinking=ThinkingReader(model))
+
+    return read(model, whole, document)
+
+
 async def read_stream(
     model: Model, batches: AsyncIterator[Sequence[Any]], *, split_thoughts: bool = True
 ) -> AsyncGenerator[Delta, None]:
@@ -293,7 +316,7 @@ async def read_stream(
     Raises:
         CoxswainError: an event cannot be read or is an error, or the events end before the finish.
     """
-    reader = AnswerReader(split_thoughts)
+    reader = AnswerReader(split_thoughts, ThinkingReader(model))
     told = False
     try:
         async for batch in batches:
@@ -365,7 +388,7 @@ def read_content(content: Any) -> tuple[str, str]:
             text.append(block)
         elif not isinstance(block, Mapping):
             raise BadResponse("a block of its content is not an object")
-        elif block.get("type") in _REASONING_BLOCKS:
+        elif _string(block.get("type")) in _REASONING_BLOCKS:
             reasoning.append(_reasoning_of(block))
         elif isinstance(block.get("text"), str):
             text.append(block["text"])
@@ -383,9 +406,9 @@ def _reasoning(message: Mapping[str, Any]) -> str:
 
 
 def _reasoning_of(block: Mapping[str, Any]) -> str:
-    summary = block.get("summary")
-    if isinstance(summary, list):
-        return "".join(_string(part.get("text")) if isinstance(part, Mapping) else _string(part) for part in summary)
+    for parts in (block.get("summary"), block.get("thinking")):
+        if isinstance(parts, list):
+            return "".join(_string(part.get("text")) if isinstance(part, Mapping) else _string(part) for part in parts)
     return next(
         (value for name in ("thinking", "text", "content", "summary") if (value := _string(block.get(name)))), ""
     )

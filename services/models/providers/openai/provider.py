@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from functools import partial
 
 from services.common.egress import required_origin
 from services.common.errors import FailedPrecondition
@@ -14,7 +13,7 @@ from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_prompt_tokens
 from services.models.providers.base import TokenCount
 from services.models.providers.batches import BatchLimits, embed_in_batches
-from services.models.providers.openai.answers import read, read_answer, read_stream
+from services.models.providers.openai.answers import read, read_stream, read_whole
 from services.models.providers.openai.azure import azure_url
 from services.models.providers.openai.client import OpenAIClient, ResponseLimits, Target
 from services.models.providers.openai.embeddings import read_embeddings
@@ -53,7 +52,7 @@ class OpenAICompatibleProvider:
         async def send(attempt: Attempt) -> Answer:
             request = chat_request(attempt.model, completion, stream=False)
             document = await self._client.post(self._target(attempt, "chat/completions"), request)
-            return read(attempt.model, partial(read_answer, split_thoughts=not model.spec.keep_think_tags), document)
+            return read_whole(attempt.model, document, split_thoughts=not model.spec.keep_think_tags)
 
         return await self._upstreams.call(model, send, answer_by=answer_by)
 

@@ -1,13 +1,13 @@
 """Requests of OpenAI's HTTP interface and its dialects."""
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from services.models.domain.conversation import Completion, Message, MessageRole, ToolCall
+from services.models.domain.conversation import Completion
 from services.models.domain.model import Model, Provider
 from services.models.domain.parameters import unsupported_parameters
+from services.models.providers.openai.messages import chat_messages
 
 _CHOICES = ("auto", "none", "required")
 # Upstreams refuse other names of a schema.
@@ -20,7 +20,7 @@ def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[
     spec, sampling = model.spec, completion.sampling
     body: dict[str, Any] = {
         "model": spec.upstream_name,
-        "messages": [_message(message) for message in completion.messages],
+        "messages": chat_messages(model, completion.messages),
     }
     if stream:
         body["stream"] = True
@@ -97,27 +97,6 @@ def embeddings_request(model: Model, texts: Sequence[str]) -> dict[str, Any]:
     if model.spec.provider in _OPENAIS_OWN:
         # A quarter of the bytes, and read without parsing a million numbers.
         body["encoding_format"] = "base64"
-    return body
-
-
-def _message(message: Message) -> dict[str, Any]:
-    body: dict[str, Any] = {"role": message.role.value, "content": message.text}
-    if message.tool_calls:
-        body["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
-        body["content"] = message.text or None
-    if message.role is MessageRole.TOOL:
-        body["tool_call_id"] = message.tool_call_id
-    return body
-
-
-def _tool_call(call: ToolCall) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments_json or "{}"},
-    }
-    if call.provider_state:
-        body["extra_content"] = json.loads(call.provider_state)
     return body
 
 

@@ -15,16 +15,21 @@ from services.models.domain.answer import (
     FinishDelta,
     ReasoningDelta,
     TextDelta,
+    ThinkingDelta,
     ToolCallDelta,
     UsageDelta,
 )
 from services.models.domain.conversation import (
+    Audio,
     Completion,
     ContentPart,
+    Document,
+    Image,
     Message,
     MessageRole,
     ResponseFormat,
     Sampling,
+    Thinking,
     ToolCall,
     ToolDefinition,
 )
@@ -107,12 +112,7 @@ def messages_from_proto(messages: Sequence[pb.Message]) -> tuple[Message, ...]:
     return tuple(
         Message(
             role=enum_from_proto(MessageRole, pb.MessageRole, message.role),
-            content=tuple(
-                ContentPart(part.material, material=True)
-                if part.WhichOneof("part") == "material"
-                else ContentPart(part.text)
-                for part in message.content
-            ),
+            content=tuple(map(_part_from_proto, message.content)),
             tool_calls=tuple(
                 ToolCall(call.id, call.name, call.arguments_json, call.provider_state) for call in message.tool_calls
             ),
@@ -120,6 +120,29 @@ def messages_from_proto(messages: Sequence[pb.Message]) -> tuple[Message, ...]:
         )
         for message in messages
     )
+
+
+def _part_from_proto(part: pb.ContentPart) -> ContentPart:
+    other: Image | Document | Audio | Thinking
+    match part.WhichOneof("part"):
+        case "image":
+            image = part.image
+            other = Image(image.data, image.url, image.media_type, image.detail)
+        case "document":
+            other = Document(part.document.data, part.document.media_type, part.document.file_name)
+        case "audio":
+            other = Audio(part.audio.data, part.audio.format)
+        case "thinking":
+            other = Thinking(part.thinking.text, part.thinking.provider_state)
+        case "material":
+            return ContentPart(part.material, material=True, cache_mark=part.cache_mark)
+        case _:
+            return ContentPart(part.text, cache_mark=part.cache_mark)
+    return ContentPart(other=other, cache_mark=part.cache_mark)
+
+
+def _thinking_to_proto(thinking: Thinking) -> pb.Thinking:
+    return pb.Thinking(text=thinking.text, provider_state=thinking.provider_state)
 
 
 def usage_to_proto(usage: Usage | None) -> pb.Usage:
@@ -150,6 +173,7 @@ def answer_to_proto(answer: Answer) -> pb.CompleteResponse:
         usage=usage_to_proto(answer.usage),
         upstream_model=answer.upstream_model,
         dropped_parameters=answer.dropped_parameters,
+        thinking=map(_thinking_to_proto, answer.thinking),
     )
 
 
@@ -160,6 +184,8 @@ def delta_to_proto(delta: Delta) -> pb.StreamCompleteResponse:
             return pb.StreamCompleteResponse(text=text)
         case ReasoningDelta(text):
             return pb.StreamCompleteResponse(reasoning=text)
+        case ThinkingDelta(thinking):
+            return pb.StreamCompleteResponse(thinking=_thinking_to_proto(thinking))
         case ToolCallDelta():
             return pb.StreamCompleteResponse(
                 tool_call=pb.ToolCallDelta(

@@ -30,7 +30,7 @@ from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
 
 _ELSEWHERE = "not served here"
 _HEALTH_STYLES = {"serving": "green", "not serving": "red", _ELSEWHERE: "dim"}
-_CAPABILITIES = ("chat", "embeddings", "tools", "json_schema", "reasoning")
+_CAPABILITIES = ("chat", "embeddings", "tools", "json_schema", "reasoning", "images", "documents", "audio")
 
 
 def register(app: typer.Typer) -> None:
