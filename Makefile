@@ -147,6 +147,10 @@ protos: $(PROTOS) ## Generate Python and the descriptor image from protos/ into 
 blocking-client: $(ENVIRONMENT) ## Generate the blocking client from the one for asyncio
 	@$(PY) tools/generate_blocking_client.py
 
+.PHONY: price-list
+price-list: $(ENVIRONMENT) ## Write the list of prices and capabilities of models from the one that the locked litellm carries
+	@$(PY) tools/refresh_price_list.py services/models/price_list.csv
+
 .PHONY: migrate
 migrate: protos ## Bring every service's database to the newest schema
 	@$(PY) -m services.common.db.migrate upgrade

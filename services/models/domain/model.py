@@ -108,6 +108,14 @@ class ModelSpec:
         return own and self.input_cost_per_million_tokens is None and self.output_cost_per_million_tokens is None
 
 
+PRICE_FIELDS = (
+    "input_cost_per_million_tokens",
+    "output_cost_per_million_tokens",
+    "cached_input_cost_per_million_tokens",
+    "cache_write_cost_per_million_tokens",
+)
+"""Names of the fields with prices, in the order of `Prices`."""
+
 CHANGEABLE_FIELDS = frozenset(
     {entry.name for entry in fields(ModelSpec) if entry.name != "name"}
     | {f"capabilities.{entry.name}" for entry in fields(Capabilities)}
@@ -129,6 +137,8 @@ class Model:
     updated_at: datetime
     revision: int = 1
     """Grows with each change of the configuration."""
+    listed_fields: tuple[str, ...] = ()
+    """Fields of `spec` that the configuration leaves out, and that are filled in from the packaged list."""
 
     @property
     def name(self) -> str:

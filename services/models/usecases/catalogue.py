@@ -7,6 +7,7 @@ from services.common.db.database import Database
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.resource_key import ResourceKey
 from services.models.domain.model import Model
+from services.models.price_list import complete_model
 from services.models.repositories.models import ModelRepository, read_model
 
 _CACHE_SIZE = 10_000
@@ -57,7 +58,7 @@ class Catalogue:
         if model is None:
             async with self._database.read() as connection:
                 raise await model_not_found(ModelRepository(connection), group_id, ResourceKey(name=name))
-        return model
+        return complete_model(model)
 
 
 async def model_not_found(models: ModelRepository, group_id: str, key: ResourceKey) -> NotFound:

@@ -17,6 +17,7 @@ from services.common.paging import Page, Pager
 from services.common.resource_key import ResourceKey
 from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
 from services.models.domain.provider_options import wrong_options
+from services.models.price_list import complete_model
 from services.models.providers.offline.provider import UPSTREAM_MODELS as OFFLINE_MODELS
 from services.models.repositories.models import ModelRepository
 from services.models.tables import requests
@@ -57,7 +58,8 @@ class Models:
                 return await models.page(principal.group_id, first, limit, enabled_only=enabled_only)
 
             filters = {"group": principal.group_id, "enabled_only": enabled_only}
-            return await _PAGER.page(size, token, filters, read, lambda model: [model.name])
+            page = await _PAGER.page(size, token, filters, read, lambda model: [model.name])
+        return Page(list(map(complete_model, page.items)), page.next_page_token)
 
     async def get(self, principal: Principal, key: ResourceKey) -> Model:
         """Return a model.
@@ -68,7 +70,7 @@ class Models:
         if key.name:
             return await self._catalogue.find(principal.group_id, key.name)
         async with self._database.read() as connection:
-            return await _seen(ModelRepository(connection), principal.group_id, key)
+            return complete_model(await _seen(ModelRepository(connection), principal.group_id, key))
 
     async def create(self, principal: Principal, spec: ModelSpec, request: RequestKey | None) -> Model:
         """Add a model of the caller's group; a repeated `request` returns the model of the first one.
@@ -78,9 +80,9 @@ class Models:
             AlreadyExists: the group has one of that name, or the request_id came with another body.
             NotFound: the model of the first request has been deleted since.
         """
-        self._check(spec)
         now = utc_now()
         model = Model(new_id(), principal.group_id, spec, enabled=True, created_at=now, updated_at=now)
+        self._check(model)
         async with self._database.write() as connection:
             models = ModelRepository(connection)
             if request is not None:
@@ -92,14 +94,14 @@ class Models:
                             f'the model "{spec.name}" that this request made has been deleted',
                             metadata={"resource": "model", "id": first_id},
                         )
-                    return standing
+                    return complete_model(standing)
             if not await models.add(model):
                 raise AlreadyExists(
                     f'your group has a model "{spec.name}"; change it with UpdateModel or choose another name',
                     metadata={"resource": "model", "name": spec.name},
                 )
         self._catalogue.forget(principal.group_id, spec.name)
-        return model
+        return complete_model(model)
 
     async def update(
         self, principal: Principal, key: ResourceKey, change: Callable[[Model], ModelSpec], expected_revision: int
@@ -118,16 +120,15 @@ class Models:
             current = await models.find_own(principal.group_id, key)
             if current is None:
                 raise await _not_own(models, principal.group_id, key)
-            spec = change(current)
-            self._check(spec)
-            if spec == current.spec:
-                return current
+            changed = replace(current, spec=change(current), updated_at=utc_now(), revision=current.revision + 1)
+            self._check(changed)
+            if changed.spec == current.spec:
+                return complete_model(current)
             if expected_revision not in {0, current.revision}:
                 raise Aborted.revision("model", str(key), expected_revision, current.revision)
-            changed = replace(current, spec=spec, updated_at=utc_now(), revision=current.revision + 1)
             await models.update(changed)
         self._catalogue.forget(principal.group_id, changed.name)
-        return changed
+        return complete_model(changed)
 
     async def delete(self, principal: Principal, key: ResourceKey) -> None:
         """Remove a model of the caller's group.
@@ -153,12 +154,13 @@ class Models:
             model = await _seen(models, principal.group_id, key)
             await models.set_enabled(principal.group_id, model.id, enabled=enabled)
         self._catalogue.forget(principal.group_id, model.name)
-        return replace(model, enabled=enabled)
+        return complete_model(replace(model, enabled=enabled))
 
-    def _check(self, spec: ModelSpec) -> None:
+    def _check(self, model: Model) -> None:
+        spec = model.spec
         violations = [
             *_check_name(spec),
-            *_check_capabilities(spec),
+            *_check_capabilities(complete_model(model).spec),
             *_check_base_url(spec),
             *self._check_upstream_model(spec),
             *_check_provider_options(spec),
@@ -196,7 +198,8 @@ def _check_name(spec: ModelSpec) -> list[FieldViolation]:
 def _check_capabilities(spec: ModelSpec) -> list[FieldViolation]:
     can = spec.capabilities
     if not can.chat and not can.embeddings:
-        return [FieldViolation("model.capabilities", "must include chat or embeddings")]
+        what = "must include chat or embeddings: the packaged list does not know what this model can do"
+        return [FieldViolation("model.capabilities", what)]
     more = replace(can, chat=False, embeddings=False)
     if spec.provider is Provider.OFFLINE and more != Capabilities():
         return [

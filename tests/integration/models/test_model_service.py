@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.models.v1 import model_pb2 as pb
+from services.models.price_list import find_listed
 from tests.integration.models.support import CHAT, OFFLINE, SEED, Installation, ask, read_refusal, refusal
 from tests.support.harness import ALICE, BOB
 
@@ -148,6 +149,47 @@ async def test_a_price_is_absent_free_or_a_sum(served: Installation) -> None:
     )
     changed = (await served.models().UpdateModel(request)).model
     assert [name for name in PRICES if changed.HasField(name)] == [PRICES[3]]
+
+
+async def test_the_packaged_list_fills_in_what_a_model_leaves_out_and_stays_out_of_its_row(
+    served: Installation,
+) -> None:
+    listed = find_listed("openai/gpt-5-mini")
+    assert listed is not None
+    created = (
+        await served.models().CreateModel(
+            pb.CreateModelRequest(model=pb.Model(name="openai/gpt-5-mini", provider=pb.PROVIDER_OPENAI))
+        )
+    ).model
+    assert created.input_cost_per_million_tokens == listed.input
+    assert (created.context_window, created.max_output_tokens) == (listed.max_input_tokens, listed.max_output_tokens)
+    assert created.capabilities.chat
+    assert created.capabilities.tools
+    (seen,) = [
+        model
+        for model in (await served.models().ListModels(pb.ListModelsRequest())).models
+        if model.name == "openai/gpt-5-mini"
+    ]
+    assert seen == created
+    assert (await served.models().GetModel(pb.GetModelRequest(name=created.name))).model == created
+    assert (await served.models().GetModel(pb.GetModelRequest(id=created.id))).model == created
+    # A change of another field does not write down what the list says.
+    request = pb.UpdateModelRequest(
+        id=created.id, model=pb.Model(context_window=9000), update_mask=FieldMask(paths=["context_window"])
+    )
+    changed = (await served.models().UpdateModel(request)).model
+    assert set(created.listed_fields) - set(changed.listed_fields) == {"context_window"}
+    assert changed.context_window == 9000
+    # At an address of its own it is another's deployment, of which the list knows nothing.
+    request = pb.UpdateModelRequest(
+        id=created.id,
+        model=pb.Model(base_url="https://example.com/v1", capabilities=pb.Capabilities(chat=True)),
+        update_mask=FieldMask(paths=["base_url", "capabilities"]),
+    )
+    elsewhere = (await served.models().UpdateModel(request)).model
+    assert list(elsewhere.listed_fields) == []
+    assert not elsewhere.HasField("input_cost_per_million_tokens")
+    assert elsewhere.max_output_tokens == 0
 
 
 async def test_a_change_of_what_was_changed_meanwhile_is_refused_with_the_present_revision(

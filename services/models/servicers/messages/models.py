@@ -76,6 +76,7 @@ def model_to_proto(model: Model) -> pb.Model:
         enabled=model.enabled,
         shared=model.shared,
         revision=model.revision,
+        listed_fields=model.listed_fields,
     )
     message.create_time.FromDatetime(model.created_at)
     message.update_time.FromDatetime(model.updated_at)

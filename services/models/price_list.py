@@ -1,0 +1,94 @@
+"""What the packaged list knows of models: prices, limits and capabilities, by provider and upstream name.
+
+`make price-list` writes it from the list that the locked litellm package carries.
+"""
+
+import functools
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from services.models.domain.model import PRICE_FIELDS, Capabilities, Model, ModelSpec, Provider
+
+_FILE = Path(__file__).with_name("price_list.csv")
+_CAPABILITIES = frozenset(field.name for field in fields(Capabilities))
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """What is known of one model; None and 0 are unknown."""
+
+    input: float | None
+    output: float | None
+    cached_input: float | None
+    cache_write: float | None
+    max_input_tokens: int
+    max_output_tokens: int
+    dimension: int
+    capabilities: Capabilities
+
+
+def find_listed(name: str) -> ListedModel | None:
+    """Return what is known of a model by its full name: `openai/gpt-5`, or the name litellm has for it."""
+    row = _rows().get(name)
+    return None if row is None else _read(row)
+
+
+def complete_model(model: Model) -> Model:
+    """Return a model in which the list fills in what its configuration leaves out.
+
+    Only what the provider itself serves is in the list: a model with an address of its own stays as it is.
+    """
+    listed = None if model.spec.base_url else find_listed(_full_name(model.spec))
+    if listed is None:
+        return model
+    filled = _missing(model.spec, listed)
+    return replace(model, spec=replace(model.spec, **filled), listed_fields=tuple(filled)) if filled else model
+
+
+def _full_name(spec: ModelSpec) -> str:
+    return spec.upstream_name if spec.provider is Provider.LITELLM else f"{spec.provider.value}/{spec.upstream_name}"
+
+
+def _missing(spec: ModelSpec, listed: ListedModel) -> dict[str, Any]:
+    """Return the values of fields that a configuration leaves out and the list knows."""
+    filled: dict[str, Any] = {}
+    # Prices that somebody has agreed on are not mixed with others.
+    if all(getattr(spec, name) is None for name in PRICE_FIELDS):
+        prices = (listed.input, listed.output, listed.cached_input, listed.cache_write)
+        filled |= {name: price for name, price in zip(PRICE_FIELDS, prices, strict=True) if price is not None}
+    window = spec.context_window
+    if not window and listed.max_input_tokens:
+        window = filled["context_window"] = listed.max_input_tokens
+    if not spec.max_input_tokens and 0 < listed.max_input_tokens < window:
+        filled["max_input_tokens"] = listed.max_input_tokens
+    if not spec.max_output_tokens and listed.max_output_tokens:
+        filled["max_output_tokens"] = listed.max_output_tokens
+    if not spec.embedding_dimension and listed.dimension:
+        filled["embedding_dimension"] = listed.dimension
+    if spec.capabilities == Capabilities():
+        filled["capabilities"] = listed.capabilities
+    return filled
+
+
+@functools.cache
+def _rows() -> dict[str, str]:
+    """Return the rows as they are, by name: few of the thousands are ever read."""
+    lines = _FILE.read_text(encoding="utf-8").splitlines()
+    return {name: row for name, _, row in (line.partition(",") for line in lines[1:])}
+
+
+@functools.cache
+def _read(row: str) -> ListedModel:
+    *prices, max_input, max_output, dimension, capabilities = row.split(",")
+    given, output, cached_input, cache_write = (float(price) if price else None for price in prices)
+    return ListedModel(
+        input=given,
+        output=output,
+        cached_input=cached_input,
+        cache_write=cache_write,
+        max_input_tokens=int(max_input or 0),
+        max_output_tokens=int(max_output or 0),
+        dimension=int(dimension or 0),
+        capabilities=Capabilities(**dict.fromkeys(_CAPABILITIES.intersection(capabilities.split()), True)),
+    )
