@@ -26,9 +26,21 @@ class Entry(Generic[V]):
 class ExpiringCache(Generic[K, V]):
     """Keeps at most `size` values, each until a time of its own; the least recently used leave first."""
 
-    def __init__(self, size: int, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives seconds, from the same origin as the times that values are kept until."""
-        self._entries: TLRUCache[K, Entry[V]] = TLRUCache(size, lambda _key, entry, _now: entry.until, clock)
+    def __init__(
+        self, size: int, clock: Callable[[], float] = time.time, weigh: Callable[[V], int] | None = None
+    ) -> None:
+        """`clock` gives seconds, from the same origin as the times that values are kept until.
+
+        With `weigh`, `size` bounds the sum of what it returns for the values instead of their number.
+        """
+        self._size = size
+        self._weigh = weigh
+        self._entries: TLRUCache[K, Entry[V]] = TLRUCache(
+            size,
+            lambda _key, entry, _now: entry.until,
+            clock,
+            getsizeof=None if weigh is None else lambda entry: weigh(entry.value),
+        )
 
     def entry(self, key: K) -> Entry[V] | None:
         """Return the value of `key` with its time, None when there is none."""
@@ -43,7 +55,10 @@ class ExpiringCache(Generic[K, V]):
         return None if entry is None else entry.value
 
     def put(self, key: K, value: V, until: float) -> None:
-        """Keep a value until a time; one whose time is over is not kept."""
+        """Keep a value until a time; one whose time is over, or that is too large, is not kept."""
+        if self._weigh is not None and self._weigh(value) > self._size:
+            self.forget(key)
+            return
         self._entries[key] = Entry(value, until)
 
     def forget(self, key: K) -> None:

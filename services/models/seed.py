@@ -41,6 +41,7 @@ class _Entry(BaseModel):
     max_input_tokens: int = Field(0, ge=0)
     max_output_tokens: int = Field(0, ge=0)
     embedding_dimension: int = Field(0, ge=0, le=8192)
+    max_texts_per_request: int = Field(0, ge=0, le=2048)
     temperature: float | None = Field(None, ge=0, le=2)
     provider_options: dict[str, str] = {}
     input_cost_per_million_tokens: float | None = Field(None, ge=0, le=_MOST_COST)

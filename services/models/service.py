@@ -15,7 +15,7 @@ from services.common.runtime import Runtime
 from services.common.startup import StartError
 from services.models.domain.model import Provider
 from services.models.providers.base import ModelProvider
-from services.models.providers.batches import BatchLimits
+from services.models.providers.batches import Batches, BatchLimits
 from services.models.providers.circuit_breaker import CircuitBreaker
 from services.models.providers.litellm.provider import LitellmProvider
 from services.models.providers.offline.embedder import PackagedEmbedder
@@ -39,6 +39,7 @@ from services.models.usecases.inference import Inference
 from services.models.usecases.metering import Metering
 from services.models.usecases.models import Models
 from services.models.usecases.part_checks import PartChecks
+from services.models.usecases.shared_vectors import SharedVectors
 from services.models.usecases.usage import UsageReports
 from services.models.usecases.usage_recorder import UsageRecorder
 
@@ -69,10 +70,12 @@ class ModelsService:
         metering = Metering(self._recorder, budgets)
         checks = CompletionChecks(frozenset(settings.extra_parameters), PartChecks(settings.max_part_bytes))
         inference = Inference(catalogue, self._providers, checks, metering)
+        self._vectors = SharedVectors(settings.embed_cache_bytes, settings.embed_cache_seconds)
         embedding = Embedding(
             catalogue,
             self._providers,
             metering,
+            self._vectors,
             default_model=settings.default_embedding_model,
             max_message_bytes=runtime.settings.max_message_bytes,
         )
@@ -112,6 +115,7 @@ class ModelsService:
     async def close(self) -> None:
         """Store what is left of usage, then close connections and processes."""
         await self._background.stop()
+        await self._vectors.close()
         await self._recorder.close(_CLOSE_SECONDS)
         for provider in set(self._providers.values()):
             await provider.close()
@@ -141,7 +145,11 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
         ),
     )
     shares = GroupShares(most=settings.max_calls_per_group, wait_seconds=settings.group_wait_seconds)
-    batches = BatchLimits(texts=settings.embed_batch_size, requests=settings.embed_concurrency)
+    batches = Batches(
+        BatchLimits(
+            texts=settings.embed_batch_size, tokens=settings.embed_batch_tokens, requests=settings.embed_concurrency
+        )
+    )
     openai = OpenAICompatibleProvider(
         egress,
         credentials,

@@ -120,8 +120,20 @@ class ModelsSettings(BaseSettings):
         description="Largest image, document or recording in a message, in bytes. The whole request has to fit into "
         "COXSWAIN_MAX_MESSAGE_BYTES as well.",
     )
-    embed_batch_size: int = Field(64, ge=1, le=2048, description="Texts sent upstream in one request.")
+    embed_batch_size: int = Field(
+        64,
+        ge=1,
+        le=2048,
+        description="Texts sent upstream in one request, for models without max_texts_per_request.",
+    )
+    embed_batch_tokens: int = Field(
+        250_000, ge=1, description="Tokens sent upstream in one request of embeddings, by estimate."
+    )
     embed_concurrency: int = Field(4, ge=1, description="Requests of one Embed call that are under way at once.")
+    embed_cache_bytes: int = Field(
+        64 * 1024 * 1024, ge=0, description="Bytes of vectors that are remembered for all groups; 0 remembers none."
+    )
+    embed_cache_seconds: float = Field(3600, gt=0, description="Seconds for which a vector is remembered.")
     litellm_providers: list[str] = Field(
         [
             "anthropic",

@@ -40,6 +40,7 @@ models = Table(
     Column("context_window", Integer, nullable=False),
     Column("max_output_tokens", Integer, nullable=False),
     Column("embedding_dimension", Integer, nullable=False),
+    Column("max_texts_per_request", Integer, nullable=False, server_default=text("0")),
     Column("temperature", Float),
     Column("provider_options", JsonDocument, nullable=False, server_default=text("'{}'")),  # values by name
     Column("max_input_tokens", Integer, nullable=False, server_default="0"),

@@ -506,6 +506,7 @@ def _facts(call: Call, asked: Asked) -> CallFacts:
         stream=call.stream,
         bearer=call.bearer,
         wire=call.wire,
+        fields=frozenset(call.body) if isinstance(call.body, dict) else frozenset(),
     )
 
 

@@ -32,6 +32,10 @@ class When(_Strict):
     """The token after `Bearer ` in the authorization header."""
     wire: str | None = None
     """Name of the wire the call is in, for example `anthropic`."""
+    has_field: str | None = None
+    """Name of a field that the request's body has."""
+    more_inputs_than: int | None = None
+    """A call for embeddings with more texts than that."""
     nth: int | None = Field(default=None, ge=1)
     """Only the nth call (from 1) among those that meet the other conditions."""
     times: int | None = Field(default=None, ge=1)
@@ -153,6 +157,7 @@ class CallFacts:
     stream: bool
     bearer: str | None
     wire: str = "openai"
+    fields: frozenset[str] = frozenset()
 
 
 class _ActiveRule:
@@ -204,4 +209,6 @@ def _conditions_hold(when: When, call: CallFacts) -> bool:
         and (when.stream is None or when.stream == call.stream)
         and (when.bearer is None or when.bearer == call.bearer)
         and (when.wire is None or when.wire == call.wire)
+        and (when.has_field is None or when.has_field in call.fields)
+        and (when.more_inputs_than is None or (call.route == "embeddings" and len(call.texts) > when.more_inputs_than))
     )

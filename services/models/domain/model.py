@@ -56,6 +56,9 @@ class ModelSpec:
     max_output_tokens: int = 0
     """0 means the upstream's default."""
     embedding_dimension: int = 0
+    """Components of a vector when a call asks for no other number; 0 is unknown."""
+    max_texts_per_request: int = 0
+    """Texts that its upstream embeds in one request; 0 means the installation's default, and fewer once refused."""
     temperature: float | None = None
     """Used when a call names none."""
     provider_options: Mapping[str, str] = field(default_factory=dict)

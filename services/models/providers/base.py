@@ -1,6 +1,6 @@
 """What every way to reach a model offers."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,10 @@ class TokenCount:
     tokens: int
     exact: bool
     """Whether the model's own tokenizer counted them."""
+
+
+TakeBatch = Callable[[Sequence[int], Embeddings], None]
+"""Takes the vectors of some of a call's texts, with the positions of these texts."""
 
 
 class ModelProvider(Protocol):
@@ -42,8 +46,12 @@ class ModelProvider(Protocol):
         """
         ...
 
-    async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
-        """Return a unit-length vector for each text."""
+    async def embed(self, model: Model, texts: Sequence[str], dimensions: int, take: TakeBatch) -> None:
+        """Hand a unit-length vector for each text to `take`, batch by batch in any order.
+
+        `dimensions` is the length of the vectors; 0 means the model's own. What was taken before a failure is good and
+        has been used.
+        """
         ...
 
     async def count_tokens(self, _model: Model, messages: Sequence[Message], /) -> TokenCount:

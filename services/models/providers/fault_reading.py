@@ -264,16 +264,21 @@ def _codes(error: Mapping[str, Any], *names: str) -> tuple[str, ...]:
 
 
 def _text(value: Any) -> str:
-    """Return the words in a value; FastAPI's `detail` is a list of objects with a `msg`."""
+    """Return the words in a value; FastAPI's `detail` is a list of objects with `loc` and `msg`."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
-        parts = (
-            _text(item.get("msg") or item.get("message")) if isinstance(item, Mapping) else _string(item)
-            for item in value[:5]
-        )
+        parts = (_detail(item) if isinstance(item, Mapping) else _string(item) for item in value[:5])
         return "; ".join(part for part in parts if part)
     return ""
+
+
+def _detail(item: Mapping[str, Any]) -> str:
+    """Return the words of one item, after the name of the field that they are about."""
+    words = _text(item.get("msg") or item.get("message"))
+    where = item.get("loc")
+    field = _string(where[-1]) if isinstance(where, list) and where else ""
+    return f"{field}: {words}" if words and field and field not in words else words
 
 
 def _string(value: Any) -> str:

@@ -20,6 +20,7 @@ from services.models.providers.fault_reading import Fault, FaultKind
 
 _RETRYABLE = frozenset({FaultKind.RATE_LIMIT, FaultKind.UNAVAILABLE})
 _MAX_QUOTED = 300
+_QUOTATION = '. Its message: "'
 # A longer pause is for people, and for no clock: some upstreams send numbers without end.
 _LONGEST_WAIT = 366 * 86_400.0
 
@@ -173,8 +174,13 @@ def _credential_failure(
     )
 
 
+def quoted_words(failure: CoxswainError) -> str:
+    """Return the words of the upstream that a failure quotes; empty when it quotes none."""
+    return failure.message.partition(_QUOTATION)[2].removesuffix('"')
+
+
 def _quote(message: str, credential: OutboundCredential | None) -> str:
     text = " ".join("".join(character if character.isprintable() else " " for character in message).split())
     if not text or (credential is not None and repeats_secret(text, credential.token)):
         return ""
-    return f'. Its message: "{redact(text)[:_MAX_QUOTED]}"'
+    return f'{_QUOTATION}{redact(text)[:_MAX_QUOTED]}"'

@@ -41,7 +41,9 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """See the proto."""
-        model, embeddings = await self._embedding.embed(current_principal(), request.model, list(request.texts))
+        model, embeddings = await self._embedding.embed(
+            current_principal(), request.model, list(request.texts), request.dimensions
+        )
         return embeddings_to_proto(model, embeddings)
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:

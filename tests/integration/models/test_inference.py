@@ -625,7 +625,7 @@ async def test_embeddings_come_in_order_at_unit_length_and_in_batches(models: In
     assert response.dimension == 64
     assert response.model == EMBED
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    alone = await models.inference().Embed(pb.EmbedRequest(model=EMBED, texts=[texts[149]]))
+    alone = await models.inference(BOB).Embed(pb.EmbedRequest(model=EMBED, texts=[texts[149]]))
     assert np.allclose(vectors[149], alone.embeddings[0].values, atol=1e-6)
     sizes = sorted(len(call.body["input"]) for call in models.llm.calls)
     assert sizes == [1, 22, 64, 64]

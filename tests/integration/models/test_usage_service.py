@@ -140,8 +140,8 @@ async def test_the_rate_a_group_allows_itself_is_kept_and_touches_no_other_group
 async def test_a_refusal_for_the_rate_says_which_budget_and_when_to_come_back(models: Installation) -> None:
     await limit(models, calls_per_minute=1)
     failures = []
-    for _ in range(3):
-        call = models.inference().Embed(inference_pb.EmbedRequest(texts=["a"]))
+    for number in range(3):
+        call = models.inference().Embed(inference_pb.EmbedRequest(texts=[f"text {number}"]))
         try:
             await call
         except grpc.aio.AioRpcError:

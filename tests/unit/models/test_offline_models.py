@@ -182,7 +182,7 @@ async def test_each_offline_model_does_only_its_own_work(embedder: PackagedEmbed
     with pytest.raises(FailedPrecondition):
         await provider.complete(model("embed"), ask("The text is here for you."))
     with pytest.raises(FailedPrecondition):
-        await provider.embed(model("extract"), ["a"])
+        await provider.embed(model("extract"), ["a"], 0, lambda _positions, _embeddings: None)
 
 
 def test_the_model_lies_in_the_installed_wheel() -> None:

@@ -19,8 +19,8 @@ from services.models.domain.answer import Answer, Delta, Embeddings
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model
 from services.models.domain.tokens import estimate_prompt_tokens
-from services.models.providers.base import TokenCount
-from services.models.providers.batches import BatchLimits, embed_in_batches
+from services.models.providers.base import TakeBatch, TokenCount
+from services.models.providers.batches import Batches
 from services.models.providers.fault_reading import read_fault
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper
 from services.models.providers.lost_work import report_lost_work
@@ -52,7 +52,7 @@ class LitellmProvider:
         credentials: CredentialSource,
         base_urls: Mapping[str, str],
         upstreams: Upstreams,
-        batches: BatchLimits,
+        batches: Batches,
         shares: GroupShares,
         *,
         home: Path,
@@ -93,18 +93,19 @@ class LitellmProvider:
             async for delta in deltas:
                 yield delta
 
-    async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
-        """Return unit-length vectors."""
+    async def embed(self, model: Model, texts: Sequence[str], dimensions: int, take: TakeBatch) -> None:
+        """Fetch unit-length vectors in batches."""
         deadline = self._upstreams.deadline()
 
         async def fetch(batch: Sequence[str]) -> Embeddings:
             async def send(attempt: Attempt) -> Embeddings:
-                document = await self._call_once(attempt, "embed", embeddings_request(attempt.model, batch))
+                request = embeddings_request(attempt.model, batch, dimensions)
+                document = await self._call_once(attempt, "embed", request)
                 return read(attempt.model, lambda body: read_embeddings(body, len(batch)), document)
 
             return await self._upstreams.call(model, send, deadline=deadline)
 
-        return await embed_in_batches(model, texts, fetch, self._batches)
+        await self._batches.embed(model, texts, fetch, take)
 
     async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
         """Return an estimate."""

@@ -11,8 +11,8 @@ from services.models.domain.answer import Answer, Delta, Embeddings, FinishDelta
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model
 from services.models.domain.usage import Usage
-from services.models.providers.base import TokenCount
-from services.models.providers.offline.embedder import PackagedEmbedder
+from services.models.providers.base import TakeBatch, TokenCount
+from services.models.providers.offline.embedder import DIMENSION, PackagedEmbedder
 from services.models.providers.offline.extract import extract, requested_length
 from services.models.providers.offline.prompt import read_prompt
 
@@ -63,16 +63,21 @@ class OfflineProvider:
         yield UsageDelta(usage)
         yield FinishDelta(finish, model.spec.upstream_name)
 
-    async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
-        """Return the packaged model's vectors.
+    async def embed(self, model: Model, texts: Sequence[str], dimensions: int, take: TakeBatch) -> None:
+        """Make the packaged model's vectors, in one batch.
 
         Raises:
             FailedPrecondition: the model is not the one that embeds.
-            InvalidArgument: a text has nothing that can be embedded.
+            InvalidArgument: a text has nothing that can be embedded, or other `dimensions` are asked for than its own.
         """
         _check_upstream_model(model, EMBED)
+        if dimensions not in (0, DIMENSION):
+            raise InvalidArgument.field(
+                "dimensions",
+                f'must be {DIMENSION} or left out: "{model.name}" makes vectors of {DIMENSION} components only',
+            )
         vectors, tokens = await self._work(self._embedder.embed, texts)
-        return Embeddings(vectors, Usage(input_tokens=tokens))
+        take(range(len(texts)), Embeddings(vectors, Usage(input_tokens=tokens)))
 
     async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
         """Return the count of the packaged tokenizer, which is the one these models are measured with."""

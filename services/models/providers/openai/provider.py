@@ -2,23 +2,26 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from typing import Any
 
 from services.common.egress import required_origin
-from services.common.errors import FailedPrecondition
+from services.common.errors import CoxswainError, FailedPrecondition
 from services.common.http import EgressClient
 from services.common.identity.credentials import CredentialSource
 from services.models.domain.answer import Answer, Delta, Embeddings
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_prompt_tokens
-from services.models.providers.base import TokenCount
-from services.models.providers.batches import BatchLimits, embed_in_batches
+from services.models.providers.base import TakeBatch, TokenCount
+from services.models.providers.batches import Batches
+from services.models.providers.learned import Learned
 from services.models.providers.openai.answers import read, read_stream, read_whole
 from services.models.providers.openai.azure import azure_url
 from services.models.providers.openai.client import OpenAIClient, ResponseLimits, Target
 from services.models.providers.openai.embeddings import read_embeddings
-from services.models.providers.openai.requests import chat_request, embeddings_request
+from services.models.providers.openai.requests import ENCODING_FORMAT, chat_request, embeddings_request
 from services.models.providers.shares import GroupShares
+from services.models.providers.upstream_errors import quoted_words
 from services.models.providers.upstreams import Attempt, Upstreams
 
 _SETTINGS = {Provider.DATABRICKS: "DATABRICKS_HOST", Provider.AZURE: "AZURE_OPENAI_ENDPOINT"}
@@ -34,7 +37,7 @@ class OpenAICompatibleProvider:
         credentials: CredentialSource,
         base_urls: Mapping[Provider, str],
         upstreams: Upstreams,
-        batches: BatchLimits,
+        batches: Batches,
         responses: ResponseLimits,
         shares: GroupShares,
         *,
@@ -45,6 +48,7 @@ class OpenAICompatibleProvider:
         self._base_urls = base_urls
         self._upstreams = upstreams
         self._batches = batches
+        self._without_encoding_format = Learned[bool]()
 
     async def complete(self, model: Model, completion: Completion, answer_by: float | None = None, /) -> Answer:
         """Return the upstream's whole answer."""
@@ -71,19 +75,37 @@ class OpenAICompatibleProvider:
             async for delta in deltas:
                 yield delta
 
-    async def embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
-        """Return unit-length vectors, fetched in batches."""
+    async def embed(self, model: Model, texts: Sequence[str], dimensions: int, take: TakeBatch) -> None:
+        """Fetch unit-length vectors in batches."""
         deadline = self._upstreams.deadline()
 
         async def fetch(batch: Sequence[str]) -> Embeddings:
             async def send(attempt: Attempt) -> Embeddings:
-                request = embeddings_request(attempt.model, batch)
-                document = await self._client.post(self._target(attempt, "embeddings"), request)
+                request = embeddings_request(attempt.model, batch, dimensions)
+                document = await self._post_embeddings(self._target(attempt, "embeddings"), request)
                 return read(attempt.model, lambda body: read_embeddings(body, len(batch)), document)
 
             return await self._upstreams.call(model, send, deadline=deadline)
 
-        return await embed_in_batches(model, texts, fetch, self._batches)
+        await self._batches.embed(model, texts, fetch, take)
+
+    async def _post_embeddings(self, target: Target, request: dict[str, Any]) -> Any:
+        """Return the answer; an upstream that does not know the encoding is asked without it, from then on at once."""
+        if self._without_encoding_format.get(target.model):
+            request.pop(ENCODING_FORMAT, None)
+        try:
+            return await self._client.post(target, request)
+        except CoxswainError as failure:
+            if (
+                ENCODING_FORMAT not in request
+                or failure.reason != "UPSTREAM_REJECTED"
+                or ENCODING_FORMAT not in quoted_words(failure)
+            ):
+                raise
+        del request[ENCODING_FORMAT]
+        document = await self._client.post(target, request)
+        self._without_encoding_format.put(target.model, True)
+        return document
 
     async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
         """Return an estimate: the interface has no way to ask."""

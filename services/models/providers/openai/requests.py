@@ -9,6 +9,9 @@ from services.models.domain.model import Model, Provider
 from services.models.domain.parameters import unsupported_parameters
 from services.models.providers.openai.messages import chat_messages
 
+ENCODING_FORMAT = "encoding_format"
+"""The field of an embeddings call that some upstreams do not know."""
+
 _CHOICES = ("auto", "none", "required")
 # Upstreams refuse other names of a schema.
 _UNFIT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
@@ -91,12 +94,14 @@ def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[
     )
 
 
-def embeddings_request(model: Model, texts: Sequence[str]) -> dict[str, Any]:
-    """Return the body of an embeddings call."""
+def embeddings_request(model: Model, texts: Sequence[str], dimensions: int) -> dict[str, Any]:
+    """Return the body of an embeddings call; `dimensions` of 0 leaves the length of the vectors to the model."""
     body: dict[str, Any] = {"model": model.spec.upstream_name, "input": list(texts)}
+    if dimensions:
+        body["dimensions"] = dimensions
     if model.spec.provider in _OPENAIS_OWN:
         # A quarter of the bytes, and read without parsing a million numbers.
-        body["encoding_format"] = "base64"
+        body[ENCODING_FORMAT] = "base64"
     return body
 
 

@@ -65,6 +65,7 @@ def model_to_proto(model: Model) -> pb.Model:
         max_input_tokens=spec.max_input_tokens,
         max_output_tokens=spec.max_output_tokens,
         embedding_dimension=spec.embedding_dimension,
+        max_texts_per_request=spec.max_texts_per_request,
         temperature=spec.temperature,
         input_cost_per_million_tokens=spec.input_cost_per_million_tokens,
         output_cost_per_million_tokens=spec.output_cost_per_million_tokens,
