@@ -56,13 +56,27 @@ def _canonical_message(message: pb.Message) -> dict[str, Any]:
     document: dict[str, Any] = {"role": _ROLES.get(message.role, "user")}
     if message.content:
         document["content"] = [
-            {kind: getattr(part, kind)} for part in message.content if (kind := part.WhichOneof("part"))
+            _canonical_part(part, kind) for part in message.content if (kind := part.WhichOneof("part"))
         ]
     if message.tool_calls:
         document["tool_calls"] = [_canonical_tool_call(call) for call in message.tool_calls]
     if message.tool_call_id:
         document["tool_call_id"] = message.tool_call_id
     return document
+
+
+def _canonical_part(part: pb.ContentPart, kind: str) -> dict[str, Any]:
+    """Return a part as it is hashed. Marks for a cache do not count: they change no answer."""
+    value = getattr(part, kind)
+    if isinstance(value, str):
+        return {kind: value}
+    named = {field.name: content for field, content in value.ListFields()}
+    # Files are not repeated.
+    return {kind: {key: _digest(content) if isinstance(content, bytes) else content for key, content in named.items()}}
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _canonical_tool_call(call: pb.ToolCall) -> dict[str, str]:
@@ -78,12 +92,16 @@ class Answer:
     tool_calls: dict[int, pb.ToolCall] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     finished: bool = False
+    thinking: list[pb.Thinking] = field(default_factory=list)
+    """What the model wants back with its tool calls."""
 
     def add(self, delta: pb.StreamCompleteResponse) -> None:
         """Add what the stream brings next."""
         match delta.WhichOneof("delta"):
             case "text":
                 self.text += delta.text
+            case "thinking":
+                self.thinking.append(delta.thinking)
             case "tool_call":
                 more = delta.tool_call
                 call = self.tool_calls.setdefault(more.index, pb.ToolCall())
@@ -101,16 +119,19 @@ class Answer:
 
     def to_proto(self) -> pb.CompleteResponse:
         """Return what the crew process gets."""
-        return pb.CompleteResponse(text=self.text, tool_calls=[call for _, call in sorted(self.tool_calls.items())])
+        calls = [call for _, call in sorted(self.tool_calls.items())]
+        return pb.CompleteResponse(text=self.text, tool_calls=calls, thinking=self.thinking)
 
     def to_bytes(self) -> bytes:
         """Return what is kept for a later attempt."""
         used = self.usage
-        kept = {
+        kept: dict[str, Any] = {
             "text": self.text,
             "tool_calls": [_canonical_tool_call(call) for _, call in sorted(self.tool_calls.items())],
             "usage": [used.input_tokens, used.output_tokens, used.cost],
         }
+        if self.thinking:
+            kept["thinking"] = [[piece.text, piece.provider_state] for piece in self.thinking]
         return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
@@ -126,4 +147,6 @@ class Answer:
             )
             for index, call in enumerate(document["tool_calls"])
         }
-        return cls(document["text"], calls, finished=True)
+        # Answers that earlier releases kept have none.
+        thinking = [pb.Thinking(text=text, provider_state=state) for text, state in document.get("thinking", ())]
+        return cls(document["text"], calls, finished=True, thinking=thinking)

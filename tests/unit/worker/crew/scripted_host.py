@@ -9,7 +9,14 @@ from typing import Any
 
 from coxswain.memory.v1 import memory_pb2
 from coxswain.memory.v1.record_pb2 import Record
-from coxswain.models.v1.inference_pb2 import CompleteResponse, Embedding, EmbedRequest, EmbedResponse, ToolCall
+from coxswain.models.v1.inference_pb2 import (
+    CompleteResponse,
+    Embedding,
+    EmbedRequest,
+    EmbedResponse,
+    Thinking,
+    ToolCall,
+)
 from coxswain.models.v1.model_pb2 import Capabilities, Model
 from coxswain.orchestrator.worker.link_pb2 import (
     BeginTool,
@@ -139,7 +146,8 @@ def _answer_to_proto(answer: Json) -> CompleteResponse:
         )
         for call in answer["tool_calls"]
     ]
-    return CompleteResponse(text=answer["text"], tool_calls=calls)
+    thinking = [Thinking(text=text, provider_state=state) for text, state in answer.get("thinking", ())]
+    return CompleteResponse(text=answer["text"], tool_calls=calls, thinking=thinking)
 
 
 def bag_of_letters(text: str) -> list[float]:

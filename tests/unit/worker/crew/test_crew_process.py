@@ -172,6 +172,34 @@ async def test_what_a_provider_wants_back_with_a_tool_call_is_handed_back(fork_s
     assert call["provider_state"] == '{"signature": "s"}'
 
 
+async def test_thinking_goes_back_with_the_tool_calls_it_led_to(fork_server: ForkServer) -> None:
+    def reply(request: Json) -> Json:
+        called = calculate_once(request)
+        return called | {"thinking": [["I calculate.", "signed"], ["", "redacted"]]} if called["tool_calls"] else called
+
+    host = ScriptedHost(reply)
+    async with segment(fork_server, host, crew(READ, agents=(CALCULATING,)), inputs=INPUTS) as run:
+        await run.task(0)
+    called = next(message for message in host.requests[1]["messages"] if message.get("tool_calls"))
+    assert called["content"] == [
+        {"thinking": {"text": "I calculate.", "provider_state": "signed"}},
+        {"thinking": {"provider_state": "redacted"}},
+    ]
+
+
+async def test_beginnings_that_crewai_repeats_are_marked_for_the_upstreams_cache(fork_server: ForkServer) -> None:
+    host = ScriptedHost(calculate_once)
+    async with segment(fork_server, host, crew(READ, agents=(CALCULATING,)), inputs=INPUTS) as run:
+        await run.task(0)
+    marked = [
+        [message.content[-1].cache_mark for message in call.completion.messages if message.content]
+        for call in host.calls("complete")
+    ]
+    # Instructions and question; what follows grows with every call.
+    assert [marks[:2] for marks in marked] == [[True, True], [True, True]]
+    assert not any(marked[1][2:])
+
+
 async def test_a_tool_call_with_a_journaled_result_does_not_run_again(fork_server: ForkServer) -> None:
     host = ScriptedHost(calculate_once)
     spec = crew(READ, agents=(CALCULATING,))

@@ -72,6 +72,35 @@ def test_every_field_that_crews_set_counts() -> None:
         assert fields - never_set <= {"model", "messages", "tools", "response_format", "sampling", "temperature"}
 
 
+def _with(part: pb.ContentPart) -> str:
+    other = copy.deepcopy(REQUEST)
+    other.messages[1].content.append(part)
+    return request_hash(other, "")
+
+
+def test_what_a_message_shows_counts() -> None:
+    parts = [
+        pb.ContentPart(image=pb.Image(data=b"one")),
+        pb.ContentPart(image=pb.Image(data=b"other")),
+        pb.ContentPart(image=pb.Image(data=b"one", detail="low")),
+        pb.ContentPart(image=pb.Image(url="https://example.com/one.png")),
+        pb.ContentPart(document=pb.Document(data=b"one")),
+        pb.ContentPart(document=pb.Document(data=b"one", file_name="one")),
+        pb.ContentPart(audio=pb.Audio(data=b"one")),
+        pb.ContentPart(thinking=pb.Thinking(text="one", provider_state="s")),
+        pb.ContentPart(thinking=pb.Thinking(text="one", provider_state="t")),
+    ]
+    hashes = [_with(part) for part in parts]
+    assert hashes == [_with(copy.deepcopy(part)) for part in parts]
+    assert len({*hashes, request_hash(REQUEST, "")}) == len(parts) + 1
+
+
+def test_marks_for_a_cache_do_not_count() -> None:
+    other = copy.deepcopy(REQUEST)
+    other.messages[0].content[0].cache_mark = True
+    assert request_hash(other, "") == request_hash(REQUEST, "")
+
+
 def test_what_is_said_as_material_is_not_the_same_as_text() -> None:
     other = copy.deepcopy(REQUEST)
     other.messages[1].content[1].text = "The sea. é"
@@ -84,9 +113,12 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 @given(
     TEXTS,
     st.lists(st.builds(pb.ToolCall, id=TEXTS, name=TEXTS, arguments_json=TEXTS, provider_state=TEXTS), max_size=3),
+    st.lists(st.builds(pb.Thinking, text=TEXTS, provider_state=TEXTS), max_size=2),
 )
-def test_a_kept_answer_is_the_same_answer_and_costs_nothing_more(text: str, calls: list[pb.ToolCall]) -> None:
-    answer = Answer(text, dict(enumerate(calls)), Usage(1, 3, 2, 0.5), finished=True)
+def test_a_kept_answer_is_the_same_answer_and_costs_nothing_more(
+    text: str, calls: list[pb.ToolCall], thinking: list[pb.Thinking]
+) -> None:
+    answer = Answer(text, dict(enumerate(calls)), Usage(1, 3, 2, 0.5), finished=True, thinking=thinking)
     kept = Answer.from_bytes(answer.to_bytes())
     assert kept.to_proto() == answer.to_proto()
     assert (kept.usage, kept.finished) == (Usage(), True)
@@ -96,3 +128,15 @@ def test_answers_kept_by_earlier_releases_are_read() -> None:
     kept = b'{"text":"Hm.","tool_calls":[{"id":"c","name":"n","arguments":"{}"}],"usage":[9,9,1.0]}'
     calls = [pb.ToolCall(id="c", name="n", arguments_json="{}")]
     assert Answer.from_bytes(kept).to_proto() == pb.CompleteResponse(text="Hm.", tool_calls=calls)
+
+
+def test_thinking_of_a_stream_is_kept_in_its_order() -> None:
+    pieces = [pb.Thinking(text="one", provider_state="s"), pb.Thinking(provider_state="t")]
+    answer = Answer()
+    for delta in (
+        pb.StreamCompleteResponse(reasoning="one"),
+        *(pb.StreamCompleteResponse(thinking=piece) for piece in pieces),
+        pb.StreamCompleteResponse(text="so"),
+    ):
+        answer.add(delta)
+    assert answer.to_proto() == pb.CompleteResponse(text="so", thinking=pieces)
