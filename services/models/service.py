@@ -25,6 +25,7 @@ from services.models.providers.openai.provider import OpenAICompatibleProvider
 from services.models.providers.retries import RetryLimits
 from services.models.providers.shares import GroupShares
 from services.models.providers.upstreams import Upstreams
+from services.models.schema_checks.checker import SchemaChecker
 from services.models.seed import SeedError, read_seed, seed
 from services.models.servicers.inference import InferenceServicer
 from services.models.servicers.models import ModelServicer
@@ -40,6 +41,7 @@ from services.models.usecases.metering import Metering
 from services.models.usecases.models import Models
 from services.models.usecases.part_checks import PartChecks
 from services.models.usecases.shared_vectors import SharedVectors
+from services.models.usecases.structured_output import StructuredOutput
 from services.models.usecases.usage import UsageReports
 from services.models.usecases.usage_recorder import UsageRecorder
 
@@ -69,8 +71,9 @@ class ModelsService:
         budgets = Budgets(runtime.database, self._recorder, max_age)
         metering = Metering(self._recorder, budgets)
         checks = CompletionChecks(frozenset(settings.extra_parameters), PartChecks(settings.max_part_bytes))
-        inference = Inference(catalogue, self._providers, checks, metering)
         self._vectors = SharedVectors(settings.embed_cache_bytes, settings.embed_cache_seconds)
+        self._schemas = SchemaChecker()
+        inference = Inference(catalogue, self._providers, checks, StructuredOutput(self._schemas), metering)
         embedding = Embedding(
             catalogue,
             self._providers,
@@ -119,6 +122,7 @@ class ModelsService:
         await self._recorder.close(_CLOSE_SECONDS)
         for provider in set(self._providers.values()):
             await provider.close()
+        await self._schemas.close()
 
 
 def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPolicy) -> dict[Provider, ModelProvider]:

@@ -84,6 +84,8 @@ class FinishDelta:
     reason: FinishReason
     upstream_model: str
     dropped_parameters: tuple[str, ...] = ()
+    schema_violations: tuple[str, ...] = ()
+    """What of the text does not follow the schema that was asked for."""
 
 
 Delta = TextDelta | ReasoningDelta | ThinkingDelta | ToolCallDelta | UsageDelta | FinishDelta

@@ -10,6 +10,7 @@ from services.models.domain.answer import (
     Answer,
     Delta,
     FinishDelta,
+    FinishReason,
     ReasoningDelta,
     TextDelta,
     ThinkingDelta,
@@ -24,6 +25,7 @@ from services.models.providers.base import ModelProvider, TokenCount
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.completion_checks import CompletionChecks, FittedCompletion
 from services.models.usecases.metering import Metering, estimate_usage, expected_usage
+from services.models.usecases.structured_output import StreamedText, StructuredOutput
 
 
 class Inference:
@@ -34,10 +36,12 @@ class Inference:
         catalogue: Catalogue,
         providers: Mapping[Provider, ModelProvider],
         checks: CompletionChecks,
+        structured: StructuredOutput,
         metering: Metering,
     ) -> None:
         self._catalogue = catalogue
         self._checks = checks
+        self._structured = structured
         self._providers = providers
         self._metering = metering
 
@@ -50,9 +54,15 @@ class Inference:
         model, fitted = await self._fit(principal, completion)
         completion = fitted.completion
         async with self._metering.call(principal, model, lambda: expected_usage(model, completion)) as meter:
-            answer = await self._providers[model.spec.provider].complete(model, completion)
-            usage = meter.used(model, answer.usage or estimate_usage(completion, answer))
-        return replace(answer, usage=usage, dropped_parameters=fitted.dropped)
+
+            async def ask(completion: Completion) -> Answer:
+                answer = await self._providers[model.spec.provider].complete(model, completion)
+                usage = meter.used(model, answer.usage or estimate_usage(completion, answer))
+                return replace(answer, usage=usage)
+
+            answer = await ask(completion)
+            answer = await self._structured.settle(principal.group_id, model, completion, answer, ask)
+        return replace(answer, dropped_parameters=fitted.dropped)
 
     async def stream(self, principal: Principal, completion: Completion) -> AsyncGenerator[Delta, None]:
         """Yield the answer in parts; the last two are usage and finish, once each.
@@ -67,6 +77,7 @@ class Inference:
         async with self._metering.call(principal, model, lambda: expected_usage(model, completion)) as meter:
             usage: Usage | None = None
             finish: FinishDelta | None = None
+            text = StreamedText() if completion.response_format is not None else None
             written = 0
             begun = False
             try:
@@ -79,6 +90,8 @@ class Inference:
                             case FinishDelta():
                                 finish = delta
                             case TextDelta() | ReasoningDelta():
+                                if text is not None and isinstance(delta, TextDelta):
+                                    text.add(delta.text)
                                 written += estimate_tokens(delta.text)
                                 yield delta
                             case ThinkingDelta():
@@ -99,8 +112,11 @@ class Inference:
                     reason="UPSTREAM_BAD_RESPONSE",
                     metadata={"model": model.name},
                 )
+        violations: tuple[str, ...] = ()
+        if text is not None and finish.reason is FinishReason.STOP:
+            violations = await self._structured.violations(principal.group_id, completion, text)
         yield UsageDelta(usage)
-        yield replace(finish, dropped_parameters=fitted.dropped)
+        yield replace(finish, dropped_parameters=fitted.dropped, schema_violations=violations)
 
     async def count_tokens(self, principal: Principal, name: str, messages: Sequence[Message]) -> TokenCount:
         """Return how many tokens a conversation has on a model.

@@ -90,17 +90,17 @@ async def test_what_a_model_takes_can_be_configured(models: Installation) -> Non
     )
     created = (await models.models().CreateModel(model_pb2.CreateModelRequest(model=made))).model
     assert (list(created.unsupported_parameters), created.keep_think_tags) == (["stop", "top_k"], True)
-    await models.inference().Complete(ask("own", sampling=pb.Sampling(temperature=0.2)))
-    assert models.llm.calls[0].body["temperature"] == 0.2
+    await models.inference().Complete(ask("own", sampling=pb.Sampling(seed=3)))
+    assert models.llm.calls[0].body["seed"] == 3, "what is known of the name no longer counts"
     change = model_pb2.UpdateModelRequest(
         name="own",
-        model=model_pb2.Model(unsupported_parameters=["temperature"]),
+        model=model_pb2.Model(unsupported_parameters=["seed"]),
         update_mask=FieldMask(paths=["unsupported_parameters", "keep_think_tags"]),
     )
     changed = (await models.models().UpdateModel(change)).model
-    assert (list(changed.unsupported_parameters), changed.keep_think_tags) == (["temperature"], False)
-    refused = await refusal(models.inference().Complete(ask("own", sampling=pb.Sampling(temperature=0.2))))
-    assert refused.fields == ["completion.sampling.temperature"]
+    assert (list(changed.unsupported_parameters), changed.keep_think_tags) == (["seed"], False)
+    refused = await refusal(models.inference().Complete(ask("own", sampling=pb.Sampling(seed=3))))
+    assert refused.fields == ["completion.sampling.seed"]
     change.model.unsupported_parameters[:] = ["Not A Name"]
     assert (await refusal(models.models().UpdateModel(change))).fields == ["model.unsupported_parameters[0]"]
 

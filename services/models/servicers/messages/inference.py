@@ -204,6 +204,7 @@ def delta_to_proto(delta: Delta) -> pb.StreamCompleteResponse:
                     reason=enum_to_proto(pb.FinishReason, delta.reason),
                     upstream_model=delta.upstream_model,
                     dropped_parameters=delta.dropped_parameters,
+                    schema_violations=delta.schema_violations,
                 )
             )
 

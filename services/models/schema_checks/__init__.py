@@ -1,0 +1,1 @@
+"""Checks of answers against the JSON schemas of callers."""
