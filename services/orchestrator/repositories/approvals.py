@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, exists, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.orchestrator.domain.approval import Approval, ApprovalState
-from services.orchestrator.domain.document import from_document
+from services.orchestrator.domain.document import from_document, to_document
 from services.orchestrator.domain.execution import TaskOutput
 from services.orchestrator.tables import approvals
 
@@ -26,6 +26,36 @@ class ApprovalRepository:
             )
         ).first()
         return None if row is None else to_approval(row)
+
+    async def insert(self, approval: Approval) -> None:
+        """Store a question to a person."""
+        await self._connection.execute(
+            insert(approvals).values(
+                id=approval.id,
+                execution_id=approval.execution_id,
+                group_id=approval.group_id,
+                task_index=approval.task_index,
+                task_name=approval.task_name,
+                attempt=approval.attempt,
+                state=approval.state,
+                output=to_document(approval.output),
+                feedback="",
+                answered_by="",
+                requested_at=approval.requested_at,
+            )
+        )
+
+    async def newest(self, execution_id: str) -> dict[int, Approval]:
+        """Return the newest approval of each task of an execution that has one, by the task's index."""
+        rows = await self._connection.execute(
+            select(approvals).where(approvals.c.execution_id == execution_id).order_by(approvals.c.id)
+        )
+        return {row.task_index: to_approval(row) for row in rows}
+
+    async def any_pending(self, execution_id: str) -> bool:
+        """Return whether a person still has to answer."""
+        pending = exists().where(approvals.c.execution_id == execution_id, approvals.c.state == ApprovalState.PENDING)
+        return bool((await self._connection.execute(select(pending))).scalar_one())
 
     async def answer(self, approval_id: str, state: ApprovalState, feedback: str, subject: str, at: datetime) -> None:
         """Store the answer to an approval whose execution is locked."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
@@ -53,9 +53,20 @@ class EventRepository:
         )
         return last
 
+    async def prune_chunks(self, execution_id: str, call_id: str, first: int) -> None:
+        """Remove the chunks of a model's answer, all of which come after a sequence."""
+        await self._connection.execute(
+            delete(execution_events).where(
+                execution_events.c.execution_id == execution_id,
+                execution_events.c.sequence > first,
+                execution_events.c.kind == CHUNK,
+                execution_events.c.call_id == call_id,
+            )
+        )
+
 
 class EventReader:
-    """Events for those who watch. Each read is one SELECT beside any transaction: every hint leads to one."""
+    """Reads events. Each read is one SELECT beside any transaction: every hint to a watcher leads to one."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -82,3 +93,19 @@ class EventReader:
             select(executions.c.id, executions.c.last_sequence).where(executions.c.id.in_(execution_ids))
         )
         return {row["id"]: row["last_sequence"] for row in rows}
+
+    async def has(self, execution_id: str, after_sequence: int, event: NewEvent) -> bool:
+        """Return whether an event is among those after a sequence."""
+        return bool(
+            await self._database.fetch(
+                select(execution_events.c.sequence)
+                .where(
+                    execution_events.c.execution_id == execution_id,
+                    execution_events.c.sequence > after_sequence,
+                    execution_events.c.kind == event.kind,
+                    execution_events.c.time == event.time,
+                    execution_events.c.payload == event.payload,
+                )
+                .limit(1)
+            )
+        )

@@ -1,12 +1,14 @@
-"""Executions and their tasks in SQL."""
+"""Executions in SQL."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Table, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.db.database import Database
 from services.orchestrator.domain.approval import ApprovalState
 from services.orchestrator.domain.document import from_document, to_document
 from services.orchestrator.domain.execution import (
@@ -17,25 +19,36 @@ from services.orchestrator.domain.execution import (
     ExecutionState,
     OnCredentialExpiry,
     TaskOutput,
-    TaskRun,
     TaskState,
     Usage,
 )
 from services.orchestrator.tables import approvals, executions, task_runs
 
+CLAIMABLE_STATES = (ExecutionState.QUEUED, ExecutionState.RUNNING)
+"""States in which a worker host may take an execution."""
 _WAITING = sorted(PARKED_STATES | {ExecutionState.QUEUED})
 _LEFT_OUT_OF_LISTS = {"inputs", "result"}
 _LISTED = [column for column in executions.c if column.name not in _LEFT_OUT_OF_LISTS]
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An execution whose next segment waits to be put into the queue."""
+
+    execution_id: str
+    generation: int
+    group_id: str
+    priority: int
+
+
 class ExecutionRepository:
-    """Executions and their tasks."""
+    """Executions, without their tasks."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def insert(self, execution: Execution, runs: Sequence[TaskRun]) -> None:
-        """Store a new execution with its tasks."""
+    async def insert(self, execution: Execution) -> None:
+        """Store a new execution; its tasks are stored beside it."""
         await self._connection.execute(
             insert(executions).values(
                 id=execution.id,
@@ -62,26 +75,8 @@ class ExecutionRepository:
                 ready=execution.ready,
                 last_sequence=execution.last_sequence,
                 created_at=execution.created_at,
-                **_usage_columns(execution.usage),
+                **usage_columns(execution.usage),
             )
-        )
-        await self._connection.execute(
-            insert(task_runs),
-            [
-                {
-                    "execution_id": run.execution_id,
-                    "task_index": run.task_index,
-                    "name": run.name,
-                    "state": run.state,
-                    "attempt": run.attempt,
-                    "copied": run.copied,
-                    "output": None if run.output is None else to_document(run.output),
-                    "started_at": run.started_at,
-                    "ended_at": run.ended_at,
-                    **_usage_columns(run.usage),
-                }
-                for run in runs
-            ],
         )
 
     async def get(self, group_id: str, execution_id: str) -> Execution | None:
@@ -126,15 +121,59 @@ class ExecutionRepository:
         rows = await self._connection.execute(query.order_by(executions.c.id.desc()).limit(limit))
         return [to_execution(row) for row in rows]
 
-    async def task_runs(
-        self, execution_id: str, *, after: int | None = None, limit: int | None = None
-    ) -> list[TaskRun]:
-        """Return the tasks of an execution in the crew's order: all, or up to `limit` whose index is above `after`."""
-        query = select(task_runs).where(task_runs.c.execution_id == execution_id)
-        if after is not None:
-            query = query.where(task_runs.c.task_index > after)
-        rows = await self._connection.execute(query.order_by(task_runs.c.task_index).limit(limit))
-        return [to_task_run(row) for row in rows]
+    async def claim(self, execution: Execution, at: datetime) -> Execution:
+        """Give a locked execution its next epoch and return it: writes of earlier claims count no more."""
+        claimed = await self._connection.execute(
+            update(executions)
+            .where(executions.c.id == execution.id)
+            .values(
+                epoch=execution.epoch + 1,
+                state=ExecutionState.RUNNING,
+                ready=False,
+                started_at=execution.started_at or at,
+            )
+            .returning(executions)
+        )
+        return to_execution(claimed.one())
+
+    async def handed_over(self, execution_id: str, generation: int) -> None:
+        """Note that the queue has the segment of a generation."""
+        await self._connection.execute(
+            update(executions)
+            .where(executions.c.id == execution_id, executions.c.generation == generation)
+            .values(ready=False)
+        )
+
+    async def hand_over_again(self, execution_id: str, generation: int) -> bool:
+        """Make an execution ready for its next segment, unless it has moved on since; return whether it was."""
+        changed = await self._connection.execute(
+            update(executions)
+            .where(
+                executions.c.id == execution_id,
+                executions.c.generation == generation,
+                executions.c.state.in_(CLAIMABLE_STATES),
+                executions.c.ready.is_(False),
+            )
+            .values(generation=generation + 1, ready=True)
+        )
+        return bool(changed.rowcount)
+
+    async def add_usage(self, execution_id: str, usage: Usage) -> None:
+        """Add what a model call has used."""
+        await self._connection.execute(
+            update(executions).where(executions.c.id == execution_id).values(added_usage(executions, usage))
+        )
+
+    async def park(self, execution_id: str, state: ExecutionState) -> None:
+        """Let a claimed execution rest."""
+        await self._connection.execute(update(executions).where(executions.c.id == execution_id).values(state=state))
+
+    async def cancel_requested(self, execution_id: str) -> bool:
+        """Return whether the execution's cancellation was requested."""
+        found = await self._connection.execute(
+            select(executions.c.cancel_requested_at).where(executions.c.id == execution_id)
+        )
+        return found.scalar_one() is not None
 
     async def request_cancel(self, execution_id: str, at: datetime) -> None:
         """Note that the execution's cancellation was requested; the first time counts."""
@@ -142,6 +181,19 @@ class ExecutionRepository:
             update(executions)
             .where(executions.c.id == execution_id, executions.c.cancel_requested_at.is_(None))
             .values(cancel_requested_at=at)
+        )
+
+    async def succeed(self, execution_id: str, result: TaskOutput | None, at: datetime) -> None:
+        """End a claimed execution, all of whose tasks are done, with its result."""
+        await self._connection.execute(
+            update(executions)
+            .where(executions.c.id == execution_id)
+            .values(
+                state=ExecutionState.SUCCEEDED,
+                result=None if result is None else to_document(result),
+                ended_at=at,
+                ready=False,
+            )
         )
 
     async def end(self, execution_id: str, state: ExecutionState, error: ExecutionError | None, at: datetime) -> None:
@@ -212,6 +264,39 @@ class ExecutionRepository:
         )
 
 
+async def read_ready(database: Database, limit: int) -> list[Ready]:
+    """Return executions whose segments are to be queued, the longest waiting first.
+
+    Every host asks all the time: one statement needs no transaction.
+    """
+    rows = await database.fetch(
+        select(executions.c.id, executions.c.generation, executions.c.group_id, executions.c.priority)
+        .where(executions.c.ready.is_(True))
+        .order_by(executions.c.created_at)
+        .limit(limit)
+    )
+    return [Ready(*row.values()) for row in rows]
+
+
+async def read_at_work(database: Database, after_id: str, limit: int) -> list[tuple[str, int]]:
+    """Return id and generation of executions whose segments the queue should have, in the order of ids."""
+    rows = await database.fetch(
+        select(executions.c.id, executions.c.generation)
+        .where(executions.c.id > after_id, executions.c.state.in_(CLAIMABLE_STATES), executions.c.ready.is_(False))
+        .order_by(executions.c.id)
+        .limit(limit)
+    )
+    return [(row["id"], row["generation"]) for row in rows]
+
+
+async def read_cancellations(database: Database, execution_ids: Collection[str]) -> set[str]:
+    """Return those executions whose cancellation was requested. Every host asks all the time for what it runs."""
+    rows = await database.fetch(
+        select(executions.c.id).where(executions.c.id.in_(execution_ids), executions.c.cancel_requested_at.is_not(None))
+    )
+    return {row["id"] for row in rows}
+
+
 def to_execution(row: Row[Any]) -> Execution:
     """Return the execution of a row of `executions`, which may lack inputs and result."""
     columns = row._mapping  # noqa: SLF001 - the documented way to read a row by name
@@ -239,7 +324,7 @@ def to_execution(row: Row[Any]) -> Execution:
         generation=columns["generation"],
         ready=columns["ready"],
         last_sequence=columns["last_sequence"],
-        usage=_usage(columns),
+        usage=usage_of(columns),
         created_at=columns["created_at"],
         started_at=columns["started_at"],
         ended_at=columns["ended_at"],
@@ -249,33 +334,21 @@ def to_execution(row: Row[Any]) -> Execution:
     )
 
 
-def to_task_run(row: Row[Any]) -> TaskRun:
-    """Return the task of a row of `task_runs`."""
-    columns = row._mapping  # noqa: SLF001 - the documented way to read a row by name
-    output, error = columns["output"], columns["error"]
-    return TaskRun(
-        execution_id=columns["execution_id"],
-        task_index=columns["task_index"],
-        name=columns["name"],
-        state=TaskState(columns["state"]),
-        attempt=columns["attempt"],
-        usage=_usage(columns),
-        copied=columns["copied"],
-        output=None if output is None else from_document(TaskOutput, output),
-        error=None if error is None else from_document(ExecutionError, error),
-        started_at=columns["started_at"],
-        ended_at=columns["ended_at"],
-    )
-
-
-def _usage(columns: Any) -> Usage:
+def usage_of(columns: Any) -> Usage:
+    """Return the usage in the columns of an execution or a task."""
     return Usage(columns["llm_calls"], columns["input_tokens"], columns["output_tokens"], columns["cost"])
 
 
-def _usage_columns(usage: Usage) -> dict[str, float]:
+def usage_columns(usage: Usage) -> dict[str, float]:
+    """Return the columns of an execution or a task that hold its usage."""
     return {
         "llm_calls": usage.llm_calls,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
         "cost": usage.cost,
     }
+
+
+def added_usage(table: Table, usage: Usage) -> dict[str, ColumnElement[Any]]:
+    """Return the columns of an execution or a task with a call's usage added to them."""
+    return {name: table.c[name] + value for name, value in usage_columns(usage).items()}

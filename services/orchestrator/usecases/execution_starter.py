@@ -32,6 +32,7 @@ from services.orchestrator.placeholders import required_inputs
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
 from services.orchestrator.usecases.ports import Grants
 
@@ -147,11 +148,10 @@ class ExecutionStarter:
         if repeated is not None:
             return repeated
         async with self._database.read() as connection:
-            executions = ExecutionRepository(connection)
-            ended = await executions.get(principal.group_id, execution_id)
+            ended = await ExecutionRepository(connection).get(principal.group_id, execution_id)
             if ended is None:
                 raise NotFound.of("execution", execution_id)
-            runs = await executions.task_runs(execution_id)
+            runs = await TaskRunRepository(connection, execution_id).list()
             spec = await CrewRepository(connection).spec(ended.crew_id, ended.crew_revision)
         if ended.state not in {ExecutionState.FAILED, ExecutionState.CANCELLED}:
             raise FailedPrecondition(
@@ -237,7 +237,8 @@ class ExecutionStarter:
                 if request is not None:
                     first_id = await RequestRepository(connection, tables.requests).claim(request, execution.id)
                 if first_id == execution.id:
-                    await ExecutionRepository(connection).insert(execution, tasks)
+                    await ExecutionRepository(connection).insert(execution)
+                    await TaskRunRepository(connection, execution.id).insert(tasks)
                     await EventRepository(connection).append(execution.id, [new_event(queued)])
                     if also_store is not None:
                         await also_store(connection, execution)

@@ -21,6 +21,7 @@ from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.approvals import ApprovalRepository
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.event_feed import EventFeed
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
 from services.orchestrator.usecases.execution_starter import ExecutionStarter, existing_execution
@@ -73,12 +74,12 @@ class Executions:
         """
         async with self._database.read() as connection:
             await existing_execution(connection, principal.group_id, execution_id)
-            executions = ExecutionRepository(connection)
+            runs = TaskRunRepository(connection, execution_id)
             return await _TASKS.page(
                 size,
                 token,
                 {"execution": execution_id},
-                lambda after, limit: executions.task_runs(execution_id, after=after[0] if after else -1, limit=limit),
+                lambda after, limit: runs.list(after=after[0] if after else -1, limit=limit),
                 lambda run: [run.task_index],
                 _size_of_task,
             )

@@ -19,6 +19,7 @@ from services.orchestrator.domain.execution import (
 )
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.tables import execution_events, executions, task_runs
 from services.orchestrator.worker.host.run_store import Claim, RunStore
 
@@ -65,7 +66,8 @@ async def queue(database: Database, spec: CrewSpec | None = None, **fields: Any)
     ]
     async with database.write() as connection:
         await CrewRepository(connection).insert(Crew(crew_id, "sales", 1, spec, now, now), "ann")
-        await ExecutionRepository(connection).insert(execution, tasks)
+        await ExecutionRepository(connection).insert(execution)
+        await TaskRunRepository(connection, execution.id).insert(tasks)
     return execution.id
 
 

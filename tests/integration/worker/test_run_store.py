@@ -28,9 +28,9 @@ async def test_claims_rise_and_only_the_newest_may_write(database: Database, sto
     assert (first.execution.epoch, second.execution.epoch) == (1, 2)
     with pytest.raises(Fenced):
         async with store.fenced(execution_id, 1, [new_event(parked())]) as write:
-            await write.finish_task(0, TaskOutput("late"), utc_now())
+            await write.tasks.finish(0, TaskOutput("late"), utc_now())
     async with store.fenced(execution_id, 2) as write:
-        await write.finish_task(0, TaskOutput("in time"), utc_now())
+        await write.tasks.finish(0, TaskOutput("in time"), utc_now())
     (task,) = await task_rows(database, execution_id)
     assert task.output["text"] == "in time"
     events = await event_rows(database, execution_id)
@@ -54,7 +54,7 @@ async def test_an_ended_execution_takes_no_more_writes(database: Database, store
     execution_id = await queue(database, crew("done", "open"))
     epoch = (await claimed(store, execution_id)).execution.epoch
     async with store.fenced(execution_id, epoch) as write:
-        await write.finish_task(0, TaskOutput("kept"), utc_now())
+        await write.tasks.finish(0, TaskOutput("kept"), utc_now())
         await write.end(S.FAILED, ExecutionError("TASK_FAILED", "no"), utc_now())
     with pytest.raises(Fenced):
         async with store.fenced(execution_id, epoch):
@@ -121,7 +121,7 @@ async def test_a_plan_is_a_task_beside_the_crews_own(database: Database, store: 
         async with store.fenced(execution_id, epoch) as write:
             await write.start_plan(-1, attempt, utc_now())
     async with store.fenced(execution_id, epoch) as write:
-        await write.finish_task(-1, TaskOutput("", {"plans": {"0": "p"}}), utc_now())
+        await write.tasks.finish(-1, TaskOutput("", {"plans": {"0": "p"}}), utc_now())
     again = await claimed(store, execution_id)
     assert [(task.task_index, task.attempt, task.state) for task in again.tasks] == [
         (-1, 2, TaskState.SUCCEEDED),
@@ -138,7 +138,7 @@ async def test_an_approval_is_found_with_the_answer_by_the_next_claim(database: 
     epoch = (await claimed(store, execution_id)).execution.epoch
     asked = approval(execution_id)
     async with store.fenced(execution_id, epoch) as write:
-        await write.start_task(0, 1, utc_now())
+        await write.tasks.start(0, 1, utc_now())
         await write.ask_for_approval(asked)
         assert await write.open_approvals()
         await write.park(S.WAITING_FOR_APPROVAL)
@@ -156,7 +156,7 @@ async def test_parking_lets_tasks_at_work_start_again(database: Database, store:
     execution_id = await queue(database)
     epoch = (await claimed(store, execution_id)).execution.epoch
     async with store.fenced(execution_id, epoch) as write:
-        await write.start_task(0, 1, utc_now())
+        await write.tasks.start(0, 1, utc_now())
         await write.park(S.WAITING_FOR_CREDENTIAL)
     assert [task.state for task in await task_rows(database, execution_id)] == ["PENDING"]
 

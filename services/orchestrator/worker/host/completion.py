@@ -36,7 +36,7 @@ class Completion:
         completed = (task.ref, execution_pb2.TaskCompleted(output=output_to_proto(output)))
 
         async def finish(write: FencedWrite) -> None:
-            await write.finish_task(task.index, output, utc_now())
+            await write.tasks.finish(task.index, output, utc_now())
 
         if self._state.all_done:
             await self.succeed([completed], finish)
@@ -67,7 +67,7 @@ class Completion:
         if index is not None:
             failed = self._state.tasks[index]
             events.insert(0, (failed.ref, execution_pb2.TaskFailed(error=message)))
-            changes.append(lambda write: write.fail_task(failed.index, error, utc_now()))
+            changes.append(lambda write: write.tasks.fail(failed.index, error, utc_now()))
         await self._end(ExecutionState.FAILED, error, events, *changes)
 
     async def _end(

@@ -125,7 +125,7 @@ class CrewSession:
         else:
             started = execution_pb2.TaskStarted(agent_role=self._role(task.index))
             await self._recorder.commit(
-                [(task.ref, started)], lambda write: write.start_task(task.index, attempt, utc_now())
+                [(task.ref, started)], lambda write: write.tasks.start(task.index, attempt, utc_now())
             )
         if attempt > 1:
             # Only now is everything stored that the attempt before has learnt.

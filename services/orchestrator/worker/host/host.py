@@ -22,6 +22,7 @@ from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.hints.remote import RemoteHintBus
+from services.orchestrator.repositories.executions import Ready
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.worker.host.calls import Stubs
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
@@ -33,7 +34,7 @@ from services.orchestrator.worker.host.model_lookup import ModelLookup
 from services.orchestrator.worker.host.peer_retry import retry_while_absent
 from services.orchestrator.worker.host.run import ExecutionRun
 from services.orchestrator.worker.host.run_context import RunContext
-from services.orchestrator.worker.host.run_store import Ready, RunStore
+from services.orchestrator.worker.host.run_store import RunStore
 from services.orchestrator.worker.host.segment_recovery import SegmentRecovery
 from services.orchestrator.worker.host.stop_signal import Cancelled, LeaseLost, Lost
 from services.orchestrator.worker.queue.dbos_queue import Segment, SegmentQueue

@@ -143,7 +143,7 @@ class ExecutionRun:
             output = TaskOutput(text="", structured={"plans": await self._crew.make_plan(plan)})
 
             async def finish(write: FencedWrite) -> None:
-                await write.finish_task(PLAN_INDEX, output, utc_now())
+                await write.tasks.finish(PLAN_INDEX, output, utc_now())
 
             await self._recorder.commit([], finish)
             plan.state, plan.output = TaskState.SUCCEEDED, output

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from services.orchestrator.domain.execution import PLAN_INDEX
+from services.orchestrator.repositories.journal import ToolCall
 from services.orchestrator.worker.host.recorder import TaskRef
-from services.orchestrator.worker.host.run_store import ToolCall
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from services.orchestrator.domain.tool import ToolCallState
-from services.orchestrator.worker.host.run_store import ToolCall
+from services.orchestrator.repositories.journal import ToolCall
 from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.host.call_world import World
 

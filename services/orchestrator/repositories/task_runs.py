@@ -1,0 +1,103 @@
+"""Tasks of executions in SQL."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.orchestrator.domain.document import from_document, to_document
+from services.orchestrator.domain.execution import ExecutionError, TaskOutput, TaskRun, TaskState, Usage
+from services.orchestrator.repositories.executions import added_usage, usage_columns, usage_of
+from services.orchestrator.tables import task_runs
+
+
+class TaskRunRepository:
+    """The tasks of one execution."""
+
+    def __init__(self, connection: AsyncConnection, execution_id: str) -> None:
+        self._connection = connection
+        self._execution_id = execution_id
+
+    async def insert(self, runs: Sequence[TaskRun]) -> None:
+        """Store new tasks."""
+        await self._connection.execute(
+            insert(task_runs),
+            [
+                {
+                    "execution_id": self._execution_id,
+                    "task_index": run.task_index,
+                    "name": run.name,
+                    "state": run.state,
+                    "attempt": run.attempt,
+                    "copied": run.copied,
+                    "output": None if run.output is None else to_document(run.output),
+                    "started_at": run.started_at,
+                    "ended_at": run.ended_at,
+                    **usage_columns(run.usage),
+                }
+                for run in runs
+            ],
+        )
+
+    async def list(self, *, after: int | None = None, limit: int | None = None) -> list[TaskRun]:
+        """Return the tasks in the crew's order: all, or up to `limit` whose index is above `after`."""
+        query = select(task_runs).where(task_runs.c.execution_id == self._execution_id)
+        if after is not None:
+            query = query.where(task_runs.c.task_index > after)
+        rows = await self._connection.execute(query.order_by(task_runs.c.task_index).limit(limit))
+        return [_task_run(row) for row in rows]
+
+    async def start(self, index: int, attempt: int, at: datetime) -> None:
+        """Note that an attempt at a task begins."""
+        await self._update(index, state=TaskState.RUNNING, attempt=attempt, started_at=at, ended_at=None, error=None)
+
+    async def finish(self, index: int, output: TaskOutput, at: datetime) -> None:
+        """Store a task's result."""
+        await self._update(index, state=TaskState.SUCCEEDED, output=to_document(output), ended_at=at)
+
+    async def fail(self, index: int, error: ExecutionError, at: datetime) -> None:
+        """Store why a task failed."""
+        await self._update(index, state=TaskState.FAILED, error=to_document(error), ended_at=at)
+
+    async def wait_for_approval(self, index: int, output: TaskOutput) -> None:
+        """Store a result that a person has to approve."""
+        await self._update(index, state=TaskState.WAITING_FOR_APPROVAL, output=to_document(output))
+
+    async def add_usage(self, index: int, usage: Usage) -> None:
+        """Add what a model call has used."""
+        await self._update(index, **added_usage(task_runs, usage))
+
+    async def park(self) -> None:
+        """Have tasks that are at work start again when their execution is woken."""
+        await self._connection.execute(
+            update(task_runs)
+            .where(task_runs.c.execution_id == self._execution_id, task_runs.c.state == TaskState.RUNNING)
+            .values(state=TaskState.PENDING)
+        )
+
+    async def _update(self, index: int, **values: object) -> None:
+        await self._connection.execute(
+            update(task_runs)
+            .where(task_runs.c.execution_id == self._execution_id, task_runs.c.task_index == index)
+            .values(**values)
+        )
+
+
+def _task_run(row: Row[Any]) -> TaskRun:
+    columns = row._mapping  # noqa: SLF001 - the documented way to read a row by name
+    output, error = columns["output"], columns["error"]
+    return TaskRun(
+        execution_id=columns["execution_id"],
+        task_index=columns["task_index"],
+        name=columns["name"],
+        state=TaskState(columns["state"]),
+        attempt=columns["attempt"],
+        usage=usage_of(columns),
+        copied=columns["copied"],
+        output=None if output is None else from_document(TaskOutput, output),
+        error=None if error is None else from_document(ExecutionError, error),
+        started_at=columns["started_at"],
+        ended_at=columns["ended_at"],
+    )
