@@ -125,6 +125,16 @@ class ChildProcess:
         except (ConnectionError, RuntimeError) as error:
             raise ProcessGone("the process has ended") from error
 
+    def write_soon(self, payload: bytes) -> None:
+        """Send a small frame after what came before, without waiting; nothing happens when the process has ended.
+
+        Raises:
+            BadFrame: the payload is larger than the limit.
+        """
+        frame = encode_frame(payload, self._max_bytes)
+        if not self._input.is_closing():
+            self._input.write(frame)
+
     async def read(self) -> bytes | None:
         """Return the payload of the next frame, or None when the process has ended.
 

@@ -1,5 +1,7 @@
 """Puts the models service together."""
 
+import os
+
 from coxswain.auth.v1 import credential_pb2
 from coxswain.models.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from coxswain.models.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
@@ -17,6 +19,7 @@ from services.models.domain.model import Provider
 from services.models.providers.base import ModelProvider
 from services.models.providers.batches import Batches, BatchLimits
 from services.models.providers.circuit_breaker import CircuitBreaker
+from services.models.providers.litellm.pool import LitellmHelpers
 from services.models.providers.litellm.provider import LitellmProvider
 from services.models.providers.offline.embedder import PackagedEmbedder
 from services.models.providers.offline.provider import OfflineProvider
@@ -25,6 +28,7 @@ from services.models.providers.openai.provider import OpenAICompatibleProvider
 from services.models.providers.retries import RetryLimits
 from services.models.providers.shares import GroupShares
 from services.models.providers.upstreams import Upstreams
+from services.models.repositories.models import has_models_of
 from services.models.schema_checks.checker import SchemaChecker
 from services.models.seed import SeedError, read_seed, seed
 from services.models.servicers.inference import InferenceServicer
@@ -67,7 +71,13 @@ class ModelsService:
         addresses = AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_MODELS_EGRESS_ALLOWED_NETWORKS")
         self._background = BackgroundTasks()
         self._recorder = UsageRecorder(runtime.database)
-        self._providers = _providers(settings, runtime, addresses)
+        self._helpers = LitellmHelpers(
+            runtime.data_dir / "litellm",
+            count=min(settings.litellm_processes, os.cpu_count() or 1),
+            start_seconds=settings.litellm_start_seconds,
+            max_bytes=settings.max_response_bytes,
+        )
+        self._providers = _providers(settings, runtime, addresses, self._helpers)
         budgets = Budgets(runtime.database, self._recorder, max_age)
         metering = Metering(self._recorder, budgets)
         checks = CompletionChecks(frozenset(settings.extra_parameters), PartChecks(settings.max_part_bytes))
@@ -87,6 +97,7 @@ class ModelsService:
             catalogue,
             addresses,
             frozenset(settings.litellm_providers),
+            self._prepare,
         )
         self._model_servicer = ModelServicer(self._models)
         self._inference_servicer = InferenceServicer(inference, embedding)
@@ -102,6 +113,8 @@ class ModelsService:
         """Make the shared models those of the seed file, where migrations are automatic too."""
         if self._seeds:
             await seed(self._database, self._settings.seed_file)
+        if await self._needs_litellm():
+            self._prepare(Provider.LITELLM)
         self._recorder.start()
         self._background.start(
             forget_old_requests(
@@ -111,6 +124,18 @@ class ModelsService:
                 retention_seconds=self._settings.request_retention_seconds,
             )
         )
+
+    async def _needs_litellm(self) -> bool:
+        if self._settings.litellm_prestart is not None:
+            return self._settings.litellm_prestart
+        # The packaged models are offered to everybody: most installations have no key for those of litellm's.
+        own_seed = self._settings.seed_file != ModelsSettings.model_fields["seed_file"].default
+        return await has_models_of(self._database, Provider.LITELLM, shared=own_seed)
+
+    def _prepare(self, provider: Provider) -> None:
+        """Get ready for calls of a model of this provider."""
+        if provider is Provider.LITELLM and self._settings.litellm_prestart is not False:
+            self._helpers.prepare()
 
     async def drain(self) -> None:
         """Running calls continue: there is nothing to hand over."""
@@ -125,7 +150,9 @@ class ModelsService:
         await self._schemas.close()
 
 
-def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPolicy) -> dict[Provider, ModelProvider]:
+def _providers(
+    settings: ModelsSettings, runtime: Runtime, addresses: AddressPolicy, helpers: LitellmHelpers
+) -> dict[Provider, ModelProvider]:
     credentials = AuthCredentials(
         runtime.peers.channel("auth"),
         credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER,
@@ -183,8 +210,8 @@ def _providers(settings: ModelsSettings, runtime: Runtime, addresses: AddressPol
             upstreams,
             batches,
             shares,
-            home=runtime.data_dir / "litellm",
-            start_seconds=settings.litellm_start_seconds,
+            helpers,
+            timeout_seconds=settings.first_byte_seconds,
         ),
     }
 

@@ -160,6 +160,17 @@ class ModelsSettings(BaseSettings):
         description="JSON list of parameters without a field of their own that calls may pass on to providers. Models "
         'reached through litellm take those of the default at most. Example: ["top_k", "min_p"].',
     )
+    litellm_processes: int = Field(
+        1,
+        ge=1,
+        description="Helper processes that run litellm, at most one per core; each takes some 200 MB. With several, "
+        "the others go on when one ends.",
+    )
+    litellm_prestart: bool | None = Field(
+        None,
+        description="Whether the litellm helpers start before the first call. Empty: when a group has a model of that "
+        "provider, or the operator's own seed file lists one.",
+    )
     litellm_start_seconds: float = Field(120, gt=0, description="Seconds the litellm helper may take to start.")
     request_retention_seconds: float = Field(
         7 * 24 * 3600,

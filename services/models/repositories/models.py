@@ -102,6 +102,12 @@ async def read_model(database: Database, group_id: str, name: str) -> Model | No
     return _model(rows[0]) if rows else None
 
 
+async def has_models_of(database: Database, provider: Provider, *, shared: bool) -> bool:
+    """Return whether any group has a model of a provider; with `shared` those of all groups count too."""
+    query = select(models.c.id).where(models.c.provider == provider.value).limit(1)
+    return bool(await database.fetch(query if shared else query.where(models.c.group_id != SHARED_GROUP)))
+
+
 def _is(key: ResourceKey) -> ColumnElement[bool]:
     return models.c.id == key.id if key.id else models.c.name == key.name
 

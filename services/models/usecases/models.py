@@ -37,12 +37,17 @@ class Models:
         catalogue: Catalogue,
         addresses: AddressPolicy,
         litellm_providers: frozenset[str],
+        prepare: Callable[[Provider], None],
     ) -> None:
-        """`litellm_providers` are those of litellm's that groups' own models may use."""
+        """`litellm_providers` are those of litellm's that groups' own models may use.
+
+        `prepare` is called with the provider of each model that has been configured: calls of it are to be expected.
+        """
         self._database = database
         self._catalogue = catalogue
         self._addresses = addresses
         self._litellm_providers = litellm_providers
+        self._prepare = prepare
 
     async def page(self, principal: Principal, size: int, token: str, *, enabled_only: bool) -> Page[Model]:
         """Return one page by name.
@@ -101,6 +106,7 @@ class Models:
                     metadata={"resource": "model", "name": spec.name},
                 )
         self._catalogue.forget(principal.group_id, spec.name)
+        self._prepare(spec.provider)
         return complete_model(model)
 
     async def update(
@@ -128,6 +134,7 @@ class Models:
                 raise Aborted.revision("model", str(key), expected_revision, current.revision)
             await models.update(changed)
         self._catalogue.forget(principal.group_id, changed.name)
+        self._prepare(changed.spec.provider)
         return complete_model(changed)
 
     async def delete(self, principal: Principal, key: ResourceKey) -> None:

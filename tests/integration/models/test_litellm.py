@@ -170,7 +170,7 @@ async def test_a_provider_without_a_key_is_refused_before_anything_is_started(
 ) -> None:
     seed = [{**SEED[0], "upstream_model": "xai/some-model"}]
     before = len(helpers())
-    async with serve_models(tmp_path, monkeypatch, key="", seed=seed) as other:
+    async with serve_models(tmp_path, monkeypatch, key="", seed=seed, litellm_prestart=False) as other:
         failure = await refusal(other.inference().Complete(ask(MODEL)))
         assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED")
         assert len(helpers()) == before

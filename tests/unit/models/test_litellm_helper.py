@@ -14,7 +14,7 @@ class Process:
     """Gives prepared frames instead of running anything."""
 
     def __init__(self) -> None:
-        self.frames: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
+        self.frames: asyncio.Queue[Any] = asyncio.Queue()
         self.written: list[dict[str, Any]] = []
         self.stopped = False
 
@@ -25,6 +25,9 @@ class Process:
         return None if frame is None else json.dumps(frame).encode()
 
     async def write(self, payload: bytes) -> None:
+        self.written.append(json.loads(payload))
+
+    def write_soon(self, payload: bytes) -> None:
         self.written.append(json.loads(payload))
 
     async def has_been_sent(self, calls: int) -> None:
@@ -48,11 +51,11 @@ async def process(monkeypatch: pytest.MonkeyPatch) -> Process:
 
 
 async def collect(helper: LitellmHelper) -> list[Any]:
-    return [document async for document in helper.call("stream", {})]
+    return [document async for batch in helper.call("stream", {}) for document in batch]
 
 
 async def test_frames_go_to_the_call_they_belong_to(process: Process, tmp_path: Any) -> None:
-    helper = await LitellmHelper.start(tmp_path / "home")
+    helper = await LitellmHelper.start(tmp_path / "home", 1000)
     calls = [asyncio.create_task(collect(helper)) for _ in range(2)]
     await process.has_been_sent(2)
     for frame in (
@@ -70,11 +73,33 @@ async def test_frames_go_to_the_call_they_belong_to(process: Process, tmp_path: 
     await helper.stop()
 
 
-@pytest.mark.parametrize("end", [None, BadFrame("too large")])
+async def test_what_is_taken_is_reported_and_what_is_not_taken_is_not(process: Process, tmp_path: Any) -> None:
+    helper = await LitellmHelper.start(tmp_path / "home", 1000)
+    batches = helper.call("stream", {})
+    first = asyncio.ensure_future(anext(batches))
+    await process.has_been_sent(1)
+    large = "x" * 100_000
+    process.frames.put_nowait({"id": 0, "document": large})
+    assert await first == [large]
+    process.frames.put_nowait({"id": 0, "document": "b"})
+    process.frames.put_nowait({"id": 0, "document": "c"})
+    while not process.frames.empty():  # noqa: ASYNC110 - it takes no more than a turn of the loop
+        await asyncio.sleep(0)
+    assert [frame["kind"] for frame in process.written] == ["stream"]
+    # Asking for more says that there is room again; what has arrived meanwhile comes together.
+    assert await anext(batches) == ["b", "c"]
+    assert process.written[-1] == {"id": 0, "kind": "read", "bytes": len(json.dumps({"id": 0, "document": large}))}
+    await batches.aclose()
+    assert process.written[-1] == {"id": 0, "kind": "cancel"}
+    assert helper.load == 0
+    await helper.stop()
+
+
+@pytest.mark.parametrize("end", [None, BadFrame("too large"), {"no": "id"}, ["neither"]])
 async def test_calls_fail_when_the_process_ends_or_cannot_be_read_any_more(
-    process: Process, tmp_path: Any, end: Exception | None
+    process: Process, tmp_path: Any, end: Any
 ) -> None:
-    helper = await LitellmHelper.start(tmp_path / "home")
+    helper = await LitellmHelper.start(tmp_path / "home", 1000)
     call = asyncio.create_task(collect(helper))
     await process.has_been_sent(1)
     process.frames.put_nowait(end)
@@ -90,5 +115,5 @@ async def test_a_process_that_ends_before_it_takes_calls_is_no_helper(process: P
     process.frames.get_nowait()
     process.frames.put_nowait(None)
     with pytest.raises(ProcessGone):
-        await LitellmHelper.start(tmp_path / "home")
+        await LitellmHelper.start(tmp_path / "home", 1000)
     assert process.stopped

@@ -1,27 +1,41 @@
-"""The helper process that calls litellm, and the calls that are in it.
+"""One helper process that calls litellm, and the calls that are in it.
 
-litellm takes seconds and 190 MB to import, and reads keys from the environment wherever it can: so it runs apart,
-started when it is first needed, with an environment that holds nothing but what a program needs to run.
+litellm takes seconds and 190 MB to import, and reads keys from the environment wherever it can: so it runs apart, with
+an environment that holds nothing but what a program needs to run.
 """
 
 import asyncio
-import contextlib
 import itertools
 import json
 import os
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from services.common.child_process import BadFrame, ChildProcess, ProcessGone, isolated_python
+from services.common.child_process import MAX_FRAME_BYTES, BadFrame, ChildProcess, ProcessGone, isolated_python
 
 logger = structlog.get_logger(__name__)
 
 _PROGRAM = Path(__file__).with_name("process.py")
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH")
+# No machine's own credentials: neither those of its files nor those its cloud gives to whatever runs on it.
+_NO_AMBIENT_CREDENTIALS = {
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "BOTO_CONFIG": os.devnull,
+    "CLOUDSDK_CONFIG": os.devnull,
+    "NO_GCE_CHECK": "true",
+}
 _STOP_SECONDS = 5.0
+# Room for the rest of a frame.
+_FRAME_MARGIN_BYTES = 64 * 1024
+# A part of the helper's window: a report for each small document would cost more than the document.
+_REPORTED_BYTES = 64 * 1024
 _Frame = dict[str, Any]
 
 
@@ -33,18 +47,26 @@ class LitellmError(Exception):
         self.error = error
 
 
+@dataclass(slots=True)
+class _Call:
+    """What came for a call and has not been taken yet; the helper sends no more than a window of it."""
+
+    frames: deque[tuple[_Frame, int]] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class LitellmHelper:
     """One run of the process."""
 
     def __init__(self, process: ChildProcess) -> None:
         self._process = process
         self._ids = itertools.count()
-        self._calls: dict[int, asyncio.Queue[_Frame | None]] = {}
+        self._calls: dict[int, _Call] = {}
         self._reader: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, home: Path) -> "LitellmHelper":
-        """Start the process and wait until it takes calls.
+    async def start(cls, home: Path, max_bytes: int) -> "LitellmHelper":
+        """Start the process and wait until it takes calls; `max_bytes` is the largest answer.
 
         Raises:
             ProcessGone: it ended before.
@@ -54,9 +76,16 @@ class LitellmHelper:
             "HOME": str(home),
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "LITELLM_MODE": "PRODUCTION",
+            **_NO_AMBIENT_CREDENTIALS,
         }
         # Isolated: the working directory's files, where a .env might lie, do not matter there.
-        process = await ChildProcess.start(isolated_python(_PROGRAM), environment=environment, directory=home)
+        command = [*isolated_python(_PROGRAM), str(max_bytes)]
+        process = await ChildProcess.start(
+            command,
+            environment=environment,
+            directory=home,
+            max_bytes=max(MAX_FRAME_BYTES, max_bytes + _FRAME_MARGIN_BYTES),
+        )
         helper = cls(process)
         try:
             if await process.read() is None:
@@ -72,54 +101,89 @@ class LitellmHelper:
         """Whether it takes calls."""
         return self._reader is not None and not self._reader.done()
 
-    async def call(self, kind: str, arguments: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
-        """Yield the documents of a call; `kind` is "complete", "stream" or "embed".
+    @property
+    def load(self) -> int:
+        """How many calls are in it."""
+        return len(self._calls)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    async def ended(self) -> None:
+        """Wait until it takes no more calls."""
+        if self._reader is not None:
+            await asyncio.wait([self._reader])
+
+    async def call(self, kind: str, arguments: Mapping[str, Any]) -> AsyncGenerator[list[Any], None]:
+        """Yield the documents of a call, those together that arrived together.
+
+        `kind` is "complete", "stream" or "embed".
 
         Raises:
             LitellmError: litellm raised an error.
+            BadFrame: the arguments are too large.
             ProcessGone: the process ended.
         """
         call_id = next(self._ids)
-        frames: asyncio.Queue[_Frame | None] = asyncio.Queue()
-        self._calls[call_id] = frames
+        self._calls[call_id] = call = _Call()
         ended = False
+        taken = 0
         try:
-            await self._write({"id": call_id, "kind": kind, "arguments": arguments})
+            await self._process.write(_encode({"id": call_id, "kind": kind, "arguments": arguments}))
             while True:
-                frame = await frames.get() if self.works or not frames.empty() else None
-                ended = frame is None or "end" in frame or "error" in frame
-                if frame is None:
-                    raise ProcessGone("the process has ended")
+                while not call.frames:
+                    if not self.works:
+                        raise ProcessGone("the process has ended")
+                    call.arrived.clear()
+                    await call.arrived.wait()
+                documents: list[Any] = []
+                while call.frames and "document" in call.frames[0][0]:
+                    frame, size = call.frames.popleft()
+                    documents.append(frame["document"])
+                    taken += size
+                if documents:
+                    yield documents
+                    # Only now is there room for more: what nobody reads stays at the provider.
+                    if taken >= _REPORTED_BYTES:
+                        self._process.write_soon(_encode({"id": call_id, "kind": "read", "bytes": taken}))
+                        taken = 0
+                    continue
+                frame, _ = call.frames.popleft()
+                ended = True
                 if "error" in frame:
                     raise LitellmError(frame["error"])
-                if "end" in frame:
-                    return
-                yield frame["document"]
+                return
         finally:
             del self._calls[call_id]
             if not ended and self.works:
-                with contextlib.suppress(ProcessGone):
-                    await self._write({"id": call_id, "kind": "cancel"})
+                # Without waiting: the call upstream ends however busy the pipe is.
+                self._process.write_soon(_encode({"id": call_id, "kind": "cancel"}))
 
     async def stop(self) -> None:
         """End the process."""
         if self._reader is not None:
             self._reader.cancel()
+            await asyncio.wait([self._reader])
         await self._process.stop(_STOP_SECONDS)
 
     async def _distribute(self) -> None:
         try:
             while (payload := await self._process.read()) is not None:
-                frame: _Frame = json.loads(payload)
-                if frames := self._calls.get(frame["id"]):
-                    frames.put_nowait(frame)
-        except BadFrame:
-            # The frames after it cannot be read: another process takes the next calls.
+                frame = json.loads(payload)
+                if call := self._calls.get(frame["id"]):
+                    call.frames.append((frame, len(payload)))
+                    call.arrived.set()
+        except (BadFrame, ValueError, KeyError, TypeError, RecursionError):
+            # The frames after it cannot be trusted: another process takes the next calls.
             logger.exception("litellm_stopped")
             await self._process.stop()
         finally:
-            for frames in self._calls.values():
-                frames.put_nowait(None)
+            self._reader = None
+            for call in self._calls.values():
+                call.arrived.set()
 
-    async def _write(self, frame: _Frame) -> None:
-        await self._process.write(json.dumps(frame).encode())
+
+def _encode(frame: _Frame) -> bytes:
+    return json.dumps(frame).encode()

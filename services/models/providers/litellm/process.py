@@ -1,23 +1,59 @@
 """The helper process: only this file imports litellm.
 
-It is run by its path and in isolation, so that it shares nothing with the service but two pipes. Frames in both
-directions are four bytes of length (big-endian), then JSON. It reads calls `{"id", "kind", "arguments"}` of kind
-"complete", "stream" or "embed", and `{"id", "kind": "cancel"}`; it writes `{"ready"}` once, and for each call
-`{"id", "document"}`, once or many times, then `{"id", "end"}`, or
-`{"id", "error": {"status", "code", "message", "headers"}}`.
+It is run by its path and in isolation, so that it shares nothing with the service but two pipes. Its one argument is
+the largest answer in bytes. Frames in both directions are four bytes of length (big-endian), then JSON. It reads calls
+`{"id", "kind", "arguments"}` of kind "complete", "stream" or "embed", then for each `{"id", "kind": "read", "bytes"}`
+when the service has taken so much of its documents, and `{"id", "kind": "cancel"}`. It writes `{"ready"}` once, and for
+each call `{"id", "document"}`, once or many times, then `{"id", "end"}`, or
+`{"id", "error": {"status", "code", "message", "headers"}}`. A call that has been cancelled ends without a word.
 Keys are sent with each call and not kept.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import sys
+import threading
+from dataclasses import dataclass, field
 from typing import Any
 
 _LENGTH_BYTES = 4
+# What a call may send before the service has taken some of it: a slow reader stops its own call and no other one.
+_WINDOW_BYTES = 256 * 1024
+_START_NICENESS = 10
+_MAX_MESSAGE = 16_000
+_MAX_CAUSES = 10
+_NOT_UNDERSTOOD = (KeyError, IndexError, TypeError, AttributeError, ValueError, AssertionError)
 # Calls with tools would pass through litellm's own MCP gateway, which needs another release of mcp than CrewAI does.
 _WITHOUT_MCP = {"_skip_mcp_handler": True}
+# litellm calls these a regular end, and so loses that the provider failed.
+_FAILED_FINISHES = (
+    "ERROR",
+    "error",
+    "network_error",
+    "MALFORMED_FUNCTION_CALL",
+    "MALFORMED_RESPONSE",
+    "UNEXPECTED_TOOL_CALL",
+    "TOO_MANY_TOOL_CALLS",
+    "MISSING_THOUGHT_SIGNATURE",
+)
+
+
+class TooLarge(Exception):
+    """An answer is larger than the limit."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A call under way."""
+
+    task: asyncio.Task[None] | None = None
+    sent: int = 0
+    unread: int = 0
+    """Bytes the service has not taken yet."""
+    room: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 async def _read(reader: asyncio.StreamReader) -> dict[str, Any] | None:
@@ -32,57 +68,97 @@ async def _read(reader: asyncio.StreamReader) -> dict[str, Any] | None:
 class Helper:
     """Runs calls concurrently and writes their results."""
 
-    def __init__(self, litellm: Any, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, litellm: Any, writer: asyncio.StreamWriter, max_bytes: int) -> None:
         self._litellm = litellm
         self._writer = writer
-        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._max_bytes = max_bytes
+        self._calls: dict[int, Call] = {}
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
         """Serve calls until the service closes the pipe."""
         self._write({"ready": True})
         while (frame := await _read(reader)) is not None:
-            call_id = frame["id"]
-            if frame["kind"] == "cancel":
-                if call := self._calls.get(call_id):
-                    call.cancel()
-                continue
-            self._calls[call_id] = asyncio.create_task(self._run(call_id, frame["kind"], frame["arguments"]))
+            call_id, kind = frame["id"], frame["kind"]
+            call = self._calls.get(call_id)
+            if kind == "cancel":
+                if call is not None and call.task is not None:
+                    call.task.cancel()
+            elif kind == "read":
+                if call is not None:
+                    call.unread -= frame["bytes"]
+                    call.room.set()
+            else:
+                self._calls[call_id] = call = Call()
+                call.task = asyncio.create_task(self._run(call_id, call, kind, frame["arguments"]))
 
-    async def _run(self, call_id: int, kind: str, arguments: dict[str, Any]) -> None:
+    async def _run(self, call_id: int, call: Call, kind: str, arguments: dict[str, Any]) -> None:
         try:
             if kind == "embed":
-                result = await self._litellm.aembedding(**arguments)
-                self._write({"id": call_id, "document": result.model_dump(mode="json")})
+                await self._send(call_id, call, await self._litellm.aembedding(**arguments))
             elif kind == "complete":
-                result = await self._litellm.acompletion(**arguments, **_WITHOUT_MCP)
-                self._write({"id": call_id, "document": result.model_dump(mode="json")})
+                await self._send(call_id, call, await self._litellm.acompletion(**arguments, **_WITHOUT_MCP))
             else:
-                async for chunk in await self._litellm.acompletion(**arguments, **_WITHOUT_MCP, stream=True):
-                    self._write({"id": call_id, "document": chunk.model_dump(mode="json")})
-                    await self._writer.drain()
+                chunks = await self._litellm.acompletion(**arguments, **_WITHOUT_MCP, stream=True)
+                try:
+                    async for chunk in chunks:
+                        await self._send(call_id, call, chunk)
+                finally:
+                    # A call that ends while it waits for its reader has to let go of its connection too.
+                    if close := getattr(chunks, "aclose", None):
+                        await close()
             self._write({"id": call_id, "end": True})
         except Exception as error:  # noqa: BLE001  # litellm raises what its providers' libraries raise
             self._write({"id": call_id, "error": self._describe(error)})
         finally:
             del self._calls[call_id]
 
+    async def _send(self, call_id: int, call: Call, document: Any) -> None:
+        frame = {"id": call_id, "document": document.model_dump(mode="json")}
+        data = json.dumps(frame).encode()
+        call.sent += len(data)
+        if call.sent > self._max_bytes:
+            raise TooLarge
+        while call.unread >= _WINDOW_BYTES:
+            call.room.clear()
+            await call.room.wait()
+        call.unread += len(data)
+        self._writer.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+        await self._writer.drain()
+        # Chunks that have come already are read without a pause: other calls, and the word to stop, get their turn.
+        await asyncio.sleep(0)
+
     def _describe(self, error: Exception) -> dict[str, Any]:
         status = getattr(error, "status_code", None)
-        code = ""
-        if isinstance(error, self._litellm.ContextWindowExceededError):
+        causes = _causes(error)
+        code = "" if isinstance(status, int) else "unexpected"
+        if any(isinstance(cause, TooLarge) for cause in causes):
+            code = "too_large"
+        elif isinstance(error, self._litellm.ContextWindowExceededError):
             code = "context_length_exceeded"
-        elif isinstance(error, self._litellm.APIConnectionError | self._litellm.Timeout):
+        elif isinstance(error, self._litellm.Timeout):
             code = "unreachable"
+        elif isinstance(error, self._litellm.APIConnectionError):
+            # litellm's name for what it did not expect too: an answer it cannot read is no lost connection.
+            code = "unexpected" if any(isinstance(cause, _NOT_UNDERSTOOD) for cause in causes) else "unreachable"
         return {
             "status": status if isinstance(status, int) else None,
             "code": code,
-            "message": str(getattr(error, "message", error)),
+            "message": str(getattr(error, "message", error))[:_MAX_MESSAGE],
             "headers": _waiting_headers(error),
         }
 
     def _write(self, frame: dict[str, Any]) -> None:
         data = json.dumps(frame).encode()
         self._writer.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """Return an error and those it came from."""
+    found: list[BaseException] = []
+    while error is not None and error not in found and len(found) < _MAX_CAUSES:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def _waiting_headers(error: Exception) -> dict[str, str]:
@@ -102,18 +178,68 @@ def _waiting_headers(error: Exception) -> dict[str, str]:
     return found
 
 
-async def _main(inbound: int, outbound: int) -> None:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(inbound, "rb"))
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(outbound, "wb"))
-    import litellm
+def _import_litellm(max_bytes: int) -> Any:
+    """Import litellm in a thread of low priority: the seconds it takes are not taken from the services that start."""
+    found: list[Any] = []
 
+    def load() -> None:
+        if sys.platform == "linux":
+            # There, threads have priorities of their own.
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _START_NICENESS)
+        import litellm
+
+        found.append(litellm)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    thread.join()
+    (litellm,) = found
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     # The service tries again, within the caller's deadline.
     litellm.num_retries = 0
-    await Helper(litellm, asyncio.StreamWriter(transport, protocol, None, loop)).serve(reader)
+    # An answer may say the same a hundred times.
+    litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize
+    _keep_failed_finishes()
+    _limit_bodies(max_bytes)
+    return litellm
+
+
+def _keep_failed_finishes() -> None:
+    from litellm.litellm_core_utils import core_helpers
+
+    words: dict[str, Any] = core_helpers._FINISH_REASON_MAP  # noqa: SLF001  # no setting says so
+    for word in _FAILED_FINISHES:
+        words[word] = word.lower()
+        words[word.lower()] = word.lower()
+
+
+def _limit_bodies(max_bytes: int) -> None:
+    """Have no response read further than the limit: litellm keeps whole answers, and lines, in memory."""
+    import httpx
+
+    unpacked = httpx.Response.aiter_bytes
+
+    async def limited(response: Any, chunk_size: int | None = None) -> Any:
+        size = 0
+        async with contextlib.aclosing(unpacked(response, chunk_size)) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                size += len(piece)
+                if size > max_bytes:
+                    raise TooLarge
+                yield piece
+
+    httpx.Response.aiter_bytes = limited  # type: ignore[method-assign, assignment]
+
+
+async def _main(inbound: int, outbound: int, max_bytes: int) -> None:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(inbound, "rb"))
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(outbound, "wb"))
+    litellm = _import_litellm(max_bytes)
+    await Helper(litellm, asyncio.StreamWriter(transport, protocol, None, loop), max_bytes).serve(reader)
 
 
 if __name__ == "__main__":
@@ -124,4 +250,4 @@ if __name__ == "__main__":
         os.dup2(null, descriptor)
     sys.stdin = sys.stdout = open(os.devnull, "w+")  # noqa: SIM115, PTH123
     logging.disable(logging.CRITICAL)
-    asyncio.run(_main(*pipes))
+    asyncio.run(_main(*pipes, int(sys.argv[1])))

@@ -5,14 +5,11 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-import structlog
 
 from services.common.child_process import BadFrame, ProcessGone
 from services.common.egress import required_origin
-from services.common.errors import CoxswainError
+from services.common.errors import CoxswainError, InvalidArgument
 from services.common.grpc.call import current_principal
 from services.common.identity.credentials import CredentialSource, OutboundCredential
 from services.models.domain.answer import Answer, Delta, Embeddings
@@ -23,6 +20,7 @@ from services.models.providers.base import TakeBatch, TokenCount
 from services.models.providers.batches import Batches
 from services.models.providers.fault_reading import read_fault
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper
+from services.models.providers.litellm.pool import LitellmHelpers, NotStarted
 from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.answers import read, read_stream, read_whole
 from services.models.providers.openai.embeddings import read_embeddings
@@ -38,9 +36,10 @@ from services.models.providers.upstream_errors import (
 )
 from services.models.providers.upstreams import Attempt, Upstreams
 
-logger = structlog.get_logger(__name__)
-
 _Request = dict[str, Any]
+# Kept of the time allowed, to say that no helper works.
+_ANSWER_SECONDS = 0.5
+_ANSWER_SHARE = 0.2
 _PREFIX = re.compile(r"^(?:litellm\.)?(?:[A-Za-z.]{1,80}(?:Error|Exception)\s*[:-]\s*)+(?:[A-Za-z_ -]{1,40}:\s+)?")
 
 
@@ -54,19 +53,21 @@ class LitellmProvider:
         upstreams: Upstreams,
         batches: Batches,
         shares: GroupShares,
+        helpers: LitellmHelpers,
         *,
-        home: Path,
-        start_seconds: float,
+        timeout_seconds: float,
     ) -> None:
-        """`base_urls` maps litellm's providers to other addresses than their own; `home` is the helper's directory."""
+        """`base_urls` maps litellm's providers to other addresses than their own.
+
+        `timeout_seconds` is how long a provider may send nothing.
+        """
         self._credentials = credentials
         self._base_urls = base_urls
         self._upstreams = upstreams
         self._batches = batches
         self._shares = shares
-        self._home = home
-        self._start_seconds = start_seconds
-        self._start: asyncio.Task[LitellmHelper] | None = None
+        self._helpers = helpers
+        self._timeout_seconds = timeout_seconds
 
     async def complete(self, model: Model, completion: Completion, answer_by: float | None = None, /) -> Answer:
         """Return the whole answer."""
@@ -112,34 +113,30 @@ class LitellmProvider:
         return TokenCount(estimate_prompt_tokens(messages), exact=False)
 
     async def close(self) -> None:
-        """End the helper."""
-        if self._start is None:
-            return
-        self._start.cancel()
-        with contextlib.suppress(asyncio.CancelledError, TimeoutError, OSError):
-            await (await self._start).stop()
+        """End the helpers."""
+        await self._helpers.close()
 
     async def _call_once(self, attempt: Attempt, kind: str, request: _Request) -> Any:
-        async with contextlib.aclosing(self._call(attempt, kind, request)) as documents:
-            async for document in documents:
-                return document
+        async with contextlib.aclosing(self._call(attempt, kind, request)) as batches:
+            async for batch in batches:
+                return batch[0]
         raise bad_response(attempt.model, "it is empty")
 
     async def _documents(self, attempt: Attempt, request: _Request) -> AsyncGenerator[list[Any], None]:
-        """Yield the events of a stream, one in each batch; only what fails before the first one may be retried."""
+        """Yield the events of a stream in batches; only what fails before the first one may be retried."""
         begun = False
         try:
-            async with contextlib.aclosing(self._call(attempt, "stream", request)) as documents:
-                async for document in documents:
+            async with contextlib.aclosing(self._call(attempt, "stream", request)) as batches:
+                async for batch in batches:
                     begun = True
-                    yield [document]
+                    yield batch
         except RetryableError as error:
             if begun:
                 raise error.failure from error.__cause__
             raise
 
-    async def _call(self, attempt: Attempt, kind: str, request: _Request) -> AsyncGenerator[Any, None]:
-        """Yield the documents of one call.
+    async def _call(self, attempt: Attempt, kind: str, request: _Request) -> AsyncGenerator[list[Any], None]:
+        """Yield the documents of one call, those together that arrived together.
 
         Raises:
             CoxswainError: a failure that stays.
@@ -150,35 +147,36 @@ class LitellmProvider:
         base_url = self._base_urls.get(provider, "")
         origin = required_origin(base_url) if base_url else ""
         credential = await self._credentials.resolve(origin, provider)
-        arguments = request | {"api_key": credential.token} | ({"api_base": base_url} if base_url else {})
+        arguments = request | {"api_key": credential.token, "timeout": self._timeout_seconds}
+        if base_url:
+            arguments["api_base"] = base_url
         limit = asyncio.timeout_at(latest)
         try:
-            async with limit:
-                helper = await self._working_helper(model)
-            async with (
-                self._shares.slot(provider, current_principal().group_id),
-                contextlib.aclosing(helper.call(kind, arguments)) as documents,
-            ):
-                answered = False
-                while True:
-                    limit = asyncio.timeout_at(latest)
-                    try:
-                        async with limit:
-                            document = await anext(documents, None)
-                    except (asyncio.CancelledError, TimeoutError):
-                        if not answered:
-                            report_lost_work(model)
-                        raise
-                    answered, latest = True, attempt.deadline
-                    if document is None:
-                        return
-                    yield document
+            async with self._shares.slot(provider, current_principal().group_id):
+                helper = await self._working_helper(attempt)
+                async with contextlib.aclosing(helper.call(kind, arguments)) as batches:
+                    answered = False
+                    while True:
+                        limit = asyncio.timeout_at(latest)
+                        try:
+                            async with limit:
+                                batch = await anext(batches, None)
+                        except (asyncio.CancelledError, TimeoutError):
+                            if not answered:
+                                report_lost_work(model)
+                            raise
+                        answered, latest = True, attempt.deadline
+                        if batch is None:
+                            return
+                        yield batch
         except TimeoutError as error:
             if not limit.expired():
                 raise
             if latest < attempt.deadline:
                 raise RetryableError(unavailable(model, "sent nothing for too long"), ours=True) from error
             raise too_late(model) from error
+        except BadFrame as error:
+            raise InvalidArgument.field("completion.messages", "must be smaller: they do not fit a request") from error
         except ProcessGone as error:
             gone = unavailable(model, "cannot be reached: the process that calls it ended")
             raise RetryableError(gone, ours=True) from error
@@ -190,26 +188,15 @@ class LitellmProvider:
                 raise RetryableError(failure, wait) from error
             raise failure from error
 
-    async def _working_helper(self, model: Model) -> LitellmHelper:
-        # One start serves every call that waits for it, even when the first of them is cancelled.
-        if self._start is None or (self._start.done() and not _is_working(self._start)):
-            logger.info("litellm_starting")
-            self._start = asyncio.create_task(self._start_helper())
+    async def _working_helper(self, attempt: Attempt) -> LitellmHelper:
+        # The caller hears why there is no answer while it still listens.
+        remaining = attempt.answer_by - asyncio.get_running_loop().time()
         try:
-            return await asyncio.shield(self._start)
-        except (TimeoutError, OSError, BadFrame) as error:
-            if not self._start.done():
-                raise
-            logger.exception("litellm_not_started")
-            raise unavailable(model, "cannot be reached: the process that calls it does not start") from error
-
-    async def _start_helper(self) -> LitellmHelper:
-        async with asyncio.timeout(self._start_seconds):
-            return await LitellmHelper.start(self._home)
-
-
-def _is_working(start: asyncio.Task[LitellmHelper]) -> bool:
-    return not start.cancelled() and start.exception() is None and start.result().works
+            return await self._helpers.get(attempt.answer_by - min(_ANSWER_SECONDS, remaining * _ANSWER_SHARE))
+        except NotStarted as error:
+            what = "cannot be reached yet: the process that calls it has not started"
+            failure = unavailable(attempt.model, what, retry_after=error.seconds)
+            raise RetryableError(failure, error.seconds, ours=True) from error
 
 
 def _failure(
@@ -217,6 +204,10 @@ def _failure(
 ) -> tuple[CoxswainError, float | None]:
     """Return the failure that an error of litellm stands for, and the seconds to wait when it may pass."""
     status, message = error.get("status"), str(error.get("message") or "")
+    if error.get("code") == "too_large":
+        return bad_response(model, "it is larger than the limit"), None
+    if error.get("code") == "unexpected":
+        return bad_response(model, "litellm cannot read it"), None
     if error.get("code") == "unreachable" or not isinstance(status, int) or not 400 <= status < 600:
         return unavailable(model, "did not answer"), 0.0
     retry_after = retry_after_seconds(error.get("headers") or {})
