@@ -13,6 +13,7 @@ from services.common.egress import AddressPolicy
 from services.common.grpc.server import Registry
 from services.common.http import EgressClient
 from services.common.identity.credentials import AuthCredentials
+from services.common.periodic import every
 from services.common.runtime import Runtime
 from services.common.startup import StartError
 from services.models.domain.model import Provider
@@ -36,11 +37,13 @@ from services.models.servicers.models import ModelServicer
 from services.models.servicers.usage import UsageServicer
 from services.models.settings import ModelsSettings
 from services.models.tables import requests
+from services.models.usecases.budget_alerts import BudgetAlerts
 from services.models.usecases.budgets import Budgets
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.completion_checks import CompletionChecks
 from services.models.usecases.embedding import Embedding
 from services.models.usecases.inference import Inference
+from services.models.usecases.ledger import Ledger
 from services.models.usecases.metering import Metering
 from services.models.usecases.models import Models
 from services.models.usecases.part_checks import PartChecks
@@ -78,7 +81,9 @@ class ModelsService:
             max_bytes=settings.max_response_bytes,
         )
         self._providers = _providers(settings, runtime, addresses, self._helpers)
-        budgets = Budgets(runtime.database, self._recorder, max_age)
+        self._ledger = Ledger(runtime.database, self._recorder)
+        self._alerts = BudgetAlerts(runtime.database)
+        budgets = Budgets(runtime.database, self._ledger, self._alerts, max_age)
         metering = Metering(self._recorder, budgets)
         checks = CompletionChecks(frozenset(settings.extra_parameters), PartChecks(settings.max_part_bytes))
         self._vectors = SharedVectors(settings.embed_cache_bytes, settings.embed_cache_seconds)
@@ -101,7 +106,8 @@ class ModelsService:
         )
         self._model_servicer = ModelServicer(self._models)
         self._inference_servicer = InferenceServicer(inference, embedding)
-        self._usage_servicer = UsageServicer(UsageReports(runtime.database, self._recorder), budgets)
+        reports = UsageReports(runtime.database, self._recorder)
+        self._usage_servicer = UsageServicer(reports, budgets, self._alerts)
 
     def register(self, registry: Registry) -> None:
         """Register the three servicers."""
@@ -116,6 +122,7 @@ class ModelsService:
         if await self._needs_litellm():
             self._prepare(Provider.LITELLM)
         self._recorder.start()
+        self._background.start(self._keep_ledger())
         self._background.start(
             forget_old_requests(
                 self._database,
@@ -137,6 +144,11 @@ class ModelsService:
         if provider is Provider.LITELLM and self._settings.litellm_prestart is not False:
             self._helpers.prepare()
 
+    async def _keep_ledger(self) -> None:
+        # On SQLite this process alone writes: what it has read once stays true.
+        act = self._ledger.forget_idle if self._database.dialect == "sqlite" else self._ledger.refresh
+        await every(self._settings.budget_refresh_seconds, act, name="refresh_budgets")
+
     async def drain(self) -> None:
         """Running calls continue: there is nothing to hand over."""
 
@@ -145,6 +157,7 @@ class ModelsService:
         await self._background.stop()
         await self._vectors.close()
         await self._recorder.close(_CLOSE_SECONDS)
+        await self._alerts.close()
         for provider in set(self._providers.values()):
             await provider.close()
         await self._schemas.close()

@@ -177,6 +177,12 @@ class ModelsSettings(BaseSettings):
         ge=3600,
         description="Seconds for which a request_id is remembered; a request repeated later is a new one.",
     )
+    budget_refresh_seconds: float = Field(
+        3,
+        gt=0,
+        description="On PostgreSQL: seconds between two readings of what calls of other replicas have used of limits "
+        "on cost and tokens. Replicas together may pass a limit by what they use in this time.",
+    )
     cleaning_seconds: float = Field(300, gt=0, description="Seconds between two removals of old requests.")
 
     @field_validator("keyless_origins", "idempotent_origins")

@@ -23,6 +23,9 @@ metadata = MetaData(naming_convention=NAMING_CONVENTION)
 
 _ID = String(64)
 _GROUP = String(128)
+_SUBJECT = String(512)
+_SORTED_MODEL = String(128).with_variant(String(128, collation="C"), "postgresql")
+_SORTED_SUBJECT = String(512).with_variant(String(512, collation="C"), "postgresql")
 # Names page in the same order on both databases.
 _NAME = String(128).with_variant(String(128, collation="C"), "postgresql")
 
@@ -81,33 +84,77 @@ usage_records = Table(
     Column("cached_input_tokens", BigInteger, nullable=False),
     Column("cost", Float, nullable=False),  # US dollars
     Column("estimated", Boolean, nullable=False),
+    # Rows of releases that did not know these have their defaults.
+    Column("cache_write_input_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("subject", _SUBJECT, nullable=False, server_default=""),
+    Column("labels", JsonDocument, nullable=False, server_default=text("'{}'")),
     Index("ix_usage_records_group_id_called_at", "group_id", "called_at"),
     Index("ix_usage_records_group_id_execution_id", "group_id", "execution_id"),
 )
 
-# The sum a monthly limit is held against, kept beside the records so that no call has to add them up.
+# The sums that limits are held against, kept beside the records so that no call has to add them up.
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("day", String(10), primary_key=True),  # in UTC, as 2026-01-31
+    Column("model", String(128), primary_key=True),
+    Column("subject", _SUBJECT, primary_key=True),
+    Column("tokens", BigInteger, nullable=False),  # of prompts and answers
+    Column("cost", Float, nullable=False),  # US dollars
+)
+
+# Written by the release before this one, which may still run beside it; nothing reads it.
 monthly_costs = Table(
     "monthly_costs",
     metadata,
     Column("group_id", _GROUP, primary_key=True),
-    Column("month", String(7), primary_key=True),  # in UTC, as 2026-01
+    Column("month", String(7), primary_key=True),
     Column("cost", Float, nullable=False),
 )
 
+# Limits of a scope: an empty model or subject means all. 0 means no limit.
 budgets = Table(
     "budgets",
     metadata,
     Column("group_id", _GROUP, primary_key=True),
-    Column("monthly_cost_limit", Float, nullable=False),  # US dollars; 0: none
-    Column("calls_per_minute", Integer, nullable=False),  # 0: no limit
+    Column("monthly_cost_limit", Float, nullable=False),  # US dollars
+    Column("calls_per_minute", Integer, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("model", _SORTED_MODEL, primary_key=True, server_default=""),
+    Column("subject", _SORTED_SUBJECT, primary_key=True, server_default=""),
+    Column("ceiling", Boolean, primary_key=True, server_default=false()),  # set by the operator
+    Column("daily_cost_limit", Float, nullable=False, server_default="0"),  # US dollars
+    Column("tokens_per_minute", BigInteger, nullable=False, server_default="0"),
+    Column("tokens_per_day", BigInteger, nullable=False, server_default="0"),
+    Column("tokens_per_month", BigInteger, nullable=False, server_default="0"),
+    Column("alert_share", Float, nullable=False, server_default="0"),
 )
 
-# Calls counted in the present minute of groups that have a limit on them.
+budget_alerts = Table(
+    "budget_alerts",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("model", String(128), primary_key=True),
+    Column("subject", _SUBJECT, primary_key=True),
+    Column("ceiling", Boolean, primary_key=True),
+    Column("limit_name", String(32), primary_key=True),
+    Column("period", String(10), primary_key=True),  # the day or month
+    Column("id", _ID, nullable=False),
+    Column("allowed", Float, nullable=False),
+    Column("used", Float, nullable=False),
+    Column("alert_share", Float, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("ix_budget_alerts_group_id_id", "group_id", "id"),
+)
+
+# Calls counted in the present minute of scopes that have a limit on them.
 call_counts = Table(
     "call_counts",
     metadata,
     Column("group_id", _GROUP, primary_key=True),
     Column("minute", BigInteger, nullable=False),  # since the epoch
     Column("calls", Integer, nullable=False),
+    Column("model", String(128), primary_key=True, server_default=""),
+    Column("subject", _SUBJECT, primary_key=True, server_default=""),
 )

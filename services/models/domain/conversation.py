@@ -143,3 +143,5 @@ class Completion:
     parallel_tool_calls: bool | None = None
     drop_unsupported_parameters: bool = False
     """Whether what the model does not take is left out; otherwise it is an error."""
+    labels: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What its usage is summed by later; the answer does not depend on it."""

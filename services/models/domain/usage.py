@@ -1,6 +1,7 @@
-"""What calls use, and what groups may use."""
+"""What calls use."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -22,13 +23,8 @@ class Usage:
     estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """A group's limits; 0 means no limit."""
-
-    monthly_cost_limit: float = 0.0
-    """US dollars in a calendar month (UTC)."""
-    calls_per_minute: int = 0
+CREW_LABEL = "crew"
+"""The label that holds the name of the crew whose execution calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +37,8 @@ class UsageRecord:
     execution_id: str
     called_at: datetime
     usage: Usage
+    subject: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class UsageGrouping(StrEnum):
@@ -48,25 +46,34 @@ class UsageGrouping(StrEnum):
 
     MODEL = "model"
     EXECUTION = "execution"
+    CREW = "crew"
+    SUBJECT = "subject"
+    DAY = "day"
+    LABEL = "label"
 
 
 @dataclass(frozen=True, slots=True)
 class UsageSum:
     """Usage of several calls."""
 
-    key: str
-    """The model's name or the execution's id."""
+    keys: tuple[str, ...]
+    """What the calls agree in, in the order of what they are summed by."""
     calls: int
-    input_tokens: int
-    output_tokens: int
-    cost: float
+    usage: Usage
+    estimated_calls: int
 
 
 @dataclass(frozen=True, slots=True)
 class UsageQuery:
     """Which calls to sum; None and empty mean all."""
 
-    grouping: UsageGrouping
+    group_by: tuple[UsageGrouping, ...] = (UsageGrouping.MODEL,)
     start: datetime | None = None
     end: datetime | None = None
     execution_id: str = ""
+    model: str = ""
+    subject: str = ""
+    label: str = ""
+    """The key of the label to sum by."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What the labels of the calls have to be; `crew` is one of them."""

@@ -5,13 +5,27 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Subquery,
+    case,
+    collate,
+    func,
+    insert,
+    literal_column,
+    select,
+    tuple_,
+    type_coerce,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
-from services.common.db.upsert import insert_ignore
-from services.models.domain.usage import UsageGrouping, UsageQuery, UsageRecord, UsageSum
-from services.models.tables import monthly_costs, usage_records
+from services.models.domain.budget import Period, Scope, Sums
+from services.models.domain.usage import CREW_LABEL, Usage, UsageGrouping, UsageQuery, UsageRecord, UsageSum
+from services.models.tables import usage_days, usage_records
 
 
 class UsageRepository:
@@ -21,7 +35,7 @@ class UsageRepository:
         self._connection = connection
 
     async def add(self, records: Sequence[UsageRecord], *, maybe_stored: bool) -> None:
-        """Store records and add their cost to their groups' months.
+        """Store records and add them to the days of their groups, models and subjects.
 
         `maybe_stored` says that an earlier attempt at the same records may have succeeded.
         """
@@ -31,64 +45,170 @@ class UsageRepository:
             records = [record for record in records if record.id not in stored]
         if not records:
             return
-        costs: dict[tuple[str, str], float] = defaultdict(float)
+        days: dict[tuple[str, str, str, str], list[float]] = defaultdict(lambda: [0, 0.0])
         for record in records:
-            if record.usage.cost:
-                costs[record.group_id, _month(record.called_at)] += record.usage.cost
+            day = days[record.group_id, Period.DAY.of(record.called_at), record.model, record.subject]
+            day[0] += record.usage.input_tokens + record.usage.output_tokens
+            day[1] += record.usage.cost
         await self._connection.execute(insert(usage_records), [_columns(record) for record in records])
-        # In one order everywhere: transactions of several replicas never wait for each other in a circle.
-        for (group_id, month), cost in sorted(costs.items()):
-            await self._add_cost(group_id, month, cost)
-
-    async def _add_cost(self, group_id: str, month: str, cost: float) -> None:
-        of_month = (monthly_costs.c.group_id == group_id, monthly_costs.c.month == month)
-        addition = update(monthly_costs).where(*of_month).values(cost=monthly_costs.c.cost + cost)
-        if not (await self._connection.execute(addition)).rowcount:
-            await insert_ignore(self._connection, monthly_costs, {"group_id": group_id, "month": month, "cost": 0.0})
-            await self._connection.execute(addition)
-
-    async def sums(self, group_id: str, query: UsageQuery) -> list[UsageSum]:
-        """Return sums of a group's records in the order of their keys."""
-        key = usage_records.c.model if query.grouping is UsageGrouping.MODEL else usage_records.c.execution_id
-        statement = (
-            select(
-                key.label("key"),
-                func.count().label("calls"),
-                func.sum(usage_records.c.input_tokens).label("input_tokens"),
-                func.sum(usage_records.c.output_tokens).label("output_tokens"),
-                func.sum(usage_records.c.cost).label("cost"),
-            )
-            .where(usage_records.c.group_id == group_id)
-            .group_by(key)
-            .order_by(key)
+        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
+        addition = dialect.insert(usage_days)
+        addition = addition.on_conflict_do_update(
+            index_elements=["group_id", "day", "model", "subject"],
+            set_={name: usage_days.c[name] + addition.excluded[name] for name in ("tokens", "cost")},
         )
-        if query.start is not None:
-            statement = statement.where(usage_records.c.called_at >= query.start)
-        if query.end is not None:
-            statement = statement.where(usage_records.c.called_at < query.end)
-        if query.execution_id:
-            statement = statement.where(usage_records.c.execution_id == query.execution_id)
+        # In one order everywhere: transactions of several replicas never wait for each other in a circle.
+        names = ("group_id", "day", "model", "subject")
+        rows = [
+            dict(zip(names, key, strict=True)) | {"tokens": tokens, "cost": cost}
+            for key, (tokens, cost) in sorted(days.items())
+        ]
+        await self._connection.execute(addition, rows)
+
+    async def sums(self, group_id: str, query: UsageQuery, after: Sequence[str] | None, limit: int) -> list[UsageSum]:
+        """Return sums of a group's records in the order of their keys, those after the keys `after`."""
+        calls = self._calls(group_id, query)
+        keys = [calls.c[f"key{position}"] for position in range(len(query.group_by))]
+        statement = select(
+            *keys,
+            func.count().label("calls"),
+            *(func.sum(calls.c[name]).label(name) for name in _SUMMED),
+            func.sum(case((calls.c.estimated, 1), else_=0)).label("estimated_calls"),
+        )
+        if after is not None:
+            statement = statement.where(tuple_(*keys) > tuple_(*after))
+        statement = statement.group_by(*keys).order_by(*keys).limit(limit)
         return [
-            UsageSum(row.key, row.calls, int(row.input_tokens), int(row.output_tokens), float(row.cost))
+            UsageSum(
+                keys=tuple(row[: len(keys)]),
+                calls=row.calls,
+                usage=Usage(
+                    input_tokens=int(row.input_tokens),
+                    output_tokens=int(row.output_tokens),
+                    reasoning_tokens=int(row.reasoning_tokens),
+                    cached_input_tokens=int(row.cached_input_tokens),
+                    cache_write_input_tokens=int(row.cache_write_input_tokens),
+                    cost=float(row.cost),
+                ),
+                estimated_calls=int(row.estimated_calls),
+            )
             for row in await self._connection.execute(statement)
         ]
 
+    def _calls(self, group_id: str, query: UsageQuery) -> Subquery:
+        """Select the calls, with what they are summed by under names of their own.
 
-async def read_monthly_cost(database: Database, group_id: str, moment: datetime) -> float:
-    """Return the US dollars a group has spent in the month of `moment`.
-
-    Every call of a group with a limit on its cost asks: one statement needs no transaction.
-    """
-    rows = await database.fetch(
-        select(monthly_costs.c.cost).where(
-            monthly_costs.c.group_id == group_id, monthly_costs.c.month == _month(moment)
+        As parameters of the same text, PostgreSQL would not know two expressions to be the same.
+        """
+        columns = usage_records.c
+        keys = [
+            self._key(grouping, query.label).label(f"key{position}") for position, grouping in enumerate(query.group_by)
+        ]
+        statement = select(*keys, *(columns[name] for name in (*_SUMMED, "estimated"))).where(
+            columns.group_id == group_id
         )
+        if query.start is not None:
+            statement = statement.where(columns.called_at >= query.start)
+        if query.end is not None:
+            statement = statement.where(columns.called_at < query.end)
+        for name in ("execution_id", "model", "subject"):
+            if wanted := getattr(query, name):
+                statement = statement.where(columns[name] == wanted)
+        for label, value in query.labels.items():
+            statement = statement.where(self._label(label) == value)
+        return statement.subquery()
+
+    def _key(self, grouping: UsageGrouping, label: str) -> ColumnElement[str]:
+        columns = usage_records.c
+        key: ColumnElement[str]
+        match grouping:
+            case UsageGrouping.MODEL:
+                key = columns.model
+            case UsageGrouping.EXECUTION:
+                key = columns.execution_id
+            case UsageGrouping.SUBJECT:
+                key = columns.subject
+            case UsageGrouping.CREW:
+                key = self._label(CREW_LABEL)
+            case UsageGrouping.LABEL:
+                key = self._label(label)
+            case UsageGrouping.DAY:
+                key = (
+                    func.to_char(func.timezone("UTC", columns.called_at), literal_column("'YYYY-MM-DD'"))
+                    if self._on_postgres
+                    else func.strftime(literal_column("'%Y-%m-%d'"), columns.called_at)
+                )
+        # Rows page in the same order on both databases.
+        return collate(key, "C") if self._on_postgres else key
+
+    def _label(self, name: str) -> ColumnElement[str]:
+        """Return the value of a label, "" where there is none."""
+        labels = type_coerce(usage_records.c.labels, JSONB() if self._on_postgres else JSON())
+        return func.coalesce(labels[name].as_string(), "")
+
+    @property
+    def _on_postgres(self) -> bool:
+        return self._connection.dialect.name == "postgresql"
+
+
+async def read_sums(
+    database: Database, group_ids: Sequence[str], moment: datetime
+) -> dict[str, dict[Scope, dict[Period, Sums]]]:
+    """Return what groups have used by model and subject, in the minute, day and month that `moment` is in.
+
+    Calls of the minute are added up from their records, which are few.
+    """
+    day, columns = Period.DAY.of(moment), usage_days.c
+    today = columns.day == day
+    days = await database.fetch(
+        select(
+            columns.group_id,
+            columns.model,
+            columns.subject,
+            func.sum(columns.cost).label("month_cost"),
+            func.sum(columns.tokens).label("month_tokens"),
+            func.sum(case((today, columns.cost), else_=0.0)).label("day_cost"),
+            func.sum(case((today, columns.tokens), else_=0)).label("day_tokens"),
+        )
+        .where(
+            columns.group_id.in_(group_ids),
+            columns.day >= f"{Period.MONTH.of(moment)}-01",
+            columns.day <= f"{Period.MONTH.of(moment)}-31",
+        )
+        .group_by(columns.group_id, columns.model, columns.subject)
     )
-    return float(rows[0]["cost"]) if rows else 0.0
+    records = usage_records.c
+    minutes = await database.fetch(
+        select(
+            records.group_id,
+            records.model,
+            records.subject,
+            func.sum(records.cost).label("minute_cost"),
+            func.sum(records.input_tokens + records.output_tokens).label("minute_tokens"),
+        )
+        .where(
+            records.group_id.in_(group_ids),
+            records.called_at >= moment.replace(second=0, microsecond=0),
+        )
+        .group_by(records.group_id, records.model, records.subject)
+    )
+    found: dict[str, dict[Scope, dict[Period, Sums]]] = {group_id: {} for group_id in group_ids}
+    for row in (*days, *minutes):
+        cell = found[row["group_id"]].setdefault(Scope(row["model"], row["subject"]), {})
+        for period in Period:
+            if f"{period.value}_cost" in row:
+                cell[period] = Sums(float(row[f"{period.value}_cost"]), int(row[f"{period.value}_tokens"]))
+    return found
 
 
-def _month(moment: datetime) -> str:
-    return f"{moment:%Y-%m}"
+_SUMMED = (
+    "input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cached_input_tokens",
+    "cache_write_input_tokens",
+    "cost",
+)
 
 
 def _columns(record: UsageRecord) -> dict[str, Any]:
@@ -105,4 +225,7 @@ def _columns(record: UsageRecord) -> dict[str, Any]:
         "cached_input_tokens": usage.cached_input_tokens,
         "cost": usage.cost,
         "estimated": usage.estimated,
+        "cache_write_input_tokens": usage.cache_write_input_tokens,
+        "subject": record.subject,
+        "labels": dict(record.labels),
     }

@@ -42,7 +42,11 @@ class InferenceServicer(InferenceServiceServicer):
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """See the proto."""
         model, embeddings = await self._embedding.embed(
-            current_principal(), request.model, list(request.texts), request.dimensions
+            current_principal(),
+            request.model,
+            list(request.texts),
+            request.dimensions,
+            labels=dict(request.labels),
         )
         return embeddings_to_proto(model, embeddings)
 

@@ -1,88 +1,304 @@
-"""The limits that groups have set on their use of models."""
+"""The limits that groups and the operator have set on the use of models."""
 
 import math
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.cache import AsyncCache
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.errors import InvalidArgument, ResourceExhausted
+from services.common.errors import FailedPrecondition, FieldViolation, InvalidArgument, ResourceExhausted
 from services.common.identity.principal import Principal
-from services.models.domain.usage import Budget
-from services.models.repositories.budgets import BudgetRepository, read_budget
-from services.models.repositories.usage import read_monthly_cost
-from services.models.usecases.usage_recorder import UsageRecorder
+from services.common.paging import Page, Pager
+from services.models.domain.budget import (
+    NO_LIMITS,
+    SUM_LIMITS,
+    Budget,
+    Measure,
+    Period,
+    Scope,
+    ScopedBudget,
+    Spending,
+    SumLimit,
+    Sums,
+)
+from services.models.domain.model import Model
+from services.models.domain.usage import Usage, UsageRecord
+from services.models.repositories.budgets import BudgetRepository, read_budget, read_budgets
+from services.models.usecases.budget_alerts import BudgetAlerts
+from services.models.usecases.ledger import Ledger
 
 _CACHE_SIZE = 10_000
+# Calls under way may give back, at any moment, what they have reserved.
+_RESERVED_SECONDS = 1.0
+# A limit for people and not for arithmetic.
+_MOST_TOKENS = 2**62
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What is set aside of limits for a call that is under way."""
+
+    _expected: Sums = field(default_factory=Sums)
+    _spendings: list[Spending] = field(default_factory=list)
+
+    def release(self) -> None:
+        """Give it back; what the call used has been counted."""
+        for spending in self._spendings:
+            spending.release(self._expected)
+        self._spendings = []
 
 
 class Budgets:
-    """Refuses calls of groups that have reached a limit of their own."""
+    """Refuses calls that limits forbid."""
 
-    def __init__(self, database: Database, recorder: UsageRecorder, max_age: float) -> None:
-        """`max_age` is how many seconds a group's limits may be remembered; 0 where other processes change them."""
+    def __init__(self, database: Database, ledger: Ledger, alerts: BudgetAlerts, max_age: float) -> None:
+        """`max_age` is how many seconds limits may be remembered; 0 where other processes change them."""
         self._database = database
-        self._recorder = recorder
-        self._cache = AsyncCache[str, Budget](_CACHE_SIZE, max_age) if max_age else None
+        self._ledger = ledger
+        self._alerts = alerts
+        self._cache = AsyncCache[tuple[str, str, str], list[ScopedBudget]](_CACHE_SIZE, max_age) if max_age else None
+        self._pager = Pager("budgets", key_types=(str, str))
 
-    async def admit(self, group_id: str) -> None:
-        """Count a call that is about to be made. Calls that are under way are not stopped.
+    async def admit(self, principal: Principal, model: Model, expected: Callable[[], Usage]) -> Reservation:
+        """Count a call that is about to be made, and set aside what it is expected to use.
 
-        Raises:
-            ResourceExhausted: the group's calls of this minute or its cost of this month are used up.
-        """
-        budget = await self._budget(group_id)
-        if budget.monthly_cost_limit:
-            await self._check_cost(group_id, budget.monthly_cost_limit)
-        if budget.calls_per_minute:
-            await self._check_rate(group_id, budget.calls_per_minute)
-
-    async def get(self, principal: Principal) -> tuple[Budget, float]:
-        """Return the group's limits, and the US dollars spent this month."""
-        await self._recorder.flush()
-        budget = await read_budget(self._database, principal.group_id)
-        return budget, await read_monthly_cost(self._database, principal.group_id, utc_now())
-
-    async def set(self, principal: Principal, budget: Budget) -> Budget:
-        """Replace the group's limits.
+        Calls that are under way are not stopped.
 
         Raises:
-            InvalidArgument: the cost is not a finite number.
+            ResourceExhausted: a limit is reached, or what is left of it is set aside for other calls.
+            FailedPrecondition: its cost is limited, and nobody knows it.
         """
-        if not math.isfinite(budget.monthly_cost_limit):
-            raise InvalidArgument.field("budget.monthly_cost_limit", "must be a finite number; 0 means no limit")
-        async with self._database.write() as connection:
-            await BudgetRepository(connection).set(principal.group_id, budget)
-        if self._cache is not None:
-            self._cache.forget(principal.group_id)
-        return budget
+        budgets = await self._budgets(principal, model.name)
+        if not budgets:
+            return Reservation()
+        limits = [(budget, budget.effective) for budget in budgets]
+        _check_prices(model, limits)
+        reservation = await self._reserve(principal, model, limits, expected)
+        try:
+            await self._count_call(principal.group_id, limits)
+        except BaseException:
+            reservation.release()
+            raise
+        return reservation
 
-    async def _budget(self, group_id: str) -> Budget:
-        if self._cache is None:
-            return await read_budget(self._database, group_id)
-        return await self._cache.get(group_id, lambda: read_budget(self._database, group_id))
+    def spent(self, record: UsageRecord) -> None:
+        """Count what a call used."""
+        for scope, spending in self._ledger.add(record):
+            self._alerts.check(record.group_id, scope, spending)
 
-    async def _check_cost(self, group_id: str, limit: float) -> None:
-        await self._recorder.flush()
-        spent = await read_monthly_cost(self._database, group_id, utc_now())
-        if spent >= limit:
-            raise ResourceExhausted(
-                f"your group has spent ${spent:.2f} of its ${limit:.2f} for model calls this month (UTC); an admin "
-                "of it can raise the limit with SetBudget",
-                reason="BUDGET_EXCEEDED",
-                metadata={"budget": "monthly_cost_limit"},
+    async def get(self, principal: Principal, scope: Scope) -> tuple[ScopedBudget, Spending]:
+        """Return the limits of a scope of the caller's group, and what it has used."""
+        budget = await read_budget(self._database, principal.group_id, scope)
+        return budget, await self._ledger.read(principal.group_id, scope)
+
+    async def page(self, principal: Principal, size: int, token: str) -> Page[ScopedBudget]:
+        """Return limits of the caller's group in the order of their scopes.
+
+        Raises:
+            InvalidArgument: the token is not one of this listing.
+        """
+        async with self._database.read() as connection:
+            budgets = BudgetRepository(connection)
+
+            async def read(after: list[Any] | None, limit: int) -> Sequence[ScopedBudget]:
+                return await budgets.page(principal.group_id, after, limit)
+
+            return await self._pager.page(
+                size, token, {}, read, lambda budget: [budget.scope.model, budget.scope.subject]
             )
 
-    async def _check_rate(self, group_id: str, limit: int) -> None:
+    async def set(self, principal: Principal, scope: Scope, budget: Budget) -> Budget:
+        """Replace the limits that the caller's group has set for a scope.
+
+        Raises:
+            InvalidArgument: a limit is not a number that can be used.
+        """
+        _check_numbers("budget", budget)
+        async with self._database.write() as connection:
+            await _store(connection, principal.group_id, scope, budget, ceiling=False)
+        self._forget(principal.group_id)
+        return budget
+
+    async def delete(self, principal: Principal, scope: Scope) -> None:
+        """Remove the limits that the caller's group has set for a scope, where there are any."""
+        async with self._database.write() as connection:
+            await BudgetRepository(connection).delete(principal.group_id, scope, ceiling=False)
+        self._forget(principal.group_id)
+
+    async def set_ceiling(self, group_id: str, scope: Scope, ceiling: Budget) -> Budget:
+        """Replace the limits that the operator has set for a scope of a group.
+
+        Raises:
+            InvalidArgument: a limit is not a number that can be used.
+        """
+        _check_numbers("ceiling", ceiling)
+        async with self._database.write() as connection:
+            await _store(connection, group_id, scope, ceiling, ceiling=True)
+        self._forget(group_id)
+        return ceiling
+
+    def _forget(self, group_id: str) -> None:
+        if self._cache is not None:
+            self._cache.forget_where(lambda key: key[0] == group_id)
+
+    async def _budgets(self, principal: Principal, model: str) -> list[ScopedBudget]:
+        group_id, subject = principal.group_id, principal.subject
+        if self._cache is None:
+            return await read_budgets(self._database, group_id, model, subject)
+        return await self._cache.get(
+            (group_id, model, subject), lambda: read_budgets(self._database, group_id, model, subject)
+        )
+
+    async def _reserve(
+        self,
+        principal: Principal,
+        model: Model,
+        limits: list[tuple[ScopedBudget, Budget]],
+        expected: Callable[[], Usage],
+    ) -> Reservation:
+        summed = [(budget, effective) for budget, effective in limits if effective.limits_sums]
+        if not summed:
+            return Reservation()
+        spendings = await self._ledger.spending(principal.group_id, [budget.scope for budget, _ in summed])
+        moment = utc_now()
+        # Nothing is awaited between the check and the reservation: calls at the same time see each other's.
+        for (budget, effective), spending in zip(summed, spendings, strict=True):
+            self._alerts.watch(principal.group_id, budget)
+            for limit in SUM_LIMITS:
+                allowed = effective.value(limit)
+                if not allowed:
+                    continue
+                used = spending.used(limit.measure, limit.period, moment)
+                if used + spending.reserved(limit.measure) >= allowed:
+                    raise _exceeded(budget, limit, allowed, used, moment)
+        usage = expected()
+        sums = Sums(model.spec.prices.cost(usage), usage.input_tokens + usage.output_tokens)
+        for spending in spendings:
+            spending.reserve(sums)
+        return Reservation(sums, spendings)
+
+    async def _count_call(self, group_id: str, limits: list[tuple[ScopedBudget, Budget]]) -> None:
+        counted = [(budget, effective.calls_per_minute) for budget, effective in limits if effective.calls_per_minute]
+        if not counted:
+            return
         now = utc_now()
         minute = int(now.timestamp() // 60)
         async with self._database.write() as connection:
-            calls = await BudgetRepository(connection).count_call(group_id, minute)
-        if calls > limit:
-            next_minute = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
-            raise ResourceExhausted(
-                f"your group has used its {limit} model calls of this minute; try again in the next one",
-                reason="BUDGET_EXCEEDED",
-                metadata={"budget": "calls_per_minute"},
-                retry_after=max(0.1, (next_minute - now).total_seconds()),
-            )
+            repository = BudgetRepository(connection)
+            # In one order everywhere, so that transactions never wait for each other in a circle. A refusal counts
+            # nothing: the transaction is rolled back.
+            for budget, allowed in sorted(counted, key=lambda each: (each[0].scope.model, each[0].scope.subject)):
+                if await repository.count_call(group_id, budget.scope, minute) > allowed:
+                    raise _refusal(
+                        budget,
+                        "calls_per_minute",
+                        f"{_whose(budget.scope)} have used their {allowed} model calls of this minute; try again in "
+                        "the next one",
+                        Period.MINUTE.remaining(now),
+                    )
+
+
+async def _store(connection: AsyncConnection, group_id: str, scope: Scope, budget: Budget, *, ceiling: bool) -> None:
+    budgets = BudgetRepository(connection)
+    if budget == NO_LIMITS:
+        await budgets.delete(group_id, scope, ceiling=ceiling)
+    else:
+        await budgets.set(group_id, scope, budget, ceiling=ceiling)
+
+
+def _check_prices(model: Model, limits: list[tuple[ScopedBudget, Budget]]) -> None:
+    prices = model.spec.prices
+    if prices.known:
+        return
+    limited = next((budget for budget, effective in limits if effective.limits_cost), None)
+    if limited is None:
+        return
+    name = "monthly_cost_limit" if limited.effective.monthly_cost_limit else "daily_cost_limit"
+    missing = "input_cost_per_million_tokens" if prices.input is None else "output_cost_per_million_tokens"
+    priced = (
+        f"let the operator give it {missing} in the list of shared models"
+        if model.shared
+        else f"set its {missing} with UpdateModel (0 if it is free)"
+    )
+    lifted = "ask the operator to lift" if limited.is_ceiling(name) else "remove"
+    raise FailedPrecondition(
+        f'the price of "{model.name}" is unknown, and {_whose(limited.scope)} have the limit {name}: {priced}, or '
+        f"{lifted} the limit",
+        reason="PRICE_UNKNOWN",
+        metadata={"model": model.name, "field": missing, **_scope_metadata(limited, name)},
+    )
+
+
+def _exceeded(
+    budget: ScopedBudget, limit: SumLimit, allowed: float, used: float, moment: datetime
+) -> ResourceExhausted:
+    form = "${:.2f}" if limit.measure is Measure.COST else "{:,.0f} tokens"
+    span = {Period.MINUTE: "this minute", Period.DAY: "today (UTC)", Period.MONTH: "this month (UTC)"}[limit.period]
+    whose = _whose(budget.scope)
+    if used < allowed:
+        return _refusal(
+            budget,
+            limit.name,
+            f"{whose} have used {form.format(used)} of their {form.format(allowed)} for {span}, and calls under way "
+            "may use the rest; try again when they have ended",
+            _RESERVED_SECONDS,
+        )
+    raised = (
+        "the operator of this installation can raise the limit with SetBudgetCeiling"
+        if budget.is_ceiling(limit.name)
+        else "an admin of your group can raise the limit with SetBudget"
+    )
+    # Nobody waits for the end of a month.
+    wait = None if limit.period is Period.MONTH else limit.period.remaining(moment)
+    return _refusal(
+        budget,
+        limit.name,
+        f"{whose} have used {form.format(used)} of their {form.format(allowed)} for {span}; {raised}",
+        wait,
+    )
+
+
+def _refusal(budget: ScopedBudget, limit: str, message: str, retry_after: float | None) -> ResourceExhausted:
+    return ResourceExhausted(
+        message, reason="BUDGET_EXCEEDED", metadata=_scope_metadata(budget, limit), retry_after=retry_after
+    )
+
+
+def _scope_metadata(budget: ScopedBudget, limit: str) -> dict[str, str]:
+    found = {"budget": limit}
+    if budget.scope.model:
+        found["budget_model"] = budget.scope.model
+    if budget.scope.subject:
+        found["budget_subject"] = budget.scope.subject
+    if budget.is_ceiling(limit):
+        found["set_by"] = "operator"
+    return found
+
+
+def _whose(scope: Scope) -> str:
+    """Return whose calls a limit is about: a plural, for the beginning of a sentence."""
+    of_model = f' of "{scope.model}"' if scope.model else ""
+    by_subject = f" by {scope.subject}" if scope.subject else ""
+    return f"your group's calls{of_model}{by_subject}"
+
+
+def _check_numbers(path: str, budget: Budget) -> None:
+    bad = [
+        FieldViolation(f"{path}.{limit.name}", "must be a finite number; 0 means no limit")
+        for limit in SUM_LIMITS
+        if not math.isfinite(budget.value(limit))
+    ]
+    bad += [
+        FieldViolation(f"{path}.{limit.name}", f"must be at most {_MOST_TOKENS}; 0 means no limit")
+        for limit in SUM_LIMITS
+        if limit.measure is Measure.TOKENS and budget.value(limit) > _MOST_TOKENS
+    ]
+    if not math.isfinite(budget.alert_share):
+        bad.append(FieldViolation(f"{path}.alert_share", "must be from 0 to 1; 0 means no alerts"))
+    if bad:
+        raise InvalidArgument.fields(bad)

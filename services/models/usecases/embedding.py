@@ -45,7 +45,7 @@ class Embedding:
         self._max_message_bytes = max_message_bytes
 
     async def embed(
-        self, principal: Principal, name: str, texts: Sequence[str], dimensions: int
+        self, principal: Principal, name: str, texts: Sequence[str], dimensions: int, *, labels: Mapping[str, str]
     ) -> tuple[Model, Embeddings]:
         """Return the model used, a unit-length vector for each text, and what was used to make them now.
 
@@ -60,7 +60,7 @@ class Embedding:
             raise lacking_capability(model, "embeddings", "embed texts")
         # Refused before the upstream is paid for vectors that cannot be sent.
         self._check_size(dimensions or model.spec.embedding_dimension, len(texts))
-        call = _Call(self._providers[model.spec.provider], self._metering, principal, model, dimensions)
+        call = _Call(self._providers[model.spec.provider], self._metering, principal, model, dimensions, labels)
         digests = [hashlib.sha256(text.encode()).digest() for text in texts]
         keys = [VectorKey(principal.group_id, model.id, model.updated_at, dimensions, digest) for digest in digests]
         caller = f"{principal.subject} {principal.execution_id}"
@@ -93,12 +93,14 @@ class _Call:
         principal: Principal,
         model: Model,
         dimensions: int,
+        labels: Mapping[str, str],
     ) -> None:
         self._provider = provider
         self._metering = metering
         self._principal = principal
         self._model = model
         self._dimensions = dimensions
+        self._labels = labels
         self.usage = Usage()
         """What the call has used so far."""
 
@@ -115,7 +117,8 @@ class _Call:
             self._check_dimension(embeddings.vectors.shape[1])
             take(positions, embeddings)
 
-        async with self._metering.call(self._principal, self._model, lambda: _estimate(texts)) as meter:
+        metered = self._metering.call(self._principal, self._model, lambda: _estimate(texts), self._labels)
+        async with metered as meter:
             try:
                 await self._provider.embed(self._model, texts, self._dimensions, checked)
             finally:

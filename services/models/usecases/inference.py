@@ -1,7 +1,7 @@
 """Calls of models."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
 
 from services.common.errors import Unavailable
@@ -24,7 +24,7 @@ from services.models.domain.usage import Usage
 from services.models.providers.base import ModelProvider, TokenCount
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.completion_checks import CompletionChecks, FittedCompletion
-from services.models.usecases.metering import Metering, estimate_usage, expected_usage
+from services.models.usecases.metering import CallMeter, Metering, estimate_usage, expected_usage
 from services.models.usecases.structured_output import StreamedText, StructuredOutput
 
 
@@ -53,7 +53,7 @@ class Inference:
         """
         model, fitted = await self._fit(principal, completion)
         completion = fitted.completion
-        async with self._metering.call(principal, model, lambda: expected_usage(model, completion)) as meter:
+        async with self._meter(principal, model, completion) as meter:
 
             async def ask(completion: Completion) -> Answer:
                 answer = await self._providers[model.spec.provider].complete(model, completion)
@@ -74,7 +74,7 @@ class Inference:
         """
         model, fitted = await self._fit(principal, completion)
         completion = fitted.completion
-        async with self._metering.call(principal, model, lambda: expected_usage(model, completion)) as meter:
+        async with self._meter(principal, model, completion) as meter:
             usage: Usage | None = None
             finish: FinishDelta | None = None
             text = StreamedText() if completion.response_format is not None else None
@@ -126,6 +126,11 @@ class Inference:
         """
         model = await self._catalogue.find_enabled(principal.group_id, name)
         return await self._providers[model.spec.provider].count_tokens(model, messages)
+
+    def _meter(
+        self, principal: Principal, model: Model, completion: Completion
+    ) -> AbstractAsyncContextManager[CallMeter]:
+        return self._metering.call(principal, model, lambda: expected_usage(model, completion), completion.labels)
 
     async def _fit(self, principal: Principal, completion: Completion) -> tuple[Model, FittedCompletion]:
         model = await self._catalogue.find_enabled(principal.group_id, completion.model)

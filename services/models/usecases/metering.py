@@ -1,6 +1,6 @@
 """Pricing and recording of what calls used."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -38,24 +38,30 @@ _COST = Counter("coxswain_models_cost_dollars_total", "US dollars by model, wher
 class CallMeter:
     """Counts what one call uses: of the upstream that answers, and of those whose answers are lost on the way."""
 
-    def __init__(self, principal: Principal, recorder: UsageRecorder) -> None:
+    def __init__(
+        self, principal: Principal, labels: Mapping[str, str], recorder: UsageRecorder, budgets: Budgets
+    ) -> None:
         self._principal = principal
+        self._labels = labels
         self._recorder = recorder
+        self._budgets = budgets
         self._called_at = utc_now()
 
     def used(self, model: Model, usage: Usage) -> Usage:
         """Record what an answer of a model used, and return it with its cost."""
         priced = replace(usage, cost=model.spec.prices.cost(usage))
-        self._recorder.record(
-            UsageRecord(
-                id=new_id(),
-                group_id=self._principal.group_id,
-                model=model.name,
-                execution_id=self._principal.execution_id,
-                called_at=self._called_at,
-                usage=priced,
-            )
+        record = UsageRecord(
+            id=new_id(),
+            group_id=self._principal.group_id,
+            model=model.name,
+            execution_id=self._principal.execution_id,
+            called_at=self._called_at,
+            usage=priced,
+            subject=self._principal.subject,
+            labels=self._labels,
         )
+        self._recorder.record(record)
+        self._budgets.spent(record)
         _count(model, priced)
         return priced
 
@@ -68,20 +74,27 @@ class Metering:
         self._budgets = budgets
 
     @asynccontextmanager
-    async def call(self, principal: Principal, model: Model, expected: Callable[[], Usage]) -> AsyncIterator[CallMeter]:
+    async def call(
+        self, principal: Principal, model: Model, expected: Callable[[], Usage], labels: Mapping[str, str]
+    ) -> AsyncIterator[CallMeter]:
         """Admit a call of a model, and measure it until the block ends.
 
-        `expected` returns about what the call will use. Work whose answer is lost is recorded by itself.
+        `expected` returns about what the call will use: so much of its limits is set aside. Work whose answer is
+        lost is recorded by itself.
 
         Raises:
-            ResourceExhausted: a limit of the group is reached.
+            ResourceExhausted: a limit is reached.
+            FailedPrecondition: its cost is limited, and the model has no price.
         """
         outcome = "OK"
         try:
-            await self._budgets.admit(principal.group_id)
-            meter = CallMeter(principal, self._recorder)
-            listen_for_lost_work(meter.used, lambda: expected().input_tokens)
-            yield meter
+            reservation = await self._budgets.admit(principal, model, expected)
+            try:
+                meter = CallMeter(principal, labels, self._recorder, self._budgets)
+                listen_for_lost_work(meter.used, lambda: expected().input_tokens)
+                yield meter
+            finally:
+                reservation.release()
         except CoxswainError as error:
             outcome = error.code
             raise

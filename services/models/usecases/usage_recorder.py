@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 from prometheus_client import Counter
@@ -43,6 +43,7 @@ class UsageRecorder:
         self._background = BackgroundTasks()
         self._more = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._storing = asyncio.Lock()
 
     def start(self) -> None:
         """Begin to store."""
@@ -57,6 +58,28 @@ class UsageRecorder:
         self._waiting.append(record)
         self._recorded += 1
         self._more.set()
+
+    @property
+    def waiting(self) -> Sequence[UsageRecord]:
+        """The records that are not known to be stored."""
+        return self._waiting
+
+    @contextlib.asynccontextmanager
+    async def standing_still(self, timeout: float = _FLUSH_SECONDS) -> AsyncIterator[None]:
+        """Store nothing until the block ends, so that each record is either stored or among those that wait.
+
+        When a batch takes longer than `timeout` seconds to be written, the block runs beside it: its records may then
+        be both.
+        """
+        held = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                held = await self._storing.acquire()
+        try:
+            yield
+        finally:
+            if held:
+                self._storing.release()
 
     async def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
         """Wait, for at most `timeout` seconds, until everything recorded so far is stored; return whether it is."""
@@ -88,15 +111,16 @@ class UsageRecorder:
             while self._waiting:
                 batch = self._waiting[:_BATCH]
                 try:
-                    # After a failure nobody knows whether the batch was committed.
-                    await self._store(batch, maybe_stored=failures > 0)
+                    async with self._storing:
+                        # After a failure nobody knows whether the batch was committed.
+                        await self._store(batch, maybe_stored=failures > 0)
+                        del self._waiting[: len(batch)]
                 except Exception:
                     failures += 1
                     logger.exception("usage_not_stored", records=len(self._waiting), failures=failures)
                     await asyncio.sleep(_PAUSES.pause(failures))
                     continue
                 failures = 0
-                del self._waiting[: len(batch)]
                 async with self._changed:
                     self._stored += len(batch)
                     self._changed.notify_all()

@@ -8,6 +8,10 @@ from sqlalchemy import text
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.migrate import downgrade_database, upgrade_database
+from services.models.domain.budget import WHOLE_GROUP, Budget, Period, Scope, Sums
+from services.models.domain.usage import UsageGrouping, UsageQuery
+from services.models.repositories.budgets import BudgetRepository, read_budget
+from services.models.repositories.usage import UsageRepository, read_sums
 
 
 async def test_requests_keep_their_models_when_the_table_changes(database_url: str) -> None:
@@ -78,4 +82,41 @@ async def test_a_price_of_nothing_becomes_unknown_and_what_refers_to_a_model_sta
         ("none", 0.0, 0.0),
     ]
     assert await found("model_id", "disabled_models") == [("none",)]
+    await database.close()
+
+
+async def test_usage_and_limits_of_earlier_releases_count_on(database_url: str) -> None:
+    await upgrade_database("models", database_url, "0007")
+    database = Database(database_url, "models", null_pool=True)
+    now = utc_now()
+    last_year = now - timedelta(days=366)
+    async with database.write() as connection:
+        for number, at in enumerate([now, now, last_year]):
+            moment = at.replace(tzinfo=None).isoformat(" ") if database.dialect == "sqlite" else at
+            await connection.execute(
+                text(
+                    "INSERT INTO usage_records (id, group_id, model, execution_id, called_at, input_tokens, "
+                    "output_tokens, reasoning_tokens, cached_input_tokens, cost, estimated) "
+                    "VALUES (:id, 'sales', 'm', '', :at, 7, 3, 1, 2, 0.5, false)"
+                ),
+                {"id": str(number), "at": moment},
+            )
+        moment = now.replace(tzinfo=None).isoformat(" ") if database.dialect == "sqlite" else now
+        await connection.execute(text("INSERT INTO budgets VALUES ('sales', 12.5, 3, :at)"), {"at": moment})
+        await connection.execute(text("INSERT INTO call_counts VALUES ('sales', 1, 2)"))
+    await upgrade_database("models", database_url)
+    budget = await read_budget(database, "sales", WHOLE_GROUP)
+    assert budget.own == Budget(monthly_cost_limit=12.5, calls_per_minute=3)
+    sums = (await read_sums(database, ["sales"], now))["sales"]
+    assert sums[Scope("m")][Period.MONTH] == Sums(1.0, 20)
+    query = UsageQuery(group_by=(UsageGrouping.MODEL, UsageGrouping.SUBJECT, UsageGrouping.CREW))
+    async with database.write() as connection:
+        (row,) = await UsageRepository(connection).sums("sales", query, None, 10)
+        assert (row.keys, row.calls, row.usage.input_tokens) == (("m", "", ""), 3, 21)
+        await BudgetRepository(connection).set("sales", Scope("m"), Budget(tokens_per_day=1), ceiling=True)
+    await downgrade_database("models", database_url, "0007")
+    async with database.read() as connection:
+        left = (await connection.execute(text("SELECT group_id, monthly_cost_limit FROM budgets"))).all()
+    assert [tuple(row) for row in left] == [("sales", 12.5)]
+    await upgrade_database("models", database_url)
     await database.close()

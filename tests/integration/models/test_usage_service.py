@@ -56,7 +56,15 @@ async def test_every_call_is_counted_for_its_group_and_model_at_once(served: Ins
     assert mine[EMBED].input_tokens == 3
     assert set(await rows(served, BOB)) == {CHAT}
     budget = await served.usage().GetBudget(pb.GetBudgetRequest())
-    assert budget == pb.GetBudgetResponse(budget=pb.Budget(), monthly_cost=12.0)
+    tokens = 3_000_003 + mine[OFFLINE].input_tokens + mine[OFFLINE].output_tokens
+    assert budget == pb.GetBudgetResponse(
+        budget=pb.Budget(),
+        effective=pb.Budget(),
+        monthly_cost=12.0,
+        daily_cost=12.0,
+        tokens_today=tokens,
+        tokens_this_month=tokens,
+    )
 
 
 async def test_a_failed_call_is_not_counted_and_a_stream_given_up_is(models: Installation) -> None:
@@ -115,7 +123,7 @@ async def test_usage_is_summed_by_execution_of_the_principal(models: Installatio
     with acting_as(issued.principal_token):
         await inference.Complete(ask(CHAT))
     await models.inference().Complete(ask(CHAT))
-    by_execution = await rows(models, grouping=pb.USAGE_GROUPING_EXECUTION)
+    by_execution = await rows(models, group_by=[pb.USAGE_GROUPING_EXECUTION])
     assert {key: row.calls for key, row in by_execution.items()} == {"": 1, "run-1": 1}
     assert (await rows(models, execution_id="run-1"))[CHAT].calls == 1
 
@@ -190,3 +198,78 @@ async def test_usage_outlives_the_process(tmp_path: Path, database_url: str, mon
         await database.close()
     assert len(stored) == 50
     assert {row.group_id for row in stored} == {"sales"}
+
+
+async def test_usage_is_summed_by_several_things_at_once_in_pages(served: Installation) -> None:
+    usage = Usage(prompt_tokens=100, completion_tokens=20, reasoning_tokens=5, cached_tokens=30)
+    served.llm.on(Reply(text="Answer", usage=usage), route="chat")
+    carol = "dev:carol:sales=operator"
+    for bearer, labels in [
+        (ALICE, {"crew": "brief", "project": "atlas"}),
+        (ALICE, {"crew": "brief", "project": "borealis"}),
+        (carol, {"crew": "poem", "project": "atlas"}),
+        (carol, {}),
+    ]:
+        await served.inference(bearer).Complete(ask(CHAT, labels=labels))
+    embed = inference_pb.EmbedRequest(model=EMBED, texts=["one two three"], labels={"crew": "brief"})
+    await served.inference().Embed(embed)
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+
+    async def query(*groupings: str, **fields: object) -> list[pb.UsageRow]:
+        rows: list[pb.UsageRow] = []
+        token = ""
+        while True:
+            response = await served.usage().QueryUsage(
+                pb.QueryUsageRequest(
+                    group_by=[pb.UsageGrouping.Value(f"USAGE_GROUPING_{name}") for name in groupings],
+                    page_size=2,
+                    page_token=token,
+                    **fields,  # type: ignore[arg-type]
+                )
+            )
+            assert len(response.rows) <= 2
+            rows += response.rows
+            token = response.next_page_token
+            if not token:
+                return rows
+
+    by_crew = await query("CREW", "MODEL")
+    assert [(row.crew, row.model, row.calls) for row in by_crew] == [
+        ("", CHAT, 1),
+        ("brief", CHAT, 2),
+        ("brief", EMBED, 1),
+        ("poem", CHAT, 1),
+    ]
+    row = by_crew[1]
+    assert (row.input_tokens, row.output_tokens) == (200, 40)
+    assert (row.reasoning_tokens, row.cached_input_tokens, row.estimated_calls) == (10, 60, 0)
+    assert not row.subject
+    by_all = await query("DAY", "SUBJECT", "LABEL", label="project")
+    assert {row.day for row in by_all} <= {today, f"{datetime.now(UTC):%Y-%m-%d}"}
+    assert [(row.subject, row.label, row.calls) for row in by_all if row.day == today] == [
+        ("dev|alice", "", 1),
+        ("dev|alice", "atlas", 1),
+        ("dev|alice", "borealis", 1),
+        ("dev|carol", "", 1),
+        ("dev|carol", "atlas", 1),
+    ]
+    assert [row.calls for row in await query("LABEL", label="none")] == [5]
+    assert [row.calls for row in await query(crew="brief", model=CHAT)] == [2]
+    assert [row.calls for row in await query(labels={"project": "atlas"}, subject="dev|carol")] == [1]
+    assert not await query(labels={"project": "atlas' OR 1=1"})
+    assert len(await query("EXECUTION")) == 1
+
+
+async def test_a_query_that_makes_no_sense_is_refused_by_its_field(models: Installation) -> None:
+    for fields, field in [
+        ({"group_by": [pb.USAGE_GROUPING_LABEL]}, "label"),
+        ({"group_by": [pb.USAGE_GROUPING_UNSPECIFIED]}, "group_by[0]"),
+        ({"group_by": [pb.USAGE_GROUPING_DAY] * 2}, "group_by"),
+        ({"page_token": "x"}, "page_token"),
+    ]:
+        request = pb.QueryUsageRequest(**fields)  # type: ignore[arg-type]
+        assert (await refusal(models.usage().QueryUsage(request))).fields == [field]
+    for labels in ({"Upper": "x"}, {"k" * 33: "x"}, {"key": "x" * 257}, {f"k{n}": "x" for n in range(9)}):
+        failure = await refusal(models.inference().Complete(ask(CHAT, labels=labels)))
+        assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert failure.fields[0].startswith("completion.labels")

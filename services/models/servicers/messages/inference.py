@@ -77,6 +77,7 @@ def completion_from_proto(completion: pb.Completion) -> Completion:
         extra_parameters=from_struct("completion.extra_parameters", completion.extra_parameters),
         parallel_tool_calls=completion.parallel_tool_calls if completion.HasField("parallel_tool_calls") else None,
         drop_unsupported_parameters=completion.drop_unsupported_parameters,
+        labels=dict(completion.labels),
     )
 
 
@@ -155,6 +156,7 @@ def usage_to_proto(usage: Usage | None) -> pb.Usage:
         cached_input_tokens=usage.cached_input_tokens,
         cost=usage.cost,
         estimated=usage.estimated,
+        cache_write_input_tokens=usage.cache_write_input_tokens,
     )
 
 

@@ -1,0 +1,119 @@
+"""Telling that a share of a limit has been used."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+
+from services.common.background import BackgroundTasks
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.identity.principal import Principal
+from services.common.ids import new_id
+from services.common.paging import Page, Pager
+from services.models.domain.budget import SUM_LIMITS, Budget, BudgetAlert, Period, Scope, ScopedBudget, Spending
+from services.models.repositories.budgets import BudgetRepository
+
+logger = structlog.get_logger(__name__)
+
+_ALERTS = Counter("coxswain_models_budget_alerts_total", "Alerts stored, by limit.", ("limit",))
+# Limits that are watched; the oldest leave, and are watched again from their next call on.
+_MAX_WATCHED = 50_000
+# What is allowed anew each minute is no news.
+_WATCHED_LIMITS = tuple(limit for limit in SUM_LIMITS if limit.period is not Period.MINUTE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    group_id: str
+    scope: Scope
+    ceiling: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    limits: Budget
+    told: dict[str, str]
+    """By limit, the period whose alert is stored."""
+
+
+class BudgetAlerts:
+    """Stores an alert, once in each day or month, when a limit's share has been used."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._watched: dict[_Key, _Watched] = {}
+        self._background = BackgroundTasks()
+        self._pager = Pager("budget_alerts")
+
+    def watch(self, group_id: str, budget: ScopedBudget) -> None:
+        """Hold what a scope uses against its limits from now on."""
+        for ceiling, limits in ((False, budget.own), (True, budget.ceiling)):
+            key = _Key(group_id, budget.scope, ceiling)
+            before = self._watched.pop(key, None)
+            if limits.alert_share:
+                self._watched[key] = _Watched(limits, {} if before is None else before.told)
+        while len(self._watched) > _MAX_WATCHED:
+            del self._watched[next(iter(self._watched))]
+
+    def check(self, group_id: str, scope: Scope, spending: Spending) -> None:
+        """Store, beside the call, the alerts that are due."""
+        moment = utc_now()
+        for ceiling in (False, True):
+            key = _Key(group_id, scope, ceiling)
+            watched = self._watched.get(key)
+            if watched is None:
+                continue
+            limits = watched.limits
+            for limit in _WATCHED_LIMITS:
+                allowed, period = limits.value(limit), limit.period.of(moment)
+                used = spending.used(limit.measure, limit.period, moment)
+                if not allowed or used < allowed * limits.alert_share or watched.told.get(limit.name) == period:
+                    continue
+                watched.told[limit.name] = period
+                alert = BudgetAlert(
+                    new_id(), scope, limit.name, period, allowed, used, limits.alert_share, ceiling, moment
+                )
+                self._background.start(self._store(group_id, alert, watched))
+
+    async def page(self, principal: Principal, size: int, token: str) -> Page[BudgetAlert]:
+        """Return alerts of the caller's group, newest first.
+
+        Raises:
+            InvalidArgument: the token is not one of this listing.
+        """
+        async with self._database.read() as connection:
+            alerts = BudgetRepository(connection)
+
+            async def read(before: list[Any] | None, limit: int) -> list[BudgetAlert]:
+                return await alerts.alerts(principal.group_id, before[0] if before else None, limit)
+
+            return await self._pager.page(size, token, {}, read, lambda alert: [alert.id])
+
+    async def close(self) -> None:
+        """End what is being stored; the next call after the start tells again."""
+        await self._background.stop()
+
+    async def _store(self, group_id: str, alert: BudgetAlert, watched: _Watched) -> None:
+        try:
+            async with self._database.write() as connection:
+                new = await BudgetRepository(connection).add_alert(group_id, alert)
+        except Exception:
+            # The next call that uses something tries again.
+            watched.told.pop(alert.limit, None)
+            logger.exception("budget_alert_not_stored", group_id=group_id, limit=alert.limit)
+            return
+        if not new:
+            return
+        _ALERTS.labels(alert.limit).inc()
+        logger.warning(
+            "budget_alert",
+            group_id=group_id,
+            model=alert.scope.model,
+            limit=alert.limit,
+            period=alert.period,
+            allowed=alert.allowed,
+            used=alert.used,
+            ceiling=alert.ceiling,
+        )

@@ -1,0 +1,122 @@
+"""What groups with limits have used, kept up to date in memory."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.models.domain.budget import Period, Scope, Spending, Sums, scopes_of
+from services.models.domain.usage import UsageRecord
+from services.models.repositories.usage import read_sums
+from services.models.usecases.usage_recorder import UsageRecorder
+
+# Groups that have not called for so long leave; their next call reads their sums anew.
+_IDLE_SECONDS = 60.0
+_GROUPS_AT_ONCE = 100
+
+
+@dataclass(slots=True)
+class _Group:
+    scopes: dict[Scope, Spending] = field(default_factory=dict)
+    asked_at: float = 0.0
+
+
+class Ledger:
+    """Running sums: no call waits for records to be stored, nor adds up those that are.
+
+    A sum is read once, together with the records that wait to be stored, and each later call of this process is added.
+    Where other processes write too, `refresh` reads the sums again.
+    """
+
+    def __init__(self, database: Database, recorder: UsageRecorder) -> None:
+        self._database = database
+        self._recorder = recorder
+        self._groups: dict[str, _Group] = {}
+
+    async def spending(self, group_id: str, scopes: Sequence[Scope]) -> list[Spending]:
+        """Return what scopes of a group have used.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        group = self._groups.setdefault(group_id, _Group())
+        group.asked_at = time.monotonic()
+        if any(scope not in group.scopes for scope in scopes):
+            await self._read({group_id: [*group.scopes, *scopes]})
+            # It may have left meanwhile.
+            group = self._groups.setdefault(group_id, group)
+        return [group.scopes[scope] for scope in scopes]
+
+    async def read(self, group_id: str, scope: Scope) -> Spending:
+        """Return what a scope has used, with what other processes have stored.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        await self._read({group_id: [scope]})
+        return (await self.spending(group_id, [scope]))[0]
+
+    def add(self, record: UsageRecord) -> Iterable[tuple[Scope, Spending]]:
+        """Count a call, and return the scopes it was counted in."""
+        group = self._groups.get(record.group_id)
+        if group is None:
+            return ()
+        touched = [
+            (scope, spending)
+            for scope in scopes_of(record.model, record.subject)
+            if (spending := group.scopes.get(scope)) is not None
+        ]
+        for _, spending in touched:
+            spending.add(record.called_at, record.usage)
+        return touched
+
+    async def refresh(self) -> None:
+        """Read the sums again of groups that have called lately.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        await self.forget_idle()
+        group_ids = list(self._groups)
+        for start in range(0, len(group_ids), _GROUPS_AT_ONCE):
+            chunk = group_ids[start : start + _GROUPS_AT_ONCE]
+            await self._read({name: list(self._groups[name].scopes) for name in chunk if name in self._groups})
+
+    async def forget_idle(self) -> None:
+        """Forget groups that have not called for a while."""
+        limit = time.monotonic() - _IDLE_SECONDS
+        for group_id, group in list(self._groups.items()):
+            if group.asked_at < limit and all(spending.idle for spending in group.scopes.values()):
+                del self._groups[group_id]
+
+    async def _read(self, wanted: dict[str, list[Scope]]) -> None:
+        async with self._recorder.standing_still():
+            moment = utc_now()
+            cells = await read_sums(self._database, list(wanted), moment)
+            # Nothing is awaited from here on: what is recorded meanwhile waits, and is counted once.
+            for group_id, scopes in wanted.items():
+                group = self._groups.setdefault(group_id, _Group(asked_at=time.monotonic()))
+                for scope in scopes:
+                    spending = group.scopes.setdefault(scope, Spending())
+                    spending.replace(moment, _sum_of(cells[group_id], scope))
+            for record in self._recorder.waiting:
+                if record.group_id in wanted:
+                    chosen = wanted[record.group_id]
+                    for scope in scopes_of(record.model, record.subject):
+                        if scope in chosen:
+                            self._groups[record.group_id].scopes[scope].add(record.called_at, record.usage)
+
+
+def _sum_of(cells: dict[Scope, dict[Period, Sums]], scope: Scope) -> dict[Period, Sums]:
+    """Add up what models and subjects have used in a scope."""
+    chosen = [
+        sums for cell, sums in cells.items() if scope.model in ("", cell.model) and scope.subject in ("", cell.subject)
+    ]
+    return {
+        period: Sums(
+            sum(sums[period].cost for sums in chosen if period in sums),
+            sum(sums[period].tokens for sums in chosen if period in sums),
+        )
+        for period in Period
+    }

@@ -1,0 +1,317 @@
+"""Limits by group, model and subject: what they refuse, what they tell, and who may set them."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from coxswain.models.v1 import inference_pb2, model_pb2
+from coxswain.models.v1 import usage_pb2 as pb
+from tests.integration.models.support import (
+    CHAT,
+    EMBED,
+    OFFLINE,
+    REASONER,
+    Installation,
+    Refusal,
+    ask,
+    ask_stream,
+    read_refusal,
+    refusal,
+    serve_models,
+    text,
+)
+from tests.support.harness import ALICE, BOB
+from tests.support.llm_script import Reply, Usage
+
+ROOT = "dev:root:ops=admin,platform_admin"
+CAROL = "dev:carol:sales=operator"
+PRICED = Reply(text="Answer", usage=Usage(prompt_tokens=1_000_000, completion_tokens=500_000))
+"""Six dollars at the prices of the seed."""
+SMALL = Reply(text="Answer", usage=Usage(prompt_tokens=60, completion_tokens=40))
+"""A hundred tokens."""
+
+
+async def limit(models: Installation, scope: pb.BudgetScope | None = None, **limits: Any) -> None:
+    await models.usage().SetBudget(pb.SetBudgetRequest(budget=pb.Budget(**limits), scope=scope))
+
+
+async def cap(models: Installation, group: str, scope: pb.BudgetScope | None = None, **limits: Any) -> None:
+    request = pb.SetBudgetCeilingRequest(group_id=group, ceiling=pb.Budget(**limits), scope=scope)
+    await models.usage(ROOT).SetBudgetCeiling(request)
+
+
+async def complete(models: Installation, bearer: str = ALICE, model: str = CHAT, **fields: Any) -> Any:
+    return await models.inference(bearer).Complete(ask(model, **fields))
+
+
+async def refused(models: Installation, bearer: str = ALICE, model: str = CHAT) -> Refusal:
+    failure = await refusal(complete(models, bearer, model))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BUDGET_EXCEEDED")
+    return failure
+
+
+@pytest.mark.parametrize(
+    ("limits", "waits"),
+    [
+        ({"monthly_cost_limit": 5.0}, False),
+        ({"daily_cost_limit": 5.0}, True),
+        ({"tokens_per_day": 1_000_000}, True),
+        ({"tokens_per_month": 1_000_000}, False),
+    ],
+)
+async def test_a_sum_that_is_used_up_ends_the_calls_that_follow(
+    served: Installation, limits: dict[str, Any], waits: bool
+) -> None:
+    served.llm.on(PRICED, route="chat")
+    await limit(served, **limits)
+    await complete(served)
+    failure = await refused(served)
+    assert failure.metadata == {"budget": next(iter(limits))}
+    assert (failure.retry_after is not None) is waits
+    await complete(served, BOB)
+    assert len(served.llm.calls) == 2
+
+
+async def test_tokens_of_a_minute_are_given_anew_each_minute(served: Installation) -> None:
+    served.llm.on(SMALL, route="chat")
+    await limit(served, tokens_per_minute=150)
+    failures = []
+    for _ in range(6):
+        try:
+            await complete(served)
+        except grpc.aio.AioRpcError as error:
+            failures.append(read_refusal(error))
+    # A minute may end in between: then there are two more.
+    assert 2 <= len(failures) <= 4
+    assert failures[0].metadata == {"budget": "tokens_per_minute"}
+    assert failures[0].retry_after is not None
+    assert 0 < failures[0].retry_after <= 60
+
+
+async def test_limits_of_a_model_and_of_a_subject_touch_no_other_calls(served: Installation) -> None:
+    served.llm.on(PRICED, route="chat")
+    served.llm.on(Reply(vectors=[[1.0] * 64]), route="embeddings")
+    await limit(served, pb.BudgetScope(model=CHAT, subject="dev|carol"), tokens_per_day=1)
+    await limit(served, pb.BudgetScope(subject="dev|alice"), monthly_cost_limit=1.0)
+    await complete(served, CAROL)
+    failure = await refused(served, CAROL)
+    assert failure.metadata == {"budget": "tokens_per_day", "budget_model": CHAT, "budget_subject": "dev|carol"}
+    assert "dev|carol" in failure.message
+    assert CHAT in failure.message
+    await complete(served, CAROL, REASONER)
+    await complete(served)
+    assert (await refused(served)).metadata == {"budget": "monthly_cost_limit", "budget_subject": "dev|alice"}
+    await limit(served, pb.BudgetScope(model=REASONER), calls_per_minute=1)
+    outcomes = await asyncio.gather(*(complete(served, CAROL, REASONER) for _ in range(4)), return_exceptions=True)
+    assert 1 <= sum(isinstance(outcome, inference_pb2.CompleteResponse) for outcome in outcomes) <= 2
+    await complete(served, BOB)
+
+
+async def test_calls_at_once_do_not_all_pass_a_limit_that_is_nearly_used_up(served: Installation) -> None:
+    served.llm.on(PRICED, route="chat", times=1)
+    served.llm.on(Reply(hang=True), route="chat")
+    # Six dollars are spent, and each call is expected to cost 0.008 for its answer: two of them find some left.
+    await limit(served, monthly_cost_limit=6.01)
+    await complete(served)
+    waiting = [asyncio.ensure_future(complete(served)) for _ in range(20)]
+    failures = []
+    for call in asyncio.as_completed(waiting):
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await call
+        failures.append(read_refusal(failed.value))
+        if len(failures) == 18:
+            break
+    assert {failure.metadata["budget"] for failure in failures} == {"monthly_cost_limit"}
+    # What is left may come back.
+    assert all(failure.retry_after for failure in failures)
+    assert len(served.llm.calls) == 3
+    for call in waiting:
+        call.cancel()
+    await served.llm.wait_for_calls(2, client_disconnected=True)
+    await asyncio.gather(*waiting, return_exceptions=True)
+    served.llm.clear_rules()
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await complete(served)
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.01)
+                continue
+            break
+
+
+async def test_a_call_sets_aside_the_answer_it_asks_for(models: Installation) -> None:
+    models.llm.on(Reply(hang=True), route="chat")
+    await limit(models, tokens_per_day=5000)
+    big = asyncio.ensure_future(complete(models, sampling=inference_pb2.Sampling(max_output_tokens=6000)))
+    await models.llm.wait_for_calls(1)
+    assert (await refused(models)).retry_after == 1.0
+    big.cancel()
+    await models.llm.wait_for_calls(1, client_disconnected=True)
+
+
+async def test_a_stream_gives_back_what_it_had_set_aside(models: Installation) -> None:
+    models.llm.on(SMALL, route="chat")
+    await limit(models, tokens_per_day=1000)
+    for _ in range(9):
+        async for _part in models.inference().StreamComplete(ask_stream(CHAT)):
+            pass
+    state = await models.usage().GetBudget(pb.GetBudgetRequest())
+    assert state.tokens_today == 900
+
+
+async def test_a_price_that_nobody_knows_is_refused_under_a_cost_limit(served: Installation) -> None:
+    await complete(served, model=REASONER)
+    await limit(served, monthly_cost_limit=0.000001)
+    failure = await refusal(complete(served, model=REASONER))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "PRICE_UNKNOWN")
+    assert failure.metadata == {
+        "model": REASONER,
+        "field": "input_cost_per_million_tokens",
+        "budget": "monthly_cost_limit",
+    }
+    embedding = served.inference().Embed(inference_pb2.EmbedRequest(model=EMBED, texts=["one"]))
+    assert (await refusal(embedding)).reason == "PRICE_UNKNOWN"
+    await served.inference().Complete(ask(OFFLINE, text("Sum up.", material="The text is here for everybody.")))
+    await served.models().CreateModel(
+        model_pb2.CreateModelRequest(
+            model=model_pb2.Model(
+                name="team/own", provider=model_pb2.PROVIDER_OPENAI, capabilities=model_pb2.Capabilities(chat=True)
+            )
+        )
+    )
+    failure = await refusal(complete(served, model="team/own"))
+    assert "UpdateModel" in failure.message
+    free = model_pb2.Model(input_cost_per_million_tokens=0, output_cost_per_million_tokens=0)
+    change = model_pb2.UpdateModelRequest(name="team/own", model=free)
+    change.update_mask.paths[:] = ["input_cost_per_million_tokens", "output_cost_per_million_tokens"]
+    await served.models().UpdateModel(change)
+    await complete(served, model="team/own")
+
+
+async def test_a_ceiling_counts_whatever_the_group_sets(served: Installation) -> None:
+    served.llm.on(PRICED, route="chat")
+    await cap(served, "sales", monthly_cost_limit=5.0, calls_per_minute=1000)
+    await limit(served, monthly_cost_limit=100.0, tokens_per_day=50_000_000)
+    await complete(served)
+    failure = await refused(served)
+    assert failure.metadata == {"budget": "monthly_cost_limit", "set_by": "operator"}
+    assert "SetBudgetCeiling" in failure.message
+    state = await served.usage().GetBudget(pb.GetBudgetRequest())
+    assert state.budget == pb.Budget(monthly_cost_limit=100.0, tokens_per_day=50_000_000)
+    assert state.ceiling == pb.Budget(monthly_cost_limit=5.0, calls_per_minute=1000)
+    assert state.effective == pb.Budget(monthly_cost_limit=5.0, calls_per_minute=1000, tokens_per_day=50_000_000)
+    await served.usage().DeleteBudget(pb.DeleteBudgetRequest())
+    await refused(served)
+    await complete(served, BOB)
+    await cap(served, "sales")
+    await complete(served)
+    assert not (await served.usage().GetBudget(pb.GetBudgetRequest())).HasField("ceiling")
+
+
+async def test_only_the_operator_sets_ceilings_and_only_admins_limits(models: Installation) -> None:
+    request = pb.SetBudgetCeilingRequest(group_id="sales", ceiling=pb.Budget(calls_per_minute=1))
+    assert (await refusal(models.usage().SetBudgetCeiling(request))).reason == "ROLE_REQUIRED"
+    assert (await refusal(models.usage(CAROL).DeleteBudget(pb.DeleteBudgetRequest()))).reason == "ROLE_REQUIRED"
+    for name, value in [("tokens_per_day", 2**63 - 1), ("daily_cost_limit", float("inf")), ("alert_share", 1.5)]:
+        failure = await refusal(models.usage().SetBudget(pb.SetBudgetRequest(budget=pb.Budget(**{name: value}))))  # type: ignore[arg-type]
+        assert failure.fields == [f"budget.{name}"]
+    scope = pb.BudgetScope(subject="alice")
+    failure = await refusal(models.usage().SetBudget(pb.SetBudgetRequest(budget=pb.Budget(), scope=scope)))
+    assert failure.fields == ["scope.subject"]
+
+
+async def test_all_limits_are_listed_in_pages_and_can_be_removed(served: Installation) -> None:
+    scopes = [pb.BudgetScope(), pb.BudgetScope(subject="dev|z"), *(pb.BudgetScope(model=f"m{n}") for n in range(5))]
+    for scope in scopes:
+        await limit(served, scope, calls_per_minute=7)
+    await cap(served, "sales", pb.BudgetScope(model="m9"), tokens_per_day=9)
+    await cap(served, "other", tokens_per_day=9)
+    listed: list[pb.ScopedBudget] = []
+    token = ""
+    while True:
+        page = await served.usage(CAROL).ListBudgets(pb.ListBudgetsRequest(page_size=3, page_token=token))
+        assert len(page.budgets) <= 3
+        listed += page.budgets
+        token = page.next_page_token
+        if not token:
+            break
+    assert [entry.scope for entry in listed] == [*scopes, pb.BudgetScope(model="m9")]
+    assert all(entry.budget == pb.Budget(calls_per_minute=7) and not entry.HasField("ceiling") for entry in listed[:-1])
+    assert listed[-1].ceiling == pb.Budget(tokens_per_day=9)
+    assert not listed[-1].HasField("budget")
+    for scope in scopes:
+        await served.usage().DeleteBudget(pb.DeleteBudgetRequest(scope=scope))
+    left = await served.usage().ListBudgets(pb.ListBudgetsRequest())
+    assert [entry.scope for entry in left.budgets] == [pb.BudgetScope(model="m9")]
+
+
+async def alerts(models: Installation, count: int) -> list[pb.BudgetAlert]:
+    """Return the group's alerts, once there are so many."""
+    async with asyncio.timeout(30):
+        while True:
+            found = list((await models.usage(CAROL).ListBudgetAlerts(pb.ListBudgetAlertsRequest())).alerts)
+            if len(found) >= count:
+                return found
+            await asyncio.sleep(0.01)
+
+
+async def test_an_alert_is_stored_once_when_a_share_is_used(served: Installation) -> None:
+    served.llm.on(PRICED, route="chat")
+    await limit(served, monthly_cost_limit=20.0, alert_share=0.5)
+    await cap(served, "sales", pb.BudgetScope(model=CHAT), tokens_per_day=4_000_000, alert_share=0.8)
+    await complete(served)
+    assert not (await served.usage().ListBudgetAlerts(pb.ListBudgetAlertsRequest())).alerts
+    await complete(served)
+    (first,) = await alerts(served, 1)
+    assert (first.limit, first.allowed, first.used, first.alert_share) == ("monthly_cost_limit", 20.0, 12.0, 0.5)
+    assert (first.scope, first.ceiling, len(first.period)) == (pb.BudgetScope(), False, 7)
+    await complete(served)
+    second, same = await alerts(served, 2)
+    assert same == first
+    assert (second.limit, second.ceiling, second.scope) == ("tokens_per_day", True, pb.BudgetScope(model=CHAT))
+    assert len(await alerts(served, 2)) == 2
+    assert not (await served.usage(BOB).ListBudgetAlerts(pb.ListBudgetAlertsRequest())).alerts
+    page = await served.usage().ListBudgetAlerts(pb.ListBudgetAlertsRequest(page_size=1))
+    rest = await served.usage().ListBudgetAlerts(
+        pb.ListBudgetAlertsRequest(page_size=1, page_token=page.next_page_token)
+    )
+    assert [*page.alerts, *rest.alerts] == [second, first]
+
+
+async def test_what_was_used_before_a_start_counts_after_it(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve_models(tmp_path, monkeypatch, database_url=database_url) as models:
+        models.llm.on(PRICED, route="chat")
+        await complete(models)
+    async with serve_models(tmp_path, monkeypatch, database_url=database_url) as models:
+        await limit(models, pb.BudgetScope(subject="dev|alice"), daily_cost_limit=5.0)
+        await refused(models)
+        await complete(models, CAROL)
+
+
+async def test_replicas_see_what_the_others_have_used(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        serve_models(tmp_path, monkeypatch, database_url=postgres_url, budget_refresh_seconds=0.05) as one,
+        serve_models(tmp_path, monkeypatch, database_url=postgres_url, budget_refresh_seconds=0.05) as two,
+    ):
+        one.llm.on(PRICED, route="chat")
+        two.llm.on(SMALL, route="chat")
+        await limit(one, monthly_cost_limit=10.0)
+        await complete(two)
+        await complete(one)
+        await complete(one)
+        failure = None
+        async with asyncio.timeout(30):
+            while failure is None:
+                try:
+                    await complete(two)
+                except grpc.aio.AioRpcError as error:
+                    failure = read_refusal(error)
+        assert failure.metadata == {"budget": "monthly_cost_limit"}
