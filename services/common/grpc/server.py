@@ -11,6 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.common.grpc.access import read_access
+from services.common.grpc.gone_clients import log_gone_clients_quietly
 from services.common.grpc.pipeline import Method, Pipeline
 from services.common.grpc.reflection import add_reflection
 from services.common.identity.authenticator import Authenticator
@@ -40,6 +41,7 @@ class Listener:
             authenticator, internal=internal, stream_check_seconds=max(1.0, settings.principal_cache_seconds)
         )
         self._methods: dict[str, list[str]] = {}
+        log_gone_clients_quietly()
         self._health = health.aio.HealthServicer()
         self.server = grpc.aio.server(
             options=(
