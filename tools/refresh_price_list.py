@@ -34,6 +34,7 @@ COLUMNS = (
     "max_output_tokens",
     "dimension",
     "capabilities",
+    "unsupported_parameters",
 )
 
 
@@ -68,6 +69,8 @@ def _row(name: str, kind: str, facts: dict[str, Any]) -> dict[str, str]:
     }
     if kind == "chat":
         row["max_output_tokens"] = _count(facts, "max_output_tokens")
+        if facts.get("supports_sampling_params") is False:
+            row["unsupported_parameters"] = "temperature top_p"
     else:
         row["dimension"] = _count(facts, "output_vector_size")
     # Where all is 0, the list often means a price that it does not know.

@@ -26,6 +26,7 @@ class ListedModel:
     max_output_tokens: int
     dimension: int
     capabilities: Capabilities
+    unsupported_parameters: tuple[str, ...]
 
 
 def find_listed(name: str) -> ListedModel | None:
@@ -68,6 +69,8 @@ def _missing(spec: ModelSpec, listed: ListedModel) -> dict[str, Any]:
         filled["embedding_dimension"] = listed.dimension
     if spec.capabilities == Capabilities():
         filled["capabilities"] = listed.capabilities
+    if not spec.unsupported_parameters and listed.unsupported_parameters:
+        filled["unsupported_parameters"] = listed.unsupported_parameters
     return filled
 
 
@@ -80,7 +83,7 @@ def _rows() -> dict[str, str]:
 
 @functools.cache
 def _read(row: str) -> ListedModel:
-    *prices, max_input, max_output, dimension, capabilities = row.split(",")
+    *prices, max_input, max_output, dimension, capabilities, unsupported = row.split(",")
     given, output, cached_input, cache_write = (float(price) if price else None for price in prices)
     return ListedModel(
         input=given,
@@ -91,4 +94,5 @@ def _read(row: str) -> ListedModel:
         max_output_tokens=int(max_output or 0),
         dimension=int(dimension or 0),
         capabilities=Capabilities(**dict.fromkeys(_CAPABILITIES.intersection(capabilities.split()), True)),
+        unsupported_parameters=tuple(unsupported.split()),
     )

@@ -1,13 +1,21 @@
 """The models that are there from the start."""
 
 import asyncio
+import functools
+import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
+from services.models.domain.conversation import Sampling
+from services.models.domain.model import Model, ModelSpec, Provider
+from services.models.domain.parameters import unsupported_parameters
+from services.models.price_list import complete_model, find_listed
 from services.models.seed import SeedError, read_seed, seed
 from services.models.settings import ModelsSettings
 from services.models.tables import models
@@ -52,12 +60,72 @@ async def test_replicas_that_seed_at_once_do_not_get_in_each_others_way(database
     assert sorted(names) == sorted(spec.name for spec in read_seed(ModelsSettings().seed_file))
 
 
+PACKAGED = read_seed(ModelsSettings().seed_file)
+PAID = [spec for spec in PACKAGED if spec.provider not in (Provider.OFFLINE, Provider.OLLAMA, Provider.VLLM)]
+# When the names were last compared with what the providers serve.
+REVIEWED = "2026-11-29"
+
+
+def as_called(spec: ModelSpec) -> Model:
+    now = utc_now()
+    return complete_model(Model("1", "", spec, enabled=True, created_at=now, updated_at=now))
+
+
+@functools.cache
+def listed_facts() -> dict[str, dict[str, Any]]:
+    """Return what litellm's list says, by provider and model."""
+    tool = runpy.run_path(str(Path(__file__).resolve().parents[3] / "tools" / "refresh_price_list.py"))
+    found = {}
+    for name, facts in tool["read_source"]().items():
+        provider = facts.get("litellm_provider", "")
+        found[name if name.startswith(f"{provider}/") else f"{provider}/{name}"] = facts
+    return found
+
+
+@pytest.mark.parametrize("spec", PACKAGED, ids=lambda spec: spec.name)
+def test_a_packaged_model_has_all_that_a_call_needs_to_know(spec: ModelSpec) -> None:
+    can = spec.capabilities
+    assert can.chat != can.embeddings
+    assert as_called(spec).spec.prices.known
+    if can.embeddings:
+        assert spec.embedding_dimension
+        return
+    assert spec.context_window
+    assert not spec.max_input_tokens or spec.max_input_tokens < spec.context_window
+    if spec.provider is not Provider.OFFLINE:
+        assert spec.max_output_tokens
+        takes_temperature = "temperature" not in unsupported_parameters(spec, Sampling())
+        openai_reasons = spec.provider is Provider.OPENAI and can.reasoning
+        assert (spec.temperature is not None) == (takes_temperature and not openai_reasons)
+
+
+@pytest.mark.parametrize("spec", PAID, ids=lambda spec: spec.name)
+def test_a_packaged_model_is_as_the_list_says_and_not_past_its_end(spec: ModelSpec) -> None:
+    name = spec.upstream_name if spec.provider is Provider.LITELLM else f"{spec.provider.value}/{spec.upstream_name}"
+    listed, facts = find_listed(name), listed_facts()[name]
+    assert listed is not None
+    assert facts.get("deprecation_date", "9999") > REVIEWED
+    assert "/v1/chat/completions" in facts.get("supported_endpoints", ["/v1/chat/completions"])
+    assert spec.input_limit <= listed.max_input_tokens
+    assert (spec.max_output_tokens, spec.embedding_dimension) == (listed.max_output_tokens, listed.dimension)
+    # The list knows less of what Databricks' models can do than their documentation.
+    if spec.provider is not Provider.DATABRICKS:
+        assert spec.capabilities == listed.capabilities
+    # The service knows OpenAI's own from their families.
+    if spec.provider is not Provider.OPENAI:
+        assert set(spec.unsupported_parameters) >= set(listed.unsupported_parameters)
+
+
 def test_the_packaged_file_holds_models_with_an_offline_pair_among_them() -> None:
     by_name = {spec.name: spec for spec in read_seed(ModelsSettings().seed_file)}
     assert by_name["offline/extract"].capabilities.chat
     assert by_name["offline/embed"].embedding_dimension == 256
     assert not by_name["offline/extract"].capabilities.tools
-    assert {spec.provider.value for spec in by_name.values()} >= {"offline", "openai", "databricks"}
+    providers = {"offline", "openai", "databricks", "anthropic", "gemini", "deepseek", "ollama", "vllm"}
+    assert {name.partition("/")[0] for name in by_name} == providers
+    gpt5 = by_name["openai/gpt-5"]
+    assert (gpt5.context_window, gpt5.input_limit, gpt5.max_output_tokens) == (400_000, 272_000, 128_000)
+    assert "openai/o4-mini" not in by_name
 
 
 @pytest.mark.parametrize(

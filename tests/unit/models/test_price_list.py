@@ -95,6 +95,11 @@ def test_of_two_rows_of_a_model_the_one_with_the_provider_in_its_name_counts() -
         assert (only["model"], only["max_output_tokens"]) == ("gemini/x", "7")
 
 
+def test_a_model_without_sampling_takes_no_temperature() -> None:
+    assert row("a", supports_sampling_params=False)["unsupported_parameters"] == "temperature top_p"
+    assert row("a", supports_sampling_params=True)["unsupported_parameters"] == ""
+
+
 def test_models_that_neither_answer_nor_embed_are_not_listed() -> None:
     assert TOOL["rows"]({"dall-e": {"mode": "image_generation", "litellm_provider": "openai"}}) == []
 
@@ -103,9 +108,9 @@ def test_models_that_neither_answer_nor_embed_are_not_listed() -> None:
 def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     file = tmp_path / "list.csv"
     file.write_text(
-        ",".join(TOOL["COLUMNS"])
-        + "\nopenai/m,10,20,1,12.5,272000,128000,,chat tools flying\nopenai/e,0.5,0,,,8000,,256,embeddings\n"
-        "openai/unknown,,,,,,,,chat\nazure/m,11,22,,,,,,chat\ndatabricks/m,12,24,,,,,,chat\nanthropic/m,13,26,,,,,,chat\n"
+        ",".join(TOOL["COLUMNS"]) + "\nopenai/m,10,20,1,12.5,272000,128000,,chat tools flying,temperature top_p\n"
+        "openai/e,0.5,0,,,8000,,256,embeddings,\nopenai/unknown,,,,,,,,chat,\nazure/m,11,22,,,,,,chat,\n"
+        "databricks/m,12,24,,,,,,chat,\nanthropic/m,13,26,,,,,,chat,\n"
     )
     monkeypatch.setattr(price_list, "_FILE", file)
     price_list._rows.cache_clear()
@@ -120,7 +125,8 @@ def test_what_a_model_leaves_out_is_filled_in_and_named() -> None:
     assert (found.spec.context_window, found.spec.max_output_tokens) == (272_000, 128_000)
     assert (found.spec.input_limit, found.spec.max_input_tokens) == (272_000, 0)
     assert found.spec.capabilities == Capabilities(chat=True, tools=True)
-    assert len(found.listed_fields) == 7
+    assert found.spec.unsupported_parameters == ("temperature", "top_p")
+    assert len(found.listed_fields) == 8
     assert all(getattr(found.spec, name) != getattr(model("a/b").spec, name) for name in found.listed_fields)
     embeds = complete_model(model("openai/e"))
     assert (embeds.spec.embedding_dimension, embeds.spec.prices) == (256, Prices(0.5, 0))
@@ -129,6 +135,7 @@ def test_what_a_model_leaves_out_is_filled_in_and_named() -> None:
 @pytest.mark.usefixtures("listed")
 def test_what_a_model_says_of_itself_stays() -> None:
     own: dict[str, Any] = {"context_window": 5, "max_output_tokens": 6, "capabilities": Capabilities(chat=True)}
+    own["unsupported_parameters"] = ("seed",)
     found = complete_model(model("openai/m", input_cost_per_million_tokens=0.0, **own))
     assert {name: getattr(found.spec, name) for name in own} == own
     assert found.spec.prices == Prices(0.0, None)
