@@ -14,12 +14,12 @@ from tests.integration.models.support import (
     SEED,
     Installation,
     ask,
-    ask_stream,
     completion,
     refusal,
     serve_models,
     text,
 )
+from tests.integration.models.turns import answer
 from tests.support.llm_script import Reply, ToolCall
 from tests.support.media_samples import MP3, PDF, PNG, WAV
 
@@ -60,32 +60,6 @@ def image(data: bytes = PNG, **fields: Any) -> pb.ContentPart:
 
 def url(address: str) -> pb.ContentPart:
     return part(image=pb.Image(url=address))
-
-
-async def answer(models: Installation, model: str, *messages: pb.Message, stream: bool, **fields: Any) -> pb.Message:
-    """Return the answer as the message of the next turn, put together as the protos say."""
-    if not stream:
-        whole = await models.inference().Complete(ask(model, *messages, **fields))
-        thinking, said, calls = list(whole.thinking), whole.text, list(whole.tool_calls)
-    else:
-        thinking, said, calls = [], "", []
-        async for piece in models.inference().StreamComplete(ask_stream(model, *messages, **fields)):
-            match piece.WhichOneof("delta"):
-                case "text":
-                    said += piece.text
-                case "thinking":
-                    assert not said
-                    assert not calls
-                    thinking.append(piece.thinking)
-                case "tool_call":
-                    more = piece.tool_call
-                    if more.index == len(calls):
-                        calls.append(pb.ToolCall(id=more.id, name=more.name, provider_state=more.provider_state))
-                    calls[more.index].arguments_json += more.arguments_json
-                case _:
-                    pass
-    parts = [part(thinking=piece) for piece in thinking] + ([part(text=said)] if said else [])
-    return pb.Message(role=pb.MESSAGE_ROLE_ASSISTANT, content=parts, tool_calls=calls)
 
 
 def encoded(data: bytes) -> str:

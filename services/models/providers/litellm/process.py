@@ -202,6 +202,7 @@ def _import_litellm(max_bytes: int) -> Any:
     # An answer may say the same a hundred times.
     litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize
     _keep_failed_finishes()
+    _keep_openrouters_signatures()
     _limit_bodies(max_bytes)
     return litellm
 
@@ -213,6 +214,23 @@ def _keep_failed_finishes() -> None:
     for word in _FAILED_FINISHES:
         words[word] = word.lower()
         words[word.lower()] = word.lower()
+
+
+def _keep_openrouters_signatures() -> None:
+    """Pass on pieces of a stream that hold nothing but `reasoning_details`: the signatures come in such."""
+    from litellm.llms.openrouter.chat.transformation import OpenRouterChatCompletionStreamingHandler
+
+    reader: Any = OpenRouterChatCompletionStreamingHandler
+    parse = reader.chunk_parser
+
+    def parse_with_reasoning(handler: Any, chunk: dict[str, Any]) -> Any:
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta") or {}
+            if delta.get("reasoning_details") and delta.get("reasoning") is None:
+                delta["reasoning"] = ""
+        return parse(handler, chunk)
+
+    reader.chunk_parser = parse_with_reasoning
 
 
 def _limit_bodies(max_bytes: int) -> None:
