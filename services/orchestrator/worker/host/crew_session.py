@@ -171,6 +171,7 @@ class CrewSession:
                 retry_seconds=retry_seconds,
                 call_timeout=context.settings.model_call_seconds,
                 usage=self._state.usage,
+                labels={"crew": spec.name},
             ),
             MemoryCalls(
                 context.stubs.memory,

@@ -1,5 +1,7 @@
 """Serves the model calls and embeddings of a crew process: each answer that was paid for is kept."""
 
+from collections.abc import Mapping
+
 import grpc
 
 from coxswain.models.v1 import inference_pb2 as pb
@@ -30,9 +32,10 @@ class ModelCalls:
         retry_seconds: float,
         call_timeout: float,
         usage: UsageTotal,
+        labels: Mapping[str, str],
     ) -> None:
         """`retry_seconds` is for how long an absent service is asked again, `call_timeout` how many seconds one model
-        call may take; what model calls use is added to `usage`.
+        call may take; what model calls use is added to `usage`. `labels` are what they are summed by later.
         """
         self._inference = inference
         self._recorder = recorder
@@ -40,6 +43,7 @@ class ModelCalls:
         self._retry_seconds = retry_seconds
         self._call_timeout = call_timeout
         self._usage = usage
+        self._labels = labels
 
     async def complete(self, journal: TaskJournal, request: Complete) -> pb.CompleteResponse:
         """Return the answer that an earlier attempt was given to the same request, else a new one."""
@@ -64,6 +68,7 @@ class ModelCalls:
         """Return a vector for each text."""
         # A text of nothing but blanks has no meaning to embed, and the service refuses empty ones.
         request.texts[:] = [text if text.strip() else "-" for text in request.texts]
+        request.labels.update(self._labels)
         return await call_peer(self._principal, "models", self._inference.Embed, request, self._retry_seconds)
 
     def _replay(self, journal: TaskJournal, request: Complete, answer: Answer) -> Answer:
@@ -98,6 +103,7 @@ class ModelCalls:
     async def _stream(self, task: TaskRef, call_id: str, completion: pb.Completion) -> Answer:
         answer = Answer()
         request = pb.StreamCompleteRequest(completion=completion)
+        request.completion.labels.update(self._labels)
         # Crews choose a temperature for all their agents: a model that takes none runs without it.
         request.completion.drop_unsupported_parameters = True
         call = self._inference.StreamComplete(request, timeout=self._call_timeout)

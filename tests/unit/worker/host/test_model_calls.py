@@ -133,3 +133,19 @@ async def test_blank_texts_are_embedded_as_something(world: World) -> None:
     reply = (await world.ask(embed={"model": "e", "texts": ["a", " \n"]})).embed
     assert [list(embedding.values) for embedding in reply.embeddings] == [[1.0], [0.5]]
     assert list(world.services.asked[0].texts) == ["a", "-"]
+
+
+async def test_usage_carries_the_name_of_the_crew_and_answers_are_kept_under_the_request_without_it(
+    world: World,
+) -> None:
+    world.services.streams = [said("Hello.")]
+    world.services.answers = [pb.EmbedResponse(embeddings=[pb.Embedding(values=[1.0])])]
+    await world.complete(REQUEST)
+    await world.ask(embed={"model": "e", "texts": ["a"]})
+    completed, embedded = world.services.asked
+    assert dict(completed.completion.labels) == dict(embedded.labels) == {"crew": "brief"}
+    assert world.journal.asked == {request_hash(REQUEST, ""): 1}
+    labelled = pb.Completion()
+    labelled.CopyFrom(REQUEST)
+    labelled.labels["crew"] = "another"
+    assert request_hash(labelled, "") == request_hash(REQUEST, "")

@@ -9,7 +9,7 @@ import grpc
 import typer
 from typer.core import TyperGroup
 
-from coxswain.client.cli import crews, executions, memory, run, schedules, system
+from coxswain.client.cli import crews, executions, memory, run, schedules, system, usage
 from coxswain.client.cli.session import (
     EXIT_INTERRUPTED,
     EXIT_NOT_SUCCEEDED,
@@ -150,6 +150,7 @@ system.register(app)
 crews.register(app)
 run.register(app)
 executions.register(app)
+usage.register(app)
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(memory.app, name="memory")
 

@@ -1,0 +1,315 @@
+"""Commands about what model calls have used, and the limits on it: usage, budget."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of, table
+from coxswain.client.paging import pages
+from coxswain.models.v1.usage_pb2 import (
+    Budget,
+    BudgetScope,
+    DeleteBudgetRequest,
+    GetBudgetRequest,
+    ListBudgetAlertsRequest,
+    ListBudgetsRequest,
+    QueryUsageRequest,
+    SetBudgetCeilingRequest,
+    SetBudgetRequest,
+    UsageGrouping,
+    UsageRow,
+)
+
+budget_app = typer.Typer(
+    no_args_is_help=True, help="Limits on the model calls of the group.", rich_markup_mode="markdown"
+)
+
+_GROUPINGS = {
+    "model": UsageGrouping.USAGE_GROUPING_MODEL,
+    "execution": UsageGrouping.USAGE_GROUPING_EXECUTION,
+    "crew": UsageGrouping.USAGE_GROUPING_CREW,
+    "subject": UsageGrouping.USAGE_GROUPING_SUBJECT,
+    "day": UsageGrouping.USAGE_GROUPING_DAY,
+}
+_SPAN = re.compile(r"(\d{1,4})([hd])")
+_LIMITS = {
+    "monthly_cost_limit": "$ a month",
+    "daily_cost_limit": "$ a day",
+    "tokens_per_month": "tokens a month",
+    "tokens_per_day": "tokens a day",
+    "tokens_per_minute": "tokens a minute",
+    "calls_per_minute": "calls a minute",
+}
+
+ModelOption = Annotated[str, typer.Option("--model", help="Only calls of this model.")]
+SubjectOption = Annotated[str, typer.Option("--subject", help="Only calls by this subject, for example dev|alice.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(usage)
+    app.add_typer(budget_app, name="budget")
+
+
+def usage(
+    context: typer.Context,
+    by: Annotated[
+        list[str] | None,
+        typer.Option("--by", help="model, execution, crew, subject, day or label=KEY; repeatable. Default: model."),
+    ] = None,
+    since: Annotated[str, typer.Option(help="Hours or days back, for example 24h or 7d; empty: from the start.")] = "",
+    model: ModelOption = "",
+    subject: SubjectOption = "",
+    crew: Annotated[str, typer.Option("--crew", help="Only calls of this crew, by its name.")] = "",
+    execution: Annotated[str, typer.Option("--execution", help="Only calls of this execution, by its id.")] = "",
+    labels: Annotated[
+        list[str] | None, typer.Option("--label", help="Only calls with this label, as KEY=VALUE; repeatable.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many rows at most.")] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the calls, tokens and cost of the group's model calls.
+
+    Example: `coxswain usage --by crew --by day --since 7d`
+    """
+    session = session_of(context, as_json)
+    request = QueryUsageRequest(
+        model=model, subject=subject, crew=crew, execution_id=execution, labels=_pairs(labels), page_size=1000
+    )
+    names = _group_by(request, by or ["model"])
+    if since:
+        request.start_time.CopyFrom(_moment_before_now(since))
+    with session.client() as client:
+        rows = list(pages(client.usage.QueryUsage, request, "rows", limit + 1))
+    if len(rows) > limit:
+        del rows[limit:]
+        session.say("there are more: raise --limit", "yellow")
+    if session.json:
+        return session.print_json(rows)
+    made = table(*names, ">calls", ">input", ">cached", ">output", ">reasoning", ">cost")
+    for row in rows:
+        add_row(
+            made,
+            *(one_line(_key(row, name)) for name in names),
+            f"{row.calls:,}",
+            f"{row.input_tokens:,}",
+            f"{row.cached_input_tokens:,}",
+            f"{row.output_tokens:,}",
+            f"{row.reasoning_tokens:,}",
+            _dollars(row.cost),
+        )
+    session.out.print(made if rows else "nothing used")
+    return None
+
+
+@budget_app.command("show")
+def show_budget(
+    context: typer.Context, model: ModelOption = "", subject: SubjectOption = "", as_json: JsonOption = False
+) -> None:
+    """Show limits, the operator's ceilings on them, and what has been used.
+
+    Example: `coxswain budget show --model openai/gpt-4o`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        found = client.usage.GetBudget(GetBudgetRequest(scope=BudgetScope(model=model, subject=subject)))
+    if session.json:
+        return session.print_json(found)
+    used = {
+        "monthly_cost_limit": _dollars(found.monthly_cost),
+        "daily_cost_limit": _dollars(found.daily_cost),
+        "tokens_per_month": f"{found.tokens_this_month:,}",
+        "tokens_per_day": f"{found.tokens_today:,}",
+    }
+    made = table("limit", ">allowed", ">ceiling", ">used")
+    for name, words in _LIMITS.items():
+        add_row(made, words, _amount(found.budget, name), _amount(found.ceiling, name), used.get(name, ""))
+    session.out.print(made)
+    return None
+
+
+@budget_app.command("list")
+def list_budgets(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List all limits of the group and the operator's ceilings.
+
+    Example: `coxswain budget list`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        found = list(pages(client.usage.ListBudgets, ListBudgetsRequest(page_size=1000), "budgets"))
+    if session.json:
+        return session.print_json(found)
+    made = table("model", "subject", "set by", "limits")
+    for entry in found:
+        for who, budget in (("group", entry.budget), ("operator", entry.ceiling)):
+            if limits := _limits_in_words(budget):
+                add_row(made, entry.scope.model or "all", entry.scope.subject or "all", who, limits)
+    session.out.print(made if found else "no limits")
+    return None
+
+
+@budget_app.command("set")
+def set_budget(
+    context: typer.Context,
+    model: ModelOption = "",
+    subject: SubjectOption = "",
+    monthly_cost: Annotated[float, typer.Option(min=0, help="US dollars in a month; 0 means no limit.")] = 0.0,
+    daily_cost: Annotated[float, typer.Option(min=0, help="US dollars in a day; 0 means no limit.")] = 0.0,
+    monthly_tokens: Annotated[int, typer.Option(min=0, help="Tokens in a month; 0 means no limit.")] = 0,
+    daily_tokens: Annotated[int, typer.Option(min=0, help="Tokens in a day; 0 means no limit.")] = 0,
+    minute_tokens: Annotated[int, typer.Option(min=0, help="Tokens in a minute; 0 means no limit.")] = 0,
+    minute_calls: Annotated[int, typer.Option(min=0, help="Calls in a minute; 0 means no limit.")] = 0,
+    alert_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of a limit at which an alert is stored; 0 means never.")
+    ] = 0.0,
+    ceiling_of: Annotated[
+        str, typer.Option(metavar="GROUP", help="As the operator: set the ceiling of this group, by its id, instead.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Replace the limits of the group, or those of a model, of a subject, or of both; what is left out has no limit.
+
+    Example: `coxswain budget set --monthly-cost 200 --alert-share 0.8`
+    """
+    session = session_of(context, as_json)
+    scope = BudgetScope(model=model, subject=subject)
+    budget = Budget(
+        monthly_cost_limit=monthly_cost,
+        daily_cost_limit=daily_cost,
+        tokens_per_month=monthly_tokens,
+        tokens_per_day=daily_tokens,
+        tokens_per_minute=minute_tokens,
+        calls_per_minute=minute_calls,
+        alert_share=alert_share,
+    )
+    with session.client() as client:
+        if ceiling_of:
+            request = SetBudgetCeilingRequest(group_id=ceiling_of, ceiling=budget, scope=scope)
+            budget = client.usage.SetBudgetCeiling(request).ceiling
+        else:
+            budget = client.usage.SetBudget(SetBudgetRequest(budget=budget, scope=scope)).budget
+    return _done(session, budget, _limits_in_words(budget) or "no limits")
+
+
+@budget_app.command("delete")
+def delete_budget(
+    context: typer.Context,
+    model: ModelOption = "",
+    subject: SubjectOption = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove the limits of the group, or those of a model, of a subject, or of both. The operator's stay. Asks first.
+
+    Example: `coxswain budget delete --model openai/gpt-4o`
+    """
+    session = session_of(context, as_json)
+    of = " and ".join(filter(None, (model, subject))) or "the whole group"
+    confirm(session, f"the limits of {of}", "remove", yes=yes)
+    with session.client() as client:
+        client.usage.DeleteBudget(DeleteBudgetRequest(scope=BudgetScope(model=model, subject=subject)))
+    return _done(session, {"deleted": True}, "removed")
+
+
+@budget_app.command("alerts")
+def list_alerts(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List when shares of limits were used, newest first.
+
+    Example: `coxswain budget alerts`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        request = ListBudgetAlertsRequest(page_size=min(limit, 1000))
+        found = list(pages(client.usage.ListBudgetAlerts, request, "alerts", limit))
+    if session.json:
+        return session.print_json(found)
+    made = table("time", "model", "subject", "limit", ">used", ">of")
+    for alert in found:
+        form = _dollars if "cost" in alert.limit else "{:,.0f}".format
+        add_row(
+            made,
+            alert.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M"),
+            alert.scope.model or "all",
+            alert.scope.subject or "all",
+            _LIMITS.get(alert.limit, alert.limit),
+            form(alert.used),
+            form(alert.allowed),
+        )
+    session.out.print(made if found else "no alerts")
+    return None
+
+
+def _done(session: Session, value: Any, words: str) -> None:
+    if session.json:
+        session.print_json(value)
+    else:
+        session.show(words)
+
+
+def _group_by(request: QueryUsageRequest, by: list[str]) -> list[str]:
+    """Fill in what to sum by, and return the names of the columns."""
+    names = []
+    for what in by:
+        name, _, key = what.partition("=")
+        if name == "label" and key:
+            if request.label:
+                raise typer.BadParameter("only one label can be summed by", param_hint="--by")
+            request.label = key
+            request.group_by.append(UsageGrouping.USAGE_GROUPING_LABEL)
+        elif what in _GROUPINGS:
+            request.group_by.append(_GROUPINGS[what])
+        else:
+            raise typer.BadParameter(f"give one of {', '.join(_GROUPINGS)} and label=KEY", param_hint="--by")
+        names.append(name)
+    return names
+
+
+def _key(row: UsageRow, name: str) -> str:
+    return str(getattr(row, "execution_id" if name == "execution" else name))
+
+
+def _pairs(labels: list[str] | None) -> dict[str, str]:
+    found = {}
+    for label in labels or ():
+        key, equals, value = label.partition("=")
+        if not equals:
+            raise typer.BadParameter(f'"{label}" is not KEY=VALUE', param_hint="--label")
+        found[key] = value
+    return found
+
+
+def _moment_before_now(span: str) -> Timestamp:
+    match = _SPAN.fullmatch(span)
+    if match is None:
+        raise typer.BadParameter("give hours or days, for example 24h or 7d", param_hint="--since")
+    hours = int(match[1]) * (24 if match[2] == "d" else 1)
+    moment = Timestamp()
+    moment.FromDatetime(datetime.now(UTC) - timedelta(hours=hours))
+    return moment
+
+
+def _amount(budget: Budget, name: str) -> str:
+    value = getattr(budget, name)
+    if not value:
+        return ""
+    return _dollars(value) if "cost" in name else f"{value:,}"
+
+
+def _limits_in_words(budget: Budget) -> str:
+    words = [
+        f"{_amount(budget, name)} {unit.removeprefix('$ ')}" for name, unit in _LIMITS.items() if getattr(budget, name)
+    ]
+    if words and budget.alert_share:
+        words.append(f"alert at {budget.alert_share:.0%}")
+    return ", ".join(words)
+
+
+def _dollars(cost: float) -> str:
+    return f"${cost:,.2f}" if cost >= 1 or not cost else f"${cost:.4f}"

@@ -1,0 +1,66 @@
+"""Usage and limits on the command line, against real services."""
+
+import asyncio
+from typing import Any
+
+from tests.integration.client.command_line import CREW, Run, rows
+
+ROOT = "dev:root:ops=admin,platform_admin"
+
+
+def said(result: Any) -> str:
+    assert result.exit_code == 0, result.stderr
+    return " ".join(result.stdout.split())
+
+
+async def test_what_a_crew_used_is_shown_by_its_name(run: Run, crew_file: str) -> None:
+    assert "name: brief" in CREW
+    assert said(await run("usage")) == "nothing used"
+    assert (await run("apply", "-f", crew_file)).exit_code == 0
+    done = await run("run", "brief", "-i", "text=The keeper lit the lamp. The storm went on all night long.")
+    assert done.exit_code == 0, done.stderr
+    # The answer is there before what it used is stored.
+    found: list[Any] = []
+    async with asyncio.timeout(30):
+        while not found:
+            [found] = rows(await run("usage", "--by", "crew", "--by", "model", "--crew", "brief", "--json"))
+    by_model = {row["model"]: row for row in found}
+    assert by_model["offline/extract"]["crew"] == "brief"
+    shown = said(await run("usage", "--by", "crew", "--by", "subject", "--by", "day", "--since", "1d"))
+    assert shown.startswith("crew subject day calls input cached output reasoning cost")
+    assert "brief dev|alice 20" in shown
+    assert said(await run("usage", "--label", "crew=poem")) == "nothing used"
+
+
+async def test_limits_are_set_shown_listed_and_removed(run: Run) -> None:
+    assert said(await run("budget", "list")) == "no limits"
+    words = said(await run("budget", "set", "--monthly-cost", "200", "--minute-calls", "60", "--alert-share", "0.8"))
+    assert words == "$200.00 a month, 60 calls a minute, alert at 80%"
+    capped = await run(
+        "budget", "set", "--ceiling-of", "sales", "--daily-tokens", "5000", "--model", "m", "--json", token=ROOT
+    )
+    assert rows(capped) == [{"tokens_per_day": "5000"}]
+    shown = said(await run("budget", "show"))
+    assert "$ a month $200.00 $0.00" in shown
+    listed = said(await run("budget", "list"))
+    assert listed == (
+        "model subject set by limits all all group $200.00 a month, 60 calls a minute, alert at 80% "
+        "m all operator 5,000 tokens a day"
+    )
+    assert said(await run("budget", "delete", "--yes")) == "removed"
+    assert said(await run("budget", "alerts")) == "no alerts"
+    [entries] = rows(await run("budget", "list", "--json"))
+    assert [entry["scope"] for entry in entries] == [{"model": "m"}]
+
+
+async def test_mistakes_are_named(run: Run) -> None:
+    for arguments, hint in [
+        (["usage", "--by", "moon"], "give one of model, execution, crew, subject, day and label=KEY"),
+        (["usage", "--since", "long"], "give hours or days"),
+        (["usage", "--label", "x"], "is not KEY=VALUE"),
+    ]:
+        result = await run(*arguments)
+        assert result.exit_code == 2
+        assert hint in " ".join(result.stderr.replace("│", " ").split())
+    denied = await run("budget", "set", "--ceiling-of", "sales", "--minute-calls", "1")
+    assert denied.exit_code == 17
