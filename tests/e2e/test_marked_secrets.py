@@ -322,6 +322,10 @@ def _models(world: World) -> None:
         ok("InferenceService.Complete", completion=_completion(OPENAI, "hello"))
     ok("UsageService.QueryUsage")
     ok("UsageService.GetBudget")
+    ok("UsageService.SetBudgetCeiling", group_id="another", ceiling={"calls_per_minute": 100_000})
+    ok("UsageService.ListBudgets")
+    ok("UsageService.ListBudgetAlerts")
+    ok("UsageService.DeleteBudget")
     ok("ModelService.DeleteModel", name="team/own")
 
 

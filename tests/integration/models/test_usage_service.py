@@ -7,9 +7,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import select
 
 from coxswain.models.v1 import inference_pb2 as inference_pb
+from coxswain.models.v1 import model_pb2
 from coxswain.models.v1 import usage_pb2 as pb
 from services.common.db.database import Database
 from services.models.tables import usage_records
@@ -258,6 +260,40 @@ async def test_usage_is_summed_by_several_things_at_once_in_pages(served: Instal
     assert [row.calls for row in await query(labels={"project": "atlas"}, subject="dev|carol")] == [1]
     assert not await query(labels={"project": "atlas' OR 1=1"})
     assert len(await query("EXECUTION")) == 1
+
+
+async def test_calls_are_counted_by_model_and_outcome_without_the_names_of_groups(models: Installation) -> None:
+    def sample(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"coxswain_models_{name}_total", labels) or 0.0
+
+    await models.models().CreateModel(
+        model_pb2.CreateModelRequest(
+            model=model_pb2.Model(
+                name="team/own",
+                provider=model_pb2.PROVIDER_OPENAI,
+                base_url=f"{models.llm.url}/v1",
+                capabilities=model_pb2.Capabilities(chat=True),
+            )
+        )
+    )
+    models.llm.on(Reply(fault=Fault(status=400)), contains="fail")
+    models.llm.on(PRICED, route="chat")
+    counted = [
+        ("calls", {"model": CHAT, "outcome": "OK"}, 1),
+        ("calls", {"model": CHAT, "outcome": "FAILED_PRECONDITION"}, 1),
+        ("calls", {"model": "own", "outcome": "PERMISSION_DENIED"}, 1),
+        ("tokens", {"model": CHAT, "kind": "input"}, 1_000_000),
+        ("tokens", {"model": CHAT, "kind": "output"}, 500_000),
+        ("cost_dollars", {"model": CHAT}, 6.0),
+    ]
+    before = [sample(name, **labels) for name, labels, _ in counted]
+    await models.inference().Complete(ask(CHAT))
+    await refusal(models.inference().Complete(ask(CHAT, text("fail"))))
+    await refusal(models.inference().Complete(ask("team/own")))
+    grown = [sample(name, **labels) - start for (name, labels, _), start in zip(counted, before, strict=True)]
+    assert grown == [more for _, _, more in counted]
+    names = {label for metric in REGISTRY.collect() for s in metric.samples for label in s.labels.values()}
+    assert "team/own" not in names
 
 
 async def test_a_query_that_makes_no_sense_is_refused_by_its_field(models: Installation) -> None:

@@ -1,0 +1,139 @@
+"""Running sums stay exact while records are stored and sums are read again, on both databases."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.common.ids import new_id
+from services.models.domain.budget import WHOLE_GROUP, Measure, Period, Scope, Spending, Sums
+from services.models.domain.usage import Usage, UsageRecord
+from services.models.repositories.usage import UsageRepository
+from services.models.usecases import ledger as ledger_module
+from services.models.usecases.ledger import Ledger
+from services.models.usecases.usage_recorder import UsageRecorder
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    await upgrade_database("models", database_url)
+    database = Database(database_url, "models")
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def recorder(database: Database) -> AsyncIterator[UsageRecorder]:
+    recorder = UsageRecorder(database)
+    recorder.start()
+    yield recorder
+    await recorder.close(10)
+
+
+def record(group: str = "g", model: str = "m", subject: str = "s", tokens: int = 1) -> UsageRecord:
+    return UsageRecord(new_id(), group, model, "", utc_now(), Usage(tokens, cost=0.25), subject)
+
+
+def tokens(spending: Spending) -> float:
+    return spending.used(Measure.TOKENS, Period.MONTH, utc_now())
+
+
+async def test_a_sum_is_exact_however_reading_and_storing_fall_together(
+    database: Database, recorder: UsageRecorder
+) -> None:
+    ledger = Ledger(database, recorder)
+    recorded = 0
+    [spending] = await ledger.spending("g", [WHOLE_GROUP])
+
+    async def record_many() -> None:
+        nonlocal recorded
+        for number in range(400):
+            each = record(tokens=number)
+            recorder.record(each)
+            ledger.add(each)
+            recorded += number
+            assert tokens(spending) == recorded
+            if number % 7 == 0:
+                await asyncio.sleep(0.002)
+
+    async def read_many() -> None:
+        while True:
+            await ledger.refresh()
+            assert tokens(spending) == recorded
+
+    reading = asyncio.ensure_future(read_many())
+    await record_many()
+    assert await recorder.flush(30)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await ledger.refresh()
+    assert tokens(spending) == recorded == sum(range(400))
+    assert spending.used(Measure.COST, Period.DAY, utc_now()) == 100.0
+
+
+async def test_scopes_are_read_from_what_is_stored_and_from_what_waits(
+    database: Database, recorder: UsageRecorder
+) -> None:
+    ledger = Ledger(database, recorder)
+    for model in ("m", "n"):
+        for subject in ("s", "t"):
+            recorder.record(record(model=model, subject=subject))
+    assert await recorder.flush(30)
+    recorder.record(record(tokens=10))
+    recorder.record(record(group="other", tokens=100))
+    scopes = [WHOLE_GROUP, Scope("m"), Scope(subject="s"), Scope("m", "s"), Scope("m", "u")]
+    assert [tokens(found) for found in await ledger.spending("g", scopes)] == [14, 12, 12, 11, 0]
+
+
+async def test_reservations_outlast_reading_and_idleness(
+    database: Database, recorder: UsageRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "_IDLE_SECONDS", -1.0)
+    ledger = Ledger(database, recorder)
+    [spending] = await ledger.spending("g", [WHOLE_GROUP])
+    spending.reserve(Sums(1.0, 5))
+    await ledger.refresh()
+    assert (await ledger.spending("g", [WHOLE_GROUP]))[0] is spending
+    assert spending.reserved(Measure.TOKENS) == 5
+    spending.release(Sums(1.0, 5))
+    await ledger.refresh()
+    each = record()
+    assert not list(ledger.add(each))
+    recorder.record(each)
+    assert tokens((await ledger.spending("g", [WHOLE_GROUP]))[0]) == 1
+
+
+async def test_reading_does_not_wait_for_a_writer_that_hangs(
+    database: Database, recorder: UsageRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = asyncio.Event()
+    add = UsageRepository.add
+
+    async def hanging(self: UsageRepository, records: list[UsageRecord], *, maybe_stored: bool) -> None:
+        await release.wait()
+        await add(self, records, maybe_stored=maybe_stored)
+
+    monkeypatch.setattr(UsageRepository, "add", hanging)
+    recorder.record(record(tokens=3))
+    ledger = Ledger(database, recorder)
+    async with recorder.standing_still(0.01):
+        pass
+    async with asyncio.timeout(30):
+        [spending] = await ledger.spending("g", [WHOLE_GROUP])
+    assert tokens(spending) == 3
+    release.set()
+    assert await recorder.flush(30)
+
+
+async def test_calls_of_another_month_are_left_out(database: Database, recorder: UsageRecorder) -> None:
+    old = record(tokens=50)
+    old = UsageRecord(old.id, old.group_id, old.model, "", utc_now() - timedelta(days=40), old.usage, old.subject)
+    recorder.record(old)
+    recorder.record(record(tokens=2))
+    assert await recorder.flush(30)
+    assert tokens((await Ledger(database, recorder).spending("g", [WHOLE_GROUP]))[0]) == 2
