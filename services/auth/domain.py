@@ -177,7 +177,7 @@ class LinkOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class OutboundCredential:
+class ResolvedCredential:
     """A secret and the only origin it may be sent to."""
 
     token: str = field(repr=False)

@@ -12,7 +12,7 @@ from services.common.startup import StartError
 _PAUSE_SECONDS = 0.5
 
 
-def start_server(directory: Path, *, patience_seconds: float = 60) -> Any:
+def start_server(directory: Path, *, timeout_seconds: float = 60) -> Any:
     """Start the server whose data lies in `directory`, or find it running; return pgserver's handle of it.
 
     pgserver gives a start ten seconds, which a busy machine may need for the recovery after a crash alone: the server
@@ -29,7 +29,7 @@ def start_server(directory: Path, *, patience_seconds: float = 60) -> Any:
             "set COXSWAIN_DATABASE_URL to a server that runs, or leave out --db postgres"
         ) from error
     directory = directory.resolve()
-    deadline = time.monotonic() + patience_seconds
+    deadline = time.monotonic() + timeout_seconds
     while True:
         try:
             return get_server(directory)
@@ -41,7 +41,7 @@ def start_server(directory: Path, *, patience_seconds: float = 60) -> Any:
             slow = any(isinstance(e, subprocess.TimeoutExpired | AssertionError) for e in (error, error.__context__))
             if not slow or time.monotonic() >= deadline:
                 _stop(directory)
-                why = f"is not ready after {patience_seconds:.0f} s" if slow else f"does not start ({error})"
+                why = f"is not ready after {timeout_seconds:.0f} s" if slow else f"does not start ({error})"
                 raise StartError(
                     f"PostgreSQL {why}; {directory / 'log'} has the reason. Start again when the machine is less busy, "
                     "set COXSWAIN_DATABASE_URL to a server that runs, or use SQLite"

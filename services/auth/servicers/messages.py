@@ -14,7 +14,7 @@ from services.auth.domain import (
     LinkExplanation,
     Member,
     OnCredentialExpiry,
-    OutboundCredential,
+    ResolvedCredential,
     RotationProgress,
     Secret,
 )
@@ -64,7 +64,7 @@ def explanation_to_proto(link: LinkExplanation) -> credential_pb2.LinkExplanatio
     )
 
 
-def credential_to_proto(credential: OutboundCredential) -> credential_pb2.ResolveCredentialResponse:
+def credential_to_proto(credential: ResolvedCredential) -> credential_pb2.ResolveCredentialResponse:
     """Return a resolved credential."""
     return credential_pb2.ResolveCredentialResponse(
         token=credential.token,

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from services.auth.chains.chain import Chain, Step
 from services.auth.chains.link import CredentialRequest
-from services.auth.domain import CredentialPurpose, LinkExplanation, LinkOutcome, OutboundCredential
+from services.auth.domain import CredentialPurpose, LinkExplanation, LinkOutcome, ResolvedCredential
 from services.auth.identity.cache import EXPIRY_MARGIN
 from services.common.cache import AsyncCache
 from services.common.clock import utc_now
@@ -31,13 +31,13 @@ class Credentials:
     def __init__(self, chains: Mapping[CredentialPurpose, Chain], *, keep: timedelta) -> None:
         self._chains = chains
         self._keep = keep
-        self._resolved: AsyncCache[_Key, OutboundCredential] = AsyncCache(
+        self._resolved: AsyncCache[_Key, ResolvedCredential] = AsyncCache(
             _SIZE, lambda credential: (credential.expires_at - utc_now()).total_seconds(), clock=time.time
         )
 
     async def resolve(
         self, principal: Principal, purpose: CredentialPurpose, destination: str, provider: str
-    ) -> OutboundCredential:
+    ) -> ResolvedCredential:
         """Return the credential and the only origin it may be sent to.
 
         Raises:
@@ -61,7 +61,7 @@ class Credentials:
 
     async def _resolve(
         self, principal: Principal, purpose: CredentialPurpose, destination: str, provider: str
-    ) -> OutboundCredential:
+    ) -> ResolvedCredential:
         request = _request(principal, purpose, destination, provider)
         chain = self._chains[request.purpose]
         steps = [step async for step in chain.ask(request)]
@@ -69,10 +69,10 @@ class Credentials:
 
     def _credential(
         self, steps: Sequence[Step], request: CredentialRequest, links: tuple[str, ...]
-    ) -> OutboundCredential:
+    ) -> ResolvedCredential:
         link, answer = steps[-1].link, steps[-1].answer
         if answer.outcome is LinkOutcome.USED:
-            return OutboundCredential(
+            return ResolvedCredential(
                 token=answer.token,
                 origin=answer.origin,
                 link=link,

@@ -15,7 +15,7 @@ class ListPosition:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class RecordPage:
     """Records, newest first, and whether there are more; fewer than requested where records are long."""
 
     records: Sequence[Record]

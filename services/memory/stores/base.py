@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from services.memory.domain.filters import Filter
-from services.memory.domain.listings import ListPosition, Page, Tally
+from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.scopes import ScopeRow
@@ -62,7 +62,7 @@ class MemoryStore(Protocol):
         now: datetime,
         *,
         embeddings: bool,
-    ) -> Page:
+    ) -> RecordPage:
         """Return the next records, newest first, equal times by stored id; fewer than `limit` where they are long."""
         ...
 

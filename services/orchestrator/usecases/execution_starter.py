@@ -39,7 +39,7 @@ from services.orchestrator.usecases.ports import Grants
 logger = structlog.get_logger(__name__)
 
 
-class Owner(Protocol):
+class ExecutionOwner(Protocol):
     """Whose execution it is: a principal's, or a schedule's on behalf of one."""
 
     @property
@@ -71,7 +71,7 @@ class ExecutionStarter:
 
     async def start(
         self,
-        owner: Owner,
+        owner: ExecutionOwner,
         start: Start,
         request: RequestKey | None = None,
         *,
@@ -120,7 +120,7 @@ class ExecutionStarter:
         tasks = [_pending(execution.id, index, task.name) for index, task in enumerate(crew.spec.tasks)]
         return await self._queue(execution, tasks, request, also_store)
 
-    async def startable(self, owner: Owner, start: Start, path: str = "") -> Crew:
+    async def startable(self, owner: ExecutionOwner, start: Start, path: str = "") -> Crew:
         """Return the crew of a start that could be started now; violations name fields of a start that lies at `path`.
 
         Raises:
@@ -190,7 +190,7 @@ class ExecutionStarter:
         ]
         return await self._queue(execution, tasks, request, None)
 
-    async def _find_repeated(self, owner: Owner, request: RequestKey | None) -> Execution | None:
+    async def _find_repeated(self, owner: ExecutionOwner, request: RequestKey | None) -> Execution | None:
         if request is None:
             return None
         async with self._database.read() as connection:

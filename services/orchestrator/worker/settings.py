@@ -33,7 +33,7 @@ class WorkerSettings(BaseSettings):
     chunk_retention_seconds: float = Field(
         60, ge=0, description="Seconds for which the chunks of a model's answer stay after its full text is stored."
     )
-    peer_patience_seconds: float = Field(
+    peer_retry_seconds: float = Field(
         300, ge=0, description="Seconds a service that does not answer is asked again before a task fails."
     )
     model_call_seconds: float = Field(

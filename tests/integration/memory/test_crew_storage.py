@@ -51,11 +51,11 @@ class _Attempt:
     """One attempt at a task as its storage knows it; what it says crosses in bytes, as on the way to a host."""
 
     def __init__(self, memories: Any, execution_id: str = "execution-1") -> None:
-        from services.orchestrator.worker.crew.host import Host
+        from services.orchestrator.worker.crew.host_calls import HostCalls
 
         self.session = SimpleNamespace(execution_id=execution_id)
         self.index, self.name = 0, "read"
-        self.host = Host(self._ask, self._ask)
+        self.host = HostCalls(self._ask, self._ask)
         self._loop = asyncio.get_running_loop()
         self._asked: Counter[str] = Counter()
         principal = cast("Any", _Principal())

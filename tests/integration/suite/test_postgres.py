@@ -64,7 +64,7 @@ def test_a_server_that_never_comes_up_is_reported_and_not_left_behind(
 ) -> None:
     hurry(monkeypatch, float("inf"), seconds)
     with pytest.raises(StartError, match=r"is not ready after 0 s; .*COXSWAIN_DATABASE_URL"):
-        start_server(directory, patience_seconds=0)
+        start_server(directory, timeout_seconds=0)
     psutil.wait_procs(running(directory), timeout=60)
     assert not running(directory)
 

@@ -10,7 +10,7 @@ import numpy as np
 from services.common.db.database import Database
 from services.memory import filters
 from services.memory.domain.filters import EVERYTHING, Filter
-from services.memory.domain.listings import ListPosition, Page, Tally
+from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
@@ -122,7 +122,7 @@ class ChromaMemoryStore:
         now: datetime,
         *,
         embeddings: bool,
-    ) -> Page:
+    ) -> RecordPage:
         """See `MemoryStore`."""
 
         def read(collection: Any) -> list[Row]:
@@ -139,7 +139,7 @@ class ChromaMemoryStore:
             return newest
 
         rows = [] if await self.space(key) is None else await self._directories.run(key, read)
-        return Page([parse_row(key.kind, row) for row in rows[:limit]], more=len(rows) > limit)
+        return RecordPage([parse_row(key.kind, row) for row in rows[:limit]], more=len(rows) > limit)
 
     async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
         """See `MemoryStore`."""

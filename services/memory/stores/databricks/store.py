@@ -12,7 +12,7 @@ import structlog
 from services.common.errors import CoxswainError, FailedPrecondition, FieldViolation
 from services.memory.domain.backends import MemoryBackend
 from services.memory.domain.filters import EVERYTHING, Filter
-from services.memory.domain.listings import ListPosition, Page, Tally
+from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
@@ -151,7 +151,7 @@ class DatabricksMemoryStore:
         now: datetime,
         *,
         embeddings: bool,
-    ) -> Page:
+    ) -> RecordPage:
         """See `MemoryStore`."""
         index, owner = self._index(key.kind), _owner(key)
         newest: list[tuple[tuple[int, str], Row]] = []
@@ -164,7 +164,7 @@ class DatabricksMemoryStore:
         if embeddings and shown:
             complete = await self._repository.fetch(index, owner, [row[Column.ID] for row in shown], embeddings=True)
             shown = [complete.get(row[Column.ID], row) for row in shown]
-        return Page([parse_row(key.kind, row) for row in shown], more=len(newest) > limit)
+        return RecordPage([parse_row(key.kind, row) for row in shown], more=len(newest) > limit)
 
     async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
         """See `MemoryStore`."""

@@ -14,7 +14,7 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.memory import filters
 from services.memory.domain.filters import Filter
-from services.memory.domain.listings import ListPosition, Page, Tally
+from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
@@ -115,7 +115,7 @@ class SqlMemoryStore:
         now: datetime,
         *,
         embeddings: bool,
-    ) -> Page:
+    ) -> RecordPage:
         """See `MemoryStore`."""
         # One more than requested shows whether there is a next page.
         positions: list[ListPosition] = []
@@ -138,7 +138,7 @@ class SqlMemoryStore:
         more = looked_up < len(positions)
         if more and not shown:
             return await self.page(key, chosen, limit, positions[looked_up - 1], now, embeddings=embeddings)
-        return Page(shown, more=more)
+        return RecordPage(shown, more=more)
 
     async def _positions(
         self, key: NamespaceKey, chosen: Filter, now: datetime, after: ListPosition | None, portion: int

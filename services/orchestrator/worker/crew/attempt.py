@@ -7,7 +7,7 @@ from crewai.hooks.dispatch import HookAborted
 
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
 from services.orchestrator.worker.crew.deadline import out_of_time, remaining_time
-from services.orchestrator.worker.crew.host import Host
+from services.orchestrator.worker.crew.host_calls import HostCalls
 from services.orchestrator.worker.crew.session import Session
 from services.orchestrator.worker.link.errors import TaskError
 
@@ -23,7 +23,7 @@ class TaskAttempt:
         self.session = session
         self.index = index
         self.name = name
-        self.host = Host(self._ask, self._notify)
+        self.host = HostCalls(self._ask, self._notify)
         self.materials: list[str] = []
         self.failure: TaskError | None = None
         self._lock = threading.Lock()

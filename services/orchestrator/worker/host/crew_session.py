@@ -162,7 +162,7 @@ class CrewSession:
         if spec.memory.enabled:
             # By the crew as it was written: a model for one execution or a new default must not change its memories.
             memory_id = await context.models.memory_id(self._state.document, self._principal)
-        retry_seconds = context.settings.peer_patience_seconds
+        retry_seconds = context.settings.peer_retry_seconds
         calls = CrewCalls(
             ModelCalls(
                 context.stubs.inference,

@@ -87,7 +87,7 @@ class WorkerHost:
             stubs=Stubs(InferenceServiceStub(models), MemoryServiceStub(memory)),
             auth=AuthServiceStub(runtime.peers.channel("auth")),
             models=ModelLookup(
-                ModelServiceStub(models), MemoryServiceStub(memory), retry_seconds=settings.peer_patience_seconds
+                ModelServiceStub(models), MemoryServiceStub(memory), retry_seconds=settings.peer_retry_seconds
             ),
             hints=self._bus,
             pruner=self._pruner,

@@ -33,4 +33,4 @@ class RunContext:
 
     async def read(self, query: Callable[[], Awaitable[T]]) -> T:
         """Return what a query of `store` returns, asked again for a while when the database is away."""
-        return await retry_while_absent(query, self.settings.peer_patience_seconds)
+        return await retry_while_absent(query, self.settings.peer_retry_seconds)

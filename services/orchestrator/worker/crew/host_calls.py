@@ -16,7 +16,7 @@ from coxswain.orchestrator.worker.link_pb2 import (
 from services.orchestrator.worker.link.text import storable
 
 
-class Host:
+class HostCalls:
     """Every method that returns something raises HookAborted when the task has to end, and TaskError when the host
     replied with an error that may pass. Memory requests need no namespace.
     """
