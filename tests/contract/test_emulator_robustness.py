@@ -81,6 +81,37 @@ def test_no_chat_body_breaks_the_llm_emulator(llm: http.client.HTTPConnection, b
     refused_or_served(llm, "/v1/chat/completions", body)
 
 
+_BODIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "anthropic": (
+        "/anthropic/v1/messages",
+        _valid_chat | {"max_tokens": 9, "system": "s", "tools": [], "thinking": {}},
+    ),
+    "gemini": (
+        "/gemini/v1beta/models/gemini-3:generateContent",
+        {"contents": [{"parts": [{"text": "x"}]}], "tools": [], "generationConfig": {}, "systemInstruction": {}},
+    ),
+    "ollama": ("/ollama/api/chat", _valid_chat | {"tools": [], "options": {}, "format": "json", "stream": False}),
+    "azure": ("/azure/openai/deployments/d/chat/completions?api-version=1", _valid_chat),
+    "vllm": ("/vllm/v1/chat/completions", _valid_chat),
+    "openrouter": ("/openrouter/api/v1/chat/completions", _valid_chat),
+}
+
+
+@pytest.mark.parametrize("wire", _BODIES)
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_no_body_breaks_a_wire(llm: http.client.HTTPConnection, wire: str, data: st.DataObject) -> None:
+    path, valid = _BODIES[wire]
+    body = data.draw(_json | _with_one_wrong(valid))
+    key = {"Authorization": "Bearer t", "x-goog-api-key": "k", "anthropic-version": "1"}
+    llm.request("POST", path, json.dumps(body), key)
+    response = llm.getresponse()
+    text = response.read().decode()
+    assert response.status in (200, 400), text
+    if response.status != 200:
+        assert "rror" in text or "message" in text
+
+
 @settings(max_examples=100, deadline=None)
 @given(_json)
 def test_no_schema_breaks_the_llm_emulator(llm: http.client.HTTPConnection, schema: Any) -> None:

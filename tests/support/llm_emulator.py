@@ -29,12 +29,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from tests.support.http_emulator import WAIT_SECONDS, Changes, Gate, HttpEmulator, serve_until_cancelled
 from tests.support.llm_replies import Completion, JsonObject, SchemaError, build_completion, content_text, split_tokens
+from tests.support.llm_requests import ChatBody
 from tests.support.llm_script import CallFacts, Fault, Reply, Route, Rule, Script, When
 from tests.support.llm_wires.anthropic import AnthropicWire
+from tests.support.llm_wires.azure import AzureWire
 from tests.support.llm_wires.base import Asked, Endpoint, Event, Incoming, Refused, Wire, bearer_of, dumped
 from tests.support.llm_wires.databricks import DatabricksWire
 from tests.support.llm_wires.gemini import GeminiOpenAIWire, GeminiWire
+from tests.support.llm_wires.ollama import OllamaOpenAIWire, OllamaWire
 from tests.support.llm_wires.openai import OpenAIWire
+from tests.support.llm_wires.openrouter import OpenRouterWire
+from tests.support.llm_wires.vllm import VllmWire
 from tests.support.text_vectors import embed_text
 
 DEFAULT_MODELS = ("emulated-chat", "emulated-embed")
@@ -85,7 +90,18 @@ class Call:
 
 
 def _wires() -> list[Wire]:
-    return [OpenAIWire(), DatabricksWire(), AnthropicWire(), GeminiWire(), GeminiOpenAIWire()]
+    return [
+        OpenAIWire(),
+        AzureWire(),
+        DatabricksWire(),
+        AnthropicWire(),
+        GeminiWire(),
+        GeminiOpenAIWire(),
+        OllamaWire(),
+        OllamaOpenAIWire(),
+        VllmWire(),
+        OpenRouterWire(),
+    ]
 
 
 class _Cut(Exception):
@@ -235,7 +251,7 @@ class LlmEmulator(HttpEmulator):
             self._check_caller(wire, call)
             asked = Asked()
             if route != "models":
-                asked = wire.read(incoming, route)
+                asked = _read(wire, incoming, route)
                 self._check_model(wire, call.model)
             reply = self._script.reply_to(_facts(call, asked))
             return await self._answer(request, wire, call, asked, reply)
@@ -485,6 +501,17 @@ def _decoded(raw: bytes) -> Any:
         return json.loads(raw)
     except ValueError:
         return None
+
+
+def _read(wire: Wire, incoming: Incoming, route: Route) -> Asked:
+    try:
+        asked = wire.read(incoming, route)
+        if route == "chat":
+            ChatBody.model_validate(asked.chat)
+    except (AttributeError, KeyError, LookupError, TypeError, ValueError):
+        # A value of another type where a wire looked for the one it knows.
+        raise Refused(400, None, "Invalid value in the JSON body of the request") from None
+    return asked
 
 
 def _facts(call: Call, asked: Asked) -> CallFacts:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.support.llm_replies import Completion
 from tests.support.llm_script import Fault, Route
-from tests.support.llm_wires.base import Endpoint, Incoming
+from tests.support.llm_wires.base import Asked, Endpoint, Event, Incoming
 from tests.support.llm_wires.openai import OpenAIWire
 
 
@@ -27,6 +28,11 @@ class DatabricksWire(OpenAIWire):
 
     def model(self, incoming: Incoming) -> str:
         return incoming.path.get("name") or super().model(incoming)
+
+    def closing(self, asked: Asked, completion: Completion) -> list[Event]:
+        # Usage comes unasked, beside the finish.
+        ((name, last), *_) = super().closing(asked, completion)
+        return [(name, last if completion.usage is None else last | {"usage": completion.usage})]
 
     def error(self, fault: Fault, *, streamed: bool) -> Any:
         code = fault.code or {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(fault.status, "fault_on_demand")
