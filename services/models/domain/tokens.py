@@ -1,5 +1,7 @@
 """How many tokens texts have."""
 
+import math
+import string
 from collections.abc import Sequence
 
 from services.models.domain.conversation import Audio, ContentPart, Document, Image, Message, Thinking
@@ -11,12 +13,30 @@ _PDF_PAGE_TOKENS = 2000
 _AUDIO_BYTES_PER_TOKEN = 1000
 
 _INDENTATION = " " * 4
+_LETTERS = (string.ascii_letters + " ").encode()
+_DIGITS = string.digits.encode()
 
 
 def estimate_tokens(text: str) -> int:
-    """Return about how many tokens `text` has: four characters a token where they are ASCII, else one each."""
-    ascii_length = len(text.encode("ascii", "ignore"))
-    return -(-ascii_length // 4) + len(text) - ascii_length
+    """Return about how many tokens `text` has, by the kinds of its characters and not by its words.
+
+    Prose, code and tables come within a quarter of what OpenAI's tokenizers count; other scripts within a factor of
+    three, as those differ among themselves by that much. Random letters, as of keys, are up to three times as many.
+    """
+    ascii_bytes = text.encode("ascii", "ignore")
+    signs = ascii_bytes.translate(None, _LETTERS)
+    marks = len(signs.translate(None, _DIGITS))
+    digits = len(signs) - marks
+    indentation = text.count(_INDENTATION) * len(_INDENTATION)
+    letters = len(ascii_bytes) - len(signs) - indentation
+    tokens = letters / 4.9 + indentation / 16 + digits / 2.2 + marks * 0.62
+    if len(ascii_bytes) < len(text):
+        others = len(text) - len(ascii_bytes)
+        other_bytes = len(text.encode("utf-8", "surrogatepass")) - len(ascii_bytes)
+        # Cyrillic and Arabic letters have two bytes each, Chinese signs three.
+        wide = min(others, other_bytes - 2 * others)
+        tokens += wide * 0.85 + (others - wide) * 0.4
+    return math.ceil(tokens)
 
 
 def estimate_prompt_tokens(messages: Sequence[Message]) -> int:

@@ -183,7 +183,7 @@ async def test_a_prompt_far_too_long_is_refused_before_the_call(models: Installa
     ):
         refused = await refusal(call)
         assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_WINDOW_EXCEEDED")
-        assert refused.metadata == {"model": "openai/small", "context_window": "8192", "estimated_tokens": "50004"}
+        assert refused.metadata == {"model": "openai/small", "context_window": "8192", "estimated_tokens": "40821"}
     assert models.llm.calls == []
     await models.inference().Complete(ask("openai/small", text("four" * 9_000)))
     await models.inference().Complete(ask(REASONER, long))

@@ -325,9 +325,9 @@ def test_an_address_is_sent_only_where_the_upstream_fetches_it(name: str, provid
         (ContentPart(other=Image(url=URL)), 1000),
         (ContentPart(other=Document(PDF)), 4000),
         (ContentPart(other=Document(b"%PDF-1.7 compressed")), 2000),
-        (ContentPart(other=Document(b"four" * 10, file_name="name")), 11),
+        (ContentPart(other=Document(b"four" * 10, file_name="name")), 10),
         (ContentPart(other=Audio(WAV + b"\0" * 2000)), 3),
-        (ContentPart(other=Thinking("four" * 10, "state")), 10),
+        (ContentPart(other=Thinking("four" * 10, "state")), 9),
     ],
 )
 def test_what_is_not_text_counts_by_a_rule_of_thumb(part: ContentPart, tokens: int) -> None:
