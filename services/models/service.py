@@ -41,6 +41,7 @@ from services.models.usecases.budget_alerts import BudgetAlerts
 from services.models.usecases.budgets import Budgets
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.completion_checks import CompletionChecks
+from services.models.usecases.credential_checks import CredentialChecks
 from services.models.usecases.embedding import Embedding
 from services.models.usecases.inference import Inference
 from services.models.usecases.ledger import Ledger
@@ -80,7 +81,10 @@ class ModelsService:
             start_seconds=settings.litellm_start_seconds,
             max_bytes=settings.max_response_bytes,
         )
-        self._providers = _providers(settings, runtime, addresses, self._helpers)
+        credentials = AuthCredentials(
+            runtime.peers.channel("auth"), credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, settings.keyless
+        )
+        self._providers = _providers(settings, credentials, addresses, self._helpers)
         self._ledger = Ledger(runtime.database, self._recorder)
         self._alerts = BudgetAlerts(runtime.database)
         budgets = Budgets(runtime.database, self._ledger, self._alerts, max_age)
@@ -104,7 +108,7 @@ class ModelsService:
             frozenset(settings.litellm_providers),
             self._prepare,
         )
-        self._model_servicer = ModelServicer(self._models)
+        self._model_servicer = ModelServicer(self._models, CredentialChecks(credentials, self._providers))
         self._inference_servicer = InferenceServicer(inference, embedding)
         reports = UsageReports(runtime.database, self._recorder)
         self._usage_servicer = UsageServicer(reports, budgets, self._alerts)
@@ -164,13 +168,8 @@ class ModelsService:
 
 
 def _providers(
-    settings: ModelsSettings, runtime: Runtime, addresses: AddressPolicy, helpers: LitellmHelpers
+    settings: ModelsSettings, credentials: AuthCredentials, addresses: AddressPolicy, helpers: LitellmHelpers
 ) -> dict[Provider, ModelProvider]:
-    credentials = AuthCredentials(
-        runtime.peers.channel("auth"),
-        credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER,
-        settings.keyless,
-    )
     egress = EgressClient(
         addresses,
         connect_timeout=settings.connect_timeout_seconds,

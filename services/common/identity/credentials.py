@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
 import grpc
@@ -24,6 +25,18 @@ class OutboundCredential:
     on_behalf_of_user: bool = False
     from_cache: bool = False
     """Whether it may have been replaced since."""
+
+
+class CredentialAvailability(Enum):
+    """Whether a caller has a credential for a destination."""
+
+    NOT_NEEDED = "not_needed"
+    """It is called without one, and none is configured."""
+    AVAILABLE = "available"
+    MISSING = "missing"
+    """None is configured, or what is configured cannot be used there."""
+    UNKNOWN = "unknown"
+    """Auth did not say in time."""
 
 
 class CredentialSource(Protocol):
@@ -95,6 +108,27 @@ class AuthCredentials:
             )
         expires_at = response.expire_time.ToNanoseconds() / 1e9
         return _Resolved(response.token, response.on_behalf_of_user, expires_at)
+
+    async def availability(self, origin: str, provider: str = "") -> CredentialAvailability:
+        """Return whether `resolve` would succeed; the credential itself stays where it is.
+
+        Raises:
+            CoxswainError: auth cannot be asked.
+        """
+        if self._resolved.peek(_cache_key(origin, provider)) is not None:
+            return CredentialAvailability.AVAILABLE
+        request = credential_pb2.ExplainCredentialRequest(
+            purpose=self._purpose, provider=provider, destination_origin=origin
+        )
+        try:
+            response = await self._stub.ExplainCredential(request)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, "auth") from error
+        if response.resolvable:
+            return CredentialAvailability.AVAILABLE
+        configured = any(link.outcome != credential_pb2.LINK_OUTCOME_ABSENT for link in response.links)
+        keyless = origin in self._keyless_origins and not configured
+        return CredentialAvailability.NOT_NEEDED if keyless else CredentialAvailability.MISSING
 
     def forget(self, origin: str, provider: str = "") -> None:
         """Drop what is remembered for the calling principal."""

@@ -18,6 +18,16 @@ class TokenCount:
     """Whether the model's own tokenizer counted them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a model's calls go, and whose credential they carry."""
+
+    origin: str
+    """Empty means wherever the credential belongs."""
+    provider: str
+    """Auth's name of the provider."""
+
+
 TakeBatch = Callable[[Sequence[int], Embeddings], None]
 """Takes the vectors of some of a call's texts, with the positions of these texts."""
 
@@ -56,6 +66,10 @@ class ModelProvider(Protocol):
 
     async def count_tokens(self, _model: Model, messages: Sequence[Message], /) -> TokenCount:
         """Return how many tokens a conversation has on the model."""
+        ...
+
+    def destination(self, _model: Model, /) -> Destination | None:
+        """Return where calls of a model go; None when they stay in this process."""
         ...
 
     async def close(self) -> None:

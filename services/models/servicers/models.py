@@ -6,31 +6,40 @@ from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.resource_keys import key_from_proto
+from services.models.domain.model import Model
 from services.models.servicers.messages.models import (
     changed_model_spec,
     model_spec_from_proto,
     model_to_proto,
 )
+from services.models.usecases.credential_checks import CredentialChecks
 from services.models.usecases.models import Models
 
 
 class ModelServicer(ModelServiceServicer):
     """Configuration of models over gRPC."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, credentials: CredentialChecks) -> None:
         self._models = models
+        self._credentials = credentials
+
+    async def _to_proto(self, *models: Model) -> list[pb.Model]:
+        credentials = await self._credentials.check(models)
+        return [model_to_proto(model, credentials[model.id]) for model in models]
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """See the proto."""
         page = await self._models.page(
             current_principal(), request.page_size, request.page_token, enabled_only=request.enabled_only
         )
-        return pb.ListModelsResponse(models=map(model_to_proto, page.items), next_page_token=page.next_page_token)
+        models = await self._to_proto(*page.items)
+        return pb.ListModelsResponse(models=models, next_page_token=page.next_page_token)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """See the proto."""
         model = await self._models.get(current_principal(), key_from_proto(request))
-        return pb.GetModelResponse(model=model_to_proto(model))
+        (message,) = await self._to_proto(model)
+        return pb.GetModelResponse(model=message)
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.CreateModelResponse:
         """See the proto."""
@@ -38,7 +47,8 @@ class ModelServicer(ModelServiceServicer):
         model = await self._models.create(
             principal, model_spec_from_proto(request.model), request_key(principal, request)
         )
-        return pb.CreateModelResponse(model=model_to_proto(model))
+        (message,) = await self._to_proto(model)
+        return pb.CreateModelResponse(model=message)
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> pb.UpdateModelResponse:
         """See the proto."""
@@ -48,7 +58,8 @@ class ModelServicer(ModelServiceServicer):
             lambda present: changed_model_spec(present, request.model, request.update_mask),
             request.expected_revision,
         )
-        return pb.UpdateModelResponse(model=model_to_proto(model))
+        (message,) = await self._to_proto(model)
+        return pb.UpdateModelResponse(model=message)
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
         """See the proto."""
@@ -59,4 +70,5 @@ class ModelServicer(ModelServiceServicer):
         """See the proto."""
         key = key_from_proto(request)
         model = await self._models.set_enabled(current_principal(), key, enabled=request.enabled)
-        return pb.SetModelEnabledResponse(model=model_to_proto(model))
+        (message,) = await self._to_proto(model)
+        return pb.SetModelEnabledResponse(model=message)

@@ -59,7 +59,9 @@ async def test_whoami_lists_the_groups_one_may_choose(run: Run) -> None:
 
 
 async def test_models_and_tools_are_listed(run: Run) -> None:
-    assert "offline/extract" in (await run("models", "--enabled")).stdout
+    listed = (await run("models", "--enabled")).stdout
+    assert "offline/extract" in listed
+    assert "not needed" in listed
     assert "calculator" in (await run("tools")).stdout
 
 

@@ -13,7 +13,7 @@ from services.common.clock import utc_now
 from services.common.errors import FailedPrecondition, PermissionDenied
 from services.common.grpc.call import Call, enter_call
 from services.common.grpc.status import DETAILS_KEY, to_status
-from services.common.identity.credentials import AuthCredentials
+from services.common.identity.credentials import AuthCredentials, CredentialAvailability
 from services.common.identity.principal import CredentialKind, Principal, Role
 
 ORIGIN = "https://upstream.example.com"
@@ -27,6 +27,8 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
         self.asked: list[credential_pb2.ResolveCredentialRequest] = []
         self.lifetime = timedelta(minutes=5)
         self.answers_origin = ORIGIN
+        self.explained: list[str] = []
+        self.outcome = credential_pb2.LINK_OUTCOME_ABSENT
 
     async def ResolveCredential(
         self, request: credential_pb2.ResolveCredentialRequest, context: Any
@@ -41,6 +43,16 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
         )
         response.expire_time.FromDatetime(utc_now() + self.lifetime)
         return response
+
+    async def ExplainCredential(
+        self, request: credential_pb2.ExplainCredentialRequest, context: Any
+    ) -> credential_pb2.ExplainCredentialResponse:
+        self.explained.append(request.destination_origin)
+        used = request.destination_origin in {"", ORIGIN}
+        outcome = credential_pb2.LINK_OUTCOME_USED if used else self.outcome
+        return credential_pb2.ExplainCredentialResponse(
+            links=[credential_pb2.LinkExplanation(link="a", outcome=outcome)], resolvable=used
+        )
 
 
 @pytest.fixture
@@ -131,3 +143,23 @@ async def test_only_a_keyless_origin_is_called_without_a_credential(auth: tuple[
         with pytest.raises(FailedPrecondition) as refused:
             await credentials(channel).resolve("https://other.example.com")
         assert refused.value.reason == "CREDENTIAL_NOT_CONFIGURED"
+
+
+async def test_whether_there_is_a_credential_is_told_without_fetching_it(
+    auth: tuple[ToyAuth, grpc.aio.Channel],
+) -> None:
+    toy, channel = auth
+    source = credentials(channel)
+    with called_by("ann", "sales"):
+        assert await source.availability(ORIGIN, "openai") is CredentialAvailability.AVAILABLE
+        assert await source.availability("https://elsewhere.example.com") is CredentialAvailability.MISSING
+        assert await source.availability(KEYLESS) is CredentialAvailability.NOT_NEEDED
+        # A key that is configured and cannot be used is missed, even where calls without any are taken.
+        toy.outcome = credential_pb2.LINK_OUTCOME_REJECTED
+        assert await source.availability(KEYLESS) is CredentialAvailability.MISSING
+        assert toy.asked == []
+        # One that was fetched for a call is known to be there.
+        await source.resolve(ORIGIN, "openai")
+        asked = len(toy.explained)
+        assert await source.availability(ORIGIN, "openai") is CredentialAvailability.AVAILABLE
+        assert len(toy.explained) == asked

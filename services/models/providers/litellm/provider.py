@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from services.common.child_process import BadFrame, ProcessGone
-from services.common.egress import required_origin
+from services.common.egress import origin_of, required_origin
 from services.common.errors import CoxswainError, InvalidArgument
 from services.common.grpc.call import current_principal
 from services.common.identity.credentials import CredentialSource, OutboundCredential
@@ -16,7 +16,7 @@ from services.models.domain.answer import Answer, Delta, Embeddings
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model
 from services.models.domain.tokens import estimate_prompt_tokens
-from services.models.providers.base import TakeBatch, TokenCount
+from services.models.providers.base import Destination, TakeBatch, TokenCount
 from services.models.providers.batches import Batches
 from services.models.providers.fault_reading import read_fault
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper
@@ -111,6 +111,11 @@ class LitellmProvider:
     async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
         """Return an estimate."""
         return TokenCount(estimate_prompt_tokens(messages), exact=False)
+
+    def destination(self, model: Model) -> Destination:
+        """Return the address that replaces the provider's own; else it is wherever the credential belongs."""
+        provider = model.spec.upstream_name.partition("/")[0]
+        return Destination(origin_of(self._base_urls.get(provider, "")) or "", provider)
 
     async def close(self) -> None:
         """End the helpers."""

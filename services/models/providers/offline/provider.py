@@ -84,6 +84,9 @@ class OfflineProvider:
         tokens = await self._work(self._embedder.count_tokens, [message.text for message in messages])
         return TokenCount(tokens, exact=True)
 
+    def destination(self, _model: Model) -> None:
+        """Return nothing: no call leaves this process."""
+
     async def close(self) -> None:
         """Cancel the work that has not begun."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from services.common.egress import required_origin
+from services.common.egress import origin_of, required_origin
 from services.common.errors import CoxswainError, FailedPrecondition
 from services.common.http import EgressClient
 from services.common.identity.credentials import CredentialSource
@@ -12,7 +12,7 @@ from services.models.domain.answer import Answer, Delta, Embeddings
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_prompt_tokens
-from services.models.providers.base import TakeBatch, TokenCount
+from services.models.providers.base import Destination, TakeBatch, TokenCount
 from services.models.providers.batches import Batches
 from services.models.providers.learned import Learned
 from services.models.providers.openai.answers import read, read_stream, read_whole
@@ -110,6 +110,11 @@ class OpenAICompatibleProvider:
     async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
         """Return an estimate: the interface has no way to ask."""
         return TokenCount(estimate_prompt_tokens(messages), exact=False)
+
+    def destination(self, model: Model) -> Destination:
+        """Return the origin of the model's address, or of the installation's for its provider."""
+        base_url = model.spec.base_url or self._base_urls.get(model.spec.provider, "")
+        return Destination(origin_of(base_url) or "", model.spec.provider.value)
 
     async def close(self) -> None:
         """Close all connections."""

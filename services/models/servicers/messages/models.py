@@ -10,6 +10,7 @@ from services.common.errors import InvalidArgument
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.validation import validate
+from services.common.identity.credentials import CredentialAvailability
 from services.models.domain.model import CHANGEABLE_FIELDS, Capabilities, Model, ModelSpec, Provider
 
 _CAPABILITIES = tuple(field.name for field in fields(Capabilities))
@@ -44,14 +45,14 @@ def changed_model_spec(present: Model, given: pb.Model, mask: FieldMask) -> Mode
     Raises:
         InvalidArgument: the mask names what cannot be changed, or a value breaks a rule.
     """
-    message = model_to_proto(present)
+    message = model_to_proto(present, CredentialAvailability.UNKNOWN)
     replace_fields(message, given, mask_paths(mask, CHANGEABLE_FIELDS))
     validate(message, "model")
     return model_spec_from_proto(message)
 
 
-def model_to_proto(model: Model) -> pb.Model:
-    """Return a model as callers see it."""
+def model_to_proto(model: Model, credential: CredentialAvailability) -> pb.Model:
+    """Return a model as one caller sees it."""
     spec = model.spec
     message = pb.Model(
         id=model.id,
@@ -77,6 +78,7 @@ def model_to_proto(model: Model) -> pb.Model:
         enabled=model.enabled,
         shared=model.shared,
         revision=model.revision,
+        credential=enum_to_proto(pb.CredentialAvailability, credential),
         listed_fields=model.listed_fields,
     )
     message.create_time.FromDatetime(model.created_at)

@@ -24,12 +24,13 @@ from coxswain.client.errors import CoxswainError, NotFound
 from coxswain.client.paging import pages
 from coxswain.client.policy import FILES
 from coxswain.common.v1.access_pb2 import Role
-from coxswain.models.v1.model_pb2 import ListModelsRequest, Provider
+from coxswain.models.v1.model_pb2 import CredentialAvailability, ListModelsRequest, Provider
 from coxswain.orchestrator.v1.tool_pb2 import ListToolsRequest
 from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
 
 _ELSEWHERE = "not served here"
 _HEALTH_STYLES = {"serving": "green", "not serving": "red", _ELSEWHERE: "dim"}
+_CREDENTIALS = {"NOT_NEEDED": "not needed", "AVAILABLE": "yes", "MISSING": "no"}
 _CAPABILITIES = ("chat", "embeddings", "tools", "json_schema", "reasoning", "images", "documents", "audio")
 
 
@@ -160,12 +161,14 @@ def models(
         found = list(pages(client.models.ListModels, ListModelsRequest(enabled_only=enabled), "models"))
     if session.json:
         return session.print_json(found)
-    made = table("name", "provider", "can", ">context", "enabled", "what")
+    made = table("name", "provider", "can", ">context", "enabled", "credential", "what")
     for model in found:
         can = ", ".join(name for name in _CAPABILITIES if getattr(model.capabilities, name))
         provider = Provider.Name(model.provider).removeprefix("PROVIDER_").lower()
         window = f"{model.context_window:,}" if model.context_window else ""
-        add_row(made, model.name, provider, can, window, "yes" if model.enabled else "no", model.description)
+        credential = CredentialAvailability.Name(model.credential).removeprefix("CREDENTIAL_AVAILABILITY_")
+        key = _CREDENTIALS.get(credential, "unknown")
+        add_row(made, model.name, provider, can, window, "yes" if model.enabled else "no", key, model.description)
     session.out.print(made)
     return None
 

@@ -1,0 +1,102 @@
+"""Whether callers have the credentials of models: asked once each, and never the failure of a listing."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from services.common.errors import Unavailable
+from services.common.identity.credentials import CredentialAvailability
+from services.models.domain.model import Model, ModelSpec, Provider
+from services.models.providers.base import Destination
+from services.models.usecases import credential_checks
+from services.models.usecases.credential_checks import CredentialChecks
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+AVAILABLE, UNKNOWN = CredentialAvailability.AVAILABLE, CredentialAvailability.UNKNOWN
+
+
+class Direct:
+    """Calls go to the model's own address; without one they stay here."""
+
+    def destination(self, model: Model) -> Destination | None:
+        address = model.spec.base_url
+        return Destination(address, model.spec.provider.value) if address else None
+
+
+class Auth:
+    """Answers what `answer` returns or raises for an origin, and counts."""
+
+    def __init__(self, answer: Callable[[str], CredentialAvailability]) -> None:
+        self.answer = answer
+        self.asked: list[tuple[str, str]] = []
+        self.waiting = self.most_waiting = 0
+        self.silent = ""
+
+    async def availability(self, origin: str, provider: str = "") -> CredentialAvailability:
+        self.asked.append((origin, provider))
+        self.waiting += 1
+        self.most_waiting = max(self.most_waiting, self.waiting)
+        try:
+            for _ in range(3):
+                await asyncio.sleep(0)
+            if origin == self.silent:
+                await asyncio.Event().wait()
+            return self.answer(origin)
+        finally:
+            self.waiting -= 1
+
+
+def model(number: int, address: str, provider: Provider = Provider.OPENAI) -> Model:
+    spec = ModelSpec(f"a/{number}", provider, base_url=address)
+    return Model(str(number), "sales", spec, enabled=True, created_at=NOW, updated_at=NOW)
+
+
+def checks(auth: Auth) -> CredentialChecks:
+    providers: Any = dict.fromkeys(Provider, Direct())
+    return CredentialChecks(auth, providers)
+
+
+async def test_each_destination_is_asked_for_once_however_many_models_it_has() -> None:
+    auth = Auth(lambda origin: CredentialAvailability.MISSING if "b" in origin else AVAILABLE)
+    models = [model(number, "https://ab"[: 9 + number % 2]) for number in range(100)]
+    models.append(model(100, "https://a", Provider.DATABRICKS))
+    found = await checks(auth).check([*models, model(101, "")])
+    assert sorted(auth.asked) == [("https://a", "databricks"), ("https://a", "openai"), ("https://ab", "openai")]
+    assert [found[str(number)].name for number in (0, 1, 100, 101)] == [
+        "AVAILABLE",
+        "MISSING",
+        "AVAILABLE",
+        "NOT_NEEDED",
+    ]
+
+
+async def test_only_a_few_are_asked_for_at_once() -> None:
+    auth = Auth(lambda _origin: AVAILABLE)
+    found = await checks(auth).check([model(number, f"https://{number}") for number in range(50)])
+    assert set(found.values()) == {AVAILABLE}
+    assert 1 < auth.most_waiting <= 8
+
+
+async def test_what_auth_does_not_say_is_unknown_and_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(origin: str) -> CredentialAvailability:
+        if origin == "https://fails":
+            raise Unavailable("auth is away")
+        return AVAILABLE
+
+    monkeypatch.setattr(credential_checks, "_SECONDS", 0.05)
+    auth = Auth(fail)
+    auth.silent = "https://silent"
+    addresses = ["https://fails", "https://silent", "https://works"]
+    found = await checks(auth).check([model(number, address) for number, address in enumerate(addresses)])
+    assert list(found.values()) == [UNKNOWN, UNKNOWN, AVAILABLE]
+    assert auth.waiting == 0
+
+
+async def test_nobody_is_asked_for_models_that_need_nothing() -> None:
+    auth = Auth(lambda _origin: AVAILABLE)
+    assert await checks(auth).check([]) == {}
+    assert await checks(auth).check([model(1, "")]) == {"1": CredentialAvailability.NOT_NEEDED}
+    assert auth.asked == []
