@@ -151,6 +151,10 @@ blocking-client: $(ENVIRONMENT) ## Generate the blocking client from the one for
 price-list: $(ENVIRONMENT) ## Write the list of prices and capabilities of models from the one that the locked litellm carries
 	@$(PY) tools/refresh_price_list.py services/models/price_list.csv
 
+.PHONY: providers
+providers: protos ## Try every provider's features and write what works to docs/providers.md
+	@WRITE_PROVIDERS_PAGE=1 $(PYTEST) -q tests/integration/models/test_providers_conformance.py
+
 .PHONY: migrate
 migrate: protos ## Bring every service's database to the newest schema
 	@$(PY) -m services.common.db.migrate upgrade

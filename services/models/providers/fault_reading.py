@@ -125,6 +125,8 @@ _STATUS_OF_CODE: Mapping[str, int] = {
 
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "context_window_exceeded"})
 _QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_error", "billing_not_active"})
+_KEY_CODES = frozenset({"api_key_invalid"})
+"""Google says it with status 400."""
 _FILTER_CODES = frozenset(
     {
         "content_filter",
@@ -187,6 +189,8 @@ def _kind(status: int | None, words: _Words) -> FaultKind:
     too_long = codes & _CONTEXT_CODES or _CONTEXT.search(message)
     if too_long and status in _CONTEXT_STATUSES and not _ANSWER_LIMIT.search(message):
         return FaultKind.CONTEXT_WINDOW
+    if codes & _KEY_CODES:
+        return FaultKind.CREDENTIAL
     if status == 402 or codes & _QUOTA_CODES or (_QUOTA.search(message) and words.retry_after is None):
         return FaultKind.QUOTA
     if status in _FILTER_STATUSES and (codes & _FILTER_CODES or _FILTER.search(message)):
@@ -249,6 +253,9 @@ def _words(error: Mapping[str, Any], around: Mapping[str, Any]) -> _Words:
     codes = _codes(error, "code", "type", "status", "error_code", "__type")
     if isinstance(inner, Mapping):
         codes += _codes(inner, "code")
+    for detail in details if isinstance(details := error.get("details"), list) else ():
+        if isinstance(detail, Mapping):
+            codes += _codes(detail, "reason")
     return _Words(message[:_MAX_MESSAGE], codes, _retry_delay(error.get("details")))
 
 

@@ -163,6 +163,10 @@ class GeminiWire(Wire):
             return super().frame(event, end)
         return ("[" if name == "first" else f",{end}") + dumped(document) + ("]" if name == "last" else "")
 
+    def keep_alive(self, end: str) -> str:
+        # It sends nothing of the kind.
+        return ""
+
     def embeddings(self, model: str, asked: Asked, vectors: list[list[float]], tokens: int) -> JsonObject:
         rows = [{"values": vector} for vector in vectors]
         return {"embeddings": rows} if asked.chat["batch"] else {"embedding": rows[0]}

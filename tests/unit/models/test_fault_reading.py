@@ -146,6 +146,13 @@ def test_what_can_be_done_about_an_error_is_told_apart(status: int, document: An
     assert read_fault(status, document).kind is kind
 
 
+def test_a_refused_key_of_google_comes_with_status_400() -> None:
+    error = {"code": 400, "message": "Pass a valid API key.", "status": "INVALID_ARGUMENT"}
+    document = [{"error": error | {"details": [{"reason": "API_KEY_INVALID", "domain": "googleapis.com"}]}}]
+    assert read_fault(400, document).kind is FaultKind.CREDENTIAL
+    assert read_fault(400, [{"error": error}]).kind is FaultKind.REJECTED
+
+
 def test_a_delay_in_the_document_counts() -> None:
     details = [{"retryDelay": "x"}, {"retryDelay": "1e309s"}, {"retryDelay": "6.5s"}]
     assert read_fault(429, {"error": {"message": "m", "details": details}}).retry_after == 6.5

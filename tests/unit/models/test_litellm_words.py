@@ -21,6 +21,7 @@ KEY = OutboundCredential("sk-key")
             "too bad",
         ),
         ("litellm.RateLimitError: RateLimitError: OpenAIException - slow down", "slow down"),
+        ("litellm.X: busy. Handle with `litellm.InternalServerError`.", "busy"),
         ("the plain words", "the plain words"),
         ("litellm.APIError: {broken", "{broken"),
         ("", ""),
@@ -32,6 +33,17 @@ def test_the_names_of_pythons_exceptions_are_left_out(message: str, words: str) 
 
 def test_the_pause_that_a_provider_asks_for_arrives() -> None:
     error = {"status": 429, "code": "", "message": "slow down", "headers": {"Retry-After": "6"}}
+    failure, wait = _failure(MODEL, error, KEY)
+    assert (failure.reason, failure.retry_after, wait) == ("UPSTREAM_RATE_LIMITED", 6.0, 6.0)
+
+
+def test_a_pause_in_the_providers_own_document_is_kept() -> None:
+    # Google says with the same words that a minute's or a month's quota is used up: only the pause tells them apart.
+    document = (
+        '{"error": {"code": 429, "message": "You exceeded your current quota.", "status": "RESOURCE_EXHAUSTED", '
+        '"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "6s"}]}}'
+    )
+    error = {"status": 429, "code": "", "message": f"litellm.RateLimitError: geminiException - {document}"}
     failure, wait = _failure(MODEL, error, KEY)
     assert (failure.reason, failure.retry_after, wait) == ("UPSTREAM_RATE_LIMITED", 6.0, 6.0)
 

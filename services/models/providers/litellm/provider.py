@@ -41,6 +41,7 @@ _Request = dict[str, Any]
 _ANSWER_SECONDS = 0.5
 _ANSWER_SHARE = 0.2
 _PREFIX = re.compile(r"^(?:litellm\.)?(?:[A-Za-z.]{1,80}(?:Error|Exception)\s*[:-]\s*)+(?:[A-Za-z_ -]{1,40}:\s+)?")
+_ADVICE = re.compile(r"\.? ?Handle with `litellm\.\w{1,80}`\.?\s*$")
 
 
 class LitellmProvider:
@@ -216,19 +217,27 @@ def _failure(
     if error.get("code") == "unreachable" or not isinstance(status, int) or not 400 <= status < 600:
         return unavailable(model, "did not answer"), 0.0
     retry_after = retry_after_seconds(error.get("headers") or {})
-    fault = read_fault(status, {"error": {"code": error.get("code"), "message": _own_words(message)}})
+    document = None if error.get("code") else _own_document(message)
+    if document is None:
+        document = {"error": {"code": error.get("code"), "message": _own_words(message)}}
+    fault = read_fault(status, document)
     failure = upstream_failure(model, fault, credential, retry_after)
     return failure, (retry_after or fault.retry_after or 0.0) if is_retryable(fault) else None
 
 
 def _own_words(message: str) -> str:
     """Return the provider's words in a message of litellm's: without the names of its exceptions and providers."""
-    message = _PREFIX.sub("", message).strip()
+    document = _own_document(message)
+    return _ADVICE.sub("", _PREFIX.sub("", message)).strip() if document is None else read_fault(500, document).message
+
+
+def _own_document(message: str) -> Any:
+    """Return the provider's error in a message of litellm's, with its codes and details; None where it has no words."""
     start = message.find("{")
     if start < 0:
-        return message
+        return None
     try:
         document, _ = json.JSONDecoder().raw_decode(message, start)
     except (ValueError, RecursionError):
-        return message
-    return read_fault(500, document).message or message
+        return None
+    return document if read_fault(500, document).message else None
