@@ -52,7 +52,7 @@ def upstream_failure(
             return InvalidArgument(
                 f'the prompt does not fit "{model.name}"; shorten it or choose a model with a larger window{quoted}',
                 reason="CONTEXT_WINDOW_EXCEEDED",
-                metadata={"model": model.name, "context_window": str(model.spec.context_window)},
+                metadata={"model": model.name, "context_window": str(model.spec.input_limit)},
             )
         case FaultKind.CONTENT_FILTER:
             return InvalidArgument(

@@ -73,8 +73,8 @@ class HostLLM(BaseLLM):
 
     def get_context_window_size(self) -> int:
         """Return the tokens that may be used before CrewAI summarises the conversation."""
-        window = self._model.context_window
-        return int(window * _USABLE_SHARE) if window else _BOUNDLESS_WINDOW
+        limit = self._model.max_input_tokens
+        return int(limit * _USABLE_SHARE) if limit else _BOUNDLESS_WINDOW
 
     def get_input_tokens_count(
         self,

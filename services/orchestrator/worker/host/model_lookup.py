@@ -37,7 +37,7 @@ class ModelLookup:
     async def capabilities(
         self, names: Iterable[str], group_id: str, principal: ExecutionPrincipal
     ) -> list[model_pb2.Model]:
-        """Return name, capabilities and context window of each model.
+        """Return name, capabilities and the limit of a prompt of each model.
 
         Raises:
             CoxswainError: the group does not have this model, or the service stays absent.
@@ -53,7 +53,8 @@ class ModelLookup:
         request = model_pb2.GetModelRequest(name=name)
         response = await call_peer(principal, "models", self._models.GetModel, request, self._retry_seconds)
         model = response.model
-        found = model_pb2.Model(name=name, capabilities=model.capabilities, context_window=model.context_window)
+        limit = model.max_input_tokens or model.context_window
+        found = model_pb2.Model(name=name, capabilities=model.capabilities, max_input_tokens=limit)
         self._known[group_id, name] = found
         return found
 
