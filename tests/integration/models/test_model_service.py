@@ -192,6 +192,20 @@ async def test_the_packaged_list_fills_in_what_a_model_leaves_out_and_stays_out_
     assert elsewhere.max_output_tokens == 0
 
 
+async def test_a_call_of_a_listed_model_costs_what_the_list_says(models: Installation) -> None:
+    listed = find_listed("openai/gpt-4.1-mini")
+    assert listed is not None
+    assert listed.input
+    assert listed.output
+    model = pb.Model(name="openai/gpt-4.1-mini", provider=pb.PROVIDER_OPENAI)
+    await models.models().CreateModel(pb.CreateModelRequest(model=model))
+    usage = (await models.inference().Complete(ask(model.name))).usage
+    assert usage.input_tokens
+    assert usage.output_tokens
+    expected = (usage.input_tokens * listed.input + usage.output_tokens * listed.output) / 1_000_000
+    assert usage.cost == pytest.approx(expected)
+
+
 async def test_a_change_of_what_was_changed_meanwhile_is_refused_with_the_present_revision(
     served: Installation,
 ) -> None:
