@@ -3,7 +3,7 @@
 from coxswain.models.v1 import model_pb2 as pb
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceServicer
 from services.common.db.idempotency import request_key
-from services.common.grpc.call import current_principal
+from services.common.grpc.call import current_call, current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.resource_keys import key_from_proto
 from services.models.domain.model import Model
@@ -24,8 +24,9 @@ class ModelServicer(ModelServiceServicer):
         self._credentials = credentials
 
     async def _to_proto(self, *models: Model) -> list[pb.Model]:
-        credentials = await self._credentials.check(models)
-        return [model_to_proto(model, credentials[model.id]) for model in models]
+        # Other services look a model up on their way to a call of it, which finds out by itself.
+        credentials = {} if current_call().service else await self._credentials.check(models)
+        return [model_to_proto(model, credentials.get(model.id)) for model in models]
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """See the proto."""

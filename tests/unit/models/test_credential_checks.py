@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
+from coxswain.models.v1 import model_pb2 as pb
 from services.common.errors import Unavailable
+from services.common.grpc.call import Call, enter_call
 from services.common.identity.credentials import CredentialAvailability
+from services.common.identity.principal import CredentialKind, Principal, Role
+from services.common.resource_key import ResourceKey
 from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.providers.base import Destination
+from services.models.servicers.models import ModelServicer
 from services.models.usecases import credential_checks
 from services.models.usecases.credential_checks import CredentialChecks
 
@@ -93,6 +98,31 @@ async def test_what_auth_does_not_say_is_unknown_and_the_rest_is_told(monkeypatc
     found = await checks(auth).check([model(number, address) for number, address in enumerate(addresses)])
     assert list(found.values()) == [UNKNOWN, UNKNOWN, AVAILABLE]
     assert auth.waiting == 0
+
+
+@pytest.mark.parametrize(("service", "told"), [("", "AVAILABLE"), ("orchestrator", "UNSPECIFIED")])
+async def test_other_services_get_models_without_a_question_to_auth(service: str, told: str) -> None:
+    class Models:
+        async def get(self, _principal: Principal, _key: ResourceKey) -> Model:
+            return model(1, "https://a")
+
+    principal = Principal(
+        subject="dev|ann",
+        group_id="sales",
+        role=Role.OPERATOR,
+        platform_admin=False,
+        credential_kind=CredentialKind.DEV,
+        session_id="",
+        execution_id="",
+        expires_at=NOW,
+    )
+    enter_call(Call(request_id="r", method="m", principal=principal, service=service))
+    auth = Auth(lambda _origin: AVAILABLE)
+    models: Any = Models()
+    context: Any = None
+    found = await ModelServicer(models, checks(auth)).GetModel(pb.GetModelRequest(id="1"), context)
+    assert pb.CredentialAvailability.Name(found.model.credential) == f"CREDENTIAL_AVAILABILITY_{told}"
+    assert len(auth.asked) == (told == "AVAILABLE")
 
 
 async def test_nobody_is_asked_for_models_that_need_nothing() -> None:

@@ -45,14 +45,14 @@ def changed_model_spec(present: Model, given: pb.Model, mask: FieldMask) -> Mode
     Raises:
         InvalidArgument: the mask names what cannot be changed, or a value breaks a rule.
     """
-    message = model_to_proto(present, CredentialAvailability.UNKNOWN)
+    message = model_to_proto(present)
     replace_fields(message, given, mask_paths(mask, CHANGEABLE_FIELDS))
     validate(message, "model")
     return model_spec_from_proto(message)
 
 
-def model_to_proto(model: Model, credential: CredentialAvailability) -> pb.Model:
-    """Return a model as one caller sees it."""
+def model_to_proto(model: Model, credential: CredentialAvailability | None = None) -> pb.Model:
+    """Return a model as one caller sees it; None does not say whether they have its credential."""
     spec = model.spec
     message = pb.Model(
         id=model.id,
@@ -78,7 +78,11 @@ def model_to_proto(model: Model, credential: CredentialAvailability) -> pb.Model
         enabled=model.enabled,
         shared=model.shared,
         revision=model.revision,
-        credential=enum_to_proto(pb.CredentialAvailability, credential),
+        credential=(
+            enum_to_proto(pb.CredentialAvailability, credential)
+            if credential
+            else pb.CREDENTIAL_AVAILABILITY_UNSPECIFIED
+        ),
         listed_fields=model.listed_fields,
     )
     message.create_time.FromDatetime(model.created_at)
