@@ -85,10 +85,9 @@ class ModelsService:
             runtime.peers.channel("auth"), credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, settings.keyless
         )
         self._providers = _providers(settings, credentials, addresses, self._helpers)
-        self._ledger = Ledger(runtime.database, self._recorder)
         self._alerts = BudgetAlerts(runtime.database)
-        budgets = Budgets(runtime.database, self._ledger, self._alerts, max_age)
-        metering = Metering(self._recorder, budgets)
+        self._budgets = Budgets(runtime.database, Ledger(runtime.database, self._recorder), self._alerts, max_age)
+        metering = Metering(self._recorder, self._budgets)
         checks = CompletionChecks(frozenset(settings.extra_parameters), PartChecks(settings.max_part_bytes))
         self._vectors = SharedVectors(settings.embed_cache_bytes, settings.embed_cache_seconds)
         self._schemas = SchemaChecker()
@@ -111,7 +110,7 @@ class ModelsService:
         self._model_servicer = ModelServicer(self._models, CredentialChecks(credentials, self._providers))
         self._inference_servicer = InferenceServicer(inference, embedding)
         reports = UsageReports(runtime.database, self._recorder)
-        self._usage_servicer = UsageServicer(reports, budgets, self._alerts)
+        self._usage_servicer = UsageServicer(reports, self._budgets, self._alerts)
 
     def register(self, registry: Registry) -> None:
         """Register the three servicers."""
@@ -126,7 +125,7 @@ class ModelsService:
         if await self._needs_litellm():
             self._prepare(Provider.LITELLM)
         self._recorder.start()
-        self._background.start(self._keep_ledger())
+        self._background.start(self._refresh_budgets())
         self._background.start(
             forget_old_requests(
                 self._database,
@@ -148,9 +147,9 @@ class ModelsService:
         if provider is Provider.LITELLM and self._settings.litellm_prestart is not False:
             self._helpers.prepare()
 
-    async def _keep_ledger(self) -> None:
+    async def _refresh_budgets(self) -> None:
         # On SQLite this process alone writes: what it has read once stays true.
-        act = self._ledger.forget_idle if self._database.dialect == "sqlite" else self._ledger.refresh
+        act = self._budgets.forget_idle if self._database.dialect == "sqlite" else self._budgets.refresh
         await every(self._settings.budget_refresh_seconds, act, name="refresh_budgets")
 
     async def drain(self) -> None:

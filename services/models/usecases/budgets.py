@@ -91,6 +91,20 @@ class Budgets:
         for scope, spending in self._ledger.add(record):
             self._alerts.check(record.group_id, scope, spending)
 
+    async def refresh(self) -> None:
+        """Read again what groups have used, with what other processes have stored.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        await self._ledger.refresh()
+        for group_id, scope, spending in self._ledger.known():
+            self._alerts.check(group_id, scope, spending)
+
+    async def forget_idle(self) -> None:
+        """Forget what groups have used that have not called for a while."""
+        self._ledger.forget_idle()
+
     async def get(self, principal: Principal, scope: Scope) -> tuple[ScopedBudget, Spending]:
         """Return the limits of a scope of the caller's group, and what it has used."""
         budget = await read_budget(self._database, principal.group_id, scope)
@@ -237,14 +251,14 @@ def _check_prices(model: Model, limits: list[tuple[ScopedBudget, Budget]]) -> No
 def _exceeded(
     budget: ScopedBudget, limit: SumLimit, allowed: float, used: float, moment: datetime
 ) -> ResourceExhausted:
-    form = "${:.2f}" if limit.measure is Measure.COST else "{:,.0f} tokens"
+    form = _dollars if limit.measure is Measure.COST else "{:,.0f} tokens".format
     span = {Period.MINUTE: "this minute", Period.DAY: "today (UTC)", Period.MONTH: "this month (UTC)"}[limit.period]
     whose = _whose(budget.scope)
     if used < allowed:
         return _refusal(
             budget,
             limit.name,
-            f"{whose} have used {form.format(used)} of their {form.format(allowed)} for {span}, and calls under way "
+            f"{whose} have used {form(used)} of their {form(allowed)} for {span}, and calls under way "
             "may use the rest; try again when they have ended",
             _RESERVED_SECONDS,
         )
@@ -258,7 +272,7 @@ def _exceeded(
     return _refusal(
         budget,
         limit.name,
-        f"{whose} have used {form.format(used)} of their {form.format(allowed)} for {span}; {raised}",
+        f"{whose} have used {form(used)} of their {form(allowed)} for {span}; {raised}",
         wait,
     )
 
@@ -278,6 +292,10 @@ def _scope_metadata(budget: ScopedBudget, limit: str) -> dict[str, str]:
     if budget.is_ceiling(limit):
         found["set_by"] = "operator"
     return found
+
+
+def _dollars(cost: float) -> str:
+    return f"${cost:,.2f}" if cost >= 1 or not cost else f"${cost:.3g}"
 
 
 def _whose(scope: Scope) -> str:

@@ -77,13 +77,21 @@ class Ledger:
         Raises:
             Unavailable: the database does not answer.
         """
-        await self.forget_idle()
+        self.forget_idle()
         group_ids = list(self._groups)
         for start in range(0, len(group_ids), _GROUPS_AT_ONCE):
             chunk = group_ids[start : start + _GROUPS_AT_ONCE]
             await self._read({name: list(self._groups[name].scopes) for name in chunk if name in self._groups})
 
-    async def forget_idle(self) -> None:
+    def known(self) -> list[tuple[str, Scope, Spending]]:
+        """Return what is known of groups that have called lately."""
+        return [
+            (group_id, scope, spending)
+            for group_id, group in self._groups.items()
+            for scope, spending in group.scopes.items()
+        ]
+
+    def forget_idle(self) -> None:
         """Forget groups that have not called for a while."""
         limit = time.monotonic() - _IDLE_SECONDS
         for group_id, group in list(self._groups.items()):

@@ -315,3 +315,21 @@ async def test_replicas_see_what_the_others_have_used(
                 except grpc.aio.AioRpcError as error:
                     failure = read_refusal(error)
         assert failure.metadata == {"budget": "monthly_cost_limit"}
+
+
+async def test_replicas_tell_once_what_they_have_used_together(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        serve_models(tmp_path, monkeypatch, database_url=postgres_url, budget_refresh_seconds=0.05) as one,
+        serve_models(tmp_path, monkeypatch, database_url=postgres_url, budget_refresh_seconds=0.05) as two,
+    ):
+        await limit(one, monthly_cost_limit=20.0, alert_share=0.5)
+        for models in (one, two):
+            models.llm.on(PRICED, route="chat")
+            await complete(models)
+        # No later call has to notice it.
+        (alert,) = await alerts(one, 1)
+        assert (alert.limit, alert.used) == ("monthly_cost_limit", 12.0)
+        await complete(two)
+        assert await alerts(two, 1) == [alert]

@@ -1,6 +1,7 @@
 """What an upstream did is recorded even where its answer reaches nobody."""
 
 import asyncio
+from pathlib import Path
 
 import grpc
 import pytest
@@ -9,8 +10,17 @@ from coxswain.models.v1 import inference_pb2
 from coxswain.models.v1 import usage_pb2 as pb
 from services.models.domain.tokens import estimate_prompt_tokens, estimate_tokens
 from services.models.servicers.messages.inference import messages_from_proto
-from tests.integration.models.support import CHAT, EMBED, Installation, ask, ask_stream, completion, refusal
-from tests.support.llm_script import Fault, Reply
+from tests.integration.models.support import (
+    CHAT,
+    EMBED,
+    Installation,
+    ask,
+    ask_stream,
+    completion,
+    refusal,
+    serve_models,
+)
+from tests.support.llm_script import Fault, Reply, Usage
 
 PROMPT_TOKENS = estimate_prompt_tokens(messages_from_proto(completion(CHAT).messages))
 
@@ -39,21 +49,40 @@ async def test_batches_that_succeeded_are_recorded_when_another_is_refused(serve
     assert recorded.input_tokens >= sum(3 * len(call.body["input"]) for call in answered) > 0
 
 
-async def test_a_whole_answer_that_breaks_off_is_recorded_for_each_attempt(served: Installation) -> None:
+async def test_a_whole_answer_that_breaks_off_is_recorded(served: Installation) -> None:
     served.llm.on(Reply(text="never seen", cut_after_bytes=30))
     failure = await refusal(served.inference().Complete(ask(CHAT)))
     assert failure.reason == "UPSTREAM_UNAVAILABLE"
-    assert len(served.llm.calls) == 4
     recorded = await row(served, CHAT)
-    assert (recorded.calls, recorded.input_tokens) == (4, 4 * PROMPT_TOKENS)
+    assert (recorded.calls, recorded.input_tokens) == (len(served.llm.calls), len(served.llm.calls) * PROMPT_TOKENS)
 
 
-async def test_an_attempt_that_broke_off_is_recorded_beside_the_answer(models: Installation) -> None:
-    models.llm.on(Reply(text="never seen", cut_after_bytes=30), times=1)
-    answer = await models.inference().Complete(ask(CHAT))
+async def test_attempts_that_were_given_up_are_recorded_beside_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve_models(tmp_path, monkeypatch, first_byte_seconds=1) as models:
+        models.llm.on(Reply(hang=True), times=2)
+        answer = await models.inference().Complete(ask(CHAT))
+        assert len(models.llm.calls) == 3
+        recorded = await row(models, CHAT, calls=3)
+        assert (recorded.calls, recorded.estimated_calls) == (3, 2)
+        assert recorded.input_tokens == 2 * PROMPT_TOKENS + answer.usage.input_tokens
+        assert not answer.usage.estimated
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_an_answer_that_is_of_no_use_is_recorded_as_it_was_counted(models: Installation, streamed: bool) -> None:
+    counted = Usage(prompt_tokens=70, completion_tokens=9)
+    models.llm.on(Reply(text="", chunks=[], finish_reason="error", usage=counted))
+    with pytest.raises(grpc.aio.AioRpcError):
+        if streamed:
+            async for _ in models.inference().StreamComplete(ask_stream(CHAT)):
+                pass
+        else:
+            await models.inference().Complete(ask(CHAT))
     recorded = await row(models, CHAT)
-    assert (recorded.calls, recorded.input_tokens) == (2, PROMPT_TOKENS + answer.usage.input_tokens)
-    assert not answer.usage.estimated
+    assert (recorded.input_tokens, recorded.output_tokens) == (70 * recorded.calls, 9 * recorded.calls)
+    assert recorded.calls == len(models.llm.calls)
 
 
 @pytest.mark.parametrize(

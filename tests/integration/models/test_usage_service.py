@@ -309,3 +309,24 @@ async def test_a_query_that_makes_no_sense_is_refused_by_its_field(models: Insta
         failure = await refusal(models.inference().Complete(ask(CHAT, labels=labels)))
         assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
         assert failure.fields[0].startswith("completion.labels")
+
+
+async def test_tokens_of_caches_have_prices_of_their_own(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priced = {
+        "name": CHAT,
+        "provider": "openai",
+        "capabilities": ["chat"],
+        "input_cost_per_million_tokens": 10.0,
+        "output_cost_per_million_tokens": 0.0,
+        "cached_input_cost_per_million_tokens": 1.0,
+    }
+    async with serve_models(tmp_path, monkeypatch, database_url=database_url, seed=[priced]) as models:
+        models.llm.on(Reply(usage=Usage(prompt_tokens=1_000_000, completion_tokens=1, cached_tokens=900_000)))
+        answer = await models.inference().Complete(ask(CHAT))
+        assert answer.usage.cost == pytest.approx(1.90)
+        stored = (await rows(models))[CHAT]
+        assert stored.cost == pytest.approx(1.90)
+        assert stored.cached_input_tokens == 900_000
+        assert (await models.usage().GetBudget(pb.GetBudgetRequest())).monthly_cost == pytest.approx(1.90)

@@ -303,7 +303,13 @@ def read_whole(model: Model, document: Any, *, split_thoughts: bool = True) -> A
     def whole(body: Any) -> Answer:
         return read_answer(body, split_thoughts=split_thoughts, thinking=ThinkingReader(model))
 
-    return read(model, whole, document)
+    try:
+        return read(model, whole, document)
+    except CoxswainError:
+        # An answer that is of no use, such as one that ended in an error, is paid for too.
+        if isinstance(document, Mapping) and (usage := read_usage(document.get("usage"))) is not None:
+            report_lost_work(model, usage)
+        raise
 
 
 async def read_stream(
@@ -332,17 +338,18 @@ async def read_stream(
             for delta in _joined(deltas):
                 told = True
                 yield delta
+        if not reader.begun:
+            raise bad_response(model, "it holds no answer")
+        if not reader.ended:
+            raise unavailable(model, "ended its stream before the answer was complete")
+        for delta in read(model, lambda _: reader.finish(), None):
+            told = True
+            yield delta
     except BaseException:
         # Whoever got a part of the answer knows that it began; nobody else does.
         if reader.begun and not told:
             report_lost_work(model, reader.usage)
         raise
-    if not reader.begun:
-        raise bad_response(model, "it holds no answer")
-    if not reader.ended:
-        raise unavailable(model, "ended its stream before the answer was complete")
-    for delta in read(model, lambda _: reader.finish(), None):
-        yield delta
     if reader.usage is not None:
         yield UsageDelta(reader.usage)
     assert reader.finish_reason is not None
