@@ -20,6 +20,7 @@ from tests.integration.models.support import (
     refusal,
     serve_models,
 )
+from tests.support.llm_replies import split_tokens
 from tests.support.llm_script import Fault, Reply, Usage
 
 PROMPT_TOKENS = estimate_prompt_tokens(messages_from_proto(completion(CHAT).messages))
@@ -38,15 +39,18 @@ async def row(models: Installation, name: str, *, calls: int = 1) -> pb.UsageRow
 
 @pytest.mark.parametrize("good", [64, 640])
 async def test_batches_that_succeeded_are_recorded_when_another_is_refused(served: Installation, good: int) -> None:
-    served.llm.on(Reply(fault=Fault(status=400)), contains="refused")
-    words = ["three good words"] * good
-    failure = await refusal(
-        served.inference().Embed(inference_pb2.EmbedRequest(model=EMBED, texts=[*words, "refused"]))
-    )
-    assert failure.reason == "UPSTREAM_REJECTED"
+    served.llm.on(Reply(hang=True, fault=Fault(status=400)), contains="refused")
+    texts = [f"text number {number}" for number in range(good)]
+    request = inference_pb2.EmbedRequest(model=EMBED, texts=[*texts, "refused"])
+    embedding = asyncio.ensure_future(refusal(served.inference().Embed(request)))
+    await served.llm.wait_for_calls(1, hanging=True)
+    await served.llm.wait_for_calls(good // 64, outcome="answered")
+    served.llm.release()
+    assert (await embedding).reason == "UPSTREAM_REJECTED"
     recorded = await row(served, EMBED)
-    answered = [call for call in served.llm.calls if call.outcome == "answered" and call.status == 200]
-    assert recorded.input_tokens >= sum(3 * len(call.body["input"]) for call in answered) > 0
+    # What had been answered but not read when the refusal came is estimated.
+    counts = [(len(split_tokens(text)), estimate_tokens(text)) for text in texts]
+    assert sum(map(min, counts)) <= recorded.input_tokens <= sum(map(max, counts))
 
 
 async def test_a_whole_answer_that_breaks_off_is_recorded(served: Installation) -> None:

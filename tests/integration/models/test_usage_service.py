@@ -271,7 +271,6 @@ async def test_calls_are_counted_by_model_and_outcome_without_the_names_of_group
             model=model_pb2.Model(
                 name="team/own",
                 provider=model_pb2.PROVIDER_OPENAI,
-                base_url=f"{models.llm.url}/v1",
                 capabilities=model_pb2.Capabilities(chat=True),
             )
         )
@@ -281,7 +280,7 @@ async def test_calls_are_counted_by_model_and_outcome_without_the_names_of_group
     counted = [
         ("calls", {"model": CHAT, "outcome": "OK"}, 1),
         ("calls", {"model": CHAT, "outcome": "FAILED_PRECONDITION"}, 1),
-        ("calls", {"model": "own", "outcome": "PERMISSION_DENIED"}, 1),
+        ("calls", {"model": "own", "outcome": "OK"}, 1),
         ("tokens", {"model": CHAT, "kind": "input"}, 1_000_000),
         ("tokens", {"model": CHAT, "kind": "output"}, 500_000),
         ("cost_dollars", {"model": CHAT}, 6.0),
@@ -289,7 +288,7 @@ async def test_calls_are_counted_by_model_and_outcome_without_the_names_of_group
     before = [sample(name, **labels) for name, labels, _ in counted]
     await models.inference().Complete(ask(CHAT))
     await refusal(models.inference().Complete(ask(CHAT, text("fail"))))
-    await refusal(models.inference().Complete(ask("team/own")))
+    await models.inference().Complete(ask("team/own"))
     grown = [sample(name, **labels) - start for (name, labels, _), start in zip(counted, before, strict=True)]
     assert grown == [more for _, _, more in counted]
     names = {label for metric in REGISTRY.collect() for s in metric.samples for label in s.labels.values()}
