@@ -3,7 +3,10 @@
 import asyncio
 from typing import Any
 
-from tests.integration.client.command_line import CREW, Run, rows
+from coxswain.client.blocking import Client
+from coxswain.models.v1.inference_pb2 import CompleteRequest, Completion, ContentPart, Message, MessageRole
+from tests.integration.client.command_line import Run, rows
+from tests.support.harness import ALICE
 
 ROOT = "dev:root:ops=admin,platform_admin"
 
@@ -13,22 +16,22 @@ def said(result: Any) -> str:
     return " ".join(result.stdout.split())
 
 
-async def test_what_a_crew_used_is_shown_by_its_name(run: Run, crew_file: str) -> None:
-    assert "name: brief" in CREW
+def call_model(address: str) -> None:
+    """Call a model as a crew's host does."""
+    content = ContentPart(material="The keeper lit the lamp. The storm went on all night long.")
+    message = Message(role=MessageRole.MESSAGE_ROLE_USER, content=[content])
+    completion = Completion(model="offline/extract", messages=[message], labels={"crew": "brief"})
+    with Client(address, token=ALICE) as client:
+        client.inference.Complete(CompleteRequest(completion=completion))
+
+
+async def test_what_was_used_is_summed_by_what_is_asked_for(run: Run) -> None:
     assert said(await run("usage")) == "nothing used"
-    assert (await run("apply", "-f", crew_file)).exit_code == 0
-    done = await run("run", "brief", "-i", "text=The keeper lit the lamp. The storm went on all night long.")
-    assert done.exit_code == 0, done.stderr
-    # The answer is there before what it used is stored.
-    found: list[Any] = []
-    async with asyncio.timeout(30):
-        while not found:
-            [found] = rows(await run("usage", "--by", "crew", "--by", "model", "--crew", "brief", "--json"))
-    by_model = {row["model"]: row for row in found}
-    assert by_model["offline/extract"]["crew"] == "brief"
+    await asyncio.to_thread(call_model, run.address)  # type: ignore[attr-defined]
+    [found] = rows(await run("usage", "--by", "crew", "--by", "model", "--crew", "brief", "--json"))
+    assert [(row["model"], row["crew"], row["calls"]) for row in found] == [("offline/extract", "brief", "1")]
     shown = said(await run("usage", "--by", "crew", "--by", "subject", "--by", "day", "--since", "1d"))
-    assert shown.startswith("crew subject day calls input cached output reasoning cost")
-    assert "brief dev|alice 20" in shown
+    assert shown.startswith("crew subject day calls input cached output reasoning cost brief dev|alice 20")
     assert said(await run("usage", "--label", "crew=poem")) == "nothing used"
 
 
