@@ -17,6 +17,7 @@ from services.common.periodic import every
 from services.common.runtime import Runtime
 from services.common.startup import StartError
 from services.models.domain.model import Provider
+from services.models.domain.provider_options import DIRECT_PROVIDERS
 from services.models.providers.base import ModelProvider
 from services.models.providers.batches import Batches, BatchLimits
 from services.models.providers.circuit_breaker import CircuitBreaker
@@ -104,7 +105,7 @@ class ModelsService:
             runtime.database,
             catalogue,
             addresses,
-            frozenset(settings.litellm_providers),
+            frozenset(settings.litellm_providers) - (DIRECT_PROVIDERS.keys() - settings.litellm_base_urls.keys()),
             self._prepare,
         )
         self._model_servicer = ModelServicer(self._models, CredentialChecks(credentials, self._providers))

@@ -136,19 +136,33 @@ class ModelsSettings(BaseSettings):
     embed_cache_seconds: float = Field(3600, gt=0, description="Seconds for which a vector is remembered.")
     litellm_providers: list[str] = Field(
         [
+            "ai21",
             "anthropic",
+            "bedrock",
+            "cerebras",
             "cohere",
+            "dashscope",
+            "deepinfra",
             "deepseek",
             "fireworks_ai",
             "gemini",
             "groq",
             "mistral",
+            "moonshot",
+            "nebius",
+            "novita",
+            "nvidia_nim",
             "openrouter",
             "perplexity",
+            "sambanova",
             "together_ai",
+            "vertex_ai",
+            "voyage",
             "xai",
+            "zai",
         ],
-        description="JSON list of litellm's providers that groups' own models may use, as upstream_model begins.",
+        description="JSON list of litellm's providers that groups' own models may use, as upstream_model begins. "
+        "Those that need an address, such as ollama, use the one in litellm_base_urls.",
     )
     litellm_base_urls: dict[str, str] = Field(
         {},

@@ -206,7 +206,7 @@ def _kind(status: int | None, words: _Words) -> FaultKind:
             return FaultKind.NOT_FOUND
         case 429:
             return FaultKind.RATE_LIMIT
-        case 408 | 409 | 425:
+        case 408 | 409 | 424 | 425:
             return FaultKind.UNAVAILABLE
         case _ if status >= 500:
             return FaultKind.UNAVAILABLE

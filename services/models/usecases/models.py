@@ -16,7 +16,7 @@ from services.common.ids import new_id
 from services.common.paging import Page, Pager
 from services.common.resource_key import ResourceKey
 from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
-from services.models.domain.provider_options import wrong_options
+from services.models.domain.provider_options import DIRECT_PROVIDERS, is_model_of_litellm, wrong_options
 from services.models.price_list import complete_model
 from services.models.providers.offline.provider import UPSTREAM_MODELS as OFFLINE_MODELS
 from services.models.repositories.models import ModelRepository
@@ -184,15 +184,25 @@ class Models:
             return [
                 FieldViolation("model.upstream_model", f'must be one of {known} for an offline model, not "{name}"')
             ]
-        if spec.provider is Provider.LITELLM:
-            provider, _, rest = name.partition("/")
-            if not rest or provider not in self._litellm_providers:
-                known = ", ".join(sorted(self._litellm_providers))
-                return [
-                    FieldViolation(
-                        "model.upstream_model", f"must be a provider, a slash and a model; the providers are {known}"
-                    )
-                ]
+        return self._check_litellm_model(name) if spec.provider is Provider.LITELLM else []
+
+    def _check_litellm_model(self, name: str) -> list[FieldViolation]:
+        provider, _, rest = name.partition("/")
+        if provider not in self._litellm_providers and provider in DIRECT_PROVIDERS:
+            return [
+                FieldViolation(
+                    "model.provider",
+                    f"must be {DIRECT_PROVIDERS[provider]} for a model of {provider}, which takes a base_url: litellm "
+                    "cannot be held to the rules for addresses that a group chooses",
+                )
+            ]
+        if not rest or provider not in self._litellm_providers:
+            known = ", ".join(sorted(self._litellm_providers))
+            allowed = f"must be a provider, a slash and a model; the providers are {known}"
+            return [FieldViolation("model.upstream_model", allowed)]
+        if not is_model_of_litellm(provider, rest):
+            allowed = f"must end in the name of a model of {provider}, which is neither an address nor a path"
+            return [FieldViolation("model.upstream_model", allowed)]
         return []
 
 
@@ -222,8 +232,14 @@ def _check_capabilities(spec: ModelSpec) -> list[FieldViolation]:
 def _check_base_url(spec: ModelSpec) -> list[FieldViolation]:
     if not spec.base_url:
         return []
-    if spec.provider in (Provider.OFFLINE, Provider.LITELLM):
-        return [FieldViolation("model.base_url", f"must be empty for a model of the provider {spec.provider.name}")]
+    if spec.provider is Provider.OFFLINE:
+        return [FieldViolation("model.base_url", "must be empty for an offline model")]
+    if spec.provider is Provider.LITELLM:
+        allowed = (
+            "must be empty for a model of PROVIDER_LITELLM: litellm cannot be held to the rules for addresses that a "
+            "group chooses; use PROVIDER_OPENAI for a server that speaks OpenAI's interface"
+        )
+        return [FieldViolation("model.base_url", allowed)]
     parts = urlsplit(spec.base_url) if origin_of(spec.base_url) else None
     if parts is None or parts.query or parts.fragment or _LEGACY_NUMBER.fullmatch(parts.hostname or ""):
         allowed = "must be https://HOST/PATH without user name, query and fragment; store keys with PutSecret"

@@ -48,6 +48,23 @@ def test_a_pause_in_the_providers_own_document_is_kept() -> None:
     assert (failure.reason, failure.retry_after, wait) == ("UPSTREAM_RATE_LIMITED", 6.0, 6.0)
 
 
+def test_an_error_of_ollama_in_the_middle_of_a_stream_is_an_outage() -> None:
+    message = (
+        "litellm.BadRequestError: Ollama_chatException - KeyError: 'message', Got unexpected response from Ollama: "
+        "{'error': 'model runner has unexpectedly stopped'}"
+    )
+    failure, wait = _failure(MODEL, {"status": 400, "code": "", "message": message}, KEY)
+    assert (failure.reason, wait) == ("UPSTREAM_UNAVAILABLE", 0.0)
+    assert '"model runner has unexpectedly stopped"' in failure.message
+
+
+@pytest.mark.parametrize("code", ["unexpected", "too_large"])
+def test_what_the_providers_libraries_cannot_read_is_a_bad_response(code: str) -> None:
+    failure, wait = _failure(MODEL, {"status": None, "code": code, "message": "KeyError: 'x'"}, KEY)
+    assert (failure.reason, wait) == ("UPSTREAM_BAD_RESPONSE", None)
+    assert "KeyError" not in failure.message
+
+
 def test_what_cannot_pass_is_not_waited_for() -> None:
     failure, wait = _failure(MODEL, {"status": 400, "code": "context_length_exceeded", "message": "x"}, KEY)
     assert (failure.reason, wait) == ("CONTEXT_WINDOW_EXCEEDED", None)

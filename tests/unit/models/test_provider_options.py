@@ -46,9 +46,13 @@ def test_known_options_are_taken(good: ModelSpec) -> None:
         (spec(Provider.LITELLM, "vertex_ai/m", location="us-central1@example.com"), "location"),
         (spec(Provider.LITELLM, "vertex_ai/m", project="../../x"), "project"),
         # What reads files, profiles or other hosts of this machine.
-        (spec(Provider.LITELLM, "bedrock/m", aws_profile_name="default"), "aws_profile_name"),
-        (spec(Provider.LITELLM, "bedrock/m", aws_web_identity_token="oidc/file/x"), "aws_web_identity_token"),
-        (spec(Provider.LITELLM, "bedrock/m", aws_bedrock_runtime_endpoint="http://x"), "aws_bedrock_runtime_endpoint"),
+        (spec(Provider.LITELLM, "bedrock/m", region="us-east-1", aws_profile_name="x"), "aws_profile_name"),
+        (
+            spec(Provider.LITELLM, "bedrock/m", region="us-east-1", aws_web_identity_token="oidc/file/x"),
+            "aws_web_identity_token",
+        ),
+        (spec(Provider.LITELLM, "bedrock/m"), "region"),
+        (spec(Provider.LITELLM, "bedrock/m", region="us-east-1", aws_sts_endpoint="http://x"), "aws_sts_endpoint"),
         (spec(Provider.LITELLM, "vertex_ai/m", vertex_credentials="/etc/passwd"), "vertex_credentials"),
         (spec(Provider.LITELLM, "vertex_ai/m", api_base="https://example.com"), "api_base"),
         (spec(Provider.LITELLM, "groq/m", ssl_verify="false"), "ssl_verify"),

@@ -1,10 +1,12 @@
 """Models of every provider that litellm reaches."""
 
+import ast
 import asyncio
 import contextlib
 import json
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from services.common.child_process import BadFrame, ProcessGone
@@ -18,7 +20,8 @@ from services.models.domain.model import Model
 from services.models.domain.tokens import estimate_prompt_tokens
 from services.models.providers.base import Destination, TakeBatch, TokenCount
 from services.models.providers.batches import Batches
-from services.models.providers.fault_reading import read_fault
+from services.models.providers.fault_reading import holds_fault, read_fault
+from services.models.providers.litellm.arguments import provider_arguments
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper
 from services.models.providers.litellm.pool import LitellmHelpers, NotStarted
 from services.models.providers.lost_work import report_lost_work
@@ -37,10 +40,15 @@ from services.models.providers.upstream_errors import (
 from services.models.providers.upstreams import Attempt, Upstreams
 
 _Request = dict[str, Any]
+_IN_A_STREAM = "Got unexpected response from"
+_MAX_LITERAL = 4000
 # Kept of the time allowed, to say that no helper works.
 _ANSWER_SECONDS = 0.5
 _ANSWER_SHARE = 0.2
-_PREFIX = re.compile(r"^(?:litellm\.)?(?:[A-Za-z.]{1,80}(?:Error|Exception)\s*[:-]\s*)+(?:[A-Za-z_ -]{1,40}:\s+)?")
+_PREFIX = re.compile(
+    r"^(?:(?:litellm\.)?(?:[A-Za-z.]{1,80}(?:Error|Exception)\s*[:-]\s*)+(?:[A-Za-z_ -]{1,40}:\s+)?"
+    r"|litellm\.\w{1,80}:\s+)"
+)
 _ADVICE = re.compile(r"\.? ?Handle with `litellm\.\w{1,80}`\.?\s*$")
 
 
@@ -153,9 +161,8 @@ class LitellmProvider:
         base_url = self._base_urls.get(provider, "")
         origin = required_origin(base_url) if base_url else ""
         credential = await self._credentials.resolve(origin, provider)
-        arguments = request | {"api_key": credential.token, "timeout": self._timeout_seconds}
-        if base_url:
-            arguments["api_base"] = base_url
+        reached = provider_arguments(model, provider, credential.token, base_url)
+        arguments = {**request, **reached.named, "timeout": self._timeout_seconds}
         limit = asyncio.timeout_at(latest)
         try:
             async with self._shares.slot(provider, current_principal().group_id):
@@ -187,7 +194,7 @@ class LitellmProvider:
             gone = unavailable(model, "cannot be reached: the process that calls it ended")
             raise RetryableError(gone, ours=True) from error
         except LitellmError as error:
-            failure, wait = _failure(model, error.error, credential)
+            failure, wait = _failure(model, error.error, replace(credential, token=reached.secret))
             if failure.reason == "UPSTREAM_CREDENTIAL_REJECTED":
                 self._credentials.forget(origin, provider)
             if wait is not None:
@@ -220,7 +227,8 @@ def _failure(
     document = None if error.get("code") else _own_document(message)
     if document is None:
         document = {"error": {"code": error.get("code"), "message": _own_words(message)}}
-    fault = read_fault(status, document)
+    # Then the status is litellm's, for an error in the middle of a stream of status 200.
+    fault = read_fault(200 if _IN_A_STREAM in message and holds_fault(document) else status, document)
     failure = upstream_failure(model, fault, credential, retry_after)
     return failure, (retry_after or fault.retry_after or 0.0) if is_retryable(fault) else None
 
@@ -239,5 +247,9 @@ def _own_document(message: str) -> Any:
     try:
         document, _ = json.JSONDecoder().raw_decode(message, start)
     except (ValueError, RecursionError):
-        return None
+        try:
+            # Some of litellm's messages show what came as Python writes it.
+            document = ast.literal_eval(message[start : start + _MAX_LITERAL])
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return None
     return document if read_fault(500, document).message else None

@@ -1,0 +1,356 @@
+"""Providers on their own wires through litellm: credentials in each form, options, errors, nothing ambient."""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from coxswain.auth.v1 import secret_pb2, secret_service_pb2_grpc
+from coxswain.models.v1 import inference_pb2 as pb
+from coxswain.models.v1 import model_pb2
+from tests.integration.models.support import Installation, ask, ask_stream, read_refusal, refusal, serve_models
+from tests.integration.models.test_litellm_processes import helpers
+from tests.support.bedrock_emulator import BedrockEmulator, Fault
+from tests.support.harness import ALICE, BOB
+from tests.support.http_emulator import HttpEmulator
+from tests.support.llm_emulator import LlmEmulator
+from tests.support.llm_script import Fault as LlmFault
+from tests.support.llm_script import Reply
+
+# One helper for the whole file.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+CAROL = "dev:carol:finance=admin"
+AWS_SECRET = "aws-marked-7d2c41f09e"
+AWS_KEYS = {"aws_access_key_id": "AKIAIOSFODNN7EXAMPLE", "aws_secret_access_key": AWS_SECRET}
+ANTHROPIC_KEY = "sk-ant-marked-19ab33"
+# What an operator's machine may hold; no group may call anything with it.
+AMBIENT = {
+    "AWS_ACCESS_KEY_ID": "AKIAAMBIENT",
+    "AWS_SECRET_ACCESS_KEY": "ambient-secret",
+    "AWS_BEARER_TOKEN_BEDROCK": "ambient-bearer",
+    "AWS_PROFILE": "ambient",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:1/ambient",
+    "AWS_WEB_IDENTITY_TOKEN_FILE": "/ambient/token",
+    "GOOGLE_APPLICATION_CREDENTIALS": "/ambient/key.json",
+    "VERTEXAI_PROJECT": "ambient-project",
+    "ANTHROPIC_API_KEY": "ambient-anthropic",
+    "HTTPS_PROXY": "http://127.0.0.1:1",
+}
+
+
+class OllamaEmulator(HttpEmulator):
+    """Ollama's own interface: lines of JSON, the last of which may be an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[dict[str, Any]] = []
+
+    def install(self, app: web.Application) -> None:
+        app.router.add_post("/api/chat", self._chat)
+
+    async def _chat(self, _: web.Request) -> web.Response:
+        text = "".join(f"{json.dumps(line)}\n" for line in self.lines)
+        return web.Response(text=text, content_type="application/x-ndjson")
+
+
+class VertexEmulator(HttpEmulator):
+    """Google's address of tokens, and Gemini's wire as Vertex AI has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grants: list[str] = []
+        self.calls: list[tuple[str, str]] = []
+
+    def install(self, app: web.Application) -> None:
+        app.router.add_post("/token", self._token)
+        app.router.add_post("/{path:.*}", self._generate)
+
+    async def _token(self, request: web.Request) -> web.Response:
+        self.grants.append(str((await request.post())["assertion"]))
+        return web.json_response({"access_token": "ya29.of-the-account", "expires_in": 3600, "token_type": "Bearer"})
+
+    async def _generate(self, request: web.Request) -> web.Response:
+        self.calls.append((request.path, request.headers.get("Authorization", "")))
+        content = {"role": "model", "parts": [{"text": "Bonjour"}]}
+        usage = {"promptTokenCount": 3, "candidatesTokenCount": 1, "totalTokenCount": 4}
+        return web.json_response(
+            {"candidates": [{"content": content, "finishReason": "STOP", "index": 0}], "usageMetadata": usage}
+        )
+
+
+@dataclass
+class Served:
+    installation: Installation
+    bedrock: BedrockEmulator
+    vertex: VertexEmulator
+    ollama: OllamaEmulator
+    llm: LlmEmulator
+
+
+async def add(installation: Installation, upstream: str, bearer: str = ALICE, **options: str) -> None:
+    model = model_pb2.Model(
+        name=upstream,
+        provider=model_pb2.PROVIDER_LITELLM,
+        upstream_model=upstream,
+        capabilities=model_pb2.Capabilities(chat=True, tools=True),
+        provider_options=options,
+    )
+    await installation.models(bearer).CreateModel(model_pb2.CreateModelRequest(model=model))
+
+
+async def store(installation: Installation, provider: str, value: str, origin: str, bearer: str = ALICE) -> None:
+    secrets = secret_service_pb2_grpc.SecretServiceStub(installation.harness.channel(bearer))
+    request = secret_pb2.PutSecretRequest(name=f"llm/{provider}", value=value, allowed_origins=[origin])
+    await secrets.PutSecret(request)
+
+
+def service_account() -> dict[str, str]:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return {
+        "type": "service_account",
+        "project_id": "project-of-the-account",
+        "private_key_id": "1",
+        "private_key": pem.decode(),
+        "client_email": "me@project-of-the-account.iam.gserviceaccount.com",
+        "client_id": "1",
+        # A group's own idea of where its key is exchanged: Google's address is used all the same.
+        "token_uri": "https://example.com/token",
+    }
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    home = tmp_path_factory.mktemp("home")
+    (home / ".aws").mkdir()
+    (home / ".aws" / "credentials").write_text("[default]\naws_access_key_id=AKIAFILE\naws_secret_access_key=file\n")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in AMBIENT.items():
+            patch.setenv(name, value)
+        patch.setenv("HOME", str(home))
+        async with (
+            BedrockEmulator() as bedrock,
+            VertexEmulator() as vertex,
+            OllamaEmulator() as ollama,
+            LlmEmulator() as llm,
+        ):
+            patch.setattr("services.models.providers.litellm.arguments._GOOGLE_TOKEN_ADDRESS", f"{vertex.url}/token")
+            addresses = {
+                "bedrock": bedrock.url,
+                "vertex_ai": vertex.url,
+                "ollama_chat": ollama.url,
+                "anthropic": llm.url_of("anthropic"),
+                "gemini": f"{llm.url_of('gemini')}/v1beta",
+            }
+            async with serve_models(
+                tmp_path_factory.mktemp("providers"),
+                patch,
+                key="",
+                seed=[],
+                litellm_base_urls=addresses,
+                litellm_providers=["anthropic", "bedrock", "gemini", "ollama_chat", "vertex_ai"],
+                keyless_origins=[ollama.url, bedrock.url],
+                breaker_outages=1000,
+            ) as installation:
+                await add(installation, "bedrock/eu.amazon.nova-pro-v1:0", region="eu-central-1")
+                await add(installation, "vertex_ai/gemini-2.5-flash", project="my-project", location="europe-west4")
+                await add(installation, "ollama_chat/m")
+                await add(installation, "anthropic/claude-sonnet-4-5")
+                await add(installation, "gemini/gemini-2.5-flash")
+                await store(installation, "anthropic", ANTHROPIC_KEY, llm.url)
+                await store(installation, "gemini", "gemini-key", llm.url)
+                yield Served(installation, bedrock, vertex, ollama, llm)
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(served: Served) -> None:
+    served.bedrock.calls.clear()
+    served.bedrock.fault = None
+    served.llm.clear_rules()
+    served.llm.clear_log()
+
+
+async def read(served: Served, model: str) -> list[pb.StreamCompleteResponse]:
+    return [piece async for piece in served.installation.inference().StreamComplete(ask_stream(model))]
+
+
+def text_of(pieces: list[pb.StreamCompleteResponse]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+BEDROCK = "bedrock/eu.amazon.nova-pro-v1:0"
+
+
+async def test_bedrock_is_signed_with_a_groups_pair_of_keys_in_its_models_region(served: Served) -> None:
+    await store(served.installation, "bedrock", json.dumps(AWS_KEYS), served.bedrock.url)
+    answer = await served.installation.inference().Complete(ask(BEDROCK))
+    assert (answer.text, answer.usage.input_tokens) == ("Bonjour tout le monde", 12)
+    pieces = await read(served, BEDROCK)
+    assert text_of(pieces).split() == ["Bonjour", "tout", "le", "monde"]
+    assert [call.stream for call in served.bedrock.calls] == [False, True]
+    for call in served.bedrock.calls:
+        assert call.model == "eu.amazon.nova-pro-v1:0"
+        scope = call.headers["authorization"].split("Credential=")[1].split(",")[0].split("/")
+        assert (scope[0], scope[2], scope[3]) == ("AKIAIOSFODNN7EXAMPLE", "eu-central-1", "bedrock")
+
+
+async def test_bedrock_takes_an_api_key_as_bearer(served: Served) -> None:
+    await add(served.installation, BEDROCK, CAROL, region="eu-central-1")
+    await store(served.installation, "bedrock", "bedrock-api-key-1", served.bedrock.url, CAROL)
+    await served.installation.inference(CAROL).Complete(ask(BEDROCK))
+    assert served.bedrock.calls[-1].headers["authorization"] == "Bearer bedrock-api-key-1"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "words"),
+    [
+        (Fault("AccessDeniedException", "You don't have access to the model", 403), "UPSTREAM_CREDENTIAL_REJECTED", 1),
+        (Fault("ValidationException", "The provided model identifier is invalid.", 400), "UPSTREAM_REJECTED", 1),
+        (Fault("ValidationException", "Input is too long for requested model.", 400), "CONTEXT_WINDOW_EXCEEDED", 1),
+        (Fault("ThrottlingException", "Too many requests, slow down", 429), "UPSTREAM_RATE_LIMITED", 1),
+        (Fault("ServiceUnavailableException", "Bedrock is unable to process", 503), "UPSTREAM_UNAVAILABLE", 0),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_errors_of_bedrock_keep_their_meaning_and_words(
+    served: Served, fault: Fault, reason: str, words: int, stream: bool
+) -> None:
+    await store(served.installation, "bedrock", json.dumps(AWS_KEYS), served.bedrock.url)
+    served.bedrock.fault = fault
+    call = read(served, BEDROCK) if stream else served.installation.inference().Complete(ask(BEDROCK))
+    failure = await refusal(call)
+    assert failure.reason == reason
+    assert not words or f'"{fault.message}"' in failure.message
+    assert AWS_SECRET not in failure.raw
+    assert "litellm" not in failure.message
+
+
+async def test_an_exception_in_the_middle_of_a_stream_of_bedrock_is_an_outage(served: Served) -> None:
+    await store(served.installation, "bedrock", json.dumps(AWS_KEYS), served.bedrock.url)
+    served.bedrock.fault = Fault("modelStreamErrorException", "the model broke off")
+    failure = await refusal(read(served, BEDROCK))
+    assert failure.code is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_service_account_is_exchanged_at_googles_address_for_a_token(served: Served) -> None:
+    await store(served.installation, "vertex_ai", json.dumps(service_account()), served.vertex.url)
+    answer = await served.installation.inference().Complete(ask("vertex_ai/gemini-2.5-flash"))
+    assert answer.text == "Bonjour"
+    assert len(served.vertex.grants) == 1
+    path, authorization = served.vertex.calls[-1]
+    assert authorization == "Bearer ya29.of-the-account"
+    assert path.endswith("gemini-2.5-flash:generateContent")
+
+
+async def test_no_group_calls_anything_with_what_the_machine_holds(served: Served) -> None:
+    installation = served.installation
+    (helper,) = helpers()
+    environment = helper.environ()
+    assert not [name for name, value in AMBIENT.items() if environment.get(name) == value]
+    assert environment["AWS_EC2_METADATA_DISABLED"] == "true"
+    assert environment["HOME"] != os.environ["HOME"]
+    await add(installation, BEDROCK, BOB, region="eu-central-1")
+    await add(installation, "vertex_ai/gemini-2.5-flash", BOB)
+    calls = len(served.vertex.calls)
+    # Even where the operator lets the address be called without a key.
+    for model in (BEDROCK, "vertex_ai/gemini-2.5-flash"):
+        failure = await refusal(installation.inference(BOB).Complete(ask(model)))
+        assert failure.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert failure.reason in ("CREDENTIAL_NOT_CONFIGURED", "UPSTREAM_CREDENTIAL_REJECTED")
+    assert served.bedrock.calls == []
+    assert len(served.vertex.calls) == calls
+
+
+async def test_an_error_in_the_middle_of_a_stream_of_ollama_is_an_outage_in_its_own_words(served: Served) -> None:
+    said = {"model": "m", "message": {"role": "assistant", "content": "half"}, "done": False}
+    served.ollama.lines = [said, {"error": "model runner has unexpectedly stopped"}]
+    call = served.installation.inference().StreamComplete(ask_stream("ollama_chat/m"))
+    pieces: list[pb.StreamCompleteResponse] = []
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        async for piece in call:
+            pieces.append(piece)
+    failure = read_refusal(failed.value)
+    assert text_of(pieces) == "half"
+    assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE")
+    assert '"model runner has unexpectedly stopped"' in failure.message
+
+
+@pytest.mark.parametrize("model", ["anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-flash"])
+async def test_answers_come_from_the_providers_own_wires(served: Served, model: str) -> None:
+    served.llm.on(Reply(text="Bonjour tout le monde"))
+    assert (await served.installation.inference().Complete(ask(model))).text == "Bonjour tout le monde"
+    assert text_of(await read(served, model)) == "Bonjour tout le monde"
+    assert len(served.llm.calls) == 2
+
+
+@pytest.mark.parametrize("model", ["anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-flash"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (LlmFault(status=401, message=f"invalid key {ANTHROPIC_KEY}"), "UPSTREAM_CREDENTIAL_REJECTED"),
+        (LlmFault(status=400, message="messages: the words of the provider"), "UPSTREAM_REJECTED"),
+        (LlmFault(status=429, message="slow down please", retry_after="90"), "UPSTREAM_RATE_LIMITED"),
+        (LlmFault(status=503, message="the house is full"), "UPSTREAM_UNAVAILABLE"),
+    ],
+)
+async def test_errors_come_in_the_providers_own_words(
+    served: Served, model: str, stream: bool, fault: LlmFault, reason: str
+) -> None:
+    served.llm.on(Reply(fault=fault))
+    call = read(served, model) if stream else served.installation.inference().Complete(ask(model))
+    failure = await refusal(call)
+    assert failure.reason == reason
+    assert "litellm" not in failure.message
+    assert "Exception" not in failure.message
+    if "key" in fault.message:
+        assert ANTHROPIC_KEY not in failure.raw or not model.startswith("anthropic")
+    else:
+        assert f'"{fault.message}"' in failure.message
+    if fault.retry_after:
+        assert failure.retry_after == 90.0
+        assert len(served.llm.calls) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_malformed_call_of_gemini_is_no_empty_answer(served: Served, stream: bool) -> None:
+    served.llm.on(Reply(text="", finish_reason="MALFORMED_FUNCTION_CALL"))
+    model = "gemini/gemini-2.5-flash"
+    call = read(served, model) if stream else served.installation.inference().Complete(ask(model))
+    failure = await refusal(call)
+    assert failure.code is grpc.StatusCode.UNAVAILABLE
+    assert "malformed_function_call" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("upstream", "base_url", "fields"),
+    [
+        ("azure/m", "", ["model.provider"]),
+        ("ollama/m", "", ["model.provider"]),
+        ("databricks/m", "", ["model.provider"]),
+        ("gemini/m", "https://example.com", ["model.base_url"]),
+        ("gemini/https://example.com", "", ["model.upstream_model"]),
+        ("bedrock/m", "", ["model.provider_options.region"]),
+        ("sagemaker/m", "", ["model.upstream_model"]),
+    ],
+)
+async def test_what_a_group_may_not_reach_through_litellm_is_refused_with_the_reason(
+    served: Served, upstream: str, base_url: str, fields: list[str]
+) -> None:
+    model = model_pb2.Model(
+        name="sales/other",
+        provider=model_pb2.PROVIDER_LITELLM,
+        upstream_model=upstream,
+        base_url=base_url,
+        capabilities=model_pb2.Capabilities(chat=True),
+    )
+    failure = await refusal(served.installation.models().CreateModel(model_pb2.CreateModelRequest(model=model)))
+    assert (failure.code, failure.fields) == (grpc.StatusCode.INVALID_ARGUMENT, fields)

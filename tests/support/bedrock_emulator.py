@@ -1,0 +1,107 @@
+"""Amazon Bedrock's Converse on loopback: whole answers, and streams in AWS's binary form of events."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from tests.support.http_emulator import HttpEmulator
+
+_TEXT = 7
+
+
+@dataclass
+class Fault:
+    """An error: with a status in the place of an answer, without one in the middle of a stream."""
+
+    kind: str
+    message: str
+    status: int | None = None
+
+
+@dataclass
+class Call:
+    """One call as it arrived. The headers hold the signature or the key, so they stay out of the repr."""
+
+    model: str
+    stream: bool
+    body: Any = field(repr=False)
+    headers: dict[str, str] = field(repr=False)
+    """Names in lower case."""
+
+
+class BedrockEmulator(HttpEmulator):
+    """Says `text` to whoever comes, or fails as `fault` says, and keeps a log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.text = "Bonjour tout le monde"
+        self.fault: Fault | None = None
+
+    def install(self, app: web.Application) -> None:
+        app.router.add_post("/model/{model}/converse", self._whole)
+        app.router.add_post("/model/{model}/converse-stream", self._stream)
+
+    async def _whole(self, request: web.Request) -> web.Response:
+        await self._log(request, stream=False)
+        if self.fault is not None:
+            return _failed(self.fault)
+        return web.json_response(
+            {
+                "output": {"message": {"role": "assistant", "content": [{"text": self.text}]}},
+                "stopReason": "end_turn",
+                "usage": {"inputTokens": 12, "outputTokens": 4, "totalTokens": 16},
+                "metrics": {"latencyMs": 1},
+            }
+        )
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        await self._log(request, stream=True)
+        if self.fault is not None and self.fault.status is not None:
+            return _failed(self.fault)
+        response = web.StreamResponse(headers={"Content-Type": "application/vnd.amazon.eventstream"})
+        await response.prepare(request)
+        await response.write(event("messageStart", {"role": "assistant"}))
+        for word in self.text.split():
+            delta = {"contentBlockIndex": 0, "delta": {"text": f"{word} "}}
+            await response.write(event("contentBlockDelta", delta))
+        if self.fault is not None:
+            await response.write(event(self.fault.kind, {"message": self.fault.message}, what="exception"))
+            return response
+        await response.write(event("contentBlockStop", {"contentBlockIndex": 0}))
+        await response.write(event("messageStop", {"stopReason": "end_turn"}))
+        usage = {"inputTokens": 12, "outputTokens": 4, "totalTokens": 16}
+        await response.write(event("metadata", {"usage": usage, "metrics": {"latencyMs": 1}}))
+        return response
+
+    async def _log(self, request: web.Request, *, stream: bool) -> None:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.calls.append(Call(request.match_info["model"], stream, await request.json(), headers))
+
+
+def event(kind: str, payload: dict[str, Any], *, what: str = "event") -> bytes:
+    """One message of an event stream: lengths, headers and payload, each with its checksum."""
+    headers = b"".join(
+        struct.pack(">B", len(name)) + name.encode() + struct.pack(">BH", _TEXT, len(value)) + value.encode()
+        for name, value in (
+            (f":{what}-type", kind),
+            (":content-type", "application/json"),
+            (":message-type", what),
+        )
+    )
+    body = json.dumps(payload).encode()
+    prelude = struct.pack(">II", 16 + len(headers) + len(body), len(headers))
+    message = prelude + struct.pack(">I", zlib.crc32(prelude)) + headers + body
+    return message + struct.pack(">I", zlib.crc32(message))
+
+
+def _failed(fault: Fault) -> web.Response:
+    return web.json_response(
+        {"message": fault.message}, status=fault.status or 500, headers={"x-amzn-ErrorType": fault.kind}
+    )
