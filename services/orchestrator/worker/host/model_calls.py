@@ -13,7 +13,7 @@ from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
 from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.model_messages import Answer, request_hash
-from services.orchestrator.worker.host.peer_retry import call_peer, retry_while_absent
+from services.orchestrator.worker.host.peer_retry import call_peer, retry_while_absent, wait_for_limits
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
@@ -53,11 +53,15 @@ class ModelCalls:
         kept = journal.journaled_responses.get((digest, occurrence))
         if kept is not None:
             return self._replay(journal, request, Answer.from_bytes(kept)).to_proto()
-        try:
-            answer = await retry_while_absent(
+
+        async def call() -> Answer:
+            return await retry_while_absent(
                 lambda: self._principal.act(lambda: self._call(journal, request, digest, occurrence)),
                 self._retry_seconds,
             )
+
+        try:
+            answer = await wait_for_limits(call)
         except BaseException:
             # It was not answered: the same request does not count as a repetition.
             journal.asked[digest] = min(journal.asked[digest], occurrence)
@@ -69,7 +73,9 @@ class ModelCalls:
         # A text of nothing but blanks has no meaning to embed, and the service refuses empty ones.
         request.texts[:] = [text if text.strip() else "-" for text in request.texts]
         request.labels.update(self._labels)
-        return await call_peer(self._principal, "models", self._inference.Embed, request, self._retry_seconds)
+        return await wait_for_limits(
+            lambda: call_peer(self._principal, "models", self._inference.Embed, request, self._retry_seconds)
+        )
 
     def _replay(self, journal: TaskJournal, request: Complete, answer: Answer) -> Answer:
         call_id = self._start(journal.task, request)

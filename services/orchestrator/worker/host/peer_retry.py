@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.message import Message
 
 from services.common.backoff import Backoff
-from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
+from services.common.errors import CoxswainError, DeadlineExceeded, ResourceExhausted, Unavailable
 from services.common.grpc.status import from_rpc_error
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 
@@ -17,6 +17,10 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 _BACKOFF = Backoff(0.2, 5.0)
+# A limit begins anew each minute, or has room when calls of the group have ended; one of a day is not waited for.
+_LIMIT_REASONS = frozenset({"BUDGET_EXCEEDED", "UPSTREAM_SHARE_EXCEEDED"})
+_LONGEST_LIMIT_WAIT = 60.0
+_LIMIT_SECONDS = 300.0
 
 
 async def retry_while_absent(call: Callable[[], Awaitable[T]], seconds: float) -> T:
@@ -37,6 +41,28 @@ async def retry_while_absent(call: Callable[[], Awaitable[T]], seconds: float) -
                 raise
         await asyncio.sleep(pause)
         attempt += 1
+
+
+async def wait_for_limits(call: Callable[[], Awaitable[T]]) -> T:
+    """Return what `call` returns, calling again when a limit of the group on model calls will soon have room.
+
+    Raises:
+        CoxswainError: the call failed for another reason, or the limit had no room for minutes.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _LIMIT_SECONDS
+    while True:
+        try:
+            return await call()
+        except ResourceExhausted as error:
+            wait = error.retry_after
+            if error.reason not in _LIMIT_REASONS or wait is None or wait > _LONGEST_LIMIT_WAIT:
+                raise
+            # Others may wait for the same minute: they do not all come back at once.
+            pause = _BACKOFF.pause(1, at_least=wait)
+            if loop.time() + pause > end:
+                raise
+        await asyncio.sleep(pause)
 
 
 async def call_peer(
