@@ -380,7 +380,8 @@ async def test_a_killed_hosts_execution_goes_on_elsewhere_and_asks_for_nothing_t
     llm = installation.llm
     reckon = ToolCall(name="calculator", arguments={"expression": "6*7"})
     llm.on(Reply(text="First done."), last_contains="Do the first thing.")
-    llm.on(Reply(tool_calls=[reckon]), last_contains="Do the second thing.")
+    signed = {"type": "thinking", "thinking": "I reckon.", "signature": "sig"}
+    llm.on(Reply(content_blocks=[signed], tool_calls=[reckon]), last_contains="Do the second thing.")
     llm.on(Reply(text="Never.", hang=True), last_role="tool", times=1)
     llm.on(Reply(text="It is 42."), last_role="tool")
     llm.on(Reply(text="Third done."), last_contains="Do the third thing.")
@@ -413,6 +414,9 @@ async def test_a_killed_hosts_execution_goes_on_elsewhere_and_asks_for_nothing_t
     assert replayed == [False, False, True, False, False]
     assert len(llm.calls_where(route="chat")) == 5
     assert ended.usage.llm_calls == 4
+    # What the model wants back with its tool call it gets from both hosts.
+    told = [call.body["messages"] for call in llm.calls if call.body["messages"][-1]["role"] == "tool"]
+    assert [messages[-2]["content"] for messages in told] == [[signed], [signed]]
     # Nothing of the dead host goes on.
     await eventually(lambda: not any(alive(pid) for pid in left_behind))
 
