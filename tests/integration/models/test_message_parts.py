@@ -123,7 +123,7 @@ async def test_signed_thinking_goes_back_before_the_tool_calls_it_led_to(models:
     redacted = {"type": "redacted_thinking", "data": "hidden"}
     models.llm.on(
         Reply(content_blocks=[signed, redacted], tool_calls=[ToolCall(name="look", id="1")]),
-        last_role="user",
+        times=1,
     )
     models.llm.on(Reply(text="done"))
     tool = pb.ToolDefinition(name="look")
@@ -132,10 +132,10 @@ async def test_signed_thinking_goes_back_before_the_tool_calls_it_led_to(models:
     assert [piece.thinking.text for piece in turn.content] == ["I look it up.", ""]
     result = pb.Message(role=pb.MESSAGE_ROLE_TOOL, tool_call_id="1", content=[image()])
     assert (await answer(models, CLAUDE, question, turn, result, stream=stream)).content[0].text == "done"
-    _, said, shown = models.llm.calls[1].body["messages"]
+    _, said, shown, seen = models.llm.calls[1].body["messages"]
     assert said["content"] == [signed, redacted]
-    assert said["tool_calls"][0]["id"] == "1"
-    assert shown["content"][0]["image_url"]["url"] == f"data:image/png;base64,{encoded(PNG)}"
+    assert said["tool_calls"][0]["id"] == shown["tool_call_id"] == "1"
+    assert seen["content"][1]["image_url"]["url"] == f"data:image/png;base64,{encoded(PNG)}"
     # Another model gets the conversation without what only the first one can read.
     await answer(models, SEES, question, turn, result, stream=stream)
     _, said, shown, seen = models.llm.calls[2].body["messages"]

@@ -41,6 +41,7 @@ def model(name: str = "openai/m", provider: Provider = Provider.OPENAI, can: Cap
 
 OPENAI = model()
 CLAUDE = model("databricks/databricks-claude-sonnet", Provider.DATABRICKS)
+ANTHROPIC = model("anthropic/claude-sonnet", Provider.LITELLM)
 
 
 def user(*parts: ContentPart) -> Message:
@@ -108,11 +109,11 @@ def test_what_a_tool_shows_is_seen_by_every_model() -> None:
     call = Message(MessageRole.ASSISTANT, tool_calls=(ToolCall("1", "look", "{}"), ToolCall("2", "look", "{}")))
     shown = Message(MessageRole.TOOL, (image(),), tool_call_id="1")
     said = Message(MessageRole.TOOL, (ContentPart("a cat"), image(JPEG)), tool_call_id="2")
-    claude = chat_messages(CLAUDE, [call, shown, said])
+    claude = chat_messages(ANTHROPIC, [call, shown, said])
     assert [message["role"] for message in claude] == ["assistant", "tool", "tool"]
     assert [block["type"] for block in claude[2]["content"]] == ["text", "image_url"]
-    for rest in ([], [user(ContentPart("go on"))]):
-        others = chat_messages(OPENAI, [call, shown, said, *rest])
+    for asked, rest in ((OPENAI, []), (CLAUDE, []), (OPENAI, [user(ContentPart("go on"))])):
+        others = chat_messages(asked, [call, shown, said, *rest])
         assert [message["role"] for message in others][:4] == ["assistant", "tool", "tool", "user"]
         assert others[1]["content"] == "The message after the tools' results shows it."
         assert others[2]["content"] == "a cat"

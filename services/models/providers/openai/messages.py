@@ -31,6 +31,7 @@ def chat_messages(model: Model, messages: Sequence[Message]) -> list[dict[str, A
     A message of nothing but text has a string as content, as every server takes it; others have a list of blocks.
     """
     claude = _is_claude(model.spec)
+    shows_results = claude and model.spec.provider is Provider.LITELLM
     sent: list[dict[str, Any]] = []
     shown: list[_Block] = []
     for message in messages:
@@ -38,8 +39,8 @@ def chat_messages(model: Model, messages: Sequence[Message]) -> list[dict[str, A
             sent.append({"role": MessageRole.USER.value, "content": shown})
             shown = []
         blocks = list(_blocks(message.content, marks=claude))
-        if message.role is MessageRole.TOOL and not claude:
-            # Only Claude looks at what is in a tool's result; others are shown it by the user.
+        if message.role is MessageRole.TOOL and not shows_results:
+            # OpenAI's interface has only text in results of tools, Anthropic's more: others are shown it by the user.
             others = [block for block in blocks if block["type"] != "text"]
             if others:
                 blocks = [block for block in blocks if block["type"] == "text"] or [_text_block(_SHOWN_LATER)]
@@ -146,7 +147,7 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
 
 
 def _is_claude(spec: ModelSpec) -> bool:
-    """Whether the upstream takes cache marks, and images in the results of tools: Claude does, in Anthropic's wire."""
+    """Whether the upstream takes marks for its cache: Claude does, on Databricks and in Anthropic's interface."""
     if "claude" not in spec.upstream_name.lower():
         return False
     return spec.provider in (Provider.DATABRICKS, Provider.LITELLM)

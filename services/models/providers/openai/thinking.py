@@ -13,7 +13,8 @@ _GROWING = frozenset({"thinking", "text", "summary"})
 """Fields that a stream sends in pieces."""
 _SEALS = ("signature", "data", "encrypted_content")
 """Fields that make a piece one to hand back; they come with its last piece."""
-# Providers of litellm that want plain reasoning back. Others refuse a field they do not know.
+# Where plain reasoning goes back, as some models want it before the results of their tools. Others refuse the field.
+_PLAIN = frozenset({Provider.OPENAI, Provider.OLLAMA, Provider.VLLM})
 _PLAIN_THROUGH_LITELLM = frozenset({"deepseek", "moonshot"})
 
 
@@ -195,7 +196,7 @@ def _signatures(message: Mapping[str, Any]) -> Iterator[str]:
 def _takes_plain(model: Model) -> bool:
     if model.spec.provider is Provider.LITELLM:
         return model.spec.upstream_name.partition("/")[0] in _PLAIN_THROUGH_LITELLM
-    return model.spec.provider is not Provider.DATABRICKS
+    return model.spec.provider in _PLAIN
 
 
 def _filled(value: Any) -> bool:
