@@ -15,7 +15,7 @@ from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.environment import read_settings
 from services.common.settings import CommonSettings, database_url
-from services.models.domain.model import Capabilities, ModelSpec, Provider
+from services.models.domain.model import Capabilities, Deployment, Fallbacks, ModelSpec, Provider
 from services.models.domain.provider_options import wrong_options
 from services.models.repositories.models import ModelRepository
 from services.models.settings import ModelsSettings
@@ -26,6 +26,22 @@ _MOST_COST = 1_000_000
 
 class SeedError(Exception):
     """The file cannot be used; the message names the entry and what is wrong with it."""
+
+
+class _Fallbacks(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    on_outage: tuple[str, ...] = ()
+    on_context_window: tuple[str, ...] = ()
+    on_content_filter: tuple[str, ...] = ()
+
+
+class _Deployment(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    base_url: str = Field("", max_length=512, pattern=r"^(https?://\S+)?$")
+    upstream_model: str = Field("", max_length=256)
+    weight: int = Field(0, ge=0, le=1000)
 
 
 class _Entry(BaseModel):
@@ -50,6 +66,9 @@ class _Entry(BaseModel):
     cache_write_cost_per_million_tokens: float | None = Field(None, ge=0, le=_MOST_COST)
     keep_think_tags: bool = False
     unsupported_parameters: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], ...] = ()
+
+    fallbacks: _Fallbacks = _Fallbacks()
+    deployments: tuple[_Deployment, ...] = Field((), max_length=16)
 
     @field_validator("capabilities", mode="before")
     @classmethod
@@ -79,10 +98,17 @@ def read_seed(path: Path) -> list[ModelSpec]:
             raise SeedError(f"{where}: {error}") from error
         if entry.name in specs:
             raise SeedError(f"{where}: an earlier entry has the same name")
-        spec = ModelSpec(**{name: getattr(entry, name) for name in _Entry.model_fields})
+        values = {name: getattr(entry, name) for name in _Entry.model_fields}
+        values["fallbacks"] = Fallbacks(**entry.fallbacks.model_dump())
+        values["deployments"] = tuple(Deployment(**deployment.model_dump()) for deployment in entry.deployments)
+        spec = ModelSpec(**values)
         if problems := wrong_options(spec):
             raise SeedError(f"{where}: " + "; ".join(f"provider_options.{name} {problems[name]}" for name in problems))
         specs[entry.name] = spec
+    for spec in specs.values():
+        for name in spec.fallbacks.names:
+            if name not in specs:
+                raise SeedError(f'{path}: {spec.name} has the fallback "{name}", which is not in the file')
     return list(specs.values())
 
 

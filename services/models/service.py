@@ -49,6 +49,7 @@ from services.models.usecases.ledger import Ledger
 from services.models.usecases.metering import Metering
 from services.models.usecases.models import Models
 from services.models.usecases.part_checks import PartChecks
+from services.models.usecases.routing import Routing
 from services.models.usecases.shared_vectors import SharedVectors
 from services.models.usecases.structured_output import StructuredOutput
 from services.models.usecases.usage import UsageReports
@@ -92,7 +93,14 @@ class ModelsService:
         checks = CompletionChecks(frozenset(settings.extra_parameters), PartChecks(settings.max_part_bytes))
         self._vectors = SharedVectors(settings.embed_cache_bytes, settings.embed_cache_seconds)
         self._schemas = SchemaChecker()
-        inference = Inference(catalogue, self._providers, checks, StructuredOutput(self._schemas), metering)
+        inference = Inference(
+            catalogue,
+            self._providers,
+            checks,
+            Routing(catalogue, settings.request_timeout_seconds),
+            StructuredOutput(self._schemas),
+            metering,
+        )
         embedding = Embedding(
             catalogue,
             self._providers,

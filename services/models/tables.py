@@ -54,6 +54,8 @@ models = Table(
     Column("revision", Integer, nullable=False, server_default="1"),
     Column("keep_think_tags", Boolean, nullable=False, server_default=false()),
     Column("unsupported_parameters", JsonDocument, nullable=False, server_default=text("'[]'")),  # names
+    Column("fallbacks", JsonDocument, nullable=False, server_default=text("'{}'")),  # lists of names by occasion
+    Column("deployments", JsonDocument, nullable=False, server_default=text("'[]'")),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Index("uq_models_group_id_name", "group_id", "name", unique=True),

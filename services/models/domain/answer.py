@@ -36,6 +36,8 @@ class Answer:
     dropped_parameters: tuple[str, ...] = ()
     """What was not sent because the model does not take it."""
     thinking: tuple[Thinking, ...] = ()
+    answered_by: str = ""
+    """The name of the fallback that answered; empty when the model that was asked did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class FinishDelta:
     dropped_parameters: tuple[str, ...] = ()
     schema_violations: tuple[str, ...] = ()
     """What of the text does not follow the schema that was asked for."""
+    answered_by: str = ""
 
 
 Delta = TextDelta | ReasoningDelta | ThinkingDelta | ToolCallDelta | UsageDelta | FinishDelta

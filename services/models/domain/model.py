@@ -1,7 +1,7 @@
 """Models: what is configured of them, and how a group sees them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -35,6 +35,33 @@ class Capabilities:
     images: bool = False
     documents: bool = False
     audio: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One of several upstreams that serve the same model."""
+
+    base_url: str = ""
+    """Empty means the model's own."""
+    upstream_model: str = ""
+    """Empty means the model's own."""
+    weight: int = 0
+    """Its part of the calls, in proportion to the weights of the others; 0 means 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fallbacks:
+    """Names of other models that answer in a model's place, in the order in which they are asked."""
+
+    on_outage: tuple[str, ...] = ()
+    """Also where a rate limit does not pass in time, or a quota is used up."""
+    on_context_window: tuple[str, ...] = ()
+    on_content_filter: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys((*self.on_outage, *self.on_context_window, *self.on_content_filter)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +102,9 @@ class ModelSpec:
     """Whether `<think>` at the beginning of an answer stays in its text."""
     unsupported_parameters: tuple[str, ...] = ()
     """Empty means what is known of the model; see `parameters`."""
+    fallbacks: Fallbacks = Fallbacks()
+    deployments: tuple[Deployment, ...] = ()
+    """Empty means one, at `base_url`."""
 
     @property
     def upstream_name(self) -> str:
@@ -122,6 +152,7 @@ PRICE_FIELDS = (
 CHANGEABLE_FIELDS = frozenset(
     {entry.name for entry in fields(ModelSpec) if entry.name != "name"}
     | {f"capabilities.{entry.name}" for entry in fields(Capabilities)}
+    | {f"fallbacks.{entry.name}" for entry in fields(Fallbacks)}
 )
 """Paths of what can be changed of a model's configuration."""
 
@@ -147,6 +178,12 @@ class Model:
     def name(self) -> str:
         """The name calls refer to it by."""
         return self.spec.name
+
+    def at(self, deployment: Deployment) -> "Model":
+        """Return the model as one of its deployments serves it."""
+        base_url = deployment.base_url or self.spec.base_url
+        upstream_model = deployment.upstream_model or self.spec.upstream_model
+        return replace(self, spec=replace(self.spec, base_url=base_url, upstream_model=upstream_model))
 
     @property
     def shared(self) -> bool:

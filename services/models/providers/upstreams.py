@@ -241,8 +241,18 @@ class Upstreams:
 
 
 def _routes(group_id: str, model: Model) -> list[_Route]:
-    spec = model.spec
-    return [_Route(model, UpstreamKey(group_id, spec.provider.value, spec.base_url, spec.upstream_name), 1, 0)]
+    """Return the model as it is at each of its deployments."""
+    return [
+        _Route(
+            place,
+            UpstreamKey(group_id, place.spec.provider.value, place.spec.base_url, place.spec.upstream_name),
+            weight,
+            number,
+        )
+        for number, (place, weight) in enumerate(
+            [(model.at(deployment), deployment.weight or 1) for deployment in model.spec.deployments] or [(model, 1)]
+        )
+    ]
 
 
 def _judge(trial: Trial, failure: CoxswainError, *, ours: bool = False) -> None:

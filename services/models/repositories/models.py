@@ -1,7 +1,7 @@
 """Rows of models."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from sqlalchemy import Select, and_, delete, exists, insert, null, or_, select, update
@@ -13,7 +13,7 @@ from services.common.db.database import Database
 from services.common.db.upsert import insert_ignore
 from services.common.ids import new_id
 from services.common.resource_key import ResourceKey
-from services.models.domain.model import SHARED_GROUP, Capabilities, Model, ModelSpec, Provider
+from services.models.domain.model import SHARED_GROUP, Capabilities, Deployment, Fallbacks, Model, ModelSpec, Provider
 from services.models.tables import disabled_models, models
 
 
@@ -133,6 +133,8 @@ def _columns(spec: ModelSpec) -> dict[str, Any]:
         "capabilities": capabilities,
         "provider_options": dict(spec.provider_options),
         "unsupported_parameters": list(spec.unsupported_parameters),
+        "fallbacks": {name: names for name, names in asdict(spec.fallbacks).items() if names},
+        "deployments": [asdict(deployment) for deployment in spec.deployments],
     }
 
 
@@ -147,6 +149,8 @@ def _spec(row: Mapping[Any, Any]) -> ModelSpec:
             "provider": Provider(row["provider"]),
             "capabilities": capabilities,
             "unsupported_parameters": tuple(row["unsupported_parameters"]),
+            "fallbacks": Fallbacks(**{reason: tuple(names) for reason, names in row["fallbacks"].items()}),
+            "deployments": tuple(Deployment(**deployment) for deployment in row["deployments"]),
         }
     )
 

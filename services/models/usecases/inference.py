@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
+from functools import partial
 
 from services.common.errors import Unavailable
 from services.common.identity.principal import Principal
@@ -23,8 +24,9 @@ from services.models.domain.tokens import estimate_prompt_tokens, estimate_token
 from services.models.domain.usage import Usage
 from services.models.providers.base import ModelProvider, TokenCount
 from services.models.usecases.catalogue import Catalogue
-from services.models.usecases.completion_checks import CompletionChecks, FittedCompletion
+from services.models.usecases.completion_checks import CompletionChecks
 from services.models.usecases.metering import CallMeter, Metering, estimate_usage, expected_usage
+from services.models.usecases.routing import Fits, Routing
 from services.models.usecases.structured_output import StreamedText, StructuredOutput
 
 
@@ -36,11 +38,13 @@ class Inference:
         catalogue: Catalogue,
         providers: Mapping[Provider, ModelProvider],
         checks: CompletionChecks,
+        routing: Routing,
         structured: StructuredOutput,
         metering: Metering,
     ) -> None:
         self._catalogue = catalogue
         self._checks = checks
+        self._routing = routing
         self._structured = structured
         self._providers = providers
         self._metering = metering
@@ -51,16 +55,23 @@ class Inference:
         Raises:
             CoxswainError: the model is unknown, disabled, unable, over budget, or its upstream failed.
         """
-        model, fitted = await self._fit(principal, completion)
+        model = await self._catalogue.find_enabled(principal.group_id, completion.model)
+        ask = partial(self._complete, principal, completion)
+        return await self._routing.complete(principal.group_id, model, self._fits(completion), ask)
+
+    async def _complete(
+        self, principal: Principal, completion: Completion, model: Model, answer_by: float | None
+    ) -> Answer:
+        fitted = self._checks.fit(model, completion)
         completion = fitted.completion
         async with self._meter(principal, model, completion) as meter:
 
-            async def ask(completion: Completion) -> Answer:
-                answer = await self._providers[model.spec.provider].complete(model, completion)
+            async def ask(completion: Completion, answer_by: float | None = None) -> Answer:
+                answer = await self._providers[model.spec.provider].complete(model, completion, answer_by)
                 usage = meter.used(model, answer.usage or estimate_usage(completion, answer))
                 return replace(answer, usage=usage)
 
-            answer = await ask(completion)
+            answer = await ask(completion, answer_by)
             answer = await self._structured.settle(principal.group_id, model, completion, answer, ask)
         return replace(answer, dropped_parameters=fitted.dropped)
 
@@ -72,7 +83,16 @@ class Inference:
         Raises:
             CoxswainError: see `complete`.
         """
-        model, fitted = await self._fit(principal, completion)
+        model = await self._catalogue.find_enabled(principal.group_id, completion.model)
+        ask = partial(self._stream, principal, completion)
+        async with aclosing(self._routing.stream(principal.group_id, model, self._fits(completion), ask)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def _stream(
+        self, principal: Principal, completion: Completion, model: Model, answer_by: float | None
+    ) -> AsyncGenerator[Delta, None]:
+        fitted = self._checks.fit(model, completion)
         completion = fitted.completion
         async with self._meter(principal, model, completion) as meter:
             usage: Usage | None = None
@@ -81,7 +101,9 @@ class Inference:
             written = 0
             begun = False
             try:
-                async with aclosing(self._providers[model.spec.provider].stream(model, completion)) as deltas:
+                async with aclosing(
+                    self._providers[model.spec.provider].stream(model, completion, answer_by)
+                ) as deltas:
                     async for delta in deltas:
                         begun = True
                         match delta:
@@ -132,6 +154,5 @@ class Inference:
     ) -> AbstractAsyncContextManager[CallMeter]:
         return self._metering.call(principal, model, lambda: expected_usage(model, completion), completion.labels)
 
-    async def _fit(self, principal: Principal, completion: Completion) -> tuple[Model, FittedCompletion]:
-        model = await self._catalogue.find_enabled(principal.group_id, completion.model)
-        return model, self._checks.fit(model, completion)
+    def _fits(self, completion: Completion) -> Fits:
+        return lambda model: self._checks.fit(model, completion)

@@ -1,8 +1,8 @@
 """Configuration of models."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,7 +10,7 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.egress import AddressPolicy, origin_of
-from services.common.errors import Aborted, AlreadyExists, FieldViolation, InvalidArgument, NotFound
+from services.common.errors import Aborted, AlreadyExists, FieldViolation, InvalidArgument, NotFound, PermissionDenied
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
@@ -100,6 +100,7 @@ class Models:
                             metadata={"resource": "model", "id": first_id},
                         )
                     return complete_model(standing)
+            await _check_fallbacks(models, model)
             if not await models.add(model):
                 raise AlreadyExists(
                     f'your group has a model "{spec.name}"; change it with UpdateModel or choose another name',
@@ -130,6 +131,8 @@ class Models:
             self._check(changed)
             if changed.spec == current.spec:
                 return complete_model(current)
+            # What was deleted since it was chosen hinders no other change.
+            await _check_fallbacks(models, changed, known=current.spec.fallbacks.names)
             if expected_revision not in {0, current.revision}:
                 raise Aborted.revision("model", str(key), expected_revision, current.revision)
             await models.update(changed)
@@ -168,25 +171,52 @@ class Models:
         violations = [
             *_check_name(spec),
             *_check_capabilities(complete_model(model).spec),
-            *_check_base_url(spec),
-            *self._check_upstream_model(spec),
+            *_check_base_url(spec, "model"),
+            *self._check_upstream_model(spec, "model"),
             *_check_provider_options(spec),
+            *self._check_deployments(spec),
         ]
         if violations:
             raise InvalidArgument.fields(violations)
-        if spec.base_url:
-            self._addresses.check_literal(spec.base_url)
+        self._check_address(spec.base_url, "model")
+        for index, deployment in enumerate(spec.deployments):
+            self._check_address(deployment.base_url, f"model.deployments[{index}]")
 
-    def _check_upstream_model(self, spec: ModelSpec) -> list[FieldViolation]:
+    def _check_address(self, base_url: str, path: str) -> None:
+        if not base_url:
+            return
+        try:
+            self._addresses.check_literal(base_url)
+        except PermissionDenied as refusal:
+            refusal.violations = (FieldViolation(f"{path}.base_url", refusal.message),)
+            raise
+
+    def _check_deployments(self, spec: ModelSpec) -> Iterator[FieldViolation]:
+        """Yield what is wrong with the deployments, each of which has to be a place that the model could be at."""
+        if spec.deployments and spec.provider is Provider.OFFLINE:
+            yield FieldViolation("model.deployments", "must be empty for an offline model, which runs in the service")
+            return
+        places: dict[tuple[str, str], int] = {}
+        for index, deployment in enumerate(spec.deployments):
+            path = f"model.deployments[{index}]"
+            first = places.setdefault((deployment.base_url, deployment.upstream_model), index)
+            if first != index:
+                yield FieldViolation(path, f"must differ from deployments[{first}]; raise the weight of that one")
+            if deployment.base_url:
+                yield from _check_base_url(replace(spec, base_url=deployment.base_url), path)
+            if deployment.upstream_model:
+                yield from self._check_upstream_model(replace(spec, upstream_model=deployment.upstream_model), path)
+
+    def _check_upstream_model(self, spec: ModelSpec, path: str) -> list[FieldViolation]:
         name = spec.upstream_name
         if spec.provider is Provider.OFFLINE and name not in OFFLINE_MODELS:
             known = ", ".join(sorted(OFFLINE_MODELS))
             return [
-                FieldViolation("model.upstream_model", f'must be one of {known} for an offline model, not "{name}"')
+                FieldViolation(f"{path}.upstream_model", f'must be one of {known} for an offline model, not "{name}"')
             ]
-        return self._check_litellm_model(name) if spec.provider is Provider.LITELLM else []
+        return self._check_litellm_model(name, path) if spec.provider is Provider.LITELLM else []
 
-    def _check_litellm_model(self, name: str) -> list[FieldViolation]:
+    def _check_litellm_model(self, name: str, path: str) -> list[FieldViolation]:
         provider, _, rest = name.partition("/")
         if provider not in self._litellm_providers and provider in DIRECT_PROVIDERS:
             return [
@@ -199,10 +229,10 @@ class Models:
         if not rest or provider not in self._litellm_providers:
             known = ", ".join(sorted(self._litellm_providers))
             allowed = f"must be a provider, a slash and a model; the providers are {known}"
-            return [FieldViolation("model.upstream_model", allowed)]
+            return [FieldViolation(f"{path}.upstream_model", allowed)]
         if not is_model_of_litellm(provider, rest):
             allowed = f"must end in the name of a model of {provider}, which is neither an address nor a path"
-            return [FieldViolation("model.upstream_model", allowed)]
+            return [FieldViolation(f"{path}.upstream_model", allowed)]
         return []
 
 
@@ -229,26 +259,59 @@ def _check_capabilities(spec: ModelSpec) -> list[FieldViolation]:
     return []
 
 
-def _check_base_url(spec: ModelSpec) -> list[FieldViolation]:
+def _check_base_url(spec: ModelSpec, path: str) -> list[FieldViolation]:
     if not spec.base_url:
         return []
     if spec.provider is Provider.OFFLINE:
-        return [FieldViolation("model.base_url", "must be empty for an offline model")]
+        return [FieldViolation(f"{path}.base_url", "must be empty for an offline model")]
     if spec.provider is Provider.LITELLM:
         allowed = (
             "must be empty for a model of PROVIDER_LITELLM: litellm cannot be held to the rules for addresses that a "
             "group chooses; use PROVIDER_OPENAI for a server that speaks OpenAI's interface"
         )
-        return [FieldViolation("model.base_url", allowed)]
+        return [FieldViolation(f"{path}.base_url", allowed)]
     parts = urlsplit(spec.base_url) if origin_of(spec.base_url) else None
     if parts is None or parts.query or parts.fragment or _LEGACY_NUMBER.fullmatch(parts.hostname or ""):
         allowed = "must be https://HOST/PATH without user name, query and fragment; store keys with PutSecret"
-        return [FieldViolation("model.base_url", allowed)]
+        return [FieldViolation(f"{path}.base_url", allowed)]
     return []
 
 
 def _check_provider_options(spec: ModelSpec) -> list[FieldViolation]:
     return [FieldViolation(f"model.provider_options.{name}", problem) for name, problem in wrong_options(spec).items()]
+
+
+async def _check_fallbacks(models: ModelRepository, model: Model, known: Collection[str] = ()) -> None:
+    """Check that other models may answer in a model's place; names in `known` are taken as they are.
+
+    Raises:
+        InvalidArgument: one is unknown or cannot.
+    """
+    fallbacks = model.spec.fallbacks
+    if fallbacks.names and not complete_model(model).spec.capabilities.chat:
+        raise InvalidArgument.field(
+            "model.fallbacks", "must be empty for a model without chat: vectors of different models do not match"
+        )
+    violations = []
+    for occasion in fields(fallbacks):
+        for index, name in enumerate(getattr(fallbacks, occasion.name)):
+            problem = "" if name in known else await _problem_of_fallback(models, model, name)
+            if problem:
+                violations.append(FieldViolation(f"model.fallbacks.{occasion.name}[{index}]", problem))
+    if violations:
+        raise InvalidArgument.fields(violations)
+
+
+async def _problem_of_fallback(models: ModelRepository, model: Model, name: str) -> str:
+    if name == model.name:
+        return "must be another model"
+    key = ResourceKey(name=name)
+    other = await models.find(model.group_id, key)
+    if other is None:
+        return (await model_not_found(models, model.group_id, key)).message
+    if not complete_model(other).spec.capabilities.chat:
+        return f'"{name}" cannot answer conversations; choose one that has chat'
+    return ""
 
 
 async def _seen(models: ModelRepository, group_id: str, key: ResourceKey) -> Model:

@@ -1,17 +1,28 @@
 """What is tried again, where, after which pause, and what it tells of an upstream."""
 
 import asyncio
+import math
+import random
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.common.backoff import Backoff
-from services.common.errors import CoxswainError, FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
+from services.common.errors import (
+    CoxswainError,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+)
 from services.common.grpc.call import Call, enter_call
 from services.common.identity.principal import CredentialKind, Principal, Role
-from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
+from services.models.domain.model import Capabilities, Deployment, Model, ModelSpec, Provider
 from services.models.providers.circuit_breaker import CircuitBreaker
 from services.models.providers.retries import RetryableError, RetryLimits, too_late
 from services.models.providers.upstreams import Attempt, Upstreams
@@ -59,11 +70,14 @@ def model(**fields: Any) -> Model:
     return Model("1", "", spec, enabled=True, created_at=NOW, updated_at=NOW)
 
 
-def upstreams(clock: _Clock, *, max_attempts: int = 4, threshold: int = 3) -> Upstreams:
+def upstreams(
+    clock: _Clock, *, max_attempts: int = 4, threshold: int = 3, chance: random.Random | None = None
+) -> Upstreams:
     return Upstreams(
         RetryLimits(600, max_attempts, Backoff(0.5, 8.0, jitter=0), longest=60),
         CircuitBreaker(threshold=threshold, pause=2.0, longest=60.0, clock=clock),
         clock=clock,
+        chance=chance,
     )
 
 
@@ -222,3 +236,171 @@ async def test_streams_that_break_off_count_as_outages_and_abandoned_ones_do_not
             _ = [item async for item in tried.stream(model(), streaming("a", outage()))]
     with pytest.raises(Unavailable, match="left alone"):
         _ = [item async for item in tried.stream(model(), streaming("a"))]
+
+
+# Deployments
+
+EAST, WEST = "https://east.example.com/v1", "https://west.example.com/v1"
+TWO = (Deployment(EAST), Deployment(WEST, "chat-west"))
+
+
+class Places:
+    """Answers by the address that is called: an exception to raise, or nothing to raise."""
+
+    def __init__(self, **failures: Exception) -> None:
+        self.failures = failures
+        self.called: list[str] = []
+
+    async def __call__(self, attempt: Attempt) -> str:
+        place = (attempt.model.spec.base_url or "own").removeprefix("https://").partition(".")[0]
+        self.called.append(place)
+        if place in self.failures:
+            raise self.failures[place]
+        return place
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=5), st.integers(0, 2**32))
+@settings(max_examples=20, deadline=None)
+async def test_calls_are_spread_in_proportion_to_weights(weights: list[int], seed: int) -> None:
+    enter("sales")
+    served = model(deployments=tuple(Deployment(f"https://p{n}.example.com", weight=w) for n, w in enumerate(weights)))
+    tried = upstreams(_Clock(), chance=random.Random(seed))
+    places = Places()
+    calls = 600
+    for _ in range(calls):
+        await tried.call(served, places)
+    effective = [weight or 1 for weight in weights]
+    for number, weight in enumerate(effective):
+        expected = calls * weight / sum(effective)
+        # Six standard deviations: one chance in a billion.
+        assert abs(places.called.count(f"p{number}") - expected) <= 6 * math.sqrt(expected) + 1
+
+
+async def test_a_deployment_has_what_it_does_not_name_from_its_model(clock: _Clock, pauses: list[float]) -> None:
+    served = model(base_url=EAST, upstream_model="chat", deployments=(Deployment(), Deployment(WEST, "chat-west")))
+    seen = set()
+
+    async def look(attempt: Attempt) -> None:
+        seen.add((attempt.model.spec.base_url, attempt.model.spec.upstream_name, attempt.model.name))
+
+    tried = upstreams(clock, chance=random.Random(1))
+    for _ in range(50):
+        await tried.call(served, look)
+    assert seen == {(EAST, "chat", "m"), (WEST, "chat-west", "m")}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        outage(),
+        rate_limit(20.0),
+        ResourceExhausted("no", reason="UPSTREAM_QUOTA_EXHAUSTED"),
+        ResourceExhausted("no", reason="UPSTREAM_SHARE_EXCEEDED"),
+        FailedPrecondition("no", reason="UPSTREAM_CREDENTIAL_REJECTED"),
+        PermissionDenied("no", reason="DESTINATION_NOT_ALLOWED"),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+async def test_a_call_goes_to_the_next_deployment_before_it_pauses(
+    clock: _Clock, pauses: list[float], failure: Exception
+) -> None:
+    for _ in range(5):
+        assert await upstreams(clock).call(model(deployments=TWO), Places(east=failure)) == "west"
+    assert pauses == []
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        InvalidArgument("too long", reason="CONTEXT_WINDOW_EXCEEDED"),
+        Unavailable("cut", reason="UPSTREAM_UNAVAILABLE"),
+        Unavailable("no JSON", reason="UPSTREAM_BAD_RESPONSE"),
+    ],
+    ids=lambda failure: failure.reason,
+)
+async def test_what_the_request_is_to_blame_for_or_was_paid_already_goes_nowhere_else(
+    clock: _Clock, pauses: list[float], failure: CoxswainError
+) -> None:
+    places = Places(east=failure, west=failure)
+    with pytest.raises(type(failure)):
+        await upstreams(clock).call(model(deployments=TWO), places)
+    assert len(places.called) == 1
+
+
+async def test_a_deployment_that_asks_for_a_pause_gets_it_in_that_group(clock: _Clock, pauses: list[float]) -> None:
+    tried = upstreams(clock)
+    served = model(deployments=TWO)
+    places = Places(east=rate_limit(20.0))
+    while "east" not in places.called:
+        await tried.call(served, places)
+    del places.called[:], places.failures["east"]
+    for _ in range(20):
+        await tried.call(served, places)
+    assert set(places.called) == {"west"}
+    enter("legal")
+    for _ in range(20):
+        await tried.call(served, places)
+    assert set(places.called) == {"west", "east"}
+    enter("sales")
+    clock.now += 20.0
+    del places.called[:]
+    for _ in range(20):
+        await tried.call(served, places)
+    assert set(places.called) == {"west", "east"}
+    assert pauses == []
+
+
+async def test_the_shortest_of_the_pauses_is_made_when_all_deployments_ask_for_one(
+    clock: _Clock, pauses: list[float]
+) -> None:
+    places = Places(east=rate_limit(20.0), west=rate_limit(30.0))
+    with pytest.raises(ResourceExhausted):
+        await upstreams(clock).call(model(deployments=TWO), places)
+    assert pauses == [20.0, 10.0]
+    # One that asked for a pause is better than none.
+    tried = upstreams(clock, max_attempts=1)
+    with pytest.raises(ResourceExhausted):
+        await tried.call(model(deployments=TWO), places)
+    places.failures.clear()
+    assert await tried.call(model(deployments=TWO), places) == "east"
+
+
+async def test_deployments_that_are_left_alone_are_passed_over_until_one_of_them_answers(
+    clock: _Clock, pauses: list[float]
+) -> None:
+    tried = upstreams(clock)
+    served = model(deployments=TWO)
+    places = Places(east=outage())
+    while places.called.count("east") < 3:
+        await tried.call(served, places)
+    del places.called[:]
+    for _ in range(20):
+        await tried.call(served, places)
+    assert set(places.called) == {"west"}
+    places.failures["west"] = outage()
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await tried.call(served, places)
+    del places.called[:]
+    with pytest.raises(Unavailable, match="left alone"):
+        await tried.call(served, places)
+    assert places.called == []
+
+
+async def test_each_deployment_is_tried_once_however_few_attempts_there_are(clock: _Clock, pauses: list[float]) -> None:
+    many = tuple(Deployment(f"https://p{number}.example.com") for number in range(6))
+    places = Places(**{f"p{number}": outage() for number in range(6)})
+    with pytest.raises(Unavailable):
+        await upstreams(clock, max_attempts=1).call(model(deployments=many), places)
+    assert sorted(places.called) == [f"p{number}" for number in range(6)]
+    assert pauses == []
+
+
+async def test_the_failure_that_may_pass_is_told_rather_than_a_wrong_key_elsewhere(
+    clock: _Clock, pauses: list[float]
+) -> None:
+    places = Places(east=FailedPrecondition("bad key", reason="UPSTREAM_CREDENTIAL_REJECTED"), west=outage())
+    with pytest.raises(Unavailable, match="down"):
+        await upstreams(clock, threshold=0).call(model(deployments=TWO), places)
+    # The one that cannot be used is not tried again in this call.
+    assert places.called.count("east") == 1

@@ -176,6 +176,7 @@ def answer_to_proto(answer: Answer) -> pb.CompleteResponse:
         upstream_model=answer.upstream_model,
         dropped_parameters=answer.dropped_parameters,
         thinking=map(_thinking_to_proto, answer.thinking),
+        answered_by=answer.answered_by,
     )
 
 
@@ -207,6 +208,7 @@ def delta_to_proto(delta: Delta) -> pb.StreamCompleteResponse:
                     upstream_model=delta.upstream_model,
                     dropped_parameters=delta.dropped_parameters,
                     schema_violations=delta.schema_violations,
+                    answered_by=delta.answered_by,
                 )
             )
 

@@ -11,9 +11,18 @@ from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.validation import validate
 from services.common.identity.credentials import CredentialAvailability
-from services.models.domain.model import CHANGEABLE_FIELDS, Capabilities, Model, ModelSpec, Provider
+from services.models.domain.model import (
+    CHANGEABLE_FIELDS,
+    Capabilities,
+    Deployment,
+    Fallbacks,
+    Model,
+    ModelSpec,
+    Provider,
+)
 
 _CAPABILITIES = tuple(field.name for field in fields(Capabilities))
+_FALLBACKS = tuple(field.name for field in fields(Fallbacks))
 _CONFIGURED = tuple(field.name for field in fields(ModelSpec))
 
 
@@ -30,6 +39,10 @@ def model_spec_from_proto(model: pb.Model) -> ModelSpec:
     values["capabilities"] = Capabilities(**{name: getattr(model.capabilities, name) for name in _CAPABILITIES})
     values["provider_options"] = dict(model.provider_options)
     values["unsupported_parameters"] = tuple(model.unsupported_parameters)
+    values["fallbacks"] = Fallbacks(**{name: tuple(getattr(model.fallbacks, name)) for name in _FALLBACKS})
+    values["deployments"] = tuple(
+        Deployment(given.base_url, given.upstream_model, given.weight) for given in model.deployments
+    )
     return ModelSpec(**values)
 
 
@@ -75,6 +88,17 @@ def model_to_proto(model: Model, credential: CredentialAvailability | None = Non
         cache_write_cost_per_million_tokens=spec.cache_write_cost_per_million_tokens,
         keep_think_tags=spec.keep_think_tags,
         unsupported_parameters=spec.unsupported_parameters,
+        fallbacks=(
+            pb.Fallbacks(**{name: getattr(spec.fallbacks, name) for name in _FALLBACKS})
+            if spec.fallbacks != Fallbacks()
+            else None
+        ),
+        deployments=[
+            pb.Deployment(
+                base_url=deployment.base_url, upstream_model=deployment.upstream_model, weight=deployment.weight
+            )
+            for deployment in spec.deployments
+        ],
         enabled=model.enabled,
         shared=model.shared,
         revision=model.revision,
