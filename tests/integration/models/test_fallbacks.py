@@ -7,11 +7,17 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
+from coxswain.auth.v1 import secret_pb2, secret_service_pb2_grpc
 from coxswain.models.v1 import inference_pb2 as pb
-from coxswain.models.v1 import usage_pb2
+from coxswain.models.v1 import model_pb2, usage_pb2
 from tests.integration.models.support import (
+    CHAT,
+    EMBED,
     KEY,
+    OFFLINE,
+    REASONER,
     Installation,
     Refusal,
     ask,
@@ -20,7 +26,7 @@ from tests.integration.models.support import (
     refusal,
     serve_models,
 )
-from tests.support.harness import BOB
+from tests.support.harness import ALICE, BOB
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import Fault, Reply
 
@@ -70,6 +76,12 @@ def called(llm: LlmEmulator) -> list[str]:
     return [call.model for call in llm.calls]
 
 
+async def billed(models: Installation) -> dict[str, int]:
+    """Return the calls that are recorded, by model."""
+    response = await models.usage().QueryUsage(usage_pb2.QueryUsageRequest())
+    return {row.model: row.calls for row in response.rows}
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("name", REFUSALS)
 async def test_another_model_answers_in_place_of_one_that_cannot(models: Installation, name: str, stream: bool) -> None:
@@ -97,18 +109,14 @@ async def test_usage_and_price_are_those_of_the_model_that_answered(models: Inst
     models.llm.on(DOWN, model="first")
     answer = await models.inference().Complete(ask(FIRST))
     assert answer.usage.cost > 0
-    request = usage_pb2.QueryUsageRequest(group_by=usage_pb2.USAGE_GROUPING_MODEL)
-    rows = (await models.usage().QueryUsage(request)).rows
-    assert [(row.key, row.calls) for row in rows] == [(OTHER, 1)]
+    assert await billed(models) == {OTHER: 1}
 
 
 async def test_both_are_billed_when_the_first_answer_is_withheld(models: Installation) -> None:
     models.llm.on(REFUSALS["withheld"][0], model="first")
     await models.inference().Complete(ask(FIRST))
     await read(models, FIRST)
-    request = usage_pb2.QueryUsageRequest(group_by=usage_pb2.USAGE_GROUPING_MODEL)
-    rows = (await models.usage().QueryUsage(request)).rows
-    assert sorted((row.key, row.calls) for row in rows) == [(FIRST, 2), (OTHER, 2)]
+    assert await billed(models) == {FIRST: 2, OTHER: 2}
 
 
 async def test_models_that_cannot_do_what_is_asked_are_passed_over(models: Installation) -> None:
@@ -159,8 +167,8 @@ async def test_an_upstream_that_fails_in_a_row_costs_its_group_no_more_attempts(
         tmp_path, monkeypatch, seed=SEED, breaker_outages=4, breaker_pause_seconds=600, breaker_max_seconds=600
     ) as models:
         models.llm.on(DOWN, model="other")
-        for _ in range(2):
-            failure = await refusal(models.inference().Complete(ask(OTHER), timeout=60))
+        await refusal(models.inference().Complete(ask(OTHER), timeout=60))
+        failure = await refusal(models.inference().Complete(ask(OTHER), timeout=60))
         assert len(models.llm.calls) == 4
         assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE")
         assert 0 < (failure.retry_after or 0) <= 600
@@ -214,14 +222,19 @@ def spread(url: str, **fields: Any) -> list[dict[str, Any]]:
     ]
 
 
+async def store_key(models: Installation, bearer: str, *origins: str) -> None:
+    stub = secret_service_pb2_grpc.SecretServiceStub(models.harness.channel(bearer))
+    await stub.PutSecret(secret_pb2.PutSecretRequest(name="llm/openai", value=KEY, allowed_origins=origins))
+
+
 async def test_a_call_goes_to_the_next_deployment_and_leaves_alone_what_asks_for_a_pause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with LlmEmulator(dimensions={"embed": 64}) as second:
         second.on(Reply(fault=Fault(status=429, retry_after="50")))
-        async with serve_models(
-            tmp_path, monkeypatch, seed=spread(second.url), keyless_origins=[second.url], retry_base_seconds=60
-        ) as models:
+        async with serve_models(tmp_path, monkeypatch, seed=spread(second.url), retry_base_seconds=60) as models:
+            await store_key(models, ALICE, models.llm.url, second.url)
+            await store_key(models, BOB, models.llm.url, second.url)
             while not second.calls:
                 await models.inference().Complete(ask("openai/spread"))
             assert [call.model for call in second.calls] == ["two"]
@@ -255,7 +268,8 @@ async def test_all_deployments_down_is_an_outage_that_lets_a_fallback_answer(
     async with LlmEmulator() as second:
         second.on(DOWN)
         seed = [*spread(second.url, fallbacks={"on_outage": [OTHER]}), {**_CHAT, "name": OTHER}]
-        async with serve_models(tmp_path, monkeypatch, seed=seed, keyless_origins=[second.url]) as models:
+        async with serve_models(tmp_path, monkeypatch, seed=seed) as models:
+            await store_key(models, ALICE, models.llm.url, second.url)
             models.llm.on(DOWN, model="spread")
             assert (await models.inference().Complete(ask("openai/spread"))).answered_by == OTHER
             assert second.calls
@@ -292,3 +306,137 @@ async def test_an_answer_that_breaks_off_is_asked_for_again_only_where_it_is_bil
             assert keys[0] == keys[1] != keys[2]
         else:
             assert keys == [None]
+
+
+# Configuration
+
+
+def configured(**fields: Any) -> model_pb2.Model:
+    return model_pb2.Model(
+        name="sales/own",
+        **{"provider": "PROVIDER_OPENAI", "capabilities": model_pb2.Capabilities(chat=True), **fields},
+    )
+
+
+async def create(models: Installation, **fields: Any) -> model_pb2.Model:
+    request = model_pb2.CreateModelRequest(model=configured(**fields))
+    created: model_pb2.Model = (await models.models().CreateModel(request)).model
+    return created
+
+
+async def test_fallbacks_and_deployments_are_kept_and_changed_one_by_one(served: Installation) -> None:
+    created = await create(
+        served,
+        fallbacks=model_pb2.Fallbacks(on_outage=[REASONER, OFFLINE], on_content_filter=[CHAT]),
+        deployments=[
+            model_pb2.Deployment(weight=3),
+            model_pb2.Deployment(base_url="https://example.com/v1", upstream_model="two"),
+        ],
+    )
+    stub = served.models()
+    assert (await stub.GetModel(model_pb2.GetModelRequest(id=created.id))).model == created
+    assert list(created.fallbacks.on_outage) == [REASONER, OFFLINE]
+    assert [deployment.weight for deployment in created.deployments] == [3, 0]
+    request = model_pb2.UpdateModelRequest(
+        id=created.id,
+        model=model_pb2.Model(fallbacks=model_pb2.Fallbacks(on_outage=[CHAT])),
+        update_mask=FieldMask(paths=["fallbacks.onOutage", "deployments"]),
+    )
+    changed = (await stub.UpdateModel(request)).model
+    assert changed.fallbacks == model_pb2.Fallbacks(on_outage=[CHAT], on_content_filter=[CHAT])
+    assert not changed.deployments
+    request = model_pb2.UpdateModelRequest(
+        id=created.id, model=model_pb2.Model(), update_mask=FieldMask(paths=["fallbacks"])
+    )
+    assert not (await stub.UpdateModel(request)).model.HasField("fallbacks")
+    assert not (await stub.GetModel(model_pb2.GetModelRequest(id=created.id))).model.HasField("fallbacks")
+
+
+def deployed(*base_urls: str) -> list[model_pb2.Deployment]:
+    return [model_pb2.Deployment(base_url=base_url) for base_url in base_urls]
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"deployments": deployed("", "nowhere")}, "model.deployments[1].base_url"),
+        ({"deployments": deployed("", "https://user@example.com/")}, "model.deployments[1].base_url"),
+        ({"deployments": deployed("", "https://example.com/?a=b")}, "model.deployments[1].base_url"),
+        ({"deployments": deployed("", "https://example.com", "https://example.com")}, "model.deployments[2]"),
+        ({"deployments": [model_pb2.Deployment(weight=-1)]}, "model.deployments[0].weight"),
+        (
+            {"deployments": deployed(""), "provider": "PROVIDER_OFFLINE", "upstream_model": "extract"},
+            "model.deployments",
+        ),
+        (
+            {
+                "deployments": [model_pb2.Deployment(), model_pb2.Deployment(upstream_model="nobody/m")],
+                "provider": "PROVIDER_LITELLM",
+                "upstream_model": "groq/m",
+            },
+            "model.deployments[1].upstream_model",
+        ),
+        (
+            {
+                "deployments": deployed("https://example.com"),
+                "provider": "PROVIDER_LITELLM",
+                "upstream_model": "groq/m",
+            },
+            "model.deployments[0].base_url",
+        ),
+        ({"fallbacks": {"on_outage": [CHAT, "openai/cha"]}}, "model.fallbacks.on_outage[1]"),
+        ({"fallbacks": {"on_context_window": ["sales/own"]}}, "model.fallbacks.on_context_window[0]"),
+        ({"fallbacks": {"on_content_filter": [EMBED]}}, "model.fallbacks.on_content_filter[0]"),
+        ({"fallbacks": {"on_outage": [CHAT, CHAT]}}, "model.fallbacks.on_outage"),
+        ({"fallbacks": {"on_outage": [CHAT]}, "capabilities": {"embeddings": True}}, "model.fallbacks"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_what_cannot_work_is_refused_by_its_path(
+    usual_models: Installation, fields: dict[str, Any], path: str
+) -> None:
+    failure = await refusal(create(usual_models, **fields))
+    assert (failure.code, failure.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [path])
+    if path.endswith("on_outage[1]"):
+        assert f'did you mean "{CHAT}"' in failure.message
+
+
+@pytest.fixture
+async def usual_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Installation]:
+    async with serve_models(tmp_path, monkeypatch) as installation:
+        yield installation
+
+
+async def test_a_deployment_leads_where_groups_may_go_only(usual_models: Installation) -> None:
+    failure = await refusal(create(usual_models, deployments=deployed("", "https://127.0.0.1/v1")))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.PERMISSION_DENIED, "DESTINATION_NOT_ALLOWED")
+    assert failure.fields == ["model.deployments[1].base_url"]
+    # A name is looked at when it is called, and the other deployment answers.
+    await create(usual_models, upstream_model="chat", deployments=deployed("", "https://localhost:1/v1"))
+    for _ in range(8):
+        await usual_models.inference().Complete(ask("sales/own"))
+
+
+async def test_a_fallback_that_is_deleted_later_hinders_neither_calls_nor_changes(usual_models: Installation) -> None:
+    stub = usual_models.models()
+    other = configured(upstream_model="chat")
+    other.name = "sales/other"
+    await stub.CreateModel(model_pb2.CreateModelRequest(model=other))
+    await create(usual_models, upstream_model="chat", fallbacks={"on_outage": ["sales/other"]})
+    await stub.DeleteModel(model_pb2.DeleteModelRequest(name="sales/other"))
+    request = model_pb2.UpdateModelRequest(
+        name="sales/own", model=model_pb2.Model(description="new"), update_mask=FieldMask(paths=["description"])
+    )
+    assert (await stub.UpdateModel(request)).model.description == "new"
+    usual_models.llm.on(DOWN)
+    failure = await refusal(usual_models.inference().Complete(ask("sales/own")))
+    assert "fallbacks" not in failure.metadata
+
+
+async def test_another_groups_model_is_no_fallback(usual_models: Installation) -> None:
+    other = configured(upstream_model="chat")
+    other.name = "legal/own"
+    await usual_models.models(BOB).CreateModel(model_pb2.CreateModelRequest(model=other))
+    failure = await refusal(create(usual_models, fallbacks={"on_outage": ["legal/own"]}))
+    assert failure.fields == ["model.fallbacks.on_outage[0]"]
+    assert "did you mean" not in failure.message
