@@ -39,6 +39,8 @@ class ModelServicer(ModelServiceServicer):
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """See the proto."""
         model = await self._models.get(current_principal(), key_from_proto(request))
+        if current_call().service:
+            self._models.expect_calls(model)
         (message,) = await self._to_proto(model)
         return pb.GetModelResponse(model=message)
 

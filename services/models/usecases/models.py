@@ -77,6 +77,10 @@ class Models:
         async with self._database.read() as connection:
             return complete_model(await _seen(ModelRepository(connection), principal.group_id, key))
 
+    def expect_calls(self, model: Model) -> None:
+        """Get ready for calls of a model that another service has looked up for a crew."""
+        self._prepare(model.spec.provider)
+
     async def create(self, principal: Principal, spec: ModelSpec, request: RequestKey | None) -> Model:
         """Add a model of the caller's group; a repeated `request` returns the model of the first one.
 

@@ -14,8 +14,12 @@ import pytest_asyncio
 from aiohttp import web
 
 from coxswain.models.v1 import inference_pb2 as pb
-from coxswain.models.v1 import model_pb2
+from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
+from services.common.grpc.call import acting_as
+from services.models.settings import ModelsSettings
+from tests.integration.auth.support import token_of
 from tests.integration.models.support import SEED, Installation, ask, ask_stream, refusal, serve_models
+from tests.support.harness import ALICE
 from tests.support.http_emulator import HttpEmulator
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -213,6 +217,22 @@ async def test_without_a_model_of_litellms_no_helper_runs_until_a_group_adds_one
         await until(lambda: len(set(helpers()) - others) == 1)
     # A group's model is there when the service starts again, so it starts one too.
     async with Floods() as upstream, serve(tmp_path, monkeypatch, upstream, seed=SEED):
+        await until(lambda: len(set(helpers()) - others) == 1)
+
+
+async def test_for_the_packaged_models_a_helper_starts_once_a_crew_looks_one_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = set(helpers())
+    monkeypatch.setattr(ModelsSettings.model_fields["seed_file"], "default", tmp_path / "seed.yaml")
+    async with Floods() as upstream, serve(tmp_path, monkeypatch, upstream) as installation:
+        await installation.models().GetModel(model_pb2.GetModelRequest(name=MODEL))
+        assert set(helpers()) == others
+        stub: Any = model_service_pb2_grpc.ModelServiceStub(
+            installation.harness.peers("orchestrator").channel("models")
+        )
+        with acting_as(await token_of(installation.harness, ALICE)):
+            await stub.GetModel(model_pb2.GetModelRequest(name=MODEL))
         await until(lambda: len(set(helpers()) - others) == 1)
 
 
