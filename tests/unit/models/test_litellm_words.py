@@ -21,7 +21,7 @@ KEY = OutboundCredential("sk-key")
             "too bad",
         ),
         ("litellm.RateLimitError: RateLimitError: OpenAIException - slow down", "slow down"),
-        ("litellm.X: busy. Handle with `litellm.InternalServerError`.", "busy"),
+        ("litellm.InternalServerError: busy. Handle with `litellm.InternalServerError`.", "busy"),
         ("the plain words", "the plain words"),
         ("litellm.APIError: {broken", "{broken"),
         ("", ""),

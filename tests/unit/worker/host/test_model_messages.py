@@ -65,8 +65,8 @@ def test_another_request_has_another_hash(change: pb.Completion) -> None:
 def test_every_field_that_crews_set_counts() -> None:
     never_set = {"tool_choice", "top_p", "max_output_tokens", "stop", "seed", "reasoning_effort"}
     never_set |= {"thinking_budget_tokens", "extra_parameters", "parallel_tool_calls"}
-    # The host sets it on every call once the hash is made: it changes no answer.
-    never_set |= {"drop_unsupported_parameters"}
+    # The host sets them on every call once the hash is made: they change no answer.
+    never_set |= {"drop_unsupported_parameters", "labels"}
     for message in (pb.Completion, pb.Sampling):
         fields = {field.name for field in message.DESCRIPTOR.fields}
         assert fields - never_set <= {"model", "messages", "tools", "response_format", "sampling", "temperature"}
