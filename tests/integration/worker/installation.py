@@ -28,6 +28,7 @@ from tests.support.harness import ALICE, Harness, serve_services
 from tests.support.llm_emulator import LlmEmulator
 
 CAPABLE = "openai/capable"
+REASONER = "openai/gpt-5"
 MODELS: list[dict[str, Any]] = [
     {"name": "offline/extract", "provider": "offline", "capabilities": ["chat"], "context_window": 1000000},
     {"name": "offline/embed", "provider": "offline", "capabilities": ["embeddings"], "embedding_dimension": 256},
@@ -39,6 +40,7 @@ MODELS: list[dict[str, Any]] = [
         "input_cost_per_million_tokens": 2.0,
         "output_cost_per_million_tokens": 8.0,
     },
+    {"name": REASONER, "provider": "openai", "capabilities": ["chat", "tools", "json_schema", "reasoning"]},
 ]
 WAIT_SECONDS = 110
 QUICK = {

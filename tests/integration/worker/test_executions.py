@@ -16,6 +16,7 @@ from coxswain.memory.v1 import memory_pb2
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from tests.integration.worker.installation import (
     CAPABLE,
+    REASONER,
     Installation,
     alive,
     eventually,
@@ -139,6 +140,17 @@ async def test_an_execution_runs_from_the_api_to_its_result(installation: Instal
     assert events[2].task_started.agent_role == "Reader"
     # The second task was given the first one's result.
     assert "Ships float." in str(installation.llm.calls[-1].body["messages"][-1])
+
+
+async def test_a_crews_temperature_does_not_stop_a_model_that_takes_none(lone: Installation) -> None:
+    lone.llm.on(Reply(text="Ships float."), last_contains="Read about ships")
+    cool = crew_pb2.AgentSpec(name="reader", role="Reader", goal="Read closely", temperature=0.2)
+    for model in (REASONER, CAPABLE):
+        execution = await lone.start(crew(task("read", "Read about ships."), agents=[cool], model=model))
+        await lone.watch(execution.id)
+        assert (await lone.get(execution.id)).state == S.EXECUTION_STATE_SUCCEEDED
+    sent = [call.body.get("temperature") for call in lone.llm.calls_where(route="chat")]
+    assert sent == [None, 0.2]
 
 
 async def test_memory_is_kept_for_the_next_execution_of_the_same_crew(installation: Installation) -> None:
