@@ -174,3 +174,16 @@ async def test_a_provider_without_a_key_is_refused_before_anything_is_started(
         failure = await refusal(other.inference().Complete(ask(MODEL)))
         assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED")
         assert len(helpers()) == before
+
+
+async def test_extra_parameters_go_up_and_none_that_litellm_reads_itself(
+    installation: Installation, upstream: LlmEmulator
+) -> None:
+    given = {"top_k": 40, "presence_penalty": 0.5, "chat_template_kwargs": {"enable_thinking": False}}
+    await installation.inference().Complete(ask(MODEL, extra_parameters=to_struct(given)))
+    body = upstream.calls[0].body
+    assert {name: body[name] for name in given} == given
+    for name in ("api_base", "custom_llm_provider", "mock_response", "fallbacks", "extra_body", "callbacks"):
+        refused = await refusal(installation.inference().Complete(ask(MODEL, extra_parameters=to_struct({name: "x"}))))
+        assert refused.fields == [f"completion.extra_parameters.{name}"]
+    assert len(upstream.calls) == 1

@@ -187,3 +187,21 @@ async def test_openrouters_details_go_back_in_their_field(
     said = upstream.calls[1].body["messages"][1]
     assert said["reasoning_details"] == DETAILS
     assert said["content"] == "so"
+
+
+async def test_a_budget_for_thoughts_goes_up_in_each_providers_form(
+    models: Installation, upstream: LlmEmulator
+) -> None:
+    budget = pb.Sampling(thinking_budget_tokens=2048)
+    asked = [user(pb.ContentPart(text="Hello"))]
+    for name in (CLAUDE, GEMINI):
+        completion = pb.Completion(model=name, messages=asked, sampling=budget)
+        await models.inference().Complete(pb.CompleteRequest(completion=completion))
+    claude, gemini = upstream.calls
+    assert claude.body["thinking"] == {"type": "enabled", "budget_tokens": 2048}
+    assert claude.body["max_tokens"] > 2048
+    assert gemini.body["generationConfig"]["thinkingConfig"]["thinkingBudget"] == 2048
+    warm = pb.Sampling(thinking_budget_tokens=2048, temperature=0.3)
+    completion = pb.Completion(model=CLAUDE, messages=asked, sampling=warm)
+    refused = await refusal(models.inference().Complete(pb.CompleteRequest(completion=completion)))
+    assert refused.fields == ["completion.sampling.temperature"]
