@@ -38,10 +38,12 @@ def find_listed(name: str) -> ListedModel | None:
 def complete_model(model: Model) -> Model:
     """Return a model in which the list fills in what its configuration leaves out.
 
-    Only what the provider itself serves is in the list: a model with an address of its own stays as it is.
+    Only what the provider itself serves is in the list: a model with an address of its own stays as it is, and so does
+    one with deployments of which the list does not say the same.
     """
-    listed = None if model.spec.base_url else find_listed(_full_name(model.spec))
-    if listed is None:
+    known = {None if place.spec.base_url else find_listed(_full_name(place.spec)) for place in model.places}
+    listed = known.pop()
+    if listed is None or known:
         return model
     filled = _missing(model.spec, listed)
     return replace(model, spec=replace(model.spec, **filled), listed_fields=tuple(filled)) if filled else model

@@ -179,6 +179,11 @@ class Model:
         """The name calls refer to it by."""
         return self.spec.name
 
+    @property
+    def places(self) -> tuple["Model", ...]:
+        """The model as each of its deployments serves it; itself where it has none."""
+        return tuple(self.at(deployment) for deployment in self.spec.deployments) or (self,)
+
     def at(self, deployment: Deployment) -> "Model":
         """Return the model as one of its deployments serves it."""
         base_url = deployment.base_url or self.spec.base_url

@@ -242,6 +242,7 @@ class Upstreams:
 
 def _routes(group_id: str, model: Model) -> list[_Route]:
     """Return the model as it is at each of its deployments."""
+    weights = [deployment.weight or 1 for deployment in model.spec.deployments] or [1]
     return [
         _Route(
             place,
@@ -249,9 +250,7 @@ def _routes(group_id: str, model: Model) -> list[_Route]:
             weight,
             number,
         )
-        for number, (place, weight) in enumerate(
-            [(model.at(deployment), deployment.weight or 1) for deployment in model.spec.deployments] or [(model, 1)]
-        )
+        for number, (place, weight) in enumerate(zip(model.places, weights, strict=True))
     ]
 
 

@@ -12,6 +12,12 @@ from services.models.providers.base import Destination, ModelProvider
 
 _SECONDS = 1.0
 _AT_ONCE = 8
+_BEST = (
+    CredentialAvailability.AVAILABLE,
+    CredentialAvailability.NOT_NEEDED,
+    CredentialAvailability.UNKNOWN,
+    CredentialAvailability.MISSING,
+)
 
 
 class AvailabilitySource(Protocol):
@@ -36,9 +42,13 @@ class CredentialChecks:
     async def check(self, models: Sequence[Model]) -> dict[str, CredentialAvailability]:
         """Return by model id whether the calling principal has the credential that the model is called with.
 
-        It takes a second at most; what auth has not said by then is UNKNOWN.
+        It takes a second at most; what auth has not said by then is UNKNOWN. Of several deployments, one with a
+        credential is enough.
         """
-        destinations = {model.id: self._providers[model.spec.provider].destination(model) for model in models}
+        destinations = {
+            model.id: [self._providers[model.spec.provider].destination(place) for place in model.places]
+            for model in models
+        }
         found: dict[Destination | None, CredentialAvailability] = {None: CredentialAvailability.NOT_NEEDED}
         slots = asyncio.Semaphore(_AT_ONCE)
 
@@ -49,10 +59,10 @@ class CredentialChecks:
 
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SECONDS), asyncio.TaskGroup() as asking:
-                for destination in set(destinations.values()) - found.keys():
+                for destination in {place for places in destinations.values() for place in places} - found.keys():
                     if destination is not None:
                         asking.create_task(ask(destination))
         return {
-            model_id: found.get(destination, CredentialAvailability.UNKNOWN)
-            for model_id, destination in destinations.items()
+            model_id: min((found.get(place, CredentialAvailability.UNKNOWN) for place in places), key=_BEST.index)
+            for model_id, places in destinations.items()
         }

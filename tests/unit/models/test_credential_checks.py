@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from services.common.grpc.call import Call, enter_call
 from services.common.identity.credentials import CredentialAvailability
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.resource_key import ResourceKey
-from services.models.domain.model import Model, ModelSpec, Provider
+from services.models.domain.model import Deployment, Model, ModelSpec, Provider
 from services.models.providers.base import Destination
 from services.models.servicers.models import ModelServicer
 from services.models.usecases import credential_checks
@@ -100,11 +101,24 @@ async def test_what_auth_does_not_say_is_unknown_and_the_rest_is_told(monkeypatc
     assert auth.waiting == 0
 
 
+async def test_of_several_deployments_one_with_a_credential_is_enough() -> None:
+    auth = Auth(lambda origin: AVAILABLE if "mine" in origin else CredentialAvailability.MISSING)
+    spread = model(1, "https://none")
+    places = [(Deployment("https://none"), Deployment("https://mine")), (Deployment("https://none"), Deployment())]
+    models = [replace(spread, id=str(n), spec=replace(spread.spec, deployments=d)) for n, d in enumerate(places)]
+    found = await checks(auth).check(models)
+    assert [found["0"].name, found["1"].name] == ["AVAILABLE", "MISSING"]
+    assert sorted(auth.asked) == [("https://mine", "openai"), ("https://none", "openai")]
+
+
 @pytest.mark.parametrize(("service", "told"), [("", "AVAILABLE"), ("orchestrator", "UNSPECIFIED")])
 async def test_other_services_get_models_without_a_question_to_auth(service: str, told: str) -> None:
     class Models:
         async def get(self, _principal: Principal, _key: ResourceKey) -> Model:
             return model(1, "https://a")
+
+        def expect_calls(self, _model: Model) -> None:
+            pass
 
     principal = Principal(
         subject="dev|ann",

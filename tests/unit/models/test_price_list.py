@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from services.models import price_list
-from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
+from services.models.domain.model import Capabilities, Deployment, Model, ModelSpec, Provider
 from services.models.domain.prices import Prices
 from services.models.price_list import complete_model, find_listed
 
@@ -109,6 +109,7 @@ def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     file = tmp_path / "list.csv"
     file.write_text(
         ",".join(TOOL["COLUMNS"]) + "\nopenai/m,10,20,1,12.5,272000,128000,,chat tools flying,temperature top_p\n"
+        "openai/same-as-m,10,20,1,12.5,272000,128000,,chat tools flying,temperature top_p\n"
         "openai/e,0.5,0,,,8000,,256,embeddings,\nopenai/unknown,,,,,,,,chat,\nazure/m,11,22,,,,,,chat,\n"
         "databricks/m,12,24,,,,,,chat,\nanthropic/m,13,26,,,,,,chat,\n"
     )
@@ -163,6 +164,22 @@ def test_only_what_the_provider_serves_at_its_own_address_is_priced(
     provider: Provider, fields: dict[str, Any], price: float | None
 ) -> None:
     assert complete_model(model("a/m", provider, **fields)).spec.prices.input == price
+
+
+@pytest.mark.usefixtures("listed")
+@pytest.mark.parametrize(
+    ("deployments", "price"),
+    [
+        ([Deployment("", "m"), Deployment("", "same-as-m")], 10),
+        ([Deployment("", "m"), Deployment("", "e")], None),
+        ([Deployment("", "m"), Deployment("https://example.com/v1", "m")], None),
+        ([Deployment("https://example.com/v1", "m")], None),
+    ],
+)
+def test_several_deployments_are_priced_where_the_list_says_the_same_of_them(
+    deployments: list[Deployment], price: float | None
+) -> None:
+    assert complete_model(model("a/other", deployments=tuple(deployments))).spec.prices.input == price
 
 
 @pytest.mark.usefixtures("listed")
