@@ -18,6 +18,7 @@ from services.common.runtime import Runtime
 from services.common.startup import StartError
 from services.models.domain.model import Provider
 from services.models.domain.provider_options import DIRECT_PROVIDERS
+from services.models.keys import AnswerKey
 from services.models.providers.base import ModelProvider
 from services.models.providers.batches import Batches, BatchLimits
 from services.models.providers.circuit_breaker import CircuitBreaker
@@ -51,6 +52,7 @@ from services.models.usecases.models import Models
 from services.models.usecases.part_checks import PartChecks
 from services.models.usecases.routing import Routing
 from services.models.usecases.shared_vectors import SharedVectors
+from services.models.usecases.stored_answers import AnswerLimits, StoredAnswers
 from services.models.usecases.structured_output import StructuredOutput
 from services.models.usecases.usage import UsageReports
 from services.models.usecases.usage_recorder import UsageRecorder
@@ -116,8 +118,20 @@ class ModelsService:
             frozenset(settings.litellm_providers) - (DIRECT_PROVIDERS.keys() - settings.litellm_base_urls.keys()),
             self._prepare,
         )
+        self._stored_answers = StoredAnswers(
+            runtime.database,
+            catalogue,
+            inference,
+            AnswerKey(runtime.identity),
+            AnswerLimits(
+                seconds=settings.stored_answer_seconds,
+                cached_seconds=settings.cached_answer_seconds,
+                answers=settings.stored_answers_per_group,
+                size=settings.stored_answer_bytes_per_group,
+            ),
+        )
         self._model_servicer = ModelServicer(self._models, CredentialChecks(credentials, self._providers))
-        self._inference_servicer = InferenceServicer(inference, embedding)
+        self._inference_servicer = InferenceServicer(inference, self._stored_answers, embedding)
         reports = UsageReports(runtime.database, self._recorder)
         self._usage_servicer = UsageServicer(reports, self._budgets, self._alerts)
 
@@ -143,6 +157,8 @@ class ModelsService:
                 retention_seconds=self._settings.request_retention_seconds,
             )
         )
+        self._background.start(self._stored_answers.clean(self._settings.cleaning_seconds))
+        self._background.start(self._stored_answers.renew())
 
     async def _needs_litellm(self) -> bool:
         if self._settings.litellm_prestart is not None:

@@ -197,7 +197,21 @@ class ModelsSettings(BaseSettings):
         description="On PostgreSQL: seconds between two readings of what calls of other replicas have used of limits "
         "on cost and tokens. Replicas together may pass a limit by what they use in this time.",
     )
-    cleaning_seconds: float = Field(300, gt=0, description="Seconds between two removals of old requests.")
+    stored_answer_seconds: float = Field(
+        6 * 3600, gt=0, description="Seconds for which a repeated request_id gets the answer of the first call."
+    )
+    cached_answer_seconds: float = Field(
+        24 * 3600, gt=0, description="Seconds for which an answer may serve equal requests that ask for it."
+    )
+    stored_answers_per_group: int = Field(
+        10_000, ge=1, description="Answers stored for one group; beyond about that many the oldest are removed."
+    )
+    stored_answer_bytes_per_group: int = Field(
+        64 * 1024 * 1024, ge=1024, description="Bytes of the answers stored for one group; as above."
+    )
+    cleaning_seconds: float = Field(
+        300, gt=0, description="Seconds between two removals of old requests and expired answers."
+    )
 
     @field_validator("keyless_origins", "idempotent_origins")
     @classmethod

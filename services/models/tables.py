@@ -8,6 +8,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -71,6 +72,22 @@ disabled_models = Table(
 )
 
 requests = requests_table(metadata)
+
+# Answers that are given again, and claims of calls that are to store one.
+stored_answers = Table(
+    "stored_answers",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("key", String(64), primary_key=True),  # keyed hash of what finds it
+    Column("body_hash", String(64), nullable=False),  # keyed; empty where the key holds it
+    Column("sealed", LargeBinary),  # null: a claim
+    Column("size", Integer, nullable=False),  # bytes
+    Column("claimed_by", _ID, nullable=False),  # empty: an answer
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Index("ix_stored_answers_group_id_created_at", "group_id", "created_at"),
+    Index("ix_stored_answers_expires_at", "expires_at"),
+)
 
 usage_records = Table(
     "usage_records",

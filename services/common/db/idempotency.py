@@ -8,19 +8,18 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 from google.protobuf.message import Message
-from sqlalchemy import Column, Index, MetaData, String, Table, delete, func, select
+from sqlalchemy import Column, Index, MetaData, String, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.db.expiry import remove_before
 from services.common.db.types import UtcDateTime
 from services.common.db.upsert import insert_ignore
 from services.common.errors import AlreadyExists
 from services.common.identity.principal import Principal
 from services.common.periodic import every
 
-# More rows at once would keep other writers waiting.
-_PORTION = 1000
 _REQUEST_ID = "request_id"
 
 
@@ -119,16 +118,7 @@ class RequestRepository:
 
 async def forget_requests(database: Database, table: Table, before: datetime) -> int:
     """Remove the requests made before a time, oldest first and in portions; return how many there were."""
-    created_at = table.c.created_at
-    oldest = select(created_at).where(created_at < before).order_by(created_at).limit(_PORTION).subquery()
-    forgotten = 0
-    while True:
-        async with database.read() as connection:
-            until = await connection.scalar(select(func.max(oldest.c.created_at)))
-        if until is None:
-            return forgotten
-        async with database.write() as connection:
-            forgotten += (await connection.execute(delete(table).where(created_at <= until))).rowcount
+    return await remove_before(database, table.c.created_at, before)
 
 
 async def forget_old_requests(

@@ -11,8 +11,9 @@ from typing import Self
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from services.common.cache import ExpiringCache
 from services.common.errors import Unauthenticated
@@ -51,6 +52,11 @@ class ServiceIdentity:
         if not isinstance(key, Ed25519PrivateKey):
             raise ValueError(f"{private_file} holds no Ed25519 key")
         return cls(name, key)
+
+    def derive(self, purpose: str) -> bytes:
+        """Return 32 bytes that all replicas of this service have for one purpose, and nobody else."""
+        info = f"coxswain-service:{self.name}:{purpose}".encode()
+        return HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(self._key.private_bytes_raw())
 
     def token_for(self, audience: str) -> str:
         """Return a token that service `audience` accepts, valid for at least 20 more seconds."""

@@ -1,5 +1,6 @@
 """What a model answers: whole, in parts, or as vectors."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 
 from services.models.domain.conversation import Thinking, ToolCall
 from services.models.domain.usage import Usage
+
+_PART_CHARACTERS = 65_536
 
 Vectors = NDArray[np.float32]
 """One unit-length row for each text."""
@@ -38,6 +41,8 @@ class Answer:
     thinking: tuple[Thinking, ...] = ()
     answered_by: str = ""
     """The name of the fallback that answered; empty when the model that was asked did."""
+    stored: bool = False
+    """Whether it is an earlier call's, so that nothing is billed for it now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +94,80 @@ class FinishDelta:
     schema_violations: tuple[str, ...] = ()
     """What of the text does not follow the schema that was asked for."""
     answered_by: str = ""
+    stored: bool = False
+    """Whether the answer is an earlier call's."""
 
 
 Delta = TextDelta | ReasoningDelta | ThinkingDelta | ToolCallDelta | UsageDelta | FinishDelta
+
+
+class AnswerParts:
+    """Puts the parts of an answer together."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._thinking: list[Thinking] = []
+        self._calls: dict[int, list[ToolCallDelta]] = {}
+        self._usage: Usage | None = None
+        self._finish: FinishDelta | None = None
+
+    def add(self, delta: Delta) -> None:
+        """Take the next part."""
+        match delta:
+            case TextDelta(text):
+                self._text.append(text)
+            case ReasoningDelta(text):
+                self._reasoning.append(text)
+            case ThinkingDelta(thinking):
+                self._thinking.append(thinking)
+            case ToolCallDelta(index):
+                self._calls.setdefault(index, []).append(delta)
+            case UsageDelta(usage):
+                self._usage = usage
+            case FinishDelta():
+                self._finish = delta
+
+    def answer(self) -> Answer:
+        """Return the whole answer. Raises ValueError before its finish."""
+        if self._finish is None:
+            raise ValueError("the answer has not ended")
+        return Answer(
+            text="".join(self._text),
+            reasoning="".join(self._reasoning),
+            tool_calls=tuple(_joined(self._calls[index]) for index in sorted(self._calls)),
+            finish_reason=self._finish.reason,
+            usage=self._usage,
+            upstream_model=self._finish.upstream_model,
+            dropped_parameters=self._finish.dropped_parameters,
+            thinking=tuple(self._thinking),
+            answered_by=self._finish.answered_by,
+            stored=self._finish.stored,
+        )
+
+
+def _joined(deltas: Sequence[ToolCallDelta]) -> ToolCall:
+    first = deltas[0]
+    return ToolCall(first.id, first.name, "".join(delta.arguments_json for delta in deltas), first.provider_state)
+
+
+def parts_of(answer: Answer) -> Iterator[Delta]:
+    """Yield a whole answer in the parts that a stream of it has."""
+    for start in range(0, len(answer.reasoning), _PART_CHARACTERS):
+        yield ReasoningDelta(answer.reasoning[start : start + _PART_CHARACTERS])
+    yield from map(ThinkingDelta, answer.thinking)
+    for start in range(0, len(answer.text), _PART_CHARACTERS):
+        yield TextDelta(answer.text[start : start + _PART_CHARACTERS])
+    for index, call in enumerate(answer.tool_calls):
+        yield ToolCallDelta(index, call.id, call.name, call.arguments_json, call.provider_state)
+    yield UsageDelta(answer.usage or Usage())
+    yield FinishDelta(
+        answer.finish_reason,
+        answer.upstream_model,
+        dropped_parameters=answer.dropped_parameters,
+        answered_by=answer.answered_by,
+        stored=answer.stored,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,28 +13,33 @@ from services.models.servicers.messages.inference import (
     delta_to_proto,
     embeddings_to_proto,
     messages_from_proto,
+    reuse_from_proto,
 )
 from services.models.usecases.embedding import Embedding
 from services.models.usecases.inference import Inference
+from services.models.usecases.stored_answers import StoredAnswers
 
 
 class InferenceServicer(InferenceServiceServicer):
     """Calls of models over gRPC."""
 
-    def __init__(self, inference: Inference, embedding: Embedding) -> None:
+    def __init__(self, inference: Inference, answers: StoredAnswers, embedding: Embedding) -> None:
         self._inference = inference
+        self._answers = answers
         self._embedding = embedding
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
         """See the proto."""
         completion = completion_from_proto(request.completion)
-        return answer_to_proto(await self._inference.complete(current_principal(), completion))
+        answer = await self._answers.complete(current_principal(), completion, reuse_from_proto(request))
+        return answer_to_proto(answer)
 
     async def StreamComplete(
         self, request: pb.StreamCompleteRequest, context: Context
     ) -> AsyncIterator[pb.StreamCompleteResponse]:
         """See the proto."""
-        stream = self._inference.stream(current_principal(), completion_from_proto(request.completion))
+        completion = completion_from_proto(request.completion)
+        stream = self._answers.stream(current_principal(), completion, reuse_from_proto(request))
         async with aclosing(stream) as deltas:
             async for delta in deltas:
                 yield delta_to_proto(delta)

@@ -6,6 +6,7 @@ from typing import Any
 from google.protobuf.struct_pb2 import Struct
 
 from coxswain.models.v1 import inference_pb2 as pb
+from services.common.db.idempotency import request_hash
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.json_values import from_struct
 from services.models.domain.answer import (
@@ -35,6 +36,7 @@ from services.models.domain.conversation import (
 )
 from services.models.domain.model import Model
 from services.models.domain.usage import Usage
+from services.models.usecases.stored_answers import Reuse
 
 # Field 1, length-delimited: the packed floats of an Embedding.
 _PACKED_VALUES = b"\x0a"
@@ -146,6 +148,14 @@ def _thinking_to_proto(thinking: Thinking) -> pb.Thinking:
     return pb.Thinking(text=thinking.text, provider_state=thinking.provider_state)
 
 
+def reuse_from_proto(request: pb.CompleteRequest | pb.StreamCompleteRequest) -> Reuse:
+    """Return which earlier answer may serve a request."""
+    max_age = request.max_cached_age.ToTimedelta() if request.HasField("max_cached_age") else None
+    # Only those who need it pay for reading the whole conversation once more.
+    digest = request_hash(request.completion) if request.request_id or max_age is not None else ""
+    return Reuse(digest, request.request_id, max_age)
+
+
 def usage_to_proto(usage: Usage | None) -> pb.Usage:
     """Return usage as callers see it."""
     usage = usage or Usage()
@@ -177,6 +187,7 @@ def answer_to_proto(answer: Answer) -> pb.CompleteResponse:
         dropped_parameters=answer.dropped_parameters,
         thinking=map(_thinking_to_proto, answer.thinking),
         answered_by=answer.answered_by,
+        stored=answer.stored,
     )
 
 
@@ -209,6 +220,7 @@ def delta_to_proto(delta: Delta) -> pb.StreamCompleteResponse:
                     dropped_parameters=delta.dropped_parameters,
                     schema_violations=delta.schema_violations,
                     answered_by=delta.answered_by,
+                    stored=delta.stored,
                 )
             )
 
