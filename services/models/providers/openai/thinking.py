@@ -13,6 +13,8 @@ _GROWING = frozenset({"thinking", "text", "summary"})
 """Fields that a stream sends in pieces."""
 _SEALS = ("signature", "data", "encrypted_content")
 """Fields that make a piece one to hand back; they come with its last piece."""
+_FIELDS = frozenset({*ThinkingForm, "provider_specific_fields"} - {ThinkingForm.CONTENT})
+"""Fields of a message that may hold thinking, whatever its content."""
 # Where plain reasoning goes back, as some models want it before the results of their tools. Others refuse the field.
 _PLAIN = frozenset({Provider.OPENAI, Provider.OLLAMA, Provider.VLLM})
 _PLAIN_THROUGH_LITELLM = frozenset({"deepseek", "moonshot"})
@@ -34,6 +36,8 @@ class ThinkingReader:
 
         `follows` says whether text or tool calls have come, which end what came before.
         """
+        if self._open is None and self._plain is None and _holds_none(message):
+            return []
         done: list[ThinkingDelta] = []
         for form, block in _blocks(message):
             if self._open is not None and (self._open[0] is not form or not self._open[1].continues(block)):
@@ -170,6 +174,11 @@ class _Parts(list[_Block]):
 
     def value(self) -> list[dict[str, Any]]:
         return [part.value() for part in self]
+
+
+def _holds_none(message: Mapping[str, Any]) -> bool:
+    """Whether a message is plain text, as most pieces of a stream are."""
+    return isinstance(message.get("content"), str | None) and message.keys().isdisjoint(_FIELDS)
 
 
 def _blocks(message: Mapping[str, Any]) -> Iterator[tuple[ThinkingForm, Mapping[str, Any]]]:
