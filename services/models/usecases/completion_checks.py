@@ -118,7 +118,9 @@ def _fit_parameters(model: Model, completion: Completion) -> FittedCompletion:
     asked = list(_asked(completion))
     if not asked:
         return FittedCompletion(completion)
-    refused = unsupported_parameters(model.spec, sampling)
+    # Which of its deployments answers is not known yet.
+    served = [model.at(deployment) for deployment in model.spec.deployments] or [model]
+    refused = frozenset[str]().union(*(unsupported_parameters(one.spec, sampling) for one in served))
     offline = model.spec.provider is Provider.OFFLINE
     unfit = [
         (name, path) for name, path in asked if name in refused or (offline and name in completion.extra_parameters)

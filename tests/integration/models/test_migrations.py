@@ -42,6 +42,7 @@ async def test_requests_keep_their_models_when_the_table_changes(database_url: s
     await database.close()
 
 
+_TAKEN = "keep_think_tags, unsupported_parameters"
 _COSTS = "input_cost_per_million_tokens, output_cost_per_million_tokens"
 
 
@@ -75,6 +76,8 @@ async def test_a_price_of_nothing_becomes_unknown_and_what_refers_to_a_model_sta
         ("none", None, None, None, 0, 7, 1),
     ]
     assert await found("model_id", "disabled_models") == [("none",)]
+    taken = [(bool(kept), unsupported) for kept, unsupported in await found(_TAKEN, "models")]
+    assert taken == [(False, "[]" if database.dialect == "sqlite" else [])] * 3
     await downgrade_database("models", database_url, "0004")
     assert await found(f"id, {_COSTS}", "models") == [
         ("both", 1.5, 3.0),

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from services.common.errors import InvalidArgument
 from services.models.domain.conversation import Completion, ContentPart, Message, MessageRole, Sampling, ToolDefinition
 from services.models.domain.extra_parameters import DEFAULT_EXTRA_PARAMETERS, may_be_allowed
-from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
+from services.models.domain.model import Capabilities, Deployment, Model, ModelSpec, Provider
 from services.models.domain.parameters import unsupported_parameters
 from services.models.domain.tokens import estimate_tokens, least_tokens
 from services.models.providers.openai.requests import chat_request
@@ -78,6 +78,14 @@ def test_a_reasoning_model_takes_no_stop_or_seed_even_where_it_does_not_reason()
 )
 def test_nothing_is_known_of_the_same_name_elsewhere(other: ModelSpec) -> None:
     assert "temperature" not in unsupported_parameters(other, Sampling())
+
+
+def test_every_deployment_of_a_model_takes_what_is_sent() -> None:
+    elsewhere = Deployment("https://example.com/v1", "", 1)
+    cool = asking(temperature=0.2)
+    assert CHECKS.fit(model("openai/gpt-5", deployments=(elsewhere,)), cool).completion is cool
+    with pytest.raises(InvalidArgument, match="temperature: is not taken"):
+        CHECKS.fit(model("openai/gpt-5", deployments=(elsewhere, Deployment("", "gpt-5-mini", 1))), cool)
 
 
 def test_what_is_configured_replaces_what_is_known() -> None:
