@@ -424,7 +424,7 @@ async def test_only_admins_configure_models(models: Installation) -> None:
             ),
             "model.capabilities",
         ),
-        (own(provider=pb.PROVIDER_LITELLM, upstream_model="ollama/llama3"), "model.upstream_model"),
+        (own(provider=pb.PROVIDER_LITELLM, upstream_model="ollama/llama3"), "model.provider"),
         (own(provider=pb.PROVIDER_LITELLM, upstream_model="anthropic"), "model.upstream_model"),
         (own(base_url="https://user:pass@example.com/v1"), "model.base_url"),
         (own(base_url="https://example.com/v1?key=1"), "model.base_url"),
