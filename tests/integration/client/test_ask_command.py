@@ -12,6 +12,8 @@ import pytest
 import structlog
 
 from coxswain.client.blocking import Client
+from services.models.seed import read_seed
+from services.models.settings import ModelsSettings
 from tests.integration.client.command_line import invoke
 from tests.integration.models.support import Installation, serve_models
 from tests.support.harness import ALICE
@@ -20,7 +22,7 @@ from tests.support.media_samples import PDF, PNG, WAV
 
 README = (Path(__file__).parents[3] / "clients" / "python" / "README.md").read_text(encoding="utf-8")
 SEES = "openai/sees"
-CLAUDE = "databricks/databricks-claude-sonnet-5"
+CLAUDE = "anthropic/claude-sonnet-5-5"
 BLIND = "openai/blind"
 CAN = ["chat", "tools", "images", "documents", "audio"]
 SEED: list[dict[str, Any]] = [
@@ -89,6 +91,13 @@ async def test_mistakes_are_named(models: Installation) -> None:
     result = await ask(models, SEES, "What?", "--image", "note.txt")
     assert result.exit_code == 10 + 3
     assert models.llm.calls == []
+
+
+def test_the_readmes_model_is_one_that_every_group_sees_and_can_do_what_is_shown() -> None:
+    seeded = {spec.name: spec.capabilities for spec in read_seed(ModelsSettings().seed_file)}
+    assert f'model="{CLAUDE}"' in README
+    assert seeded[CLAUDE].images
+    assert seeded[CLAUDE].documents
 
 
 async def test_the_readmes_example_of_parts_works(models: Installation) -> None:
