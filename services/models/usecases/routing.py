@@ -8,7 +8,7 @@ from dataclasses import replace
 import structlog
 
 from services.common.errors import CoxswainError
-from services.common.grpc.call import current_call
+from services.common.grpc.call import current_call, enter_call
 from services.models.domain.answer import Answer, Delta, FinishDelta, FinishReason, UsageDelta
 from services.models.domain.model import Model
 from services.models.usecases.catalogue import Catalogue
@@ -108,9 +108,14 @@ class Routing:
                 raise turns.failure from turns.failure.__cause__
 
     def _turns(self, group_id: str, model: Model, fits: Fits) -> "_Turns":
-        remaining = current_call().time_remaining()
-        seconds = self._request_timeout if remaining is None else remaining
-        return _Turns(self._catalogue, group_id, model, fits, asyncio.get_running_loop().time() + seconds)
+        call = current_call()
+        deadline = call.deadline
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + self._request_timeout
+            if model.spec.fallbacks.names:
+                # All models of a call share its time.
+                enter_call(replace(call, deadline=deadline))
+        return _Turns(self._catalogue, group_id, model, fits, deadline)
 
 
 def _is_of_an_answer(delta: Delta) -> bool:

@@ -29,6 +29,13 @@ SEED: list[dict[str, Any]] = [
         "input_cost_per_million_tokens": 1.0,
     },
     {
+        "name": "together_ai/away",
+        "provider": "litellm",
+        "capabilities": ["chat"],
+        "upstream_model": "together_ai/away",
+        "fallbacks": {"on_outage": [MODEL]},
+    },
+    {
         "name": "together_ai/embed",
         "provider": "litellm",
         "upstream_model": "together_ai/embed",
@@ -187,3 +194,19 @@ async def test_extra_parameters_go_up_and_none_that_litellm_reads_itself(
         refused = await refusal(installation.inference().Complete(ask(MODEL, extra_parameters=to_struct({name: "x"}))))
         assert refused.fields == [f"completion.extra_parameters.{name}"]
     assert len(upstream.calls) == 1
+
+
+async def test_an_upstream_that_fails_in_a_row_is_left_alone_and_another_model_answers(
+    installation: Installation, upstream: LlmEmulator
+) -> None:
+    upstream.on(Reply(fault=Fault(status=503)), model="away")
+
+    def sent() -> int:
+        return len(upstream.calls_where(model="away"))
+
+    before = -1
+    while sent() != before:
+        before = sent()
+        answer = await installation.inference().Complete(ask("together_ai/away"))
+        assert answer.answered_by == MODEL
+    assert before >= 5

@@ -17,7 +17,7 @@ from services.common.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from services.common.grpc.call import Call, enter_call
+from services.common.grpc.call import Call, current_call, enter_call
 from services.models.domain.answer import Answer, Delta, FinishDelta, FinishReason, TextDelta, UsageDelta
 from services.models.domain.model import Capabilities, Fallbacks, Model, ModelSpec, Provider
 from services.models.domain.usage import Usage
@@ -199,6 +199,7 @@ async def test_each_model_gets_half_of_what_is_left_and_the_last_one_all(monkeyp
     ask = Asked(a=OUTAGE, b=OUTAGE)
     await complete(Models(a=outage("b", "c"), b=Fallbacks(), c=Fallbacks()), ask)
     assert ask.answer_by == [now + TIMEOUT / 2, now + TIMEOUT / 2, None]
+    assert current_call().deadline == now + TIMEOUT
     # The caller's own deadline counts where there is one.
     enter_call(Call("1", "/m", deadline=now + 10))
     ask = Asked(a=OUTAGE)
