@@ -13,8 +13,9 @@ import pytest_asyncio
 from coxswain.models.v1 import inference_pb2 as pb
 from services.common.grpc.json_values import to_struct
 from tests.integration.models.support import Installation, ask, ask_stream, refusal, serve_models
-from tests.support.llm_emulator import LlmEmulator
+from tests.support.llm_emulator import DEFAULT_DIMENSIONS, LlmEmulator
 from tests.support.llm_script import Fault, Reply, ToolCall, Usage
+from tests.support.text_vectors import embed_text
 
 # Each start of the helper costs seconds of CPU: one for the whole file.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -56,6 +57,7 @@ async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
                 key="",
                 seed=SEED,
                 litellm_base_urls={"together_ai": f"{upstream.url}/v1"},
+                breaker_outages=0,
             ) as installation:
                 yield installation, upstream
 
@@ -93,11 +95,15 @@ async def test_a_stream_and_tool_calls_come_back_piece_by_piece(
     installation: Installation, upstream: LlmEmulator
 ) -> None:
     upstream.on(Reply(tool_calls=[ToolCall(name="lookup", arguments={"a": 1})]), offers_tool="lookup")
-    upstream.on(Reply(chunks=["one ", "two ", "three"]))
-    pieces = [piece async for piece in installation.inference().StreamComplete(ask_stream(MODEL))]
+    upstream.on(Reply(chunks=["one ", "two ", "three"], hang_after_chunks=1))
+    call = installation.inference().StreamComplete(ask_stream(MODEL))
+    # A piece is here before the next one is anywhere.
+    pieces = [await call.read()]
+    assert pieces[0].text == "one "
+    upstream.release()
+    pieces += [piece async for piece in call]
     assert "".join(piece.text for piece in pieces) == "one two three"
     assert [piece.WhichOneof("delta") for piece in pieces[-2:]] == ["usage", "finish"]
-    assert len(pieces) > 3
     tool = pb.ToolDefinition(name="lookup", parameters_schema=to_struct({"type": "object", "properties": {}}))
     pieces = [piece async for piece in installation.inference().StreamComplete(ask_stream(MODEL, tools=[tool]))]
     assert pieces[-1].finish.reason == pb.FINISH_REASON_TOOL_CALLS
@@ -107,10 +113,11 @@ async def test_a_stream_and_tool_calls_come_back_piece_by_piece(
 async def test_embeddings_come_in_order_and_in_batches(installation: Installation, upstream: LlmEmulator) -> None:
     texts = [f"text number {n}" for n in range(100)]
     response = await installation.inference().Embed(pb.EmbedRequest(model="together_ai/embed", texts=texts))
-    alone = await installation.inference().Embed(pb.EmbedRequest(model="together_ai/embed", texts=texts[99:]))
     assert len(response.embeddings) == 100
-    assert list(response.embeddings[99].values) == pytest.approx(list(alone.embeddings[0].values), abs=1e-6)
-    assert sorted(len(call.body["input"]) for call in upstream.calls) == [1, 36, 64]
+    for number in (0, 63, 64, 99):
+        expected = embed_text(texts[number], DEFAULT_DIMENSIONS)
+        assert list(response.embeddings[number].values) == pytest.approx(expected, abs=1e-6)
+    assert sorted(len(call.body["input"]) for call in upstream.calls) == [36, 64]
 
 
 @pytest.mark.parametrize(
@@ -131,9 +138,57 @@ async def test_failures_have_the_reasons_of_direct_calls_and_tell_no_key(
     assert KEY not in failure.raw
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "[]",
+        "null",
+        "<html>",
+        '{"choices": "none"}',
+        '{"choices": [{"message": 5}]}',
+        '{"choices": [{"message": {"content": {"a": 1}}}], "usage": {"prompt_tokens": "many"}}',
+        '{"choices": [{"message": {"tool_calls": [{"function": 5}]}}]}',
+        'data: {"choices": [{"delta": {"tool_calls": "none"}}]}\n\ndata: [DONE]\n\n',
+        "data: {broken\n\n",
+        "[" * 30_000,
+    ],
+)
+async def test_what_the_libraries_of_providers_cannot_read_is_never_internal(
+    installation: Installation, upstream: LlmEmulator, body: str, stream: bool
+) -> None:
+    upstream.on(Reply(raw_body=body))
+
+    async def call() -> None:
+        if stream:
+            async for _ in installation.inference().StreamComplete(ask_stream(MODEL)):
+                pass
+        else:
+            await installation.inference().Complete(ask(MODEL))
+
+    failure = await refusal(call())
+    assert failure.code is not grpc.StatusCode.INTERNAL
+    assert failure.reason.startswith("UPSTREAM_")
+    assert "Traceback" not in failure.raw
+    assert "litellm." not in failure.message
+
+
 async def test_a_passing_failure_is_tried_again(installation: Installation, upstream: LlmEmulator) -> None:
     upstream.on(Reply(fault=Fault(status=503)), times=1)
     assert (await installation.inference().Complete(ask(MODEL))).text.startswith("Echo")
+
+
+async def test_a_stream_that_breaks_off_is_no_answer(installation: Installation, upstream: LlmEmulator) -> None:
+    event = '{"choices": [{"index": 0, "delta": {"content": "half"}}]}'
+    upstream.on(Reply(raw_body=f"data: {event}\n\n"))
+
+    async def read_all() -> None:
+        async for _ in installation.inference().StreamComplete(ask_stream(MODEL)):
+            pass
+
+    failure = await refusal(read_all())
+    assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE")
 
 
 @pytest.mark.parametrize("stream", [False, True])

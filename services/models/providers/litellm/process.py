@@ -94,14 +94,15 @@ class Helper:
     async def _run(self, call_id: int, call: Call, kind: str, arguments: dict[str, Any]) -> None:
         try:
             if kind == "embed":
-                await self._send(call_id, call, await self._litellm.aembedding(**arguments))
+                await self._send(call_id, call, _document(await self._litellm.aembedding(**arguments)))
             elif kind == "complete":
-                await self._send(call_id, call, await self._litellm.acompletion(**arguments, **_WITHOUT_MCP))
+                answer = await self._litellm.acompletion(**arguments, **_WITHOUT_MCP)
+                await self._send(call_id, call, _document(answer))
             else:
                 chunks = await self._litellm.acompletion(**arguments, **_WITHOUT_MCP, stream=True)
                 try:
                     async for chunk in chunks:
-                        await self._send(call_id, call, chunk)
+                        await self._send(call_id, call, _chunk_document(chunks, chunk))
                 finally:
                     # A call that ends while it waits for its reader has to let go of its connection too.
                     if close := getattr(chunks, "aclose", None):
@@ -112,9 +113,8 @@ class Helper:
         finally:
             del self._calls[call_id]
 
-    async def _send(self, call_id: int, call: Call, document: Any) -> None:
-        frame = {"id": call_id, "document": document.model_dump(mode="json")}
-        data = json.dumps(frame).encode()
+    async def _send(self, call_id: int, call: Call, document: dict[str, Any]) -> None:
+        data = json.dumps({"id": call_id, "document": document}).encode()
         call.sent += len(data)
         if call.sent > self._max_bytes:
             raise TooLarge
@@ -150,6 +150,21 @@ class Helper:
     def _write(self, frame: dict[str, Any]) -> None:
         data = json.dumps(frame).encode()
         self._writer.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+
+
+def _document(answer: Any) -> dict[str, Any]:
+    document: dict[str, Any] = answer.model_dump(mode="json")
+    return document
+
+
+def _chunk_document(stream: Any, chunk: Any) -> dict[str, Any]:
+    """Return a chunk without an end that litellm made up: a stream that the provider broke off has none."""
+    document = _document(chunk)
+    words = ("received_finish_reason", "intermittent_finish_reason")
+    if hasattr(stream, words[0]) and not any(getattr(stream, word, None) for word in words):
+        for choice in document.get("choices") or ():
+            choice["finish_reason"] = None
+    return document
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
