@@ -1,6 +1,7 @@
 """The service's end of the process that checks answers against schemas."""
 
 import asyncio
+import contextlib
 import json
 import os
 import weakref
@@ -49,6 +50,11 @@ class SchemaChecker:
         self._groups: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._background = BackgroundTasks()
 
+    def prepare(self) -> None:
+        """Start the process beside what comes before a check, so that this one need not wait for it."""
+        if self._process is None and not self._turn.locked():
+            self._background.start(self._prepare())
+
     async def check(self, group_id: str, schema: Mapping[str, Any], text: str) -> Checked:
         """Return the JSON in an answer, and what of it does not follow the schema.
 
@@ -85,14 +91,24 @@ class SchemaChecker:
             if not outcome.done():
                 outcome.set_result(response)
 
+    async def _prepare(self) -> None:
+        # A failure comes again, and is told, when there is something to check.
+        with contextlib.suppress(OSError):
+            async with self._turn:
+                await self._started()
+
+    async def _started(self) -> ChildProcess:
+        if self._process is None:
+            environment = {name: value for name in _KEPT_VARIABLES if (value := os.environ.get(name))}
+            self._process = await ChildProcess.start(isolated_python(_PROGRAM), environment=environment)
+        return self._process
+
     async def _ask(self, request: bytes) -> Mapping[str, Any]:
         answered = False
         try:
-            if self._process is None:
-                environment = {name: value for name in _KEPT_VARIABLES if (value := os.environ.get(name))}
-                self._process = await ChildProcess.start(isolated_python(_PROGRAM), environment=environment)
-            await self._process.write(request)
-            payload = await self._process.read()
+            process = await self._started()
+            await process.write(request)
+            payload = await process.read()
             if payload is None:
                 raise ProcessGone("the process has ended")
             answered = True

@@ -24,7 +24,7 @@ from jsonschema.validators import extend, validator_for
 from referencing.jsonschema import EMPTY_REGISTRY
 
 _LENGTH_BYTES = 4
-_CPU_SECONDS = 0.5
+_CPU_SECONDS = 1.0
 # Where exceptions are ignored, such as in the end of a generator, the first one gets lost.
 _REMINDER_SECONDS = 0.05
 _MAX_MEMORY_BYTES = 1024**3

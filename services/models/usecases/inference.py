@@ -64,6 +64,7 @@ class Inference:
     ) -> Answer:
         fitted = self._checks.fit(model, completion)
         completion = fitted.completion
+        self._structured.prepare(completion)
         async with self._meter(principal, model, completion) as meter:
 
             async def ask(completion: Completion, answer_by: float | None = None) -> Answer:
@@ -94,6 +95,7 @@ class Inference:
     ) -> AsyncGenerator[Delta, None]:
         fitted = self._checks.fit(model, completion)
         completion = fitted.completion
+        self._structured.prepare(completion)
         async with self._meter(principal, model, completion) as meter:
             usage: Usage | None = None
             finish: FinishDelta | None = None

@@ -20,6 +20,11 @@ class StructuredOutput:
     def __init__(self, checker: SchemaChecker) -> None:
         self._checker = checker
 
+    def prepare(self, completion: Completion) -> None:
+        """Get ready to check the answer to a call."""
+        if completion.response_format is not None:
+            self._checker.prepare()
+
     async def settle(
         self,
         group_id: str,

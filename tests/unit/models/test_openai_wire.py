@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.models.domain.answer import FinishReason
-from services.models.domain.conversation import Completion, ContentPart, Message, MessageRole, Sampling
+from services.models.domain.conversation import Completion, ContentPart, Message, MessageRole, Sampling, ToolCall
 from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
 from services.models.providers.openai.answers import (
     AnswerFailed,
@@ -46,6 +46,12 @@ def test_a_call_that_says_nothing_sends_nothing_but_model_and_messages() -> None
         "model": "m",
         "messages": [{"role": "user", "content": "Hello"}],
     }
+
+
+def test_a_tool_that_a_model_made_up_has_a_name_that_upstreams_take() -> None:
+    said = Message(MessageRole.ASSISTANT, tool_calls=(ToolCall("c", "functions.search files", "{}"),))
+    [message] = chat_request(model(), Completion("m", (said,)), stream=False)["messages"]
+    assert message["tool_calls"][0]["function"]["name"] == "functions_search_files"
 
 
 def test_the_limit_of_tokens_has_the_name_the_upstream_knows() -> None:

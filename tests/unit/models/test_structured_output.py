@@ -186,6 +186,17 @@ async def test_very_long_and_very_deep_answers_are_not_checked(checker: SchemaCh
         assert await checker.check("g", {"type": "string"}, text) == Checked(text)
 
 
+async def test_the_process_can_be_started_before_it_is_needed(checker: SchemaChecker) -> None:
+    for _ in range(3):
+        checker.prepare()
+    assert (await checker.check("g", PRICE, "{}")).violations
+    assert checker._process is not None
+    first = checker._process.pid
+    checker.prepare()
+    assert (await checker.check("g", PRICE, "{}")).violations
+    assert checker._process.pid == first
+
+
 async def test_a_process_that_dies_is_replaced(checker: SchemaChecker) -> None:
     assert (await checker.check("g", PRICE, "{}")).violations
     assert checker._process is not None

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from services.models.domain.thinking import PLAIN_FORMS, ThinkingForm, ThinkingS
 
 _Block = dict[str, Any]
 
+_UNFIT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 _EPHEMERAL = {"type": "ephemeral"}
 _SHOWN_LATER = "The message after the tools' results shows it."
 
@@ -139,7 +141,7 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
     body: dict[str, Any] = {
         "id": call.id,
         "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments_json or "{}"},
+        "function": {"name": fit_name(call.name), "arguments": call.arguments_json or "{}"},
     }
     if call.provider_state:
         body["extra_content"] = json.loads(call.provider_state)
@@ -151,3 +153,8 @@ def _is_claude(spec: ModelSpec) -> bool:
     if "claude" not in spec.upstream_name.lower():
         return False
     return spec.provider in (Provider.DATABRICKS, Provider.LITELLM)
+
+
+def fit_name(name: str) -> str:
+    """Return a name that upstreams take: of a schema, or of a tool that a model made up and is told about later."""
+    return _UNFIT_IN_NAMES.sub("_", name)

@@ -1,20 +1,17 @@
 """Requests of OpenAI's HTTP interface and its dialects."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from services.models.domain.conversation import Completion
 from services.models.domain.model import Model, Provider
 from services.models.domain.parameters import unsupported_parameters
-from services.models.providers.openai.messages import chat_messages
+from services.models.providers.openai.messages import chat_messages, fit_name
 
 ENCODING_FORMAT = "encoding_format"
 """The field of an embeddings call that some upstreams do not know."""
 
 _CHOICES = ("auto", "none", "required")
-# Upstreams refuse other names of a schema.
-_UNFIT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 _OPENAIS_OWN = (Provider.OPENAI, Provider.AZURE)
 
 
@@ -52,7 +49,7 @@ def chat_request(model: Model, completion: Completion, *, stream: bool) -> dict[
             {
                 "type": "json_schema",
                 "json_schema": {
-                    "name": _UNFIT_IN_NAMES.sub("_", completion.response_format.name) or "answer",
+                    "name": fit_name(completion.response_format.name) or "answer",
                     "schema": schema,
                     "strict": _can_be_strict(schema),
                 },
