@@ -39,7 +39,11 @@ class _State:
     """Since the last success."""
     open_until: float | None = None
     """None while calls may be sent."""
-    probing: bool = False
+    opened_at: float = 0.0
+    pause: float = 0.0
+    """The latest one, in seconds."""
+    next_probe_at: float = 0.0
+    """A probe may take long: after another pause, the next attempt is one too."""
 
 
 class Trial:
@@ -76,8 +80,8 @@ class CircuitBreaker:
     """Counts the outages of each upstream in a row.
 
     After `threshold` of them nothing is to be sent for a time that doubles from `pause` to `longest` seconds. Then one
-    attempt tries whether the upstream answers again. Attempts that overlap fail together when a connection is lost, so
-    those that began before the last outage count as a part of it.
+    attempt tries whether the upstream answers again, and another one when it takes longer than that time. Attempts that
+    overlap fail together when a connection is lost, so those that began before the last outage count as a part of it.
     """
 
     def __init__(
@@ -95,17 +99,17 @@ class CircuitBreaker:
         state = self._states.get(key)
         if state is None or state.open_until is None:
             return 0.0
-        if state.probing:
-            return self._pause
-        return max(0.0, state.open_until - self._clock())
+        return max(0.0, max(state.open_until, state.next_probe_at) - self._clock())
 
     def begin(self, key: UpstreamKey) -> Trial:
         """Begin an attempt that `refusal` does not speak against."""
         state = self._states.get(key)
-        is_probe = state is not None and state.open_until is not None and not state.probing
-        if state is not None and is_probe:
-            state.probing = True
-        return Trial(self, key, self._clock(), is_probe=is_probe)
+        now = self._clock()
+        is_probe = False
+        if state is not None and state.open_until is not None and now >= max(state.open_until, state.next_probe_at):
+            is_probe = True
+            state.next_probe_at = now + state.pause
+        return Trial(self, key, now, is_probe=is_probe)
 
     def succeeded(self, trial: Trial) -> None:
         """See `Trial`."""
@@ -125,7 +129,9 @@ class CircuitBreaker:
         state = self._states.setdefault(trial.key, _State())
         self._states.move_to_end(trial.key)
         if trial.is_probe:
-            self._open(trial.key, state)
+            # Another probe may have opened it anew, or closed it.
+            if state.open_until is not None and trial.began >= state.opened_at:
+                self._open(trial.key, state)
         elif state.open_until is None and (not state.outages or trial.began >= state.last_outage):
             state.outages += 1
             state.last_outage = self._clock()
@@ -140,15 +146,17 @@ class CircuitBreaker:
         """See `Trial`; another attempt may probe."""
         state = self._states.get(trial.key)
         if state is not None and trial.is_probe:
-            state.probing = False
+            state.next_probe_at = 0.0
 
     def _open(self, key: UpstreamKey, state: _State) -> None:
         if state.open_until is None:
             _OPEN.inc()
         pause = min(self._longest, self._pause * 2.0 ** min(state.openings, 60))
         state.openings += 1
-        state.open_until = self._clock() + pause
-        state.probing = False
+        state.pause = pause
+        state.opened_at = self._clock()
+        state.open_until = state.opened_at + pause
+        state.next_probe_at = 0.0
         _OPENINGS.labels(key.provider).inc()
         logger.warning(
             "upstream_left_alone", group_id=key.group_id, upstream_model=key.upstream_model, seconds=round(pause, 1)

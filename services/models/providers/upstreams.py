@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import structlog
 from cachetools import TLRUCache
+from prometheus_client import Counter
 
 from services.common.errors import (
     CoxswainError,
@@ -30,6 +31,11 @@ logger = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+_RETRIES = Counter(
+    "coxswain_models_retries_total",
+    "Calls of upstreams repeated after a pause, by provider and reason.",
+    ("provider", "reason"),
+)
 _COOL_DOWNS = 10_000
 # While another model can take over, it is asked rather than waited for this one.
 _ATTEMPTS_BEFORE_FALLBACK = 2
@@ -139,6 +145,10 @@ class Upstreams:
                 raise
 
         (item, items), trial = await self._begin(model, begin, answer_by, None)
+        if trial.is_probe:
+            # Other calls need not wait for the end of this answer.
+            trial.succeeded()
+            trial = self._breaker.begin(trial.key)
         try:
             async with aclosing(items):
                 while item is not None:
@@ -220,6 +230,7 @@ class Upstreams:
             out_of_time = asyncio.get_running_loop().time() + pause >= answer_by
             if attempts >= most_attempts or wait > longest_pause or out_of_time:
                 raise failure
+            _RETRIES.labels(model.spec.provider.value, failure.reason).inc()
             logger.info("upstream_retried", model=model.name, reason=failure.reason, attempt=attempts)
             await asyncio.sleep(pause)
 

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 import structlog
+from prometheus_client import Counter
 
 from services.common.errors import CoxswainError
 from services.common.grpc.call import current_call, enter_call
@@ -15,6 +16,7 @@ from services.models.usecases.catalogue import Catalogue
 
 logger = structlog.get_logger(__name__)
 
+_FALLBACKS = Counter("coxswain_models_fallbacks_total", "Fallbacks that were asked, by reason.", ("reason",))
 _MOST_MODELS = 8
 # The model's lists of others, by the reason of its failure.
 _OCCASIONS = {
@@ -181,6 +183,7 @@ class _Turns:
             return False
         for occasion in self._occasions:
             if (other := await self._next(occasion)) is not None:
+                _FALLBACKS.labels(reason).inc()
                 logger.info("fallback_asked", model=self.model.name, fallback=other.name, reason=reason)
                 self._asked.append(other)
                 self.model = other

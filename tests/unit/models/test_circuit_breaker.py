@@ -138,3 +138,24 @@ def test_the_metric_counts_open_circuits_and_names_no_group(
     for number in range(4):
         fail(breaker, 3, UpstreamKey(f"group {number}", "openai", "", "chat"))
     assert opened() == before + 2
+
+
+def test_a_probe_that_takes_long_keeps_others_waiting_for_a_pause_only(breaker: CircuitBreaker, clock: _Clock) -> None:
+    fail(breaker, 3)
+    clock.now += 1.0
+    first = breaker.begin(KEY)
+    assert breaker.refusal(KEY) == 1.0
+    clock.now += 1.0
+    assert not breaker.refusal(KEY)
+    second = breaker.begin(KEY)
+    second.failed()
+    assert breaker.refusal(KEY) == 2.0
+    # It began before that, so its failure is no news.
+    first.failed()
+    assert breaker.refusal(KEY) == 2.0
+    clock.now += 2.0
+    slow = breaker.begin(KEY)
+    clock.now += 2.0
+    breaker.begin(KEY).succeeded()
+    slow.failed()
+    assert not breaker.refusal(KEY)

@@ -238,6 +238,18 @@ async def test_streams_that_break_off_count_as_outages_and_abandoned_ones_do_not
         _ = [item async for item in tried.stream(model(), streaming("a"))]
 
 
+async def test_a_stream_that_probes_lets_others_go_on_as_soon_as_it_answers(clock: _Clock, pauses: list[float]) -> None:
+    tried = upstreams(clock, max_attempts=1)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await tried.call(model(), Script(outage()))
+    clock.now += 2.0
+    probe = tried.stream(model(), streaming("a", "b"))
+    assert await anext(probe) == "a"
+    assert await tried.call(model(), Script()) == "answer"
+    await probe.aclose()
+
+
 # Deployments
 
 EAST, WEST = "https://east.example.com/v1", "https://west.example.com/v1"
