@@ -182,6 +182,7 @@ class Upstreams:
         most_attempts = max(most_attempts, len(routes))
         answer_by = deadline if answer_by is None else min(deadline, answer_by)
         call_id = new_id()
+        loop = asyncio.get_running_loop()
         attempts = rounds = 0
         circuits_waited_for = False
         failure: CoxswainError | None = None
@@ -190,6 +191,8 @@ class Upstreams:
             untried = list(routes)
             asked: dict[_Route, float] = {}
             while attempts < most_attempts and (route := self._choose(untried, may_cool=len(untried) == len(routes))):
+                if failure is not None and loop.time() >= answer_by:
+                    raise failure
                 untried.remove(route)
                 attempts += 1
                 trial = self._breaker.begin(route.key)
@@ -227,7 +230,7 @@ class Upstreams:
                 for route, circuit in zip(routes, circuits, strict=True)
             )
             pause = self._limits.pauses.pause(rounds, at_least=wait)
-            out_of_time = asyncio.get_running_loop().time() + pause >= answer_by
+            out_of_time = loop.time() + pause >= answer_by
             if attempts >= most_attempts or wait > longest_pause or out_of_time:
                 raise failure
             _RETRIES.labels(model.spec.provider.value, failure.reason).inc()

@@ -416,3 +416,20 @@ async def test_the_failure_that_may_pass_is_told_rather_than_a_wrong_key_elsewhe
         await upstreams(clock, threshold=0).call(model(deployments=TWO), places)
     # The one that cannot be used is not tried again in this call.
     assert places.called.count("east") == 1
+
+
+async def test_no_deployment_is_called_when_the_time_is_over(
+    clock: _Clock, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
+    called: list[str] = []
+
+    async def hang(attempt: Attempt) -> None:
+        called.append(attempt.model.spec.base_url)
+        now[0] = attempt.answer_by
+        raise outage()
+
+    with pytest.raises(Unavailable):
+        await upstreams(clock).call(model(deployments=TWO), hang, answer_by=1010.0)
+    assert len(called) == 1
