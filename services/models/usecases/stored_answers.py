@@ -128,18 +128,20 @@ class StoredAnswers:
             await turn.keep(answer)
             return answer
 
-    async def stream(self, principal: Principal, completion: Completion, reuse: Reuse) -> AsyncGenerator[Delta, None]:
+    def stream(self, principal: Principal, completion: Completion, reuse: Reuse) -> AsyncGenerator[Delta, None]:
         """Yield a stored answer in a few parts, or the model's as it comes.
 
         Raises:
             AlreadyExists: the request_id came with another completion.
             CoxswainError: see `Inference.stream`.
         """
-        if not reuse.request_id:
-            async with aclosing(self._stream(principal, completion, reuse)) as deltas:
-                async for delta in deltas:
-                    yield delta
-            return
+        if reuse.request_id:
+            return self._stream_once(principal, completion, reuse)
+        return self._stream(principal, completion, reuse)
+
+    async def _stream_once(
+        self, principal: Principal, completion: Completion, reuse: Reuse
+    ) -> AsyncGenerator[Delta, None]:
         turn = await self._turn(principal, reuse)
         async with turn:
             if turn.answer is not None:
@@ -176,33 +178,39 @@ class StoredAnswers:
     # Equal requests
 
     async def _complete(self, principal: Principal, completion: Completion, reuse: Reuse) -> Answer:
+        if reuse.max_cached_age is None:
+            return await self._asking.complete(principal, completion)
         key = await self._cache_key(principal, completion, reuse)
-        if key and (cached := await self._cached(principal.group_id, key, reuse)):
+        if cached := await self._cached(principal.group_id, key, reuse):
             return cached
         answer = await self._asking.complete(principal, completion)
-        if key:
-            await self._cache(principal.group_id, key, answer)
+        await self._cache(principal.group_id, key, answer)
         return answer
 
-    async def _stream(self, principal: Principal, completion: Completion, reuse: Reuse) -> AsyncGenerator[Delta, None]:
+    def _stream(self, principal: Principal, completion: Completion, reuse: Reuse) -> AsyncGenerator[Delta, None]:
+        # Most streams pass through nothing of this module: every step costs them for each delta.
+        if reuse.max_cached_age is None:
+            return self._asking.stream(principal, completion)
+        return self._stream_cached(principal, completion, reuse)
+
+    async def _stream_cached(
+        self, principal: Principal, completion: Completion, reuse: Reuse
+    ) -> AsyncGenerator[Delta, None]:
         key = await self._cache_key(principal, completion, reuse)
-        if key and (cached := await self._cached(principal.group_id, key, reuse)):
+        if cached := await self._cached(principal.group_id, key, reuse):
             for delta in parts_of(cached):
                 yield delta
             return
         parts = AnswerParts()
         async with aclosing(self._asking.stream(principal, completion)) as deltas:
             async for delta in deltas:
-                if key:
-                    parts.add(delta)
-                    if isinstance(delta, FinishDelta) and not delta.schema_violations:
-                        await self._cache(principal.group_id, key, parts.answer())
+                parts.add(delta)
+                if isinstance(delta, FinishDelta) and not delta.schema_violations:
+                    await self._cache(principal.group_id, key, parts.answer())
                 yield delta
 
     async def _cache_key(self, principal: Principal, completion: Completion, reuse: Reuse) -> str:
-        """Return what equal requests share; empty when the caller wants no such answer."""
-        if reuse.max_cached_age is None:
-            return ""
+        """Return what equal requests share."""
         model = await self._catalogue.find_enabled(principal.group_id, completion.model)
         revision = f"{model.revision} {model.updated_at.isoformat()}"
         return self._key.hash("equal request", principal.group_id, model.id, revision, reuse.digest)

@@ -17,7 +17,7 @@ from coxswain.models.v1 import model_pb2, usage_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.grpc.json_values import to_struct
-from services.models.tables import stored_answers
+from services.models.tables import metadata, stored_answers
 from tests.integration.models.support import (
     CHAT,
     OFFLINE,
@@ -272,7 +272,7 @@ async def test_neither_prompt_nor_answer_can_be_read_in_the_database(served: Ins
     assert await rows_stored(served) == 2
     assert await calls_recorded(served) == 2
     rows = []
-    for table in ("stored_answers", "requests", "usage_records"):
+    for table in metadata.tables:
         async with database_of(served).read() as connection:
             for row in await connection.execute(sql(f"SELECT * FROM {table}")):
                 rows.append(" ".join(bytes(v).hex() if isinstance(v, bytes | memoryview) else str(v) for v in row))
@@ -449,6 +449,36 @@ async def test_an_answer_that_was_cut_serves_its_own_repetition_only(models: Ins
     await models.inference().Complete(whole("r1", age=HOUR))
     assert (await models.inference().Complete(whole("r1", age=HOUR))).stored
     assert not (await models.inference().Complete(whole("r2", age=HOUR))).stored
+
+
+async def test_the_answer_of_a_fallback_serves_its_own_repetition_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat: dict[str, Any] = {"provider": "openai", "capabilities": ["chat"]}
+    seed: list[dict[str, Any]] = [
+        {**chat, "name": CHAT, "fallbacks": {"on_outage": ["openai/other"]}},
+        {**chat, "name": "openai/other"},
+    ]
+    async with serve_models(tmp_path, monkeypatch, seed=seed) as installation:
+        installation.llm.on(Reply(fault=Fault(status=503)), model="chat")
+        first = await installation.inference().Complete(whole("r1", age=HOUR))
+        assert first.answered_by == "openai/other"
+        assert await installation.inference().Complete(whole("r1", age=HOUR)) == as_stored(first)
+        pieces = await collect(installation.inference().StreamComplete(streamed("r1", age=HOUR)))
+        assert pieces[-1].finish.answered_by == "openai/other"
+        installation.llm.clear_rules()
+        assert not (await installation.inference().Complete(whole("r2", age=HOUR))).stored
+
+
+async def test_a_stream_that_broke_its_schema_is_not_stored(models: Installation) -> None:
+    schema = to_struct({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})
+    asked: dict[str, Any] = {"response_format": pb.ResponseFormat(name="place", schema=schema)}
+    models.llm.on(Reply(text='{"town": 1}'), times=1)
+    models.llm.on(Reply(text='{"city": "Paris"}'))
+    pieces = await collect(models.inference().StreamComplete(streamed("r1", age=HOUR, **asked)))
+    assert pieces[-1].finish.schema_violations
+    again = await models.inference().Complete(whole("r1", age=HOUR, **asked))
+    assert (again.text, again.stored) == ('{"city": "Paris"}', False)
 
 
 async def test_a_cached_answer_is_kept_for_its_request_id_as_well(served: Installation) -> None:

@@ -245,3 +245,17 @@ async def test_what_is_chosen_is_forgotten_loaded_or_loading() -> None:
     gate.set()
     assert await waiting == "old"
     assert [cache.peek(key) for key in (("a", 1), ("a", 2), ("b", 1))] == [None, None, "value"]
+
+
+def test_values_that_are_weighed_are_bounded_together_and_one_that_is_too_heavy_is_not_kept() -> None:
+    clock = Clock()
+    cache = ExpiringCache[str, bytes](10, clock, len)
+    cache.put("a", b"1234", 5)
+    cache.put("b", b"1234", 5)
+    cache.put("a", b"12", 5)
+    cache.put("c", b"1234", 5)
+    assert [cache.get(key) for key in "abc"] == [b"12", b"1234", b"1234"]
+    cache.put("d", b"1", 5)
+    assert len(cache) == 3
+    cache.put("c", b"12345678901", 5)
+    assert cache.get("c") is None
