@@ -68,8 +68,13 @@ COLUMNS = (
     Column("Gemini (OpenAI)", "gemini_openai", "openai", "gemini-3-pro-preview"),
     Column("Anthropic", "anthropic", "litellm", "anthropic/claude-sonnet-4-5"),
     Column("Gemini", "gemini", "litellm", "gemini/gemini-3-pro-preview", "/v1beta"),
+    Column("Ollama (own)", "ollama", "litellm", "ollama_chat/qwen3"),
 )
-_EMBEDDING_MODELS = {"gemini": "gemini/gemini-embedding-001", "openai": "text-embedding-3-small"}
+_EMBEDDING_MODELS = {
+    "ollama": "ollama/nomic",
+    "gemini": "gemini/gemini-embedding-001",
+    "openai": "text-embedding-3-small",
+}
 
 
 def seed(upstream: LlmEmulator) -> list[dict[str, Any]]:
@@ -96,14 +101,19 @@ def environment(upstream: LlmEmulator) -> dict[str, str]:
         "VLLM_API_KEY": "VLLM_BASE_URL",
         "ANTHROPIC_API_KEY": "ANTHROPIC_BASE_URL",
         "GEMINI_API_KEY": "GEMINI_BASE_URL",
+        "OLLAMA_CHAT_API_KEY": "OLLAMA_CHAT_BASE_URL",
     }
     return {name: value for key, address in named.items() for name, value in ((key, KEY), (address, upstream.url))}
 
 
 def litellm_base_urls(upstream: LlmEmulator) -> dict[str, str]:
     """Return where litellm finds its providers."""
+    reached = [column for column in COLUMNS if column.provider == "litellm"]
     return {
-        column.wire: upstream.url_of(column.wire) + column.path for column in COLUMNS if column.provider == "litellm"
+        # litellm has two names for Ollama.
+        name: upstream.url_of(column.wire) + column.path
+        for column in reached
+        for name in (column.wire, column.upstream_model.partition("/")[0])
     }
 
 
@@ -202,6 +212,10 @@ async def _whole(cell: Cell) -> None:
     cell.script(Reply(text="one two three"))
     said = await cell.say(stream=False)
     assert (said.text, said.finish) == ("one two three", pb.FINISH_REASON_STOP)
+    # Only Anthropic has to be told a limit.
+    assert cell.column.wire == "anthropic" or not re.search(
+        r"max_?\w*tokens|num_predict", json.dumps(cell.sent.body), re.IGNORECASE
+    )
 
 
 @feature("streamed answers")
@@ -262,6 +276,8 @@ async def _parallel_tools(cell: Cell) -> None:
 
 @feature("a tool call is demanded")
 async def _tool_choice(cell: Cell) -> None:
+    if cell.column.wire in ("ollama_openai", "ollama"):
+        raise NotOffered("lets the model decide")
     for stream in (False, True):
         # Nothing is scripted: the emulator calls a tool only because the request demands it.
         said = await cell.say(stream=stream, tools=[TOOL], tool_choice="weather")
@@ -288,7 +304,7 @@ async def _reasoning(cell: Cell) -> None:
 
 @feature("signed thinking goes back")
 async def _thinking(cell: Cell) -> None:
-    if cell.column.wire in ("ollama_openai", "vllm"):
+    if cell.column.wire in ("ollama_openai", "ollama", "vllm"):
         raise NotOffered("signs no thinking")
     reply = _thought(cell, tool_calls=_ONE)
     question = text("How is the weather?")
@@ -314,7 +330,7 @@ async def _asks(cell: Cell, pattern: str, **fields: Any) -> None:
 
 @feature("one tool call at a time")
 async def _one_at_a_time(cell: Cell) -> None:
-    if cell.column.wire == "gemini":
+    if cell.column.wire in ("gemini", "ollama"):
         raise NotOffered("has no switch for it")
     pattern = r'"parallel_tool_calls": false|"disable_parallel_tool_use": true'
     await _asks(cell, pattern, tools=[TOOL], parallel_tool_calls=False)
@@ -322,8 +338,8 @@ async def _one_at_a_time(cell: Cell) -> None:
 
 @feature("reasoning effort")
 async def _effort(cell: Cell) -> None:
-    # Anthropic and Gemini have words or numbers of their own.
-    pattern = r'"reasoning_effort": "low"|"budget_tokens": \d|"effort": "low"|"thinking_?(?:Level|Budget)": '
+    # Anthropic, Gemini and Ollama have words, numbers or switches of their own.
+    pattern = r'"reasoning_effort": "low"|"budget_tokens": \d|"effort": "low"|"think": true|"thinking_?(?:Level|Budget)": '
     await _asks(cell, pattern, sampling=pb.Sampling(reasoning_effort="low"))
 
 
@@ -374,7 +390,7 @@ async def _images(cell: Cell) -> None:
 
 @feature("documents")
 async def _documents(cell: Cell) -> None:
-    if cell.column.wire in ("ollama_openai", "vllm", "gemini_openai"):
+    if cell.column.wire in ("ollama_openai", "ollama", "vllm", "gemini_openai"):
         raise NotOffered("takes no files in chat completions")
     await _file(cell, pb.ContentPart(document=pb.Document(data=PDF, file_name="a.pdf")), PDF)
 
@@ -403,7 +419,7 @@ async def _usage(cell: Cell) -> None:
 
 @feature("cached tokens")
 async def _cached(cell: Cell) -> None:
-    if cell.column.wire == "ollama_openai":
+    if cell.column.wire in ("ollama_openai", "ollama"):
         raise NotOffered("does not say what its cache served")
     cell.script(Reply(text="yes", usage=_USED))
     for stream in (False, True):
@@ -412,7 +428,7 @@ async def _cached(cell: Cell) -> None:
 
 @feature("reasoning tokens")
 async def _reasoning_tokens(cell: Cell) -> None:
-    if cell.column.wire in ("ollama_openai", "anthropic"):
+    if cell.column.wire in ("ollama_openai", "ollama", "anthropic"):
         raise NotOffered("does not count reasoning apart")
     cell.script(Reply(text="yes", usage=_USED))
     for stream in (False, True):
@@ -441,7 +457,11 @@ _CONTEXT = {
         message="This endpoint's maximum context length is 32768 tokens. However, you requested about 40000 tokens.",
     ),
 }
-_CONTEXT |= {"azure": _CONTEXT["openai"], "gemini_openai": _CONTEXT["gemini"]}
+_CONTEXT |= {
+    "azure": _CONTEXT["openai"],
+    "gemini_openai": _CONTEXT["gemini"],
+    "ollama": _CONTEXT["ollama_openai"],
+}
 _LIMITED = {
     "openai": Fault(status=429, message="Rate limit reached for gpt-4.1 in organization org-x.", retry_after="90"),
     "azure": Fault(
@@ -476,7 +496,7 @@ _KEY = {
     "ollama_openai": Fault(status=401, message="unauthorized"),
     "openrouter": Fault(status=401, message="No auth credentials found"),
 }
-_KEY |= {"gemini_openai": _KEY["gemini"]}
+_KEY |= {"gemini_openai": _KEY["gemini"], "ollama": _KEY["ollama_openai"]}
 
 
 def _own(cell: Cell, faults: Mapping[str, Fault], lacks: str) -> Fault:
@@ -523,7 +543,7 @@ async def _error_key(cell: Cell) -> None:
 @feature("content filter")
 async def _filter(cell: Cell) -> None:
     wire = cell.column.wire
-    if wire in ("ollama_openai", "vllm"):
+    if wire in ("ollama_openai", "ollama", "vllm"):
         raise NotOffered("filters no content")
     for stream in (False, True):
         cell.fresh()
@@ -578,7 +598,7 @@ async def _error_first(cell: Cell) -> None:
     cell.script(Reply(fault=_HIDDEN))
     failure = await cell.fails(stream=True)
     # Ollama's have no code: what has none counts as an outage.
-    coded = cell.column.wire != "ollama_openai"
+    coded = cell.column.wire not in ("ollama_openai", "ollama")
     assert failure.reason == ("UPSTREAM_RATE_LIMITED" if coded else "UPSTREAM_UNAVAILABLE"), failure.message
     assert "Too many requests." in failure.message
 
@@ -662,6 +682,6 @@ speaks the provider's own interface and refuses what the real one refuses. The o
 read the same emulators. "yes" means that the test passes, "–" that the provider has no such thing, "no" that it does
 not work through Coxswain; the notes say why.
 
-Anthropic and Gemini are reached through litellm, which knows others too; all else is called directly. "Gemini (OpenAI)"
-is Google's own address that speaks as OpenAI does.
+Anthropic, Gemini and "Ollama (own)", Ollama's own interface, are reached through litellm, which knows others too; all
+else is called directly. "Gemini (OpenAI)" is Google's own address that speaks as OpenAI does.
 """

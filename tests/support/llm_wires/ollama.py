@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from tests.support.llm_replies import Completion, JsonObject, split_tokens
@@ -123,6 +124,11 @@ class OllamaOpenAIWire(OpenAIWire):
 
     def unknown_model(self, model: str) -> Refused:
         return Refused(404, None, f"model '{model}' not found")
+
+    def read(self, incoming: Incoming, route: Route) -> Asked:
+        asked = super().read(incoming, route)
+        # It has no such choice, and takes no notice.
+        return replace(asked, chat={name: value for name, value in asked.chat.items() if name != "tool_choice"})
 
     def whole(self, asked: Asked, completion: Completion) -> JsonObject:
         return _with_reasoning(completion.message_body(), "message")
