@@ -339,7 +339,9 @@ async def _one_at_a_time(cell: Cell) -> None:
 @feature("reasoning effort")
 async def _effort(cell: Cell) -> None:
     # Anthropic, Gemini and Ollama have words, numbers or switches of their own.
-    pattern = r'"reasoning_effort": "low"|"budget_tokens": \d|"effort": "low"|"think": true|"thinking_?(?:Level|Budget)": '
+    pattern = (
+        r'"reasoning_effort": "low"|"budget_tokens": \d|"effort": "low"|"think": true|"thinking_?(?:Level|Budget)": '
+    )
     await _asks(cell, pattern, sampling=pb.Sampling(reasoning_effort="low"))
 
 
