@@ -1,6 +1,7 @@
 """Calls that another model or another deployment answers, over gRPC and with several upstreams."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -246,9 +247,10 @@ async def test_a_call_goes_to_the_next_deployment_and_leaves_alone_what_asks_for
             # The pause is that group's.
             while len(second.calls) < 2:
                 await models.inference(BOB).Complete(ask("openai/spread"))
-            # Vectors come from another deployment, and never from another model.
-            request = pb.EmbedRequest(model="openai/vectors", texts=["hello"])
+            # Vectors come from another deployment, and never from another model. A text is sent upstream once.
+            numbers = itertools.count()
             while len(second.calls) < 3:
+                request = pb.EmbedRequest(model="openai/vectors", texts=[f"hello {next(numbers)}"])
                 assert (await models.inference().Embed(request)).model == "openai/vectors"
 
 
