@@ -17,6 +17,7 @@ import yaml
 from sqlalchemy import select
 
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
+from coxswain.models.v1.usage_service_pb2_grpc import UsageServiceStub
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
@@ -139,6 +140,9 @@ class Installation:
 
     def crews(self, bearer: str = ALICE) -> Any:
         return CrewServiceStub(self.harness.channel(bearer))
+
+    def usage(self, bearer: str = ALICE) -> Any:
+        return UsageServiceStub(self.harness.channel(bearer))
 
     def memory(self, bearer: str = ALICE) -> Any:
         return MemoryServiceStub(self.harness.channel(bearer))

@@ -13,6 +13,7 @@ import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 
 from coxswain.memory.v1 import memory_pb2
+from coxswain.models.v1 import usage_pb2
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from tests.integration.worker.installation import (
     CAPABLE,
@@ -140,6 +141,19 @@ async def test_an_execution_runs_from_the_api_to_its_result(installation: Instal
     assert events[2].task_started.agent_role == "Reader"
     # The second task was given the first one's result.
     assert "Ships float." in str(installation.llm.calls[-1].body["messages"][-1])
+
+
+async def test_what_a_crew_used_is_summed_by_its_name(lone: Installation) -> None:
+    lone.llm.on(Reply(text="Done."), last_contains="Count what is used")
+    execution = await lone.start(crew(task("count", "Count what is used."), name="thrifty"))
+    await lone.watch(execution.id)
+    ended = await lone.get(execution.id)
+    groupings = [usage_pb2.USAGE_GROUPING_CREW, usage_pb2.USAGE_GROUPING_EXECUTION, usage_pb2.USAGE_GROUPING_SUBJECT]
+    used = await lone.usage().QueryUsage(usage_pb2.QueryUsageRequest(group_by=groupings, crew=ended.crew_name))
+    [row] = used.rows
+    assert (row.crew, row.execution_id, row.subject) == (ended.crew_name, execution.id, "dev|alice")
+    assert (row.calls, row.input_tokens) == (ended.usage.llm_calls, ended.usage.input_tokens)
+    assert row.cost == pytest.approx(ended.usage.cost)
 
 
 async def test_a_crews_temperature_does_not_stop_a_model_that_takes_none(lone: Installation) -> None:
