@@ -152,8 +152,13 @@ def reuse_from_proto(request: pb.CompleteRequest | pb.StreamCompleteRequest) -> 
     """Return which earlier answer may serve a request."""
     max_age = request.max_cached_age.ToTimedelta() if request.HasField("max_cached_age") else None
     # Only those who need it pay for reading the whole conversation once more.
-    digest = request_hash(request.completion) if request.request_id or max_age is not None else ""
+    digest = _answer_digest(request.completion) if request.request_id or max_age is not None else ""
     return Reuse(digest, request.request_id, max_age)
+
+
+def _answer_digest(completion: pb.Completion) -> str:
+    """Return what requests for the same answer have in common: labels do not change it."""
+    return request_hash(completion, "labels") if completion.labels else request_hash(completion)
 
 
 def usage_to_proto(usage: Usage | None) -> pb.Usage:
