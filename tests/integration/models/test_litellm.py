@@ -179,6 +179,23 @@ async def test_a_passing_failure_is_tried_again(installation: Installation, upst
     assert (await installation.inference().Complete(ask(MODEL))).text.startswith("Echo")
 
 
+async def test_what_the_provider_did_not_count_is_an_estimate(
+    installation: Installation, upstream: LlmEmulator
+) -> None:
+    upstream.on(Reply(text="some words", omit_usage=True))
+    answer = await installation.inference().Complete(ask(MODEL))
+    pieces = [piece async for piece in installation.inference().StreamComplete(ask_stream(MODEL))]
+    for usage in (answer.usage, pieces[-2].usage):
+        assert usage.estimated
+        assert usage.input_tokens > 0
+        assert usage.output_tokens > 0
+    upstream.clear_rules()
+    upstream.on(Reply(text="some words", usage=Usage(prompt_tokens=70, completion_tokens=50)))
+    pieces = [piece async for piece in installation.inference().StreamComplete(ask_stream(MODEL))]
+    assert (pieces[-2].usage.input_tokens, pieces[-2].usage.output_tokens) == (70, 50)
+    assert not pieces[-2].usage.estimated
+
+
 async def test_a_stream_that_breaks_off_is_no_answer(installation: Installation, upstream: LlmEmulator) -> None:
     event = '{"choices": [{"index": 0, "delta": {"content": "half"}}]}'
     upstream.on(Reply(raw_body=f"data: {event}\n\n"))

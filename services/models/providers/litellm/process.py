@@ -153,13 +153,19 @@ class Helper:
 
 
 def _document(answer: Any) -> dict[str, Any]:
+    """Return an answer without the counts of nothing that litellm has where the provider counted nothing."""
     document: dict[str, Any] = answer.model_dump(mode="json")
+    usage = document.get("usage")
+    if isinstance(usage, dict) and not any(usage.get(name) for name in ("prompt_tokens", "completion_tokens")):
+        document["usage"] = None
     return document
 
 
 def _chunk_document(stream: Any, chunk: Any) -> dict[str, Any]:
-    """Return a chunk without an end that litellm made up: a stream that the provider broke off has none."""
+    """Return a chunk without what litellm made up: tokens that it counted itself, an end of what was broken off."""
     document = _document(chunk)
+    if document.get("usage") and not any(getattr(known, "usage", None) for known in getattr(stream, "chunks", [chunk])):
+        document["usage"] = None
     words = ("received_finish_reason", "intermittent_finish_reason")
     if hasattr(stream, words[0]) and not any(getattr(stream, word, None) for word in words):
         for choice in document.get("choices") or ():
