@@ -23,9 +23,9 @@ def read():
     for _ in stub.StreamComplete(request, metadata=[("authorization", "Bearer " + sys.argv[2])]):
         begun.release()
         time.sleep(0.005)
-for _ in range(20):
+for _ in range(12):
     threading.Thread(target=read, daemon=True).start()
-for _ in range(20):
+for _ in range(12):
     begun.acquire()
 print("begun", flush=True)
 sys.stdin.read()
@@ -35,7 +35,7 @@ sys.stdin.read()
 async def test_a_client_that_disappears_leaves_no_error_in_the_log_and_no_call_upstream(
     models: Installation, caplog: pytest.LogCaptureFixture
 ) -> None:
-    models.llm.on(Reply(chunks=["x" * 30_000] * 1000, hang_after_chunks=1000))
+    models.llm.on(Reply(chunks=["x" * 30_000] * 300, hang_after_chunks=300))
     client = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _CLIENT, models.harness.address, ALICE, CHAT,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -46,5 +46,5 @@ async def test_a_client_that_disappears_leaves_no_error_in_the_log_and_no_call_u
     finally:
         client.kill()
         await client.wait()
-    await models.llm.wait_for_calls(20, outcome="client_disconnected")
+    await models.llm.wait_for_calls(12, outcome="client_disconnected")
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
