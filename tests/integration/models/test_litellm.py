@@ -57,7 +57,6 @@ async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
                 key="",
                 seed=SEED,
                 litellm_base_urls={"together_ai": f"{upstream.url}/v1"},
-                breaker_outages=0,
             ) as installation:
                 yield installation, upstream
 
@@ -158,6 +157,8 @@ async def test_failures_have_the_reasons_of_direct_calls_and_tell_no_key(
 async def test_what_the_libraries_of_providers_cannot_read_is_never_internal(
     installation: Installation, upstream: LlmEmulator, body: str, stream: bool
 ) -> None:
+    # The outages of other tests are not counted on.
+    await installation.inference().Complete(ask(MODEL))
     upstream.on(Reply(raw_body=body))
 
     async def call() -> None:
@@ -197,6 +198,7 @@ async def test_what_the_provider_did_not_count_is_an_estimate(
 
 
 async def test_a_stream_that_breaks_off_is_no_answer(installation: Installation, upstream: LlmEmulator) -> None:
+    await installation.inference().Complete(ask(MODEL))
     event = '{"choices": [{"index": 0, "delta": {"content": "half"}}]}'
     upstream.on(Reply(raw_body=f"data: {event}\n\n"))
 
