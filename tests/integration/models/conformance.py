@@ -562,6 +562,17 @@ async def _filter(cell: Cell) -> None:
         await _error(cell, refused[wire], "CONTENT_FILTERED")
 
 
+@feature("an answer that ended with an error")
+async def _failed_end(cell: Cell) -> None:
+    words = {"openrouter": "error", "gemini": "MALFORMED_FUNCTION_CALL", "gemini_openai": "MALFORMED_FUNCTION_CALL"}
+    if cell.column.wire not in words:
+        raise NotOffered("has no such end")
+    cell.script(Reply(text="", finish_reason=words[cell.column.wire]))
+    for stream in (False, True):
+        failure = await cell.fails(stream=stream)
+        assert failure.code is grpc.StatusCode.UNAVAILABLE, failure.message
+
+
 @feature("overload is waited out")
 async def _overload(cell: Cell) -> None:
     status = 529 if cell.column.wire == "anthropic" else 503

@@ -83,6 +83,10 @@ class _Body(aiohttp.BytesPayload):
         self.sent = True
 
 
+class _ConnectionLost(Exception):
+    """The connection of a response was lost within its body."""
+
+
 _Take = Callable[[Target, aiohttp.ClientResponse, OutboundCredential], Awaitable[T]]
 
 
@@ -278,14 +282,19 @@ class OpenAIClient:
                         return
             if not found:
                 raise bad_response(model, f"it is {response.content_type}, not a stream of events")
+        except _ConnectionLost as error:
+            # What came before is an answer where it says so itself.
+            if not found:
+                raise unavailable(model, "closed the connection before its answer was complete") from error
         finally:
             # Closes the connection, unless it was read to its end and given back before: the upstream stops writing.
             response.close()
 
     async def _pieces(self, target: Target, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes of a response, and end where the connection is lost after the first of them.
+        """Yield the bytes of a response.
 
         Raises:
+            _ConnectionLost: after the first of them.
             CoxswainError: there are too many, or they come too slowly.
             aiohttp.ClientError, OSError, TimeoutError: the connection was lost before the first of them.
         """
@@ -305,7 +314,7 @@ class OpenAIClient:
                 if limit.expired():
                     raise unavailable(target.model, f"sent nothing for {seconds:g} s") from error
                 logger.info("upstream_stream_lost", model=target.model.name, error=type(error).__name__)
-                return
+                raise _ConnectionLost from error
             if not data:
                 return
             size += len(data)
@@ -320,7 +329,12 @@ class OpenAIClient:
 
 
 async def _events(model: Model, beginning: bytes, pieces: AsyncIterator[bytes]) -> AsyncGenerator[list[str], None]:
-    """Yield the events that each piece of a response completes, stripped and without empty ones."""
+    """Yield the events that each piece of a response completes, stripped and without empty ones.
+
+    Raises:
+        CoxswainError: an event is too large.
+        _ConnectionLost: after the events that came whole.
+    """
     parser = EventParser(_MAX_EVENT_BYTES)
     try:
         yield _stripped(parser.feed(beginning))
@@ -328,7 +342,18 @@ async def _events(model: Model, beginning: bytes, pieces: AsyncIterator[bytes]) 
             yield _stripped(parser.feed(piece))
     except EventTooLarge as error:
         raise bad_response(model, "an event of its stream is too large") from error
+    except _ConnectionLost:
+        yield [event for event in _stripped(parser.finish()) if event == _END or _is_whole(event)]
+        raise
     yield _stripped(parser.finish())
+
+
+def _is_whole(event: str) -> bool:
+    try:
+        json.loads(event)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _stripped(events: list[str]) -> list[str]:
