@@ -30,13 +30,6 @@ SEED: list[dict[str, Any]] = [
         "input_cost_per_million_tokens": 1.0,
     },
     {
-        "name": "together_ai/away",
-        "provider": "litellm",
-        "capabilities": ["chat"],
-        "upstream_model": "together_ai/away",
-        "fallbacks": {"on_outage": [MODEL]},
-    },
-    {
         "name": "together_ai/embed",
         "provider": "litellm",
         "upstream_model": "together_ai/embed",
@@ -271,16 +264,28 @@ async def test_extra_parameters_go_up_and_none_that_litellm_reads_itself(
 
 
 async def test_an_upstream_that_fails_in_a_row_is_left_alone_and_another_model_answers(
-    installation: Installation, upstream: LlmEmulator
+    upstream: LlmEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TOGETHER_AI_API_KEY", KEY)
+    monkeypatch.setenv("TOGETHER_AI_BASE_URL", f"{upstream.url}/v1")
+    away = {
+        **SEED[0],
+        "name": "together_ai/away",
+        "upstream_model": "together_ai/away",
+        "fallbacks": {"on_outage": [MODEL]},
+    }
     upstream.on(Reply(fault=Fault(status=503)), model="away")
-
-    def sent() -> int:
-        return len(upstream.calls_where(model="away"))
-
-    before = -1
-    while sent() != before:
-        before = sent()
-        answer = await installation.inference().Complete(ask("together_ai/away"))
-        assert answer.answered_by == MODEL
-    assert before >= 5
+    async with serve_models(
+        tmp_path,
+        monkeypatch,
+        key="",
+        seed=[*SEED, away],
+        litellm_base_urls={"together_ai": f"{upstream.url}/v1"},
+        breaker_outages=4,
+        breaker_pause_seconds=600,
+        breaker_max_seconds=600,
+    ) as installation:
+        for sent in (2, 4, 4, 4):
+            answer = await installation.inference().Complete(ask("together_ai/away"))
+            assert answer.answered_by == MODEL
+            assert len(upstream.calls_where(model="away")) == sent
