@@ -156,3 +156,26 @@ async def test_an_upstream_that_sends_headers_alone_counts_as_gone(
         models.llm.on(Reply(text="hello"))
         assert "".join(piece.text for piece in await _read(models)) == "hello"
         assert len(models.llm.calls) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_key_that_was_at_hand_is_asked_for_anew_when_it_is_refused(models: Installation, stream: bool) -> None:
+    await models.inference().Complete(ask(CHAT))
+    models.llm.on(Reply(fault=Fault(status=401)), times=1)
+    models.llm.on(Reply(text="hello"))
+    if stream:
+        assert "".join(piece.text for piece in await _read(models)) == "hello"
+    else:
+        assert (await models.inference().Complete(ask(CHAT))).text == "hello"
+    assert len(models.llm.calls) == 3
+
+
+async def test_embeddings_do_not_wait_for_another_groups_calls(models: Installation) -> None:
+    models.llm.on(Reply(hang=True), route="chat")
+    flood = [asyncio.create_task(_read(models)) for _ in range(64)]
+    await models.llm.wait_for_calls(64)
+    response = await models.inference(BOB).Embed(pb.EmbedRequest(model=EMBED, texts=["a text"]))
+    assert len(response.embeddings) == 1
+    for call in flood:
+        call.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
