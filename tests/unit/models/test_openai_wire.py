@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.models.domain.answer import FinishReason
-from services.models.domain.conversation import Completion, ContentPart, Message, MessageRole, Sampling, ToolCall
+from services.models.domain.conversation import (
+    Completion,
+    ContentPart,
+    Message,
+    MessageRole,
+    ResponseFormat,
+    Sampling,
+    ToolCall,
+)
 from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
 from services.models.providers.openai.answers import (
     AnswerFailed,
@@ -157,6 +166,23 @@ def test_an_answer_is_read_or_refused_whatever_it_is(document: Any) -> None:
     for read in (read_answer, AnswerReader().feed, lambda value: read_embeddings(value, 1)):
         with contextlib.suppress(BadResponse, AnswerFailed):
             read(document)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "required": 5, "additionalProperties": False},
+        {"properties": {"a": {}}, "required": [{"x": 1}], "additionalProperties": False},
+        {"type": "object", "properties": "abc", "required": "abc", "additionalProperties": False},
+        {"type": "object", "properties": [1], "required": [1], "additionalProperties": False},
+        {"anyOf": [{"properties": None}], "properties": {"a": None}},
+    ],
+)
+def test_a_schema_that_is_none_is_sent_as_it_is_and_not_as_strict(schema: dict[str, Any]) -> None:
+    body = chat_request(model(), replace(HELLO, response_format=ResponseFormat("a", schema)), stream=False)
+    sent = body["response_format"]["json_schema"]
+    assert sent["schema"] == schema
+    assert sent["strict"] is False
 
 
 def embedded(*vectors: Any) -> dict[str, Any]:

@@ -109,8 +109,11 @@ def _can_be_strict(schema: Any) -> bool:
     if not isinstance(schema, dict):
         return True
     if schema.get("type") == "object" or "properties" in schema:
-        properties = schema.get("properties", {})
-        if schema.get("additionalProperties") is not False or set(schema.get("required", ())) != set(properties):
+        properties, required = schema.get("properties", {}), schema.get("required", [])
+        # Schemas come from callers, and may be none.
+        if not isinstance(properties, dict) or not isinstance(required, list):
+            return False
+        if schema.get("additionalProperties") is not False or {*map(str, required)} != {*properties}:
             return False
         return all(_can_be_strict(value) for value in properties.values())
     return all(_can_be_strict(value) for value in schema.values())
