@@ -1,6 +1,7 @@
 """No request may hold U+0000, which PostgreSQL cannot store."""
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ from google.protobuf.message import Message
 
 from services.common.errors import FieldViolation, InvalidArgument
 
+# The first ones of many: an answer holds no more.
+_MOST_PATHS = 50
 _DESCRIPTION = "contains the control character U+0000, which cannot be stored; remove it"
 # These stand for JSON: what is in them has the path it has in JSON.
 _TRANSPARENT = frozenset(
@@ -30,7 +33,7 @@ def refuse_nul(message: Message, data: bytes) -> None:
     Raises:
         InvalidArgument: each violation names a field that holds it.
     """
-    if b"\0" in data and (paths := list(nul_paths(message))):
+    if b"\0" in data and (paths := list(itertools.islice(nul_paths(message), _MOST_PATHS))):
         raise InvalidArgument.fields([FieldViolation(path, _DESCRIPTION) for path in paths])
 
 

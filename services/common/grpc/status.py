@@ -1,6 +1,8 @@
 """Errors as `google.rpc.Status` and back."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
+from urllib.parse import quote
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -25,6 +27,14 @@ from services.common.errors import (
 
 DOMAIN = "coxswain"
 DETAILS_KEY = "grpc-status-details-bin"
+# Clients refuse trailers of more than 8 KiB, and would never see what is wrong. The message goes there twice: in the
+# details, and with every byte that is no plain ASCII as three.
+_MAX_MESSAGE_BYTES = 1800
+_MAX_METADATA_BYTES = 1500
+_MAX_VIOLATIONS_BYTES = 1500
+_MAX_PATH_BYTES = 200
+_MAX_VALUE_BYTES = 700
+_CUT = " [...]"
 _BY_CODE: dict[str, type[CoxswainError]] = {
     kind.code: kind
     for kind in (
@@ -45,20 +55,20 @@ _BY_CODE: dict[str, type[CoxswainError]] = {
 
 
 def to_status(error: CoxswainError, request_id: str) -> tuple[grpc.StatusCode, status_pb2.Status]:
-    """Return the code and the rich status of an error."""
+    """Return the code and the rich status of an error, shortened to what fits into the trailers of a call."""
     code = grpc.StatusCode[error.code]
-    status = status_pb2.Status(code=code.value[0], message=error.message)
+    status = status_pb2.Status(code=code.value[0], message=_shortened(error.message, _MAX_MESSAGE_BYTES))
     _add(
         status,
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata),
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(_bounded(error.metadata))),
     )
     if error.violations:
         _add(
             status,
             error_details_pb2.BadRequest(
                 field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-                    for v in error.violations
+                    error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+                    for field, description in _first(error.violations)
                 ]
             ),
         )
@@ -119,3 +129,39 @@ def _add(status: status_pb2.Status, detail: object) -> None:
     packed = any_pb2.Any()
     packed.Pack(cast("any_pb2.Any", detail))
     status.details.append(packed)
+
+
+def _first(violations: Sequence[FieldViolation]) -> Iterator[tuple[str, str]]:
+    """Yield the first violations, one at least: who mends these is told of the others."""
+    left = _MAX_VIOLATIONS_BYTES
+    for position, violation in enumerate(violations):
+        field = _shortened(violation.field, _MAX_PATH_BYTES)
+        description = _shortened(violation.description, _MAX_VALUE_BYTES)
+        left -= _size(field) + _size(description)
+        if left < 0 and position:
+            return
+        yield field, description
+
+
+def _bounded(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    left = _MAX_METADATA_BYTES
+    for key, value in metadata.items():
+        short = _shortened(value, _MAX_VALUE_BYTES)
+        left -= len(key) + _size(short)
+        if left < 0:
+            return
+        yield key, short
+
+
+def _shortened(text: str, size: int) -> str:
+    """Return a text of at most `size` bytes in the form that trailers have."""
+    if len(text) <= size and _size(text) <= size:
+        return text
+    kept = text[: size - len(_CUT)]
+    while _size(kept) > size - len(_CUT):
+        kept = kept[: len(kept) * 3 // 4]
+    return kept + _CUT
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() and text.isprintable() else len(quote(text, safe=" ", errors="replace"))
