@@ -1,8 +1,8 @@
 """What happens to every call before and after its handler.
 
-In order: request id and log context, deadline, identity, access and role, decoding, refusal of U+0000, validation,
-handler; a failure anywhere becomes a `google.rpc.Status`. The steps are bound to a method once, when it is registered,
-as an interceptor would choose and wrap a handler again for every call.
+In order: request id and log context, deadline, identity, access and role, decoding, refusal of crowds and of U+0000,
+validation, handler; a failure anywhere becomes a `google.rpc.Status`. The steps are bound to a method once, when it is
+registered, as an interceptor would choose and wrap a handler again for every call.
 """
 
 import asyncio
@@ -26,10 +26,11 @@ from services.common.errors import (
 from services.common.grpc.access import MethodAccess
 from services.common.grpc.call import Call, enter_call
 from services.common.grpc.handler import Context
+from services.common.grpc.large_messages import beside_if_large
 from services.common.grpc.metrics import CALLS, SECONDS
 from services.common.grpc.nul_check import refuse_nul
 from services.common.grpc.status import DETAILS_KEY, from_rpc_error, to_status
-from services.common.grpc.validation import validate
+from services.common.grpc.validation import refuse_crowds, validate
 from services.common.identity.authenticator import (
     GROUP,
     PRINCIPAL,
@@ -81,7 +82,7 @@ class Pipeline:
             call = Call(request_id="", method=method.path)
             try:
                 await self._admit(call, method, context)
-                response = await handler(_decode(method, data), context)
+                response = await handler(await beside_if_large(len(data), _decode, method, data), context)
             except Exception as error:
                 await self._fail(call, context, error)
                 return None
@@ -106,7 +107,7 @@ class Pipeline:
             revoked: list[CoxswainError] = []
             try:
                 await self._admit(call, method, context)
-                request = _decode(method, data)
+                request = await beside_if_large(len(data), _decode, method, data)
                 if call.principal is not None and not call.service:
                     guard = asyncio.create_task(self._recheck(call, asyncio.current_task(), revoked))
                 async for response in handler(request, context):
@@ -202,7 +203,7 @@ class Pipeline:
         code, status = to_status(failure, call.request_id)
         CALLS.labels(call.method, code.name).inc()
         logger.info("call_refused", method=call.method, code=code.name, reason=failure.reason)
-        await context.abort(code, failure.message, ((DETAILS_KEY, status.SerializeToString()),))
+        await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
 
 
 def _require_role(principal: Principal | None, role: Role) -> None:
@@ -234,6 +235,7 @@ def _decode(method: Method, data: bytes) -> Message:
             reason="MALFORMED_MESSAGE",
             metadata={"message": name},
         ) from error
+    refuse_crowds(request, len(data))
     refuse_nul(request, data)
     validate(request)
     return request

@@ -7,6 +7,8 @@ from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
+from services.common.grpc.large_messages import beside_if_large
+from services.models.domain.conversation import Completion
 from services.models.servicers.messages.inference import (
     answer_to_proto,
     completion_from_proto,
@@ -30,7 +32,7 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
         """See the proto."""
-        completion = completion_from_proto(request.completion)
+        completion = await _completion(request.completion)
         answer = await self._answers.complete(current_principal(), completion, reuse_from_proto(request))
         return answer_to_proto(answer)
 
@@ -38,7 +40,7 @@ class InferenceServicer(InferenceServiceServicer):
         self, request: pb.StreamCompleteRequest, context: Context
     ) -> AsyncIterator[pb.StreamCompleteResponse]:
         """See the proto."""
-        completion = completion_from_proto(request.completion)
+        completion = await _completion(request.completion)
         stream = self._answers.stream(current_principal(), completion, reuse_from_proto(request))
         async with aclosing(stream) as deltas:
             async for delta in deltas:
@@ -57,6 +59,11 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
         """See the proto."""
-        messages = messages_from_proto(request.messages)
+        messages = await beside_if_large(request.ByteSize(), messages_from_proto, request.messages)
         count = await self._inference.count_tokens(current_principal(), request.model, messages)
         return pb.CountTokensResponse(tokens=count.tokens, exact=count.exact)
+
+
+async def _completion(message: pb.Completion) -> Completion:
+    # Schemas may hold as many values as a message has bytes.
+    return await beside_if_large(message.ByteSize(), completion_from_proto, message)

@@ -245,6 +245,26 @@ async def test_a_broken_rule_names_the_field(served: Served) -> None:
     assert violations == [("name", "must be 1 to 128 characters long; it has 0")]
 
 
+async def test_more_faults_than_an_answer_holds_are_still_told_as_faults(served: Served) -> None:
+    # Paths are partly of the caller's own making.
+    request = model_pb2.CreateModelRequest(model=model_pb2.Model(name="m"))
+    request.model.provider_options.update({"k" * 1000 + str(number): "" for number in range(500)})
+    code, reason, violations, _ = await refused(served.models.CreateModel(request, metadata=bearer("ann:ADMIN")))
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert violations[0][0].startswith("model.provider_options")
+
+
+async def test_a_crowd_of_messages_is_refused_before_it_is_checked(served: Served) -> None:
+    # Each would take its time, while nobody else is served.
+    crowd = [model_pb2.Deployment() for _ in range(30_001)]
+    request = model_pb2.CreateModelRequest(model=model_pb2.Model(name="m", deployments=crowd))
+    code, _, violations, _ = await refused(served.models.CreateModel(request, metadata=bearer("ann:ADMIN")))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    [(field, description)] = violations
+    assert field == "deployments"
+    assert "30000" in description
+
+
 async def test_bytes_that_are_no_message_are_refused_by_name_of_the_message(served: Served) -> None:
     call: Any = served.channel.unary_unary("/coxswain.models.v1.ModelService/GetModel")
     code, reason, _, _ = await refused(call(b"\xff\xff\xff", metadata=bearer("ann:OPERATOR")))
