@@ -155,6 +155,10 @@ price-list: $(ENVIRONMENT) ## Write the list of prices and capabilities of model
 providers: protos ## Try every provider's features and write what works to docs/providers.md
 	@WRITE_PROVIDERS_PAGE=1 $(PYTEST) -q tests/integration/models/test_providers_conformance.py
 
+.PHONY: settings-table
+settings-table: protos ## Write the table of the models service's settings into docs/models.md
+	@$(PY) tools/write_settings_table.py
+
 .PHONY: migrate
 migrate: protos ## Bring every service's database to the newest schema
 	@$(PY) -m services.common.db.migrate upgrade

@@ -162,7 +162,7 @@ class ModelsSettings(BaseSettings):
             "zai",
         ],
         description="JSON list of litellm's providers that groups' own models may use, as upstream_model begins. "
-        "Those that need an address, such as ollama, use the one in litellm_base_urls.",
+        "One that has no address of its own needs one in COXSWAIN_MODELS_LITELLM_BASE_URLS.",
     )
     litellm_base_urls: dict[str, str] = Field(
         {},
@@ -189,7 +189,7 @@ class ModelsSettings(BaseSettings):
     request_retention_seconds: float = Field(
         7 * 24 * 3600,
         ge=3600,
-        description="Seconds for which a request_id is remembered; a request repeated later is a new one.",
+        description="Seconds for which a request_id of CreateModel is remembered; one repeated later is a new call.",
     )
     budget_refresh_seconds: float = Field(
         3,
@@ -198,16 +198,22 @@ class ModelsSettings(BaseSettings):
         "on cost and tokens. Replicas together may pass a limit by what they use in this time.",
     )
     stored_answer_seconds: float = Field(
-        6 * 3600, gt=0, description="Seconds for which a repeated request_id gets the answer of the first call."
+        6 * 3600,
+        gt=0,
+        description="Seconds for which a repeated request_id of Complete or StreamComplete gets the first answer.",
     )
     cached_answer_seconds: float = Field(
-        24 * 3600, gt=0, description="Seconds for which an answer may serve equal requests that ask for it."
+        24 * 3600,
+        gt=0,
+        description="Seconds for which an answer may serve equal requests that set max_cached_age.",
     )
     stored_answers_per_group: int = Field(
         10_000, ge=1, description="Answers stored for one group; beyond about that many the oldest are removed."
     )
     stored_answer_bytes_per_group: int = Field(
-        64 * 1024 * 1024, ge=1024, description="Bytes of the answers stored for one group; as above."
+        64 * 1024 * 1024,
+        ge=1024,
+        description="Bytes of the answers stored for one group; beyond about that many the oldest are removed.",
     )
     cleaning_seconds: float = Field(
         300, gt=0, description="Seconds between two removals of old requests and expired answers."
