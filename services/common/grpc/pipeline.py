@@ -7,7 +7,7 @@ registered, as an interceptor would choose and wrap a handler again for every ca
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
+from services.common.background import BackgroundTasks
 from services.common.errors import (
     CoxswainError,
     FailedPrecondition,
@@ -69,6 +70,7 @@ class Pipeline:
         self._authenticator = authenticator
         self._internal = internal
         self._stream_check_seconds = stream_check_seconds
+        self._closing = BackgroundTasks()
 
     def unary(
         self, method: Method, handler: Callable[[Any, Context], Awaitable[Message]]
@@ -104,13 +106,17 @@ class Pipeline:
             started = time.perf_counter()
             call = Call(request_id="", method=method.path)
             guard: asyncio.Task[None] | None = None
+            task = asyncio.current_task()
             revoked: list[CoxswainError] = []
             try:
                 await self._admit(call, method, context)
                 request = await beside_if_large(len(data), _decode, method, data)
                 if call.principal is not None and not call.service:
-                    guard = asyncio.create_task(self._recheck(call, asyncio.current_task(), revoked))
-                async for response in handler(request, context):
+                    guard = asyncio.create_task(self._recheck(call, task, revoked))
+                responses = handler(request, context)
+                if task is not None:
+                    task.add_done_callback(lambda _: self._closing.start(_close(responses, guard)))
+                async for response in responses:
                     yield response
             except Exception as error:
                 await self._fail(call, context, error)
@@ -204,6 +210,17 @@ class Pipeline:
         CALLS.labels(call.method, code.name).inc()
         logger.info("call_refused", method=call.method, code=code.name, reason=failure.reason)
         await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+
+
+async def _close(responses: AsyncIterator[Message], guard: asyncio.Task[None] | None) -> None:
+    """End a handler whose client went away while something was sent to it, and do nothing to one that has ended.
+
+    grpc drops it as it is, in a circle of objects: what the handler holds would be held until Python looks for those.
+    """
+    if guard is not None:
+        guard.cancel()
+    if isinstance(responses, AsyncGenerator):
+        await responses.aclose()
 
 
 def _require_role(principal: Principal | None, role: Role) -> None:

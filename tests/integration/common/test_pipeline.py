@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -25,7 +26,9 @@ from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2_grpc
 from services.common.clock import utc_now
 from services.common.errors import NotFound, Unauthenticated, Unimplemented
+from services.common.grpc.access import MethodAccess
 from services.common.grpc.call import acting_as, current_call, current_principal
+from services.common.grpc.pipeline import Method, Pipeline
 from services.common.hosting import Host
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import CredentialKind, Principal, Role
@@ -417,6 +420,38 @@ async def test_a_client_that_goes_away_ends_the_handler_of_its_stream(served: Se
     await stream.read()
     stream.cancel()
     await served.toy.watch_ended.wait()
+
+
+async def test_a_handler_ends_with_its_call_even_when_nobody_takes_what_it_says() -> None:
+    ended = asyncio.Event()
+
+    async def handler(_request: Any, _context: Any) -> AsyncIterator[Any]:
+        try:
+            while True:
+                yield model_pb2.GetModelResponse()
+        finally:
+            ended.set()
+
+    context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None)
+    nobody: Any = None
+    pipeline = Pipeline(nobody, internal=False, stream_check_seconds=1)
+    access = MethodAccess(internal=False, role=Role.ANONYMOUS, repeatable=True)
+    method = Method("/m", "models", access, model_pb2.ListModelsRequest)
+    responses = pipeline.server_stream(method, handler)(b"", context)
+    sending = asyncio.Event()
+
+    async def send() -> None:
+        async for _ in responses:
+            sending.set()
+            await asyncio.Event().wait()
+
+    call = asyncio.create_task(send())
+    await sending.wait()
+    call.cancel()
+    # The client is gone, and grpc holds `responses` in a circle of objects, as this test does.
+    async with asyncio.timeout(10):
+        await ended.wait()
+    assert responses is not None
 
 
 async def test_health_tells_of_every_service_and_of_the_whole(served: Served) -> None:
