@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import usage_pb2
+from services.models.providers.openai.events import EventParser
 from tests.integration.models.support import (
     CHAT,
     REASONER,
@@ -261,3 +263,29 @@ async def test_an_upstream_that_sends_nothing_counts_as_gone(tmp_path: Path, mon
         assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE")
         assert "sent nothing for 2 s" in failure.message
         assert len(models.llm.calls) == 3
+
+
+async def test_others_are_served_while_thousands_of_small_events_are_read(
+    models: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = 0
+    read: Counter[int] = Counter()
+    feed = EventParser.feed
+
+    def counted(parser: EventParser, chunk: bytes) -> list[str]:
+        read[turns] += len(chunk)
+        return feed(parser, chunk)
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(EventParser, "feed", counted)
+    models.llm.on(Reply(raw_body="data: {}\n\n" * 100_000 + _stream({"content": "hello"})))
+    others = asyncio.create_task(take_turns())
+    assert _text(await _read(models)) == "hello"
+    others.cancel()
+    assert sum(read.values()) > 1_000_000
+    assert max(read.values()) <= 2 * 8192

@@ -18,6 +18,7 @@ def test_halves_in_two_pieces_are_joined() -> None:
 def test_a_lone_half_is_replaced() -> None:
     pieces = PieceRepair()
     assert repair("x\ud83d") == "x\ufffd"
+    assert repair("\ude00\ud83d\ud83d\ude00\ude00") == "\ufffd\ufffd😀\ufffd"
     assert pieces.feed("x\ud83d") + pieces.feed("y\ud83d") + pieces.finish() == "x\ufffdy\ufffd"
 
 

@@ -112,7 +112,7 @@ class AnswerReader:
     _word: str | None = None
     _said: bool = False
     _called: bool = False
-    _refusal: str = ""
+    _refusal: list[str] = field(default_factory=list)
     _calls: ToolCallAssembler = field(default_factory=ToolCallAssembler)
     _thoughts: ThoughtSplitter = field(default_factory=ThoughtSplitter)
     _text_repair: PieceRepair = field(default_factory=PieceRepair)
@@ -178,7 +178,7 @@ class AnswerReader:
         if word in _FAILED_FINISHES:
             raise AnswerFailed(Fault(FaultKind.UNAVAILABLE, None, f"the answer ended with {self._word}"))
         if self._refusal and not self._said:
-            deltas.append(TextDelta(self._refusal))
+            deltas.append(TextDelta("".join(self._refusal)))
             self.finish_reason = FinishReason.CONTENT_FILTER
             return deltas
         reason = _FINISH.get(word, FinishReason.STOP)
@@ -218,7 +218,8 @@ class AnswerReader:
         if self.thinking is not None:
             deltas += self.thinking.feed(message, follows=bool(text or calls))
         self._say(deltas, "", text)
-        self._refusal += repair(_string(message.get("refusal")))
+        if refusal := _string(message.get("refusal")):
+            self._refusal.append(repair(refusal))
         if calls is not None and not isinstance(calls, list):
             raise BadResponse("its tool_calls are not a list")
         for position, call in enumerate(calls or ()):

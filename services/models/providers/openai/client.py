@@ -35,6 +35,7 @@ logger = structlog.get_logger(__name__)
 S = TypeVar("S")
 T = TypeVar("T")
 _MAX_ERROR_BYTES = 64 * 1024
+_SLICE_BYTES = 8192
 _MAX_EVENT_BYTES = 4 * 1024 * 1024
 _END = "[DONE]"
 # White space and the mark of the byte order, which may stand before a document.
@@ -320,7 +321,11 @@ class OpenAIClient:
             size += len(data)
             if size > self._limits.max_bytes:
                 raise bad_response(target.model, f"it is larger than {self._limits.max_bytes} bytes")
-            yield data
+            # As much as is there may hold thousands of events, and nobody else is served while they are read.
+            for start in range(0, len(data), _SLICE_BYTES):
+                if start:
+                    await asyncio.sleep(0)
+                yield data[start : start + _SLICE_BYTES]
 
     @staticmethod
     def _next_byte_by(target: Target, seconds: float, *, begun: bool = False) -> float:

@@ -16,6 +16,12 @@ class EventParser:
     def __init__(self, max_event_bytes: int) -> None:
         self._max_event_bytes = max_event_bytes
         self._rest = b""
+        """The beginning, as long as it may be a mark."""
+        self._pieces: list[bytes] = []
+        """The line that is not complete."""
+        self._pieces_size = 0
+        self._may_end = False
+        """Whether that line ends in half of a line end, perhaps."""
         self._data: list[bytes] = []
         self._size = 0
         self._begun = False
@@ -32,20 +38,27 @@ class EventParser:
             if len(self._rest) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(self._rest):
                 return []
             chunk, self._rest, self._begun = self._rest.removeprefix(_BYTE_ORDER_MARK), b"", True
-        lines = _LINE_END.split(self._rest + chunk)
-        # A carriage return at the very end may be half of a line end.
-        if (self._rest + chunk).endswith(b"\r"):
-            self._rest = lines[-2] + b"\r"
-            lines = lines[:-2]
-        else:
-            self._rest = lines.pop()
-        if len(self._rest) + self._size > self._max_event_bytes:
+        self._pieces.append(chunk)
+        self._pieces_size += len(chunk)
+        lines: list[bytes] = []
+        # A long line comes in many pieces: joined at each of them, it would take time by the square of its length.
+        if self._may_end or b"\n" in chunk or b"\r" in chunk:
+            text = b"".join(self._pieces)
+            lines = _LINE_END.split(text)
+            # A carriage return at the very end may be half of a line end.
+            self._may_end = text.endswith(b"\r")
+            rest = lines.pop()
+            if self._may_end:
+                rest = lines.pop() + b"\r"
+            self._pieces, self._pieces_size = [rest], len(rest)
+        if self._pieces_size + self._size > self._max_event_bytes:
             raise EventTooLarge
         return [event for line in lines if (event := self._line(line)) is not None]
 
     def finish(self) -> list[str]:
         """Return what the end of the stream completes: some servers leave out the last empty line."""
-        rest, self._rest = self._rest.rstrip(b"\r"), b""
+        rest = b"".join([self._rest, *self._pieces]).rstrip(b"\r")
+        self._rest, self._pieces = b"", []
         lines = [rest, b""] if rest else [b""]
         return [event for line in lines if (event := self._line(line)) is not None]
 
