@@ -4,11 +4,13 @@ The file is complete: repeating it changes nothing, and models that it no longer
 """
 
 import asyncio
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from sqlalchemy import text
 
 from services.common.db.database import Database
@@ -22,6 +24,7 @@ from services.models.settings import ModelsSettings
 
 # As in the proto.
 _MOST_COST = 1_000_000
+_CAPABILITIES = tuple(field.name for field in fields(Capabilities))
 
 
 class SeedError(Exception):
@@ -73,7 +76,9 @@ class _Entry(BaseModel):
     @field_validator("capabilities", mode="before")
     @classmethod
     def _from_names(cls, value: Any) -> Any:
-        return Capabilities(**dict.fromkeys(value, True)) if isinstance(value, list) else value
+        if not isinstance(value, list) or any(name not in _CAPABILITIES for name in value):
+            raise ValueError(f"must be a list of some of {', '.join(_CAPABILITIES)}")
+        return Capabilities(**dict.fromkeys(value, True))
 
 
 def read_seed(path: Path) -> list[ModelSpec]:
@@ -94,8 +99,9 @@ def read_seed(path: Path) -> list[ModelSpec]:
         where = f"{path}: entry {number} ({row.get('name', 'without a name') if isinstance(row, dict) else row})"
         try:
             entry = _Entry.model_validate(row)
-        except (ValidationError, TypeError) as error:
-            raise SeedError(f"{where}: {error}") from error
+        except ValidationError as error:
+            faults = "; ".join(_fault(each) for each in error.errors(include_url=False))
+            raise SeedError(f"{where}: {faults}") from error
         if entry.name in specs:
             raise SeedError(f"{where}: an earlier entry has the same name")
         values = {name: getattr(entry, name) for name in _Entry.model_fields}
@@ -110,6 +116,15 @@ def read_seed(path: Path) -> list[ModelSpec]:
             if name not in specs:
                 raise SeedError(f'{path}: {spec.name} has the fallback "{name}", which is not in the file')
     return list(specs.values())
+
+
+def _fault(error: ErrorDetails) -> str:
+    place = ".".join(str(step) for step in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{place} is not a field of a model"
+    if error["type"] == "missing":
+        return f"{place} is missing"
+    return f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
 
 
 async def seed(database: Database, path: Path | None = None) -> None:

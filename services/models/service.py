@@ -261,5 +261,5 @@ def build(settings: ModelsSettings, runtime: Runtime) -> ModelsService:
     try:
         read_seed(settings.seed_file)
     except SeedError as error:
-        raise StartError(str(error)) from error
+        raise StartError(f"COXSWAIN_MODELS_SEED_FILE: {error}") from error
     return ModelsService(settings, runtime)

@@ -73,7 +73,7 @@ class UsageQuery:
     execution_id: str = ""
     model: str = ""
     subject: str = ""
-    label: str = ""
+    label_key: str = ""
     """The key of the label to sum by."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What the labels of the calls have to be; `crew` is one of them."""

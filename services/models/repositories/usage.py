@@ -102,7 +102,8 @@ class UsageRepository:
         """
         columns = usage_records.c
         keys = [
-            self._key(grouping, query.label).label(f"key{position}") for position, grouping in enumerate(query.group_by)
+            self._key(grouping, query.label_key).label(f"key{position}")
+            for position, grouping in enumerate(query.group_by)
         ]
         statement = select(*keys, *(columns[name] for name in (*_SUMMED, "estimated"))).where(
             columns.group_id == group_id

@@ -92,7 +92,7 @@ class SchemaChecker:
                 outcome.set_result(response)
 
     async def _prepare(self) -> None:
-        # A failure comes again, and is told, when there is something to check.
+        # A failure comes again, and is logged, when there is something to check.
         with contextlib.suppress(OSError):
             async with self._turn:
                 await self._started()

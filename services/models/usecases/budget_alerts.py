@@ -34,7 +34,7 @@ class _Key:
 @dataclass(frozen=True, slots=True)
 class _Watched:
     limits: Budget
-    told: dict[str, str]
+    alerted: dict[str, str]
     """By limit, the period whose alert is stored."""
 
 
@@ -53,7 +53,7 @@ class BudgetAlerts:
             key = _Key(group_id, budget.scope, ceiling)
             before = self._watched.pop(key, None)
             if limits.alert_share:
-                self._watched[key] = _Watched(limits, {} if before is None else before.told)
+                self._watched[key] = _Watched(limits, {} if before is None else before.alerted)
         while len(self._watched) > _MAX_WATCHED:
             del self._watched[next(iter(self._watched))]
 
@@ -69,9 +69,9 @@ class BudgetAlerts:
             for limit in _WATCHED_LIMITS:
                 allowed, period = limits.value(limit), limit.period.of(moment)
                 used = spending.used(limit.measure, limit.period, moment)
-                if not allowed or used < allowed * limits.alert_share or watched.told.get(limit.name) == period:
+                if not allowed or used < allowed * limits.alert_share or watched.alerted.get(limit.name) == period:
                     continue
-                watched.told[limit.name] = period
+                watched.alerted[limit.name] = period
                 alert = BudgetAlert(
                     new_id(), scope, limit.name, period, allowed, used, limits.alert_share, ceiling, moment
                 )
@@ -92,7 +92,7 @@ class BudgetAlerts:
             return await self._pager.page(size, token, {}, read, lambda alert: [alert.id])
 
     async def close(self) -> None:
-        """End what is being stored; the next call after the start tells again."""
+        """End what is being stored; the next call after the start stores it."""
         await self._background.stop()
 
     async def _store(self, group_id: str, alert: BudgetAlert, watched: _Watched) -> None:
@@ -101,7 +101,7 @@ class BudgetAlerts:
                 new = await BudgetRepository(connection).add_alert(group_id, alert)
         except Exception:
             # The next call that uses something tries again.
-            watched.told.pop(alert.limit, None)
+            watched.alerted.pop(alert.limit, None)
             logger.exception("budget_alert_not_stored", group_id=group_id, limit=alert.limit)
             return
         if not new:

@@ -168,9 +168,12 @@ def _check_conversation(completion: Completion) -> None:
         raise InvalidArgument.field("completion.tools", "must not have two tools of the same name")
     choices = ("", "auto", "none", *names, *(["required"] if names else []))
     if completion.tool_choice not in choices:
-        raise InvalidArgument.field(
-            "completion.tool_choice", 'must be "auto", "none", "required" or the name of one of the tools'
+        allowed = (
+            '"auto", "none", "required" or the name of one of the tools'
+            if names
+            else '"auto" or "none" in a call without tools; give the tools to choose from in completion.tools'
         )
+        raise InvalidArgument.field("completion.tool_choice", f"must be {allowed}")
     for index, message in enumerate(completion.messages):
         path = f"completion.messages[{index}]"
         if message.role is MessageRole.TOOL and not message.tool_call_id:

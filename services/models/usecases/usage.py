@@ -30,8 +30,8 @@ class UsageReports:
         """
         if query.start is not None and query.end is not None and query.end < query.start:
             raise InvalidArgument.field("end_time", "must not be before start_time")
-        if UsageGrouping.LABEL in query.group_by and not query.label:
-            raise InvalidArgument.field("label", "name the label whose values are to be summed by")
+        if UsageGrouping.LABEL in query.group_by and not query.label_key:
+            raise InvalidArgument.field("label_key", "name the label whose values are to be summed by")
         pager = Pager("usage", key_types=(str,) * len(query.group_by), default=_DEFAULT_ROWS, maximum=_MOST_ROWS)
         filters = {name: str(getattr(query, name)) for name in UsageQuery.__dataclass_fields__ if name != "labels"}
         filters["labels"] = str(sorted(query.labels.items()))

@@ -133,8 +133,14 @@ def test_the_packaged_file_holds_models_with_an_offline_pair_among_them() -> Non
     [
         ("models: 3", "list"),
         ("models:\n- {name: x, provider: nobody}", "entry 1 (x)"),
-        ("models:\n- {name: x, provider: openai, capabilities: [flying]}", "entry 1 (x)"),
-        ("models:\n- {name: x, provider: openai, price: 3}", "price"),
+        (
+            "models:\n- {name: x, provider: openai, capabilities: [flying]}",
+            "capabilities: must be a list of some of chat,",
+        ),
+        ("models:\n- {name: x, provider: openai, capabilities: [[]]}", "entry 1 (x): capabilities: must be a list"),
+        ("models:\n- {name: x, provider: openai, price: 3}", "entry 1 (x): price is not a field of a model"),
+        ("models:\n- {provider: openai}", "entry 1 (without a name): name is missing"),
+        ("models:\n- x", "entry 1 (x)"),
         ("models:\n- {name: x, provider: openai}\n- {name: x, provider: openai}", "same name"),
         ("{", "line 1"),
     ],

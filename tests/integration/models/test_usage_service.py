@@ -246,16 +246,16 @@ async def test_usage_is_summed_by_several_things_at_once_in_pages(served: Instal
     assert (row.input_tokens, row.output_tokens) == (200, 40)
     assert (row.reasoning_tokens, row.cached_input_tokens, row.estimated_calls) == (10, 60, 0)
     assert not row.subject
-    by_all = await query("DAY", "SUBJECT", "LABEL", label="project")
+    by_all = await query("DAY", "SUBJECT", "LABEL", label_key="project")
     assert {row.day for row in by_all} <= {today, f"{datetime.now(UTC):%Y-%m-%d}"}
-    assert [(row.subject, row.label, row.calls) for row in by_all if row.day == today] == [
+    assert [(row.subject, row.label_value, row.calls) for row in by_all if row.day == today] == [
         ("dev|alice", "", 1),
         ("dev|alice", "atlas", 1),
         ("dev|alice", "borealis", 1),
         ("dev|carol", "", 1),
         ("dev|carol", "atlas", 1),
     ]
-    assert [row.calls for row in await query("LABEL", label="none")] == [5]
+    assert [row.calls for row in await query("LABEL", label_key="none")] == [5]
     assert [row.calls for row in await query(crew="brief", model=CHAT)] == [2]
     assert [row.calls for row in await query(labels={"project": "atlas"}, subject="dev|carol")] == [1]
     assert not await query(labels={"project": "atlas' OR 1=1"})
@@ -298,7 +298,7 @@ async def test_calls_are_counted_by_model_and_outcome_without_the_names_of_group
 
 async def test_a_query_that_makes_no_sense_is_refused_by_its_field(models: Installation) -> None:
     for fields, field in [
-        ({"group_by": [pb.USAGE_GROUPING_LABEL]}, "label"),
+        ({"group_by": [pb.USAGE_GROUPING_LABEL]}, "label_key"),
         ({"group_by": [pb.USAGE_GROUPING_UNSPECIFIED]}, "group_by[0]"),
         ({"group_by": [pb.USAGE_GROUPING_DAY] * 2}, "group_by"),
         ({"page_token": "x"}, "page_token"),

@@ -324,7 +324,7 @@ async def read_stream(
         CoxswainError: an event cannot be read or is an error, or the events end before the finish.
     """
     reader = AnswerReader(split_thoughts, ThinkingReader(model))
-    told = False
+    passed_on = False
     try:
         async for batch in batches:
             deltas: list[Delta] = []
@@ -333,22 +333,22 @@ async def read_stream(
                     deltas += read(model, reader.feed, document)
             except CoxswainError:
                 for delta in _joined(deltas):
-                    told = True
+                    passed_on = True
                     yield delta
                 raise
             for delta in _joined(deltas):
-                told = True
+                passed_on = True
                 yield delta
         if not reader.begun:
             raise bad_response(model, "it holds no answer")
         if not reader.ended:
             raise unavailable(model, "ended its stream before the answer was complete")
         for delta in read(model, lambda _: reader.finish(), None):
-            told = True
+            passed_on = True
             yield delta
     except BaseException:
         # Whoever got a part of the answer knows that it began; nobody else does.
-        if reader.begun and not told:
+        if reader.begun and not passed_on:
             report_lost_work(model, reader.usage)
         raise
     if reader.usage is not None:
@@ -358,7 +358,7 @@ async def read_stream(
 
 
 def _joined(deltas: Sequence[Delta]) -> list[Delta]:
-    """Return the same answer in as few deltas as it can be told in."""
+    """Return the same answer in as few deltas as possible."""
     joined: list[Delta] = []
     for delta in deltas:
         match (joined[-1] if joined else None), delta:

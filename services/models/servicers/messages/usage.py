@@ -24,7 +24,7 @@ _ROW_FIELDS = {
     UsageGrouping.CREW: "crew",
     UsageGrouping.SUBJECT: "subject",
     UsageGrouping.DAY: "day",
-    UsageGrouping.LABEL: "label",
+    UsageGrouping.LABEL: "label_value",
 }
 
 
@@ -45,7 +45,7 @@ def usage_query_from_proto(request: pb.QueryUsageRequest) -> UsageQuery:
         execution_id=request.execution_id,
         model=request.model,
         subject=request.subject,
-        label=request.label,
+        label_key=request.label_key,
         labels=dict(request.labels) | crew,
     )
 

@@ -259,9 +259,9 @@ def _group_by(request: QueryUsageRequest, by: list[str]) -> list[str]:
     for what in by:
         name, _, key = what.partition("=")
         if name == "label" and key:
-            if request.label:
+            if request.label_key:
                 raise typer.BadParameter("only one label can be summed by", param_hint="--by")
-            request.label = key
+            request.label_key = key
             request.group_by.append(UsageGrouping.USAGE_GROUPING_LABEL)
         elif what in _GROUPINGS:
             request.group_by.append(_GROUPINGS[what])
@@ -272,7 +272,7 @@ def _group_by(request: QueryUsageRequest, by: list[str]) -> list[str]:
 
 
 def _key(row: UsageRow, name: str) -> str:
-    return str(getattr(row, "execution_id" if name == "execution" else name))
+    return str(getattr(row, {"execution": "execution_id", "label": "label_value"}.get(name, name)))
 
 
 def _pairs(labels: list[str] | None) -> dict[str, str]:
