@@ -65,6 +65,17 @@ async def test_models_and_tools_are_listed(run: Run) -> None:
     assert "calculator" in (await run("tools")).stdout
 
 
+async def test_a_model_is_shown_with_its_prices_and_where_they_come_from(run: Run) -> None:
+    shown = [line.split() for line in (await run("models", "openai/gpt-5")).stdout.splitlines()]
+    assert ["$", "per", "million", "input", "tokens", "1.25", "packaged", "list"] in shown
+    assert ["tokens", "of", "a", "prompt", "272,000", "configuration"] in shown
+    missing = await run("models", "openai/gpt5")
+    assert missing.exit_code == 10 + 5
+    assert "did you mean" in missing.stderr
+    [model] = rows(await run("models", "openai/gpt-5", "--json"))
+    assert model["name"] == "openai/gpt-5"
+
+
 async def test_a_crew_is_created_then_updated_then_left_alone(run: Run, crew_file: str) -> None:
     first = await run("apply", "-f", crew_file)
     assert (first.exit_code, first.stdout.split(",")[0]) == (0, "brief created: revision 1")

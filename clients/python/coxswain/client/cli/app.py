@@ -9,7 +9,7 @@ import grpc
 import typer
 from typer.core import TyperGroup
 
-from coxswain.client.cli import ask, crews, executions, fallbacks, memory, run, schedules, system, usage
+from coxswain.client.cli import ask, crews, executions, fallbacks, memory, models, run, schedules, system, usage
 from coxswain.client.cli.session import (
     EXIT_INTERRUPTED,
     EXIT_NOT_SUCCEEDED,
@@ -147,6 +147,7 @@ _REMEDIES = {
 }
 
 system.register(app)
+models.register(app)
 fallbacks.register(app)
 ask.register(app)
 crews.register(app)

@@ -1,4 +1,4 @@
-"""Commands about the installation: up, status, whoami, models, tools."""
+"""Commands about the installation: up, status, whoami, tools."""
 
 import importlib.util
 import os
@@ -21,17 +21,13 @@ from coxswain.client.cli.session import (
     table,
 )
 from coxswain.client.errors import CoxswainError, NotFound
-from coxswain.client.paging import pages
 from coxswain.client.policy import FILES
 from coxswain.common.v1.access_pb2 import Role
-from coxswain.models.v1.model_pb2 import CredentialAvailability, ListModelsRequest, Provider
 from coxswain.orchestrator.v1.tool_pb2 import ListToolsRequest
 from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
 
 _ELSEWHERE = "not served here"
 _HEALTH_STYLES = {"serving": "green", "not serving": "red", _ELSEWHERE: "dim"}
-_CREDENTIALS = {"NOT_NEEDED": "not needed", "AVAILABLE": "yes", "MISSING": "no"}
-_CAPABILITIES = ("chat", "embeddings", "tools", "json_schema", "reasoning", "images", "documents", "audio")
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +35,6 @@ def register(app: typer.Typer) -> None:
     app.command()(up)
     app.command()(status)
     app.command()(whoami)
-    app.command()(models)
     app.command()(tools)
 
 
@@ -143,32 +138,6 @@ def whoami(context: typer.Context, as_json: JsonOption = False) -> None:
     made = table("group", "role")
     for membership in response.groups:
         add_row(made, membership.group_id, _role(membership.role))
-    session.out.print(made)
-    return None
-
-
-def models(
-    context: typer.Context,
-    enabled: Annotated[bool, typer.Option("--enabled", help="Only models your group may call.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """List the models your group can see.
-
-    Example: `coxswain models --enabled`
-    """
-    session = session_of(context, as_json)
-    with session.client() as client:
-        found = list(pages(client.models.ListModels, ListModelsRequest(enabled_only=enabled), "models"))
-    if session.json:
-        return session.print_json(found)
-    made = table("name", "provider", "can", ">context", "enabled", "credential", "what")
-    for model in found:
-        can = ", ".join(name for name in _CAPABILITIES if getattr(model.capabilities, name))
-        provider = Provider.Name(model.provider).removeprefix("PROVIDER_").lower()
-        window = f"{model.context_window:,}" if model.context_window else ""
-        credential = CredentialAvailability.Name(model.credential).removeprefix("CREDENTIAL_AVAILABILITY_")
-        key = _CREDENTIALS.get(credential, "unknown")
-        add_row(made, model.name, provider, can, window, "yes" if model.enabled else "no", key, model.description)
     session.out.print(made)
     return None
 
