@@ -30,7 +30,7 @@ from services.common.grpc.handler import Context
 from services.common.grpc.large_messages import beside_if_large
 from services.common.grpc.metrics import CALLS, SECONDS
 from services.common.grpc.nul_check import refuse_nul
-from services.common.grpc.status import DETAILS_KEY, from_rpc_error, to_status
+from services.common.grpc.status import failure_metadata, from_rpc_error, to_status
 from services.common.grpc.validation import refuse_crowds, validate
 from services.common.identity.authenticator import (
     GROUP,
@@ -209,7 +209,7 @@ class Pipeline:
         code, status = to_status(failure, call.request_id)
         CALLS.labels(call.method, code.name).inc()
         logger.info("call_refused", method=call.method, code=code.name, reason=failure.reason)
-        await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+        await context.abort(code, status.message, failure_metadata(failure, status))
 
 
 async def _close(responses: AsyncIterator[Message], guard: asyncio.Task[None] | None) -> None:

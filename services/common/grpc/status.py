@@ -27,6 +27,7 @@ from services.common.errors import (
 
 DOMAIN = "coxswain"
 DETAILS_KEY = "grpc-status-details-bin"
+_RETRY_DELAY_KEY = "grpc-retry-pushback-ms"
 # Clients refuse trailers of more than 8 KiB, and would never see what is wrong. The message goes there twice: in the
 # details, and with every byte that is no plain ASCII as three.
 _MAX_MESSAGE_BYTES = 1800
@@ -52,6 +53,16 @@ _BY_CODE: dict[str, type[CoxswainError]] = {
         Internal,
     )
 }
+
+
+def failure_metadata(error: CoxswainError, status: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
+    """Return the metadata that ends a call with a rich status.
+
+    Upstreams have been asked as often as is sensible: gRPC in the caller, which repeats calls by itself, is told not to
+    multiply that. Some of these answers were billed.
+    """
+    details = (DETAILS_KEY, status.SerializeToString())
+    return (details, (_RETRY_DELAY_KEY, "-1")) if error.reason.startswith("UPSTREAM_") else (details,)
 
 
 def to_status(error: CoxswainError, request_id: str) -> tuple[grpc.StatusCode, status_pb2.Status]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from coxswain.client import AsyncClient, CoxswainError
 from coxswain.models.v1 import inference_pb2
 from coxswain.models.v1 import usage_pb2 as pb
 from services.models.domain.tokens import estimate_prompt_tokens, estimate_tokens
@@ -20,6 +21,7 @@ from tests.integration.models.support import (
     refusal,
     serve_models,
 )
+from tests.support.harness import ALICE
 from tests.support.llm_replies import split_tokens
 from tests.support.llm_script import Fault, Reply, Usage
 
@@ -59,6 +61,17 @@ async def test_a_whole_answer_that_breaks_off_is_recorded(served: Installation) 
     assert failure.reason == "UPSTREAM_UNAVAILABLE"
     recorded = await row(served, CHAT)
     assert (recorded.calls, recorded.input_tokens) == (len(served.llm.calls), len(served.llm.calls) * PROMPT_TOKENS)
+
+
+async def test_clients_do_not_repeat_by_themselves_what_the_upstream_has_billed(models: Installation) -> None:
+    models.llm.on(Reply(raw_body='{"choices": []}'))
+    async with AsyncClient(models.harness.address, token=ALICE) as client:
+        with pytest.raises(CoxswainError, match="invalid response"):
+            await client.inference.Complete(ask(CHAT))
+        assert len(models.llm.calls) == 1
+        with pytest.raises(CoxswainError, match="invalid response"):
+            await client.inference.Embed(inference_pb2.EmbedRequest(model=EMBED, texts=["one"]))
+        assert len(models.llm.calls) == 2
 
 
 async def test_attempts_that_were_given_up_are_recorded_beside_the_answer(
