@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
@@ -81,9 +81,10 @@ class StoredAnswerRepository:
             )
         )
 
-    async def renew(self, claimed_by: str, keys: Sequence[str], until: datetime) -> None:
-        """Let claims of a process last longer."""
-        claimed = (_COLUMNS.claimed_by == claimed_by, _COLUMNS.key.in_(keys))
+    async def renew(self, claimed_by: str, claims: Sequence[tuple[str, str]], until: datetime) -> None:
+        """Let claims of a process, each the group and the key of its row, last longer."""
+        # With the group, the primary key finds them: a scan of all answers would take longer than a claim lasts.
+        claimed = (_COLUMNS.claimed_by == claimed_by, tuple_(_COLUMNS.group_id, _COLUMNS.key).in_(claims))
         await self._connection.execute(update(stored_answers).where(*claimed).values(expires_at=until))
 
     async def trim(self, group_id: str, *, answers: int, size: int) -> None:

@@ -170,10 +170,10 @@ class StoredAnswers:
         await every(_RENEWAL_SECONDS, self._renew, name="answer_claims")
 
     async def _renew(self) -> None:
-        keys = [key for _, key in self._running]
-        if self._claims and keys:
+        claims = list(self._running)
+        if self._claims and claims:
             async with self._database.write() as connection:
-                await StoredAnswerRepository(connection).renew(self._process, keys, utc_now() + _CLAIM)
+                await StoredAnswerRepository(connection).renew(self._process, claims, utc_now() + _CLAIM)
 
     # Equal requests
 
@@ -261,7 +261,8 @@ class StoredAnswers:
             if row is not None and row.expires_at >= now:
                 if row.body_hash != body_hash:
                     raise AlreadyExists.request_id(request_id)
-                if row.claimed_by:
+                # A claim of this process is one that could not be released: no other call of it is at it.
+                if row.claimed_by not in ("", self._process):
                     # Another replica is at it. Its claim lapses soon after its death.
                     await asyncio.sleep(_POLL_SECONDS)
                     continue

@@ -16,7 +16,9 @@ from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import model_pb2, usage_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.errors import Unavailable
 from services.common.grpc.json_values import to_struct
+from services.models.repositories.stored_answers import StoredAnswerRepository
 from services.models.tables import metadata, stored_answers
 from tests.integration.models.support import (
     CHAT,
@@ -386,6 +388,24 @@ async def test_the_claim_of_a_replica_that_died_lapses(replicas: tuple[Installat
     running.cancel()
     await ended
     assert (await second.inference().Complete(whole("r1"))).stored
+
+
+async def test_a_claim_that_could_not_be_released_does_not_hold_up_its_own_process(
+    replicas: tuple[Installation, Installation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise Unavailable("the database does not answer")
+
+    first, _ = replicas
+    first.llm.on(Reply(fault=Fault(status=400)), times=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(StoredAnswerRepository, "release", away)
+        await refusal(first.inference().Complete(whole("r1")))
+    # Renewed or not, as calls of this process that run renew what it has claimed.
+    async with database_of(first).write() as connection:
+        await connection.execute(update(stored_answers).values(expires_at=utc_now() + timedelta(hours=1)))
+    assert not (await first.inference().Complete(whole("r1"), timeout=30)).stored
+    assert (await first.inference().Complete(whole("r1"))).stored
 
 
 # Equal requests
