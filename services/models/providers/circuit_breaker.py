@@ -10,8 +10,9 @@ from prometheus_client import Counter, Gauge
 
 logger = structlog.get_logger(__name__)
 
-# A state is some 200 bytes; the least recently used one is forgotten, which closes its circuit.
+# A state is some 500 bytes; the least recently used one is forgotten, which closes its circuit.
 _SIZE = 10_000
+_CAUSE_CHARACTERS = 300
 _OPEN = Gauge("coxswain_models_circuits_open", "Upstreams, counted for each group, that are left alone after outages.")
 _OPENINGS = Counter(
     "coxswain_models_circuit_openings_total", "How often an upstream was left alone, by provider.", ("provider",)
@@ -35,6 +36,8 @@ class _State:
     outages: int = 0
     """In a row."""
     last_outage: float = 0.0
+    cause: str = ""
+    """The message of the last outage."""
     openings: int = 0
     """Since the last success."""
     open_until: float | None = None
@@ -61,10 +64,10 @@ class Trial:
         if self._end():
             self._breaker.succeeded(self)
 
-    def failed(self) -> None:
-        """The upstream had an outage."""
+    def failed(self, cause: str = "") -> None:
+        """The upstream had an outage; `cause` is its message, for the callers who are refused because of it."""
         if self._end():
-            self._breaker.failed(self)
+            self._breaker.failed(self, cause)
 
     def gave_up(self) -> None:
         """The attempt ended without telling anything of the upstream."""
@@ -101,6 +104,11 @@ class CircuitBreaker:
             return 0.0
         return max(0.0, max(state.open_until, state.next_probe_at) - self._clock())
 
+    def cause(self, key: UpstreamKey) -> str:
+        """Return the message of the upstream's last outage; empty when there is none."""
+        state = self._states.get(key)
+        return "" if state is None else state.cause
+
     def begin(self, key: UpstreamKey) -> Trial:
         """Begin an attempt that `refusal` does not speak against."""
         state = self._states.get(key)
@@ -122,11 +130,12 @@ class CircuitBreaker:
             _OPEN.dec()
             logger.info("upstream_used_again", group_id=trial.key.group_id, upstream_model=trial.key.upstream_model)
 
-    def failed(self, trial: Trial) -> None:
+    def failed(self, trial: Trial, cause: str) -> None:
         """See `Trial`."""
         if not self._threshold:
             return
         state = self._states.setdefault(trial.key, _State())
+        state.cause = cause[:_CAUSE_CHARACTERS]
         self._states.move_to_end(trial.key)
         if trial.is_probe:
             # Another probe may have opened it anew, or closed it.

@@ -219,7 +219,10 @@ class Upstreams:
                     return result, trial
             circuits = [self._breaker.refusal(route.key) for route in routes]
             if failure is None:
-                raise _left_alone(model, min(circuits))
+                seconds, key = min(
+                    zip(circuits, (route.key for route in routes), strict=True), key=lambda each: each[0]
+                )
+                raise _left_alone(model, seconds, self._breaker.cause(key))
             if all(circuits):
                 # A call that was under way when they opened waits once, for the probe.
                 if circuits_waited_for or has_fallback:
@@ -277,15 +280,16 @@ def _judge(trial: Trial, failure: CoxswainError, *, ours: bool = False) -> None:
     if failure.reason in _ANSWERS:
         trial.succeeded()
     elif failure.reason == "UPSTREAM_UNAVAILABLE" and isinstance(failure, Unavailable) and not ours:
-        trial.failed()
+        # The upstream's own words, which follow, are for the caller whose request they answered.
+        trial.failed(failure.message.partition("; try again")[0])
     else:
         trial.gave_up()
 
 
-def _left_alone(model: Model, seconds: float) -> Unavailable:
+def _left_alone(model: Model, seconds: float, cause: str) -> Unavailable:
     return Unavailable(
         f'the upstream of "{model.name}" has failed several times in a row and is left alone for a while; '
-        f"try again in {math.ceil(seconds)} s",
+        f"try again in {math.ceil(seconds)} s" + (f" (its last failure: {cause})" if cause else ""),
         reason="UPSTREAM_UNAVAILABLE",
         metadata={"model": model.name},
         retry_after=seconds,

@@ -25,6 +25,7 @@ from services.common.identity.principal import CredentialKind, Principal, Role
 from services.models.domain.model import Capabilities, Deployment, Model, ModelSpec, Provider
 from services.models.providers.circuit_breaker import CircuitBreaker
 from services.models.providers.retries import RetryableError, RetryLimits, too_late
+from services.models.providers.upstream_errors import unavailable
 from services.models.providers.upstreams import Attempt, Upstreams
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -236,6 +237,19 @@ async def test_streams_that_break_off_count_as_outages_and_abandoned_ones_do_not
             _ = [item async for item in tried.stream(model(), streaming("a", outage()))]
     with pytest.raises(Unavailable, match="left alone"):
         _ = [item async for item in tried.stream(model(), streaming("a"))]
+
+
+async def test_callers_that_are_refused_learn_of_the_last_failure_but_not_what_the_upstream_said_of_it(
+    clock: _Clock, pauses: list[float]
+) -> None:
+    tried = upstreams(clock, max_attempts=1)
+    said = unavailable(model(), "failed with HTTP 503", status=503, quoted=' (it said: "no room for your novel")')
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="novel"):
+            await tried.call(model(), Script(RetryableError(said)))
+    with pytest.raises(Unavailable, match=r"left alone.*\(its last failure: .* failed with HTTP 503\)") as refused:
+        await tried.call(model(), Script())
+    assert "novel" not in refused.value.message
 
 
 async def test_a_stream_that_probes_lets_others_go_on_as_soon_as_it_answers(clock: _Clock, pauses: list[float]) -> None:
