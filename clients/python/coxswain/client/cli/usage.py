@@ -163,7 +163,10 @@ def set_budget(
     minute_tokens: Annotated[int, typer.Option(min=0, help="Tokens in a minute; 0 means no limit.")] = 0,
     minute_calls: Annotated[int, typer.Option(min=0, help="Calls in a minute; 0 means no limit.")] = 0,
     alert_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of a limit at which an alert is stored; 0 means never.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of a limit at which an alert is stored, as in 0.8 for 80 %; 0 means never."
+        ),
     ] = 0.0,
     ceiling_of: Annotated[
         str, typer.Option(metavar="GROUP", help="As the operator: set the ceiling of this group, by its id, instead.")
