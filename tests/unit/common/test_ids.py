@@ -1,3 +1,4 @@
+import multiprocessing
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,3 +20,15 @@ def test_ids_of_many_threads_never_collide() -> None:
     with ThreadPoolExecutor(8) as threads:
         ids = [i for batch in threads.map(lambda _: [new_id() for _ in range(2_000)], range(8)) for i in batch]
     assert len(set(ids)) == len(ids)
+
+
+def test_a_forked_process_uses_none_of_the_random_bits_of_its_parent() -> None:
+    new_id()
+    context = multiprocessing.get_context("fork")
+    with context.Pool(1) as pool:
+        of_child = pool.apply(_random_parts)
+    assert not set(of_child) & set(_random_parts())
+
+
+def _random_parts() -> list[str]:
+    return [new_id()[-12:] for _ in range(100)]
