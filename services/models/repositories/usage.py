@@ -1,5 +1,6 @@
 """Rows of usage."""
 
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     ColumnElement,
+    Insert,
     Subquery,
     case,
     collate,
@@ -26,6 +28,9 @@ from services.common.db.database import Database
 from services.models.domain.budget import Period, Scope, Sums
 from services.models.domain.usage import CREW_LABEL, Usage, UsageGrouping, UsageQuery, UsageRecord, UsageSum
 from services.models.tables import usage_days, usage_records
+
+_INSERTION = insert(usage_records)
+_DAY_KEYS = ("group_id", "day", "model", "subject")
 
 
 class UsageRepository:
@@ -50,20 +55,13 @@ class UsageRepository:
             day = days[record.group_id, Period.DAY.of(record.called_at), record.model, record.subject]
             day[0] += record.usage.input_tokens + record.usage.output_tokens
             day[1] += record.usage.cost
-        await self._connection.execute(insert(usage_records), [_columns(record) for record in records])
-        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
-        addition = dialect.insert(usage_days)
-        addition = addition.on_conflict_do_update(
-            index_elements=["group_id", "day", "model", "subject"],
-            set_={name: usage_days.c[name] + addition.excluded[name] for name in ("tokens", "cost")},
-        )
+        await self._connection.execute(_INSERTION, [_columns(record) for record in records])
         # In one order everywhere: transactions of several replicas never wait for each other in a circle.
-        names = ("group_id", "day", "model", "subject")
         rows = [
-            dict(zip(names, key, strict=True)) | {"tokens": tokens, "cost": cost}
+            dict(zip(_DAY_KEYS, key, strict=True)) | {"tokens": tokens, "cost": cost}
             for key, (tokens, cost) in sorted(days.items())
         ]
-        await self._connection.execute(addition, rows)
+        await self._connection.execute(_addition(on_postgres=self._on_postgres), rows)
 
     async def sums(self, group_id: str, query: UsageQuery, after: Sequence[str] | None, limit: int) -> list[UsageSum]:
         """Return sums of a group's records in the order of their keys, those after the keys `after`."""
@@ -200,6 +198,18 @@ async def read_sums(
             if f"{period.value}_cost" in row:
                 cell[period] = Sums(float(row[f"{period.value}_cost"]), int(row[f"{period.value}_tokens"]))
     return found
+
+
+@functools.cache
+def _addition(*, on_postgres: bool) -> Insert:
+    """Return the statement that adds to the days; it is written every few calls, and made only once."""
+    dialect = postgresql if on_postgres else sqlite
+    addition = dialect.insert(usage_days)
+    added: Insert = addition.on_conflict_do_update(
+        index_elements=_DAY_KEYS,
+        set_={name: usage_days.c[name] + addition.excluded[name] for name in ("tokens", "cost")},
+    )
+    return added
 
 
 _SUMMED = (

@@ -21,7 +21,7 @@ _BATCH = 500
 _MAX_WAITING = 100_000
 _PAUSES = Backoff(base=0.2, longest=5.0)
 # Rows that are written together cost a fraction of rows written one by one.
-_GATHER_SECONDS = 0.05
+_GATHER_SECONDS = 0.25
 # Readers answer with what is stored rather than not at all.
 _FLUSH_SECONDS = 2.0
 _LOST = Counter("coxswain_models_usage_lost_total", "Records of usage that were not stored, by reason.", ("reason",))
