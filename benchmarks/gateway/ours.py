@@ -7,6 +7,7 @@ from pathlib import Path
 import uvloop
 
 from services.common.logging import configure_logging
+from services.common.runner import settle
 from services.models.settings import ModelsSettings
 from tests.support.harness import serve_services
 
@@ -16,6 +17,8 @@ async def _serve(directory: Path) -> None:
     # One caller makes all calls here: the share of its group is not what is measured.
     settings = {"models": ModelsSettings(max_calls_per_group=1000)}
     async with serve_services(directory, "models", settings=settings) as harness:
+        # As every service's own process does.
+        settle()
         print(harness.address, flush=True)
         await asyncio.Event().wait()
 
