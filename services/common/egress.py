@@ -4,6 +4,7 @@ A tenant's address is resolved here, every address it resolves to is checked, an
 no name can lead into the networks the services run in.
 """
 
+import functools
 import ipaddress
 import re
 import socket
@@ -49,6 +50,7 @@ def origin_of(url: str) -> str | None:
     return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
 
 
+@functools.lru_cache(maxsize=1000)
 def required_origin(url: str) -> str:
     """Return the origin of an address that has to have one.
 

@@ -34,6 +34,12 @@ def enum_from_proto(kind: type[E], proto_enum: "_EnumTypeWrapper[Any]", number: 
 
 def enum_to_proto(proto_enum: "_EnumTypeWrapper[V]", member: Enum) -> V:
     """Return the proto's value of a member. Raises ValueError when the proto has none of that name."""
+    number: V = _number(proto_enum, member)
+    return number
+
+
+@functools.cache
+def _number(proto_enum: "_EnumTypeWrapper[Any]", member: Enum) -> Any:
     return proto_enum.Value(_prefix(proto_enum.DESCRIPTOR) + member.name)
 
 

@@ -39,7 +39,10 @@ class GroupShares:
         share.callers += 1
         try:
             try:
-                async with asyncio.timeout(self._wait_seconds):
+                if share.slots.locked():
+                    async with asyncio.timeout(self._wait_seconds):
+                        await share.slots.acquire()
+                else:
                     await share.slots.acquire()
             except TimeoutError:
                 raise ResourceExhausted(

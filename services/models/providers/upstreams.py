@@ -247,6 +247,8 @@ class Upstreams:
         """
         usable = [route for route in routes if not self._breaker.refusal(route.key)]
         warm = [route for route in usable if route.key not in self._cool_until]
+        if len(warm) == 1:
+            return warm[0]
         if warm:
             return self._chance.choices(warm, [route.weight for route in warm])[0]
         if usable and may_cool:

@@ -74,7 +74,7 @@ class Inference:
 
             answer = await ask(completion, answer_by)
             answer = await self._structured.settle(principal.group_id, model, completion, answer, ask)
-        return replace(answer, dropped_parameters=fitted.dropped)
+        return replace(answer, dropped_parameters=fitted.dropped) if fitted.dropped else answer
 
     async def stream(self, principal: Principal, completion: Completion) -> AsyncGenerator[Delta, None]:
         """Yield the answer in parts; the last two are usage and finish, once each.
@@ -140,7 +140,9 @@ class Inference:
         if text is not None and finish.reason is FinishReason.STOP:
             violations = await self._structured.violations(principal.group_id, completion, text)
         yield UsageDelta(usage)
-        yield replace(finish, dropped_parameters=fitted.dropped, schema_violations=violations)
+        if fitted.dropped or violations:
+            finish = replace(finish, dropped_parameters=fitted.dropped, schema_violations=violations)
+        yield finish
 
     async def count_tokens(self, principal: Principal, name: str, messages: Sequence[Message]) -> TokenCount:
         """Return how many tokens a conversation has on a model.

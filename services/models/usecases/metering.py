@@ -1,5 +1,6 @@
 """Pricing and recording of what calls used."""
 
+import functools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -33,6 +34,8 @@ _TOKENS = Counter(
     ("model", "kind"),
 )
 _COST = Counter("coxswain_models_cost_dollars_total", "US dollars by model, where prices are known.", ("model",))
+# Each look-up takes a lock and makes texts of the labels.
+_calls, _tokens, _cost = (functools.cache(counter.labels) for counter in (_CALLS, _TOKENS, _COST))
 
 
 class CallMeter:
@@ -105,7 +108,7 @@ class Metering:
             outcome = "CANCELLED"
             raise
         finally:
-            _CALLS.labels(_label(model), outcome).inc()
+            _calls(_label(model), outcome).inc()
 
 
 def expected_usage(model: Model, completion: Completion) -> Usage:
@@ -137,9 +140,9 @@ def _count(model: Model, usage: Usage) -> None:
         ("reasoning", usage.reasoning_tokens),
     ):
         if tokens:
-            _TOKENS.labels(label, kind).inc(tokens)
+            _tokens(label, kind).inc(tokens)
     if usage.cost:
-        _COST.labels(label).inc(usage.cost)
+        _cost(label).inc(usage.cost)
 
 
 def _label(model: Model) -> str:

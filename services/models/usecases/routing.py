@@ -65,7 +65,8 @@ class Routing:
                         return withheld
                     raise turns.failure from turns.failure.__cause__
                 continue
-            answer = replace(answer, answered_by=turns.answered_by)
+            if turns.answered_by:
+                answer = replace(answer, answered_by=turns.answered_by)
             if answer.finish_reason is not FinishReason.CONTENT_FILTER:
                 return answer
             withheld = withheld or answer
@@ -86,14 +87,16 @@ class Routing:
             try:
                 async with aclosing(ask(turns.model, answer_by)) as deltas:
                     async for delta in deltas:
-                        if isinstance(delta, FinishDelta):
+                        if isinstance(delta, FinishDelta) and turns.answered_by:
                             delta = replace(delta, answered_by=turns.answered_by)
-                        held.append(delta)
-                        if not begun and not _is_of_an_answer(delta):
+                        if not begun:
+                            held.append(delta)
+                            begun = _is_of_an_answer(delta)
+                            if begun:
+                                for early in held:
+                                    yield early
                             continue
-                        begun = True
-                        while held:
-                            yield held.pop(0)
+                        yield delta
                 if begun:
                     return
                 withheld = withheld or held

@@ -1,7 +1,7 @@
 """Whole answers and streams of every dialect give the same answer, or say why there is none."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -171,7 +171,7 @@ def test_an_empty_answer_that_ended_for_an_unknown_reason_is_refused() -> None:
 
 
 async def _deltas(*batches: list[dict[str, Any]]) -> list[Delta]:
-    async def come() -> AsyncIterator[list[dict[str, Any]]]:
+    async def come() -> AsyncGenerator[list[dict[str, Any]], None]:
         for batch in batches:
             yield batch
 

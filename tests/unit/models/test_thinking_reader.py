@@ -1,7 +1,7 @@
 """Thinking that upstreams want back, whole and in pieces."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -135,7 +135,7 @@ FORMS: list[tuple[Model, list[dict[str, Any]], dict[str, Any]]] = [
 
 
 async def streamed(asked: Model, pieces: list[dict[str, Any]]) -> list[Delta]:
-    async def documents() -> AsyncIterator[Any]:
+    async def documents() -> AsyncGenerator[Any, None]:
         for piece in pieces:
             yield [{"choices": [{"delta": piece}]}]
         yield [{"choices": [{"delta": {}, "finish_reason": "stop"}]}]

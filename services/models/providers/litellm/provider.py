@@ -87,21 +87,18 @@ class LitellmProvider:
 
         return await self._upstreams.call(model, send, answer_by=answer_by)
 
-    async def stream(
+    def stream(
         self, model: Model, completion: Completion, answer_by: float | None = None, /
     ) -> AsyncGenerator[Delta, None]:
         """Yield the answer as it comes."""
 
-        async def send(attempt: Attempt) -> AsyncGenerator[Delta, None]:
+        def send(attempt: Attempt) -> AsyncGenerator[Delta, None]:
             request = chat_request(attempt.model, completion, stream=True)
             del request["stream"]
-            async with contextlib.aclosing(self._documents(attempt, request)) as documents:
-                async for delta in read_stream(attempt.model, documents, split_thoughts=not model.spec.keep_think_tags):
-                    yield delta
+            documents = self._documents(attempt, request)
+            return read_stream(attempt.model, documents, split_thoughts=not model.spec.keep_think_tags)
 
-        async with contextlib.aclosing(self._upstreams.stream(model, send, answer_by=answer_by)) as deltas:
-            async for delta in deltas:
-                yield delta
+        return self._upstreams.stream(model, send, answer_by=answer_by)
 
     async def embed(self, model: Model, texts: Sequence[str], dimensions: int, take: TakeBatch) -> None:
         """Fetch unit-length vectors in batches."""

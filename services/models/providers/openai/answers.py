@@ -3,7 +3,8 @@
 A whole answer is read as a stream of one event, so that both give the same text, reasoning and tool calls.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -126,7 +127,7 @@ class AnswerReader:
             BadResponse: it is not an event of an answer.
             AnswerFailed: it is an error.
         """
-        if not isinstance(document, Mapping):
+        if not isinstance(document, dict):
             if holds_fault(document):
                 raise AnswerFailed(read_fault(200, document))
             raise BadResponse("it is not a JSON object")
@@ -139,9 +140,9 @@ class AnswerReader:
             # Events that count tokens, keep the connection alive or name filters have no choice.
             return []
         choice = choices[0] if isinstance(choices, list) else None
-        if not isinstance(choice, Mapping):
+        if not isinstance(choice, dict):
             raise BadResponse("its choices are not objects")
-        if holds_fault({"error": choice.get("error")}):
+        if "error" in choice and holds_fault({"error": choice["error"]}):
             raise AnswerFailed(read_fault(200, {"error": choice["error"]}))
         word = choice.get("finish_reason")
         if isinstance(word, str) and word:
@@ -150,7 +151,7 @@ class AnswerReader:
         message = choice.get("message" if whole else "delta")
         if message is None:
             return []
-        if not isinstance(message, Mapping):
+        if not isinstance(message, dict):
             raise BadResponse("its choice has no message")
         self.begun = True
         if whole:
@@ -314,11 +315,11 @@ def read_whole(model: Model, document: Any, *, split_thoughts: bool = True) -> A
 
 
 async def read_stream(
-    model: Model, batches: AsyncIterator[Sequence[Any]], *, split_thoughts: bool = True
+    model: Model, batches: AsyncGenerator[Sequence[Any], None], *, split_thoughts: bool = True
 ) -> AsyncGenerator[Delta, None]:
     """Yield an answer as its events come: text, reasoning and tool calls, then usage if there is any, then the finish.
 
-    What events of one batch say is joined, as each delta is a message to the caller.
+    `batches` are closed at its end. What events of one batch say is joined, as each delta is a message to the caller.
 
     Raises:
         CoxswainError: an event cannot be read or is an error, or the events end before the finish.
@@ -326,19 +327,20 @@ async def read_stream(
     reader = AnswerReader(split_thoughts, ThinkingReader(model))
     passed_on = False
     try:
-        async for batch in batches:
-            deltas: list[Delta] = []
-            try:
-                for document in batch:
-                    deltas += read(model, reader.feed, document)
-            except CoxswainError:
+        async with aclosing(batches):
+            async for batch in batches:
+                deltas: list[Delta] = []
+                try:
+                    for document in batch:
+                        deltas += read(model, reader.feed, document)
+                except CoxswainError:
+                    for delta in _joined(deltas):
+                        passed_on = True
+                        yield delta
+                    raise
                 for delta in _joined(deltas):
                     passed_on = True
                     yield delta
-                raise
-            for delta in _joined(deltas):
-                passed_on = True
-                yield delta
         if not reader.begun:
             raise bad_response(model, "it holds no answer")
         if not reader.ended:

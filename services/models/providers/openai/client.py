@@ -1,10 +1,10 @@
 """Requests to upstreams over HTTP: credentials, limits of time and size."""
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, TypeVar
 
 import aiohttp
@@ -17,6 +17,7 @@ from services.common.http import EgressClient, iter_body, read_limited
 from services.common.identity.credentials import CredentialSource, OutboundCredential
 from services.models.domain.model import Model
 from services.models.providers.fault_reading import holds_fault, read_fault
+from services.models.providers.json_documents import read_json, write_json
 from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.events import EventParser, EventTooLarge
 from services.models.providers.retries import RetryableError, too_late
@@ -88,6 +89,24 @@ class _ConnectionLost(Exception):
     """The connection of a response was lost within its body."""
 
 
+class _ReportingLoss:
+    """Reports the work of an upstream that has begun its answer when the answer does not come whole."""
+
+    __slots__ = ("_model",)
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            report_lost_work(self._model)
+
+
 _Take = Callable[[Target, aiohttp.ClientResponse, OutboundCredential], Awaitable[T]]
 
 
@@ -118,7 +137,7 @@ class OpenAIClient:
             RetryableError: it failed in a way that may pass.
         """
         async with self._shares.slot(target.origin, current_principal().group_id):
-            return await self._send(target, _encode(request), self._read_document)
+            return await self._send(target, write_json(request), self._read_document)
 
     async def stream(self, target: Target, request: dict[str, Any]) -> AsyncGenerator[list[Any], None]:
         """Yield the JSON documents of a stream, those together that came together, until it ends by its mark, its end
@@ -131,10 +150,19 @@ class OpenAIClient:
             RetryableError: it failed in a way that may pass before its first document.
         """
         async with self._shares.slot(target.origin, current_principal().group_id):
-            batches = await self._send(target, _encode(request), self._begin_stream)
+            batch, batches, credential = await self._send(target, write_json(request), self._begin_stream)
             async with aclosing(batches):
-                async for batch in batches:
-                    yield batch
+                while batch:
+                    good, failure = _until_failure(
+                        batch, lambda document: _check_for_fault(target.model, document, credential)
+                    )
+                    if good:
+                        yield batch[: len(good)]
+                    if isinstance(failure, RetryableError):
+                        raise failure.failure from failure.__cause__
+                    if failure is not None:
+                        raise failure
+                    batch = await anext(batches, [])
 
     async def close(self) -> None:
         """Close all connections."""
@@ -144,7 +172,7 @@ class OpenAIClient:
         self, target: Target, response: aiohttp.ClientResponse, credential: OutboundCredential
     ) -> Any:
         limit = self._limits.max_bytes
-        with _reporting_loss(target):
+        with _ReportingLoss(target.model):
             try:
                 body = await read_limited(response, limit)
             except _UNREACHABLE as error:
@@ -162,34 +190,21 @@ class OpenAIClient:
 
     async def _begin_stream(
         self, target: Target, response: aiohttp.ClientResponse, credential: OutboundCredential
-    ) -> AsyncGenerator[list[Any], None]:
-        """Wait for the first document, so that an error in its place is retried as one in place of the stream."""
+    ) -> tuple[list[Any], AsyncGenerator[list[Any], None], OutboundCredential]:
+        """Wait for the first documents, so that an error in their place is retried as one in place of the stream.
+
+        Returns them, those that follow, and the credential they were asked for with.
+        """
         batches = self._batches(target, response)
         try:
-            with _reporting_loss(target):
+            with _ReportingLoss(target.model):
                 first: list[Any] = await anext(batches, [])
             if first:
                 _check_for_fault(target.model, first[0], credential)
         except BaseException:
             await batches.aclose()
             raise
-
-        async def stream() -> AsyncGenerator[list[Any], None]:
-            async with aclosing(batches):
-                batch = first
-                while batch:
-                    good, failure = _until_failure(
-                        batch, lambda document: _check_for_fault(target.model, document, credential)
-                    )
-                    if good:
-                        yield batch[: len(good)]
-                    if isinstance(failure, RetryableError):
-                        raise failure.failure from failure.__cause__
-                    if failure is not None:
-                        raise failure
-                    batch = await anext(batches, [])
-
-        return stream()
+        return first, batches, credential
 
     async def _send(self, target: Target, body: bytes, take: _Take[T]) -> T:
         """Send, and once more with a fresh credential where a remembered one is refused."""
@@ -355,7 +370,7 @@ async def _events(model: Model, beginning: bytes, pieces: AsyncIterator[bytes]) 
 
 def _is_whole(event: str) -> bool:
     try:
-        json.loads(event)
+        read_json(event)
     except (ValueError, RecursionError):
         return False
     return True
@@ -376,16 +391,6 @@ def _until_failure(items: Sequence[S], take: Callable[[S], T]) -> tuple[list[T],
     return taken, None
 
 
-@contextmanager
-def _reporting_loss(target: Target) -> Iterator[None]:
-    """Report the work of an upstream that has begun its answer when the answer does not come whole."""
-    try:
-        yield
-    except BaseException:
-        report_lost_work(target.model)
-        raise
-
-
 def _check_for_fault(model: Model, document: Any, credential: OutboundCredential) -> None:
     """Raise what an error in the place of an answer stands for."""
     if not holds_fault(document):
@@ -399,15 +404,11 @@ def _check_for_fault(model: Model, document: Any, credential: OutboundCredential
 
 def _parse(model: Model, text: str | bytes, what: str) -> Any:
     try:
-        return json.loads(text)
+        return read_json(text)
     except RecursionError:
         raise bad_response(model, f"{what} nested too deeply") from None
     except ValueError as error:
         raise bad_response(model, f"{what} not valid JSON") from error
-
-
-def _encode(request: dict[str, Any]) -> bytes:
-    return json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 async def _read_error(response: aiohttp.ClientResponse) -> tuple[Any, float | None]:
@@ -418,7 +419,7 @@ async def _read_error(response: aiohttp.ClientResponse) -> tuple[Any, float | No
     finally:
         response.close()
     try:
-        return json.loads(body or b""), retry_after
+        return read_json(body or b""), retry_after
     except (ValueError, RecursionError):
         return None, retry_after
 

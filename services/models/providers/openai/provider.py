@@ -1,7 +1,6 @@
 """Upstreams that speak OpenAI's HTTP interface: OpenAI, Azure, Databricks model serving, vLLM, Ollama, gateways."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
 from typing import Any
 
 from services.common.egress import origin_of, required_origin
@@ -60,20 +59,17 @@ class OpenAICompatibleProvider:
 
         return await self._upstreams.call(model, send, answer_by=answer_by)
 
-    async def stream(
+    def stream(
         self, model: Model, completion: Completion, answer_by: float | None = None, /
     ) -> AsyncGenerator[Delta, None]:
         """Yield the upstream's answer as it comes."""
 
-        async def send(attempt: Attempt) -> AsyncGenerator[Delta, None]:
+        def send(attempt: Attempt) -> AsyncGenerator[Delta, None]:
             request = chat_request(attempt.model, completion, stream=True)
-            async with aclosing(self._client.stream(self._target(attempt, "chat/completions"), request)) as batches:
-                async for delta in read_stream(attempt.model, batches, split_thoughts=not model.spec.keep_think_tags):
-                    yield delta
+            batches = self._client.stream(self._target(attempt, "chat/completions"), request)
+            return read_stream(attempt.model, batches, split_thoughts=not model.spec.keep_think_tags)
 
-        async with aclosing(self._upstreams.stream(model, send, answer_by=answer_by)) as deltas:
-            async for delta in deltas:
-                yield delta
+        return self._upstreams.stream(model, send, answer_by=answer_by)
 
     async def embed(self, model: Model, texts: Sequence[str], dimensions: int, take: TakeBatch) -> None:
         """Fetch unit-length vectors in batches."""
