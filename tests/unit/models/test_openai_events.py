@@ -1,6 +1,7 @@
 """Server-sent events, however their bytes arrive."""
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -51,3 +52,29 @@ def test_an_endless_event_is_refused(chunks: list[bytes]) -> None:
 @given(st.lists(st.binary(max_size=50), max_size=20))
 def test_no_bytes_break_the_parser(chunks: list[bytes]) -> None:
     parse(chunks, limit=10_000)
+
+
+@pytest.mark.parametrize("ending", [b"\n\n", b"\r\n\r\n"])
+def test_an_event_in_small_pieces_is_not_read_again_for_each_of_them(ending: bytes) -> None:
+    def work(size: int) -> int:
+        """Return how many bytes are looked at or put together."""
+        handled = 0
+
+        class Piece(bytes):
+            def __radd__(self, before: bytes) -> "Piece":
+                nonlocal handled
+                handled += len(before) + len(self)
+                return Piece(before + bytes(self))
+
+            def __contains__(self, what: Any) -> bool:
+                nonlocal handled
+                handled += len(self)
+                return super().__contains__(what)
+
+        data = b"data: " + b"x" * size + ending
+        parser = EventParser(10 * size)
+        pieces = [Piece(data[start : start + 10]) for start in range(0, len(data), 10)]
+        assert [event for piece in pieces for event in parser.feed(piece)] == ["x" * size]
+        return handled
+
+    assert work(20_000) <= 2.5 * work(10_000)

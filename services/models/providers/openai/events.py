@@ -44,7 +44,7 @@ class EventParser:
         # A long line comes in many pieces: joined at each of them, it would take time by the square of its length.
         if self._may_end or b"\n" in chunk or b"\r" in chunk:
             text = b"".join(self._pieces)
-            lines = _LINE_END.split(text)
+            lines = _LINE_END.split(text) if b"\r" in text else text.split(b"\n")
             # A carriage return at the very end may be half of a line end.
             self._may_end = text.endswith(b"\r")
             rest = lines.pop()
