@@ -48,8 +48,15 @@ class Fault:
     """Seconds that the document asks to wait."""
 
 
+# What only errors have, besides `"object": "error"`.
+_MARKS = frozenset({"error", "type", "error_code"})
+
+
 def holds_fault(document: Any) -> bool:
     """Return whether a document that came with status 200 is an error."""
+    # Every event of a stream is asked: most have none of what an error has.
+    if isinstance(document, dict) and document.keys().isdisjoint(_MARKS) and document.get("object") != "error":
+        return False
     return _find(document, strict=True) is not None
 
 
@@ -225,10 +232,10 @@ def _find(document: Any, *, strict: bool) -> _Words | None:
     """
     if isinstance(document, list):
         return _find(document[0], strict=strict) if document else None
-    if not isinstance(document, Mapping):
+    if not isinstance(document, dict):
         return None
     error = document.get("error")
-    if isinstance(error, Mapping):
+    if isinstance(error, dict):
         return _words(error, document)
     if isinstance(error, str) and error:
         return _Words((_text(document.get("message")) or error)[:_MAX_MESSAGE], _codes(document, "error_type", "code"))
@@ -236,7 +243,7 @@ def _find(document: Any, *, strict: bool) -> _Words | None:
         return _words(document, {})
     errors = document.get("errors")
     if isinstance(errors, list) and errors and not strict:
-        return _words(errors[0], {}) if isinstance(errors[0], Mapping) else _Words(_text(errors[0])[:_MAX_MESSAGE])
+        return _words(errors[0], {}) if isinstance(errors[0], dict) else _Words(_text(errors[0])[:_MAX_MESSAGE])
     if strict:
         return None
     return _words(document, {})
@@ -246,15 +253,15 @@ def _words(error: Mapping[str, Any], around: Mapping[str, Any]) -> _Words:
     message = _text(error.get("message")) or _text(error.get("detail")) or _text(around.get("message"))
     # OpenRouter passes the provider's own words on as metadata.
     metadata = error.get("metadata")
-    raw = _text(metadata.get("raw")) if isinstance(metadata, Mapping) else ""
+    raw = _text(metadata.get("raw")) if isinstance(metadata, dict) else ""
     if raw and raw not in message:
         message = f"{message}: {raw}" if message else raw
     inner = error.get("innererror")
     codes = _codes(error, "code", "type", "status", "error_code", "__type")
-    if isinstance(inner, Mapping):
+    if isinstance(inner, dict):
         codes += _codes(inner, "code")
     for detail in details if isinstance(details := error.get("details"), list) else ():
-        if isinstance(detail, Mapping):
+        if isinstance(detail, dict):
             codes += _codes(detail, "reason")
     return _Words(message[:_MAX_MESSAGE], codes, _retry_delay(error.get("details")))
 
@@ -275,7 +282,7 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list):
-        parts = (_detail(item) if isinstance(item, Mapping) else _string(item) for item in value[:5])
+        parts = (_detail(item) if isinstance(item, dict) else _string(item) for item in value[:5])
         return "; ".join(part for part in parts if part)
     return ""
 
@@ -297,7 +304,7 @@ def _retry_delay(details: Any) -> float | None:
     if not isinstance(details, list):
         return None
     for detail in details:
-        delay = detail.get("retryDelay") if isinstance(detail, Mapping) else None
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
         if isinstance(delay, str) and delay.endswith("s"):
             try:
                 seconds = float(delay[:-1])

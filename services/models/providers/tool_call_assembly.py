@@ -37,7 +37,7 @@ class ToolCallPiece:
 def read_piece(call: Mapping[str, Any]) -> ToolCallPiece:
     """Return the piece that an element of `tool_calls` holds."""
     function = call.get("function")
-    function = function if isinstance(function, Mapping) else {}
+    function = function if isinstance(function, dict) else {}
     index = call.get("index")
     extra = call.get("extra_content")
     return ToolCallPiece(
@@ -45,7 +45,7 @@ def read_piece(call: Mapping[str, Any]) -> ToolCallPiece:
         id=_string(call.get("id")),
         name=_string(function.get("name")),
         arguments=_arguments(function.get("arguments")),
-        provider_state=json.dumps(extra) if isinstance(extra, Mapping) and extra else "",
+        provider_state=json.dumps(extra) if isinstance(extra, dict) and extra else "",
     )
 
 

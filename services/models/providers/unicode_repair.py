@@ -33,9 +33,11 @@ class PieceRepair:
 
     def feed(self, piece: str) -> str:
         """Return what can be passed on after a piece; it may be empty."""
+        if not piece:
+            return ""
         text = self._held + piece
         self._held = ""
-        if text and "\ud800" <= text[-1] <= "\udbff":
+        if "\ud800" <= text[-1] <= "\udbff":
             text, self._held = text[:-1], text[-1]
         return repair(text)
 

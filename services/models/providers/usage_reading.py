@@ -15,7 +15,7 @@ def read_usage(usage: Any) -> Usage | None:
 
     OpenAI's names and those of its Responses interface and of Anthropic are known; numbers may come as text.
     """
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, dict):
         return None
     prompt, output = (
         _first(usage, "prompt_tokens", "input_tokens"),
@@ -44,11 +44,18 @@ def read_usage(usage: Any) -> Usage | None:
 
 
 def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    return next((value for name in names if isinstance(value := usage.get(name), Mapping)), {})
+    for name in names:
+        if isinstance(value := usage.get(name), dict):
+            return value
+    return {}
 
 
 def _first(document: Mapping[str, Any], *names: str) -> int | None:
-    return next((count for name in names if (count := _count(document.get(name))) is not None), None)
+    for name in names:
+        value = document.get(name)
+        if value is not None and (count := _count(value)) is not None:
+            return count
+    return None
 
 
 def _count(value: Any) -> int | None:

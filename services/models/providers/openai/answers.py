@@ -224,12 +224,12 @@ class AnswerReader:
         if calls is not None and not isinstance(calls, list):
             raise BadResponse("its tool_calls are not a list")
         for position, call in enumerate(calls or ()):
-            if not isinstance(call, Mapping):
+            if not isinstance(call, dict):
                 raise BadResponse("a tool call is not an object")
             deltas += self._call({**call, "index": position} if whole else call)
         # What the interface had before tool calls.
         function = message.get("function_call")
-        if isinstance(function, Mapping):
+        if isinstance(function, dict):
             deltas += self._call({"index": 0, "function": function})
         return deltas
 
@@ -309,7 +309,7 @@ def read_whole(model: Model, document: Any, *, split_thoughts: bool = True) -> A
         return read(model, whole, document)
     except CoxswainError:
         # An answer that is of no use, such as one that ended in an error, is paid for too.
-        if isinstance(document, Mapping) and (usage := read_usage(document.get("usage"))) is not None:
+        if isinstance(document, dict) and (usage := read_usage(document.get("usage"))) is not None:
             report_lost_work(model, usage)
         raise
 
@@ -387,7 +387,7 @@ def read_content(content: Any) -> tuple[str, str]:
         return "", ""
     if isinstance(content, str):
         return content, ""
-    if isinstance(content, Mapping):
+    if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list):
         raise BadResponse("its content is neither text nor blocks")
@@ -396,7 +396,7 @@ def read_content(content: Any) -> tuple[str, str]:
     for block in content:
         if isinstance(block, str):
             text.append(block)
-        elif not isinstance(block, Mapping):
+        elif not isinstance(block, dict):
             raise BadResponse("a block of its content is not an object")
         elif _string(block.get("type")) in _REASONING_BLOCKS:
             reasoning.append(_reasoning_of(block))
@@ -406,19 +406,19 @@ def read_content(content: Any) -> tuple[str, str]:
 
 
 def _reasoning(message: Mapping[str, Any]) -> str:
-    said = next((value for name in _REASONING_FIELDS if (value := _string(message.get(name)))), "")
-    if said:
-        return said
+    for name in _REASONING_FIELDS:
+        if said := _string(message.get(name)):
+            return said
     details = message.get("reasoning_details")
     if not isinstance(details, Sequence) or isinstance(details, str):
         return ""
-    return "".join(_reasoning_of(block) for block in details if isinstance(block, Mapping))
+    return "".join(_reasoning_of(block) for block in details if isinstance(block, dict))
 
 
 def _reasoning_of(block: Mapping[str, Any]) -> str:
     for parts in (block.get("summary"), block.get("thinking")):
         if isinstance(parts, list):
-            return "".join(_string(part.get("text")) if isinstance(part, Mapping) else _string(part) for part in parts)
+            return "".join(_string(part.get("text")) if isinstance(part, dict) else _string(part) for part in parts)
     return next(
         (value for name in ("thinking", "text", "content", "summary") if (value := _string(block.get(name)))), ""
     )

@@ -152,17 +152,18 @@ class OpenAIClient:
         async with self._shares.slot(target.origin, current_principal().group_id):
             batch, batches, credential = await self._send(target, write_json(request), self._begin_stream)
             async with aclosing(batches):
-                while batch:
-                    good, failure = _until_failure(
-                        batch, lambda document: _check_for_fault(target.model, document, credential)
-                    )
-                    if good:
-                        yield batch[: len(good)]
-                    if isinstance(failure, RetryableError):
-                        raise failure.failure from failure.__cause__
-                    if failure is not None:
-                        raise failure
+                while batch and not any(map(holds_fault, batch)):
+                    yield batch
                     batch = await anext(batches, [])
+                good, failure = _until_failure(
+                    batch, lambda document: _check_for_fault(target.model, document, credential)
+                )
+                if good:
+                    yield batch[: len(good)]
+                if isinstance(failure, RetryableError):
+                    raise failure.failure from failure.__cause__
+                if failure is not None:
+                    raise failure
 
     async def close(self) -> None:
         """Close all connections."""

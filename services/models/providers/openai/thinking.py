@@ -158,7 +158,7 @@ class _Parts(list[_Block]):
 
     def add(self, pieces: list[Any]) -> None:
         for piece in pieces:
-            if not isinstance(piece, Mapping):
+            if not isinstance(piece, dict):
                 continue
             if not self or self[-1].sealed or not self[-1].continues(piece):
                 self.append(_Block())
@@ -178,7 +178,8 @@ class _Parts(list[_Block]):
 
 def _holds_none(message: Mapping[str, Any]) -> bool:
     """Whether a message is plain text, as most pieces of a stream are."""
-    return isinstance(message.get("content"), str | None) and message.keys().isdisjoint(_FIELDS)
+    content = message.get("content")
+    return (content is None or isinstance(content, str)) and message.keys().isdisjoint(_FIELDS)
 
 
 def _blocks(message: Mapping[str, Any]) -> Iterator[tuple[ThinkingForm, Mapping[str, Any]]]:
@@ -186,17 +187,17 @@ def _blocks(message: Mapping[str, Any]) -> Iterator[tuple[ThinkingForm, Mapping[
     beside = message.get("provider_specific_fields")
     for form, types in BLOCK_TYPES.items():
         blocks = message.get(form)
-        if blocks is None and isinstance(beside, Mapping):
+        if blocks is None and isinstance(beside, dict):
             blocks = beside.get(form)
-        for block in [blocks] if isinstance(blocks, Mapping) else blocks if isinstance(blocks, list) else ():
-            kind = block.get("type") if isinstance(block, Mapping) else None
+        for block in [blocks] if isinstance(blocks, dict) else blocks if isinstance(blocks, list) else ():
+            kind = block.get("type") if isinstance(block, dict) else None
             if isinstance(kind, str) and kind in types:
                 yield form, block
 
 
 def _signatures(message: Mapping[str, Any]) -> Iterator[str]:
     beside = message.get("provider_specific_fields")
-    signatures = beside.get(ThinkingForm.SIGNATURES) if isinstance(beside, Mapping) else None
+    signatures = beside.get(ThinkingForm.SIGNATURES) if isinstance(beside, dict) else None
     for signature in signatures if isinstance(signatures, list) else ():
         if isinstance(signature, str) and signature:
             yield signature

@@ -40,11 +40,11 @@ from services.models.usecases.stored_answers import Reuse
 
 # Field 1, length-delimited: the packed floats of an Embedding.
 _PACKED_VALUES = b"\x0a"
+_USUAL_SAMPLING = Sampling()
 
 
 def completion_from_proto(completion: pb.Completion) -> Completion:
     """Return what to complete."""
-    sampling = completion.sampling
     return Completion(
         model=completion.model,
         messages=messages_from_proto(completion.messages),
@@ -65,21 +65,25 @@ def completion_from_proto(completion: pb.Completion) -> Completion:
             if completion.HasField("response_format")
             else None
         ),
-        sampling=Sampling(
-            temperature=sampling.temperature if sampling.HasField("temperature") else None,
-            top_p=sampling.top_p if sampling.HasField("top_p") else None,
-            max_output_tokens=sampling.max_output_tokens if sampling.HasField("max_output_tokens") else None,
-            stop=tuple(sampling.stop),
-            seed=sampling.seed if sampling.HasField("seed") else None,
-            reasoning_effort=sampling.reasoning_effort,
-            thinking_budget_tokens=(
-                sampling.thinking_budget_tokens if sampling.HasField("thinking_budget_tokens") else None
-            ),
-        ),
+        sampling=_sampling_from_proto(completion.sampling) if completion.HasField("sampling") else _USUAL_SAMPLING,
         extra_parameters=from_struct("completion.extra_parameters", completion.extra_parameters),
         parallel_tool_calls=completion.parallel_tool_calls if completion.HasField("parallel_tool_calls") else None,
         drop_unsupported_parameters=completion.drop_unsupported_parameters,
         labels=dict(completion.labels),
+    )
+
+
+def _sampling_from_proto(sampling: pb.Sampling) -> Sampling:
+    return Sampling(
+        temperature=sampling.temperature if sampling.HasField("temperature") else None,
+        top_p=sampling.top_p if sampling.HasField("top_p") else None,
+        max_output_tokens=sampling.max_output_tokens if sampling.HasField("max_output_tokens") else None,
+        stop=tuple(sampling.stop),
+        seed=sampling.seed if sampling.HasField("seed") else None,
+        reasoning_effort=sampling.reasoning_effort,
+        thinking_budget_tokens=(
+            sampling.thinking_budget_tokens if sampling.HasField("thinking_budget_tokens") else None
+        ),
     )
 
 
