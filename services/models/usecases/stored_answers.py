@@ -153,7 +153,7 @@ class StoredAnswers:
                 async for delta in deltas:
                     parts.add(delta)
                     if isinstance(delta, FinishDelta) and not delta.schema_violations:
-                        # Before the end is told: who repeats a call that lost it finds the answer.
+                        # Before the end is sent: who repeats a call that lost it finds the answer.
                         await turn.keep(parts.answer())
                     yield delta
 

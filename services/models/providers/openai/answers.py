@@ -26,7 +26,7 @@ from services.models.domain.usage import Usage
 from services.models.providers.fault_reading import Fault, FaultKind, holds_fault, read_fault
 from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.thinking import ThinkingReader
-from services.models.providers.thoughts import ThoughtSplitter
+from services.models.providers.think_tags import ThinkTagSplitter
 from services.models.providers.tool_call_assembly import ToolCallAssembler, read_piece
 from services.models.providers.unicode_repair import PieceRepair, repair
 from services.models.providers.upstream_errors import bad_response, unavailable, upstream_failure
@@ -115,7 +115,7 @@ class AnswerReader:
     _called: bool = False
     _refusal: list[str] = field(default_factory=list)
     _calls: ToolCallAssembler = field(default_factory=ToolCallAssembler)
-    _thoughts: ThoughtSplitter = field(default_factory=ThoughtSplitter)
+    _thoughts: ThinkTagSplitter = field(default_factory=ThinkTagSplitter)
     _text_repair: PieceRepair = field(default_factory=PieceRepair)
     _reasoning_repair: PieceRepair = field(default_factory=PieceRepair)
     _argument_repairs: dict[int, PieceRepair] = field(default_factory=dict)

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.models.providers.thoughts import ThoughtSplitter
+from services.models.providers.think_tags import ThinkTagSplitter
 
 
 def _split(pieces: list[str]) -> tuple[str, str]:
-    splitter = ThoughtSplitter()
+    splitter = ThinkTagSplitter()
     parts = [splitter.feed(piece) for piece in pieces] + [splitter.finish()]
     return "".join(reasoning for reasoning, _ in parts), "".join(text for _, text in parts)
 

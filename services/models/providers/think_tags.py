@@ -6,7 +6,7 @@ _MAX_HELD = 1000
 """Characters of white space that may stand before a tag."""
 
 
-class ThoughtSplitter:
+class ThinkTagSplitter:
     """Parts a text that arrives in pieces into reasoning and text.
 
     Only a tag at the very beginning of the text counts: a model that writes about tags later means just that.
