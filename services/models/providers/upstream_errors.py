@@ -15,11 +15,16 @@ from services.common.errors import (
 )
 from services.common.identity.credentials import OutboundCredential
 from services.common.logging import redact, repeats_secret
-from services.models.domain.model import Model
+from services.models.domain.model import Model, Provider
 from services.models.providers.fault_reading import Fault, FaultKind
 
 _RETRYABLE = frozenset({FaultKind.RATE_LIMIT, FaultKind.UNAVAILABLE})
 _MAX_QUOTED = 300
+# Nobody but the operator can change the address of shared models.
+_WHERE_MODELS_COME_FROM = {
+    Provider.OLLAMA: "load it there with `ollama pull`, or have the operator check OLLAMA_BASE_URL",
+    Provider.VLLM: "serve it there, or have the operator check VLLM_BASE_URL",
+}
 _QUOTATION = '. Its message: "'
 # A longer pause is for people, and for no clock: some upstreams send numbers without end.
 _LONGEST_WAIT = 366 * 86_400.0
@@ -79,7 +84,9 @@ def upstream_failure(
         case FaultKind.CREDENTIAL | FaultKind.PERMISSION:
             return _credential_failure(model, fault, credential, metadata, quoted)
         case FaultKind.NOT_FOUND:
-            hint = f'it does not know "{model.spec.upstream_name}"; check upstream_model and base_url of the model'
+            local = None if model.spec.base_url else _WHERE_MODELS_COME_FROM.get(model.spec.provider)
+            what = local or "check upstream_model and base_url of the model"
+            hint = f'it does not know "{model.spec.upstream_name}"; {what}'
         case FaultKind.REJECTED if fault.status is not None and 300 <= fault.status < 400:
             hint = "it redirects, and redirects are not followed; set the model's base_url to its final address"
         case FaultKind.REJECTED if fault.status in (None, 400, 413, 422):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
@@ -160,6 +161,24 @@ def test_no_piece_of_a_key_is_ever_quoted(before: str, start: int, length: int, 
 def test_a_users_own_token_that_is_refused_is_the_users_affair() -> None:
     failure = upstream_failure(model("m"), read_fault(401, None), OutboundCredential("t", on_behalf_of_user=True))
     assert (failure.code, failure.reason) == ("UNAUTHENTICATED", "UPSTREAM_CREDENTIAL_REJECTED")
+
+
+@pytest.mark.parametrize(
+    ("provider", "base_url", "hint"),
+    [
+        (Provider.OLLAMA, "", "OLLAMA_BASE_URL"),
+        (Provider.VLLM, "", "VLLM_BASE_URL"),
+        (Provider.VLLM, "https://example.com/v1", "check upstream_model and base_url"),
+        (Provider.OPENAI, "", "check upstream_model and base_url"),
+    ],
+)
+def test_who_asks_for_a_model_that_is_not_there_learns_where_to_put_it(
+    provider: Provider, base_url: str, hint: str
+) -> None:
+    asked = model("m")
+    asked = replace(asked, spec=replace(asked.spec, provider=provider, base_url=base_url))
+    failure = upstream_failure(asked, read_fault(404, {"error": {"message": "model not found", "type": "not_found"}}))
+    assert hint in failure.message
 
 
 @given(st.text(max_size=200))
