@@ -51,11 +51,13 @@ class Ledger:
     async def read(self, group_id: str, scope: Scope) -> Spending:
         """Return what a scope has used, with what other processes have stored.
 
+        Anybody may ask for scopes that no limit is about: those are not kept up to date from then on.
+
         Raises:
             Unavailable: the database does not answer.
         """
-        await self._read({group_id: [scope]})
-        return (await self.spending(group_id, [scope]))[0]
+        read = await self._read({group_id: [scope]}, keep=False)
+        return read[group_id][scope]
 
     def add(self, record: UsageRecord) -> Iterable[tuple[Scope, Spending]]:
         """Count a call, and return the scopes it was counted in."""
@@ -98,22 +100,27 @@ class Ledger:
             if group.asked_at < limit and all(spending.idle for spending in group.scopes.values()):
                 del self._groups[group_id]
 
-    async def _read(self, wanted: dict[str, list[Scope]]) -> None:
+    async def _read(self, wanted: dict[str, list[Scope]], *, keep: bool = True) -> dict[str, dict[Scope, Spending]]:
+        """Read sums again, and return them; with `keep` those that were not known are kept up to date from now on."""
         async with self._recorder.standing_still():
             moment = utc_now()
             cells = await read_sums(self._database, list(wanted), moment)
             # Nothing is awaited from here on: what is recorded meanwhile waits, and is counted once.
+            read: dict[str, dict[Scope, Spending]] = {}
             for group_id, scopes in wanted.items():
-                group = self._groups.setdefault(group_id, _Group(asked_at=time.monotonic()))
-                for scope in scopes:
-                    spending = group.scopes.setdefault(scope, Spending())
+                group = self._groups.get(group_id) or _Group(asked_at=time.monotonic())
+                read[group_id] = {scope: group.scopes.get(scope) or Spending() for scope in scopes}
+                for scope, spending in read[group_id].items():
                     spending.replace(moment, _sum_of(cells[group_id], scope))
+                if keep:
+                    group.scopes |= read[group_id]
+                    self._groups[group_id] = group
             for record in self._recorder.waiting:
-                if record.group_id in wanted:
-                    chosen = wanted[record.group_id]
-                    for scope in scopes_of(record.model, record.subject):
-                        if scope in chosen:
-                            self._groups[record.group_id].scopes[scope].add(record.called_at, record.usage)
+                chosen = read.get(record.group_id, {})
+                for scope in scopes_of(record.model, record.subject):
+                    if scope in chosen:
+                        chosen[scope].add(record.called_at, record.usage)
+            return read
 
 
 def _sum_of(cells: dict[Scope, dict[Period, Sums]], scope: Scope) -> dict[Period, Sums]:

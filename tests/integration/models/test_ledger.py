@@ -145,3 +145,19 @@ async def test_calls_of_another_month_are_left_out(database: Database, recorder:
     recorder.record(record(tokens=2))
     assert await recorder.flush(30)
     assert tokens((await Ledger(database, recorder).spending("g", [WHOLE_GROUP]))[0]) == 2
+
+
+async def test_scopes_that_are_only_looked_at_are_not_kept(database: Database, recorder: UsageRecorder) -> None:
+    ledger = Ledger(database, recorder)
+    await ledger.spending("g", [WHOLE_GROUP])
+    used = record()
+    recorder.record(used)
+    ledger.add(used)
+    assert tokens(await ledger.read("g", Scope("m"))) == 1
+    assert tokens(await ledger.read("g", Scope("other"))) == 0
+    assert tokens(await ledger.read("elsewhere", WHOLE_GROUP)) == 0
+    assert [(group_id, scope) for group_id, scope, _ in ledger.known()] == [("g", WHOLE_GROUP)]
+    # What limits need is the same object before and after.
+    [spending] = await ledger.spending("g", [WHOLE_GROUP])
+    assert await ledger.read("g", WHOLE_GROUP) is spending
+    assert tokens(spending) == 1
