@@ -25,6 +25,7 @@ from services.models.domain.budget import (
     Spending,
     SumLimit,
     Sums,
+    scopes_of,
 )
 from services.models.domain.model import Model
 from services.models.domain.usage import Usage, UsageRecord
@@ -74,6 +75,7 @@ class Budgets:
             FailedPrecondition: its cost is limited, and nobody knows it.
         """
         budgets = await self._budgets(principal, model.name)
+        self._watch(principal, model, budgets)
         if not budgets:
             return Reservation()
         limits = [(budget, budget.effective) for budget in budgets]
@@ -168,6 +170,12 @@ class Budgets:
             (group_id, model, subject), lambda: read_budgets(self._database, group_id, model, subject)
         )
 
+    def _watch(self, principal: Principal, model: Model, budgets: Sequence[ScopedBudget]) -> None:
+        """Have alerts told of the limits of a call, and no more of those that have been removed."""
+        limited = {budget.scope: budget for budget in budgets}
+        for scope in scopes_of(model.name, principal.subject):
+            self._alerts.watch(principal.group_id, limited.get(scope, ScopedBudget(scope)))
+
     async def _reserve(
         self,
         principal: Principal,
@@ -182,7 +190,6 @@ class Budgets:
         moment = utc_now()
         # Nothing is awaited between the check and the reservation: calls at the same time see each other's.
         for (budget, effective), spending in zip(summed, spendings, strict=True):
-            self._alerts.watch(principal.group_id, budget)
             for limit in SUM_LIMITS:
                 allowed = effective.value(limit)
                 if not allowed:

@@ -282,6 +282,22 @@ async def test_an_alert_is_stored_once_when_a_share_is_used(served: Installation
     assert [*page.alerts, *rest.alerts] == [second, first]
 
 
+@pytest.mark.parametrize("left", [None, pb.Budget(alert_share=0.5)], ids=["removed", "only the share is left"])
+async def test_limits_that_were_removed_tell_nothing_any_more(served: Installation, left: pb.Budget | None) -> None:
+    served.llm.on(PRICED, route="chat")
+    await limit(served, monthly_cost_limit=20.0, alert_share=0.5)
+    await complete(served)
+    if left is None:
+        await served.usage().DeleteBudget(pb.DeleteBudgetRequest())
+    else:
+        await served.usage().SetBudget(pb.SetBudgetRequest(budget=left))
+    await complete(served)
+    await limit(served, pb.BudgetScope(model=CHAT), daily_cost_limit=100.0, alert_share=0.1)
+    await complete(served)
+    (told,) = await alerts(served, 1)
+    assert told.limit == "daily_cost_limit"
+
+
 async def test_what_was_used_before_a_start_counts_after_it(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
