@@ -1,5 +1,6 @@
 """Whole answers and streams of every dialect give the same answer, or say why there is none."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
@@ -12,8 +13,12 @@ from hypothesis import strategies as st
 from services.common.errors import CoxswainError
 from services.models.domain.answer import Delta, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
 from services.models.domain.model import Model, ModelSpec, Provider
+from services.models.domain.usage import Usage
 from services.models.providers.fault_reading import FaultKind
+from services.models.providers.lost_work import listen_for_lost_work
 from services.models.providers.openai.answers import AnswerFailed, AnswerReader, BadResponse, read_answer, read_stream
+from services.models.providers.retries import too_late
+from services.models.providers.upstream_errors import unavailable
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _MODEL = Model("1", "", ModelSpec("m", Provider.OPENAI), enabled=True, created_at=_NOW, updated_at=_NOW)
@@ -236,3 +241,30 @@ async def test_text_that_came_together_is_one_delta() -> None:
 
 async def test_what_came_with_an_error_is_told_before_it() -> None:
     assert await _deltas([_piece(content="half"), {"error": {"message": "an accident"}}]) == [TextDelta("half")]
+
+
+@pytest.mark.parametrize(
+    ("first", "end", "reported"),
+    [
+        ({"choices": [], "prompt_filter_results": []}, asyncio.CancelledError(), 1),
+        ({"choices": [], "prompt_filter_results": []}, too_late(_MODEL), 1),
+        ({"choices": [], "prompt_filter_results": []}, unavailable(_MODEL, "failed"), 0),
+        (_piece(role="assistant"), unavailable(_MODEL, "failed"), 1),
+        (_piece(content="half"), asyncio.CancelledError(), 0),
+    ],
+    ids=["cancelled at work", "late at work", "failed before it began", "failed when it had begun", "passed on"],
+)
+async def test_work_of_which_nothing_was_passed_on_is_reported(
+    first: dict[str, Any], end: BaseException, reported: int
+) -> None:
+    lost: list[Usage] = []
+    listen_for_lost_work(lambda _, usage: lost.append(usage), lambda: 7)
+
+    async def come() -> AsyncIterator[list[dict[str, Any]]]:
+        yield [first]
+        raise end
+
+    with pytest.raises(type(end)):
+        async for _ in read_stream(_MODEL, come()):
+            pass
+    assert lost == [Usage(input_tokens=7, estimated=True)] * reported

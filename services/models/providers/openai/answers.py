@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from services.common.errors import CoxswainError
+from services.common.errors import CoxswainError, DeadlineExceeded
 from services.models.domain.answer import (
     Answer,
     Delta,
@@ -325,7 +325,7 @@ async def read_stream(
         CoxswainError: an event cannot be read or is an error, or the events end before the finish.
     """
     reader = AnswerReader(split_thoughts, ThinkingReader(model))
-    passed_on = False
+    heard = passed_on = False
     try:
         async with aclosing(batches):
             async for batch in batches:
@@ -338,6 +338,7 @@ async def read_stream(
                         passed_on = True
                         yield delta
                     raise
+                heard = True
                 for delta in _joined(deltas):
                     passed_on = True
                     yield delta
@@ -348,9 +349,11 @@ async def read_stream(
         for delta in read(model, lambda _: reader.finish(), None):
             passed_on = True
             yield delta
-    except BaseException:
-        # Whoever got a part of the answer knows that it began; nobody else does.
-        if reader.begun and not passed_on:
+    except BaseException as error:
+        # Whoever got a part of the answer knows that it began; nobody else does. An upstream that is given up while it
+        # works has it paid for as well, though all that came was that it is at work.
+        gave_up = not isinstance(error, CoxswainError) or isinstance(error, DeadlineExceeded)
+        if (reader.begun or (heard and gave_up)) and not passed_on:
             report_lost_work(model, reader.usage)
         raise
     if reader.usage is not None:
