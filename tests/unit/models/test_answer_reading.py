@@ -16,7 +16,15 @@ from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.domain.usage import Usage
 from services.models.providers.fault_reading import FaultKind
 from services.models.providers.lost_work import listen_for_lost_work
-from services.models.providers.openai.answers import AnswerFailed, AnswerReader, BadResponse, read_answer, read_stream
+from services.models.providers.openai.answers import (
+    AnswerFailed,
+    AnswerReader,
+    BadResponse,
+    read_answer,
+    read_document,
+    read_stream,
+)
+from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.retries import too_late
 from services.models.providers.upstream_errors import unavailable
 
@@ -260,7 +268,7 @@ async def test_work_of_which_nothing_was_passed_on_is_reported(
     lost: list[Usage] = []
     listen_for_lost_work(lambda _, usage: lost.append(usage), lambda: 7)
 
-    async def come() -> AsyncIterator[list[dict[str, Any]]]:
+    async def come() -> AsyncGenerator[list[dict[str, Any]], None]:
         yield [first]
         raise end
 
@@ -268,3 +276,12 @@ async def test_work_of_which_nothing_was_passed_on_is_reported(
         async for _ in read_stream(_MODEL, come()):
             pass
     assert lost == [Usage(input_tokens=7, estimated=True)] * reported
+
+
+def test_vectors_of_no_use_are_reported_as_they_were_counted() -> None:
+    lost: list[Usage] = []
+    listen_for_lost_work(lambda _, usage: lost.append(usage), lambda: 7)
+    document = {"data": [], "usage": {"prompt_tokens": 70, "total_tokens": 70}}
+    with pytest.raises(CoxswainError, match="0 embeddings for 1 texts"):
+        read_document(_MODEL, lambda body: read_embeddings(body, 1), document)
+    assert lost == [Usage(input_tokens=70)]

@@ -25,7 +25,7 @@ from services.models.providers.litellm.arguments import provider_arguments
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper
 from services.models.providers.litellm.pool import LitellmHelpers, NotStarted
 from services.models.providers.lost_work import report_lost_work
-from services.models.providers.openai.answers import read, read_stream, read_whole
+from services.models.providers.openai.answers import read_document, read_stream, read_whole
 from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import chat_request, embeddings_request
 from services.models.providers.retries import RetryableError, too_late
@@ -108,7 +108,7 @@ class LitellmProvider:
             async def send(attempt: Attempt) -> Embeddings:
                 request = embeddings_request(attempt.model, batch, dimensions)
                 document = await self._call_once(attempt, "embed", request)
-                return read(attempt.model, lambda body: read_embeddings(body, len(batch)), document)
+                return read_document(attempt.model, lambda body: read_embeddings(body, len(batch)), document)
 
             return await self._upstreams.call(model, send, deadline=deadline)
 

@@ -295,6 +295,16 @@ def read(model: Model, reader: Callable[[Any], T], document: Any) -> T:
         raise upstream_failure(model, error.fault) from error
 
 
+def read_document(model: Model, reader: Callable[[Any], T], document: Any) -> T:
+    """Return what `reader` makes of a whole response; see `read`. One that is of no use is paid for too."""
+    try:
+        return read(model, reader, document)
+    except CoxswainError:
+        if isinstance(document, dict) and (usage := read_usage(document.get("usage"))) is not None:
+            report_lost_work(model, usage)
+        raise
+
+
 def read_whole(model: Model, document: Any, *, split_thoughts: bool = True) -> Answer:
     """Return the whole answer of the model's upstream.
 
@@ -305,13 +315,7 @@ def read_whole(model: Model, document: Any, *, split_thoughts: bool = True) -> A
     def whole(body: Any) -> Answer:
         return read_answer(body, split_thoughts=split_thoughts, thinking=ThinkingReader(model))
 
-    try:
-        return read(model, whole, document)
-    except CoxswainError:
-        # An answer that is of no use, such as one that ended in an error, is paid for too.
-        if isinstance(document, dict) and (usage := read_usage(document.get("usage"))) is not None:
-            report_lost_work(model, usage)
-        raise
+    return read_document(model, whole, document)
 
 
 async def read_stream(

@@ -14,7 +14,7 @@ from services.models.domain.tokens import estimate_prompt_tokens
 from services.models.providers.base import Destination, TakeBatch, TokenCount
 from services.models.providers.batches import Batches
 from services.models.providers.learned import Learned
-from services.models.providers.openai.answers import read, read_stream, read_whole
+from services.models.providers.openai.answers import read_document, read_stream, read_whole
 from services.models.providers.openai.azure import azure_url
 from services.models.providers.openai.client import OpenAIClient, ResponseLimits, Target
 from services.models.providers.openai.embeddings import read_embeddings
@@ -79,7 +79,7 @@ class OpenAICompatibleProvider:
             async def send(attempt: Attempt) -> Embeddings:
                 request = embeddings_request(attempt.model, batch, dimensions)
                 document = await self._post_embeddings(self._target(attempt, "embeddings"), request)
-                return read(attempt.model, lambda body: read_embeddings(body, len(batch)), document)
+                return read_document(attempt.model, lambda body: read_embeddings(body, len(batch)), document)
 
             return await self._upstreams.call(model, send, deadline=deadline)
 
