@@ -19,7 +19,7 @@ memory: true
 import difflib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +61,22 @@ class CrewDocument:
     spec: CrewSpec
     lines: dict[str, int]
     """Line of each field path. Example: ``{"tasks[1].agent": 14}``."""
+    files: dict[str, str] = field(default_factory=dict)
+    """File of each field path, where the crew was read from several; empty otherwise."""
 
     def line_of(self, field: str) -> int:
         """The line of a field path, or of the nearest part around it; with or without ``spec.`` before. 0: unknown."""
+        return self.lines.get(self._nearest(field), 0)
+
+    def problem(self, field: str, description: str) -> Problem:
+        """A problem of a field path, with its place in the files."""
+        return Problem(field, description, self.line_of(field), self.files.get(self._nearest(field), ""))
+
+    def _nearest(self, field: str) -> str:
         path = field.removeprefix("spec.")
-        while path:
-            if path in self.lines:
-                return self.lines[path]
+        while path and path not in self.lines:
             path = re.sub(r"(\.[^.\[\]]*|\[[^\[\]]*\]|^[^.\[\]]+)$", "", path)
-        return 0
+        return path
 
 
 def load_crew(path: Path | str) -> CrewSpec:
@@ -93,10 +100,8 @@ def crew_from(root: Node, path: Path | str) -> CrewDocument:
         reader.fill(spec, root, "")
     else:
         reader.report("", f"a crew is a mapping with name, agents and tasks, not {root.kind}", root)
-    document = CrewDocument(spec, reader.lines)
-    problems = reader.problems or [
-        Problem(field, description, document.line_of(field)) for field, description in _violations(spec)
-    ]
+    document = CrewDocument(spec, reader.lines, reader.files)
+    problems = reader.problems or [document.problem(path, description) for path, description in _violations(spec)]
     if problems:
         raise DocumentError(path, problems)
     return document
@@ -117,9 +122,15 @@ class _Reader:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.lines: dict[str, int] = {}
+        self.files: dict[str, str] = {}
 
     def report(self, path: str, description: str, node: Node) -> None:
-        self.problems.append(Problem(path, description, node.line))
+        self.problems.append(Problem(path, description, node.line, node.file))
+
+    def _place(self, path: str, node: Node) -> None:
+        self.lines[path] = node.line
+        if node.file:
+            self.files[path] = node.file
 
     def fill(self, message: Message, node: Node, path: str) -> None:
         """Set the fields of a message from a mapping."""
@@ -134,7 +145,7 @@ class _Reader:
             if field is None:
                 self.report(where, _unknown(key, list(fields), at_top=not path), item)
                 continue
-            self.lines[f"{path}.{field.name}" if path else field.name] = item.line
+            self._place(f"{path}.{field.name}" if path else field.name, item)
             if item.value is None:
                 continue
             self._set(message, field, item, f"{path}.{field.name}" if path else field.name)
@@ -170,7 +181,7 @@ class _Reader:
         values: Any = getattr(message, field.name)
         for index, item in enumerate(self._items(field, node, path)):
             element = f"{path}[{index}]"
-            self.lines[element] = item.line
+            self._place(element, item)
             if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
                 self._set_message(values.add(), item, element)
             else:
@@ -192,7 +203,8 @@ class _Reader:
                 given = item.value.get("name")
                 if given is not None and given.value != name:
                     self.report(f"{path}.{name}.name", f"differs from the key of the agent or task, {name!r}", given)
-                items.append(Node({"name": Node(name, item.line, name), **item.value}, item.line))
+                key = Node(name, item.line, name, item.file)
+                items.append(Node({"name": key, **item.value}, item.line, None, item.file))
             return items
         if kind in _NAMED:
             self.report(path, f"expected a list, or a mapping by name, not {node.kind}", node)
@@ -249,11 +261,11 @@ def _spelled_out(message: Message, node: Node) -> Node:
     """The mapping that a short form abbreviates."""
     match message:
         case ToolSpec() if isinstance(node.value, str):
-            return Node({"name": node}, node.line)
+            return Node({"name": node}, node.line, None, node.file)
         case TaskContext() if isinstance(node.value, list | str):
-            return Node({"tasks": node}, node.line)
+            return Node({"tasks": node}, node.line, None, node.file)
         case MemorySpec() if isinstance(node.value, bool):
-            return Node({"enabled": node}, node.line)
+            return Node({"enabled": node}, node.line, None, node.file)
     return node
 
 

@@ -24,6 +24,8 @@ class Problem:
     """What is wrong, and what is allowed instead."""
     line: int = 0
     """Line, from 1; 0 when it is not known."""
+    file: str = ""
+    """File in the directory that was read. Example: ``src/notes/crew.py``; empty when it is the document itself."""
 
 
 class DocumentError(ValueError):
@@ -43,6 +45,8 @@ class Node:
     line: int = 0
     text: str | None = None
     """A scalar as the file writes it; None where the format does not keep that."""
+    file: str = ""
+    """File it comes from, where a document is made of several; empty for the document itself."""
 
     @property
     def kind(self) -> str:
@@ -96,7 +100,8 @@ def _error(path: Path, description: str, line: int = 0, field: str = "") -> Docu
 
 
 def _line(path: Path, problem: Problem) -> str:
-    where = f"{path}:{problem.line}" if problem.line else str(path)
+    place = path / problem.file
+    where = f"{place}:{problem.line}" if problem.line else str(place)
     return f"{where}: {problem.field}: {problem.description}" if problem.field else f"{where}: {problem.description}"
 
 
@@ -187,7 +192,9 @@ class _Builder:
             name = _whole_characters(self._path, str(key.value), line)
             if name in own:
                 raise _error(self._path, f"key {name!r} appears twice in one mapping", line)
-            own[name] = self.node(value, depth + 1)
+            node = self.node(value, depth + 1)
+            # A fault of a whole block is looked for where its key stands, not at the first line below.
+            own[name] = Node(node.value, line) if isinstance(node.value, dict | list) else node
         return {**merged, **own}
 
     def _scalar(self, source: yaml.Node, line: int) -> Node:

@@ -128,10 +128,13 @@ def harmless(text: str) -> str:
 
 
 def problem_table(problems: Iterable[Problem], title: str = "") -> Group:
-    """A table of faults with their lines and fields."""
-    made = table(">line", "field", "what")
+    """A table of faults with their lines and fields, and with their files where they come from several."""
+    problems = list(problems)
+    files = any(problem.file for problem in problems)
+    made = table(*(["file"] if files else []), ">line", "field", "what")
     for problem in problems:
-        add_row(made, problem.line or "", problem.field, problem.description)
+        place = [problem.file] if files else []
+        add_row(made, *place, problem.line or "", problem.field, problem.description)
     return Group(Text(title), made) if title else Group(made)
 
 

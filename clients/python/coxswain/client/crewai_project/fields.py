@@ -1,0 +1,154 @@
+"""CrewAI's words for agents and tasks, and ours."""
+
+import re
+
+from coxswain.client.crewai_project.notes import Notes
+from coxswain.client.documents import Node
+
+Mapping = dict[str, Node]
+
+# CrewAI's word -> ours, where the value keeps its shape.
+AGENT_FIELDS = {
+    "role": "role",
+    "goal": "goal",
+    "backstory": "backstory",
+    "function_calling_llm": "function_calling_model",
+    "tools": "tools",
+    "allow_delegation": "allow_delegation",
+    "max_iter": "max_iterations",
+    "max_rpm": "max_calls_per_minute",
+    "max_execution_time": "max_execution_time",
+    "max_retry_limit": "max_retries",
+    "temperature": "temperature",
+    "knowledge": "knowledge",
+}
+TASK_FIELDS = {
+    "description": "description",
+    "expected_output": "expected_output",
+    "agent": "agent",
+    "context": "context",
+    "tools": "tools",
+    "async_execution": "async_execution",
+    "guardrail": "guardrails",
+    "guardrails": "guardrails",
+    "guardrail_max_retries": "guardrail_max_retries",
+    "max_retries": "guardrail_max_retries",
+    "human_input": "human_approval",
+    "markdown": "markdown",
+}
+OUTPUTS = ("output_json", "output_pydantic", "response_model", "output_schema")
+_WATCH = "Python code cannot be imported: watch the execution's events instead"
+_RESULTS = "results are kept with the execution: write the file from GetTaskOutputs"
+_TEMPLATES = "prompts have one form here: say it in role, goal and backstory"
+_REMEDIES = {
+    "verbose": "not needed: an execution's events show every step",
+    "name": "not needed: the key is the name",
+    "output_file": _RESULTS,
+    "create_directory": _RESULTS,
+    "output_log_file": "not needed: an execution's events are the log",
+    "callback": _WATCH,
+    "callbacks": _WATCH,
+    "step_callback": _WATCH,
+    "task_callback": _WATCH,
+    "before_kickoff_callbacks": "Python code cannot be imported: prepare the inputs before StartExecution",
+    "after_kickoff_callbacks": "Python code cannot be imported: work on the result when the execution has ended",
+    "allow_code_execution": "agents have tools and no interpreter",
+    "code_execution_mode": "agents have tools and no interpreter",
+    "knowledge_sources": "put the texts under knowledge in a crew file",
+    "knowledge_config": "how much is looked up is fixed: shorten the texts instead",
+    "embedder": "name the embedding model under memory in a crew file",
+    "condition": "Python code cannot be imported: the task always runs",
+    "reasoning": "use planning in a crew file",
+    "planning": "planning belongs to the crew: write planning=True in Crew(...)",
+    "memory": "memory belongs to the crew: write memory=True in Crew(...)",
+    "system_template": _TEMPLATES,
+    "prompt_template": _TEMPLATES,
+    "response_template": _TEMPLATES,
+    "prompt_file": _TEMPLATES,
+    "mcps": "MCP servers are set up with the tools of the server",
+    "max_tokens": "set the limit on the model in the models service",
+    "cache": "results of tools are not cached: nothing to do",
+    "function_calling_llm": "set it on the agents",
+    "chat_llm": "there is no chat with a crew: nothing to do",
+    "max_rpm": "set max_rpm on the agents",
+    "converter_cls": "results follow output_json's schema without a converter",
+    "input_files": "give files as texts in the inputs of the execution",
+    "config": "write out the fields instead",
+    "from_repository": "write out role, goal and backstory instead",
+    "agent_executor": "Python code cannot be imported and was left out",
+    "executor_class": "Python code cannot be imported and was left out",
+}
+# Values that say what happens here anyway.
+AS_HERE: dict[str, object] = {
+    "allow_code_execution": False,
+    "reasoning": False,
+    "planning": False,
+    "memory": False,
+    "multimodal": False,
+    "inject_date": False,
+    "share_crew": False,
+    "stream": False,
+    "tracing": False,
+    "cache": False,
+    "respect_context_window": True,
+    "use_system_prompt": True,
+}
+
+
+def remedy(key: str) -> str:
+    """What to do about a setting that has no counterpart."""
+    return _REMEDIES.get(key, "has no counterpart and was left out")
+
+
+def agent_fields(path: str, given: Mapping, notes: Notes) -> Mapping:
+    """The fields of an agent from CrewAI's; what has no counterpart is noted."""
+    fields = _renamed(path, given, AGENT_FIELDS, {"llm"}, notes)
+    llm = given.get("llm")
+    if llm is not None and isinstance(llm.value, dict):
+        for key, node in llm.value.items():
+            if key in {"model", "temperature"}:
+                fields.setdefault(key, node)
+            else:
+                notes.at(f"{path}.llm.{key}", "set it on the model in the models service", node)
+    elif llm is not None:
+        fields["model"] = llm
+    return fields
+
+
+def task_fields(path: str, given: Mapping, notes: Notes) -> Mapping:
+    """The fields of a task from CrewAI's; what has no counterpart is noted."""
+    fields = _renamed(path, given, TASK_FIELDS, set(OUTPUTS), notes)
+    for key in OUTPUTS:
+        node = given.get(key)
+        if node is None or node.value is None:
+            continue
+        if isinstance(node.value, dict):
+            fields["output_schema"] = node
+        else:
+            notes.at(f"{path}.{key}", "a Python class cannot be imported: write its JSON schema here", node)
+    for key in ("guardrail", "guardrails"):
+        node = given.get(key)
+        # In a YAML file a name means a function. In code a text is one.
+        if node is None or node.file.endswith(".py"):
+            continue
+        if isinstance(node.value, str) and re.fullmatch(r"[A-Za-z_][\w.]*", node.value):
+            notes.at(f"{path}.{key}", "a Python function cannot be imported: say the condition in words", node)
+            fields.pop("guardrails", None)
+    return fields
+
+
+def _renamed(path: str, given: Mapping, names: dict[str, str], special: set[str], notes: Notes) -> Mapping:
+    fields = {}
+    for key, node in given.items():
+        if key in names:
+            fields[names[key]] = _stripped(node)
+        elif key not in special:
+            notes.at(f"{path}.{key}", remedy(key), node)
+    return fields
+
+
+def _stripped(node: Node) -> Node:
+    # Folded blocks end in a line break that the prompt would carry.
+    if isinstance(node.value, str):
+        return Node(node.value.strip(), node.line, node.text, node.file)
+    return node

@@ -1,0 +1,341 @@
+"""Keyword arguments of ``Agent``, ``Task`` and ``Crew`` as the values that the YAML files would hold."""
+
+import ast
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from coxswain.client.crewai_project import fields
+from coxswain.client.crewai_project.class_reader import CrewClass, Keyword
+from coxswain.client.crewai_project.expressions import (
+    Bound,
+    Expressions,
+    Unreadable,
+    called,
+    dotted,
+    is_self,
+    method_scope,
+    returned,
+)
+from coxswain.client.crewai_project.notes import Notes
+from coxswain.client.crewai_project.python_source import Sources
+from coxswain.client.crewai_project.schemas import Schemas
+from coxswain.client.documents import Node
+from coxswain.client.text_files import TextFileError, read_text
+
+_MAX_TEXT_BYTES = 1024 * 1024
+_NAME_IT = 'name the model here as text, such as llm="openai/gpt-4o"'
+
+
+class _Translate(Protocol):
+    def __call__(self, path: str, key: str, keyword: Keyword, /) -> Node | None: ...
+
+
+class Translation:
+    """Translates the arguments of one crew class. What it cannot translate it notes."""
+
+    def __init__(
+        self, owner: CrewClass, sources: Sources, expressions: Expressions, notes: Notes, tools: Mapping[str, str]
+    ) -> None:
+        self._owner = owner
+        self._sources = sources
+        self._expressions = expressions
+        self._schemas = Schemas(sources, expressions)
+        self._notes = notes
+        self._tools = tools
+
+    def agent(self, path: str, keywords: dict[str, Keyword]) -> dict[str, Node]:
+        """The arguments of an agent, by CrewAI's names."""
+        return self._each(path, keywords, self._agent_value)
+
+    def task(self, path: str, keywords: dict[str, Keyword]) -> dict[str, Node]:
+        """The arguments of a task, by CrewAI's names; agents and other tasks by the names of their methods."""
+        return self._each(path, keywords, self._task_value)
+
+    def _each(self, path: str, keywords: dict[str, Keyword], translate: _Translate) -> dict[str, Node]:
+        given: dict[str, Node] = {}
+        for key, keyword in keywords.items():
+            if is_nothing(keyword):
+                continue
+            try:
+                found = translate(path, key, keyword)
+            except Unreadable as error:
+                self.note(f"{path}.{key}", f"{error}: {self._mend(key)}", keyword)
+                continue
+            if found is not None:
+                given["knowledge" if key == "knowledge_sources" else key] = found
+        return given
+
+    def note(self, subject: str, description: str, keyword: Keyword) -> None:
+        """Note an argument where it stands."""
+        self._notes.add(subject, description, keyword.line, keyword.file)
+
+    def _mend(self, key: str) -> str:
+        if key in fields.OUTPUTS:
+            return "write the class in the project, or its JSON schema under output_schema in a crew file"
+        known = {*fields.AGENT_FIELDS, *fields.TASK_FIELDS}
+        return "write the value out" if key in known else fields.remedy(key)
+
+    def _agent_value(self, path: str, key: str, keyword: Keyword) -> Node | None:
+        if key == "llm":
+            return self.model(f"{path}.llm", keyword)
+        if key == "function_calling_llm":
+            return self.model_name(f"{path}.{key}", keyword)
+        if key == "tools":
+            return self.tools(keyword)
+        if key == "knowledge_sources":
+            return self.knowledge(path, keyword)
+        return self._plain(path, key, keyword, fields.AGENT_FIELDS)
+
+    def _task_value(self, path: str, key: str, keyword: Keyword) -> Node | None:
+        if key == "agent":
+            name = self.method_of(keyword.value, self._owner.agents)
+            if name is None:
+                raise Unreadable("this is no method marked @agent")
+            return self._text(name, keyword)
+        if key == "context":
+            return self._context(path, keyword)
+        if key == "tools":
+            return self.tools(keyword)
+        if key in {"guardrail", "guardrails"}:
+            return self._guardrails(f"{path}.{key}", key, keyword)
+        if key in fields.OUTPUTS:
+            return self.schema(f"{path}.{key}", keyword.value, keyword.line)
+        return self._plain(path, key, keyword, fields.TASK_FIELDS)
+
+    def _plain(self, path: str, key: str, keyword: Keyword, known: Mapping[str, str]) -> Node | None:
+        if key in known and key != "knowledge":
+            node = self._expressions.value(keyword.value)
+            return replace(node, line=keyword.line, file=keyword.file) if not isinstance(node.value, str) else node
+        self.without_counterpart(f"{path}.{key}", key, keyword)
+        return None
+
+    def without_counterpart(self, subject: str, key: str, keyword: Keyword) -> None:
+        """Note an argument that has none, unless it says what happens here anyway."""
+        value = keyword.value.expression
+        if key in fields.AS_HERE and isinstance(value, ast.Constant) and value.value is fields.AS_HERE[key]:
+            return
+        if key == "verbose":
+            self._notes.shared(key, fields.remedy(key), keyword.line, keyword.file)
+        else:
+            self.note(subject, fields.remedy(key), keyword)
+
+    def _text(self, text: str, keyword: Keyword) -> Node:
+        return Node(text, keyword.line, text, keyword.file)
+
+    def method_of(self, bound: Bound, methods: Mapping[str, object]) -> str | None:
+        """The method that ``self.x()`` calls, variables followed; None when it is none of these."""
+        bound = self._expressions.follow(bound)
+        match bound.expression:
+            case ast.Call(func=ast.Attribute(value=value, attr=name)) if is_self(value) and name in methods:
+                return name
+        return None
+
+    def _context(self, path: str, keyword: Keyword) -> Node:
+        names = []
+        for item in self._expressions.items(keyword.value):
+            name = self.method_of(item, self._owner.tasks)
+            if name is None:
+                self.note(f"{path}.context", "one of them is no method marked @task, and was left out", keyword)
+            else:
+                names.append(self._text(name, keyword))
+        return Node(names, keyword.line, None, keyword.file)
+
+    def model(self, subject: str, keyword: Keyword) -> Node | None:
+        """A model's name, or a mapping of what ``LLM(...)`` says."""
+        bound = self._expressions.follow(keyword.value)
+        if not isinstance(bound.expression, ast.Call) or called(bound.expression, bound.scope.module) != "LLM":
+            return self._model_text(subject, bound, keyword)
+        given: dict[str, Node] = {}
+        call = bound.expression
+        arguments = [
+            *(("model", one) for one in call.args[:1]),
+            *((one.arg or "**", one.value) for one in call.keywords),
+        ]
+        for key, value in arguments:
+            if key not in {"model", "temperature"}:
+                self.note(f"{subject}.{key}", "set it on the model in the models service", keyword)
+                continue
+            try:
+                node = self._expressions.value(Bound(value, bound.scope))
+            except Unreadable as error:
+                self.note(f"{subject}.{key}", f"{error}: write the value out", keyword)
+                continue
+            if node.value is not None:
+                given[key] = node
+        return Node(given, keyword.line, None, keyword.file) if given else None
+
+    def _model_text(self, subject: str, bound: Bound, keyword: Keyword) -> Node | None:
+        try:
+            node = self._expressions.value(bound)
+        except Unreadable as error:
+            kind = called(bound.expression, bound.scope.module) if isinstance(bound.expression, ast.Call) else ""
+            foreign = kind and kind not in {"getenv", "get"}
+            what = f"{kind}(...) is an object that is not imported" if foreign else str(error)
+            self.note(subject, f"{what}: {_NAME_IT}", keyword)
+            return None
+        if isinstance(node.value, str):
+            return node
+        self.note(subject, f"this is no name of a model: {_NAME_IT}", keyword)
+        return None
+
+    def model_name(self, subject: str, keyword: Keyword) -> Node | None:
+        """A model's name; what ``LLM(...)`` says besides is noted."""
+        node = self.model(subject, keyword)
+        if node is None or not isinstance(node.value, dict):
+            return node
+        for key in node.value:
+            if key != "model":
+                self.note(f"{subject}.{key}", "set it on the model in the models service", keyword)
+        return node.value.get("model")
+
+    def factory(self, name: str) -> Bound | None:
+        """What a method marked ``@llm`` or ``@tool`` returns, by its name in a YAML file."""
+        method = self._owner.factories.get(name)
+        results = returned(method) if method else []
+        if method is None or len(results) != 1 or results[0].value is None:
+            return None
+        return Bound(results[0].value, method_scope(self._owner.names, method))
+
+    def tools(self, keyword: Keyword) -> Node:
+        """The tools that have a counterpart; the others are noted, each class once with all its lines."""
+        found: list[Node] = []
+        try:
+            items = self._expressions.items(keyword.value)
+        except Unreadable:
+            self.tool(keyword.value, keyword.line, found)
+            return Node(list(found), keyword.line, None, keyword.file)
+        here = {id(one) for one in ast.walk(keyword.value.expression)}
+        for item in items:
+            self.tool(item, item.line if id(item.expression) in here else keyword.line, found)
+        return Node(list(found), keyword.line, None, keyword.file)
+
+    def tool(self, item: Bound, line: int, found: list[Node]) -> None:
+        """Add the counterpart of one tool to those found, or note it."""
+        file = self._owner.module.file
+        name = ""
+        try:
+            behind = self._expressions.follow(item)
+            name = called(behind.expression, behind.scope.module)
+        except Unreadable:
+            pass
+        name = name or dotted(item.expression) or called(item.expression, item.scope.module) or "tools"
+        if name in self._tools:
+            found.append(Node(self._tools[name], line, self._tools[name], file))
+            return
+        what = "this tool is not imported: `coxswain tools` lists what is here; give its counterpart with --tool"
+        self._notes.shared(name, f"{what} {name}=NAME", line, file)
+
+    def _guardrails(self, subject: str, key: str, keyword: Keyword) -> Node | None:
+        items = [keyword.value]
+        if key == "guardrails":
+            with contextlib.suppress(Unreadable):
+                items = self._expressions.items(keyword.value)
+        words = []
+        for item in items:
+            text = self._words(subject, item, keyword)
+            if text is not None:
+                words.append(text)
+        return Node([*words], keyword.line, None, keyword.file) if words else None
+
+    def _words(self, subject: str, item: Bound, keyword: Keyword) -> Node | None:
+        try:
+            bound = self._expressions.follow(item)
+            if (
+                isinstance(bound.expression, ast.Call)
+                and called(bound.expression, bound.scope.module) == "LLMGuardrail"
+            ):
+                said = {one.arg: one.value for one in bound.expression.keywords}
+                if bound.expression.args:
+                    said["description"] = bound.expression.args[0]
+                for other in said.keys() - {"description"}:
+                    self.note(f"{subject}.{other}", "the model of the agent judges: set that instead", keyword)
+                if "description" not in said:
+                    raise Unreadable("no description")
+                bound = Bound(said["description"], bound.scope)
+            node = self._expressions.value(bound)
+            if isinstance(node.value, str):
+                return node
+        except Unreadable:
+            pass
+        self.note(subject, "a Python function cannot be imported: say the condition in words", keyword)
+        return None
+
+    def schema(self, subject: str, bound: Bound, line: int) -> Node:
+        """The JSON schema of an output class. Raises Unreadable."""
+        output = self._schemas.of(bound)
+        for what, where, file in output.unread:
+            self._notes.add(subject, what, where, file)
+        return _as_node(output.schema, line, bound.scope.module.file)
+
+    def knowledge(self, path: str, keyword: Keyword) -> Node | None:
+        """The texts of knowledge sources; other sources are noted."""
+        found: list[Node] = []
+        subject = f"{path}.knowledge_sources" if path else "knowledge_sources"
+        try:
+            items = self._expressions.items(keyword.value)
+        except Unreadable:
+            items = [keyword.value]
+        for item in items:
+            line = item.line if item.scope.module.file == keyword.file else keyword.line
+            try:
+                found += self._source(item, line, keyword.file, subject, len(found))
+            except Unreadable as error:
+                self._notes.add(subject, f"{error}: put the text under knowledge in a crew file", line, keyword.file)
+        return Node([*found], keyword.line, None, keyword.file) if found else None
+
+    def _source(self, item: Bound, line: int, file: str, subject: str, count: int) -> list[Node]:
+        bound = self._expressions.follow(item)
+        kind = called(bound.expression, bound.scope.module)
+        if not isinstance(bound.expression, ast.Call) or kind not in {
+            "StringKnowledgeSource",
+            "TextFileKnowledgeSource",
+        }:
+            raise Unreadable(f"{kind or 'this source'} is not imported")
+        said = {one.arg: one.value for one in bound.expression.keywords}
+        wanted = "content" if kind == "StringKnowledgeSource" else "file_paths" if "file_paths" in said else "file_path"
+        for other in said.keys() - {wanted}:
+            self._notes.add(f"{subject}.{other}", "how texts are cut and stored is fixed: nothing to do", line, file)
+        if wanted not in said:
+            raise Unreadable(f"{kind} without {wanted}")
+        value = self._expressions.value(Bound(said[wanted], bound.scope))
+        if wanted == "content":
+            if not isinstance(value.value, str):
+                raise Unreadable(f"{wanted} is no text")
+            return [_text_of_knowledge(f"text-{count + 1}", value.value, line, file)]
+        paths = value.value if isinstance(value.value, list) else [value]
+        return [_text_of_knowledge(str(one.value), self._file(str(one.value)), line, file) for one in paths]
+
+    def _file(self, name: str) -> str:
+        # CrewAI looks in the directory `knowledge` of the project.
+        places = [self._sources.root / "knowledge", self._owner.module.path.parent / "knowledge", self._sources.root]
+        path = next((place / name for place in places if self._sources.holds(place / name)), None)
+        if path is None:
+            raise Unreadable(f"the file {name} is not in the project")
+        try:
+            return read_text(path, _MAX_TEXT_BYTES).text
+        except (OSError, TextFileError) as error:
+            raise Unreadable(f"the file {name} cannot be read ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rpartition(": ")[2]
+
+
+def is_nothing(keyword: Keyword) -> bool:
+    """Whether an argument is ``None``, which means the same as leaving it out."""
+    return isinstance(keyword.value.expression, ast.Constant) and keyword.value.expression.value is None
+
+
+def _text_of_knowledge(name: str, content: str, line: int, file: str) -> Node:
+    return Node({"name": Node(name, line, name, file), "content": Node(content, line, content, file)}, line, None, file)
+
+
+def _as_node(value: object, line: int, file: str) -> Node:
+    if isinstance(value, dict):
+        return Node({key: _as_node(item, line, file) for key, item in value.items()}, line, None, file)
+    if isinstance(value, list):
+        return Node([_as_node(item, line, file) for item in value], line, None, file)
+    assert value is None or isinstance(value, str | int | float | bool)
+    return Node(value, line, None if value is None else str(value), file)
