@@ -1,6 +1,7 @@
 """Credentials for outbound calls: auth gives them for one destination."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -14,6 +15,7 @@ from services.common.grpc.call import current_principal, outlast_caller
 from services.common.grpc.status import from_rpc_error
 
 _CACHE_SIZE = 10_000
+_KEYLESS_SECONDS = 5.0
 _Key = tuple[str, str, str, str, str]
 
 
@@ -59,7 +61,7 @@ class CredentialSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Resolved:
-    """What auth answered; one that has expired is not kept."""
+    """What auth answered; one that has expired is not kept. An empty token: it had none to give."""
 
     token: str = field(repr=False)
     on_behalf_of_user: bool
@@ -74,12 +76,17 @@ class AuthCredentials:
         channel: grpc.aio.Channel,
         purpose: credential_pb2.CredentialPurpose.ValueType,
         keyless_origins: frozenset[str] = frozenset(),
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`keyless_origins` are called without a credential where none is configured."""
+        """`keyless_origins` are called without a credential where none is configured.
+
+        That there is none is remembered for a few seconds, by `clock`: a key stored later is used soon.
+        """
         self._stub = auth_service_pb2_grpc.AuthServiceStub(channel)
         self._purpose = purpose
         self._keyless_origins = keyless_origins
-        self._resolved = AsyncCache[_Key, _Resolved](_CACHE_SIZE, lambda found: found.expires_at - time.time())
+        self._resolved = AsyncCache[_Key, _Resolved](_CACHE_SIZE, lambda found: found.expires_at - time.time(), clock=clock)
 
     async def resolve(self, origin: str, provider: str = "") -> OutboundCredential:
         """Return the calling principal's credential; see `CredentialSource`."""
@@ -98,7 +105,7 @@ class AuthCredentials:
         except grpc.RpcError as error:
             failure = from_rpc_error(error, "auth")
             if failure.reason == "CREDENTIAL_NOT_CONFIGURED" and origin in self._keyless_origins:
-                return _Resolved("", on_behalf_of_user=False, expires_at=0)
+                return _Resolved("", on_behalf_of_user=False, expires_at=time.time() + _KEYLESS_SECONDS)
             raise failure from error
         if origin and response.origin != origin:
             raise PermissionDenied(
@@ -115,8 +122,9 @@ class AuthCredentials:
         Raises:
             CoxswainError: auth cannot be asked.
         """
-        if self._resolved.peek(_cache_key(origin, provider)) is not None:
-            return CredentialAvailability.AVAILABLE
+        known = self._resolved.peek(_cache_key(origin, provider))
+        if known is not None:
+            return CredentialAvailability.AVAILABLE if known.token else CredentialAvailability.NOT_NEEDED
         request = credential_pb2.ExplainCredentialRequest(
             purpose=self._purpose, provider=provider, destination_origin=origin
         )

@@ -27,6 +27,7 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
         self.asked: list[credential_pb2.ResolveCredentialRequest] = []
         self.lifetime = timedelta(minutes=5)
         self.answers_origin = ORIGIN
+        self.has = {"", ORIGIN}
         self.explained: list[str] = []
         self.outcome = credential_pb2.LINK_OUTCOME_ABSENT
 
@@ -34,7 +35,7 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
         self, request: credential_pb2.ResolveCredentialRequest, context: Any
     ) -> credential_pb2.ResolveCredentialResponse:
         self.asked.append(request)
-        if request.destination_origin not in {"", ORIGIN}:
+        if request.destination_origin not in self.has:
             failure = FailedPrecondition("none is configured", reason="CREDENTIAL_NOT_CONFIGURED")
             code, status = to_status(failure, "r")
             await context.abort(code, failure.message, ((DETAILS_KEY, status.SerializeToString()),))
@@ -143,6 +144,29 @@ async def test_only_a_keyless_origin_is_called_without_a_credential(auth: tuple[
         with pytest.raises(FailedPrecondition) as refused:
             await credentials(channel).resolve("https://other.example.com")
         assert refused.value.reason == "CREDENTIAL_NOT_CONFIGURED"
+
+
+async def test_auth_is_asked_now_and_then_whether_a_keyless_origin_has_got_a_key(
+    auth: tuple[ToyAuth, grpc.aio.Channel],
+) -> None:
+    toy, channel = auth
+    now = 1000.0
+    source = AuthCredentials(
+        channel, credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, frozenset({KEYLESS}), clock=lambda: now
+    )
+    with called_by("ann", "sales"):
+        for _ in range(3):
+            assert (await source.resolve(KEYLESS)).token == ""
+        assert len(toy.asked) == 1
+        assert await source.availability(KEYLESS) is CredentialAvailability.NOT_NEEDED
+    with called_by("bob", "legal"):
+        await source.resolve(KEYLESS)
+        assert len(toy.asked) == 2, "one group's lack of a key is nothing to another"
+    toy.has, toy.answers_origin = {KEYLESS}, KEYLESS
+    now += 10
+    with called_by("ann", "sales"):
+        assert (await source.resolve(KEYLESS)).token
+        assert await source.availability(KEYLESS) is CredentialAvailability.AVAILABLE
 
 
 async def test_whether_there_is_a_credential_is_told_without_fetching_it(
