@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from services.auth.chains.names import OAUTH_CLIENT
+from services.auth.chains.names import LLM_KEY, OAUTH_CLIENT
 from services.auth.domain import RotationProgress, Sealed, Secret
 from services.auth.keys import bindings
 from services.auth.keys.sealing import Binding
@@ -16,6 +16,7 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.egress import origin_of
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
+from services.common.identity.provider_credentials import CREDENTIAL_READERS, WrongForm
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
 
@@ -169,6 +170,12 @@ def _check_value(name: str, value: str) -> None:
     """Refuse what would fail only when it is used; never repeats any of it."""
     if value != value.strip():
         raise InvalidArgument.field("value", "must not begin or end with white space; remove it")
+    provider = name.removeprefix(LLM_KEY.format(provider=""))
+    if provider != name and provider in CREDENTIAL_READERS:
+        try:
+            CREDENTIAL_READERS[provider](value)
+        except WrongForm as wrong:
+            raise InvalidArgument.field("value", f"the value of {name} must be {wrong}") from None
     if name != OAUTH_CLIENT:
         return
     try:

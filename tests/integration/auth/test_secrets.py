@@ -12,6 +12,7 @@ from services.common.settings import database_url as service_database_url
 from tests.integration.auth.support import llm, refused, resolve, secrets
 from tests.support.harness import ALICE, BOB, Harness
 
+AWS_PAIR = '{"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "marked-of-aws"}'
 VALUE = "sk-marked-secret-value-000000"
 HOME = "https://llm.example.com"
 
@@ -129,6 +130,12 @@ async def test_secrets_are_for_admins(auth: Harness, bearer: str) -> None:
         (put("llm/openai", " sk-marked-padded\n"), "value"),
         (put("databricks/oauth-client", "marked-not-json"), "value"),
         (put("databricks/oauth-client", '{"client_id": "marked"}'), "value"),
+        (put("llm/bedrock", '{"aws_access_key_id": "marked"}'), "value"),
+        (put("llm/bedrock", AWS_PAIR[:-1] + ', "aws_profile_name": "marked"}'), "value"),
+        (put("llm/bedrock", '["marked"]'), "value"),
+        (put("llm/vertex_ai", "marked-key"), "value"),
+        (put("llm/vertex_ai", '{"type": "authorized_user", "client_email": "marked", "private_key": "k"}'), "value"),
+        (put("llm/vertex_ai", "[" * 30_000), "value"),
         (put("llm/openai", VALUE, "https://user@example.com"), "allowed_origins[0]"),
         (put("llm/openai", VALUE, "example.com"), "allowed_origins[0]"),
         (secret_pb2.PutSecretRequest(name="llm/openai", value=VALUE), "allowed_origins"),
@@ -143,6 +150,34 @@ async def test_a_malformed_secret_is_refused_by_field_without_repeating_it(
     assert refusal.message.startswith(f"{field}: ")
     assert "marked" not in refusal.message
     assert not (await secrets(auth, ALICE).ListSecrets(secret_pb2.ListSecretsRequest())).secrets
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("llm/bedrock", "{}", "an API key of Bedrock, or a JSON object with the texts aws_access_key_id"),
+        ("llm/vertex_ai", "{}", "the JSON key of a service account"),
+    ],
+)
+async def test_the_refusal_of_a_providers_credential_says_what_is_allowed(
+    auth: Harness, name: str, value: str, allowed: str
+) -> None:
+    with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await secrets(auth, ALICE).PutSecret(put(name, value))
+    assert f"the value of {name} must be {allowed}" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("llm/bedrock", "a-bedrock-key"),
+        ("llm/bedrock", AWS_PAIR),
+        ("llm/vertex_ai", '{"type": "service_account", "client_email": "a@example.com", "private_key": "k"}'),
+        ("llm/groq", '{"a": "key"}'),
+    ],
+)
+async def test_a_credential_in_its_providers_form_is_stored(auth: Harness, name: str, value: str) -> None:
+    assert (await secrets(auth, ALICE).PutSecret(put(name, value))).secret.name == name
 
 
 async def test_chains_take_the_secret_made_for_their_purpose(auth: Harness) -> None:
