@@ -81,6 +81,19 @@ async def test_a_stream_in_an_odd_form_is_the_answer(models: Installation, body:
     assert pieces[-1].finish.reason == pb.FINISH_REASON_STOP
 
 
+async def test_an_empty_answer_that_nobody_counted_is_no_success(models: Installation) -> None:
+    models.llm.on(Reply(raw_body=_whole({"content": ""})), times=1)
+    models.llm.on(Reply(raw_body=_stream({"content": ""})), times=1)
+    for call in (models.inference().Complete(ask(CHAT)), _read(models)):
+        failure = await refusal(call)
+        assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_BAD_RESPONSE")
+    nothing = {"prompt_tokens": 9, "completion_tokens": 0}
+    models.llm.on(Reply(raw_body=_whole({"content": ""}, usage=nothing)), times=1)
+    models.llm.on(Reply(raw_body=_stream({"content": ""}, usage=nothing)), times=1)
+    assert (await models.inference().Complete(ask(CHAT))).finish_reason == pb.FINISH_REASON_STOP
+    assert (await _read(models))[-1].finish.reason == pb.FINISH_REASON_STOP
+
+
 @pytest.mark.parametrize(
     ("error", "code", "reason"),
     [

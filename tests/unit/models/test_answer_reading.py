@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import CoxswainError
-from services.models.domain.answer import Delta, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
+from services.models.domain.answer import Delta, FinishDelta, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
 from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.domain.usage import Usage
 from services.models.providers.fault_reading import FaultKind
@@ -181,6 +181,35 @@ def test_malformed_messages_are_refused(message: dict[str, Any]) -> None:
 def test_an_empty_answer_that_ended_for_an_unknown_reason_is_refused() -> None:
     with pytest.raises(BadResponse):
         read_answer(_whole({"content": ""}, "odd"))
+
+
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": 0, "completion_tokens": 0}])
+@pytest.mark.parametrize("content", ["", None, []])
+async def test_an_empty_answer_for_which_nothing_was_counted_is_refused(content: Any, usage: Any) -> None:
+    document = _whole({"content": content}, "stop") | {"usage": usage}
+    with pytest.raises(BadResponse, match="no token was counted"):
+        read_answer(document)
+    assert await _deltas([_piece(content=content)], [{"choices": [{"delta": {}, "finish_reason": "stop"}]}]) == []
+
+
+@pytest.mark.parametrize("count", [0, 1])
+async def test_a_model_may_say_nothing(count: int) -> None:
+    usage = {"usage": {"prompt_tokens": 9, "completion_tokens": count}}
+    answer = read_answer(_whole({"content": ""}, "stop") | usage)
+    assert (answer.text, answer.finish_reason) == ("", FinishReason.STOP)
+    ended = {"choices": [{"delta": {"content": ""}, "finish_reason": "stop"}]}
+    # Most send it in an event of its own, after the finish.
+    assert isinstance((await _deltas([ended], [{"choices": []} | usage]))[-1], FinishDelta)
+
+
+@pytest.mark.parametrize("message", [{"reasoning": "so"}, {"refusal": "no"}, {"content": "<think>so</think>"}])
+def test_an_answer_with_reasoning_or_a_refusal_alone_is_not_empty(message: dict[str, Any]) -> None:
+    assert read_answer(_whole(message, "stop")).finish_reason is not None
+
+
+@pytest.mark.parametrize("word", ["length", "content_filter"])
+def test_an_empty_answer_that_was_ended_is_told_as_such(word: str) -> None:
+    assert read_answer(_whole({"content": ""}, word)).finish_reason is not FinishReason.STOP
 
 
 async def _deltas(*batches: list[dict[str, Any]]) -> list[Delta]:

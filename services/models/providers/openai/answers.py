@@ -112,6 +112,7 @@ class AnswerReader:
     """Whether anything of an answer has come: it has been paid for."""
     _word: str | None = None
     _said: bool = False
+    _thought: bool = False
     _called: bool = False
     _refusal: list[str] = field(default_factory=list)
     _calls: ToolCallAssembler = field(default_factory=ToolCallAssembler)
@@ -175,6 +176,7 @@ class AnswerReader:
         deltas += self._calls.finish()
         if self.thinking is not None:
             deltas += self.thinking.finish()
+        self._thought = self._thought or bool(deltas)
         word = (self._word or "").lower()
         if word in _FAILED_FINISHES:
             raise AnswerFailed(Fault(FaultKind.UNAVAILABLE, None, f"the answer ended with {self._word}"))
@@ -191,6 +193,10 @@ class AnswerReader:
                 raise BadResponse("it is empty and ended for a reason that is not known")
             if self._called:
                 raise BadResponse("a tool call does not name a function")
+            if reason is FinishReason.STOP and not self._thought and not _counts(self.usage):
+                # Models that choose to say nothing have read the prompt, and their providers count it. This is what is
+                # left of an error, or of a stream, that somebody on the way did not understand.
+                raise BadResponse("it is empty, and no token was counted for it")
         self.finish_reason = reason
         return deltas
 
@@ -218,6 +224,7 @@ class AnswerReader:
         self._say(deltas, reasoning, "")
         if self.thinking is not None:
             deltas += self.thinking.feed(message, follows=bool(text or calls))
+        self._thought = self._thought or bool(deltas)
         self._say(deltas, "", text)
         if refusal := _string(message.get("refusal")):
             self._refusal.append(repair(refusal))
@@ -410,6 +417,10 @@ def read_content(content: Any) -> tuple[str, str]:
         elif isinstance(block.get("text"), str):
             text.append(block["text"])
     return "".join(text), "".join(reasoning)
+
+
+def _counts(usage: Usage | None) -> bool:
+    return usage is not None and (usage.input_tokens > 0 or usage.output_tokens > 0)
 
 
 def _reasoning(message: Mapping[str, Any]) -> str:
