@@ -347,9 +347,11 @@ async def _effort(cell: Cell) -> None:
 
 @feature("thinking budget")
 async def _budget(cell: Cell) -> None:
-    if cell.column.wire not in ("databricks", "anthropic", "gemini"):
-        raise NotOffered("is asked for an effort instead; numbers of tokens go to Claude and Gemini models")
-    pattern = r'"(?:budget_tokens|thinkingBudget)": 2048'
+    if cell.column.wire not in ("databricks", "anthropic"):
+        raise NotOffered(
+            "is asked for an effort instead; numbers of tokens go to Claude up to 4.6 and Gemini up to 2.5"
+        )
+    pattern = r'"budget_tokens": 2048'
     await _asks(cell, pattern, sampling=pb.Sampling(thinking_budget_tokens=2048))
 
 

@@ -101,6 +101,15 @@ def test_what_is_configured_replaces_what_is_known() -> None:
         (Provider.LITELLM, "anthropic/claude-sonnet-4-5", True),
         (Provider.LITELLM, "gemini/gemini-2.5-pro", True),
         (Provider.LITELLM, "bedrock/anthropic.claude-3-7-sonnet", True),
+        (Provider.LITELLM, "anthropic/claude-sonnet-4-20250514", True),
+        (Provider.LITELLM, "bedrock/eu.anthropic.claude-opus-4-6-v1", True),
+        (Provider.LITELLM, "vertex_ai/gemini-2.5-flash", True),
+        (Provider.LITELLM, "gemini/gemini-3-pro-preview", False),
+        (Provider.LITELLM, "gemini/gemini-flash-latest", False),
+        (Provider.LITELLM, "vertex_ai/gemini-3.1-flash-lite", False),
+        (Provider.LITELLM, "anthropic/claude-opus-4-7", False),
+        (Provider.LITELLM, "bedrock/global.anthropic.claude-sonnet-5", False),
+        (Provider.LITELLM, "vertex_ai/claude-fable-5", False),
         (Provider.LITELLM, "groq/llama-4", False),
         (Provider.OPENAI, "claude", False),
         (Provider.OFFLINE, "extract", False),
@@ -118,6 +127,31 @@ def test_a_thinking_budget_is_sent_where_the_provider_has_a_form_for_it(
         return
     body = chat_request(asked, CHECKS.fit(asked, budget).completion, stream=False)
     assert body["thinking"] == {"type": "enabled", "budget_tokens": 2048}
+
+
+@pytest.mark.parametrize(
+    ("upstream", "name", "taken"),
+    [
+        ("gemini/gemini-3-flash", "presence_penalty", False),
+        ("gemini/gemini-2.5-flash", "presence_penalty", True),
+        ("anthropic/claude-opus-4-5", "user", True),
+        ("vertex_ai/claude-opus-4-5", "user", True),
+        ("vertex_ai/gemini-2.5-flash", "user", False),
+        ("groq/llama-4", "user", False),
+        ("xai/grok-4", "user", True),
+    ],
+)
+def test_what_litellm_would_leave_out_without_a_word_is_refused_or_named(upstream: str, name: str, taken: bool) -> None:
+    asked = model("m", Provider.LITELLM, upstream_model=upstream)
+    extra = replace(HELLO, extra_parameters={name: 0.5})
+    checks = CompletionChecks(frozenset({name}), PartChecks(100_000))
+    if taken:
+        assert checks.fit(asked, extra).completion.extra_parameters
+        return
+    with pytest.raises(InvalidArgument, match=f"extra_parameters.{name}: is not taken by the model"):
+        checks.fit(asked, extra)
+    fitted = checks.fit(asked, replace(extra, drop_unsupported_parameters=True))
+    assert (fitted.dropped, fitted.completion.extra_parameters) == ((name,), {})
 
 
 def test_a_thinking_claude_takes_no_temperature_not_even_its_own() -> None:
