@@ -86,7 +86,9 @@ class AuthCredentials:
         self._stub = auth_service_pb2_grpc.AuthServiceStub(channel)
         self._purpose = purpose
         self._keyless_origins = keyless_origins
-        self._resolved = AsyncCache[_Key, _Resolved](_CACHE_SIZE, lambda found: found.expires_at - time.time(), clock=clock)
+        self._resolved = AsyncCache[_Key, _Resolved](
+            _CACHE_SIZE, lambda found: found.expires_at - time.time(), clock=clock
+        )
 
     async def resolve(self, origin: str, provider: str = "") -> OutboundCredential:
         """Return the calling principal's credential; see `CredentialSource`."""

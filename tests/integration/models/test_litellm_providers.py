@@ -320,6 +320,34 @@ async def test_errors_come_in_the_providers_own_words(
         assert len(served.llm.calls) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "message", "reason"),
+    [
+        (429, "Number of request tokens has exceeded your per-minute rate limit", "UPSTREAM_RATE_LIMITED"),
+        (400, "prompt is too long: 205000 tokens > 200000 maximum", "CONTEXT_WINDOW_EXCEEDED"),
+        (400, "Output blocked by content filtering policy", "CONTENT_FILTERED"),
+        (400, "messages: the words of the provider", "UPSTREAM_REJECTED"),
+        (401, "invalid x-api-key", "UPSTREAM_CREDENTIAL_REJECTED"),
+        (402, "Your credit balance is too low", "UPSTREAM_QUOTA_EXHAUSTED"),
+        (529, "Overloaded", "UPSTREAM_UNAVAILABLE"),
+    ],
+)
+async def test_an_error_of_anthropic_in_the_place_of_a_stream_keeps_its_meaning(
+    served: Served, status: int, message: str, reason: str
+) -> None:
+    served.llm.on(Reply(fault=LlmFault(status=status, message=message, sent_as=200, retry_after="90")))
+    failure = await refusal(read(served, "anthropic/claude-sonnet-4-5"))
+    assert failure.reason == reason, failure.message
+    assert f'"{message}"' in failure.message
+
+
+@pytest.mark.parametrize("body", [": a comment\n\n: another\n\n", ""])
+async def test_a_stream_of_gemini_without_an_answer_is_no_empty_answer(served: Served, body: str) -> None:
+    served.llm.on(Reply(raw_body=body))
+    failure = await refusal(read(served, "gemini/gemini-2.5-flash"))
+    assert failure.code is grpc.StatusCode.UNAVAILABLE
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_malformed_call_of_gemini_is_no_empty_answer(served: Served, stream: bool) -> None:
     served.llm.on(Reply(text="", finish_reason="MALFORMED_FUNCTION_CALL"))

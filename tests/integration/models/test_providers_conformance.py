@@ -27,14 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 PAGE = Path(__file__).parents[3] / "docs" / "providers.md"
 WRITES = bool(os.environ.get("WRITE_PROVIDERS_PAGE"))
 
-REASONS = {
-    ("thinking budget", "Gemini"): (
-        "Gemini 3 takes an effort, and litellm leaves a number of tokens out; Gemini 2.5 gets it."
-    ),
-    ("error in the place of a stream", "Anthropic"): (
-        "litellm passes on the words of Anthropic's error events and not their type: each counts as an outage."
-    ),
-}
+REASONS: dict[tuple[str, str], str] = {}
 """Why a cell does not work, by feature and provider. What is not named here has to work, and what is must not."""
 
 _found: dict[tuple[str, str], Finding] = {}

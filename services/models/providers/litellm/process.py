@@ -39,6 +39,19 @@ _FAILED_FINISHES = (
     "TOO_MANY_TOOL_CALLS",
     "MISSING_THOUGHT_SIGNATURE",
 )
+# The statuses that Anthropic's errors have where they are no event of a stream.
+_ANTHROPIC_STATUSES = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
 
 
 class TooLarge(Exception):
@@ -224,6 +237,7 @@ def _import_litellm(max_bytes: int) -> Any:
     litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize
     _keep_failed_finishes()
     _keep_openrouters_signatures()
+    _keep_anthropics_errors()
     _limit_bodies(max_bytes)
     return litellm
 
@@ -252,6 +266,22 @@ def _keep_openrouters_signatures() -> None:
         return parse(handler, chunk)
 
     reader.chunk_parser = parse_with_reasoning
+
+
+def _keep_anthropics_errors() -> None:
+    """Pass on Anthropic's error events whole: litellm keeps their words alone, as an outage of status 500."""
+    from litellm.llms.anthropic.chat.handler import ModelResponseIterator
+    from litellm.llms.anthropic.common_utils import AnthropicError
+
+    reader: Any = ModelResponseIterator
+    parse = reader.chunk_parser
+
+    def parse_with_errors(iterator: Any, chunk: dict[str, Any]) -> Any:
+        if chunk.get("type") == "error" and isinstance(error := chunk.get("error"), dict):
+            raise AnthropicError(_ANTHROPIC_STATUSES.get(str(error.get("type")), 500), json.dumps(chunk))
+        return parse(iterator, chunk)
+
+    reader.chunk_parser = parse_with_errors
 
 
 def _limit_bodies(max_bytes: int) -> None:
