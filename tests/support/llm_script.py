@@ -137,6 +137,8 @@ class Reply(_Strict):
     """End the stream without its [DONE] event."""
     raw_body: str | None = None
     """Sent with status 200 instead of a completion."""
+    raw_label: str = "text/html"
+    """The content type that `raw_body` is sent with."""
 
 
 class Rule(_Strict):

@@ -81,6 +81,34 @@ async def test_a_stream_in_an_odd_form_is_the_answer(models: Installation, body:
     assert pieces[-1].finish.reason == pb.FINISH_REASON_STOP
 
 
+@pytest.mark.parametrize("label", ["text/plain", "application/octet-stream", "application/json"])
+async def test_a_response_is_what_its_bytes_are_whatever_its_label_says(models: Installation, label: str) -> None:
+    models.llm.on(Reply(raw_body=_stream({"content": "hel"}, {"content": "lo"}), raw_label=label), times=1)
+    pieces = await _read(models)
+    assert (_text(pieces), pieces[-1].finish.reason) == ("hello", pb.FINISH_REASON_STOP)
+    models.llm.on(Reply(raw_body=_whole({"content": "hello"}), raw_label=label), times=2)
+    assert _text(await _read(models)) == "hello"
+    assert (await models.inference().Complete(ask(CHAT))).text == "hello"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_pause_in_milliseconds_counts_before_one_in_seconds(models: Installation, stream: bool) -> None:
+    # Beyond any patience: the caller is told.
+    models.llm.on(Reply(fault=Fault(status=429, retry_after="1", retry_after_ms="90500")), times=1)
+    failure = await refusal(_read(models) if stream else models.inference().Complete(ask(CHAT)))
+    assert (failure.reason, failure.retry_after) == ("UPSTREAM_RATE_LIMITED", 90.5)
+    assert len(models.llm.calls) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_pause_of_milliseconds_is_waited_out(models: Installation, stream: bool) -> None:
+    models.llm.on(Reply(fault=Fault(status=429, retry_after="90", retry_after_ms="20")), times=1)
+    models.llm.on(Reply(text="hello"), times=1)
+    text = _text(await _read(models)) if stream else (await models.inference().Complete(ask(CHAT))).text
+    assert text == "hello"
+    assert len(models.llm.calls) == 2
+
+
 async def test_an_empty_answer_that_nobody_counted_is_no_success(models: Installation) -> None:
     models.llm.on(Reply(raw_body=_whole({"content": ""})), times=1)
     models.llm.on(Reply(raw_body=_stream({"content": ""})), times=1)

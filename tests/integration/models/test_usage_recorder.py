@@ -2,8 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import func, select
 
 from services.common.clock import utc_now
@@ -15,6 +18,7 @@ from services.models.domain.usage import Usage, UsageRecord
 from services.models.repositories.usage import UsageRepository
 from services.models.tables import usage_records
 from services.models.usecases.usage_recorder import UsageRecorder
+from tests.integration.models.support import CHAT, ask, serve_models
 
 
 @pytest.fixture
@@ -37,6 +41,10 @@ def _record(group: str, input_tokens: int = 1) -> UsageRecord:
     return UsageRecord(new_id(), group, "m", "", utc_now(), Usage(input_tokens, cost=0.5))
 
 
+def _lost(reason: str) -> float:
+    return REGISTRY.get_sample_value("coxswain_models_usage_lost_total", {"reason": reason}) or 0.0
+
+
 async def _stored(database: Database) -> int:
     async with database.read() as connection:
         return int(await connection.scalar(select(func.count()).select_from(usage_records)) or 0)
@@ -47,6 +55,25 @@ async def test_a_record_that_cannot_be_stored_is_set_aside_alone(database: Datab
         recorder.record(_record(f"g{number}", 10**20 if number in (0, 77, 299) else 1))
     assert await recorder.flush(30)
     assert await _stored(database) == 297
+
+
+async def test_the_end_of_the_service_stores_all_but_a_record_that_cannot_be_stored(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _lost("refused"), _lost("shutdown")
+    async with serve_models(tmp_path, monkeypatch, database_url=database_url) as models:
+        await models.inference().Complete(ask(CHAT))
+        # SIGTERM closes services as the end of this block does.
+        service: Any = models.harness.services["models"]
+        recorder = service._recorder
+        for number in range(40):
+            recorder.record(_record("sales", 10**20 if number == 17 else 1))
+        assert len(recorder.waiting) >= 40
+    url = f"sqlite:///{tmp_path / 'models.db'}" if database_url.startswith("sqlite") else database_url
+    database = Database(url, "models", null_pool=True)
+    assert await _stored(database) == 40
+    await database.close()
+    assert (_lost("refused"), _lost("shutdown")) == (before[0] + 1, before[1])
 
 
 async def test_readers_do_not_wait_for_a_database_that_is_away(
