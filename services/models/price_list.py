@@ -4,6 +4,7 @@
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -38,15 +39,27 @@ def find_listed(name: str) -> ListedModel | None:
 def complete_model(model: Model) -> Model:
     """Return a model in which the list fills in what its configuration leaves out.
 
-    Only what the provider itself serves is in the list: a model with an address of its own stays as it is, and so does
-    one with deployments of which the list does not say the same.
+    Only what the provider itself serves is in the list: a model with an address of its own stays as it is. One with
+    deployments of which the list does not say the same gets the prices of each.
     """
-    known = {None if place.spec.base_url else find_listed(_full_name(place.spec)) for place in model.places}
-    listed = known.pop()
-    if listed is None or known:
+    known = [None if place.spec.base_url else find_listed(_full_name(place.spec)) for place in model.places]
+    listed = known[0]
+    if any(other != listed for other in known):
+        return _with_place_prices(model, known)
+    if listed is None:
         return model
     filled = _missing(model.spec, listed)
     return replace(model, spec=replace(model.spec, **filled), listed_fields=tuple(filled)) if filled else model
+
+
+def _with_place_prices(model: Model, known: Sequence[ListedModel | None]) -> Model:
+    if any(getattr(model.spec, name) is not None for name in PRICE_FIELDS):
+        return model
+    found = tuple(
+        place.spec.prices if listed is None else replace(place.spec, **_missing(place.spec, listed)).prices
+        for place, listed in zip(model.places, known, strict=True)
+    )
+    return replace(model, place_prices=found)
 
 
 def _full_name(spec: ModelSpec) -> str:

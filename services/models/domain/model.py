@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
 
-from services.models.domain.prices import FREE, Prices
+from services.models.domain.prices import FREE, Prices, dearest
 
 SHARED_GROUP = ""
 """The group id of models that every group sees."""
@@ -118,7 +118,7 @@ class ModelSpec:
 
     @property
     def prices(self) -> Prices:
-        """What its tokens cost: nowhere else decides it."""
+        """What its tokens cost, unless its deployments differ; see `Model.prices`."""
         if self._is_own_machine:
             return FREE
         # Embeddings have no output that could cost anything.
@@ -135,9 +135,8 @@ class ModelSpec:
     @property
     def _is_own_machine(self) -> bool:
         """Whether it runs at the operator's, who charges by other means unless the model has prices."""
-        own = self.provider is Provider.OFFLINE or (
-            self.provider in (Provider.OLLAMA, Provider.VLLM) and not self.base_url
-        )
+        elsewhere = self.base_url or any(deployment.base_url for deployment in self.deployments)
+        own = self.provider is Provider.OFFLINE or (self.provider in (Provider.OLLAMA, Provider.VLLM) and not elsewhere)
         return own and self.input_cost_per_million_tokens is None and self.output_cost_per_million_tokens is None
 
 
@@ -173,6 +172,8 @@ class Model:
     """Grows with each change of the configuration."""
     listed_fields: tuple[str, ...] = ()
     """Fields of `spec` that the configuration leaves out, and that are filled in from the packaged list."""
+    place_prices: tuple[Prices, ...] = ()
+    """What tokens cost at each of `places`, where that differs; empty means the prices of `spec`."""
 
     @property
     def name(self) -> str:
@@ -180,15 +181,26 @@ class Model:
         return self.spec.name
 
     @property
+    def prices(self) -> Prices:
+        """What its tokens cost; of several deployments with other prices, at most."""
+        return dearest(self.place_prices) if self.place_prices else self.spec.prices
+
+    @property
     def places(self) -> tuple["Model", ...]:
-        """The model as each of its deployments serves it; itself where it has none."""
-        return tuple(self.at(deployment) for deployment in self.spec.deployments) or (self,)
+        """The model as each of its deployments serves it, with the prices there; itself where it has none."""
+        places = tuple(self.at(deployment) for deployment in self.spec.deployments) or (self,)
+        if not self.place_prices:
+            return places
+        return tuple(
+            replace(place, place_prices=(prices,)) for place, prices in zip(places, self.place_prices, strict=True)
+        )
 
     def at(self, deployment: Deployment) -> "Model":
         """Return the model as one of its deployments serves it."""
         base_url = deployment.base_url or self.spec.base_url
         upstream_model = deployment.upstream_model or self.spec.upstream_model
-        return replace(self, spec=replace(self.spec, base_url=base_url, upstream_model=upstream_model))
+        spec = replace(self.spec, base_url=base_url, upstream_model=upstream_model, deployments=())
+        return replace(self, spec=spec, place_prices=())
 
     @property
     def shared(self) -> bool:

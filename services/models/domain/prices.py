@@ -1,6 +1,7 @@
 """What a model's tokens cost."""
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from services.models.domain.usage import Usage
@@ -36,6 +37,27 @@ class Prices:
             other * given + cached * cached_input + written * cache_write + usage.output_tokens * (self.output or 0.0)
         ) / _MILLION
         return cost if math.isfinite(cost) else 0.0
+
+
+def dearest(of: Sequence[Prices]) -> Prices:
+    """Return what tokens cost at most at one of several prices; unknown where one of them is."""
+
+    def most(values: Iterable[float | None]) -> float | None:
+        found: list[float] = []
+        for value in values:
+            if value is None:
+                return None
+            found.append(value)
+        return max(found)
+
+    if len(of) == 1:
+        return of[0]
+    return Prices(
+        input=most(price.input for price in of),
+        output=most(price.output for price in of),
+        cached_input=most(price.input if price.cached_input is None else price.cached_input for price in of),
+        cache_write=most(price.input if price.cache_write is None else price.cache_write for price in of),
+    )
 
 
 FREE = Prices(input=0.0, output=0.0, cached_input=0.0, cache_write=0.0)

@@ -1,7 +1,7 @@
-"""Work of upstreams that has to be paid for although its answer never reaches a caller.
+"""Work of upstreams that the use case which counts it cannot see.
 
-Retries, batches and cancelled calls hide it from the use case that would count it, so whoever sees it reports it to
-the call being served.
+Retries, batches and cancelled calls hide what has to be paid for although its answer never reaches a caller, and which
+deployment answers: whoever sees it reports it to the call being served.
 """
 
 from collections.abc import Callable
@@ -14,19 +14,31 @@ from services.models.domain.usage import Usage
 
 @dataclass(frozen=True, slots=True)
 class _Listener:
-    tell: Callable[[Model, Usage], object]
+    lost: Callable[[Model, Usage], object]
     prompt_tokens: Callable[[], int]
+    answers: Callable[[Model], object]
 
 
 _listener: ContextVar[_Listener | None] = ContextVar("coxswain_lost_work", default=None)
 
 
-def listen_for_lost_work(tell: Callable[[Model, Usage], object], prompt_tokens: Callable[[], int]) -> None:
-    """Let `tell` have what is lost in the rest of this task, and in tasks that it starts from now on.
+def listen_for_work(
+    lost: Callable[[Model, Usage], object],
+    prompt_tokens: Callable[[], int],
+    answers: Callable[[Model], object],
+) -> None:
+    """Let `lost` have what is lost in the rest of this task, and in tasks that it starts from now on.
 
-    `prompt_tokens` returns about how many tokens an upstream reads in one request.
+    `prompt_tokens` returns about how many tokens an upstream reads in one request. `answers` is told the model, as the
+    deployment serves it that answers now.
     """
-    _listener.set(_Listener(tell, prompt_tokens))
+    _listener.set(_Listener(lost, prompt_tokens, answers))
+
+
+def report_answering(place: Model) -> None:
+    """Say which deployment answers."""
+    if (listener := _listener.get()) is not None:
+        listener.answers(place)
 
 
 def expect_prompt(tokens: Callable[[], int]) -> None:
@@ -38,4 +50,4 @@ def expect_prompt(tokens: Callable[[], int]) -> None:
 def report_lost_work(model: Model, usage: Usage | None = None) -> None:
     """Count what an upstream did for an answer that is lost; without `usage`, about what it read of the request."""
     if (listener := _listener.get()) is not None:
-        listener.tell(model, usage or Usage(input_tokens=listener.prompt_tokens(), estimated=True))
+        listener.lost(model, usage or Usage(input_tokens=listener.prompt_tokens(), estimated=True))

@@ -25,6 +25,7 @@ from services.common.grpc.call import current_principal
 from services.common.ids import new_id
 from services.models.domain.model import Model
 from services.models.providers.circuit_breaker import CircuitBreaker, Trial, UpstreamKey
+from services.models.providers.lost_work import report_answering
 from services.models.providers.retries import RetryableError, RetryLimits
 
 logger = structlog.get_logger(__name__)
@@ -216,6 +217,7 @@ class Upstreams:
                     trial.gave_up()
                     raise
                 else:
+                    report_answering(route.model)
                     return result, trial
             circuits = [self._breaker.refusal(route.key) for route in routes]
             if failure is None:

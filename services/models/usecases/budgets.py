@@ -198,7 +198,7 @@ class Budgets:
                 if used + spending.reserved(limit.measure) >= allowed:
                     raise _exceeded(budget, limit, allowed, used, moment)
         usage = expected()
-        sums = Sums(model.spec.prices.cost(usage), usage.input_tokens + usage.output_tokens)
+        sums = Sums(model.prices.cost(usage), usage.input_tokens + usage.output_tokens)
         for spending in spendings:
             spending.reserve(sums)
         return Reservation(sums, spendings)
@@ -233,7 +233,7 @@ async def _store(connection: AsyncConnection, group_id: str, scope: Scope, budge
 
 
 def _check_prices(model: Model, limits: list[tuple[ScopedBudget, Budget]]) -> None:
-    prices = model.spec.prices
+    prices = model.prices
     if prices.known:
         return
     limited = next((budget for budget, effective in limits if effective.limits_cost), None)

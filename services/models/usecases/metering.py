@@ -16,7 +16,7 @@ from services.models.domain.conversation import Completion
 from services.models.domain.model import Model
 from services.models.domain.tokens import estimate_prompt_tokens, estimate_tokens
 from services.models.domain.usage import Usage, UsageRecord
-from services.models.providers.lost_work import listen_for_lost_work
+from services.models.providers.lost_work import listen_for_work
 from services.models.usecases.budgets import Budgets
 from services.models.usecases.usage_recorder import UsageRecorder
 
@@ -49,10 +49,19 @@ class CallMeter:
         self._recorder = recorder
         self._budgets = budgets
         self._called_at = utc_now()
+        self._place: Model | None = None
+
+    def answers(self, place: Model) -> None:
+        """Take note of the deployment that answers: what is used from now on has its prices."""
+        self._place = place
 
     def used(self, model: Model, usage: Usage) -> Usage:
-        """Record what an answer of a model used, and return it with its cost."""
-        priced = replace(usage, cost=model.spec.prices.cost(usage))
+        """Record what an answer of a model used, and return it with its cost.
+
+        A model with several deployments stands for the one that answers.
+        """
+        place = self._place if self._place is not None and model.spec.deployments else model
+        priced = replace(usage, cost=place.prices.cost(usage))
         record = UsageRecord(
             id=new_id(),
             group_id=self._principal.group_id,
@@ -94,7 +103,7 @@ class Metering:
             reservation = await self._budgets.admit(principal, model, expected)
             try:
                 meter = CallMeter(principal, labels, self._recorder, self._budgets)
-                listen_for_lost_work(meter.used, lambda: expected().input_tokens)
+                listen_for_work(meter.used, lambda: expected().input_tokens, meter.answers)
                 yield meter
             finally:
                 reservation.release()

@@ -13,6 +13,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from coxswain.auth.v1 import secret_pb2, secret_service_pb2_grpc
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import model_pb2, usage_pb2
+from services.models.price_list import find_listed
 from tests.integration.models.support import (
     CHAT,
     EMBED,
@@ -29,7 +30,7 @@ from tests.integration.models.support import (
 )
 from tests.support.harness import ALICE, BOB
 from tests.support.llm_emulator import LlmEmulator
-from tests.support.llm_script import Fault, Reply
+from tests.support.llm_script import Fault, Reply, Usage
 
 FIRST, OTHER, LONG, TOOLS = "openai/first", "openai/other", "openai/long", "openai/tools"
 _CHAT = {"provider": "openai", "capabilities": ["chat"]}
@@ -221,6 +222,28 @@ def spread(url: str, **fields: Any) -> list[dict[str, Any]]:
             "deployments": [{"upstream_model": "embed"}, {**deployments[1], "upstream_model": "embed"}],
         },
     ]
+
+
+async def test_a_call_has_the_price_of_the_deployment_that_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployments = [{"upstream_model": "gpt-4o"}, {"upstream_model": "gpt-4o-mini", "weight": 1000}]
+    seed = [{**_CHAT, "name": "openai/spread", "deployments": deployments}]
+    costs: list[float] = []
+    async with serve_models(tmp_path, monkeypatch, seed=seed, retry_base_seconds=0.01) as models:
+        models.llm.on(Reply(fault=Fault(status=429, retry_after="50")), model="gpt-4o-mini", stream=True)
+        models.llm.on(Reply(text="yes", usage=Usage(prompt_tokens=1_000_000, completion_tokens=0)))
+        whole = await models.inference().Complete(ask("openai/spread"))
+        async for piece in models.inference().StreamComplete(ask_stream("openai/spread")):
+            if piece.HasField("usage"):
+                costs.append(piece.usage.cost)
+        dear, cheap = (find_listed(f"openai/{name}") for name in ("gpt-4o", "gpt-4o-mini"))
+        assert dear is not None
+        assert cheap is not None
+        assert [call.model for call in models.llm.calls] == ["gpt-4o-mini", "gpt-4o-mini", "gpt-4o"]
+        assert [whole.usage.cost, *costs] == pytest.approx([cheap.input, dear.input])
+        sums = await models.usage().QueryUsage(usage_pb2.QueryUsageRequest())
+        assert sums.rows[0].cost == pytest.approx((cheap.input or 0) + (dear.input or 0))
 
 
 async def store_key(models: Installation, bearer: str, *origins: str) -> None:

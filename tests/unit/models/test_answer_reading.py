@@ -15,7 +15,7 @@ from services.models.domain.answer import Delta, FinishDelta, FinishReason, Reas
 from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.domain.usage import Usage
 from services.models.providers.fault_reading import FaultKind
-from services.models.providers.lost_work import listen_for_lost_work
+from services.models.providers.lost_work import listen_for_work
 from services.models.providers.openai.answers import (
     AnswerFailed,
     AnswerReader,
@@ -295,7 +295,7 @@ async def test_work_of_which_nothing_was_passed_on_is_reported(
     first: dict[str, Any], end: BaseException, reported: int
 ) -> None:
     lost: list[Usage] = []
-    listen_for_lost_work(lambda _, usage: lost.append(usage), lambda: 7)
+    listen_for_work(lambda _, usage: lost.append(usage), lambda: 7, lambda _: None)
 
     async def come() -> AsyncGenerator[list[dict[str, Any]], None]:
         yield [first]
@@ -309,7 +309,7 @@ async def test_work_of_which_nothing_was_passed_on_is_reported(
 
 def test_vectors_of_no_use_are_reported_as_they_were_counted() -> None:
     lost: list[Usage] = []
-    listen_for_lost_work(lambda _, usage: lost.append(usage), lambda: 7)
+    listen_for_work(lambda _, usage: lost.append(usage), lambda: 7, lambda _: None)
     document = {"data": [], "usage": {"prompt_tokens": 70, "total_tokens": 70}}
     with pytest.raises(CoxswainError, match="0 embeddings for 1 texts"):
         read_document(_MODEL, lambda body: read_embeddings(body, 1), document)

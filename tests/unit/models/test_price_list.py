@@ -12,7 +12,7 @@ import pytest
 
 from services.models import price_list
 from services.models.domain.model import Capabilities, Deployment, Model, ModelSpec, Provider
-from services.models.domain.prices import Prices
+from services.models.domain.prices import FREE, Prices
 from services.models.price_list import complete_model, find_listed
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -180,6 +180,27 @@ def test_several_deployments_are_priced_where_the_list_says_the_same_of_them(
     deployments: list[Deployment], price: float | None
 ) -> None:
     assert complete_model(model("a/other", deployments=tuple(deployments))).spec.prices.input == price
+
+
+@pytest.mark.usefixtures("listed")
+def test_deployments_that_differ_have_prices_of_their_own() -> None:
+    deployments = (Deployment("", "m"), Deployment("", "e"), Deployment("https://example.com/v1", "m"))
+    found = complete_model(model("a/other", deployments=deployments[:2]))
+    assert [place.prices for place in found.places] == [Prices(10, 20, 1, 12.5), Prices(0.5, 0)]
+    # What a call is expected to cost before anybody knows who answers.
+    assert found.prices == Prices(10, 20, 1, 12.5)
+    assert not complete_model(model("a/other", deployments=deployments)).prices.known
+    agreed = complete_model(model("a/other", deployments=deployments, input_cost_per_million_tokens=3.0))
+    assert {place.prices.input for place in agreed.places} == {3.0}
+
+
+@pytest.mark.usefixtures("listed")
+def test_only_those_deployments_are_free_that_are_on_the_operators_own_machine() -> None:
+    at_home, away = Deployment("", "m"), Deployment("https://example.com/v1", "m")
+    assert complete_model(model("a/m", Provider.VLLM, deployments=(at_home, Deployment("", "n")))).prices == FREE
+    spread = complete_model(model("a/m", Provider.VLLM, deployments=(at_home, away)))
+    assert not spread.prices.known
+    assert [place.prices == FREE for place in spread.places] == [True, False]
 
 
 @pytest.mark.usefixtures("listed")
