@@ -27,8 +27,11 @@ class Embedded:
 class Embedder(Protocol):
     """Embeds on behalf of the caller of the present call."""
 
-    async def embed(self, model: str, texts: Sequence[str]) -> Embedded:
-        """Embed at least one text; an empty model means the installation's default."""
+    async def embed(self, model: str, texts: Sequence[str], crew_name: str = "") -> Embedded:
+        """Embed at least one text; an empty model means the installation's default.
+
+        What it uses is labelled with the crew's name, unless that is empty.
+        """
         ...
 
     async def space(self, model: str) -> EmbeddingSpace:
@@ -42,12 +45,13 @@ class ModelsEmbedder:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
 
-    async def embed(self, model: str, texts: Sequence[str]) -> Embedded:
+    async def embed(self, model: str, texts: Sequence[str], crew_name: str = "") -> Embedded:
         """See `Embedder`."""
+        labels = {"crew": crew_name} if crew_name else {}
         vectors: list[Vector] = []
         space = EmbeddingSpace(model, 0)
         for part in _batches(texts):
-            request = inference_pb2.EmbedRequest(model=model, texts=part)
+            request = inference_pb2.EmbedRequest(model=model, texts=part, labels=labels)
             try:
                 response = await self._stub.Embed(request)
             except grpc.RpcError as error:

@@ -38,9 +38,11 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             ranking=ranking_from_proto(request.ranking) if request.HasField("ranking") else None,
             include_embeddings=request.include_embeddings,
             page_token=request.page_token,
-            fingerprint=request_hash(request, "limit", "include_embeddings", "page_token"),
+            fingerprint=request_hash(request, "limit", "include_embeddings", "page_token", "crew_name"),
         )
-        outcome, next_page_token = await self._memories.search(current_principal(), memory_id, kind, search)
+        outcome, next_page_token = await self._memories.search(
+            current_principal(), memory_id, kind, search, request.crew_name
+        )
         return pb.SearchRecordsResponse(
             results=[
                 pb.SearchResult(record=record_to_proto(found.record), score=found.score, similarity=found.similarity)

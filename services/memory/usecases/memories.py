@@ -98,7 +98,7 @@ class Memories:
     ) -> None:
         """Store records, embedding those that have no vector; an empty model means the namespace's.
 
-        The crew's name is kept with the namespace, unless it is empty.
+        The crew's name is kept with the namespace, and labels what embedding uses, unless it is empty.
 
         Raises:
             InvalidArgument: a record is of another kind, or their vectors differ in length.
@@ -114,10 +114,12 @@ class Memories:
                 record.body.ttl_hours = self._short_term_ttl_hours
         store = await self._stores.of(principal.group_id, kind)
         existing = await store.space(key)
-        space = await self._embed(existing, records, model)
+        space = await self._embed(existing, records, model, crew_name)
         await store.save(key, space, records, utc_now(), crew_name=crew_name)
 
-    async def _embed(self, existing: EmbeddingSpace | None, records: Sequence[Record], model: str) -> EmbeddingSpace:
+    async def _embed(
+        self, existing: EmbeddingSpace | None, records: Sequence[Record], model: str, crew_name: str
+    ) -> EmbeddingSpace:
         """Give every record a vector of one space, and return the space."""
         given = {len(record.embedding) for record in records if record.embedding is not None}
         if existing and model and model != existing.model:
@@ -131,7 +133,7 @@ class Memories:
             assert expected is not None
             return expected
         embedded = await self._embedder.embed(
-            expected.model if expected else model or self._default_model, [record.text for record in bare]
+            expected.model if expected else model or self._default_model, [record.text for record in bare], crew_name
         )
         if expected and embedded.space != expected:
             raise embedding_mismatch(expected, embedded.space.model, embedded.space.dimension)
@@ -148,9 +150,11 @@ class Memories:
         return EmbeddingSpace(model, next(iter(given))) if model else await self._embedder.space(self._default_model)
 
     async def search(
-        self, principal: Principal, memory_id: str, kind: MemoryKind, search: SearchInput
+        self, principal: Principal, memory_id: str, kind: MemoryKind, search: SearchInput, crew_name: str = ""
     ) -> tuple[SearchOutcome, str]:
         """Return the best records, best first, and the token of the next page.
+
+        The crew's name labels what embedding the text uses, unless it is empty.
 
         Raises:
             InvalidArgument: the vector has no direction, the ranking does not fit the kind, or the token is of another
@@ -169,7 +173,7 @@ class Memories:
             space = await store.space(key)
             if space is None:
                 return SearchOutcome(), ""
-            vector = (await self._embedder.embed(space.model, [search.text])).vectors[0]
+            vector = (await self._embedder.embed(space.model, [search.text], crew_name)).vectors[0]
         query = Query(
             vector=vector,
             limit=search.limit or _DEFAULT_LIMIT,

@@ -28,9 +28,11 @@ class EmbeddingModels(inference_service_pb2_grpc.InferenceServiceServicer):
 
     def __init__(self) -> None:
         self.dimensions = {MODEL: DIMENSION, "test/wide": 2 * DIMENSION}
+        self.labels: list[dict[str, str]] = []
         self.texts: list[str] = []
 
     async def Embed(self, request: Any, context: Any) -> Any:
+        self.labels.append(dict(request.labels))
         if SERVICE not in dict(context.invocation_metadata()):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no service token")
         model = request.model or MODEL

@@ -197,6 +197,21 @@ async def test_the_first_write_fixes_the_model_and_texts_are_embedded_by_it(memo
     assert (info.embedding_model, info.embedding_dimension, info.record_count) == ("test/wide", 2 * DIMENSION, 2)
 
 
+async def test_what_is_embedded_for_a_crew_is_labelled_with_its_name(tmp_path: Path) -> None:
+    async with serve_memory(tmp_path) as (memory, models):
+        memories = stub(memory.channel())
+        await _save(memories, unified("cats", "a"), crew_name="brief")
+        await _ids(memories, crew_name="brief")
+        await _ids(memories)
+        assert models.labels == [{"crew": "brief"}, {"crew": "brief"}, {}]
+        # It says who asks, not what is asked for: the next page may be another's.
+        await _save(memories, unified("cats and dogs", "b"))
+        search = pb.SearchRecordsRequest(namespace=place(), text="cats", limit=1, crew_name="brief")
+        page = await memories.SearchRecords(search)
+        search.MergeFrom(pb.SearchRecordsRequest(page_token=page.next_page_token, crew_name="other"))
+        assert len((await memories.SearchRecords(search)).results) == 1
+
+
 async def test_vectors_alone_are_taken_for_the_default_model_only_when_they_fit_it(memory: Harness) -> None:
     memories = stub(memory.channel())
     with refused(CODE.FAILED_PRECONDITION, "EMBEDDING_MISMATCH"):

@@ -50,6 +50,7 @@ class MemoryCalls:
     async def search_records(self, request: pb.SearchRecordsRequest) -> pb.SearchRecordsResponse:
         """Return up to `limit` memories, from as many searches as that takes."""
         found, limit = pb.SearchRecordsResponse(), request.limit
+        request.crew_name = self._crew_name
         while len(found.results) < limit:
             request.limit = min(_MAX_RESULTS, limit - len(found.results))
             response = await self._ask(self._memory.SearchRecords, request)

@@ -45,6 +45,13 @@ async def test_memories_are_saved_with_the_crews_embedding_model(world: World) -
     assert world.services.asked[0].embedding_model == "e"
 
 
+async def test_memories_are_saved_and_searched_in_the_crews_name(world: World) -> None:
+    world.services.answers = [pb.SaveRecordsResponse(ids=["r"]), pb.SearchRecordsResponse()]
+    await world.ask(save_records=pb.SaveRecordsRequest(records=[RECORD], crew_name="another"))
+    await world.ask(search_records=pb.SearchRecordsRequest(text="ships", limit=3, crew_name="another"))
+    assert [asked.crew_name for asked in world.services.asked] == ["brief", "brief"]
+
+
 async def test_a_search_goes_on_over_pages_up_to_its_limit(world: World) -> None:
     found = pb.SearchResult(record=RECORD, similarity=0.5)
     asked: list[tuple[int, str]] = []
