@@ -36,6 +36,12 @@ class WorkerSettings(BaseSettings):
     peer_retry_seconds: float = Field(
         300, ge=0, description="Seconds a service that does not answer is asked again before a task fails."
     )
+    model_retry_seconds: float = Field(
+        600,
+        ge=0,
+        description="Seconds a model whose provider fails in a way that passes is asked again, counted from the first "
+        "failure of a call, before its task fails.",
+    )
     model_call_seconds: float = Field(
         900, gt=0, description="Seconds one model call may take before it is given up and tried again."
     )

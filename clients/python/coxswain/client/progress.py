@@ -186,6 +186,12 @@ def _answered(event: ExecutionEvent) -> str:
     return f"answered: {done.input_tokens:,} tokens in, {done.output_tokens:,} out{journal}"
 
 
+def _waiting(event: ExecutionEvent) -> str:
+    waits = event.llm_call_waiting
+    again = waits.retry_time.ToDatetime(tzinfo=UTC)
+    return f"waits for {waits.model} until {again:%H:%M:%S} UTC: {waits.message}"
+
+
 _LINES: dict[str, Callable[[ExecutionEvent], str]] = {
     "execution_queued": _queued,
     "execution_started": lambda e: "taken over by another worker" if e.execution_started.takeover else "started",
@@ -199,6 +205,7 @@ _LINES: dict[str, Callable[[ExecutionEvent], str]] = {
     "llm_call_started": lambda e: f"asks {e.llm_call_started.model}",
     "llm_call_completed": _answered,
     "llm_call_failed": lambda e: f"model call failed: {e.llm_call_failed.message}",
+    "llm_call_waiting": _waiting,
     "tool_call_started": lambda e: f"tool {e.tool_call_started.tool_name} {e.tool_call_started.arguments_json}",
     "tool_call_completed": lambda e: f"tool {e.tool_call_completed.tool_name} answered",
     "tool_call_failed": lambda e: f"tool {e.tool_call_failed.tool_name} failed: {e.tool_call_failed.message}",

@@ -12,18 +12,17 @@ from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_calls import ToolCalls
 from services.orchestrator.worker.link.errors import TaskError
 
-_PASSING_REASONS = frozenset(
+_BEARABLE_REASONS = frozenset(
     {
         "UPSTREAM_RATE_LIMITED",
         "UPSTREAM_UNAVAILABLE",
         "UPSTREAM_BAD_RESPONSE",
         "DEPENDENCY_UNAVAILABLE",
         "OVERLOADED",
-        "CONTEXT_WINDOW_EXCEEDED",
         "INTERNAL",
     }
 )
-"""What an agent may try again, or get around; after anything else its task ends."""
+"""Without what else it asks for than answers of its model, an agent may do; after anything else its task ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,11 @@ class CrewCalls:
         try:
             return await self._serve(self._journals[request.task], request)
         except CoxswainError as error:
-            fatal = error.reason not in _PASSING_REASONS
+            if request.HasField("complete"):
+                # All patience is used up here: an agent that tried again would start over. It can only say it in fewer words.
+                fatal = error.reason != "CONTEXT_WINDOW_EXCEEDED"
+            else:
+                fatal = error.reason not in _BEARABLE_REASONS
             raise TaskError(error.reason, error.message, fatal=fatal) from error
 
     async def _serve(self, journal: TaskJournal, request: CrewRequest) -> HostReply:  # noqa: C901

@@ -169,6 +169,7 @@ class CrewSession:
                 self._recorder,
                 self._principal,
                 retry_seconds=retry_seconds,
+                provider_seconds=context.settings.model_retry_seconds,
                 call_timeout=context.settings.model_call_seconds,
                 usage=self._state.usage,
                 labels={"crew": spec.name},

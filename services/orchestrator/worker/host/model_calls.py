@@ -1,6 +1,7 @@
 """Serves the model calls and embeddings of a crew process: each answer that was paid for is kept."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 import grpc
 
@@ -8,12 +9,18 @@ from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import inference_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.worker.link_pb2 import Complete
-from services.common.errors import CoxswainError, Internal
+from services.common.clock import utc_now
+from services.common.errors import CoxswainError, Unavailable
 from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
 from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.model_messages import Answer, request_hash
-from services.orchestrator.worker.host.peer_retry import call_peer, retry_while_absent, wait_for_limits
+from services.orchestrator.worker.host.peer_retry import (
+    call_peer,
+    retry_while_absent,
+    wait_for_limits,
+    wait_for_provider,
+)
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
@@ -30,29 +37,38 @@ class ModelCalls:
         principal: ExecutionPrincipal,
         *,
         retry_seconds: float,
+        provider_seconds: float,
         call_timeout: float,
         usage: UsageTotal,
         labels: Mapping[str, str],
     ) -> None:
-        """`retry_seconds` is for how long an absent service is asked again, `call_timeout` how many seconds one model
-        call may take; what model calls use is added to `usage`. `labels` are what they are summed by later.
+        """`retry_seconds` is for how long an absent service is asked again, `provider_seconds` for how long a model whose
+        provider fails, `call_timeout` how many seconds one model call may take; what model calls use is added to `usage`.
+        `labels` are what they are summed by later.
         """
         self._inference = inference
         self._recorder = recorder
         self._principal = principal
         self._retry_seconds = retry_seconds
+        self._provider_seconds = provider_seconds
         self._call_timeout = call_timeout
         self._usage = usage
         self._labels = labels
 
     async def complete(self, journal: TaskJournal, request: Complete) -> pb.CompleteResponse:
-        """Return the answer that an earlier attempt was given to the same request, else a new one."""
+        """Return the answer that an earlier attempt was given to the same request, else a new one.
+
+        What fails in a way that passes is asked again here: CrewAI would start the agent over, with all it has paid for.
+        """
         digest = request_hash(request.completion, journal.salt)
         occurrence = journal.asked.get(digest, 0)
         journal.asked[digest] = occurrence + 1
         kept = journal.journaled_responses.get((digest, occurrence))
         if kept is not None:
             return self._replay(journal, request, Answer.from_bytes(kept)).to_proto()
+
+        def waiting(error: CoxswainError, pause: float, left: float) -> None:
+            self._tell_of_pause(journal.task, request.completion.model, error, pause, left)
 
         async def call() -> Answer:
             return await retry_while_absent(
@@ -61,7 +77,7 @@ class ModelCalls:
             )
 
         try:
-            answer = await wait_for_limits(call)
+            answer = await wait_for_limits(lambda: wait_for_provider(call, self._provider_seconds, waiting), waiting)
         except BaseException:
             # It was not answered: the same request does not count as a repetition.
             journal.asked[digest] = min(journal.asked[digest], occurrence)
@@ -73,9 +89,11 @@ class ModelCalls:
         # A text of nothing but blanks has no meaning to embed, and the service refuses empty ones.
         request.texts[:] = [text if text.strip() else "-" for text in request.texts]
         request.labels.update(self._labels)
-        return await wait_for_limits(
-            lambda: call_peer(self._principal, "models", self._inference.Embed, request, self._retry_seconds)
-        )
+
+        async def call() -> pb.EmbedResponse:
+            return await call_peer(self._principal, "models", self._inference.Embed, request, self._retry_seconds)
+
+        return await wait_for_limits(lambda: wait_for_provider(call, self._provider_seconds, lambda *_: None))
 
     def _replay(self, journal: TaskJournal, request: Complete, answer: Answer) -> Answer:
         call_id = self._start(journal.task, request)
@@ -106,6 +124,13 @@ class ModelCalls:
         self._recorder.add(task, started, call_id=call_id)
         return call_id
 
+    def _tell_of_pause(self, task: TaskRef, model: str, error: CoxswainError, pause: float, left: float) -> None:
+        waits = execution_pb2.LlmCallWaiting(model=model, reason=error.reason, message=error.message)
+        now = utc_now()
+        waits.retry_time.FromDatetime(now + timedelta(seconds=pause))
+        waits.give_up_time.FromDatetime(now + timedelta(seconds=left))
+        self._recorder.add(task, waits, flush_soon=True)
+
     async def _stream(self, task: TaskRef, call_id: str, completion: pb.Completion) -> Answer:
         answer = Answer()
         request = pb.StreamCompleteRequest(completion=completion)
@@ -123,13 +148,13 @@ class ModelCalls:
                     self._recorder.chunk(task, call_id, reasoning=delta.reasoning)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.INTERNAL:
-                # It did answer: asking again is the agent's choice, and counts among its tries.
-                raise Internal("the model returned an invalid response", reason="UPSTREAM_BAD_RESPONSE") from error
+                message = error.details() or "the model's answer broke off"
+                raise Unavailable(message, reason="UPSTREAM_BAD_RESPONSE") from error
             raise from_rpc_error(error, "models") from error
         finally:
             call.cancel()
         if not answer.finished:
-            raise Internal("the model's response broke off before its end", reason="UPSTREAM_BAD_RESPONSE")
+            raise Unavailable("the model's response broke off before its end", reason="UPSTREAM_BAD_RESPONSE")
         return answer
 
     def _keep(self, journal: TaskJournal, call_id: str, answer: Answer, digest: str, occurrence: int) -> None:

@@ -111,7 +111,14 @@ class World:
         self.journal = TaskJournal(TaskRef(0, "t", 1))
         stub, recorder, principal = (cast("Any", played) for played in (self.services, self.recorder, Principal()))
         models = ModelCalls(
-            stub, recorder, principal, retry_seconds=5, call_timeout=10, usage=self.usage, labels={"crew": "brief"}
+            stub,
+            recorder,
+            principal,
+            retry_seconds=5,
+            provider_seconds=60,
+            call_timeout=10,
+            usage=self.usage,
+            labels={"crew": "brief"},
         )
         memory = MemoryCalls(stub, principal, memory_id="crew", crew_name="brief", embedding_model="e", retry_seconds=5)
         self.calls = CrewCalls(models, memory, ToolCalls(recorder))

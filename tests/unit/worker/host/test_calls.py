@@ -16,7 +16,11 @@ from tests.unit.worker.host.call_world import World, rpc_error
         (rpc_error(FailedPrecondition("off", reason="MODEL_DISABLED")), "MODEL_DISABLED", True),
         (rpc_error(ResourceExhausted("spent", reason="BUDGET_EXCEEDED")), "BUDGET_EXCEEDED", True),
         (rpc_error(ResourceExhausted("slow", reason="UPSTREAM_RATE_LIMITED")), "UPSTREAM_RATE_LIMITED", False),
-        (rpc_error(Unavailable("down", reason="UPSTREAM_UNAVAILABLE")), "UPSTREAM_UNAVAILABLE", False),
+        (
+            rpc_error(Unavailable("down", reason="UPSTREAM_UNAVAILABLE", retry_after=3600)),
+            "UPSTREAM_UNAVAILABLE",
+            False,
+        ),
     ],
 )
 async def test_only_what_may_pass_is_left_to_the_agent(world: World, error: Any, reason: str, fatal: bool) -> None:

@@ -2,14 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
 from coxswain.models.v1 import inference_pb2 as pb
-from services.common.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from services.common.backoff import Backoff
+from services.common.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
 from services.orchestrator.domain.execution import Usage
+from services.orchestrator.worker.host import peer_retry
 from services.orchestrator.worker.host.model_messages import Answer, request_hash
 from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.host.call_world import Stream, World, rpc_error
@@ -88,21 +99,99 @@ async def test_an_absent_service_is_asked_again_and_a_failed_question_is_no_repe
         ([rpc_error(NotFound("near names", reason="MODEL_NOT_FOUND"))], "MODEL_NOT_FOUND", True),
         ([rpc_error(FailedPrecondition("off", reason="MODEL_DISABLED"))], "MODEL_DISABLED", True),
         ([rpc_error(ResourceExhausted("spent", reason="BUDGET_EXCEEDED"))], "BUDGET_EXCEEDED", True),
-        ([rpc_error(ResourceExhausted("slow", reason="UPSTREAM_RATE_LIMITED"))], "UPSTREAM_RATE_LIMITED", False),
-        ([rpc_error(Unavailable("down", reason="UPSTREAM_UNAVAILABLE"))], "UPSTREAM_UNAVAILABLE", False),
-        ([rpc_error(None, grpc.StatusCode.INTERNAL)], "UPSTREAM_BAD_RESPONSE", False),
-        (said("Cut off", finish=False), "UPSTREAM_BAD_RESPONSE", False),
+        (
+            [rpc_error(ResourceExhausted("paid up", reason="UPSTREAM_QUOTA_EXHAUSTED"))],
+            "UPSTREAM_QUOTA_EXHAUSTED",
+            True,
+        ),
+        ([rpc_error(InvalidArgument("no", reason="UPSTREAM_REJECTED"))], "UPSTREAM_REJECTED", True),
+        (
+            [rpc_error(FailedPrecondition("key", reason="UPSTREAM_CREDENTIAL_REJECTED"))],
+            "UPSTREAM_CREDENTIAL_REJECTED",
+            True,
+        ),
+        (
+            [rpc_error(Unauthenticated("token", reason="UPSTREAM_CREDENTIAL_REJECTED"))],
+            "UPSTREAM_CREDENTIAL_REJECTED",
+            True,
+        ),
+        ([rpc_error(InvalidArgument("long", reason="CONTEXT_WINDOW_EXCEEDED"))], "CONTEXT_WINDOW_EXCEEDED", False),
+        (
+            [rpc_error(Unavailable("down", reason="UPSTREAM_UNAVAILABLE", retry_after=3600))],
+            "UPSTREAM_UNAVAILABLE",
+            True,
+        ),
     ],
 )
-async def test_only_what_may_pass_is_left_to_the_agent(
+async def test_what_lasts_ends_the_call_at_once_with_its_own_words(
     world: World, pieces: list[Any], reason: str, fatal: bool
 ) -> None:
     world.services.streams = [pieces]
     with pytest.raises(TaskError) as failed:
         await world.complete(REQUEST)
     assert (failed.value.reason, failed.value.fatal) == (reason, fatal)
+    assert failed.value.message == pieces[0].details()
     assert world.kinds == ["LlmCallStarted", "LlmCallFailed"]
     assert len(world.services.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reason"),
+    [
+        (
+            [rpc_error(ResourceExhausted("slow", reason="UPSTREAM_RATE_LIMITED", retry_after=0.001))],
+            "UPSTREAM_RATE_LIMITED",
+        ),
+        ([rpc_error(Unavailable("down", reason="UPSTREAM_UNAVAILABLE"))], "UPSTREAM_UNAVAILABLE"),
+        ([rpc_error(DeadlineExceeded("late", reason="UPSTREAM_UNAVAILABLE"))], "UPSTREAM_UNAVAILABLE"),
+        ([*said("Half", finish=False), rpc_error(None, grpc.StatusCode.INTERNAL)], "UPSTREAM_BAD_RESPONSE"),
+        (said("Cut off", finish=False), "UPSTREAM_BAD_RESPONSE"),
+        (
+            [*said("Half", finish=False), rpc_error(Unavailable("broke off", reason="UPSTREAM_BAD_RESPONSE"))],
+            "UPSTREAM_BAD_RESPONSE",
+        ),
+    ],
+)
+async def test_what_passes_is_asked_again_and_said(
+    world: World, pieces: list[Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_retry, "_PROVIDER_PAUSES", Backoff(0.001, 0.002))
+    world.services.streams = [pieces, pieces, said("Whole.")]
+    assert (await world.complete(REQUEST)).text == "Whole."
+    failed = ["LlmCallStarted", "LlmCallFailed", "LlmCallWaiting"]
+    assert world.kinds == [*failed, *failed, "LlmCallStarted", "LlmCallCompleted"]
+    waits = world.recorder.events[2]
+    assert (waits.model, waits.reason, waits.message) == ("m", reason, world.recorder.events[1].message)
+    assert waits.retry_time.ToDatetime() < waits.give_up_time.ToDatetime()
+    assert world.usage.value == Usage(1, 3, 2, 0.5)
+    assert world.journal.asked == {request_hash(REQUEST, ""): 1}
+
+
+async def test_patience_with_a_provider_ends_and_the_agent_does_not_try_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_retry, "_PROVIDER_PAUSES", Backoff(25.0, 25.0, jitter=0))
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.now += seconds
+
+    clock = FakeLoop()
+    monkeypatch.setattr(peer_retry, "asyncio", SimpleNamespace(get_running_loop=lambda: clock, sleep=sleep))
+    world.services.streams = [[rpc_error(Unavailable("down", reason="UPSTREAM_UNAVAILABLE"))]] * 3
+    with pytest.raises(TaskError, match="down") as failed:
+        await world.complete(REQUEST)
+    assert (failed.value.reason, failed.value.fatal, slept) == ("UPSTREAM_UNAVAILABLE", True, [25.0, 25.0])
+
+
+class FakeLoop:
+    """A clock that only sleeping moves."""
+
+    now = 1000.0
+
+    def time(self) -> float:
+        return self.now
 
 
 async def test_a_call_that_is_given_up_is_told_of(world: World) -> None:

@@ -1,0 +1,124 @@
+"""Models whose providers fail, and what their answers do to executions: real worker hosts and crew processes."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from google.protobuf.duration_pb2 import Duration
+
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
+from tests.integration.worker.installation import CAPABLE, Installation, install, kinds
+from tests.support.llm_script import Fault, Reply, ToolCall
+
+S = execution_pb2
+DONE = "All is worked out."
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
+    """One worker host for all tests."""
+    async with install(tmp_path_factory.mktemp("installation")) as running:
+        await running.hosts(1)
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def lone(host: Installation) -> AsyncIterator[Installation]:
+    """An upstream without rules."""
+    yield host
+    host.llm.clear_rules()
+    host.llm.release()
+    host.llm.clear_log()
+
+
+def reckoner(**agent: Any) -> crew_pb2.CrewSpec:
+    """A crew of one agent who can calculate."""
+    tools = [crew_pb2.ToolSpec(name="calculator")]
+    return crew_pb2.CrewSpec(
+        name="reckoners",
+        agents=[crew_pb2.AgentSpec(name="clerk", role="Clerk", goal="Reckon", tools=tools, **agent)],
+        tasks=[crew_pb2.TaskSpec(name="reckon", description="Work it out.", expected_output="Words", agent="clerk")],
+        model=CAPABLE,
+    )
+
+
+def turns(installation: Installation, count: int) -> None:
+    """Let the model call a tool that many times first."""
+    for number in range(count):
+        call = ToolCall(name="calculator", arguments={"expression": f"{number} + 1"})
+        installation.llm.on(Reply(tool_calls=[call]), route="chat", times=1)
+
+
+def requests(installation: Installation) -> int:
+    return len(installation.llm.calls_where(route="chat"))
+
+
+@pytest.mark.parametrize(
+    ("times", "broken"),
+    [
+        (1, {"fault": Fault(status=500)}),
+        (6, {"fault": Fault(status=500)}),
+        (5, {"fault": Fault(status=429)}),
+        (5, {"fault": Fault(status=502, body="<html>Bad gateway</html>")}),
+        (2, {"raw_body": "no such answer"}),
+        (4, {"text": "Half of an answer.", "drop_after_chunks": 2}),
+    ],
+    ids=["once", "for a while", "rate", "a proxy's page", "no answer", "broken streams"],
+)
+async def test_a_providers_bad_day_is_waited_out_and_repeats_nothing(
+    lone: Installation, times: int, broken: dict[str, Any]
+) -> None:
+    turns(lone, 3)
+    lone.llm.on(Reply(**broken), route="chat", times=times)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    execution = await lone.start(reckoner())
+    events = await lone.watch(execution.id)
+    ended = await lone.get(execution.id)
+    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, DONE)
+    assert requests(lone) == 3 + times + 1
+    assert kinds(events).count("tool_call_completed") == 3
+    assert ended.usage.llm_calls == 4
+    waits = [event.llm_call_waiting for event in events if event.WhichOneof("event") == "llm_call_waiting"]
+    assert len(waits) == kinds(events).count("llm_call_failed")
+    assert all(wait.model == CAPABLE and CAPABLE in wait.message for wait in waits)
+    assert all(wait.retry_time.ToDatetime() < wait.give_up_time.ToDatetime() for wait in waits)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "words"),
+    [
+        (Fault(status=429, code="insufficient_quota"), "UPSTREAM_QUOTA_EXHAUSTED", "quota"),
+        (Fault(status=400, message="no such thing"), "UPSTREAM_REJECTED", "no such thing"),
+        (Fault(status=404), "UPSTREAM_REJECTED", "upstream_model"),
+    ],
+)
+async def test_what_does_not_pass_ends_an_execution_after_one_call(
+    lone: Installation, fault: Fault, reason: str, words: str
+) -> None:
+    lone.llm.on(Reply(fault=fault), route="chat")
+    ended = await lone.finished((await lone.start(reckoner())).id)
+    assert (ended.state, ended.error.reason) == (S.EXECUTION_STATE_FAILED, reason)
+    assert words in ended.error.message
+    assert requests(lone) == 1
+
+
+async def test_waiting_ends_with_the_executions_time(lone: Installation) -> None:
+    turns(lone, 1)
+    lone.llm.on(Reply(fault=Fault(status=500)), route="chat")
+    execution = await lone.start(reckoner(), timeout=Duration(seconds=4))
+    events = await lone.watch(execution.id)
+    assert events[-1].execution_failed.error.reason == "EXECUTION_TIMEOUT"
+    assert kinds(events).count("tool_call_completed") == 1
+    assert "llm_call_waiting" in kinds(events)
+    assert requests(lone) < 20
+
+
+async def test_waiting_ends_with_the_agents_time(lone: Installation) -> None:
+    lone.llm.on(Reply(fault=Fault(status=500)), route="chat")
+    execution = await lone.start(reckoner(max_execution_time=Duration(seconds=2)))
+    ended = await lone.finished(execution.id)
+    assert ended.error.reason == "TASK_FAILED"
+    assert "max_execution_time" in ended.error.message
