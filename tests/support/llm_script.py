@@ -36,6 +36,8 @@ class When(_Strict):
     """Name of a field that the request's body has."""
     more_inputs_than: int | None = None
     """A call for embeddings with more texts than that."""
+    more_characters_than: int | None = None
+    """A call whose texts have more characters than that, taken together."""
     nth: int | None = Field(default=None, ge=1)
     """Only the nth call (from 1) among those that meet the other conditions."""
     times: int | None = Field(default=None, ge=1)
@@ -212,5 +214,6 @@ def _conditions_hold(when: When, call: CallFacts) -> bool:
         and (when.bearer is None or when.bearer == call.bearer)
         and (when.wire is None or when.wire == call.wire)
         and (when.has_field is None or when.has_field in call.fields)
+        and (when.more_characters_than is None or sum(map(len, call.texts)) > when.more_characters_than)
         and (when.more_inputs_than is None or (call.route == "embeddings" and len(call.texts) > when.more_inputs_than))
     )

@@ -30,6 +30,8 @@ from tests.support.llm_emulator import LlmEmulator
 
 CAPABLE = "openai/capable"
 REASONER = "openai/gpt-5"
+SMALL = "openai/small"
+UNMEASURED = "openai/unmeasured"
 MODELS: list[dict[str, Any]] = [
     {"name": "offline/extract", "provider": "offline", "capabilities": ["chat"], "context_window": 1000000},
     {"name": "offline/embed", "provider": "offline", "capabilities": ["embeddings"], "embedding_dimension": 256},
@@ -41,6 +43,8 @@ MODELS: list[dict[str, Any]] = [
         "input_cost_per_million_tokens": 2.0,
         "output_cost_per_million_tokens": 8.0,
     },
+    {"name": SMALL, "provider": "openai", "capabilities": ["chat", "tools"], "context_window": 1500},
+    {"name": UNMEASURED, "provider": "openai", "capabilities": ["chat", "tools"]},
     {"name": REASONER, "provider": "openai", "capabilities": ["chat", "tools", "json_schema", "reasoning"]},
 ]
 WAIT_SECONDS = 110

@@ -8,7 +8,7 @@ import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
-from tests.integration.worker.installation import CAPABLE, Installation, install, kinds
+from tests.integration.worker.installation import CAPABLE, SMALL, UNMEASURED, Installation, install, kinds
 from tests.support.llm_script import Fault, Reply, ToolCall
 
 S = execution_pb2
@@ -122,3 +122,66 @@ async def test_waiting_ends_with_the_agents_time(lone: Installation) -> None:
     ended = await lone.finished(execution.id)
     assert ended.error.reason == "TASK_FAILED"
     assert "max_execution_time" in ended.error.message
+
+
+WIDE = 6000
+"""Characters that the window of `SMALL` and of the model of unknown window holds."""
+
+
+@pytest.mark.parametrize("model", [SMALL, UNMEASURED])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=400, code="context_length_exceeded"),
+        Fault(status=400, code="bad", message="This model's maximum context length is 1500 tokens."),
+    ],
+    ids=["code", "words"],
+)
+async def test_a_conversation_that_outgrows_the_window_is_summed_up(
+    lone: Installation, model: str, fault: Fault
+) -> None:
+    lone.llm.on(Reply(fault=fault), route="chat", more_characters_than=WIDE)
+    lone.llm.on(Reply(text="<summary>Many letters.</summary>"), route="chat", last_contains="x x x x")
+    lone.llm.on(Reply(text=DONE), route="chat")
+    spec = reckoner()
+    spec.model = model
+    spec.tasks[0].description = "Do it: {topic}"
+    ended = await lone.finished((await lone.start(spec, inputs={"topic": "x " * 4000})).id)
+    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, DONE), ended.error
+    assert "Many letters." in str(lone.llm.calls_where(route="chat")[-1].body)
+
+
+async def test_what_fits_in_no_way_fails_after_a_few_calls_and_says_what_to_shorten(lone: Installation) -> None:
+    lone.llm.on(Reply(fault=Fault(status=400, code="context_length_exceeded")), route="chat")
+    spec = reckoner()
+    spec.model = SMALL
+    ended = await lone.finished((await lone.start(spec)).id)
+    assert (ended.state, ended.error.reason) == (S.EXECUTION_STATE_FAILED, "CONTEXT_WINDOW_EXCEEDED")
+    assert "1500 tokens" in ended.error.message
+    assert "shorten" in ended.error.message
+    assert requests(lone) <= 10
+
+
+@pytest.mark.parametrize("arguments", ['["oops"]', '"str"', "7", "false", "[]"])
+async def test_arguments_that_are_no_object_are_told_to_the_model(lone: Installation, arguments: str) -> None:
+    lone.llm.on(Reply(tool_calls=[ToolCall(name="calculator", arguments=arguments)]), route="chat", times=1)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    ended = await lone.finished((await lone.start(reckoner())).id)
+    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, DONE), ended.error
+    assert requests(lone) == 2
+    messages = lone.llm.calls_where(route="chat")[-1].body["messages"]
+    (called,) = [call for message in messages for call in message.get("tool_calls") or ()]
+    assert called["function"]["arguments"] == arguments, "what the model wrote"
+    (told,) = [message["content"] for message in messages if message["role"] == "tool"]
+    assert "must be a JSON object" in told
+
+
+async def test_a_model_that_calls_a_tool_there_is_not_is_told_of_those_there_are(lone: Installation) -> None:
+    call = ToolCall(name="search_the_internet", arguments={"query": "whales"})
+    lone.llm.on(Reply(tool_calls=[call]), route="chat", times=1)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    ended = await lone.finished((await lone.start(reckoner())).id)
+    assert ended.result.text == DONE
+    messages = lone.llm.calls_where(route="chat")[-1].body["messages"]
+    (told,) = [message["content"] for message in messages if message["role"] == "tool"]
+    assert told == 'there is no tool "search_the_internet"; the tools are: calculator'

@@ -1,8 +1,11 @@
 """The model as CrewAI sees it: every call goes through the host to the models service."""
 
+import asyncio
+import json
 import re
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from crewai.llms.base_llm import BaseLLM
 from crewai.llms.cache import CACHE_BREAKPOINT_KEY
@@ -23,6 +26,11 @@ _BOUNDLESS_WINDOW = 10_000_000
 _USABLE_SHARE = 0.85
 _CHARACTERS_PER_TOKEN = 4
 _MAX_CACHE_MARKS = 4
+_MOST_REFUSALS = 8
+"""How often a model may refuse a conversation as too long in one attempt at a task."""
+_NO_OBJECT = "no JSON object"
+_UNKNOWN_TOOL = "Tool not found"
+"""What CrewAI answers to the call of a tool it does not have."""
 _SCHEMA_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _ROLES = {
     "system": pb.MESSAGE_ROLE_SYSTEM,
@@ -32,6 +40,14 @@ _ROLES = {
     "tool": pb.MESSAGE_ROLE_TOOL,
     "function": pb.MESSAGE_ROLE_TOOL,
 }
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _never_repeated(method: Method) -> Method:
+    """Keep CrewAI from calling the method again on errors that speak of rate limits: the host has the patience."""
+    method._crewai_rate_limit_wrapped = True  # type: ignore[attr-defined]  # noqa: SLF001 - CrewAI looks there
+    return method
 
 
 class HostLLM(BaseLLM):
@@ -46,6 +62,9 @@ class HostLLM(BaseLLM):
     _provider_states: dict[str, str] = PrivateAttr(default_factory=dict)
     # By the id of each tool call of the answer that the thinking led to.
     _thinking: dict[str, list[pb.Thinking]] = PrivateAttr(default_factory=dict)
+    # By the id of each tool call whose arguments CrewAI could not hold.
+    _odd_arguments: dict[str, str] = PrivateAttr(default_factory=dict)
+    _window: "_Window" = PrivateAttr()
 
     @classmethod
     def for_agent(
@@ -57,6 +76,8 @@ class HostLLM(BaseLLM):
         llm._model = attempt.session.model(model)
         llm._agent = agent
         llm._role = role
+        limit = llm._model.max_input_tokens
+        llm._window = _Window(int(limit * _USABLE_SHARE) if limit else _BOUNDLESS_WINDOW)
         return llm
 
     def supports_function_calling(self) -> bool:
@@ -73,8 +94,7 @@ class HostLLM(BaseLLM):
 
     def get_context_window_size(self) -> int:
         """Return the tokens that may be used before CrewAI summarises the conversation."""
-        limit = self._model.max_input_tokens
-        return int(limit * _USABLE_SHARE) if limit else _BOUNDLESS_WINDOW
+        return self._window.tokens
 
     def get_input_tokens_count(
         self,
@@ -87,6 +107,28 @@ class HostLLM(BaseLLM):
         characters = sum(map(len, texts)) + sum(len(str(tool)) for tool in tools or ())
         return -(-characters // _CHARACTERS_PER_TOKEN)
 
+    def summarize_messages(self, messages: list[Any], callbacks: list[Any], verbose: bool = True) -> None:
+        """Put a summary in the place of a conversation, made of parts that become smaller until the model takes them.
+
+        Raises:
+            HookAborted: it does not fit in any way; the task has to end.
+        """
+        while True:
+            before = self._window.tokens
+            try:
+                super().summarize_messages(messages, callbacks, verbose)
+            except LLMContextLengthExceededError as error:
+                if self._window.tokens >= before:
+                    raise self._fits_in_no_way() from error
+            else:
+                return
+
+    @_never_repeated
+    async def acall(self, *args: Any, **kwargs: Any) -> str | Any:
+        """Return what `call` returns, without holding the event loop; CrewAI sums up parts beside each other."""
+        return await asyncio.to_thread(self.call, *args, **kwargs)
+
+    @_never_repeated
     def call(
         self,
         messages: str | list[Any],
@@ -109,17 +151,20 @@ class HostLLM(BaseLLM):
         self._wait_for_turn()
         completion = self._completion(messages, tools, response_model)
         role = getattr(from_agent, "role", None) or self._role
+        window = self._window.tokens
         try:
             answer = self._attempt.host.complete(completion, role)
         except TaskError as error:
             if error.reason == "CONTEXT_WINDOW_EXCEEDED":
+                if not self._window.refused(self.get_input_tokens_count(messages, tools), window):
+                    raise self._fits_in_no_way() from error
                 raise LLMContextLengthExceededError(error.message) from error
             raise
         if answer.tool_calls:
             self._provider_states |= {call.id: call.provider_state for call in answer.tool_calls if call.provider_state}
             thinking = list(answer.thinking)
             self._thinking |= {call.id: thinking for call in answer.tool_calls if thinking}
-            return [_openai_tool_call(call) for call in answer.tool_calls]
+            return [self._openai_tool_call(call) for call in answer.tool_calls]
         if response_model is not None:
             return self._validate_structured_output(answer.text, response_model)
         return answer.text
@@ -129,14 +174,47 @@ class HostLLM(BaseLLM):
         if pacer is not None and not pacer.wait(remaining_time()):
             raise self._attempt.fail(out_of_time())
 
-    def _messages(self, messages: str | list[Any]) -> list[pb.Message]:
+    def _fits_in_no_way(self) -> Exception:
+        limit = self._model.max_input_tokens
+        window = f" of {limit} tokens" if limit else ""
+        message = (
+            f'the conversation does not fit the window{window} of "{self.model}", not even summed up: '
+            "shorten the inputs, the task's description, the results it takes over, or the agent's role, goal and "
+            "backstory; or choose a model "
+            "with a larger window"
+        )
+        return self._attempt.fail(TaskError("CONTEXT_WINDOW_EXCEEDED", message, fatal=True))
+
+    def _openai_tool_call(self, call: pb.ToolCall) -> dict[str, Any]:
+        arguments = call.arguments_json
+        if _is_json_but_no_object(arguments):
+            self._odd_arguments[call.id] = arguments
+            arguments = _NO_OBJECT
+        return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+    def _messages(self, messages: str | list[Any], tools: Sequence[dict[str, Any]]) -> list[pb.Message]:
         handed_back: list[list[pb.Thinking]] = []
+        offered = [tool["function"]["name"] for tool in tools]
         try:
-            sent = [self._message(message, handed_back) for message in self._format_messages(messages)]
+            sent = [
+                self._message(self._mended(message, offered), handed_back)
+                for message in self._format_messages(messages)
+            ]
         except UnfitContent as error:
             raise self._attempt.fail(TaskError(error.reason, str(error), fatal=True)) from error
         _mark_beginnings(messages, sent)
         return sent
+
+    def _mended(self, message: Any, offered: Sequence[str]) -> Any:
+        """Return a message with what the model needs to know of a tool call that could not be made."""
+        if message["role"] == "tool" and message.get("tool_call_id") in self._odd_arguments:
+            content = 'the arguments must be a JSON object that names each argument, such as {"name": "value"}'
+            return {**message, "content": content}
+        if message["role"] == "tool" and message.get("content") == _UNKNOWN_TOOL:
+            named = f'there is no tool "{message["name"]}"' if message.get("name") else "there is no such tool"
+            known = f"the tools are: {', '.join(offered)}" if offered else "no tool can be called any more"
+            return {**message, "content": f"{named}; {known}"}
+        return message
 
     def _message(self, message: Any, handed_back: list[list[pb.Thinking]]) -> pb.Message:
         if message.get("files"):
@@ -159,7 +237,13 @@ class HostLLM(BaseLLM):
             role=_ROLES.get(message["role"], pb.MESSAGE_ROLE_USER),
             content=content,
             tool_calls=[
-                _tool_call(call["id"], call["function"], self._provider_states.get(call["id"], "")) for call in calls
+                pb.ToolCall(
+                    id=call["id"],
+                    name=call["function"]["name"],
+                    arguments_json=self._odd_arguments.get(call["id"], storable(call["function"]["arguments"])),
+                    provider_state=self._provider_states.get(call["id"], ""),
+                )
+                for call in calls
             ],
             tool_call_id=message.get("tool_call_id"),
         )
@@ -169,7 +253,7 @@ class HostLLM(BaseLLM):
     ) -> pb.Completion:
         return pb.Completion(
             model=self.model,
-            messages=self._messages(messages),
+            messages=self._messages(messages, tools or ()),
             tools=[_tool(tool["function"]) for tool in tools or ()],
             response_format=(
                 _response_format(response_model)
@@ -193,13 +277,37 @@ def _mark_beginnings(messages: str | Sequence[Any], sent: Sequence[pb.Message]) 
         part.cache_mark = True
 
 
-def _tool_call(call_id: str, function: dict[str, str], provider_state: str) -> pb.ToolCall:
-    return pb.ToolCall(
-        id=call_id,
-        name=function["name"],
-        arguments_json=storable(function["arguments"]),
-        provider_state=provider_state,
-    )
+class _Window:
+    """How many tokens a model takes, as far as that is known: what it refuses teaches."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self._refusals = 0
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "_Window":
+        return self
+
+    def refused(self, tokens: int, window: int) -> bool:
+        """Note that a request of `tokens`, made when `window` was known, was refused; return whether fewer may help.
+
+        Requests made beside each other count once.
+        """
+        with self._lock:
+            if self.tokens == window:
+                self._refusals += 1
+                if tokens <= window:
+                    self.tokens = max(1, tokens // 2)
+            return self._refusals <= _MOST_REFUSALS
+
+
+def _is_json_but_no_object(arguments: str) -> bool:
+    """CrewAI reads null as no arguments, and tells the model of what is no JSON."""
+    try:
+        value = json.loads(arguments)
+    except ValueError:
+        return False
+    return value is not None and not isinstance(value, dict)
 
 
 def _tool(function: dict[str, Any]) -> pb.ToolDefinition:
@@ -214,7 +322,3 @@ def _response_format(response_model: type[BaseModel]) -> pb.ResponseFormat:
     described = generate_model_description(response_model)["json_schema"]
     name = _SCHEMA_NAME.sub("_", response_model.__name__)[:64]
     return pb.ResponseFormat(name=name, schema=to_struct(storable_json(described["schema"])))
-
-
-def _openai_tool_call(call: pb.ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}}

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from crewai import CrewOutput
 from crewai.events.stream_context import add_stream_sink, reset_stream_sinks
 from crewai.hooks.dispatch import HookAborted
+from crewai.utilities.exceptions.context_window_exceeding_exception import LLMContextLengthExceededError
 from crewai.utilities.planning_handler import CrewPlanner
 from google.protobuf.struct_pb2 import Struct
 from pydantic import BaseModel
@@ -124,4 +125,6 @@ def _finish(attempt: TaskAttempt, work: Callable[[], T]) -> T:
 def _as_task_error(error: Any) -> TaskError:
     if isinstance(error, TaskError):
         return error
+    if isinstance(error, LLMContextLengthExceededError):
+        return TaskError("CONTEXT_WINDOW_EXCEEDED", error.original_error_message)
     return TaskError("TASK_FAILED", str(error) or type(error).__name__)

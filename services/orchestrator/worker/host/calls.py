@@ -55,7 +55,7 @@ class CrewCalls:
             return await self._serve(self._journals[request.task], request)
         except CoxswainError as error:
             if request.HasField("complete"):
-                # All patience is used up here: an agent that tried again would start over. It can only say it in fewer words.
+                # The calls had all patience already, and an agent that tries again starts over. It can say less.
                 fatal = error.reason != "CONTEXT_WINDOW_EXCEEDED"
             else:
                 fatal = error.reason not in _BEARABLE_REASONS

@@ -42,9 +42,9 @@ class ModelCalls:
         usage: UsageTotal,
         labels: Mapping[str, str],
     ) -> None:
-        """`retry_seconds` is for how long an absent service is asked again, `provider_seconds` for how long a model whose
-        provider fails, `call_timeout` how many seconds one model call may take; what model calls use is added to `usage`.
-        `labels` are what they are summed by later.
+        """`retry_seconds` is for how long an absent service is asked again, `provider_seconds` for how long a model
+        whose provider fails, `call_timeout` how many seconds one model call may take; what model calls use is added to
+        `usage`. `labels` are what they are summed by later.
         """
         self._inference = inference
         self._recorder = recorder
@@ -58,7 +58,7 @@ class ModelCalls:
     async def complete(self, journal: TaskJournal, request: Complete) -> pb.CompleteResponse:
         """Return the answer that an earlier attempt was given to the same request, else a new one.
 
-        What fails in a way that passes is asked again here: CrewAI would start the agent over, with all it has paid for.
+        What fails in a way that passes is asked again here. CrewAI would start the agent over, paid calls and all.
         """
         digest = request_hash(request.completion, journal.salt)
         occurrence = journal.asked.get(digest, 0)

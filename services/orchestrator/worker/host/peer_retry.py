@@ -1,5 +1,6 @@
-"""Calls other services as an execution, and tries again what may pass: neither a restart nor a provider's bad quarter of an
-hour must fail a task.
+"""Calls other services as an execution, and tries again what may pass.
+
+Neither a restart nor a provider's bad minutes must fail a task.
 """
 
 import asyncio
