@@ -1,10 +1,10 @@
 """Journals of executions in SQL: answers of models that were paid for, and tool calls."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import insert, literal, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
@@ -41,6 +41,19 @@ class JournalRepository:
             "created_at": utc_now(),
         }
         await insert_ignore(self._connection, llm_journal, row)
+
+    async def take_over(self, execution_id: str, indices: Collection[int]) -> None:
+        """Copy what another execution's tasks at `indices` were given, but tool calls whose outcome is not known."""
+        for table, known in (
+            (llm_journal, true()),
+            (tool_journal, tool_journal.c.state != ToolCallState.INTENT),
+        ):
+            columns = [column for column in table.c if column.name != "execution_id"]
+            rows = select(literal(self._execution_id), *columns).where(
+                table.c.execution_id == execution_id, table.c.task_index.in_(indices), known
+            )
+            names = ["execution_id", *(column.name for column in columns)]
+            await self._connection.execute(insert(table).from_select(names, rows))
 
     async def intend_tool_call(self, index: int, key: str, tool: str, *, epoch: int, idempotent: bool) -> None:
         """Note that a claim, `epoch`, is about to run a tool."""

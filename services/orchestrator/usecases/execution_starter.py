@@ -29,9 +29,11 @@ from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.placeholders import required_inputs
+from services.orchestrator.repositories.approvals import ApprovalRepository
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.journal import JournalRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
 from services.orchestrator.usecases.ports import Grants
@@ -152,6 +154,7 @@ class ExecutionStarter:
             if ended is None:
                 raise NotFound.of("execution", execution_id)
             runs = await TaskRunRepository(connection, execution_id).list()
+            judged = await ApprovalRepository(connection).newest(execution_id)
             spec = await CrewRepository(connection).spec(ended.crew_id, ended.crew_revision)
         if ended.state not in {ExecutionState.FAILED, ExecutionState.CANCELLED}:
             raise FailedPrecondition(
@@ -188,7 +191,12 @@ class ExecutionStarter:
         tasks = [
             _continued(execution.id, run) for run in runs if run.task_index >= 0 or run.state is TaskState.SUCCEEDED
         ]
-        return await self._queue(execution, tasks, request, None)
+        unfinished = [run.task_index for run in runs if _is_to_be_continued(run) and run.task_index not in judged]
+
+        async def take_over(connection: AsyncConnection, stored: Execution) -> None:
+            await JournalRepository(connection, stored.id).take_over(ended.id, unfinished)
+
+        return await self._queue(execution, tasks, request, take_over)
 
     async def _find_repeated(self, owner: ExecutionOwner, request: RequestKey | None) -> Execution | None:
         if request is None:
@@ -276,6 +284,14 @@ async def existing_execution(connection: AsyncConnection, group_id: str, executi
 
 def _pending(execution_id: str, index: int, name: str) -> TaskRun:
     return TaskRun(execution_id, index, name, TaskState.PENDING, attempt=0, usage=Usage(), copied=False)
+
+
+def _is_to_be_continued(run: TaskRun) -> bool:
+    """Return whether an unfinished task goes on where it stopped.
+
+    One that failed by the answers themselves would fail again by the same ones: it starts over.
+    """
+    return run.state is not TaskState.SUCCEEDED and (run.error is None or run.error.reason != "TASK_FAILED")
 
 
 def _continued(execution_id: str, run: TaskRun) -> TaskRun:

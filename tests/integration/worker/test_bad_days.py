@@ -185,3 +185,19 @@ async def test_a_model_that_calls_a_tool_there_is_not_is_told_of_those_there_are
     messages = lone.llm.calls_where(route="chat")[-1].body["messages"]
     (told,) = [message["content"] for message in messages if message["role"] == "tool"]
     assert told == 'there is no tool "search_the_internet"; the tools are: calculator'
+
+
+async def test_a_resumed_execution_goes_on_at_the_call_that_failed(lone: Installation) -> None:
+    turns(lone, 3)
+    lone.llm.on(Reply(fault=Fault(status=400)), route="chat", times=1)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    failed = await lone.finished((await lone.start(reckoner())).id)
+    assert (failed.state, requests(lone)) == (S.EXECUTION_STATE_FAILED, 4)
+    lone.llm.clear_log()
+    resumed = await lone.executions().ResumeExecution(S.ResumeExecutionRequest(id=failed.id))
+    events = await lone.watch(resumed.execution.id)
+    ended = await lone.get(resumed.execution.id)
+    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, DONE)
+    assert requests(lone) == 1
+    assert [e.llm_call_completed.replayed for e in events if e.HasField("llm_call_completed")] == [True] * 3 + [False]
+    assert ended.usage.llm_calls == 1

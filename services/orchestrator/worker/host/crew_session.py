@@ -127,7 +127,7 @@ class CrewSession:
             await self._recorder.commit(
                 [(task.ref, started)], lambda write: write.tasks.start(task.index, attempt, utc_now())
             )
-        if attempt > 1:
+        if attempt > 1 or self._execution.resumed_from:
             # Only now is everything stored that the attempt before has learnt.
             journal.journaled_responses = await self._context.read(
                 lambda: store.journaled_responses(execution_id, task.index)
