@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from services.common.db.failures import explained_errors, unavailable
 from services.common.db.snapshots import PostgresSnapshots, Snapshots, SqliteSnapshots
+from services.common.db.sqlite_connection import open_sqlite
 
 _READ_ONLY = "coxswain_read_only"
 # A process that is stopped in a transaction would hold its locks for ever. The server ends the transaction instead.
@@ -70,7 +71,9 @@ class Database:
             if self.url.database:
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
             self._snapshots = SqliteSnapshots(self.url)
-            self.engine: AsyncEngine = create_async_engine(self.url, connect_args={"timeout": 30}, **options)
+            self.engine: AsyncEngine = create_async_engine(
+                self.url, async_creator=lambda: open_sqlite(self.url.database or ":memory:"), **options
+            )
             _configure_sqlite(self.engine)
         else:
             options["connect_args"] = {"server_settings": {"search_path": schema, **POSTGRES_SESSION}}

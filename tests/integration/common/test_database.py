@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from services.common.db.database import POSTGRES_SESSION, Database, async_url
+from services.common.db.sqlite_connection import open_sqlite
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
 from services.common.errors import Unavailable
 
@@ -265,3 +266,18 @@ async def test_what_the_driver_says_of_a_connection_that_broke_in_a_call_is_unav
 def test_other_databases_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="mysql"):
         async_url("mysql://host/db")
+
+
+async def test_a_connection_that_is_closed_in_the_middle_of_a_statement_gives_its_lock_back(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.db")
+    given_up, other = await open_sqlite(path), await open_sqlite(path)
+    await given_up.execute("PRAGMA journal_mode=WAL")
+    await given_up.execute("CREATE TABLE numbers (number INTEGER)")
+    await given_up.execute("BEGIN IMMEDIATE")
+    unread = await given_up.execute("INSERT INTO numbers VALUES (1), (2) RETURNING number")
+    await given_up.close()
+    await other.execute("PRAGMA busy_timeout=0")
+    await other.execute("BEGIN IMMEDIATE")
+    assert await (await other.execute("SELECT number FROM numbers")).fetchall() == []
+    await other.close()
+    del unread
