@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 
+from coxswain.models.v1 import inference_pb2
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from tests.integration.worker.installation import CAPABLE, SMALL, UNMEASURED, Installation, install, kinds
 from tests.support.llm_script import Fault, Reply, ToolCall
@@ -201,3 +202,53 @@ async def test_a_resumed_execution_goes_on_at_the_call_that_failed(lone: Install
     assert requests(lone) == 1
     assert [e.llm_call_completed.replayed for e in events if e.HasField("llm_call_completed")] == [True] * 3 + [False]
     assert ended.usage.llm_calls == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "words", "calls"),
+    [
+        ({"refusal": "I cannot help with that."}, "MODEL_REFUSED", "I cannot help with that.", 1),
+        ({"text": "Well,", "finish_reason": "content_filter"}, "MODEL_REFUSED", "withheld", 1),
+        ({"text": "   \n"}, "ANSWER_BLANK", "finish reason STOP", 3),
+        ({"text": ""}, "ANSWER_BLANK", CAPABLE, 3),
+    ],
+    ids=["refused", "filtered", "blank", "empty"],
+)
+async def test_answers_of_no_use_end_an_execution_for_their_own_reason(
+    lone: Installation, said: dict[str, Any], reason: str, words: str, calls: int
+) -> None:
+    lone.llm.on(Reply(**said), route="chat", times=calls)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    failed = await lone.finished((await lone.start(reckoner())).id)
+    assert (failed.state, failed.error.reason) == (S.EXECUTION_STATE_FAILED, reason), failed.result
+    assert words in failed.error.message
+    assert (requests(lone), failed.usage.llm_calls) == (calls, calls)
+    resumed = await lone.executions().ResumeExecution(S.ResumeExecutionRequest(id=failed.id))
+    assert (await lone.finished(resumed.execution.id)).result.text == DONE, "such an answer is not kept"
+
+
+async def test_a_blank_answer_is_asked_for_again(lone: Installation) -> None:
+    turns(lone, 1)
+    lone.llm.on(Reply(text="\u200b \n"), route="chat", times=1)
+    lone.llm.on(Reply(text="Half of it", finish_reason="length"), route="chat")
+    execution = await lone.start(reckoner())
+    events = await lone.watch(execution.id)
+    ended = await lone.get(execution.id)
+    assert (ended.state, ended.result.text, requests(lone)) == (S.EXECUTION_STATE_SUCCEEDED, "Half of it", 3)
+    done = [event.llm_call_completed for event in events if event.HasField("llm_call_completed")]
+    assert [completed.finish_reason for completed in done] == [
+        inference_pb2.FINISH_REASON_TOOL_CALLS,
+        inference_pb2.FINISH_REASON_STOP,
+        inference_pb2.FINISH_REASON_LENGTH,
+    ]
+
+
+@pytest.mark.parametrize("text", [None, "What I know so far."])
+async def test_tool_calls_that_nobody_offered_are_no_result(lone: Installation, text: str | None) -> None:
+    call = ToolCall(name="calculator", arguments={"expression": "1 + 1"})
+    lone.llm.on(Reply(text=text, tool_calls=[call]), route="chat")
+    ended = await lone.finished((await lone.start(reckoner(max_iterations=2))).id)
+    if text is None:
+        assert ended.error.reason == "ANSWER_BLANK"
+    else:
+        assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, text)

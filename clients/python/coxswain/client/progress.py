@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from coxswain.models.v1.inference_pb2 import FinishReason
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionError, ExecutionEvent, ExecutionState
 
 MAX_SHOWN_TEXT = 4000
@@ -183,7 +184,8 @@ def _task_started(event: ExecutionEvent) -> str:
 def _answered(event: ExecutionEvent) -> str:
     done = event.llm_call_completed
     journal = " (from the journal)" if done.replayed else ""
-    return f"answered: {done.input_tokens:,} tokens in, {done.output_tokens:,} out{journal}"
+    cut = ", cut off" if done.finish_reason == FinishReason.FINISH_REASON_LENGTH else ""
+    return f"answered: {done.input_tokens:,} tokens in, {done.output_tokens:,} out{cut}{journal}"
 
 
 def _waiting(event: ExecutionEvent) -> str:

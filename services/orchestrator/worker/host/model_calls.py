@@ -1,6 +1,6 @@
 """Serves the model calls and embeddings of a crew process: each answer that was paid for is kept."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
 import grpc
@@ -10,12 +10,13 @@ from coxswain.models.v1 import inference_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.worker.link_pb2 import Complete
 from services.common.clock import utc_now
-from services.common.errors import CoxswainError, Unavailable
+from services.common.errors import CoxswainError, FailedPrecondition, Unavailable
 from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
 from services.orchestrator.worker.host.fenced_write import FencedWrite
-from services.orchestrator.worker.host.model_messages import Answer, request_hash
+from services.orchestrator.worker.host.model_messages import Answer, fault_of, request_hash
 from services.orchestrator.worker.host.peer_retry import (
+    Waiting,
     call_peer,
     retry_while_absent,
     wait_for_limits,
@@ -25,6 +26,9 @@ from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.usage_total import UsageTotal
+
+_MOST_BLANK_ANSWERS = 3
+"""Calls after which a model that answers nothing is believed."""
 
 
 class ModelCalls:
@@ -77,12 +81,22 @@ class ModelCalls:
             )
 
         try:
-            answer = await wait_for_limits(lambda: wait_for_provider(call, self._provider_seconds, waiting), waiting)
+            answer = await self._answer(lambda: wait_for_provider(call, self._provider_seconds, waiting), waiting)
         except BaseException:
             # It was not answered: the same request does not count as a repetition.
             journal.asked[digest] = min(journal.asked[digest], occurrence)
             raise
         return answer.to_proto()
+
+    async def _answer(self, call: Callable[[], Awaitable[Answer]], waiting: Waiting) -> Answer:
+        blank = 0
+        while True:
+            try:
+                return await wait_for_limits(call, waiting)
+            except FailedPrecondition as error:
+                blank += 1
+                if error.reason != "ANSWER_BLANK" or blank == _MOST_BLANK_ANSWERS:
+                    raise
 
     async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """Return a vector for each text."""
@@ -97,7 +111,9 @@ class ModelCalls:
 
     def _replay(self, journal: TaskJournal, request: Complete, answer: Answer) -> Answer:
         call_id = self._start(journal.task, request)
-        completed = execution_pb2.LlmCallCompleted(call_id=call_id, text=answer.text, replayed=True)
+        completed = execution_pb2.LlmCallCompleted(
+            call_id=call_id, text=answer.text, replayed=True, finish_reason=answer.finish_reason
+        )
         self._recorder.add(journal.task, completed, call_id=call_id)
         return answer
 
@@ -112,8 +128,11 @@ class ModelCalls:
             self._recorder.add(journal.task, failed, call_id=call_id)
             self._recorder.prune_chunks(call_id, before)
             raise
-        self._keep(journal, call_id, answer, digest, occurrence)
+        fault = fault_of(answer, request.completion.model)
+        self._keep(journal, call_id, answer, None if fault else (digest, occurrence))
         self._recorder.prune_chunks(call_id, before)
+        if fault is not None:
+            raise fault
         return answer
 
     def _start(self, task: TaskRef, request: Complete) -> str:
@@ -155,13 +174,18 @@ class ModelCalls:
             call.cancel()
         if not answer.finished:
             raise Unavailable("the model's response broke off before its end", reason="UPSTREAM_BAD_RESPONSE")
+        if not completion.tools:
+            # Nobody offered any.
+            answer.tool_calls.clear()
         return answer
 
-    def _keep(self, journal: TaskJournal, call_id: str, answer: Answer, digest: str, occurrence: int) -> None:
+    def _keep(self, journal: TaskJournal, call_id: str, answer: Answer, key: tuple[str, int] | None) -> None:
+        """Count an answer, and keep it under its `key`; one without is of no use to later attempts."""
         used = answer.usage
 
         async def keep(write: FencedWrite) -> None:
-            await write.keep_answer(journal.index, digest, occurrence, answer.to_bytes())
+            if key is not None:
+                await write.keep_answer(journal.index, *key, answer.to_bytes())
             await write.use(journal.index, used)
 
         completed = execution_pb2.LlmCallCompleted(
@@ -170,6 +194,7 @@ class ModelCalls:
             input_tokens=used.input_tokens,
             output_tokens=used.output_tokens,
             cost=used.cost,
+            finish_reason=answer.finish_reason,
         )
         self._recorder.add(journal.task, completed, keep, call_id=call_id, flush_soon=True)
         self._usage.add(used)

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coxswain.models.v1 import inference_pb2 as pb
+from services.common.errors import FailedPrecondition
 from services.common.grpc.json_values import from_struct
 from services.orchestrator.domain.execution import Usage
 
+_MOST_QUOTED = 300
 _ROLES = {
     pb.MESSAGE_ROLE_SYSTEM: "system",
     pb.MESSAGE_ROLE_USER: "user",
@@ -84,6 +86,28 @@ def _canonical_tool_call(call: pb.ToolCall) -> dict[str, str]:
     return document | ({"provider_state": call.provider_state} if call.provider_state else {})
 
 
+def fault_of(answer: "Answer", model: str) -> FailedPrecondition | None:
+    """Return why an agent cannot use an answer; None when it can."""
+    said = answer.text.strip()
+    if answer.finish_reason == pb.FINISH_REASON_CONTENT_FILTER:
+        words = f': "{said[:_MOST_QUOTED]}"' if said else ""
+        return FailedPrecondition(
+            f'the model "{model}" refused to answer, or its provider withheld the answer{words}; '
+            "change what is asked, or choose another model",
+            reason="MODEL_REFUSED",
+            metadata={"model": model},
+        )
+    if answer.tool_calls or any(character.isprintable() and not character.isspace() for character in said):
+        return None
+    finish = pb.FinishReason.Name(answer.finish_reason).removeprefix("FINISH_REASON_")
+    return FailedPrecondition(
+        f'the answer of the model "{model}" is blank (finish reason {finish}); say more plainly what is asked, let it '
+        "write more tokens, or choose another model",
+        reason="ANSWER_BLANK",
+        metadata={"model": model, "finish_reason": finish},
+    )
+
+
 @dataclass(slots=True)
 class Answer:
     """A model's answer, as it is put together from a stream."""
@@ -92,6 +116,7 @@ class Answer:
     tool_calls: dict[int, pb.ToolCall] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     finished: bool = False
+    finish_reason: pb.FinishReason.ValueType = pb.FINISH_REASON_UNSPECIFIED
     thinking: list[pb.Thinking] = field(default_factory=list)
     """What the model wants back with its tool calls."""
 
@@ -114,6 +139,7 @@ class Answer:
                 self.usage = Usage(1, used.input_tokens, used.output_tokens, used.cost)
             case "finish":
                 self.finished = True
+                self.finish_reason = delta.finish.reason
             case _:
                 pass
 
@@ -130,6 +156,8 @@ class Answer:
             "tool_calls": [_canonical_tool_call(call) for _, call in sorted(self.tool_calls.items())],
             "usage": [used.input_tokens, used.output_tokens, used.cost],
         }
+        if self.finish_reason != pb.FINISH_REASON_UNSPECIFIED:
+            kept["finish_reason"] = self.finish_reason
         if self.thinking:
             kept["thinking"] = [[piece.text, piece.provider_state] for piece in self.thinking]
         return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
@@ -147,6 +175,7 @@ class Answer:
             )
             for index, call in enumerate(document["tool_calls"])
         }
-        # Answers that earlier releases kept have none.
+        # Answers that earlier releases kept have neither.
+        reason: pb.FinishReason.ValueType = document.get("finish_reason", pb.FINISH_REASON_UNSPECIFIED)
         thinking = [pb.Thinking(text=text, provider_state=state) for text, state in document.get("thinking", ())]
-        return cls(document["text"], calls, finished=True, thinking=thinking)
+        return cls(document["text"], calls, finished=True, finish_reason=reason, thinking=thinking)

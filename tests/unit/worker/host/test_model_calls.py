@@ -49,7 +49,9 @@ async def test_an_answer_is_put_together_told_of_and_counted(world: World) -> No
         pb.StreamCompleteResponse(tool_call=pb.ToolCallDelta(index=0, arguments_json='pression": "1"}')),
     ]
     world.services.streams = [[*call, *said("Let me ", "see.")]]
-    answer = await world.complete(REQUEST)
+    offering = pb.Completion(tools=[pb.ToolDefinition(name="calculator"), pb.ToolDefinition(name="other")])
+    offering.MergeFrom(REQUEST)
+    answer = await world.complete(offering)
     assert answer.text == "Let me see."
     assert [(c.id, c.name, c.arguments_json) for c in answer.tool_calls] == [
         ("c1", "calculator", '{"expression": "1"}'),
@@ -192,6 +194,29 @@ class FakeLoop:
 
     def time(self) -> float:
         return self.now
+
+
+@pytest.mark.parametrize(
+    ("reason", "text", "told"),
+    [
+        (pb.FINISH_REASON_CONTENT_FILTER, "I must not.", "MODEL_REFUSED"),
+        (pb.FINISH_REASON_LENGTH, " \n\u200b", "ANSWER_BLANK"),
+    ],
+)
+async def test_an_answer_of_no_use_is_counted_and_ends_the_task(
+    world: World, reason: pb.FinishReason.ValueType, text: str, told: str
+) -> None:
+    finish = pb.StreamCompleteResponse(finish=pb.Finish(reason=reason))
+    world.services.streams = [[*said(text)[:-1], finish]] * 3
+    with pytest.raises(TaskError) as failed:
+        await world.complete(REQUEST)
+    assert (failed.value.reason, failed.value.fatal) == (told, True)
+    calls = len(world.services.asked)
+    assert calls == (3 if told == "ANSWER_BLANK" else 1)
+    assert world.kinds == ["LlmCallStarted", "LlmCallCompleted"] * calls
+    assert world.recorder.events[-1].finish_reason == reason
+    assert world.usage.value.llm_calls == calls
+    assert world.journal.asked == {request_hash(REQUEST, ""): 0}
 
 
 async def test_a_call_that_is_given_up_is_told_of(world: World) -> None:
