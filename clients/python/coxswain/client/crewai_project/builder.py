@@ -48,6 +48,10 @@ class Builder:
             agents = self._entries(agents_file, "agents", fields.agent_fields)
             tasks = self._entries(tasks_file, "tasks", fields.task_fields)
             crew: Part = {}
+            code = self._home.directory / "crew.py"
+            if code.is_file():
+                what = "has no class marked @CrewBase, and only the YAML files were read"
+                self._notes.add(code.name, what, 1, self._sources.shown(code))
         else:
             agents, tasks, crew = self._of_class(self._owner, agents_file, tasks_file)
         root: Part = {

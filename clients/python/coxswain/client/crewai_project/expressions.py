@@ -269,7 +269,10 @@ class Expressions:
         return _UNKNOWN
 
     def items(self, bound: Bound) -> list[Bound]:
-        """The elements of a list that stands in the code, lists in it unpacked. Raises Unreadable for anything else."""
+        """The elements of a list that stands in the code, lists in it unpacked as far as these do.
+
+        Raises Unreadable for anything else.
+        """
         bound = self.follow(bound)
         match bound.expression:
             case ast.List(elts=elements) | ast.Tuple(elts=elements):
@@ -277,11 +280,17 @@ class Expressions:
                 self._steps += len(elements)
                 for element in elements:
                     inner = replace(bound, expression=element.value if isinstance(element, ast.Starred) else element)
-                    found += self.items(inner) if isinstance(element, ast.Starred) else [inner]
+                    found += self._unpacked(inner) if isinstance(element, ast.Starred) else [inner]
                 return found
             case ast.BinOp(left=left, op=ast.Add(), right=right):
-                return self.items(replace(bound, expression=left)) + self.items(replace(bound, expression=right))
+                return [one for side in (left, right) for one in self._unpacked(replace(bound, expression=side))]
         raise Unreadable("this is no list that stands in the code")
+
+    def _unpacked(self, bound: Bound) -> list[Bound]:
+        try:
+            return self.items(bound)
+        except Unreadable:
+            return [bound]
 
     def _elements(self, part: _Part, item: ast.expr) -> list[Node]:
         if not isinstance(item, ast.Starred):

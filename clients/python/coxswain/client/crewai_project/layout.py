@@ -43,9 +43,9 @@ class Layout:
         homes = [home for one in self._homes() for home in self._with_code(one, crew_class)]
         if not homes:
             raise FileNotFoundError(self._what_is_here())
-        if crew_class and len([home for home in homes if home.class_name == crew_class]) == 1:
-            return next(home for home in homes if home.class_name == crew_class)
-        if crew_class:
+        if crew_class and any(home.class_name == crew_class for home in homes):
+            homes = [home for home in homes if home.class_name == crew_class]
+        elif crew_class:
             names = ", ".join(home.class_name for home in homes if home.class_name) or "no class"
             raise DocumentError(self.directory, [Problem("", f"no @CrewBase class {crew_class!r} here, but {names}")])
         if len(homes) == 1:
