@@ -424,3 +424,21 @@ def test_a_list_that_changes_is_not_taken_for_its_beginning(tmp_path: Path) -> N
     built = f"found = [A()]\n        found.append(B())\n        return {WRITER[:-1]}, tools=found)"
     imported = load_crewai_project(write_project(tmp_path, (f"return {WRITER}", built)))
     assert [one.field for one in imported.notes] == ["found"]
+
+
+def test_a_file_that_the_class_names_and_nobody_wrote_is_noted(tmp_path: Path) -> None:
+    directory = write_project(tmp_path, ("config/agents.yaml", "config/gone.yaml"))
+    [found] = load_crewai_project(directory).notes
+    assert (found.field, found.line) == ("Notes.agents_config", line_of(directory, "gone.yaml"))
+
+
+def test_tools_that_are_put_together_at_run_time_are_noted(tmp_path: Path) -> None:
+    directory = write_project(tmp_path, (WRITER, WRITER[:-1] + ", tools=[one for one in FOUND])"))
+    [found] = load_crewai_project(directory).notes
+    assert (found.field, found.line) == ("tools", line_of(directory, "tools="))
+
+
+def test_an_agent_built_in_place_is_told_how_to_be_one(tmp_path: Path) -> None:
+    directory = write_project(tmp_path, (DRAFT, DRAFT.replace("self.writer()", "Agent(role='R', goal='G')")))
+    with pytest.raises(DocumentError, match="write a method marked @agent"):
+        load_crewai_project(directory)

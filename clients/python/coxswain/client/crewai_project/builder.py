@@ -102,8 +102,8 @@ class Builder:
         path = owner.module.path.parent / given
         if self._sources.holds(path):
             return path
-        if usual is None:
-            self._notes.add(subject, f"{given} is not a file of the project", bound.line, owner.module.file)
+        what_is_wrong = f"{given} is not a file of the project: give a path from the directory of the code"
+        self._notes.add(subject, what_is_wrong, bound.line, owner.module.file)
         return usual
 
     def _entries(self, root: Node | None, what: str, convert: _Convert) -> Part:

@@ -75,6 +75,8 @@ class Translation:
         if key in fields.OUTPUTS:
             return "write the class in the project, or its JSON schema under output_schema in a crew file"
         known = {*fields.AGENT_FIELDS, *fields.TASK_FIELDS}
+        if key == "agent":
+            return "write a method marked @agent and call it here, such as agent=self.writer()"
         return "write the value out" if key in known else fields.remedy(key)
 
     def _agent_value(self, path: str, key: str, keyword: Keyword) -> Node | None:
@@ -223,6 +225,9 @@ class Translation:
         name = name or dotted(item.expression) or called(item.expression, item.scope.module) or "tools"
         if name in self._tools:
             found.append(Node(self._tools[name], line, self._tools[name], file))
+            return
+        if name == "tools":
+            self._notes.shared(name, "these are put together at run time: list them here, tool by tool", line, file)
             return
         what = "this tool is not imported: `coxswain tools` lists what is here; give its counterpart with --tool"
         self._notes.shared(name, f"{what} {name}=NAME", line, file)
