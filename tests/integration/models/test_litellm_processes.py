@@ -28,7 +28,7 @@ LITELLM_SEED: list[dict[str, Any]] = [{"name": MODEL, "provider": "litellm", "ca
 LITELLM_SEED[0]["upstream_model"] = MODEL
 MEGABYTE = 1024 * 1024
 LIMIT = 8 * MEGABYTE
-_WAIT_SECONDS = 60.0
+_WAIT_SECONDS = 180
 
 
 def helpers() -> list[psutil.Process]:
@@ -144,7 +144,7 @@ async def test_a_reader_that_does_not_read_stops_its_own_stream_and_costs_no_mem
     for _ in range(20):
         assert (await installation.inference().Complete(ask(MODEL))).text == "short"
     assert upstream.sent < 50 * MEGABYTE
-    assert sum(helper.memory_info().rss for helper in helpers()) - before < 64 * MEGABYTE
+    assert sum(helper.memory_info().rss for helper in helpers()) - before < 100 * MEGABYTE
     call.cancel()
     await until(lambda: upstream.open == 0)
     assert upstream.sent < 50 * MEGABYTE
