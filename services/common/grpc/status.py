@@ -32,6 +32,8 @@ _RETRY_DELAY_KEY = "grpc-retry-pushback-ms"
 # details, and with every byte that is no plain ASCII as three.
 _MAX_MESSAGE_BYTES = 1800
 _MAX_METADATA_BYTES = 1500
+# Room for lists that programs read, such as the ids of what failed: their makers keep to it, as half a list is none.
+_MAX_METADATA_VALUE_BYTES = 1300
 _MAX_VIOLATIONS_BYTES = 1500
 _MAX_PATH_BYTES = 200
 _MAX_VALUE_BYTES = 700
@@ -157,7 +159,7 @@ def _first(violations: Sequence[FieldViolation]) -> Iterator[tuple[str, str]]:
 def _bounded(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     left = _MAX_METADATA_BYTES
     for key, value in metadata.items():
-        short = _shortened(value, _MAX_VALUE_BYTES)
+        short = _shortened(value, _MAX_METADATA_VALUE_BYTES)
         left -= len(key) + _size(short)
         if left < 0:
             return

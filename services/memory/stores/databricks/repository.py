@@ -63,7 +63,7 @@ MAX_RESULTS = 10_000
 _Value = TypeVar("_Value")
 _MOST_WAITS = 30
 """Times that removals which were accepted may still not be seen."""
-_MOST_NAMED_BYTES = 3000
+_MOST_NAMED_BYTES = 1200
 """Failures travel in gRPC's trailers, of which clients take 8 KiB."""
 
 
