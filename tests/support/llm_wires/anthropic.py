@@ -146,9 +146,6 @@ class AnthropicWire(Wire):
         delta = {"stop_reason": _stop_reason(completion), "stop_sequence": None}
         return [_event("message_delta", delta=delta, usage=_usage(completion)), _event("message_stop")]
 
-    def embeddings(self, model: str, asked: Asked, vectors: list[list[float]], tokens: int) -> JsonObject:
-        raise NotImplementedError
-
     def models(self, names: list[str]) -> JsonObject:
         return {"data": [{"type": "model", "id": name, "display_name": name} for name in names], "has_more": False}
 

@@ -87,7 +87,7 @@ class Wire(ABC):
 
     def route_of(self, incoming: Incoming) -> Route:
         if incoming.endpoint.route is None:
-            raise NotImplementedError
+            raise no_such_endpoint()
         return incoming.endpoint.route
 
     def key(self, incoming: Incoming) -> str | None:
@@ -124,8 +124,8 @@ class Wire(ABC):
     def closing(self, asked: Asked, completion: Completion) -> list[Event]:
         return []
 
-    @abstractmethod
-    def embeddings(self, model: str, asked: Asked, vectors: list[list[float]], tokens: int) -> JsonObject: ...
+    def embeddings(self, model: str, asked: Asked, vectors: list[list[float]], tokens: int) -> JsonObject:
+        raise no_such_endpoint()
 
     def models(self, names: list[str]) -> JsonObject:
         return {
@@ -134,7 +134,7 @@ class Wire(ABC):
         }
 
     def count(self, tokens: int) -> JsonObject:
-        raise NotImplementedError
+        raise no_such_endpoint()
 
     @abstractmethod
     def error(self, fault: Fault, *, streamed: bool) -> Any:
@@ -162,6 +162,11 @@ class Wire(ABC):
         """An event as it is written; `end` ends a line."""
         name, document = event
         return (f"event: {name}{end}" if name else "") + f"data: {dumped(document)}{end}{end}"
+
+
+def no_such_endpoint() -> Refused:
+    """What a provider says of an endpoint that it does not have."""
+    return Refused(404, None, "The requested resource was not found")
 
 
 def dumped(document: Any) -> str:
