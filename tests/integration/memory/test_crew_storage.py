@@ -1,7 +1,6 @@
 """CrewAI's storage protocol, from a crew process's side through its host to the memory service and its stores."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -57,17 +56,12 @@ class _Attempt:
         self.index, self.name = 0, "read"
         self.host = HostCalls(self._ask, self._ask)
         self._loop = asyncio.get_running_loop()
-        self._asked: Counter[str] = Counter()
         principal = cast("Any", _Principal())
         memory = MemoryCalls(
             memories, principal, memory_id="crew", crew_name="brief", embedding_model=MODEL, retry_seconds=5
         )
         self._calls = CrewCalls(cast("Any", None), memory, cast("Any", None))
         self._calls.begin_task(0, TaskJournal(TaskRef(0, "read", 1)))
-
-    def occurrence(self, key: str) -> int:
-        self._asked[key] += 1
-        return self._asked[key] - 1
 
     def _ask(self, request: CrewRequest) -> HostReply:
         serving = self._calls.serve(CrewRequest.FromString(request.SerializeToString()))

@@ -8,6 +8,7 @@ from crewai.hooks.dispatch import HookAborted
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
 from services.orchestrator.worker.crew.deadline import out_of_time, remaining_time
 from services.orchestrator.worker.crew.host_calls import HostCalls
+from services.orchestrator.worker.crew.occurrences import Occurrences
 from services.orchestrator.worker.crew.session import Session
 from services.orchestrator.worker.link.errors import TaskError
 
@@ -26,8 +27,8 @@ class TaskAttempt:
         self.host = HostCalls(self._ask, self._notify)
         self.materials: list[str] = []
         self.failure: TaskError | None = None
+        self.occurrences = Occurrences()
         self._lock = threading.Lock()
-        self._occurrences: dict[str, int] = {}
 
     # CrewAI copies agents and models; what they hold of an attempt stays the attempt.
     def __deepcopy__(self, _memo: dict[int, Any]) -> "TaskAttempt":
@@ -44,13 +45,6 @@ class TaskAttempt:
         """Raise when there is a reason to end the task."""
         if self.failure is not None:
             raise HookAborted(self.failure.message, source="coxswain")
-
-    def occurrence(self, key: str) -> int:
-        """Return how often `key` was requested before, and count this request."""
-        with self._lock:
-            count = self._occurrences.get(key, 0)
-            self._occurrences[key] = count + 1
-            return count
 
     def _ask(self, request: CrewRequest) -> HostReply:
         """Ask the host within the time the agent has left."""

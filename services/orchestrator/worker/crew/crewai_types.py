@@ -6,9 +6,13 @@ from crewai import Agent, Crew
 from crewai.hooks.dispatch import HookAborted
 from crewai.tasks.llm_guardrail import LLMGuardrail, LLMGuardrailResult
 from crewai.tasks.task_output import TaskOutput
+from crewai.tools.agent_tools.agent_tools import AgentTools
+from crewai.utilities.i18n import I18N_DEFAULT
 from pydantic import PrivateAttr
 
 from services.orchestrator.worker.crew.deadline import time_limit
+
+_MANAGER_TEXTS = ("role", "goal", "backstory")
 
 
 class CrewAgent(Agent):
@@ -21,7 +25,8 @@ class CrewAgent(Agent):
 
         CrewAI's own max_execution_time waits for the model to answer before it gives up.
         """
-        with time_limit(self._time_limit):
+        llm: Any = self.llm
+        with time_limit(self._time_limit), llm.attempt.occurrences.run(task.id):
             return super().execute_task(task, context, tools)
 
     def _get_knowledge_search_query(self, task_prompt: str, task: Any) -> str | None:  # noqa: ARG002
@@ -40,9 +45,19 @@ class _NoOutputs:
 
 
 class OneTaskCrew(Crew):
-    """A crew that leaves nothing on disk."""
+    """A crew that leaves nothing on disk, and whose manager is an agent of ours too."""
 
     _task_output_handler: Any = PrivateAttr(default_factory=_NoOutputs)
+
+    def _create_manager_agent(self) -> None:
+        if self.manager_agent is None:
+            self.manager_agent = CrewAgent(
+                **{name: I18N_DEFAULT.retrieve("hierarchical_manager_agent", name) for name in _MANAGER_TEXTS},
+                tools=AgentTools(agents=self.agents).tools(),
+                allow_delegation=True,
+                llm=self.manager_llm,
+            )
+        super()._create_manager_agent()
 
 
 class ModelGuardrail(LLMGuardrail):

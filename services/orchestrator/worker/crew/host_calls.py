@@ -26,9 +26,11 @@ class HostCalls:
         self._ask = ask
         self._notify = notify
 
-    def complete(self, completion: inference_pb2.Completion, agent_role: str) -> inference_pb2.CompleteResponse:
-        """Return the model's answer: its text or the tools it calls."""
-        request = Complete(completion=completion, agent_role=storable(agent_role))
+    def complete(
+        self, completion: inference_pb2.Completion, agent_role: str, occurrence: int
+    ) -> inference_pb2.CompleteResponse:
+        """Return the model's answer: its text or the tools it calls. Equal requests differ in `occurrence`."""
+        request = Complete(completion=completion, agent_role=storable(agent_role), occurrence=occurrence)
         return self._ask(CrewRequest(complete=request)).complete
 
     def embed(self, model: str, texts: Iterable[str]) -> list[list[float]]:

@@ -1,6 +1,7 @@
 """The model as CrewAI sees it: every call goes through the host to the models service."""
 
 import asyncio
+import hashlib
 import json
 import re
 import threading
@@ -80,6 +81,11 @@ class HostLLM(BaseLLM):
         llm._window = _Window(int(limit * _USABLE_SHARE) if limit else _BOUNDLESS_WINDOW)
         return llm
 
+    @property
+    def attempt(self) -> TaskAttempt:
+        """The attempt at a task it works for."""
+        return self._attempt
+
     def supports_function_calling(self) -> bool:
         """Whether the model calls tools by itself; else CrewAI asks for them in words."""
         return self._model.capabilities.tools
@@ -153,7 +159,8 @@ class HostLLM(BaseLLM):
         role = getattr(from_agent, "role", None) or self._role
         window = self._window.tokens
         try:
-            answer = self._attempt.host.complete(completion, role)
+            with self._attempt.occurrences.question(_key_of(completion)) as occurrence:
+                answer = self._attempt.host.complete(completion, role, occurrence)
         except TaskError as error:
             if error.reason == "CONTEXT_WINDOW_EXCEEDED":
                 if not self._window.refused(self.get_input_tokens_count(messages, tools), window):
@@ -299,6 +306,10 @@ class _Window:
                 if tokens <= window:
                     self.tokens = max(1, tokens // 2)
             return self._refusals <= _MOST_REFUSALS
+
+
+def _key_of(completion: pb.Completion) -> str:
+    return hashlib.sha256(completion.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _is_json_but_no_object(arguments: str) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -58,14 +59,15 @@ class ServiceMemoryStorage:
         self._host = attempt.host
         self._known: dict[str, Mapping[str, Any]] = {}
         """Where each record came from that was read or saved here."""
+        # Tools that run side by side save side by side.
+        self._positions = itertools.count()
 
     def save(self, records: list[MemoryRecord]) -> None:
         """Store records."""
         own = {"execution_id": self._attempt.session.execution_id, "task": self._attempt.name}
         for record in records:
             if record.id not in self._known:
-                # Tools that run side by side save side by side.
-                record.id = self._own_id(self._attempt.occurrence("memory.save"))
+                record.id = self._own_id(next(self._positions))
                 self._known[record.id] = own
         for start in range(0, len(records), _SAVED_AT_ONCE):
             batch = records[start : start + _SAVED_AT_ONCE]

@@ -60,14 +60,12 @@ class ModelCalls:
         self._labels = labels
 
     async def complete(self, journal: TaskJournal, request: Complete) -> pb.CompleteResponse:
-        """Return the answer that an earlier attempt was given to the same request, else a new one.
+        """Return the answer that was given to the same request before, else a new one.
 
         What fails in a way that passes is asked again here. CrewAI would start the agent over, paid calls and all.
         """
-        digest = request_hash(request.completion, journal.salt)
-        occurrence = journal.asked.get(digest, 0)
-        journal.asked[digest] = occurrence + 1
-        kept = journal.journaled_responses.get((digest, occurrence))
+        key = (request_hash(request.completion, journal.salt), request.occurrence)
+        kept = journal.journaled_responses.get(key)
         if kept is not None:
             return self._replay(journal, request, Answer.from_bytes(kept)).to_proto()
 
@@ -76,16 +74,11 @@ class ModelCalls:
 
         async def call() -> Answer:
             return await retry_while_absent(
-                lambda: self._principal.act(lambda: self._call(journal, request, digest, occurrence)),
+                lambda: self._principal.act(lambda: self._call(journal, request, key)),
                 self._retry_seconds,
             )
 
-        try:
-            answer = await self._answer(lambda: wait_for_provider(call, self._provider_seconds, waiting), waiting)
-        except BaseException:
-            # It was not answered: the same request does not count as a repetition.
-            journal.asked[digest] = min(journal.asked[digest], occurrence)
-            raise
+        answer = await self._answer(lambda: wait_for_provider(call, self._provider_seconds, waiting), waiting)
         return answer.to_proto()
 
     async def _answer(self, call: Callable[[], Awaitable[Answer]], waiting: Waiting) -> Answer:
@@ -117,7 +110,7 @@ class ModelCalls:
         self._recorder.add(journal.task, completed, call_id=call_id)
         return answer
 
-    async def _call(self, journal: TaskJournal, request: Complete, digest: str, occurrence: int) -> Answer:
+    async def _call(self, journal: TaskJournal, request: Complete, key: tuple[str, int]) -> Answer:
         before = self._recorder.last_sequence
         call_id = self._start(journal.task, request)
         try:
@@ -129,7 +122,7 @@ class ModelCalls:
             self._recorder.prune_chunks(call_id, before)
             raise
         fault = fault_of(answer, request.completion.model)
-        self._keep(journal, call_id, answer, None if fault else (digest, occurrence))
+        self._keep(journal, call_id, answer, None if fault else key)
         self._recorder.prune_chunks(call_id, before)
         if fault is not None:
             raise fault
@@ -180,12 +173,15 @@ class ModelCalls:
         return answer
 
     def _keep(self, journal: TaskJournal, call_id: str, answer: Answer, key: tuple[str, int] | None) -> None:
-        """Count an answer, and keep it under its `key`; one without is of no use to later attempts."""
+        """Count an answer, and keep it under its `key`; one without is of no use to anybody."""
         used = answer.usage
+        kept = answer.to_bytes()
+        if key is not None:
+            journal.journaled_responses[key] = kept
 
         async def keep(write: FencedWrite) -> None:
             if key is not None:
-                await write.keep_answer(journal.index, *key, answer.to_bytes())
+                await write.keep_answer(journal.index, *key, kept)
             await write.use(journal.index, used)
 
         completed = execution_pb2.LlmCallCompleted(

@@ -1,4 +1,4 @@
-"""What one attempt at a task needs to know of earlier ones."""
+"""What has been answered to one attempt at a task, and to those before it."""
 
 from dataclasses import dataclass, field
 
@@ -9,8 +9,8 @@ from services.orchestrator.worker.host.recorder import TaskRef
 
 @dataclass(slots=True)
 class TaskJournal:
-    """`journaled_responses` are those of models, by the hash of their request and how often it came before;
-    `tool_calls` goes by the calls' keys.
+    """`journaled_responses` are those of models, by the hash of their request and its occurrence; `tool_calls` goes by
+    the calls' keys. Which occurrence a request is, the crew process knows: it sees agents start over.
     """
 
     task: TaskRef
@@ -18,8 +18,6 @@ class TaskJournal:
     """Makes the requests of a task that a person has refused differ from those before."""
     journaled_responses: dict[tuple[str, int], bytes] = field(default_factory=dict)
     tool_calls: dict[str, ToolCall] = field(default_factory=dict)
-    asked: dict[str, int] = field(default_factory=dict)
-    """How often each request was made in this attempt, by its hash."""
 
     @property
     def index(self) -> int:

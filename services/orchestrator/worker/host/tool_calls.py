@@ -4,6 +4,7 @@ from google.protobuf.message import Message
 
 from coxswain.orchestrator.worker.link_pb2 import BeginTool, EndTool, ToolPermission
 from services.orchestrator.domain.tool import ToolCallState
+from services.orchestrator.repositories.journal import ToolCall
 from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.task_journal import TaskJournal
@@ -17,7 +18,7 @@ class ToolCalls:
         self._recorder = recorder
 
     async def begin_tool(self, journal: TaskJournal, request: BeginTool) -> ToolPermission:
-        """Return whether a tool call may run, or its result from an earlier attempt.
+        """Return whether a tool call may run, or its result if it has one already.
 
         Raises:
             TaskError: it may have run already, and must not run twice.
@@ -42,6 +43,8 @@ class ToolCalls:
 
     async def end_tool(self, journal: TaskJournal, request: EndTool) -> None:
         """Keep the outcome of a tool call; of one that must not run twice, before this returns."""
+        state = ToolCallState.FAILED if request.error else ToolCallState.COMPLETED
+        journal.tool_calls[request.key] = ToolCall(state, request.output, request.error)
 
         async def end(write: FencedWrite) -> None:
             if request.idempotent:

@@ -113,10 +113,13 @@ from google.protobuf.json_format import MessageToDict
 from coxswain.models.v1.inference_pb2 import CompleteResponse
 from coxswain.models.v1.model_pb2 import Capabilities, Model
 from services.orchestrator.worker.crew.llm import HostLLM
+from services.orchestrator.worker.crew.occurrences import Occurrences
 
 def attempt(model):
-    said = SimpleNamespace(sent=[], failure=None, materials=[], check=lambda: None)
-    def complete(completion, role):
+    said = SimpleNamespace(
+        sent=[], failure=None, materials=[], check=lambda: None, occurrences=Occurrences()
+    )
+    def complete(completion, role, occurrence):
         said.sent.append(MessageToDict(completion.messages[0]))
         return CompleteResponse(text="seen")
     def fail(error):

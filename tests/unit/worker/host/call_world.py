@@ -127,8 +127,11 @@ class World:
     async def ask(self, **request: Any) -> HostReply:
         return await self.calls.serve(CrewRequest(**request))
 
-    async def complete(self, completion: pb.Completion, agent_role: str = "Reader") -> pb.CompleteResponse:
-        return (await self.ask(complete={"completion": completion, "agent_role": agent_role})).complete
+    async def complete(
+        self, completion: pb.Completion, agent_role: str = "Reader", occurrence: int = 0
+    ) -> pb.CompleteResponse:
+        asked = {"completion": completion, "agent_role": agent_role, "occurrence": occurrence}
+        return (await self.ask(complete=asked)).complete
 
     @property
     def kinds(self) -> list[str]:

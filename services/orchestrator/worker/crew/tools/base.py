@@ -51,7 +51,7 @@ class JournaledTool(BaseTool):
         attempt: TaskAttempt = self._attempt
         canonical = json.dumps([self.name, arguments], sort_keys=True, default=str)
         digest = sha256(canonical.encode()).hexdigest()
-        key = f"{digest}.{attempt.occurrence(digest)}"
+        key = f"{digest}.{attempt.occurrences.take(digest)}"
         permission = attempt.host.begin_tool(key, self.name, idempotent=self._idempotent)
         if permission.done:
             return _outcome(permission.output, permission.error)
