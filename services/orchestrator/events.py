@@ -15,6 +15,17 @@ _FIELDS = {
 }
 
 
+def kind_from_proto(kind: execution_pb2.ExecutionEventKind.ValueType) -> str:
+    """Return the kind that a value of ExecutionEventKind names."""
+    return execution_pb2.ExecutionEventKind.Name(kind).removeprefix("EXECUTION_EVENT_KIND_").lower()
+
+
+GROUP_KINDS = frozenset(kind_from_proto(kind) for kind in execution_pb2.ExecutionEventKind.values() if kind)
+"""The kinds of events that are in the stream of their group."""
+_RESULTS = frozenset({"output", "result"})
+"""Fields that the stream of a group leaves out, since they can be large."""
+
+
 def new_event(body: Message, **fields: Any) -> NewEvent:
     """Return the event to store for one of the messages of the oneof `ExecutionEvent.event`.
 
@@ -23,7 +34,10 @@ def new_event(body: Message, **fields: Any) -> NewEvent:
     kind = _FIELDS[body.DESCRIPTOR.full_name]
     event = execution_pb2.ExecutionEvent()
     getattr(event, kind).CopyFrom(body)
-    return NewEvent(kind=kind, payload=event.SerializeToString(), **fields)
+    payload = event.SerializeToString()
+    return NewEvent(
+        kind=kind, payload=payload, summary=_summary(event, kind) if kind in GROUP_KINDS else None, **fields
+    )
 
 
 def error_to_proto(error: ExecutionError) -> execution_pb2.ExecutionError:
@@ -41,3 +55,11 @@ def event_to_proto(execution_id: str, stored: StoredEvent) -> execution_pb2.Exec
     event.task_index = stored.task_index or 0
     event.attempt = stored.attempt
     return event
+
+
+def _summary(event: execution_pb2.ExecutionEvent, kind: str) -> bytes:
+    body = getattr(event, kind)
+    for field in body.DESCRIPTOR.fields:
+        if field.name in _RESULTS:
+            body.ClearField(field.name)
+    return event.SerializeToString()

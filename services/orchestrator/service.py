@@ -10,13 +10,14 @@ from coxswain.orchestrator.v1.worker_service_pb2_grpc import add_WorkerServiceSe
 from services.common.background import BackgroundTasks
 from services.common.db.idempotency import forget_old_requests
 from services.common.grpc.server import Registry
-from services.common.periodic import every
+from services.common.periodic import every, once
 from services.common.runtime import Runtime
 from services.orchestrator.cron import time_zones
 from services.orchestrator.gateways import RemoteGrants, RemoteMemories, RemoteModels
 from services.orchestrator.hints.bus import HintBus, LocalHintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.repositories.events import EventReader
+from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.servicers.crews import CrewServicer
 from services.orchestrator.servicers.executions import ExecutionServicer
 from services.orchestrator.servicers.schedules import ScheduleServicer
@@ -31,6 +32,8 @@ from services.orchestrator.usecases.event_feed import EventFeed
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.executions import Executions
+from services.orchestrator.usecases.group_events import GroupEvents
+from services.orchestrator.usecases.group_feed import GroupFeed
 from services.orchestrator.usecases.housekeeping import Housekeeping
 from services.orchestrator.usecases.scheduler import Scheduler
 from services.orchestrator.usecases.schedules import Schedules
@@ -49,6 +52,16 @@ class OrchestratorService:
             self._bus,
             safety_read_seconds=settings.watch_safety_read_seconds,
             tail_bytes=settings.watch_tail_bytes,
+        )
+        group_reader = GroupEventReader(database)
+        self._group_feed = GroupFeed(
+            group_reader,
+            self._bus,
+            safety_read_seconds=settings.watch_safety_read_seconds,
+            tail_bytes=settings.watch_tail_bytes,
+        )
+        self._group_events = GroupEvents(
+            database, group_reader, self._group_feed, retention_seconds=settings.group_event_retention_seconds
         )
         validation = CrewValidation(
             RemoteModels(peers), TOOLS, default_model=settings.default_model, max_bytes=settings.max_crew_bytes
@@ -69,7 +82,7 @@ class OrchestratorService:
     def register(self, registry: Registry) -> None:
         """See `Service`."""
         registry.add(add_CrewServiceServicer_to_server, CrewServicer(self._crews))
-        registry.add(add_ExecutionServiceServicer_to_server, ExecutionServicer(self._executions))
+        registry.add(add_ExecutionServiceServicer_to_server, ExecutionServicer(self._executions, self._group_events))
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(TOOLS))
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
         registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self._workers))
@@ -78,11 +91,14 @@ class OrchestratorService:
         """See `Service`."""
         await self._bus.start()
         await self._feed.start()
+        await self._group_feed.start()
         # They are read from files.
         await asyncio.to_thread(time_zones)
         settings = self._settings
+        self._background.start(once(self._group_events.adopt, "adopt_group_events"))
         self._scheduling.start(every(settings.schedule_poll_seconds, self._scheduler.once, name="schedules"))
         self._background.start(every(settings.housekeeping_seconds, self._housekeeping.once, name="housekeeping"))
+        self._background.start(every(settings.housekeeping_seconds, self._group_events.forget, name="group_events"))
         self._background.start(
             forget_old_requests(
                 self._database,
@@ -95,6 +111,7 @@ class OrchestratorService:
     async def drain(self) -> None:
         """See `Service`."""
         self._feed.drain()
+        self._group_feed.drain()
         self._workers.drain()
         # What is due is another replica's now, or the next process's.
         await self._scheduling.stop()
@@ -103,6 +120,7 @@ class OrchestratorService:
         """See `Service`."""
         await self._background.stop()
         await self._feed.close()
+        await self._group_feed.close()
         await self._bus.close()
 
 

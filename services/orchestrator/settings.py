@@ -40,3 +40,8 @@ class OrchestratorSettings(BaseSettings):
         ge=3600,
         description="Seconds for which a request_id is remembered; a request repeated later is a new one.",
     )
+    group_event_retention_seconds: float = Field(
+        7 * 24 * 3600,
+        ge=3600,
+        description="Seconds for which WatchExecutions can go back to an event of a group.",
+    )

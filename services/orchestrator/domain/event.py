@@ -23,6 +23,8 @@ class NewEvent:
     """For model calls: what their chunks are pruned by."""
     time: datetime | None = None
     """When it happened; None means when it is stored."""
+    summary: bytes | None = None
+    """For events of the group's stream: the payload without results."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,3 +25,5 @@ class Hint:
     execution_id: str = ""
     last_sequence: int = 0
     """For EVENTS_STORED: the newest sequence."""
+    group_id: str = ""
+    """For EVENTS_STORED: the group, when one of the events is in its stream."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from services.orchestrator.domain.hint import Hint, HintKind
@@ -26,9 +27,9 @@ class Subscription:
             self._waiting.clear()
             hint = Hint(HintKind.RESYNC)
         key = (hint.kind, hint.execution_id)
-        known = self._waiting.get(key)
-        if known is None or known.last_sequence < hint.last_sequence:
-            self._waiting[key] = hint
+        known = self._waiting.get(key, hint)
+        newest = max(known, hint, key=lambda waiting: waiting.last_sequence)
+        self._waiting[key] = replace(newest, group_id=known.group_id or hint.group_id)
         self.wake()
 
     def wake(self) -> None:

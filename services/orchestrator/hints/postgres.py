@@ -43,7 +43,7 @@ class PostgresHintBus(LocalHintBus):
             super().publish(Hint(HintKind.RESYNC))
             while True:
                 hints = await self._outgoing.take(_PING_SECONDS)
-                payloads = [f"{hint.kind} {hint.execution_id} {hint.last_sequence}" for hint in hints]
+                payloads = [f"{hint.kind} {hint.execution_id} {hint.last_sequence} {hint.group_id}" for hint in hints]
                 try:
                     # With nothing to send this is what finds out that the connection is dead.
                     await driver.execute(
@@ -65,9 +65,9 @@ class PostgresHintBus(LocalHintBus):
         self._outgoing.wake()
 
     def _heard(self, _connection: object, _process: int, _channel: str, payload: str) -> None:
-        kind, execution_id, last_sequence = payload.split(" ")
+        kind, execution_id, last_sequence, group_id = payload.split(" ", 3)
         try:
-            hint = Hint(HintKind(kind), execution_id, int(last_sequence))
+            hint = Hint(HintKind(kind), execution_id, int(last_sequence), group_id)
         except ValueError:
             return  # A newer release knows more kinds.
         super().publish(hint)

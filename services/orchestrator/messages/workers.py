@@ -13,6 +13,7 @@ def hint_to_proto(hint: Hint) -> worker_pb2.Hint:
         kind=enum_to_proto(worker_pb2.HintKind, hint.kind),
         execution_id=hint.execution_id,
         last_sequence=hint.last_sequence,
+        group_id=hint.group_id,
     )
 
 
@@ -22,7 +23,7 @@ def hint_from_proto(message: worker_pb2.Hint) -> Hint | None:
         kind = enum_from_proto(HintKind, worker_pb2.HintKind, message.kind)
     except InvalidArgument:
         return None
-    return Hint(kind, message.execution_id, message.last_sequence)
+    return Hint(kind, message.execution_id, message.last_sequence, message.group_id)
 
 
 def worker_to_proto(lease: Lease) -> worker_pb2.Worker:

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.event import CHUNK, NewEvent, StoredEvent
+from services.orchestrator.repositories.group_events import GroupEventRepository
 from services.orchestrator.tables import execution_events, executions
 
 
@@ -28,11 +29,15 @@ class EventRepository:
         if epoch is not None:
             claim = claim.where(executions.c.epoch == epoch, executions.c.ended_at.is_(None))
         claimed = await self._connection.execute(
-            claim.values(last_sequence=executions.c.last_sequence + len(events)).returning(executions.c.last_sequence)
+            claim.values(last_sequence=executions.c.last_sequence + len(events)).returning(
+                executions.c.last_sequence, executions.c.group_id
+            )
         )
-        last: int | None = claimed.scalar_one_or_none()
-        if last is None or not events:
-            return last
+        row = claimed.first()
+        if row is None or not events:
+            return None if row is None else row.last_sequence
+        last: int = row.last_sequence
+        numbered = list(enumerate(events, start=last - len(events) + 1))
         now = utc_now()
         await self._connection.execute(
             insert(execution_events),
@@ -48,9 +53,12 @@ class EventRepository:
                     "call_id": event.call_id,
                     "payload": event.payload,
                 }
-                for sequence, event in enumerate(events, start=last - len(events) + 1)
+                for sequence, event in numbered
             ],
         )
+        of_group = [(sequence, event) for sequence, event in numbered if event.summary is not None]
+        if of_group:
+            await GroupEventRepository(self._connection).append(row.group_id, execution_id, of_group)
         return last
 
     async def prune_chunks(self, execution_id: str, call_id: str, first: int) -> None:

@@ -15,14 +15,17 @@ from services.orchestrator.messages.executions import (
     start_from_proto,
     task_run_to_proto,
 )
+from services.orchestrator.messages.group_events import filter_from_proto, group_event_to_proto
 from services.orchestrator.usecases.executions import Executions
+from services.orchestrator.usecases.group_events import GroupEvents
 
 
 class ExecutionServicer(ExecutionServiceServicer):
     """Executions of groups."""
 
-    def __init__(self, executions: Executions) -> None:
+    def __init__(self, executions: Executions, group_events: GroupEvents) -> None:
         self._executions = executions
+        self._group_events = group_events
 
     async def StartExecution(self, request: pb.StartExecutionRequest, context: Context) -> pb.StartExecutionResponse:
         """See the proto."""
@@ -59,6 +62,14 @@ class ExecutionServicer(ExecutionServiceServicer):
         async for batch in events:
             for event in batch:
                 yield pb.WatchExecutionResponse(event=event_to_proto(request.id, event))
+
+    async def WatchExecutions(
+        self, request: pb.WatchExecutionsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchExecutionsResponse]:
+        """See the proto."""
+        events = self._group_events.watch(current_principal(), request.after_position, filter_from_proto(request))
+        async for event, position in events:
+            yield group_event_to_proto(event, position)
 
     async def CancelExecution(self, request: pb.CancelExecutionRequest, context: Context) -> pb.CancelExecutionResponse:
         """See the proto."""

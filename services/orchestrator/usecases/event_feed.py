@@ -3,18 +3,17 @@
 import asyncio
 import contextlib
 import functools
-from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterator
 
 import structlog
 
 from services.common.background import BackgroundTasks
-from services.common.errors import Unavailable
 from services.common.periodic import once
 from services.orchestrator.domain.event import CHUNK, TERMINAL_KINDS, StoredEvent
 from services.orchestrator.domain.hint import HintKind
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.events import EventReader
+from services.orchestrator.usecases.feed_tail import Tail, shutting_down
 
 _PAGE = 200
 _READ_AT_ONCE = 1000
@@ -22,48 +21,16 @@ _READ_AT_ONCE = 1000
 _EVENT_BYTES = 300
 
 
-class _Topic:
+class _Topic(Tail[int, StoredEvent]):
     """An execution that is watched, and the newest of its events."""
 
     def __init__(self, execution_id: str, last: int) -> None:
+        super().__init__(last, lambda event: event.sequence, _size)
         self.execution_id = execution_id
         self.watchers = 0
-        self.floor = last
-        """Events up to this sequence are not kept here."""
-        self.last = last
-        """Events up to this sequence have been read."""
         self.hinted = last
         """Events up to this sequence are known to exist."""
         self.reading = False
-        self._tail: list[StoredEvent] = []
-        self._size = 0
-        self._changed = asyncio.Event()
-
-    def extend(self, events: list[StoredEvent], max_bytes: int) -> None:
-        """Add newer events, let go of the oldest beyond `max_bytes`, and wake the watchers."""
-        self._tail += events
-        self._size += sum(map(_size, events))
-        self.last = self._tail[-1].sequence
-        dropped = 0
-        while self._size > max_bytes and dropped < len(self._tail):
-            self._size -= _size(self._tail[dropped])
-            self.floor = self._tail[dropped].sequence
-            dropped += 1
-        del self._tail[:dropped]
-        self.wake()
-
-    def after(self, sequence: int) -> list[StoredEvent]:
-        """Return the events kept here beyond a sequence that is not below the floor."""
-        return self._tail[bisect_right(self._tail, sequence, key=lambda event: event.sequence) :]
-
-    def wake(self) -> None:
-        """Let every watcher look again."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def change(self) -> None:
-        """Wait for the next `wake`."""
-        await self._changed.wait()
 
 
 class EventFeed:
@@ -131,11 +98,7 @@ class EventFeed:
 
     def _refuse_when_draining(self) -> None:
         if self._draining:
-            raise Unavailable(
-                "this replica is shutting down; watch again from the last sequence you have seen",
-                reason="OVERLOADED",
-                retry_after=0.2,
-            )
+            raise shutting_down("sequence")
 
     @contextlib.contextmanager
     def _watched(self, execution_id: str, newest: int) -> Iterator[_Topic]:

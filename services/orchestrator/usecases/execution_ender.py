@@ -36,10 +36,10 @@ class ExecutionEnder:
         await EventRepository(connection).append(execution.id, [body])
         await ExecutionRepository(connection).end(execution.id, state, error, utc_now())
 
-    async def announce(self, execution_id: str, last_sequence: int) -> None:
+    async def announce(self, ended: Execution) -> None:
         """Send watchers a hint, and revoke the grant; housekeeping tries again what fails of that."""
-        self._bus.publish(Hint(HintKind.EVENTS_STORED, execution_id, last_sequence))
-        await self.revoke(execution_id)
+        self._bus.publish(Hint(HintKind.EVENTS_STORED, ended.id, ended.last_sequence, ended.group_id))
+        await self.revoke(ended.id)
 
     async def revoke(self, execution_id: str) -> bool:
         """Revoke the grant of an execution that has ended; False when auth cannot be asked now."""

@@ -263,7 +263,7 @@ class ExecutionStarter:
                 return await existing_execution(connection, execution.group_id, first_id)
         execution = replace(execution, last_sequence=1)
         self._bus.publish(Hint(HintKind.EXECUTION_READY, execution.id))
-        self._bus.publish(Hint(HintKind.EVENTS_STORED, execution.id, execution.last_sequence))
+        self._bus.publish(Hint(HintKind.EVENTS_STORED, execution.id, execution.last_sequence, execution.group_id))
         return execution
 
     async def _revoke(self, execution_id: str) -> None:

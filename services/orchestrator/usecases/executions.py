@@ -148,7 +148,7 @@ class Executions:
                 await self._ender.end(connection, execution, None)
             changed = await existing_execution(connection, principal.group_id, execution_id)
         if changed.state.terminal:
-            await self._ender.announce(execution_id, changed.last_sequence)
+            await self._ender.announce(changed)
         else:
             self._bus.publish(Hint(HintKind.CANCEL_REQUESTED, execution_id))
         return changed
@@ -198,7 +198,7 @@ class Executions:
             if woken:
                 await executions.wake(execution.id)
             changed = await existing_execution(connection, principal.group_id, execution.id)
-        self._bus.publish(Hint(HintKind.EVENTS_STORED, changed.id, changed.last_sequence))
+        self._bus.publish(Hint(HintKind.EVENTS_STORED, changed.id, changed.last_sequence, changed.group_id))
         if woken:
             self._bus.publish(Hint(HintKind.EXECUTION_READY, changed.id))
         return changed

@@ -1,5 +1,6 @@
 """Regular work on executions that no caller requests."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from prometheus_client import Gauge
@@ -56,7 +57,7 @@ class Housekeeping:
             # A worker may have parked it without having heard of the cancellation.
             cancelled = execution.cancel_requested_at is not None
             await self._ender.end(connection, execution, None if cancelled else _timed_out(execution))
-        await self._ender.announce(execution_id, execution.last_sequence + 1)
+        await self._ender.announce(replace(execution, last_sequence=execution.last_sequence + 1))
 
 
 def _timed_out(execution: Execution) -> ExecutionError:

@@ -144,7 +144,7 @@ class Worker:
             events = [new_event(body, call_id=getattr(body, "call_id", "")) for body in bodies]
             last = await EventRepository(connection).append(execution_id, events, epoch=epoch)
         if hint and last is not None:
-            self.bus.publish(Hint(HintKind.EVENTS_STORED, execution_id, last))
+            await self._hint(execution_id, last)
         return last
 
     async def finish_task(self, execution_id: str, index: int, text: str) -> None:
@@ -168,7 +168,11 @@ class Worker:
                 .values(state=state, ended_at=utc_now(), ready=False)
             )
         assert last is not None
-        self.bus.publish(Hint(HintKind.EVENTS_STORED, execution_id, last))
+        await self._hint(execution_id, last)
+
+    async def _hint(self, execution_id: str, last: int) -> None:
+        group_id = (await self.row(execution_id)).group_id
+        self.bus.publish(Hint(HintKind.EVENTS_STORED, execution_id, last, group_id))
 
     async def park(self, execution_id: str, index: int) -> str:
         """Ask for approval of a task's result, let go of the execution, and return the approval's id."""

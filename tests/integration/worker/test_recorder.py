@@ -10,7 +10,7 @@ from services.common.errors import Unavailable
 from services.orchestrator.domain.hint import Hint
 from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
-from services.orchestrator.worker.host.fenced_write import Fenced
+from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.run_store import Claim, RunStore
 from tests.integration.worker.rows import claimed, event_rows, parked, queue
@@ -25,9 +25,7 @@ class Recorded(LocalHintBus):
         self.failures: list[BaseException] = []
         self.recorder = Recorder(
             store,
-            claim.execution.id,
-            claim.execution.epoch,
-            claim.execution.last_sequence,
+            claim.execution,
             interval=interval,
             hints=self,
             pruner=ChunkPruner(store, retention=60),
@@ -98,7 +96,7 @@ async def test_an_unconfirmed_commit_is_made_once(
     recorded = Recorded(store, await claimed(store, execution_id), interval=60)
     write, attempts = recorded.recorder._write, 0
 
-    async def unconfirmed(batch: object) -> int:
+    async def unconfirmed(batch: object) -> FencedWrite:
         nonlocal attempts
         attempts += 1
         if attempts == 1:

@@ -1,7 +1,7 @@
 """Every service of an installation, and what takes several calls as one method: apply, start, watch, run."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
@@ -24,7 +24,7 @@ from coxswain.client.results import (
     crew_key,
     start_request,
 )
-from coxswain.client.watching import WatchCursor, is_terminal
+from coxswain.client.watching import GroupWatchCursor, WatchCursor, is_terminal
 from coxswain.memory.v1.memory_backend_service_pb2_grpc import MemoryBackendServiceStub
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.memory.v1.vector_index_service_pb2_grpc import VectorIndexServiceStub
@@ -36,9 +36,12 @@ from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from coxswain.orchestrator.v1.execution_pb2 import (
     Execution,
     ExecutionEvent,
+    ExecutionEventKind,
     ExecutionState,
     GetExecutionRequest,
     RenewExecutionCredentialRequest,
+    WatchExecutionsRequest,
+    WatchExecutionsResponse,
 )
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
@@ -206,6 +209,39 @@ class AsyncClient:
                 pause = cursor.pause_after_end(current.execution)
                 if pause is None:
                     return
+            except CoxswainError as error:
+                pause = cursor.pause_after_failure(error)
+            finally:
+                call.cancel()
+            await asyncio.sleep(pause)
+
+    async def watch_executions(
+        self,
+        after_position: str = "",
+        *,
+        crew_id: str = "",
+        schedule_id: str = "",
+        labels: Mapping[str, str] | None = None,
+        kinds: Collection[ExecutionEventKind.ValueType] = (),
+        max_outage: float = 300.0,
+    ) -> AsyncGenerator[WatchExecutionsResponse, None]:
+        """What happens in all executions of the group, from now on or after a position; it does not end by itself.
+
+        A response without an ``event`` tells the position alone: the first one that the watch stands, later ones that
+        nothing is to be shown. Keep the ``position`` of the last response to continue in another process. Reconnects as
+        ``watch`` does. Raises FailedPrecondition with the reason POSITION_EXPIRED for a position that is too old.
+        """
+        request = WatchExecutionsRequest(
+            after_position=after_position, crew_id=crew_id, schedule_id=schedule_id, labels=labels, kinds=kinds
+        )
+        cursor = GroupWatchCursor(request, max_outage=max_outage, renewable=callable(self.connection.token))
+        while True:
+            call = self.executions.WatchExecutions(cursor.request())
+            try:
+                async for response in call:
+                    cursor.accept(response)
+                    yield response
+                pause = cursor.pause()
             except CoxswainError as error:
                 pause = cursor.pause_after_failure(error)
             finally:

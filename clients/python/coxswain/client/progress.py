@@ -181,6 +181,12 @@ def _task_started(event: ExecutionEvent) -> str:
     return f"started by {event.task_started.agent_role}{again}"
 
 
+def _completed(event: ExecutionEvent) -> str:
+    # The events of a whole group come without results.
+    output = event.task_completed.output
+    return f"done, {len(output.text):,} characters" if event.task_completed.HasField("output") else "done"
+
+
 def _answered(event: ExecutionEvent) -> str:
     done = event.llm_call_completed
     journal = " (from the journal)" if done.replayed else ""
@@ -202,7 +208,7 @@ _LINES: dict[str, Callable[[ExecutionEvent], str]] = {
     "execution_cancelled": lambda _: "cancelled",
     "execution_parked": _parked,
     "task_started": _task_started,
-    "task_completed": lambda e: f"done, {len(e.task_completed.output.text):,} characters",
+    "task_completed": _completed,
     "task_failed": lambda e: _error(e.task_failed.error),
     "llm_call_started": lambda e: f"asks {e.llm_call_started.model}",
     "llm_call_completed": _answered,

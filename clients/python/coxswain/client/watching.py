@@ -1,4 +1,4 @@
-"""The position of a watch, kept across lost connections."""
+"""The positions of watches, kept across lost connections."""
 
 import random
 import time
@@ -7,7 +7,14 @@ from collections.abc import Callable
 import grpc
 
 from coxswain.client.errors import CoxswainError
-from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState, WatchExecutionRequest
+from coxswain.orchestrator.v1.execution_pb2 import (
+    Execution,
+    ExecutionEvent,
+    ExecutionState,
+    WatchExecutionRequest,
+    WatchExecutionsRequest,
+    WatchExecutionsResponse,
+)
 
 TERMINAL_EVENTS = frozenset({"execution_succeeded", "execution_failed", "execution_cancelled"})
 TERMINAL_STATES = frozenset(
@@ -31,8 +38,60 @@ def is_terminal(event: ExecutionEvent) -> bool:
     return event.WhichOneof("event") in TERMINAL_EVENTS
 
 
-class WatchCursor:
-    """Remembers the last event and decides whether, and after which pause, to connect again."""
+class Reconnection:
+    """Decides whether, and after which pause, a watch connects again."""
+
+    def __init__(
+        self, *, max_outage: float = 300.0, renewable: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``max_outage`` is after how many seconds without a working connection the watch ends.
+
+        ``renewable`` says that a new connection carries a new credential.
+        """
+        self._max_outage = max_outage
+        self._renewable = renewable
+        self._clock = clock
+        self._connected_at = clock()
+        self._outage_since: float | None = None
+        self._pauses = 0
+
+    def connects(self) -> None:
+        """Note that a connection is being made."""
+        self._connected_at = self._clock()
+
+    def works(self) -> None:
+        """Note that the connection brought something."""
+        self._outage_since = None
+        self._pauses = 0
+
+    def pause(self) -> float:
+        """Seconds to wait before the next connection."""
+        longest = min(_FIRST_PAUSE * 2.0**self._pauses, _LONGEST_PAUSE)
+        self._pauses = min(self._pauses + 1, 16)
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads reconnections, guards nothing
+
+    def pause_after_failure(self, error: CoxswainError) -> float:
+        """Seconds to wait before the next attempt. Raises the error if none can help or the outage is too long."""
+        if not self._may_pass(error):
+            raise error
+        now = self._clock()
+        if self._outage_since is None or now - self._connected_at > _STEADY_SECONDS:
+            self._outage_since = now
+        elif now - self._outage_since > self._max_outage:
+            raise error
+        return max(self.pause(), error.retry_after or 0.0)
+
+    def _may_pass(self, error: CoxswainError) -> bool:
+        if error.code is grpc.StatusCode.UNAVAILABLE:
+            return True
+        if error.code is grpc.StatusCode.UNAUTHENTICATED:
+            # Once: the next connection has a fresh credential, or there is none.
+            return self._renewable and error.reason == "CREDENTIAL_EXPIRED" and self._pauses == 0
+        return error.code in _TRANSPORT_CODES and not error.reason
+
+
+class WatchCursor(Reconnection):
+    """Remembers the last event of an execution."""
 
     def __init__(
         self,
@@ -44,63 +103,48 @@ class WatchCursor:
         renewable: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start after ``after_sequence``.
-
-        ``max_outage`` is after how many seconds without a working connection the watch ends; ``renewable`` says that
-        a new connection carries a new credential.
-        """
+        """Start after ``after_sequence``."""
+        super().__init__(max_outage=max_outage, renewable=renewable, clock=clock)
         self.execution_id = execution_id
         self.sequence = after_sequence
         self._exclude_chunks = exclude_chunks
-        self._max_outage = max_outage
-        self._renewable = renewable
-        self._clock = clock
-        self._connected_at = clock()
-        self._outage_since: float | None = None
-        self._pauses = 0
 
     def request(self) -> WatchExecutionRequest:
         """The request that continues after the last event."""
-        self._connected_at = self._clock()
+        self.connects()
         return WatchExecutionRequest(
             id=self.execution_id, after_sequence=self.sequence, exclude_chunks=self._exclude_chunks
         )
 
     def accept(self, event: ExecutionEvent) -> bool:
         """Whether the event is new; a repeated one is to be ignored."""
-        self._outage_since = None
-        self._pauses = 0
+        self.works()
         if event.sequence <= self.sequence:
             return False
         self.sequence = event.sequence
         return True
 
-    def pause_after_failure(self, error: CoxswainError) -> float:
-        """Seconds to wait before the next attempt. Raises the error if none can help or the outage is too long."""
-        if not self._may_pass(error):
-            raise error
-        now = self._clock()
-        if self._outage_since is None or now - self._connected_at > _STEADY_SECONDS:
-            self._outage_since = now
-        elif now - self._outage_since > self._max_outage:
-            raise error
-        return max(self._next_pause(), error.retry_after or 0.0)
-
     def pause_after_end(self, execution: Execution) -> float | None:
         """Seconds to wait after a stream that ended by itself; None when all events of the execution were seen."""
         if execution.state in TERMINAL_STATES and execution.last_sequence <= self.sequence:
             return None
-        return self._next_pause()
+        return self.pause()
 
-    def _may_pass(self, error: CoxswainError) -> bool:
-        if error.code is grpc.StatusCode.UNAVAILABLE:
-            return True
-        if error.code is grpc.StatusCode.UNAUTHENTICATED:
-            # Once: the next connection has a fresh credential, or there is none.
-            return self._renewable and error.reason == "CREDENTIAL_EXPIRED" and self._pauses == 0
-        return error.code in _TRANSPORT_CODES and not error.reason
 
-    def _next_pause(self) -> float:
-        longest = min(_FIRST_PAUSE * 2.0**self._pauses, _LONGEST_PAUSE)
-        self._pauses = min(self._pauses + 1, 16)
-        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads reconnections, guards nothing
+class GroupWatchCursor(Reconnection):
+    """Remembers the last position in the events of a group."""
+
+    def __init__(self, request: WatchExecutionsRequest, *, max_outage: float = 300.0, renewable: bool = False) -> None:
+        """Start with ``request``, which is modified."""
+        super().__init__(max_outage=max_outage, renewable=renewable)
+        self._request = request
+
+    def request(self) -> WatchExecutionsRequest:
+        """The request that continues after the last position."""
+        self.connects()
+        return self._request
+
+    def accept(self, response: WatchExecutionsResponse) -> None:
+        """Remember the position of a response."""
+        self.works()
+        self._request.after_position = response.position

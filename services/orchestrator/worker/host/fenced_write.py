@@ -29,7 +29,14 @@ class Fenced(Exception):
 class FencedWrite:
     """A transaction of the host that holds the claim on an execution. Its events are stored already."""
 
-    def __init__(self, connection: AsyncConnection, execution_id: str, epoch: int, last_sequence: int) -> None:
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        execution_id: str,
+        epoch: int,
+        last_sequence: int,
+        events: Sequence[NewEvent] = (),
+    ) -> None:
         self._execution_id = execution_id
         self._epoch = epoch
         self._executions = ExecutionRepository(connection)
@@ -40,11 +47,14 @@ class FencedWrite:
         """The execution's tasks."""
         self.last_sequence = last_sequence
         """The sequence of the transaction's last event."""
+        self.in_group_stream = any(event.summary is not None for event in events)
+        """Whether one of the transaction's events is in the stream of the execution's group."""
 
     async def append(self, events: Sequence[NewEvent]) -> None:
         """Store more events."""
         last = await self._events.append(self._execution_id, events)
         self.last_sequence = last or self.last_sequence
+        self.in_group_stream |= any(event.summary is not None for event in events)
 
     async def start_plan(self, index: int, attempt: int, at: datetime) -> None:
         """Note that an attempt at the crew's plan begins; its row is made by the first one."""

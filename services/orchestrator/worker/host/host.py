@@ -177,7 +177,8 @@ class WorkerHost:
             claim = await retry_while_absent(lambda: self._store.claim(execution_id, segment.generation), _FOREVER)
             if claim is None:
                 return False
-            self._bus.publish(Hint(HintKind.EVENTS_STORED, execution_id, claim.execution.last_sequence))
+            claimed = claim.execution
+            self._bus.publish(Hint(HintKind.EVENTS_STORED, claimed.id, claimed.last_sequence, claimed.group_id))
             run = self._runs[execution_id] = ExecutionRun(claim, self._context)
             self._stopped.clear()
             try:

@@ -13,6 +13,7 @@ from services.common.backoff import Backoff
 from services.common.clock import utc_now
 from services.common.errors import Unavailable
 from services.orchestrator.domain.event import NewEvent
+from services.orchestrator.domain.execution import Execution
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
@@ -68,20 +69,22 @@ class Recorder:
     def __init__(
         self,
         store: RunStore,
-        execution_id: str,
-        epoch: int,
-        last_sequence: int,
+        execution: Execution,
         *,
         interval: float,
         hints: HintBus,
         pruner: ChunkPruner,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`hints` carries the newest sequence after each transaction; `on_failure` gets what ended writing by timer."""
+        """`execution` is as it was claimed.
+
+        `hints` carries the newest sequence after each transaction; `on_failure` gets what ended writing by timer.
+        """
         self._store = store
-        self._execution_id = execution_id
-        self._epoch = epoch
-        self._last_sequence = last_sequence
+        self._execution_id = execution.id
+        self._group_id = execution.group_id
+        self._epoch = execution.epoch
+        self._last_sequence = execution.last_sequence
         self._interval = interval
         self._hints = hints
         self._pruner = pruner
@@ -190,9 +193,12 @@ class Recorder:
     async def _write_until_stored(self, batch: _Batch) -> None:
         attempt = 0
         stored = False
+        in_group_stream = True
         while not stored:
             try:
-                self._last_sequence = max(await self._write(batch), self._last_sequence)
+                write = await self._write(batch)
+                self._last_sequence = max(write.last_sequence, self._last_sequence)
+                in_group_stream = write.in_group_stream
                 stored = True
             except Unavailable:
                 logger.warning("database_unavailable", execution_id=self._execution_id)
@@ -202,13 +208,14 @@ class Recorder:
                     # The commit was made although it was not confirmed.
                     self._last_sequence += len(batch.events)
                     stored = True
-        self._hints.publish(Hint(HintKind.EVENTS_STORED, self._execution_id, self._last_sequence))
+        group_id = self._group_id if in_group_stream else ""
+        self._hints.publish(Hint(HintKind.EVENTS_STORED, self._execution_id, self._last_sequence, group_id))
 
-    async def _write(self, batch: _Batch) -> int:
+    async def _write(self, batch: _Batch) -> FencedWrite:
         async with self._store.fenced(self._execution_id, self._epoch, batch.events) as write:
             for change in batch.changes:
                 await change(write)
-            return write.last_sequence
+            return write
 
     async def _was_stored(self, event: NewEvent) -> bool:
         try:

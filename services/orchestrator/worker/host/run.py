@@ -30,9 +30,7 @@ class ExecutionRun:
         self._signal = StopSignal(execution)
         self._recorder = Recorder(
             context.store,
-            execution.id,
-            execution.epoch,
-            execution.last_sequence,
+            execution,
             interval=context.settings.event_interval_seconds,
             hints=context.hints,
             pruner=context.pruner,

@@ -124,7 +124,7 @@ class RunStore:
             last = await EventRepository(connection).append(execution_id, events, epoch=epoch)
             if last is None:
                 raise Fenced(execution_id)
-            yield FencedWrite(connection, execution_id, epoch, last)
+            yield FencedWrite(connection, execution_id, epoch, last, events)
 
     async def is_stored(self, execution_id: str, after_sequence: int, event: NewEvent) -> bool:
         """Return whether an event is among those after a sequence: whether a commit that was not confirmed was made."""

@@ -1,0 +1,71 @@
+"""The command events: what happens in all executions of the group."""
+
+from contextlib import closing
+from datetime import UTC
+from typing import Annotated
+
+import typer
+
+from coxswain.client.cli.inputs import LabelsOption, labels_from
+from coxswain.client.cli.schedules import schedule_id
+from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, one_line, session_of
+from coxswain.client.progress import describe
+from coxswain.orchestrator.v1.execution_pb2 import ExecutionEventKind, WatchExecutionsResponse
+
+_PREFIX = "EXECUTION_EVENT_KIND_"
+_KINDS = [name.removeprefix(_PREFIX).lower() for name in list(ExecutionEventKind.keys())[1:]]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(events)
+
+
+def events(
+    context: typer.Context,
+    crew: Annotated[str, typer.Option(help="Only of this crew, by name or id.")] = "",
+    schedule: Annotated[str, typer.Option(help="Only of what this schedule started, by name or id.")] = "",
+    label: LabelsOption = None,
+    kind: Annotated[list[str] | None, typer.Option(help=f"Only these kinds: {', '.join(_KINDS)}.")] = None,
+    after: Annotated[str, typer.Option(help="Continue after this position, as in the lines of --json.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Follow what happens in all executions of your group, from now on. Reconnects after a lost connection.
+
+    Examples:
+
+        coxswain events --label team=sales --kind execution_failed --kind execution_succeeded
+
+        coxswain events --crew brief --json
+    """
+    session = session_of(context, as_json)
+    labels, kinds = labels_from(label), [_kind(name) for name in kind or []]
+    with session.client() as client:
+        watching = client.watch_executions(
+            after,
+            crew_id=client.get_crew(crew).id if crew else "",
+            schedule_id=schedule_id(client, schedule) if schedule else "",
+            labels=labels,
+            kinds=kinds,
+        )
+        try:
+            with closing(watching) as responses:
+                for response in responses:
+                    if session.json:
+                        session.print_json(response)
+                    elif response.HasField("event"):
+                        session.show(_line(response))
+        except KeyboardInterrupt:
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _line(response: WatchExecutionsResponse) -> str:
+    event = response.event
+    time = event.time.ToDatetime(tzinfo=UTC)
+    return one_line(f"{time:%H:%M:%S} {event.execution_id} {response.crew_name}: {describe(event)}")
+
+
+def _kind(name: str) -> ExecutionEventKind.ValueType:
+    if name.lower() not in _KINDS:
+        raise typer.BadParameter(f"{name!r}: expected one of {', '.join(_KINDS)}", param_hint="--kind")
+    return ExecutionEventKind.Value(f"{_PREFIX}{name.upper()}")

@@ -1,0 +1,162 @@
+"""Events of whole groups in SQL, in the order of their commits.
+
+An id is given out before its transaction commits, so on PostgreSQL a later id may be committed earlier. There a row
+also has the number of its transaction, and is read only when every transaction up to that one has ended: nothing can
+come before it any more. On SQLite transactions that write follow each other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Text,
+    cast,
+    column,
+    func,
+    insert,
+    literal,
+    select,
+    table,
+    tuple_,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.orchestrator.domain.event import NewEvent, StoredEvent
+from services.orchestrator.domain.group_event import GroupEvent, Position
+from services.orchestrator.tables import executions, group_events
+
+_LARGEST_ID = 2**63 - 1
+_sqlite_sequence = table("sqlite_sequence", column("name", Text), column("seq", BigInteger))
+
+
+class GroupEventRepository:
+    """What happened in the executions of groups."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def append(self, group_id: str, execution_id: str, events: Sequence[tuple[int, NewEvent]]) -> None:
+        """Store events of an execution, each with its sequence there, in the transaction that stores them there."""
+        now = utc_now()
+        on_postgres = self._connection.dialect.name == "postgresql"
+        transaction_id = _number(func.pg_current_xact_id()) if on_postgres else literal(0)
+        await self._connection.execute(
+            insert(group_events).values(transaction_id=transaction_id),
+            [
+                {
+                    "group_id": group_id,
+                    "execution_id": execution_id,
+                    "sequence": sequence,
+                    "time": event.time or now,
+                    "kind": event.kind,
+                    "task_index": event.task_index,
+                    "task_name": event.task_name,
+                    "attempt": event.attempt,
+                    "payload": event.summary,
+                    "stored_at": now,
+                }
+                for sequence, event in events
+            ],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What one read has found."""
+
+    events: list[GroupEvent]
+    held_back: bool
+    """Whether there are more, to be read when older transactions have ended."""
+
+
+class GroupEventReader:
+    """Reads the events of groups, each read with one SELECT beside any transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._on_postgres = database.dialect == "postgresql"
+
+    async def settled(self) -> Position:
+        """Return a position before which nothing can be stored any more; it never goes back."""
+        if self._on_postgres:
+            [row] = await self._database.fetch(select(_oldest_transaction().label("oldest")))
+            return Position(row["oldest"] - 1, _LARGEST_ID)
+        rows = await self._database.fetch(
+            select(_sqlite_sequence.c.seq).where(_sqlite_sequence.c.name == group_events.name)
+        )
+        return Position(0, rows[0]["seq"] if rows else 0)
+
+    async def after(self, group_id: str, position: Position, limit: int) -> Read:
+        """Return up to `limit` events of a group after a position, in the order of their commits."""
+        settled = (
+            group_events.c.transaction_id < _oldest_transaction() if self._on_postgres else literal(1) == literal(1)
+        )
+        rows = await self._database.fetch(
+            select(
+                group_events,
+                executions.c.crew_id,
+                executions.c.crew_name,
+                executions.c.schedule_id,
+                executions.c.labels,
+                settled.label("settled"),
+            )
+            .join(executions, executions.c.id == group_events.c.execution_id)
+            .where(
+                group_events.c.group_id == group_id,
+                tuple_(group_events.c.transaction_id, group_events.c.id) > tuple_(*map(literal, position)),
+            )
+            .order_by(group_events.c.transaction_id, group_events.c.id)
+            .limit(limit)
+        )
+        events = [_event(row) for row in takewhile(lambda row: row["settled"], rows)]
+        return Read(events, held_back=len(events) < len(rows))
+
+
+async def adopt_events(database: Database) -> int:
+    """Put events that another database server has stored before all others, and return how many there were.
+
+    A server counts its transactions. In a database that was restored on a new one, rows would wait for numbers that
+    are far away.
+    """
+    if database.dialect != "postgresql":
+        return 0
+    foreign = group_events.c.transaction_id >= _number(func.pg_snapshot_xmax(func.pg_current_snapshot()))
+    async with database.write() as connection:
+        return (await connection.execute(update(group_events).where(foreign).values(transaction_id=0))).rowcount
+
+
+def _oldest_transaction() -> ColumnElement[int]:
+    """Return the number of the oldest transaction that has not ended."""
+    return _number(func.pg_snapshot_xmin(func.pg_current_snapshot()))
+
+
+def _number(transaction: ColumnElement[Any]) -> ColumnElement[int]:
+    return cast(cast(transaction, Text), BigInteger)
+
+
+def _event(row: dict[str, Any]) -> GroupEvent:
+    return GroupEvent(
+        position=Position(row["transaction_id"], row["id"]),
+        stored_at=row["stored_at"],
+        execution_id=row["execution_id"],
+        crew_id=row["crew_id"],
+        crew_name=row["crew_name"],
+        schedule_id=row["schedule_id"],
+        labels=row["labels"],
+        event=StoredEvent(
+            sequence=row["sequence"],
+            time=row["time"],
+            kind=row["kind"],
+            payload=row["payload"],
+            task_index=row["task_index"],
+            task_name=row["task_name"],
+            attempt=row["attempt"],
+        ),
+    )

@@ -1,0 +1,134 @@
+"""Events of a group are read in the order of commits, however transactions overlap."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from coxswain.orchestrator.v1 import execution_pb2 as pb
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.orchestrator.domain.group_event import Position
+from services.orchestrator.events import new_event
+from services.orchestrator.repositories.group_events import GroupEventReader, GroupEventRepository, adopt_events
+from services.orchestrator.tables import group_events
+from tests.integration.orchestrator.use_cases import Orchestrator
+
+GROUP = "sales"
+
+
+async def append(connection: AsyncConnection, execution_id: str, number: int) -> None:
+    event = new_event(pb.TaskStarted(agent_role=str(number)))
+    await GroupEventRepository(connection).append(GROUP, execution_id, [(number, event)])
+
+
+async def read_on(reader: GroupEventReader, position: Position, seen: list[int]) -> Position:
+    """Add the numbers of what there is to read, and return the new position."""
+    while events := (await reader.after(GROUP, position, 3)).events:
+        seen += [event.event.sequence for event in events]
+        position = events[-1].position
+    return position
+
+
+class Writer:
+    """A transaction that stays open between its steps."""
+
+    def __init__(self, database: Database, execution_id: str) -> None:
+        self._database = database
+        self._execution_id = execution_id
+        self._stack = AsyncExitStack()
+        self._connection: AsyncConnection | None = None
+
+    async def write(self, number: int) -> None:
+        if self._connection is None:
+            self._connection = await self._stack.enter_async_context(self._database.write())
+        await append(self._connection, self._execution_id, number)
+
+    async def commit(self) -> None:
+        self._connection = None
+        await self._stack.aclose()
+
+
+async def overlap(url: str, execution_id: str, steps: list[tuple[int, bool]]) -> None:
+    database = Database(url, "orchestrator", null_pool=True)
+    reader = GroupEventReader(database)
+    position, seen = await reader.settled(), list[int]()
+    writers = [Writer(database, execution_id) for _ in range(4)]
+    written = 0
+    for writer, commits in steps:
+        if commits:
+            await writers[writer].commit()
+        else:
+            written += 1
+            await writers[writer].write(written)
+        position = await read_on(reader, position, seen)
+    for open_one in writers:
+        await open_one.commit()
+    position = await read_on(reader, position, seen)
+    assert sorted(seen) == list(range(1, written + 1)), "each once"
+    assert (await reader.settled()) >= position
+    async with database.write() as connection:
+        await connection.execute(delete(group_events))
+    await database.close()
+
+
+def test_transactions_that_overlap_lose_nothing_and_repeat_nothing(postgres_url: str) -> None:
+    async def prepare() -> str:
+        await upgrade_database("orchestrator", postgres_url)
+        database = Database(postgres_url, "orchestrator", null_pool=True)
+        orchestrator = Orchestrator(database)
+        await orchestrator.prepare()
+        return (await orchestrator.start()).id
+
+    execution_id = asyncio.run(prepare())
+
+    @settings(max_examples=20)
+    @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=20))
+    def check(steps: list[tuple[int, bool]]) -> None:
+        asyncio.run(overlap(postgres_url, execution_id, steps))
+
+    check()
+
+
+async def test_what_is_held_back_is_told_and_read_when_the_older_transaction_has_ended(postgres_url: str) -> None:
+    await upgrade_database("orchestrator", postgres_url)
+    database = Database(postgres_url, "orchestrator")
+    orchestrator = Orchestrator(database)
+    await orchestrator.prepare()
+    execution_id = (await orchestrator.start()).id
+    reader = GroupEventReader(database)
+    position = await reader.settled()
+    async with database.write() as older:
+        await append(older, execution_id, 1)
+        async with database.write() as newer:
+            await append(newer, execution_id, 2)
+        read = await reader.after(GROUP, position, 10)
+        assert (read.events, read.held_back) == ([], True)
+        assert await reader.settled() == position
+    read = await reader.after(GROUP, position, 10)
+    assert ([event.event.sequence for event in read.events], read.held_back) == ([1, 2], False)
+    # Restored on another server, whose transactions have smaller numbers.
+    async with database.write() as connection:
+        await connection.execute(update(group_events).values(transaction_id=2**40))
+    assert (await reader.after(GROUP, position, 10)).held_back
+    await adopt_events(database)
+    read = await reader.after(GROUP, Position(0, 0), 10)
+    assert ([event.event.sequence for event in read.events], read.held_back) == ([1, 1, 2], False)
+    await database.close()
+
+
+async def test_positions_never_go_back_although_rows_go(orchestrator: Orchestrator) -> None:
+    execution = await orchestrator.start()
+    reader = GroupEventReader(orchestrator.database)
+    before = await reader.settled()
+    async with orchestrator.database.write() as connection:
+        await connection.execute(delete(group_events))
+    position = await reader.settled()
+    assert position >= before
+    async with orchestrator.database.write() as connection:
+        await append(connection, execution.id, 7)
+    assert [event.event.sequence for event in (await reader.after(GROUP, position, 10)).events] == [7]
+    assert (await reader.after("other", Position(0, 0), 10)).events == []
