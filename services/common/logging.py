@@ -85,7 +85,7 @@ def configure_logging(level: str, *, service: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     # These libraries log each statement or request at INFO, request bodies among them.
-    for noisy in ("sqlalchemy.engine", "aiosqlite", "alembic", "httpx", "aiohttp.access", "dbos", "pgserver"):
+    for noisy in ("sqlalchemy.engine", "aiosqlite", "alembic", "httpx", "aiohttp.access", "pgserver"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
 
 

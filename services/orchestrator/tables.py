@@ -88,10 +88,12 @@ executions = Table(
     Column("cancel_requested_at", UtcDateTime),
     # Claims so far. Every write of a worker is guarded by the epoch it claimed.
     Column("epoch", Integer, nullable=False),
-    # The segment the execution is at; `<id>.<generation>` is its id in the queue of segments.
+    # The segment the execution is at: 1, and one more each time it was parked and woken.
     Column("generation", Integer, nullable=False),
-    # Whether that segment still waits to be put into the queue.
+    # Whether it waits for a worker host to take it.
     Column("ready", Boolean, nullable=False),
+    # The worker host that claimed it last; empty before. The default is for rows of earlier releases.
+    Column("executor_id", String(128), nullable=False, server_default=""),
     # Rises in the transaction that inserts the events.
     Column("last_sequence", BigInteger, nullable=False),
     Column("llm_calls", BigInteger, nullable=False),

@@ -1,7 +1,6 @@
 """Executions in SQL."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -22,23 +21,12 @@ from services.orchestrator.domain.execution import (
     TaskState,
     Usage,
 )
+from services.orchestrator.repositories.admission import HELD
 from services.orchestrator.tables import approvals, executions, task_runs
 
-CLAIMABLE_STATES = (ExecutionState.QUEUED, ExecutionState.RUNNING)
-"""States in which a worker host may take an execution."""
 _WAITING = sorted(PARKED_STATES | {ExecutionState.QUEUED})
 _LEFT_OUT_OF_LISTS = {"inputs", "result"}
 _LISTED = [column for column in executions.c if column.name not in _LEFT_OUT_OF_LISTS]
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """An execution whose next segment waits to be put into the queue."""
-
-    execution_id: str
-    generation: int
-    group_id: str
-    priority: int
 
 
 class ExecutionRepository:
@@ -121,42 +109,38 @@ class ExecutionRepository:
         rows = await self._connection.execute(query.order_by(executions.c.id.desc()).limit(limit))
         return [to_execution(row) for row in rows]
 
-    async def claim(self, execution: Execution, at: datetime) -> Execution:
-        """Give a locked execution its next epoch and return it: writes of earlier claims count no more."""
-        claimed = await self._connection.execute(
+    async def take(self, execution_ids: Collection[str], executor_id: str, at: datetime) -> list[Execution]:
+        """Give waiting executions to a host, with their next epochs: writes of earlier claims count no more.
+
+        Those that have ended meanwhile are left out.
+        """
+        taken = await self._connection.execute(
             update(executions)
-            .where(executions.c.id == execution.id)
+            .where(executions.c.id.in_(execution_ids), executions.c.ready.is_(True))
             .values(
-                epoch=execution.epoch + 1,
+                epoch=executions.c.epoch + 1,
                 state=ExecutionState.RUNNING,
                 ready=False,
-                started_at=execution.started_at or at,
+                executor_id=executor_id,
+                started_at=func.coalesce(executions.c.started_at, at),
             )
             .returning(executions)
         )
-        return to_execution(claimed.one())
+        return [to_execution(row) for row in taken]
 
-    async def handed_over(self, execution_id: str, generation: int) -> None:
-        """Note that the queue has the segment of a generation."""
-        await self._connection.execute(
-            update(executions)
-            .where(executions.c.id == execution_id, executions.c.generation == generation)
-            .values(ready=False)
-        )
+    async def give_back(self, execution_id: str, epoch: int) -> bool:
+        """Let an execution wait for any host again, if the claim that ran it is still the newest; return whether."""
+        return bool(await self._give_back(executions.c.id == execution_id, executions.c.epoch == epoch))
 
-    async def hand_over_again(self, execution_id: str, generation: int) -> bool:
-        """Make an execution ready for its next segment, unless it has moved on since; return whether it was."""
-        changed = await self._connection.execute(
-            update(executions)
-            .where(
-                executions.c.id == execution_id,
-                executions.c.generation == generation,
-                executions.c.state.in_(CLAIMABLE_STATES),
-                executions.c.ready.is_(False),
-            )
-            .values(generation=generation + 1, ready=True)
+    async def give_back_from(self, executor_ids: Collection[str], running: Collection[str] = ()) -> list[str]:
+        """Let what hosts have wait for any host again, but what is `running`; return the executions' ids."""
+        return await self._give_back(executions.c.executor_id.in_(executor_ids), executions.c.id.not_in(running))
+
+    async def _give_back(self, *which: ColumnElement[bool]) -> list[str]:
+        given = await self._connection.execute(
+            update(executions).where(HELD, *which).values(ready=True).returning(executions.c.id)
         )
-        return bool(changed.rowcount)
+        return list(given.scalars())
 
     async def add_usage(self, execution_id: str, usage: Usage) -> None:
         """Add what a model call has used."""
@@ -264,29 +248,10 @@ class ExecutionRepository:
         )
 
 
-async def read_ready(database: Database, limit: int) -> list[Ready]:
-    """Return executions whose segments are to be queued, the longest waiting first.
-
-    Every host asks all the time: one statement needs no transaction.
-    """
-    rows = await database.fetch(
-        select(executions.c.id, executions.c.generation, executions.c.group_id, executions.c.priority)
-        .where(executions.c.ready.is_(True))
-        .order_by(executions.c.created_at)
-        .limit(limit)
-    )
-    return [Ready(*row.values()) for row in rows]
-
-
-async def read_at_work(database: Database, after_id: str, limit: int) -> list[tuple[str, int]]:
-    """Return id and generation of executions whose segments the queue should have, in the order of ids."""
-    rows = await database.fetch(
-        select(executions.c.id, executions.c.generation)
-        .where(executions.c.id > after_id, executions.c.state.in_(CLAIMABLE_STATES), executions.c.ready.is_(False))
-        .order_by(executions.c.id)
-        .limit(limit)
-    )
-    return [(row["id"], row["generation"]) for row in rows]
+async def read_holders(database: Database) -> set[str]:
+    """Return the ids of hosts that have executions, dead ones among them. Every host asks all the time."""
+    rows = await database.fetch(select(executions.c.executor_id).where(HELD).distinct())
+    return {row["executor_id"] for row in rows}
 
 
 async def read_cancellations(database: Database, execution_ids: Collection[str]) -> set[str]:

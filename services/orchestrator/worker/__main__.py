@@ -32,7 +32,7 @@ async def main(common: CommonSettings, stop: asyncio.Event) -> None:
         await stopping
         await worker.drain()
     sys.stderr.flush()
-    # At once: closing the loop under running segments would make the queue record them as failed.
+    # At once: what still runs is other hosts' now.
     os._exit(0)
 
 

@@ -3,8 +3,6 @@
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.common.settings import DatabaseUrl
-
 
 class WorkerSettings(BaseSettings):
     """What the operator may choose."""
@@ -12,15 +10,24 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="COXSWAIN_WORKER_", extra="ignore")
 
     slots: int = Field(4, ge=1, le=256, description="Executions a host runs at once, each in a process of its own.")
-    group_limit: int = Field(
-        16, ge=1, description="Executions of one group that run at once on all hosts together; others wait."
+    reserved_slots: int = Field(
+        1,
+        ge=0,
+        le=256,
+        description="Executions a host runs beyond its slots, of groups that have none running: however many one group "
+        "starts, others need not wait for them.",
+    )
+    group_limit: int | None = Field(
+        None,
+        ge=1,
+        description="Executions of one group that run at once on all hosts together; by default as many as all hosts "
+        "have slots.",
     )
     lease_seconds: float = Field(
         6, gt=0, description="Seconds without a sign of life after which other hosts take over a host's executions."
     )
     heartbeat_seconds: float = Field(1.5, gt=0, description="Seconds between two signs of life.")
     sweep_seconds: float = Field(1, gt=0, description="Seconds between two searches for hosts that have died.")
-    poll_seconds: float = Field(0.1, gt=0, description="Seconds between two looks into the queue of segments.")
     safety_read_seconds: float = Field(
         2, gt=0, description="Seconds after which ready executions and cancellations are read although no hint came."
     )
@@ -47,11 +54,6 @@ class WorkerSettings(BaseSettings):
     )
     crew_process_attempts: int = Field(
         3, ge=1, description="How often a task is started again after its crew process died, before it fails."
-    )
-    database_url: DatabaseUrl = Field(
-        "",
-        description="The database of the queue of segments; empty means orchestrator-durable.db in the data directory "
-        "on SQLite, else a schema of its own in the orchestrator's.",
     )
 
     @model_validator(mode="after")

@@ -3,10 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
+from sqlalchemy import select
+
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.ids import new_id
+from services.orchestrator.domain.admission import Room
 from services.orchestrator.domain.crew import AgentSpec, Crew, CrewSpec, TaskSpec
 from services.orchestrator.domain.execution import (
     Execution,
@@ -22,6 +25,8 @@ from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.tables import execution_events, executions, task_runs
 from services.orchestrator.worker.host.run_store import Claim, RunStore
+
+ROOM = Room(free=1000, reserved=0, group_limit=None)
 
 
 def crew(*names: str) -> CrewSpec:
@@ -88,10 +93,18 @@ async def event_rows(database: Database, execution_id: str) -> list[Any]:
         return list(await connection.execute(query.order_by(execution_events.c.sequence)))
 
 
-async def claimed(store: RunStore, execution_id: str, generation: int = 1) -> Claim:
-    claim = await store.claim(execution_id, generation)
-    assert claim is not None
-    return claim
+async def waiting(database: Database) -> set[str]:
+    """Ids of the executions that wait for a host."""
+    query = select(executions.c.id).where(executions.c.ready.is_(True))
+    async with database.read() as connection:
+        return set((await connection.execute(query)).scalars())
+
+
+async def claimed(store: RunStore, execution_id: str) -> Claim:
+    """Take an execution, also from the host that has it, as if that were lost."""
+    await store.give_back_from(["host"])
+    claims = await store.take("host", ROOM)
+    return next(claim for claim in claims if claim.execution.id == execution_id)
 
 
 def parked() -> execution_pb2.ExecutionParked:

@@ -26,7 +26,7 @@ from services.orchestrator.worker.host.run import ExecutionRun
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_store import RunStore
 from services.orchestrator.worker.settings import WorkerSettings
-from tests.integration.worker.rows import event_rows, execution_row, queue
+from tests.integration.worker.rows import ROOM, event_rows, execution_row, queue
 
 S = ExecutionState
 
@@ -86,8 +86,7 @@ class World:
     async def run(self) -> Any:
         """Claim and run it as a host does; return its row."""
         store = RunStore(self.database)
-        claim = await store.claim(self.id, 1)
-        assert claim is not None
+        (claim,) = await store.take("host", ROOM)
         unreachable = cast("Any", SimpleNamespace(GetModel=None))
         context = RunContext(
             store=store,

@@ -1,28 +1,25 @@
-"""What worker hosts read, and what they write outside of a run: claims, and what is queued."""
+"""What worker hosts read, and what they write outside of a run: claims, and what they give back."""
 
 import contextlib
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, replace
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.orchestrator.domain.admission import Room
 from services.orchestrator.domain.approval import Approval
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.event import NewEvent
 from services.orchestrator.domain.execution import Execution, ExecutionState, TaskRun
 from services.orchestrator.events import new_event
+from services.orchestrator.repositories.admission import AdmissionRepository, read_any_waiting
 from services.orchestrator.repositories.approvals import ApprovalRepository
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.events import EventReader, EventRepository
-from services.orchestrator.repositories.executions import (
-    CLAIMABLE_STATES,
-    ExecutionRepository,
-    Ready,
-    read_at_work,
-    read_cancellations,
-    read_ready,
-)
+from services.orchestrator.repositories.executions import ExecutionRepository, read_cancellations, read_holders
 from services.orchestrator.repositories.journal import ToolCall, read_answers, read_tool_calls
 from services.orchestrator.repositories.leases import LeaseRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
@@ -68,48 +65,40 @@ class RunStore:
         async with self._database.write() as connection:
             await LeaseRepository(connection).forget(executor_ids)
 
-    async def ready(self, limit: int) -> list[Ready]:
-        """Return executions whose segments are to be queued, the longest waiting first."""
-        return await read_ready(self._database, limit)
+    async def holders(self) -> set[str]:
+        """Return the ids of hosts that have executions, dead ones among them."""
+        return await read_holders(self._database)
 
-    async def handed_over(self, segment: Ready) -> None:
-        """Note that the queue has a segment."""
+    async def any_waiting(self) -> bool:
+        """Return whether an execution waits for a host."""
+        return await read_any_waiting(self._database)
+
+    async def give_back(self, execution_id: str, epoch: int) -> bool:
+        """Let an execution wait for any host again, if the claim that ran it is still the newest; return whether."""
         async with self._database.write() as connection:
-            await ExecutionRepository(connection).handed_over(segment.execution_id, segment.generation)
+            return await ExecutionRepository(connection).give_back(execution_id, epoch)
 
-    async def at_work(self, after_id: str, limit: int) -> list[tuple[str, int]]:
-        """Return id and generation of executions whose segments the queue should have, in the order of ids."""
-        return await read_at_work(self._database, after_id, limit)
-
-    async def hand_over_again(self, execution_id: str, generation: int) -> bool:
-        """Make an execution ready for its next segment, unless it has moved on since; return whether it was."""
+    async def give_back_from(self, executor_ids: Collection[str], running: Collection[str] = ()) -> list[str]:
+        """Let what hosts have wait for any host again, but what is `running`; return the executions' ids."""
         async with self._database.write() as connection:
-            return await ExecutionRepository(connection).hand_over_again(execution_id, generation)
+            return await ExecutionRepository(connection).give_back_from(executor_ids, running)
 
     async def cancellations(self, execution_ids: Collection[str]) -> set[str]:
         """Return those executions whose cancellation was requested."""
         return await read_cancellations(self._database, execution_ids)
 
-    async def claim(self, execution_id: str, generation: int) -> Claim | None:
-        """Take an execution: from now on no other host's write to it counts. None when there is nothing to take."""
+    async def take(self, executor_id: str, room: Room) -> list[Claim]:
+        """Take what may run and has waited longest: from now on no other host's write to it counts."""
         async with self._database.write() as connection:
-            executions = ExecutionRepository(connection)
-            execution = await executions.lock(execution_id)
-            if execution is None or execution.generation != generation or execution.state not in CLAIMABLE_STATES:
-                return None
-            taken = await executions.claim(execution, utc_now())
-            started = execution_pb2.ExecutionStarted(
-                claim=taken.epoch, takeover=execution.state is ExecutionState.RUNNING
-            )
-            last = await EventRepository(connection).append(execution_id, [new_event(started)])
-            tasks = tuple(await TaskRunRepository(connection, execution_id).list())
-            asked = any(task.attempt for task in tasks)
-            return Claim(
-                execution=replace(taken, last_sequence=last or taken.last_sequence),
-                spec=await CrewRepository(connection).spec(taken.crew_id, taken.crew_revision),
-                tasks=tasks,
-                approvals=await ApprovalRepository(connection).newest(execution_id) if asked else {},
-            )
+            admission = AdmissionRepository(connection)
+            await admission.lock()
+            admitted = room.admit(await admission.line(room.total))
+            if not admitted:
+                return []
+            lost = {waiting.execution_id for waiting in admitted if waiting.lost}
+            ids = [waiting.execution_id for waiting in admitted]
+            taken = await ExecutionRepository(connection).take(ids, executor_id, utc_now())
+            return [await _claim(connection, execution, takeover=execution.id in lost) for execution in taken]
 
     @contextlib.asynccontextmanager
     async def fenced(
@@ -166,3 +155,16 @@ class RunStore:
         """Note that the grant of an ended execution is revoked."""
         async with self._database.write() as connection:
             await ExecutionRepository(connection).grant_revoked(execution_id)
+
+
+async def _claim(connection: AsyncConnection, execution: Execution, *, takeover: bool) -> Claim:
+    started = execution_pb2.ExecutionStarted(claim=execution.epoch, takeover=takeover)
+    last = await EventRepository(connection).append(execution.id, [new_event(started)])
+    tasks = tuple(await TaskRunRepository(connection, execution.id).list())
+    asked = any(task.attempt for task in tasks)
+    return Claim(
+        execution=replace(execution, last_sequence=last or execution.last_sequence),
+        spec=await CrewRepository(connection).spec(execution.crew_id, execution.crew_revision),
+        tasks=tasks,
+        approvals=await ApprovalRepository(connection).newest(execution.id) if asked else {},
+    )

@@ -1,0 +1,68 @@
+"""The line of executions that wait for a worker host, in SQL.
+
+The line is fair between groups: first comes who would be the first of its group to run, then the second ones, and so
+on; among equals the one that waits longest. Within a group the lower priority goes first.
+"""
+
+from sqlalchemy import ColumnElement, Subquery, and_, func, literal, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.db.database import Database
+from services.orchestrator.domain.admission import Waiting
+from services.orchestrator.domain.execution import ExecutionState
+from services.orchestrator.tables import executions
+
+HELD = and_(executions.c.state == ExecutionState.RUNNING, executions.c.ready.is_(False))
+"""A host has the execution; without that, a RUNNING one waits for another host to take it over."""
+
+
+class AdmissionRepository:
+    """Lets hosts take executions one host after the other, so that what they count stays true until they commit."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def lock(self) -> None:
+        """Keep other hosts from taking executions until the transaction ends. SQLite has one writer anyway."""
+        if self._connection.dialect.name == "postgresql":
+            await self._connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('coxswain-take-executions'))"))
+
+    async def line(self, limit: int) -> list[Waiting]:
+        """Return the first `limit` executions of the line."""
+        line = waiting_line()
+        rows = await self._connection.execute(
+            select(line.c.id, line.c.place, line.c.state).order_by(*fair_order(line)).limit(limit)
+        )
+        return [Waiting(row.id, row.place, lost=row.state == ExecutionState.RUNNING) for row in rows]
+
+
+def waiting_line() -> Subquery:
+    """Return id, group, state, creation and `place` (see `Waiting`) of every waiting execution."""
+    running = select(executions.c.group_id, func.count().label("running")).where(HELD).group_by(executions.c.group_id)
+    held = running.subquery("held")
+    in_group = func.row_number().over(
+        partition_by=executions.c.group_id,
+        order_by=(executions.c.priority, executions.c.created_at, executions.c.id),
+    )
+    return (
+        select(
+            executions.c.id,
+            executions.c.group_id,
+            executions.c.state,
+            executions.c.created_at,
+            (in_group + func.coalesce(held.c.running, 0)).label("place"),
+        )
+        .outerjoin_from(executions, held, executions.c.group_id == held.c.group_id)
+        .where(executions.c.ready.is_(True))
+        .subquery("line")
+    )
+
+
+def fair_order(line: Subquery) -> tuple[ColumnElement[object], ...]:
+    """Return what the line is ordered by."""
+    return (line.c.place, line.c.created_at, line.c.id)
+
+
+async def read_any_waiting(database: Database) -> bool:
+    """Return whether an execution waits. Hosts ask all the time: one statement needs no transaction."""
+    return bool(await database.fetch(select(literal(1).label("one")).where(executions.c.ready.is_(True)).limit(1)))

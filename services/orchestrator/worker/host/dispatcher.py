@@ -1,0 +1,171 @@
+"""Takes executions while its host has room, and runs each until it has ended, rests, or is another host's."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterable
+
+import structlog
+
+from services.common.background import BackgroundTasks
+from services.common.periodic import once
+from services.orchestrator.domain.admission import Room, room_of
+from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.hints.bus import Subscription
+from services.orchestrator.worker.host.lease import LeaseKeeper
+from services.orchestrator.worker.host.peer_retry import retry_while_absent
+from services.orchestrator.worker.host.run import ExecutionRun
+from services.orchestrator.worker.host.run_context import RunContext
+from services.orchestrator.worker.host.run_store import Claim
+from services.orchestrator.worker.host.stop_signal import Cancelled, LeaseLost, Lost
+
+logger = structlog.get_logger(__name__)
+
+_REPAIR_SECONDS = 15.0
+_RUN_AGAIN_SECONDS = 1.0
+_STOP_SECONDS = 5.0
+_FOREVER = float("inf")
+_STEP_SECONDS = 0.004
+"""How much later a host looks for each execution it runs: the idlest host takes what has just become ready."""
+
+
+class Dispatcher:
+    """The executions of one host. `run` until the process is to end; then `drain`, and `hand_over` what is left."""
+
+    def __init__(self, executor_id: str, context: RunContext, lease: LeaseKeeper) -> None:
+        self._executor_id = executor_id
+        self._context = context
+        self._store = context.store
+        self._lease = lease
+        self._taken: set[str] = set()
+        """The executions that occupy a slot."""
+        self._runs: dict[str, ExecutionRun] = {}
+        self._subscription: Subscription | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._repair_at = 0.0
+        self._draining = False
+        self._handing_over = False
+        self._background = BackgroundTasks()
+
+    async def run(self) -> None:
+        """Take what is ready and cancel what is to be cancelled: on hints, with each free slot, regularly without."""
+        with self._context.hints.subscribe(HintKind.EXECUTION_READY, HintKind.CANCEL_REQUESTED) as subscription:
+            self._subscription = subscription
+            while True:
+                await once(self._repair, "repair_executions")
+                await once(self._take, "take_executions")
+                await once(self._cancel, "cancel_executions")
+                await subscription.take(self._context.settings.safety_read_seconds)
+
+    def stop_all(self) -> None:
+        """Stop what runs because this host cannot be sure that it still has it."""
+        for run in self._runs.values():
+            run.stop(LeaseLost())
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing more, and let what runs end for a while."""
+        self._draining = True
+        logger.info("worker_draining", running=len(self._taken))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
+
+    async def hand_over(self) -> None:
+        """Stop what still runs, and let other hosts have it at once."""
+        if self._taken:
+            logger.info("worker_hands_over", running=len(self._taken))
+        self._handing_over = True
+        self.stop_all()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), _STOP_SECONDS)
+        await self._background.stop()
+        self._announce(await self._store.give_back_from([self._executor_id]))
+
+    # ---- taking
+
+    async def _take(self) -> None:
+        room = self._room()
+        if not room.total or self._draining or not self._lease.held.is_set():
+            return
+        await asyncio.sleep(_STEP_SECONDS * (len(self._taken) + random.random()))  # noqa: S311 - nothing to guess
+        if not await self._store.any_waiting():
+            return
+        # Until it is known that all that was taken runs, the rows may say more of this host than is true.
+        self._repair_at = 0.0
+        for claim in await self._store.take(self._executor_id, room):
+            self._taken.add(claim.execution.id)
+            self._idle.clear()
+            self._background.start(self._work(claim))
+        self._repair_at = asyncio.get_running_loop().time() + _REPAIR_SECONDS
+
+    def _room(self) -> Room:
+        settings = self._context.settings
+        return room_of(len(self._taken), settings.slots, settings.reserved_slots, settings.group_limit)
+
+    async def _repair(self) -> None:
+        """Give back what the rows say that this host has, although it does not run it.
+
+        Nothing is taken meanwhile, so that what is being taken is left alone.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._repair_at:
+            return
+        given_back = await self._store.give_back_from([self._executor_id], list(self._taken))
+        for execution_id in given_back:
+            logger.warning("execution_given_back", execution_id=execution_id)
+        self._announce(given_back)
+        self._repair_at = now + _REPAIR_SECONDS
+
+    def _announce(self, execution_ids: Iterable[str]) -> None:
+        for execution_id in execution_ids:
+            self._context.hints.publish(Hint(HintKind.EXECUTION_READY, execution_id))
+
+    # ---- running
+
+    async def _work(self, claim: Claim) -> None:
+        execution = claim.execution
+        started = Hint(HintKind.EVENTS_STORED, execution.id, execution.last_sequence, execution.group_id)
+        self._context.hints.publish(started)
+        try:
+            await self._run(claim)
+        except LeaseLost:
+            if not self._handing_over:
+                await self._lease.held.wait()
+                await self._give_back(claim)
+        except Lost:
+            pass
+        except Exception:
+            logger.exception("execution_run_failed", execution_id=execution.id)
+            await asyncio.sleep(_RUN_AGAIN_SECONDS)
+            await self._give_back(claim)
+        finally:
+            self._taken.discard(execution.id)
+            if not self._taken:
+                self._idle.set()
+            if self._subscription is not None:
+                self._subscription.wake()
+
+    async def _run(self, claim: Claim) -> None:
+        execution = claim.execution
+        run = self._runs[execution.id] = ExecutionRun(claim, self._context)
+        try:
+            if execution.cancel_requested_at is not None:
+                run.stop(Cancelled())
+            if not self._lease.held.is_set():
+                run.stop(LeaseLost())
+            await run.run()
+        finally:
+            del self._runs[execution.id]
+
+    async def _give_back(self, claim: Claim) -> None:
+        execution = claim.execution
+        if await retry_while_absent(lambda: self._store.give_back(execution.id, execution.epoch), _FOREVER):
+            self._announce([execution.id])
+
+    async def _cancel(self) -> None:
+        if not self._runs:
+            return
+        for execution_id in await self._store.cancellations(list(self._runs)):
+            run = self._runs.get(execution_id)
+            if run is not None:
+                run.stop(Cancelled())
