@@ -37,6 +37,8 @@ class RemoteModels:
         return ModelInfo(
             enabled=response.model.enabled,
             capabilities=frozenset(capability for capability in Capability if getattr(offered, capability)),
+            priced=response.model.HasField("input_cost_per_million_tokens")
+            and response.model.HasField("output_cost_per_million_tokens"),
         )
 
 

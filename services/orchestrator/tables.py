@@ -83,6 +83,8 @@ executions = Table(
     Column("resumed_from", _ID, nullable=False),
     # Its default is for the previous release, which does not know the column.
     Column("schedule_id", _ID, nullable=False, server_default=""),
+    Column("limits", JsonDocument),  # ExecutionLimits; NULL in rows of releases that had none
+    Column("used_before", JsonDocument),  # Usage of the executions it continues; NULL as above
     Column("timeout_seconds", Float),
     Column("deadline_at", UtcDateTime),
     Column("cancel_requested_at", UtcDateTime),
@@ -100,6 +102,7 @@ executions = Table(
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("cost", Float, nullable=False),
+    Column("tool_calls", BigInteger, nullable=False, server_default="0"),
     Column("result", JsonDocument),  # TaskOutput
     Column("error", JsonDocument),  # ExecutionError
     Column("created_at", UtcDateTime, nullable=False),
@@ -126,6 +129,7 @@ task_runs = Table(
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("cost", Float, nullable=False),
+    Column("tool_calls", BigInteger, nullable=False, server_default="0"),
     Column("output", JsonDocument),  # TaskOutput
     Column("error", JsonDocument),  # ExecutionError
     Column("started_at", UtcDateTime),

@@ -5,6 +5,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from services.orchestrator.domain.limits import ExecutionLimits
+
 
 class Process(StrEnum):
     """How a crew's tasks are worked off."""
@@ -93,6 +95,7 @@ class CrewSpec:
     planning_model: str = ""
     memory: MemorySpec = field(default_factory=MemorySpec)
     knowledge: tuple[KnowledgeSpec, ...] = ()
+    limits: ExecutionLimits = field(default_factory=ExecutionLimits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """Executions and their tasks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from services.common.resource_key import ResourceKey
+from services.orchestrator.domain.limits import ExecutionLimits
 
 
 class ExecutionState(StrEnum):
@@ -89,12 +90,23 @@ class ExecutionError:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What model calls have used; cost in US dollars as far as prices are known."""
+    """What calls have used; cost in US dollars as far as prices are known."""
 
     llm_calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float = 0.0
+    tool_calls: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Return the sum of both."""
+        return Usage(
+            llm_calls=self.llm_calls + other.llm_calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cost=self.cost + other.cost,
+            tool_calls=self.tool_calls + other.tool_calls,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,8 @@ class Start:
     identity: ExecutionIdentity
     on_credential_expiry: OnCredentialExpiry
     crew_name: str = ""
+    limits: ExecutionLimits = field(default_factory=ExecutionLimits)
+    """Of these and the crew's own, the lower ones hold."""
 
     @property
     def crew(self) -> ResourceKey:
@@ -156,6 +170,10 @@ class Execution:
     created_at: datetime
     schedule_id: str = ""
     """The schedule that started it, if one did."""
+    limits: ExecutionLimits = field(default_factory=ExecutionLimits)
+    """Those that were chosen when it was started; the crew's own hold beside them."""
+    used_before: Usage = field(default_factory=Usage)
+    """What the executions that it continues have used, which counts against its limits."""
     started_at: datetime | None = None
     ended_at: datetime | None = None
     cancel_requested_at: datetime | None = None

@@ -1,6 +1,7 @@
 """Crews: messages to domain and back."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -23,13 +24,16 @@ from services.orchestrator.domain.crew import (
     TaskSpec,
     ToolSpec,
 )
+from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.placeholders import required_inputs
 
 _MAX_ITERATIONS = 25
 _MAX_RETRIES = 2
 _GUARDRAIL_MAX_RETRIES = 3
 _CHANGEABLE = frozenset(crew_pb2.CrewSpec.DESCRIPTOR.fields_by_name) | {
-    f"memory.{field}" for field in crew_pb2.MemorySpec.DESCRIPTOR.fields_by_name
+    f"{part}.{field}"
+    for part, message in (("memory", crew_pb2.MemorySpec), ("limits", crew_pb2.ExecutionLimits))
+    for field in message.DESCRIPTOR.fields_by_name
 }
 
 
@@ -58,6 +62,7 @@ def spec_from_proto(message: crew_pb2.CrewSpec) -> CrewSpec:
             analysis=message.memory.analysis,
         ),
         knowledge=_knowledge_from_proto(message.knowledge),
+        limits=limits_from_proto(message.limits),
     )
 
 
@@ -137,7 +142,18 @@ def spec_to_proto(spec: CrewSpec) -> crew_pb2.CrewSpec:
             analysis=spec.memory.analysis,
         ),
         knowledge=_knowledge_to_proto(spec.knowledge),
+        limits=limits_to_proto(spec.limits),
     )
+
+
+def limits_from_proto(message: crew_pb2.ExecutionLimits) -> ExecutionLimits:
+    """Return limits; what is left out is not limited."""
+    return ExecutionLimits(**{field.name: value for field, value in message.ListFields()})
+
+
+def limits_to_proto(limits: ExecutionLimits) -> crew_pb2.ExecutionLimits | None:
+    """Return limits as callers see them; None when nothing is limited."""
+    return None if limits == ExecutionLimits() else crew_pb2.ExecutionLimits(**asdict(limits))
 
 
 def memory_id_request_to_proto(spec: CrewSpec) -> memory_pb2.DeriveMemoryIdRequest:

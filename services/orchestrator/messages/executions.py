@@ -15,6 +15,7 @@ from services.orchestrator.domain.execution import (
     Usage,
 )
 from services.orchestrator.events import error_to_proto
+from services.orchestrator.messages.crews import limits_from_proto, limits_to_proto
 
 
 def execution_to_proto(execution: Execution) -> execution_pb2.Execution:
@@ -39,6 +40,7 @@ def execution_to_proto(execution: Execution) -> execution_pb2.Execution:
         timeout=duration_to_proto(execution.timeout),
         identity=enum_to_proto(delegation_pb2.ExecutionIdentity, execution.identity),
         on_credential_expiry=enum_to_proto(delegation_pb2.OnCredentialExpiry, execution.on_credential_expiry),
+        limits=limits_to_proto(execution.limits),
     )
     for name, value in execution.inputs.items():
         message.inputs[name].CopyFrom(to_value(value))
@@ -70,6 +72,7 @@ def start_from_proto(message: execution_pb2.StartExecutionRequest, path: str = "
         identity=enum_from_proto(ExecutionIdentity, delegation_pb2.ExecutionIdentity, message.identity),
         on_credential_expiry=enum_from_proto(OnCredentialExpiry, delegation_pb2.OnCredentialExpiry, expiry),
         crew_name=message.crew_name,
+        limits=limits_from_proto(message.limits),
     )
 
 
@@ -83,6 +86,7 @@ def start_to_proto(start: Start) -> execution_pb2.StartExecutionRequest:
         timeout=duration_to_proto(start.timeout),
         identity=enum_to_proto(delegation_pb2.ExecutionIdentity, start.identity),
         on_credential_expiry=enum_to_proto(delegation_pb2.OnCredentialExpiry, start.on_credential_expiry),
+        limits=limits_to_proto(start.limits),
     )
     if start.crew_id:
         message.crew_id = start.crew_id
@@ -134,4 +138,5 @@ def usage_to_proto(usage: Usage) -> execution_pb2.ExecutionUsage:
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cost=usage.cost,
+        tool_calls=usage.tool_calls,
     )

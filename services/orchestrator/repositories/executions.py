@@ -21,6 +21,7 @@ from services.orchestrator.domain.execution import (
     TaskState,
     Usage,
 )
+from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.repositories.admission import HELD
 from services.orchestrator.tables import approvals, executions, task_runs
 
@@ -62,6 +63,8 @@ class ExecutionRepository:
                 generation=execution.generation,
                 ready=execution.ready,
                 last_sequence=execution.last_sequence,
+                limits=to_document(execution.limits),
+                used_before=to_document(execution.used_before),
                 created_at=execution.created_at,
                 **usage_columns(execution.usage),
             )
@@ -266,6 +269,7 @@ def to_execution(row: Row[Any]) -> Execution:
     """Return the execution of a row of `executions`, which may lack inputs and result."""
     columns = row._mapping  # noqa: SLF001 - the documented way to read a row by name
     result, error = columns.get("result"), columns["error"]
+    limits, used_before = columns["limits"], columns["used_before"]
     return Execution(
         id=columns["id"],
         group_id=columns["group_id"],
@@ -296,12 +300,20 @@ def to_execution(row: Row[Any]) -> Execution:
         cancel_requested_at=columns["cancel_requested_at"],
         result=None if result is None else from_document(TaskOutput, result),
         error=None if error is None else from_document(ExecutionError, error),
+        limits=from_document(ExecutionLimits, limits or {}),
+        used_before=from_document(Usage, used_before or {}),
     )
 
 
 def usage_of(columns: Any) -> Usage:
     """Return the usage in the columns of an execution or a task."""
-    return Usage(columns["llm_calls"], columns["input_tokens"], columns["output_tokens"], columns["cost"])
+    return Usage(
+        columns["llm_calls"],
+        columns["input_tokens"],
+        columns["output_tokens"],
+        columns["cost"],
+        columns["tool_calls"],
+    )
 
 
 def usage_columns(usage: Usage) -> dict[str, float]:
@@ -311,6 +323,7 @@ def usage_columns(usage: Usage) -> dict[str, float]:
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
         "cost": usage.cost,
+        "tool_calls": usage.tool_calls,
     }
 
 

@@ -10,6 +10,7 @@ from services.common.grpc.enums import enum_from_proto
 from services.common.grpc.handler import Context
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.events import event_to_proto
+from services.orchestrator.messages.crews import limits_from_proto
 from services.orchestrator.messages.executions import (
     execution_to_proto,
     start_from_proto,
@@ -79,7 +80,8 @@ class ExecutionServicer(ExecutionServiceServicer):
     async def ResumeExecution(self, request: pb.ResumeExecutionRequest, context: Context) -> pb.ResumeExecutionResponse:
         """See the proto."""
         principal = current_principal()
-        execution = await self._executions.resume(principal, request.id, request_key(principal, request))
+        limits = limits_from_proto(request.limits) if request.HasField("limits") else None
+        execution = await self._executions.resume(principal, request.id, request_key(principal, request), limits)
         return pb.ResumeExecutionResponse(execution=execution_to_proto(execution))
 
     async def AnswerApproval(self, request: pb.AnswerApprovalRequest, context: Context) -> pb.AnswerApprovalResponse:

@@ -1,10 +1,11 @@
 """Whether a crew can run: by itself, and on the models it names."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from services.common.errors import FieldViolation, InvalidArgument, NotFound
 from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.domain.tool import Tool
 from services.orchestrator.usecases.crew_faults import crew_faults, in_document_order
 from services.orchestrator.usecases.model_needs import Capability, ModelNeed, model_needs
@@ -27,10 +28,13 @@ class CrewValidation:
         self._default_model = default_model
         self._max_bytes = max_bytes
 
-    async def faults(self, spec: CrewSpec, *, model: str = "") -> list[FieldViolation]:
+    async def faults(
+        self, spec: CrewSpec, *, model: str = "", limits: ExecutionLimits | None = None
+    ) -> list[FieldViolation]:
         """Return everything that keeps the crew from running, in the order of the document.
 
-        `model` is the request's choice of one model for everything: its faults are those of the field `model`.
+        `model` is the request's choice of one model for everything: its faults are those of the field `model`. `limits`
+        are the request's own, at the field `limits`.
 
         Raises:
             Unavailable: the models service cannot be asked.
@@ -42,6 +46,8 @@ class CrewValidation:
         faults = [
             *crew_faults(spec, self._tools, self._max_bytes),
             *(fault for need in needs if (fault := _fault(need, known[need.model], model)) is not None),
+            *_unknown_prices(spec.limits, "spec.limits", needs, known),
+            *(() if limits is None else _unknown_prices(limits, "limits", needs, known)),
         ]
         return in_document_order(dict.fromkeys(faults))
 
@@ -61,6 +67,22 @@ def crew_invalid(faults: Sequence[FieldViolation]) -> InvalidArgument:
         reason="CREW_INVALID",
         violations=faults,
     )
+
+
+def _unknown_prices(
+    limits: ExecutionLimits, path: str, needs: Iterable[ModelNeed], known: Mapping[str, ModelInfo | str]
+) -> Iterator[FieldViolation]:
+    if limits.max_cost is None:
+        return
+    called = dict.fromkeys(need.model for need in needs if need.capability is not Capability.EMBEDDINGS)
+    for name in called:
+        model = known[name]
+        if not isinstance(model, str) and not model.priced:
+            yield FieldViolation(
+                f"{path}.max_cost",
+                f'the price of the model "{name}" is not known; set input_cost_per_million_tokens and '
+                "output_cost_per_million_tokens of the model, or limit tokens or calls instead",
+            )
 
 
 def _fault(need: ModelNeed, model: ModelInfo | str, override: str) -> FieldViolation | None:

@@ -26,6 +26,7 @@ from services.orchestrator import tables
 from services.orchestrator.domain.crew import Crew, CrewSpec
 from services.orchestrator.domain.execution import Execution, ExecutionState, Start, TaskRun, TaskState, Usage
 from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.placeholders import required_inputs
@@ -118,6 +119,7 @@ class ExecutionStarter:
             usage=Usage(),
             created_at=now,
             schedule_id=schedule_id,
+            limits=start.limits.lowered_by(crew.spec.limits),
         )
         tasks = [_pending(execution.id, index, task.name) for index, task in enumerate(crew.spec.tasks)]
         return await self._queue(execution, tasks, request, also_store)
@@ -137,8 +139,14 @@ class ExecutionStarter:
         await self._refuse_faults(crew.spec, start, path)
         return crew
 
-    async def resume(self, principal: Principal, execution_id: str, request: RequestKey | None) -> Execution:
-        """Store an execution that continues one that failed or was cancelled.
+    async def resume(
+        self,
+        principal: Principal,
+        execution_id: str,
+        request: RequestKey | None,
+        limits: ExecutionLimits | None = None,
+    ) -> Execution:
+        """Store an execution that continues one that failed or was cancelled; `limits` replace those of its start.
 
         Raises:
             NotFound: the group does not have this execution.
@@ -162,7 +170,7 @@ class ExecutionStarter:
                 reason="EXECUTION_STATE",
                 metadata={"execution_id": execution_id, "state": ended.state},
             )
-        faults = await self._validation.faults(spec, model=ended.model)
+        faults = await self._validation.faults(spec, model=ended.model, limits=limits or ended.limits)
         if faults:
             raise crew_invalid(faults)
         now = utc_now()
@@ -180,6 +188,8 @@ class ExecutionStarter:
             ready=True,
             last_sequence=0,
             usage=Usage(),
+            limits=ended.limits if limits is None else limits.lowered_by(spec.limits),
+            used_before=ended.used_before + ended.usage,
             created_at=now,
             started_at=None,
             ended_at=None,
@@ -217,9 +227,9 @@ class ExecutionStarter:
             if name not in start.inputs
         ]
         faults = [
-            # The only field of the start itself; all others are the crew's.
-            replace(fault, field=f"{path}model") if fault.field == "model" else fault
-            for fault in await self._validation.faults(spec, model=start.model)
+            # The fields of the start itself; all others are the crew's.
+            replace(fault, field=f"{path}{fault.field}") if not fault.field.startswith("spec") else fault
+            for fault in await self._validation.faults(spec, model=start.model, limits=start.limits)
         ]
         if faults:
             refusal = crew_invalid(faults)

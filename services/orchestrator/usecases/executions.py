@@ -16,6 +16,7 @@ from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.event import StoredEvent
 from services.orchestrator.domain.execution import Execution, ExecutionState, Start, TaskRun
 from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.approvals import ApprovalRepository
@@ -56,9 +57,11 @@ class Executions:
         """Store an execution for a worker to run. See `ExecutionStarter.start` for what it raises."""
         return await self._starter.start(principal, start, request)
 
-    async def resume(self, principal: Principal, execution_id: str, request: RequestKey | None) -> Execution:
+    async def resume(
+        self, principal: Principal, execution_id: str, request: RequestKey | None, limits: ExecutionLimits | None
+    ) -> Execution:
         """Store an execution that continues another one. See `ExecutionStarter.resume` for what it raises."""
-        return await self._starter.resume(principal, execution_id, request)
+        return await self._starter.resume(principal, execution_id, request, limits)
 
     async def get(self, principal: Principal, execution_id: str) -> Execution:
         """Return an execution. Raises NotFound."""

@@ -16,6 +16,8 @@ class ModelInfo:
     enabled: bool
     """Whether the caller's group may call it."""
     capabilities: frozenset[Capability]
+    priced: bool = True
+    """Whether the cost of a call is known."""
 
 
 @dataclass(frozen=True, slots=True)

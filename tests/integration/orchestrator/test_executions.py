@@ -533,3 +533,48 @@ async def housekeep(harness: Harness) -> None:
 def _with_a_tool(crew: Any) -> Any:
     crew.agents[0].tools.add(name="calculator")
     return crew
+
+
+async def test_limits_are_kept_lowered_and_replaced_when_resumed(harness: Harness, worker: Worker) -> None:
+    limits = crew_pb2.ExecutionLimits
+    crew = await create_crew(harness, model=CAPABLE_MODEL, limits=limits(max_cost=0.5, max_tool_calls=9))
+    assert crew.spec.limits == limits(max_cost=0.5, max_tool_calls=9)
+    stub = executions_of(harness)
+    request = start_request(crew.id, limits=limits(max_cost=2, max_tokens=1000))
+    made = (await stub.StartExecution(request)).execution
+    assert made.limits == limits(max_cost=0.5, max_tokens=1000, max_tool_calls=9)
+    await worker.claim(made.id)
+    async with worker.database.write() as connection:
+        await connection.execute(executions.update().values(cost=0.25, llm_calls=2, tool_calls=1))
+    await worker.end(made.id, ExecutionState.FAILED, pb.ExecutionFailed())
+    resume = pb.ResumeExecutionRequest(id=made.id)
+    again = (await stub.ResumeExecution(resume)).execution
+    assert (again.limits, again.usage.cost) == (made.limits, 0)
+    assert (await worker.row(again.id)).used_before["cost"] == 0.25
+    resume.limits.max_cost = 0.4
+    other = (await stub.ResumeExecution(resume)).execution
+    assert other.limits == limits(max_cost=0.4, max_tool_calls=9)
+    assert not (await start(harness)).HasField("limits")
+    refusable: list[tuple[str, Any]] = [("max_cost", 0), ("max_cost", float("inf")), ("max_tokens", -1)]
+    for field, value in refusable:
+        request = start_request(crew.id, limits=limits(**{field: value}))
+        with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+            await stub.StartExecution(request)
+        assert set(refusal.violations) == {f"limits.{field}"}
+
+
+async def test_a_cost_limit_needs_models_with_prices(harness: Harness) -> None:
+    unpriced = model_pb2.Model(
+        name="openai/in-house", provider=model_pb2.PROVIDER_OPENAI, capabilities=model_pb2.Capabilities(chat=True)
+    )
+    await ModelServiceStub(harness.channel()).CreateModel(model_pb2.CreateModelRequest(model=unpriced))
+    with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
+        await create_crew(harness, model="openai/in-house", limits=crew_pb2.ExecutionLimits(max_cost=1))
+    assert set(refusal.violations) == {"spec.limits.max_cost"}
+    crew = await create_crew(harness, model="openai/in-house")
+    with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
+        request = start_request(crew.id, limits=crew_pb2.ExecutionLimits(max_cost=1))
+        await executions_of(harness).StartExecution(request)
+    assert "input_cost_per_million_tokens" in refusal.violations["limits.max_cost"]
+    request = start_request(crew.id, limits=crew_pb2.ExecutionLimits(max_tokens=1))
+    await executions_of(harness).StartExecution(request)

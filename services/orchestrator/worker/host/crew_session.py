@@ -182,7 +182,7 @@ class CrewSession:
                 embedding_model=spec.memory.embedding_model,
                 retry_seconds=retry_seconds,
             ),
-            ToolCalls(self._recorder),
+            ToolCalls(self._recorder, self._state.usage),
         )
         process = await context.fork_server.fork(calls.serve, self._signal.fail)
         try:

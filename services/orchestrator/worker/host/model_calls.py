@@ -111,6 +111,10 @@ class ModelCalls:
         return answer
 
     async def _call(self, journal: TaskJournal, request: Complete, key: tuple[str, int]) -> Answer:
+        with self._usage.model_call():
+            return await self._ask(journal, request, key)
+
+    async def _ask(self, journal: TaskJournal, request: Complete, key: tuple[str, int]) -> Answer:
         before = self._recorder.last_sequence
         call_id = self._start(journal.task, request)
         try:

@@ -56,7 +56,7 @@ class RunState:
             if PLAN_INDEX in runs
             else TaskProgress(PLAN_INDEX, "", TaskState.PENDING, attempt=0, output=None)
         )
-        self.usage = UsageTotal(claim.execution.usage)
+        self.usage = UsageTotal(claim.execution.usage, claim.execution.limits, claim.execution.used_before)
 
     @property
     def all_done(self) -> bool:

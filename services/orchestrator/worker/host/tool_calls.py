@@ -3,25 +3,31 @@
 from google.protobuf.message import Message
 
 from coxswain.orchestrator.worker.link_pb2 import BeginTool, EndTool, ToolPermission
+from services.orchestrator.domain.execution import Usage
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.repositories.journal import ToolCall
 from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.task_journal import TaskJournal
+from services.orchestrator.worker.host.usage_total import UsageTotal
 from services.orchestrator.worker.link.errors import TaskError
 
 
 class ToolCalls:
     """The journal of tool calls of one execution."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, usage: UsageTotal) -> None:
+        """Calls that have ended are added to `usage`."""
         self._recorder = recorder
+        self._usage = usage
+        self._under_way: set[tuple[int, str]] = set()
 
     async def begin_tool(self, journal: TaskJournal, request: BeginTool) -> ToolPermission:
         """Return whether a tool call may run, or its result if it has one already.
 
         Raises:
             TaskError: it may have run already, and must not run twice.
+            ResourceExhausted: the execution has had all the tool calls that it may have.
         """
         known = journal.tool_calls.get(request.key)
         if known is not None and known.state is not ToolCallState.INTENT:
@@ -33,6 +39,8 @@ class ToolCalls:
                 "not known, and it must not run twice: find out, then resume the execution",
                 fatal=True,
             )
+        self._usage.check_tool_call(len(self._under_way))
+        self._under_way.add((journal.index, request.key))
         if not request.idempotent:
 
             async def intend(write: FencedWrite) -> None:
@@ -46,10 +54,15 @@ class ToolCalls:
         state = ToolCallState.FAILED if request.error else ToolCallState.COMPLETED
         journal.tool_calls[request.key] = ToolCall(state, request.output, request.error)
 
+        used = Usage(tool_calls=1)
+        self._usage.add(used)
+        self._under_way.discard((journal.index, request.key))
+
         async def end(write: FencedWrite) -> None:
             if request.idempotent:
                 await write.intend_tool_call(journal.index, request.key, request.tool, idempotent=True)
             await write.end_tool_call(journal.index, request.key, request.output, request.error)
+            await write.use(journal.index, used)
 
         if request.idempotent:
             self._recorder.also_store(end)

@@ -121,7 +121,7 @@ class World:
             labels={"crew": "brief"},
         )
         memory = MemoryCalls(stub, principal, memory_id="crew", crew_name="brief", embedding_model="e", retry_seconds=5)
-        self.calls = CrewCalls(models, memory, ToolCalls(recorder))
+        self.calls = CrewCalls(models, memory, ToolCalls(recorder, self.usage))
         self.calls.begin_task(0, self.journal)
 
     async def ask(self, **request: Any) -> HostReply:
