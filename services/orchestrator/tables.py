@@ -105,6 +105,9 @@ executions = Table(
     Column("tool_calls", BigInteger, nullable=False, server_default="0"),
     Column("result", JsonDocument),  # TaskOutput
     Column("error", JsonDocument),  # ExecutionError
+    Column("model_waits", JsonDocument),  # a list of ModelWait; NULL when it waits for no model
+    # When one that waits for a model is to be woken.
+    Column("wake_at", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
@@ -114,6 +117,12 @@ executions = Table(
     Index("ix_executions_group_id_schedule_id_id", "group_id", "schedule_id", "id"),
     Index("ix_executions_state_deadline_at", "state", "deadline_at"),
     Index("ix_executions_grant_open_ended_at", "grant_open", "ended_at"),
+    Index(
+        "ix_executions_wake_at",
+        "wake_at",
+        sqlite_where=text("wake_at IS NOT NULL"),
+        postgresql_where=text("wake_at IS NOT NULL"),
+    ),
 )
 
 task_runs = Table(

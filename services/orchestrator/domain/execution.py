@@ -17,6 +17,7 @@ class ExecutionState(StrEnum):
     RUNNING = "RUNNING"
     WAITING_FOR_APPROVAL = "WAITING_FOR_APPROVAL"
     WAITING_FOR_CREDENTIAL = "WAITING_FOR_CREDENTIAL"
+    WAITING_FOR_MODEL = "WAITING_FOR_MODEL"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
@@ -28,14 +29,20 @@ class ExecutionState(StrEnum):
 
     @property
     def parked(self) -> bool:
-        """Whether the execution waits for a person, with nothing running."""
+        """Whether the execution waits for a person or a model, with nothing running."""
         return self in PARKED_STATES
 
 
 TERMINAL_STATES = frozenset({ExecutionState.SUCCEEDED, ExecutionState.FAILED, ExecutionState.CANCELLED})
 
 
-PARKED_STATES = frozenset({ExecutionState.WAITING_FOR_APPROVAL, ExecutionState.WAITING_FOR_CREDENTIAL})
+PARKED_STATES = frozenset(
+    {
+        ExecutionState.WAITING_FOR_APPROVAL,
+        ExecutionState.WAITING_FOR_CREDENTIAL,
+        ExecutionState.WAITING_FOR_MODEL,
+    }
+)
 
 
 class TaskState(StrEnum):
@@ -86,6 +93,24 @@ class ExecutionError:
     reason: str
     message: str
     task_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWait:
+    """A model that is called again later for a task, because its provider fails in a way that passes."""
+
+    task_index: int
+    task_name: str
+    model: str
+    reason: str
+    """An ErrorReason without its prefix."""
+    message: str
+    failures: int
+    """Calls that failed since the model's last answer to the task."""
+    since: datetime
+    """When the first of them failed."""
+    retry_at: datetime
+    give_up_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +204,8 @@ class Execution:
     cancel_requested_at: datetime | None = None
     result: TaskOutput | None = None
     error: ExecutionError | None = None
+    model_waits: tuple[ModelWait, ...] = ()
+    """The models it waits for, the longest one first."""
 
 
 PLAN_INDEX = -1

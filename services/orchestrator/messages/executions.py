@@ -8,6 +8,7 @@ from services.common.grpc.times import duration_to_proto
 from services.orchestrator.domain.execution import (
     Execution,
     ExecutionIdentity,
+    ModelWait,
     OnCredentialExpiry,
     Start,
     TaskOutput,
@@ -51,6 +52,21 @@ def execution_to_proto(execution: Execution) -> execution_pb2.Execution:
         message.end_time.FromDatetime(execution.ended_at)
     if execution.cancel_requested_at is not None:
         message.cancel_request_time.FromDatetime(execution.cancel_requested_at)
+    if execution.model_waits:
+        message.model_wait.CopyFrom(_model_wait_to_proto(execution.model_waits[0]))
+    return message
+
+
+def _model_wait_to_proto(wait: ModelWait) -> execution_pb2.ModelWait:
+    message = execution_pb2.ModelWait(
+        model=wait.model,
+        reason=wait.reason,
+        message=wait.message,
+        task_name=wait.task_name,
+        failures=wait.failures,
+    )
+    message.retry_time.FromDatetime(wait.retry_at)
+    message.give_up_time.FromDatetime(wait.give_up_at)
     return message
 
 

@@ -1,10 +1,10 @@
 """Executions in SQL."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Table, func, insert, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
@@ -16,6 +16,7 @@ from services.orchestrator.domain.execution import (
     ExecutionError,
     ExecutionIdentity,
     ExecutionState,
+    ModelWait,
     OnCredentialExpiry,
     TaskOutput,
     TaskState,
@@ -26,6 +27,13 @@ from services.orchestrator.repositories.admission import HELD
 from services.orchestrator.tables import approvals, executions, task_runs
 
 _WAITING = sorted(PARKED_STATES | {ExecutionState.QUEUED})
+_WOKEN: Mapping[str, Any] = {
+    "state": ExecutionState.QUEUED,
+    "generation": executions.c.generation + 1,
+    "ready": True,
+    "wake_at": None,
+}
+"""What changes in an execution that is made ready for its next segment."""
 _LEFT_OUT_OF_LISTS = {"inputs", "result"}
 _LISTED = [column for column in executions.c if column.name not in _LEFT_OUT_OF_LISTS]
 
@@ -151,9 +159,19 @@ class ExecutionRepository:
             update(executions).where(executions.c.id == execution_id).values(added_usage(executions, usage))
         )
 
-    async def park(self, execution_id: str, state: ExecutionState) -> None:
-        """Let a claimed execution rest."""
-        await self._connection.execute(update(executions).where(executions.c.id == execution_id).values(state=state))
+    async def park(self, execution_id: str, state: ExecutionState, wake_at: datetime | None = None) -> None:
+        """Let a claimed execution rest, until `wake_at` if that is given."""
+        await self._connection.execute(
+            update(executions).where(executions.c.id == execution_id).values(state=state, wake_at=wake_at)
+        )
+
+    async def keep_model_waits(self, execution_id: str, waits: Sequence[ModelWait]) -> None:
+        """Note which models a claimed execution waits for."""
+        await self._connection.execute(
+            update(executions)
+            .where(executions.c.id == execution_id)
+            .values(model_waits=[to_document(wait) for wait in waits] or null())
+        )
 
     async def cancel_requested(self, execution_id: str) -> bool:
         """Return whether the execution's cancellation was requested."""
@@ -178,6 +196,7 @@ class ExecutionRepository:
             .values(
                 state=ExecutionState.SUCCEEDED,
                 result=None if result is None else to_document(result),
+                model_waits=null(),
                 ended_at=at,
                 ready=False,
             )
@@ -188,7 +207,14 @@ class ExecutionRepository:
         await self._connection.execute(
             update(executions)
             .where(executions.c.id == execution_id)
-            .values(state=state, error=None if error is None else to_document(error), ended_at=at, ready=False)
+            .values(
+                state=state,
+                error=None if error is None else to_document(error),
+                model_waits=null(),
+                wake_at=None,
+                ended_at=at,
+                ready=False,
+            )
         )
         await self._connection.execute(
             update(task_runs)
@@ -206,11 +232,27 @@ class ExecutionRepository:
 
     async def wake(self, execution_id: str) -> None:
         """Make a locked, parked execution ready for its next segment."""
-        await self._connection.execute(
-            update(executions)
-            .where(executions.c.id == execution_id)
-            .values(state=ExecutionState.QUEUED, generation=executions.c.generation + 1, ready=True)
+        await self._connection.execute(update(executions).where(executions.c.id == execution_id).values(_WOKEN))
+
+    async def wake_due(self, now: datetime, limit: int) -> list[str]:
+        """Wake executions that have waited for a model until now, and return their ids.
+
+        Several hosts may do so at once: each execution is woken by one of them.
+        """
+        due = (
+            select(executions.c.id)
+            .where(executions.c.wake_at <= now, executions.c.state == ExecutionState.WAITING_FOR_MODEL)
+            .order_by(executions.c.wake_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
         )
+        woken = await self._connection.execute(
+            update(executions)
+            .where(executions.c.id.in_(due), executions.c.state == ExecutionState.WAITING_FOR_MODEL)
+            .values(_WOKEN)
+            .returning(executions.c.id)
+        )
+        return list(woken.scalars())
 
     async def count(self, states: Collection[ExecutionState]) -> dict[ExecutionState, int]:
         """Return how many executions of all groups are in each of these states; states that none is in are left out."""
@@ -302,6 +344,7 @@ def to_execution(row: Row[Any]) -> Execution:
         error=None if error is None else from_document(ExecutionError, error),
         limits=from_document(ExecutionLimits, limits or {}),
         used_before=from_document(Usage, used_before or {}),
+        model_waits=tuple(from_document(ModelWait, wait) for wait in columns["model_waits"] or ()),
     )
 
 

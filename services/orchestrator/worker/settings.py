@@ -47,7 +47,19 @@ class WorkerSettings(BaseSettings):
         600,
         ge=0,
         description="Seconds a model whose provider fails in a way that passes is asked again, counted from the first "
-        "failure of a call, before its task fails.",
+        "failure since its last answer to a task, before the task fails.",
+    )
+    model_retry_base_seconds: float = Field(
+        1, ge=0, description="Seconds before a model whose provider failed is asked again; doubled each time."
+    )
+    model_retry_longest_seconds: float = Field(
+        30, ge=0, description="Longest pause in seconds, unless the provider asks for a longer one."
+    )
+    model_wait_slot_seconds: float = Field(
+        30,
+        ge=0,
+        description="Seconds an execution that only waits for models keeps its slot, counted like the above. One that "
+        "has to wait longer rests without a slot and is continued when its model is asked again.",
     )
     model_call_seconds: float = Field(
         900, gt=0, description="Seconds one model call may take before it is given up and tried again."

@@ -17,6 +17,7 @@ from coxswain.memory.v1.record_pb2 import Record
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
 from services.common.grpc.json_values import from_struct
 from services.memory.settings import MemorySettings
+from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
@@ -60,7 +61,7 @@ class _Attempt:
         memory = MemoryCalls(
             memories, principal, memory_id="crew", crew_name="brief", embedding_model=MODEL, retry_seconds=5
         )
-        self._calls = CrewCalls(cast("Any", None), memory, cast("Any", None))
+        self._calls = CrewCalls(cast("Any", None), memory, cast("Any", None), Activity())
         self._calls.begin_task(0, TaskJournal(TaskRef(0, "read", 1)))
 
     def _ask(self, request: CrewRequest) -> HostReply:

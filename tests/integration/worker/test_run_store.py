@@ -1,5 +1,7 @@
 """What hosts write: nothing of a host that has lost its claim, everything of the one that has it, in one piece."""
 
+from datetime import timedelta
+
 import pytest
 
 from coxswain.orchestrator.v1 import execution_pb2
@@ -7,7 +9,14 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.ids import new_id
 from services.orchestrator.domain.approval import Approval, ApprovalState
-from services.orchestrator.domain.execution import ExecutionError, ExecutionState, TaskOutput, TaskState, Usage
+from services.orchestrator.domain.execution import (
+    ExecutionError,
+    ExecutionState,
+    ModelWait,
+    TaskOutput,
+    TaskState,
+    Usage,
+)
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.approvals import ApprovalRepository
@@ -35,6 +44,37 @@ async def test_claims_rise_and_only_the_newest_may_write(database: Database, sto
     assert [event.kind for event in events] == ["execution_started", "execution_started"]
     started = [execution_pb2.ExecutionEvent.FromString(event.payload).execution_started for event in events]
     assert [(event.claim, event.takeover) for event in started] == [(1, False), (2, True)]
+
+
+async def test_what_waits_for_a_model_is_woken_once_and_goes_on_with_its_wait(
+    database: Database, store: RunStore
+) -> None:
+    now = utc_now()
+    wait = ModelWait(
+        task_index=0,
+        task_name="t",
+        model="m",
+        reason="UPSTREAM_UNAVAILABLE",
+        message="down",
+        failures=3,
+        since=now - timedelta(minutes=1),
+        retry_at=now,
+        give_up_at=now + timedelta(minutes=9),
+    )
+    due, later = [await queue(database, crew("t")) for _ in range(2)]
+    for execution_id, wake_at in ((due, now), (later, now + timedelta(hours=1))):
+        epoch = (await claimed(store, execution_id)).execution.epoch
+        async with store.fenced(execution_id, epoch) as write:
+            await write.keep_model_waits([wait])
+            await write.park(S.WAITING_FOR_MODEL, wake_at)
+    assert not await store.any_waiting()
+    assert [await store.wake_due(10), await store.wake_due(10)] == [[due], []]
+    again = await claimed(store, due)
+    assert again.execution.model_waits == (wait,)
+    async with store.fenced(due, again.execution.epoch) as write:
+        await write.end(S.FAILED, ExecutionError("UPSTREAM_UNAVAILABLE", "down"), utc_now())
+    row = await execution_row(database, due)
+    assert (row.model_waits, row.wake_at) == (None, None)
 
 
 async def test_an_ended_execution_takes_no_more_writes(database: Database, store: RunStore) -> None:

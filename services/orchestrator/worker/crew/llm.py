@@ -160,7 +160,7 @@ class HostLLM(BaseLLM):
         window = self._window.tokens
         try:
             with self._attempt.occurrences.question(_key_of(completion)) as occurrence:
-                answer = self._attempt.host.complete(completion, role, occurrence)
+                answer = self._attempt.host.complete(completion, role, occurrence, remaining_time())
         except TaskError as error:
             if error.reason == "CONTEXT_WINDOW_EXCEEDED":
                 if not self._window.refused(self.get_input_tokens_count(messages, tools), window):

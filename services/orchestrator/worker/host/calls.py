@@ -6,6 +6,7 @@ from coxswain.memory.v1 import memory_service_pb2_grpc
 from coxswain.models.v1 import inference_service_pb2_grpc
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
 from services.common.errors import CoxswainError
+from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
 from services.orchestrator.worker.host.model_calls import ModelCalls
 from services.orchestrator.worker.host.task_journal import TaskJournal
@@ -39,10 +40,11 @@ class CrewCalls:
     What it raises but TaskError concerns the whole execution: Fenced, CredentialExpired.
     """
 
-    def __init__(self, models: ModelCalls, memory: MemoryCalls, tools: ToolCalls) -> None:
+    def __init__(self, models: ModelCalls, memory: MemoryCalls, tools: ToolCalls, activity: Activity) -> None:
         self._models = models
         self._memory = memory
         self._tools = tools
+        self._activity = activity
         self._journals: dict[int, TaskJournal] = {}
 
     def begin_task(self, index: int, journal: TaskJournal) -> None:
@@ -52,7 +54,8 @@ class CrewCalls:
     async def serve(self, request: CrewRequest) -> HostReply:
         """Answer one call of the crew process."""
         try:
-            return await self._serve(self._journals[request.task], request)
+            with self._activity.work(request.task):
+                return await self._serve(self._journals[request.task], request)
         except CoxswainError as error:
             if request.HasField("complete"):
                 # The calls had all patience already, and an agent that tries again starts over. It can say less.
@@ -67,7 +70,7 @@ class CrewCalls:
             case "complete":
                 return HostReply(complete=await models.complete(journal, request.complete))
             case "embed":
-                return HostReply(embed=await models.embed(request.embed))
+                return HostReply(embed=await models.embed(journal, request.embed))
             case "save_records":
                 return HostReply(save_records=await memory.save_records(request.save_records))
             case "search_records":
@@ -89,9 +92,13 @@ class CrewCalls:
             case "list_categories":
                 return HostReply(list_categories=await memory.list_categories(request.list_categories))
             case "begin_tool":
-                return HostReply(begin_tool=await tools.begin_tool(journal, request.begin_tool))
+                permission = await tools.begin_tool(journal, request.begin_tool)
+                if not permission.done:
+                    self._activity.begin(request.task)
+                return HostReply(begin_tool=permission)
             case "end_tool":
                 await tools.end_tool(journal, request.end_tool)
+                self._activity.end(request.task)
             case "tool_call_started":
                 tools.event(journal, request.tool_call_started)
             case "tool_call_completed":

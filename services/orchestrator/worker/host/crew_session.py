@@ -16,15 +16,17 @@ from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, T
 from services.orchestrator.messages.crews import spec_to_proto
 from services.orchestrator.messages.executions import output_from_proto
 from services.orchestrator.placeholders import interpolate
+from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServerLost
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
 from services.orchestrator.worker.host.model_calls import ModelCalls
+from services.orchestrator.worker.host.model_waits import ModelWaits, Patience
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import RunState, TaskProgress
-from services.orchestrator.worker.host.stop_signal import Failed, StopSignal
+from services.orchestrator.worker.host.stop_signal import Failed, ModelsAway, StopSignal
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.task_order import models_of
 from services.orchestrator.worker.host.tool_calls import ToolCalls
@@ -64,6 +66,14 @@ class CrewSession:
         self._recorder = recorder
         self._principal = principal
         self._signal = signal
+        self._activity = Activity()
+        self._waits = ModelWaits(
+            state.execution.model_waits,
+            Patience.of(context.settings),
+            recorder,
+            self._activity,
+            lambda waits: signal.stop(ModelsAway(waits)),
+        )
         self._crew: _Crew | None = None
         self._opening = asyncio.Lock()
 
@@ -96,7 +106,8 @@ class CrewSession:
             try:
                 crew = await self._open()
                 crew.calls.begin_task(task.index, journal)
-                return await work(crew.process)
+                with self._activity.task(task.index):
+                    return await work(crew.process)
             except TaskError as error:
                 raise _failed(task, error.reason, error.message) from error
             except CrewProcessLost:
@@ -168,8 +179,8 @@ class CrewSession:
                 context.stubs.inference,
                 self._recorder,
                 self._principal,
+                self._waits,
                 retry_seconds=retry_seconds,
-                provider_seconds=context.settings.model_retry_seconds,
                 call_timeout=context.settings.model_call_seconds,
                 usage=self._state.usage,
                 labels={"crew": spec.name},
@@ -183,6 +194,7 @@ class CrewSession:
                 retry_seconds=retry_seconds,
             ),
             ToolCalls(self._recorder, self._state.usage),
+            self._activity,
         )
         process = await context.fork_server.fork(calls.serve, self._signal.fail)
         try:

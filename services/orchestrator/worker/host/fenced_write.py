@@ -10,6 +10,7 @@ from services.orchestrator.domain.event import NewEvent
 from services.orchestrator.domain.execution import (
     ExecutionError,
     ExecutionState,
+    ModelWait,
     TaskOutput,
     TaskRun,
     TaskState,
@@ -93,10 +94,14 @@ class FencedWrite:
         """Return whether a person still has to answer."""
         return await self._approvals.any_pending(self._execution_id)
 
-    async def park(self, state: ExecutionState) -> None:
-        """Let the execution rest; tasks that were at work start again when it is woken."""
-        await self._executions.park(self._execution_id, state)
+    async def park(self, state: ExecutionState, wake_at: datetime | None = None) -> None:
+        """Let the execution rest, until `wake_at` if that is given; tasks that were at work start again then."""
+        await self._executions.park(self._execution_id, state, wake_at)
         await self.tasks.park()
+
+    async def keep_model_waits(self, waits: Sequence[ModelWait]) -> None:
+        """Note which models the execution waits for."""
+        await self._executions.keep_model_waits(self._execution_id, waits)
 
     async def succeed(self, result: TaskOutput | None, at: datetime) -> None:
         """End the execution, all of whose tasks are done, with its result."""

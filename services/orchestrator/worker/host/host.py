@@ -92,6 +92,7 @@ class WorkerHost:
             self._pruner.run(),
             self._dispatcher.run(),
             every(self._settings.sweep_seconds, self._recovery.take_over, name="take_over"),
+            every(self._settings.safety_read_seconds, self._recovery.wake_due, name="wake_executions"),
         ):
             self._background.start(work)
         logger.info("worker_ready", executor_id=self.executor_id)

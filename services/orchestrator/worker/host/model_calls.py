@@ -1,7 +1,6 @@
 """Serves the model calls and embeddings of a crew process: each answer that was paid for is kept."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
 
 import grpc
 
@@ -9,19 +8,13 @@ from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import inference_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.worker.link_pb2 import Complete
-from services.common.clock import utc_now
 from services.common.errors import CoxswainError, FailedPrecondition, Unavailable
 from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
 from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.model_messages import Answer, fault_of, request_hash
-from services.orchestrator.worker.host.peer_retry import (
-    Waiting,
-    call_peer,
-    retry_while_absent,
-    wait_for_limits,
-    wait_for_provider,
-)
+from services.orchestrator.worker.host.model_waits import ModelWaits
+from services.orchestrator.worker.host.peer_retry import call_peer, retry_while_absent
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
@@ -39,38 +32,31 @@ class ModelCalls:
         inference: "inference_service_pb2_grpc.InferenceServiceAsyncStub",
         recorder: Recorder,
         principal: ExecutionPrincipal,
+        waits: ModelWaits,
         *,
         retry_seconds: float,
-        provider_seconds: float,
         call_timeout: float,
         usage: UsageTotal,
         labels: Mapping[str, str],
     ) -> None:
-        """`retry_seconds` is for how long an absent service is asked again, `provider_seconds` for how long a model
-        whose provider fails, `call_timeout` how many seconds one model call may take; what model calls use is added to
-        `usage`. `labels` are what they are summed by later.
+        """`retry_seconds` is for how long an absent service is asked again, `call_timeout` how many seconds one model
+        call may take; what model calls use is added to `usage`. `labels` are what they are summed by later.
         """
         self._inference = inference
         self._recorder = recorder
         self._principal = principal
+        self._waits = waits
         self._retry_seconds = retry_seconds
-        self._provider_seconds = provider_seconds
         self._call_timeout = call_timeout
         self._usage = usage
         self._labels = labels
 
     async def complete(self, journal: TaskJournal, request: Complete) -> pb.CompleteResponse:
-        """Return the answer that was given to the same request before, else a new one.
-
-        What fails in a way that passes is asked again here. CrewAI would start the agent over, paid calls and all.
-        """
+        """Return the answer that was given to the same request before, else a new one."""
         key = (request_hash(request.completion, journal.salt), request.occurrence)
         kept = journal.journaled_responses.get(key)
         if kept is not None:
             return self._replay(journal, request, Answer.from_bytes(kept)).to_proto()
-
-        def waiting(error: CoxswainError, pause: float, left: float) -> None:
-            self._tell_of_pause(journal.task, request.completion.model, error, pause, left)
 
         async def call() -> Answer:
             return await retry_while_absent(
@@ -78,20 +64,13 @@ class ModelCalls:
                 self._retry_seconds,
             )
 
-        answer = await self._answer(lambda: wait_for_provider(call, self._provider_seconds, waiting), waiting)
+        time_left = request.time_left if request.HasField("time_left") else None
+        answer = await _not_blank(
+            lambda: self._waits.until_answered(journal, request.completion.model, call, time_left)
+        )
         return answer.to_proto()
 
-    async def _answer(self, call: Callable[[], Awaitable[Answer]], waiting: Waiting) -> Answer:
-        blank = 0
-        while True:
-            try:
-                return await wait_for_limits(call, waiting)
-            except FailedPrecondition as error:
-                blank += 1
-                if error.reason != "ANSWER_BLANK" or blank == _MOST_BLANK_ANSWERS:
-                    raise
-
-    async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
+    async def embed(self, journal: TaskJournal, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """Return a vector for each text."""
         # A text of nothing but blanks has no meaning to embed, and the service refuses empty ones.
         request.texts[:] = [text if text.strip() else "-" for text in request.texts]
@@ -100,7 +79,7 @@ class ModelCalls:
         async def call() -> pb.EmbedResponse:
             return await call_peer(self._principal, "models", self._inference.Embed, request, self._retry_seconds)
 
-        return await wait_for_limits(lambda: wait_for_provider(call, self._provider_seconds, lambda *_: None))
+        return await self._waits.until_answered(journal, request.model, call)
 
     def _replay(self, journal: TaskJournal, request: Complete, answer: Answer) -> Answer:
         call_id = self._start(journal.task, request)
@@ -139,13 +118,6 @@ class ModelCalls:
         )
         self._recorder.add(task, started, call_id=call_id)
         return call_id
-
-    def _tell_of_pause(self, task: TaskRef, model: str, error: CoxswainError, pause: float, left: float) -> None:
-        waits = execution_pb2.LlmCallWaiting(model=model, reason=error.reason, message=error.message)
-        now = utc_now()
-        waits.retry_time.FromDatetime(now + timedelta(seconds=pause))
-        waits.give_up_time.FromDatetime(now + timedelta(seconds=left))
-        self._recorder.add(task, waits, flush_soon=True)
 
     async def _stream(self, task: TaskRef, call_id: str, completion: pb.Completion) -> Answer:
         answer = Answer()
@@ -198,3 +170,14 @@ class ModelCalls:
         )
         self._recorder.add(journal.task, completed, keep, call_id=call_id, flush_soon=True)
         self._usage.add(used)
+
+
+async def _not_blank(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Return what `call` answers, asked again when that is blank."""
+    for _ in range(_MOST_BLANK_ANSWERS - 1):
+        try:
+            return await call()
+        except FailedPrecondition as error:
+            if error.reason != "ANSWER_BLANK":
+                raise
+    return await call()

@@ -1,4 +1,6 @@
-"""How an execution comes to wait for a person, with nothing running."""
+"""How an execution comes to wait for a person or a model, with nothing running."""
+
+from datetime import datetime
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.orchestrator.domain.execution import ExecutionState
@@ -45,20 +47,26 @@ class Parking:
         if renewed and await self._context.read(lambda: store.wake(execution.id, execution.epoch)):
             self._context.hints.publish(Hint(HintKind.EXECUTION_READY, execution.id))
 
-    async def _park(self, state: ExecutionState) -> bool:
+    async def wait_for_models(self, wake_at: datetime) -> None:
+        """Park the execution until a host wakes it or, if its cancellation was requested, end it."""
+        await self._park(ExecutionState.WAITING_FOR_MODEL, wake_at)
+
+    async def _park(self, state: ExecutionState, wake_at: datetime | None = None) -> bool:
         parked = cancelled = False
 
         async def park(write: FencedWrite) -> None:
             nonlocal parked, cancelled
             # The execution is locked: who asks for its end after this finds it parked, and ends it.
             cancelled = await write.cancel_requested()
-            parked = not cancelled and (state is ExecutionState.WAITING_FOR_CREDENTIAL or await write.open_approvals())
+            parked = not cancelled and (
+                state is not ExecutionState.WAITING_FOR_APPROVAL or await write.open_approvals()
+            )
             if parked:
                 event = execution_pb2.ExecutionParked(
                     state=execution_pb2.ExecutionState.Value(f"EXECUTION_STATE_{state}")
                 )
                 await write.append([new_event(event)])
-                await write.park(state)
+                await write.park(state, wake_at)
 
         await self._recorder.commit([], park)
         if cancelled:

@@ -17,7 +17,15 @@ from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import RunState, TaskProgress
 from services.orchestrator.worker.host.run_store import Claim
-from services.orchestrator.worker.host.stop_signal import Cancelled, CredentialNeeded, Failed, Lost, Stop, StopSignal
+from services.orchestrator.worker.host.stop_signal import (
+    Cancelled,
+    CredentialNeeded,
+    Failed,
+    Lost,
+    ModelsAway,
+    Stop,
+    StopSignal,
+)
 from services.orchestrator.worker.host.task_order import context_of, startable
 
 
@@ -99,6 +107,8 @@ class ExecutionRun:
                 await self._completion.fail(error, index)
             case CredentialNeeded():
                 await self._parking.wait_for_credential()
+            case ModelsAway(wake_at=wake_at):
+                await self._parking.wait_for_models(wake_at)
             case _:
                 raise reason
 

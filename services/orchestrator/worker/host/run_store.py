@@ -133,6 +133,11 @@ class RunStore:
                 await work.wake(execution_id)
             return parked
 
+    async def wake_due(self, limit: int) -> list[str]:
+        """Wake executions that have waited for a model until now, and return their ids."""
+        async with self._database.write() as connection:
+            return await ExecutionRepository(connection).wake_due(utc_now(), limit)
+
     async def journaled_responses(self, execution_id: str, index: int) -> dict[tuple[str, int], bytes]:
         """Return the responses of models to earlier attempts at a task, by request hash and occurrence."""
         return await read_answers(self._database, execution_id, index)

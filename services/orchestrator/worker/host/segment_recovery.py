@@ -1,4 +1,4 @@
-"""Gives executions to other hosts when theirs has died."""
+"""Gives executions to other hosts when theirs has died, and wakes those whose wait for a model is over."""
 
 import structlog
 
@@ -7,6 +7,8 @@ from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.worker.host.run_store import RunStore
 
 logger = structlog.get_logger(__name__)
+
+_PAGE = 100
 
 
 class SegmentRecovery:
@@ -26,4 +28,9 @@ class SegmentRecovery:
         logger.info("taking_over", executor_ids=sorted(dead), executions=len(given_back))
         await self._store.forget_hosts(dead)
         for execution_id in given_back:
+            self._hints.publish(Hint(HintKind.EXECUTION_READY, execution_id))
+
+    async def wake_due(self) -> None:
+        """Continue executions whose models are to be called again."""
+        for execution_id in await self._store.wake_due(_PAGE):
             self._hints.publish(Hint(HintKind.EXECUTION_READY, execution_id))

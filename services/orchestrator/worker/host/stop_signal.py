@@ -1,11 +1,12 @@
 """Why a run stops before its crew's last task, and the one place where that is decided."""
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
 from services.common.errors import CoxswainError
-from services.orchestrator.domain.execution import Execution, ExecutionError, OnCredentialExpiry
+from services.orchestrator.domain.execution import Execution, ExecutionError, ModelWait, OnCredentialExpiry
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.host.principals import CredentialExpired
 
@@ -31,6 +32,14 @@ class Failed(Stop):
 
 class CredentialNeeded(Stop):
     """The execution's user has to renew their credential."""
+
+
+class ModelsAway(Stop):
+    """The execution can do nothing until models whose providers fail are called again."""
+
+    def __init__(self, waits: Sequence[ModelWait]) -> None:
+        super().__init__("the providers of its models fail")
+        self.wake_at = min(wait.retry_at for wait in waits)
 
 
 class Lost(Stop):

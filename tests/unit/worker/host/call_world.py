@@ -1,18 +1,23 @@
 """The calls of one crew process whose surroundings are played."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import grpc
 
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
+from services.common.backoff import Backoff
 from services.common.errors import CoxswainError
 from services.common.grpc.status import DETAILS_KEY, to_status
-from services.orchestrator.domain.execution import Usage
+from services.orchestrator.domain.execution import ModelWait, Usage
+from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
 from services.orchestrator.worker.host.model_calls import ModelCalls
+from services.orchestrator.worker.host.model_waits import ModelWaits, Patience
 from services.orchestrator.worker.host.recorder import TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_calls import ToolCalls
@@ -101,6 +106,23 @@ class Principal:
         return await call()
 
 
+class VirtualTime:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.start = datetime(2026, 1, 1, tzinfo=UTC)
+        self.seconds = 0.0
+        self.slept: list[float] = []
+
+    def now(self) -> datetime:
+        return self.start + timedelta(seconds=self.seconds)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.seconds += seconds
+        await asyncio.sleep(0)
+
+
 class World:
     """Calls of one crew process; `services` answers what they ask of other services."""
 
@@ -110,18 +132,30 @@ class World:
         self.usage = UsageTotal(Usage())
         self.journal = TaskJournal(TaskRef(0, "t", 1))
         stub, recorder, principal = (cast("Any", played) for played in (self.services, self.recorder, Principal()))
+        self.time = VirtualTime()
+        self.activity = Activity()
+        self.rests: list[Sequence[ModelWait]] = []
+        self.waits = ModelWaits(
+            (),
+            Patience(total=60, slot=30, pauses=Backoff(1, 25, jitter=0)),
+            recorder,
+            self.activity,
+            self.rests.append,
+            clock=self.time.now,
+            sleep=self.time.sleep,
+        )
         models = ModelCalls(
             stub,
             recorder,
             principal,
+            self.waits,
             retry_seconds=5,
-            provider_seconds=60,
             call_timeout=10,
             usage=self.usage,
             labels={"crew": "brief"},
         )
         memory = MemoryCalls(stub, principal, memory_id="crew", crew_name="brief", embedding_model="e", retry_seconds=5)
-        self.calls = CrewCalls(models, memory, ToolCalls(recorder, self.usage))
+        self.calls = CrewCalls(models, memory, ToolCalls(recorder, self.usage), self.activity)
         self.calls.begin_task(0, self.journal)
 
     async def ask(self, **request: Any) -> HostReply:

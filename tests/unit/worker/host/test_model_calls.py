@@ -2,14 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
 from coxswain.models.v1 import inference_pb2 as pb
-from services.common.backoff import Backoff
 from services.common.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -20,7 +18,6 @@ from services.common.errors import (
     Unavailable,
 )
 from services.orchestrator.domain.execution import Usage
-from services.orchestrator.worker.host import peer_retry
 from services.orchestrator.worker.host.model_messages import Answer, request_hash
 from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.host.call_world import Stream, World, rpc_error
@@ -157,10 +154,7 @@ async def test_what_lasts_ends_the_call_at_once_with_its_own_words(
         ),
     ],
 )
-async def test_what_passes_is_asked_again_and_said(
-    world: World, pieces: list[Any], reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(peer_retry, "_PROVIDER_PAUSES", Backoff(0.001, 0.002))
+async def test_what_passes_is_asked_again_and_said(world: World, pieces: list[Any], reason: str) -> None:
     world.services.streams = [pieces, pieces, said("Whole.")]
     assert (await world.complete(REQUEST)).text == "Whole."
     failed = ["LlmCallStarted", "LlmCallFailed", "LlmCallWaiting"]
@@ -170,33 +164,6 @@ async def test_what_passes_is_asked_again_and_said(
     assert waits.retry_time.ToDatetime() < waits.give_up_time.ToDatetime()
     assert world.usage.value == Usage(1, 3, 2, 0.5)
     assert list(world.journal.journaled_responses) == [(request_hash(REQUEST, ""), 0)]
-
-
-async def test_patience_with_a_provider_ends_and_the_agent_does_not_try_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(peer_retry, "_PROVIDER_PAUSES", Backoff(25.0, 25.0, jitter=0))
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        clock.now += seconds
-
-    clock = FakeLoop()
-    monkeypatch.setattr(peer_retry, "asyncio", SimpleNamespace(get_running_loop=lambda: clock, sleep=sleep))
-    world.services.streams = [[rpc_error(Unavailable("down", reason="UPSTREAM_UNAVAILABLE"))]] * 3
-    with pytest.raises(TaskError, match="down") as failed:
-        await world.complete(REQUEST)
-    assert (failed.value.reason, failed.value.fatal, slept) == ("UPSTREAM_UNAVAILABLE", True, [25.0, 25.0])
-
-
-class FakeLoop:
-    """A clock that only sleeping moves."""
-
-    now = 1000.0
-
-    def time(self) -> float:
-        return self.now
 
 
 @pytest.mark.parametrize(
