@@ -29,6 +29,7 @@ from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.usecases.crew_validation import CrewValidation
 from services.orchestrator.usecases.crews import Crews
 from services.orchestrator.usecases.event_feed import EventFeed
+from services.orchestrator.usecases.execution_continuer import ExecutionContinuer
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.executions import Executions
@@ -69,7 +70,8 @@ class OrchestratorService:
         starter = ExecutionStarter(database, validation, grants, self._bus, max_inputs_bytes=settings.max_inputs_bytes)
         ender = ExecutionEnder(database, grants, self._bus)
         self._crews = Crews(database, validation, RemoteMemories(peers))
-        self._executions = Executions(database, grants, self._bus, self._feed, starter, ender)
+        continuer = ExecutionContinuer(database, starter, default_model=settings.default_model)
+        self._executions = Executions(database, grants, self._bus, self._feed, starter, continuer, ender)
         self._schedules = Schedules(database, starter, grants)
         self._workers = Workers(database, self._bus)
         self._scheduler = Scheduler(database, starter, grants, settings.schedule_poll_seconds)

@@ -81,6 +81,7 @@ executions = Table(
     # Whether the grant may still have to be revoked after the end.
     Column("grant_open", Boolean, nullable=False),
     Column("resumed_from", _ID, nullable=False),
+    Column("from_task", String(128), nullable=False, server_default=""),
     # Its default is for the previous release, which does not know the column.
     Column("schedule_id", _ID, nullable=False, server_default=""),
     Column("limits", JsonDocument),  # ExecutionLimits; NULL in rows of releases that had none

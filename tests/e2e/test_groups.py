@@ -29,6 +29,7 @@ from coxswain.orchestrator.v1.crew_pb2 import (
 from coxswain.orchestrator.v1.execution_pb2 import (
     CancelExecutionRequest,
     Execution,
+    ForkExecutionRequest,
     GetExecutionRequest,
     GetTaskOutputsRequest,
     ListExecutionsRequest,
@@ -72,6 +73,7 @@ _FOREIGN_CALLS: dict[str, Call] = {
     "WatchExecution": lambda c, _, run: list(c.executions.WatchExecution(WatchExecutionRequest(id=run.id))),
     "CancelExecution": lambda c, _, run: c.executions.CancelExecution(CancelExecutionRequest(id=run.id)),
     "ResumeExecution": lambda c, _, run: c.executions.ResumeExecution(ResumeExecutionRequest(id=run.id)),
+    "ForkExecution": lambda c, _, run: c.executions.ForkExecution(ForkExecutionRequest(id=run.id)),
 }
 
 

@@ -199,6 +199,8 @@ class Execution:
     """Those that were chosen when it was started; the crew's own hold beside them."""
     used_before: Usage = field(default_factory=Usage)
     """What the executions that it continues have used, which counts against its limits."""
+    from_task: str = ""
+    """The task that runs again in any case, if it continues another execution and one was named."""
     started_at: datetime | None = None
     ended_at: datetime | None = None
     cancel_requested_at: datetime | None = None

@@ -5,6 +5,7 @@ from coxswain.orchestrator.v1 import execution_pb2
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.json_values import from_struct, from_value, to_struct, to_value
 from services.common.grpc.times import duration_to_proto
+from services.orchestrator.domain.continuation import Continuation
 from services.orchestrator.domain.execution import (
     Execution,
     ExecutionIdentity,
@@ -33,6 +34,7 @@ def execution_to_proto(execution: Execution) -> execution_pb2.Execution:
         claims=execution.epoch,
         priority=execution.priority,
         resumed_from=execution.resumed_from,
+        forked_from_task=execution.from_task,
         schedule_id=execution.schedule_id,
         labels=execution.labels,
         usage=usage_to_proto(execution.usage),
@@ -89,6 +91,27 @@ def start_from_proto(message: execution_pb2.StartExecutionRequest, path: str = "
         on_credential_expiry=enum_from_proto(OnCredentialExpiry, delegation_pb2.OnCredentialExpiry, expiry),
         crew_name=message.crew_name,
         limits=limits_from_proto(message.limits),
+    )
+
+
+def continuation_from_proto(
+    message: execution_pb2.ResumeExecutionRequest | execution_pb2.ForkExecutionRequest,
+) -> Continuation:
+    """Return which execution to continue and how.
+
+    Raises:
+        InvalidArgument: an input is not a valid JSON value, or a whole number beyond 2^53.
+    """
+    return Continuation(
+        execution_id=message.id,
+        fork=isinstance(message, execution_pb2.ForkExecutionRequest),
+        crew_revision=message.crew_revision if message.HasField("crew_revision") else None,
+        model=message.model if message.HasField("model") else None,
+        inputs={name: from_value(f"inputs.{name}", value, exact=True) for name, value in message.inputs.items()},
+        labels=dict(message.labels),
+        timeout=message.timeout.ToNanoseconds() / 1e9 if message.HasField("timeout") else None,
+        limits=limits_from_proto(message.limits) if message.HasField("limits") else None,
+        from_task=message.from_task,
     )
 
 

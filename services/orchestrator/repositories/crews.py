@@ -101,6 +101,11 @@ class CrewRepository:
         )
         return from_document(CrewSpec, document.scalar_one())
 
+    async def revision(self, crew_id: str, revision: int) -> tuple[int, CrewSpec] | None:
+        """Return the number and document of a revision (0: the newest), whether or not the crew is deleted."""
+        crew = await self._one(_select(revision).where(crews.c.id == crew_id))
+        return None if crew is None else (crew.revision, crew.spec)
+
     async def _one(self, query: Select[Any]) -> Crew | None:
         row = (await self._connection.execute(query)).first()
         return None if row is None else _crew(row)

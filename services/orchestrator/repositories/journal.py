@@ -1,10 +1,10 @@
 """Journals of executions in SQL: answers of models that were paid for, and tool calls."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, literal, select, true, update
+from sqlalchemy import ColumnElement, Table, case, insert, literal, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
@@ -42,18 +42,24 @@ class JournalRepository:
         }
         await insert_ignore(self._connection, llm_journal, row)
 
-    async def take_over(self, execution_id: str, indices: Collection[int]) -> None:
-        """Copy what another execution's tasks at `indices` were given, but tool calls whose outcome is not known."""
-        for table, known in (
-            (llm_journal, true()),
-            (tool_journal, tool_journal.c.state != ToolCallState.INTENT),
-        ):
-            columns = [column for column in table.c if column.name != "execution_id"]
-            rows = select(literal(self._execution_id), *columns).where(
-                table.c.execution_id == execution_id, table.c.task_index.in_(indices), known
-            )
-            names = ["execution_id", *(column.name for column in columns)]
-            await self._connection.execute(insert(table).from_select(names, rows))
+    async def take_over(self, execution_id: str, *, answers: Mapping[int, int], tools: Mapping[int, int]) -> None:
+        """Copy what tasks of another execution were given, but tool calls whose outcome is not known.
+
+        Both map the index that a task had there to the one it has here.
+        """
+        await self._copy(llm_journal, execution_id, answers, true())
+        await self._copy(tool_journal, execution_id, tools, tool_journal.c.state != ToolCallState.INTENT)
+
+    async def _copy(
+        self, table: Table, execution_id: str, indices: Mapping[int, int], wanted: ColumnElement[bool]
+    ) -> None:
+        if not indices:
+            return
+        new = {"execution_id": literal(self._execution_id), "task_index": case(indices, value=table.c.task_index)}
+        rows = select(*(new.get(column.name, column) for column in table.c)).where(
+            table.c.execution_id == execution_id, table.c.task_index.in_(indices), wanted
+        )
+        await self._connection.execute(insert(table).from_select([column.name for column in table.c], rows))
 
     async def intend_tool_call(self, index: int, key: str, tool: str, *, epoch: int, idempotent: bool) -> None:
         """Note that a claim, `epoch`, is about to run a tool."""

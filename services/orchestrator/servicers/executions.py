@@ -10,8 +10,8 @@ from services.common.grpc.enums import enum_from_proto
 from services.common.grpc.handler import Context
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.events import event_to_proto
-from services.orchestrator.messages.crews import limits_from_proto
 from services.orchestrator.messages.executions import (
+    continuation_from_proto,
     execution_to_proto,
     start_from_proto,
     task_run_to_proto,
@@ -79,10 +79,17 @@ class ExecutionServicer(ExecutionServiceServicer):
 
     async def ResumeExecution(self, request: pb.ResumeExecutionRequest, context: Context) -> pb.ResumeExecutionResponse:
         """See the proto."""
+        return pb.ResumeExecutionResponse(execution=await self._continue(request))
+
+    async def ForkExecution(self, request: pb.ForkExecutionRequest, context: Context) -> pb.ForkExecutionResponse:
+        """See the proto."""
+        return pb.ForkExecutionResponse(execution=await self._continue(request))
+
+    async def _continue(self, request: pb.ResumeExecutionRequest | pb.ForkExecutionRequest) -> pb.Execution:
         principal = current_principal()
-        limits = limits_from_proto(request.limits) if request.HasField("limits") else None
-        execution = await self._executions.resume(principal, request.id, request_key(principal, request), limits)
-        return pb.ResumeExecutionResponse(execution=execution_to_proto(execution))
+        wanted = continuation_from_proto(request)
+        execution = await self._executions.continue_execution(principal, wanted, request_key(principal, request))
+        return execution_to_proto(execution)
 
     async def AnswerApproval(self, request: pb.AnswerApprovalRequest, context: Context) -> pb.AnswerApprovalResponse:
         """See the proto."""

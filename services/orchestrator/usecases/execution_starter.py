@@ -1,11 +1,12 @@
-"""Stores new executions: started by callers or schedules, or resumed."""
+"""Stores new executions: started by callers or schedules; see `ExecutionContinuer` for those that continue others."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import structlog
+from google.protobuf.message import Message
 from pydantic_core import to_json
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,12 +16,10 @@ from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.errors import (
     CoxswainError,
-    FailedPrecondition,
     FieldViolation,
     InvalidArgument,
     NotFound,
 )
-from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.orchestrator import tables
 from services.orchestrator.domain.crew import Crew, CrewSpec
@@ -30,11 +29,9 @@ from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.placeholders import required_inputs
-from services.orchestrator.repositories.approvals import ApprovalRepository
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
-from services.orchestrator.repositories.journal import JournalRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
 from services.orchestrator.usecases.ports import Grants
@@ -89,7 +86,7 @@ class ExecutionStarter:
             InvalidArgument: inputs are missing, or the crew cannot run; one violation for each fault.
             AlreadyExists: the request_id was used with another body.
         """
-        repeated = await self._find_repeated(owner, request)
+        repeated = await self.find_repeated(owner, request)
         if repeated is not None:
             return repeated
         crew = await self.startable(owner, start)
@@ -121,8 +118,8 @@ class ExecutionStarter:
             schedule_id=schedule_id,
             limits=start.limits.lowered_by(crew.spec.limits),
         )
-        tasks = [_pending(execution.id, index, task.name) for index, task in enumerate(crew.spec.tasks)]
-        return await self._queue(execution, tasks, request, also_store)
+        tasks = [pending_run(execution.id, index, task.name) for index, task in enumerate(crew.spec.tasks)]
+        return await self.queue(execution, tasks, request, also_store)
 
     async def startable(self, owner: ExecutionOwner, start: Start, path: str = "") -> Crew:
         """Return the crew of a start that could be started now; violations name fields of a start that lies at `path`.
@@ -136,87 +133,30 @@ class ExecutionStarter:
         if crew is None:
             revision = f"revision {start.crew_revision} of the crew" if start.crew_revision else "crew"
             raise NotFound.of(revision, str(start.crew))
-        await self._refuse_faults(crew.spec, start, path)
+        await self.refuse_faults(crew.spec, start.inputs, start.model, start.limits, path)
         return crew
 
-    async def resume(
-        self,
-        principal: Principal,
-        execution_id: str,
-        request: RequestKey | None,
-        limits: ExecutionLimits | None = None,
-    ) -> Execution:
-        """Store an execution that continues one that failed or was cancelled; `limits` replace those of its start.
+    async def find_repeated(self, owner: ExecutionOwner, request: RequestKey | None) -> Execution | None:
+        """Return what the first request of this key has made, if there was one.
 
         Raises:
-            NotFound: the group does not have this execution.
-            FailedPrecondition: it has not ended, or ended well.
-            InvalidArgument: the crew cannot run any more.
-            AlreadyExists: the request_id was used with another body.
+            AlreadyExists: it had another body.
         """
-        repeated = await self._find_repeated(principal, request)
-        if repeated is not None:
-            return repeated
-        async with self._database.read() as connection:
-            ended = await ExecutionRepository(connection).get(principal.group_id, execution_id)
-            if ended is None:
-                raise NotFound.of("execution", execution_id)
-            runs = await TaskRunRepository(connection, execution_id).list()
-            judged = await ApprovalRepository(connection).newest(execution_id)
-            spec = await CrewRepository(connection).spec(ended.crew_id, ended.crew_revision)
-        if ended.state not in {ExecutionState.FAILED, ExecutionState.CANCELLED}:
-            raise FailedPrecondition(
-                f"the execution is {ended.state}; only one that FAILED or was CANCELLED can be resumed",
-                reason="EXECUTION_STATE",
-                metadata={"execution_id": execution_id, "state": ended.state},
-            )
-        faults = await self._validation.faults(spec, model=ended.model, limits=limits or ended.limits)
-        if faults:
-            raise crew_invalid(faults)
-        now = utc_now()
-        execution = replace(
-            ended,
-            id=new_id(),
-            subject=principal.subject,
-            state=ExecutionState.QUEUED,
-            grant_id="",
-            resumed_from=ended.id,
-            schedule_id="",
-            deadline_at=None if ended.timeout is None else now + timedelta(seconds=ended.timeout),
-            epoch=0,
-            generation=1,
-            ready=True,
-            last_sequence=0,
-            usage=Usage(),
-            limits=ended.limits if limits is None else limits.lowered_by(spec.limits),
-            used_before=ended.used_before + ended.usage,
-            created_at=now,
-            started_at=None,
-            ended_at=None,
-            cancel_requested_at=None,
-            result=None,
-            error=None,
-        )
-        # A finished plan (whose index is below 0) was paid for as well; one that is missing is made by a worker.
-        tasks = [
-            _continued(execution.id, run) for run in runs if run.task_index >= 0 or run.state is TaskState.SUCCEEDED
-        ]
-        unfinished = [run.task_index for run in runs if _is_to_be_continued(run) and run.task_index not in judged]
-
-        async def take_over(connection: AsyncConnection, stored: Execution) -> None:
-            await JournalRepository(connection, stored.id).take_over(ended.id, unfinished)
-
-        return await self._queue(execution, tasks, request, take_over)
-
-    async def _find_repeated(self, owner: ExecutionOwner, request: RequestKey | None) -> Execution | None:
         if request is None:
             return None
         async with self._database.read() as connection:
             first_id = await RequestRepository(connection, tables.requests).find(request)
             return None if first_id is None else await existing_execution(connection, owner.group_id, first_id)
 
-    async def _refuse_faults(self, spec: CrewSpec, start: Start, path: str) -> None:
-        size = len(to_json(dict(start.inputs)))
+    async def refuse_faults(
+        self, spec: CrewSpec, inputs: Mapping[str, Any], model: str, limits: ExecutionLimits, path: str = ""
+    ) -> None:
+        """Refuse a crew that cannot run with these inputs, model and limits; violations name fields below `path`.
+
+        Raises:
+            InvalidArgument: one violation for each fault.
+        """
+        size = len(to_json(dict(inputs)))
         if size > self._max_inputs_bytes:
             raise InvalidArgument.field(
                 f"{path}inputs", f"have {size} bytes as JSON and may have {self._max_inputs_bytes}; shorten them"
@@ -224,12 +164,12 @@ class ExecutionStarter:
         missing = [
             FieldViolation(f"{path}inputs.{name}", f"is missing; {text} of the crew refers to it as {{{name}}}")
             for name, text in required_inputs(spec).items()
-            if name not in start.inputs
+            if name not in inputs
         ]
         faults = [
             # The fields of the start itself; all others are the crew's.
             replace(fault, field=f"{path}{fault.field}") if not fault.field.startswith("spec") else fault
-            for fault in await self._validation.faults(spec, model=start.model, limits=start.limits)
+            for fault in await self._validation.faults(spec, model=model, limits=limits)
         ]
         if faults:
             refusal = crew_invalid(faults)
@@ -239,15 +179,26 @@ class ExecutionStarter:
             first = "; ".join(f"{violation.field}: {violation.description}" for violation in missing[:3])
             raise InvalidArgument(f"the crew needs other inputs: {first}", violations=missing)
 
-    async def _queue(
-        self, execution: Execution, tasks: list[TaskRun], request: RequestKey | None, also_store: AlsoStore | None
+    async def queue(
+        self,
+        execution: Execution,
+        tasks: list[TaskRun],
+        request: RequestKey | None,
+        also_store: AlsoStore | None,
+        events: Sequence[Message] = (),
     ) -> Execution:
+        """Store an execution that has passed all checks, with the events after its first one, and tell the workers.
+
+        Raises:
+            AlreadyExists: the request_id was used with another body.
+        """
         # Before anything is queued: a worker must never find an execution that may not act.
         grant = await self._grants.create(execution.id, execution.identity, execution.on_credential_expiry)
         execution = replace(execution, grant_id=grant.id, identity=grant.identity)
         queued = execution_pb2.ExecutionQueued(
             crew_name=execution.crew_name, task_names=[task.name for task in tasks if task.task_index >= 0]
         )
+        stored = [new_event(event) for event in (queued, *events)]
         first_id = execution.id
         complete = False
         try:
@@ -257,7 +208,7 @@ class ExecutionStarter:
                 if first_id == execution.id:
                     await ExecutionRepository(connection).insert(execution)
                     await TaskRunRepository(connection, execution.id).insert(tasks)
-                    await EventRepository(connection).append(execution.id, [new_event(queued)])
+                    await EventRepository(connection).append(execution.id, stored)
                     if also_store is not None:
                         await also_store(connection, execution)
                 complete = True
@@ -271,7 +222,7 @@ class ExecutionStarter:
             await self._revoke(execution.id)
             async with self._database.read() as connection:
                 return await existing_execution(connection, execution.group_id, first_id)
-        execution = replace(execution, last_sequence=1)
+        execution = replace(execution, last_sequence=len(stored))
         self._bus.publish(Hint(HintKind.EXECUTION_READY, execution.id))
         self._bus.publish(Hint(HintKind.EVENTS_STORED, execution.id, execution.last_sequence, execution.group_id))
         return execution
@@ -292,20 +243,6 @@ async def existing_execution(connection: AsyncConnection, group_id: str, executi
     return execution
 
 
-def _pending(execution_id: str, index: int, name: str) -> TaskRun:
+def pending_run(execution_id: str, index: int, name: str) -> TaskRun:
+    """Return a task that has not been started."""
     return TaskRun(execution_id, index, name, TaskState.PENDING, attempt=0, usage=Usage(), copied=False)
-
-
-def _is_to_be_continued(run: TaskRun) -> bool:
-    """Return whether an unfinished task goes on where it stopped.
-
-    One that failed by the answers themselves would fail again by the same ones: it starts over.
-    """
-    return run.state is not TaskState.SUCCEEDED and (run.error is None or run.error.reason != "TASK_FAILED")
-
-
-def _continued(execution_id: str, run: TaskRun) -> TaskRun:
-    if run.state is not TaskState.SUCCEEDED:
-        return _pending(execution_id, run.task_index, run.name)
-    # What it cost was paid by the execution it comes from.
-    return replace(run, execution_id=execution_id, attempt=0, usage=Usage(), copied=True)

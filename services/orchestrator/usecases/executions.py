@@ -12,11 +12,11 @@ from services.common.errors import FailedPrecondition, Internal, InvalidArgument
 from services.common.identity.principal import Principal
 from services.common.paging import Page, Pager
 from services.orchestrator.domain.approval import ApprovalState
+from services.orchestrator.domain.continuation import Continuation
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.event import StoredEvent
 from services.orchestrator.domain.execution import Execution, ExecutionState, Start, TaskRun
 from services.orchestrator.domain.hint import Hint, HintKind
-from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.approvals import ApprovalRepository
@@ -24,6 +24,7 @@ from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.event_feed import EventFeed
+from services.orchestrator.usecases.execution_continuer import ExecutionContinuer
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
 from services.orchestrator.usecases.execution_starter import ExecutionStarter, existing_execution
 from services.orchestrator.usecases.ports import Grants
@@ -44,6 +45,7 @@ class Executions:
         bus: HintBus,
         feed: EventFeed,
         starter: ExecutionStarter,
+        continuer: ExecutionContinuer,
         ender: ExecutionEnder,
     ) -> None:
         self._database = database
@@ -51,17 +53,18 @@ class Executions:
         self._bus = bus
         self._feed = feed
         self._starter = starter
+        self._continuer = continuer
         self._ender = ender
 
     async def start(self, principal: Principal, start: Start, request: RequestKey | None) -> Execution:
         """Store an execution for a worker to run. See `ExecutionStarter.start` for what it raises."""
         return await self._starter.start(principal, start, request)
 
-    async def resume(
-        self, principal: Principal, execution_id: str, request: RequestKey | None, limits: ExecutionLimits | None
+    async def continue_execution(
+        self, principal: Principal, wanted: Continuation, request: RequestKey | None
     ) -> Execution:
-        """Store an execution that continues another one. See `ExecutionStarter.resume` for what it raises."""
-        return await self._starter.resume(principal, execution_id, request, limits)
+        """Store an execution that continues another one. See `ExecutionContinuer` for what it raises."""
+        return await self._continuer.continue_execution(principal, wanted, request)
 
     async def get(self, principal: Principal, execution_id: str) -> Execution:
         """Return an execution. Raises NotFound."""

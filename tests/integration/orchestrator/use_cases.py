@@ -20,6 +20,7 @@ from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.tables import executions
 from services.orchestrator.usecases.crew_validation import CrewValidation
 from services.orchestrator.usecases.event_feed import EventFeed
+from services.orchestrator.usecases.execution_continuer import ExecutionContinuer
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.executions import Executions
@@ -91,7 +92,8 @@ class Orchestrator:
         feed = EventFeed(EventReader(database), bus, safety_read_seconds=3600, tail_bytes=100_000)
         validation = CrewValidation(Models(), {}, default_model="m", max_bytes=100_000)
         self.starter = ExecutionStarter(database, validation, self.grants, bus, max_inputs_bytes=10_000)
-        self.executions = Executions(database, self.grants, bus, feed, self.starter, ender)
+        continuer = ExecutionContinuer(database, self.starter, default_model="m")
+        self.executions = Executions(database, self.grants, bus, feed, self.starter, continuer, ender)
         self.schedules = Schedules(database, self.starter, self.grants)
         self.scheduler = Scheduler(database, self.starter, self.grants, 0.001)
         self.crew_id = new_id()

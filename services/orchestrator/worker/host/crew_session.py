@@ -13,6 +13,7 @@ from services.common.clock import utc_now
 from services.common.grpc.json_values import to_value
 from services.orchestrator.domain.crew import Process
 from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, TaskOutput
+from services.orchestrator.domain.task_order import models_of
 from services.orchestrator.messages.crews import spec_to_proto
 from services.orchestrator.messages.executions import output_from_proto
 from services.orchestrator.placeholders import interpolate
@@ -28,7 +29,6 @@ from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import RunState, TaskProgress
 from services.orchestrator.worker.host.stop_signal import Failed, ModelsAway, StopSignal
 from services.orchestrator.worker.host.task_journal import TaskJournal
-from services.orchestrator.worker.host.task_order import models_of
 from services.orchestrator.worker.host.tool_calls import ToolCalls
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.host_end import CrewProcessLost

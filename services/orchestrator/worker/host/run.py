@@ -6,6 +6,7 @@ from dataclasses import replace
 from coxswain.orchestrator.worker.link_pb2 import EarlierTask, RunTask
 from services.common.clock import utc_now
 from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, TaskOutput, TaskState
+from services.orchestrator.domain.task_order import context_of, startable
 from services.orchestrator.messages.executions import output_to_proto
 from services.orchestrator.worker.host.approvals import Approvals
 from services.orchestrator.worker.host.completion import Completion
@@ -26,7 +27,6 @@ from services.orchestrator.worker.host.stop_signal import (
     Stop,
     StopSignal,
 )
-from services.orchestrator.worker.host.task_order import context_of, startable
 
 
 class ExecutionRun:

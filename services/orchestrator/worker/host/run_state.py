@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from services.orchestrator.domain.approval import Approval, ApprovalState
 from services.orchestrator.domain.execution import PLAN_INDEX, TaskOutput, TaskRun, TaskState
+from services.orchestrator.domain.task_order import fill_in_models
 from services.orchestrator.worker.host.recorder import TaskRef
 from services.orchestrator.worker.host.run_store import Claim
-from services.orchestrator.worker.host.task_order import fill_in_models
 from services.orchestrator.worker.host.usage_total import UsageTotal
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, TaskSpec
 from services.orchestrator.domain.execution import TaskState
-from services.orchestrator.worker.host.task_order import context_of, fill_in_models, models_of, startable
+from services.orchestrator.domain.task_order import context_of, fill_in_models, models_of, startable
 
 P, R, S, W = TaskState.PENDING, TaskState.RUNNING, TaskState.SUCCEEDED, TaskState.WAITING_FOR_APPROVAL
 
