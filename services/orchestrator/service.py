@@ -36,6 +36,7 @@ from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.group_events import GroupEvents
 from services.orchestrator.usecases.group_feed import GroupFeed
 from services.orchestrator.usecases.housekeeping import Housekeeping
+from services.orchestrator.usecases.queue import Queue
 from services.orchestrator.usecases.scheduler import Scheduler
 from services.orchestrator.usecases.schedules import Schedules
 from services.orchestrator.usecases.workers import Workers
@@ -74,6 +75,7 @@ class OrchestratorService:
         self._executions = Executions(database, grants, self._bus, self._feed, starter, continuer, ender)
         self._schedules = Schedules(database, starter, grants)
         self._workers = Workers(database, self._bus)
+        self._queue = Queue(database, self._workers)
         self._scheduler = Scheduler(database, starter, grants, settings.schedule_poll_seconds)
         self._housekeeping = Housekeeping(database, ender)
         self._settings = settings
@@ -84,7 +86,9 @@ class OrchestratorService:
     def register(self, registry: Registry) -> None:
         """See `Service`."""
         registry.add(add_CrewServiceServicer_to_server, CrewServicer(self._crews))
-        registry.add(add_ExecutionServiceServicer_to_server, ExecutionServicer(self._executions, self._group_events))
+        registry.add(
+            add_ExecutionServiceServicer_to_server, ExecutionServicer(self._executions, self._queue, self._group_events)
+        )
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(TOOLS))
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
         registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self._workers))

@@ -279,3 +279,13 @@ worker_leases = Table(
     Column("expires_at", Float, nullable=False),
     Index("ix_worker_leases_expires_at", "expires_at"),
 )
+
+# What each worker host can run, by what it says of itself.
+worker_slots = Table(
+    "worker_slots",
+    metadata,
+    Column("executor_id", String(128), primary_key=True),
+    Column("slots", Integer, nullable=False),
+    Column("reserved_slots", Integer, nullable=False),
+    Column("group_limit", Integer),
+)

@@ -189,7 +189,7 @@ class Execution:
     generation: int
     """Counts the segments: 1, and one more each time a parked execution is woken."""
     ready: bool
-    """Whether the present generation still waits to be put into the queue of segments."""
+    """Whether it waits for a worker host; one that is RUNNING then has lost its host."""
     last_sequence: int
     usage: Usage
     created_at: datetime

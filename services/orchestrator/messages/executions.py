@@ -16,12 +16,13 @@ from services.orchestrator.domain.execution import (
     TaskRun,
     Usage,
 )
+from services.orchestrator.domain.queue_status import QueueStatus
 from services.orchestrator.events import error_to_proto
 from services.orchestrator.messages.crews import limits_from_proto, limits_to_proto
 
 
-def execution_to_proto(execution: Execution) -> execution_pb2.Execution:
-    """Return an execution as callers see it."""
+def execution_to_proto(execution: Execution, queue: QueueStatus | None = None) -> execution_pb2.Execution:
+    """Return an execution as callers see it, with why it waits if that is known."""
     message = execution_pb2.Execution(
         id=execution.id,
         crew_id=execution.crew_id,
@@ -44,6 +45,7 @@ def execution_to_proto(execution: Execution) -> execution_pb2.Execution:
         identity=enum_to_proto(delegation_pb2.ExecutionIdentity, execution.identity),
         on_credential_expiry=enum_to_proto(delegation_pb2.OnCredentialExpiry, execution.on_credential_expiry),
         limits=limits_to_proto(execution.limits),
+        queue=None if queue is None else _queue_to_proto(queue),
     )
     for name, value in execution.inputs.items():
         message.inputs[name].CopyFrom(to_value(value))
@@ -70,6 +72,14 @@ def _model_wait_to_proto(wait: ModelWait) -> execution_pb2.ModelWait:
     message.retry_time.FromDatetime(wait.retry_at)
     message.give_up_time.FromDatetime(wait.give_up_at)
     return message
+
+
+def _queue_to_proto(status: QueueStatus) -> execution_pb2.QueueStatus:
+    return execution_pb2.QueueStatus(
+        reason=enum_to_proto(execution_pb2.QueueReason, status.reason),
+        message=status.message,
+        ahead_count=status.ahead_count,
+    )
 
 
 def start_from_proto(message: execution_pb2.StartExecutionRequest, path: str = "") -> Start:

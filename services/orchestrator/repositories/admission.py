@@ -4,12 +4,15 @@ The line is fair between groups: first comes who would be the first of its group
 on; among equals the one that waits longest. Within a group the lower priority goes first.
 """
 
+from collections.abc import Collection
+
 from sqlalchemy import ColumnElement, Subquery, and_, func, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
 from services.orchestrator.domain.admission import Waiting
 from services.orchestrator.domain.execution import ExecutionState
+from services.orchestrator.domain.queue_status import PlaceInLine
 from services.orchestrator.tables import executions
 
 HELD = and_(executions.c.state == ExecutionState.RUNNING, executions.c.ready.is_(False))
@@ -37,9 +40,10 @@ class AdmissionRepository:
 
 
 def waiting_line() -> Subquery:
-    """Return id, group, state, creation and `place` (see `Waiting`) of every waiting execution."""
+    """Return id, group, state, creation, `place` (see `Waiting`) and `running_in_group` of each waiting execution."""
     running = select(executions.c.group_id, func.count().label("running")).where(HELD).group_by(executions.c.group_id)
     held = running.subquery("held")
+    running_in_group = func.coalesce(held.c.running, 0)
     in_group = func.row_number().over(
         partition_by=executions.c.group_id,
         order_by=(executions.c.priority, executions.c.created_at, executions.c.id),
@@ -50,7 +54,8 @@ def waiting_line() -> Subquery:
             executions.c.group_id,
             executions.c.state,
             executions.c.created_at,
-            (in_group + func.coalesce(held.c.running, 0)).label("place"),
+            (in_group + running_in_group).label("place"),
+            running_in_group.label("running_in_group"),
         )
         .outerjoin_from(executions, held, executions.c.group_id == held.c.group_id)
         .where(executions.c.ready.is_(True))
@@ -61,6 +66,16 @@ def waiting_line() -> Subquery:
 def fair_order(line: Subquery) -> tuple[ColumnElement[object], ...]:
     """Return what the line is ordered by."""
     return (line.c.place, line.c.created_at, line.c.id)
+
+
+async def read_places(database: Database, execution_ids: Collection[str]) -> dict[str, PlaceInLine]:
+    """Return where executions stand in the line; those that do not wait are left out. One statement for all."""
+    line = waiting_line()
+    ahead = func.row_number().over(order_by=fair_order(line)) - 1
+    numbered = select(line.c.id, line.c.place, line.c.running_in_group, ahead.label("ahead_count")).subquery()
+    running = select(func.count()).where(HELD).scalar_subquery()
+    rows = await database.fetch(select(numbered, running.label("running")).where(numbered.c.id.in_(execution_ids)))
+    return {row.pop("id"): PlaceInLine(**row) for row in rows}
 
 
 async def read_any_waiting(database: Database) -> bool:

@@ -269,7 +269,7 @@ class ExecutionRepository:
         rows = await self._connection.execute(
             select(executions.c.id)
             .where(
-                executions.c.state.in_(_WAITING),
+                executions.c.state.in_(_WAITING) | executions.c.ready.is_(True),
                 (executions.c.deadline_at <= now) | executions.c.cancel_requested_at.is_not(None),
             )
             .order_by(executions.c.created_at)

@@ -19,13 +19,15 @@ from services.orchestrator.messages.executions import (
 from services.orchestrator.messages.group_events import filter_from_proto, group_event_to_proto
 from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.group_events import GroupEvents
+from services.orchestrator.usecases.queue import Queue
 
 
 class ExecutionServicer(ExecutionServiceServicer):
     """Executions of groups."""
 
-    def __init__(self, executions: Executions, group_events: GroupEvents) -> None:
+    def __init__(self, executions: Executions, queue: Queue, group_events: GroupEvents) -> None:
         self._executions = executions
+        self._queue = queue
         self._group_events = group_events
 
     async def StartExecution(self, request: pb.StartExecutionRequest, context: Context) -> pb.StartExecutionResponse:
@@ -37,7 +39,8 @@ class ExecutionServicer(ExecutionServiceServicer):
     async def GetExecution(self, request: pb.GetExecutionRequest, context: Context) -> pb.GetExecutionResponse:
         """See the proto."""
         execution = await self._executions.get(current_principal(), request.id)
-        return pb.GetExecutionResponse(execution=execution_to_proto(execution))
+        queued = await self._queue.statuses([execution])
+        return pb.GetExecutionResponse(execution=execution_to_proto(execution, queued.get(execution.id)))
 
     async def ListExecutions(self, request: pb.ListExecutionsRequest, context: Context) -> pb.ListExecutionsResponse:
         """See the proto."""
@@ -49,8 +52,10 @@ class ExecutionServicer(ExecutionServiceServicer):
             request.page_size,
             request.page_token,
         )
+        queued = await self._queue.statuses(page.items)
         return pb.ListExecutionsResponse(
-            executions=map(execution_to_proto, page.items), next_page_token=page.next_page_token
+            executions=[execution_to_proto(execution, queued.get(execution.id)) for execution in page.items],
+            next_page_token=page.next_page_token,
         )
 
     async def WatchExecution(

@@ -150,7 +150,7 @@ class Executions:
             if execution.state.terminal:
                 return execution
             await executions.request_cancel(execution_id, utc_now())
-            if execution.state is not ExecutionState.RUNNING:
+            if execution.state is not ExecutionState.RUNNING or execution.ready:
                 await self._ender.end(connection, execution, None)
             changed = await existing_execution(connection, principal.group_id, execution_id)
         if changed.state.terminal:

@@ -52,7 +52,9 @@ class Housekeeping:
         async with self._database.write() as connection:
             execution = await ExecutionRepository(connection).lock(execution_id)
             # A worker may have claimed it meanwhile, and ends it then.
-            if execution is None or execution.state.terminal or execution.state is ExecutionState.RUNNING:
+            if execution is None or execution.state.terminal:
+                return
+            if execution.state is ExecutionState.RUNNING and not execution.ready:
                 return
             # A worker may have parked it without having heard of the cancellation.
             cancelled = execution.cancel_requested_at is not None

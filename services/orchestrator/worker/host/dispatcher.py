@@ -79,7 +79,7 @@ class Dispatcher:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), _STOP_SECONDS)
         await self._background.stop()
-        self._announce(await self._store.give_back_from([self._executor_id]))
+        self._announce(await self._store.take_over([self._executor_id]))
 
     # ---- taking
 
@@ -114,6 +114,9 @@ class Dispatcher:
         for execution_id in given_back:
             logger.warning("execution_given_back", execution_id=execution_id)
         self._announce(given_back)
+        settings = self._context.settings
+        # Not once only: others may have taken this host for dead, and forgotten it.
+        await self._store.can_run(self._executor_id, settings.slots, settings.reserved_slots, settings.group_limit)
         self._repair_at = now + _REPAIR_SECONDS
 
     def _announce(self, execution_ids: Iterable[str]) -> None:

@@ -23,6 +23,7 @@ from services.orchestrator.repositories.executions import ExecutionRepository, r
 from services.orchestrator.repositories.journal import ToolCall, read_answers, read_tool_calls
 from services.orchestrator.repositories.leases import LeaseRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
+from services.orchestrator.repositories.worker_slots import WorkerSlotsRepository
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
 
 
@@ -73,6 +74,11 @@ class RunStore:
         """Return whether an execution waits for a host."""
         return await read_any_waiting(self._database)
 
+    async def can_run(self, executor_id: str, slots: int, reserved_slots: int, group_limit: int | None) -> None:
+        """Store what a host can run, for those who want to know why an execution waits."""
+        async with self._database.write() as connection:
+            await WorkerSlotsRepository(connection).put(executor_id, slots, reserved_slots, group_limit)
+
     async def give_back(self, execution_id: str, epoch: int) -> bool:
         """Let an execution wait for any host again, if the claim that ran it is still the newest; return whether."""
         async with self._database.write() as connection:
@@ -86,6 +92,12 @@ class RunStore:
     async def cancellations(self, execution_ids: Collection[str]) -> set[str]:
         """Return those executions whose cancellation was requested."""
         return await read_cancellations(self._database, execution_ids)
+
+    async def take_over(self, executor_ids: Collection[str]) -> list[str]:
+        """Let everything that hosts have wait for any host again, and forget them; return the executions' ids."""
+        async with self._database.write() as connection:
+            await WorkerSlotsRepository(connection).remove(executor_ids)
+            return await ExecutionRepository(connection).give_back_from(executor_ids)
 
     async def take(self, executor_id: str, room: Room) -> list[Claim]:
         """Take what may run and has waited longest: from now on no other host's write to it counts."""

@@ -24,7 +24,7 @@ class SegmentRecovery:
         dead = await self._store.dead_hosts(await self._store.holders()) - {self._executor_id}
         if not dead:
             return
-        given_back = await self._store.give_back_from(dead)
+        given_back = await self._store.take_over(dead)
         logger.info("taking_over", executor_ids=sorted(dead), executions=len(given_back))
         await self._store.forget_hosts(dead)
         for execution_id in given_back:

@@ -19,7 +19,7 @@ class Surroundings:
     async def holders(self) -> set[str]:
         return {"me", "dead", "alive"}
 
-    async def give_back_from(self, executor_ids: set[str]) -> list[str]:
+    async def take_over(self, executor_ids: set[str]) -> list[str]:
         self.given_back.append(executor_ids)
         return ["lost"]
 
