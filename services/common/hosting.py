@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import structlog
 from alembic.util import CommandError
-from prometheus_client import start_http_server
 from sqlalchemy.exc import DBAPIError
 
 from services.common.db.database import Database, described_url
@@ -22,6 +21,7 @@ from services.common.identity.authenticator import Authenticator
 from services.common.identity.principal_token import PrincipalVerifier
 from services.common.identity.remote import RemoteIdentity
 from services.common.identity.service_identity import ServiceIdentity, ServiceTokenVerifier
+from services.common.metrics_server import serve_metrics
 from services.common.runtime import Runtime
 from services.common.service import IdentityProvider, Service
 from services.common.settings import CommonSettings, database_url
@@ -189,22 +189,6 @@ class Host:
             await work
         except Exception:
             logger.exception("shutdown_step_failed", step=step, name=name)
-
-
-def serve_metrics(settings: CommonSettings) -> None:
-    """Serve Prometheus metrics where the settings ask for it.
-
-    Raises:
-        StartError: the port is taken.
-    """
-    if not settings.metrics_port:
-        return
-    try:
-        start_http_server(settings.metrics_port, settings.host)
-    except OSError as error:
-        raise StartError(
-            f"COXSWAIN_METRICS_PORT={settings.metrics_port} cannot be served on: {error.strerror}"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from services.orchestrator.cron import time_zones
 from services.orchestrator.gateways import RemoteGrants, RemoteMemories, RemoteModels
 from services.orchestrator.hints.bus import HintBus, LocalHintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
+from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.servicers.crews import CrewServicer
@@ -74,8 +75,10 @@ class OrchestratorService:
         continuer = ExecutionContinuer(database, starter, default_model=settings.default_model)
         self._executions = Executions(database, grants, self._bus, self._feed, starter, continuer, ender)
         self._schedules = Schedules(database, starter, grants)
-        self._workers = Workers(database, self._bus)
-        self._queue = Queue(database, self._workers)
+        self._leases = LeaseStore(database)
+        self.workers = Workers(self._leases, self._bus)
+        """Also told by whoever runs worker hosts when one has ended."""
+        self._queue = Queue(database, self.workers)
         self._scheduler = Scheduler(database, starter, grants, settings.schedule_poll_seconds)
         self._housekeeping = Housekeeping(database, ender)
         self._settings = settings
@@ -91,7 +94,7 @@ class OrchestratorService:
         )
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(TOOLS))
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
-        registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self._workers))
+        registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self.workers))
 
     async def start(self) -> None:
         """See `Service`."""
@@ -118,7 +121,7 @@ class OrchestratorService:
         """See `Service`."""
         self._feed.drain()
         self._group_feed.drain()
-        self._workers.drain()
+        self.workers.drain()
         # What is due is another replica's now, or the next process's.
         await self._scheduling.stop()
 
@@ -128,6 +131,7 @@ class OrchestratorService:
         await self._feed.close()
         await self._group_feed.close()
         await self._bus.close()
+        await self._leases.close()
 
 
 def build(settings: OrchestratorSettings, runtime: Runtime) -> OrchestratorService:

@@ -269,6 +269,7 @@ schedules = Table(
 )
 
 # One row for each running worker host. Times are seconds since 1970 by the database's clock, the only one hosts share.
+# On SQLite the rows are in a file of their own (`LeaseStore`), where this table stays empty.
 worker_leases = Table(
     "worker_leases",
     metadata,
@@ -277,6 +278,8 @@ worker_leases = Table(
     Column("process_id", Integer, nullable=False),
     Column("started_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
+    # The lock that the host's process holds as long as it lives; NULL when the lease alone says so.
+    Column("lock_key", BigInteger),
     Index("ix_worker_leases_expires_at", "expires_at"),
 )
 

@@ -73,8 +73,13 @@ async def _serve(common: CommonSettings, settings: _Settings, stop: asyncio.Even
     auth = await host.add("auth", build_auth, settings.auth)
     await host.add("models", build_models, settings.models)
     await host.add("memory", build_memory, settings.memory)
-    await host.add("orchestrator", build_orchestrator, settings.orchestrator)
-    workers = WorkerPool(settings.suite.workers, _worker_environment(common, directory, socket))
+    orchestrator = await host.add("orchestrator", build_orchestrator, settings.orchestrator)
+    workers = WorkerPool(
+        settings.suite.workers,
+        _worker_environment(common, directory, socket),
+        silence_seconds=settings.workers.lease_seconds,
+        on_end=orchestrator.workers.ended,
+    )
     try:
         port, _ = await host.open(
             public_address=f"{common.host}:{port}", internal_address=socket, identity=auth.identity

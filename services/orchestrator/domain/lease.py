@@ -10,3 +10,15 @@ class Lease:
     executor_id: str
     started_at: float
     expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseView:
+    """A host's lease as another host finds it."""
+
+    executor_id: str
+    expired: bool
+    lock_key: int | None
+    """Names the lock that the host's process holds while it lives; None when it has none that proves anything."""
+    locked: bool
+    """Whether that lock is held."""

@@ -3,27 +3,29 @@
 import contextlib
 from collections.abc import Iterator
 
-from services.common.db.database import Database
 from services.common.errors import Unavailable
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.domain.lease import Lease
 from services.orchestrator.hints.bus import HintBus, Subscription
-from services.orchestrator.repositories.leases import LeaseRepository
+from services.orchestrator.lease_store import LeaseStore
 
 
 class Workers:
     """Worker hosts, and the hints from and to those that the database cannot reach with hints."""
 
-    def __init__(self, database: Database, bus: HintBus) -> None:
-        self._database = database
+    def __init__(self, leases: LeaseStore, bus: HintBus) -> None:
+        self._leases = leases
         self._bus = bus
         self._listening: set[Subscription] = set()
         self._draining = False
 
     async def alive(self) -> list[Lease]:
         """Return the leases of the hosts that are alive, oldest hosts first."""
-        async with self._database.read() as connection:
-            return await LeaseRepository(connection).alive()
+        return await self._leases.alive()
+
+    async def ended(self, executor_id: str) -> None:
+        """Let others take over what a host held whose process has ended."""
+        await self._leases.end(executor_id)
 
     def publish(self, hint: Hint) -> None:
         """Pass on a host's hint."""

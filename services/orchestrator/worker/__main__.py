@@ -1,11 +1,14 @@
 """Run a worker host: `python -m services.orchestrator.worker`."""
 
+import argparse
 import asyncio
 import os
 import sys
+from functools import partial
 
 from services.common.environment import read_settings
-from services.common.hosting import Host, serve_metrics
+from services.common.hosting import Host
+from services.common.metrics_server import serve_metrics
 from services.common.runner import run
 from services.common.settings import SERVICES, CommonSettings, peer_address
 from services.common.startup import StartError
@@ -15,7 +18,7 @@ from services.orchestrator.worker.host.host import WorkerHost
 from services.orchestrator.worker.settings import WorkerSettings
 
 
-async def main(common: CommonSettings, stop: asyncio.Event) -> None:
+async def serve(common: CommonSettings, stop: asyncio.Event, *, supervised: bool) -> None:
     """Work until asked to stop, then let what runs end for a while."""
     settings, shared = read_settings(WorkerSettings), read_settings(OrchestratorSettings)
     host = Host(common, {peer: peer_address(peer) for peer in SERVICES})
@@ -27,8 +30,8 @@ async def main(common: CommonSettings, stop: asyncio.Event) -> None:
             starting.result()
         except ForkServerLost as error:
             raise StartError("CrewAI could not be loaded; what the fork server wrote above says why") from error
-        serve_metrics(common)
-        worker.announce()
+        serve_metrics(common, lambda: worker.silent_seconds < settings.lease_seconds)
+        worker.announce(repeatedly=supervised)
         await stopping
         await worker.drain()
     sys.stderr.flush()
@@ -36,5 +39,14 @@ async def main(common: CommonSettings, stop: asyncio.Event) -> None:
     os._exit(0)
 
 
+def main() -> None:
+    """Read the command line and work."""
+    parser = argparse.ArgumentParser(prog="python -m services.orchestrator.worker", description="Runs a worker host.")
+    parser.add_argument(
+        "--supervised", action="store_true", help="show on standard output, again and again, that the host works"
+    )
+    run(partial(serve, supervised=parser.parse_args().supervised), "worker")
+
+
 if __name__ == "__main__":
-    run(main, "worker")
+    main()

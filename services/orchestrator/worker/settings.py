@@ -3,6 +3,8 @@
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.settings import DatabaseUrl
+
 
 class WorkerSettings(BaseSettings):
     """What the operator may choose."""
@@ -24,10 +26,20 @@ class WorkerSettings(BaseSettings):
         "have slots.",
     )
     lease_seconds: float = Field(
-        6, gt=0, description="Seconds without a sign of life after which other hosts take over a host's executions."
+        30,
+        gt=0,
+        description="Seconds without a sign of life after which other hosts take over the executions of a host that "
+        "hangs or cannot be reached; the end of its process they notice at once.",
     )
-    heartbeat_seconds: float = Field(1.5, gt=0, description="Seconds between two signs of life.")
-    sweep_seconds: float = Field(1, gt=0, description="Seconds between two searches for hosts that have died.")
+    heartbeat_seconds: float = Field(3, gt=0, description="Seconds between two signs of life.")
+    sweep_seconds: float = Field(
+        0.5, gt=0, description="Seconds between two searches for hosts that have died; it takes two to find one."
+    )
+    direct_database_url: DatabaseUrl = Field(
+        "",
+        description="PostgreSQL of the orchestrator without a pooler in between, for one connection that shows that "
+        "the host lives. Through a pooler its death is noticed by the end of its lease only.",
+    )
     safety_read_seconds: float = Field(
         2, gt=0, description="Seconds after which ready executions and cancellations are read although no hint came."
     )

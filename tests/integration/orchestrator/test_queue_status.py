@@ -2,7 +2,7 @@
 
 from coxswain.orchestrator.v1 import execution_pb2 as pb
 from services.orchestrator.domain.admission import Room
-from services.orchestrator.repositories.leases import LeaseRepository
+from services.orchestrator.worker.host.lease_connection import LeaseConnection
 from services.orchestrator.worker.host.run_store import RunStore
 from tests.integration.orchestrator.support import Worker, executions_of, start
 from tests.support.harness import ALICE, BOB, Harness
@@ -18,8 +18,8 @@ async def test_an_execution_says_why_it_waits_and_how_many_are_before_it(harness
     first, second, third = [(await start(harness)).id for _ in range(3)]
     other = (await start(harness, BOB)).id
     assert await _queue(harness, ALICE, first) == ("QUEUE_REASON_NO_WORKER_HOST", "no worker host is running", 0)
-    async with worker.database.write() as connection:
-        await LeaseRepository(connection).renew("host", "machine", 1, 60.0)
+    lease = LeaseConnection(worker.database.url, worker.database.schema, "host", 60.0)
+    lease.renew()
     await store.can_run("host", slots=1, reserved_slots=1, group_limit=None)
     await store.can_run("a host that has died", slots=100, reserved_slots=1, group_limit=None)
     assert await _queue(harness, ALICE, first) == ("QUEUE_REASON_STARTING", "a worker host is about to take it", 0)
@@ -39,3 +39,4 @@ async def test_an_execution_says_why_it_waits_and_how_many_are_before_it(harness
         (second, True, 1),
         (first, False, 0),
     ]
+    lease.close()

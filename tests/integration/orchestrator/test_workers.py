@@ -6,7 +6,8 @@ from coxswain.orchestrator.v1 import worker_pb2 as pb
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 from services.common.db.database import Database
 from services.common.settings import database_url as service_url
-from services.orchestrator.repositories.leases import LeaseRepository
+from services.orchestrator.lease_store import LeaseStore
+from services.orchestrator.worker.host.lease_connection import LeaseConnection
 from tests.support.harness import serve_services
 
 
@@ -15,14 +16,19 @@ async def test_hosts_are_listed_while_their_lease_lasts(tmp_path: Path, database
         database = Database(service_url(harness.host._settings, "orchestrator"), "orchestrator")
         stub = WorkerServiceStub(harness.channel())
         assert not (await stub.ListWorkers(pb.ListWorkersRequest())).workers
-        async with database.write() as connection:
-            leases = LeaseRepository(connection)
-            for name in ("first", "second", "gone"):
-                await leases.renew(name, "machine", 1, 60.0)
-            await leases.give_up("gone")
+        hosts = [
+            LeaseConnection(database.url, "orchestrator", name, 60.0) for name in ("first", "second", "gone", "killed")
+        ]
+        for host in hosts:
+            host.renew()
+        hosts[2].end()
+        # What whoever ran it says.
+        await LeaseStore(database).end("killed")
         workers = (await stub.ListWorkers(pb.ListWorkersRequest())).workers
         assert [worker.executor_id for worker in workers] == ["first", "second"]
         for worker in workers:
             lasts = worker.lease_expire_time.ToNanoseconds() - worker.start_time.ToNanoseconds()
             assert 59e9 < lasts < 120e9
+        for host in hosts:
+            host.close()
         await database.close()

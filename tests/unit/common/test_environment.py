@@ -3,6 +3,7 @@
 import asyncio
 import types
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -18,7 +19,7 @@ from services.common.settings import SERVICES, CommonSettings, ServiceSettings
 from services.memory.settings import MemorySettings
 from services.models.settings import ModelsSettings
 from services.orchestrator.settings import OrchestratorSettings
-from services.orchestrator.worker.__main__ import main as work
+from services.orchestrator.worker.__main__ import serve as work
 from services.orchestrator.worker.settings import WorkerSettings
 from services.suite.__main__ import serve_suite
 from services.suite.settings import SuiteSettings
@@ -180,7 +181,7 @@ def test_a_line_can_be_read(
 
 
 def test_settings_that_contradict_each_other_are_named_by_their_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COXSWAIN_WORKER_HEARTBEAT_SECONDS", "5")
+    monkeypatch.setenv("COXSWAIN_WORKER_HEARTBEAT_SECONDS", "16")
     with pytest.raises(SettingsError) as refused:
         read_settings(WorkerSettings)
     assert "COXSWAIN_WORKER_HEARTBEAT_SECONDS" in str(refused.value)
@@ -217,7 +218,7 @@ def _suite() -> None:
 
 ENTRIES: dict[str, Callable[[], None]] = {
     **{service: lambda s=service: serve(s, _build, OF_SERVICES[s]) for service in OF_SERVICES},  # type: ignore[misc]
-    "worker": lambda: run(work, "worker"),
+    "worker": lambda: run(partial(work, supervised=False), "worker"),
     "suite": _suite,
 }
 

@@ -7,6 +7,7 @@ import secrets
 import socket
 
 import structlog
+from sqlalchemy.engine import make_url
 
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
@@ -19,6 +20,7 @@ from services.common.runtime import Runtime
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.hints.remote import RemoteHintBus
+from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.worker.host.calls import Stubs
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
@@ -27,6 +29,7 @@ from services.orchestrator.worker.host.crew_home import CrewHome
 from services.orchestrator.worker.host.crew_process import ForkServer
 from services.orchestrator.worker.host.dispatcher import Dispatcher
 from services.orchestrator.worker.host.lease import LeaseKeeper
+from services.orchestrator.worker.host.lease_connection import LeaseConnection
 from services.orchestrator.worker.host.model_lookup import ModelLookup
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_store import RunStore
@@ -52,8 +55,12 @@ class WorkerHost:
         self._home = CrewHome(runtime.data_dir / "crewai")
         self._fork_server = ForkServer(crew_environment(self._home.path))
         self._lease = LeaseKeeper(
-            self._store,
-            self.executor_id,
+            LeaseConnection(
+                make_url(settings.direct_database_url) if settings.direct_database_url else runtime.database.url,
+                runtime.database.schema,
+                self.executor_id,
+                settings.lease_seconds,
+            ),
             ttl=settings.lease_seconds,
             interval=settings.heartbeat_seconds,
             on_lost=self._stop_all,
@@ -74,7 +81,7 @@ class WorkerHost:
             default_model=orchestrator.default_model,
         )
         self._dispatcher = Dispatcher(self.executor_id, context, self._lease)
-        self._recovery = SegmentRecovery(self._store, self.executor_id, self._bus)
+        self._recovery = SegmentRecovery(self._store, LeaseStore(runtime.database), self.executor_id, self._bus)
         self._background = BackgroundTasks()
 
     async def start(self) -> None:
@@ -100,17 +107,31 @@ class WorkerHost:
     def _stop_all(self) -> None:
         self._dispatcher.stop_all()
 
-    def announce(self) -> None:
-        """Print one line of JSON that says this host is ready."""
-        print(json.dumps({"event": "worker_ready", "executor_id": self.executor_id}), flush=True)  # noqa: T201
+    @property
+    def silent_seconds(self) -> float:
+        """How long this host has not shown that it works."""
+        return self._lease.silent_seconds
+
+    def announce(self, *, repeatedly: bool = False) -> None:
+        """Print one line of JSON that says this host is ready, then (`repeatedly`) others that say it works."""
+        self._print("worker_ready")
+        if repeatedly:
+            self._background.start(every(self._settings.heartbeat_seconds, self._show_life, name="show_life"))
+
+    async def _show_life(self) -> None:
+        if self.silent_seconds < self._settings.lease_seconds:
+            self._print("worker_works")
+
+    def _print(self, event: str) -> None:
+        print(json.dumps({"event": event, "executor_id": self.executor_id}), flush=True)  # noqa: T201
 
     async def drain(self) -> None:
         """Take nothing more, let what runs end for a while, and leave the rest to other hosts at once."""
         await self._dispatcher.drain(self._settings.drain_seconds)
         try:
             await self._dispatcher.hand_over()
-            await self._background.stop()
-            await self._lease.give_up()
         except CoxswainError as error:
             logger.warning("not_handed_over", reason=error.reason)
+        await self._background.stop()
+        await self._lease.give_up()
         await asyncio.to_thread(self._home.remove)

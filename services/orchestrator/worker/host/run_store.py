@@ -21,7 +21,6 @@ from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.events import EventReader, EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository, read_cancellations, read_holders
 from services.orchestrator.repositories.journal import ToolCall, read_answers, read_tool_calls
-from services.orchestrator.repositories.leases import LeaseRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.repositories.worker_slots import WorkerSlotsRepository
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
@@ -45,26 +44,6 @@ class RunStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    async def renew_lease(self, executor_id: str, host_name: str, process_id: int, ttl: float) -> None:
-        """Let a host live for `ttl` more seconds."""
-        async with self._database.write() as connection:
-            await LeaseRepository(connection).renew(executor_id, host_name, process_id, ttl)
-
-    async def give_up_lease(self, executor_id: str) -> None:
-        """Let a host's lease end now, so that others take over what it holds."""
-        async with self._database.write() as connection:
-            await LeaseRepository(connection).give_up(executor_id)
-
-    async def dead_hosts(self, holders: Collection[str]) -> set[str]:
-        """Return the hosts among `holders` that have no lease, and all whose lease has expired."""
-        async with self._database.read() as connection:
-            return await LeaseRepository(connection).dead(holders)
-
-    async def forget_hosts(self, executor_ids: Collection[str]) -> None:
-        """Remove the leases of hosts that are still expired."""
-        async with self._database.write() as connection:
-            await LeaseRepository(connection).forget(executor_ids)
 
     async def holders(self) -> set[str]:
         """Return the ids of hosts that have executions, dead ones among them."""

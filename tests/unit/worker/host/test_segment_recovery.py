@@ -1,8 +1,10 @@
 """What hosts that have died had goes on, and never what this host has."""
 
+from collections.abc import Collection
 from typing import Any, cast
 
 from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.domain.lease import LeaseView
 from services.orchestrator.worker.host.segment_recovery import SegmentRecovery
 
 
@@ -14,20 +16,23 @@ class Surroundings:
         self.given_back: list[set[str]] = []
         self.forgotten: list[set[str]] = []
         self.hints: list[Hint] = []
-        self.recovery = SegmentRecovery(cast("Any", self), "me", cast("Any", self))
+        self.recovery = SegmentRecovery(cast("Any", self), cast("Any", self), "me", cast("Any", self))
 
     async def holders(self) -> set[str]:
         return {"me", "dead", "alive"}
 
     async def take_over(self, executor_ids: set[str]) -> list[str]:
-        self.given_back.append(executor_ids)
+        self.given_back.append(set(executor_ids))
         return ["lost"]
 
-    async def dead_hosts(self, holders: set[str]) -> set[str]:
-        return self.expired & {*holders, "me"}
+    async def all(self) -> list[LeaseView]:
+        return [
+            LeaseView(host, expired=host in self.expired, lock_key=None, locked=False)
+            for host in ("me", "dead", "alive")
+        ]
 
-    async def forget_hosts(self, executor_ids: set[str]) -> None:
-        self.forgotten.append(executor_ids)
+    async def forget(self, leases: Collection[LeaseView]) -> None:
+        self.forgotten.append({lease.executor_id for lease in leases})
 
     def publish(self, hint: Hint) -> None:
         self.hints.append(hint)
