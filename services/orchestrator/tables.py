@@ -91,6 +91,9 @@ executions = Table(
     Column("cancel_requested_at", UtcDateTime),
     # Claims so far. Every write of a worker is guarded by the epoch it claimed.
     Column("epoch", Integer, nullable=False),
+    # Hosts in a row that died with the execution and no task of it finished; and how many tasks had finished then.
+    Column("lost_hosts", Integer, nullable=False, server_default="0"),
+    Column("lost_hosts_after", Integer, nullable=False, server_default="0"),
     # The segment the execution is at: 1, and one more each time it was parked and woken.
     Column("generation", Integer, nullable=False),
     # Whether it waits for a worker host to take it.

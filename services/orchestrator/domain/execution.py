@@ -195,6 +195,8 @@ class Execution:
     created_at: datetime
     schedule_id: str = ""
     """The schedule that started it, if one did."""
+    lost_hosts: int = 0
+    """How many hosts in a row have died with it, no task of it finished by them."""
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)
     """Those that were chosen when it was started; the crew's own hold beside them."""
     used_before: Usage = field(default_factory=Usage)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, func, insert, null, select, update
+from sqlalchemy import ColumnElement, Row, Table, case, func, insert, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
@@ -148,9 +148,25 @@ class ExecutionRepository:
         """Let what hosts have wait for any host again, but what is `running`; return the executions' ids."""
         return await self._give_back(executions.c.executor_id.in_(executor_ids), executions.c.id.not_in(running))
 
-    async def _give_back(self, *which: ColumnElement[bool]) -> list[str]:
+    async def take_over_from(self, executor_ids: Collection[str]) -> list[str]:
+        """Let what dead hosts had wait for any host again, and count its loss; return the executions' ids."""
+        finished = (
+            select(func.count())
+            .where(
+                task_runs.c.execution_id == executions.c.id,
+                task_runs.c.state == TaskState.SUCCEEDED,
+                task_runs.c.copied.is_(False),
+            )
+            .scalar_subquery()
+        )
+        lost = case((finished > executions.c.lost_hosts_after, 0), else_=executions.c.lost_hosts + 1)
+        return await self._give_back(
+            executions.c.executor_id.in_(executor_ids), lost_hosts=lost, lost_hosts_after=finished
+        )
+
+    async def _give_back(self, *which: ColumnElement[bool], **changes: ColumnElement[int]) -> list[str]:
         given = await self._connection.execute(
-            update(executions).where(HELD, *which).values(ready=True).returning(executions.c.id)
+            update(executions).where(HELD, *which).values(ready=True, **changes).returning(executions.c.id)
         )
         return list(given.scalars())
 
@@ -334,6 +350,7 @@ def to_execution(row: Row[Any]) -> Execution:
         timeout=columns["timeout_seconds"],
         deadline_at=columns["deadline_at"],
         epoch=columns["epoch"],
+        lost_hosts=columns["lost_hosts"],
         generation=columns["generation"],
         ready=columns["ready"],
         last_sequence=columns["last_sequence"],

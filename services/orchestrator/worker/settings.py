@@ -76,6 +76,12 @@ class WorkerSettings(BaseSettings):
     model_call_seconds: float = Field(
         900, gt=0, description="Seconds one model call may take before it is given up and tried again."
     )
+    max_lost_hosts: int = Field(
+        5,
+        ge=1,
+        description="How many hosts in a row may die while they run an execution, none of which finished a task; then "
+        "it fails with WORKER_LOST_REPEATEDLY. Hosts that were told to stop do not count.",
+    )
     crew_process_attempts: int = Field(
         3, ge=1, description="How often a task is started again after its crew process died, before it fails."
     )

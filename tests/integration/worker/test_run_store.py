@@ -22,8 +22,8 @@ from services.orchestrator.events import new_event
 from services.orchestrator.repositories.approvals import ApprovalRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.worker.host.fenced_write import Fenced
-from services.orchestrator.worker.host.run_store import RunStore
-from tests.integration.worker.rows import claimed, crew, event_rows, execution_row, parked, queue, task_rows
+from services.orchestrator.worker.host.run_store import Claim, RunStore
+from tests.integration.worker.rows import ROOM, claimed, crew, event_rows, execution_row, parked, queue, task_rows
 
 S = ExecutionState
 
@@ -75,6 +75,36 @@ async def test_what_waits_for_a_model_is_woken_once_and_goes_on_with_its_wait(
         await write.end(S.FAILED, ExecutionError("UPSTREAM_UNAVAILABLE", "down"), utc_now())
     row = await execution_row(database, due)
     assert (row.model_waits, row.wake_at) == (None, None)
+
+
+async def test_hosts_that_die_are_counted_until_a_task_has_finished(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database, crew("one", "two"))
+
+    async def taken(host: str) -> Claim:
+        (claim,) = await store.take(host, ROOM)
+        return claim
+
+    for died in range(3):
+        claim = await taken(f"host-{died}")
+        assert claim.execution.lost_hosts == died
+        assert await store.take_over({f"host-{died}"}) == [execution_id]
+        assert await store.take_over({f"host-{died}"}) == [], "once for each"
+    # A host that was told to stop, or is not sure of its lease, gives back what it has.
+    claim = await taken("stops")
+    await store.give_back_from(["stops"])
+    claim = await taken("loses its lease")
+    await store.give_back(execution_id, claim.execution.epoch)
+    claim = await taken("finishes a task")
+    assert claim.execution.lost_hosts == 3
+    async with store.fenced(execution_id, claim.execution.epoch) as write:
+        await write.tasks.finish(0, TaskOutput("done"), utc_now())
+    await store.take_over({"finishes a task"})
+    assert (await taken("dies")).execution.lost_hosts == 0
+    await store.take_over({"dies"})
+    claim = await taken("last")
+    assert claim.execution.lost_hosts == 1
+    (*_, event) = await event_rows(database, execution_id)
+    assert execution_pb2.ExecutionEvent.FromString(event.payload).execution_started.lost_hosts == 1
 
 
 async def test_an_ended_execution_takes_no_more_writes(database: Database, store: RunStore) -> None:

@@ -14,7 +14,7 @@ from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import Subscription
 from services.orchestrator.worker.host.lease import LeaseKeeper
 from services.orchestrator.worker.host.peer_retry import retry_while_absent
-from services.orchestrator.worker.host.run import ExecutionRun
+from services.orchestrator.worker.host.run import ExecutionRun, lost_repeatedly
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_store import Claim
 from services.orchestrator.worker.host.stop_signal import Cancelled, LeaseLost, Lost
@@ -154,6 +154,8 @@ class Dispatcher:
         try:
             if execution.cancel_requested_at is not None:
                 run.stop(Cancelled())
+            if execution.lost_hosts >= self._context.settings.max_lost_hosts:
+                run.stop(lost_repeatedly(claim))
             if not self._lease.held.is_set():
                 run.stop(LeaseLost())
             await run.run()

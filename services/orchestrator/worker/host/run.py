@@ -115,6 +115,8 @@ class ExecutionRun:
     # ---- working
 
     async def _work(self) -> None:
+        if self._signal.reason is not None:
+            return  # it was stopped before it began
         running: set[asyncio.Task[bool]] = set()
         tasks = self._state.tasks
         try:
@@ -177,3 +179,16 @@ class ExecutionRun:
             await self._approvals.ask(task, output)
             return False
         return await self._completion.complete(task, output)
+
+
+def lost_repeatedly(claim: Claim) -> Failed:
+    """Return why an execution ends whose hosts have died again and again."""
+    at_work = [task for task in claim.tasks if task.state is TaskState.RUNNING]
+    (index, name) = (at_work[0].task_index, at_work[0].name) if len(at_work) == 1 else (PLAN_INDEX, "")
+    message = (
+        f"{claim.execution.lost_hosts} worker hosts in a row died while they ran the execution, and none finished a "
+        "task; the crew may need more memory than a host has. Resume the execution to keep what is finished. The "
+        "operator's limits are COXSWAIN_WORKER_MAX_LOST_HOSTS and COXSWAIN_WORKER_CREW_MEMORY_MIB"
+    )
+    error = ExecutionError("WORKER_LOST_REPEATEDLY", message, name)
+    return Failed(error, None if index == PLAN_INDEX else index)

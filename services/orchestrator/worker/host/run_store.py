@@ -76,7 +76,7 @@ class RunStore:
         """Let everything that hosts have wait for any host again, and forget them; return the executions' ids."""
         async with self._database.write() as connection:
             await WorkerSlotsRepository(connection).remove(executor_ids)
-            return await ExecutionRepository(connection).give_back_from(executor_ids)
+            return await ExecutionRepository(connection).take_over_from(executor_ids)
 
     async def take(self, executor_id: str, room: Room) -> list[Claim]:
         """Take what may run and has waited longest: from now on no other host's write to it counts."""
@@ -154,7 +154,7 @@ class RunStore:
 
 
 async def _claim(connection: AsyncConnection, execution: Execution, *, takeover: bool) -> Claim:
-    started = execution_pb2.ExecutionStarted(claim=execution.epoch, takeover=takeover)
+    started = execution_pb2.ExecutionStarted(claim=execution.epoch, takeover=takeover, lost_hosts=execution.lost_hosts)
     last = await EventRepository(connection).append(execution.id, [new_event(started)])
     tasks = tuple(await TaskRunRepository(connection, execution.id).list())
     asked = any(task.attempt for task in tasks)
