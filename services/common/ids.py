@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from datetime import datetime
 
 _lock = threading.Lock()
 _newest = [0]
@@ -22,7 +23,18 @@ def new_id() -> str:
         if candidate <= _newest[0]:
             candidate = _newest[0] + 1 + _random_bits(4)
         _newest[0] = candidate
-    timestamp, random_a, random_b = candidate >> 74, (candidate >> 62) & 0xFFF, candidate & ((1 << 62) - 1)
+    return _formatted(candidate)
+
+
+def lowest_id(moment: datetime) -> str:
+    """Return the lowest id that could be made at a moment: ids made before it are lower."""
+    milliseconds = max(0, int(moment.timestamp() * 1000))
+    return _formatted(milliseconds << 74)
+
+
+def _formatted(number: int) -> str:
+    """Return the id of 48 bits of milliseconds and 74 others."""
+    timestamp, random_a, random_b = number >> 74, (number >> 62) & 0xFFF, number & ((1 << 62) - 1)
     digits = f"{timestamp << 80 | 0x7 << 76 | random_a << 64 | 0b10 << 62 | random_b:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 

@@ -26,6 +26,12 @@ _GROUP = String(128)
 # In the same order on both databases.
 _NAME = String(128).with_variant(String(128, collation="C"), "postgresql")
 
+
+def _partial_index(table: str, condition: str, *columns: str) -> Index:
+    where = text(condition)
+    return Index(f"ix_{table}_{'_'.join(columns)}", *columns, sqlite_where=where, postgresql_where=where)
+
+
 crews = Table(
     "crews",
     metadata,
@@ -112,6 +118,7 @@ executions = Table(
     Column("model_waits", JsonDocument),  # a list of ModelWait; NULL when it waits for no model
     # When one that waits for a model is to be woken.
     Column("wake_at", UtcDateTime),
+    Column("error_reason", String(64), nullable=False, server_default=""),
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
@@ -127,6 +134,20 @@ executions = Table(
         sqlite_where=text("wake_at IS NOT NULL"),
         postgresql_where=text("wake_at IS NOT NULL"),
     ),
+    Index("ix_executions_group_id_subject_id", "group_id", "subject", "id"),
+    _partial_index("executions", "error_reason <> ''", "group_id", "error_reason", "id"),
+    _partial_index("executions", "resumed_from <> ''", "group_id", "resumed_from", "id"),
+    _partial_index("executions", "ended_at IS NOT NULL", "group_id", "ended_at"),
+)
+
+# Labels by their hashes, for lists: names and values are too long for a key.
+execution_labels = Table(
+    "execution_labels",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("label_hash", String(64), primary_key=True),
+    Column("execution_id", _ID, ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True),
+    Index("ix_execution_labels_execution_id", "execution_id"),
 )
 
 task_runs = Table(

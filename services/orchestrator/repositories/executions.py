@@ -22,9 +22,11 @@ from services.orchestrator.domain.execution import (
     TaskState,
     Usage,
 )
+from services.orchestrator.domain.execution_filter import ExecutionFilter
 from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.repositories.admission import HELD
-from services.orchestrator.tables import approvals, executions, task_runs
+from services.orchestrator.repositories.execution_filters import conditions, label_hashes
+from services.orchestrator.tables import approvals, execution_labels, executions, task_runs
 
 _WAITING = sorted(PARKED_STATES | {ExecutionState.QUEUED})
 _WOKEN: Mapping[str, Any] = {
@@ -78,6 +80,10 @@ class ExecutionRepository:
                 **usage_columns(execution.usage),
             )
         )
+        if execution.labels:
+            key = {"group_id": execution.group_id, "execution_id": execution.id}
+            labels = [{**key, "label_hash": label_hash} for label_hash in label_hashes(execution.labels)]
+            await self._connection.execute(insert(execution_labels), labels)
 
     async def get(self, group_id: str, execution_id: str) -> Execution | None:
         """Return an execution of a group."""
@@ -96,26 +102,9 @@ class ExecutionRepository:
         row = (await self._connection.execute(query.with_for_update())).first()
         return None if row is None else to_execution(row)
 
-    async def page(
-        self,
-        group_id: str,
-        crew_id: str,
-        schedule_id: str,
-        states: Collection[ExecutionState],
-        before_id: str | None,
-        limit: int,
-    ) -> list[Execution]:
-        """Return executions with an id below `before_id`, newest first, inputs and results left out.
-
-        An empty `crew_id` or `schedule_id`, or no states, mean all.
-        """
-        query = select(*_LISTED).where(executions.c.group_id == group_id)
-        if crew_id:
-            query = query.where(executions.c.crew_id == crew_id)
-        if schedule_id:
-            query = query.where(executions.c.schedule_id == schedule_id)
-        if states:
-            query = query.where(executions.c.state.in_(sorted(states)))
+    async def page(self, group_id: str, chosen: ExecutionFilter, before_id: str | None, limit: int) -> list[Execution]:
+        """Return the chosen executions with an id below `before_id`, newest first, inputs and results left out."""
+        query = select(*_LISTED).where(*conditions(group_id, chosen))
         if before_id is not None:
             query = query.where(executions.c.id < before_id)
         rows = await self._connection.execute(query.order_by(executions.c.id.desc()).limit(limit))
@@ -229,6 +218,7 @@ class ExecutionRepository:
                 error=None if error is None else to_document(error),
                 model_waits=null(),
                 wake_at=None,
+                error_reason="" if error is None else error.reason,
                 ended_at=at,
                 ready=False,
             )

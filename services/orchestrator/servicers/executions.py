@@ -6,10 +6,9 @@ from coxswain.orchestrator.v1 import execution_pb2 as pb
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceServicer
 from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
-from services.common.grpc.enums import enum_from_proto
 from services.common.grpc.handler import Context
-from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.events import event_to_proto
+from services.orchestrator.messages.execution_filters import execution_filter_from_proto
 from services.orchestrator.messages.executions import (
     continuation_from_proto,
     execution_to_proto,
@@ -45,12 +44,7 @@ class ExecutionServicer(ExecutionServiceServicer):
     async def ListExecutions(self, request: pb.ListExecutionsRequest, context: Context) -> pb.ListExecutionsResponse:
         """See the proto."""
         page = await self._executions.page(
-            current_principal(),
-            request.crew_id,
-            request.schedule_id,
-            [enum_from_proto(ExecutionState, pb.ExecutionState, state) for state in request.states],
-            request.page_size,
-            request.page_token,
+            current_principal(), execution_filter_from_proto(request), request.page_size, request.page_token
         )
         queued = await self._queue.statuses(page.items)
         return pb.ListExecutionsResponse(

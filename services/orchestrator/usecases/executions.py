@@ -1,6 +1,6 @@
 """Use cases of ExecutionService."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 
 from pydantic_core import to_json
 
@@ -16,6 +16,7 @@ from services.orchestrator.domain.continuation import Continuation
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.event import StoredEvent
 from services.orchestrator.domain.execution import Execution, ExecutionState, Start, TaskRun
+from services.orchestrator.domain.execution_filter import ExecutionFilter
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
@@ -90,30 +91,16 @@ class Executions:
                 _size_of_task,
             )
 
-    async def page(
-        self,
-        principal: Principal,
-        crew_id: str,
-        schedule_id: str,
-        states: Collection[ExecutionState],
-        size: int,
-        token: str,
-    ) -> Page[Execution]:
+    async def page(self, principal: Principal, chosen: ExecutionFilter, size: int, token: str) -> Page[Execution]:
         """Return a page of the group's executions, newest first. Raises InvalidArgument: INVALID_PAGE_TOKEN."""
         group_id = principal.group_id
-        filters = {"group": group_id, "crew": crew_id, "states": sorted(states)}
-        if schedule_id:
-            # Left out otherwise: tokens of the release before do not have it.
-            filters["schedule"] = schedule_id
         async with self._database.read() as connection:
             executions = ExecutionRepository(connection)
             return await _EXECUTIONS.page(
                 size,
                 token,
-                filters,
-                lambda after, limit: executions.page(
-                    group_id, crew_id, schedule_id, states, after[0] if after else None, limit
-                ),
+                {"group": group_id, **chosen.fingerprint()},
+                lambda after, limit: executions.page(group_id, chosen, after[0] if after else None, limit),
                 lambda execution: [execution.id],
                 lambda execution: len(to_json(dict(execution.labels))),
             )

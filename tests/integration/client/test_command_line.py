@@ -137,6 +137,14 @@ async def test_a_detached_run_prints_the_id_and_is_listed(run: Run, crew_file: s
     assert execution_id in listed
     assert "group" in listed
     assert (await run("executions", "--state", "failed")).stdout.count("\n") == 1
+    for filters, count in (
+        (["--since", "1h", "--subject", "dev|alice"], 1),
+        (["--label", "team=a"], 0),
+        (["--reason", "TASK_FAILED"], 0),
+        (["--ended-since", "1d"], 0),
+        (["--resumed-from", "0"], 0),
+    ):
+        assert len(rows(await run("executions", *filters, "--json"))[0]) == count, filters
     assert "extract: pending" in (await run("outputs", execution_id)).stdout
 
 

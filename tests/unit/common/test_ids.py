@@ -1,8 +1,11 @@
 import multiprocessing
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
-from services.common.ids import new_id
+import pytest
+
+from services.common.ids import lowest_id, new_id
 
 
 def test_ids_are_uuid_version_7_of_the_rfc_variant() -> None:
@@ -14,6 +17,17 @@ def test_ids_are_uuid_version_7_of_the_rfc_variant() -> None:
 def test_ids_of_one_thread_rise_strictly_as_text() -> None:
     ids = [new_id() for _ in range(20_000)]
     assert ids == sorted(set(ids))
+
+
+def test_the_lowest_id_of_a_moment_parts_those_made_before_from_those_made_after() -> None:
+    before = new_id()
+    made = datetime.fromtimestamp((uuid.UUID(before).int >> 80) / 1000, UTC)
+    assert lowest_id(made - timedelta(milliseconds=1)) < before < lowest_id(made + timedelta(milliseconds=2))
+
+
+@pytest.mark.parametrize("year", [1, 9999])
+def test_every_moment_has_a_lowest_id(year: int) -> None:
+    assert uuid.UUID(lowest_id(datetime(year, 12, 31, tzinfo=UTC))).version == 7
 
 
 def test_ids_of_many_threads_never_collide() -> None:

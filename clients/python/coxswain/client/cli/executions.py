@@ -9,6 +9,7 @@ from rich.text import Text
 
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.blocking import Client
+from coxswain.client.cli.inputs import LabelsOption, labels_from
 from coxswain.client.cli.run import IdArgument
 from coxswain.client.cli.schedules import schedule_id
 from coxswain.client.cli.session import (
@@ -19,6 +20,7 @@ from coxswain.client.cli.session import (
     session_of,
     table,
 )
+from coxswain.client.cli.spans import moment_before_now
 from coxswain.client.paging import pages
 from coxswain.client.progress import state_words
 from coxswain.client.watching import TERMINAL_STATES, is_terminal
@@ -50,15 +52,36 @@ def executions(
     state: Annotated[list[str] | None, typer.Option(help=f"Only in one of these states: {', '.join(_STATES)}.")] = None,
     crew: Annotated[str, typer.Option(help="Only of this crew, by name or id.")] = "",
     schedule: Annotated[str, typer.Option(help="Only what this schedule started, by name or id.")] = "",
+    label: LabelsOption = None,
+    subject: Annotated[str, typer.Option(help="Only what this subject started, as `coxswain get` shows it.")] = "",
+    reason: Annotated[str, typer.Option(help="Only what failed for this reason, for example TASK_FAILED.")] = "",
+    since: Annotated[str, typer.Option(help="Only what was started at most so long ago, for example 24h or 7d.")] = "",
+    ended_since: Annotated[str, typer.Option(help="Only what has ended, at most so long ago.")] = "",
+    resumed_from: Annotated[str, typer.Option(help="Only what continues this execution, by its id.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """List executions, newest first.
 
-    Example: `coxswain executions --state running --state queued`
+    Examples:
+
+        coxswain executions --state running --state queued
+
+        coxswain executions --label team=sales --since 24h --reason TASK_FAILED
     """
     session = session_of(context, as_json)
-    request = ListExecutionsRequest(page_size=min(limit, 1000), states=[_state(name) for name in state or []])
+    request = ListExecutionsRequest(
+        page_size=min(limit, 1000),
+        states=[_state(name) for name in state or []],
+        labels=labels_from(label),
+        subject=subject,
+        error_reason=reason,
+        resumed_from=resumed_from,
+    )
+    if since:
+        request.min_create_time.CopyFrom(moment_before_now(since))
+    if ended_since:
+        request.min_end_time.CopyFrom(moment_before_now(ended_since, "--ended-since"))
     with session.client() as client:
         if crew:
             request.crew_id = client.get_crew(crew).id

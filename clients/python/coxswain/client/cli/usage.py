@@ -1,13 +1,11 @@
 """Commands about what model calls have used, and the limits on it: usage, budget."""
 
-import re
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of, table
+from coxswain.client.cli.spans import moment_before_now
 from coxswain.client.paging import pages
 from coxswain.models.v1.usage_pb2 import (
     Budget,
@@ -34,7 +32,6 @@ _GROUPINGS = {
     "subject": UsageGrouping.USAGE_GROUPING_SUBJECT,
     "day": UsageGrouping.USAGE_GROUPING_DAY,
 }
-_SPAN = re.compile(r"(\d{1,4})([hd])")
 _LIMITS = {
     "monthly_cost_limit": "$ a month",
     "daily_cost_limit": "$ a day",
@@ -81,7 +78,7 @@ def usage(
     )
     names = _group_by(request, by or ["model"])
     if since:
-        request.start_time.CopyFrom(_moment_before_now(since))
+        request.start_time.CopyFrom(moment_before_now(since))
     with session.client() as client:
         rows = list(pages(client.usage.QueryUsage, request, "rows", limit + 1))
     if len(rows) > limit:
@@ -286,16 +283,6 @@ def _pairs(labels: list[str] | None) -> dict[str, str]:
             raise typer.BadParameter(f'"{label}" is not KEY=VALUE', param_hint="--label")
         found[key] = value
     return found
-
-
-def _moment_before_now(span: str) -> Timestamp:
-    match = _SPAN.fullmatch(span)
-    if match is None:
-        raise typer.BadParameter("give hours or days, for example 24h or 7d", param_hint="--since")
-    hours = int(match[1]) * (24 if match[2] == "d" else 1)
-    moment = Timestamp()
-    moment.FromDatetime(datetime.now(UTC) - timedelta(hours=hours))
-    return moment
 
 
 def _amount(budget: Budget, name: str) -> str:
