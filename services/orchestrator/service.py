@@ -32,6 +32,7 @@ from services.orchestrator.usecases.crews import Crews
 from services.orchestrator.usecases.event_feed import EventFeed
 from services.orchestrator.usecases.execution_continuer import ExecutionContinuer
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
+from services.orchestrator.usecases.execution_retention import ExecutionRetention
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.group_events import GroupEvents
@@ -41,6 +42,9 @@ from services.orchestrator.usecases.queue import Queue
 from services.orchestrator.usecases.scheduler import Scheduler
 from services.orchestrator.usecases.schedules import Schedules
 from services.orchestrator.usecases.workers import Workers
+
+_RETENTION_SECONDS = 60.0
+"""Between searches for executions that are older than their group keeps them."""
 
 
 class OrchestratorService:
@@ -81,6 +85,7 @@ class OrchestratorService:
         self._queue = Queue(database, self.workers)
         self._scheduler = Scheduler(database, starter, grants, settings.schedule_poll_seconds)
         self._housekeeping = Housekeeping(database, ender)
+        self._retention = ExecutionRetention(database, grants, default_seconds=settings.execution_retention_seconds)
         self._settings = settings
         self._database = database
         self._scheduling = BackgroundTasks()
@@ -90,7 +95,8 @@ class OrchestratorService:
         """See `Service`."""
         registry.add(add_CrewServiceServicer_to_server, CrewServicer(self._crews))
         registry.add(
-            add_ExecutionServiceServicer_to_server, ExecutionServicer(self._executions, self._queue, self._group_events)
+            add_ExecutionServiceServicer_to_server,
+            ExecutionServicer(self._executions, self._queue, self._group_events, self._retention),
         )
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(TOOLS))
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
@@ -107,6 +113,7 @@ class OrchestratorService:
         self._background.start(once(self._group_events.adopt, "adopt_group_events"))
         self._scheduling.start(every(settings.schedule_poll_seconds, self._scheduler.once, name="schedules"))
         self._background.start(every(settings.housekeeping_seconds, self._housekeeping.once, name="housekeeping"))
+        self._background.start(every(_RETENTION_SECONDS, self._retention.once, name="execution_retention"))
         self._background.start(every(settings.housekeeping_seconds, self._group_events.forget, name="group_events"))
         self._background.start(
             forget_old_requests(

@@ -45,3 +45,9 @@ class OrchestratorSettings(BaseSettings):
         ge=3600,
         description="Seconds for which WatchExecutions can go back to an event of a group.",
     )
+    execution_retention_seconds: float = Field(
+        0,
+        ge=0,
+        description="Seconds for which executions are kept after their end, unless their group chose otherwise; 0: for "
+        "ever.",
+    )

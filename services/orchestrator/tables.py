@@ -150,6 +150,14 @@ execution_labels = Table(
     Index("ix_execution_labels_execution_id", "execution_id"),
 )
 
+# For how long groups keep ended executions; a group without a row keeps them as the operator says.
+execution_retention = Table(
+    "execution_retention",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("seconds", Float, nullable=False),  # 0: for ever
+)
+
 task_runs = Table(
     "task_runs",
     metadata,

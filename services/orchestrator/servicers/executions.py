@@ -16,6 +16,8 @@ from services.orchestrator.messages.executions import (
     task_run_to_proto,
 )
 from services.orchestrator.messages.group_events import filter_from_proto, group_event_to_proto
+from services.orchestrator.messages.retention import choice_from_proto, retention_to_proto
+from services.orchestrator.usecases.execution_retention import ExecutionRetention
 from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.group_events import GroupEvents
 from services.orchestrator.usecases.queue import Queue
@@ -24,10 +26,13 @@ from services.orchestrator.usecases.queue import Queue
 class ExecutionServicer(ExecutionServiceServicer):
     """Executions of groups."""
 
-    def __init__(self, executions: Executions, queue: Queue, group_events: GroupEvents) -> None:
+    def __init__(
+        self, executions: Executions, queue: Queue, group_events: GroupEvents, retention: ExecutionRetention
+    ) -> None:
         self._executions = executions
         self._queue = queue
         self._group_events = group_events
+        self._retention = retention
 
     async def StartExecution(self, request: pb.StartExecutionRequest, context: Context) -> pb.StartExecutionResponse:
         """See the proto."""
@@ -108,3 +113,21 @@ class ExecutionServicer(ExecutionServiceServicer):
         """See the proto."""
         page = await self._executions.task_runs(current_principal(), request.id, request.page_size, request.page_token)
         return pb.GetTaskOutputsResponse(tasks=map(task_run_to_proto, page.items), next_page_token=page.next_page_token)
+
+    async def DeleteExecution(self, request: pb.DeleteExecutionRequest, context: Context) -> pb.DeleteExecutionResponse:
+        """See the proto."""
+        return pb.DeleteExecutionResponse(deleted=await self._retention.delete(current_principal(), request.id))
+
+    async def GetExecutionRetention(
+        self, request: pb.GetExecutionRetentionRequest, context: Context
+    ) -> pb.GetExecutionRetentionResponse:
+        """See the proto."""
+        retention = await self._retention.get(current_principal())
+        return pb.GetExecutionRetentionResponse(retention=retention_to_proto(retention))
+
+    async def SetExecutionRetention(
+        self, request: pb.SetExecutionRetentionRequest, context: Context
+    ) -> pb.SetExecutionRetentionResponse:
+        """See the proto."""
+        retention = await self._retention.set(current_principal(), choice_from_proto(request))
+        return pb.SetExecutionRetentionResponse(retention=retention_to_proto(retention))

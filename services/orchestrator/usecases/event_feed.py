@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import structlog
 
 from services.common.background import BackgroundTasks
+from services.common.errors import NotFound
 from services.common.periodic import once
 from services.orchestrator.domain.event import CHUNK, TERMINAL_KINDS, StoredEvent
 from services.orchestrator.domain.hint import HintKind
@@ -31,6 +32,7 @@ class _Topic(Tail[int, StoredEvent]):
         self.hinted = last
         """Events up to this sequence are known to exist."""
         self.reading = False
+        self.deleted = False
 
 
 class EventFeed:
@@ -73,6 +75,7 @@ class EventFeed:
 
         Raises:
             Unavailable: this process ends; follow elsewhere, from the last sequence seen.
+            NotFound: the execution was deleted, with the events that are missing.
         """
         position = after
         with self._watched(execution_id, newest) as topic:
@@ -94,6 +97,8 @@ class EventFeed:
                 position = max(position, reached)
                 if position >= topic.last:
                     self._refuse_when_draining()
+                    if topic.deleted:
+                        raise NotFound.of("execution", execution_id)
                     await topic.change()
 
     def _refuse_when_draining(self) -> None:
@@ -134,10 +139,14 @@ class EventFeed:
     async def _safety_read(self) -> None:
         topics = list(self._topics.values())
         for start in range(0, len(topics), _READ_AT_ONCE):
-            ids = [topic.execution_id for topic in topics[start : start + _READ_AT_ONCE]]
-            for execution_id, sequence in (await self._events.newest(ids)).items():
-                topic = self._topics.get(execution_id)
-                if topic is not None and sequence > topic.last:
+            portion = topics[start : start + _READ_AT_ONCE]
+            newest = await self._events.newest([topic.execution_id for topic in portion])
+            for topic in portion:
+                sequence = newest.get(topic.execution_id)
+                if sequence is None:
+                    topic.deleted = True
+                    topic.wake()
+                elif sequence > topic.last:
                     topic.hinted = max(topic.hinted, sequence)
                     self._read(topic)
 

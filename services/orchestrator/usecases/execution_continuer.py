@@ -21,6 +21,7 @@ from services.orchestrator.domain.execution import PLAN_INDEX, Execution, Execut
 from services.orchestrator.domain.task_order import fill_in_models
 from services.orchestrator.repositories.approvals import ApprovalRepository
 from services.orchestrator.repositories.crews import CrewRepository
+from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.journal import JournalRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.task_fingerprints import Fingerprint, plan_fingerprint, task_fingerprints
@@ -92,6 +93,9 @@ class ExecutionContinuer:
             )
 
         async def take_over(connection: AsyncConnection, stored: Execution) -> None:
+            # It must not be deleted before its journal is copied.
+            if await ExecutionRepository(connection).lock(ended.execution.id, principal.group_id) is None:
+                raise NotFound.of("execution", ended.execution.id)
             await JournalRepository(connection, stored.id).take_over(
                 ended.execution.id, answers=plan.journals.answers, tools=plan.journals.tools
             )

@@ -16,6 +16,7 @@ from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.errors import (
     CoxswainError,
+    FailedPrecondition,
     FieldViolation,
     InvalidArgument,
     NotFound,
@@ -146,7 +147,7 @@ class ExecutionStarter:
             return None
         async with self._database.read() as connection:
             first_id = await RequestRepository(connection, tables.requests).find(request)
-            return None if first_id is None else await existing_execution(connection, owner.group_id, first_id)
+            return None if first_id is None else await _first(connection, owner.group_id, first_id)
 
     async def refuse_faults(
         self, spec: CrewSpec, inputs: Mapping[str, Any], model: str, limits: ExecutionLimits, path: str = ""
@@ -221,7 +222,7 @@ class ExecutionStarter:
             # Another call with this request_id was faster, and this one's execution is not stored.
             await self._revoke(execution.id)
             async with self._database.read() as connection:
-                return await existing_execution(connection, execution.group_id, first_id)
+                return await _first(connection, execution.group_id, first_id)
         execution = replace(execution, last_sequence=len(stored))
         self._bus.publish(Hint(HintKind.EXECUTION_READY, execution.id))
         self._bus.publish(Hint(HintKind.EVENTS_STORED, execution.id, execution.last_sequence, execution.group_id))
@@ -240,6 +241,18 @@ async def existing_execution(connection: AsyncConnection, group_id: str, executi
     execution = await ExecutionRepository(connection).get(group_id, execution_id)
     if execution is None:
         raise NotFound.of("execution", execution_id)
+    return execution
+
+
+async def _first(connection: AsyncConnection, group_id: str, execution_id: str) -> Execution:
+    """Return the execution that the first request of an id made. Raises FailedPrecondition: EXECUTION_DELETED."""
+    execution = await ExecutionRepository(connection).get(group_id, execution_id)
+    if execution is None:
+        raise FailedPrecondition(
+            "the execution that this request_id started was deleted; choose a new request_id to start another one",
+            reason="EXECUTION_DELETED",
+            metadata={"execution_id": execution_id},
+        )
     return execution
 
 

@@ -28,6 +28,21 @@ def rewrite(path: str, old: str, new: str) -> None:
     Path(path).write_text(CREW.replace(old, new))
 
 
+async def test_an_ended_execution_is_deleted_and_a_group_says_how_long_others_stay(run: Run, crew_file: str) -> None:
+    execution_id = (await run("run", "-f", crew_file, "-i", "text=x", "--detach")).stdout.strip()
+    assert "cancel it" in (await run("delete", execution_id, "--yes")).stderr
+    await run("cancel", execution_id)
+    assert (await run("delete", execution_id)).exit_code == 2, "nobody can be asked"
+    assert (await run("delete", execution_id, "--yes")).stdout == "deleted\n"
+    assert (await run("delete", execution_id, "--yes")).stdout == "there was nothing to delete\n"
+    assert (await run("retention")).stdout == "for ever (the default)\n"
+    assert (await run("retention", "30d", "--yes")).stdout == "30 days after their end (your group's choice)\n"
+    assert (await run("retention", "12h", "-y")).stdout == "12 hours after their end (your group's choice)\n"
+    assert (await run("retention", "forever")).stdout == "for ever (your group's choice)\n"
+    assert (await run("retention", "default", "-y")).stdout == "for ever (the default)\n"
+    assert (await run("retention", "soon")).exit_code == 2
+
+
 async def test_status_tells_health_and_identity(run: Run) -> None:
     result = await run("status")
     assert result.exit_code == 0

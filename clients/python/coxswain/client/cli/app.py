@@ -9,7 +9,20 @@ import grpc
 import typer
 from typer.core import TyperGroup
 
-from coxswain.client.cli import ask, crews, events, executions, fallbacks, memory, models, run, schedules, system, usage
+from coxswain.client.cli import (
+    ask,
+    crews,
+    events,
+    executions,
+    fallbacks,
+    memory,
+    models,
+    retention,
+    run,
+    schedules,
+    system,
+    usage,
+)
 from coxswain.client.cli.session import (
     EXIT_INTERRUPTED,
     EXIT_NOT_SUCCEEDED,
@@ -154,6 +167,7 @@ crews.register(app)
 run.register(app)
 executions.register(app)
 events.register(app)
+retention.register(app)
 usage.register(app)
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(memory.app, name="memory")

@@ -1,7 +1,7 @@
 """Let executions be found by labels, subject, reason and time.
 
-Revision ID: 0011
-Revises: 0010
+Revision ID: 0012
+Revises: 0011
 """
 
 import hashlib
@@ -12,8 +12,8 @@ from alembic import op
 
 from services.common.db.types import JsonDocument
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,96 @@
+"""Commands about the end of executions' data: delete, retention."""
+
+import re
+from typing import Annotated
+
+import typer
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.empty_pb2 import Empty
+
+from coxswain.client.cli.run import IdArgument
+from coxswain.client.cli.session import JsonOption, confirm, session_of
+from coxswain.orchestrator.v1.execution_pb2 import (
+    DeleteExecutionRequest,
+    ExecutionRetention,
+    GetExecutionRetentionRequest,
+    SetExecutionRetentionRequest,
+)
+
+_AGE = re.compile(r"(\d{1,4})([hd])")
+_HOUR = 3600
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(delete)
+    app.command()(retention)
+
+
+def delete(
+    context: typer.Context,
+    id: IdArgument,  # noqa: A002 - what people see
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete an execution that has ended, with its results and events.
+
+    Example: `coxswain delete 01a20694-1f86-7c54-8594-1ba930202397 --yes`
+    """
+    session = session_of(context, as_json)
+    confirm(session, f"execution {id} with its results and events", "delete", yes=yes)
+    with session.client() as client:
+        response = client.executions.DeleteExecution(DeleteExecutionRequest(id=id))
+    if session.json:
+        return session.print_json(response)
+    session.show("deleted" if response.deleted else "there was nothing to delete")
+    return None
+
+
+def retention(
+    context: typer.Context,
+    age: Annotated[str, typer.Argument(help="Hours or days, for example 12h or 30d; forever; default.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show for how long executions of your group are kept after their end, or choose it (admins).
+
+    Examples:
+
+        coxswain retention
+
+        coxswain retention 30d
+    """
+    session = session_of(context, as_json)
+    chosen = _choice(age) if age else None
+    if chosen is not None and chosen.WhichOneof("choice") != "keep_forever":
+        confirm(session, f"executions that ended longer ago than {age}", "delete", yes=yes)
+    with session.client() as client:
+        if chosen is None:
+            counts = client.executions.GetExecutionRetention(GetExecutionRetentionRequest()).retention
+        else:
+            counts = client.executions.SetExecutionRetention(chosen).retention
+    if session.json:
+        return session.print_json(counts)
+    session.show(_words(counts))
+    return None
+
+
+def _choice(age: str) -> SetExecutionRetentionRequest:
+    if age == "forever":
+        return SetExecutionRetentionRequest(keep_forever=Empty())
+    if age == "default":
+        return SetExecutionRetentionRequest(use_default=Empty())
+    match = _AGE.fullmatch(age)
+    if match is None:
+        raise typer.BadParameter("give hours or days (12h, 30d), forever, or default", param_hint="AGE")
+    hours = int(match[1]) * (24 if match[2] == "d" else 1)
+    return SetExecutionRetentionRequest(keep_for=Duration(seconds=hours * _HOUR))
+
+
+def _words(counts: ExecutionRetention) -> str:
+    whose = "your group's choice" if counts.chosen else "the default"
+    if not counts.HasField("keep_for"):
+        return f"for ever ({whose})"
+    hours = counts.keep_for.seconds / _HOUR
+    span = f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"
+    return f"{span} after their end ({whose})"
