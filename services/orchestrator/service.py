@@ -30,6 +30,7 @@ from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.usecases.crew_validation import CrewValidation
 from services.orchestrator.usecases.crews import Crews
 from services.orchestrator.usecases.event_feed import EventFeed
+from services.orchestrator.usecases.execution_comparisons import ExecutionComparisons
 from services.orchestrator.usecases.execution_continuer import ExecutionContinuer
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
 from services.orchestrator.usecases.execution_retention import ExecutionRetention
@@ -77,6 +78,7 @@ class OrchestratorService:
         ender = ExecutionEnder(database, grants, self._bus)
         self._crews = Crews(database, validation, RemoteMemories(peers))
         continuer = ExecutionContinuer(database, starter, default_model=settings.default_model)
+        self._comparisons = ExecutionComparisons(database, default_model=settings.default_model)
         self._executions = Executions(database, grants, self._bus, self._feed, starter, continuer, ender)
         self._schedules = Schedules(database, starter, grants)
         self._leases = LeaseStore(database)
@@ -96,7 +98,7 @@ class OrchestratorService:
         registry.add(add_CrewServiceServicer_to_server, CrewServicer(self._crews))
         registry.add(
             add_ExecutionServiceServicer_to_server,
-            ExecutionServicer(self._executions, self._queue, self._group_events, self._retention),
+            ExecutionServicer(self._executions, self._comparisons, self._queue, self._group_events, self._retention),
         )
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(TOOLS))
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))

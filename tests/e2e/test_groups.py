@@ -28,6 +28,7 @@ from coxswain.orchestrator.v1.crew_pb2 import (
 )
 from coxswain.orchestrator.v1.execution_pb2 import (
     CancelExecutionRequest,
+    CompareExecutionsRequest,
     Execution,
     ForkExecutionRequest,
     GetExecutionRequest,
@@ -73,6 +74,9 @@ _FOREIGN_CALLS: dict[str, Call] = {
     "WatchExecution": lambda c, _, run: list(c.executions.WatchExecution(WatchExecutionRequest(id=run.id))),
     "CancelExecution": lambda c, _, run: c.executions.CancelExecution(CancelExecutionRequest(id=run.id)),
     "ResumeExecution": lambda c, _, run: c.executions.ResumeExecution(ResumeExecutionRequest(id=run.id)),
+    "CompareExecutions": lambda c, _, run: c.executions.CompareExecutions(
+        CompareExecutionsRequest(ids=[run.id, "01900000-0000-7000-8000-000000000001"])
+    ),
     "ForkExecution": lambda c, _, run: c.executions.ForkExecution(ForkExecutionRequest(id=run.id)),
 }
 

@@ -1,6 +1,6 @@
 """Tasks of executions in SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -49,6 +49,15 @@ class TaskRunRepository:
         rows = await self._connection.execute(query.order_by(task_runs.c.task_index).limit(limit))
         return [_task_run(row) for row in rows]
 
+    async def names(self) -> Sequence[str]:
+        """Return the names of the crew's tasks, in its order."""
+        rows = await self._connection.execute(
+            select(task_runs.c.name)
+            .where(task_runs.c.execution_id == self._execution_id, task_runs.c.task_index >= 0)
+            .order_by(task_runs.c.task_index)
+        )
+        return rows.scalars().all()
+
     async def start(self, index: int, attempt: int, at: datetime) -> None:
         """Note that an attempt at a task begins."""
         await self._update(index, state=TaskState.RUNNING, attempt=attempt, started_at=at, ended_at=None, error=None)
@@ -83,6 +92,18 @@ class TaskRunRepository:
             .where(task_runs.c.execution_id == self._execution_id, task_runs.c.task_index == index)
             .values(**values)
         )
+
+
+async def read_named(
+    connection: AsyncConnection, execution_ids: Collection[str], names: Collection[str]
+) -> dict[tuple[str, str], TaskRun]:
+    """Return the tasks of these names in several executions, by the ids of these and their names."""
+    rows = await connection.execute(
+        select(task_runs).where(
+            task_runs.c.execution_id.in_(execution_ids), task_runs.c.name.in_(names), task_runs.c.task_index >= 0
+        )
+    )
+    return {(row.execution_id, row.name): _task_run(row) for row in rows}
 
 
 def _task_run(row: Row[Any]) -> TaskRun:

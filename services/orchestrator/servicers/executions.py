@@ -8,6 +8,7 @@ from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.orchestrator.events import event_to_proto
+from services.orchestrator.messages.comparisons import comparison_to_proto
 from services.orchestrator.messages.execution_filters import execution_filter_from_proto
 from services.orchestrator.messages.executions import (
     continuation_from_proto,
@@ -17,6 +18,7 @@ from services.orchestrator.messages.executions import (
 )
 from services.orchestrator.messages.group_events import filter_from_proto, group_event_to_proto
 from services.orchestrator.messages.retention import choice_from_proto, retention_to_proto
+from services.orchestrator.usecases.execution_comparisons import ExecutionComparisons
 from services.orchestrator.usecases.execution_retention import ExecutionRetention
 from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.group_events import GroupEvents
@@ -27,9 +29,15 @@ class ExecutionServicer(ExecutionServiceServicer):
     """Executions of groups."""
 
     def __init__(
-        self, executions: Executions, queue: Queue, group_events: GroupEvents, retention: ExecutionRetention
+        self,
+        executions: Executions,
+        comparisons: ExecutionComparisons,
+        queue: Queue,
+        group_events: GroupEvents,
+        retention: ExecutionRetention,
     ) -> None:
         self._executions = executions
+        self._comparisons = comparisons
         self._queue = queue
         self._group_events = group_events
         self._retention = retention
@@ -88,6 +96,15 @@ class ExecutionServicer(ExecutionServiceServicer):
     async def ForkExecution(self, request: pb.ForkExecutionRequest, context: Context) -> pb.ForkExecutionResponse:
         """See the proto."""
         return pb.ForkExecutionResponse(execution=await self._continue(request))
+
+    async def CompareExecutions(
+        self, request: pb.CompareExecutionsRequest, context: Context
+    ) -> pb.CompareExecutionsResponse:
+        """See the proto."""
+        comparison = await self._comparisons.compare(
+            current_principal(), request.ids, request.max_text_characters, request.page_size, request.page_token
+        )
+        return comparison_to_proto(comparison)
 
     async def _continue(self, request: pb.ResumeExecutionRequest | pb.ForkExecutionRequest) -> pb.Execution:
         principal = current_principal()

@@ -165,20 +165,23 @@ def _check_task(spec: CrewSpec, name: str) -> None:
 def _continued(ended: _Ended, wanted: Continuation, principal: Principal) -> Execution:
     before, now = ended.execution, utc_now()
     timeout = before.timeout if wanted.timeout is None else wanted.timeout
-    return replace(
-        before,
+    return Execution(
         id=new_id(),
+        group_id=before.group_id,
         subject=principal.subject,
+        crew_id=before.crew_id,
         crew_revision=ended.revision,
         crew_name=ended.next_spec.name,
         state=ExecutionState.QUEUED,
         inputs={**before.inputs, **wanted.inputs},
         labels={**before.labels, **wanted.labels},
         model=before.model if wanted.model is None else wanted.model,
+        priority=before.priority,
+        identity=before.identity,
+        on_credential_expiry=before.on_credential_expiry,
         grant_id="",
         resumed_from=before.id,
         from_task=wanted.from_task,
-        schedule_id="",
         timeout=timeout,
         deadline_at=None if timeout is None else now + timedelta(seconds=timeout),
         epoch=0,
@@ -187,13 +190,9 @@ def _continued(ended: _Ended, wanted: Continuation, principal: Principal) -> Exe
         last_sequence=0,
         usage=Usage(),
         limits=(wanted.limits or before.limits).lowered_by(ended.next_spec.limits),
+        # A fork is another course, with limits of its own.
         used_before=Usage() if wanted.fork else before.used_before + before.usage,
         created_at=now,
-        started_at=None,
-        ended_at=None,
-        cancel_requested_at=None,
-        result=None,
-        error=None,
     )
 
 

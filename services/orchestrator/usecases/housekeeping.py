@@ -66,5 +66,5 @@ def _timed_out(execution: Execution) -> ExecutionError:
     return ExecutionError(
         "EXECUTION_TIMEOUT",
         f"the execution took longer than its timeout of {execution.timeout or 0:g} s and was {execution.state} when it "
-        "ended; start it with a longer timeout, or resume it to keep what is finished",
+        "ended; resume it with a longer timeout: what is finished is kept",
     )

@@ -92,8 +92,8 @@ class ExecutionRun:
         late = Failed(
             ExecutionError(
                 "EXECUTION_TIMEOUT",
-                f"the execution took longer than its timeout of {execution.timeout:g} s; start it with a longer one, "
-                "or resume it to keep what is finished",
+                f"the execution took longer than its timeout of {execution.timeout:g} s; resume it with a longer "
+                "one: what is finished is kept",
             )
         )
         seconds = max(0.0, (execution.deadline_at - utc_now()).total_seconds())

@@ -1,0 +1,165 @@
+"""Executions that continue others, by real worker hosts and crew processes: only what changed is paid for."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from coxswain.memory.v1 import memory_pb2
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
+from tests.integration.worker.installation import CAPABLE, REASONER, UNMEASURED, Installation, install, is_kind, kinds
+from tests.support.llm_script import Fault, Reply, ToolCall
+
+S = execution_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def everything(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
+    """Starting worker hosts takes seconds: tests share them."""
+    async with install(tmp_path_factory.mktemp("installation")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def host(everything: Installation) -> AsyncIterator[Installation]:
+    """One host at least, and an upstream without rules."""
+    await everything.hosts(1)
+    yield everything
+    everything.llm.clear_rules()
+    everything.llm.release()
+    everything.llm.clear_log()
+
+
+def crew(**fields: Any) -> crew_pb2.CrewSpec:
+    """Three tasks of two agents; each gets all results before it."""
+    return crew_pb2.CrewSpec(
+        name="brief",
+        model=CAPABLE,
+        agents=[
+            crew_pb2.AgentSpec(name="reader", role="Reader", goal="Read"),
+            crew_pb2.AgentSpec(name="writer", role="Writer", goal="Write"),
+        ],
+        tasks=[
+            crew_pb2.TaskSpec(name=name, description=f"Do the {name} thing.", expected_output="Words", agent=agent)
+            for name, agent in (("first", "reader"), ("second", "writer"), ("third", "reader"))
+        ],
+        **fields,
+    )
+
+
+def models(host: Installation) -> list[str]:
+    """The models that were called, in order."""
+    return [call.body["model"] for call in host.llm.calls_where(route="chat")]
+
+
+async def fork(host: Installation, execution_id: str, **fields: Any) -> execution_pb2.Execution:
+    """Fork an execution and wait for the end of the fork; the log of the upstream is of that alone."""
+    host.llm.clear_log()
+    made = await host.executions().ForkExecution(S.ForkExecutionRequest(id=execution_id, **fields))
+    return await host.finished(made.execution.id)
+
+
+async def test_a_tool_that_has_run_is_not_run_again_by_a_resumed_execution(host: Installation) -> None:
+    for number in range(3):
+        call = ToolCall(name="calculator", arguments={"expression": f"{number} + 1"})
+        host.llm.on(Reply(tool_calls=[call]), route="chat", times=1)
+    host.llm.on(Reply(fault=Fault(status=400)), route="chat", times=1)
+    host.llm.on(Reply(text="All is worked out."), route="chat")
+    spec = crew()
+    del spec.tasks[1:]
+    spec.agents[0].tools.add(name="calculator")
+    failed = await host.finished((await host.start(spec)).id)
+    assert (failed.state, len(models(host))) == (S.EXECUTION_STATE_FAILED, 4)
+    host.llm.clear_log()
+    resumed = await host.executions().ResumeExecution(S.ResumeExecutionRequest(id=failed.id))
+    ended = await host.finished(resumed.execution.id)
+    assert (ended.state, ended.usage.llm_calls, ended.usage.tool_calls) == (S.EXECUTION_STATE_SUCCEEDED, 1, 0)
+    assert len(models(host)) == 1
+    assert await host.journaled_tools(ended.id) == 3
+
+
+async def test_a_task_whose_model_refuses_goes_on_with_another_one(host: Installation) -> None:
+    host.llm.on(Reply(fault=Fault(status=400, message="no such thing")), route="chat", model="unmeasured")
+    host.llm.on(Reply(text="Well done."), route="chat")
+    spec = crew()
+    spec.agents[1].model = UNMEASURED
+    failed = await host.finished((await host.start(spec)).id)
+    assert (failed.error.reason, failed.error.task_name) == ("UPSTREAM_REJECTED", "second")
+    assert models(host) == ["capable", "unmeasured"]
+    host.llm.clear_log()
+    resumed = await host.executions().ResumeExecution(S.ResumeExecutionRequest(id=failed.id, model=REASONER))
+    ended = await host.finished(resumed.execution.id)
+    assert (ended.state, ended.model) == (S.EXECUTION_STATE_SUCCEEDED, REASONER)
+    assert models(host) == ["gpt-5", "gpt-5"]
+    assert [task.copied for task in await host.tasks(ended.id)] == [True, False, False]
+
+
+async def test_a_fork_pays_for_what_changed_alone_and_so_does_a_fork_of_it(host: Installation) -> None:
+    host.llm.on(Reply(text="Well done."), route="chat")
+    spec = crew(memory=crew_pb2.MemorySpec(enabled=True))
+    done = await host.finished((await host.start(spec)).id)
+    assert done.state == S.EXECUTION_STATE_SUCCEEDED
+    assert models(host) == ["capable"] * 3
+    memory_id = (await host.crews().GetCrew(crew_pb2.GetCrewRequest(id=done.crew_id))).crew.memory_id
+
+    async def memories() -> int:
+        request = memory_pb2.CountRecordsRequest(namespace=memory_pb2.Namespace(memory_id=memory_id))
+        return int((await host.memory().CountRecords(request)).count)
+
+    assert await memories() == 3
+    again = await fork(host, done.id, from_task="third", model=REASONER)
+    assert (again.state, again.usage.llm_calls) == (S.EXECUTION_STATE_SUCCEEDED, 1)
+    assert models(host) == ["gpt-5"]
+    assert await memories() == 4, "a copied task stores nothing again"
+
+    spec.agents[1].goal = "Write better"
+    change = crew_pb2.UpdateCrewRequest(id=done.crew_id, spec=spec, update_mask=FieldMask(paths=["agents"]))
+    await host.crews().UpdateCrew(change)
+    newer = await fork(host, again.id, crew_revision=0, model="")
+    assert (newer.crew_revision, newer.usage.llm_calls) == (2, 3), "they have another model"
+    newest = await fork(host, done.id, crew_revision=0)
+    assert models(host) == ["capable"] * 2
+    assert [task.copied for task in await host.tasks(newest.id)] == [True, False, False]
+    events = await host.watch(newest.id)
+    assert [task.reuse for task in events[1].execution_continued.tasks] == [
+        S.TASK_REUSE_COPIED,
+        S.TASK_REUSE_DEFINITION_CHANGED,
+        S.TASK_REUSE_CONTEXT_CHANGED,
+    ]
+
+
+async def test_a_plan_goes_along(host: Installation) -> None:
+    plan = '{"list_of_plans_per_task": [{"task_number": 2, "task": "second", "plan": " Think first."}]}'
+    host.llm.on(Reply(text=plan), route="chat", contains="planner")
+    host.llm.on(Reply(text=plan), route="chat", contains="Planner")
+    host.llm.on(Reply(text="Well done."), route="chat")
+    done = await host.finished((await host.start(crew(planning=True))).id)
+    assert (done.state, done.usage.llm_calls) == (S.EXECUTION_STATE_SUCCEEDED, 4), done.error
+    again = await fork(host, done.id, from_task="second")
+    assert again.usage.llm_calls == 2
+    assert "Think first." in str(host.llm.calls_where(route="chat")[0].body)
+
+
+async def test_a_fork_survives_its_host_and_repeats_nothing(host: Installation) -> None:
+    host.llm.on(Reply(text="Well done."), route="chat")
+    done = await host.finished((await host.start(crew())).id)
+    await host.hosts(2)
+    host.llm.clear_rules()
+    host.llm.clear_log()
+    host.llm.on(Reply(text="Better.", hang=True), route="chat", contains="Do the third thing.", times=1)
+    host.llm.on(Reply(text="Better."), route="chat")
+    made = await host.executions().ForkExecution(S.ForkExecutionRequest(id=done.id, from_task="second"))
+    await host.llm.wait_for_calls(1, hanging=True)
+    victim = await host.holder()
+    victim.kill()
+    await victim.ended()
+    ended = await host.finished(made.execution.id)
+    assert (ended.state, ended.result.text, ended.claims) == (S.EXECUTION_STATE_SUCCEEDED, "Better.", 2)
+    assert [task.attempt for task in await host.tasks(ended.id)] == [0, 1, 2]
+    assert len(models(host)) == 3, "the second task once, the third until it was answered"
+    assert kinds(await host.watch(ended.id)).count("task_completed") == 2
+    assert not any(map(is_kind("task_started", "first"), await host.watch(ended.id)))
