@@ -15,6 +15,7 @@ from services.common.http import EgressClient
 from services.common.identity.credentials import AuthCredentials
 from services.common.periodic import every
 from services.common.runtime import Runtime
+from services.common.schema_checks.checker import SchemaChecker
 from services.common.startup import StartError
 from services.models.domain.model import Provider
 from services.models.domain.provider_options import DIRECT_PROVIDERS
@@ -32,7 +33,6 @@ from services.models.providers.retries import RetryLimits
 from services.models.providers.shares import GroupShares
 from services.models.providers.upstreams import Upstreams
 from services.models.repositories.models import has_models_of
-from services.models.schema_checks.checker import SchemaChecker
 from services.models.seed import SeedError, read_seed, seed
 from services.models.servicers.inference import InferenceServicer
 from services.models.servicers.models import ModelServicer

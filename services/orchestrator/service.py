@@ -4,6 +4,7 @@ import asyncio
 
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import add_CrewServiceServicer_to_server
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import add_ExecutionServiceServicer_to_server
+from coxswain.orchestrator.v1.question_service_pb2_grpc import add_QuestionServiceServicer_to_server
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import add_ToolServiceServicer_to_server
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
@@ -12,6 +13,7 @@ from services.common.db.idempotency import forget_old_requests
 from services.common.grpc.server import Registry
 from services.common.periodic import every, once
 from services.common.runtime import Runtime
+from services.common.schema_checks.checker import SchemaChecker
 from services.orchestrator.cron import time_zones
 from services.orchestrator.gateways import RemoteGrants, RemoteMemories, RemoteModels
 from services.orchestrator.hints.bus import HintBus, LocalHintBus
@@ -19,8 +21,10 @@ from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.group_events import GroupEventReader
+from services.orchestrator.repositories.questions import QuestionChangeReader
 from services.orchestrator.servicers.crews import CrewServicer
 from services.orchestrator.servicers.executions import ExecutionServicer
+from services.orchestrator.servicers.questions import QuestionServicer
 from services.orchestrator.servicers.schedules import ScheduleServicer
 from services.orchestrator.servicers.tools import ToolServicer
 from services.orchestrator.servicers.workers import WorkerServicer
@@ -39,6 +43,10 @@ from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.group_events import GroupEvents
 from services.orchestrator.usecases.group_feed import GroupFeed
 from services.orchestrator.usecases.housekeeping import Housekeeping
+from services.orchestrator.usecases.question_deadlines import QuestionDeadlines
+from services.orchestrator.usecases.question_feed import QuestionFeed
+from services.orchestrator.usecases.question_settler import QuestionSettler
+from services.orchestrator.usecases.questions import Questions
 from services.orchestrator.usecases.queue import Queue
 from services.orchestrator.usecases.scheduler import Scheduler
 from services.orchestrator.usecases.schedules import Schedules
@@ -71,6 +79,8 @@ class OrchestratorService:
         self._group_events = GroupEvents(
             database, group_reader, self._group_feed, retention_seconds=settings.group_event_retention_seconds
         )
+        changes = QuestionChangeReader(database)
+        self._question_feed = QuestionFeed(changes, self._bus, safety_read_seconds=settings.watch_safety_read_seconds)
         validation = CrewValidation(
             RemoteModels(peers), TOOLS, default_model=settings.default_model, max_bytes=settings.max_crew_bytes
         )
@@ -80,13 +90,16 @@ class OrchestratorService:
         continuer = ExecutionContinuer(database, starter, default_model=settings.default_model)
         self._comparisons = ExecutionComparisons(database, default_model=settings.default_model)
         self._executions = Executions(database, grants, self._bus, self._feed, starter, continuer, ender)
+        settler = QuestionSettler(ender, self._bus)
+        self._schema_checker = SchemaChecker()
+        self._questions = Questions(database, changes, self._question_feed, settler, self._schema_checker)
         self._schedules = Schedules(database, starter, grants)
         self._leases = LeaseStore(database)
         self.workers = Workers(self._leases, self._bus)
         """Also told by whoever runs worker hosts when one has ended."""
         self._queue = Queue(database, self.workers)
         self._scheduler = Scheduler(database, starter, grants, settings.schedule_poll_seconds)
-        self._housekeeping = Housekeeping(database, ender)
+        self._housekeeping = Housekeeping(database, ender, QuestionDeadlines(database, settler))
         self._retention = ExecutionRetention(database, grants, default_seconds=settings.execution_retention_seconds)
         self._settings = settings
         self._database = database
@@ -100,6 +113,7 @@ class OrchestratorService:
             add_ExecutionServiceServicer_to_server,
             ExecutionServicer(self._executions, self._comparisons, self._queue, self._group_events, self._retention),
         )
+        registry.add(add_QuestionServiceServicer_to_server, QuestionServicer(self._questions))
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(TOOLS))
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
         registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self.workers))
@@ -109,6 +123,7 @@ class OrchestratorService:
         await self._bus.start()
         await self._feed.start()
         await self._group_feed.start()
+        await self._question_feed.start()
         # They are read from files.
         await asyncio.to_thread(time_zones)
         settings = self._settings
@@ -130,6 +145,7 @@ class OrchestratorService:
         """See `Service`."""
         self._feed.drain()
         self._group_feed.drain()
+        self._question_feed.drain()
         self.workers.drain()
         # What is due is another replica's now, or the next process's.
         await self._scheduling.stop()
@@ -139,6 +155,8 @@ class OrchestratorService:
         await self._background.stop()
         await self._feed.close()
         await self._group_feed.close()
+        await self._question_feed.close()
+        await self._schema_checker.close()
         await self._bus.close()
         await self._leases.close()
 

@@ -499,8 +499,11 @@ def _approval_and_cancellation(world: World, scene: Scene) -> None:
         after = events[-1].sequence if events else 0
         answers = world.all("ExecutionService.WatchExecution", id=execution, after_sequence=after, take=1)
         events += [answer.event for answer in answers]
-    [asked] = [event.approval_requested for event in events if event.HasField("approval_requested")]
-    ok("ExecutionService.AnswerApproval", id=asked.approval_id, decision="APPROVAL_DECISION_APPROVE")
+    [asked] = [event.question_raised for event in events if event.HasField("question_raised")]
+    ok("QuestionService.ListQuestions")
+    ok("QuestionService.GetQuestion", id=asked.question_id)
+    assert world.all("QuestionService.WatchQuestions", take=1)
+    ok("QuestionService.AnswerQuestion", id=asked.question_id, accept={"content": "A result that was edited."})
     scene.wait_until_hanging("long")
     ok("ExecutionService.RenewExecutionCredential", id=execution)
     _look_into_crew_processes(world)

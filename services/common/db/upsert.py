@@ -35,3 +35,15 @@ async def insert_or_update(
         ).returning(*table.c)
     )
     return result.one()
+
+
+async def insert_or_add(
+    connection: AsyncConnection, table: Table, values: Mapping[str, Any], *, key: tuple[str, ...], add: tuple[str, ...]
+) -> Row[Any]:
+    """Insert a row, or add to the columns `add` of the row that has the same `key`; return it as it then stands."""
+    statement = _insert(connection, table, values)
+    sums = {name: table.c[name] + statement.excluded[name] for name in add}
+    result = await connection.execute(
+        statement.on_conflict_do_update(index_elements=list(key), set_=sums).returning(*table.c)
+    )
+    return result.one()

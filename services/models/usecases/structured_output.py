@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from services.common.errors import CoxswainError, FailedPrecondition
+from services.common.schema_checks.checker import MAX_CHARACTERS, SchemaChecker
 from services.models.domain.answer import Answer, FinishReason
 from services.models.domain.conversation import Completion, ContentPart, Message, MessageRole
 from services.models.domain.model import Model
 from services.models.domain.usage import Usage
-from services.models.schema_checks.checker import MAX_CHARACTERS, SchemaChecker
 
 _CUT_OFF = "the answer: was cut off or calls tools"
 _NOT_ALONE = "the answer: has to be JSON alone, without a code fence or thoughts"

@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from services.common.identity.principal import Role
 from services.orchestrator.domain.limits import ExecutionLimits
 
 
@@ -13,6 +14,14 @@ class Process(StrEnum):
 
     SEQUENTIAL = "SEQUENTIAL"
     HIERARCHICAL = "HIERARCHICAL"
+
+
+class OnDeadline(StrEnum):
+    """What becomes of an unanswered question; the names are those of `coxswain.orchestrator.v1.OnDeadline`."""
+
+    DECLINE = "DECLINE"
+    CANCEL = "CANCEL"
+    ACCEPT_DEFAULT = "ACCEPT_DEFAULT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,16 @@ class AgentSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalSpec:
+    """How people are asked to approve a result. An empty question means the default one; the deadline is in seconds."""
+
+    question: str = ""
+    role: Role = Role.EDITOR
+    deadline: float | None = None
+    on_deadline: OnDeadline = OnDeadline.DECLINE
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     """One task. `context` None: all earlier results for a synchronous task, none for an asynchronous one."""
 
@@ -67,6 +86,7 @@ class TaskSpec:
     guardrail_max_retries: int = 3
     human_approval: bool = False
     markdown: bool = False
+    approval: ApprovalSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,25 @@ from typing import Any
 from services.common.resource_key import ResourceKey
 from services.orchestrator.domain.limits import ExecutionLimits
 
+EARLIER_WAITING_FOR_ANSWER = "WAITING_FOR_APPROVAL"
+"""What the release before writes for the state WAITING_FOR_ANSWER of executions and tasks."""
+
 
 class ExecutionState(StrEnum):
     """Where an execution stands; the names are those of `coxswain.orchestrator.v1.ExecutionState`."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
-    WAITING_FOR_APPROVAL = "WAITING_FOR_APPROVAL"
+    WAITING_FOR_ANSWER = "WAITING_FOR_ANSWER"
     WAITING_FOR_CREDENTIAL = "WAITING_FOR_CREDENTIAL"
     WAITING_FOR_MODEL = "WAITING_FOR_MODEL"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "ExecutionState | None":
+        return cls.WAITING_FOR_ANSWER if value == EARLIER_WAITING_FOR_ANSWER else None
 
     @property
     def terminal(self) -> bool:
@@ -38,7 +45,7 @@ TERMINAL_STATES = frozenset({ExecutionState.SUCCEEDED, ExecutionState.FAILED, Ex
 
 PARKED_STATES = frozenset(
     {
-        ExecutionState.WAITING_FOR_APPROVAL,
+        ExecutionState.WAITING_FOR_ANSWER,
         ExecutionState.WAITING_FOR_CREDENTIAL,
         ExecutionState.WAITING_FOR_MODEL,
     }
@@ -50,10 +57,14 @@ class TaskState(StrEnum):
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
-    WAITING_FOR_APPROVAL = "WAITING_FOR_APPROVAL"
+    WAITING_FOR_ANSWER = "WAITING_FOR_ANSWER"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "TaskState | None":
+        return cls.WAITING_FOR_ANSWER if value == EARLIER_WAITING_FOR_ANSWER else None
 
     @property
     def terminal(self) -> bool:
@@ -210,6 +221,8 @@ class Execution:
     error: ExecutionError | None = None
     model_waits: tuple[ModelWait, ...] = ()
     """The models it waits for, the longest one first."""
+    open_question_ids: tuple[str, ...] = ()
+    """Oldest first."""
 
 
 PLAN_INDEX = -1
@@ -233,3 +246,5 @@ class TaskRun:
     error: ExecutionError | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    open_question_ids: tuple[str, ...] = ()
+    """Oldest first."""

@@ -13,6 +13,8 @@ class HintKind(StrEnum):
     """The cancellation of a running execution was requested."""
     EVENTS_STORED = "EVENTS_STORED"
     """An execution has new events."""
+    QUESTIONS_CHANGED = "QUESTIONS_CHANGED"
+    """Questions of an execution were asked, answered or closed."""
     RESYNC = "RESYNC"
     """Hints may have been lost: read everything. Made by a bus, never published."""
 

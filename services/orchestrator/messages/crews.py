@@ -6,20 +6,24 @@ from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from coxswain.common.v1 import access_pb2
 from coxswain.memory.v1 import memory_pb2
-from coxswain.orchestrator.v1 import crew_pb2
+from coxswain.orchestrator.v1 import crew_pb2, question_state_pb2
 from services.common.errors import FieldViolation, InvalidArgument
 from services.common.grpc.enums import enum_to_proto
 from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.json_values import from_struct, to_struct
 from services.common.grpc.times import duration_to_proto
 from services.common.grpc.validation import rule_violations, validate
+from services.common.identity.principal import Role
 from services.orchestrator.domain.crew import (
     AgentSpec,
+    ApprovalSpec,
     Crew,
     CrewSpec,
     KnowledgeSpec,
     MemorySpec,
+    OnDeadline,
     Process,
     TaskSpec,
     ToolSpec,
@@ -30,6 +34,12 @@ from services.orchestrator.placeholders import required_inputs
 _MAX_ITERATIONS = 25
 _MAX_RETRIES = 2
 _GUARDRAIL_MAX_RETRIES = 3
+# What rules of the protos refuse is read as the default: crews with faults are read too.
+_ANSWERING_ROLES = {int(role): role for role in (Role.OPERATOR, Role.EDITOR, Role.ADMIN)}
+_ON_DEADLINE = {
+    question_state_pb2.ON_DEADLINE_CANCEL: OnDeadline.CANCEL,
+    question_state_pb2.ON_DEADLINE_ACCEPT_DEFAULT: OnDeadline.ACCEPT_DEFAULT,
+}
 _CHANGEABLE = frozenset(crew_pb2.CrewSpec.DESCRIPTOR.fields_by_name) | {
     f"{part}.{field}"
     for part, message in (("memory", crew_pb2.MemorySpec), ("limits", crew_pb2.ExecutionLimits))
@@ -222,6 +232,7 @@ def _task_from_proto(path: str, message: crew_pb2.TaskSpec) -> TaskSpec:
         guardrail_max_retries=message.guardrail_max_retries if retries else _GUARDRAIL_MAX_RETRIES,
         human_approval=message.human_approval,
         markdown=message.markdown,
+        approval=_approval_from_proto(message.approval) if message.HasField("approval") else None,
     )
 
 
@@ -239,6 +250,25 @@ def _task_to_proto(task: TaskSpec) -> crew_pb2.TaskSpec:
         guardrail_max_retries=task.guardrail_max_retries,
         human_approval=task.human_approval,
         markdown=task.markdown,
+        approval=None if task.approval is None else _approval_to_proto(task.approval),
+    )
+
+
+def _approval_from_proto(message: crew_pb2.ApprovalSpec) -> ApprovalSpec:
+    return ApprovalSpec(
+        question=message.question,
+        role=_ANSWERING_ROLES.get(message.role, Role.EDITOR),
+        deadline=message.deadline.ToNanoseconds() / 1e9 if message.HasField("deadline") else None,
+        on_deadline=_ON_DEADLINE.get(message.on_deadline, OnDeadline.DECLINE),
+    )
+
+
+def _approval_to_proto(approval: ApprovalSpec) -> crew_pb2.ApprovalSpec:
+    return crew_pb2.ApprovalSpec(
+        question=approval.question,
+        role=enum_to_proto(access_pb2.Role, approval.role),
+        deadline=duration_to_proto(approval.deadline),
+        on_deadline=enum_to_proto(question_state_pb2.OnDeadline, approval.on_deadline),
     )
 
 

@@ -46,6 +46,7 @@ def execution_to_proto(execution: Execution, queue: QueueStatus | None = None) -
         on_credential_expiry=enum_to_proto(delegation_pb2.OnCredentialExpiry, execution.on_credential_expiry),
         limits=limits_to_proto(execution.limits),
         queue=None if queue is None else _queue_to_proto(queue),
+        open_question_ids=execution.open_question_ids,
     )
     for name, value in execution.inputs.items():
         message.inputs[name].CopyFrom(to_value(value))
@@ -157,6 +158,7 @@ def task_run_to_proto(run: TaskRun) -> execution_pb2.TaskRun:
         error=None if run.error is None else error_to_proto(run.error),
         usage=usage_to_proto(run.usage),
         copied=run.copied,
+        open_question_ids=run.open_question_ids,
     )
     if run.started_at is not None:
         message.start_time.FromDatetime(run.started_at)

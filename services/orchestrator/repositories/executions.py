@@ -8,7 +8,6 @@ from sqlalchemy import ColumnElement, Row, Table, case, func, insert, null, sele
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
-from services.orchestrator.domain.approval import ApprovalState
 from services.orchestrator.domain.document import from_document, to_document
 from services.orchestrator.domain.execution import (
     PARKED_STATES,
@@ -26,7 +25,8 @@ from services.orchestrator.domain.execution_filter import ExecutionFilter
 from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.repositories.admission import HELD
 from services.orchestrator.repositories.execution_filters import conditions, label_hashes
-from services.orchestrator.tables import approvals, execution_labels, executions, task_runs
+from services.orchestrator.repositories.questions import QuestionRepository
+from services.orchestrator.tables import execution_labels, executions, task_runs
 
 _WAITING = sorted(PARKED_STATES | {ExecutionState.QUEUED})
 _WOKEN: Mapping[str, Any] = {
@@ -209,7 +209,7 @@ class ExecutionRepository:
         )
 
     async def end(self, execution_id: str, state: ExecutionState, error: ExecutionError | None, at: datetime) -> None:
-        """End a locked execution that no worker is running, with its unfinished tasks and open approvals."""
+        """End a locked execution that no worker is running, with its unfinished tasks and open questions."""
         await self._connection.execute(
             update(executions)
             .where(executions.c.id == execution_id)
@@ -231,11 +231,7 @@ class ExecutionRepository:
             )
             .values(state=TaskState.CANCELLED, ended_at=at)
         )
-        await self._connection.execute(
-            update(approvals)
-            .where(approvals.c.execution_id == execution_id, approvals.c.state == ApprovalState.PENDING)
-            .values(state=ApprovalState.VOID)
-        )
+        await QuestionRepository(self._connection).close_open(execution_id)
 
     async def wake(self, execution_id: str) -> None:
         """Make a locked, parked execution ready for its next segment."""

@@ -70,9 +70,9 @@ class TaskRunRepository:
         """Store why a task failed."""
         await self._update(index, state=TaskState.FAILED, error=to_document(error), ended_at=at)
 
-    async def wait_for_approval(self, index: int, output: TaskOutput) -> None:
-        """Store a result that a person has to approve."""
-        await self._update(index, state=TaskState.WAITING_FOR_APPROVAL, output=to_document(output))
+    async def wait_for_answer(self, index: int, output: TaskOutput) -> None:
+        """Store a result that people are asked about."""
+        await self._update(index, state=TaskState.WAITING_FOR_ANSWER, output=to_document(output))
 
     async def add_usage(self, index: int, usage: Usage) -> None:
         """Add what a model call has used."""

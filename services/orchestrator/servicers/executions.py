@@ -112,13 +112,6 @@ class ExecutionServicer(ExecutionServiceServicer):
         execution = await self._executions.continue_execution(principal, wanted, request_key(principal, request))
         return execution_to_proto(execution)
 
-    async def AnswerApproval(self, request: pb.AnswerApprovalRequest, context: Context) -> pb.AnswerApprovalResponse:
-        """See the proto."""
-        execution = await self._executions.answer(
-            current_principal(), request.id, request.feedback, approved=request.decision == pb.APPROVAL_DECISION_APPROVE
-        )
-        return pb.AnswerApprovalResponse(execution=execution_to_proto(execution))
-
     async def RenewExecutionCredential(
         self, request: pb.RenewExecutionCredentialRequest, context: Context
     ) -> pb.RenewExecutionCredentialResponse:

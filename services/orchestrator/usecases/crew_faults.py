@@ -35,6 +35,7 @@ def crew_faults(spec: CrewSpec, tools: Mapping[str, Tool], max_bytes: int) -> li
         *_context(spec),
         *_asynchrony(spec),
         *_schemas(spec),
+        *_approvals(spec),
     ]
     return in_document_order(faults)
 
@@ -282,3 +283,12 @@ def _schemas(spec: CrewSpec) -> Iterator[FieldViolation]:
             continue
         if task.output_schema.get("type") != "object":
             yield FieldViolation(path, 'must describe an object: set "type" to "object"')
+
+
+def _approvals(spec: CrewSpec) -> Iterator[FieldViolation]:
+    for index, task in enumerate(spec.tasks):
+        if task.approval is not None and not task.human_approval:
+            yield FieldViolation(
+                f"spec.tasks[{index}].approval",
+                "has no effect without human_approval: set that to true or leave this out",
+            )

@@ -19,10 +19,10 @@ from services.orchestrator.domain.continuation import Continuation, TaskReuse
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.execution import PLAN_INDEX, Execution, ExecutionState, TaskRun, TaskState, Usage
 from services.orchestrator.domain.task_order import fill_in_models
-from services.orchestrator.repositories.approvals import ApprovalRepository
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.journal import JournalRepository
+from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.task_fingerprints import Fingerprint, plan_fingerprint, task_fingerprints
 from services.orchestrator.usecases.execution_starter import ExecutionStarter, existing_execution, pending_run
@@ -119,7 +119,7 @@ class ExecutionContinuer:
                 execution,
                 spec,
                 await TaskRunRepository(connection, execution.id).list(),
-                frozenset(await ApprovalRepository(connection).newest(execution.id)),
+                frozenset(await QuestionRepository(connection).newest(execution.id)),
                 revision,
                 next_spec,
             )

@@ -26,6 +26,22 @@ class ExecutionEnder:
         self._grants = grants
         self._bus = bus
 
+    async def cancel(self, connection: AsyncConnection, execution: Execution) -> None:
+        """Request a locked execution's cancellation; one that no worker runs ends at once.
+
+        Call `announce_cancel` after the transaction.
+        """
+        await ExecutionRepository(connection).request_cancel(execution.id, utc_now())
+        if execution.state is not ExecutionState.RUNNING or execution.ready:
+            await self.end(connection, execution, None)
+
+    async def announce_cancel(self, execution: Execution) -> None:
+        """Tell watchers or the worker of a cancellation, for the execution as it was left."""
+        if execution.state.terminal:
+            await self.announce(execution)
+        else:
+            self._bus.publish(Hint(HintKind.CANCEL_REQUESTED, execution.id))
+
     async def end(self, connection: AsyncConnection, execution: Execution, error: ExecutionError | None) -> None:
         """End a locked execution: FAILED with an error, CANCELLED without. Call `announce` after the transaction."""
         if error is None:
@@ -39,6 +55,7 @@ class ExecutionEnder:
     async def announce(self, ended: Execution) -> None:
         """Send watchers a hint, and revoke the grant; housekeeping tries again what fails of that."""
         self._bus.publish(Hint(HintKind.EVENTS_STORED, ended.id, ended.last_sequence, ended.group_id))
+        self._bus.publish(Hint(HintKind.QUESTIONS_CHANGED, ended.id))
         await self.revoke(ended.id)
 
     async def revoke(self, execution_id: str) -> bool:

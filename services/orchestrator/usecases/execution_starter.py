@@ -35,6 +35,7 @@ from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
+from services.orchestrator.usecases.open_questions import with_open_questions
 from services.orchestrator.usecases.ports import Grants
 
 logger = structlog.get_logger(__name__)
@@ -237,11 +238,11 @@ class ExecutionStarter:
 
 
 async def existing_execution(connection: AsyncConnection, group_id: str, execution_id: str) -> Execution:
-    """Return an execution of a group. Raises NotFound."""
+    """Return an execution of a group with its open questions. Raises NotFound."""
     execution = await ExecutionRepository(connection).get(group_id, execution_id)
     if execution is None:
         raise NotFound.of("execution", execution_id)
-    return execution
+    return (await with_open_questions(connection, [execution]))[0]
 
 
 async def _first(connection: AsyncConnection, group_id: str, execution_id: str) -> Execution:

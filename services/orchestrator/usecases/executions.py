@@ -1,33 +1,29 @@
 """Use cases of ExecutionService."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from pydantic_core import to_json
 
-from coxswain.orchestrator.v1 import execution_pb2
-from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey
-from services.common.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
+from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.paging import Page, Pager
-from services.orchestrator.domain.approval import ApprovalState
 from services.orchestrator.domain.continuation import Continuation
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.event import StoredEvent
 from services.orchestrator.domain.execution import Execution, ExecutionState, Start, TaskRun
 from services.orchestrator.domain.execution_filter import ExecutionFilter
 from services.orchestrator.domain.hint import Hint, HintKind
-from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
-from services.orchestrator.repositories.approvals import ApprovalRepository
-from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.event_feed import EventFeed
 from services.orchestrator.usecases.execution_continuer import ExecutionContinuer
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
 from services.orchestrator.usecases.execution_starter import ExecutionStarter, existing_execution
+from services.orchestrator.usecases.open_questions import tasks_with_open_questions, with_open_questions
 from services.orchestrator.usecases.ports import Grants
 
 # Labels are all that is large of a listed one, and have their limits.
@@ -80,9 +76,9 @@ class Executions:
             InvalidArgument: INVALID_PAGE_TOKEN.
         """
         async with self._database.read() as connection:
-            await existing_execution(connection, principal.group_id, execution_id)
+            execution = await existing_execution(connection, principal.group_id, execution_id)
             runs = TaskRunRepository(connection, execution_id)
-            return await _TASKS.page(
+            page = await _TASKS.page(
                 size,
                 token,
                 {"execution": execution_id},
@@ -90,13 +86,14 @@ class Executions:
                 lambda run: [run.task_index],
                 _size_of_task,
             )
+            return replace(page, items=await tasks_with_open_questions(connection, execution, page.items))
 
     async def page(self, principal: Principal, chosen: ExecutionFilter, size: int, token: str) -> Page[Execution]:
         """Return a page of the group's executions, newest first. Raises InvalidArgument: INVALID_PAGE_TOKEN."""
         group_id = principal.group_id
         async with self._database.read() as connection:
             executions = ExecutionRepository(connection)
-            return await _EXECUTIONS.page(
+            page = await _EXECUTIONS.page(
                 size,
                 token,
                 {"group": group_id, **chosen.fingerprint()},
@@ -104,6 +101,7 @@ class Executions:
                 lambda execution: [execution.id],
                 lambda execution: len(to_json(dict(execution.labels))),
             )
+            return replace(page, items=await with_open_questions(connection, page.items))
 
     async def watch(
         self, principal: Principal, execution_id: str, after_sequence: int, *, chunks: bool
@@ -136,64 +134,9 @@ class Executions:
                 raise NotFound.of("execution", execution_id)
             if execution.state.terminal:
                 return execution
-            await executions.request_cancel(execution_id, utc_now())
-            if execution.state is not ExecutionState.RUNNING or execution.ready:
-                await self._ender.end(connection, execution, None)
+            await self._ender.cancel(connection, execution)
             changed = await existing_execution(connection, principal.group_id, execution_id)
-        if changed.state.terminal:
-            await self._ender.announce(changed)
-        else:
-            self._bus.publish(Hint(HintKind.CANCEL_REQUESTED, execution_id))
-        return changed
-
-    async def answer(self, principal: Principal, approval_id: str, feedback: str, *, approved: bool) -> Execution:
-        """Approve or refuse a result, and let its execution continue.
-
-        Raises:
-            NotFound: the group does not have this approval.
-            FailedPrecondition: it was answered otherwise before, or its execution has ended.
-        """
-        answer = ApprovalState.APPROVED if approved else ApprovalState.REFUSED
-        async with self._database.write() as connection:
-            executions, approvals = ExecutionRepository(connection), ApprovalRepository(connection)
-            approval = await approvals.get(principal.group_id, approval_id)
-            if approval is None:
-                raise NotFound.of("approval", approval_id)
-            # Answers and ends of an execution take this lock: what is read under it stays valid.
-            execution = await executions.lock(approval.execution_id, principal.group_id)
-            approval = await approvals.get(principal.group_id, approval_id)
-            if execution is None or approval is None:
-                raise Internal("the execution of the approval is gone")
-            if (approval.state, approval.feedback, approval.answered_by) == (answer, feedback, principal.subject):
-                return execution
-            if approval.state is not ApprovalState.PENDING or execution.state.terminal:
-                raise FailedPrecondition(
-                    f"the approval is {approval.state} and its execution {execution.state}; the first answer counts",
-                    reason="APPROVAL_STATE",
-                    metadata={"approval_id": approval_id, "state": approval.state},
-                )
-            await approvals.answer(approval_id, answer, feedback, principal.subject, utc_now())
-            answered = execution_pb2.ApprovalAnswered(
-                approval_id=approval_id, approved=approved, subject=principal.subject
-            )
-            await EventRepository(connection).append(
-                execution.id,
-                [
-                    new_event(
-                        answered,
-                        task_index=approval.task_index,
-                        task_name=approval.task_name,
-                        attempt=approval.attempt,
-                    )
-                ],
-            )
-            woken = execution.state is ExecutionState.WAITING_FOR_APPROVAL
-            if woken:
-                await executions.wake(execution.id)
-            changed = await existing_execution(connection, principal.group_id, execution.id)
-        self._bus.publish(Hint(HintKind.EVENTS_STORED, changed.id, changed.last_sequence, changed.group_id))
-        if woken:
-            self._bus.publish(Hint(HintKind.EXECUTION_READY, changed.id))
+        await self._ender.announce_cancel(changed)
         return changed
 
     async def renew_credential(self, principal: Principal, execution_id: str) -> Execution:

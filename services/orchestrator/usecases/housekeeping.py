@@ -8,8 +8,10 @@ from prometheus_client import Gauge
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.execution import TERMINAL_STATES, Execution, ExecutionError, ExecutionState
+from services.orchestrator.repositories.earlier_approvals import EarlierApprovals
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
+from services.orchestrator.usecases.question_deadlines import QuestionDeadlines
 
 UNFINISHED = Gauge(
     "coxswain_executions",
@@ -23,14 +25,15 @@ _GRANT_AGE = timedelta(seconds=30)
 
 
 class Housekeeping:
-    """Ends waiting executions whose end is due, revokes forgotten grants, counts unfinished work.
+    """Ends waiting executions and questions whose time is up, revokes forgotten grants, counts unfinished work.
 
     Replicas may do it at once.
     """
 
-    def __init__(self, database: Database, ender: ExecutionEnder) -> None:
+    def __init__(self, database: Database, ender: ExecutionEnder, deadlines: QuestionDeadlines) -> None:
         self._database = database
         self._ender = ender
+        self._deadlines = deadlines
 
     async def once(self) -> None:
         """Do what is due now."""
@@ -40,13 +43,22 @@ class Housekeeping:
             overdue = await executions.overdue(now, _BATCH)
             forgotten = await executions.unrevoked_grants(now - _GRANT_AGE, _BATCH)
             unfinished = await executions.count(_STATES)
+            earlier = await EarlierApprovals(connection).waiting(_BATCH)
         for state in _STATES:
             UNFINISHED.labels(state).set(unfinished.get(state, 0))
+        for execution_id in earlier:
+            await self._adopt_approvals(execution_id)
         for execution_id in overdue:
             await self._end_waiting(execution_id)
+        await self._deadlines.fire(now)
         for execution_id in forgotten:
             if not await self._ender.revoke(execution_id):
                 break
+
+    async def _adopt_approvals(self, execution_id: str) -> None:
+        async with self._database.write() as connection:
+            await ExecutionRepository(connection).lock(execution_id)
+            await EarlierApprovals(connection).adopt(execution_id)
 
     async def _end_waiting(self, execution_id: str) -> None:
         async with self._database.write() as connection:

@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 from coxswain.auth.v1.principal_pb2 import WhoAmIResponse
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceServicer, add_MemoryServiceServicer_to_server
-from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, question_pb2
 from coxswain.orchestrator.v1.crew_pb2 import Crew
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceServicer, add_CrewServiceServicer_to_server
 from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState
@@ -25,6 +25,11 @@ from coxswain.orchestrator.v1.execution_service_pb2_grpc import (
     ExecutionServiceServicer,
     add_ExecutionServiceServicer_to_server,
 )
+from coxswain.orchestrator.v1.question_service_pb2_grpc import (
+    QuestionServiceServicer,
+    add_QuestionServiceServicer_to_server,
+)
+from coxswain.orchestrator.v1.question_state_pb2 import QuestionState
 
 _TERMINAL = {
     "execution_succeeded": ExecutionState.EXECUTION_STATE_SUCCEEDED,
@@ -48,7 +53,13 @@ def reason(name: str) -> error_details_pb2.ErrorInfo:
     return error_details_pb2.ErrorInfo(reason=name, domain="coxswain")
 
 
-class Installation(AuthServiceServicer, CrewServiceServicer, ExecutionServiceServicer, MemoryServiceServicer):
+class Installation(
+    AuthServiceServicer,
+    CrewServiceServicer,
+    ExecutionServiceServicer,
+    QuestionServiceServicer,
+    MemoryServiceServicer,
+):
     """What the tests script and look at."""
 
     def __init__(self) -> None:
@@ -59,6 +70,7 @@ class Installation(AuthServiceServicer, CrewServiceServicer, ExecutionServiceSer
         self.crews: dict[str, Crew] = {}
         self.executions: dict[str, Execution] = {}
         self.events: list[ExecutionEvent] = []
+        self.questions: list[question_pb2.Question] = []
         self.more = threading.Condition()
         self.faults: dict[str, list[Callable[[Any], None]]] = {}
         """What the next calls of a method do instead of answering, or before it."""
@@ -131,9 +143,32 @@ class Installation(AuthServiceServicer, CrewServiceServicer, ExecutionServiceSer
         self.enter("GetExecution", request, context)
         return execution_pb2.GetExecutionResponse(execution=self.execution())
 
-    def AnswerApproval(self, request: Any, context: Any) -> execution_pb2.AnswerApprovalResponse:
-        self.enter("AnswerApproval", request, context)
-        return execution_pb2.AnswerApprovalResponse(execution=self.execution())
+    def ListQuestions(self, request: Any, context: Any) -> question_pb2.ListQuestionsResponse:
+        self.enter("ListQuestions", request, context)
+        return question_pb2.ListQuestionsResponse(questions=self.questions)
+
+    def GetQuestion(self, request: Any, context: Any) -> question_pb2.GetQuestionResponse:
+        self.enter("GetQuestion", request, context)
+        [question] = [found for found in self.questions if found.id == request.id]
+        return question_pb2.GetQuestionResponse(question=question)
+
+    def AnswerQuestion(self, request: Any, context: Any) -> question_pb2.AnswerQuestionResponse:
+        self.enter("AnswerQuestion", request, context)
+        question = question_pb2.Question(id=request.id, execution_id="e", state=QuestionState.QUESTION_STATE_ACCEPTED)
+        return question_pb2.AnswerQuestionResponse(question=question)
+
+    def WatchQuestions(self, request: Any, context: Any) -> Iterator[question_pb2.WatchQuestionsResponse]:
+        self.enter("WatchQuestions", request, context)
+        self.watched_after.append(request.after_sequence)
+        left, ending = self.watch_breaks_after.pop(0) if self.watch_breaks_after else (-1, None)
+        for sequence, question in enumerate(self.questions, start=1):
+            if left == 0:
+                break
+            left -= 1
+            if sequence > request.after_sequence:
+                yield question_pb2.WatchQuestionsResponse(sequence=sequence, question=question)
+        if ending is not None:
+            ending(context)
 
     def RenewExecutionCredential(self, request: Any, context: Any) -> execution_pb2.RenewExecutionCredentialResponse:
         self.enter("RenewExecutionCredential", request, context)
@@ -175,6 +210,7 @@ class Server:
         add_AuthServiceServicer_to_server(installation, self._server)
         add_CrewServiceServicer_to_server(installation, self._server)
         add_ExecutionServiceServicer_to_server(installation, self._server)
+        add_QuestionServiceServicer_to_server(installation, self._server)
         add_MemoryServiceServicer_to_server(installation, self._server)
         self.health = health.HealthServicer()
         self.health.set("", health_pb2.HealthCheckResponse.SERVING)

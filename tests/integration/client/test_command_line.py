@@ -221,7 +221,7 @@ async def test_a_run_repeated_after_the_crew_has_changed_is_still_the_same(run: 
         (["run", "brief", "--label", "x"], "key=value"),
         (["run", "brief", "--identity", "bob"], "'group'"),
         (["run", "brief", "--on-credential-expiry", "never"], "'use-group-identity'"),
-        (["executions", "--state", "odd"], "waiting_for_approval"),
+        (["executions", "--state", "odd"], "waiting_for_answer"),
         (["memory", "search", "x", "--kind", "odd"], "short_term"),
         (["memory", "search", "x", "--crew", "a", "--memory-id", "b"], "one of --crew and --memory-id"),
         (["memory", "import", "/no/such/file"], "/no/such/file: No such file"),
@@ -392,59 +392,6 @@ def test_a_reader_that_has_seen_enough_is_no_error(server: Server, installation:
     result = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert json.loads(result.stdout)["sequence"] == "1"
     assert result.stderr == ""
-
-
-def approval(state: pb.ExecutionState.ValueType) -> list[pb.ExecutionEvent]:
-    asked = pb.ApprovalRequested(approval_id="a-1", output=pb.TaskOutput(text="Good?"))
-    return [
-        event(4, "extract", approval_requested=asked),
-        event(5, execution_parked=pb.ExecutionParked(state=state)),
-    ]
-
-
-@pytest.mark.parametrize(("arguments", "approved"), [(["--yes"], True), (["--reject", "--feedback", "more"], False)])
-def test_an_approval_is_found_and_answered(
-    server: Server, installation: Installation, arguments: list[str], approved: bool
-) -> None:
-    installation.emit(*EVENTS, *approval(pb.ExecutionState.EXECUTION_STATE_WAITING_FOR_APPROVAL))
-    result = invoke(server.address, "approve", "e", *arguments)
-    assert result.exit_code == 0, result.stderr
-    answer = installation.requests[-1]
-    decision = pb.APPROVAL_DECISION_APPROVE if approved else pb.APPROVAL_DECISION_REFUSE
-    assert (answer.id, answer.decision, answer.feedback) == ("a-1", decision, "" if approved else "more")
-
-
-def test_where_nobody_can_be_asked_nothing_is_approved(server: Server, installation: Installation) -> None:
-    installation.emit(*EVENTS, *approval(pb.ExecutionState.EXECUTION_STATE_WAITING_FOR_APPROVAL))
-    result = invoke(server.address, "approve", "e", stdin="y\n")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "Good?" in result.stderr, "the result is shown"
-    assert "this would approve this result of extract; repeat with --yes" in result.stderr
-    assert installation.calls["AnswerApproval"] == 0
-
-
-@pytest.mark.parametrize(("answer", "approvals", "exit_code"), [("y", 1, 0), ("n", 0, 1)])
-def test_on_a_terminal_a_result_is_shown_and_asked_about(
-    server: Server, installation: Installation, answer: str, approvals: int, exit_code: int
-) -> None:
-    installation.emit(*EVENTS, *approval(pb.ExecutionState.EXECUTION_STATE_WAITING_FOR_APPROVAL))
-    person, terminal = os.openpty()
-    os.write(person, f"{answer}\n".encode())
-    command = [sys.executable, "-m", "coxswain.client", "--address", server.address, "approve", "e"]
-    result = subprocess.run(command, stdin=terminal, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    os.close(terminal)
-    os.close(person)
-    assert result.returncode == exit_code, result.stderr
-    assert "Good?" in result.stderr
-    assert "Approve this result of extract?" in result.stderr
-    assert installation.calls["AnswerApproval"] == approvals
-
-
-def test_an_execution_that_waits_for_no_approval_says_so(server: Server, installation: Installation) -> None:
-    installation.emit(*EVENTS)
-    result = invoke(server.address, "approve", "e", "--yes")
-    assert result.exit_code == 2
-    assert "is not waiting for an approval" in result.stderr
 
 
 def test_a_credential_is_renewed_with_the_token_given(server: Server, installation: Installation) -> None:

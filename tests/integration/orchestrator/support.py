@@ -15,24 +15,29 @@ from grpc_status import rpc_status
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
+from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceStub
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.identity.principal import Role
 from services.common.ids import new_id
-from services.orchestrator.domain.approval import ApprovalState
+from services.orchestrator.domain.crew import OnDeadline
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.execution import ExecutionState, TaskOutput, TaskState
 from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.domain.question import DEFAULT_TEXT, Question, QuestionKind, QuestionState
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.hints.remote import RemoteHintBus
 from services.orchestrator.repositories.events import EventRepository
-from services.orchestrator.tables import approvals, execution_events, executions, task_runs
+from services.orchestrator.repositories.questions import QuestionRepository
+from services.orchestrator.tables import execution_events, executions, task_runs
 from tests.support.harness import ALICE, Harness
 
 if TYPE_CHECKING:
     from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceAsyncStub
     from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceAsyncStub
+    from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceAsyncStub
 
 EVERY_FIELD = FieldMask(paths=["*"])
 CAPABLE_MODEL = "openai/gpt-4o-mini"
@@ -76,6 +81,12 @@ def executions_of(harness: Harness, bearer: str = ALICE) -> "ExecutionServiceAsy
     """Return a stub on the public listener."""
     channel: grpc.aio.Channel = harness.channel(bearer)
     return ExecutionServiceStub(channel)
+
+
+def questions_of(harness: Harness, bearer: str = ALICE) -> "QuestionServiceAsyncStub":
+    """Return a stub on the public listener."""
+    channel: grpc.aio.Channel = harness.channel(bearer)
+    return QuestionServiceStub(channel)
 
 
 def spec(name: str = "brief", **fields: Any) -> crew_pb2.CrewSpec:
@@ -174,32 +185,51 @@ class Worker:
         group_id = (await self.row(execution_id)).group_id
         self.bus.publish(Hint(HintKind.EVENTS_STORED, execution_id, last, group_id))
 
-    async def park(self, execution_id: str, index: int) -> str:
-        """Ask for approval of a task's result, let go of the execution, and return the approval's id."""
-        approval_id = new_id()
+    async def ask(self, execution_id: str, index: int, **fields: Any) -> str:
+        """Ask whether a task's result is good, and return the question's id."""
         async with self.database.write() as connection:
             row = (await connection.execute(executions.select().where(executions.c.id == execution_id))).one()
-            await connection.execute(
-                approvals.insert().values(
-                    id=approval_id,
-                    execution_id=execution_id,
-                    group_id=row.group_id,
-                    task_index=index,
-                    task_name="edit",
-                    attempt=1,
-                    state=ApprovalState.PENDING,
-                    output=to_document(TaskOutput("draft")),
-                    feedback="",
-                    answered_by="",
-                    requested_at=utc_now(),
-                )
+            question = Question(
+                **{
+                    "id": new_id(),
+                    "kind": QuestionKind.RESULT_APPROVAL,
+                    "state": QuestionState.OPEN,
+                    "group_id": row.group_id,
+                    "execution_id": execution_id,
+                    "crew_id": row.crew_id,
+                    "crew_name": row.crew_name,
+                    "task_index": index,
+                    "task_name": "edit",
+                    "attempt": 1,
+                    "text": DEFAULT_TEXT,
+                    "result": TaskOutput("draft", agent_role="Editor"),
+                    "schema": None,
+                    "role": Role.EDITOR,
+                    "deadline_at": None,
+                    "on_deadline": OnDeadline.DECLINE,
+                    "created_at": utc_now(),
+                    **fields,
+                }
             )
+            await QuestionRepository(connection).insert(question)
+            await connection.execute(
+                task_runs.update()
+                .where(task_runs.c.execution_id == execution_id, task_runs.c.task_index == index)
+                .values(state=TaskState.WAITING_FOR_ANSWER, output=to_document(question.result))
+            )
+        self.bus.publish(Hint(HintKind.QUESTIONS_CHANGED, execution_id))
+        return question.id
+
+    async def park(self, execution_id: str, index: int, **fields: Any) -> str:
+        """Ask about a task's result, let go of the execution, and return the question's id."""
+        question_id = await self.ask(execution_id, index, **fields)
+        async with self.database.write() as connection:
             await connection.execute(
                 executions.update()
                 .where(executions.c.id == execution_id)
-                .values(state=ExecutionState.WAITING_FOR_APPROVAL)
+                .values(state=ExecutionState.WAITING_FOR_ANSWER)
             )
-        return approval_id
+        return question_id
 
     async def prune(self, execution_id: str, call_id: str) -> None:
         """Remove the pieces of one model's answer."""

@@ -307,34 +307,6 @@ async def test_only_what_failed_or_was_cancelled_can_be_resumed(harness: Harness
     assert refusal.metadata == {"execution_id": made.id, "state": state}
 
 
-@pytest.mark.parametrize(
-    ("decision", "other", "state"),
-    [
-        (pb.APPROVAL_DECISION_APPROVE, pb.APPROVAL_DECISION_REFUSE, "APPROVED"),
-        (pb.APPROVAL_DECISION_REFUSE, pb.APPROVAL_DECISION_APPROVE, "REFUSED"),
-    ],
-)
-async def test_an_answer_wakes_the_parked_execution_and_the_first_one_counts(
-    harness: Harness,
-    worker: Worker,
-    decision: pb.ApprovalDecision.ValueType,
-    other: pb.ApprovalDecision.ValueType,
-    state: str,
-) -> None:
-    stub = executions_of(harness)
-    made = await start(harness)
-    await worker.claim(made.id)
-    approval_id = await worker.park(made.id, 1)
-    request = pb.AnswerApprovalRequest(id=approval_id, decision=decision, feedback="shorter")
-    answers = await asyncio.gather(*(stub.AnswerApproval(request) for _ in range(3)))
-    assert {answer.execution.state for answer in answers} == {pb.EXECUTION_STATE_QUEUED}
-    row = await worker.row(made.id)
-    assert (row.ready, row.generation, row.last_sequence) == (True, 2, 3)
-    with refused(CODE.FAILED_PRECONDITION, "APPROVAL_STATE") as refusal:
-        await stub.AnswerApproval(pb.AnswerApprovalRequest(id=approval_id, decision=other))
-    assert refusal.metadata["state"] == state
-
-
 async def test_a_crew_is_started_by_its_name_as_well(harness: Harness) -> None:
     crew = await create_crew(harness)
     stub = executions_of(harness)
@@ -350,41 +322,12 @@ async def test_a_crew_is_started_by_its_name_as_well(harness: Harness) -> None:
     assert '"never"' in refusal.message
 
 
-async def test_an_answer_without_a_decision_is_refused(harness: Harness) -> None:
-    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
-        await executions_of(harness).AnswerApproval(pb.AnswerApprovalRequest(id="a"))
-    assert list(refusal.violations) == ["decision"]
-
-
-async def test_an_approval_of_an_ended_execution_cannot_be_answered(harness: Harness, worker: Worker) -> None:
-    stub = executions_of(harness)
-    made = await start(harness)
-    await worker.claim(made.id)
-    approval_id = await worker.park(made.id, 1)
-    ended = (await stub.CancelExecution(pb.CancelExecutionRequest(id=made.id))).execution
-    assert ended.state == pb.EXECUTION_STATE_CANCELLED
-    with refused(CODE.FAILED_PRECONDITION, "APPROVAL_STATE") as refusal:
-        await stub.AnswerApproval(pb.AnswerApprovalRequest(id=approval_id, decision=pb.APPROVAL_DECISION_APPROVE))
-    assert refusal.metadata == {"approval_id": approval_id, "state": "VOID"}
-
-
-async def test_an_operator_runs_and_cancels_but_does_not_approve(harness: Harness, worker: Worker) -> None:
-    crew = await create_crew(harness)
-    stub = executions_of(harness, OPERATOR)
-    made = (await stub.StartExecution(start_request(crew.id))).execution
-    await worker.claim(made.id)
-    approval_id = await worker.park(made.id, 1)
-    with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
-        await stub.AnswerApproval(pb.AnswerApprovalRequest(id=approval_id, decision=pb.APPROVAL_DECISION_APPROVE))
-    await stub.CancelExecution(pb.CancelExecutionRequest(id=made.id))
-
-
 async def test_another_group_sees_starts_watches_and_ends_nothing(harness: Harness, worker: Worker) -> None:
     crew = await create_crew(harness)
     made = (await executions_of(harness).StartExecution(start_request(crew.id, request_id="r"))).execution
     parked = await start(harness)
     await worker.claim(parked.id)
-    approval_id = await worker.park(parked.id, 1)
+    await worker.park(parked.id, 1)
     ended = await start(harness)
     await executions_of(harness).CancelExecution(pb.CancelExecutionRequest(id=ended.id))
     before = [tuple(await worker.row(id_)) for id_ in (made.id, parked.id, ended.id)]
@@ -404,9 +347,6 @@ async def test_another_group_sees_starts_watches_and_ends_nothing(harness: Harne
                 await call
             # What exists elsewhere cannot be told from what never did.
             assert refusal.message == f'there is no execution "{id_}" in your group'
-    for decision in (pb.APPROVAL_DECISION_APPROVE, pb.APPROVAL_DECISION_REFUSE):
-        with refused(CODE.NOT_FOUND, "NOT_FOUND"):
-            await foreign.AnswerApproval(pb.AnswerApprovalRequest(id=approval_id, decision=decision))
     with refused(CODE.NOT_FOUND, "NOT_FOUND"):
         await foreign.StartExecution(start_request(crew.id, request_id="r"))
     assert [tuple(await worker.row(id_)) for id_ in (made.id, parked.id, ended.id)] == before

@@ -21,7 +21,7 @@ def counted() -> dict[str, float]:
 async def test_the_length_of_the_queue_and_what_runs_and_waits_are_metrics(orchestrator: Orchestrator) -> None:
     await orchestrator.housekeeping.once()
     nothing = dict.fromkeys(
-        ("QUEUED", "RUNNING", "WAITING_FOR_APPROVAL", "WAITING_FOR_CREDENTIAL", "WAITING_FOR_MODEL"), 0.0
+        ("QUEUED", "RUNNING", "WAITING_FOR_ANSWER", "WAITING_FOR_CREDENTIAL", "WAITING_FOR_MODEL"), 0.0
     )
     assert counted() == nothing
     made = [await orchestrator.start() for _ in range(6)]

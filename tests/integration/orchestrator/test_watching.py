@@ -8,9 +8,10 @@ from typing import Any
 import grpc
 
 from coxswain.orchestrator.v1 import execution_pb2 as pb
+from coxswain.orchestrator.v1 import question_pb2
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.settings import OrchestratorSettings
-from tests.integration.orchestrator.support import Worker, executions_of, refused, start, working
+from tests.integration.orchestrator.support import Worker, executions_of, questions_of, refused, start, working
 from tests.support.harness import Harness, serve_services
 
 CODE = grpc.StatusCode
@@ -119,10 +120,9 @@ async def test_a_watch_outlasts_parking_and_waking(harness: Harness, worker: Wor
     made = await start(harness)
     watching = asyncio.create_task(sequences(watch(harness, made.id)))
     await worker.claim(made.id)
-    approval_id = await worker.park(made.id, 1)
-    await executions_of(harness).AnswerApproval(
-        pb.AnswerApprovalRequest(id=approval_id, decision=pb.APPROVAL_DECISION_APPROVE)
-    )
+    question_id = await worker.park(made.id, 1)
+    accepted = question_pb2.AnswerQuestionRequest(id=question_id, accept=question_pb2.AcceptQuestion())
+    await questions_of(harness).AnswerQuestion(accepted)
     await worker.claim(made.id)
     await worker.end(made.id, ExecutionState.SUCCEEDED, SUCCEEDED)
     assert await watching == [1, 2, 3, 4, 5]

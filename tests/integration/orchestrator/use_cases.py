@@ -27,6 +27,8 @@ from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.housekeeping import Housekeeping
 from services.orchestrator.usecases.model_needs import Capability
 from services.orchestrator.usecases.ports import Grant, ModelInfo
+from services.orchestrator.usecases.question_deadlines import QuestionDeadlines
+from services.orchestrator.usecases.question_settler import QuestionSettler
 from services.orchestrator.usecases.scheduler import Scheduler
 from services.orchestrator.usecases.schedules import Schedules
 
@@ -88,7 +90,8 @@ class Orchestrator:
         self.grants = Grants()
         bus = LocalHintBus()
         ender = ExecutionEnder(database, self.grants, bus)
-        self.housekeeping = Housekeeping(database, ender)
+        deadlines = QuestionDeadlines(database, QuestionSettler(ender, bus))
+        self.housekeeping = Housekeeping(database, ender, deadlines)
         feed = EventFeed(EventReader(database), bus, safety_read_seconds=3600, tail_bytes=100_000)
         validation = CrewValidation(Models(), {}, default_model="m", max_bytes=100_000)
         self.starter = ExecutionStarter(database, validation, self.grants, bus, max_inputs_bytes=10_000)

@@ -24,6 +24,7 @@ from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionService
 from services.common.db.database import Database
 from services.common.ids import new_id
 from services.models.settings import ModelsSettings
+from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import executions, task_runs, tool_journal
 from tests.support.harness import ALICE, Harness, serve_services
 from tests.support.llm_emulator import LlmEmulator
@@ -241,7 +242,9 @@ def alive(pid: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def install(data_dir: Path, *, database_url: str = "", **environment: str) -> AsyncIterator[Installation]:
+async def install(
+    data_dir: Path, *, database_url: str = "", housekeeping_seconds: str = "5", **environment: str
+) -> AsyncIterator[Installation]:
     """Serve everything but workers; those are started by the test."""
     seed = data_dir / "models.yaml"
     seed.write_text(yaml.safe_dump({"models": MODELS}))
@@ -263,7 +266,10 @@ async def install(data_dir: Path, *, database_url: str = "", **environment: str)
                 "memory",
                 "orchestrator",
                 database_url=database_url,
-                settings={"models": models},
+                settings={
+                    "models": models,
+                    "orchestrator": OrchestratorSettings(housekeeping_seconds=float(housekeeping_seconds)),
+                },
             ) as harness:
                 url = f"sqlite:///{data_dir}/orchestrator.db" if sqlite else database_url
                 database = Database(url, "orchestrator")

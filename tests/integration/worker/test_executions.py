@@ -321,34 +321,6 @@ async def test_a_failed_execution_resumed_does_only_what_is_not_done(installatio
     assert asked(installation, "Do the first thing.") == 1
 
 
-async def test_a_result_waits_for_a_person_with_nothing_running(installation: Installation) -> None:
-    llm = installation.llm
-    llm.on(Reply(text="A better draft."), contains="Make it better.")
-    llm.on(Reply(text="A draft."), last_contains="Write a draft.")
-    llm.on(Reply(text="Published."), last_contains="Publish it.")
-    spec = crew(task("draft", "Write a draft.", human_approval=True), task("publish", "Publish it.", "writer"))
-    execution = await installation.start(spec)
-    events = await installation.watch(execution.id, is_kind("execution_parked"))
-    assert (await installation.get(execution.id)).state == S.EXECUTION_STATE_WAITING_FOR_APPROVAL
-    await eventually(lambda: [len(worker.descendants()) for worker in installation.workers] == [1, 1])
-    requested = next(e.approval_requested for e in events if is_kind("approval_requested")(e))
-    assert requested.output.text == "A draft."
-    await installation.executions().AnswerApproval(
-        execution_pb2.AnswerApprovalRequest(
-            id=requested.approval_id, decision=execution_pb2.APPROVAL_DECISION_REFUSE, feedback="Make it better."
-        )
-    )
-    events = await installation.watch(execution.id, is_kind("execution_parked"), after=events[-1].sequence)
-    requested = next(e.approval_requested for e in events if is_kind("approval_requested")(e))
-    assert requested.output.text == "A better draft."
-    await installation.executions().AnswerApproval(
-        execution_pb2.AnswerApprovalRequest(id=requested.approval_id, decision=execution_pb2.APPROVAL_DECISION_APPROVE)
-    )
-    ended = await installation.finished(execution.id)
-    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, "Published.")
-    assert [run.output.text for run in await installation.tasks(execution.id)] == ["A better draft.", "Published."]
-
-
 async def test_a_crew_process_that_dies_is_replaced(installation: Installation) -> None:
     answer_by_task(installation, hang=True)
     execution = await installation.start(crew(*THREE))

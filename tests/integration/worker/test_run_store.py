@@ -7,8 +7,9 @@ import pytest
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.identity.principal import Role
 from services.common.ids import new_id
-from services.orchestrator.domain.approval import Approval, ApprovalState
+from services.orchestrator.domain.crew import OnDeadline
 from services.orchestrator.domain.execution import (
     ExecutionError,
     ExecutionState,
@@ -17,10 +18,11 @@ from services.orchestrator.domain.execution import (
     TaskState,
     Usage,
 )
+from services.orchestrator.domain.question import Answer, Question, QuestionKind, QuestionState
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.events import new_event
-from services.orchestrator.repositories.approvals import ApprovalRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.host.run_store import Claim, RunStore
 from tests.integration.worker.rows import ROOM, claimed, crew, event_rows, execution_row, parked, queue, task_rows
@@ -186,27 +188,46 @@ async def test_a_plan_is_a_task_beside_the_crews_own(database: Database, store: 
     ]
 
 
-def approval(execution_id: str, state: ApprovalState = ApprovalState.PENDING) -> Approval:
-    return Approval(new_id(), execution_id, "sales", 0, "t", 1, state, TaskOutput("draft"), utc_now())
+def question(execution_id: str) -> Question:
+    return Question(
+        id=new_id(),
+        kind=QuestionKind.RESULT_APPROVAL,
+        state=QuestionState.OPEN,
+        group_id="sales",
+        execution_id=execution_id,
+        crew_id="c",
+        crew_name="crew",
+        task_index=0,
+        task_name="t",
+        attempt=1,
+        text="Good?",
+        result=TaskOutput("draft"),
+        schema=None,
+        role=Role.EDITOR,
+        deadline_at=None,
+        on_deadline=OnDeadline.DECLINE,
+        created_at=utc_now(),
+    )
 
 
-async def test_an_approval_is_found_with_the_answer_by_the_next_claim(database: Database, store: RunStore) -> None:
+async def test_a_question_is_found_with_the_answer_by_the_next_claim(database: Database, store: RunStore) -> None:
     execution_id = await queue(database)
     epoch = (await claimed(store, execution_id)).execution.epoch
-    asked = approval(execution_id)
+    asked = question(execution_id)
     async with store.fenced(execution_id, epoch) as write:
         await write.tasks.start(0, 1, utc_now())
-        await write.ask_for_approval(asked)
-        assert await write.open_approvals()
-        await write.park(S.WAITING_FOR_APPROVAL)
+        await write.ask(asked)
+        assert await write.open_questions()
+        await write.park(S.WAITING_FOR_ANSWER)
     async with database.write() as connection:
-        await ApprovalRepository(connection).answer(asked.id, ApprovalState.REFUSED, "better", "bob", utc_now())
+        answer = Answer(QuestionState.DECLINED, reason="better")
+        await QuestionRepository(connection).answer(asked, answer, "bob", utc_now())
         await ExecutionRepository(connection).wake(execution_id)
     claim = await claimed(store, execution_id)
-    assert claim.tasks[0].state is TaskState.WAITING_FOR_APPROVAL
-    assert (claim.approvals[0].id, claim.approvals[0].feedback) == (asked.id, "better")
+    assert claim.tasks[0].state is TaskState.WAITING_FOR_ANSWER
+    assert (claim.questions[0].id, claim.questions[0].answer) == (asked.id, answer)
     async with store.fenced(execution_id, claim.execution.epoch) as write:
-        assert not await write.open_approvals()
+        assert not await write.open_questions()
 
 
 async def test_parking_lets_tasks_at_work_start_again(database: Database, store: RunStore) -> None:

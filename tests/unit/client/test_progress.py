@@ -10,6 +10,7 @@ from rich.console import Console
 from coxswain.client.cli.live import LiveView, PlainView, execution_view, follow
 from coxswain.client.progress import MAX_SHOWN_TEXT, Progress, describe
 from coxswain.orchestrator.v1 import execution_pb2 as pb
+from coxswain.orchestrator.v1.question_state_pb2 import QuestionState
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -80,12 +81,21 @@ def test_what_did_not_end_before_the_execution_is_cancelled_with_it() -> None:
 
 
 def test_an_approval_is_waited_for_until_it_is_answered() -> None:
-    asked = event(10, "edit", approval_requested=pb.ApprovalRequested(approval_id="a1"))
-    parked = event(11, execution_parked=pb.ExecutionParked(state=pb.EXECUTION_STATE_WAITING_FOR_APPROVAL))
+    asked = event(10, "edit", question_raised=pb.QuestionRaised(question_id="q1", text="Good?"))
+    parked = event(11, execution_parked=pb.ExecutionParked(state=pb.EXECUTION_STATE_WAITING_FOR_ANSWER))
     progress = progress_after(*RUN, asked, parked)
-    assert (progress.approval, progress.state) == ("a1", "waiting for approval")
-    progress.apply(event(12, "edit", approval_answered=pb.ApprovalAnswered(approval_id="a1", approved=True)))
-    assert not progress.approval
+    assert (progress.questions, progress.state) == (["q1"], "waiting for answer")
+    answered = pb.QuestionAnswered(question_id="q1", state=QuestionState.QUESTION_STATE_ACCEPTED)
+    progress.apply(event(12, "edit", question_answered=answered))
+    assert not progress.questions
+    assert describe(asked) == "edit: Good? coxswain answer q1"
+    assert describe(event(12, "edit", question_answered=answered)) == "edit: accepted at its deadline"
+    output = io.StringIO()
+    view = LiveView(Console(file=output, width=60), "e")
+    for one in [*RUN, asked, parked]:
+        view.show(one)
+    Console(file=output, width=60).print(view)
+    assert "waits for an answer: coxswain answer q1" in output.getvalue()
 
 
 def test_who_is_waited_for_with_a_fresh_token_is_told_what_to_type() -> None:

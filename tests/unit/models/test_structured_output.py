@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from services.common.errors import FailedPrecondition, Unavailable
+from services.common.schema_checks.checker import MAX_CHARACTERS, Checked, SchemaChecker
 from services.models.domain.answer import Answer, FinishReason
 from services.models.domain.conversation import (
     Completion,
@@ -21,7 +22,6 @@ from services.models.domain.conversation import (
 )
 from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.domain.usage import Usage
-from services.models.schema_checks.checker import MAX_CHARACTERS, Checked, SchemaChecker
 from services.models.usecases.structured_output import StreamedText, StructuredOutput
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -143,7 +143,7 @@ async def test_a_check_without_end_is_given_up_and_the_next_one_is_made(
 ) -> None:
     hard = asyncio.ensure_future(checker.check("g", schema, text))
     easy = asyncio.ensure_future(checker.check("other", PRICE, "{}"))
-    assert await hard == Checked(text)
+    assert await hard == Checked(text, unchecked="time")
     assert (await easy).violations
     process = psutil.Process()
     helpers = [
@@ -166,7 +166,9 @@ async def test_a_check_without_end_is_given_up_and_the_next_one_is_made(
 )
 async def test_a_schema_that_means_nothing_checks_nothing(checker: SchemaChecker, schema: Mapping[str, Any]) -> None:
     text = '{"a": 1}' if "required" in schema else "1"
-    assert await checker.check("g", schema, text) == Checked(text)
+    found = await checker.check("g", schema, text)
+    assert (found.text, found.violations) == (text, ())
+    assert found.unchecked
 
 
 async def test_a_pattern_that_python_does_not_know_is_left_out(checker: SchemaChecker) -> None:
@@ -183,7 +185,9 @@ async def test_schemas_of_older_drafts_mean_what_they_meant(checker: SchemaCheck
 
 async def test_very_long_and_very_deep_answers_are_not_checked(checker: SchemaChecker) -> None:
     for text in ("1" * (MAX_CHARACTERS + 1), "[" * 100_000):
-        assert await checker.check("g", {"type": "string"}, text) == Checked(text)
+        found = await checker.check("g", {"type": "string"}, text)
+        assert (found.text, found.violations) == (text, ())
+        assert found.unchecked
 
 
 async def test_the_process_can_be_started_before_it_is_needed(checker: SchemaChecker) -> None:
@@ -201,7 +205,7 @@ async def test_a_process_that_dies_is_replaced(checker: SchemaChecker) -> None:
     assert (await checker.check("g", PRICE, "{}")).violations
     assert checker._process is not None
     psutil.Process(checker._process.pid).kill()
-    assert await checker.check("g", PRICE, "{}") == Checked("{}")
+    assert await checker.check("g", PRICE, "{}") == Checked("{}", unchecked="process")
     assert (await checker.check("g", PRICE, "{}")).violations
 
 

@@ -10,7 +10,7 @@ from services.orchestrator.domain.crew import AgentSpec, CrewSpec, TaskSpec
 from services.orchestrator.domain.execution import TaskState
 from services.orchestrator.domain.task_order import context_of, fill_in_models, models_of, startable
 
-P, R, S, W = TaskState.PENDING, TaskState.RUNNING, TaskState.SUCCEEDED, TaskState.WAITING_FOR_APPROVAL
+P, R, S, W = TaskState.PENDING, TaskState.RUNNING, TaskState.SUCCEEDED, TaskState.WAITING_FOR_ANSWER
 
 
 def crew(*tasks: tuple[bool, tuple[str, ...] | None]) -> CrewSpec:

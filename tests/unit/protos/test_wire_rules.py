@@ -136,7 +136,6 @@ def test_memory_knows_no_crew_by_its_stored_id() -> None:
 @pytest.mark.parametrize(
     ("package", "request_name", "field_name"),
     [
-        ("orchestrator", "AnswerApprovalRequest", "decision"),
         ("models", "SetModelEnabledRequest", "enabled"),
     ],
 )
@@ -145,6 +144,11 @@ def test_what_does_harm_when_it_is_left_out_has_to_be_given(package: str, reques
     field = message.fields_by_name[field_name]
     unspecified = field.enum_type is not None and 0 in rules(field).enum.not_in
     assert unspecified or (rules(field).required and field.has_presence)
+
+
+def test_an_answer_has_to_be_given() -> None:
+    (message,) = (message for message in messages("orchestrator") if message.name == "AnswerQuestionRequest")
+    assert message.oneofs_by_name["answer"].GetOptions().Extensions[validate_pb2.oneof].required
 
 
 # W8

@@ -24,7 +24,7 @@ from coxswain.client.results import (
     crew_key,
     start_request,
 )
-from coxswain.client.watching import GroupWatchCursor, WatchCursor, is_terminal
+from coxswain.client.watching import GroupWatchCursor, QuestionCursor, WatchCursor, is_terminal
 from coxswain.memory.v1.memory_backend_service_pb2_grpc import MemoryBackendServiceStub
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.memory.v1.vector_index_service_pb2_grpc import VectorIndexServiceStub
@@ -44,6 +44,8 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     WatchExecutionsResponse,
 )
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
+from coxswain.orchestrator.v1.question_pb2 import WatchQuestionsResponse
+from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceStub
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
@@ -80,6 +82,7 @@ class AsyncClient:
         self.vector_indexes = VectorIndexServiceStub(self._channel)
         self.crews = CrewServiceStub(self._channel)
         self.executions = ExecutionServiceStub(self._channel)
+        self.questions = QuestionServiceStub(self._channel)
         self.schedules = ScheduleServiceStub(self._channel)
         self.tools = ToolServiceStub(self._channel)
         self.workers = WorkerServiceStub(self._channel)
@@ -241,6 +244,29 @@ class AsyncClient:
                 async for response in call:
                     cursor.accept(response)
                     yield response
+                pause = cursor.pause()
+            except CoxswainError as error:
+                pause = cursor.pause_after_failure(error)
+            finally:
+                call.cancel()
+            await asyncio.sleep(pause)
+
+    async def watch_questions(
+        self, after_sequence: int = 0, *, max_outage: float = 300.0
+    ) -> AsyncGenerator[WatchQuestionsResponse, None]:
+        """What people of the group are asked: all open questions, then every change, each once and in order.
+
+        With ``after_sequence``, the ``sequence`` of the last change seen, only what came after it. Reconnects after a
+        lost connection and never ends by itself. Raises Unavailable after ``max_outage`` seconds without a connection,
+        and at once any error that another attempt cannot resolve.
+        """
+        cursor = QuestionCursor(after_sequence, max_outage=max_outage, renewable=callable(self.connection.token))
+        while True:
+            call = self.questions.WatchQuestions(cursor.request())
+            try:
+                async for change in call:
+                    cursor.accept(change)
+                    yield change
                 pause = cursor.pause()
             except CoxswainError as error:
                 pause = cursor.pause_after_failure(error)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from coxswain.models.v1.inference_pb2 import FinishReason
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionError, ExecutionEvent, ExecutionState
+from coxswain.orchestrator.v1.question_state_pb2 import QuestionState
 
 MAX_SHOWN_TEXT = 4000
 """Characters of a running answer that are kept."""
@@ -52,8 +53,8 @@ class Progress:
     latest: datetime | None = None
     sequence: int = 0
     cost: float = 0.0
-    approval: str = ""
-    """Id of the approval the execution waits for; empty when it waits for none."""
+    questions: list[str] = field(default_factory=list)
+    """Ids of the questions that wait for an answer, oldest first."""
     _call: str = ""
 
     @property
@@ -84,7 +85,7 @@ class Progress:
     def _end(self, state: str) -> None:
         self.state = state
         self.ended = self.latest
-        self.approval = ""
+        self.questions.clear()
         for task in self.tasks.values():
             task.tool = ""
             if task.state in {"pending", "running", "waiting"}:
@@ -117,10 +118,13 @@ class Progress:
                 task.tool = event.tool_call_started.tool_name
             case "tool_call_completed" | "tool_call_failed":
                 task.tool = ""
-            case "approval_requested":
-                task.state, self.approval = "waiting", event.approval_requested.approval_id
-            case "approval_answered":
-                task.state, self.approval = "running", ""
+            case "question_raised":
+                task.state = "waiting"
+                self.questions.append(event.question_raised.question_id)
+            case "question_answered":
+                task.state = "running"
+                if event.question_answered.question_id in self.questions:
+                    self.questions.remove(event.question_answered.question_id)
 
     def _llm(self, task: TaskProgress, event: ExecutionEvent, what: str) -> None:
         if what == "llm_call_started":
@@ -176,6 +180,20 @@ def renewal(execution_id: str) -> str:
     return f"coxswain --token FRESH_TOKEN renew {execution_id}"
 
 
+def answering(question_id: str) -> str:
+    """The command to type when an execution waits for an answer."""
+    return f"coxswain answer {question_id}"
+
+
+def _question_answered(event: ExecutionEvent) -> str:
+    answered = event.question_answered
+    state = QuestionState.Name(answered.state).removeprefix("QUESTION_STATE_").lower()
+    by = "" if answered.subject else " at its deadline"
+    edited = ", edited" if answered.edited else ""
+    reason = f": {answered.decline_reason}" if answered.decline_reason else ""
+    return f"{state}{by}{edited}{reason}"
+
+
 def _task_started(event: ExecutionEvent) -> str:
     again = f", attempt {event.attempt}" if event.attempt > 1 else ""
     return f"started by {event.task_started.agent_role}{again}"
@@ -217,6 +235,6 @@ _LINES: dict[str, Callable[[ExecutionEvent], str]] = {
     "tool_call_started": lambda e: f"tool {e.tool_call_started.tool_name} {e.tool_call_started.arguments_json}",
     "tool_call_completed": lambda e: f"tool {e.tool_call_completed.tool_name} answered",
     "tool_call_failed": lambda e: f"tool {e.tool_call_failed.tool_name} failed: {e.tool_call_failed.message}",
-    "approval_requested": lambda e: f"waits for approval: coxswain approve {e.execution_id}",
-    "approval_answered": lambda e: "approved" if e.approval_answered.approved else "refused, starts again",
+    "question_raised": lambda e: f"{e.question_raised.text} {answering(e.question_raised.question_id)}",
+    "question_answered": _question_answered,
 }

@@ -15,6 +15,7 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     WatchExecutionsRequest,
     WatchExecutionsResponse,
 )
+from coxswain.orchestrator.v1.question_pb2 import WatchQuestionsRequest, WatchQuestionsResponse
 
 TERMINAL_EVENTS = frozenset({"execution_succeeded", "execution_failed", "execution_cancelled"})
 TERMINAL_STATES = frozenset(
@@ -148,3 +149,22 @@ class GroupWatchCursor(Reconnection):
         """Remember the position of a response."""
         self.works()
         self._request.after_position = response.position
+
+
+class QuestionCursor(Reconnection):
+    """Remembers the last change in the questions of a group."""
+
+    def __init__(self, after_sequence: int = 0, *, max_outage: float = 300.0, renewable: bool = False) -> None:
+        """Start after ``after_sequence``."""
+        super().__init__(max_outage=max_outage, renewable=renewable)
+        self._sequence = after_sequence
+
+    def request(self) -> WatchQuestionsRequest:
+        """The request that continues after the last change."""
+        self.connects()
+        return WatchQuestionsRequest(after_sequence=self._sequence)
+
+    def accept(self, change: WatchQuestionsResponse) -> None:
+        """Remember the sequence of a change."""
+        self.works()
+        self._sequence = change.sequence

@@ -79,7 +79,7 @@ class _Builder:
             markdown=spec.markdown,
             allow_crewai_trigger_context=False,
         )
-        memory = self._memory()
+        memory = build_memory(self._attempt) if self._spec.memory.enabled else None
         crew = OneTaskCrew(
             name=self._spec.name,
             agents=list(agents.values()),
@@ -154,16 +154,17 @@ class _Builder:
         model = agents[0].model if agents else self._spec.manager_model
         return HostLLM.for_agent(self._attempt, model, agent=spec.agent)
 
-    def _memory(self) -> ResultMemory | AnalysedMemory | None:
-        if not self._spec.memory.enabled:
-            return None
-        llm = HostLLM.for_agent(self._attempt, self._spec.model)
-        if self._spec.memory.analysis:
-            return AnalysedMemory.of(self._attempt, llm)
-        return ResultMemory.of(self._attempt, llm)
-
     def _knowledge(self, texts: tuple[Any, ...]) -> Any:
         return TextKnowledge.over(self._attempt, self._spec.memory.embedding_model, texts) if texts else None
+
+
+def build_memory(attempt: TaskAttempt, *, approved: bool = False) -> ResultMemory | AnalysedMemory:
+    """Return the crew's memory as a task sees it, or to save its `approved` result."""
+    spec = attempt.session.spec
+    llm = HostLLM.for_agent(attempt, spec.model)
+    if spec.memory.analysis:
+        return AnalysedMemory.of(attempt, llm, approved=approved)
+    return ResultMemory.of(attempt, llm, approved=approved)
 
 
 def build_for_planning(attempt: TaskAttempt) -> list[Task]:

@@ -6,6 +6,7 @@ from typing import Any
 from crewai.hooks.dispatch import HookAborted
 
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
+from services.orchestrator.domain.crew import TaskSpec
 from services.orchestrator.worker.crew.deadline import out_of_time, remaining_time
 from services.orchestrator.worker.crew.host_calls import HostCalls
 from services.orchestrator.worker.crew.occurrences import Occurrences
@@ -29,6 +30,11 @@ class TaskAttempt:
         self.failure: TaskError | None = None
         self.occurrences = Occurrences()
         self._lock = threading.Lock()
+
+    @property
+    def task(self) -> TaskSpec:
+        """The task as the crew describes it; not for the crew's plan."""
+        return self.session.spec.tasks[self.index]
 
     # CrewAI copies agents and models; what they hold of an attempt stays the attempt.
     def __deepcopy__(self, _memo: dict[int, Any]) -> "TaskAttempt":

@@ -28,6 +28,9 @@ def serve(connection: socket.socket) -> int:
                 return CrewReply(run_task=runner.run_task(session, request.task, request.run_task))
             case "make_plan" if session:
                 return CrewReply(make_plan=runner.make_plan(session))
+            case "save_result" if session:
+                runner.save_result(session, request.task, request.save_result)
+                return CrewReply()
             case name:
                 raise RuntimeError(f"{name} before a session was opened")
 

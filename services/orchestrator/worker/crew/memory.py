@@ -31,24 +31,30 @@ class _TaskMemory(Memory):
     """The memory of one attempt at a task."""
 
     _attempt: Any = PrivateAttr()
+    _is_held: bool = PrivateAttr(default=False)
+    """Whether a person has to approve the task's result before it is saved."""
 
     @classmethod
-    def of(cls, attempt: "TaskAttempt", llm: "BaseLLM") -> Self:
-        """Return the memory of a crew as one of its tasks sees it."""
+    def of(cls, attempt: "TaskAttempt", llm: "BaseLLM", *, approved: bool = False) -> Self:
+        """Return the memory of a crew as one of its tasks sees it, or to save its `approved` result."""
         spec = attempt.session.spec
         memory = cls(
             llm=llm,
-            storage=ServiceMemoryStorage(attempt),
+            storage=ServiceMemoryStorage(attempt, approved=approved),
             embedder=embedder(attempt, spec.memory.embedding_model),
             root_scope=f"/crew/{sanitize_scope_name(spec.name)}",
         )
         memory._attempt = attempt
+        memory._is_held = attempt.task.human_approval and not approved
         return memory
 
     def forget_earlier_attempts(self) -> None:
         """Remove what attempts before this one have saved."""
         storage: Any = self._storage
         storage.forget_earlier_attempts()
+
+    def _root_of(self, agent_role: str) -> str:
+        return f"{self.root_scope}/agent/{sanitize_scope_name(agent_role)}"
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Stay the same object: it stands for what one task stores."""
@@ -102,8 +108,27 @@ class _TaskMemory(Memory):
 class AnalysedMemory(_TaskMemory):
     """Memory as CrewAI means it, analysed by a model."""
 
+    def extract_memories(self, content: str) -> list[str]:
+        """Return what a model finds worth remembering; nothing while the result has to be approved."""
+        return [] if self._is_held else super().extract_memories(content)
+
     def save_result(self, text: str, agent_role: str) -> None:
         """Do nothing: CrewAI has had the result analysed and saved."""
+
+    def save_approved(self, text: str, agent_role: str) -> None:
+        """Have an approved result analysed, and save what is found, as CrewAI does when an agent has finished.
+
+        Raises:
+            HookAborted: it was not stored.
+        """
+        task = self._attempt.task
+        content = (
+            f"Task: {task.description}\nAgent: {agent_role}\nExpected result: {task.expected_output}\nResult: {text}"
+        )
+        found = self.extract_memories(content)
+        if found:
+            self.remember_many(found, agent_role=agent_role, root_scope=self._root_of(agent_role))
+            self._attempt.check()
 
 
 class ResultMemory(_TaskMemory):
@@ -114,13 +139,21 @@ class ResultMemory(_TaskMemory):
         return []
 
     def save_result(self, text: str, agent_role: str) -> None:
+        """Store the result of the task in the scope of the agent that gave it, unless it has to be approved first.
+
+        Raises:
+            HookAborted: it was not stored.
+        """
+        if not self._is_held:
+            self.save_approved(text, agent_role)
+
+    def save_approved(self, text: str, agent_role: str) -> None:
         """Store the result of the task in the scope of the agent that gave it.
 
         Raises:
             HookAborted: it was not stored.
         """
-        root = f"{self.root_scope}/agent/{sanitize_scope_name(agent_role)}"
-        self.remember(text, agent_role=agent_role, root_scope=root)
+        self.remember(text, agent_role=agent_role, root_scope=self._root_of(agent_role))
 
     def _encode_batch(
         self,

@@ -50,17 +50,18 @@ class ServiceMemoryStorage:
     """The storage of one attempt at a task: all of CrewAI's StorageBackend protocol.
 
     Records new to the store get ids made of execution, task and position, so that a task done again (after a crash, or
-    because a person refused its result) removes what it had saved instead of saving it twice. Private records are seen
+    because a person declined its result) removes what it had saved instead of saving it twice. Private records are seen
     as `seen_by` says.
     """
 
-    def __init__(self, attempt: "TaskAttempt") -> None:
+    def __init__(self, attempt: "TaskAttempt", *, approved: bool = False) -> None:
+        """`approved` is for a result that is saved after its attempt: beside what the agent has saved, not over it."""
         self._attempt = attempt
         self._host = attempt.host
         self._known: dict[str, Mapping[str, Any]] = {}
         """Where each record came from that was read or saved here."""
         # Tools that run side by side save side by side.
-        self._positions = itertools.count()
+        self._positions = itertools.count(_MOST_SAVED if approved else 0)
 
     def save(self, records: list[MemoryRecord]) -> None:
         """Store records."""

@@ -16,7 +16,7 @@ from coxswain.orchestrator.v1.execution_pb2 import TaskOutput
 from coxswain.orchestrator.worker.link_pb2 import Plan, RunTask
 from services.common.grpc.json_values import to_struct
 from services.orchestrator.domain.execution import PLAN_INDEX
-from services.orchestrator.worker.crew.adapter import build_for_planning, build_task
+from services.orchestrator.worker.crew.adapter import build_for_planning, build_memory, build_task
 from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.events import tool_events
 from services.orchestrator.worker.crew.llm import HostLLM
@@ -61,6 +61,17 @@ def run_task(session: Session, index: int, request: RunTask) -> TaskOutput:
         )
 
     return _finish(attempt, work)
+
+
+def save_result(session: Session, index: int, result: TaskOutput) -> None:
+    """Save a result of a task that a person has approved.
+
+    Raises:
+        TaskError: it cannot be saved.
+    """
+    attempt = TaskAttempt(session, index, session.spec.tasks[index].name)
+    memory = build_memory(attempt, approved=True)
+    _finish(attempt, lambda: memory.save_approved(result.text, result.agent_role))
 
 
 def _structured(result: BaseModel) -> Struct:

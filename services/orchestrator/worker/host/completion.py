@@ -9,6 +9,8 @@ from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
 from services.orchestrator.domain.execution import ExecutionError, ExecutionState, TaskOutput, TaskState
+from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.domain.question import QuestionState
 from services.orchestrator.events import error_to_proto
 from services.orchestrator.messages.executions import output_to_proto, usage_to_proto
 from services.orchestrator.worker.host.fenced_write import FencedWrite
@@ -82,6 +84,9 @@ class Completion:
 
     async def _ended(self, state: ExecutionState, reason: str = "") -> None:
         logger.info("execution_ended", execution_id=self._execution.id, state=state, reason=reason)
+        if any(task.question is not None and task.question.state is QuestionState.OPEN for task in self._state.tasks):
+            # They were closed with it.
+            self._context.hints.publish(Hint(HintKind.QUESTIONS_CHANGED, self._execution.id))
         await self._revoke()
 
     async def _revoke(self) -> None:

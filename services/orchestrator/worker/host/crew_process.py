@@ -54,6 +54,10 @@ class CrewProcess:
         """Have it plan the whole crew."""
         return (await self._call(HostRequest(make_plan=MakePlan()))).make_plan
 
+    async def save_result(self, index: int, result: TaskOutput) -> None:
+        """Have it save a result of a task that a person has approved."""
+        await self._link.call(HostRequest(task=index, save_result=result))
+
     async def _call(self, request: HostRequest) -> CrewReply:
         reply = await self._link.call(request)
         if reply.WhichOneof("reply") != request.WhichOneof("request"):

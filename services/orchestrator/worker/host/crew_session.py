@@ -15,7 +15,7 @@ from services.orchestrator.domain.crew import Process
 from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, TaskOutput
 from services.orchestrator.domain.task_order import models_of
 from services.orchestrator.messages.crews import spec_to_proto
-from services.orchestrator.messages.executions import output_from_proto
+from services.orchestrator.messages.executions import output_from_proto, output_to_proto
 from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.calls import CrewCalls
@@ -99,9 +99,24 @@ class CrewSession:
         made = await self._attempt(plan, CrewProcess.make_plan)
         return {str(index): text for index, text in made.additions.items()}
 
-    async def _attempt(self, task: TaskProgress, work: Callable[[CrewProcess], Awaitable[T]]) -> T:
+    async def save_result(self, task: TaskProgress, result: TaskOutput) -> None:
+        """Have a result that a person has approved saved to the crew's memory, if it has one.
+
+        Raises:
+            Failed: it cannot be saved.
+        """
+        if self._state.spec.memory.enabled:
+            message = output_to_proto(result)
+            await self._attempt(task, lambda process: process.save_result(task.index, message), self._journal)
+
+    async def _attempt(
+        self,
+        task: TaskProgress,
+        work: Callable[[CrewProcess], Awaitable[T]],
+        begin: Callable[[TaskProgress], Awaitable[TaskJournal]] | None = None,
+    ) -> T:
         for _ in range(self._context.settings.crew_process_attempts):
-            journal = await self._begin(task)
+            journal = await (begin or self._begin)(task)
             crew: _Crew | None = None
             try:
                 crew = await self._open()
@@ -127,10 +142,8 @@ class CrewSession:
 
     async def _begin(self, task: TaskProgress) -> TaskJournal:
         """Begin an attempt at a task with what earlier ones have learnt."""
-        store, execution_id = self._context.store, self._execution.id
         task.attempt += 1
         attempt = task.attempt
-        journal = TaskJournal(task.ref, salt=task.refused.id if task.refused else "")
         if task.is_plan:
             await self._recorder.commit([], lambda write: write.start_plan(PLAN_INDEX, attempt, utc_now()))
         else:
@@ -138,7 +151,13 @@ class CrewSession:
             await self._recorder.commit(
                 [(task.ref, started)], lambda write: write.tasks.start(task.index, attempt, utc_now())
             )
-        if attempt > 1 or self._execution.resumed_from:
+        return await self._journal(task)
+
+    async def _journal(self, task: TaskProgress) -> TaskJournal:
+        """Return what earlier attempts at a task have learnt."""
+        store, execution_id = self._context.store, self._execution.id
+        journal = TaskJournal(task.ref, salt=task.declined.id if task.declined else "")
+        if task.attempt > 1 or self._execution.resumed_from:
             # Only now is everything stored that the attempt before has learnt.
             journal.journaled_responses = await self._context.read(
                 lambda: store.journaled_responses(execution_id, task.index)

@@ -5,7 +5,6 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.orchestrator.domain.approval import Approval
 from services.orchestrator.domain.event import NewEvent
 from services.orchestrator.domain.execution import (
     ExecutionError,
@@ -16,10 +15,11 @@ from services.orchestrator.domain.execution import (
     TaskState,
     Usage,
 )
-from services.orchestrator.repositories.approvals import ApprovalRepository
+from services.orchestrator.domain.question import Question
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.journal import JournalRepository
+from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 
 
@@ -42,7 +42,7 @@ class FencedWrite:
         self._epoch = epoch
         self._executions = ExecutionRepository(connection)
         self._events = EventRepository(connection)
-        self._approvals = ApprovalRepository(connection)
+        self._questions = QuestionRepository(connection)
         self._journal = JournalRepository(connection, execution_id)
         self.tasks = TaskRunRepository(connection, execution_id)
         """The execution's tasks."""
@@ -64,10 +64,10 @@ class FencedWrite:
             await self.tasks.insert([plan])
         await self.tasks.start(index, attempt, at)
 
-    async def ask_for_approval(self, approval: Approval) -> None:
-        """Store a result that a person has to approve first."""
-        await self.tasks.wait_for_approval(approval.task_index, approval.output)
-        await self._approvals.insert(approval)
+    async def ask(self, question: Question) -> None:
+        """Store a question that a task waits with, and the result that it is about."""
+        await self.tasks.wait_for_answer(question.task_index, question.result)
+        await self._questions.insert(question)
 
     async def use(self, index: int, usage: Usage) -> None:
         """Add what a model call has used to its task and its execution."""
@@ -90,9 +90,9 @@ class FencedWrite:
         """Return whether the execution's cancellation was requested."""
         return await self._executions.cancel_requested(self._execution_id)
 
-    async def open_approvals(self) -> bool:
+    async def open_questions(self) -> bool:
         """Return whether a person still has to answer."""
-        return await self._approvals.any_pending(self._execution_id)
+        return await self._questions.any_open(self._execution_id)
 
     async def park(self, state: ExecutionState, wake_at: datetime | None = None) -> None:
         """Let the execution rest, until `wake_at` if that is given; tasks that were at work start again then."""
@@ -108,5 +108,5 @@ class FencedWrite:
         await self._executions.succeed(self._execution_id, result, at)
 
     async def end(self, state: ExecutionState, error: ExecutionError | None, at: datetime) -> None:
-        """End the execution before its time, with its unfinished tasks and open approvals."""
+        """End the execution before its time, with its unfinished tasks and open questions."""
         await self._executions.end(self._execution_id, state, error, at)

@@ -31,9 +31,9 @@ class Parking:
         self._principal = principal
         self._completion = completion
 
-    async def wait_for_approval(self) -> bool:
+    async def wait_for_answer(self) -> bool:
         """Park the execution, or end it if it was cancelled; return False when a person has just answered."""
-        return await self._park(ExecutionState.WAITING_FOR_APPROVAL)
+        return await self._park(ExecutionState.WAITING_FOR_ANSWER)
 
     async def wait_for_credential(self) -> None:
         """Park the execution or, if its cancellation was requested, end it.
@@ -58,9 +58,7 @@ class Parking:
             nonlocal parked, cancelled
             # The execution is locked: who asks for its end after this finds it parked, and ends it.
             cancelled = await write.cancel_requested()
-            parked = not cancelled and (
-                state is not ExecutionState.WAITING_FOR_APPROVAL or await write.open_approvals()
-            )
+            parked = not cancelled and (state is not ExecutionState.WAITING_FOR_ANSWER or await write.open_questions())
             if parked:
                 event = execution_pb2.ExecutionParked(
                     state=execution_pb2.ExecutionState.Value(f"EXECUTION_STATE_{state}")

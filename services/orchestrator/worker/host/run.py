@@ -8,12 +8,12 @@ from services.common.clock import utc_now
 from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, TaskOutput, TaskState
 from services.orchestrator.domain.task_order import context_of, startable
 from services.orchestrator.messages.executions import output_to_proto
-from services.orchestrator.worker.host.approvals import Approvals
 from services.orchestrator.worker.host.completion import Completion
 from services.orchestrator.worker.host.crew_session import CrewSession
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
 from services.orchestrator.worker.host.parking import Parking
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
+from services.orchestrator.worker.host.questions import Questions
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import RunState, TaskProgress
@@ -48,7 +48,7 @@ class ExecutionRun:
         self._crew = CrewSession(context, self._state, self._recorder, principal, self._signal)
         self._completion = Completion(context, self._state, self._recorder)
         self._parking = Parking(context, self._state, self._recorder, principal, self._completion)
-        self._approvals = Approvals(context, self._state, self._recorder, self._completion)
+        self._questions = Questions(context, self._state, self._recorder, self._crew, self._completion)
 
     def stop(self, reason: Stop) -> None:
         """Stop the run; the first reason counts."""
@@ -120,7 +120,8 @@ class ExecutionRun:
         running: set[asyncio.Task[bool]] = set()
         tasks = self._state.tasks
         try:
-            await self._approvals.apply()
+            if await self._questions.apply():
+                return
             plans = await self._plans()
             while True:
                 for index in startable(self._state.spec, [task.state for task in tasks]):
@@ -134,11 +135,12 @@ class ExecutionRun:
                 elif self._state.all_done:
                     await self._completion.succeed([])
                     return
-                elif await self._parking.wait_for_approval():
+                elif await self._parking.wait_for_answer():
                     return
                 else:
-                    await self._approvals.read()
-                    await self._approvals.apply()
+                    await self._questions.read()
+                    if await self._questions.apply():
+                        return
         finally:
             for unfinished in running:
                 unfinished.cancel()
@@ -171,12 +173,12 @@ class ExecutionRun:
             ],
             plan=plan,
         )
-        if task.refused is not None:
-            request.revision.previous = task.refused.output.text
-            request.revision.feedback = task.refused.feedback
+        if task.declined is not None:
+            request.revision.previous = task.declined.result.text
+            request.revision.feedback = task.declined.answer.reason if task.declined.answer else ""
         output = await self._crew.run_task(task, request)
         if self._state.spec.tasks[task.index].human_approval:
-            await self._approvals.ask(task, output)
+            await self._questions.ask_for_approval(task, output)
             return False
         return await self._completion.complete(task, output)
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from services.orchestrator.domain.approval import Approval, ApprovalState
 from services.orchestrator.domain.execution import PLAN_INDEX, TaskOutput, TaskRun, TaskState
+from services.orchestrator.domain.question import Question, QuestionState
 from services.orchestrator.domain.task_order import fill_in_models
 from services.orchestrator.worker.host.recorder import TaskRef
 from services.orchestrator.worker.host.run_store import Claim
@@ -20,7 +20,7 @@ class TaskProgress:
     attempt: int
     """How often it was started."""
     output: TaskOutput | None
-    approval: Approval | None = None
+    question: Question | None = None
     """The newest one."""
 
     @property
@@ -34,9 +34,9 @@ class TaskProgress:
         return TaskRef(None if self.is_plan else self.index, self.name, self.attempt)
 
     @property
-    def refused(self) -> Approval | None:
-        """The approval that a person has refused, if the task is to be done again for it."""
-        return self.approval if self.approval and self.approval.state is ApprovalState.REFUSED else None
+    def declined(self) -> Question | None:
+        """The question that a person has declined, if the task is to be done again for it."""
+        return self.question if self.question and self.question.state is QuestionState.DECLINED else None
 
 
 class RunState:
@@ -49,7 +49,7 @@ class RunState:
         self.spec = fill_in_models(claim.spec, default=default_model, override=claim.execution.model)
         """The crew with the name of a model wherever one is called."""
         runs = {run.task_index: run for run in claim.tasks}
-        self.tasks = [_progress(runs[index], claim.approvals.get(index)) for index in range(len(claim.spec.tasks))]
+        self.tasks = [_progress(runs[index], claim.questions.get(index)) for index in range(len(claim.spec.tasks))]
         """In the crew's order."""
         self.plan = (
             _progress(runs[PLAN_INDEX], None)
@@ -64,7 +64,7 @@ class RunState:
         return all(task.state is TaskState.SUCCEEDED for task in self.tasks)
 
 
-def _progress(run: TaskRun, approval: Approval | None) -> TaskProgress:
+def _progress(run: TaskRun, question: Question | None) -> TaskProgress:
     # What was at work when the last claim ended starts again.
     state = TaskState.PENDING if run.state is TaskState.RUNNING else run.state
-    return TaskProgress(run.task_index, run.name, state, run.attempt, run.output, approval)
+    return TaskProgress(run.task_index, run.name, state, run.attempt, run.output, question)

@@ -10,17 +10,18 @@ from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.admission import Room
-from services.orchestrator.domain.approval import Approval
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.event import NewEvent
 from services.orchestrator.domain.execution import Execution, ExecutionState, TaskRun
+from services.orchestrator.domain.question import Question
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.admission import AdmissionRepository, read_any_waiting
-from services.orchestrator.repositories.approvals import ApprovalRepository
 from services.orchestrator.repositories.crews import CrewRepository
+from services.orchestrator.repositories.earlier_approvals import EarlierApprovals
 from services.orchestrator.repositories.events import EventReader, EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository, read_cancellations, read_holders
 from services.orchestrator.repositories.journal import ToolCall, read_answers, read_tool_calls
+from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.repositories.worker_slots import WorkerSlotsRepository
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
@@ -35,8 +36,8 @@ class Claim:
     spec: CrewSpec
     tasks: tuple[TaskRun, ...]
     """In the crew's order."""
-    approvals: dict[int, Approval]
-    """The newest approval of each task that has one, by the task's index."""
+    questions: dict[int, Question]
+    """The newest question of each task that has one, by the task's index."""
 
 
 class RunStore:
@@ -137,10 +138,10 @@ class RunStore:
         """Return what is known of the tool calls of earlier attempts at a task, by their keys."""
         return await read_tool_calls(self._database, execution_id, index)
 
-    async def approvals(self, execution_id: str) -> dict[int, Approval]:
-        """Return the newest approval of each task that has one, by the task's index."""
+    async def questions(self, execution_id: str) -> dict[int, Question]:
+        """Return the newest question of each task that has one, by the task's index."""
         async with self._database.read() as connection:
-            return await ApprovalRepository(connection).newest(execution_id)
+            return await QuestionRepository(connection).newest(execution_id)
 
     async def prune_chunks(self, execution_id: str, call_id: str, first: int) -> None:
         """Remove the chunks of a model's answer, all of which come after a sequence."""
@@ -158,9 +159,11 @@ async def _claim(connection: AsyncConnection, execution: Execution, *, takeover:
     last = await EventRepository(connection).append(execution.id, [new_event(started)])
     tasks = tuple(await TaskRunRepository(connection, execution.id).list())
     asked = any(task.attempt for task in tasks)
+    if asked:
+        await EarlierApprovals(connection).adopt(execution.id)
     return Claim(
         execution=replace(execution, last_sequence=last or execution.last_sequence),
         spec=await CrewRepository(connection).spec(execution.crew_id, execution.crew_revision),
         tasks=tasks,
-        approvals=await ApprovalRepository(connection).newest(execution.id) if asked else {},
+        questions=await QuestionRepository(connection).newest(execution.id) if asked else {},
     )

@@ -15,7 +15,7 @@ class TaskJournal:
 
     task: TaskRef
     salt: str = ""
-    """Makes the requests of a task that a person has refused differ from those before."""
+    """Makes the requests of a task that a person has declined differ from those before."""
     journaled_responses: dict[tuple[str, int], bytes] = field(default_factory=dict)
     tool_calls: dict[str, ToolCall] = field(default_factory=dict)
 

@@ -17,6 +17,7 @@ from coxswain.client.cli import (
     fallbacks,
     memory,
     models,
+    questions,
     retention,
     run,
     schedules,
@@ -167,6 +168,7 @@ crews.register(app)
 run.register(app)
 executions.register(app)
 events.register(app)
+questions.register(app)
 retention.register(app)
 usage.register(app)
 app.add_typer(schedules.app, name="schedule")

@@ -1,36 +1,27 @@
-"""Commands about executions: executions, get, outputs, cancel, approve, renew."""
+"""Commands about executions: executions, get, outputs, cancel, renew."""
 
-from collections.abc import Iterable
-from contextlib import closing
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
-from coxswain.client.blocking import Client
 from coxswain.client.cli.inputs import LabelsOption, labels_from
 from coxswain.client.cli.run import IdArgument
 from coxswain.client.cli.schedules import schedule_id
 from coxswain.client.cli.session import (
-    EXIT_USAGE,
     JsonOption,
     add_row,
-    confirm,
     session_of,
     table,
 )
 from coxswain.client.cli.spans import moment_before_now
 from coxswain.client.paging import pages
 from coxswain.client.progress import state_words
-from coxswain.client.watching import TERMINAL_STATES, is_terminal
+from coxswain.client.watching import TERMINAL_STATES
 from coxswain.orchestrator.v1.execution_pb2 import (
-    APPROVAL_DECISION_APPROVE,
-    APPROVAL_DECISION_REFUSE,
-    AnswerApprovalRequest,
     CancelExecutionRequest,
     Execution,
-    ExecutionEvent,
     ExecutionState,
     GetExecutionRequest,
     GetTaskOutputsRequest,
@@ -43,7 +34,7 @@ _STATES = [name.removeprefix("EXECUTION_STATE_").lower() for name in list(Execut
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (executions, get, outputs, cancel, approve, renew):
+    for command in (executions, get, outputs, cancel, renew):
         app.command()(command)
 
 
@@ -131,6 +122,7 @@ def get(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> 
         "claims": execution.claims,
         "seconds": _duration(execution),
         "tokens": f"{execution.usage.input_tokens:,} in, {execution.usage.output_tokens:,} out",
+        "asks": ", ".join(execution.open_question_ids),
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(execution.labels.items())),
         "error": f"{execution.error.message} ({execution.error.reason})" if execution.error.reason else "",
     }
@@ -196,44 +188,6 @@ def cancel(context: typer.Context, id: IdArgument, as_json: JsonOption = False) 
     return None
 
 
-def approve(
-    context: typer.Context,
-    id: IdArgument,  # noqa: A002
-    reject: Annotated[bool, typer.Option("--reject", help="Refuse the result; the task runs again.")] = False,
-    feedback: Annotated[str, typer.Option(help="What to do better.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Approve or refuse the result that an execution waits with. Shows the result and asks before approving it.
-
-    Examples:
-
-        coxswain approve 01a20694-1f86-7c54-8594-1ba930202397
-
-        coxswain approve 01a20694-1f86-7c54-8594-1ba930202397 --reject --feedback "name the sources"
-    """
-    session = session_of(context, as_json)
-    with session.client() as client:
-        pending = _pending_approval(client, id)
-        if pending is None:
-            session.say(f"execution {id} is not waiting for an approval", "red")
-            raise typer.Exit(EXIT_USAGE)
-        request = pending.approval_requested
-        if not yes and not reject:
-            session.say(f"{pending.task_name}:\n{request.output.text}\n")
-            confirm(session, f"this result of {pending.task_name}", "approve", yes=yes)
-        answer = AnswerApprovalRequest(
-            id=request.approval_id,
-            decision=APPROVAL_DECISION_REFUSE if reject else APPROVAL_DECISION_APPROVE,
-            feedback=feedback,
-        )
-        execution = client.executions.AnswerApproval(answer).execution
-    if session.json:
-        return session.print_json(execution)
-    session.show(f"{'refused' if reject else 'approved'}; the execution is {state_words(execution.state)}")
-    return None
-
-
 def renew(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> None:  # noqa: A002
     """Let an execution that you started continue with your current token, after its own has expired.
 
@@ -246,28 +200,6 @@ def renew(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -
         return session.print_json(execution)
     session.show(f"renewed; the execution is {state_words(execution.state)}")
     return None
-
-
-def _pending_approval(client: Client, execution_id: str) -> ExecutionEvent | None:
-    """The latest approval request without an answer."""
-    execution = client.executions.GetExecution(GetExecutionRequest(id=execution_id)).execution
-    if execution.state != ExecutionState.EXECUTION_STATE_WAITING_FOR_APPROVAL:
-        return None
-    pending: dict[str, ExecutionEvent] = {}
-    with closing(client.watch(execution_id, exclude_chunks=True)) as events:
-        for event in _up_to(events, execution.last_sequence):
-            if event.HasField("approval_requested"):
-                pending[event.approval_requested.approval_id] = event
-            elif event.HasField("approval_answered"):
-                pending.pop(event.approval_answered.approval_id, None)
-    return next(reversed(pending.values()), None)
-
-
-def _up_to(events: Iterable[ExecutionEvent], sequence: int) -> Iterable[ExecutionEvent]:
-    for event in events:
-        yield event
-        if event.sequence >= sequence or is_terminal(event):
-            return
 
 
 def _state(name: str) -> ExecutionState.ValueType:

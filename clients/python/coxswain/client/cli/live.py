@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coxswain.client.cli.session import harmless
-from coxswain.client.progress import Progress, TaskProgress, describe, renewal
+from coxswain.client.progress import Progress, TaskProgress, answering, describe, renewal
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
 
 _STYLES = {
@@ -100,8 +100,8 @@ class LiveView:
             )
         cost = f", ${progress.cost:.4f}" if progress.cost else ""
         yield Text(f"{progress.input_tokens:,} tokens in, {progress.output_tokens:,} out{cost}", style="dim")
-        if progress.approval:
-            yield Text(f"waits for approval: coxswain approve {self._execution_id}", style="yellow")
+        for question_id in progress.questions:
+            yield Text(f"waits for an answer: {answering(question_id)}", style="yellow")
         if progress.credential_needed:
             yield Text(f"your token has expired: {renewal(self._execution_id)}", style="yellow")
 

@@ -36,6 +36,8 @@ class Checked:
     """What stood before it."""
     violations: tuple[str, ...] = ()
     """Paths and rules, with nothing of the answer in them; empty as well where the answer could not be checked."""
+    unchecked: str = ""
+    """Why the answer could not be checked; empty when it was."""
 
 
 class SchemaChecker:
@@ -61,7 +63,7 @@ class SchemaChecker:
         What takes too long, or cannot be checked, is returned as it is.
         """
         if len(text) > MAX_CHARACTERS:
-            return Checked(text)
+            return Checked(text, unchecked="length")
         request = json.dumps({"schema": schema or _ANY_OBJECT, "text": text}).encode()
         outcome: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         # Beside the call: one that is cancelled would leave its response in the pipe for the next one.
@@ -69,7 +71,7 @@ class SchemaChecker:
         response = await outcome
         if why := response.get("given_up"):
             logger.info("answer_not_checked", group_id=group_id, why=why)
-            return Checked(text)
+            return Checked(text, unchecked=why)
         return Checked(response["text"], response["thoughts"], tuple(response["violations"]))
 
     async def close(self) -> None:

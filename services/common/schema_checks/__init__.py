@@ -1,0 +1,1 @@
+"""Checks of answers, of models or people, against the JSON schemas of callers."""

@@ -1,1 +1,0 @@
-"""Checks of answers against the JSON schemas of callers."""

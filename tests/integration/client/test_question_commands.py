@@ -1,0 +1,185 @@
+"""Questions on the command line and in the client, in memory and over real gRPC."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from rich.console import Console
+
+from coxswain.client import AsyncClient, Client
+from coxswain.client.cli.questions import _print, _summary
+from coxswain.client.cli.session import Session
+from coxswain.orchestrator.v1 import execution_pb2
+from coxswain.orchestrator.v1 import question_pb2 as pb
+from coxswain.orchestrator.v1 import question_state_pb2 as state_pb
+from tests.integration.client.command_line import invoke, rows
+from tests.integration.client.installation import Installation, Server, refuse
+from tests.support.harness import ALICE
+
+ROOT = Path(__file__).parents[3]
+
+
+def asked(id_: str = "q1", **fields: Any) -> pb.Question:
+    return pb.Question(
+        **{
+            "id": id_,
+            "kind": state_pb.QUESTION_KIND_RESULT_APPROVAL,
+            "state": state_pb.QUESTION_STATE_OPEN,
+            "execution_id": "e",
+            "crew_name": "brief",
+            "task_name": "edit",
+            "text": "Is this result good?",
+            "result": execution_pb2.TaskOutput(text="A draft."),
+            **fields,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["--approve"], pb.AnswerQuestionRequest(accept=pb.AcceptQuestion())),
+        (["--refuse", "more"], pb.AnswerQuestionRequest(decline=pb.DeclineQuestion(reason="more"))),
+        (["--refuse", ""], pb.AnswerQuestionRequest(decline=pb.DeclineQuestion())),
+        (["--cancel"], pb.AnswerQuestionRequest(cancel=pb.CancelQuestion())),
+    ],
+)
+def test_a_question_is_answered(
+    server: Server, installation: Installation, arguments: list[str], answer: pb.AnswerQuestionRequest
+) -> None:
+    installation.questions = [asked()]
+    result = invoke(server.address, "answer", "q1", *arguments)
+    assert (result.exit_code, result.stdout) == (0, "accepted: execution e\n"), result.stderr
+    sent = installation.requests[-1]
+    assert sent.request_id
+    answer.id, answer.request_id = "q1", sent.request_id
+    assert sent == answer
+
+
+def test_an_edited_result_is_a_text_or_follows_the_schema(
+    server: Server, installation: Installation, tmp_path: Path
+) -> None:
+    installation.questions = [asked(), asked("q2")]
+    installation.questions[1].schema.update({"type": "object"})
+    file = tmp_path / "better.json"
+    file.write_text('{"title": "T"}')
+    assert invoke(server.address, "answer", "q1", "--edit", str(file)).exit_code == 0
+    assert installation.requests[-1].accept.content.string_value == '{"title": "T"}'
+    assert invoke(server.address, "answer", "q2", "--edit", str(file)).exit_code == 0
+    assert installation.requests[-1].accept.content.struct_value["title"] == "T"
+    file.write_text("A text.")
+    result = invoke(server.address, "answer", "q2", "--edit", str(file))
+    assert result.exit_code == 2
+    assert "not valid JSON, which the task's output_schema asks for" in result.stderr
+    assert installation.calls["AnswerQuestion"] == 2
+
+
+@pytest.mark.parametrize("arguments", [["--approve", "--cancel"], ["--refuse", "x", "--approve"]])
+def test_two_answers_are_none(server: Server, installation: Installation, arguments: list[str]) -> None:
+    result = invoke(server.address, "answer", "q1", *arguments)
+    assert result.exit_code == 2
+    assert "give one of --approve, --refuse" in " ".join(result.stderr.replace("│", " ").split())
+    assert installation.calls["AnswerQuestion"] == 0
+
+
+def test_where_nobody_can_be_asked_nothing_is_answered(server: Server, installation: Installation) -> None:
+    installation.questions = [asked()]
+    result = invoke(server.address, "answer", "q1", stdin="y\n")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "A draft." in result.stderr, "the result is shown"
+    assert "say --approve, --refuse FEEDBACK, --edit FILE or --cancel" in result.stderr
+    installation.questions[0].state = state_pb.QUESTION_STATE_CLOSED
+    result = invoke(server.address, "answer", "q1")
+    assert result.exit_code == 2
+    assert "the question is closed already" in result.stderr
+    assert installation.calls["AnswerQuestion"] == 0
+
+
+@pytest.mark.parametrize(("typed", "answers", "exit_code"), [("y", 1, 0), ("n", 0, 1)])
+def test_on_a_terminal_a_result_is_shown_and_asked_about(
+    server: Server, installation: Installation, typed: str, answers: int, exit_code: int
+) -> None:
+    installation.questions = [asked()]
+    person, terminal = os.openpty()
+    os.write(person, f"{typed}\n".encode())
+    command = [sys.executable, "-m", "coxswain.client", "--address", server.address, "answer", "q1"]
+    result = subprocess.run(command, stdin=terminal, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    os.close(terminal)
+    os.close(person)
+    assert result.returncode == exit_code, result.stderr
+    assert "A draft." in result.stderr
+    assert "Approve this result of edit?" in result.stderr
+    assert installation.calls["AnswerQuestion"] == answers
+
+
+def test_questions_are_listed_for_people_and_programs(server: Server, installation: Installation) -> None:
+    result = invoke(server.address, "questions")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no open questions" in result.stderr
+    installation.questions = [asked(result=execution_pb2.TaskOutput(text="Two\nlines\x1b[31m"))]
+    result = invoke(server.address, "questions")
+    assert result.stdout.splitlines() == [
+        "q1  open",
+        "  brief / edit, 1970-01-01 00:00 UTC",
+        "  Is this result good?",
+        "  > Two lines\ufffd[31m",
+    ]
+    assert list(installation.requests[-1].states) == [state_pb.QUESTION_STATE_OPEN]
+    [[listed]] = rows(invoke(server.address, "questions", "--all", "--json"))
+    assert (listed["id"], list(installation.requests[-1].states)) == ("q1", [])
+    result = invoke(server.address, "questions", "--watch", "--crew", "brief")
+    assert result.exit_code == 2
+
+
+def test_a_question_can_be_read_in_sixty_columns() -> None:
+    long = "A result of many words, none of which is long. " * 9
+    question = asked("01a20694-1f86-7c54-8594-1ba930202397", result=execution_pb2.TaskOutput(text=long))
+    question.deadline.FromSeconds(1_800_000_000)
+    question.on_deadline = state_pb.ON_DEADLINE_ACCEPT_DEFAULT
+    output = io.StringIO()
+    session = Session(out=Console(file=output, width=60, force_terminal=True, color_system=None))
+    _print(session, _summary(question))
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[0] == "01a20694-1f86-7c54-8594-1ba930202397  open"
+    assert "  until 2027-01-15 08:00 UTC, then accept default" in lines
+
+
+async def test_a_watch_goes_on_after_a_lost_connection(server: Server, installation: Installation) -> None:
+    installation.questions = [asked(f"q{number}") for number in range(1, 6)]
+    installation.watch_breaks_after = [
+        (2, lambda context: refuse(context, grpc.StatusCode.UNAVAILABLE, "shutting down")),
+        (4, lambda context: refuse(context, grpc.StatusCode.UNAVAILABLE, "shutting down")),
+    ]
+    seen = []
+    async with AsyncClient(server.address, token=ALICE) as client:
+        async for change in client.watch_questions():
+            seen.append((change.sequence, change.question.id))
+            if len(seen) == 5:
+                break
+    assert seen == [(number, f"q{number}") for number in range(1, 6)]
+    assert installation.watched_after == [0, 2, 4]
+    installation.watch_breaks_after = [
+        (3, lambda context: refuse(context, grpc.StatusCode.PERMISSION_DENIED, "no member any more"))
+    ]
+    with Client(server.address, token=ALICE) as blocking, pytest.raises(Exception, match="no member any more"):
+        for change in blocking.watch_questions(1):
+            seen.append((change.sequence, change.question.id))
+    assert seen[5:] == [(2, "q2"), (3, "q3")]
+
+
+def test_a_watch_prints_each_change_until_it_is_refused(server: Server, installation: Installation) -> None:
+    installation.questions = [asked()]
+    installation.watch_breaks_after = [
+        (1, lambda context: refuse(context, grpc.StatusCode.PERMISSION_DENIED, "no member any more"))
+    ]
+    result = invoke(server.address, "questions", "--watch", "--json")
+    [change] = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (change["sequence"], change["question"]["id"]) == ("1", "q1")
+    assert result.exit_code == 10 + 7

@@ -1,0 +1,221 @@
+"""What becomes of results that people have to approve: real worker hosts and crew processes, answers over real gRPC."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from google.protobuf.duration_pb2 import Duration
+
+from coxswain.memory.v1 import memory_pb2, record_pb2
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, question_pb2, question_state_pb2
+from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceStub
+from tests.integration.worker.installation import CAPABLE, Installation, eventually, install, is_kind, kinds
+from tests.support.harness import ALICE
+from tests.support.llm_script import Reply
+
+S = execution_pb2
+SCHEMA: dict[str, Any] = {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def everything(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
+    """Starting worker hosts takes seconds: tests share them."""
+    async with install(tmp_path_factory.mktemp("installation"), housekeeping_seconds="0.3") as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def installation(everything: Installation) -> AsyncIterator[Installation]:
+    """One host, and an upstream without rules."""
+    await everything.hosts(1)
+    yield everything
+    everything.llm.clear_rules()
+    everything.llm.clear_log()
+
+
+def crew(draft: dict[str, Any] | None = None, **fields: Any) -> crew_pb2.CrewSpec:
+    """A draft that has to be approved, and what is made of it."""
+    return crew_pb2.CrewSpec(
+        name="brief",
+        model=CAPABLE,
+        agents=[crew_pb2.AgentSpec(name="writer", role="Writer", goal="Write well")],
+        tasks=[
+            crew_pb2.TaskSpec(
+                name="draft",
+                description="Write a draft.",
+                expected_output="Words",
+                agent="writer",
+                human_approval=True,
+                **(draft or {}),
+            ),
+            crew_pb2.TaskSpec(name="publish", description="Publish it.", expected_output="Words", agent="writer"),
+        ],
+        **fields,
+    )
+
+
+def script(installation: Installation, draft: str = "A draft.") -> None:
+    llm = installation.llm
+    llm.on(Reply(text="A better draft."), contains="Make it better.")
+    llm.on(Reply(text=draft), last_contains="Write a draft.")
+    llm.on(Reply(text="Published."), last_contains="Publish it.")
+
+
+def inbox(installation: Installation) -> Any:
+    return QuestionServiceStub(installation.harness.channel(ALICE))
+
+
+async def asked(installation: Installation, execution_id: str, after: int = 0) -> tuple[Any, int]:
+    """Wait until the execution is parked with a question; return the question's event and the last sequence."""
+    events = await installation.watch(execution_id, is_kind("execution_parked"), after)
+    return next(e.question_raised for e in events if is_kind("question_raised")(e)), events[-1].sequence
+
+
+def accepting(question_id: str, edited: Any = None) -> question_pb2.AnswerQuestionRequest:
+    request = question_pb2.AnswerQuestionRequest(id=question_id, accept=question_pb2.AcceptQuestion())
+    if isinstance(edited, str):
+        request.accept.content.string_value = edited
+    elif edited is not None:
+        request.accept.content.struct_value.update(edited)
+    return request
+
+
+async def memories(installation: Installation, execution: execution_pb2.Execution) -> list[str]:
+    """The texts in the memory of an execution's crew, oldest first."""
+    got = await installation.crews().GetCrew(crew_pb2.GetCrewRequest(id=execution.crew_id))
+    namespace = memory_pb2.Namespace(memory_id=got.crew.memory_id, kind=record_pb2.MEMORY_KIND_UNIFIED)
+    listed = await installation.memory().ListRecords(memory_pb2.ListRecordsRequest(namespace=namespace))
+    return [record.unified.content for record in reversed(listed.records)]
+
+
+async def test_a_declined_result_is_done_again_and_memory_keeps_only_the_approved_one(
+    installation: Installation,
+) -> None:
+    script(installation)
+    execution = await installation.start(crew(memory=crew_pb2.MemorySpec(enabled=True)))
+    question, last = await asked(installation, execution.id)
+    parked = await installation.get(execution.id)
+    assert parked.state == S.EXECUTION_STATE_WAITING_FOR_ANSWER
+    assert list(parked.open_question_ids) == [question.question_id]
+    await eventually(lambda: [len(worker.descendants()) for worker in installation.workers] == [1])
+    assert (question.text, question.result.text) == ("Is this result good?", "A draft.")
+    assert await memories(installation, execution) == []
+    declined = question_pb2.DeclineQuestion(reason="Make it better.")
+    request = question_pb2.AnswerQuestionRequest(id=question.question_id, decline=declined)
+    await inbox(installation).AnswerQuestion(request)
+    question, last = await asked(installation, execution.id, last)
+    assert question.result.text == "A better draft."
+    assert await memories(installation, execution) == []
+    await inbox(installation).AnswerQuestion(accepting(question.question_id))
+    ended = await installation.finished(execution.id)
+    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, "Published.")
+    assert list(ended.open_question_ids) == []
+    assert [run.output.text for run in await installation.tasks(execution.id)] == ["A better draft.", "Published."]
+    assert await memories(installation, execution) == ["A better draft.", "Published."]
+
+
+async def test_an_edited_result_is_what_follows_sees_and_memory_keeps(installation: Installation) -> None:
+    script(installation)
+    execution = await installation.start(crew(memory=crew_pb2.MemorySpec(enabled=True)))
+    question, last = await asked(installation, execution.id)
+    await inbox(installation).AnswerQuestion(accepting(question.question_id, "Words of a person."))
+    events = await installation.watch(execution.id, after=last)
+    answered, completed = (next(filter(is_kind(kind), events)) for kind in ("question_answered", "task_completed"))
+    assert answered.question_answered.edited
+    assert completed.task_completed.output.text == "Words of a person."
+    assert completed.task_completed.output.agent_role == "Writer"
+    [publishing] = [call for call in installation.llm.calls_where(route="chat") if "Publish it." in str(call.body)]
+    assert "Words of a person." in str(publishing.body)
+    assert "A draft." not in str(publishing.body)
+    assert await memories(installation, execution) == ["Words of a person.", "Published."]
+
+
+async def test_an_analysed_memory_waits_for_the_approval_too(installation: Installation) -> None:
+    script(installation)
+    analysed = json.dumps({"memories": ["Drafts are approved."]})
+    installation.llm.on(Reply(text=analysed), contains="Result: Words of a person.")
+    installation.llm.on(Reply(text=json.dumps({"memories": ["Never."]})), contains="Result: A draft.")
+    memory = crew_pb2.MemorySpec(enabled=True, analysis=True)
+    execution = await installation.start(crew(memory=memory))
+    question, _ = await asked(installation, execution.id)
+    calls = [str(call.body) for call in installation.llm.calls_where(route="chat")]
+    assert not any("Result: A draft." in call for call in calls)
+    assert await memories(installation, execution) == []
+    await inbox(installation).AnswerQuestion(accepting(question.question_id, "Words of a person."))
+    await installation.finished(execution.id)
+    assert "Never." not in await memories(installation, execution)
+    assert any("Result: Words of a person." in str(call.body) for call in installation.llm.calls_where(route="chat"))
+
+
+async def test_an_edited_object_becomes_the_structured_output(installation: Installation) -> None:
+    script(installation, draft='{"title": "Draft"}')
+    spec = crew()
+    spec.tasks[0].output_schema.update(SCHEMA)
+    execution = await installation.start(spec)
+    question, _ = await asked(installation, execution.id)
+    assert question.result.structured["title"] == "Draft"
+    await inbox(installation).AnswerQuestion(accepting(question.question_id, {"title": "Final"}))
+    await installation.finished(execution.id)
+    [draft, _] = await installation.tasks(execution.id)
+    assert (draft.output.text, draft.output.structured["title"]) == ('{"title": "Final"}', "Final")
+
+
+async def test_cancelling_keeps_nothing_in_memory(installation: Installation) -> None:
+    script(installation)
+    execution = await installation.start(crew(memory=crew_pb2.MemorySpec(enabled=True)))
+    question, _ = await asked(installation, execution.id)
+    request = question_pb2.AnswerQuestionRequest(id=question.question_id, cancel=question_pb2.CancelQuestion())
+    await inbox(installation).AnswerQuestion(request)
+    ended = await installation.finished(execution.id)
+    assert ended.state == S.EXECUTION_STATE_CANCELLED
+    assert await memories(installation, execution) == []
+
+
+async def test_the_host_killed_between_question_and_answer_costs_nothing(installation: Installation) -> None:
+    script(installation)
+    execution = await installation.start(crew(memory=crew_pb2.MemorySpec(enabled=True)))
+    question, last = await asked(installation, execution.id)
+    [worker] = installation.workers
+    worker.kill()
+    await worker.ended()
+    await inbox(installation).AnswerQuestion(accepting(question.question_id))
+    await installation.hosts(1)
+    ended = await installation.finished(execution.id)
+    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, "Published.")
+    assert len([call for call in installation.llm.calls_where(route="chat") if "Write a draft." in str(call.body)]) == 1
+    assert await memories(installation, execution) == ["A draft.", "Published."]
+    assert kinds(await installation.watch(execution.id, after=last)).count("question_answered") == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "state", "reason"),
+    [
+        (question_state_pb2.ON_DEADLINE_UNSPECIFIED, S.EXECUTION_STATE_FAILED, "QUESTION_EXPIRED"),
+        (question_state_pb2.ON_DEADLINE_CANCEL, S.EXECUTION_STATE_CANCELLED, ""),
+        (question_state_pb2.ON_DEADLINE_ACCEPT_DEFAULT, S.EXECUTION_STATE_SUCCEEDED, ""),
+    ],
+)
+async def test_the_deadline_of_a_task_is_kept(
+    installation: Installation,
+    action: question_state_pb2.OnDeadline.ValueType,
+    state: execution_pb2.ExecutionState.ValueType,
+    reason: str,
+) -> None:
+    script(installation)
+    approval = crew_pb2.ApprovalSpec(question="Is it short?", deadline=Duration(nanos=200_000_000), on_deadline=action)
+    execution = await installation.start(crew({"approval": approval}))
+    ended = await installation.finished(execution.id)
+    assert (ended.state, ended.error.reason) == (state, reason)
+    [question] = (
+        await inbox(installation).ListQuestions(question_pb2.ListQuestionsRequest(execution_id=execution.id))
+    ).questions
+    assert (question.text, question.answered_by) == ("Is it short?", "")
+    assert question.deadline.ToDatetime() > question.create_time.ToDatetime()
+    if reason:
+        assert (ended.error.task_name, "Is it short?" in ended.error.message) == ("draft", True)
+        assert (await installation.tasks(execution.id))[0].state == S.TASK_STATE_FAILED
