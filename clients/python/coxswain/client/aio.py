@@ -1,7 +1,7 @@
 """Every service of an installation, and what takes several calls as one method: apply, start, watch, run."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
@@ -21,6 +21,7 @@ from coxswain.client.results import (
     AppliedCrew,
     CrewReference,
     ExecutionNotSucceeded,
+    continuation_request,
     crew_key,
     start_request,
 )
@@ -34,12 +35,16 @@ from coxswain.models.v1.usage_service_pb2_grpc import UsageServiceStub
 from coxswain.orchestrator.v1.crew_pb2 import CreateCrewRequest, Crew, CrewSpec, GetCrewRequest, UpdateCrewRequest
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from coxswain.orchestrator.v1.execution_pb2 import (
+    CompareExecutionsRequest,
+    CompareExecutionsResponse,
     Execution,
     ExecutionEvent,
     ExecutionEventKind,
     ExecutionState,
+    ForkExecutionRequest,
     GetExecutionRequest,
     RenewExecutionCredentialRequest,
+    ResumeExecutionRequest,
     WatchExecutionsRequest,
     WatchExecutionsResponse,
 )
@@ -307,6 +312,84 @@ class AsyncClient:
         if ended.execution.state != ExecutionState.EXECUTION_STATE_SUCCEEDED:
             raise ExecutionNotSucceeded(ended.execution)
         return ended.execution
+
+    async def resume(
+        self,
+        execution_id: str,
+        inputs: Mapping[str, object] | None = None,
+        *,
+        crew_revision: int | None = None,
+        model: str | None = None,
+        from_task: str = "",
+        labels: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        request_id: str = "",
+    ) -> Execution:
+        """Start an execution that continues one that failed or was cancelled, and return it as it was stored.
+
+        ``inputs`` and ``labels`` are those that are new or have another value. ``crew_revision`` 0 is the newest one,
+        ``model`` "" the crew's own; without them they stay as they were. ``from_task`` runs again with all that gets
+        its result. Finished tasks that nothing of this concerns are copied.
+        """
+        request = continuation_request(
+            ResumeExecutionRequest,
+            execution_id,
+            inputs,
+            crew_revision=crew_revision,
+            model=model,
+            from_task=from_task,
+            labels=labels,
+            timeout=timeout,
+            request_id=request_id,
+        )
+        response = await self.executions.ResumeExecution(request)
+        return response.execution
+
+    async def fork(
+        self,
+        execution_id: str,
+        inputs: Mapping[str, object] | None = None,
+        *,
+        crew_revision: int | None = None,
+        model: str | None = None,
+        from_task: str = "",
+        labels: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        request_id: str = "",
+    ) -> Execution:
+        """Start another course of an execution that has ended, also of one that succeeded. See ``resume``.
+
+        Another ``model`` is for ``from_task`` and what depends on it; without ``from_task`` for all tasks, which then
+        run again. Raises FailedPrecondition with the reason NOTHING_TO_RUN when every result would be copied.
+        """
+        request = continuation_request(
+            ForkExecutionRequest,
+            execution_id,
+            inputs,
+            crew_revision=crew_revision,
+            model=model,
+            from_task=from_task,
+            labels=labels,
+            timeout=timeout,
+            request_id=request_id,
+        )
+        response = await self.executions.ForkExecution(request)
+        return response.execution
+
+    async def compare(self, execution_ids: Sequence[str], *, max_text_characters: int = 0) -> CompareExecutionsResponse:
+        """Two to sixteen executions side by side, with all their tasks: what they were given and what has come of it.
+
+        Texts are cut off after ``max_text_characters`` (0: 2,000).
+        """
+        request = CompareExecutionsRequest(ids=execution_ids, max_text_characters=max_text_characters)
+        compared = await self.executions.CompareExecutions(request)
+        request.page_token = compared.next_page_token
+        while request.page_token:
+            page = await self.executions.CompareExecutions(request)
+            compared.tasks.extend(page.tasks)
+            request.page_token = page.next_page_token
+        compared.next_page_token = ""
+        return compared
 
     async def renew(self, execution_id: str) -> Execution:
         """Let an execution that you started continue with the token of this client, and return its current state.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from coxswain.models.v1.inference_pb2 import FinishReason
-from coxswain.orchestrator.v1.execution_pb2 import ExecutionError, ExecutionEvent, ExecutionState
+from coxswain.orchestrator.v1.execution_pb2 import ExecutionError, ExecutionEvent, ExecutionState, TaskReuse
 from coxswain.orchestrator.v1.question_state_pb2 import QuestionState
 
 MAX_SHOWN_TEXT = 4000
@@ -169,6 +169,12 @@ def _queued(event: ExecutionEvent) -> str:
     return f"queued: {queued.crew_name}, tasks {', '.join(queued.task_names)}"
 
 
+def _continued(event: ExecutionEvent) -> str:
+    tasks = event.execution_continued.tasks
+    copied = [task.task_name for task in tasks if task.reuse == TaskReuse.TASK_REUSE_COPIED]
+    return f"continues {event.execution_continued.execution_id}, copied: {', '.join(copied) or 'no task'}"
+
+
 def _parked(event: ExecutionEvent) -> str:
     state = event.execution_parked.state
     command = f": {renewal(event.execution_id)}" if state == _NEEDS_CREDENTIAL else ""
@@ -220,6 +226,7 @@ def _waiting(event: ExecutionEvent) -> str:
 
 _LINES: dict[str, Callable[[ExecutionEvent], str]] = {
     "execution_queued": _queued,
+    "execution_continued": _continued,
     "execution_started": lambda e: "taken over by another worker" if e.execution_started.takeover else "started",
     "execution_failed": lambda e: _error(e.execution_failed.error),
     "execution_succeeded": lambda _: "succeeded",

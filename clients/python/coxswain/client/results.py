@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 from uuid import UUID
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -11,7 +11,14 @@ from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpir
 from coxswain.client.progress import state_words
 from coxswain.client.values import to_value
 from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec, GetCrewRequest
-from coxswain.orchestrator.v1.execution_pb2 import Execution, StartExecutionRequest
+from coxswain.orchestrator.v1.execution_pb2 import (
+    Execution,
+    ForkExecutionRequest,
+    ResumeExecutionRequest,
+    StartExecutionRequest,
+)
+
+Continuation = TypeVar("Continuation", ResumeExecutionRequest, ForkExecutionRequest)
 
 EVERY_FIELD = FieldMask(paths=["*"])
 """The ``update_mask`` of a request that replaces the whole resource."""
@@ -83,6 +90,37 @@ def start_request(
         request.crew_id = crew_id
     else:
         request.crew_name = crew
+    for name, value in (inputs or {}).items():
+        request.inputs[name].CopyFrom(to_value(value, f"inputs.{name}"))
+    if timeout is not None:
+        request.timeout.FromMilliseconds(round(timeout * 1000))
+    return request
+
+
+def continuation_request(
+    kind: type[Continuation],
+    execution_id: str,
+    inputs: Mapping[str, object] | None,
+    *,
+    crew_revision: int | None,
+    model: str | None,
+    from_task: str,
+    labels: Mapping[str, str] | None,
+    timeout: float | None,
+    request_id: str,
+) -> Continuation:
+    """The request to continue an execution; None is as before.
+
+    Raises TypeError or ValueError naming the input that cannot be sent.
+    """
+    request = kind(
+        id=execution_id,
+        crew_revision=crew_revision,
+        model=model,
+        from_task=from_task,
+        labels=labels,
+        request_id=request_id,
+    )
     for name, value in (inputs or {}).items():
         request.inputs[name].CopyFrom(to_value(value, f"inputs.{name}"))
     if timeout is not None:

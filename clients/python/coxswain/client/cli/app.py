@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from coxswain.client.cli import (
     ask,
+    continuing,
     crews,
     events,
     executions,
@@ -166,6 +167,7 @@ fallbacks.register(app)
 ask.register(app)
 crews.register(app)
 run.register(app)
+continuing.register(app)
 executions.register(app)
 events.register(app)
 questions.register(app)

@@ -118,6 +118,7 @@ def get(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> 
         "on expiry": _on_expiry(execution),
         "schedule": execution.schedule_id,
         "resumed from": execution.resumed_from,
+        "from task": execution.forked_from_task,
         "events": execution.last_sequence,
         "claims": execution.claims,
         "seconds": _duration(execution),

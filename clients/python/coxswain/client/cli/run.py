@@ -1,4 +1,4 @@
-"""Commands that start an execution or follow one: run, watch, resume."""
+"""Commands that start an execution or follow one: run, watch."""
 
 from contextlib import closing
 from enum import StrEnum
@@ -14,7 +14,7 @@ from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, 
 from coxswain.client.cli.live import execution_view, follow
 from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, Session, session_of
 from coxswain.client.results import CrewReference, ExecutionNotSucceeded
-from coxswain.orchestrator.v1.execution_pb2 import ExecutionState, GetExecutionRequest, ResumeExecutionRequest
+from coxswain.orchestrator.v1.execution_pb2 import ExecutionState, GetExecutionRequest
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
 WatchOption = Annotated[
@@ -24,7 +24,7 @@ WatchOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (run, watch, resume):
+    for command in (run, watch):
         app.command()(command)
 
 
@@ -116,7 +116,7 @@ def run(
             ),
         )
         if watching:
-            return _watch(session, client, execution.id, 0)
+            return follow_execution(session, client, execution.id, 0)
     if session.json:
         return session.print_json(execution)
     session.show(execution.id)
@@ -136,31 +136,11 @@ def watch(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        _watch(session, client, id, after)
+        follow_execution(session, client, id, after)
 
 
-def resume(
-    context: typer.Context,
-    id: IdArgument,  # noqa: A002
-    watching: WatchOption = True,
-    as_json: JsonOption = False,
-) -> None:
-    """Start a new execution from one that failed or was cancelled; finished tasks do not run again.
-
-    Example: `coxswain resume 01a20694-1f86-7c54-8594-1ba930202397`
-    """
-    session = session_of(context, as_json)
-    with session.client() as client:
-        execution = client.executions.ResumeExecution(ResumeExecutionRequest(id=id)).execution
-        if watching:
-            return _watch(session, client, execution.id, 0)
-    if session.json:
-        return session.print_json(execution)
-    session.show(execution.id)
-    return None
-
-
-def _watch(session: Session, client: Client, execution_id: str, after: int) -> None:
+def follow_execution(session: Session, client: Client, execution_id: str, after: int) -> None:
+    """Show the events after a sequence until the execution ends, then its result."""
     sequence = after
     try:
         with closing(client.watch(execution_id, after)) as events:
