@@ -38,7 +38,7 @@ def next_fire_time(expression: str, time_zone: str, after: datetime) -> datetime
     if len(expression.split()) != len(_RANGES):
         raise BadCron("give five fields: minute, hour, day of month, month, day of week")
     try:
-        moments = CronSim(expression, after.astimezone(_zone(time_zone)))
+        moments = CronSim(expression, after.astimezone(zone_of(time_zone)))
     except CronSimError as error:
         raise BadCron(_explained(str(error), expression)) from error
     # What the clock shows twice may be named again while it is shown for the second time.
@@ -57,7 +57,8 @@ def _explained(error: str, expression: str) -> str:
     return f'the {name} "{given}" is not valid or never comes; it goes {_RANGES[name]}'
 
 
-def _zone(name: str) -> ZoneInfo:
+def zone_of(name: str) -> ZoneInfo:
+    """Return the time zone of a name of the IANA database; an empty one is UTC. Raises BadTimeZone."""
     if not name:
         return ZoneInfo("UTC")
     # ZoneInfo alone would look for a file of any name.

@@ -58,6 +58,12 @@ class AgentSpec:
     max_retries: int = 2
     temperature: float | None = None
     knowledge: tuple[KnowledgeSpec, ...] = ()
+    max_tokens: int | None = None
+    reasoning_effort: str = ""
+    planning: bool = False
+    inject_date: bool = False
+    date_format: str = ""
+    date_time_zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,12 @@ def _agent_from_proto(path: str, message: crew_pb2.AgentSpec) -> AgentSpec:
         max_retries=message.max_retries if message.HasField("max_retries") else _MAX_RETRIES,
         temperature=message.temperature if message.HasField("temperature") else None,
         knowledge=_knowledge_from_proto(message.knowledge),
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
+        reasoning_effort=message.reasoning_effort,
+        planning=message.planning,
+        inject_date=message.inject_date,
+        date_format=message.date_format,
+        date_time_zone=message.date_time_zone,
     )
 
 
@@ -213,6 +219,12 @@ def _agent_to_proto(agent: AgentSpec) -> crew_pb2.AgentSpec:
         temperature=agent.temperature,
         knowledge=_knowledge_to_proto(agent.knowledge),
         max_execution_time=duration_to_proto(agent.max_execution_time),
+        max_tokens=agent.max_tokens,
+        reasoning_effort=agent.reasoning_effort,
+        planning=agent.planning,
+        inject_date=agent.inject_date,
+        date_format=agent.date_format,
+        date_time_zone=agent.date_time_zone,
     )
 
 

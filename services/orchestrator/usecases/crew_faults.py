@@ -12,9 +12,13 @@ from pydantic_core import to_json
 
 from coxswain.orchestrator.v1 import crew_pb2
 from services.common.errors import FieldViolation
+from services.orchestrator.cron import BadTimeZone, zone_of
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, MemorySpec, Process, TaskSpec
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool import Tool
+
+_PERCENT_CODE = re.compile("%.?", re.DOTALL)
+_DATE_CODES = frozenset(f"%{letter}" for letter in "YmdBbAaHMSjUWVZz%")
 
 
 def crew_faults(spec: CrewSpec, tools: Mapping[str, Tool], max_bytes: int) -> list[FieldViolation]:
@@ -51,6 +55,10 @@ def crew_warnings(spec: CrewSpec) -> list[FieldViolation]:
         path = f"spec.agents[{index}]"
         if not delegating and agent.name not in used:
             warnings.append(FieldViolation(path, f'agent "{agent.name}" has no task and no agent may delegate to it'))
+        if not agent.inject_date and (agent.date_format or agent.date_time_zone):
+            warnings.append(
+                FieldViolation(f"{path}.inject_date", "is off: date_format and date_time_zone have no effect")
+            )
         if agent.allow_delegation and len(spec.agents) == 1:
             warnings.append(
                 FieldViolation(f"{path}.allow_delegation", "has no effect: there is no other agent to delegate to")
@@ -152,6 +160,16 @@ def _agents(spec: CrewSpec) -> Iterator[FieldViolation]:
     for index, agent in enumerate(spec.agents):
         if agent.max_execution_time is not None and agent.max_execution_time < 1:
             yield FieldViolation(f"spec.agents[{index}].max_execution_time", "must be at least one second")
+        try:
+            zone_of(agent.date_time_zone)
+        except BadTimeZone as error:
+            yield FieldViolation(f"spec.agents[{index}].date_time_zone", str(error))
+        codes = _PERCENT_CODE.findall(agent.date_format)
+        if agent.date_format and (not set(codes) - {"%%"} or not set(codes) <= _DATE_CODES):
+            yield FieldViolation(
+                f"spec.agents[{index}].date_format",
+                f"needs a code of a part of the date, such as %Y, and no others than {' '.join(sorted(_DATE_CODES))}",
+            )
 
 
 def _tools(spec: CrewSpec, known: Mapping[str, Tool]) -> Iterator[FieldViolation]:

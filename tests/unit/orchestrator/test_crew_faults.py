@@ -226,3 +226,23 @@ PATHS = [
 @given(st.permutations(PATHS))
 def test_faults_are_sorted_by_their_place_in_the_document(paths: list[str]) -> None:
     assert [fault.field for fault in in_document_order(FieldViolation(path, "") for path in paths)] == PATHS
+
+
+def test_a_date_has_a_time_zone_that_exists_and_a_format_that_says_something() -> None:
+    agents = [
+        replace(READER, inject_date=True, **dated)
+        for dated in (
+            {"date_time_zone": "Europe/Zurich", "date_format": "%d.%m.%Y"},
+            {"date_time_zone": "Europe/Zurch"},
+            {"date_format": "today, 100%%"},
+            {"date_format": "%Y-%Q"},
+            {"date_format": "%Y %"},
+        )
+    ]
+    found = faults(crew(agents=(*agents, EDITOR)))
+    assert "Europe/Zurich" in found["spec.agents[1].date_time_zone"]
+    assert [field for field in found if field.endswith("date_format")] == [
+        f"spec.agents[{index}].date_format" for index in (2, 3, 4)
+    ]
+    warnings = crew_warnings(crew(agents=(replace(READER, date_format="%Y"),)))
+    assert [warning.field for warning in warnings] == ["spec.agents[0].inject_date"]

@@ -39,7 +39,8 @@ AGENTS = st.builds(
     lambda name, tools, knowledge, retries, temperature, minutes, flag: crew_pb2.AgentSpec(
         name=name, role=name, goal=name, tools=tools, knowledge=knowledge, max_retries=retries, temperature=temperature,
         max_execution_time=None if minutes is None else Duration(seconds=minutes * 60), allow_delegation=flag,
-        max_iterations=7, max_calls_per_minute=minutes or 0,
+        max_iterations=7, max_calls_per_minute=minutes or 0, max_tokens=minutes,
+        reasoning_effort="high" if flag else "", planning=flag, inject_date=flag, date_format="%Y", date_time_zone=name,
     ),
     NAMES, TOOLS, KNOWLEDGE, st.integers(0, 100), st.none() | st.floats(0, 2), st.none() | st.integers(1, 9),
     st.booleans(),
@@ -58,6 +59,7 @@ CREWS = st.builds(
         name=name, description=name, agents=agents, tasks=tasks, process=process, model=name, manager_model=name,
         manager_agent=name, planning=True, planning_model=name, knowledge=knowledge,
         memory=crew_pb2.MemorySpec(enabled=memory, embedding_model=name, run_name=name, analysis=memory),
+        limits=crew_pb2.ExecutionLimits(max_cost=0.5, max_tokens=2**60) if memory else None,
     ),
     NAMES, st.lists(AGENTS, min_size=1, max_size=2), st.lists(TASKS, min_size=1, max_size=2),
     st.sampled_from([crew_pb2.PROCESS_SEQUENTIAL, crew_pb2.PROCESS_HIERARCHICAL]), st.booleans(), KNOWLEDGE,

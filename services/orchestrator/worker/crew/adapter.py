@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from coxswain.orchestrator.worker.link_pb2 import EarlierTask, Revision
 from services.orchestrator.domain.crew import AgentSpec, Process, TaskSpec
 from services.orchestrator.placeholders import interpolate
+from services.orchestrator.worker.crew.agent_date import date_for
 from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.crewai_types import CrewAgent, ModelGuardrail, OneTaskCrew
 from services.orchestrator.worker.crew.knowledge import TextKnowledge
@@ -109,9 +110,7 @@ class _Builder:
             role=role,
             goal=self.text(agent.goal),
             backstory=self.text(agent.backstory),
-            llm=HostLLM.for_agent(
-                self._attempt, agent.model, agent=agent.name, role=role, temperature=agent.temperature
-            ),
+            llm=HostLLM.of_agent(self._attempt, agent, role),
             function_calling_llm=(
                 HostLLM.for_agent(self._attempt, agent.function_calling_model, agent=agent.name, role=role)
                 if agent.function_calling_model
@@ -128,7 +127,10 @@ class _Builder:
             ),
             knowledge=None if planning else self._knowledge(agent.knowledge),
         )
-        built._time_limit = agent.max_execution_time  # noqa: SLF001 - our own class, whose fields are CrewAI's
+        # Our own class, whose fields are CrewAI's.
+        built._time_limit = agent.max_execution_time  # noqa: SLF001
+        built._plans = agent.planning and not planning  # noqa: SLF001
+        built._date = date_for(agent, self._session.started_at)  # noqa: SLF001
         return built
 
     def text(self, text: str) -> str:

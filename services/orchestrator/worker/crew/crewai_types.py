@@ -1,5 +1,7 @@
 """CrewAI's classes, with what they do on their own account taken out."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from crewai import Agent, Crew
@@ -8,6 +10,8 @@ from crewai.tasks.llm_guardrail import LLMGuardrail, LLMGuardrailResult
 from crewai.tasks.task_output import TaskOutput
 from crewai.tools.agent_tools.agent_tools import AgentTools
 from crewai.utilities.i18n import I18N_DEFAULT
+from crewai.utilities.prompts import SystemPromptResult
+from crewai.utilities.reasoning_handler import AgentReasoning
 from pydantic import PrivateAttr
 
 from services.orchestrator.worker.crew.deadline import time_limit
@@ -19,6 +23,10 @@ class CrewAgent(Agent):
     """An agent that keeps to its time and looks knowledge up by the task's own words."""
 
     _time_limit: float | None = PrivateAttr(default=None)
+    _plans: bool = PrivateAttr(default=False)
+    _date: str = PrivateAttr(default="")
+    # Plans by the description of their tasks: a task that is tried again keeps its own.
+    _planned: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def execute_task(self, task: Any, context: str | None = None, tools: list[Any] | None = None) -> Any:
         """Do a task, for a coworker perhaps, within the agent's time.
@@ -26,8 +34,49 @@ class CrewAgent(Agent):
         CrewAI's own max_execution_time waits for the model to answer before it gives up.
         """
         llm: Any = self.llm
-        with time_limit(self._time_limit), llm.attempt.occurrences.run(task.id):
+        with time_limit(self._time_limit), llm.attempt.occurrences.run(task.id), self._extended_by_plan(task):
             return super().execute_task(task, context, tools)
+
+    @contextlib.contextmanager
+    def _extended_by_plan(self, task: Any) -> Iterator[None]:
+        """Extend the description of a task, while it is done, by a plan if this agent makes plans.
+
+        CrewAI's own planning asks until the model is ready, and then does each step in a conversation of its own.
+        """
+        if not self._plans:
+            yield
+            return
+        own = task.description
+        if own not in self._planned:
+            self._planned[own] = self._plan(task)
+        task.description = f"{own}\n\nPlanning:\n{self._planned[own]}"
+        try:
+            yield
+        finally:
+            task.description = own
+
+    def _plan(self, task: Any) -> str:
+        planner: Any = AgentReasoning(agent=self, task=task)
+        answer = planner.llm.call(
+            [
+                {"role": "system", "content": planner._get_system_prompt()},  # noqa: SLF001 - CrewAI's words
+                {"role": "user", "content": planner._create_planning_prompt()},  # noqa: SLF001
+            ],
+            from_task=task,
+            from_agent=self,
+        )
+        plan, _ready = planner._parse_planning_response(str(answer))  # noqa: SLF001
+        return str(plan)
+
+    def _build_execution_prompt(self, raw_tools: list[Any]) -> tuple[Any, list[str], Any]:
+        """Put the date of the execution where CrewAI puts the present one."""
+        prompt, stop_words, rpm_limit = super()._build_execution_prompt(raw_tools)
+        if self._date:
+            told = f"\n\nCurrent Date: {self._date}"
+            prompt.prompt += told
+            if isinstance(prompt, SystemPromptResult):
+                prompt.system += told
+        return prompt, stop_words, rpm_limit
 
     def _get_knowledge_search_query(self, task_prompt: str, task: Any) -> str | None:  # noqa: ARG002
         """Search with the task's description; CrewAI would have a model rewrite the whole prompt."""

@@ -17,6 +17,7 @@ from pydantic import BaseModel, PrivateAttr
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1.model_pb2 import Model
 from services.common.grpc.json_values import to_struct
+from services.orchestrator.domain.crew import AgentSpec
 from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.content import UnfitContent, content_parts, text_of
 from services.orchestrator.worker.crew.deadline import out_of_time, remaining_time
@@ -59,6 +60,7 @@ class HostLLM(BaseLLM):
     _model: Model = PrivateAttr()
     _agent: str = PrivateAttr()
     _role: str = PrivateAttr()
+    _sampling: pb.Sampling | None = PrivateAttr(default=None)
     # CrewAI hands back a tool call's id, name and arguments; providers may want more.
     _provider_states: dict[str, str] = PrivateAttr(default_factory=dict)
     # By the id of each tool call of the answer that the thinking led to.
@@ -68,11 +70,22 @@ class HostLLM(BaseLLM):
     _window: "_Window" = PrivateAttr()
 
     @classmethod
-    def for_agent(
-        cls, attempt: TaskAttempt, model: str, *, agent: str = "", role: str = "", temperature: float | None = None
-    ) -> "HostLLM":
-        """Return the model for an agent of the crew, or for one CrewAI makes itself (`agent` empty)."""
-        llm = cls(model=model, temperature=temperature)
+    def of_agent(cls, attempt: TaskAttempt, spec: AgentSpec, role: str) -> "HostLLM":
+        """Return the model of an agent of the crew as the agent uses it; `role` has the inputs filled in."""
+        llm = cls.for_agent(attempt, spec.model, agent=spec.name, role=role)
+        llm.temperature = spec.temperature
+        if (spec.temperature, spec.max_tokens, spec.reasoning_effort) != (None, None, ""):
+            llm._sampling = pb.Sampling(  # noqa: SLF001 - as in `for_agent`
+                temperature=spec.temperature,
+                max_output_tokens=spec.max_tokens,
+                reasoning_effort=spec.reasoning_effort,
+            )
+        return llm
+
+    @classmethod
+    def for_agent(cls, attempt: TaskAttempt, model: str, *, agent: str = "", role: str = "") -> "HostLLM":
+        """Return a model for an agent of the crew, or for one CrewAI makes itself (`agent` empty)."""
+        llm = cls(model=model)
         llm._attempt = attempt
         llm._model = attempt.session.model(model)
         llm._agent = agent
@@ -267,7 +280,7 @@ class HostLLM(BaseLLM):
                 if response_model is not None and self._model.capabilities.json_schema
                 else None
             ),
-            sampling=None if self.temperature is None else pb.Sampling(temperature=self.temperature),
+            sampling=self._sampling,
         )
 
 

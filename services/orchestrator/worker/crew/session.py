@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from coxswain.models.v1.model_pb2 import Model
@@ -33,6 +34,8 @@ class Session:
     spec: CrewSpec
     inputs: dict[str, Any]
     models: Mapping[str, Model]
+    started_at: datetime
+    """When the execution was started, in UTC."""
     vectors: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     """Embeddings of knowledge by model and text: made once, whichever task needs them."""
     _pacers: dict[str, Pacer] = field(default_factory=dict)
@@ -42,7 +45,9 @@ class Session:
         """Return the session that the host's first request describes."""
         spec = spec_from_proto(request.spec)
         inputs = {name: from_value(f"inputs.{name}", value) for name, value in request.inputs.items()}
-        session = cls(link, request.execution_id, spec, inputs, {model.name: model for model in request.models})
+        models = {model.name: model for model in request.models}
+        started_at = request.start_time.ToDatetime(UTC)
+        session = cls(link, request.execution_id, spec, inputs, models, started_at)
         session._pacers = {
             agent.name: Pacer(agent.max_calls_per_minute) for agent in spec.agents if agent.max_calls_per_minute
         }

@@ -223,6 +223,7 @@ class CrewSession:
                 inputs={name: to_value(value) for name, value in execution.inputs.items()},
                 models=models,
             )
+            session.start_time.FromDatetime(execution.started_at or utc_now())
             await process.open_session(session)
         except BaseException:
             await process.kill()

@@ -51,6 +51,10 @@ def canonical_request(completion: pb.Completion) -> dict[str, Any]:
         request["response_format"] = {"name": asked.name, "schema": from_struct("schema", asked.schema)}
     if completion.sampling.HasField("temperature"):
         request["temperature"] = completion.sampling.temperature
+    if completion.sampling.HasField("max_output_tokens"):
+        request["max_output_tokens"] = completion.sampling.max_output_tokens
+    if completion.sampling.reasoning_effort:
+        request["reasoning_effort"] = completion.sampling.reasoning_effort
     return request
 
 

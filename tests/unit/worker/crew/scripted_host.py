@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from coxswain.memory.v1 import memory_pb2
@@ -198,6 +199,7 @@ async def segment(
     inputs: Mapping[str, Any] | None = None,
     capabilities: Capabilities = CAPABLE,
     execution_id: str = "execution-1",
+    started_at: datetime = datetime(2026, 1, 2, tzinfo=UTC),
 ) -> AsyncIterator[Segment]:
     """Open a crew process for a crew whose models are all `m`."""
     process = await server.fork(host.handle, host.failures.append)
@@ -208,6 +210,7 @@ async def segment(
             inputs={name: to_value(value) for name, value in (inputs or {}).items()},
             models=[Model(name="m", capabilities=capabilities)],
         )
+        session.start_time.FromDatetime(started_at)
         await process.open_session(session)
         yield Segment(process, spec)
     except BaseException:

@@ -50,6 +50,8 @@ def test_a_request_has_the_hash_under_which_earlier_releases_kept_its_answer() -
     [
         pb.Completion(model="n"),
         pb.Completion(sampling=pb.Sampling(temperature=0.25)),
+        pb.Completion(sampling=pb.Sampling(max_output_tokens=9)),
+        pb.Completion(sampling=pb.Sampling(reasoning_effort="low")),
         pb.Completion(messages=[pb.Message(role=pb.MESSAGE_ROLE_USER)]),
         pb.Completion(tools=[pb.ToolDefinition(name="u")]),
         pb.Completion(response_format=pb.ResponseFormat(name="S")),
@@ -63,13 +65,15 @@ def test_another_request_has_another_hash(change: pb.Completion) -> None:
 
 
 def test_every_field_that_crews_set_counts() -> None:
-    never_set = {"tool_choice", "top_p", "max_output_tokens", "stop", "seed", "reasoning_effort"}
+    never_set = {"tool_choice", "top_p", "stop", "seed"}
     never_set |= {"thinking_budget_tokens", "extra_parameters", "parallel_tool_calls"}
     # The host sets them on every call once the hash is made: they change no answer.
     never_set |= {"drop_unsupported_parameters", "labels"}
     for message in (pb.Completion, pb.Sampling):
         fields = {field.name for field in message.DESCRIPTOR.fields}
-        assert fields - never_set <= {"model", "messages", "tools", "response_format", "sampling", "temperature"}
+        counted = {"model", "messages", "tools", "response_format", "sampling"}
+        counted |= {"temperature", "max_output_tokens", "reasoning_effort"}
+        assert fields - never_set <= counted
 
 
 def _with(part: pb.ContentPart) -> str:
