@@ -41,6 +41,29 @@ class KnowledgeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputLength:
+    """A range of lengths; 0 means that an end is open."""
+
+    min: int = 0
+    max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCheck:
+    """A condition on a result that needs no model; one of the fields before `message` is set."""
+
+    matches: str = ""
+    matches_not: str = ""
+    characters: OutputLength | None = None
+    words: OutputLength | None = None
+    json_schema: dict[str, Any] | None = None
+    required_words: tuple[str, ...] = ()
+    forbidden_words: tuple[str, ...] = ()
+    expression: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSpec:
     """One agent. Empty model names mean the crew's; durations are in seconds."""
 
@@ -64,6 +87,7 @@ class AgentSpec:
     inject_date: bool = False
     date_format: str = ""
     date_time_zone: str = ""
+    checks: tuple[OutputCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +117,8 @@ class TaskSpec:
     human_approval: bool = False
     markdown: bool = False
     approval: ApprovalSpec | None = None
+    checks: tuple[OutputCheck, ...] = ()
+    condition: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ class TaskState(StrEnum):
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    SKIPPED = "SKIPPED"
 
     @classmethod
     def _missing_(cls, value: object) -> "TaskState | None":
@@ -69,7 +70,12 @@ class TaskState(StrEnum):
     @property
     def terminal(self) -> bool:
         """Whether the task has ended."""
-        return self in {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED}
+        return self.done or self in {TaskState.FAILED, TaskState.CANCELLED}
+
+    @property
+    def done(self) -> bool:
+        """Whether later tasks need not wait for it any more."""
+        return self in {TaskState.SUCCEEDED, TaskState.SKIPPED}
 
 
 class ExecutionIdentity(StrEnum):

@@ -15,9 +15,9 @@ def startable(spec: CrewSpec, states: Sequence[TaskState]) -> list[int]:
     """
     found: list[int] = []
     unfinished = False
-    done = {task.name for task, state in zip(spec.tasks, states, strict=True) if state is TaskState.SUCCEEDED}
+    done = {task.name for task, state in zip(spec.tasks, states, strict=True) if state.done}
     for index, (task, state) in enumerate(zip(spec.tasks, states, strict=True)):
-        if state is TaskState.SUCCEEDED:
+        if state.done:
             continue
         if not task.async_execution:
             if state is TaskState.PENDING and not unfinished:

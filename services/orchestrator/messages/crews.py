@@ -24,6 +24,8 @@ from services.orchestrator.domain.crew import (
     KnowledgeSpec,
     MemorySpec,
     OnDeadline,
+    OutputCheck,
+    OutputLength,
     Process,
     TaskSpec,
     ToolSpec,
@@ -111,6 +113,14 @@ def _structs(message: crew_pb2.CrewSpec) -> Iterator[tuple[str, Any, str]]:
             yield f"{owner}.tools[{index}].config", tool, "config"
     for index, task in enumerate(message.tasks):
         yield f"spec.tasks[{index}].output_schema", task, "output_schema"
+    checked = [
+        *((f"spec.agents[{index}]", agent.checks) for index, agent in enumerate(message.agents)),
+        *((f"spec.tasks[{index}]", task.checks) for index, task in enumerate(message.tasks)),
+    ]
+    for owner, checks in checked:
+        for index, check in enumerate(checks):
+            if check.WhichOneof("check") == "json_schema":
+                yield f"{owner}.checks[{index}].json_schema", check, "json_schema"
 
 
 def crew_to_proto(crew: Crew) -> crew_pb2.Crew:
@@ -200,6 +210,7 @@ def _agent_from_proto(path: str, message: crew_pb2.AgentSpec) -> AgentSpec:
         inject_date=message.inject_date,
         date_format=message.date_format,
         date_time_zone=message.date_time_zone,
+        checks=_checks_from_proto(path, message.checks),
     )
 
 
@@ -225,6 +236,7 @@ def _agent_to_proto(agent: AgentSpec) -> crew_pb2.AgentSpec:
         inject_date=agent.inject_date,
         date_format=agent.date_format,
         date_time_zone=agent.date_time_zone,
+        checks=map(_check_to_proto, agent.checks),
     )
 
 
@@ -245,6 +257,8 @@ def _task_from_proto(path: str, message: crew_pb2.TaskSpec) -> TaskSpec:
         human_approval=message.human_approval,
         markdown=message.markdown,
         approval=_approval_from_proto(message.approval) if message.HasField("approval") else None,
+        checks=_checks_from_proto(path, message.checks),
+        condition=message.condition,
     )
 
 
@@ -263,6 +277,8 @@ def _task_to_proto(task: TaskSpec) -> crew_pb2.TaskSpec:
         human_approval=task.human_approval,
         markdown=task.markdown,
         approval=None if task.approval is None else _approval_to_proto(task.approval),
+        checks=map(_check_to_proto, task.checks),
+        condition=task.condition,
     )
 
 
@@ -282,6 +298,49 @@ def _approval_to_proto(approval: ApprovalSpec) -> crew_pb2.ApprovalSpec:
         deadline=duration_to_proto(approval.deadline),
         on_deadline=enum_to_proto(question_state_pb2.OnDeadline, approval.on_deadline),
     )
+
+
+def _checks_from_proto(owner: str, messages: Iterable[crew_pb2.OutputCheck]) -> tuple[OutputCheck, ...]:
+    return tuple(_check_from_proto(f"{owner}.checks[{index}]", message) for index, message in enumerate(messages))
+
+
+def _check_from_proto(path: str, message: crew_pb2.OutputCheck) -> OutputCheck:
+    schema = message.WhichOneof("check") == "json_schema"
+    return OutputCheck(
+        matches=message.matches,
+        matches_not=message.matches_not,
+        characters=_length_from_proto(message, "characters"),
+        words=_length_from_proto(message, "words"),
+        json_schema=from_struct(f"{path}.json_schema", message.json_schema) if schema else None,
+        required_words=tuple(message.required_words.words),
+        forbidden_words=tuple(message.forbidden_words.words),
+        expression=message.expression,
+        message=message.message,
+    )
+
+
+def _length_from_proto(message: crew_pb2.OutputCheck, name: str) -> OutputLength | None:
+    if message.WhichOneof("check") != name:
+        return None
+    length: crew_pb2.OutputLength = getattr(message, name)
+    return OutputLength(length.min, length.max)
+
+
+def _check_to_proto(check: OutputCheck) -> crew_pb2.OutputCheck:
+    message = crew_pb2.OutputCheck(message=check.message)
+    for name in ("matches", "matches_not", "expression"):
+        if getattr(check, name):
+            setattr(message, name, getattr(check, name))
+    for name in ("characters", "words"):
+        length: OutputLength | None = getattr(check, name)
+        if length is not None:
+            getattr(message, name).CopyFrom(crew_pb2.OutputLength(min=length.min, max=length.max))
+    for name in ("required_words", "forbidden_words"):
+        if getattr(check, name):
+            getattr(message, name).words.extend(getattr(check, name))
+    if check.json_schema is not None:
+        message.json_schema.CopyFrom(to_struct(check.json_schema))
+    return message
 
 
 def _tools_from_proto(owner: str, messages: Iterable[crew_pb2.ToolSpec]) -> tuple[ToolSpec, ...]:

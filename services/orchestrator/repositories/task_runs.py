@@ -66,6 +66,10 @@ class TaskRunRepository:
         """Store a task's result."""
         await self._update(index, state=TaskState.SUCCEEDED, output=to_document(output), ended_at=at)
 
+    async def skip(self, index: int, at: datetime) -> None:
+        """Note that a task is not done."""
+        await self._update(index, state=TaskState.SKIPPED, ended_at=at)
+
     async def fail(self, index: int, error: ExecutionError, at: datetime) -> None:
         """Store why a task failed."""
         await self._update(index, state=TaskState.FAILED, error=to_document(error), ended_at=at)

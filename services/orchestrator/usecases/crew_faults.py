@@ -1,6 +1,5 @@
 """What is wrong with a crew by itself: references, order, tools, schemas. Models are asked about elsewhere."""
 
-import difflib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from services.orchestrator.cron import BadTimeZone, zone_of
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, MemorySpec, Process, TaskSpec
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool import Tool
+from services.orchestrator.usecases.suggestions import suggestion
 
 _PERCENT_CODE = re.compile("%.?", re.DOTALL)
 _DATE_CODES = frozenset(f"%{letter}" for letter in "YmdBbAaHMSjUWVZz%")
@@ -110,17 +110,6 @@ def _position(path: str) -> list[int]:
     return position
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return a half sentence that names what `name` may have meant, or all there is when that is not much."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=3)
-    if near:
-        return "did you mean " + " or ".join(f'"{candidate}"' for candidate in near) + "?"
-    if names and len(names) <= 10:
-        return "there is " + ", ".join(f'"{candidate}"' for candidate in names)
-    return "check the spelling"
-
-
 def _size(document: Any, max_bytes: int) -> Iterator[FieldViolation]:
     size = len(to_json(document))
     if size > max_bytes:
@@ -199,8 +188,6 @@ def _assignments(spec: CrewSpec) -> Iterator[FieldViolation]:
                 yield FieldViolation(
                     f"{path}.agent", "a task of a SEQUENTIAL crew needs an agent; name one of the crew"
                 )
-            if task.guardrails:
-                yield FieldViolation(f"{path}.guardrails", "need the task to have an agent, whose model judges them")
         elif task.agent not in agents:
             yield FieldViolation(f"{path}.agent", f'there is no agent "{task.agent}"; {suggestion(task.agent, agents)}')
 

@@ -7,6 +7,7 @@ from services.common.errors import FieldViolation, InvalidArgument, NotFound
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.domain.tool import Tool
+from services.orchestrator.usecases.check_faults import check_faults, needs_checking
 from services.orchestrator.usecases.crew_faults import crew_faults, in_document_order
 from services.orchestrator.usecases.model_needs import Capability, ModelNeed, model_needs
 from services.orchestrator.usecases.ports import ModelInfo, Models
@@ -45,6 +46,7 @@ class CrewValidation:
         known = dict(zip(names, answers, strict=True))
         faults = [
             *crew_faults(spec, self._tools, self._max_bytes),
+            *(await asyncio.to_thread(check_faults, spec) if needs_checking(spec) else ()),
             *(fault for need in needs if (fault := _fault(need, known[need.model], model)) is not None),
             *_unknown_prices(spec.limits, "spec.limits", needs, known),
             *(() if limits is None else _unknown_prices(limits, "limits", needs, known)),

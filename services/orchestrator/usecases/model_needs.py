@@ -1,6 +1,6 @@
 """Which models a crew calls, and what it needs them to be able to do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -71,7 +71,7 @@ class _Needs:
             yield from self._agent(index, agent)
         positions = {agent.name: index for index, agent in enumerate(spec.agents)}
         for index, task in enumerate(spec.tasks):
-            yield from self._task(index, task, positions.get(task.agent))
+            yield from self._task(index, task, positions.get(task.agent), positions)
         if spec.process is Process.HIERARCHICAL and spec.manager_agent not in positions:
             manager = self._choose((spec.manager_model, "spec.manager_model"))
             yield _need(manager, Capability.CHAT, "spec.process")
@@ -99,11 +99,17 @@ class _Needs:
         if self._spec.process is Process.HIERARCHICAL and agent.name == self._spec.manager_agent:
             yield _need(calling, Capability.TOOLS, "spec.manager_agent")
 
-    def _task(self, index: int, task: TaskSpec, agent: int | None) -> Iterator[ModelNeed]:
+    def _manager_choice(self, positions: Mapping[str, int]) -> _Choice:
+        manager = positions.get(self._spec.manager_agent)
+        if manager is not None:
+            return self._agent_model(manager)
+        return self._choose((self._spec.manager_model, "spec.manager_model"))
+
+    def _task(self, index: int, task: TaskSpec, agent: int | None, positions: Mapping[str, int]) -> Iterator[ModelNeed]:
         path = f"spec.tasks[{index}]"
         if agent is None:
             # A manager's task, or one whose unknown agent is a fault of its own.
-            model = calling = self._choose((self._spec.manager_model, "spec.manager_model"))
+            model = calling = self._manager_choice(positions)
         else:
             model, calling = self._agent_model(agent), self._calling_model(agent)
         if task.tools:

@@ -14,11 +14,14 @@ from services.orchestrator.domain.crew import (
     CrewSpec,
     KnowledgeSpec,
     MemorySpec,
+    OutputCheck,
+    OutputLength,
     Process,
     TaskSpec,
     ToolSpec,
 )
 from services.orchestrator.tool_catalogue import TOOLS
+from services.orchestrator.usecases.check_faults import check_faults
 from services.orchestrator.usecases.crew_faults import crew_faults, crew_warnings, in_document_order
 
 READER = AgentSpec("reader", "Reader", "Read")
@@ -79,11 +82,6 @@ def test_an_unknown_agent_or_tool_comes_with_the_near_names() -> None:
 def test_a_sequential_task_needs_an_agent_and_a_hierarchical_one_does_not() -> None:
     assert fields(crew(task("read", ""))) == ["spec.tasks[0].agent"]
     assert fields(crew(task("read", ""), process=Process.HIERARCHICAL)) == []
-
-
-def test_guardrails_need_an_agent_to_judge_for() -> None:
-    spec = crew(task("read", "", guardrails=("Be brief",)), process=Process.HIERARCHICAL)
-    assert fields(spec) == ["spec.tasks[0].guardrails"]
 
 
 def test_context_names_earlier_tasks_only() -> None:
@@ -229,16 +227,14 @@ def test_faults_are_sorted_by_their_place_in_the_document(paths: list[str]) -> N
 
 
 def test_a_date_has_a_time_zone_that_exists_and_a_format_that_says_something() -> None:
-    agents = [
-        replace(READER, inject_date=True, **dated)
-        for dated in (
-            {"date_time_zone": "Europe/Zurich", "date_format": "%d.%m.%Y"},
-            {"date_time_zone": "Europe/Zurch"},
-            {"date_format": "today, 100%%"},
-            {"date_format": "%Y-%Q"},
-            {"date_format": "%Y %"},
-        )
+    dates: list[dict[str, Any]] = [
+        {"date_time_zone": "Europe/Zurich", "date_format": "%d.%m.%Y"},
+        {"date_time_zone": "Europe/Zurch"},
+        {"date_format": "today, 100%%"},
+        {"date_format": "%Y-%Q"},
+        {"date_format": "%Y %"},
     ]
+    agents = [replace(READER, inject_date=True, **dated) for dated in dates]
     found = faults(crew(agents=(*agents, EDITOR)))
     assert "Europe/Zurich" in found["spec.agents[1].date_time_zone"]
     assert [field for field in found if field.endswith("date_format")] == [
@@ -246,3 +242,27 @@ def test_a_date_has_a_time_zone_that_exists_and_a_format_that_says_something() -
     ]
     warnings = crew_warnings(crew(agents=(replace(READER, date_format="%Y"),)))
     assert [warning.field for warning in warnings] == ["spec.agents[0].inject_date"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "found"),
+    [
+        ([task("a"), task("b", condition="tasks.a.text != '' && inputs.n > 1")], {}),
+        ([task("a", condition="inputs.n > 1")], {}),
+        ([task("a", condition="tasks.")], {"spec.tasks[0].condition": "not valid CEL"}),
+        ([task("a", condition="tasks.b.skipped"), task("b")], {"spec.tasks[0].condition": "no task ends before"}),
+        ([task("draft"), task("b", condition="tasks.drft.skipped")], {"spec.tasks[1].condition": 'mean "draft"'}),
+        ([task("a"), task("b", condition="tasks[inputs.x].skipped")], {"spec.tasks[1].condition": "my task"}),
+        ([task("a", condition="output.text == ''")], {"spec.tasks[0].condition": "names output"}),
+        (
+            [task("a", async_execution=True), task("b", condition="tasks.a.skipped", async_execution=True), task("c")],
+            {"spec.tasks[1].condition": "no task ends before"},
+        ),
+        ([task("a", checks=(OutputCheck(matches="("),))], {"spec.tasks[0].checks[0].matches": "RE2"}),
+        ([task("a", checks=(OutputCheck(words=OutputLength()),))], {"spec.tasks[0].checks[0].words": "min or max"}),
+    ],
+)
+def test_conditions_and_checks_are_read_before_they_are_needed(tasks: list[TaskSpec], found: dict[str, str]) -> None:
+    told = {fault.field: fault.description for fault in check_faults(crew(*tasks))}
+    assert told.keys() == found.keys()
+    assert all(words in told[field] for field, words in found.items())

@@ -35,24 +35,43 @@ TOOLS = st.lists(
     st.builds(lambda name, config: crew_pb2.ToolSpec(name=name, config=struct(config)), NAMES, OBJECTS), max_size=2
 )
 KNOWLEDGE = st.lists(st.builds(lambda name: crew_pb2.KnowledgeSpec(name=name, content=name), NAMES), max_size=2)
+CHECKS = st.lists(
+    st.sampled_from(
+        [
+            crew_pb2.OutputCheck(matches="a", message="b"),
+            crew_pb2.OutputCheck(matches_not="a"),
+            crew_pb2.OutputCheck(characters=crew_pb2.OutputLength(min=1)),
+            crew_pb2.OutputCheck(words=crew_pb2.OutputLength(max=9)),
+            crew_pb2.OutputCheck(json_schema=struct({"type": "object"})),
+            crew_pb2.OutputCheck(json_schema=struct({})),
+            crew_pb2.OutputCheck(required_words=crew_pb2.WordList(words=["a"])),
+            crew_pb2.OutputCheck(forbidden_words=crew_pb2.WordList(words=["a", "b"])),
+            crew_pb2.OutputCheck(expression="true"),
+        ]
+    ),
+    max_size=3,
+)
 AGENTS = st.builds(
-    lambda name, tools, knowledge, retries, temperature, minutes, flag: crew_pb2.AgentSpec(
+    lambda checks, name, tools, knowledge, retries, temperature, minutes, flag: crew_pb2.AgentSpec(
         name=name, role=name, goal=name, tools=tools, knowledge=knowledge, max_retries=retries, temperature=temperature,
         max_execution_time=None if minutes is None else Duration(seconds=minutes * 60), allow_delegation=flag,
         max_iterations=7, max_calls_per_minute=minutes or 0, max_tokens=minutes,
         reasoning_effort="high" if flag else "", planning=flag, inject_date=flag, date_format="%Y", date_time_zone=name,
+        checks=checks,
     ),
-    NAMES, TOOLS, KNOWLEDGE, st.integers(0, 100), st.none() | st.floats(0, 2), st.none() | st.integers(1, 9),
+    CHECKS, NAMES, TOOLS, KNOWLEDGE, st.integers(0, 100), st.none() | st.floats(0, 2), st.none() | st.integers(1, 9),
     st.booleans(),
 )  # fmt: skip
 TASKS = st.builds(
-    lambda name, context, tools, schema, retries, flag: crew_pb2.TaskSpec(
+    lambda checks, name, context, tools, schema, retries, flag: crew_pb2.TaskSpec(
         name=name, description=name, expected_output=name, agent=name,
         context=None if context is None else crew_pb2.TaskContext(tasks=context), tools=tools,
         output_schema=None if schema is None else struct(schema), guardrails=context or [],
         guardrail_max_retries=retries, async_execution=flag, human_approval=not flag, markdown=flag,
+        checks=checks, condition=name if flag else "",
     ),
-    NAMES, st.none() | st.lists(NAMES, max_size=2), TOOLS, st.none() | OBJECTS, st.integers(0, 9), st.booleans(),
+    CHECKS, NAMES, st.none() | st.lists(NAMES, max_size=2), TOOLS, st.none() | OBJECTS, st.integers(0, 9),
+    st.booleans(),
 )  # fmt: skip
 CREWS = st.builds(
     lambda name, agents, tasks, process, memory, knowledge: crew_pb2.CrewSpec(

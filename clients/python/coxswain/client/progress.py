@@ -112,6 +112,8 @@ class Progress:
                 task.state, task.ended, task.tool = "succeeded", self.latest, ""
             case "task_failed":
                 task.state, task.ended, task.error = "failed", self.latest, event.task_failed.error.message
+            case "task_skipped":
+                task.state, task.ended = "skipped", self.latest
             case "llm_call_started" | "llm_chunk" | "llm_call_completed" | "llm_call_failed":
                 self._llm(task, event, what)
             case "tool_call_started":
@@ -235,6 +237,8 @@ _LINES: dict[str, Callable[[ExecutionEvent], str]] = {
     "task_started": _task_started,
     "task_completed": _completed,
     "task_failed": lambda e: _error(e.task_failed.error),
+    "task_skipped": lambda e: f"skipped: {e.task_skipped.condition} is false",
+    "guardrail_refused": lambda e: f"result refused: {e.guardrail_refused.message}",
     "llm_call_started": lambda e: f"asks {e.llm_call_started.model}",
     "llm_call_completed": _answered,
     "llm_call_failed": lambda e: f"model call failed: {e.llm_call_failed.message}",

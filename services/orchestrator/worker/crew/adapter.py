@@ -17,11 +17,12 @@ from crewai.utilities.pydantic_schema_utils import create_model_from_schema
 from pydantic import BaseModel
 
 from coxswain.orchestrator.worker.link_pb2 import EarlierTask, Revision
-from services.orchestrator.domain.crew import AgentSpec, Process, TaskSpec
+from services.orchestrator.domain.crew import AgentSpec, OutputCheck, Process, TaskSpec
+from services.orchestrator.output_checks import compile_check
 from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.crew.agent_date import date_for
 from services.orchestrator.worker.crew.attempt import TaskAttempt
-from services.orchestrator.worker.crew.crewai_types import CrewAgent, ModelGuardrail, OneTaskCrew
+from services.orchestrator.worker.crew.crewai_types import CrewAgent, ModelGuardrail, OneTaskCrew, ResultGuardrail
 from services.orchestrator.worker.crew.knowledge import TextKnowledge
 from services.orchestrator.worker.crew.llm import HostLLM
 from services.orchestrator.worker.crew.memory import AnalysedMemory, ResultMemory
@@ -66,7 +67,6 @@ class _Builder:
         }
         manager = self.build_agent(manager_spec) if manager_spec else None
         any_agent = manager or next(iter(agents.values()))
-        guardrail_llm = self._guardrail_llm(spec)
         task = Task(
             name=spec.name,
             description=self.text(spec.description) + plan + _revision_text(revision),
@@ -75,7 +75,7 @@ class _Builder:
             context=[_earlier_task(earlier, any_agent) for earlier in context] or None,
             tools=self._tools_for(spec, hierarchical),
             output_pydantic=_model_of(spec),
-            guardrails=[ModelGuardrail(self.text(condition), guardrail_llm) for condition in spec.guardrails] or None,
+            guardrail=guardrail.judge if (guardrail := self._guardrail(spec)) else None,
             guardrail_max_retries=spec.guardrail_max_retries,
             markdown=spec.markdown,
             allow_crewai_trigger_context=False,
@@ -151,10 +151,27 @@ class _Builder:
         inherited = agents[0].tools if agents else ()
         return list(build_tools((*inherited, *spec.tools), self._attempt))
 
-    def _guardrail_llm(self, spec: TaskSpec) -> HostLLM:
-        agents = [agent for agent in self._spec.agents if agent.name == spec.agent]
-        model = agents[0].model if agents else self._spec.manager_model
-        return HostLLM.for_agent(self._attempt, model, agent=spec.agent)
+    def _guardrail(self, spec: TaskSpec) -> ResultGuardrail | None:
+        """Return what a result of the task has to pass: its agent's checks, its own, and what a model judges."""
+        judging = spec.agent or self._spec.manager_agent
+        agent = self._session.agent(judging) if judging else None
+        checks: list[tuple[str, OutputCheck]] = []
+        if spec.agent and agent is not None:
+            path = f"spec.agents[{self._spec.agents.index(agent)}]"
+            checks += [(f"{path}.checks[{index}]", check) for index, check in enumerate(agent.checks)]
+        path = f"spec.tasks[{self._attempt.index}]"
+        checks += [(f"{path}.checks[{index}]", check) for index, check in enumerate(spec.checks)]
+        if not checks and not spec.guardrails:
+            return None
+        llm = HostLLM.for_agent(self._attempt, agent.model if agent else self._spec.manager_model, agent=judging)
+        return ResultGuardrail(
+            checks={field: compile_check(check) for field, check in checks},
+            conditions={
+                f"{path}.guardrails[{index}]": ModelGuardrail(self.text(condition), llm)
+                for index, condition in enumerate(spec.guardrails)
+            },
+            refused=self._attempt.host.guardrail_refused,
+        )
 
     def _knowledge(self, texts: tuple[Any, ...]) -> Any:
         return TextKnowledge.over(self._attempt, self._spec.memory.embedding_model, texts) if texts else None

@@ -3,9 +3,10 @@
 import os
 import socket
 
-from coxswain.orchestrator.worker.link_pb2 import CrewReply, HostRequest
+from coxswain.orchestrator.worker.link_pb2 import CrewReply, HostRequest, Verdict
 from services.common.child_process import BadFrame
 from services.orchestrator.worker.crew import runner
+from services.orchestrator.worker.crew.conditions import condition_holds
 from services.orchestrator.worker.crew.guard import refuse_network
 from services.orchestrator.worker.crew.session import Session
 from services.orchestrator.worker.link.crew_end import CrewEnd
@@ -26,6 +27,9 @@ def serve(connection: socket.socket) -> int:
                 return CrewReply()
             case "run_task" if session:
                 return CrewReply(run_task=runner.run_task(session, request.task, request.run_task))
+            case "evaluate_condition" if session:
+                holds = condition_holds(session, request.task, request.evaluate_condition)
+                return CrewReply(evaluate_condition=Verdict(holds=holds))
             case "make_plan" if session:
                 return CrewReply(make_plan=runner.make_plan(session))
             case "save_result" if session:

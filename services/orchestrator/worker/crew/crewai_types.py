@@ -1,7 +1,7 @@
 """CrewAI's classes, with what they do on their own account taken out."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from crewai import Agent, Crew
@@ -14,6 +14,7 @@ from crewai.utilities.prompts import SystemPromptResult
 from crewai.utilities.reasoning_handler import AgentReasoning
 from pydantic import PrivateAttr
 
+from services.orchestrator.output_checks import Check
 from services.orchestrator.worker.crew.deadline import time_limit
 
 _MANAGER_TEXTS = ("role", "goal", "backstory")
@@ -123,3 +124,44 @@ class ModelGuardrail(LLMGuardrail):
         if not isinstance(verdict, LLMGuardrailResult):
             return False, "the guardrail returned no verdict"
         return (True, task_output.raw) if verdict.valid else (False, verdict.feedback or "refused without a reason")
+
+
+class ResultGuardrail:
+    """All that a result has to pass, as one guardrail: what was changed for one condition has to meet the rest."""
+
+    def __init__(
+        self,
+        checks: Mapping[str, Check],
+        conditions: Mapping[str, ModelGuardrail],
+        refused: Callable[[list[str], str], object],
+    ) -> None:
+        """Both are named by their fields in the crew's document. `refused` is told which ones failed, and why."""
+        self._checks = checks
+        self._conditions = conditions
+        self._refused = refused
+
+    # CrewAI copies tasks.
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "ResultGuardrail":
+        return self
+
+    def judge(self, task_output: TaskOutput) -> tuple[bool, Any]:
+        """Return whether the result is good, and the result or what is wrong with it."""
+        failed = self._failed_checks(task_output) or self._failed_condition(task_output)
+        if not failed:
+            return True, task_output
+        message = "\n".join(failed.values())
+        self._refused(list(failed), message)
+        return False, message
+
+    def _failed_checks(self, output: TaskOutput) -> dict[str, str]:
+        structured = None if output.pydantic is None else output.pydantic.model_dump(mode="json", by_alias=True)
+        told = {field: check(output.raw, structured) for field, check in self._checks.items()}
+        return {field: wrong for field, wrong in told.items() if wrong}
+
+    def _failed_condition(self, output: TaskOutput) -> dict[str, str]:
+        """Ask about one condition after the other: each costs a model call."""
+        for field, condition in self._conditions.items():
+            good, verdict = condition(output)
+            if not good:
+                return {field: str(verdict)}
+        return {}

@@ -15,6 +15,8 @@ from coxswain.orchestrator.worker.link_pb2 import (
 )
 from services.orchestrator.worker.link.text import storable
 
+_MOST_TOLD = 4096
+
 
 class HostCalls:
     """Every method that returns something raises HookAborted when the task has to end, and TaskError when the host
@@ -95,6 +97,11 @@ class HostCalls:
         """Journal the outcome of a tool call."""
         request = EndTool(key=key, tool=tool, idempotent=idempotent, output=storable(output), error=storable(error))
         self._ask(CrewRequest(end_tool=request))
+
+    def guardrail_refused(self, fields: Iterable[str], message: str) -> None:
+        """Have an event stored, without waiting for it."""
+        event = execution_pb2.GuardrailRefused(fields=fields, message=storable(message)[:_MOST_TOLD])
+        self._notify(CrewRequest(guardrail_refused=event))
 
     def tool_call_started(self, call_id: str, tool: str, arguments: str) -> None:
         """Have an event stored, without waiting for it."""

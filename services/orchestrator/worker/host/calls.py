@@ -105,4 +105,6 @@ class CrewCalls:
                 tools.event(journal, request.tool_call_completed)
             case "tool_call_failed":
                 tools.event(journal, request.tool_call_failed)
+            case "guardrail_refused":
+                tools.event(journal, request.guardrail_refused)
         return HostReply()

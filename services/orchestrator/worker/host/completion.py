@@ -46,9 +46,23 @@ class Completion:
         await self._recorder.commit([completed], finish)
         return False
 
+    async def skip(self, task: TaskProgress, condition: str) -> bool:
+        """Store that a task is not done, and the end of the execution if it was the last one; return whether it was."""
+        task.state = TaskState.SKIPPED
+        skipped = (task.ref, execution_pb2.TaskSkipped(condition=condition))
+
+        async def skip(write: FencedWrite) -> None:
+            await write.tasks.skip(task.index, utc_now())
+
+        if self._state.all_done:
+            await self.succeed([skipped], skip)
+            return True
+        await self._recorder.commit([skipped], skip)
+        return False
+
     async def succeed(self, events: list[tuple[TaskRef, Message]], *also_store: Change) -> None:
         """End the execution with the result of its last task, after other events and changes."""
-        result = self._state.tasks[-1].output
+        result = self._state.result
         succeeded = execution_pb2.ExecutionSucceeded(
             result=None if result is None else output_to_proto(result), usage=usage_to_proto(self._state.usage.value)
         )

@@ -15,7 +15,15 @@ from typing import Any, Self
 import structlog
 
 from coxswain.orchestrator.v1.execution_pb2 import TaskOutput
-from coxswain.orchestrator.worker.link_pb2 import CrewReply, HostRequest, MakePlan, OpenSession, Plan, RunTask
+from coxswain.orchestrator.worker.link_pb2 import (
+    CrewReply,
+    EvaluateCondition,
+    HostRequest,
+    MakePlan,
+    OpenSession,
+    Plan,
+    RunTask,
+)
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.host_end import Handler, HostEnd
 
@@ -49,6 +57,10 @@ class CrewProcess:
     async def run_task(self, index: int, request: RunTask) -> TaskOutput:
         """Have it do one task, and return the output."""
         return (await self._call(HostRequest(task=index, run_task=request))).run_task
+
+    async def condition_holds(self, index: int, request: EvaluateCondition) -> bool:
+        """Return whether the condition of a task holds. Raises as `run_task` does."""
+        return (await self._call(HostRequest(task=index, evaluate_condition=request))).evaluate_condition.holds
 
     async def make_plan(self) -> Plan:
         """Have it plan the whole crew."""

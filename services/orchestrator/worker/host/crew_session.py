@@ -8,7 +8,7 @@ from typing import TypeVar
 import structlog
 
 from coxswain.orchestrator.v1 import execution_pb2
-from coxswain.orchestrator.worker.link_pb2 import OpenSession, RunTask
+from coxswain.orchestrator.worker.link_pb2 import EvaluateCondition, OpenSession, RunTask
 from services.common.clock import utc_now
 from services.common.grpc.json_values import to_value
 from services.orchestrator.domain.crew import Process
@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 _MANAGER_ROLE = "Crew Manager"
 _FORK_AGAIN_SECONDS = 1.0
+_CONDITION_SECONDS = 60.0
+"""Its steps are limited to what takes a second; a crew process that has no CPU may take longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,30 @@ class CrewSession:
         raise _failed(
             task, "TASK_FAILED", "the process that ran the crew died repeatedly; its memory limit might be too low"
         )
+
+    async def condition_holds(self, task: TaskProgress, request: EvaluateCondition) -> bool:
+        """Return whether the condition of a task holds.
+
+        Raises:
+            Failed: that cannot be found out.
+        """
+        for _ in range(self._context.settings.crew_process_attempts):
+            crew: _Crew | None = None
+            try:
+                crew = await self._open()
+                async with asyncio.timeout(_CONDITION_SECONDS):
+                    return await crew.process.condition_holds(task.index, request)
+            except TaskError as error:
+                raise _failed(task, error.reason, error.message) from error
+            except TimeoutError:
+                await self._discard(crew)
+                break
+            except CrewProcessLost:
+                logger.warning("crew_process_lost", execution_id=self._execution.id, task=task.index)
+                await self._discard(crew)
+            except ForkServerLost:
+                await asyncio.sleep(_FORK_AGAIN_SECONDS)
+        raise _failed(task, "TASK_FAILED", "the task's condition could not be evaluated in time; say it more simply")
 
     async def end(self, *, finished: bool) -> None:
         """End the crew process: let it exit when it is `finished`, else kill it."""

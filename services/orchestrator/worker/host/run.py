@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 
-from coxswain.orchestrator.worker.link_pb2 import EarlierTask, RunTask
+from coxswain.orchestrator.worker.link_pb2 import EarlierTask, EvaluateCondition, RunTask
 from services.common.clock import utc_now
 from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, TaskOutput, TaskState
 from services.orchestrator.domain.task_order import context_of, startable
@@ -162,8 +162,22 @@ class ExecutionRun:
         plans: dict[str, str] = (plan.output.structured or {}).get("plans", {})
         return plans
 
+    def _ended_before(self, task: TaskProgress) -> EvaluateCondition:
+        ended = [earlier for earlier in self._state.tasks[: task.index] if earlier.state.done]
+        return EvaluateCondition(
+            tasks=[
+                EarlierTask(name=done.name, output=None if done.output is None else output_to_proto(done.output))
+                for done in ended
+            ]
+        )
+
     async def _run_task(self, task: TaskProgress, plan: str) -> bool:
         """Do a task; return whether the execution has ended with it."""
+        condition = self._state.spec.tasks[task.index].condition
+        # One whose result a person has declined was to be done then.
+        decided = not condition or task.declined is not None
+        if not decided and not await self._crew.condition_holds(task, self._ended_before(task)):
+            return await self._completion.skip(task, condition)
         earlier = [self._state.tasks[index] for index in context_of(self._state.spec, task.index)]
         request = RunTask(
             context=[

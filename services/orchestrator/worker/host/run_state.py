@@ -60,8 +60,13 @@ class RunState:
 
     @property
     def all_done(self) -> bool:
-        """Whether every task has its result."""
-        return all(task.state is TaskState.SUCCEEDED for task in self.tasks)
+        """Whether every task has its result or was skipped."""
+        return all(task.state.done for task in self.tasks)
+
+    @property
+    def result(self) -> TaskOutput | None:
+        """The result of the last task that was done."""
+        return next((task.output for task in reversed(self.tasks) if task.output is not None), None)
 
 
 def _progress(run: TaskRun, question: Question | None) -> TaskProgress:
