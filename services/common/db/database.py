@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from services.common.db.connection_checks import ping_idle_connections
 from services.common.db.failures import explained_errors, unavailable
 from services.common.db.snapshots import PostgresSnapshots, Snapshots, SqliteSnapshots
 from services.common.db.sqlite_connection import open_sqlite
@@ -81,7 +82,9 @@ class Database:
                 # Connections open on demand. No overflow: those connections would be closed after each use.
                 options |= {"pool_size": pool_size, "max_overflow": 0}
             self._snapshots = PostgresSnapshots(self.url, options)
-            self.engine = create_async_engine(self.url, pool_pre_ping=not null_pool, **options)
+            self.engine = create_async_engine(self.url, **options)
+            if not null_pool:
+                ping_idle_connections(self.engine.sync_engine)
         self._reader = self.engine.execution_options(**{_READ_ONLY: True})
 
     async def fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:

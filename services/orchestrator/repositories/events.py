@@ -8,6 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.event import CHUNK, NewEvent, StoredEvent
+from services.orchestrator.domain.execution import Usage
+from services.orchestrator.repositories.executions import added_usage
 from services.orchestrator.repositories.group_events import GroupEventRepository
 from services.orchestrator.tables import execution_events, executions
 
@@ -18,8 +20,10 @@ class EventRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def append(self, execution_id: str, events: Sequence[NewEvent], *, epoch: int | None = None) -> int | None:
-        """Store events in order and return the sequence of the last.
+    async def append(
+        self, execution_id: str, events: Sequence[NewEvent], *, epoch: int | None = None, used: Usage | None = None
+    ) -> int | None:
+        """Store events in order and return the sequence of the last; add to the execution what calls have used.
 
         With `epoch` (a worker's claim) nothing is stored, and None returned, once the execution has another one or has
         ended.
@@ -28,19 +32,28 @@ class EventRepository:
         claim = update(executions).where(executions.c.id == execution_id)
         if epoch is not None:
             claim = claim.where(executions.c.epoch == epoch, executions.c.ended_at.is_(None))
+        if used is not None:
+            claim = claim.values(added_usage(executions, used))
         claimed = await self._connection.execute(
             claim.values(last_sequence=executions.c.last_sequence + len(events)).returning(
                 executions.c.last_sequence, executions.c.group_id
             )
         )
         row = claimed.first()
-        if row is None or not events:
-            return None if row is None else row.last_sequence
+        if row is None:
+            return None
+        if events:
+            await self.store(row.group_id, execution_id, row.last_sequence, events)
         last: int = row.last_sequence
+        return last
+
+    async def store(self, group_id: str, execution_id: str, last: int, events: Sequence[NewEvent]) -> None:
+        """Store events in order, the last one with the sequence `last`, to which the execution has been raised."""
         numbered = list(enumerate(events, start=last - len(events) + 1))
         now = utc_now()
+        # RETURNING has many rows go in one statement.
         await self._connection.execute(
-            insert(execution_events),
+            insert(execution_events).returning(execution_events.c.sequence),
             [
                 {
                     "execution_id": execution_id,
@@ -58,8 +71,7 @@ class EventRepository:
         )
         of_group = [(sequence, event) for sequence, event in numbered if event.summary is not None]
         if of_group:
-            await GroupEventRepository(self._connection).append(row.group_id, execution_id, of_group)
-        return last
+            await GroupEventRepository(self._connection).append(group_id, execution_id, of_group)
 
     async def prune_chunks(self, execution_id: str, call_id: str, first: int) -> None:
         """Remove the chunks of a model's answer, all of which come after a sequence."""

@@ -113,7 +113,7 @@ class ExecutionRepository:
     async def take(self, execution_ids: Collection[str], executor_id: str, at: datetime) -> list[Execution]:
         """Give waiting executions to a host, with their next epochs: writes of earlier claims count no more.
 
-        Those that have ended meanwhile are left out.
+        Those that have ended meanwhile are left out. One event of each is counted already, and has to be stored.
         """
         taken = await self._connection.execute(
             update(executions)
@@ -123,6 +123,7 @@ class ExecutionRepository:
                 state=ExecutionState.RUNNING,
                 ready=False,
                 executor_id=executor_id,
+                last_sequence=executions.c.last_sequence + 1,
                 started_at=func.coalesce(executions.c.started_at, at),
             )
             .returning(executions)
@@ -158,12 +159,6 @@ class ExecutionRepository:
             update(executions).where(HELD, *which).values(ready=True, **changes).returning(executions.c.id)
         )
         return list(given.scalars())
-
-    async def add_usage(self, execution_id: str, usage: Usage) -> None:
-        """Add what a model call has used."""
-        await self._connection.execute(
-            update(executions).where(executions.c.id == execution_id).values(added_usage(executions, usage))
-        )
 
     async def park(self, execution_id: str, state: ExecutionState, wake_at: datetime | None = None) -> None:
         """Let a claimed execution rest, until `wake_at` if that is given."""
@@ -289,10 +284,10 @@ class ExecutionRepository:
         )
         return list(rows.scalars())
 
-    async def grant_revoked(self, execution_id: str) -> None:
-        """Note that the grant is revoked."""
+    async def grants_revoked(self, execution_ids: Collection[str]) -> None:
+        """Note that the grants of executions are revoked."""
         await self._connection.execute(
-            update(executions).where(executions.c.id == execution_id).values(grant_open=False)
+            update(executions).where(executions.c.id.in_(execution_ids)).values(grant_open=False)
         )
 
 
@@ -310,9 +305,20 @@ async def read_cancellations(database: Database, execution_ids: Collection[str])
     return {row["id"] for row in rows}
 
 
+async def read_execution(database: Database, group_id: str, execution_id: str) -> Execution | None:
+    """Return an execution of a group. Callers ask all the time: one statement needs no transaction."""
+    rows = await database.fetch(
+        select(executions).where(executions.c.id == execution_id, executions.c.group_id == group_id)
+    )
+    return _execution(rows[0]) if rows else None
+
+
 def to_execution(row: Row[Any]) -> Execution:
     """Return the execution of a row of `executions`, which may lack inputs and result."""
-    columns = row._mapping  # noqa: SLF001 - the documented way to read a row by name
+    return _execution(row._mapping)  # noqa: SLF001 - the documented way to read a row by name
+
+
+def _execution(columns: Any) -> Execution:
     result, error = columns.get("result"), columns["error"]
     limits, used_before = columns["limits"], columns["used_before"]
     return Execution(

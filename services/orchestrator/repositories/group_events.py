@@ -47,8 +47,9 @@ class GroupEventRepository:
         now = utc_now()
         on_postgres = self._connection.dialect.name == "postgresql"
         transaction_id = _number(func.pg_current_xact_id()) if on_postgres else literal(0)
+        # RETURNING has many rows go in one statement.
         await self._connection.execute(
-            insert(group_events).values(transaction_id=transaction_id),
+            insert(group_events).values(transaction_id=transaction_id).returning(group_events.c.id),
             [
                 {
                     "group_id": group_id,

@@ -63,7 +63,7 @@ class ExecutionEnder:
         try:
             await self._grants.revoke(execution_id)
             async with self._database.write() as connection:
-                await ExecutionRepository(connection).grant_revoked(execution_id)
+                await ExecutionRepository(connection).grants_revoked([execution_id])
         except CoxswainError as error:
             logger.warning("grant_not_revoked", execution_id=execution_id, reason=error.reason)
             return not isinstance(error, Unavailable | DeadlineExceeded)

@@ -17,7 +17,7 @@ from services.orchestrator.domain.execution import Execution, ExecutionState, St
 from services.orchestrator.domain.execution_filter import ExecutionFilter
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import HintBus
-from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.executions import ExecutionRepository, read_execution
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.event_feed import EventFeed
 from services.orchestrator.usecases.execution_continuer import ExecutionContinuer
@@ -65,8 +65,10 @@ class Executions:
 
     async def get(self, principal: Principal, execution_id: str) -> Execution:
         """Return an execution. Raises NotFound."""
-        async with self._database.read() as connection:
-            return await existing_execution(connection, principal.group_id, execution_id)
+        execution = await read_execution(self._database, principal.group_id, execution_id)
+        if execution is None:
+            raise NotFound.of("execution", execution_id)
+        return execution
 
     async def task_runs(self, principal: Principal, execution_id: str, size: int, token: str) -> Page[TaskRun]:
         """Return a page of the tasks of an execution, in the crew's order.

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from services.common.db import connection_checks
 from services.common.db.database import POSTGRES_SESSION, Database, async_url
 from services.common.db.sqlite_connection import open_sqlite
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
@@ -152,6 +153,44 @@ async def test_a_connection_lost_in_the_middle_is_unavailable(postgres_url: str)
             await connection.execute(sa.text("SELECT 1"))
     async with database.read() as connection:
         assert await connection.scalar(sa.text("SELECT 1")) == 1
+    await database.close()
+
+
+async def test_a_connection_that_died_while_it_was_idle_is_replaced(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_checks, "_IDLE_SECONDS", 0.0)
+    database, killer = Database(postgres_url, "x"), Database(postgres_url, "y")
+    pid = sa.text("SELECT pg_backend_pid()")
+    async with database.read() as connection:
+        before = await connection.scalar(pid)
+    async with killer.read() as other:
+        await other.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": before})
+    async with database.write() as connection:
+        assert await connection.scalar(pid) != before
+    await database.close()
+    await killer.close()
+
+
+async def test_a_connection_in_use_all_the_time_is_not_pinged(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(postgres_url, "x")
+    pinged: list[object] = []
+
+    def ping(connection: object) -> bool:
+        pinged.append(connection)
+        return True
+
+    monkeypatch.setattr(database.engine.dialect, "do_ping", ping)
+    for _ in range(3):
+        async with database.read() as connection:
+            await connection.scalar(sa.text("SELECT 1"))
+    assert pinged == []
+    monkeypatch.setattr(connection_checks, "_IDLE_SECONDS", 0.0)
+    async with database.read() as connection:
+        await connection.scalar(sa.text("SELECT 1"))
+    assert len(pinged) == 1
     await database.close()
 
 

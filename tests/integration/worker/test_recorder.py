@@ -7,13 +7,14 @@ import pytest
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.db.database import Database
 from services.common.errors import Unavailable
+from services.orchestrator.domain.execution import Usage
 from services.orchestrator.domain.hint import Hint
 from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.run_store import Claim, RunStore
-from tests.integration.worker.rows import claimed, event_rows, parked, queue
+from tests.integration.worker.rows import claimed, crew, event_rows, execution_row, parked, queue, task_rows
 
 
 class Recorded(LocalHintBus):
@@ -128,3 +129,33 @@ async def test_what_others_added_is_stored_although_the_one_who_waits_gives_up(
     await recorded.recorder.flush()
     assert len(await event_rows(database, execution_id)) == 2
     await recorded.recorder.close()
+
+
+async def test_what_calls_use_is_added_to_their_tasks_and_the_execution(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database, crew("one", "two"))
+    recorded = Recorded(store, await claimed(store, execution_id), interval=60)
+    for index, calls in ((0, 1), (1, 2), (0, 4)):
+        recorded.recorder.use(index, Usage(llm_calls=calls, cost=0.5))
+    await recorded.recorder.flush()
+    recorded.recorder.use(1, Usage(llm_calls=8))
+    await recorded.recorder.flush()
+    row = await execution_row(database, execution_id)
+    assert (row.llm_calls, row.cost) == (15, 1.5)
+    assert [task.llm_calls for task in await task_rows(database, execution_id)] == [5, 10]
+
+
+async def test_an_event_is_stored_with_the_next_one(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    recorded = Recorded(store, await claimed(store, execution_id), interval=0.001)
+    started: list[int] = []
+
+    async def start(write: FencedWrite) -> None:
+        started.append(write.last_sequence)
+
+    recorded.recorder.add_with_next(TASK, execution_pb2.TaskStarted(), start)
+    recorded.recorder.add(TASK, execution_pb2.LlmCallStarted(call_id="a"), call_id="a")
+    async with asyncio.timeout(20):
+        while not recorded.sequences:  # noqa: ASYNC110 - nothing to wait on
+            await asyncio.sleep(0.005)
+    assert [row.kind for row in await event_rows(database, execution_id)][1:] == ["task_started", "llm_call_started"]
+    assert started == [3]

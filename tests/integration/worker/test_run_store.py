@@ -128,8 +128,8 @@ async def test_what_fails_within_a_transaction_leaves_no_trace(database: Databas
     epoch = (await claimed(store, execution_id)).execution.epoch
     before = await execution_row(database, execution_id)
     with pytest.raises(ZeroDivisionError):
-        async with store.fenced(execution_id, epoch, [new_event(parked())]) as write:
-            await write.use(0, Usage(1, 2, 3, 4.0))
+        async with store.fenced(execution_id, epoch, [new_event(parked())], Usage(1, 2, 3, 4.0)) as write:
+            await write.tasks.add_usage(0, Usage(1, 2, 3, 4.0))
             raise ZeroDivisionError
     assert await execution_row(database, execution_id) == before
     assert len(await event_rows(database, execution_id)) == 1
@@ -139,8 +139,9 @@ async def test_usage_adds_up_on_the_task_and_the_execution(database: Database, s
     execution_id = await queue(database, crew("one", "two"))
     epoch = (await claimed(store, execution_id)).execution.epoch
     for index in (0, 0, 1):
-        async with store.fenced(execution_id, epoch) as write:
-            await write.use(index, Usage(1, 10, 5, 0.25))
+        usage = Usage(1, 10, 5, 0.25)
+        async with store.fenced(execution_id, epoch, used=usage) as write:
+            await write.tasks.add_usage(index, usage)
     row = await execution_row(database, execution_id)
     assert (row.llm_calls, row.input_tokens, row.output_tokens, row.cost) == (3, 30, 15, 0.75)
     assert [task.llm_calls for task in await task_rows(database, execution_id)] == [2, 1]

@@ -108,6 +108,6 @@ class Completion:
         request = delegation_pb2.RevokeDelegationRequest(execution_id=self._execution.id)
         try:
             await self._context.auth.RevokeDelegation(request, timeout=_REVOKE_SECONDS)
-            await self._context.store.grant_revoked(self._execution.id)
+            self._context.store.note_revoked(self._execution.id)
         except (grpc.RpcError, CoxswainError) as error:
             logger.info("grant_not_revoked", execution_id=self._execution.id, error=type(error).__name__)

@@ -171,11 +171,11 @@ class CrewSession:
         task.attempt += 1
         attempt = task.attempt
         if task.is_plan:
-            await self._recorder.commit([], lambda write: write.start_plan(PLAN_INDEX, attempt, utc_now()))
+            self._recorder.also_store(lambda write: write.start_plan(PLAN_INDEX, attempt, utc_now()))
         else:
             started = execution_pb2.TaskStarted(agent_role=self._role(task.index))
-            await self._recorder.commit(
-                [(task.ref, started)], lambda write: write.tasks.start(task.index, attempt, utc_now())
+            self._recorder.add_with_next(
+                task.ref, started, lambda write: write.tasks.start(task.index, attempt, utc_now())
             )
         return await self._journal(task)
 
@@ -184,7 +184,9 @@ class CrewSession:
         store, execution_id = self._context.store, self._execution.id
         journal = TaskJournal(task.ref, salt=task.declined.id if task.declined else "")
         if task.attempt > 1 or self._execution.resumed_from:
-            # Only now is everything stored that the attempt before has learnt.
+            # Only then is everything stored that the attempt before has learnt. A first attempt need not wait: nothing
+            # that it does is stored before its start.
+            await self._recorder.flush()
             journal.journaled_responses = await self._context.read(
                 lambda: store.journaled_responses(execution_id, task.index)
             )

@@ -69,11 +69,6 @@ class FencedWrite:
         await self.tasks.wait_for_answer(question.task_index, question.result)
         await self._questions.insert(question)
 
-    async def use(self, index: int, usage: Usage) -> None:
-        """Add what a model call has used to its task and its execution."""
-        await self._executions.add_usage(self._execution_id, usage)
-        await self.tasks.add_usage(index, usage)
-
     async def keep_answer(self, index: int, request_hash: str, occurrence: int, response: bytes) -> None:
         """Store a model's answer for a later attempt at the same task; the first answer to a question counts."""
         await self._journal.keep_answer(index, request_hash, occurrence, response)

@@ -38,6 +38,8 @@ from services.orchestrator.worker.settings import WorkerSettings
 
 logger = structlog.get_logger(__name__)
 
+_REVOKED_SECONDS = 2.0
+
 
 class WorkerHost:
     """One host. `start`, then `drain`, after which the process has to exit at once."""
@@ -98,6 +100,7 @@ class WorkerHost:
         for work in (
             self._pruner.run(),
             self._dispatcher.run(),
+            every(_REVOKED_SECONDS, self._store.store_revoked, name="store_revoked_grants"),
             every(self._settings.sweep_seconds, self._recovery.take_over, name="take_over"),
             every(self._settings.safety_read_seconds, self._recovery.wake_due, name="wake_executions"),
         ):
@@ -130,6 +133,7 @@ class WorkerHost:
         await self._dispatcher.drain(self._settings.drain_seconds)
         try:
             await self._dispatcher.hand_over()
+            await self._store.store_revoked()
         except CoxswainError as error:
             logger.warning("not_handed_over", reason=error.reason)
         await self._background.stop()

@@ -158,7 +158,6 @@ class ModelCalls:
         async def keep(write: FencedWrite) -> None:
             if key is not None:
                 await write.keep_answer(journal.index, *key, kept)
-            await write.use(journal.index, used)
 
         completed = execution_pb2.LlmCallCompleted(
             call_id=call_id,
@@ -168,6 +167,7 @@ class ModelCalls:
             cost=used.cost,
             finish_reason=answer.finish_reason,
         )
+        self._recorder.use(journal.index, used)
         self._recorder.add(journal.task, completed, keep, call_id=call_id, flush_soon=True)
         self._usage.add(used)
 

@@ -13,7 +13,7 @@ from services.common.backoff import Backoff
 from services.common.clock import utc_now
 from services.common.errors import Unavailable
 from services.orchestrator.domain.event import NewEvent
-from services.orchestrator.domain.execution import Execution
+from services.orchestrator.domain.execution import Execution, Usage
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
@@ -28,6 +28,7 @@ Change = Callable[[FencedWrite], Awaitable[object]]
 
 _BACKOFF = Backoff(0.1, 5.0)
 _SOON_SECONDS = 0.01
+_NEXT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,11 @@ class _Batch:
     events: list[NewEvent] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     chunks: dict[str, _Chunk] = field(default_factory=dict)
+    used: dict[int, Usage] = field(default_factory=dict)
+    """By the task's index."""
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.changes or self.chunks)
+        return bool(self.events or self.changes or self.chunks or self.used)
 
 
 class Recorder:
@@ -111,6 +114,17 @@ class Recorder:
         self._batch.events.append(_event(task, body, call_id))
         self._batch.changes += also_store
         self._schedule(_SOON_SECONDS if flush_soon else self._interval)
+
+    def add_with_next(self, task: TaskRef, body: Message, *also_store: Change) -> None:
+        """Store an event and the changes that go with it together with the next one, which is about to come."""
+        self._batch.events.append(_event(task, body))
+        self._batch.changes += also_store
+        self._schedule(max(self._interval, _NEXT_SECONDS))
+
+    def use(self, index: int, used: Usage) -> None:
+        """Add what a call has used to its task and the execution."""
+        self._batch.used[index] = self._batch.used.get(index, Usage()) + used
+        self._schedule(self._interval)
 
     def also_store(self, *changes: Change) -> None:
         """Store changes that have no event."""
@@ -212,9 +226,12 @@ class Recorder:
         self._hints.publish(Hint(HintKind.EVENTS_STORED, self._execution_id, self._last_sequence, group_id))
 
     async def _write(self, batch: _Batch) -> FencedWrite:
-        async with self._store.fenced(self._execution_id, self._epoch, batch.events) as write:
+        used = sum(batch.used.values(), Usage()) if batch.used else None
+        async with self._store.fenced(self._execution_id, self._epoch, batch.events, used) as write:
             for change in batch.changes:
                 await change(write)
+            for index, of_task in batch.used.items():
+                await write.tasks.add_usage(index, of_task)
             return write
 
     async def _was_stored(self, event: NewEvent) -> bool:

@@ -2,8 +2,9 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from cachetools import LRUCache
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coxswain.orchestrator.v1 import execution_pb2
@@ -12,7 +13,7 @@ from services.common.db.database import Database
 from services.orchestrator.domain.admission import Room
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.event import NewEvent
-from services.orchestrator.domain.execution import Execution, ExecutionState, TaskRun
+from services.orchestrator.domain.execution import Execution, ExecutionState, TaskRun, Usage
 from services.orchestrator.domain.question import Question
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.admission import AdmissionRepository, read_any_waiting
@@ -25,6 +26,9 @@ from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.repositories.worker_slots import WorkerSlotsRepository
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
+
+_SPECS = 16
+"""How many revisions of crews are kept, each of up to some megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,9 @@ class RunStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # A revision never changes.
+        self._specs: LRUCache[tuple[str, int], CrewSpec] = LRUCache(_SPECS)
+        self._revoked: set[str] = set()
 
     async def holders(self) -> set[str]:
         """Return the ids of hosts that have executions, dead ones among them."""
@@ -90,19 +97,43 @@ class RunStore:
             lost = {waiting.execution_id for waiting in admitted if waiting.lost}
             ids = [waiting.execution_id for waiting in admitted]
             taken = await ExecutionRepository(connection).take(ids, executor_id, utc_now())
-            return [await _claim(connection, execution, takeover=execution.id in lost) for execution in taken]
+            return [await self._claim(connection, execution, takeover=execution.id in lost) for execution in taken]
+
+    async def _claim(self, connection: AsyncConnection, execution: Execution, *, takeover: bool) -> Claim:
+        started = execution_pb2.ExecutionStarted(
+            claim=execution.epoch, takeover=takeover, lost_hosts=execution.lost_hosts
+        )
+        await EventRepository(connection).store(
+            execution.group_id, execution.id, execution.last_sequence, [new_event(started)]
+        )
+        tasks = tuple(await TaskRunRepository(connection, execution.id).list())
+        asked = any(task.attempt for task in tasks)
+        if asked:
+            await EarlierApprovals(connection).adopt(execution.id)
+        return Claim(
+            execution=execution,
+            spec=await self._spec(connection, execution.crew_id, execution.crew_revision),
+            tasks=tasks,
+            questions=await QuestionRepository(connection).newest(execution.id) if asked else {},
+        )
+
+    async def _spec(self, connection: AsyncConnection, crew_id: str, revision: int) -> CrewSpec:
+        spec: CrewSpec | None = self._specs.get((crew_id, revision))
+        if spec is None:
+            spec = self._specs[crew_id, revision] = await CrewRepository(connection).spec(crew_id, revision)
+        return spec
 
     @contextlib.asynccontextmanager
     async def fenced(
-        self, execution_id: str, epoch: int, events: Sequence[NewEvent] = ()
+        self, execution_id: str, epoch: int, events: Sequence[NewEvent] = (), used: Usage | None = None
     ) -> AsyncIterator[FencedWrite]:
-        """Yield a transaction that stores events and all that is done within, or nothing at all.
+        """Yield a transaction that stores events, what calls have used, and all that is done within, or nothing at all.
 
         Raises:
             Fenced: the claim is not the newest one, or the execution has ended.
         """
         async with self._database.write() as connection:
-            last = await EventRepository(connection).append(execution_id, events, epoch=epoch)
+            last = await EventRepository(connection).append(execution_id, events, epoch=epoch, used=used)
             if last is None:
                 raise Fenced(execution_id)
             yield FencedWrite(connection, execution_id, epoch, last, events)
@@ -148,22 +179,13 @@ class RunStore:
         async with self._database.write() as connection:
             await EventRepository(connection).prune_chunks(execution_id, call_id, first)
 
-    async def grant_revoked(self, execution_id: str) -> None:
-        """Note that the grant of an ended execution is revoked."""
-        async with self._database.write() as connection:
-            await ExecutionRepository(connection).grant_revoked(execution_id)
+    def note_revoked(self, execution_id: str) -> None:
+        """Remember that the grant of an ended execution is revoked, for `store_revoked`."""
+        self._revoked.add(execution_id)
 
-
-async def _claim(connection: AsyncConnection, execution: Execution, *, takeover: bool) -> Claim:
-    started = execution_pb2.ExecutionStarted(claim=execution.epoch, takeover=takeover, lost_hosts=execution.lost_hosts)
-    last = await EventRepository(connection).append(execution.id, [new_event(started)])
-    tasks = tuple(await TaskRunRepository(connection, execution.id).list())
-    asked = any(task.attempt for task in tasks)
-    if asked:
-        await EarlierApprovals(connection).adopt(execution.id)
-    return Claim(
-        execution=replace(execution, last_sequence=last or execution.last_sequence),
-        spec=await CrewRepository(connection).spec(execution.crew_id, execution.crew_revision),
-        tasks=tasks,
-        questions=await QuestionRepository(connection).newest(execution.id) if asked else {},
-    )
+    async def store_revoked(self) -> None:
+        """Store whose grants are revoked. What a lost host has not stored, the API's housekeeping revokes again."""
+        revoked, self._revoked = self._revoked, set()
+        if revoked:
+            async with self._database.write() as connection:
+                await ExecutionRepository(connection).grants_revoked(revoked)

@@ -62,8 +62,8 @@ class ToolCalls:
             if request.idempotent:
                 await write.intend_tool_call(journal.index, request.key, request.tool, idempotent=True)
             await write.end_tool_call(journal.index, request.key, request.output, request.error)
-            await write.use(journal.index, used)
 
+        self._recorder.use(journal.index, used)
         if request.idempotent:
             self._recorder.also_store(end)
         else:

@@ -86,6 +86,9 @@ class Recording:
     def add(self, _: TaskRef, body: Any, *also_store: Any, call_id: str = "", flush_soon: bool = False) -> None:
         self.events.append(body)
 
+    def use(self, index: int, used: Any) -> None:
+        pass
+
     def also_store(self, *changes: Any) -> None:
         pass
 
