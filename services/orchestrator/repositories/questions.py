@@ -66,6 +66,15 @@ class QuestionRepository:
         )
         return {row.task_index: to_question(row) for row in rows}
 
+    async def declined(self, execution_id: str) -> frozenset[int]:
+        """Return the indices of an execution's tasks whose results a person has declined."""
+        rows = await self._connection.execute(
+            select(questions.c.task_index).where(
+                questions.c.execution_id == execution_id, questions.c.state == QuestionState.DECLINED
+            )
+        )
+        return frozenset(rows.scalars())
+
     async def any_open(self, execution_id: str) -> bool:
         """Return whether a person still has to answer."""
         is_open = exists().where(questions.c.execution_id == execution_id, questions.c.state == QuestionState.OPEN)

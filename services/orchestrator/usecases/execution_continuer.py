@@ -38,8 +38,8 @@ class _Ended:
     execution: Execution
     spec: CrewSpec
     runs: Sequence[TaskRun]
-    judged: frozenset[int]
-    """Indices of tasks whose results a person was asked about."""
+    declined: frozenset[int]
+    """Indices of tasks whose results a person has declined."""
     revision: int
     """The one to continue with, whose document is `next_spec`."""
     next_spec: CrewSpec
@@ -119,7 +119,7 @@ class ExecutionContinuer:
                 execution,
                 spec,
                 await TaskRunRepository(connection, execution.id).list(),
-                frozenset(await QuestionRepository(connection).newest(execution.id)),
+                await QuestionRepository(connection).declined(execution.id),
                 revision,
                 next_spec,
             )
@@ -131,7 +131,7 @@ class ExecutionContinuer:
         earlier = _earlier(ended, task_fingerprints(before, ended.execution.inputs))
         fingerprints = task_fingerprints(after, execution.inputs)
         reuse = decide_reuse(after, fingerprints, earlier, wanted.from_task)
-        journals = decide_journals(after, fingerprints, earlier, reuse, ended.judged)
+        journals = decide_journals(after, fingerprints, earlier, reuse, ended.declined)
         crew_plan = next((run for run in ended.runs if run.task_index == PLAN_INDEX), None)
         if crew_plan is not None and crew_plan.state is not TaskState.SUCCEEDED:
             if goes_on(crew_plan):

@@ -61,12 +61,12 @@ def decide_journals(
     fingerprints: Sequence[Fingerprint],
     earlier: Mapping[str, Earlier],
     reuse: Sequence[TaskReuse],
-    judged: Collection[int],
+    declined: Collection[int],
 ) -> JournalReuse:
     """Return which unfinished tasks go on where they stopped.
 
     One that failed by the answers themselves would fail again by the same ones: it starts over, and so does one whose
-    result a person was asked about (`judged`, by the indices of then).
+    result a person has declined (by the indices of then).
     """
     answers: dict[int, int] = {}
     tools: dict[int, int] = {}
@@ -74,7 +74,7 @@ def decide_journals(
         if decision is not TaskReuse.UNFINISHED:
             continue
         before = earlier[task.name]
-        if before.run.task_index in judged or not goes_on(before.run):
+        if before.run.task_index in declined or not goes_on(before.run):
             continue
         answers[before.run.task_index] = index
         same_context = all(reuse[other] is TaskReuse.COPIED for other in context_of(spec, index))

@@ -144,6 +144,32 @@ async def test_a_plan_goes_along(host: Installation) -> None:
     assert "Think first." in str(host.llm.calls_where(route="chat")[0].body)
 
 
+async def test_a_result_that_nobody_approved_is_asked_about_again_without_paying(host: Installation) -> None:
+    host.llm.on(Reply(text="Well done."), route="chat")
+    spec = crew()
+    spec.tasks[1].human_approval = True
+    asked = await host.start(spec)
+    await host.watch(asked.id, is_kind("execution_parked"))
+    await host.executions().CancelExecution(S.CancelExecutionRequest(id=asked.id))
+    await host.finished(asked.id)
+    host.llm.clear_log()
+    resumed = (await host.executions().ResumeExecution(S.ResumeExecutionRequest(id=asked.id))).execution
+    events = await host.watch(resumed.id, is_kind("execution_parked"))
+    assert "question_raised" in kinds(events)
+    assert not models(host)
+    await host.executions().CancelExecution(S.CancelExecutionRequest(id=resumed.id))
+
+
+async def test_what_was_used_counts_against_the_limits_of_a_resumed_execution_alone(host: Installation) -> None:
+    host.llm.on(Reply(text="Well done."), route="chat")
+    limited = await host.finished((await host.start(crew(limits=crew_pb2.ExecutionLimits(max_model_calls=2)))).id)
+    assert limited.error.reason == "EXECUTION_LIMIT_REACHED"
+    resumed = await host.executions().ResumeExecution(S.ResumeExecutionRequest(id=limited.id))
+    assert (await host.finished(resumed.execution.id)).error.reason == "EXECUTION_LIMIT_REACHED"
+    forked = await fork(host, limited.id)
+    assert (forked.state, forked.usage.llm_calls) == (S.EXECUTION_STATE_SUCCEEDED, 1)
+
+
 async def test_a_fork_survives_its_host_and_repeats_nothing(host: Installation) -> None:
     host.llm.on(Reply(text="Well done."), route="chat")
     done = await host.finished((await host.start(crew())).id)

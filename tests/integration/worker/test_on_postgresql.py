@@ -52,3 +52,10 @@ async def test_takeover_and_cancellation_on_postgresql(tmp_path: Path, postgres_
         ended = await installation.finished(execution.id)
         assert ended.state == S.EXECUTION_STATE_CANCELLED
         assert (await installation.tasks(execution.id))[0].output.text == "First done."
+
+        installation.llm.clear_log()
+        request = S.ForkExecutionRequest(id=ended.id, from_task="second")
+        forked = (await installation.executions().ForkExecution(request)).execution
+        ended = await installation.finished(forked.id)
+        assert (ended.state, ended.usage.llm_calls) == (S.EXECUTION_STATE_SUCCEEDED, 1)
+        assert len(installation.llm.calls_where(route="chat")) == 1

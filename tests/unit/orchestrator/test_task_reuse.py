@@ -47,7 +47,7 @@ def decide(
     runs: list[TaskRun] | None = None,
     from_task: str = "",
     models: tuple[str, str] = ("", ""),
-    judged: tuple[int, ...] = (),
+    declined: tuple[int, ...] = (),
 ) -> tuple[list[TaskReuse], JournalReuse]:
     old, new = (
         fill_in_models(spec, default="m", override=model) for spec, model in zip((before, after), models, strict=True)
@@ -57,7 +57,7 @@ def decide(
     earlier = {made.name: Earlier(made, fingerprints[made.task_index]) for made in runs}
     new_fingerprints = task_fingerprints(new, {**INPUTS, **(inputs or {})})
     reuse = decide_reuse(new, new_fingerprints, earlier, from_task)
-    return reuse, decide_journals(new, new_fingerprints, earlier, reuse, judged)
+    return reuse, decide_journals(new, new_fingerprints, earlier, reuse, declined)
 
 
 def with_task(index: int, **fields: Any) -> CrewSpec:
@@ -185,7 +185,7 @@ def test_an_unfinished_task_goes_on_where_it_stopped_as_far_as_it_is_the_same() 
     assert journals == JournalReuse({1: 1, 2: 2, 3: 3}, {1: 1, 3: 3})
     # Outcomes of tools are for the task as it was; an answer of a model applies to the same prompt anyway.
     assert decide(with_agent(1, model="n"), runs=[*failed, *pending])[1].tools == {}
-    assert decide(CREW, runs=[*failed, *pending], judged=(1,))[1].answers == {2: 2, 3: 3}
+    assert decide(CREW, runs=[*failed, *pending], declined=(1,))[1].answers == {2: 2, 3: 3}
     reuse, journals = decide(CREW, runs=[*failed, *pending], from_task="edit")
     assert reuse == [R.COPIED, R.REQUESTED, R.UNFINISHED, R.UNFINISHED]
     assert 1 not in journals.answers
