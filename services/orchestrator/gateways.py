@@ -37,6 +37,7 @@ class RemoteModels:
         return ModelInfo(
             enabled=response.model.enabled,
             capabilities=frozenset(capability for capability in Capability if getattr(offered, capability)),
+            writes_freely=response.model.provider != model_pb2.PROVIDER_OFFLINE,
             priced=response.model.HasField("input_cost_per_million_tokens")
             and response.model.HasField("output_cost_per_million_tokens"),
         )

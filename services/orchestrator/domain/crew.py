@@ -24,6 +24,38 @@ class OnDeadline(StrEnum):
     ACCEPT_DEFAULT = "ACCEPT_DEFAULT"
 
 
+class ToolCalling(StrEnum):
+    """How an agent's model calls tools; the names are those of `coxswain.orchestrator.v1.ToolCalling`."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    AUTOMATIC = "AUTOMATIC"
+    NATIVE = "NATIVE"
+    IN_WORDS = "IN_WORDS"
+
+
+class OnCutOff(StrEnum):
+    """What becomes of a task with an answer that is cut off; the names are those of the proto."""
+
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCallSettings:
+    """How models are called. None and UNSPECIFIED leave it open; durations are in seconds."""
+
+    timeout: float | None = None
+    first_token_timeout: float | None = None
+    tool_calling: ToolCalling = ToolCalling.UNSPECIFIED
+
+    def or_else(self, other: "ModelCallSettings") -> "ModelCallSettings":
+        """Return these settings, with those of another one in the place of what they leave open."""
+        tool_calling = self.tool_calling if self.tool_calling is not ToolCalling.UNSPECIFIED else other.tool_calling
+        return ModelCallSettings(
+            self.timeout or other.timeout, self.first_token_timeout or other.first_token_timeout, tool_calling
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
     """A tool and its settings."""
@@ -88,6 +120,8 @@ class AgentSpec:
     date_format: str = ""
     date_time_zone: str = ""
     checks: tuple[OutputCheck, ...] = ()
+    model_calls: ModelCallSettings = field(default_factory=ModelCallSettings)
+    """As written: what it leaves open is the crew's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +153,7 @@ class TaskSpec:
     approval: ApprovalSpec | None = None
     checks: tuple[OutputCheck, ...] = ()
     condition: str = ""
+    on_cut_off: OnCutOff = OnCutOff.WARN
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +183,12 @@ class CrewSpec:
     memory: MemorySpec = field(default_factory=MemorySpec)
     knowledge: tuple[KnowledgeSpec, ...] = ()
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)
+    model_calls: ModelCallSettings = field(default_factory=ModelCallSettings)
+
+    def model_calls_of(self, agent: str) -> ModelCallSettings:
+        """Return how the models of an agent are called, or (an empty name) those of the crew itself."""
+        own = next((known.model_calls for known in self.agents if known.name == agent), ModelCallSettings())
+        return own.or_else(self.model_calls)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,8 @@ class TaskOutput:
     text: str
     structured: dict[str, Any] | None = None
     agent_role: str = ""
+    cut_off: bool = False
+    """Whether the answer ended at the largest number of tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from coxswain.common.v1 import access_pb2
 from coxswain.memory.v1 import memory_pb2
 from coxswain.orchestrator.v1 import crew_pb2, question_state_pb2
 from services.common.errors import FieldViolation, InvalidArgument
-from services.common.grpc.enums import enum_to_proto
+from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.json_values import from_struct, to_struct
 from services.common.grpc.times import duration_to_proto
@@ -23,11 +23,14 @@ from services.orchestrator.domain.crew import (
     CrewSpec,
     KnowledgeSpec,
     MemorySpec,
+    ModelCallSettings,
+    OnCutOff,
     OnDeadline,
     OutputCheck,
     OutputLength,
     Process,
     TaskSpec,
+    ToolCalling,
     ToolSpec,
 )
 from services.orchestrator.domain.limits import ExecutionLimits
@@ -42,9 +45,15 @@ _ON_DEADLINE = {
     question_state_pb2.ON_DEADLINE_CANCEL: OnDeadline.CANCEL,
     question_state_pb2.ON_DEADLINE_ACCEPT_DEFAULT: OnDeadline.ACCEPT_DEFAULT,
 }
+# Documents stay as they were written: what is left open is not filled in.
+_ON_CUT_OFF = {OnCutOff.WARN: crew_pb2.ON_CUT_OFF_UNSPECIFIED, OnCutOff.FAIL: crew_pb2.ON_CUT_OFF_FAIL}
 _CHANGEABLE = frozenset(crew_pb2.CrewSpec.DESCRIPTOR.fields_by_name) | {
     f"{part}.{field}"
-    for part, message in (("memory", crew_pb2.MemorySpec), ("limits", crew_pb2.ExecutionLimits))
+    for part, message in (
+        ("memory", crew_pb2.MemorySpec),
+        ("limits", crew_pb2.ExecutionLimits),
+        ("model_calls", crew_pb2.ModelCallSettings),
+    )
     for field in message.DESCRIPTOR.fields_by_name
 }
 
@@ -75,6 +84,7 @@ def spec_from_proto(message: crew_pb2.CrewSpec) -> CrewSpec:
         ),
         knowledge=_knowledge_from_proto(message.knowledge),
         limits=limits_from_proto(message.limits),
+        model_calls=_model_calls_from_proto(message.model_calls),
     )
 
 
@@ -163,6 +173,7 @@ def spec_to_proto(spec: CrewSpec) -> crew_pb2.CrewSpec:
         ),
         knowledge=_knowledge_to_proto(spec.knowledge),
         limits=limits_to_proto(spec.limits),
+        model_calls=_model_calls_to_proto(spec.model_calls),
     )
 
 
@@ -211,6 +222,7 @@ def _agent_from_proto(path: str, message: crew_pb2.AgentSpec) -> AgentSpec:
         date_format=message.date_format,
         date_time_zone=message.date_time_zone,
         checks=_checks_from_proto(path, message.checks),
+        model_calls=_model_calls_from_proto(message.model_calls),
     )
 
 
@@ -237,6 +249,7 @@ def _agent_to_proto(agent: AgentSpec) -> crew_pb2.AgentSpec:
         date_format=agent.date_format,
         date_time_zone=agent.date_time_zone,
         checks=map(_check_to_proto, agent.checks),
+        model_calls=_model_calls_to_proto(agent.model_calls),
     )
 
 
@@ -259,6 +272,7 @@ def _task_from_proto(path: str, message: crew_pb2.TaskSpec) -> TaskSpec:
         approval=_approval_from_proto(message.approval) if message.HasField("approval") else None,
         checks=_checks_from_proto(path, message.checks),
         condition=message.condition,
+        on_cut_off=OnCutOff.FAIL if message.on_cut_off == crew_pb2.ON_CUT_OFF_FAIL else OnCutOff.WARN,
     )
 
 
@@ -279,6 +293,7 @@ def _task_to_proto(task: TaskSpec) -> crew_pb2.TaskSpec:
         approval=None if task.approval is None else _approval_to_proto(task.approval),
         checks=map(_check_to_proto, task.checks),
         condition=task.condition,
+        on_cut_off=_ON_CUT_OFF[task.on_cut_off],
     )
 
 
@@ -341,6 +356,26 @@ def _check_to_proto(check: OutputCheck) -> crew_pb2.OutputCheck:
     if check.json_schema is not None:
         message.json_schema.CopyFrom(to_struct(check.json_schema))
     return message
+
+
+def _model_calls_from_proto(message: crew_pb2.ModelCallSettings) -> ModelCallSettings:
+    first = message.HasField("first_token_timeout")
+    return ModelCallSettings(
+        timeout=message.timeout.ToNanoseconds() / 1e9 if message.HasField("timeout") else None,
+        first_token_timeout=message.first_token_timeout.ToNanoseconds() / 1e9 if first else None,
+        tool_calling=enum_from_proto(ToolCalling, crew_pb2.ToolCalling, message.tool_calling),
+    )
+
+
+def _model_calls_to_proto(settings: ModelCallSettings) -> crew_pb2.ModelCallSettings | None:
+    """Return None for settings that leave everything open: documents stay as they were written."""
+    if settings == ModelCallSettings():
+        return None
+    return crew_pb2.ModelCallSettings(
+        timeout=duration_to_proto(settings.timeout),
+        first_token_timeout=duration_to_proto(settings.first_token_timeout),
+        tool_calling=enum_to_proto(crew_pb2.ToolCalling, settings.tool_calling),
+    )
 
 
 def _tools_from_proto(owner: str, messages: Iterable[crew_pb2.ToolSpec]) -> tuple[ToolSpec, ...]:

@@ -173,13 +173,14 @@ def output_to_proto(output: TaskOutput) -> execution_pb2.TaskOutput:
         text=output.text,
         structured=None if output.structured is None else to_struct(output.structured),
         agent_role=output.agent_role,
+        cut_off=output.cut_off,
     )
 
 
 def output_from_proto(message: execution_pb2.TaskOutput) -> TaskOutput:
     """Return a task's result."""
     structured = from_struct("structured", message.structured) if message.HasField("structured") else None
-    return TaskOutput(message.text, structured, message.agent_role)
+    return TaskOutput(message.text, structured, message.agent_role, message.cut_off)
 
 
 def usage_to_proto(usage: Usage) -> execution_pb2.ExecutionUsage:

@@ -41,9 +41,7 @@ class CrewValidation:
             Unavailable: the models service cannot be asked.
         """
         needs = model_needs(spec, default=self._default_model, override=model)
-        names = list(dict.fromkeys(need.model for need in needs))
-        answers = await asyncio.gather(*(self._find(name) for name in names))
-        known = dict(zip(names, answers, strict=True))
+        known = await self._known(needs)
         faults = [
             *crew_faults(spec, self._tools, self._max_bytes),
             *(await asyncio.to_thread(check_faults, spec) if needs_checking(spec) else ()),
@@ -52,6 +50,33 @@ class CrewValidation:
             *(() if limits is None else _unknown_prices(limits, "limits", needs, known)),
         ]
         return in_document_order(dict.fromkeys(faults))
+
+    async def warnings(self, spec: CrewSpec) -> list[FieldViolation]:
+        """Return what of the crew's models would run but deserves a look, in the order of the document.
+
+        Raises:
+            Unavailable: the models service cannot be asked.
+        """
+        needs = [need for need in model_needs(spec, default=self._default_model) if need.in_words]
+        known = await self._known(needs)
+        found = [
+            FieldViolation(
+                need.field,
+                f'model "{need.model}" cannot call tools by itself and is asked to do so in words, which takes more '
+                "tokens and a model that keeps to a form; choose one that can, or have such models refused by "
+                "tool_calling NATIVE",
+            )
+            for need in needs
+            if isinstance(model := known[need.model], ModelInfo)
+            and model.writes_freely
+            and need.capability not in model.capabilities
+        ]
+        return in_document_order(dict.fromkeys(found))
+
+    async def _known(self, needs: Sequence[ModelNeed]) -> dict[str, ModelInfo | str]:
+        names = list(dict.fromkeys(need.model for need in needs))
+        answers = await asyncio.gather(*(self._find(name) for name in names))
+        return dict(zip(names, answers, strict=True))
 
     async def _find(self, name: str) -> ModelInfo | str:
         try:
@@ -97,7 +122,7 @@ def _fault(need: ModelNeed, model: ModelInfo | str, override: str) -> FieldViola
             names_it or need.field,
             f'model "{need.model}"{default} is disabled for your group; choose another or have an admin enable it',
         )
-    if need.capability in model.capabilities:
+    if need.capability in model.capabilities or (need.in_words and model.writes_freely):
         return None
     cannot = f'model "{need.model}"{default} {_WHAT_IT_CANNOT[need.capability]}'
     if names_it == "model":

@@ -142,7 +142,8 @@ class Crews:
         """
         broken = {violation.field for violation in broken_rules}
         faults = [fault for fault in await self._validation.faults(spec) if fault.field not in broken]
-        return in_document_order([*broken_rules, *faults]), crew_warnings(spec)
+        warnings = [*crew_warnings(spec), *await self._validation.warnings(spec)]
+        return in_document_order([*broken_rules, *faults]), in_document_order(warnings)
 
     async def _refuse_faults(self, spec: CrewSpec) -> None:
         faults = await self._validation.faults(spec)

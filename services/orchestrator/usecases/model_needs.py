@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.orchestrator.domain.crew import AgentSpec, CrewSpec, Process, TaskSpec
+from services.orchestrator.domain.crew import AgentSpec, CrewSpec, Process, TaskSpec, ToolCalling
 
 
 class Capability(StrEnum):
@@ -26,6 +26,8 @@ class ModelNeed:
     """The field that needs it. Example: `spec.tasks[0].output_schema`."""
     named_in: str
     """The field that names the model; empty when it is the installation's default or the request's own choice."""
+    in_words: bool = False
+    """Whether a model without the capability that can write what it is asked for will do: tools in words."""
 
 
 def model_needs(spec: CrewSpec, *, default: str, override: str = "") -> list[ModelNeed]:
@@ -75,7 +77,7 @@ class _Needs:
         if spec.process is Process.HIERARCHICAL and spec.manager_agent not in positions:
             manager = self._choose((spec.manager_model, "spec.manager_model"))
             yield _need(manager, Capability.CHAT, "spec.process")
-            yield _need(manager, Capability.TOOLS, "spec.process")
+            yield from self._tools(manager, "spec.process")
         if spec.planning:
             planner = self._choose((spec.planning_model, "spec.planning_model"))
             yield _need(planner, Capability.CHAT, "spec.planning")
@@ -91,13 +93,13 @@ class _Needs:
         path, model, calling = f"spec.agents[{index}]", self._agent_model(index), self._calling_model(index)
         yield _need(model, Capability.CHAT, path)
         if calling != model:
-            yield _need(calling, Capability.TOOLS, f"{path}.function_calling_model")
+            yield from self._tools(calling, f"{path}.function_calling_model", agent.name)
         if agent.tools:
-            yield _need(calling, Capability.TOOLS, f"{path}.tools")
+            yield from self._tools(calling, f"{path}.tools", agent.name)
         if agent.allow_delegation and len(self._spec.agents) > 1:
-            yield _need(calling, Capability.TOOLS, f"{path}.allow_delegation")
+            yield from self._tools(calling, f"{path}.allow_delegation", agent.name)
         if self._spec.process is Process.HIERARCHICAL and agent.name == self._spec.manager_agent:
-            yield _need(calling, Capability.TOOLS, "spec.manager_agent")
+            yield from self._tools(calling, "spec.manager_agent", agent.name)
 
     def _manager_choice(self, positions: Mapping[str, int]) -> _Choice:
         manager = positions.get(self._spec.manager_agent)
@@ -113,11 +115,15 @@ class _Needs:
         else:
             model, calling = self._agent_model(agent), self._calling_model(agent)
         if task.tools:
-            yield _need(calling, Capability.TOOLS, f"{path}.tools")
+            yield from self._tools(calling, f"{path}.tools", task.agent)
         if task.output_schema is not None:
             yield _need(model, Capability.JSON_SCHEMA, f"{path}.output_schema")
         if task.guardrails:
             yield _need(model, Capability.JSON_SCHEMA, f"{path}.guardrails")
+
+    def _tools(self, choice: _Choice, field: str, agent: str = "") -> Iterator[ModelNeed]:
+        native = self._spec.model_calls_of(agent).tool_calling is ToolCalling.NATIVE
+        yield ModelNeed(choice.model, Capability.TOOLS, field, choice.named_in, in_words=not native)
 
 
 def _need(choice: _Choice, capability: Capability, field: str) -> ModelNeed:

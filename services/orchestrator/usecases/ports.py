@@ -16,6 +16,8 @@ class ModelInfo:
     enabled: bool
     """Whether the caller's group may call it."""
     capabilities: frozenset[Capability]
+    writes_freely: bool = True
+    """Whether it can write what it is asked for; the packaged model only takes sentences out of texts."""
     priced: bool = True
     """Whether the cost of a call is known."""
 

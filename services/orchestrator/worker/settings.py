@@ -74,7 +74,12 @@ class WorkerSettings(BaseSettings):
         "has to wait longer rests without a slot and is continued when its model is asked again.",
     )
     model_call_seconds: float = Field(
-        900, gt=0, description="Seconds one model call may take before it is given up and tried again."
+        900,
+        gt=0,
+        description="Seconds one model call may take before it is given up and tried again, where its crew sets none.",
+    )
+    model_first_token_seconds: float = Field(
+        300, gt=0, description="Seconds until a model begins to answer before the call is given up and tried again."
     )
     max_lost_hosts: int = Field(
         5,

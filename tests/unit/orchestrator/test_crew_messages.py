@@ -58,6 +58,7 @@ AGENTS = st.builds(
         max_iterations=7, max_calls_per_minute=minutes or 0, max_tokens=minutes,
         reasoning_effort="high" if flag else "", planning=flag, inject_date=flag, date_format="%Y", date_time_zone=name,
         checks=checks,
+        model_calls=None if minutes is None else crew_pb2.ModelCallSettings(timeout=Duration(seconds=minutes)),
     ),
     CHECKS, NAMES, TOOLS, KNOWLEDGE, st.integers(0, 100), st.none() | st.floats(0, 2), st.none() | st.integers(1, 9),
     st.booleans(),
@@ -69,6 +70,7 @@ TASKS = st.builds(
         output_schema=None if schema is None else struct(schema), guardrails=context or [],
         guardrail_max_retries=retries, async_execution=flag, human_approval=not flag, markdown=flag,
         checks=checks, condition=name if flag else "",
+        on_cut_off=crew_pb2.ON_CUT_OFF_FAIL if flag else crew_pb2.ON_CUT_OFF_UNSPECIFIED,
     ),
     CHECKS, NAMES, st.none() | st.lists(NAMES, max_size=2), TOOLS, st.none() | OBJECTS, st.integers(0, 9),
     st.booleans(),
@@ -79,6 +81,9 @@ CREWS = st.builds(
         manager_agent=name, planning=True, planning_model=name, knowledge=knowledge,
         memory=crew_pb2.MemorySpec(enabled=memory, embedding_model=name, run_name=name, analysis=memory),
         limits=crew_pb2.ExecutionLimits(max_cost=0.5, max_tokens=2**60) if memory else None,
+        model_calls=crew_pb2.ModelCallSettings(
+            first_token_timeout=Duration(seconds=1, nanos=500_000_000), tool_calling=crew_pb2.TOOL_CALLING_IN_WORDS
+        ) if memory else None,
     ),
     NAMES, st.lists(AGENTS, min_size=1, max_size=2), st.lists(TASKS, min_size=1, max_size=2),
     st.sampled_from([crew_pb2.PROCESS_SEQUENTIAL, crew_pb2.PROCESS_HIERARCHICAL]), st.booleans(), KNOWLEDGE,

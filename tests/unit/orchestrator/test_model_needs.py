@@ -3,7 +3,16 @@
 from dataclasses import replace
 from typing import Any
 
-from services.orchestrator.domain.crew import AgentSpec, CrewSpec, MemorySpec, Process, TaskSpec, ToolSpec
+from services.orchestrator.domain.crew import (
+    AgentSpec,
+    CrewSpec,
+    MemorySpec,
+    ModelCallSettings,
+    Process,
+    TaskSpec,
+    ToolCalling,
+    ToolSpec,
+)
 from services.orchestrator.usecases.model_needs import Capability, ModelNeed, model_needs
 
 AGENT = AgentSpec("reader", "Reader", "Read")
@@ -28,25 +37,35 @@ def test_tools_need_the_model_that_calls_them_to_be_able_to() -> None:
     named = "spec.agents[0].function_calling_model"
     assert needs(calling, replace(TASK, tools=tools)) == {
         ModelNeed("own", Capability.CHAT, "spec.agents[0]", "spec.agents[0].model"),
-        ModelNeed("caller", Capability.TOOLS, named, named),
-        ModelNeed("caller", Capability.TOOLS, "spec.agents[0].tools", named),
-        ModelNeed("caller", Capability.TOOLS, "spec.tasks[0].tools", named),
+        ModelNeed("caller", Capability.TOOLS, named, named, in_words=True),
+        ModelNeed("caller", Capability.TOOLS, "spec.agents[0].tools", named, in_words=True),
+        ModelNeed("caller", Capability.TOOLS, "spec.tasks[0].tools", named, in_words=True),
     }
+
+
+def test_an_agent_may_insist_on_native_tool_calls() -> None:
+    native = ModelCallSettings(tool_calling=ToolCalling.NATIVE)
+    calling = replace(AGENT, tools=(ToolSpec("calculator"),))
+    need = ModelNeed("default", Capability.TOOLS, "spec.agents[0].tools", "")
+    assert need in needs(calling, model_calls=native)
+    assert need in needs(replace(calling, model_calls=native))
+    in_words = replace(calling, model_calls=ModelCallSettings(tool_calling=ToolCalling.IN_WORDS))
+    assert replace(need, in_words=True) in needs(in_words, model_calls=native)
 
 
 def test_delegation_needs_tools_only_where_there_is_somebody_to_delegate_to() -> None:
     delegating = replace(AGENT, allow_delegation=True)
-    need = ModelNeed("default", Capability.TOOLS, "spec.agents[0].allow_delegation", "")
+    need = ModelNeed("default", Capability.TOOLS, "spec.agents[0].allow_delegation", "", in_words=True)
     assert need not in needs(delegating)
     assert need in needs(agents=(delegating, replace(AGENT, name="other")))
 
 
 def test_a_manager_needs_tools() -> None:
     made = needs(process=Process.HIERARCHICAL, manager_model="boss")
-    assert ModelNeed("boss", Capability.TOOLS, "spec.process", "spec.manager_model") in made
+    assert ModelNeed("boss", Capability.TOOLS, "spec.process", "spec.manager_model", in_words=True) in made
     manager = replace(AGENT, name="manager", model="own")
     chosen = needs(agents=(AGENT, manager), process=Process.HIERARCHICAL, manager_agent="manager")
-    assert ModelNeed("own", Capability.TOOLS, "spec.manager_agent", "spec.agents[1].model") in chosen
+    assert ModelNeed("own", Capability.TOOLS, "spec.manager_agent", "spec.agents[1].model", in_words=True) in chosen
     assert not any(need.field == "spec.process" for need in chosen)
 
 

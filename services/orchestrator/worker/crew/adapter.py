@@ -22,7 +22,13 @@ from services.orchestrator.output_checks import compile_check
 from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.crew.agent_date import date_for
 from services.orchestrator.worker.crew.attempt import TaskAttempt
-from services.orchestrator.worker.crew.crewai_types import CrewAgent, ModelGuardrail, OneTaskCrew, ResultGuardrail
+from services.orchestrator.worker.crew.crewai_types import (
+    CrewAgent,
+    ModelGuardrail,
+    OneTaskCrew,
+    ResultGuardrail,
+    ToldConverter,
+)
 from services.orchestrator.worker.crew.knowledge import TextKnowledge
 from services.orchestrator.worker.crew.llm import HostLLM
 from services.orchestrator.worker.crew.memory import AnalysedMemory, ResultMemory
@@ -76,6 +82,7 @@ class _Builder:
             tools=self._tools_for(spec, hierarchical),
             output_pydantic=_model_of(spec),
             guardrail=guardrail.judge if (guardrail := self._guardrail(spec)) else None,
+            converter_cls=ToldConverter,
             guardrail_max_retries=spec.guardrail_max_retries,
             markdown=spec.markdown,
             allow_crewai_trigger_context=False,
@@ -170,7 +177,7 @@ class _Builder:
                 f"{path}.guardrails[{index}]": ModelGuardrail(self.text(condition), llm)
                 for index, condition in enumerate(spec.guardrails)
             },
-            refused=self._attempt.host.guardrail_refused,
+            refused=self._attempt.refuse,
         )
 
     def _knowledge(self, texts: tuple[Any, ...]) -> Any:

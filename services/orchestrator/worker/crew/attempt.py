@@ -27,6 +27,10 @@ class TaskAttempt:
         self.name = name
         self.host = HostCalls(self._ask, self._notify)
         self.materials: list[str] = []
+        self.cut_off: list[str] = []
+        """Answers that ended at the largest number of tokens."""
+        self.refused_result = ""
+        """The last result that its guardrail has refused."""
         self.failure: TaskError | None = None
         self.occurrences = Occurrences()
         self._lock = threading.Lock()
@@ -46,6 +50,11 @@ class TaskAttempt:
             if self.failure is None:
                 self.failure = error
         return HookAborted(self.failure.message, source="coxswain")
+
+    def refuse(self, fields: list[str], message: str, result: str) -> None:
+        """Note that a result did not pass what the crew's `fields` ask for."""
+        self.refused_result = result
+        self.host.guardrail_refused(fields, message)
 
     def check(self) -> None:
         """Raise when there is a reason to end the task."""

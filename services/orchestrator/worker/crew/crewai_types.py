@@ -9,13 +9,15 @@ from crewai.hooks.dispatch import HookAborted
 from crewai.tasks.llm_guardrail import LLMGuardrail, LLMGuardrailResult
 from crewai.tasks.task_output import TaskOutput
 from crewai.tools.agent_tools.agent_tools import AgentTools
+from crewai.utilities.converter import Converter
 from crewai.utilities.i18n import I18N_DEFAULT
 from crewai.utilities.prompts import SystemPromptResult
 from crewai.utilities.reasoning_handler import AgentReasoning
-from pydantic import PrivateAttr
+from pydantic import BaseModel, PrivateAttr
 
 from services.orchestrator.output_checks import Check
 from services.orchestrator.worker.crew.deadline import time_limit
+from services.orchestrator.worker.crew.usable_answers import Unusable, schema_reader
 
 _MANAGER_TEXTS = ("role", "goal", "backstory")
 
@@ -110,6 +112,23 @@ class OneTaskCrew(Crew):
         super()._create_manager_agent()
 
 
+class ToldConverter(Converter):
+    """Turns a result into the object that its task asks for. The model is told what is wrong with the result."""
+
+    def to_pydantic(self, current_attempt: int = 1) -> BaseModel:  # noqa: ARG002 - tried again by the model's class
+        """Return the object; the task ends when the model does not give it."""
+        try:
+            return schema_reader(self.model)(self.text)
+        except Unusable as error:
+            messages = [
+                {"role": "system", "content": self.instructions},
+                {"role": "user", "content": self.text},
+                {"role": "user", "content": error.request},
+            ]
+        found: BaseModel = self.llm.structured(messages, self.model, is_result=True)
+        return found
+
+
 class ModelGuardrail(LLMGuardrail):
     """A condition judged by a model. When the model cannot be reached the task ends: that is not a verdict."""
 
@@ -133,9 +152,12 @@ class ResultGuardrail:
         self,
         checks: Mapping[str, Check],
         conditions: Mapping[str, ModelGuardrail],
-        refused: Callable[[list[str], str], object],
+        refused: Callable[[list[str], str, str], object],
     ) -> None:
-        """Both are named by their fields in the crew's document. `refused` is told which ones failed, and why."""
+        """Both are named by their fields in the crew's document.
+
+        `refused` is told which ones failed, why, and what the result was.
+        """
         self._checks = checks
         self._conditions = conditions
         self._refused = refused
@@ -150,7 +172,7 @@ class ResultGuardrail:
         if not failed:
             return True, task_output
         message = "\n".join(failed.values())
-        self._refused(list(failed), message)
+        self._refused(list(failed), message, task_output.raw)
         return False, message
 
     def _failed_checks(self, output: TaskOutput) -> dict[str, str]:

@@ -21,6 +21,9 @@ def tool_events(attempt: TaskAttempt) -> Callable[[Any, Any], None]:
             host.tool_call_started(event.event_id, event.tool_name, arguments[:LONGEST_TEXT])
         elif event.type == "tool_usage_finished":
             call_id = event.started_event_id or event.event_id
+            if event.failure is not None:
+                host.tool_call_failed(call_id, event.tool_name, event.failure.message[:LONGEST_TEXT])
+                return
             host.tool_call_completed(call_id, event.tool_name, str(event.output)[:LONGEST_TEXT])
         elif event.type == "tool_usage_error":
             call_id = event.started_event_id or event.event_id

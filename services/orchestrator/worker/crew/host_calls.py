@@ -28,16 +28,8 @@ class HostCalls:
         self._ask = ask
         self._notify = notify
 
-    def complete(
-        self, completion: inference_pb2.Completion, agent_role: str, occurrence: int, time_left: float | None = None
-    ) -> inference_pb2.CompleteResponse:
-        """Return the model's answer: its text or the tools it calls.
-
-        Equal requests differ in `occurrence`. `time_left` is the agent's, in seconds.
-        """
-        request = Complete(
-            completion=completion, agent_role=storable(agent_role), occurrence=occurrence, time_left=time_left
-        )
+    def complete(self, request: Complete) -> inference_pb2.CompleteResponse:
+        """Return the model's answer: its text or the tools it calls."""
         return self._ask(CrewRequest(complete=request)).complete
 
     def embed(self, model: str, texts: Iterable[str]) -> list[list[float]]:

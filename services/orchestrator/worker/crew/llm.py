@@ -16,11 +16,20 @@ from pydantic import BaseModel, PrivateAttr
 
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1.model_pb2 import Model
+from coxswain.orchestrator.worker.link_pb2 import Complete
 from services.common.grpc.json_values import to_struct
-from services.orchestrator.domain.crew import AgentSpec
+from services.orchestrator.domain.crew import AgentSpec, ModelCallSettings, ToolCalling
 from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.content import UnfitContent, content_parts, text_of
 from services.orchestrator.worker.crew.deadline import out_of_time, remaining_time
+from services.orchestrator.worker.crew.usable_answers import (
+    OBSERVATION,
+    Reader,
+    Unusable,
+    quoted,
+    read_in_words,
+    schema_reader,
+)
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.text import storable, storable_json
 
@@ -43,6 +52,7 @@ _ROLES = {
     "function": pb.MESSAGE_ROLE_TOOL,
 }
 
+T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -61,6 +71,9 @@ class HostLLM(BaseLLM):
     _agent: str = PrivateAttr()
     _role: str = PrivateAttr()
     _sampling: pb.Sampling | None = PrivateAttr(default=None)
+    _settings: ModelCallSettings = PrivateAttr()
+    _tries: int = PrivateAttr(default=3)
+    """Answers that may lack the form that was asked for until it is given up."""
     # CrewAI hands back a tool call's id, name and arguments; providers may want more.
     _provider_states: dict[str, str] = PrivateAttr(default_factory=dict)
     # By the id of each tool call of the answer that the thinking led to.
@@ -90,6 +103,9 @@ class HostLLM(BaseLLM):
         llm._model = attempt.session.model(model)
         llm._agent = agent
         llm._role = role
+        llm._settings = attempt.session.spec.model_calls_of(agent)
+        if agent:
+            llm._tries = attempt.session.agent(agent).max_retries + 1
         limit = llm._model.max_input_tokens
         llm._window = _Window(int(limit * _USABLE_SHARE) if limit else _BOUNDLESS_WINDOW)
         return llm
@@ -101,7 +117,7 @@ class HostLLM(BaseLLM):
 
     def supports_function_calling(self) -> bool:
         """Whether the model calls tools by itself; else CrewAI asks for them in words."""
-        return self._model.capabilities.tools
+        return self._model.capabilities.tools and self._settings.tool_calling is not ToolCalling.IN_WORDS
 
     def supports_stop_words(self) -> bool:
         """Never: CrewAI's stop word may be part of an answer, and its parser manages without."""
@@ -154,7 +170,7 @@ class HostLLM(BaseLLM):
         tools: list[dict[str, Any]] | None = None,
         callbacks: list[Any] | None = None,  # noqa: ARG002 - the host counts tokens
         available_functions: dict[str, Any] | None = None,  # noqa: ARG002 - the executor runs tools
-        from_task: Any = None,  # noqa: ARG002 - the attempt knows its task
+        from_task: Any = None,
         from_agent: Any = None,
         response_model: type[BaseModel] | None = None,
     ) -> str | Any:
@@ -164,30 +180,104 @@ class HostLLM(BaseLLM):
             HookAborted: the task has to end.
             LLMContextLengthExceededError: the conversation does not fit the model.
             TaskError: the call failed in a way that may pass; the agent tries again.
-            ValueError: the answer does not follow `response_model`.
+            ValueError: the answer does not follow `response_model`, and no task's result depends on it.
         """
+        role = getattr(from_agent, "role", None) or self._role
+        if response_model is not None:
+            return self.structured(messages, response_model, role=role, is_result=from_task is not None, tools=tools)
+        if tools is None and self._offers_tools_in_words(from_agent):
+            return self._until_usable(messages, read_in_words, role, stop=[OBSERVATION], is_result=True)
+        answer = self._ask(messages, tools, role)
+        return [self._openai_tool_call(call) for call in answer.tool_calls] or answer.text
+
+    def structured(
+        self,
+        messages: str | list[Any],
+        response_model: type[BaseModel],
+        *,
+        role: str = "",
+        is_result: bool,
+        tools: list[dict[str, Any]] | None = None,
+    ) -> BaseModel | list[dict[str, Any]]:
+        """Return an answer that follows a schema; the model is told what is wrong with one that does not.
+
+        Raises what `call` does.
+        """
+        return self._until_usable(
+            messages, schema_reader(response_model), role, tools=tools, schema=response_model, is_result=is_result
+        )
+
+    def _offers_tools_in_words(self, agent: Any) -> bool:
+        executor = getattr(agent, "agent_executor", None)
+        return not self.supports_function_calling() and bool(getattr(executor, "original_tools", None))
+
+    def _until_usable(
+        self, messages: str | list[Any], read: Reader[T], role: str, *, is_result: bool, **asked: Any
+    ) -> T | list[dict[str, Any]]:
+        """Return what `read` makes of an answer, asking again while it cannot; `asked` is of `_ask`."""
+        conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+        left = self._tries
+        while True:
+            answer = self._ask(conversation, role=role, **asked)
+            if answer.tool_calls:
+                return [self._openai_tool_call(call) for call in answer.tool_calls]
+            try:
+                return read(answer.text)
+            except Unusable as error:
+                left -= 1
+                if not left:
+                    raise self._unusable(answer, error, is_result=is_result) from error
+                conversation.append({"role": "assistant", "content": answer.text})
+                conversation.append({"role": "user", "content": error.request})
+
+    def _unusable(self, answer: pb.CompleteResponse, error: Unusable, *, is_result: bool) -> Exception:
+        cut = "; it was cut off at the largest number of tokens" if _is_cut_off(answer) else ""
+        message = (
+            f'the answer of the model "{self.model}" does not have the form that was asked for, not even after it was '
+            f"told so: {error}{cut}; ask for something simpler or choose another model. The answer was: "
+            f"{quoted(answer.text)}"
+        )
+        return self._attempt.fail(TaskError("TASK_FAILED", message, fatal=True)) if is_result else ValueError(message)
+
+    def _ask(
+        self,
+        messages: str | list[Any],
+        tools: list[dict[str, Any]] | None = None,
+        role: str = "",
+        *,
+        schema: type[BaseModel] | None = None,
+        stop: Sequence[str] = (),
+    ) -> pb.CompleteResponse:
         self._attempt.check()
         self._wait_for_turn()
-        completion = self._completion(messages, tools, response_model)
-        role = getattr(from_agent, "role", None) or self._role
+        completion = self._completion(messages, tools, schema, stop)
         window = self._window.tokens
         try:
-            with self._attempt.occurrences.question(_key_of(completion)) as occurrence:
-                answer = self._attempt.host.complete(completion, role, occurrence, remaining_time())
+            answer = self._answer_from_host(completion, role)
         except TaskError as error:
             if error.reason == "CONTEXT_WINDOW_EXCEEDED":
                 if not self._window.refused(self.get_input_tokens_count(messages, tools), window):
                     raise self._fits_in_no_way() from error
                 raise LLMContextLengthExceededError(error.message) from error
             raise
-        if answer.tool_calls:
-            self._provider_states |= {call.id: call.provider_state for call in answer.tool_calls if call.provider_state}
-            thinking = list(answer.thinking)
-            self._thinking |= {call.id: thinking for call in answer.tool_calls if thinking}
-            return [self._openai_tool_call(call) for call in answer.tool_calls]
-        if response_model is not None:
-            return self._validate_structured_output(answer.text, response_model)
-        return answer.text
+        self._provider_states |= {call.id: call.provider_state for call in answer.tool_calls if call.provider_state}
+        thinking = list(answer.thinking)
+        self._thinking |= {call.id: thinking for call in answer.tool_calls if thinking}
+        if not answer.tool_calls and _is_cut_off(answer):
+            self._attempt.cut_off.append(answer.text.strip())
+        return answer
+
+    def _answer_from_host(self, completion: pb.Completion, role: str) -> pb.CompleteResponse:
+        with self._attempt.occurrences.question(_key_of(completion)) as occurrence:
+            request = Complete(
+                completion=completion,
+                agent_role=storable(role),
+                occurrence=occurrence,
+                time_left=remaining_time(),
+                timeout=self._settings.timeout,
+                first_token_timeout=self._settings.first_token_timeout,
+            )
+            return self._attempt.host.complete(request)
 
     def _wait_for_turn(self) -> None:
         pacer = self._attempt.session.pacer(self._agent)
@@ -269,8 +359,15 @@ class HostLLM(BaseLLM):
         )
 
     def _completion(
-        self, messages: str | list[Any], tools: list[dict[str, Any]] | None, response_model: type[BaseModel] | None
+        self,
+        messages: str | list[Any],
+        tools: list[dict[str, Any]] | None,
+        response_model: type[BaseModel] | None,
+        stop: Sequence[str],
     ) -> pb.Completion:
+        sampling = pb.Sampling(stop=stop)
+        if self._sampling is not None:
+            sampling.MergeFrom(self._sampling)
         return pb.Completion(
             model=self.model,
             messages=self._messages(messages, tools or ()),
@@ -280,7 +377,7 @@ class HostLLM(BaseLLM):
                 if response_model is not None and self._model.capabilities.json_schema
                 else None
             ),
-            sampling=self._sampling,
+            sampling=sampling if sampling.ByteSize() else None,
         )
 
 
@@ -323,6 +420,10 @@ class _Window:
 
 def _key_of(completion: pb.Completion) -> str:
     return hashlib.sha256(completion.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _is_cut_off(answer: pb.CompleteResponse) -> bool:
+    return answer.finish_reason == pb.FINISH_REASON_LENGTH
 
 
 def _is_json_but_no_object(arguments: str) -> bool:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from crewai import CrewOutput
+from crewai import Crew, CrewOutput
 from crewai.events.stream_context import add_stream_sink, reset_stream_sinks
 from crewai.hooks.dispatch import HookAborted
 from crewai.utilities.exceptions.context_window_exceeding_exception import LLMContextLengthExceededError
@@ -22,10 +22,13 @@ from services.orchestrator.worker.crew.events import tool_events
 from services.orchestrator.worker.crew.llm import HostLLM
 from services.orchestrator.worker.crew.material import materials_of
 from services.orchestrator.worker.crew.session import Session
+from services.orchestrator.worker.crew.usable_answers import quoted
 from services.orchestrator.worker.link.crew_end import LinkClosed
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.text import storable, storable_json
 
+_REFUSED = "Task failed guardrail validation"
+"""How CrewAI says that a guardrail has refused a result for the last time."""
 _MAX_NESTING = 24
 """Messages may be nested 100 deep, and each level of JSON takes three of them."""
 
@@ -47,7 +50,7 @@ def run_task(session: Session, index: int, request: RunTask) -> TaskOutput:
         built = build_task(attempt, context=request.context, plan=request.plan, revision=revision)
         if built.memory is not None and request.attempt > 1:
             built.memory.forget_earlier_attempts()
-        result = built.crew.kickoff()
+        result = _kick_off(attempt, built.crew)
         assert isinstance(result, CrewOutput)  # the crew does not stream
         output = result.tasks_output[-1]
         if spec.output_schema is not None and output.pydantic is None:
@@ -58,6 +61,7 @@ def run_task(session: Session, index: int, request: RunTask) -> TaskOutput:
             text=storable(output.raw),
             structured=_structured(output.pydantic) if output.pydantic else None,
             agent_role=storable(output.agent),
+            cut_off=bool(output.raw.strip()) and any(text.endswith(output.raw.strip()) for text in attempt.cut_off),
         )
 
     return _finish(attempt, work)
@@ -72,6 +76,17 @@ def save_result(session: Session, index: int, result: TaskOutput) -> None:
     attempt = TaskAttempt(session, index, session.spec.tasks[index].name)
     memory = build_memory(attempt, approved=True)
     _finish(attempt, lambda: memory.save_approved(result.text, result.agent_role))
+
+
+def _kick_off(attempt: TaskAttempt, crew: Crew) -> object:
+    try:
+        return crew.kickoff()
+    except HookAborted:
+        raise
+    except Exception as error:
+        if not str(error).startswith(_REFUSED):
+            raise
+        raise TaskError("TASK_FAILED", f"{error}. The result was: {quoted(attempt.refused_result)}") from error
 
 
 def _structured(result: BaseModel) -> Struct:

@@ -11,7 +11,7 @@ from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.worker.link_pb2 import EvaluateCondition, OpenSession, RunTask
 from services.common.clock import utc_now
 from services.common.grpc.json_values import to_value
-from services.orchestrator.domain.crew import Process
+from services.orchestrator.domain.crew import OnCutOff, Process
 from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, TaskOutput
 from services.orchestrator.domain.task_order import models_of
 from services.orchestrator.messages.crews import spec_to_proto
@@ -21,7 +21,7 @@ from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServerLost
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
-from services.orchestrator.worker.host.model_calls import ModelCalls
+from services.orchestrator.worker.host.model_calls import ModelCalls, TimeLimits
 from services.orchestrator.worker.host.model_waits import ModelWaits, Patience
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder
@@ -182,7 +182,11 @@ class CrewSession:
     async def _journal(self, task: TaskProgress) -> TaskJournal:
         """Return what earlier attempts at a task have learnt."""
         store, execution_id = self._context.store, self._execution.id
-        journal = TaskJournal(task.ref, salt=task.declined.id if task.declined else "")
+        journal = TaskJournal(
+            task.ref,
+            fails_if_cut_off=not task.is_plan and self._state.spec.tasks[task.index].on_cut_off is OnCutOff.FAIL,
+            salt=task.declined.id if task.declined else "",
+        )
         if task.attempt > 1 or self._execution.resumed_from:
             # Only then is everything stored that the attempt before has learnt. A first attempt need not wait: nothing
             # that it does is stored before its start.
@@ -228,7 +232,7 @@ class CrewSession:
                 self._principal,
                 self._waits,
                 retry_seconds=retry_seconds,
-                call_timeout=context.settings.model_call_seconds,
+                time_limits=TimeLimits(context.settings.model_call_seconds, context.settings.model_first_token_seconds),
                 usage=self._state.usage,
                 labels={"crew": spec.name},
             ),

@@ -1,6 +1,8 @@
 """Serves the model calls and embeddings of a crew process: each answer that was paid for is kept."""
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import grpc
 
@@ -8,7 +10,7 @@ from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import inference_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.worker.link_pb2 import Complete
-from services.common.errors import CoxswainError, FailedPrecondition, Unavailable
+from services.common.errors import CoxswainError, DeadlineExceeded, FailedPrecondition, Unavailable
 from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
 from services.orchestrator.worker.host.fenced_write import FencedWrite
@@ -24,6 +26,21 @@ _MOST_BLANK_ANSWERS = 3
 """Calls after which a model that answers nothing is believed."""
 
 
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """How many seconds a model call may take in all, and until its answer begins."""
+
+    call: float
+    first_token: float
+
+    def of(self, asked: Complete) -> "TimeLimits":
+        """Return the limits of a call, which are these where it sets none."""
+        return TimeLimits(
+            asked.timeout if asked.HasField("timeout") else self.call,
+            asked.first_token_timeout if asked.HasField("first_token_timeout") else self.first_token,
+        )
+
+
 class ModelCalls:
     """The inference service as one execution calls it."""
 
@@ -35,19 +52,19 @@ class ModelCalls:
         waits: ModelWaits,
         *,
         retry_seconds: float,
-        call_timeout: float,
+        time_limits: TimeLimits,
         usage: UsageTotal,
         labels: Mapping[str, str],
     ) -> None:
-        """`retry_seconds` is for how long an absent service is asked again, `call_timeout` how many seconds one model
-        call may take; what model calls use is added to `usage`. `labels` are what they are summed by later.
+        """`retry_seconds` is for how long an absent service is asked again, `time_limits` are for model
+        calls that set none; what model calls use is added to `usage`. `labels` are what they are summed by later.
         """
         self._inference = inference
         self._recorder = recorder
         self._principal = principal
         self._waits = waits
         self._retry_seconds = retry_seconds
-        self._call_timeout = call_timeout
+        self._time_limits = time_limits
         self._usage = usage
         self._labels = labels
 
@@ -97,14 +114,14 @@ class ModelCalls:
         before = self._recorder.last_sequence
         call_id = self._start(journal.task, request)
         try:
-            answer = await self._stream(journal.task, call_id, request.completion)
+            answer = await self._stream(journal.task, call_id, request)
         except BaseException as error:
             message = error.message if isinstance(error, CoxswainError) else "the call was given up"
             failed = execution_pb2.LlmCallFailed(call_id=call_id, message=message)
             self._recorder.add(journal.task, failed, call_id=call_id)
             self._recorder.prune_chunks(call_id, before)
             raise
-        fault = fault_of(answer, request.completion.model)
+        fault = fault_of(answer, request.completion.model, cut_off_counts=journal.fails_if_cut_off)
         self._keep(journal, call_id, answer, None if fault else key)
         self._recorder.prune_chunks(call_id, before)
         if fault is not None:
@@ -119,15 +136,16 @@ class ModelCalls:
         self._recorder.add(task, started, call_id=call_id)
         return call_id
 
-    async def _stream(self, task: TaskRef, call_id: str, completion: pb.Completion) -> Answer:
+    async def _stream(self, task: TaskRef, call_id: str, asked: Complete) -> Answer:
         answer = Answer()
+        completion, limits = asked.completion, self._time_limits.of(asked)
         request = pb.StreamCompleteRequest(completion=completion)
         request.completion.labels.update(self._labels)
         # Crews choose a temperature for all their agents: a model that takes none runs without it.
         request.completion.drop_unsupported_parameters = True
-        call = self._inference.StreamComplete(request, timeout=self._call_timeout)
+        call = self._inference.StreamComplete(request, timeout=limits.call)
         try:
-            async for delta in call:
+            async for delta in _begun_in_time(call, limits.first_token, completion.model):
                 answer.add(delta)
                 kind = delta.WhichOneof("delta")
                 if kind == "text":
@@ -135,10 +153,7 @@ class ModelCalls:
                 elif kind == "reasoning":
                     self._recorder.chunk(task, call_id, reasoning=delta.reasoning)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.INTERNAL:
-                message = error.details() or "the model's answer broke off"
-                raise Unavailable(message, reason="UPSTREAM_BAD_RESPONSE") from error
-            raise from_rpc_error(error, "models") from error
+            raise _as_failure(error, completion.model, limits) from error
         finally:
             call.cancel()
         if not answer.finished:
@@ -181,3 +196,31 @@ async def _not_blank(call: Callable[[], Awaitable[Answer]]) -> Answer:
             if error.reason != "ANSWER_BLANK":
                 raise
     return await call()
+
+
+async def _begun_in_time(
+    call: AsyncIterable[pb.StreamCompleteResponse], seconds: float, model: str
+) -> AsyncIterator[pb.StreamCompleteResponse]:
+    """Yield what a call streams. Raises DeadlineExceeded when nothing has come of it for `seconds`."""
+    deltas = aiter(call)
+    try:
+        async with asyncio.timeout(seconds):
+            delta = await anext(deltas, None)
+    except TimeoutError:
+        message = f'the model "{model}" did not begin to answer within {seconds:g} s'
+        raise DeadlineExceeded(message, reason="UPSTREAM_UNAVAILABLE") from None
+    while delta is not None:
+        yield delta
+        delta = await anext(deltas, None)
+
+
+def _as_failure(error: grpc.aio.AioRpcError, model: str, limits: TimeLimits) -> CoxswainError:
+    match error.code():
+        case grpc.StatusCode.INTERNAL:
+            return Unavailable(error.details() or "the model's answer broke off", reason="UPSTREAM_BAD_RESPONSE")
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            # Whose clock was faster does not matter: a model that takes too long is called again.
+            message = f'the model "{model}" did not finish its answer within {limits.call:g} s'
+            return DeadlineExceeded(message, reason="UPSTREAM_UNAVAILABLE")
+        case _:
+            return from_rpc_error(error, "models")

@@ -55,6 +55,8 @@ def canonical_request(completion: pb.Completion) -> dict[str, Any]:
         request["max_output_tokens"] = completion.sampling.max_output_tokens
     if completion.sampling.reasoning_effort:
         request["reasoning_effort"] = completion.sampling.reasoning_effort
+    if completion.sampling.stop:
+        request["stop"] = list(completion.sampling.stop)
     return request
 
 
@@ -90,8 +92,11 @@ def _canonical_tool_call(call: pb.ToolCall) -> dict[str, str]:
     return document | ({"provider_state": call.provider_state} if call.provider_state else {})
 
 
-def fault_of(answer: "Answer", model: str) -> FailedPrecondition | None:
-    """Return why an agent cannot use an answer; None when it can."""
+def fault_of(answer: "Answer", model: str, *, cut_off_counts: bool = False) -> FailedPrecondition | None:
+    """Return why an agent cannot use an answer; None when it can.
+
+    `cut_off_counts` says whether it cannot use one that ended at the largest number of tokens.
+    """
     said = answer.text.strip()
     if answer.finish_reason == pb.FINISH_REASON_CONTENT_FILTER:
         words = f': "{said[:_MOST_QUOTED]}"' if said else ""
@@ -99,6 +104,13 @@ def fault_of(answer: "Answer", model: str) -> FailedPrecondition | None:
             f'the model "{model}" refused to answer, or its provider withheld the answer{words}; '
             "change what is asked, or choose another model",
             reason="MODEL_REFUSED",
+            metadata={"model": model},
+        )
+    if cut_off_counts and answer.finish_reason == pb.FINISH_REASON_LENGTH:
+        return FailedPrecondition(
+            f'an answer of the model "{model}" was cut off at the largest number of tokens; ask for less, let it write '
+            f'more, or choose another model. It ended with: "{said[-_MOST_QUOTED:]}"',
+            reason="ANSWER_CUT_OFF",
             metadata={"model": model},
         )
     if answer.tool_calls or any(character.isprintable() and not character.isspace() for character in said):
@@ -150,7 +162,9 @@ class Answer:
     def to_proto(self) -> pb.CompleteResponse:
         """Return what the crew process gets."""
         calls = [call for _, call in sorted(self.tool_calls.items())]
-        return pb.CompleteResponse(text=self.text, tool_calls=calls, thinking=self.thinking)
+        return pb.CompleteResponse(
+            text=self.text, tool_calls=calls, thinking=self.thinking, finish_reason=self.finish_reason
+        )
 
     def to_bytes(self) -> bytes:
         """Return what is kept for a later attempt."""

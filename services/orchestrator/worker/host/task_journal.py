@@ -14,6 +14,8 @@ class TaskJournal:
     """
 
     task: TaskRef
+    fails_if_cut_off: bool = False
+    """Whether an answer that ends at the largest number of tokens is of no use."""
     salt: str = ""
     """Makes the requests of a task that a person has declined differ from those before."""
     journaled_responses: dict[tuple[str, int], bytes] = field(default_factory=dict)

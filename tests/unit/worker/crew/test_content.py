@@ -112,6 +112,7 @@ from crewai.hooks.dispatch import HookAborted
 from google.protobuf.json_format import MessageToDict
 from coxswain.models.v1.inference_pb2 import CompleteResponse
 from coxswain.models.v1.model_pb2 import Capabilities, Model
+from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.worker.crew.llm import HostLLM
 from services.orchestrator.worker.crew.occurrences import Occurrences
 
@@ -119,15 +120,17 @@ def attempt(model):
     said = SimpleNamespace(
         sent=[], failure=None, materials=[], check=lambda: None, occurrences=Occurrences()
     )
-    def complete(completion, role, occurrence):
-        said.sent.append(MessageToDict(completion.messages[0]))
+    def complete(request):
+        said.sent.append(MessageToDict(request.completion.messages[0]))
         return CompleteResponse(text="seen")
     def fail(error):
         said.failure = [error.reason, error.message, error.fatal]
         return HookAborted(error.message, source="test")
     said.host = SimpleNamespace(complete=complete)
     said.fail = fail
-    said.session = SimpleNamespace(model=lambda name: model, pacer=lambda name: None)
+    said.session = SimpleNamespace(
+        model=lambda name: model, pacer=lambda name: None, spec=CrewSpec("crew", (), ())
+    )
     return said
 
 told = {}

@@ -16,7 +16,7 @@ from services.orchestrator.domain.execution import ModelWait, Usage
 from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
-from services.orchestrator.worker.host.model_calls import ModelCalls
+from services.orchestrator.worker.host.model_calls import ModelCalls, TimeLimits
 from services.orchestrator.worker.host.model_waits import ModelWaits, Patience
 from services.orchestrator.worker.host.recorder import TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
@@ -153,7 +153,7 @@ class World:
             principal,
             self.waits,
             retry_seconds=5,
-            call_timeout=10,
+            time_limits=TimeLimits(call=10, first_token=5),
             usage=self.usage,
             labels={"crew": "brief"},
         )

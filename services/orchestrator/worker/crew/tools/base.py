@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Self
 
 from crewai.tools import BaseTool
+from crewai.tools.tool_failure import ToolFailure
 from pydantic import PrivateAttr
 
 from services.orchestrator.domain.tool import Tool
@@ -33,7 +34,12 @@ class JournaledTool(BaseTool):
     @classmethod
     def build(cls, tool: Tool, config: dict[str, Any], attempt: "TaskAttempt", arguments: type[Any]) -> Self:
         """Return the tool as the catalogue describes it, with a crew's settings; `arguments` is a pydantic model."""
-        built = cls(name=tool.name, description=tool.description, args_schema=arguments)
+        built = cls(
+            name=tool.name,
+            description=tool.description,
+            args_schema=arguments,
+            cache_function=_is_worth_keeping,
+        )
         built._attempt = attempt
         built._config = config
         built._idempotent = tool.idempotent
@@ -47,7 +53,7 @@ class JournaledTool(BaseTool):
             ToolFailed: it cannot be done with these arguments.
         """
 
-    def _run(self, **arguments: Any) -> str:
+    def _run(self, **arguments: Any) -> str | ToolFailure:
         attempt: TaskAttempt = self._attempt
         canonical = json.dumps([self.name, arguments], sort_keys=True, default=str)
         digest = sha256(canonical.encode()).hexdigest()
@@ -66,7 +72,10 @@ class JournaledTool(BaseTool):
         return _outcome(output, error)
 
 
-def _outcome(output: str, error: str) -> str:
-    if error:
-        raise ToolFailed(error)
-    return output
+def _outcome(output: str, error: str) -> str | ToolFailure:
+    # CrewAI calls a tool up to six times that raises an exception and was asked for in words.
+    return ToolFailure(message=f"Error executing tool: {error}") if error else output
+
+
+def _is_worth_keeping(_arguments: Any, outcome: Any) -> bool:
+    return not isinstance(outcome, ToolFailure)

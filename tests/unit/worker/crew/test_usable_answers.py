@@ -1,0 +1,237 @@
+"""Answers without the form that was asked for: the model is told what is wrong, and the answer stands in the error."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from coxswain.models.v1.model_pb2 import Capabilities
+from services.orchestrator.domain.crew import (
+    AgentSpec,
+    CrewSpec,
+    MemorySpec,
+    ModelCallSettings,
+    Process,
+    TaskSpec,
+    ToolCalling,
+    ToolSpec,
+)
+from services.orchestrator.worker.host.crew_process import ForkServer
+from services.orchestrator.worker.link.errors import TaskError
+from tests.unit.worker.crew.scripted_host import CAPABLE, PLAIN, Json, ScriptedHost, answer, said, segment, text_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+AGENT = AgentSpec("reader", "Reader", "Read", model="m")
+CALCULATING = replace(AGENT, tools=(ToolSpec("calculator"),))
+TASK = TaskSpec("read", "Read.", "Facts", "reader")
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "score": {"type": "integer"}},
+    "required": ["name", "score"],
+}
+GOOD = json.dumps({"name": "Ada", "score": 3})
+SORRY = "I am sorry, here is no JSON."
+HIGH = '{"name": "Ada", "score": "high"}'
+
+
+def crew(task: TaskSpec = TASK, agent: AgentSpec = AGENT, **fields: Any) -> CrewSpec:
+    return CrewSpec("crew", (agent,), (task,), model="m", **fields)
+
+
+def host_of(*answers: str) -> ScriptedHost:
+    said_next: Iterator[str] = iter(answers)
+    return ScriptedHost(lambda _: answer(next(said_next)))
+
+
+@pytest.mark.parametrize("agent", [AGENT, CALCULATING], ids=["structured", "converted"])
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (SORRY, "holds no JSON object"),
+        (HIGH, "score: input should be a valid integer"),
+        ('{"name": "Ada"}', "score: is missing"),
+        ('Here: {"name": "Ada", "score": }', "holds no JSON object"),
+    ],
+)
+async def test_the_next_request_holds_the_answer_and_what_is_wrong_with_it(
+    fork_server: ForkServer, agent: AgentSpec, first: str, told: str
+) -> None:
+    host = host_of(first, GOOD)
+    async with segment(fork_server, host, crew(replace(TASK, output_schema=SCHEMA), agent)) as run:
+        assert (await run.task(0)).structured == {"name": "Ada", "score": 3}
+    asked, again = map(said, host.requests)
+    assert told in again
+    assert first in again
+    assert told not in asked
+
+
+@pytest.mark.parametrize("agent", [AGENT, CALCULATING], ids=["structured", "converted"])
+async def test_after_the_last_try_the_answer_stands_in_the_error(fork_server: ForkServer, agent: AgentSpec) -> None:
+    host = host_of(*[HIGH] * 9)
+    async with segment(fork_server, host, crew(replace(TASK, output_schema=SCHEMA), agent)) as run:
+        with pytest.raises(TaskError, match="score: input should be a valid integer") as failed:
+            await run.task(0)
+    assert HIGH in failed.value.message
+    assert "pydantic" not in failed.value.message
+    assert (failed.value.reason, failed.value.fatal) == ("TASK_FAILED", True)
+    assert len({said(request) for request in host.requests}) == len(host.requests) <= 4
+
+
+async def test_an_agent_has_as_many_tries_as_its_retries(fork_server: ForkServer) -> None:
+    host = host_of(*[SORRY] * 9)
+    spec = crew(replace(TASK, output_schema=SCHEMA), replace(AGENT, max_retries=0))
+    async with segment(fork_server, host, spec) as run:
+        with pytest.raises(TaskError, match="I am sorry"):
+            await run.task(0)
+    assert len(host.requests) == 1
+
+
+async def test_json_in_a_fence_is_no_reason_to_ask_again(fork_server: ForkServer) -> None:
+    host = host_of(f"Of course!\n```json\n{GOOD}\n```\nAnything else?")
+    async with segment(fork_server, host, crew(replace(TASK, output_schema=SCHEMA))) as run:
+        assert (await run.task(0)).structured == {"name": "Ada", "score": 3}
+
+
+async def test_a_judge_is_told_what_is_wrong_with_its_verdict(fork_server: ForkServer) -> None:
+    verdicts = iter(["Looks fine to me.", json.dumps({"valid": True, "feedback": None})])
+    host = ScriptedHost(lambda request: answer(next(verdicts) if "Guardrail Agent" in said(request) else "The result."))
+    async with segment(fork_server, host, crew(replace(TASK, guardrails=("Short.",)))) as run:
+        assert (await run.task(0)).text == "The result."
+    assert len(host.requests) == 3, "the agent does not do its work again"
+    assert "Looks fine to me." in said(host.requests[-1])
+
+
+async def test_a_result_that_a_guardrail_refuses_for_good_stands_in_the_error(fork_server: ForkServer) -> None:
+    refusal = json.dumps({"valid": False, "feedback": "Too short."})
+    host = ScriptedHost(
+        lambda request: answer(refusal if "Guardrail Agent" in said(request) else "The result as it is.")
+    )
+    spec = crew(replace(TASK, guardrails=("Long.",), guardrail_max_retries=1))
+    async with segment(fork_server, host, spec) as run:
+        with pytest.raises(TaskError, match="Too short") as failed:
+            await run.task(0)
+    assert "The result as it is." in failed.value.message
+    again = [said(request) for request in host.requests if "Guardrail Agent" not in said(request)][1]
+    assert "Too short." in again
+    assert "The result as it is." in again
+
+
+async def test_memory_that_cannot_be_analysed_does_not_end_the_task(fork_server: ForkServer) -> None:
+    host = ScriptedHost(lambda _: answer("No JSON, whatever you ask."))
+    spec = crew(memory=MemorySpec(enabled=True, analysis=True))
+    async with segment(fork_server, host, spec) as run:
+        assert (await run.task(0)).text == "No JSON, whatever you ask."
+
+
+# ---- tools in words
+
+ACTION = 'Thought: I have to reckon.\nAction: calculator\nAction Input: {"expression": "6*7"}'
+FINAL = "Thought: I now know the final answer\nFinal Answer: It is 42."
+
+
+def observed(request: Json) -> list[str]:
+    """What the model is told that its calls in words have come to."""
+    said_before = [text_of(message) for message in request["messages"] if message["role"] == "assistant"]
+    return [text for text in said_before if "\nObservation:" in text]
+
+
+@pytest.mark.parametrize(
+    ("first", "capabilities", "settings"),
+    [
+        (ACTION, PLAIN, ModelCallSettings()),
+        (ACTION, CAPABLE, ModelCallSettings(tool_calling=ToolCalling.IN_WORDS)),
+        (f"{ACTION}\nObservation: 41\nThought: So be it.\nFinal Answer: It is 41.", PLAIN, ModelCallSettings()),
+        (ACTION.replace('{"expression": "6*7"}', "{'expression': '6*7',}"), PLAIN, ModelCallSettings()),
+    ],
+    ids=["unable", "by choice", "makes results up", "sloppy"],
+)
+async def test_a_tool_is_called_in_words(
+    fork_server: ForkServer, first: str, capabilities: Capabilities, settings: ModelCallSettings
+) -> None:
+    host = ScriptedHost(lambda request: answer(FINAL if observed(request) else first))
+    async with segment(
+        fork_server, host, crew(agent=CALCULATING, model_calls=settings), capabilities=capabilities
+    ) as run:
+        assert (await run.task(0)).text == "It is 42."
+    assert "tools" not in host.requests[0]
+    assert host.requests[0]["stop"] == ["\nObservation:"]
+    assert len(host.calls("end_tool")) == 1
+    assert "42" in observed(host.requests[-1])[0]
+
+
+async def test_a_call_in_words_that_cannot_be_read_is_answered(fork_server: ForkServer) -> None:
+    replies = iter(["Thought: Hm.\nAction: calculator", ACTION, FINAL])
+    host = ScriptedHost(lambda _: answer(next(replies)))
+    async with segment(fork_server, host, crew(agent=CALCULATING), capabilities=PLAIN) as run:
+        assert (await run.task(0)).text == "It is 42."
+    assert '"Action:" has to be followed by "Action Input:"' in said(host.requests[1])
+    assert len(host.calls("end_tool")) == 1
+
+
+async def test_a_model_that_never_gets_the_form_right_is_quoted(fork_server: ForkServer) -> None:
+    host = ScriptedHost(lambda _: answer("Thought: Hm.\nAction: calculator"))
+    async with segment(fork_server, host, crew(agent=CALCULATING), capabilities=PLAIN) as run:
+        with pytest.raises(TaskError, match="Action: calculator"):
+            await run.task(0)
+    assert len(host.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("action", "told"),
+    [
+        (ACTION.replace("calculator", "search_the_internet"), "calculator"),
+        (ACTION.replace('{"expression": "6*7"}', '["oops"]'), "Action Input"),
+        (ACTION.replace("6*7", "6/0"), "Error executing tool"),
+    ],
+    ids=["unknown tool", "no object", "failing tool"],
+)
+async def test_odd_calls_in_words_are_answered_and_no_tool_runs_twice(
+    fork_server: ForkServer, action: str, told: str
+) -> None:
+    replies = iter([action, FINAL])
+    host = ScriptedHost(lambda _: answer(next(replies)))
+    async with segment(fork_server, host, crew(agent=CALCULATING), capabilities=PLAIN) as run:
+        assert (await run.task(0)).text == "It is 42."
+    assert told in said(host.requests[-1])
+    assert len(host.calls("end_tool")) == ("6/0" in action)
+
+
+async def test_an_answer_without_the_form_is_the_result_as_with_crewai(fork_server: ForkServer) -> None:
+    host = ScriptedHost(lambda _: answer("It is 42."))
+    async with segment(fork_server, host, crew(agent=CALCULATING), capabilities=PLAIN) as run:
+        assert (await run.task(0)).text == "It is 42."
+
+
+async def test_a_manager_delegates_in_words(fork_server: ForkServer) -> None:
+    delegate = (
+        'Action: Delegate work to coworker\nAction Input: {"task": "Find it.", "context": "None", "coworker": "Reader"}'
+    )
+
+    def reply(request: Json) -> Json:
+        if "You are Reader" in said(request):
+            return answer("Found by the reader.")
+        return answer(FINAL if observed(request) else delegate)
+
+    host = ScriptedHost(reply)
+    spec = crew(replace(TASK, agent=""), process=Process.HIERARCHICAL, manager_model="m")
+    async with segment(fork_server, host, spec, capabilities=PLAIN) as run:
+        assert (await run.task(0)).text == "It is 42."
+    assert "Found by the reader." in observed(host.requests[-1])[0]
+
+
+# ---- limits and cut off answers
+
+
+async def test_a_call_carries_the_limits_of_its_agent_or_crew(fork_server: ForkServer) -> None:
+    host = ScriptedHost(lambda _: answer("Done."))
+    spec = crew(
+        agent=replace(AGENT, model_calls=ModelCallSettings(timeout=30)),
+        model_calls=ModelCallSettings(timeout=60, first_token_timeout=5),
+    )
+    async with segment(fork_server, host, spec) as run:
+        await run.task(0)
+    (call,) = host.calls("complete")
+    assert (call.timeout, call.first_token_timeout) == (30, 5)
