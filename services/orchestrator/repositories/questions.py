@@ -70,7 +70,9 @@ class QuestionRepository:
         """Return the indices of an execution's tasks whose results a person has declined."""
         rows = await self._connection.execute(
             select(questions.c.task_index).where(
-                questions.c.execution_id == execution_id, questions.c.state == QuestionState.DECLINED
+                questions.c.execution_id == execution_id,
+                questions.c.state == QuestionState.DECLINED,
+                questions.c.answered_by != "",
             )
         )
         return frozenset(rows.scalars())

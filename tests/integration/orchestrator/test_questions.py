@@ -329,36 +329,33 @@ async def test_another_group_sees_and_answers_nothing(harness: Harness, worker: 
     assert await worker.row(execution_id) == before
 
 
-@pytest.mark.parametrize("running", [False, True])
-@pytest.mark.parametrize("action", list(OnDeadline))
-async def test_a_deadline_answers_once_with_its_action(
-    harness: Harness, worker: Worker, action: OnDeadline, running: bool
-) -> None:
+async def test_a_deadline_answers_once_with_its_action(harness: Harness, worker: Worker) -> None:
     inbox = questions_of(harness)
-    made = await start(harness)
-    await worker.claim(made.id)
-    ask = worker.ask if running else worker.park
-    due = await ask(made.id, 1, deadline_at=utc_now() - timedelta(seconds=1), on_deadline=action)
     _, later = await parked(harness, worker, deadline_at=utc_now() + timedelta(hours=1))
-    await asyncio.gather(*(housekeeping(harness) for _ in range(3)))
-    question = (await inbox.GetQuestion(pb.GetQuestionRequest(id=due))).question
     expected = {
         OnDeadline.DECLINE: (state_pb.QUESTION_STATE_DECLINED, "QUEUED", "nobody answered until the deadline"),
         OnDeadline.CANCEL: (state_pb.QUESTION_STATE_CANCELLED, "CANCELLED", ""),
         OnDeadline.ACCEPT_DEFAULT: (state_pb.QUESTION_STATE_ACCEPTED, "QUEUED", ""),
     }
-    state, left, reason = expected[action]
-    assert (question.state, question.answered_by, question.decline_reason) == (state, "", reason)
-    assert question.HasField("answer_time")
-    row = await worker.row(made.id)
-    assert row.state == ("RUNNING" if running else left)
-    if running:
-        assert (row.cancel_requested_at is not None) == (action is OnDeadline.CANCEL)
-    events = await last_events(harness, made.id, 2)
-    assert (events[0].question_answered.state, events[0].question_answered.subject) == (state, "")
-    assert [event.WhichOneof("event") for event in events].count("question_answered") == 1
-    with refused(CODE.FAILED_PRECONDITION, "QUESTION_STATE"):
-        await inbox.AnswerQuestion(accepting(due))
+    for action, (state, left, reason) in expected.items():
+        for running in (False, True):
+            made = await start(harness)
+            await worker.claim(made.id)
+            ask = worker.ask if running else worker.park
+            due = await ask(made.id, 1, deadline_at=utc_now() - timedelta(seconds=1), on_deadline=action)
+            await asyncio.gather(*(housekeeping(harness) for _ in range(3)))
+            question = (await inbox.GetQuestion(pb.GetQuestionRequest(id=due))).question
+            assert (question.state, question.answered_by, question.decline_reason) == (state, "", reason)
+            assert question.HasField("answer_time")
+            row = await worker.row(made.id)
+            assert row.state == ("RUNNING" if running else left)
+            if running:
+                assert (row.cancel_requested_at is not None) == (action is OnDeadline.CANCEL)
+            events = await last_events(harness, made.id, 2)
+            assert (events[0].question_answered.state, events[0].question_answered.subject) == (state, "")
+            assert [event.WhichOneof("event") for event in events].count("question_answered") == 1
+            with refused(CODE.FAILED_PRECONDITION, "QUESTION_STATE"):
+                await inbox.AnswerQuestion(accepting(due))
     assert (await inbox.GetQuestion(pb.GetQuestionRequest(id=later))).question.state == state_pb.QUESTION_STATE_OPEN
 
 

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from coxswain.orchestrator.v1 import crew_pb2
+from coxswain.orchestrator.v1 import crew_pb2, question_pb2
 from coxswain.orchestrator.v1 import execution_pb2 as pb
+from services.common.clock import utc_now
 from services.orchestrator.domain.execution import ExecutionState
+from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.settings import OrchestratorSettings
 from tests.integration.orchestrator.support import (
     create_crew,
     crews,
     executions_of,
+    questions_of,
     spec,
     start,
     start_request,
@@ -75,3 +79,49 @@ async def test_housekeeping_of_two_replicas_ends_an_execution_once(replicas: Pai
         await asyncio.gather(*(replica.services["orchestrator"]._housekeeping.once() for replica in replicas))  # type: ignore[attr-defined]
         row = await worker.row(made.id)
         assert (row.state, row.last_sequence) == (ExecutionState.CANCELLED, 3)
+
+
+async def test_questions_of_many_writers_are_seen_at_both_replicas_once_and_in_order(
+    replicas: Pair, postgres_url: str
+) -> None:
+    """Writers hold their transactions open for different times, so that they do not commit in the order they began."""
+    async with working(replicas[0], postgres_url) as worker:
+        made = [await start(replicas[n % 2]) for n in range(6)]
+        for each in made:
+            await worker.claim(each.id)
+
+        async def write(execution_id: str) -> None:
+            """Ask three questions, answer one and let the end of the execution close the others."""
+            asked = [await worker.ask(execution_id, index) for index in range(3)]
+            accepted = question_pb2.AnswerQuestionRequest(id=asked[1], accept=question_pb2.AcceptQuestion())
+            await questions_of(replicas[1]).AnswerQuestion(accepted)
+            async with worker.database.write() as connection:
+                await ExecutionRepository(connection).end(execution_id, ExecutionState.FAILED, None, utc_now())
+                # Others have their turn before this one commits.
+                await asyncio.sleep(0.02)
+            worker.bus.publish(Hint(HintKind.QUESTIONS_CHANGED, execution_id))
+
+        async def watch(replica: Harness) -> list[tuple[int, str, int]]:
+            """Watch in short pieces, each from where the last one ended."""
+            seen: list[tuple[int, str, int]] = []
+            while len(seen) < 36:
+                request = question_pb2.WatchQuestionsRequest(after_sequence=seen[-1][0] if seen else first)
+                call = questions_of(replica).WatchQuestions(request)
+                for _ in range(min(7, 36 - len(seen))):
+                    change = await call.read()
+                    assert isinstance(change, question_pb2.WatchQuestionsResponse)
+                    seen.append((change.sequence, change.question.id, change.question.state))
+                call.cancel()
+            return seen
+
+        # From 0 on a watch would begin with what is open at that moment.
+        settled = await start(replicas[0])
+        await worker.ask(settled.id, 0)
+        first = 1
+        async with asyncio.timeout(60):
+            watches = asyncio.gather(*(watch(replica) for replica in replicas))
+            await asyncio.gather(*(write(each.id) for each in made))
+            one, other = await watches
+    assert one == other
+    assert [sequence for sequence, _, _ in one] == list(range(2, 38))
+    assert len({question_id for _, question_id, _ in one}) == 18

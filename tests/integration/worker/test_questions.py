@@ -219,3 +219,9 @@ async def test_the_deadline_of_a_task_is_kept(
     if reason:
         assert (ended.error.task_name, "Is it short?" in ended.error.message) == ("draft", True)
         assert (await installation.tasks(execution.id))[0].state == S.TASK_STATE_FAILED
+        # Whoever resumes it is asked about the same result again, which is not paid for twice.
+        resume = execution_pb2.ResumeExecutionRequest(id=execution.id)
+        resumed = (await installation.executions().ResumeExecution(resume)).execution
+        again, _ = await asked(installation, resumed.id)
+        assert again.result.text == "A draft."
+        assert len(installation.llm.calls_where(route="chat")) == 1

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from services.common.errors import FieldViolation
 from services.orchestrator.domain.crew import (
     AgentSpec,
+    ApprovalSpec,
     CrewSpec,
     KnowledgeSpec,
     MemorySpec,
@@ -184,6 +185,13 @@ def test_a_crew_larger_than_allowed_is_refused() -> None:
     spec = crew(knowledge=(KnowledgeSpec("k", "é" * 1000),))
     assert fields(spec, max_bytes=2000) == ["spec"]
     assert fields(spec, max_bytes=20_000) == []
+
+
+def test_settings_of_an_approval_without_one_are_refused() -> None:
+    # A result that everybody thinks is approved must not go on unseen.
+    asked = task("read", approval=ApprovalSpec(deadline=60))
+    assert fields(crew(asked)) == ["spec.tasks[0].approval"]
+    assert fields(crew(replace(asked, human_approval=True))) == []
 
 
 def test_what_has_no_effect_is_warned_of() -> None:

@@ -8,8 +8,9 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coxswain.common.v1 import access_pb2
 from coxswain.memory.v1 import memory_pb2
-from coxswain.orchestrator.v1 import crew_pb2
+from coxswain.orchestrator.v1 import crew_pb2, question_state_pb2
 from services.common.errors import InvalidArgument
 from services.common.grpc.json_values import from_value, to_value
 from services.orchestrator.domain.crew import CrewSpec
@@ -63,17 +64,24 @@ AGENTS = st.builds(
     CHECKS, NAMES, TOOLS, KNOWLEDGE, st.integers(0, 100), st.none() | st.floats(0, 2), st.none() | st.integers(1, 9),
     st.booleans(),
 )  # fmt: skip
+APPROVALS = st.builds(
+    lambda name, role, seconds, action: crew_pb2.ApprovalSpec(
+        question=name, role=role, deadline=None if seconds is None else Duration(seconds=seconds), on_deadline=action
+    ),
+    NAMES, st.sampled_from([access_pb2.ROLE_OPERATOR, access_pb2.ROLE_EDITOR, access_pb2.ROLE_ADMIN]),
+    st.none() | st.integers(1, 99), st.sampled_from(question_state_pb2.OnDeadline.values()[1:]),
+)  # fmt: skip
 TASKS = st.builds(
-    lambda checks, name, context, tools, schema, retries, flag: crew_pb2.TaskSpec(
+    lambda checks, name, context, tools, schema, retries, flag, approval: crew_pb2.TaskSpec(
         name=name, description=name, expected_output=name, agent=name,
         context=None if context is None else crew_pb2.TaskContext(tasks=context), tools=tools,
         output_schema=None if schema is None else struct(schema), guardrails=context or [],
         guardrail_max_retries=retries, async_execution=flag, human_approval=not flag, markdown=flag,
-        checks=checks, condition=name if flag else "",
+        approval=approval, checks=checks, condition=name if flag else "",
         on_cut_off=crew_pb2.ON_CUT_OFF_FAIL if flag else crew_pb2.ON_CUT_OFF_UNSPECIFIED,
     ),
     CHECKS, NAMES, st.none() | st.lists(NAMES, max_size=2), TOOLS, st.none() | OBJECTS, st.integers(0, 9),
-    st.booleans(),
+    st.booleans(), st.none() | APPROVALS,
 )  # fmt: skip
 CREWS = st.builds(
     lambda name, agents, tasks, process, memory, knowledge: crew_pb2.CrewSpec(
