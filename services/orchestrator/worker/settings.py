@@ -4,6 +4,9 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.settings import DatabaseUrl
+from services.orchestrator.worker.link.limits import CrewLimits
+
+_LIMITS = CrewLimits()
 
 
 class WorkerSettings(BaseSettings):
@@ -87,9 +90,22 @@ class WorkerSettings(BaseSettings):
         description="How many hosts in a row may die while they run an execution, none of which finished a task; then "
         "it fails with WORKER_LOST_REPEATEDLY. Hosts that were told to stop do not count.",
     )
+    crew_memory_mib: int = Field(
+        _LIMITS.memory_mib,
+        ge=16,
+        description="MiB of memory a crew process may use beyond what it shares with the others; on Linux.",
+    )
+    crew_threads: int = Field(_LIMITS.threads, ge=8, description="Threads a crew process may have.")
+    crew_open_files: int = Field(_LIMITS.open_files, ge=32, description="Files a crew process may have open.")
+    crew_file_mib: int = Field(_LIMITS.file_mib, ge=1, description="MiB of a file that a crew process writes.")
     crew_process_attempts: int = Field(
         3, ge=1, description="How often a task is started again after its crew process died, before it fails."
     )
+
+    @property
+    def crew_limits(self) -> CrewLimits:
+        """What each crew process may use."""
+        return CrewLimits(self.crew_memory_mib, self.crew_threads, self.crew_open_files, self.crew_file_mib)
 
     @model_validator(mode="after")
     def _heartbeats_fit_the_lease(self) -> "WorkerSettings":

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import kubernetes_validate
 import pytest
 
+from services.orchestrator.worker.settings import WorkerSettings
 from tests.unit.deploy.manifests import (
     K8S,
     OLDEST_KUBERNETES,
@@ -16,6 +17,8 @@ from tests.unit.deploy.manifests import (
     render,
 )
 
+_HOST_MIB = 700
+"""A host and its fork server, generously."""
 DEPLOYMENTS = (*SERVERS, "worker")
 
 
@@ -68,6 +71,14 @@ def secrets_of(pod: Document) -> set[str]:
 def test_everything_is_valid(documents: list[Document]) -> None:
     for document in documents:
         kubernetes_validate.validate(document, OLDEST_KUBERNETES, strict=True)
+
+
+def test_a_worker_that_hangs_is_started_again_and_its_crews_fit_its_memory(of_kind: Named) -> None:
+    worker = container(of_kind("Deployment")["worker"])
+    assert worker["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "metrics"}
+    variables = {variable["name"]: variable.get("value", "") for variable in worker["env"]}
+    crews = int(variables["COXSWAIN_WORKER_CREW_MEMORY_MIB"]) * WorkerSettings().slots
+    assert crews + _HOST_MIB <= int(worker["resources"]["limits"]["memory"].removesuffix("Gi")) * 1024
 
 
 def test_without_tls_servers_are_probed_by_grpc() -> None:
@@ -187,7 +198,8 @@ def test_probes_meet_ports_and_speak_what_the_listeners_speak(pods: dict[str, Do
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             if probe in only:
                 assert "grpc" not in only[probe], "Kubernetes' gRPC probes cannot speak TLS"
-                assert only[probe]["tcpSocket"]["port"] in ports
+                asked = only[probe].get("tcpSocket") or only[probe]["httpGet"]
+                assert asked["port"] in ports
 
 
 def test_workers_scale_by_themselves(of_kind: Named) -> None:

@@ -7,19 +7,32 @@ from coxswain.orchestrator.worker.link_pb2 import CrewReply, HostRequest, Verdic
 from services.common.child_process import BadFrame
 from services.orchestrator.worker.crew import runner
 from services.orchestrator.worker.crew.conditions import condition_holds
-from services.orchestrator.worker.crew.guard import refuse_network
+from services.orchestrator.worker.crew.guard import close_off
+from services.orchestrator.worker.crew.limits import impose, limit_error
 from services.orchestrator.worker.crew.session import Session
 from services.orchestrator.worker.link.crew_end import CrewEnd
+from services.orchestrator.worker.link.limits import OUT_OF_MEMORY_STATUS, CrewLimits
 
 
 def serve(connection: socket.socket) -> int:
     """Serve one segment and return the exit status."""
     _silence()
-    refuse_network()
+    limits = CrewLimits.read(os.environ)
+    impose(limits)
+    close_off()
     link = CrewEnd(connection)
     session: Session | None = None
 
     def answer(request: HostRequest) -> CrewReply:
+        try:
+            return do(request)
+        except Exception as error:
+            exceeded = limit_error(error, limits)
+            if exceeded is None:
+                raise
+            raise exceeded from error
+
+    def do(request: HostRequest) -> CrewReply:
         nonlocal session
         match request.WhichOneof("request"):
             case "open_session":
@@ -42,6 +55,8 @@ def serve(connection: socket.socket) -> int:
         link.serve(answer)
     except BadFrame:
         return 1
+    except MemoryError:
+        return OUT_OF_MEMORY_STATUS
     return 0
 
 

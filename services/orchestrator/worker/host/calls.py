@@ -8,6 +8,7 @@ from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
 from services.common.errors import CoxswainError
 from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
+from services.orchestrator.worker.host.metrics import CALLS
 from services.orchestrator.worker.host.model_calls import ModelCalls
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_calls import ToolCalls
@@ -54,7 +55,8 @@ class CrewCalls:
     async def serve(self, request: CrewRequest) -> HostReply:
         """Answer one call of the crew process."""
         try:
-            with self._activity.work(request.task):
+            kind = request.WhichOneof("request")
+            with CALLS.labels(kind).track_inprogress(), self._activity.work(request.task):
                 return await self._serve(self._journals[request.task], request)
         except CoxswainError as error:
             if request.HasField("complete"):

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from services.orchestrator.worker.link.limits import CrewLimits
+
 _KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SYSTEMROOT", "LD_LIBRARY_PATH", "PYTHONHASHSEED")
 # Lets coverage measurement see crew processes; set by nothing but test runs.
 _KEPT_PREFIXES = ("COVERAGE_", "COV_CORE_")
@@ -27,7 +29,9 @@ _QUIET = {
 }
 
 
-def crew_environment(home: Path, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+def crew_environment(
+    home: Path, limits: CrewLimits | None = None, environment: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Return the environment to start the fork server with. CrewAI's files go below `home`."""
     given = os.environ if environment is None else environment
     kept = {name: value for name, value in given.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
@@ -35,6 +39,7 @@ def crew_environment(home: Path, environment: Mapping[str, str] | None = None) -
     return (
         kept
         | _QUIET
+        | (limits or CrewLimits()).environment
         | {
             "HOME": str(home),
             "CREWAI_STORAGE_DIR": str(home / "storage"),

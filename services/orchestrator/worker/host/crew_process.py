@@ -25,7 +25,7 @@ from coxswain.orchestrator.worker.link_pb2 import (
     RunTask,
 )
 from services.orchestrator.worker.link.errors import TaskError
-from services.orchestrator.worker.link.host_end import Handler, HostEnd
+from services.orchestrator.worker.link.host_end import CrewProcessLost, Handler, HostEnd
 
 logger = structlog.get_logger(__name__)
 
@@ -39,20 +39,31 @@ class ForkServerLost(ConnectionError):
     """The fork server ended; crew processes died with it."""
 
 
+class Life:
+    """How long a crew process lives, and how it has ended."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.status: int | None = None
+        """Its exit status (negative: the signal that ended it) once it has ended, if anybody knows."""
+        self.over = asyncio.Event()
+
+
 class CrewProcess:
     """One crew process. `close` lets it end, `kill` ends it at once.
 
     Its methods raise TaskError if a request cannot be done, and CrewProcessLost if the process ends before.
     """
 
-    def __init__(self, pid: int, link: HostEnd, server: "ForkServer") -> None:
-        self.pid = pid
+    def __init__(self, life: Life, link: HostEnd, server: "ForkServer") -> None:
+        self.pid = life.pid
+        self._life = life
         self._link = link
         self._server = server
 
     async def open_session(self, request: OpenSession) -> None:
         """Hand over what its tasks share; always the first request."""
-        await self._link.call(HostRequest(open_session=request))
+        await self._ask(HostRequest(open_session=request))
 
     async def run_task(self, index: int, request: RunTask) -> TaskOutput:
         """Have it do one task, and return the output."""
@@ -71,10 +82,18 @@ class CrewProcess:
         await self._link.call(HostRequest(task=index, save_result=result))
 
     async def _call(self, request: HostRequest) -> CrewReply:
-        reply = await self._link.call(request)
+        reply = await self._ask(request)
         if reply.WhichOneof("reply") != request.WhichOneof("request"):
             raise TaskError("INTERNAL", "the crew process replied with something else than the request needs")
         return reply
+
+    async def _ask(self, request: HostRequest) -> CrewReply:
+        try:
+            return await self._link.call(request)
+        except CrewProcessLost as lost:
+            await self._server.gone(self.pid, _CLOSE_SECONDS)
+            lost.status = self._life.status
+            raise
 
     async def close(self) -> None:
         """Let it end, and wait until it is gone; one that does not end is killed."""
@@ -96,8 +115,8 @@ class ForkServer:
         self._environment = environment
         self._python = python
         self._tokens = itertools.count(1)
-        self._forking: dict[int, asyncio.Future[int]] = {}
-        self._living: dict[int, asyncio.Event] = {}
+        self._forking: dict[int, asyncio.Future[Life]] = {}
+        self._living: dict[int, Life] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -161,7 +180,7 @@ class ForkServer:
         try:
             with theirs:
                 self._send({"fork": token}, theirs.fileno())
-                pid = await forked
+                life = await forked
         except BaseException:
             ours.close()
             raise
@@ -170,7 +189,12 @@ class ForkServer:
         ours.setblocking(False)
         link = HostEnd(ours, handler, on_failure)
         await link.open()
-        return CrewProcess(pid, link, self)
+        return CrewProcess(life, link, self)
+
+    @property
+    def living(self) -> list[int]:
+        """Process ids of the crew processes there are."""
+        return list(self._living)
 
     async def kill(self, pid: int) -> None:
         """End a crew process and wait until it is gone."""
@@ -186,11 +210,11 @@ class ForkServer:
 
     async def gone(self, pid: int, seconds: float) -> bool:
         """Wait for the end of a crew process for a while; return whether it has come."""
-        gone = self._living.get(pid)
-        if gone is None:
+        life = self._living.get(pid)
+        if life is None:
             return True
         try:
-            await asyncio.wait_for(gone.wait(), seconds)
+            await asyncio.wait_for(life.over.wait(), seconds)
         except TimeoutError:
             return False
         return True
@@ -242,8 +266,8 @@ class ForkServer:
                 if not waiting.done():
                     waiting.set_exception(lost)
                     waiting.exception()  # read, so that asyncio does not report it when no caller waits
-            for gone in self._living.values():
-                gone.set()
+            for life in self._living.values():
+                life.over.set()
             self._living.clear()
 
     def _take(self, message: dict[str, int], ready: asyncio.Future[None]) -> None:
@@ -251,13 +275,14 @@ class ForkServer:
             if not ready.done():
                 ready.set_result(None)
         elif "forked" in message:
-            self._living[message["pid"]] = asyncio.Event()
+            life = self._living[message["pid"]] = Life(message["pid"])
             forked = self._forking.get(message["forked"])
             if forked is None or forked.cancelled():
                 self._send({"kill": message["pid"]})  # its caller has gone
             else:
-                forked.set_result(message["pid"])
+                forked.set_result(life)
         elif "exited" in message:
-            gone = self._living.pop(message["exited"], None)
-            if gone is not None:
-                gone.set()
+            ended = self._living.pop(message["exited"], None)
+            if ended is not None:
+                ended.status = message["status"]
+                ended.over.set()

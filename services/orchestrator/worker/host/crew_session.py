@@ -1,6 +1,7 @@
 """The crew process of one run: forked when it is needed, and again when it dies."""
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,6 +22,7 @@ from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServerLost
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
+from services.orchestrator.worker.host.metrics import CREW_LOSSES
 from services.orchestrator.worker.host.model_calls import ModelCalls, TimeLimits
 from services.orchestrator.worker.host.model_waits import ModelWaits, Patience
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
@@ -32,6 +34,7 @@ from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_calls import ToolCalls
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.host_end import CrewProcessLost
+from services.orchestrator.worker.link.limits import OUT_OF_MEMORY_STATUS
 
 logger = structlog.get_logger(__name__)
 
@@ -117,6 +120,7 @@ class CrewSession:
         work: Callable[[CrewProcess], Awaitable[T]],
         begin: Callable[[TaskProgress], Awaitable[TaskJournal]] | None = None,
     ) -> T:
+        cause = "unknown"
         for _ in range(self._context.settings.crew_process_attempts):
             journal = await (begin or self._begin)(task)
             crew: _Crew | None = None
@@ -127,13 +131,16 @@ class CrewSession:
                     return await work(crew.process)
             except TaskError as error:
                 raise _failed(task, error.reason, error.message) from error
-            except CrewProcessLost:
-                logger.warning("crew_process_lost", execution_id=self._execution.id, task=task.index)
-                await self._discard(crew)
+            except CrewProcessLost as lost:
+                cause = await self._lose(task, crew, lost)
             except ForkServerLost:
+                cause = "fork server"
                 await asyncio.sleep(_FORK_AGAIN_SECONDS)
         raise _failed(
-            task, "TASK_FAILED", "the process that ran the crew died repeatedly; its memory limit might be too low"
+            task,
+            "TASK_FAILED",
+            f"the process that ran the crew died {self._context.settings.crew_process_attempts} times "
+            f"(the last time: {cause}); its host may be short of memory",
         )
 
     async def condition_holds(self, task: TaskProgress, request: EvaluateCondition) -> bool:
@@ -153,9 +160,8 @@ class CrewSession:
             except TimeoutError:
                 await self._discard(crew)
                 break
-            except CrewProcessLost:
-                logger.warning("crew_process_lost", execution_id=self._execution.id, task=task.index)
-                await self._discard(crew)
+            except CrewProcessLost as lost:
+                await self._lose(task, crew, lost)
             except ForkServerLost:
                 await asyncio.sleep(_FORK_AGAIN_SECONDS)
         raise _failed(task, "TASK_FAILED", "the task's condition could not be evaluated in time; say it more simply")
@@ -212,6 +218,17 @@ class CrewSession:
                 self._crew = await self._fork()
             return self._crew
 
+    async def _lose(self, task: TaskProgress, crew: _Crew | None, lost: CrewProcessLost) -> str:
+        """Note that the process died of a task, and return why. Raises Failed if trying again would not help."""
+        cause = _cause(lost.status)
+        CREW_LOSSES.labels(cause).inc()
+        logger.warning("crew_process_lost", execution_id=self._execution.id, task=task.index, cause=cause)
+        await self._discard(crew)
+        if lost.status == OUT_OF_MEMORY_STATUS:
+            limit = self._context.settings.crew_limits.out_of_memory()
+            raise _failed(task, limit.reason, limit.message) from lost
+        return cause
+
     async def _discard(self, crew: _Crew | None) -> None:
         if crew is not None and self._crew is crew:
             self._crew = None
@@ -265,3 +282,12 @@ class CrewSession:
 
 def _failed(task: TaskProgress, reason: str, message: str) -> Failed:
     return Failed(ExecutionError(reason, message, task.name), None if task.is_plan else task.index)
+
+
+def _cause(status: int | None) -> str:
+    """Return why a crew process has ended, in one of a few words."""
+    if status is None:
+        return "unknown"
+    if status == OUT_OF_MEMORY_STATUS:
+        return "memory"
+    return signal.Signals(-status).name if status < 0 else "exit"

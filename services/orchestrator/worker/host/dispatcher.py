@@ -58,6 +58,11 @@ class Dispatcher:
                 await once(self._cancel, "cancel_executions")
                 await subscription.take(self._context.settings.safety_read_seconds)
 
+    @property
+    def running(self) -> int:
+        """How many executions occupy a slot."""
+        return len(self._taken)
+
     def stop_all(self) -> None:
         """Stop what runs because this host cannot be sure that it still has it."""
         for run in self._runs.values():

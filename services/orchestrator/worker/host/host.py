@@ -30,6 +30,7 @@ from services.orchestrator.worker.host.crew_process import ForkServer
 from services.orchestrator.worker.host.dispatcher import Dispatcher
 from services.orchestrator.worker.host.lease import LeaseKeeper
 from services.orchestrator.worker.host.lease_connection import LeaseConnection
+from services.orchestrator.worker.host.metrics import BUSY, CREW_MEMORY, SILENCE, SLOTS, proportional_memory
 from services.orchestrator.worker.host.model_lookup import ModelLookup
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_store import RunStore
@@ -55,7 +56,7 @@ class WorkerHost:
             else RemoteHintBus(runtime.peers.channel("orchestrator"), self.executor_id)
         )
         self._home = CrewHome(runtime.data_dir / "crewai")
-        self._fork_server = ForkServer(crew_environment(self._home.path))
+        self._fork_server = ForkServer(crew_environment(self._home.path, settings.crew_limits))
         self._lease = LeaseKeeper(
             LeaseConnection(
                 make_url(settings.direct_database_url) if settings.direct_database_url else runtime.database.url,
@@ -85,6 +86,7 @@ class WorkerHost:
         self._dispatcher = Dispatcher(self.executor_id, context, self._lease)
         self._recovery = SegmentRecovery(self._store, LeaseStore(runtime.database), self.executor_id, self._bus)
         self._background = BackgroundTasks()
+        self._measure()
 
     async def start(self) -> None:
         """Warm up, then begin to take executions.
@@ -109,6 +111,12 @@ class WorkerHost:
 
     def _stop_all(self) -> None:
         self._dispatcher.stop_all()
+
+    def _measure(self) -> None:
+        SLOTS.set(self._settings.slots)
+        BUSY.set_function(lambda: self._dispatcher.running)
+        SILENCE.set_function(lambda: self.silent_seconds)
+        CREW_MEMORY.set_function(lambda: proportional_memory(self._fork_server.living))
 
     @property
     def silent_seconds(self) -> float:

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 import structlog
-from prometheus_client import Counter
 from sqlalchemy.exc import DBAPIError
 
-logger = structlog.get_logger(__name__)
+from services.orchestrator.worker.host.metrics import LEASE_LOSSES
 
-LOSSES = Counter("coxswain_worker_lease_losses", "Times this host has lost its lease and ended its crew processes.")
+logger = structlog.get_logger(__name__)
 
 _SAFETY = 0.2
 """Share of the lease before whose end crew processes have to be gone: others may take over right at the end."""
@@ -133,7 +132,7 @@ class LeaseKeeper:
         if self._good_until is None:
             return  # there was none
         self._good_until = None
-        LOSSES.inc()
+        LEASE_LOSSES.inc()
         logger.warning("lease_lost", why=why)
         self._on_loop(self._stop)
 

@@ -6,6 +6,7 @@ from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.worker.host.dead_hosts import DeadHosts
+from services.orchestrator.worker.host.metrics import TAKEOVERS
 from services.orchestrator.worker.host.run_store import RunStore
 
 logger = structlog.get_logger(__name__)
@@ -33,6 +34,7 @@ class SegmentRecovery:
         if not found.dead:
             return
         given_back = await self._store.take_over(found.dead)
+        TAKEOVERS.inc(len(given_back))
         logger.info("taking_over", executor_ids=sorted(found.dead), executions=len(given_back))
         await self._leases.forget(found.leases)
         for execution_id in given_back:

@@ -24,6 +24,9 @@ _READ_BYTES = 256 * 1024
 class CrewProcessLost(ConnectionError):
     """The crew process ended, or sent something that is not a valid frame."""
 
+    status: int | None = None
+    """Its exit status (negative: the signal that ended it), if it is known."""
+
 
 class HostEnd:
     """Calls a crew process and serves its calls with one handler.

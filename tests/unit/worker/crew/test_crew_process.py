@@ -22,7 +22,7 @@ from services.orchestrator.domain.crew import (
     ToolSpec,
 )
 from services.orchestrator.domain.execution import TaskOutput
-from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServer
+from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServer, Life
 from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.crew.scripted_host import (
     PLAIN,
@@ -559,7 +559,7 @@ async def test_a_reply_to_something_else_is_an_error() -> None:
         async def call(self, _: HostRequest) -> CrewReply:
             return CrewReply(make_plan=Plan())
 
-    process = CrewProcess(1, cast("Any", Link()), cast("Any", None))
+    process = CrewProcess(Life(1), cast("Any", Link()), cast("Any", None))
     assert await process.make_plan() == Plan()
     with pytest.raises(TaskError, match="something else"):
         await process.run_task(0, RunTask())

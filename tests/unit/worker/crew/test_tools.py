@@ -109,9 +109,9 @@ def test_a_text_is_counted() -> None:
 def test_crew_processes_are_kept_off_the_network() -> None:
     code = """
 import socket
-from services.orchestrator.worker.crew.guard import refuse_network
+from services.orchestrator.worker.crew.guard import close_off
 one, other = socket.socketpair()
-refuse_network()
+close_off()
 one.sendall(b"links still work")
 assert other.recv(100) == b"links still work"
 for attempt in (

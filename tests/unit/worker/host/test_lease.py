@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import Self
 
-from services.orchestrator.worker.host.lease import LOSSES, LeaseKeeper
+from services.orchestrator.worker.host.lease import LeaseKeeper
+from services.orchestrator.worker.host.metrics import LEASE_LOSSES
 from tests.unit.worker.waiting import PATIENCE, until
 
 TTL = 10.0
@@ -109,7 +110,7 @@ async def test_an_error_nobody_foresaw_does_not_end_the_renewals() -> None:
 
 
 async def test_a_lease_that_cannot_be_renewed_is_lost_before_others_may_think_so_and_counted_once() -> None:
-    before = LOSSES._value.get()
+    before = LEASE_LOSSES._value.get()
     async with Keeping() as keeping:
         keeping.line.error = ConnectionError("gone")
         keeping.clock.now += TTL * 0.75
@@ -121,7 +122,7 @@ async def test_a_lease_that_cannot_be_renewed_is_lost_before_others_may_think_so
         keeping.clock.now += TTL
         await keeping.tried()
         assert keeping.lost == 1
-        assert LOSSES._value.get() == before + 1
+        assert LEASE_LOSSES._value.get() == before + 1
         keeping.line.error = None
         await asyncio.wait_for(keeping.keeper.held.wait(), PATIENCE)
 
