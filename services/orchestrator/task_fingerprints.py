@@ -9,6 +9,7 @@ from typing import Any
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, Process, TaskSpec
 from services.orchestrator.domain.task_order import context_of
 from services.orchestrator.placeholders import placeholders
+from services.orchestrator.task_sources import inputs_of_condition
 
 # Names tell parts of a crew apart, limits say how long is tried, `approval` says how people are asked: another value
 # does not make a result another one.
@@ -76,8 +77,10 @@ def _fingerprint(parts: Sequence[_Part], inputs: Mapping[str, str]) -> Fingerpri
 
 
 def _task_part(spec: CrewSpec, index: int) -> _Part:
-    document = _without(asdict(spec.tasks[index]), _TASK_LEAVES_OUT)
-    return _Part.of(document | {"context": [spec.tasks[earlier].name for earlier in context_of(spec, index)]})
+    task = spec.tasks[index]
+    context = [spec.tasks[earlier].name for earlier in context_of(spec, index)]
+    part = _Part.of(_without(asdict(task), _TASK_LEAVES_OUT) | {"context": context})
+    return _Part(part.digest, part.names | set(inputs_of_condition(task.condition)))
 
 
 def _agents_of(spec: CrewSpec, task: TaskSpec) -> list[AgentSpec]:

@@ -82,7 +82,7 @@ class ExecutionContinuer:
         execution = _continued(ended, wanted, principal)
         _check_task(ended.next_spec, wanted.from_task)
         await self._starter.refuse_faults(ended.next_spec, execution.inputs, execution.model, execution.limits)
-        # A document and its inputs may be megabytes.
+        # A document and its inputs may be megabytes, and conditions are parsed.
         plan = await asyncio.to_thread(self._plan, ended, execution, wanted)
         if ended.execution.state is ExecutionState.SUCCEEDED and set(plan.reuse) == {TaskReuse.COPIED}:
             raise FailedPrecondition(

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from services.orchestrator.domain.continuation import TaskReuse
 from services.orchestrator.domain.crew import CrewSpec
-from services.orchestrator.domain.execution import TaskRun, TaskState
-from services.orchestrator.domain.task_order import context_of
+from services.orchestrator.domain.execution import TaskRun
 from services.orchestrator.task_fingerprints import Fingerprint
+from services.orchestrator.task_sources import results_used
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ def decide_reuse(
 ) -> list[TaskReuse]:
     """Return what becomes of each task of a crew, in its order. Tasks of both executions are matched by name.
 
-    A task is copied when it has finished, nothing that it is made from has changed, and every task whose result it gets
-    is copied as well. `from_task` runs whatever there is of it; empty means that none is named.
+    A task is copied when it has finished or was skipped, nothing that it is made from has changed, and every task whose
+    result it uses is copied as well. `from_task` runs whatever there is of it; empty means that none is named.
     """
     decided: list[TaskReuse] = []
     for index, task in enumerate(spec.tasks):
@@ -33,13 +33,13 @@ def decide_reuse(
             decided.append(TaskReuse.REQUESTED)
         elif before is None:
             decided.append(TaskReuse.NEW)
-        elif before.run.state is not TaskState.SUCCEEDED:
+        elif not before.run.state.done:
             decided.append(TaskReuse.UNFINISHED)
         elif before.fingerprint.definition != fingerprints[index].definition:
             decided.append(TaskReuse.DEFINITION_CHANGED)
         elif before.fingerprint.inputs != fingerprints[index].inputs:
             decided.append(TaskReuse.INPUTS_CHANGED)
-        elif any(decided[other] is not TaskReuse.COPIED for other in context_of(spec, index)):
+        elif any(decided[other] is not TaskReuse.COPIED for other in results_used(spec, index)):
             decided.append(TaskReuse.CONTEXT_CHANGED)
         else:
             decided.append(TaskReuse.COPIED)
@@ -77,7 +77,7 @@ def decide_journals(
         if before.run.task_index in declined or not goes_on(before.run):
             continue
         answers[before.run.task_index] = index
-        same_context = all(reuse[other] is TaskReuse.COPIED for other in context_of(spec, index))
+        same_context = all(reuse[other] is TaskReuse.COPIED for other in results_used(spec, index))
         if before.fingerprint == fingerprints[index] and same_context:
             tools[before.run.task_index] = index
     return JournalReuse(answers, tools)

@@ -170,6 +170,29 @@ async def test_what_was_used_counts_against_the_limits_of_a_resumed_execution_al
     assert (forked.state, forked.usage.llm_calls) == (S.EXECUTION_STATE_SUCCEEDED, 1)
 
 
+async def test_a_retry_of_a_task_repeats_neither_its_tools_nor_what_its_host_had_asked(host: Installation) -> None:
+    call = ToolCall(name="calculator", arguments={"expression": "1 + 2"})
+    host.llm.on(Reply(tool_calls=[call]), route="chat", last_role="user")
+    host.llm.on(Reply(text="3"), route="chat", times=1)
+    host.llm.on(Reply(text="It is 3.", hang=True), route="chat", times=1)
+    host.llm.on(Reply(text="It is 3."), route="chat")
+    spec = crew()
+    del spec.tasks[1:]
+    spec.agents[0].tools.add(name="calculator")
+    spec.tasks[0].checks.add(matches="^It is")
+    await host.hosts(2)
+    execution = await host.start(spec)
+    await host.llm.wait_for_calls(1, hanging=True)
+    assert len(models(host)) == 4, "a tool and an answer, and the same again with what was wrong"
+    victim = await host.holder()
+    victim.kill()
+    await victim.ended()
+    ended = await host.finished(execution.id)
+    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, "It is 3.")
+    assert len(models(host)) == 5, "only the call that had no answer"
+    assert (await host.journaled_tools(execution.id), ended.usage.tool_calls, ended.usage.llm_calls) == (1, 1, 4)
+
+
 async def test_a_fork_survives_its_host_and_repeats_nothing(host: Installation) -> None:
     host.llm.on(Reply(text="Well done."), route="chat")
     done = await host.finished((await host.start(crew())).id)

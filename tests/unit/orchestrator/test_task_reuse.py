@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from services.orchestrator.domain.continuation import TaskReuse
 from services.orchestrator.domain.crew import (
     AgentSpec,
+    ApprovalSpec,
     CrewSpec,
     KnowledgeSpec,
     MemorySpec,
+    OutputCheck,
     Process,
     TaskSpec,
     ToolSpec,
@@ -101,6 +103,8 @@ def test_an_input_runs_again_what_names_it() -> None:
         {"output_schema": {"type": "object"}},
         {"guardrails": ("Short.",)},
         {"human_approval": True},
+        {"checks": (OutputCheck(matches="x"),)},
+        {"condition": "true"},
         {"markdown": True},
         {"context": ()},
     ],
@@ -110,7 +114,13 @@ def test_a_changed_task_runs_again(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"async_execution": True, "context": ("read",)}, {"guardrail_max_retries": 9}, {"context": ("read",)}]
+    "fields",
+    [
+        {"async_execution": True, "context": ("read",)},
+        {"guardrail_max_retries": 9},
+        {"context": ("read",)},
+        {"approval": ApprovalSpec("Well?")},
+    ],
 )
 def test_another_way_to_say_the_same_changes_nothing(fields: dict[str, Any]) -> None:
     assert decide(with_task(1, **fields))[0] == [R.COPIED] * 4
@@ -126,6 +136,8 @@ def test_another_way_to_say_the_same_changes_nothing(fields: dict[str, Any]) -> 
         {"function_calling_model": "n"},
         {"tools": (ToolSpec("calculator", {"digits": 2}),)},
         {"temperature": 0.5},
+        {"max_tokens": 9},
+        {"checks": (OutputCheck(matches="x"),)},
         {"max_iterations": 3},
         {"knowledge": (KnowledgeSpec("k", "text"),)},
     ],
@@ -161,6 +173,16 @@ def test_coworkers_count_where_work_is_delegated() -> None:
     assert decide(replace(managed, manager_model="o"), before=managed)[0] == [R.DEFINITION_CHANGED] * 4
     by_agent = replace(managed, manager_agent="editor")
     assert decide(replace(by_agent, manager_agent="reader"), before=by_agent)[0] == [R.DEFINITION_CHANGED] * 4
+
+
+def test_a_condition_runs_again_with_what_it_reads() -> None:
+    spec = with_task(3, condition='tasks.read.text != "" && inputs.mood != "bad" && tasks["edit"].text != ""')
+    runs = [run(index, task.name) for index, task in enumerate(TASKS[:3])] + [run(3, "name", TaskState.SKIPPED)]
+    assert decide(spec, before=spec, runs=runs)[0] == [R.COPIED] * 4, "skipped is skipped"
+    assert decide(spec, before=spec, runs=runs, inputs={"mood": "bad"})[0] == [R.COPIED] * 3 + [R.INPUTS_CHANGED]
+    assert decide(spec, before=spec, runs=runs, from_task="edit")[0][3] == R.CONTEXT_CHANGED
+    assert decide(spec, before=spec, runs=runs, from_task="check")[0][3] == R.COPIED
+    assert decide(spec)[0][3] == R.DEFINITION_CHANGED
 
 
 def test_another_model_for_all_is_another_definition() -> None:
