@@ -2,6 +2,7 @@
 
 import asyncio
 
+from coxswain.orchestrator.v1.batch_service_pb2_grpc import add_BatchServiceServicer_to_server
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import add_CrewServiceServicer_to_server
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import add_ExecutionServiceServicer_to_server
 from coxswain.orchestrator.v1.question_service_pb2_grpc import add_QuestionServiceServicer_to_server
@@ -22,6 +23,7 @@ from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.repositories.questions import QuestionChangeReader
+from services.orchestrator.servicers.batches import BatchServicer
 from services.orchestrator.servicers.crews import CrewServicer
 from services.orchestrator.servicers.executions import ExecutionServicer
 from services.orchestrator.servicers.questions import QuestionServicer
@@ -31,6 +33,8 @@ from services.orchestrator.servicers.workers import WorkerServicer
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import requests
 from services.orchestrator.tool_catalogue import TOOLS
+from services.orchestrator.usecases.batch_runner import BatchRunner
+from services.orchestrator.usecases.batches import Batches
 from services.orchestrator.usecases.crew_validation import CrewValidation
 from services.orchestrator.usecases.crews import Crews
 from services.orchestrator.usecases.event_feed import EventFeed
@@ -42,6 +46,7 @@ from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.group_events import GroupEvents
 from services.orchestrator.usecases.group_feed import GroupFeed
+from services.orchestrator.usecases.hinted_loop import HintedLoop
 from services.orchestrator.usecases.housekeeping import Housekeeping
 from services.orchestrator.usecases.question_deadlines import QuestionDeadlines
 from services.orchestrator.usecases.question_feed import QuestionFeed
@@ -100,6 +105,11 @@ class OrchestratorService:
         self._queue = Queue(database, self.workers)
         self._scheduler = Scheduler(database, starter, grants, settings.schedule_poll_seconds)
         self._housekeeping = Housekeeping(database, ender, QuestionDeadlines(database, settler))
+        runner = BatchRunner(database, starter, self._executions, grants)
+        self._batch_loop = HintedLoop(self._bus, runner.once, interval=settings.schedule_poll_seconds, name="batches")
+        self._batches = Batches(
+            database, starter, grants, self._batch_loop.wake, max_inputs_bytes=settings.max_inputs_bytes
+        )
         self._retention = ExecutionRetention(database, grants, default_seconds=settings.execution_retention_seconds)
         self._settings = settings
         self._database = database
@@ -114,6 +124,7 @@ class OrchestratorService:
             ExecutionServicer(self._executions, self._comparisons, self._queue, self._group_events, self._retention),
         )
         registry.add(add_QuestionServiceServicer_to_server, QuestionServicer(self._questions))
+        registry.add(add_BatchServiceServicer_to_server, BatchServicer(self._batches))
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(TOOLS))
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
         registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self.workers))
@@ -128,6 +139,7 @@ class OrchestratorService:
         await asyncio.to_thread(time_zones)
         settings = self._settings
         self._background.start(once(self._group_events.adopt, "adopt_group_events"))
+        self._scheduling.start(self._batch_loop.run())
         self._scheduling.start(every(settings.schedule_poll_seconds, self._scheduler.once, name="schedules"))
         self._background.start(every(settings.housekeeping_seconds, self._housekeeping.once, name="housekeeping"))
         self._background.start(every(_RETENTION_SECONDS, self._retention.once, name="execution_retention"))

@@ -34,7 +34,9 @@ class OrchestratorSettings(BaseSettings):
         description="Seconds between searches for waiting executions past their timeout, forgotten grants and old "
         "requests, and between counts of executions for the metrics.",
     )
-    schedule_poll_seconds: float = Field(1, gt=0, description="Seconds between searches for schedules that are due.")
+    schedule_poll_seconds: float = Field(
+        1, gt=0, description="Seconds between searches for schedules that are due, and for batches that can go on."
+    )
     request_retention_seconds: float = Field(
         7 * 24 * 3600,
         ge=3600,

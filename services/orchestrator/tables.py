@@ -90,6 +90,8 @@ executions = Table(
     Column("from_task", String(128), nullable=False, server_default=""),
     # Its default is for the previous release, which does not know the column.
     Column("schedule_id", _ID, nullable=False, server_default=""),
+    Column("batch_id", _ID, nullable=False, server_default=""),
+    Column("batch_index", Integer),
     Column("limits", JsonDocument),  # ExecutionLimits; NULL in rows of releases that had none
     Column("used_before", JsonDocument),  # Usage of the executions it continues; NULL as above
     Column("timeout_seconds", Float),
@@ -138,6 +140,8 @@ executions = Table(
     _partial_index("executions", "error_reason <> ''", "group_id", "error_reason", "id"),
     _partial_index("executions", "resumed_from <> ''", "group_id", "resumed_from", "id"),
     _partial_index("executions", "ended_at IS NOT NULL", "group_id", "ended_at"),
+    _partial_index("executions", "batch_id <> ''", "group_id", "batch_id", "id"),
+    _partial_index("executions", "batch_id <> '' AND ended_at IS NULL", "batch_id"),
 )
 
 # Labels by their hashes, for lists: names and values are too long for a key.
@@ -316,6 +320,39 @@ tool_journal = Table(
     Column("error", Text, nullable=False),
     Column("intended_at", UtcDateTime, nullable=False),
     Column("resulted_at", UtcDateTime),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("group_id", _GROUP, nullable=False),
+    Column("subject", String(512), nullable=False),
+    Column("crew_name", String(256), nullable=False),
+    Column("start", JsonDocument, nullable=False),  # Start
+    Column("max_parallel", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    # Executions made so far, in the order of the inputs.
+    Column("started", Integer, nullable=False),
+    Column("grant_id", _ID, nullable=False),
+    # Whether the batch has not ended, or its grant may still have to be revoked.
+    Column("grant_open", Boolean, nullable=False),
+    Column("cancel_requested_at", UtcDateTime),
+    Column("error", JsonDocument),  # ExecutionError
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Index("ix_batches_group_id_id", "group_id", "id"),
+    Index("ix_batches_group_id_ended_at", "group_id", "ended_at"),
+    Index("ix_batches_grant_open_id", "grant_open", "id"),
+)
+
+# Inputs of which no execution has been made, some in each row: thousands of rows would take long to write.
+batch_inputs = Table(
+    "batch_inputs",
+    metadata,
+    Column("batch_id", _ID, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    Column("inputs", JsonDocument, nullable=False),  # a list of objects
 )
 
 schedules = Table(

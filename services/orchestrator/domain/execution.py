@@ -214,6 +214,10 @@ class Execution:
     created_at: datetime
     schedule_id: str = ""
     """The schedule that started it, if one did."""
+    batch_id: str = ""
+    """The batch it belongs to, if it does."""
+    batch_index: int | None = None
+    """Position of its inputs in the batch."""
     lost_hosts: int = 0
     """How many hosts in a row have died with it, no task of it finished by them."""
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)

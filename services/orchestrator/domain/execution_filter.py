@@ -24,6 +24,7 @@ class ExecutionFilter:
     """Ended before this time."""
     error_reason: str = ""
     resumed_from: str = ""
+    batch_id: str = ""
 
     def fingerprint(self) -> dict[str, object]:
         """Return what page tokens are bound to."""

@@ -26,6 +26,7 @@ class GroupEvent:
     crew_id: str
     crew_name: str
     schedule_id: str
+    batch_id: str
     labels: Mapping[str, str]
     event: StoredEvent
 
@@ -37,6 +38,7 @@ class EventFilter:
     kinds: frozenset[str] = frozenset()
     crew_id: str = ""
     schedule_id: str = ""
+    batch_id: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def shows(self, event: GroupEvent) -> bool:
@@ -45,5 +47,6 @@ class EventFilter:
             (not self.kinds or event.event.kind in self.kinds)
             and self.crew_id in {"", event.crew_id}
             and self.schedule_id in {"", event.schedule_id}
+            and self.batch_id in {"", event.batch_id}
             and self.labels.items() <= event.labels.items()
         )

@@ -27,4 +27,5 @@ def execution_filter_from_proto(message: execution_pb2.ListExecutionsRequest) ->
         max_ended_at=optional_timestamp_from_proto(message, "max_end_time"),
         error_reason=message.error_reason,
         resumed_from=message.resumed_from,
+        batch_id=message.batch_id,
     )

@@ -11,6 +11,7 @@ def filter_from_proto(message: execution_pb2.WatchExecutionsRequest) -> EventFil
         kinds=frozenset(map(kind_from_proto, message.kinds)),
         crew_id=message.crew_id,
         schedule_id=message.schedule_id,
+        batch_id=message.batch_id,
         labels=dict(message.labels),
     )
 
@@ -25,5 +26,6 @@ def group_event_to_proto(event: GroupEvent | None, position: str) -> execution_p
         crew_id=event.crew_id,
         crew_name=event.crew_name,
         schedule_id=event.schedule_id,
+        batch_id=event.batch_id,
         labels=event.labels,
     )

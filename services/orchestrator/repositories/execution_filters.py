@@ -13,7 +13,7 @@ from services.orchestrator.tables import execution_labels, executions
 
 # An id is made in the moment before the time of creation is taken, by the same clock.
 _ID_MARGIN = timedelta(minutes=1)
-_EQUAL = ("crew_id", "schedule_id", "subject", "error_reason", "resumed_from")
+_EQUAL = ("crew_id", "schedule_id", "subject", "error_reason", "resumed_from", "batch_id")
 
 
 def label_hashes(labels: Mapping[str, str]) -> list[str]:

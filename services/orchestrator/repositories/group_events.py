@@ -105,6 +105,7 @@ class GroupEventReader:
                 executions.c.crew_id,
                 executions.c.crew_name,
                 executions.c.schedule_id,
+                executions.c.batch_id,
                 executions.c.labels,
                 settled.label("settled"),
             )
@@ -150,6 +151,7 @@ def _event(row: dict[str, Any]) -> GroupEvent:
         crew_id=row["crew_id"],
         crew_name=row["crew_name"],
         schedule_id=row["schedule_id"],
+        batch_id=row["batch_id"],
         labels=row["labels"],
         event=StoredEvent(
             sequence=row["sequence"],

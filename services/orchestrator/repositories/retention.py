@@ -7,7 +7,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.upsert import insert_or_update
-from services.orchestrator.tables import execution_retention, executions
+from services.orchestrator.tables import batches, execution_retention, executions
 
 
 class RetentionRepository:
@@ -44,14 +44,12 @@ class RetentionRepository:
         return group_id
 
     async def next_group(self, after: str) -> str | None:
-        """Return the first group after another that has ended executions."""
-        found = await self._connection.execute(
-            select(func.min(executions.c.group_id)).where(
-                executions.c.group_id > after, executions.c.ended_at.is_not(None)
-            )
-        )
-        group_id: str | None = found.scalar_one()
-        return group_id
+        """Return the first group after another that has ended executions or batches."""
+        found: list[str] = []
+        for table in (executions, batches):
+            first = select(func.min(table.c.group_id)).where(table.c.group_id > after, table.c.ended_at.is_not(None))
+            found += filter(None, [(await self._connection.execute(first)).scalar_one()])
+        return min(found, default=None)
 
     async def delete_ended(self, group_id: str, before: datetime, limit: int) -> int:
         """Delete up to `limit` executions of a group that ended before a time, oldest first; return how many.

@@ -182,6 +182,8 @@ def _continued(ended: _Ended, wanted: Continuation, principal: Principal) -> Exe
         grant_id="",
         resumed_from=before.id,
         from_task=wanted.from_task,
+        batch_id="",
+        batch_index=None,
         timeout=timeout,
         deadline_at=None if timeout is None else now + timedelta(seconds=timeout),
         epoch=0,

@@ -7,6 +7,7 @@ from services.common.db.database import Database
 from services.common.errors import FailedPrecondition
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.retention import Retention
+from services.orchestrator.repositories.batches import BatchRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.retention import RetentionRepository
 from services.orchestrator.usecases.ports import Grants
@@ -80,6 +81,7 @@ class ExecutionRetention:
         for _ in range(_PORTIONS):
             async with self._database.write() as connection:
                 deleted = await RetentionRepository(connection).delete_ended(group_id, before, _PORTION)
+                await BatchRepository(connection).delete_ended(group_id, before, _PORTION)
             if deleted < _PORTION:
                 return
 

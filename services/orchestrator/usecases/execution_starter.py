@@ -23,6 +23,7 @@ from services.common.errors import (
 )
 from services.common.ids import new_id
 from services.orchestrator import tables
+from services.orchestrator.domain.batch import BatchPlace
 from services.orchestrator.domain.crew import Crew, CrewSpec
 from services.orchestrator.domain.execution import Execution, ExecutionState, Start, TaskRun, TaskState, Usage
 from services.orchestrator.domain.hint import Hint, HintKind
@@ -78,6 +79,7 @@ class ExecutionStarter:
         request: RequestKey | None = None,
         *,
         schedule_id: str = "",
+        batch: BatchPlace | None = None,
         also_store: AlsoStore | None = None,
     ) -> Execution:
         """Store an execution that acts for the current caller; a repeated `request` returns the first one's.
@@ -118,6 +120,8 @@ class ExecutionStarter:
             usage=Usage(),
             created_at=now,
             schedule_id=schedule_id,
+            batch_id="" if batch is None else batch.batch_id,
+            batch_index=None if batch is None else batch.index,
             limits=start.limits.lowered_by(crew.spec.limits),
         )
         tasks = [pending_run(execution.id, index, task.name) for index, task in enumerate(crew.spec.tasks)]

@@ -22,7 +22,7 @@ from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.event_feed import EventFeed
 from services.orchestrator.usecases.execution_continuer import ExecutionContinuer
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
-from services.orchestrator.usecases.execution_starter import ExecutionStarter, existing_execution
+from services.orchestrator.usecases.execution_starter import ExecutionOwner, ExecutionStarter, existing_execution
 from services.orchestrator.usecases.open_questions import tasks_with_open_questions, with_open_questions
 from services.orchestrator.usecases.ports import Grants
 
@@ -127,17 +127,17 @@ class Executions:
         async for batch in events:
             yield batch
 
-    async def cancel(self, principal: Principal, execution_id: str) -> Execution:
+    async def cancel(self, owner: ExecutionOwner, execution_id: str) -> Execution:
         """Request an execution's cancellation; one that no worker runs ends at once. Raises NotFound."""
         async with self._database.write() as connection:
             executions = ExecutionRepository(connection)
-            execution = await executions.lock(execution_id, principal.group_id)
+            execution = await executions.lock(execution_id, owner.group_id)
             if execution is None:
                 raise NotFound.of("execution", execution_id)
             if execution.state.terminal:
                 return execution
             await self._ender.cancel(connection, execution)
-            changed = await existing_execution(connection, principal.group_id, execution_id)
+            changed = await existing_execution(connection, owner.group_id, execution_id)
         await self._ender.announce_cancel(changed)
         return changed
 

@@ -43,6 +43,31 @@ async def test_an_ended_execution_is_deleted_and_a_group_says_how_long_others_st
     assert (await run("retention", "soon")).exit_code == 2
 
 
+async def test_a_batch_is_a_file_of_inputs(run: Run, crew_file: str, tmp_path: Path) -> None:
+    assert (await run("apply", "-f", crew_file)).exit_code == 0
+    inputs = tmp_path / "inputs.jsonl"
+    for wrong, said in (
+        ("", "empty"),
+        ("{\n", "line 1 is not valid"),
+        ('{"text": "a"}\n[]', "line 2 is not"),
+    ):
+        inputs.write_text(wrong)
+        refused = await run("batch", "start", "brief", "-f", str(inputs))
+        # What is wrong stands in a frame, broken into lines.
+        words = " ".join(refused.stderr.replace("│", " ").split())
+        assert (refused.exit_code, said in words) == (2, True), words
+    inputs.write_text('{"text": "a\u2028b"}\n\n{"text": "b"}\n{"text": "c"}\n')
+    started = await run("batch", "start", "brief", "-f", str(inputs), "--parallel", "2", "--label", "team=a")
+    batch_id = started.stdout.strip()
+    assert f"coxswain batch show {batch_id}" in started.stderr
+    shown = (await run("batch", "show", batch_id)).stdout
+    assert [line.split() for line in shown.splitlines() if line.startswith("labels")] == [["labels", "team=a"]]
+    assert batch_id in (await run("batch", "list")).stdout
+    await run("batch", "cancel", batch_id)
+    [batch] = rows(await run("batch", "show", batch_id, "--json"))
+    assert (batch["total"], "cancel_request_time" in batch) == (3, True)
+
+
 async def test_status_tells_health_and_identity(run: Run) -> None:
     result = await run("status")
     assert result.exit_code == 0

@@ -18,6 +18,8 @@ from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.tables import executions
+from services.orchestrator.usecases.batch_runner import BatchRunner
+from services.orchestrator.usecases.batches import Batches
 from services.orchestrator.usecases.crew_validation import CrewValidation
 from services.orchestrator.usecases.event_feed import EventFeed
 from services.orchestrator.usecases.execution_continuer import ExecutionContinuer
@@ -97,6 +99,8 @@ class Orchestrator:
         self.starter = ExecutionStarter(database, validation, self.grants, bus, max_inputs_bytes=10_000)
         continuer = ExecutionContinuer(database, self.starter, default_model="m")
         self.executions = Executions(database, self.grants, bus, feed, self.starter, continuer, ender)
+        self.batch_runner = BatchRunner(database, self.starter, self.executions, self.grants)
+        self.batches = Batches(database, self.starter, self.grants, lambda: None, max_inputs_bytes=10_000)
         self.schedules = Schedules(database, self.starter, self.grants)
         self.scheduler = Scheduler(database, self.starter, self.grants, 0.001)
         self.crew_id = new_id()

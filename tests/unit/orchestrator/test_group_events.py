@@ -58,7 +58,9 @@ def test_a_group_sees_no_results_and_no_pieces(body: pb.TaskCompleted, shown: pb
 )
 def test_a_filter_shows_what_has_all_it_names(chosen: EventFilter, shows: bool) -> None:
     stored = StoredEvent(1, NOW, "task_started", b"", 0, "t", 1)
-    assert chosen.shows(GroupEvent(Position(0, 1), NOW, "e", "crew", "c", "", {"a": "1", "c": "2"}, stored)) is shows
+    assert (
+        chosen.shows(GroupEvent(Position(0, 1), NOW, "e", "crew", "c", "", "", {"a": "1", "c": "2"}, stored)) is shows
+    )
 
 
 async def test_hints_about_one_execution_become_the_newest_and_keep_the_group() -> None:

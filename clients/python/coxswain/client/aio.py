@@ -32,6 +32,7 @@ from coxswain.memory.v1.vector_index_service_pb2_grpc import VectorIndexServiceS
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from coxswain.models.v1.usage_service_pb2_grpc import UsageServiceStub
+from coxswain.orchestrator.v1.batch_service_pb2_grpc import BatchServiceStub
 from coxswain.orchestrator.v1.crew_pb2 import CreateCrewRequest, Crew, CrewSpec, GetCrewRequest, UpdateCrewRequest
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from coxswain.orchestrator.v1.execution_pb2 import (
@@ -88,6 +89,7 @@ class AsyncClient:
         self.crews = CrewServiceStub(self._channel)
         self.executions = ExecutionServiceStub(self._channel)
         self.questions = QuestionServiceStub(self._channel)
+        self.batches = BatchServiceStub(self._channel)
         self.schedules = ScheduleServiceStub(self._channel)
         self.tools = ToolServiceStub(self._channel)
         self.workers = WorkerServiceStub(self._channel)

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from coxswain.client.cli import (
     ask,
+    batches,
     continuing,
     crews,
     events,
@@ -173,6 +174,7 @@ events.register(app)
 questions.register(app)
 retention.register(app)
 usage.register(app)
+app.add_typer(batches.app, name="batch")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(memory.app, name="memory")
 
