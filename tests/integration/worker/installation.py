@@ -33,6 +33,7 @@ CAPABLE = "openai/capable"
 REASONER = "openai/gpt-5"
 SMALL = "openai/small"
 UNMEASURED = "openai/unmeasured"
+WORDS_ONLY = "openai/words-only"
 MODELS: list[dict[str, Any]] = [
     {"name": "offline/extract", "provider": "offline", "capabilities": ["chat"], "context_window": 1000000},
     {"name": "offline/embed", "provider": "offline", "capabilities": ["embeddings"], "embedding_dimension": 256},
@@ -45,6 +46,7 @@ MODELS: list[dict[str, Any]] = [
         "output_cost_per_million_tokens": 8.0,
     },
     {"name": SMALL, "provider": "openai", "capabilities": ["chat", "tools"], "context_window": 1500},
+    {"name": WORDS_ONLY, "provider": "openai", "capabilities": ["chat"], "context_window": 100000},
     {"name": UNMEASURED, "provider": "openai", "capabilities": ["chat", "tools"]},
     {"name": REASONER, "provider": "openai", "capabilities": ["chat", "tools", "json_schema", "reasoning"]},
 ]

@@ -12,8 +12,10 @@ from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from tests.integration.worker.installation import (
     CAPABLE,
     FASTER,
+    REASONER,
     SMALL,
     UNMEASURED,
+    WORDS_ONLY,
     Installation,
     eventually,
     install,
@@ -364,3 +366,157 @@ async def test_tool_calls_that_nobody_offered_are_no_result(lone: Installation, 
         assert ended.error.reason == "ANSWER_BLANK"
     else:
         assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, text)
+
+
+REFUSAL = Reply(refusal="I cannot help with that.")
+
+
+def refused_where(place: str) -> tuple[crew_pb2.CrewSpec, dict[str, Any]]:
+    """A crew, and which of its calls its model refuses."""
+    spec = reckoner()
+    if place == "tools":
+        return spec, {"last_role": "tool"}
+    if place == "plan":
+        spec.planning = True
+        return spec, {"contains": "plan"}
+    if place == "guardrail":
+        spec.tasks[0].guardrails.append("Be brief.")
+        return spec, {"contains": "Guardrail Agent"}
+    if place == "memory":
+        spec.memory.enabled = spec.memory.analysis = True
+        return spec, {"contains": "memor"}
+    spec.process = crew_pb2.PROCESS_HIERARCHICAL
+    spec.tasks[0].agent = ""
+    return spec, {"contains": "Crew Manager"}
+
+
+@pytest.mark.parametrize("place", ["tools", "plan", "guardrail", "memory", "manager"])
+async def test_a_refusal_ends_the_task_with_its_words_wherever_it_comes(lone: Installation, place: str) -> None:
+    spec, when = refused_where(place)
+    lone.llm.on(REFUSAL, route="chat", **when)
+    turns(lone, 1 if place == "tools" else 0)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    ended = await lone.finished((await lone.start(spec)).id)
+    assert ended.error.reason == "MODEL_REFUSED", (ended.result, ended.error)
+    assert "I cannot help with that." in ended.error.message
+    assert requests(lone) <= 3
+
+
+@pytest.mark.parametrize(
+    "hanging", [{"hang": True}, {"hang_after_chunks": 1, "text": "Half of it."}], ids=["at all", "midway"]
+)
+async def test_a_provider_that_hangs_is_called_again(lone: Installation, hanging: dict[str, Any]) -> None:
+    lone.llm.on(Reply(**hanging), route="chat", times=1)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    spec = reckoner()
+    spec.model_calls.timeout.FromSeconds(2)
+    spec.agents[0].model_calls.first_token_timeout.FromSeconds(1)
+    execution = await lone.start(spec)
+    events = await lone.watch(execution.id)
+    assert (await lone.get(execution.id)).result.text == DONE
+    (told,) = [event.llm_call_waiting for event in events if event.HasField("llm_call_waiting")]
+    late = "did not begin to answer within 1 s" if "hang" in hanging else "did not finish its answer within 2 s"
+    assert (told.reason, late in told.message) == ("UPSTREAM_UNAVAILABLE", True), told.message
+
+
+async def test_an_answer_that_was_cut_off_is_told_with_the_result_or_fails_the_task(lone: Installation) -> None:
+    turns(lone, 1)
+    lone.llm.on(Reply(text="Half of it", finish_reason="length"), route="chat", times=1)
+    told = await lone.finished((await lone.start(reckoner())).id)
+    assert (told.result.text, told.result.cut_off) == ("Half of it", True)
+    turns(lone, 1)
+    lone.llm.on(Reply(text="Half of it", finish_reason="length"), route="chat", times=1)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    spec = reckoner()
+    spec.tasks[0].on_cut_off = crew_pb2.ON_CUT_OFF_FAIL
+    failed = await lone.finished((await lone.start(spec)).id)
+    assert failed.error.reason == "ANSWER_CUT_OFF"
+    assert "Half of it" in failed.error.message
+    lone.llm.clear_log()
+    resumed = await lone.executions().ResumeExecution(S.ResumeExecutionRequest(id=failed.id))
+    ended = await lone.finished(resumed.execution.id)
+    assert (ended.result.text, ended.result.cut_off, requests(lone)) == (DONE, False, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        (["He said ", "\ud83c", "\udf89", " done"], "He said \U0001f389 done"),
+        (["Alone \udf89", " here"], "Alone \ufffd here"),
+    ],
+    ids=["cut in two", "alone"],
+)
+async def test_characters_that_utf8_cannot_hold_are_joined_or_replaced(
+    lone: Installation, said: list[str], read: str
+) -> None:
+    lone.llm.on(Reply(chunks=said), route="chat")
+    execution = await lone.start(reckoner())
+    events = await lone.watch(execution.id)
+    assert (await lone.get(execution.id)).result.text == read
+    (completed,) = [event.llm_call_completed for event in events if event.HasField("llm_call_completed")]
+    assert completed.text == read
+
+
+async def test_odd_characters_in_the_arguments_of_tools_and_in_reasoning_end_nothing(lone: Installation) -> None:
+    call = ToolCall(name="calculator", arguments='{"expression": "1 + 1 \\ud83c"}')
+    lone.llm.on(Reply(tool_calls=[call], reasoning="Hm \ud83c."), route="chat", times=1)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    ended = await lone.finished((await lone.start(reckoner())).id)
+    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, DONE), ended.error
+    assert requests(lone) == 2
+
+
+async def test_thoughts_in_a_text_are_no_part_of_results_and_prompts(lone: Installation) -> None:
+    lone.llm.on(Reply(text="<think>secret {x} thoughts</think>The visible answer"), route="chat", times=1)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    spec = reckoner()
+    spec.model = REASONER
+    spec.tasks.add(name="tell", description="Tell it.", expected_output="Words", agent="clerk")
+    execution = await lone.start(spec)
+    await lone.watch(execution.id)
+    assert (await lone.tasks(execution.id))[0].output.text == "The visible answer"
+    assert "secret" not in str(lone.llm.calls_where(route="chat")[-1].body)
+
+
+async def test_whole_numbers_stay_whole_in_prompts_and_results(lone: Installation) -> None:
+    lone.llm.on(Reply(text='{"sum": 10000000000000000, "parts": [{"n": 9007199254740992}, {"n": 2.5}]}'), route="chat")
+    spec = reckoner()
+    spec.tasks[0].description = "Add up {topic}"
+    part = {"type": "object", "properties": {"n": {"type": "number"}}, "required": ["n"]}
+    properties = {"sum": {"type": "number"}, "parts": {"type": "array", "items": part}}
+    spec.tasks[0].output_schema.update({"type": "object", "properties": properties, "required": list(properties)})
+    spec.name = f"{spec.name} of whole numbers"
+    created = await lone.crews().CreateCrew(crew_pb2.CreateCrewRequest(spec=spec))
+    request = S.StartExecutionRequest(crew_id=created.crew.id)
+    request.inputs["topic"].list_value.extend([9007199254740992, {"deep": [9007199254740991]}])
+    started = await lone.executions().StartExecution(request)
+    ended = await lone.finished(started.execution.id)
+    prompt = str(lone.llm.calls_where(route="chat")[0].body)
+    assert "9007199254740992" in prompt
+    assert "9007199254740991" in prompt
+    assert "e+" not in prompt
+    assert ended.result.structured["sum"] == 10000000000000000
+    assert "10000000000000000" in ended.result.text
+
+
+async def test_a_model_without_tool_calls_uses_tools_in_words(lone: Installation) -> None:
+    action = 'Thought: I reckon.\nAction: calculator\nAction Input: {"expression": "6*7"}'
+    lone.llm.on(Reply(text=action), route="chat", times=1)
+    lone.llm.on(Reply(text="Thought: I now know the final answer\nFinal Answer: It is 42."), route="chat")
+    spec = reckoner()
+    spec.model = WORDS_ONLY
+    checked = await lone.crews().ValidateCrew(crew_pb2.ValidateCrewRequest(spec=spec))
+    assert not checked.faults
+    assert [warning.field for warning in checked.warnings] == ["spec.agents[0].tools"]
+    execution = await lone.start(spec)
+    events = await lone.watch(execution.id)
+    assert (await lone.get(execution.id)).result.text == "It is 42."
+    assert await lone.journaled_tools(execution.id) == 1
+    assert [e.tool_call_completed.output for e in events if e.HasField("tool_call_completed")] == ["42"]
+    first, last = (call.body for call in lone.llm.calls_where(route="chat"))
+    assert first["stop"] == ["\nObservation:"]
+    assert "tools" not in first
+    assert "Observation: 42" in str(last["messages"])
+    spec.model_calls.tool_calling = crew_pb2.TOOL_CALLING_NATIVE
+    refused = await lone.crews().ValidateCrew(crew_pb2.ValidateCrewRequest(spec=spec))
+    assert [fault.field for fault in refused.faults] == ["spec.agents[0].tools"]
