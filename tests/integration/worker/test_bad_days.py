@@ -482,13 +482,14 @@ async def test_whole_numbers_stay_whole_in_prompts_and_results(lone: Installatio
     lone.llm.on(Reply(text='{"sum": 10000000000000000, "parts": [{"n": 9007199254740992}, {"n": 2.5}]}'), route="chat")
     spec = reckoner()
     spec.tasks[0].description = "Add up {topic}"
-    part = {"type": "object", "properties": {"n": {"type": "number"}}, "required": ["n"]}
-    properties = {"sum": {"type": "number"}, "parts": {"type": "array", "items": part}}
+    part: Any = {"type": "object", "properties": {"n": {"type": "number"}}, "required": ["n"]}
+    properties: Any = {"sum": {"type": "number"}, "parts": {"type": "array", "items": part}}
     spec.tasks[0].output_schema.update({"type": "object", "properties": properties, "required": list(properties)})
     spec.name = f"{spec.name} of whole numbers"
     created = await lone.crews().CreateCrew(crew_pb2.CreateCrewRequest(spec=spec))
     request = S.StartExecutionRequest(crew_id=created.crew.id)
-    request.inputs["topic"].list_value.extend([9007199254740992, {"deep": [9007199254740991]}])
+    numbers: Any = [9007199254740992, {"deep": [9007199254740991]}]
+    request.inputs["topic"].list_value.extend(numbers)
     started = await lone.executions().StartExecution(request)
     ended = await lone.finished(started.execution.id)
     prompt = str(lone.llm.calls_where(route="chat")[0].body)
