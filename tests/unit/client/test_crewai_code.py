@@ -192,6 +192,15 @@ def test_a_model_method_that_the_file_names_is_read(tmp_path: Path) -> None:
     assert [one.model for one in imported.spec.agents] == ["a/b", "c/d"]
 
 
+def test_what_a_model_is_made_with_becomes_the_agents(tmp_path: Path) -> None:
+    llm = 'LLM(model="a/b", max_completion_tokens=500, reasoning_effort="low", timeout=3)'
+    directory = write_project(tmp_path, (WRITER, f"{WRITER[:-1]},\n        llm={llm})"))
+    imported = load_crewai_project(directory)
+    agent = imported.spec.agents[0]
+    assert (agent.model, agent.max_tokens, agent.reasoning_effort) == ("a/b", 500, "low")
+    assert [note.field for note in imported.notes] == ["agents.writer.llm.timeout"]
+
+
 @pytest.mark.parametrize(
     "llm", ["ChatOpenAI(model='gpt-4o')", "os.getenv('MODEL')", "build(3)", "MODEL if x else None"]
 )

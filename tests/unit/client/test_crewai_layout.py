@@ -195,6 +195,10 @@ _AGENT = {
     "max_retry_limit": "6",
     "verbose": "True",
     "reasoning": "True",
+    "inject_date": "True",
+    "date_format": "'%Y'",
+    "max_tokens": "7",
+    "planning_config": "PlanningConfig(max_attempts=3)",
     "knowledge_sources": "[Pdf()]",
     "step_callback": "print",
     "system_template": "'x'",
@@ -210,6 +214,10 @@ _ARRIVES = {
     "max_rpm": "max_calls_per_minute",
     "max_execution_time": "max_execution_time",
     "max_retry_limit": "max_retries",
+    "reasoning": "planning",
+    "inject_date": "inject_date",
+    "date_format": "date_format",
+    "max_tokens": "max_tokens",
 }
 _NOTED_AS = {"tools": "Search", "verbose": "verbose"}
 

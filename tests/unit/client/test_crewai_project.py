@@ -100,6 +100,7 @@ def test_a_project_becomes_a_crew(tmp_path: Path) -> None:
                 "backstory": "Careful",
                 "model": "openai/gpt-4o-mini",
                 "temperature": 0.2,
+                "planning": True,
             },
         ],
         "tasks": [
@@ -131,7 +132,6 @@ def test_everything_left_out_is_named_with_its_line(tmp_path: Path) -> None:
     assert notes(imported) == {
         "agents.researcher.verbose": 15,
         "agents.analyst.llm.base_url": 23,
-        "agents.analyst.reasoning": 24,
         "tasks.report.output_file": 21,
         "tasks.report.shape": 22,
     }

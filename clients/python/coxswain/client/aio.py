@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
@@ -128,9 +128,10 @@ class AsyncClient:
         response = await self.crews.GetCrew(crew_key(reference))
         return response.crew
 
-    async def apply_crew(self, spec: CrewSpec) -> AppliedCrew:
+    async def apply_crew(self, spec: CrewSpec, *, carry_memories: bool = False) -> AppliedCrew:
         """Create the crew, or store a new revision of the one of that name.
 
+        Where a change gives the crew another memory, ``carry_memories`` copies what it remembers.
         Raises InvalidArgument with one violation for each fault, and Aborted when another caller changed it first.
         """
         by_name = GetCrewRequest(name=spec.name)
@@ -139,16 +140,22 @@ class AsyncClient:
         except NotFound:
             try:
                 created = await self.crews.CreateCrew(CreateCrewRequest(spec=spec))
-                return AppliedCrew(created.crew, "created")
+                return AppliedCrew(created.crew, "created", tuple(created.warnings))
             except AlreadyExists:
                 # Another caller was faster: their crew is the one to change.
                 found = await self.crews.GetCrew(by_name)
         request = UpdateCrewRequest(
-            id=found.crew.id, spec=spec, update_mask=EVERY_FIELD, expected_revision=found.crew.revision
+            id=found.crew.id,
+            spec=spec,
+            update_mask=EVERY_FIELD,
+            expected_revision=found.crew.revision,
+            carry_over_memories=carry_memories,
         )
         updated = await self.crews.UpdateCrew(request)
-        unchanged = updated.crew.revision == found.crew.revision
-        return AppliedCrew(updated.crew, "unchanged" if unchanged else "updated")
+        change: Literal["unchanged", "updated"] = "updated"
+        if updated.crew.revision == found.crew.revision:
+            change = "unchanged"
+        return AppliedCrew(updated.crew, change, tuple(updated.warnings), updated.carried_memories)
 
     async def start(
         self,

@@ -10,7 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.progress import state_words
 from coxswain.client.values import to_value
-from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec, GetCrewRequest
+from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewFault, CrewSpec, GetCrewRequest
 from coxswain.orchestrator.v1.execution_pb2 import (
     Execution,
     ForkExecutionRequest,
@@ -33,6 +33,10 @@ class AppliedCrew:
 
     crew: Crew
     change: Literal["created", "updated", "unchanged"]
+    warnings: tuple[CrewFault, ...] = ()
+    """What would run but deserves a look."""
+    carried_memories: int = 0
+    """How many memories were copied to the crew's new memory."""
 
 
 class ExecutionNotSucceeded(Exception):

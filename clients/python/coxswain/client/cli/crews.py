@@ -49,10 +49,10 @@ def read(
     return imported.document
 
 
-def apply_document(client: Client, document: CrewDocument, path: Path) -> AppliedCrew:
+def apply_document(client: Client, document: CrewDocument, path: Path, *, carry_memories: bool = False) -> AppliedCrew:
     """Store a crew. Raises CoxswainError, and DocumentError with the lines of what the server refuses."""
     try:
-        return client.apply_crew(document.spec)
+        return client.apply_crew(document.spec, carry_memories=carry_memories)
     except InvalidArgument as error:
         if not error.violations:
             raise
@@ -87,6 +87,13 @@ def apply(
             help="Tool of the server that stands for a class of tools of a CrewAI project. Repeatable.",
         ),
     ] = None,
+    carry_memories: Annotated[
+        bool,
+        typer.Option(
+            "--carry-memories",
+            help="Copy what the crew remembers where the change gives it another memory, or its latest change did.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Create a crew, or store a new revision of the one of that name.
@@ -107,12 +114,22 @@ def apply(
     with session.client() as client:
         if check:
             return _check(session, client, document, place)
-        applied = apply_document(client, document, place)
+        applied = apply_document(client, document, place, carry_memories=carry_memories)
     crew = applied.crew
     if session.json:
-        return session.print_json({"change": applied.change, "crew": crew})
+        told = {"warnings": list(applied.warnings)} if applied.warnings else {}
+        return session.print_json({"change": applied.change, "crew": crew, **told})
+    if applied.warnings:
+        placed = [document.problem(warning.field, _for_people(warning.description)) for warning in applied.warnings]
+        session.err.print(problem_table(placed, f"{place}: warnings"))
+    if applied.carried_memories:
+        session.say(f"copied {applied.carried_memories:,} memories")
     session.show(f"{crew.spec.name} {applied.change}: revision {crew.revision}, id {crew.id}")
     return None
+
+
+def _for_people(description: str) -> str:
+    return description.replace("Repeat the update with carry_over_memories", "Repeat the command with --carry-memories")
 
 
 def _counterparts(given: list[str] | None) -> dict[str, str]:

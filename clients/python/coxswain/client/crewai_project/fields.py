@@ -21,6 +21,20 @@ AGENT_FIELDS = {
     "max_retry_limit": "max_retries",
     "temperature": "temperature",
     "knowledge": "knowledge",
+    "max_tokens": "max_tokens",
+    "reasoning_effort": "reasoning_effort",
+    "planning": "planning",
+    "reasoning": "planning",
+    "inject_date": "inject_date",
+    "date_format": "date_format",
+}
+# Of what a model is made: CrewAI's word -> the agent's field.
+LLM_FIELDS = {
+    "model": "model",
+    "temperature": "temperature",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "reasoning_effort": "reasoning_effort",
 }
 TASK_FIELDS = {
     "description": "description",
@@ -37,6 +51,7 @@ TASK_FIELDS = {
     "markdown": "markdown",
 }
 OUTPUTS = ("output_json", "output_pydantic", "response_model", "output_schema")
+FUNCTION = "a Python function cannot be imported: say the condition in words, or as checks in a crew file"
 _WATCH = "Python code cannot be imported: watch the execution's events instead"
 _RESULTS = "results are kept with the execution: write the file from GetTaskOutputs"
 _TEMPLATES = "prompts have one form here: say it in role, goal and backstory"
@@ -57,8 +72,9 @@ _REMEDIES = {
     "knowledge_sources": "put the texts under knowledge in a crew file",
     "knowledge_config": "how much is looked up is fixed: shorten the texts instead",
     "embedder": "name the embedding model under memory in a crew file",
-    "condition": "Python code cannot be imported: the task always runs",
-    "reasoning": "use planning in a crew file",
+    "condition": "Python code cannot be imported and the task always runs: write a condition in CEL in a crew file",
+    "planning_config": "write planning=True: the agent then makes one plan for each task",
+    "max_reasoning_attempts": "a plan is made once: nothing to do",
     "planning": "planning belongs to the crew: write planning=True in Crew(...)",
     "memory": "memory belongs to the crew: write memory=True in Crew(...)",
     "system_template": _TEMPLATES,
@@ -66,7 +82,6 @@ _REMEDIES = {
     "response_template": _TEMPLATES,
     "prompt_file": _TEMPLATES,
     "mcps": "MCP servers are set up with the tools of the server",
-    "max_tokens": "set the limit on the model in the models service",
     "cache": "results of tools are not cached: nothing to do",
     "function_calling_llm": "set it on the agents",
     "chat_llm": "there is no chat with a crew: nothing to do",
@@ -106,8 +121,8 @@ def agent_fields(path: str, given: Mapping, notes: Notes) -> Mapping:
     llm = given.get("llm")
     if llm is not None and isinstance(llm.value, dict):
         for key, node in llm.value.items():
-            if key in {"model", "temperature"}:
-                fields.setdefault(key, node)
+            if key in LLM_FIELDS:
+                fields.setdefault(LLM_FIELDS[key], node)
             else:
                 notes.at(f"{path}.llm.{key}", "set it on the model in the models service", node)
     elif llm is not None:
@@ -132,7 +147,7 @@ def task_fields(path: str, given: Mapping, notes: Notes) -> Mapping:
         if node is None or node.file.endswith(".py"):
             continue
         if isinstance(node.value, str) and re.fullmatch(r"[A-Za-z_][\w.]*", node.value):
-            notes.at(f"{path}.{key}", "a Python function cannot be imported: say the condition in words", node)
+            notes.at(f"{path}.{key}", FUNCTION, node)
             fields.pop("guardrails", None)
     return fields
 

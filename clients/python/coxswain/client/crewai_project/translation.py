@@ -156,7 +156,7 @@ class Translation:
             *((one.arg or "**", one.value) for one in call.keywords),
         ]
         for key, value in arguments:
-            if key not in {"model", "temperature"}:
+            if key not in fields.LLM_FIELDS:
                 self.note(f"{subject}.{key}", "set it on the model in the models service", keyword)
                 continue
             try:
@@ -264,7 +264,7 @@ class Translation:
                 return node
         except Unreadable:
             pass
-        self.note(subject, "a Python function cannot be imported: say the condition in words", keyword)
+        self.note(subject, fields.FUNCTION, keyword)
         return None
 
     def schema(self, subject: str, bound: Bound, line: int) -> Node:
