@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import grpc
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2
-from coxswain.memory.v1 import memory_service_pb2_grpc
+from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc, record_pb2
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from services.common.grpc.call import acting_as
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
@@ -18,6 +18,8 @@ from services.orchestrator.messages.crews import memory_id_request_to_proto
 from services.orchestrator.usecases.model_needs import Capability
 from services.orchestrator.usecases.ports import Grant, ModelInfo
 
+_COPIED_AT_ONCE = 200
+
 
 class RemoteModels:
     """See `ports.Models`."""
@@ -27,10 +29,10 @@ class RemoteModels:
             peers.channel("models")
         )
 
-    async def find(self, name: str) -> ModelInfo:
+    async def find(self, name: str, *, credential: bool = False) -> ModelInfo:
         """See `ports.Models`."""
         try:
-            response = await self._stub.GetModel(model_pb2.GetModelRequest(name=name))
+            response = await self._stub.GetModel(model_pb2.GetModelRequest(name=name, check_credential=credential))
         except grpc.RpcError as error:
             raise from_rpc_error(error, "models") from error
         offered = response.model.capabilities
@@ -40,6 +42,7 @@ class RemoteModels:
             writes_freely=response.model.provider != model_pb2.PROVIDER_OFFLINE,
             priced=response.model.HasField("input_cost_per_million_tokens")
             and response.model.HasField("output_cost_per_million_tokens"),
+            lacks_credential=response.model.credential == model_pb2.CREDENTIAL_AVAILABILITY_MISSING,
         )
 
 
@@ -55,6 +58,38 @@ class RemoteMemories:
         """See `ports.Memories`."""
         try:
             return (await self._stub.DeriveMemoryId(memory_id_request_to_proto(spec))).memory_id
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, "memory") from error
+
+    async def copy(self, source_id: str, before: CrewSpec, target_id: str, after: CrewSpec) -> int:
+        """See `ports.Memories`."""
+        same_vectors = before.memory.embedding_model == after.memory.embedding_model
+        listing = memory_pb2.ListRecordsRequest(
+            namespace=_unified(source_id),
+            filter=memory_pb2.RecordFilter(include_private=True),
+            page_size=_COPIED_AT_ONCE,
+            include_embeddings=same_vectors,
+        )
+        copied = 0
+        try:
+            while True:
+                page = await self._stub.ListRecords(listing)
+                for record in page.records:
+                    scope = record.unified.scope
+                    if scope == before.memory_scope or scope.startswith(f"{before.memory_scope}/"):
+                        record.unified.scope = after.memory_scope + scope[len(before.memory_scope) :]
+                if page.records:
+                    saving = memory_pb2.SaveRecordsRequest(
+                        namespace=_unified(target_id),
+                        records=page.records,
+                        embedding_model=after.memory.embedding_model,
+                        crew_name=after.name,
+                    )
+                    await self._stub.SaveRecords(saving)
+                copied += len(page.records)
+                if not page.next_page_token:
+                    return copied
+                listing.page_token = page.next_page_token
         except grpc.RpcError as error:
             raise from_rpc_error(error, "memory") from error
 
@@ -105,3 +140,7 @@ class RemoteGrants:
             await self._stub.RevokeDelegation(delegation_pb2.RevokeDelegationRequest(execution_id=execution_id))
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error
+
+
+def _unified(memory_id: str) -> memory_pb2.Namespace:
+    return memory_pb2.Namespace(memory_id=memory_id, kind=record_pb2.MEMORY_KIND_UNIFIED)

@@ -49,8 +49,20 @@ class NamespaceInfo:
 
 
 def derive_memory_id(
-    *, group_id: str, agent_roles: Sequence[str], task_names: Sequence[str], crew_name: str, model: str, run_name: str
+    *,
+    group_id: str,
+    agent_roles: Sequence[str],
+    task_names: Sequence[str],
+    crew_name: str,
+    model: str,
+    run_name: str,
+    memory_name: str = "",
 ) -> str:
-    """Return the stable id of a crew: the order of roles and tasks does not matter, each ingredient does."""
+    """Return the stable id of a memory: by its name alone, or by its crew, each ingredient of which matters.
+
+    The order of roles and tasks does not.
+    """
+    if memory_name:
+        return _digest("memory", group_id, memory_name)[:32]
     roles, tasks = sorted(agent_roles), sorted(task_names)
     return _digest("crew", group_id, crew_name, model, run_name, str(len(roles)), *roles, str(len(tasks)), *tasks)[:32]

@@ -146,6 +146,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             crew_name=request.crew_name,
             model=request.model,
             run_name=request.run_name,
+            memory_name=request.memory_name,
         )
         return pb.DeriveMemoryIdResponse(memory_id=memory_id)
 

@@ -373,8 +373,9 @@ class Memories:
         crew_name: str,
         model: str,
         run_name: str,
+        memory_name: str,
     ) -> str:
-        """Return the stable id of a crew of the principal's group."""
+        """Return the stable id of a crew's memory in the principal's group."""
         return derive_memory_id(
             group_id=principal.group_id,
             agent_roles=agent_roles,
@@ -382,6 +383,7 @@ class Memories:
             crew_name=crew_name,
             model=model,
             run_name=run_name,
+            memory_name=memory_name,
         )
 
 

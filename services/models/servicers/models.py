@@ -23,9 +23,9 @@ class ModelServicer(ModelServiceServicer):
         self._models = models
         self._credentials = credentials
 
-    async def _to_proto(self, *models: Model) -> list[pb.Model]:
+    async def _to_proto(self, *models: Model, check: bool = False) -> list[pb.Model]:
         # Other services look a model up on their way to a call of it, which finds out by itself.
-        credentials = {} if current_call().service else await self._credentials.check(models)
+        credentials = {} if current_call().service and not check else await self._credentials.check(models)
         return [model_to_proto(model, credentials.get(model.id)) for model in models]
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
@@ -41,7 +41,7 @@ class ModelServicer(ModelServiceServicer):
         model = await self._models.get(current_principal(), key_from_proto(request))
         if current_call().service:
             self._models.expect_calls(model)
-        (message,) = await self._to_proto(model)
+        (message,) = await self._to_proto(model, check=request.check_credential)
         return pb.GetModelResponse(model=message)
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.CreateModelResponse:

@@ -1,5 +1,6 @@
 """Crews: agents, tasks, and what they are given."""
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -7,6 +8,8 @@ from typing import Any
 
 from services.common.identity.principal import Role
 from services.orchestrator.domain.limits import ExecutionLimits
+
+_NOT_IN_SCOPES = re.compile("[^a-z0-9_]+")
 
 
 class Process(StrEnum):
@@ -164,6 +167,8 @@ class MemorySpec:
     embedding_model: str = ""
     run_name: str = ""
     analysis: bool = False
+    name: str = ""
+    """What its id follows from; empty: from the crew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +194,12 @@ class CrewSpec:
         """Return how the models of an agent are called, or (an empty name) those of the crew itself."""
         own = next((known.model_calls for known in self.agents if known.name == agent), ModelCallSettings())
         return own.or_else(self.model_calls)
+
+    @property
+    def memory_scope(self) -> str:
+        """The scope that all of its memories are in, as CrewAI would call it."""
+        name = _NOT_IN_SCOPES.sub("-", (self.memory.name or self.name).lower().strip()).strip("-")
+        return f"/crew/{name or 'unknown'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.json_values import from_struct, to_struct
 from services.common.grpc.times import duration_to_proto
-from services.common.grpc.validation import rule_violations, validate
+from services.common.grpc.validation import rule_violations
 from services.common.identity.principal import Role
 from services.orchestrator.domain.crew import (
     AgentSpec,
@@ -81,6 +81,7 @@ def spec_from_proto(message: crew_pb2.CrewSpec) -> CrewSpec:
             embedding_model=message.memory.embedding_model,
             run_name=message.memory.run_name,
             analysis=message.memory.analysis,
+            name=message.memory.name,
         ),
         knowledge=_knowledge_from_proto(message.knowledge),
         limits=limits_from_proto(message.limits),
@@ -88,16 +89,15 @@ def spec_from_proto(message: crew_pb2.CrewSpec) -> CrewSpec:
     )
 
 
-def changed_spec(present: CrewSpec, given: crew_pb2.CrewSpec, mask: FieldMask) -> CrewSpec:
-    """Return a crew with the fields that a mask names replaced by the given ones.
+def changed_spec(present: CrewSpec, given: crew_pb2.CrewSpec, mask: FieldMask) -> tuple[CrewSpec, list[FieldViolation]]:
+    """Return a crew with the fields that a mask names replaced by the given ones, and the rules that it then breaks.
 
     Raises:
-        InvalidArgument: the mask names a field that cannot be changed, or a field breaks a rule.
+        InvalidArgument: the mask names a field that cannot be changed.
     """
     message = spec_to_proto(present)
     replace_fields(message, given, mask_paths(mask, _CHANGEABLE))
-    validate(message, "spec")
-    return spec_from_proto(message)
+    return checked_spec(message)
 
 
 def checked_spec(message: crew_pb2.CrewSpec) -> tuple[CrewSpec, list[FieldViolation]]:
@@ -170,6 +170,7 @@ def spec_to_proto(spec: CrewSpec) -> crew_pb2.CrewSpec:
             embedding_model=spec.memory.embedding_model,
             run_name=spec.memory.run_name,
             analysis=spec.memory.analysis,
+            name=spec.memory.name,
         ),
         knowledge=_knowledge_to_proto(spec.knowledge),
         limits=limits_to_proto(spec.limits),
@@ -195,6 +196,7 @@ def memory_id_request_to_proto(spec: CrewSpec) -> memory_pb2.DeriveMemoryIdReque
         crew_name=spec.name,
         model=spec.model,
         run_name=spec.memory.run_name,
+        memory_name=spec.memory.name,
     )
 
 

@@ -11,7 +11,6 @@ from services.orchestrator.messages.crews import (
     checked_spec,
     crew_to_proto,
     fault_to_proto,
-    spec_from_proto,
 )
 from services.orchestrator.usecases.crews import Crews
 
@@ -25,8 +24,9 @@ class CrewServicer(CrewServiceServicer):
     async def CreateCrew(self, request: pb.CreateCrewRequest, context: Context) -> pb.CreateCrewResponse:
         """See the proto."""
         principal = current_principal()
-        crew = await self._crews.create(principal, spec_from_proto(request.spec), request_key(principal, request))
-        return pb.CreateCrewResponse(crew=crew_to_proto(crew))
+        key = request_key(principal, request)
+        created = await self._crews.create(principal, *checked_spec(request.spec), key)
+        return pb.CreateCrewResponse(crew=crew_to_proto(created.crew), warnings=map(fault_to_proto, created.warnings))
 
     async def GetCrew(self, request: pb.GetCrewRequest, context: Context) -> pb.GetCrewResponse:
         """See the proto."""
@@ -40,13 +40,18 @@ class CrewServicer(CrewServiceServicer):
 
     async def UpdateCrew(self, request: pb.UpdateCrewRequest, context: Context) -> pb.UpdateCrewResponse:
         """See the proto."""
-        crew = await self._crews.update(
+        changed = await self._crews.update(
             current_principal(),
             key_from_proto(request),
             lambda present: changed_spec(present, request.spec, request.update_mask),
             request.expected_revision,
+            carry_over_memories=request.carry_over_memories,
         )
-        return pb.UpdateCrewResponse(crew=crew_to_proto(crew))
+        return pb.UpdateCrewResponse(
+            crew=crew_to_proto(changed.crew),
+            warnings=map(fault_to_proto, changed.warnings),
+            carried_memories=changed.carried_memories,
+        )
 
     async def DeleteCrew(self, request: pb.DeleteCrewRequest, context: Context) -> pb.DeleteCrewResponse:
         """See the proto."""
@@ -55,5 +60,7 @@ class CrewServicer(CrewServiceServicer):
 
     async def ValidateCrew(self, request: pb.ValidateCrewRequest, context: Context) -> pb.ValidateCrewResponse:
         """See the proto."""
-        faults, warnings = await self._crews.validate(*checked_spec(request.spec))
-        return pb.ValidateCrewResponse(faults=map(fault_to_proto, faults), warnings=map(fault_to_proto, warnings))
+        report = await self._crews.validate(*checked_spec(request.spec))
+        return pb.ValidateCrewResponse(
+            faults=map(fault_to_proto, report.faults), warnings=map(fault_to_proto, report.warnings)
+        )

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from services.orchestrator.cron import BadTimeZone, zone_of
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, MemorySpec, Process, TaskSpec
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool import Tool
+from services.orchestrator.usecases.setting_faults import setting_fault
 from services.orchestrator.usecases.suggestions import suggestion
 
 _PERCENT_CODE = re.compile("%.?", re.DOTALL)
@@ -129,6 +131,8 @@ def _blank_texts(spec: CrewSpec) -> Iterator[FieldViolation]:
     for path, text in texts:
         if not text.strip():
             yield FieldViolation(path, "must have some text")
+        elif path.endswith("name") and any(unicodedata.category(character) == "Cc" for character in text):
+            yield FieldViolation(path, "must not have line breaks or other control characters")
 
 
 def _duplicates(path: str, names: Sequence[str]) -> Iterator[FieldViolation]:
@@ -176,7 +180,7 @@ def _tools(spec: CrewSpec, known: Mapping[str, Tool]) -> Iterator[FieldViolation
             validator = Draft202012Validator(known[tool.name].config_schema)
             for error in sorted(validator.iter_errors(tool.config), key=lambda error: list(map(str, error.path))):
                 inner = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.path)
-                yield FieldViolation(f"{path}.config{inner}", error.message)
+                yield FieldViolation(f"{path}.config{inner}", setting_fault(error))
 
 
 def _assignments(spec: CrewSpec) -> Iterator[FieldViolation]:

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from services.common.errors import FieldViolation, InvalidArgument, NotFound
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.domain.tool import Tool
 from services.orchestrator.usecases.check_faults import check_faults, needs_checking
-from services.orchestrator.usecases.crew_faults import crew_faults, in_document_order
+from services.orchestrator.usecases.crew_faults import crew_faults, crew_warnings, in_document_order
 from services.orchestrator.usecases.model_needs import Capability, ModelNeed, model_needs
 from services.orchestrator.usecases.ports import ModelInfo, Models
 
@@ -18,6 +19,21 @@ _WHAT_IT_CANNOT: Mapping[Capability, str] = {
     Capability.TOOLS: "cannot call tools",
     Capability.JSON_SCHEMA: "cannot follow a JSON schema",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class CrewReport:
+    """What is to be said of a crew's document, in its order."""
+
+    faults: list[FieldViolation]
+    """What keeps it from being stored and run."""
+    warnings: list[FieldViolation]
+    """What would run but deserves a look."""
+
+    def refuse_faults(self) -> None:
+        """Raise InvalidArgument if there is a fault, with one violation for each."""
+        if self.faults:
+            raise crew_invalid(self.faults)
 
 
 class CrewValidation:
@@ -32,7 +48,7 @@ class CrewValidation:
     async def faults(
         self, spec: CrewSpec, *, model: str = "", limits: ExecutionLimits | None = None
     ) -> list[FieldViolation]:
-        """Return everything that keeps the crew from running, in the order of the document.
+        """Return everything that keeps the crew from running now, in the order of the document.
 
         `model` is the request's choice of one model for everything: its faults are those of the field `model`. `limits`
         are the request's own, at the field `limits`.
@@ -43,44 +59,55 @@ class CrewValidation:
         needs = model_needs(spec, default=self._default_model, override=model)
         known = await self._known(needs)
         faults = [
-            *crew_faults(spec, self._tools, self._max_bytes),
-            *(await asyncio.to_thread(check_faults, spec) if needs_checking(spec) else ()),
-            *(fault for need in needs if (fault := _fault(need, known[need.model], model)) is not None),
+            *await self._own_faults(spec),
+            *_model_faults(needs, known, model),
             *_unknown_prices(spec.limits, "spec.limits", needs, known),
             *(() if limits is None else _unknown_prices(limits, "limits", needs, known)),
         ]
         return in_document_order(dict.fromkeys(faults))
 
-    async def warnings(self, spec: CrewSpec) -> list[FieldViolation]:
-        """Return what of the crew's models would run but deserves a look, in the order of the document.
+    async def report(self, spec: CrewSpec, broken_rules: Sequence[FieldViolation]) -> CrewReport:
+        """Return what keeps a crew from being stored, and what would run but deserves a look.
+
+        `broken_rules` are those of its message; a field that breaks one is not found fault with twice.
 
         Raises:
             Unavailable: the models service cannot be asked.
         """
-        needs = [need for need in model_needs(spec, default=self._default_model) if need.in_words]
-        known = await self._known(needs)
-        found = [
-            FieldViolation(
-                need.field,
-                f'model "{need.model}" cannot call tools by itself and is asked to do so in words, which takes more '
-                "tokens and a model that keeps to a form; choose one that can, or have such models refused by "
-                "tool_calling NATIVE",
-            )
-            for need in needs
-            if isinstance(model := known[need.model], ModelInfo)
-            and model.writes_freely
-            and need.capability not in model.capabilities
+        needs = model_needs(spec, default=self._default_model)
+        known = await self._known(needs, credential=True)
+        # What the default cannot do may be done by the model that an execution names.
+        by_default = [need for need in needs if not need.named_in]
+        faults = [
+            *await self._own_faults(spec),
+            *_model_faults([need for need in needs if need.named_in], known, ""),
+            *_unknown_prices(spec.limits, "spec.limits", needs, known),
         ]
-        return in_document_order(dict.fromkeys(found))
+        warnings = [
+            *crew_warnings(spec),
+            *(
+                replace(fault, description=f"{fault.description}; or name one in StartExecution")
+                for fault in _model_faults(by_default, known, "")
+            ),
+            *_missing_credentials(needs, known),
+            *_tool_calls_in_words(needs, known),
+        ]
+        broken = {violation.field for violation in broken_rules}
+        faults = [*broken_rules, *(fault for fault in faults if fault.field not in broken)]
+        return CrewReport(in_document_order(dict.fromkeys(faults)), in_document_order(dict.fromkeys(warnings)))
 
-    async def _known(self, needs: Sequence[ModelNeed]) -> dict[str, ModelInfo | str]:
+    async def _own_faults(self, spec: CrewSpec) -> list[FieldViolation]:
+        read = await asyncio.to_thread(check_faults, spec) if needs_checking(spec) else []
+        return [*crew_faults(spec, self._tools, self._max_bytes), *read]
+
+    async def _known(self, needs: Iterable[ModelNeed], *, credential: bool = False) -> dict[str, ModelInfo | str]:
         names = list(dict.fromkeys(need.model for need in needs))
-        answers = await asyncio.gather(*(self._find(name) for name in names))
+        answers = await asyncio.gather(*(self._find(name, credential=credential) for name in names))
         return dict(zip(names, answers, strict=True))
 
-    async def _find(self, name: str) -> ModelInfo | str:
+    async def _find(self, name: str, *, credential: bool) -> ModelInfo | str:
         try:
-            return await self._models.find(name)
+            return await self._models.find(name, credential=credential)
         except (NotFound, InvalidArgument) as error:
             return error.message
 
@@ -94,6 +121,42 @@ def crew_invalid(faults: Sequence[FieldViolation]) -> InvalidArgument:
         reason="CREW_INVALID",
         violations=faults,
     )
+
+
+def _model_faults(
+    needs: Iterable[ModelNeed], known: Mapping[str, ModelInfo | str], override: str
+) -> Iterator[FieldViolation]:
+    for need in needs:
+        fault = _fault(need, known[need.model], override)
+        if fault is not None:
+            yield fault
+
+
+def _missing_credentials(needs: Iterable[ModelNeed], known: Mapping[str, ModelInfo | str]) -> Iterator[FieldViolation]:
+    told = set()
+    for need in needs:
+        model = known[need.model]
+        if need.model not in told and not isinstance(model, str) and model.lacks_credential:
+            told.add(need.model)
+            yield FieldViolation(
+                need.named_in or need.field,
+                f'there is no credential to call the model "{need.model}" with; have a key stored for your group '
+                "(ExplainCredential says what was looked for), or choose another model",
+            )
+
+
+def _tool_calls_in_words(needs: Iterable[ModelNeed], known: Mapping[str, ModelInfo | str]) -> Iterator[FieldViolation]:
+    for need in needs:
+        model = known[need.model]
+        if not need.in_words or isinstance(model, str):
+            continue
+        if model.writes_freely and need.capability not in model.capabilities:
+            yield FieldViolation(
+                need.field,
+                f'model "{need.model}" cannot call tools by itself and is asked to do so in words, which takes more '
+                "tokens and a model that keeps to a form; choose one that can, or have such models refused by "
+                "tool_calling NATIVE",
+            )
 
 
 def _unknown_prices(

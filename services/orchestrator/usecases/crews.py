@@ -1,7 +1,7 @@
 """Use cases of CrewService."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pydantic_core import to_json
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,11 +18,20 @@ from services.orchestrator import tables
 from services.orchestrator.domain.crew import Crew, CrewSpec
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.repositories.crews import CrewRepository
-from services.orchestrator.usecases.crew_faults import crew_warnings, in_document_order
-from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
+from services.orchestrator.usecases.crew_faults import in_document_order
+from services.orchestrator.usecases.crew_validation import CrewReport, CrewValidation
 from services.orchestrator.usecases.ports import Memories
 
 _CREWS = Pager("crews")
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedCrew:
+    """A stored crew, and what is to be said of storing it."""
+
+    crew: Crew
+    warnings: tuple[FieldViolation, ...] = ()
+    carried_memories: int = 0
 
 
 class Crews:
@@ -33,8 +42,12 @@ class Crews:
         self._validation = validation
         self._memories = memories
 
-    async def create(self, principal: Principal, spec: CrewSpec, request: RequestKey | None) -> Crew:
+    async def create(
+        self, principal: Principal, spec: CrewSpec, broken_rules: Sequence[FieldViolation], request: RequestKey | None
+    ) -> ChangedCrew:
         """Store a crew as revision 1; a repeated `request` returns the crew of the first one.
+
+        `broken_rules` are those of its message.
 
         Raises:
             InvalidArgument: it could not run; one violation for each fault.
@@ -44,8 +57,9 @@ class Crews:
             async with self._database.read() as connection:
                 first_id = await RequestRepository(connection, tables.requests).find(request)
                 if first_id is not None:
-                    return await _first(connection, principal, first_id)
-        await self._refuse_faults(spec)
+                    return ChangedCrew(await _first(connection, principal, first_id))
+        report = await self._validation.report(spec, broken_rules)
+        report.refuse_faults()
         now = utc_now()
         memory_id = await self._memory_id(spec)
         crew = Crew(new_id(), principal.group_id, 1, spec, created_at=now, updated_at=now, memory_id=memory_id)
@@ -53,9 +67,9 @@ class Crews:
             if request is not None:
                 first_id = await RequestRepository(connection, tables.requests).claim(request, crew.id)
                 if first_id != crew.id:
-                    return await _first(connection, principal, first_id)
+                    return ChangedCrew(await _first(connection, principal, first_id))
             await CrewRepository(connection).insert(crew, principal.subject)
-        return crew
+        return ChangedCrew(crew, tuple(report.warnings))
 
     async def get(self, principal: Principal, key: ResourceKey, revision: int = 0) -> Crew:
         """Return a crew; revision 0 is the newest.
@@ -84,11 +98,17 @@ class Crews:
         return Page([await self._with_memory_id(crew) for crew in page.items], page.next_page_token)
 
     async def update(
-        self, principal: Principal, key: ResourceKey, change: Callable[[CrewSpec], CrewSpec], expected_revision: int
-    ) -> Crew:
+        self,
+        principal: Principal,
+        key: ResourceKey,
+        change: Callable[[CrewSpec], tuple[CrewSpec, list[FieldViolation]]],
+        expected_revision: int,
+        *,
+        carry_over_memories: bool,
+    ) -> ChangedCrew:
         """Store the next revision of a crew; the present one is kept when the document is the same.
 
-        `change` returns the new document for the present one.
+        `change` returns the new document for the present one, and the rules of its message that it breaks.
 
         Raises:
             InvalidArgument: it could not run; one violation for each fault.
@@ -98,13 +118,16 @@ class Crews:
         """
         while True:
             present = await self.get(principal, key)
-            spec = change(present.spec)
-            await self._refuse_faults(spec)
+            spec, broken_rules = change(present.spec)
+            report = await self._validation.report(spec, broken_rules)
+            report.refuse_faults()
             if present.spec == spec:
-                return present
+                carried = await self._carry_from_before(principal, present) if carry_over_memories else 0
+                return ChangedCrew(present, tuple(report.warnings), carried)
             if expected_revision not in {0, present.revision}:
                 raise Aborted.revision("crew", str(key), expected_revision, present.revision)
             memory_id = await self._memory_id(spec)
+            carried = await self._carry(present, memory_id, spec) if carry_over_memories else 0
             async with self._database.write() as connection:
                 crews = CrewRepository(connection)
                 locked = await crews.lock(principal.group_id, ResourceKey(present.id))
@@ -117,7 +140,8 @@ class Crews:
                     locked, revision=locked.revision + 1, spec=spec, updated_at=utc_now(), memory_id=memory_id
                 )
                 await crews.add_revision(crew, principal.subject)
-            return crew
+            left = [] if carry_over_memories or not _moves(present, memory_id) else [_left_behind(present)]
+            return ChangedCrew(crew, tuple(in_document_order([*report.warnings, *left])), carried)
 
     async def delete(self, principal: Principal, key: ResourceKey) -> None:
         """Take a crew out of listings. Deleting it again changes nothing.
@@ -133,22 +157,22 @@ class Crews:
             elif not await crews.was_deleted(principal.group_id, key):
                 raise NotFound.by_key("crew", key)
 
-    async def validate(
-        self, spec: CrewSpec, broken_rules: Sequence[FieldViolation]
-    ) -> tuple[list[FieldViolation], list[FieldViolation]]:
-        """Return what keeps a crew from being stored and run, and what would run but deserves a look.
+    async def validate(self, spec: CrewSpec, broken_rules: Sequence[FieldViolation]) -> CrewReport:
+        """Return what keeps a crew from being stored and run, and what would run but deserves a look."""
+        return await self._validation.report(spec, broken_rules)
 
-        `broken_rules` are those of its message; a field that breaks one is not found fault with twice.
-        """
-        broken = {violation.field for violation in broken_rules}
-        faults = [fault for fault in await self._validation.faults(spec) if fault.field not in broken]
-        warnings = [*crew_warnings(spec), *await self._validation.warnings(spec)]
-        return in_document_order([*broken_rules, *faults]), in_document_order(warnings)
+    async def _carry(self, before: Crew, memory_id: str, spec: CrewSpec) -> int:
+        """Copy the memories of a crew to those it has after a change, if these are others; return how many."""
+        if not before.memory_id or not _moves(before, memory_id):
+            return 0
+        return await self._memories.copy(before.memory_id, before.spec, memory_id, spec)
 
-    async def _refuse_faults(self, spec: CrewSpec) -> None:
-        faults = await self._validation.faults(spec)
-        if faults:
-            raise crew_invalid(faults)
+    async def _carry_from_before(self, principal: Principal, present: Crew) -> int:
+        """Copy what the latest change of a crew has left behind: only then was it said."""
+        if present.revision == 1:
+            return 0
+        before = await self.get(principal, ResourceKey(present.id), present.revision - 1)
+        return await self._carry(before, present.memory_id or "", present.spec)
 
     async def _memory_id(self, spec: CrewSpec) -> str:
         return await self._memories.memory_id(spec) if spec.memory.enabled else ""
@@ -163,3 +187,15 @@ async def _first(connection: AsyncConnection, principal: Principal, crew_id: str
     if crew is None:
         raise NotFound.of("crew", crew_id)
     return crew
+
+
+def _moves(before: Crew, memory_id: str) -> bool:
+    return bool(before.memory_id and memory_id) and before.memory_id != memory_id
+
+
+def _left_behind(before: Crew) -> FieldViolation:
+    return FieldViolation(
+        "spec.memory",
+        f"the crew has another memory after this change; what it remembered stays under {before.memory_id}. Repeat the "
+        "update with carry_over_memories to copy it. A memory with a name (spec.memory.name) stays with its crew",
+    )

@@ -20,6 +20,8 @@ class ModelInfo:
     """Whether it can write what it is asked for; the packaged model only takes sentences out of texts."""
     priced: bool = True
     """Whether the cost of a call is known."""
+    lacks_credential: bool = False
+    """Whether it is known that the caller has no credential for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class Grant:
 class Models(Protocol):
     """The models service, asked on behalf of the current caller."""
 
-    async def find(self, name: str) -> ModelInfo:
-        """Return what the models service knows of a model.
+    async def find(self, name: str, *, credential: bool = False) -> ModelInfo:
+        """Return what the models service knows of a model; whether the caller has its `credential` only if asked for.
 
         Raises:
             NotFound: the caller's group does not have this model; the message lists similar names.
@@ -51,6 +53,14 @@ class Memories(Protocol):
 
         Raises:
             Unavailable: the memory service cannot be asked.
+        """
+        ...
+
+    async def copy(self, source_id: str, before: CrewSpec, target_id: str, after: CrewSpec) -> int:
+        """Copy the memories of a crew to where it finds them after a change; return how many there were.
+
+        Raises:
+            CoxswainError: not all of them could be copied; repeating it copies each to the same place.
         """
         ...
 

@@ -8,8 +8,15 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from coxswain.memory.v1.memory_pb2 import DeriveMemoryIdRequest
+from coxswain.memory.v1.memory_pb2 import (
+    DeriveMemoryIdRequest,
+    ListRecordsRequest,
+    Namespace,
+    RecordFilter,
+    SaveRecordsRequest,
+)
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
+from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
 from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from coxswain.orchestrator.v1 import crew_pb2 as pb
@@ -19,8 +26,10 @@ from tests.integration.orchestrator.support import (
     EVERY_FIELD,
     create_crew,
     crews,
+    executions_of,
     refused,
     spec,
+    start_request,
     working,
 )
 from tests.support.harness import BOB, Harness, serve_services
@@ -117,9 +126,10 @@ async def test_a_change_that_breaks_a_rule_is_refused_by_its_field(harness: Harn
     made = await create_crew(harness)
     given = pb.CrewSpec(agents=[pb.AgentSpec(name="reader", role="x" * 5000, goal="Read")])
     request = pb.UpdateCrewRequest(id=made.id, spec=given, update_mask=FieldMask(paths=["agents"]))
-    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+    with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
         await crews(harness).UpdateCrew(request)
-    assert list(refusal.violations) == ["spec.agents[0].role"]
+    # The other agent is gone as well.
+    assert list(refusal.violations) == ["spec.agents[0].role", "spec.tasks[1].agent"]
 
 
 async def test_changes_of_different_fields_at_once_are_all_kept(harness: Harness) -> None:
@@ -263,7 +273,9 @@ async def test_what_a_model_cannot_do_is_refused_and_what_another_can_is_not(har
     wanting.tasks[0].output_schema.update({"type": "object"})
     wanting.tasks[1].guardrails.append("Be brief")
     answer = await stub.ValidateCrew(pb.ValidateCrewRequest(spec=wanting))
-    assert [fault.field for fault in answer.faults] == [
+    assert not answer.faults
+    # An execution may name another model than the default.
+    assert [fault.field for fault in answer.warnings] == [
         "spec.agents[0].allow_delegation",
         "spec.agents[1].tools",
         "spec.tasks[0].output_schema",
@@ -271,7 +283,11 @@ async def test_what_a_model_cannot_do_is_refused_and_what_another_can_is_not(har
         "spec.process",
         "spec.planning",
     ]
-    assert all('"offline/extract", the default of this installation' in fault.description for fault in answer.faults)
+    assert all('"offline/extract", the default of this installation' in fault.description for fault in answer.warnings)
+    made = (await stub.CreateCrew(pb.CreateCrewRequest(spec=wanting))).crew
+    with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID"):
+        await executions_of(harness).StartExecution(start_request(made.id))
+    await executions_of(harness).StartExecution(start_request(made.id, model=CAPABLE_MODEL))
     wanting.model = CAPABLE_MODEL
     assert not (await stub.ValidateCrew(pb.ValidateCrewRequest(spec=wanting))).faults
     wanting.memory.enabled = True
@@ -288,12 +304,36 @@ async def test_a_model_the_group_switched_off_is_a_fault(harness: Harness) -> No
     assert [fault.field for fault in answer.faults] == ["spec.model"]
 
 
-async def test_an_oversized_text_is_refused_before_anything_else(harness: Harness) -> None:
-    big = spec()
-    big.agents[0].role = "x" * 5000
-    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
-        await crews(harness).CreateCrew(pb.CreateCrewRequest(spec=big))
-    assert list(refusal.violations) == ["spec.agents[0].role"]
+async def test_broken_rules_and_faults_are_refused_together_and_nothing_is_stored(harness: Harness) -> None:
+    bad = spec("two\nlines")
+    bad.agents[0].role = "x" * 5000
+    bad.agents[1].goal = ""
+    bad.tasks[1].agent = "nobody"
+    bad.tasks[2].output_schema.update({"type": "object", "minimum": float("inf")})
+    found = ["spec.name", "spec.agents[0].role", "spec.agents[1].goal", "spec.tasks[1].agent"]
+    found += ["spec.tasks[2].output_schema.minimum"]
+    stub = crews(harness)
+    with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
+        await stub.CreateCrew(pb.CreateCrewRequest(spec=bad))
+    assert list(refusal.violations) == found
+    assert "line breaks" in refusal.violations["spec.name"]
+    with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
+        await stub.CreateCrew(pb.CreateCrewRequest())
+    assert {"spec.name", "spec.agents", "spec.tasks"} <= set(refusal.violations)
+    assert not (await stub.ListCrews(pb.ListCrewsRequest())).crews
+
+
+async def test_a_model_without_a_credential_is_warned_of(harness: Harness) -> None:
+    stub = crews(harness)
+    wanting = spec(model=CAPABLE_MODEL)
+    answer = await stub.ValidateCrew(pb.ValidateCrewRequest(spec=wanting))
+    assert not answer.faults
+    (warning,) = answer.warnings
+    assert (warning.field, CAPABLE_MODEL in warning.description) == ("spec.model", True)
+    assert "credential" in warning.description
+    created = await stub.CreateCrew(pb.CreateCrewRequest(spec=wanting))
+    assert list(created.warnings) == [warning]
+    assert not (await stub.CreateCrew(pb.CreateCrewRequest(spec=spec("offline")))).warnings
 
 
 async def test_undecodable_bytes_are_refused_with_the_name_of_the_message(harness: Harness) -> None:
@@ -419,3 +459,52 @@ async def test_a_crew_says_under_which_id_its_memories_are_stored(database_url: 
             await connection.execute(crew_revisions.update().values(memory_id=None))
         assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew == changed
         assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id, revision=1))).crew == made
+
+
+async def test_a_memory_with_a_name_stays_and_one_without_can_be_carried_over(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with serve_services(tmp_path, "models", "memory", "orchestrator", database_url=database_url) as served:
+        stub, memory = crews(served), MemoryServiceStub(served.channel())
+        made = await create_crew(served, memory=pb.MemorySpec(enabled=True))
+        for number, private in enumerate([False, True, False]):
+            scope = "/crew/brief/agent/reader" if number < 2 else "/elsewhere"
+            record = Record(
+                id=f"m{number}", unified=UnifiedRecord(content=f"Fact {number}.", scope=scope, private=private)
+            )
+            await memory.SaveRecords(
+                SaveRecordsRequest(namespace=Namespace(memory_id=made.memory_id), records=[record])
+            )
+
+        async def change(carry: bool = False, **fields: Any) -> pb.UpdateCrewResponse:
+            paths = ["memory.name" if name == "memory" else name for name in fields]
+            mask = FieldMask(paths=paths)
+            request = pb.UpdateCrewRequest(id=made.id, spec=pb.CrewSpec(**fields), update_mask=mask)
+            request.carry_over_memories = carry
+            return await stub.UpdateCrew(request)
+
+        async def remembered(memory_id: str) -> dict[str, str]:
+            request = ListRecordsRequest(
+                namespace=Namespace(memory_id=memory_id), filter=RecordFilter(include_private=True)
+            )
+            return {record.id: record.unified.scope for record in (await memory.ListRecords(request)).records}
+
+        renamed = await change(name="Other name")
+        assert renamed.crew.memory_id != made.memory_id
+        assert [warning.field for warning in renamed.warnings] == ["spec.memory"]
+        assert made.memory_id in renamed.warnings[0].description
+        assert not await remembered(renamed.crew.memory_id)
+        carried = await change(carry=True, name="Other name")
+        assert (carried.carried_memories, list(carried.warnings)) == (3, [])
+        scopes = {"m0": "/crew/other-name/agent/reader", "m1": "/crew/other-name/agent/reader", "m2": "/elsewhere"}
+        assert await remembered(carried.crew.memory_id) == scopes
+        named = await change(carry=True, memory=pb.MemorySpec(name="customers"))
+        assert named.carried_memories == 3
+        assert (await remembered(named.crew.memory_id))["m0"] == "/crew/customers/agent/reader"
+        again = await change(name="brief", model=CAPABLE_MODEL)
+        assert again.crew.memory_id == named.crew.memory_id
+        assert "spec.memory" not in [warning.field for warning in again.warnings]
+        sharing = await create_crew(served, name="sharing", memory=pb.MemorySpec(enabled=True, name="customers"))
+        assert sharing.memory_id == named.crew.memory_id
+        elsewhere = await create_crew(served, BOB, name="x", memory=pb.MemorySpec(enabled=True, name="customers"))
+        assert elsewhere.memory_id != named.crew.memory_id

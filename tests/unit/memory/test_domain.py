@@ -145,3 +145,10 @@ def test_the_children_of_a_scope_are_those_its_figures_name(counts: list[tuple[s
 def test_microseconds_lose_nothing(moment: datetime) -> None:
     assert moment_of(microseconds(moment)) == moment
     assert microseconds(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=7)) == 7
+
+
+def test_a_memory_with_a_name_has_its_own_id_in_each_group_whatever_crew_it_is_of() -> None:
+    named = {derive_memory_id(**(CREW | change | {"memory_name": "m"})) for change in ({}, {"model": "x"})}  # type: ignore[arg-type]
+    assert len(named) == 1
+    others = [{"group_id": "other", "memory_name": "m"}, {"memory_name": "n"}, {}, {"crew_name": "m"}]
+    assert named.isdisjoint(derive_memory_id(**(CREW | other)) for other in others)  # type: ignore[arg-type]

@@ -274,3 +274,13 @@ def test_conditions_and_checks_are_read_before_they_are_needed(tasks: list[TaskS
     told = {fault.field: fault.description for fault in check_faults(crew(*tasks))}
     assert told.keys() == found.keys()
     assert all(words in told[field] for field, words in found.items())
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "\x7f", "a\x85"])
+def test_names_have_no_control_characters(name: str) -> None:
+    spec = replace(crew(task(name), agents=(READER, replace(EDITOR, name=name))), name=name)
+    assert [field for field in fields(spec) if field.endswith("name")] == [
+        "spec.name",
+        "spec.agents[1].name",
+        "spec.tasks[0].name",
+    ]

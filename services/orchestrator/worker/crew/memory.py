@@ -42,7 +42,7 @@ class _TaskMemory(Memory):
             llm=llm,
             storage=ServiceMemoryStorage(attempt, approved=approved),
             embedder=embedder(attempt, spec.memory.embedding_model),
-            root_scope=f"/crew/{sanitize_scope_name(spec.name)}",
+            root_scope=spec.memory_scope,
         )
         memory._attempt = attempt
         memory._is_held = attempt.task.human_approval and not approved
