@@ -63,10 +63,11 @@ async def decided(harness: Harness, execution: pb.Execution) -> list[int]:
     """What was decided of each task; the rows say the same."""
     stub = executions_of(harness)
     events = stub.WatchExecution(pb.WatchExecutionRequest(id=execution.id))
-    seen = [(await anext(aiter(events))).event for _ in range(1)]
+    seen = []
     async for response in events:
         seen.append(response.event)
-        break
+        if len(seen) == 2:
+            break
     events.cancel()
     assert [event.WhichOneof("event") for event in seen] == ["execution_queued", "execution_continued"]
     continued = seen[1].execution_continued
