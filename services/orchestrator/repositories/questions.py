@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, exists, insert, select, update
+from sqlalchemy import Row, Select, exists, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
@@ -26,6 +26,15 @@ class QuestionFilter:
     kinds: Collection[QuestionKind] = ()
     execution_id: str = ""
     crew_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenQuestion:
+    """Who asks an open question."""
+
+    execution_id: str
+    task_index: int
+    id: str
 
 
 class QuestionRepository:
@@ -82,14 +91,9 @@ class QuestionRepository:
         is_open = exists().where(questions.c.execution_id == execution_id, questions.c.state == QuestionState.OPEN)
         return bool((await self._connection.execute(select(is_open))).scalar_one())
 
-    async def open_ids(self, execution_ids: Collection[str]) -> list[tuple[str, int, str]]:
-        """Return execution, task index and id of the open questions of executions, oldest first."""
-        rows = await self._connection.execute(
-            select(questions.c.execution_id, questions.c.task_index, questions.c.id)
-            .where(questions.c.execution_id.in_(execution_ids), questions.c.state == QuestionState.OPEN)
-            .order_by(questions.c.id)
-        )
-        return [(row.execution_id, row.task_index, row.id) for row in rows]
+    async def open_ids(self, execution_ids: Collection[str]) -> list[OpenQuestion]:
+        """Return the open questions of executions, oldest first."""
+        return [OpenQuestion(*row) for row in await self._connection.execute(_open(execution_ids))]
 
     async def overdue(self, now: datetime, limit: int) -> list[Question]:
         """Return open questions past their deadline, of all groups."""
@@ -202,6 +206,19 @@ class QuestionChangeReader:
         """Return the last sequence of each of these groups that has any."""
         rows = await self._database.fetch(select(question_inboxes).where(question_inboxes.c.group_id.in_(group_ids)))
         return {row["group_id"]: row["last_sequence"] for row in rows}
+
+
+async def read_open(database: Database, execution_id: str) -> list[OpenQuestion]:
+    """Return the open questions of an execution, oldest first. One statement needs no transaction."""
+    return [OpenQuestion(*row.values()) for row in await database.fetch(_open([execution_id]))]
+
+
+def _open(execution_ids: Collection[str]) -> Select[Any]:
+    return (
+        select(questions.c.execution_id, questions.c.task_index, questions.c.id)
+        .where(questions.c.execution_id.in_(execution_ids), questions.c.state == QuestionState.OPEN)
+        .order_by(questions.c.id)
+    )
 
 
 def to_question(row: Row[Any] | dict[str, Any]) -> Question:

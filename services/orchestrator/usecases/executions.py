@@ -18,12 +18,13 @@ from services.orchestrator.domain.execution_filter import ExecutionFilter
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.executions import ExecutionRepository, read_execution
+from services.orchestrator.repositories.questions import read_open
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.event_feed import EventFeed
 from services.orchestrator.usecases.execution_continuer import ExecutionContinuer
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
 from services.orchestrator.usecases.execution_starter import ExecutionOwner, ExecutionStarter, existing_execution
-from services.orchestrator.usecases.open_questions import tasks_with_open_questions, with_open_questions
+from services.orchestrator.usecases.open_questions import asking, tasks_with_open_questions, with_open_questions
 from services.orchestrator.usecases.ports import Grants
 
 # Labels are all that is large of a listed one, and have their limits.
@@ -68,7 +69,9 @@ class Executions:
         execution = await read_execution(self._database, principal.group_id, execution_id)
         if execution is None:
             raise NotFound.of("execution", execution_id)
-        return execution
+        return (
+            execution if execution.state.terminal else asking(execution, await read_open(self._database, execution_id))
+        )
 
     async def task_runs(self, principal: Principal, execution_id: str, size: int, token: str) -> Page[TaskRun]:
         """Return a page of the tasks of an execution, in the crew's order.
