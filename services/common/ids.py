@@ -7,9 +7,11 @@ from datetime import datetime
 
 _lock = threading.Lock()
 _newest = [0]
-_random = bytearray()
-"""What is left of the latest reading of the system's random source: one reading serves many ids."""
-_READ_BYTES = 4096
+_random: list[int] = []
+"""Numbers of 74 random bits, none of which is used twice: one reading of the system's source serves many ids."""
+_RANDOM_BITS = 74
+_RANDOM_BYTES = 10
+_READ_BYTES = 400 * _RANDOM_BYTES
 # A process that was forked must not make its parent's ids.
 os.register_at_fork(after_in_child=_random.clear)
 
@@ -19,9 +21,12 @@ def new_id() -> str:
     # 48 bits of milliseconds, then 74 random bits: all but the version and variant fields.
     milliseconds = time.time_ns() // 1_000_000
     with _lock:
-        candidate = milliseconds << 74 | _random_bits(10) >> 6
+        if not _random:
+            _read_random()
+        candidate = milliseconds << _RANDOM_BITS | _random.pop()
         if candidate <= _newest[0]:
-            candidate = _newest[0] + 1 + _random_bits(4)
+            # Again random bits, so that nobody guesses the next id.
+            candidate = _newest[0] + 1 + (candidate & 0xFFFF_FFFF)
         _newest[0] = candidate
     return _formatted(candidate)
 
@@ -39,10 +44,10 @@ def _formatted(number: int) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def _random_bits(size: int) -> int:
-    """Return a number of `size` random bytes, which are never used again."""
-    if len(_random) < size:
-        _random[:] = os.urandom(_READ_BYTES)
-    taken = _random[-size:]
-    del _random[-size:]
-    return int.from_bytes(taken, "big")
+def _read_random() -> None:
+    read = os.urandom(_READ_BYTES)
+    unused = _RANDOM_BYTES * 8 - _RANDOM_BITS
+    _random.extend(
+        int.from_bytes(read[start : start + _RANDOM_BYTES], "big") >> unused
+        for start in range(0, _READ_BYTES, _RANDOM_BYTES)
+    )

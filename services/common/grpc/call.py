@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from services.common.errors import Unauthenticated
-from services.common.identity.authenticator import Credential
+from services.common.identity.authenticator import NO_CREDENTIAL, Credential
 from services.common.identity.principal import Principal
 
 
@@ -20,7 +20,7 @@ class Call:
     """Full name. Example: `/coxswain.auth.v1.AuthService/WhoAmI`."""
     group_header: str = ""
     """The group that the caller named in `x-group-id`."""
-    credential: Credential = field(default_factory=Credential)
+    credential: Credential = NO_CREDENTIAL
     """What the caller sent, unverified; empty on calls of other services."""
     principal: Principal | None = None
     """Who the call is made by; None where the method asks for no role."""

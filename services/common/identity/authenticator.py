@@ -34,6 +34,10 @@ class Credential:
     """The value of `x-forwarded-access-token`."""
 
 
+NO_CREDENTIAL = Credential()
+"""What a caller sent who sent nothing."""
+
+
 class TokenExchanger(Protocol):
     """Exchanges a caller's credential for a principal; auth does it."""
 

@@ -19,7 +19,7 @@ _KEYLESS_SECONDS = 5.0
 _Key = tuple[str, str, str, str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutboundCredential:
     """A secret and whose it is. An empty token means that the destination is called without one."""
 

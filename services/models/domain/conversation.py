@@ -56,7 +56,7 @@ class Thinking:
     """What the upstream wants back; callers hand it back unread."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ContentPart:
     """A part of a message: text, or something else."""
 
@@ -81,7 +81,7 @@ class ToolCall:
     """What the provider wants back with the call in the next turn, such as a signature; callers hand it back unread."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """One turn of a conversation."""
 
@@ -128,7 +128,7 @@ class Sampling:
     thinking_budget_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Completion:
     """What to complete, and how."""
 

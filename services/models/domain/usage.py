@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
     """Tokens of one call."""
 
@@ -22,12 +22,24 @@ class Usage:
     """US dollars; 0 when prices are unknown."""
     estimated: bool = False
 
+    def at_cost(self, cost: float) -> "Usage":
+        """Return the same tokens with what they cost."""
+        return Usage(
+            self.input_tokens,
+            self.output_tokens,
+            self.reasoning_tokens,
+            self.cached_input_tokens,
+            self.cache_write_input_tokens,
+            cost,
+            self.estimated,
+        )
+
 
 CREW_LABEL = "crew"
 """The label that holds the name of the crew whose execution calls."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UsageRecord:
     """One call that was answered, or that had begun to be."""
 

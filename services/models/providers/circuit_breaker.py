@@ -4,6 +4,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -19,8 +20,7 @@ _OPENINGS = Counter(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamKey:
+class UpstreamKey(NamedTuple):
     """One group's use of one upstream: another group's key or address has no part in it."""
 
     group_id: str

@@ -12,7 +12,7 @@ from services.models.domain.model import Model
 from services.models.domain.usage import Usage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Listener:
     lost: Callable[[Model, Usage], object]
     prompt_tokens: Callable[[], int]

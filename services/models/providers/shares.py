@@ -1,11 +1,12 @@
 """Fair shares of an upstream between groups."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from services.common.errors import ResourceExhausted
+
+_Key = tuple[str, str]
+"""Origin and group."""
 
 
 @dataclass(slots=True)
@@ -27,36 +28,63 @@ class GroupShares:
         self._wait_seconds = wait_seconds
         self._shares: dict[tuple[str, str], _Share] = {}
 
-    @contextlib.asynccontextmanager
-    async def slot(self, origin: str, group_id: str) -> AsyncIterator[None]:
-        """Hold one of the group's slots at an upstream.
+    def slot(self, origin: str, group_id: str) -> "_Slot":
+        """Hold one of the group's slots at an upstream, in `async with`.
 
         Raises:
             ResourceExhausted: UPSTREAM_SHARE_EXCEEDED, none became free in time.
         """
-        key = (origin, group_id)
-        share = self._shares.setdefault(key, _Share(asyncio.Semaphore(self._most)))
+        return _Slot(self, (origin, group_id))
+
+    async def take(self, key: _Key) -> None:
+        """Take a slot; see `slot`."""
+        share = self._shares.get(key)
+        if share is None:
+            share = self._shares[key] = _Share(asyncio.Semaphore(self._most))
         share.callers += 1
         try:
-            try:
-                if share.slots.locked():
-                    async with asyncio.timeout(self._wait_seconds):
-                        await share.slots.acquire()
-                else:
+            if share.slots.locked():
+                async with asyncio.timeout(self._wait_seconds):
                     await share.slots.acquire()
-            except TimeoutError:
-                raise ResourceExhausted(
-                    f"your group has {self._most} calls under way at {origin}, as many as it may have at once; "
-                    "wait for some of them to end, or send fewer at once",
-                    reason="UPSTREAM_SHARE_EXCEEDED",
-                    metadata={"origin": origin, "limit": str(self._most)},
-                    retry_after=max(1.0, self._wait_seconds),
-                ) from None
-            try:
-                yield
-            finally:
-                share.slots.release()
-        finally:
-            share.callers -= 1
-            if not share.callers:
-                del self._shares[key]
+            else:
+                await share.slots.acquire()
+        except TimeoutError:
+            self._leave(key, share)
+            origin = key[0]
+            raise ResourceExhausted(
+                f"your group has {self._most} calls under way at {origin}, as many as it may have at once; "
+                "wait for some of them to end, or send fewer at once",
+                reason="UPSTREAM_SHARE_EXCEEDED",
+                metadata={"origin": origin, "limit": str(self._most)},
+                retry_after=max(1.0, self._wait_seconds),
+            ) from None
+        except BaseException:
+            self._leave(key, share)
+            raise
+
+    def give_back(self, key: _Key) -> None:
+        """Give a slot back."""
+        share = self._shares[key]
+        share.slots.release()
+        self._leave(key, share)
+
+    def _leave(self, key: _Key, share: _Share) -> None:
+        share.callers -= 1
+        if not share.callers:
+            del self._shares[key]
+
+
+class _Slot:
+    """A slot while it is held. A generator would cost every call more than the slot does."""
+
+    __slots__ = ("_key", "_shares")
+
+    def __init__(self, shares: GroupShares, key: _Key) -> None:
+        self._shares = shares
+        self._key = key
+
+    async def __aenter__(self) -> None:
+        await self._shares.take(self._key)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._shares.give_back(self._key)

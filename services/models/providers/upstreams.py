@@ -56,7 +56,20 @@ _ANSWERS = frozenset(
 _OF_THE_DEPLOYMENT = (FailedPrecondition, PermissionDenied, ResourceExhausted, Unauthenticated)
 
 
-@dataclass(frozen=True, slots=True)
+class CallId:
+    """The id of one call, made when an upstream is told it first: most are not."""
+
+    __slots__ = ("_id",)
+
+    def __init__(self) -> None:
+        self._id = ""
+
+    def __str__(self) -> str:
+        self._id = self._id or new_id()
+        return self._id
+
+
+@dataclass(slots=True)
 class Attempt:
     """One attempt of a call."""
 
@@ -66,11 +79,18 @@ class Attempt:
     """When the call has to end, by the event loop's clock."""
     answer_by: float
     """When the answer has to begin; at most the deadline."""
-    idempotency_key: str
-    """The same for every attempt of one call at one deployment."""
+    call_id: CallId
+    """The same for every attempt of one call."""
+    deployment: int = 0
+    """The number of the chosen deployment."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of one call at one deployment."""
+        return f"{self.call_id}-{self.deployment}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Route:
     model: Model
     key: UpstreamKey
@@ -182,7 +202,7 @@ class Upstreams:
             longest_pause = min(longest_pause, _LONGEST_PAUSE_BEFORE_FALLBACK)
         most_attempts = max(most_attempts, len(routes))
         answer_by = deadline if answer_by is None else min(deadline, answer_by)
-        call_id = new_id()
+        call_id = CallId()
         loop = asyncio.get_running_loop()
         attempts = rounds = 0
         circuits_waited_for = False
@@ -198,7 +218,7 @@ class Upstreams:
                 attempts += 1
                 trial = self._breaker.begin(route.key)
                 try:
-                    result = await attempt(Attempt(route.model, deadline, answer_by, f"{call_id}-{route.number}"))
+                    result = await attempt(Attempt(route.model, deadline, answer_by, call_id, route.number))
                 except RetryableError as error:
                     _judge(trial, error.failure, ours=error.ours)
                     failure = error.failure

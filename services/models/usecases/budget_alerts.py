@@ -18,17 +18,14 @@ from services.models.repositories.budgets import BudgetRepository
 logger = structlog.get_logger(__name__)
 
 _ALERTS = Counter("coxswain_models_budget_alerts_total", "Alerts stored, by limit.", ("limit",))
-# Limits that are watched; the oldest leave, and are watched again from their next call on.
+# Limits that are watched; those of the oldest groups leave, and are watched again from their next call on.
 _MAX_WATCHED = 50_000
 # What is allowed anew each minute is no news.
 _WATCHED_LIMITS = tuple(limit for limit in SUM_LIMITS if limit.period is not Period.MINUTE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
-    group_id: str
-    scope: Scope
-    ceiling: bool
+_Key = tuple[Scope, bool]
+"""A scope, and whether the limits are the operator's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +40,38 @@ class BudgetAlerts:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._watched: dict[_Key, _Watched] = {}
+        self._watched: dict[str, dict[_Key, _Watched]] = {}
+        """By group; those without limits to watch are left out."""
+        self._size = 0
         self._background = BackgroundTasks()
         self._pager = Pager("budget_alerts")
 
+    def watches(self, group_id: str) -> bool:
+        """Whether any limit of a group is watched."""
+        return group_id in self._watched
+
     def watch(self, group_id: str, budget: ScopedBudget) -> None:
         """Hold what a scope uses against its limits from now on."""
+        group = self._watched.pop(group_id, {})
+        self._size -= len(group)
         for ceiling, limits in ((False, budget.own), (True, budget.ceiling)):
-            key = _Key(group_id, budget.scope, ceiling)
-            before = self._watched.pop(key, None)
+            before = group.pop((budget.scope, ceiling), None)
             if limits.alert_share:
-                self._watched[key] = _Watched(limits, {} if before is None else before.alerted)
-        while len(self._watched) > _MAX_WATCHED:
-            del self._watched[next(iter(self._watched))]
+                group[budget.scope, ceiling] = _Watched(limits, {} if before is None else before.alerted)
+        if group:
+            self._watched[group_id] = group
+            self._size += len(group)
+        while self._size > _MAX_WATCHED:
+            self._size -= len(self._watched.pop(next(iter(self._watched))))
 
     def check(self, group_id: str, scope: Scope, spending: Spending) -> None:
         """Store, beside the call, the alerts that are due."""
+        group = self._watched.get(group_id)
+        if group is None:
+            return
         moment = utc_now()
         for ceiling in (False, True):
-            key = _Key(group_id, scope, ceiling)
-            watched = self._watched.get(key)
+            watched = group.get((scope, ceiling))
             if watched is None:
                 continue
             limits = watched.limits

@@ -54,6 +54,10 @@ class Reservation:
         self._spendings = []
 
 
+# Of calls without limits on sums.
+_NOTHING_RESERVED = Reservation()
+
+
 class Budgets:
     """Refuses calls that limits forbid."""
 
@@ -75,9 +79,10 @@ class Budgets:
             FailedPrecondition: its cost is limited, and nobody knows it.
         """
         budgets = await self._budgets(principal, model.name)
-        self._watch(principal, model, budgets)
+        if budgets or self._alerts.watches(principal.group_id):
+            self._watch(principal, model, budgets)
         if not budgets:
-            return Reservation()
+            return _NOTHING_RESERVED
         limits = [(budget, budget.effective) for budget in budgets]
         _check_prices(model, limits)
         reservation = await self._reserve(principal, model, limits, expected)
@@ -185,7 +190,7 @@ class Budgets:
     ) -> Reservation:
         summed = [(budget, effective) for budget, effective in limits if effective.limits_sums]
         if not summed:
-            return Reservation()
+            return _NOTHING_RESERVED
         spendings = await self._ledger.spending(principal.group_id, [budget.scope for budget, _ in summed])
         moment = utc_now()
         # Nothing is awaited between the check and the reservation: calls at the same time see each other's.

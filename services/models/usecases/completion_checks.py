@@ -20,7 +20,7 @@ _NEUTRAL = {"temperature": 1.0, "top_p": 1.0}
 _MAX_EXTRA_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FittedCompletion:
     """A completion as one model takes it."""
 

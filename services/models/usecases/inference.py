@@ -69,8 +69,8 @@ class Inference:
 
             async def ask(completion: Completion, answer_by: float | None = None) -> Answer:
                 answer = await self._providers[model.spec.provider].complete(model, completion, answer_by)
-                usage = meter.used(model, answer.usage or estimate_usage(completion, answer))
-                return replace(answer, usage=usage)
+                answer.usage = meter.used(model, answer.usage or estimate_usage(completion, answer))
+                return answer
 
             answer = await ask(completion, answer_by)
             answer = await self._structured.settle(principal.group_id, model, completion, answer, ask)

@@ -1,9 +1,8 @@
 """Pricing and recording of what calls used."""
 
 import functools
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from types import TracebackType
 
 from prometheus_client import Counter
 
@@ -61,7 +60,7 @@ class CallMeter:
         A model with several deployments stands for the one that answers.
         """
         place = self._place if self._place is not None and model.spec.deployments else model
-        priced = replace(usage, cost=place.prices.cost(usage))
+        priced = usage.at_cost(place.prices.cost(usage))
         record = UsageRecord(
             id=new_id(),
             group_id=self._principal.group_id,
@@ -85,11 +84,10 @@ class Metering:
         self._recorder = recorder
         self._budgets = budgets
 
-    @asynccontextmanager
-    async def call(
+    def call(
         self, principal: Principal, model: Model, expected: Callable[[], Usage], labels: Mapping[str, str]
-    ) -> AsyncIterator[CallMeter]:
-        """Admit a call of a model, and measure it until the block ends.
+    ) -> "_MeteredCall":
+        """Admit a call of a model, and measure it until the block of `async with` ends.
 
         `expected` returns about what the call will use: so much of its limits is set aside. Work whose answer is
         lost is recorded by itself.
@@ -98,26 +96,49 @@ class Metering:
             ResourceExhausted: a limit is reached.
             FailedPrecondition: its cost is limited, and the model has no price.
         """
-        outcome = "OK"
+        return _MeteredCall(
+            self._budgets, principal, model, expected, CallMeter(principal, labels, self._recorder, self._budgets)
+        )
+
+
+class _MeteredCall:
+    """A call from its admission to its end."""
+
+    __slots__ = ("_budgets", "_expected", "_meter", "_model", "_principal", "_reservation")
+
+    def __init__(
+        self, budgets: Budgets, principal: Principal, model: Model, expected: Callable[[], Usage], meter: CallMeter
+    ) -> None:
+        self._budgets = budgets
+        self._principal = principal
+        self._model = model
+        self._expected = expected
+        self._meter = meter
+
+    async def __aenter__(self) -> CallMeter:
         try:
-            reservation = await self._budgets.admit(principal, model, expected)
-            try:
-                meter = CallMeter(principal, labels, self._recorder, self._budgets)
-                listen_for_work(meter.used, lambda: expected().input_tokens, meter.answers)
-                yield meter
-            finally:
-                reservation.release()
-        except CoxswainError as error:
+            self._reservation = await self._budgets.admit(self._principal, self._model, self._expected)
+        except BaseException as error:
+            self._count(error)
+            raise
+        meter, expected = self._meter, self._expected
+        listen_for_work(meter.used, lambda: expected().input_tokens, meter.answers)
+        return meter
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._reservation.release()
+        self._count(error)
+
+    def _count(self, error: BaseException | None) -> None:
+        if error is None:
+            outcome = "OK"
+        elif isinstance(error, CoxswainError):
             outcome = error.code
-            raise
-        except Exception:
-            outcome = "INTERNAL"
-            raise
-        except BaseException:
-            outcome = "CANCELLED"
-            raise
-        finally:
-            _calls(_label(model), outcome).inc()
+        else:
+            outcome = "INTERNAL" if isinstance(error, Exception) else "CANCELLED"
+        _calls(_label(self._model), outcome).inc()
 
 
 def expected_usage(model: Model, completion: Completion) -> Usage:

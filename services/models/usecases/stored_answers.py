@@ -54,7 +54,7 @@ class AnswerLimits:
     """Bytes of one group's answers together."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reuse:
     """Which earlier answer may serve a request."""
 

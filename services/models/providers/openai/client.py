@@ -44,7 +44,7 @@ _BEFORE_TEXT = b" \t\r\n\xef\xbb\xbf"
 _UNREACHABLE = (aiohttp.ClientError, OSError, TimeoutError)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Target:
     """Where one attempt of a call goes."""
 
