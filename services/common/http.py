@@ -99,8 +99,8 @@ class EgressClient:
         self._sessions.clear()
 
 
-async def iter_body(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Yield the body of a response as it comes, unpacked where it is compressed.
+def iter_body(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Iterate over the body of a response as it comes, unpacked where it is compressed.
 
     What one packet unpacks to comes in pieces, and other work may run between them.
 
@@ -108,11 +108,11 @@ async def iter_body(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         aiohttp.ClientPayloadError: its encoding was not requested, or it is damaged.
         aiohttp.ClientError, OSError: the connection was lost.
     """
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding in ("", "identity"):
-        async for data in response.content.iter_any():
-            yield data
-        return
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    return response.content.iter_any() if encoding in ("", "identity") else _iter_unpacked(response, encoding)
+
+
+async def _iter_unpacked(response: aiohttp.ClientResponse, encoding: str) -> AsyncIterator[bytes]:
     if encoding not in ("gzip", "x-gzip"):
         raise aiohttp.ClientPayloadError(f"the body is packed as {encoding[:40]}")
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)

@@ -59,6 +59,11 @@ class Fallbacks:
     on_content_filter: tuple[str, ...] = ()
 
     @property
+    def given(self) -> bool:
+        """Whether there are any."""
+        return bool(self.on_outage or self.on_context_window or self.on_content_filter)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """All of them, each once."""
         return tuple(dict.fromkeys((*self.on_outage, *self.on_context_window, *self.on_content_filter)))

@@ -41,7 +41,7 @@ class InferenceServicer(InferenceServiceServicer):
     ) -> AsyncIterator[pb.StreamCompleteResponse]:
         """See the proto."""
         completion = await _completion(request.completion)
-        stream = self._answers.stream(current_principal(), completion, reuse_from_proto(request))
+        stream = await self._answers.stream(current_principal(), completion, reuse_from_proto(request))
         async with aclosing(stream) as deltas:
             async for delta in deltas:
                 yield delta_to_proto(delta)

@@ -12,20 +12,17 @@ from services.models.domain.answer import (
     Delta,
     FinishDelta,
     FinishReason,
-    ReasoningDelta,
     TextDelta,
-    ThinkingDelta,
-    ToolCallDelta,
     UsageDelta,
 )
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model, Provider
-from services.models.domain.tokens import estimate_prompt_tokens, estimate_tokens
+from services.models.domain.tokens import estimate_prompt_tokens
 from services.models.domain.usage import Usage
 from services.models.providers.base import ModelProvider, TokenCount
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.completion_checks import CompletionChecks
-from services.models.usecases.metering import CallMeter, Metering, estimate_usage, expected_usage
+from services.models.usecases.metering import CallMeter, Metering, WrittenTokens, estimate_usage, expected_usage
 from services.models.usecases.routing import Fits, Routing
 from services.models.usecases.structured_output import StreamedText, StructuredOutput
 
@@ -77,7 +74,7 @@ class Inference:
         return replace(answer, dropped_parameters=fitted.dropped) if fitted.dropped else answer
 
     async def stream(self, principal: Principal, completion: Completion) -> AsyncGenerator[Delta, None]:
-        """Yield the answer in parts; the last two are usage and finish, once each.
+        """Return the answer in parts; the last two are usage and finish, once each.
 
         A cancelled stream is counted too, with what was written until then.
 
@@ -86,9 +83,7 @@ class Inference:
         """
         model = await self._catalogue.find_enabled(principal.group_id, completion.model)
         ask = partial(self._stream, principal, completion)
-        async with aclosing(self._routing.stream(principal.group_id, model, self._fits(completion), ask)) as deltas:
-            async for delta in deltas:
-                yield delta
+        return self._routing.stream(principal.group_id, model, self._fits(completion), ask)
 
     async def _stream(
         self, principal: Principal, completion: Completion, model: Model, answer_by: float | None
@@ -100,7 +95,7 @@ class Inference:
             usage: Usage | None = None
             finish: FinishDelta | None = None
             text = StreamedText() if completion.response_format is not None else None
-            written = 0
+            written = WrittenTokens()
             begun = False
             try:
                 async with aclosing(
@@ -108,25 +103,22 @@ class Inference:
                 ) as deltas:
                     async for delta in deltas:
                         begun = True
-                        match delta:
-                            case UsageDelta():
-                                usage = delta.usage
-                            case FinishDelta():
-                                finish = delta
-                            case TextDelta() | ReasoningDelta():
-                                if text is not None and isinstance(delta, TextDelta):
-                                    text.add(delta.text)
-                                written += estimate_tokens(delta.text)
-                                yield delta
-                            case ThinkingDelta():
-                                yield delta
-                            case ToolCallDelta():
-                                written += estimate_tokens(delta.name) + estimate_tokens(delta.arguments_json)
-                                yield delta
+                        if isinstance(delta, UsageDelta):
+                            usage = delta.usage
+                            continue
+                        if isinstance(delta, FinishDelta):
+                            finish = delta
+                            continue
+                        written.add(delta)
+                        if text is not None and isinstance(delta, TextDelta):
+                            text.add(delta.text)
+                        yield delta
             finally:
                 if usage is None:
                     usage = Usage(
-                        input_tokens=estimate_prompt_tokens(completion.messages), output_tokens=written, estimated=True
+                        input_tokens=estimate_prompt_tokens(completion.messages),
+                        output_tokens=written.count(),
+                        estimated=True,
                     )
                 if begun:
                     usage = meter.used(model, usage)

@@ -10,7 +10,7 @@ from services.common.clock import utc_now
 from services.common.errors import CoxswainError
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
-from services.models.domain.answer import Answer
+from services.models.domain.answer import Answer, Delta, ReasoningDelta, TextDelta, ToolCallDelta
 from services.models.domain.conversation import Completion
 from services.models.domain.model import Model
 from services.models.domain.tokens import estimate_prompt_tokens, estimate_tokens
@@ -21,6 +21,9 @@ from services.models.usecases.usage_recorder import UsageRecorder
 
 # What an answer is expected to be as long as when its call sets no limit.
 _USUAL_OUTPUT_TOKENS = 1000
+# What a stream keeps of its text.
+_MOST_PIECES = 1000
+_TEXTS = (TextDelta, ReasoningDelta)
 # Groups name their own models as they like: there is no end of such names.
 _OWN_MODELS = "own"
 
@@ -158,6 +161,29 @@ def estimate_usage(completion: Completion, answer: Answer) -> Usage:
         reasoning_tokens=estimate_tokens(answer.reasoning),
         estimated=True,
     )
+
+
+class WrittenTokens:
+    """Keeps what a stream has written until its tokens have to be estimated: most upstreams count them at the end."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._tokens = 0
+
+    def add(self, delta: Delta) -> None:
+        """Add what a delta writes."""
+        if isinstance(delta, _TEXTS):
+            self._pieces.append(delta.text)
+        elif isinstance(delta, ToolCallDelta):
+            self._pieces += (delta.name, delta.arguments_json)
+        if len(self._pieces) >= _MOST_PIECES:
+            self.count()
+
+    def count(self) -> int:
+        """Return about how many tokens have been written."""
+        self._tokens += sum(map(estimate_tokens, self._pieces))
+        self._pieces.clear()
+        return self._tokens
 
 
 def _count(model: Model, usage: Usage) -> None:

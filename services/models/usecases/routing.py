@@ -53,6 +53,8 @@ class Routing:
         Raises:
             CoxswainError: the failure of the first model, when no other answered.
         """
+        if not model.spec.fallbacks.given:
+            return await ask(model, None)
         turns = self._turns(group_id, model, fits)
         withheld: Answer | None = None
         while True:
@@ -73,10 +75,17 @@ class Routing:
             if not await turns.withheld():
                 return withheld
 
-    async def stream(
+    def stream(
         self, group_id: str, model: Model, fits: Fits, ask: Callable[[Model, float | None], AsyncGenerator[Delta, None]]
     ) -> AsyncGenerator[Delta, None]:
         """Yield the first answer of which `ask` yields anything; see `complete`."""
+        if not model.spec.fallbacks.given:
+            return ask(model, None)
+        return self._stream(group_id, model, fits, ask)
+
+    async def _stream(
+        self, group_id: str, model: Model, fits: Fits, ask: Callable[[Model, float | None], AsyncGenerator[Delta, None]]
+    ) -> AsyncGenerator[Delta, None]:
         turns = self._turns(group_id, model, fits)
         withheld: list[Delta] = []
         while True:
@@ -117,9 +126,8 @@ class Routing:
         deadline = call.deadline
         if deadline is None:
             deadline = asyncio.get_running_loop().time() + self._request_timeout
-            if model.spec.fallbacks.names:
-                # All models of a call share its time.
-                enter_call(replace(call, deadline=deadline))
+            # All models of a call share its time.
+            enter_call(replace(call, deadline=deadline))
         return _Turns(self._catalogue, group_id, model, fits, deadline)
 
 

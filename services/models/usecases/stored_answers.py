@@ -73,8 +73,8 @@ class Answering(Protocol):
         """Return the whole answer."""
         ...
 
-    def stream(self, principal: Principal, completion: Completion) -> AsyncGenerator[Delta, None]:
-        """Yield the answer in parts."""
+    async def stream(self, principal: Principal, completion: Completion) -> AsyncGenerator[Delta, None]:
+        """Return the answer in parts."""
         ...
 
 
@@ -128,8 +128,8 @@ class StoredAnswers:
             await turn.keep(answer)
             return answer
 
-    def stream(self, principal: Principal, completion: Completion, reuse: Reuse) -> AsyncGenerator[Delta, None]:
-        """Yield a stored answer in a few parts, or the model's as it comes.
+    async def stream(self, principal: Principal, completion: Completion, reuse: Reuse) -> AsyncGenerator[Delta, None]:
+        """Return a stored answer in a few parts, or the model's as it comes.
 
         Raises:
             AlreadyExists: the request_id came with another completion.
@@ -137,7 +137,7 @@ class StoredAnswers:
         """
         if reuse.request_id:
             return self._stream_once(principal, completion, reuse)
-        return self._stream(principal, completion, reuse)
+        return await self._stream(principal, completion, reuse)
 
     async def _stream_once(
         self, principal: Principal, completion: Completion, reuse: Reuse
@@ -149,7 +149,7 @@ class StoredAnswers:
                     yield delta
                 return
             parts = AnswerParts()
-            async with aclosing(self._stream(principal, completion, reuse)) as deltas:
+            async with aclosing(await self._stream(principal, completion, reuse)) as deltas:
                 async for delta in deltas:
                     parts.add(delta)
                     if isinstance(delta, FinishDelta) and not delta.schema_violations:
@@ -187,10 +187,10 @@ class StoredAnswers:
         await self._cache(principal.group_id, key, answer)
         return answer
 
-    def _stream(self, principal: Principal, completion: Completion, reuse: Reuse) -> AsyncGenerator[Delta, None]:
+    async def _stream(self, principal: Principal, completion: Completion, reuse: Reuse) -> AsyncGenerator[Delta, None]:
         # Most streams pass through nothing of this module: every step costs them for each delta.
         if reuse.max_cached_age is None:
-            return self._asking.stream(principal, completion)
+            return await self._asking.stream(principal, completion)
         return self._stream_cached(principal, completion, reuse)
 
     async def _stream_cached(
@@ -202,7 +202,7 @@ class StoredAnswers:
                 yield delta
             return
         parts = AnswerParts()
-        async with aclosing(self._asking.stream(principal, completion)) as deltas:
+        async with aclosing(await self._asking.stream(principal, completion)) as deltas:
             async for delta in deltas:
                 parts.add(delta)
                 if isinstance(delta, FinishDelta) and not delta.schema_violations:

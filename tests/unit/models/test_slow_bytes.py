@@ -11,7 +11,7 @@ from services.common.errors import Unavailable
 from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.providers.openai import client
 from services.models.providers.openai.client import OpenAIClient, ResponseLimits, Target
-from services.models.providers.upstreams import Attempt
+from services.models.providers.upstreams import Attempt, CallId
 
 _SECONDS = 1000.0
 _STEP = 0.9 * _SECONDS
@@ -50,7 +50,7 @@ def read(monkeypatch: pytest.MonkeyPatch, pieces: list[bytes]) -> list[Any]:
     async def documents() -> list[Any]:
         anything: Any = None
         limits = ResponseLimits(1_000_000, _SECONDS, _SECONDS)
-        attempt = Attempt(_MODEL, 1e9, 1e9, "")
+        attempt = Attempt(_MODEL, 1e9, 1e9, CallId())
         target = Target(attempt, "https://example.com", "https://example.com", trusted=True)
         response: Any = Response()
         reader = OpenAIClient(anything, anything, limits, anything)._batches(target, response)

@@ -87,6 +87,7 @@ _FAILED_FINISHES = frozenset(
         "aborted",
     }
 )
+_PLAIN_FIELDS = frozenset({"role", "content"})
 _REASONING_FIELDS = ("reasoning_content", "reasoning")
 _REASONING_BLOCKS = frozenset({"reasoning", "thinking", "summary_text", "reasoning.text", "reasoning.summary"})
 
@@ -134,8 +135,10 @@ class AnswerReader:
             raise BadResponse("it is not a JSON object")
         if holds_fault(document):
             raise AnswerFailed(read_fault(200, document))
-        self.usage = read_usage(document.get("usage")) or self.usage
-        self.upstream_model = _string(document.get("model")) or self.upstream_model
+        if (usage := document.get("usage")) is not None:
+            self.usage = read_usage(usage) or self.usage
+        if (name := document.get("model")) and isinstance(name, str):
+            self.upstream_model = name
         choices = document.get("choices")
         if not choices:
             # Events that count tokens, keep the connection alive or name filters have no choice.
@@ -213,7 +216,9 @@ class AnswerReader:
         )
 
     def _read(self, message: Mapping[str, Any], *, whole: bool) -> list[Delta]:
-        text, thought = read_content(message.get("content"))
+        if isinstance(content := message.get("content"), str) and _is_plain(message):
+            return self._read_plain(content, message)
+        text, thought = read_content(content)
         reasoning = self._reasoning_repair.feed(_reasoning(message) + thought)
         text = self._text_repair.feed(text)
         if self.split_thoughts and text:
@@ -238,6 +243,24 @@ class AnswerReader:
         function = message.get("function_call")
         if isinstance(function, dict):
             deltas += self._call({"index": 0, "function": function})
+        return deltas
+
+    def _read_plain(self, text: str, message: Mapping[str, Any]) -> list[Delta]:
+        """Read a message of text alone, as most events of a stream are."""
+        deltas: list[Delta] = []
+        reasoning = ""
+        text = self._text_repair.feed(text)
+        if self.split_thoughts and text:
+            reasoning, text = self._thoughts.feed(text)
+            if reasoning:
+                deltas.append(ReasoningDelta(reasoning))
+        if self.thinking is not None and self.thinking.open:
+            deltas += self.thinking.feed(message, follows=bool(text))
+        if deltas:
+            self._thought = True
+        if text:
+            self._said = True
+            deltas.append(TextDelta(text))
         return deltas
 
     def _call(self, call: Mapping[str, Any]) -> list[Delta]:
@@ -296,10 +319,14 @@ def read(model: Model, reader: Callable[[Any], T], document: Any) -> T:
     """
     try:
         return reader(document)
-    except BadResponse as error:
-        raise bad_response(model, str(error)) from error
-    except AnswerFailed as error:
-        raise upstream_failure(model, error.fault) from error
+    except (BadResponse, AnswerFailed) as error:
+        raise _failure(model, error) from error
+
+
+def _failure(model: Model, error: BadResponse | AnswerFailed) -> CoxswainError:
+    if isinstance(error, AnswerFailed):
+        return upstream_failure(model, error.fault)
+    return bad_response(model, str(error))
 
 
 def read_document(model: Model, reader: Callable[[Any], T], document: Any) -> T:
@@ -343,12 +370,12 @@ async def read_stream(
                 deltas: list[Delta] = []
                 try:
                     for document in batch:
-                        deltas += read(model, reader.feed, document)
-                except CoxswainError:
+                        deltas += reader.feed(document)
+                except (BadResponse, AnswerFailed) as error:
                     for delta in _joined(deltas):
                         passed_on = True
                         yield delta
-                    raise
+                    raise _failure(model, error) from error
                 heard = True
                 for delta in _joined(deltas):
                     passed_on = True
@@ -373,8 +400,10 @@ async def read_stream(
     yield FinishDelta(reader.finish_reason, reader.upstream_model)
 
 
-def _joined(deltas: Sequence[Delta]) -> list[Delta]:
+def _joined(deltas: list[Delta]) -> list[Delta]:
     """Return the same answer in as few deltas as possible."""
+    if len(deltas) < 2:
+        return deltas
     joined: list[Delta] = []
     for delta in deltas:
         match (joined[-1] if joined else None), delta:
@@ -417,6 +446,13 @@ def read_content(content: Any) -> tuple[str, str]:
         elif isinstance(block.get("text"), str):
             text.append(block["text"])
     return "".join(text), "".join(reasoning)
+
+
+def _is_plain(message: Mapping[str, Any]) -> bool:
+    """Whether a message has nothing but its role and its content; what is null is not there."""
+    return message.keys() <= _PLAIN_FIELDS or all(
+        value is None for name, value in message.items() if name not in _PLAIN_FIELDS
+    )
 
 
 def _counts(usage: Usage | None) -> bool:

@@ -1,7 +1,7 @@
 """Requests to upstreams over HTTP: credentials, limits of time and size."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -20,6 +20,7 @@ from services.models.providers.fault_reading import holds_fault, read_fault
 from services.models.providers.json_documents import read_json, write_json
 from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.events import EventParser, EventTooLarge
+from services.models.providers.read_limit import ReadLimit
 from services.models.providers.retries import RetryableError, too_late
 from services.models.providers.shares import GroupShares
 from services.models.providers.upstream_errors import (
@@ -274,21 +275,25 @@ class OpenAIClient:
         """Yield the JSON documents of a response as they come: of its events, or the one that it is as a whole."""
         model = target.model
         pieces = self._pieces(target, response)
+        parser = EventParser(_MAX_EVENT_BYTES)
+        lost: _ConnectionLost | None = None
         found = False
         try:
             async with aclosing(pieces):
-                beginning = await anext(pieces, b"")
+                piece = await anext(pieces, b"")
                 # The first byte decides what a response is: labels are often wrong.
-                if beginning.lstrip(_BEFORE_TEXT)[:1] in (b"{", b"["):
-                    yield [_parse(model, beginning + b"".join([piece async for piece in pieces]), "it is")]
+                if piece.lstrip(_BEFORE_TEXT)[:1] in (b"{", b"["):
+                    try:
+                        whole = piece + b"".join([more async for more in pieces])
+                    except _ConnectionLost as error:
+                        raise _broken_off(model) from error
+                    yield [_parse(model, whole, "it is")]
                     return
-                async for events in _events(model, beginning, pieces):
-                    ended = _END in events
-                    if ended:
-                        del events[events.index(_END) :]
-                    batch, failure = _until_failure(
-                        events, lambda event: _parse(model, event, "an event of its stream is")
-                    )
+                while True:
+                    events = _events(model, parser, piece)
+                    if lost is not None:
+                        events = [event for event in events if event.strip() == _END or _is_whole(event)]
+                    batch, failure, ended = _read_events(model, events)
                     if batch:
                         found = True
                         yield batch
@@ -297,12 +302,17 @@ class OpenAIClient:
                     if ended:
                         await _finish_reading(response)
                         return
+                    if not piece:
+                        break
+                    try:
+                        piece = await anext(pieces, b"")
+                    except _ConnectionLost as error:
+                        lost, piece = error, b""
+            if not found and lost is not None:
+                raise _broken_off(model) from lost
+            # What came before a connection was lost is an answer where it says so itself.
             if not found:
                 raise bad_response(model, f"it is {response.content_type}, not a stream of events")
-        except _ConnectionLost as error:
-            # What came before is an answer where it says so itself.
-            if not found:
-                raise unavailable(model, "closed the connection before its answer was complete") from error
         finally:
             # Closes the connection, unless it was read to its end and given back before: the upstream stops writing.
             response.close()
@@ -317,31 +327,37 @@ class OpenAIClient:
         """
         size = 0
         body = iter_body(response)
-        while True:
-            seconds = self._limits.idle_seconds if size else self._limits.first_byte_seconds
-            limit = asyncio.timeout_at(self._next_byte_by(target, seconds, begun=size > 0))
-            try:
-                async with limit:
-                    data = await anext(body, b"")
-            except _UNREACHABLE as error:
-                if asyncio.get_running_loop().time() >= target.attempt.deadline:
-                    raise too_late(target.model) from error
-                if not size:
-                    raise
-                if limit.expired():
-                    raise unavailable(target.model, f"sent nothing for {seconds:g} s") from error
-                logger.info("upstream_stream_lost", model=target.model.name, error=type(error).__name__)
-                raise _ConnectionLost from error
-            if not data:
-                return
-            size += len(data)
-            if size > self._limits.max_bytes:
-                raise bad_response(target.model, f"it is larger than {self._limits.max_bytes} bytes")
-            # As much as is there may hold thousands of events, and nobody else is served while they are read.
-            for start in range(0, len(data), _SLICE_BYTES):
-                if start:
-                    await asyncio.sleep(0)
-                yield data[start : start + _SLICE_BYTES]
+        limit = ReadLimit()
+        try:
+            while True:
+                seconds = self._limits.idle_seconds if size else self._limits.first_byte_seconds
+                try:
+                    with limit.until(self._next_byte_by(target, seconds, begun=size > 0)):
+                        data = await anext(body, b"")
+                except _UNREACHABLE as error:
+                    if asyncio.get_running_loop().time() >= target.attempt.deadline:
+                        raise too_late(target.model) from error
+                    if not size:
+                        raise
+                    if limit.expired:
+                        raise unavailable(target.model, f"sent nothing for {seconds:g} s") from error
+                    logger.info("upstream_stream_lost", model=target.model.name, error=type(error).__name__)
+                    raise _ConnectionLost from error
+                if not data:
+                    return
+                size += len(data)
+                if size > self._limits.max_bytes:
+                    raise bad_response(target.model, f"it is larger than {self._limits.max_bytes} bytes")
+                if len(data) <= _SLICE_BYTES:
+                    yield data
+                    continue
+                # As much as is there may hold thousands of events, and nobody else is served while they are read.
+                for start in range(0, len(data), _SLICE_BYTES):
+                    if start:
+                        await asyncio.sleep(0)
+                    yield data[start : start + _SLICE_BYTES]
+        finally:
+            limit.close()
 
     @staticmethod
     def _next_byte_by(target: Target, seconds: float, *, begun: bool = False) -> float:
@@ -349,24 +365,28 @@ class OpenAIClient:
         return min(latest, asyncio.get_running_loop().time() + seconds)
 
 
-async def _events(model: Model, beginning: bytes, pieces: AsyncIterator[bytes]) -> AsyncGenerator[list[str], None]:
-    """Yield the events that each piece of a response completes, stripped and without empty ones.
-
-    Raises:
-        CoxswainError: an event is too large.
-        _ConnectionLost: after the events that came whole.
-    """
-    parser = EventParser(_MAX_EVENT_BYTES)
+def _events(model: Model, parser: EventParser, piece: bytes) -> list[str]:
+    """Return the events that a piece of a response completes, or its end when the piece is empty."""
     try:
-        yield _stripped(parser.feed(beginning))
-        async for piece in pieces:
-            yield _stripped(parser.feed(piece))
+        return parser.feed(piece) if piece else parser.finish()
     except EventTooLarge as error:
         raise bad_response(model, "an event of its stream is too large") from error
-    except _ConnectionLost:
-        yield [event for event in _stripped(parser.finish()) if event == _END or _is_whole(event)]
-        raise
-    yield _stripped(parser.finish())
+
+
+def _read_events(model: Model, events: Sequence[str]) -> tuple[list[Any], CoxswainError | None, bool]:
+    """Return the documents of events up to the first that is none, its failure, and whether the stream's end came."""
+    documents: list[Any] = []
+    for event in events:
+        text = event.strip()
+        if text == _END:
+            return documents, None, True
+        if not text:
+            continue
+        try:
+            documents.append(_parse(model, text, "an event of its stream is"))
+        except CoxswainError as failure:
+            return documents, failure, False
+    return documents, None, False
 
 
 def _is_whole(event: str) -> bool:
@@ -377,8 +397,8 @@ def _is_whole(event: str) -> bool:
     return True
 
 
-def _stripped(events: list[str]) -> list[str]:
-    return [stripped for event in events if (stripped := event.strip())]
+def _broken_off(model: Model) -> CoxswainError:
+    return unavailable(model, "closed the connection before its answer was complete")
 
 
 def _until_failure(items: Sequence[S], take: Callable[[S], T]) -> tuple[list[T], Exception | None]:

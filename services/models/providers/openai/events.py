@@ -38,6 +38,20 @@ class EventParser:
             if len(self._rest) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(self._rest):
                 return []
             chunk, self._rest, self._begun = self._rest.removeprefix(_BYTE_ORDER_MARK), b"", True
+        if self._pieces_size or self._data or self._may_end or b"\r" in chunk or not chunk.endswith(b"\n\n"):
+            return self._feed_lines(chunk)
+        # Most chunks are whole events, of one line each.
+        events: list[str] = []
+        for block in chunk[:-2].split(b"\n\n"):
+            if block.startswith(b"data: ") and b"\n" not in block and len(block) <= self._max_event_bytes:
+                events.append(block[6:].decode("utf-8", "replace"))
+                continue
+            for line in (*block.split(b"\n"), b""):
+                if (event := self._line(line)) is not None:
+                    events.append(event)
+        return events
+
+    def _feed_lines(self, chunk: bytes) -> list[str]:
         self._pieces.append(chunk)
         self._pieces_size += len(chunk)
         lines: list[bytes] = []

@@ -31,12 +31,17 @@ class ThinkingReader:
         self._sealed = False
         self._signatures: set[str] = set()
 
+    @property
+    def open(self) -> bool:
+        """Whether thinking has come that is not complete."""
+        return self._open is not None or self._plain is not None
+
     def feed(self, message: Mapping[str, Any], *, follows: bool) -> list[ThinkingDelta]:
         """Return the thinking that a message of the answer completes.
 
         `follows` says whether text or tool calls have come, which end what came before.
         """
-        if self._open is None and self._plain is None and _holds_none(message):
+        if not self.open and _holds_none(message):
             return []
         done: list[ThinkingDelta] = []
         for form, block in _blocks(message):
