@@ -35,8 +35,7 @@ class EgressClient:
     ) -> None:
         """`policy` says which addresses a group may choose; timeouts are in seconds; 0 connections means no limit."""
         self._policy = policy
-        self._connect_timeout = connect_timeout
-        self._total_timeout = total_timeout
+        self._timeout = aiohttp.ClientTimeout(total=total_timeout, sock_connect=connect_timeout)
         self._connections_per_origin = connections_per_origin
         self._sessions: dict[str, aiohttp.ClientSession] = {}
 
@@ -63,7 +62,9 @@ class EgressClient:
         """
         if not trusted:
             self._policy.check_literal(url)
-        total = self._total_timeout if total_timeout is None else total_timeout
+        timeout = self._timeout
+        if total_timeout is not None:
+            timeout = aiohttp.ClientTimeout(total=total_timeout, sock_connect=timeout.sock_connect)
         return await self._session(url, trusted=trusted).request(
             method,
             url,
@@ -71,7 +72,7 @@ class EgressClient:
             headers=headers,
             ssl=tls or True,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=total, sock_connect=self._connect_timeout),
+            timeout=timeout,
         )
 
     def _session(self, url: str, *, trusted: bool) -> aiohttp.ClientSession:

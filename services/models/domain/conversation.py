@@ -128,6 +128,10 @@ class Sampling:
     thinking_budget_tokens: int | None = None
 
 
+USUAL_SAMPLING = Sampling()
+"""Of calls that say nothing about it."""
+
+
 @dataclass(slots=True)
 class Completion:
     """What to complete, and how."""
@@ -137,7 +141,7 @@ class Completion:
     tools: tuple[ToolDefinition, ...] = ()
     tool_choice: str = ""
     response_format: ResponseFormat | None = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling = USUAL_SAMPLING
     extra_parameters: Mapping[str, Any] = field(default_factory=dict)
     """Further parameters of the provider, by name."""
     parallel_tool_calls: bool | None = None

@@ -193,6 +193,8 @@ class Model:
     @property
     def places(self) -> tuple["Model", ...]:
         """The model as each of its deployments serves it, with the prices there; itself where it has none."""
+        if not self.spec.deployments and not self.place_prices:
+            return (self,)
         places = tuple(self.at(deployment) for deployment in self.spec.deployments) or (self,)
         if not self.place_prices:
             return places

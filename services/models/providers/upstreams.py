@@ -267,6 +267,9 @@ class Upstreams:
 
         With `may_cool`, one that asked for a pause is better than none.
         """
+        if len(routes) == 1 and may_cool:
+            route = routes[0]
+            return None if self._breaker.refusal(route.key) else route
         usable = [route for route in routes if not self._breaker.refusal(route.key)]
         warm = [route for route in usable if route.key not in self._cool_until]
         if len(warm) == 1:

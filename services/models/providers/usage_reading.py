@@ -10,6 +10,10 @@ MAX_COUNT = 1_000_000_000
 """No call has as many tokens. What an upstream claims beyond it is cut, so that sums of many records can be stored."""
 
 
+_WHOLES = frozenset({"prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens"})
+"""Fields of an upstream that does not say what its tokens are."""
+
+
 def read_usage(usage: Any) -> Usage | None:
     """Return the tokens an upstream counted, or None when it counted none.
 
@@ -23,6 +27,8 @@ def read_usage(usage: Any) -> Usage | None:
     )
     if prompt is None and output is None:
         return None
+    if usage.keys() <= _WHOLES:
+        return Usage(input_tokens=prompt or 0, output_tokens=output or 0)
     prompt_details = _details(usage, "prompt_tokens_details", "input_tokens_details")
     output_details = _details(usage, "completion_tokens_details", "output_tokens_details")
     input_tokens = prompt or 0
@@ -60,6 +66,8 @@ def _first(document: Mapping[str, Any], *names: str) -> int | None:
 
 def _count(value: Any) -> int | None:
     """Return a number of tokens from 0 to MAX_COUNT, or None when the value is not a number."""
+    if type(value) is int and 0 <= value <= MAX_COUNT:
+        return value
     if isinstance(value, bool):
         return None
     if isinstance(value, str):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from services.common.errors import FieldViolation, InvalidArgument
-from services.models.domain.conversation import Completion, MessageRole, Sampling
+from services.models.domain.conversation import USUAL_SAMPLING, Completion, MessageRole
 from services.models.domain.extra_parameters import DEFAULT_EXTRA_PARAMETERS
 from services.models.domain.model import Model, Provider
 from services.models.domain.parameters import unsupported_parameters
@@ -109,6 +109,8 @@ def _check_window(model: Model, completion: Completion) -> None:
 
 def _fit_parameters(model: Model, completion: Completion) -> FittedCompletion:
     sampling = completion.sampling
+    if sampling is USUAL_SAMPLING and not completion.extra_parameters and completion.parallel_tool_calls is None:
+        return FittedCompletion(completion)
     budget, limit = sampling.thinking_budget_tokens, sampling.max_output_tokens
     if budget is not None and limit is not None and budget >= limit:
         raise InvalidArgument.field(
@@ -140,10 +142,9 @@ def _fit_parameters(model: Model, completion: Completion) -> FittedCompletion:
                 for _, path in said
             ]
         )
-    defaults = Sampling()
     fitted = replace(
         completion,
-        sampling=replace(sampling, **{name: getattr(defaults, name) for name in names if name in _SAMPLING}),
+        sampling=replace(sampling, **{name: getattr(USUAL_SAMPLING, name) for name in names if name in _SAMPLING}),
         parallel_tool_calls=None if "parallel_tool_calls" in names else completion.parallel_tool_calls,
         extra_parameters={name: value for name, value in completion.extra_parameters.items() if name not in names},
     )

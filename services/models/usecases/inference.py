@@ -63,15 +63,18 @@ class Inference:
         completion = fitted.completion
         self._structured.prepare(completion)
         async with self._meter(principal, model, completion) as meter:
-
-            async def ask(completion: Completion, answer_by: float | None = None) -> Answer:
-                answer = await self._providers[model.spec.provider].complete(model, completion, answer_by)
-                answer.usage = meter.used(model, answer.usage or estimate_usage(completion, answer))
-                return answer
-
-            answer = await ask(completion, answer_by)
-            answer = await self._structured.settle(principal.group_id, model, completion, answer, ask)
+            answer = await self._ask(meter, model, completion, answer_by)
+            if completion.response_format is not None:
+                again = partial(self._ask, meter, model)
+                answer = await self._structured.settle(principal.group_id, model, completion, answer, again)
         return replace(answer, dropped_parameters=fitted.dropped) if fitted.dropped else answer
+
+    async def _ask(
+        self, meter: CallMeter, model: Model, completion: Completion, answer_by: float | None = None
+    ) -> Answer:
+        answer = await self._providers[model.spec.provider].complete(model, completion, answer_by)
+        answer.usage = meter.used(model, answer.usage or estimate_usage(completion, answer))
+        return answer
 
     async def stream(self, principal: Principal, completion: Completion) -> AsyncGenerator[Delta, None]:
         """Return the answer in parts; the last two are usage and finish, once each.

@@ -42,6 +42,8 @@ class PartChecks:
         """
         marks = 0
         for index, message in enumerate(messages):
+            if all(part.other is None and not part.cache_mark for part in message.content):
+                continue
             for number, part in enumerate(message.content):
                 path = f"completion.messages[{index}].content[{number}]"
                 marks += part.cache_mark

@@ -232,21 +232,21 @@ class OpenAIClient:
             headers["Authorization"] = f"Bearer {credential.token}"
         if target.origin in self._idempotent_origins:
             headers["Idempotency-Key"] = target.attempt.idempotency_key
-        limit = asyncio.timeout_at(self._next_byte_by(target, self._limits.first_byte_seconds))
         payload = _Body(body)
+        limit = asyncio.timeout_at(self._next_byte_by(target, self._limits.first_byte_seconds))
         try:
-            try:
-                async with limit:
+            async with limit:
+                try:
                     response = await self._egress.request(
                         "POST", target.url, trusted=target.trusted, data=payload, headers=headers
                     )
-            except (asyncio.CancelledError, TimeoutError):
-                # We give up, not the upstream: it goes on, and has it paid for.
-                if payload.sent:
-                    report_lost_work(target.model)
-                raise
-            limit = asyncio.timeout_at(target.attempt.deadline)
-            async with limit:
+                except (asyncio.CancelledError, TimeoutError):
+                    # We give up, not the upstream: it goes on, and has it paid for.
+                    if payload.sent:
+                        report_lost_work(target.model)
+                    raise
+                if not limit.expired():
+                    limit.reschedule(target.attempt.deadline)
                 if response.status == 200:
                     return await take(target, response, credential)
                 document, retry_after = await _read_error(response)

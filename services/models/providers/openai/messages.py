@@ -40,6 +40,9 @@ def chat_messages(model: Model, messages: Sequence[Message]) -> list[dict[str, A
         if message.role is not MessageRole.TOOL and shown:
             sent.append({"role": MessageRole.USER.value, "content": shown})
             shown = []
+        if _is_plain(message):
+            sent.append({"role": message.role.value, "content": message.text})
+            continue
         blocks = list(_blocks(message.content, marks=claude))
         if message.role is MessageRole.TOOL and not shows_results:
             # OpenAI's interface has only text in results of tools, Anthropic's more: others are shown it by the user.
@@ -51,6 +54,13 @@ def chat_messages(model: Model, messages: Sequence[Message]) -> list[dict[str, A
     if shown:
         sent.append({"role": MessageRole.USER.value, "content": shown})
     return sent
+
+
+def _is_plain(message: Message) -> bool:
+    """Whether a message is nothing but text that somebody says, as most are."""
+    if message.tool_calls or message.role is MessageRole.TOOL:
+        return False
+    return all(part.other is None and not part.cache_mark for part in message.content)
 
 
 def _message(model: Model, message: Message, blocks: list[_Block]) -> dict[str, Any]:

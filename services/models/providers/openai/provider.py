@@ -135,9 +135,11 @@ class OpenAICompatibleProvider:
             origin=required_origin(base_url),
             trusted=model.shared or not own,
             key_header="api-key" if in_azure else "",
-            headers={
-                header: value
-                for name, header in _OPTION_HEADERS.items()
-                if (value := model.spec.provider_options.get(name))
-            },
+            headers=_option_headers(model.spec.provider_options),
         )
+
+
+def _option_headers(options: Mapping[str, str]) -> dict[str, str]:
+    if not options:
+        return {}
+    return {header: value for name, header in _OPTION_HEADERS.items() if (value := options.get(name))}

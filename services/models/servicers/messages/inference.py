@@ -21,6 +21,7 @@ from services.models.domain.answer import (
     UsageDelta,
 )
 from services.models.domain.conversation import (
+    USUAL_SAMPLING,
     Audio,
     Completion,
     ContentPart,
@@ -40,7 +41,6 @@ from services.models.usecases.stored_answers import Reuse
 
 # Field 1, length-delimited: the packed floats of an Embedding.
 _PACKED_VALUES = b"\x0a"
-_USUAL_SAMPLING = Sampling()
 
 
 def completion_from_proto(completion: pb.Completion) -> Completion:
@@ -65,11 +65,15 @@ def completion_from_proto(completion: pb.Completion) -> Completion:
             if completion.HasField("response_format")
             else None
         ),
-        sampling=_sampling_from_proto(completion.sampling) if completion.HasField("sampling") else _USUAL_SAMPLING,
-        extra_parameters=from_struct("completion.extra_parameters", completion.extra_parameters),
+        sampling=_sampling_from_proto(completion.sampling) if completion.HasField("sampling") else USUAL_SAMPLING,
+        extra_parameters=(
+            from_struct("completion.extra_parameters", completion.extra_parameters)
+            if completion.HasField("extra_parameters")
+            else {}
+        ),
         parallel_tool_calls=completion.parallel_tool_calls if completion.HasField("parallel_tool_calls") else None,
         drop_unsupported_parameters=completion.drop_unsupported_parameters,
-        labels=dict(completion.labels),
+        labels=dict(completion.labels) if completion.labels else {},
     )
 
 
@@ -120,13 +124,15 @@ def messages_from_proto(messages: Sequence[pb.Message]) -> tuple[Message, ...]:
         Message(
             role=enum_from_proto(MessageRole, pb.MessageRole, message.role),
             content=tuple(map(_part_from_proto, message.content)),
-            tool_calls=tuple(
-                ToolCall(call.id, call.name, call.arguments_json, call.provider_state) for call in message.tool_calls
-            ),
+            tool_calls=tuple(map(_call_from_proto, message.tool_calls)),
             tool_call_id=message.tool_call_id,
         )
         for message in messages
     )
+
+
+def _call_from_proto(call: pb.ToolCall) -> ToolCall:
+    return ToolCall(call.id, call.name, call.arguments_json, call.provider_state)
 
 
 def _part_from_proto(part: pb.ContentPart) -> ContentPart:
