@@ -18,6 +18,7 @@ SERVICES = ("auth", "models", "memory", "orchestrator")
 POLL_SECONDS = 0.05
 
 _FORK_SERVER = "services.orchestrator.worker.crew.fork_server"
+_AT_WORK = "coxswain-crew"
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,9 @@ def crew_processes(host: psutil.Process) -> list[psutil.Process]:
     """Return the living crew processes of a worker host."""
     try:
         servers = [child for child in host.children() if is_alive(child) and _FORK_SERVER in child.cmdline()]
-        return [child for server in servers for child in server.children() if is_alive(child)]
+        children = [child for server in servers for child in server.children() if is_alive(child)]
+        # Others were forked ahead, and have no execution.
+        return [child for child in children if child.name() == _AT_WORK]
     except psutil.NoSuchProcess:
         return []
 

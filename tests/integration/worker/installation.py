@@ -50,6 +50,8 @@ MODELS: list[dict[str, Any]] = [
     {"name": UNMEASURED, "provider": "openai", "capabilities": ["chat", "tools"]},
     {"name": REASONER, "provider": "openai", "capabilities": ["chat", "tools", "json_schema", "reasoning"]},
 ]
+SPARE, AT_WORK = "coxswain-spare", "coxswain-crew"
+"""What crew processes call themselves before and after they have been given an execution."""
 WAIT_SECONDS = 110
 QUICK = {
     "COXSWAIN_WORKER_LEASE_SECONDS": "4",
@@ -92,10 +94,23 @@ class WorkerProcess:
     def fork_server(self) -> int:
         return int(psutil.Process(self.pid).children()[0].pid)
 
+    def crew_processes(self) -> list[int]:
+        """Ids of the crew processes that have been given an execution."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.pid).children(recursive=True)
+            return [child.pid for child in children if _name(child) == AT_WORK]
+        return []
+
     @property
     def crew_process(self) -> int:
-        (crew_process,) = psutil.Process(self.fork_server).children()
-        return int(crew_process.pid)
+        (crew_process,) = self.crew_processes()
+        return crew_process
+
+    @property
+    def spare_process(self) -> int | None:
+        """Id of the crew process that was forked ahead, if there is one."""
+        spares = [child.pid for child in psutil.Process(self.fork_server).children() if _name(child) == SPARE]
+        return spares[0] if spares else None
 
     async def ended(self) -> int:
         return await asyncio.wait_for(self.process.wait(), WAIT_SECONDS)
@@ -123,7 +138,7 @@ class Installation:
         found: list[WorkerProcess] = []
 
         def one_holds() -> bool:
-            found[:] = [worker for worker in self.workers if len(worker.descendants()) > 1]
+            found[:] = [worker for worker in self.workers if worker.crew_processes()]
             return len(found) == 1
 
         await eventually(one_holds)
@@ -216,6 +231,12 @@ class Installation:
                 for table, column in ((executions, executions.c.id), (task_runs, task_runs.c.execution_id))
                 for row in await connection.execute(select(table).where(column == execution_id))
             ]
+
+
+def _name(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return str(process.name())
+    return ""
 
 
 def kinds(events: list[execution_pb2.ExecutionEvent]) -> list[str]:

@@ -251,11 +251,11 @@ async def test_a_host_that_was_stopped_and_woken_changes_no_row(installation: In
     assert ended.state == S.EXECUTION_STATE_SUCCEEDED
     before = await installation.rows(execution.id)
     events = await installation.watch(execution.id)
-    crew_processes = zombie.descendants()
+    crew_processes = zombie.crew_processes()
     zombie.send(signal.SIGCONT)
     installation.llm.release()
     # It notices that it has slept through its lease: its crew process ends, its fork server stays.
-    await eventually(lambda: sum(alive(pid) for pid in crew_processes) <= 1)
+    await eventually(lambda: not any(alive(pid) for pid in crew_processes))
     # It works on as before.
     later = await installation.start(crew(*THREE, name="later"))
     assert (await installation.finished(later.id)).state == S.EXECUTION_STATE_SUCCEEDED
@@ -281,7 +281,7 @@ async def test_cancelling_ends_a_hanging_model_call_and_keeps_what_is_finished(i
         (S.TASK_STATE_CANCELLED, ""),
     ]
     await eventually(lambda: hanging.client_disconnected)
-    await eventually(lambda: len(worker.descendants()) == 1)
+    await eventually(lambda: not worker.crew_processes())
 
 
 async def test_an_execution_past_its_timeout_fails_and_says_so(installation: Installation) -> None:
@@ -330,6 +330,24 @@ async def test_a_crew_process_that_dies_is_replaced(installation: Installation) 
     ended = await installation.finished(execution.id)
     assert (ended.state, ended.claims) == (S.EXECUTION_STATE_SUCCEEDED, 1)
     assert [run.attempt for run in await installation.tasks(execution.id)] == [1, 2, 1]
+
+
+async def test_a_process_forked_ahead_that_died_costs_no_attempt(lone: Installation) -> None:
+    hosts = await lone.hosts(1)
+    answer_by_task(lone)
+
+    def spares() -> list[int]:
+        return [pid for host in hosts if (pid := host.spare_process) is not None]
+
+    for _ in range(2):
+        await eventually(lambda: len(spares()) == len(hosts))
+        for pid in spares():
+            os.kill(pid, signal.SIGKILL)
+        execution = await lone.start(crew(*THREE))
+        ended = await lone.finished(execution.id)
+        assert (ended.state, ended.claims) == (S.EXECUTION_STATE_SUCCEEDED, 1)
+        assert [run.attempt for run in await lone.tasks(execution.id)] == [1, 1, 1]
+    await eventually(lambda: not any(host.crew_processes() for host in hosts))
 
 
 async def test_planning_comes_before_the_first_task_and_costs_no_task(installation: Installation) -> None:

@@ -102,7 +102,7 @@ async def test_a_declined_result_is_done_again_and_memory_keeps_only_the_approve
     parked = await installation.get(execution.id)
     assert parked.state == S.EXECUTION_STATE_WAITING_FOR_ANSWER
     assert list(parked.open_question_ids) == [question.question_id]
-    await eventually(lambda: [len(worker.descendants()) for worker in installation.workers] == [1])
+    await eventually(lambda: not any(worker.crew_processes() for worker in installation.workers))
     assert (question.text, question.result.text) == ("Is this result good?", "A draft.")
     assert await memories(installation, execution) == []
     declined = question_pb2.DeclineQuestion(reason="Make it better.")

@@ -5,6 +5,7 @@ import socket
 
 from coxswain.orchestrator.worker.link_pb2 import CrewReply, HostRequest, Verdict
 from services.common.child_process import BadFrame
+from services.common.process_name import name_process
 from services.orchestrator.worker.crew import runner
 from services.orchestrator.worker.crew.conditions import condition_holds
 from services.orchestrator.worker.crew.guard import close_off
@@ -13,9 +14,13 @@ from services.orchestrator.worker.crew.session import Session
 from services.orchestrator.worker.link.crew_end import CrewEnd
 from services.orchestrator.worker.link.limits import OUT_OF_MEMORY_STATUS, CrewLimits
 
+SPARE, AT_WORK = "coxswain-spare", "coxswain-crew"
+"""Names of a crew process before and after it has been given an execution."""
+
 
 def serve(connection: socket.socket) -> int:
     """Serve one segment and return the exit status."""
+    name_process(SPARE)
     _silence()
     limits = CrewLimits.read(os.environ)
     impose(limits)
@@ -36,6 +41,7 @@ def serve(connection: socket.socket) -> int:
         nonlocal session
         match request.WhichOneof("request"):
             case "open_session":
+                name_process(AT_WORK)
                 session = Session.open(link, request.open_session)
                 return CrewReply()
             case "run_task" if session:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -107,6 +108,14 @@ class CrewProcess:
         await self._link.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Forked:
+    """A process that nobody has spoken to yet, and our end of its link."""
+
+    life: Life
+    connection: socket.socket
+
+
 class ForkServer:
     """The process that crew processes are forked from; it is started again when it dies."""
 
@@ -121,6 +130,9 @@ class ForkServer:
         self._control: socket.socket | None = None
         self._reading: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
+        self._keeps_spare = False
+        self._spare: _Forked | None = None
+        self._forking_ahead: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Start it; it warms up by itself."""
@@ -174,6 +186,34 @@ class ForkServer:
             self._discard()
             self.start()
         await self.warm()
+        forked = self._take_spare() or await self._fork()
+        self._refill()
+        link = HostEnd(forked.connection, handler, on_failure)
+        await link.open()
+        return CrewProcess(forked.life, link, self)
+
+    def keep_spare(self) -> None:
+        """From now on have one process forked ahead, for the next one who needs it."""
+        self._keeps_spare = True
+        self._refill()
+
+    def _refill(self) -> None:
+        if self._keeps_spare and (self._forking_ahead is None or self._forking_ahead.done()):
+            self._forking_ahead = asyncio.create_task(self._fork_ahead())
+
+    async def _fork_ahead(self) -> None:
+        # If it fails, whoever needs a process forks one, or finds out why that cannot be done.
+        with contextlib.suppress(ForkServerLost):
+            self._spare = self._spare or await self._fork()
+
+    def _take_spare(self) -> _Forked | None:
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.life.pid not in self._living:
+            spare.connection.close()
+            return None
+        return spare
+
+    async def _fork(self) -> _Forked:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         token = next(self._tokens)
         forked = self._forking[token] = asyncio.get_running_loop().create_future()
@@ -187,9 +227,7 @@ class ForkServer:
         finally:
             del self._forking[token]
         ours.setblocking(False)
-        link = HostEnd(ours, handler, on_failure)
-        await link.open()
-        return CrewProcess(life, link, self)
+        return _Forked(life, ours)
 
     @property
     def living(self) -> list[int]:
@@ -221,6 +259,9 @@ class ForkServer:
 
     async def close(self) -> None:
         """End the fork server and every crew process."""
+        self._keeps_spare = False
+        if self._forking_ahead is not None:
+            self._forking_ahead.cancel()
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
@@ -232,6 +273,9 @@ class ForkServer:
         self._discard()
 
     def _discard(self) -> None:
+        if self._spare is not None:
+            self._spare.connection.close()
+            self._spare = None
         if self._control is not None:
             self._control.close()
             self._control = None

@@ -264,20 +264,28 @@ class CrewSession:
             ToolCalls(self._recorder, self._state.usage),
             self._activity,
         )
-        process = await context.fork_server.fork(calls.serve, self._signal.fail)
+        session = OpenSession(
+            execution_id=execution.id,
+            spec=spec_to_proto(spec),
+            inputs={name: to_value(value) for name, value in execution.inputs.items()},
+            models=models,
+        )
+        session.start_time.FromDatetime(execution.started_at or utc_now())
         try:
-            session = OpenSession(
-                execution_id=execution.id,
-                spec=spec_to_proto(spec),
-                inputs={name: to_value(value) for name, value in execution.inputs.items()},
-                models=models,
-            )
-            session.start_time.FromDatetime(execution.started_at or utc_now())
+            process = await self._opened(calls, session)
+        except CrewProcessLost:
+            # One that was forked ahead may have died before it knew of the crew; the crew has no part in that.
+            process = await self._opened(calls, session)
+        return _Crew(process, calls)
+
+    async def _opened(self, calls: CrewCalls, session: OpenSession) -> CrewProcess:
+        process = await self._context.fork_server.fork(calls.serve, self._signal.fail)
+        try:
             await process.open_session(session)
         except BaseException:
             await process.kill()
             raise
-        return _Crew(process, calls)
+        return process
 
 
 def _failed(task: TaskProgress, reason: str, message: str) -> Failed:

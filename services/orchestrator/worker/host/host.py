@@ -98,6 +98,7 @@ class WorkerHost:
         await self._bus.start()
         self._background.start(self._lease.run())
         await self._fork_server.warm()
+        self._fork_server.keep_spare()
         await self._lease.held.wait()
         for work in (
             self._pruner.run(),

@@ -1,0 +1,80 @@
+"""One process is forked ahead: it is the next one used, once, and nobody misses it when it dies."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from services.orchestrator.domain.crew import AgentSpec, CrewSpec, TaskSpec
+from services.orchestrator.worker.host.crew_environment import crew_environment
+from services.orchestrator.worker.host.crew_process import ForkServer
+from services.orchestrator.worker.link.host_end import CrewProcessLost
+from tests.unit.worker.crew.scripted_host import ScriptedHost, answer, segment
+from tests.unit.worker.waiting import PATIENCE
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CREW = CrewSpec("c", (AgentSpec("a", "Reader", "Read", model="m"),), (TaskSpec("t", "Read.", "Words", "a"),), model="m")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def keeping(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ForkServer]:
+    """A fork server that keeps a process ready."""
+    data: Path = tmp_path_factory.mktemp("crew")
+    async with ForkServer(crew_environment(data)) as server:
+        await server.warm()
+        server.keep_spare()
+        yield server
+
+
+async def spare(server: ForkServer) -> int:
+    async with asyncio.timeout(PATIENCE):
+        while server._spare is None:  # noqa: ASYNC110 - nothing to wait on
+            await asyncio.sleep(0.01)
+    return server._spare.life.pid
+
+
+async def test_what_was_forked_ahead_is_used_once(keeping: ForkServer) -> None:
+    used = []
+    for _ in range(3):
+        ahead = await spare(keeping)
+        async with segment(keeping, ScriptedHost(lambda _: answer("Done.")), CREW) as run:
+            assert (await run.task(0)).text == "Done."
+            used.append(run.process.pid)
+            assert run.process.pid == ahead
+            assert await spare(keeping) != ahead
+        assert await keeping.gone(ahead, PATIENCE)
+    assert len(set(used)) == 3
+
+
+async def test_one_that_is_known_to_have_died_is_not_used(keeping: ForkServer) -> None:
+    ahead = await spare(keeping)
+    os.kill(ahead, signal.SIGKILL)
+    assert await keeping.gone(ahead, PATIENCE)
+    async with segment(keeping, ScriptedHost(lambda _: answer("Done.")), CREW) as run:
+        assert run.process.pid != ahead
+        assert (await run.task(0)).text == "Done."
+
+
+async def test_one_whose_death_nobody_has_noticed_says_so_at_once(keeping: ForkServer) -> None:
+    ahead = await spare(keeping)
+    os.kill(ahead, signal.SIGKILL)
+    with pytest.raises(CrewProcessLost):
+        async with segment(keeping, ScriptedHost(lambda _: answer("Done.")), CREW):
+            pass
+    async with segment(keeping, ScriptedHost(lambda _: answer("Done.")), CREW) as run:
+        assert (await run.task(0)).text == "Done."
+
+
+async def test_it_dies_with_the_fork_server_and_comes_back_with_it(keeping: ForkServer) -> None:
+    ahead = await spare(keeping)
+    assert keeping._process is not None
+    keeping._process.kill()
+    assert await keeping.gone(ahead, PATIENCE)
+    async with segment(keeping, ScriptedHost(lambda _: answer("Done.")), CREW) as run:
+        assert (await run.task(0)).text == "Done."
+        assert await spare(keeping) not in {ahead, run.process.pid}
