@@ -1,6 +1,7 @@
-"""Worker hosts are killed at random under load: no execution is lost, none is done twice. `make chaos` runs it.
+"""Worker hosts are killed at random under load, starved of processor time, and run crews without measure.
 
-`CHAOS_EXECUTIONS` (default 60) and `CHAOS_SEED` (printed) say how many and which.
+No execution is lost, none is done twice, and none ruins another one. `make chaos` runs it. `CHAOS_EXECUTIONS` (default
+60) and `CHAOS_SEED` (printed) say how many are run while hosts are killed, and which hosts.
 """
 
 import os
@@ -12,9 +13,13 @@ import pytest
 from coxswain.client import Client
 from coxswain.orchestrator.v1.execution_pb2 import Execution, ListExecutionsRequest
 from tests.e2e.support import ALICE, SUCCEEDED, Scene, finish, get, kinds, outputs
+from tests.support.busy_processors import busy_processors
 from tests.support.installation import Caller, Installation, crew_processes, wait_until
 
 _AT_ONCE = 4
+_STARVED = 12
+_LOOPS_EACH = 4
+_GREEDY = 8
 
 
 @pytest.mark.chaos
@@ -71,6 +76,52 @@ def test_nothing_is_lost_or_doubled_while_hosts_are_killed(
         assert [run.output.text for run in outputs(alice.orchestrator, execution)] == [
             f"Result of {name}." for name in completed
         ]
+
+
+@pytest.mark.chaos
+def test_no_lease_is_lost_and_no_claim_repeated_with_four_busy_loops_on_each_processor(
+    scene: Scene, alice: Caller, installation: Installation
+) -> None:
+    for name in ("first", "second"):
+        scene.answers(name, f"Result of {name}.", latency_s=3)
+    client = alice.orchestrator
+    crew = client.apply_crew(scene.crew("first", "second")).crew
+    losses = installation.logs.count("lease_lost")
+    with busy_processors(_LOOPS_EACH):
+        executions = [client.start(crew) for _ in range(_STARVED)]
+        for execution in executions:
+            finish(client, execution)
+    ended = [get(client, execution) for execution in executions]
+    assert {execution.state for execution in ended} == {SUCCEEDED}
+    assert [execution.claims for execution in ended] == [1] * _STARVED
+    assert len(scene.calls("first")) == len(scene.calls("second")) == _STARVED
+    assert installation.logs.count("lease_lost") == losses
+
+
+@pytest.mark.chaos
+def test_crews_without_memory_end_with_the_limit_and_neither_hosts_nor_neighbours_suffer(
+    scene: Scene, alice: Caller, installation: Installation
+) -> None:
+    scene.answers("calm", "Calm.", latency_s=1)
+    client = alice.orchestrator
+    calm = client.apply_crew(scene.crew("calm")).crew
+    spec = scene.crew("greedy")
+    spec.name += "-greedy"
+    # More than a gibibyte, where a crew process may use one.
+    spec.tasks[0].description = "{text}" * 2500
+    greedy = client.apply_crew(spec).crew
+    hosts = {host.pid for host in installation.worker_hosts()}
+    wild = [client.start(greedy, {"text": "word " * 100_000}) for _ in range(_GREEDY)]
+    tame = [client.start(calm) for _ in range(_GREEDY)]
+    for execution in (*wild, *tame):
+        finish(client, execution)
+    for execution in wild:
+        ended = get(client, execution)
+        assert (ended.error.reason, ended.claims) == ("CREW_PROCESS_LIMIT", 1)
+    for execution in tame:
+        ended = get(client, execution)
+        assert (ended.state, ended.claims) == (SUCCEEDED, 1)
+    assert {host.pid for host in installation.worker_hosts()} == hosts
 
 
 def _kill_one(installation: Installation, dice: random.Random) -> None:

@@ -1,9 +1,31 @@
 """Worker hosts die, freeze and wake: executions go on elsewhere and nothing is done twice. On both deployments."""
 
 import signal
+from collections.abc import Iterator
 
-from tests.e2e.support import SUCCEEDED, Scene, finish, get, kinds, outputs, stored_state
+import pytest
+
+from tests.e2e.support import ALICE, SUCCEEDED, Scene, finish, get, kinds, outputs, stored_state
+from tests.support.busy_processors import busy_processors
 from tests.support.installation import Caller, Installation, busy_host, crew_processes, wait_gone, wait_until
+from tests.support.service_processes import ServiceProcesses
+from tests.support.suite_process import SuiteProcess
+
+
+@pytest.fixture
+def alone(service_processes: ServiceProcesses) -> Iterator[Caller]:
+    """The same where nobody looks after worker hosts."""
+    service_processes.restore_workers()
+    with service_processes.caller(ALICE) as caller:
+        yield caller
+
+
+@pytest.fixture
+def supervised(suite: SuiteProcess) -> Iterator[Caller]:
+    """The same in the suite, which looks after its worker hosts."""
+    suite.restore_workers()
+    with suite.caller(ALICE) as caller:
+        yield caller
 
 
 def test_another_host_finishes_what_a_killed_one_began(scene: Scene, alice: Caller, installation: Installation) -> None:
@@ -31,8 +53,9 @@ def test_another_host_finishes_what_a_killed_one_began(scene: Scene, alice: Call
 
 
 def test_a_host_that_wakes_after_its_takeover_changes_nothing(
-    scene: Scene, alice: Caller, installation: Installation
+    scene: Scene, alone: Caller, service_processes: ServiceProcesses
 ) -> None:
+    alice, installation = alone, service_processes
     execution = scene.start_and_hang_in_second(alice.orchestrator)
     host, crew_process = busy_host(installation)
     installation.freeze(host)
@@ -79,3 +102,34 @@ def test_a_killed_crew_process_does_not_end_its_execution(
     assert len(scene.calls("first")) == 1
     assert kinds(events).count("task_completed") == 3
     wait_until(lambda: not crew_processes(host), "the host has reaped its crew processes")
+
+
+def test_the_suite_starts_a_host_that_hangs_again(scene: Scene, supervised: Caller, suite: SuiteProcess) -> None:
+    execution = scene.start_and_hang_in_second(supervised.orchestrator)
+    host, crew_process = busy_host(suite)
+    suite.freeze(host)
+
+    events = finish(supervised.orchestrator, execution)
+
+    assert kinds(events)[-1] == "execution_succeeded"
+    assert kinds(events).count("task_completed") == 3
+    assert get(supervised.orchestrator, execution).claims == 2
+    # Stopped as it was, it could not end by itself.
+    wait_gone([host, crew_process])
+    suite.restore_workers()
+    assert "worker_hangs" in suite.logs
+
+
+def test_hosts_that_get_little_processor_time_keep_their_leases(
+    scene: Scene, supervised: Caller, suite: SuiteProcess
+) -> None:
+    scene.answers("slow", "Slow.", latency_s=2)
+    client = supervised.orchestrator
+    before = suite.logs.count("lease_lost")
+    with busy_processors(2):
+        executions = [client.start(scene.crew("slow")) for _ in range(4)]
+        for execution in executions:
+            assert kinds(finish(client, execution))[-1] == "execution_succeeded"
+    assert [get(client, execution).claims for execution in executions] == [1] * 4
+    assert len(scene.calls("slow")) == 4
+    assert suite.logs.count("lease_lost") == before
