@@ -93,7 +93,7 @@ async def test_hosts_that_die_are_counted_until_a_task_has_finished(database: Da
         assert await store.take_over({f"host-{died}"}) == [], "once for each"
     # A host that was told to stop, or is not sure of its lease, gives back what it has.
     claim = await taken("stops")
-    await store.give_back_from(["stops"])
+    assert await store.hand_over("stops") == [execution_id]
     claim = await taken("loses its lease")
     await store.give_back(execution_id, claim.execution.epoch)
     claim = await taken("finishes a task")

@@ -84,7 +84,7 @@ class Dispatcher:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), _STOP_SECONDS)
         await self._background.stop()
-        self._announce(await self._store.take_over([self._executor_id]))
+        self._announce(await self._store.hand_over(self._executor_id))
 
     # ---- taking
 

@@ -81,10 +81,16 @@ class RunStore:
         return await read_cancellations(self._database, execution_ids)
 
     async def take_over(self, executor_ids: Collection[str]) -> list[str]:
-        """Let everything that hosts have wait for any host again, and forget them; return the executions' ids."""
+        """Let everything that dead hosts had wait for any host again, and forget them; return the executions' ids."""
         async with self._database.write() as connection:
             await WorkerSlotsRepository(connection).remove(executor_ids)
             return await ExecutionRepository(connection).take_over_from(executor_ids)
+
+    async def hand_over(self, executor_id: str) -> list[str]:
+        """Let everything that a host has which stops wait for any host again; return the executions' ids."""
+        async with self._database.write() as connection:
+            await WorkerSlotsRepository(connection).remove([executor_id])
+            return await ExecutionRepository(connection).give_back_from([executor_id])
 
     async def take(self, executor_id: str, room: Room) -> list[Claim]:
         """Take what may run and has waited longest: from now on no other host's write to it counts."""
