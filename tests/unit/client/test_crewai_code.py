@@ -447,7 +447,28 @@ def test_tools_that_are_put_together_at_run_time_are_noted(tmp_path: Path) -> No
     assert (found.field, found.line) == ("tools", line_of(directory, "tools="))
 
 
-def test_an_agent_built_in_place_is_told_how_to_be_one(tmp_path: Path) -> None:
-    directory = write_project(tmp_path, (DRAFT, DRAFT.replace("self.writer()", "Agent(role='R', goal='G')")))
+def test_an_agent_that_nobody_names_is_told_how_to_be_one(tmp_path: Path) -> None:
+    directory = write_project(tmp_path, (DRAFT, DRAFT.replace("self.writer()", "hired()")))
     with pytest.raises(DocumentError, match="write a method marked @agent"):
         load_crewai_project(directory)
+
+
+def test_an_agent_that_is_built_in_a_task_becomes_one_of_the_crew(tmp_path: Path) -> None:
+    built = 'Agent(role="Checker", goal="Check", backstory="b", llm="a/b", max_iter=3)'
+    directory = write_project(tmp_path, ("agent=self.writer()", f"agent={built}"))
+    spec = load_crewai_project(directory).spec
+    (task,) = [task for task in spec.tasks if task.agent.endswith("_agent")]
+    assert task.agent == f"{task.name}_agent"
+    (agent_in_place,) = [one for one in spec.agents if one.name == task.agent]
+    assert (agent_in_place.role, agent_in_place.model, agent_in_place.max_iterations) == ("Checker", "a/b", 3)
+
+
+def test_methods_that_are_inherited_in_one_file_are_read(tmp_path: Path) -> None:
+    whole = load_crewai_project(write_project(tmp_path / "whole"))
+    agents = CODE[CODE.index("    @agent") : CODE.index("    @task")]
+    head, rest = CODE.replace(agents, "").replace("class Notes:", "class Notes(Staff):").split("@CrewBase")
+    code = f"{head}class Staff:\n{agents.rstrip()}\n\n\n@CrewBase{rest}"
+    parted = load_crewai_project(write_project(tmp_path / "parted", code=code))
+    assert parted.spec.agents == whole.spec.agents
+    assert parted.spec.tasks == whole.spec.tasks
+    assert parted.notes == ()

@@ -133,6 +133,8 @@ class Builder:
             name: self._part(owner, f"agents.{name}", method, agents_file, translation.agent)
             for name, method in owner.agents.items()
         }
+        for name, bound in translation.built_in_place.items():
+            agents[name] = self._agent_in_place(name, bound, agents_file, translation)
         made = self._crew(owner, translation, crew)
         for path, node in tasks.items():
             tasks[path] = self._named(translation, f"tasks.{path}", node, owner)
@@ -245,6 +247,14 @@ class Builder:
         if where is not None:
             line, file = where.line, where.file
         return Node({**entry, **said}, line, None, file)
+
+    def _agent_in_place(self, name: str, bound: Bound, root: Node | None, translation: Translation) -> Node:
+        """An agent that is built where a task names it."""
+        path = f"agents.{name}"
+        built = Built(name, bound.line, *self._reader.call(path, bound))
+        entry = self._entry(path, built, root)
+        said = translation.agent(path, {key: one for key, one in built.keywords.items() if key != "config"})
+        return Node({**entry, **said}, bound.line, None, bound.scope.module.file)
 
     def _entry(self, path: str, built: Built, root: Node | None) -> Part:
         what = path.partition(".")[0]

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import copy
 from dataclasses import dataclass, field
 
 from coxswain.client.crewai_project.expressions import (
@@ -91,7 +92,8 @@ def flows(module: Module) -> list[ast.ClassDef]:
 
 
 def read_class(module: Module, node: ast.ClassDef, notes: Notes) -> CrewClass:
-    """The parts of a class; what else it has is noted."""
+    """The parts of a class, inherited ones included; what else it has is noted."""
+    node = _with_inherited(module, node)
     marks = {
         item.name: [called(mark, module) for mark in item.decorator_list]
         for item in node.body
@@ -114,7 +116,7 @@ def read_class(module: Module, node: ast.ClassDef, notes: Notes) -> CrewClass:
                 remedy = _REMEDIES.get(mark, "Python code cannot be imported and was left out")
                 notes.add(f"{node.name}.{name}", f"@{mark}: {remedy}", method.lineno, module.file)
     for base in node.bases:
-        if called(base, module) not in {"object", "ABC"}:
+        if called(base, module) not in {"object", "ABC"} and _class_of_file(module, base) is None:
             origin = called(base, module) or "another class"
             what = f"methods that come from {origin} are not read: write them in this class"
             notes.add(node.name, what, base.lineno, module.file)
@@ -124,6 +126,32 @@ def read_class(module: Module, node: ast.ClassDef, notes: Notes) -> CrewClass:
         notes.add(
             f"{node.name}.mcp_server_params", "MCP servers are set up with the tools of the server", line, module.file
         )
+    return made
+
+
+def _class_of_file(module: Module, base: ast.expr) -> ast.ClassDef | None:
+    """The class of the same file that is inherited from."""
+    if not isinstance(base, ast.Name):
+        return None
+    return next(
+        (one for one in statements(module.tree.body) if isinstance(one, ast.ClassDef) and one.name == base.id), None
+    )
+
+
+def _with_inherited(module: Module, node: ast.ClassDef, below: frozenset[str] = frozenset()) -> ast.ClassDef:
+    """A class with what it inherits from classes of its file, before what is its own."""
+    own = {item.name for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
+    inherited: list[ast.stmt] = []
+    for base in node.bases:
+        found = _class_of_file(module, base)
+        if found is None or found.name in below | {node.name}:
+            continue
+        body = _with_inherited(module, found, below | {node.name}).body
+        inherited += [item for item in body if getattr(item, "name", None) not in own]
+    if not inherited:
+        return node
+    made = copy.copy(node)
+    made.body = [*inherited, *node.body]
     return made
 
 

@@ -44,6 +44,8 @@ class Translation:
         self._schemas = Schemas(sources, expressions)
         self._notes = notes
         self._tools = tools
+        self.built_in_place: dict[str, Bound] = {}
+        """Calls of ``Agent`` that stand in a task, by the names that their agents get."""
 
     def agent(self, path: str, keywords: dict[str, Keyword]) -> dict[str, Node]:
         """The arguments of an agent, by CrewAI's names."""
@@ -92,10 +94,7 @@ class Translation:
 
     def _task_value(self, path: str, key: str, keyword: Keyword) -> Node | None:
         if key == "agent":
-            name = self.method_of(keyword.value, self._owner.agents)
-            if name is None:
-                raise Unreadable("this is no method marked @agent")
-            return self._text(name, keyword)
+            return self._text(self._agent_of(path.removeprefix("tasks."), keyword), keyword)
         if key == "context":
             return self._context(path, keyword)
         if key == "tools":
@@ -105,6 +104,19 @@ class Translation:
         if key in fields.OUTPUTS:
             return self.schema(f"{path}.{key}", keyword.value, keyword.line)
         return self._plain(path, key, keyword, fields.TASK_FIELDS)
+
+    def _agent_of(self, task: str, keyword: Keyword) -> str:
+        name = self.method_of(keyword.value, self._owner.agents)
+        if name is not None:
+            return name
+        bound = self._expressions.follow(keyword.value)
+        if not isinstance(bound.expression, ast.Call) or called(bound.expression, bound.scope.module) != "Agent":
+            raise Unreadable("this is no method marked @agent")
+        name = f"{task}_agent"
+        while name in self._owner.agents:
+            name += "_"
+        self.built_in_place[name] = bound
+        return name
 
     def _plain(self, path: str, key: str, keyword: Keyword, known: Mapping[str, str]) -> Node | None:
         if key in known and key != "knowledge":
