@@ -48,6 +48,7 @@ from services.orchestrator.usecases.group_events import GroupEvents
 from services.orchestrator.usecases.group_feed import GroupFeed
 from services.orchestrator.usecases.hinted_loop import HintedLoop
 from services.orchestrator.usecases.housekeeping import Housekeeping
+from services.orchestrator.usecases.overlap import Overlap
 from services.orchestrator.usecases.question_deadlines import QuestionDeadlines
 from services.orchestrator.usecases.question_feed import QuestionFeed
 from services.orchestrator.usecases.question_settler import QuestionSettler
@@ -89,8 +90,11 @@ class OrchestratorService:
         validation = CrewValidation(
             RemoteModels(peers), TOOLS, default_model=settings.default_model, max_bytes=settings.max_crew_bytes
         )
-        starter = ExecutionStarter(database, validation, grants, self._bus, max_inputs_bytes=settings.max_inputs_bytes)
         ender = ExecutionEnder(database, grants, self._bus)
+        overlap = Overlap(database, ender, self._bus)
+        starter = ExecutionStarter(
+            database, validation, grants, self._bus, overlap, max_inputs_bytes=settings.max_inputs_bytes
+        )
         self._crews = Crews(database, validation, RemoteMemories(peers))
         continuer = ExecutionContinuer(database, starter, default_model=settings.default_model)
         self._comparisons = ExecutionComparisons(database, default_model=settings.default_model)
@@ -107,6 +111,9 @@ class OrchestratorService:
         self._housekeeping = Housekeeping(database, ender, QuestionDeadlines(database, settler))
         runner = BatchRunner(database, starter, self._executions, grants)
         self._batch_loop = HintedLoop(self._bus, runner.once, interval=settings.schedule_poll_seconds, name="batches")
+        self._turn_loop = HintedLoop(
+            self._bus, overlap.pass_turns, interval=settings.schedule_poll_seconds, name="turns"
+        )
         self._batches = Batches(
             database, starter, grants, self._batch_loop.wake, max_inputs_bytes=settings.max_inputs_bytes
         )
@@ -140,6 +147,7 @@ class OrchestratorService:
         settings = self._settings
         self._background.start(once(self._group_events.adopt, "adopt_group_events"))
         self._scheduling.start(self._batch_loop.run())
+        self._scheduling.start(self._turn_loop.run())
         self._scheduling.start(every(settings.schedule_poll_seconds, self._scheduler.once, name="schedules"))
         self._background.start(every(settings.housekeeping_seconds, self._housekeeping.once, name="housekeeping"))
         self._background.start(every(_RETENTION_SECONDS, self._retention.once, name="execution_retention"))

@@ -13,6 +13,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -92,6 +93,10 @@ executions = Table(
     Column("schedule_id", _ID, nullable=False, server_default=""),
     Column("batch_id", _ID, nullable=False, server_default=""),
     Column("batch_index", Integer),
+    Column("concurrency_key", String(256), nullable=False, server_default=""),
+    Column("overlap_policy", String(16), nullable=False, server_default="ALLOW"),  # OverlapPolicy
+    # Whether it is not ready because others with its key have not ended.
+    Column("waits_turn", Boolean, nullable=False, server_default=false()),
     Column("limits", JsonDocument),  # ExecutionLimits; NULL in rows of releases that had none
     Column("used_before", JsonDocument),  # Usage of the executions it continues; NULL as above
     Column("timeout_seconds", Float),
@@ -141,6 +146,7 @@ executions = Table(
     _partial_index("executions", "resumed_from <> ''", "group_id", "resumed_from", "id"),
     _partial_index("executions", "ended_at IS NOT NULL", "group_id", "ended_at"),
     _partial_index("executions", "batch_id <> ''", "group_id", "batch_id", "id"),
+    _partial_index("executions", "concurrency_key <> '' AND ended_at IS NULL", "group_id", "concurrency_key", "id"),
     _partial_index("executions", "batch_id <> '' AND ended_at IS NULL", "batch_id"),
 )
 

@@ -94,6 +94,16 @@ class OnCredentialExpiry(StrEnum):
     USE_GROUP_IDENTITY = "USE_GROUP_IDENTITY"
 
 
+class OverlapPolicy(StrEnum):
+    """What happens while another execution with the same key has not ended; the names are those of
+    `coxswain.orchestrator.v1.OverlapPolicy`."""
+
+    ALLOW = "ALLOW"
+    SKIP = "SKIP"
+    QUEUE = "QUEUE"
+    CANCEL_OLD = "CANCEL_OLD"
+
+
 @dataclass(frozen=True, slots=True)
 class TaskOutput:
     """The result of a task."""
@@ -172,6 +182,9 @@ class Start:
     crew_name: str = ""
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)
     """Of these and the crew's own, the lower ones hold."""
+    concurrency_key: str = ""
+    """What executions share that must not overlap; empty for none."""
+    overlap_policy: OverlapPolicy = OverlapPolicy.ALLOW
 
     @property
     def crew(self) -> ResourceKey:
@@ -218,6 +231,11 @@ class Execution:
     """The batch it belongs to, if it does."""
     batch_index: int | None = None
     """Position of its inputs in the batch."""
+    concurrency_key: str = ""
+    """What it shares with executions that it must not overlap; empty for none."""
+    overlap_policy: OverlapPolicy = OverlapPolicy.ALLOW
+    waits_turn: bool = False
+    """Whether it is not ready because others with its key have not ended."""
     lost_hosts: int = 0
     """How many hosts in a row have died with it, no task of it finished by them."""
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)

@@ -11,6 +11,7 @@ class QueueReason(StrEnum):
     GROUP_LIMIT = "GROUP_LIMIT"
     SLOTS_BUSY = "SLOTS_BUSY"
     STARTING = "STARTING"
+    TURN = "TURN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,12 @@ def queue_status(capacity: Capacity, line: PlaceInLine) -> QueueStatus:
     """Return why an execution at a place in the line waits."""
     reason, message = _reason(capacity, line)
     return QueueStatus(reason, message, line.ahead_count)
+
+
+def turn_status(key: str, ahead_count: int) -> QueueStatus:
+    """Return why an execution waits for its turn while so many others with its key have not ended."""
+    others = "another execution" if ahead_count == 1 else f"{ahead_count} other executions"
+    return QueueStatus(QueueReason.TURN, f'{others} with the key "{key}" must end first', ahead_count)
 
 
 def _reason(capacity: Capacity, line: PlaceInLine) -> tuple[QueueReason, str]:

@@ -1,9 +1,9 @@
 """Executions by the clock."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from services.orchestrator.domain.execution import ExecutionError, Start
+from services.orchestrator.domain.execution import ExecutionError, OverlapPolicy, Start
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +45,15 @@ class Schedule:
     last_execution_id: str = ""
     last_error: ExecutionError | None = None
     """Why it started nothing when it fired last."""
+
+    @property
+    def keyed_start(self) -> Start:
+        """What it starts: without a key of its own, the overlap policy is about the schedule's executions."""
+        return keyed(self.start, self.id)
+
+
+def keyed(start: Start, schedule_id: str) -> Start:
+    """Return what a schedule starts, with a key if its overlap policy needs one."""
+    if start.concurrency_key or start.overlap_policy is OverlapPolicy.ALLOW:
+        return start
+    return replace(start, concurrency_key=f"schedule {schedule_id}")

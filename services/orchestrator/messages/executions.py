@@ -11,6 +11,7 @@ from services.orchestrator.domain.execution import (
     ExecutionIdentity,
     ModelWait,
     OnCredentialExpiry,
+    OverlapPolicy,
     Start,
     TaskOutput,
     TaskRun,
@@ -39,6 +40,7 @@ def execution_to_proto(execution: Execution, queue: QueueStatus | None = None) -
         schedule_id=execution.schedule_id,
         batch_id=execution.batch_id,
         batch_index=execution.batch_index,
+        concurrency_key=execution.concurrency_key,
         labels=execution.labels,
         usage=usage_to_proto(execution.usage),
         subject=execution.subject,
@@ -103,6 +105,10 @@ def start_from_proto(message: execution_pb2.StartExecutionRequest, path: str = "
         identity=enum_from_proto(ExecutionIdentity, delegation_pb2.ExecutionIdentity, message.identity),
         on_credential_expiry=enum_from_proto(OnCredentialExpiry, delegation_pb2.OnCredentialExpiry, expiry),
         crew_name=message.crew_name,
+        concurrency_key=message.concurrency_key,
+        overlap_policy=enum_from_proto(
+            OverlapPolicy, execution_pb2.OverlapPolicy, message.overlap_policy or execution_pb2.OVERLAP_POLICY_ALLOW
+        ),
         limits=limits_from_proto(message.limits),
     )
 
@@ -138,6 +144,12 @@ def start_to_proto(start: Start) -> execution_pb2.StartExecutionRequest:
         timeout=duration_to_proto(start.timeout),
         identity=enum_to_proto(delegation_pb2.ExecutionIdentity, start.identity),
         on_credential_expiry=enum_to_proto(delegation_pb2.OnCredentialExpiry, start.on_credential_expiry),
+        concurrency_key=start.concurrency_key,
+        overlap_policy=(
+            execution_pb2.OVERLAP_POLICY_UNSPECIFIED
+            if start.overlap_policy is OverlapPolicy.ALLOW
+            else enum_to_proto(execution_pb2.OverlapPolicy, start.overlap_policy)
+        ),
         limits=limits_to_proto(start.limits),
     )
     if start.crew_id:

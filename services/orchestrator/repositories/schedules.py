@@ -95,6 +95,12 @@ class ScheduleRepository:
         )
         return bool(result.rowcount)
 
+    async def fired_by_hand(self, schedule_id: str, execution_id: str) -> None:
+        """Note the execution that a caller has made a schedule start."""
+        await self._connection.execute(
+            update(schedules).where(schedules.c.id == schedule_id).values(last_execution_id=execution_id)
+        )
+
     async def _one(self, query: Select[Any]) -> Schedule | None:
         row = (await self._connection.execute(query)).first()
         return None if row is None else _schedule(row)

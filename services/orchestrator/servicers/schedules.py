@@ -6,6 +6,7 @@ from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.resource_keys import key_from_proto
+from services.orchestrator.messages.executions import execution_to_proto
 from services.orchestrator.messages.schedules import changed_plan, plan_from_proto, schedule_to_proto
 from services.orchestrator.usecases.schedules import Schedules
 
@@ -45,6 +46,12 @@ class ScheduleServicer(ScheduleServiceServicer):
             request.expected_revision,
         )
         return pb.UpdateScheduleResponse(schedule=schedule_to_proto(schedule))
+
+    async def FireSchedule(self, request: pb.FireScheduleRequest, context: Context) -> pb.FireScheduleResponse:
+        """See the proto."""
+        principal = current_principal()
+        execution = await self._schedules.fire(principal, key_from_proto(request), request_key(principal, request))
+        return pb.FireScheduleResponse(execution=execution_to_proto(execution))
 
     async def DeleteSchedule(self, request: pb.DeleteScheduleRequest, context: Context) -> pb.DeleteScheduleResponse:
         """See the proto."""

@@ -17,7 +17,7 @@ from services.common.ids import new_id
 from services.common.paging import Page, Pager
 from services.orchestrator import tables
 from services.orchestrator.domain.batch import Batch, BatchProgress
-from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry, Start
+from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry, OverlapPolicy, Start
 from services.orchestrator.placeholders import required_inputs
 from services.orchestrator.repositories.batches import BatchRepository
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
@@ -135,6 +135,10 @@ class Batches:
                 "start.identity",
                 "cannot be USER: the executions are made later; leave it out or choose GROUP, and make sure that the "
                 "group has the credentials the crew needs",
+            )
+        if start.overlap_policy not in {OverlapPolicy.ALLOW, OverlapPolicy.QUEUE}:
+            raise InvalidArgument.field(
+                "start.overlap_policy", "has to be ALLOW or QUEUE: executions of one batch are to run one and all"
             )
         first = replace(start, inputs={**start.inputs, **inputs[0]})
         crew = await self._starter.startable(principal, first, "start.")

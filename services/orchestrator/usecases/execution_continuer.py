@@ -184,6 +184,7 @@ def _continued(ended: _Ended, wanted: Continuation, principal: Principal) -> Exe
         from_task=wanted.from_task,
         batch_id="",
         batch_index=None,
+        waits_turn=False,
         timeout=timeout,
         deadline_at=None if timeout is None else now + timedelta(seconds=timeout),
         epoch=0,

@@ -25,7 +25,15 @@ from services.common.ids import new_id
 from services.orchestrator import tables
 from services.orchestrator.domain.batch import BatchPlace
 from services.orchestrator.domain.crew import Crew, CrewSpec
-from services.orchestrator.domain.execution import Execution, ExecutionState, Start, TaskRun, TaskState, Usage
+from services.orchestrator.domain.execution import (
+    Execution,
+    ExecutionState,
+    OverlapPolicy,
+    Start,
+    TaskRun,
+    TaskState,
+    Usage,
+)
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.events import new_event
@@ -37,6 +45,7 @@ from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
 from services.orchestrator.usecases.open_questions import with_open_questions
+from services.orchestrator.usecases.overlap import Admitted, Overlap
 from services.orchestrator.usecases.ports import Grants
 
 logger = structlog.get_logger(__name__)
@@ -64,12 +73,20 @@ class ExecutionStarter:
     """Stores executions for workers to run, each with the grant it acts under."""
 
     def __init__(
-        self, database: Database, validation: CrewValidation, grants: Grants, bus: HintBus, *, max_inputs_bytes: int
+        self,
+        database: Database,
+        validation: CrewValidation,
+        grants: Grants,
+        bus: HintBus,
+        overlap: Overlap,
+        *,
+        max_inputs_bytes: int,
     ) -> None:
         self._database = database
         self._validation = validation
         self._grants = grants
         self._bus = bus
+        self._overlap = overlap
         self._max_inputs_bytes = max_inputs_bytes
 
     async def start(
@@ -88,7 +105,7 @@ class ExecutionStarter:
             Aborted: `also_store` raised it.
             NotFound: the group does not have this crew.
             InvalidArgument: inputs are missing, or the crew cannot run; one violation for each fault.
-            AlreadyExists: the request_id was used with another body.
+            AlreadyExists: the request_id was used with another body, or CONCURRENCY_KEY_TAKEN.
         """
         repeated = await self.find_repeated(owner, request)
         if repeated is not None:
@@ -122,6 +139,8 @@ class ExecutionStarter:
             schedule_id=schedule_id,
             batch_id="" if batch is None else batch.batch_id,
             batch_index=None if batch is None else batch.index,
+            concurrency_key=start.concurrency_key,
+            overlap_policy=start.overlap_policy,
             limits=start.limits.lowered_by(crew.spec.limits),
         )
         tasks = [pending_run(execution.id, index, task.name) for index, task in enumerate(crew.spec.tasks)]
@@ -139,6 +158,11 @@ class ExecutionStarter:
         if crew is None:
             revision = f"revision {start.crew_revision} of the crew" if start.crew_revision else "crew"
             raise NotFound.of(revision, str(start.crew))
+        if start.overlap_policy is not OverlapPolicy.ALLOW and not start.concurrency_key:
+            raise InvalidArgument.field(
+                f"{path}concurrency_key",
+                "is missing; name what executions must not do at once, or leave out overlap_policy",
+            )
         await self.refuse_faults(crew.spec, start.inputs, start.model, start.limits, path)
         return crew
 
@@ -206,12 +230,15 @@ class ExecutionStarter:
         )
         stored = [new_event(event) for event in (queued, *events)]
         first_id = execution.id
+        admitted = Admitted(execution)
         complete = False
         try:
             async with self._database.write() as connection:
                 if request is not None:
                     first_id = await RequestRepository(connection, tables.requests).claim(request, execution.id)
                 if first_id == execution.id:
+                    admitted = await self._overlap.admit(connection, execution)
+                    execution = admitted.execution
                     await ExecutionRepository(connection).insert(execution)
                     await TaskRunRepository(connection, execution.id).insert(tasks)
                     await EventRepository(connection).append(execution.id, stored)
@@ -229,8 +256,10 @@ class ExecutionStarter:
             async with self._database.read() as connection:
                 return await _first(connection, execution.group_id, first_id)
         execution = replace(execution, last_sequence=len(stored))
-        self._bus.publish(Hint(HintKind.EXECUTION_READY, execution.id))
+        if execution.ready:
+            self._bus.publish(Hint(HintKind.EXECUTION_READY, execution.id))
         self._bus.publish(Hint(HintKind.EVENTS_STORED, execution.id, execution.last_sequence, execution.group_id))
+        await self._overlap.announce(admitted)
         return execution
 
     async def _revoke(self, execution_id: str) -> None:

@@ -14,6 +14,7 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import (
     Aborted,
+    AlreadyExists,
     CoxswainError,
     DeadlineExceeded,
     FailedPrecondition,
@@ -40,7 +41,7 @@ _LONGEST_PAUSE_SECONDS = 60.0
 
 # Trying again would change nothing of these: the time is over, and the next one may find something else. All others are
 # faults of the installation, for which no run is given up.
-_REFUSALS = (NotFound, InvalidArgument, FailedPrecondition)
+_REFUSALS = (NotFound, InvalidArgument, FailedPrecondition, AlreadyExists)
 _REVOKED = "DELEGATION_REVOKED"
 
 
@@ -130,7 +131,9 @@ class Scheduler:
                 raise Aborted("another process was faster, or the schedule was changed", reason="REVISION_MISMATCH")
 
         async with self._grants.acting(schedule.grant_id, schedule.delegate_id):
-            return await self._starter.start(schedule, schedule.start, schedule_id=schedule.id, also_store=advance)
+            return await self._starter.start(
+                schedule, schedule.keyed_start, schedule_id=schedule.id, also_store=advance
+            )
 
     async def _postpone(self, schedule: Schedule, error: CoxswainError) -> None:
         """Leave a schedule due, and say why."""

@@ -19,8 +19,8 @@ from services.common.resource_key import ResourceKey
 from services.orchestrator import tables
 from services.orchestrator.cron import BadCron, BadTimeZone, next_fire_time
 from services.orchestrator.domain.document import to_document
-from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry, Start
-from services.orchestrator.domain.schedule import Plan, Schedule
+from services.orchestrator.domain.execution import Execution, ExecutionIdentity, OnCredentialExpiry, Start
+from services.orchestrator.domain.schedule import Plan, Schedule, keyed
 from services.orchestrator.repositories.schedules import ScheduleRepository
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.ports import Grant, Grants
@@ -177,6 +177,23 @@ class Schedules:
         await self._revoke(delegate_id if outdated else before.delegate_id)
         return None if outdated else after
 
+    async def fire(self, principal: Principal, key: ResourceKey, request: RequestKey | None) -> Execution:
+        """Start what a schedule starts, now. See `ExecutionStarter.start` for what else it raises.
+
+        Raises:
+            NotFound: the group does not have this schedule, or not its crew.
+            PermissionDenied: DELEGATION_REVOKED, nobody may act for the schedule any more.
+        """
+        schedule = await self.get(principal, key)
+
+        async def note(connection: AsyncConnection, execution: Execution) -> None:
+            await ScheduleRepository(connection).fired_by_hand(schedule.id, execution.id)
+
+        async with self._grants.acting(schedule.grant_id, schedule.delegate_id):
+            return await self._starter.start(
+                schedule, schedule.keyed_start, request, schedule_id=schedule.id, also_store=note
+            )
+
     async def delete(self, principal: Principal, key: ResourceKey) -> None:
         """Take a schedule out of listings; executions it started continue. Deleting it again changes nothing.
 
@@ -212,7 +229,7 @@ class Schedules:
         if plan.paused:
             # Checked when it is resumed. To pause one that cannot start any more has to be possible.
             return None
-        await self._starter.startable(principal, plan.start, "schedule.start.")
+        await self._starter.startable(principal, keyed(plan.start, "new"), "schedule.start.")
         return next_fire_at
 
     async def _delegate(self) -> tuple[str, Grant]:

@@ -43,6 +43,21 @@ def refused(result: Result, exit_code: int) -> str:
     return " ".join(result.stderr.replace("│", " ").split())
 
 
+async def test_a_schedule_is_fired_by_hand_and_does_not_overlap_itself(run: Run, crew_file: str) -> None:
+    assert (await run("apply", "-f", crew_file)).exit_code == 0
+    schedule = ("schedule", "create", "yearly", "--cron", "0 0 1 1 *", "--crew", "brief", "-i", "text=x")
+    assert (await run(*schedule, "--overlap", "skip")).exit_code == 0
+    execution_id = (await run("schedule", "fire", "yearly")).stdout.strip()
+    again = await run("schedule", "fire", "yearly")
+    assert (again.exit_code, execution_id in again.stderr) == (16, True)
+    key = ("run", "brief", "-i", "text=x", "--detach", "--key", "k", "--overlap")
+    assert (await run(*key, "skip")).exit_code == 0
+    assert (await run(*key, "skip")).exit_code == 16
+    assert (await run(*key, "queue")).exit_code == 0
+    assert (await run(*key, "cancel-old")).exit_code == 0
+    assert len(rows(await run("executions", "--state", "cancelled", "--json"))[0]) == 2
+
+
 async def test_a_schedule_is_created_listed_shown_and_deleted(run: Run) -> None:
     assert said(await run("schedule", "list")) == "no schedules"
     created = await create(run, "morning", "--time-zone", "Europe/Zurich", "--label", "who=me", "--within", "1.5")

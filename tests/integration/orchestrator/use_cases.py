@@ -28,6 +28,7 @@ from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.housekeeping import Housekeeping
 from services.orchestrator.usecases.model_needs import Capability
+from services.orchestrator.usecases.overlap import Overlap
 from services.orchestrator.usecases.ports import Grant, ModelInfo
 from services.orchestrator.usecases.question_deadlines import QuestionDeadlines
 from services.orchestrator.usecases.question_settler import QuestionSettler
@@ -93,10 +94,11 @@ class Orchestrator:
         bus = LocalHintBus()
         ender = ExecutionEnder(database, self.grants, bus)
         deadlines = QuestionDeadlines(database, QuestionSettler(ender, bus))
+        self.overlap = Overlap(database, ender, bus)
         self.housekeeping = Housekeeping(database, ender, deadlines)
         feed = EventFeed(EventReader(database), bus, safety_read_seconds=3600, tail_bytes=100_000)
         validation = CrewValidation(Models(), {}, default_model="m", max_bytes=100_000)
-        self.starter = ExecutionStarter(database, validation, self.grants, bus, max_inputs_bytes=10_000)
+        self.starter = ExecutionStarter(database, validation, self.grants, bus, self.overlap, max_inputs_bytes=10_000)
         continuer = ExecutionContinuer(database, self.starter, default_model="m")
         self.executions = Executions(database, self.grants, bus, feed, self.starter, continuer, ender)
         self.batch_runner = BatchRunner(database, self.starter, self.executions, self.grants)

@@ -44,6 +44,7 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     ExecutionState,
     ForkExecutionRequest,
     GetExecutionRequest,
+    OverlapPolicy,
     RenewExecutionCredentialRequest,
     ResumeExecutionRequest,
     WatchExecutionsRequest,
@@ -169,6 +170,8 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
         identity: ExecutionIdentity.ValueType = ExecutionIdentity.EXECUTION_IDENTITY_UNSPECIFIED,
         on_credential_expiry: OnCredentialExpiry.ValueType = OnCredentialExpiry.ON_CREDENTIAL_EXPIRY_UNSPECIFIED,
+        concurrency_key: str = "",
+        overlap_policy: OverlapPolicy.ValueType = OverlapPolicy.OVERLAP_POLICY_UNSPECIFIED,
     ) -> Execution:
         """Start an execution and return it as it was stored.
 
@@ -176,6 +179,8 @@ class AsyncClient:
         one, so that a lost answer never starts a second execution; give your own to be safe across restarts too.
         ``identity`` is whom the execution acts as, ``on_credential_expiry`` what happens when its token expires while
         it runs. By default it acts as you if you have a token of your own, and waits for ``renew``.
+        ``overlap_policy`` is what happens while another execution with the same ``concurrency_key`` has not ended; with
+        SKIP this raises AlreadyExists with the reason CONCURRENCY_KEY_TAKEN.
         """
         if isinstance(crew, CrewSpec):
             applied = await self.apply_crew(crew)
@@ -190,6 +195,8 @@ class AsyncClient:
             labels=labels,
             identity=identity,
             on_credential_expiry=on_credential_expiry,
+            concurrency_key=concurrency_key,
+            overlap_policy=overlap_policy,
         )
         response = await self.executions.StartExecution(request)
         return response.execution

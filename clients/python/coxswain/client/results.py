@@ -14,6 +14,7 @@ from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewFault, CrewSpec, GetCrew
 from coxswain.orchestrator.v1.execution_pb2 import (
     Execution,
     ForkExecutionRequest,
+    OverlapPolicy,
     ResumeExecutionRequest,
     StartExecutionRequest,
 )
@@ -75,6 +76,8 @@ def start_request(
     labels: Mapping[str, str] | None = None,
     identity: ExecutionIdentity.ValueType = ExecutionIdentity.EXECUTION_IDENTITY_UNSPECIFIED,
     on_credential_expiry: OnCredentialExpiry.ValueType = OnCredentialExpiry.ON_CREDENTIAL_EXPIRY_UNSPECIFIED,
+    concurrency_key: str = "",
+    overlap_policy: OverlapPolicy.ValueType = OverlapPolicy.OVERLAP_POLICY_UNSPECIFIED,
 ) -> StartExecutionRequest:
     """The request of an execution: of that revision of a crew, or of the newest one of a crew's id or name.
 
@@ -87,6 +90,8 @@ def start_request(
         labels=labels,
         identity=identity,
         on_credential_expiry=on_credential_expiry,
+        concurrency_key=concurrency_key,
+        overlap_policy=overlap_policy,
     )
     if isinstance(crew, Crew):
         request.crew_id, request.crew_revision = crew.id, crew.revision

@@ -117,6 +117,8 @@ def get(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> 
         "acts as": _acts_as(execution),
         "on expiry": _on_expiry(execution),
         "schedule": execution.schedule_id,
+        "batch": f"{execution.batch_id}, input {execution.batch_index}" if execution.batch_id else "",
+        "key": execution.concurrency_key,
         "resumed from": execution.resumed_from,
         "from task": execution.forked_from_task,
         "events": execution.last_sequence,

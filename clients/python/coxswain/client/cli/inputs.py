@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Annotated, TypeVar
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from coxswain.client.cli.session import Session
 from coxswain.client.text_files import read_text
 from coxswain.orchestrator.v1.crew_pb2 import Crew
+from coxswain.orchestrator.v1.execution_pb2 import OverlapPolicy
 
 T = TypeVar("T")
 
@@ -18,6 +20,24 @@ MAX_INPUT_BYTES = 16 * 1024 * 1024
 InputsOption = Annotated[
     list[str] | None,
     typer.Option("--input", "-i", help="key=text, key=@file (key=@- reads standard input) or key:=json; repeatable."),
+]
+
+
+class OverlapChoice(StrEnum):
+    """What happens while another execution with the same key has not ended."""
+
+    ALLOW = "allow"
+    SKIP = "skip"
+    QUEUE = "queue"
+    CANCEL_OLD = "cancel-old"
+
+
+KeyOption = Annotated[
+    str, typer.Option("--key", help="What must not be done by two executions at once, for example customer-4711.")
+]
+OverlapOption = Annotated[
+    OverlapChoice | None,
+    typer.Option(help="While another one with the key has not ended: run beside it, not at all, after it, or end it."),
 ]
 LabelsOption = Annotated[list[str] | None, typer.Option("--label", help="key=value; repeatable.")]
 
@@ -33,6 +53,11 @@ def inputs_from(session: Session, given: Iterable[str] | None) -> dict[str, obje
 def labels_from(given: Iterable[str] | None) -> dict[str, str]:
     """The labels of ``--label``. Raises typer.BadParameter for a malformed option."""
     return _once("--label", map(_label, given or []))
+
+
+def overlap_from(choice: OverlapChoice | None) -> OverlapPolicy.ValueType:
+    """The policy of ``--overlap``."""
+    return OverlapPolicy.Value(f"OVERLAP_POLICY_{choice.name if choice else 'UNSPECIFIED'}")
 
 
 def _once(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:

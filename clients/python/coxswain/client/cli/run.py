@@ -10,7 +10,16 @@ import typer
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.blocking import Client
 from coxswain.client.cli.crews import apply_document, read
-from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from, warn_of_unused
+from coxswain.client.cli.inputs import (
+    InputsOption,
+    KeyOption,
+    LabelsOption,
+    OverlapOption,
+    inputs_from,
+    labels_from,
+    overlap_from,
+    warn_of_unused,
+)
 from coxswain.client.cli.live import execution_view, follow
 from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, Session, session_of
 from coxswain.client.results import CrewReference, ExecutionNotSucceeded
@@ -58,6 +67,8 @@ def run(
         str, typer.Option(help="Id of the request: repeating a command with the same id starts nothing new.")
     ] = "",
     labels: LabelsOption = None,
+    key: KeyOption = "",
+    overlap: OverlapOption = None,
     identity: Annotated[
         ActAs | None,
         typer.Option(help="Whom it acts as: you or your group. By default you, if you have a token of your own."),
@@ -85,6 +96,8 @@ def run(
 
         coxswain run brief -i text=@- --detach < report.txt
 
+        coxswain run brief -i text=@report.txt --key customer-4711 --overlap queue
+
         coxswain run brief -i text=@report.txt --identity user --on-credential-expiry fail
     """
     session = session_of(context, as_json)
@@ -110,6 +123,8 @@ def run(
             priority=priority,
             timeout=limit,
             labels=marked,
+            concurrency_key=key,
+            overlap_policy=overlap_from(overlap),
             identity=ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity.name if identity else 'UNSPECIFIED'}"),
             on_credential_expiry=OnCredentialExpiry.Value(
                 f"ON_CREDENTIAL_EXPIRY_{on_expiry.name if on_expiry else 'UNSPECIFIED'}"

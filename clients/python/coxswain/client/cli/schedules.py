@@ -8,7 +8,16 @@ import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.client.blocking import Client
-from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from, warn_of_unused
+from coxswain.client.cli.inputs import (
+    InputsOption,
+    KeyOption,
+    LabelsOption,
+    OverlapOption,
+    inputs_from,
+    labels_from,
+    overlap_from,
+    warn_of_unused,
+)
 from coxswain.client.cli.schedule_view import moment, schedule_details, schedule_table
 from coxswain.client.cli.session import JsonOption, Session, confirm, session_of
 from coxswain.client.errors import NotFound
@@ -19,6 +28,7 @@ from coxswain.orchestrator.v1.execution_pb2 import StartExecutionRequest
 from coxswain.orchestrator.v1.schedule_pb2 import (
     CreateScheduleRequest,
     DeleteScheduleRequest,
+    FireScheduleRequest,
     GetScheduleRequest,
     ListSchedulesRequest,
     Schedule,
@@ -79,6 +89,8 @@ def create(
     model: Annotated[str, _MODEL] = "",
     priority: Annotated[int, _PRIORITY] = 0,
     limit: Annotated[float | None, typer.Option("--within", min=0.001, help="Seconds an execution may take.")] = None,
+    key: KeyOption = "",
+    overlap: OverlapOption = None,
     paused: Annotated[bool, typer.Option("--paused", help="Create it paused.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -94,13 +106,44 @@ def create(
     inputs, marked = inputs_from(session, given), labels_from(labels)
     with session.client() as client:
         crew_id = client.get_crew(crew).id
-        start = start_request(crew_id, inputs, model=model, priority=priority, timeout=limit, labels=marked)
+        start = start_request(
+            crew_id,
+            inputs,
+            model=model,
+            priority=priority,
+            timeout=limit,
+            labels=marked,
+            concurrency_key=key,
+            overlap_policy=overlap_from(overlap),
+        )
         start.crew_revision = crew_revision
         if inputs:
             _warn(session, client, start)
         schedule = Schedule(name=name, cron=cron, time_zone=time_zone, start=start, paused=paused)
         created = client.schedules.CreateSchedule(CreateScheduleRequest(schedule=schedule)).schedule
     _report(session, created, f"{created.name} created, id {created.id}")
+
+
+@app.command()
+def fire(
+    context: typer.Context,
+    schedule: ScheduleArgument,
+    request_id: Annotated[str, typer.Option(help="Repeating the command with it starts nothing twice.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Start what a schedule starts, now; its times stay as they are.
+
+    Example: `coxswain schedule fire morning`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        request = FireScheduleRequest(id=_find(client, schedule).id, request_id=request_id)
+        execution = client.schedules.FireSchedule(request).execution
+    if session.json:
+        return session.print_json(execution)
+    session.show(execution.id)
+    session.say(f"follow it with: coxswain watch {execution.id}")
+    return None
 
 
 @app.command("list")
@@ -158,6 +201,8 @@ def update(
     ] = None,
     model: Annotated[str | None, _MODEL] = None,
     priority: Annotated[int | None, _PRIORITY] = None,
+    concurrency_key: Annotated[str | None, typer.Option("--key", help="Another key; empty for none.")] = None,
+    overlap: OverlapOption = None,
     limit: Annotated[
         float | None, typer.Option("--within", min=0, help="Seconds an execution may take; 0 means no limit.")
     ] = None,
@@ -173,7 +218,13 @@ def update(
     session = session_of(context, as_json)
     inputs, marked = inputs_from(session, given), labels_from(labels)
     timing = {"name": name, "cron": cron, "time_zone": time_zone, "paused": paused}
-    starting = {"crew_revision": crew_revision, "model": model, "priority": priority}
+    starting = {
+        "crew_revision": crew_revision,
+        "model": model,
+        "priority": priority,
+        "concurrency_key": concurrency_key,
+        "overlap_policy": None if overlap is None else overlap_from(overlap),
+    }
     others = (inputs, dropped_inputs, marked, dropped_labels)
     if all(value is None for value in (*timing.values(), *starting.values(), crew, limit)) and not any(others):
         raise typer.BadParameter("nothing to change: give at least one option")
