@@ -2,14 +2,11 @@
 
 import asyncio
 import hashlib
-import json
 import re
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from crewai.llms.base_llm import BaseLLM
-from crewai.llms.cache import CACHE_BREAKPOINT_KEY
 from crewai.utilities.exceptions.context_window_exceeding_exception import LLMContextLengthExceededError
 from crewai.utilities.pydantic_schema_utils import generate_model_description
 from pydantic import BaseModel, PrivateAttr
@@ -20,7 +17,8 @@ from coxswain.orchestrator.worker.link_pb2 import Complete
 from services.common.grpc.json_values import to_struct
 from services.orchestrator.domain.crew import AgentSpec, ModelCallSettings, ToolCalling
 from services.orchestrator.worker.crew.attempt import TaskAttempt
-from services.orchestrator.worker.crew.content import UnfitContent, content_parts, text_of
+from services.orchestrator.worker.crew.content import UnfitContent, text_of
+from services.orchestrator.worker.crew.conversation import Conversation, mark_beginnings
 from services.orchestrator.worker.crew.deadline import out_of_time, remaining_time
 from services.orchestrator.worker.crew.usable_answers import (
     OBSERVATION,
@@ -30,27 +28,14 @@ from services.orchestrator.worker.crew.usable_answers import (
     read_in_words,
     schema_reader,
 )
+from services.orchestrator.worker.crew.window import Window
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.text import storable, storable_json
 
 _BOUNDLESS_WINDOW = 10_000_000
 _USABLE_SHARE = 0.85
 _CHARACTERS_PER_TOKEN = 4
-_MAX_CACHE_MARKS = 4
-_MOST_REFUSALS = 8
-"""How often a model may refuse a conversation as too long in one attempt at a task."""
-_NO_OBJECT = "no JSON object"
-_UNKNOWN_TOOL = "Tool not found"
-"""What CrewAI answers to the call of a tool it does not have."""
 _SCHEMA_NAME = re.compile(r"[^A-Za-z0-9_-]")
-_ROLES = {
-    "system": pb.MESSAGE_ROLE_SYSTEM,
-    "developer": pb.MESSAGE_ROLE_SYSTEM,
-    "user": pb.MESSAGE_ROLE_USER,
-    "assistant": pb.MESSAGE_ROLE_ASSISTANT,
-    "tool": pb.MESSAGE_ROLE_TOOL,
-    "function": pb.MESSAGE_ROLE_TOOL,
-}
 
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -74,13 +59,8 @@ class HostLLM(BaseLLM):
     _settings: ModelCallSettings = PrivateAttr()
     _tries: int = PrivateAttr(default=3)
     """Answers that may lack the form that was asked for until it is given up."""
-    # CrewAI hands back a tool call's id, name and arguments; providers may want more.
-    _provider_states: dict[str, str] = PrivateAttr(default_factory=dict)
-    # By the id of each tool call of the answer that the thinking led to.
-    _thinking: dict[str, list[pb.Thinking]] = PrivateAttr(default_factory=dict)
-    # By the id of each tool call whose arguments CrewAI could not hold.
-    _odd_arguments: dict[str, str] = PrivateAttr(default_factory=dict)
-    _window: "_Window" = PrivateAttr()
+    _conversation: Conversation = PrivateAttr()
+    _window: Window = PrivateAttr()
 
     @classmethod
     def of_agent(cls, attempt: TaskAttempt, spec: AgentSpec, role: str) -> "HostLLM":
@@ -101,13 +81,14 @@ class HostLLM(BaseLLM):
         llm = cls(model=model)
         llm._attempt = attempt
         llm._model = attempt.session.model(model)
+        llm._conversation = Conversation(attempt, llm._model)
         llm._agent = agent
         llm._role = role
         llm._settings = attempt.session.spec.model_calls_of(agent)
         if agent:
             llm._tries = attempt.session.agent(agent).max_retries + 1
         limit = llm._model.max_input_tokens
-        llm._window = _Window(int(limit * _USABLE_SHARE) if limit else _BOUNDLESS_WINDOW)
+        llm._window = Window(int(limit * _USABLE_SHARE) if limit else _BOUNDLESS_WINDOW)
         return llm
 
     @property
@@ -188,7 +169,7 @@ class HostLLM(BaseLLM):
         if tools is None and self._offers_tools_in_words(from_agent):
             return self._until_usable(messages, read_in_words, role, stop=[OBSERVATION], is_result=True)
         answer = self._ask(messages, tools, role)
-        return [self._openai_tool_call(call) for call in answer.tool_calls] or answer.text
+        return self._conversation.tool_calls(answer) or answer.text
 
     def structured(
         self,
@@ -220,7 +201,7 @@ class HostLLM(BaseLLM):
         while True:
             answer = self._ask(conversation, role=role, **asked)
             if answer.tool_calls:
-                return [self._openai_tool_call(call) for call in answer.tool_calls]
+                return self._conversation.tool_calls(answer)
             try:
                 return read(answer.text)
             except Unusable as error:
@@ -260,9 +241,6 @@ class HostLLM(BaseLLM):
                     raise self._fits_in_no_way() from error
                 raise LLMContextLengthExceededError(error.message) from error
             raise
-        self._provider_states |= {call.id: call.provider_state for call in answer.tool_calls if call.provider_state}
-        thinking = list(answer.thinking)
-        self._thinking |= {call.id: thinking for call in answer.tool_calls if thinking}
         if not answer.tool_calls and _is_cut_off(answer):
             self._attempt.cut_off.append(answer.text.strip())
         return answer
@@ -295,68 +273,13 @@ class HostLLM(BaseLLM):
         )
         return self._attempt.fail(TaskError("CONTEXT_WINDOW_EXCEEDED", message, fatal=True))
 
-    def _openai_tool_call(self, call: pb.ToolCall) -> dict[str, Any]:
-        arguments = call.arguments_json
-        if _is_json_but_no_object(arguments):
-            self._odd_arguments[call.id] = arguments
-            arguments = _NO_OBJECT
-        return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
-
     def _messages(self, messages: str | list[Any], tools: Sequence[dict[str, Any]]) -> list[pb.Message]:
-        handed_back: list[list[pb.Thinking]] = []
-        offered = [tool["function"]["name"] for tool in tools]
         try:
-            sent = [
-                self._message(self._mended(message, offered), handed_back)
-                for message in self._format_messages(messages)
-            ]
+            sent = self._conversation.messages(self._format_messages(messages), tools)
         except UnfitContent as error:
             raise self._attempt.fail(TaskError(error.reason, str(error), fatal=True)) from error
-        _mark_beginnings(messages, sent)
+        mark_beginnings(messages, sent)
         return sent
-
-    def _mended(self, message: Any, offered: Sequence[str]) -> Any:
-        """Return a message with what the model needs to know of a tool call that could not be made."""
-        if message["role"] == "tool" and message.get("tool_call_id") in self._odd_arguments:
-            content = 'the arguments must be a JSON object that names each argument, such as {"name": "value"}'
-            return {**message, "content": content}
-        if message["role"] == "tool" and message.get("content") == _UNKNOWN_TOOL:
-            named = f'there is no tool "{message["name"]}"' if message.get("name") else "there is no such tool"
-            known = f"the tools are: {', '.join(offered)}" if offered else "no tool can be called any more"
-            return {**message, "content": f"{named}; {known}"}
-        return message
-
-    def _message(self, message: Any, handed_back: list[list[pb.Thinking]]) -> pb.Message:
-        if message.get("files"):
-            raise UnfitContent("TASK_FAILED", "a message has files, which this release of CrewAI cannot read")
-        calls = message.get("tool_calls") or ()
-        content: list[pb.ContentPart] = []
-        thinking = next((found for call in calls if (found := self._thinking.get(call["id"]))), None)
-        # CrewAI may tell the calls of one answer in several messages.
-        if thinking is not None and not any(thinking is known for known in handed_back):
-            handed_back.append(thinking)
-            content = [pb.ContentPart(thinking=piece) for piece in thinking]
-        content += content_parts(
-            message.get("content"),
-            materials=self._attempt.materials,
-            asks=message["role"] == "user",
-            model=self.model,
-            can=self._model.capabilities,
-        )
-        return pb.Message(
-            role=_ROLES.get(message["role"], pb.MESSAGE_ROLE_USER),
-            content=content,
-            tool_calls=[
-                pb.ToolCall(
-                    id=call["id"],
-                    name=call["function"]["name"],
-                    arguments_json=self._odd_arguments.get(call["id"], storable(call["function"]["arguments"])),
-                    provider_state=self._provider_states.get(call["id"], ""),
-                )
-                for call in calls
-            ],
-            tool_call_id=message.get("tool_call_id"),
-        )
 
     def _completion(
         self,
@@ -381,58 +304,12 @@ class HostLLM(BaseLLM):
         )
 
 
-def _mark_beginnings(messages: str | Sequence[Any], sent: Sequence[pb.Message]) -> None:
-    """Mark where a beginning ends that CrewAI repeats in every call: the last ones, as many as upstreams take."""
-    if isinstance(messages, str):
-        return
-    ends = [
-        told.content[-1]
-        for said, told in zip(messages, sent, strict=True)
-        if said.get(CACHE_BREAKPOINT_KEY) and text_of(said.get("content")).strip() and told.content
-    ]
-    for part in ends[-_MAX_CACHE_MARKS:]:
-        part.cache_mark = True
-
-
-class _Window:
-    """How many tokens a model takes, as far as that is known: what it refuses teaches."""
-
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
-        self._refusals = 0
-        self._lock = threading.Lock()
-
-    def __deepcopy__(self, _memo: dict[int, Any]) -> "_Window":
-        return self
-
-    def refused(self, tokens: int, window: int) -> bool:
-        """Note that a request of `tokens`, made when `window` was known, was refused; return whether fewer may help.
-
-        Requests made beside each other count once.
-        """
-        with self._lock:
-            if self.tokens == window:
-                self._refusals += 1
-                if tokens <= window:
-                    self.tokens = max(1, tokens // 2)
-            return self._refusals <= _MOST_REFUSALS
-
-
 def _key_of(completion: pb.Completion) -> str:
     return hashlib.sha256(completion.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _is_cut_off(answer: pb.CompleteResponse) -> bool:
     return answer.finish_reason == pb.FINISH_REASON_LENGTH
-
-
-def _is_json_but_no_object(arguments: str) -> bool:
-    """CrewAI reads null as no arguments, and tells the model of what is no JSON."""
-    try:
-        value = json.loads(arguments)
-    except ValueError:
-        return False
-    return value is not None and not isinstance(value, dict)
 
 
 def _tool(function: dict[str, Any]) -> pb.ToolDefinition:

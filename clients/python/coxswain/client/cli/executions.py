@@ -126,6 +126,7 @@ def get(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> 
         "seconds": _duration(execution),
         "tokens": f"{execution.usage.input_tokens:,} in, {execution.usage.output_tokens:,} out",
         "asks": ", ".join(execution.open_question_ids),
+        "waits for": _waits_for(execution),
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(execution.labels.items())),
         "error": f"{execution.error.message} ({execution.error.reason})" if execution.error.reason else "",
     }
@@ -136,6 +137,12 @@ def get(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> 
     if execution.result.text:
         session.show(f"\n{execution.result.text}")
     return None
+
+
+def _waits_for(execution: Execution) -> str:
+    wait = execution.model_wait
+    again = wait.retry_time.ToDatetime()
+    return f"{wait.model} until {again:%H:%M:%S} UTC: {wait.message}" if wait.model else ""
 
 
 def _acts_as(execution: Execution) -> str:
