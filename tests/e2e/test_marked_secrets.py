@@ -482,7 +482,17 @@ def _executions(world: World) -> None:
     ok("ScheduleService.GetSchedule", id=schedule.id)
     ok("ScheduleService.ListSchedules")
     ok("ScheduleService.UpdateSchedule", id=schedule.id, schedule=schedule, update_mask={"paths": ["*"]})
+    fired = ok("ScheduleService.FireSchedule", id=schedule.id).execution.id
+    _end(world, fired)
     ok("ScheduleService.DeleteSchedule", id=schedule.id)
+    assert world.all("ExecutionService.WatchExecutions", take=1)
+    batch = ok("BatchService.StartBatch", start={"crew_id": idle}, inputs=[{}]).batch.id
+    ok("BatchService.ListBatches")
+    ok("BatchService.CancelBatch", id=batch)
+    ok("BatchService.GetBatch", id=batch)
+    ok("ExecutionService.SetExecutionRetention", keep_forever={})
+    ok("ExecutionService.GetExecutionRetention")
+    ok("ExecutionService.DeleteExecution", id=fired)
 
 
 def _approval_and_cancellation(world: World, scene: Scene) -> None:
@@ -503,7 +513,11 @@ def _approval_and_cancellation(world: World, scene: Scene) -> None:
     ok("QuestionService.ListQuestions")
     ok("QuestionService.GetQuestion", id=asked.question_id)
     assert world.all("QuestionService.WatchQuestions", take=1)
-    ok("QuestionService.AnswerQuestion", id=asked.question_id, accept={"content": "A result that was edited."})
+    ok(
+        "QuestionService.AnswerQuestion",
+        id=asked.question_id,
+        accept={"content": {"string_value": "A result that was edited."}},
+    )
     scene.wait_until_hanging("long")
     ok("ExecutionService.RenewExecutionCredential", id=execution)
     _look_into_crew_processes(world)
