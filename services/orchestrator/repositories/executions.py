@@ -167,9 +167,12 @@ class ExecutionRepository:
         return list(given.scalars())
 
     async def park(self, execution_id: str, state: ExecutionState, wake_at: datetime | None = None) -> None:
-        """Let a claimed execution rest, until `wake_at` if that is given."""
+        """Let a claimed execution rest, until `wake_at` if that is given.
+
+        Also when its host was taken for dead: nobody has taken the execution since, and there is nothing to run.
+        """
         await self._connection.execute(
-            update(executions).where(executions.c.id == execution_id).values(state=state, wake_at=wake_at)
+            update(executions).where(executions.c.id == execution_id).values(state=state, wake_at=wake_at, ready=False)
         )
 
     async def keep_model_waits(self, execution_id: str, waits: Sequence[ModelWait]) -> None:

@@ -254,3 +254,15 @@ async def test_pieces_of_an_answer_are_pruned_and_nothing_else(database: Databas
     await store.prune_chunks(execution_id, "a", 1)
     left = [(event.kind, event.call_id) for event in await event_rows(database, execution_id)][1:]
     assert left == [("llm_call_started", "a"), ("llm_chunk", "b"), ("llm_call_completed", "a")]
+
+
+async def test_what_is_parked_by_a_host_that_was_taken_for_dead_does_not_run(
+    database: Database, store: RunStore
+) -> None:
+    execution_id = await queue(database)
+    epoch = (await claimed(store, execution_id)).execution.epoch
+    await store.take_over({"host"})
+    async with store.fenced(execution_id, epoch) as write:
+        await write.park(S.WAITING_FOR_ANSWER)
+    assert not await store.any_waiting()
+    assert (await execution_row(database, execution_id)).state == S.WAITING_FOR_ANSWER

@@ -21,6 +21,9 @@ from services.orchestrator.worker.host.stop_signal import Cancelled, LeaseLost, 
 
 logger = structlog.get_logger(__name__)
 
+_Key = tuple[str, int]
+"""A claim: the execution's id and epoch. A host that was taken for dead may take anew what it still runs."""
+
 _REPAIR_SECONDS = 15.0
 _RUN_AGAIN_SECONDS = 1.0
 _STOP_SECONDS = 5.0
@@ -37,9 +40,9 @@ class Dispatcher:
         self._context = context
         self._store = context.store
         self._lease = lease
-        self._taken: set[str] = set()
-        """The executions that occupy a slot."""
-        self._runs: dict[str, ExecutionRun] = {}
+        self._taken: set[_Key] = set()
+        """The claims that occupy a slot."""
+        self._runs: dict[_Key, ExecutionRun] = {}
         self._subscription: Subscription | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -60,7 +63,7 @@ class Dispatcher:
 
     @property
     def running(self) -> int:
-        """How many executions occupy a slot."""
+        """How many claims occupy a slot."""
         return len(self._taken)
 
     def stop_all(self) -> None:
@@ -93,15 +96,29 @@ class Dispatcher:
         if not room.total or self._draining or not self._lease.held.is_set():
             return
         await asyncio.sleep(_STEP_SECONDS * (len(self._taken) + random.random()))  # noqa: S311 - nothing to guess
-        if not await self._store.any_waiting():
+        if not await self._store.any_waiting() or self._draining:
             return
         # Until it is known that all that was taken runs, the rows may say more of this host than is true.
         self._repair_at = 0.0
-        for claim in await self._store.take(self._executor_id, room):
-            self._taken.add(claim.execution.id)
-            self._idle.clear()
-            self._background.start(self._work(claim))
+        # What is being taken is not left behind by a host that stops meanwhile.
+        self._idle.clear()
+        try:
+            for claim in await self._store.take(self._executor_id, room):
+                self._begin(claim)
+        finally:
+            self._note_idle()
         self._repair_at = asyncio.get_running_loop().time() + _REPAIR_SECONDS
+
+    def _begin(self, claim: Claim) -> None:
+        for (execution_id, _), run in self._runs.items():
+            if execution_id == claim.execution.id:
+                run.stop(Lost())
+        self._taken.add(_key(claim))
+        self._background.start(self._work(claim))
+
+    def _note_idle(self) -> None:
+        if not self._taken:
+            self._idle.set()
 
     def _room(self) -> Room:
         settings = self._context.settings
@@ -115,7 +132,9 @@ class Dispatcher:
         now = asyncio.get_running_loop().time()
         if now < self._repair_at:
             return
-        given_back = await self._store.give_back_from([self._executor_id], list(self._taken))
+        given_back = await self._store.give_back_from(
+            [self._executor_id], {execution_id for execution_id, _ in self._taken}
+        )
         for execution_id in given_back:
             logger.warning("execution_given_back", execution_id=execution_id)
         self._announce(given_back)
@@ -147,25 +166,24 @@ class Dispatcher:
             await asyncio.sleep(_RUN_AGAIN_SECONDS)
             await self._give_back(claim)
         finally:
-            self._taken.discard(execution.id)
-            if not self._taken:
-                self._idle.set()
+            self._taken.discard(_key(claim))
+            self._note_idle()
             if self._subscription is not None:
                 self._subscription.wake()
 
     async def _run(self, claim: Claim) -> None:
         execution = claim.execution
-        run = self._runs[execution.id] = ExecutionRun(claim, self._context)
+        run = self._runs[_key(claim)] = ExecutionRun(claim, self._context)
         try:
             if execution.cancel_requested_at is not None:
                 run.stop(Cancelled())
             if execution.lost_hosts >= self._context.settings.max_lost_hosts:
                 run.stop(lost_repeatedly(claim))
-            if not self._lease.held.is_set():
+            if self._handing_over or not self._lease.held.is_set():
                 run.stop(LeaseLost())
             await run.run()
         finally:
-            del self._runs[execution.id]
+            del self._runs[_key(claim)]
 
     async def _give_back(self, claim: Claim) -> None:
         execution = claim.execution
@@ -175,7 +193,11 @@ class Dispatcher:
     async def _cancel(self) -> None:
         if not self._runs:
             return
-        for execution_id in await self._store.cancellations(list(self._runs)):
-            run = self._runs.get(execution_id)
-            if run is not None:
+        cancelled = await self._store.cancellations({execution_id for execution_id, _ in self._runs})
+        for (execution_id, _), run in self._runs.items():
+            if execution_id in cancelled:
                 run.stop(Cancelled())
+
+
+def _key(claim: Claim) -> _Key:
+    return claim.execution.id, claim.execution.epoch
