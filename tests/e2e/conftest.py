@@ -13,7 +13,8 @@ from tests.support.service_processes import ServiceProcesses
 from tests.support.suite_process import SuiteProcess
 
 API_KEY = "sk-emulated-0123456789"
-FORBIDDEN = "crewai,dbos,litellm"
+WORKER_MODULE = "services.orchestrator.worker.host.host"
+WATCHED = f"crewai,litellm,{WORKER_MODULE}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,7 +43,7 @@ def witness(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {
         "PYTHONPATH": str(Path(__file__).parents[1] / "support" / "witness"),
         "WITNESS_FILE": str(tmp_path_factory.mktemp("witness") / "notes.jsonl"),
-        "WITNESS_MODULES": FORBIDDEN,
+        "WITNESS_MODULES": WATCHED,
     }
 
 

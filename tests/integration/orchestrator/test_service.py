@@ -18,10 +18,10 @@ async def test_tools_are_listed_with_the_schemas_that_validation_uses(harness: H
         assert tool.arguments_schema["type"] == "object"
 
 
-def test_the_api_process_loads_neither_crewai_nor_dbos_nor_litellm() -> None:
+def test_the_api_process_loads_neither_crewai_nor_litellm() -> None:
     code = (
         "import sys, services.orchestrator.__main__, services.orchestrator.service; "
-        "print([name for name in ('crewai', 'dbos', 'litellm', 'chromadb') if name in sys.modules])"
+        "print([name for name in ('crewai', 'litellm', 'chromadb') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
