@@ -30,11 +30,14 @@ class AdmissionRepository:
         if self._connection.dialect.name == "postgresql":
             await self._connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('coxswain-take-executions'))"))
 
-    async def line(self, limit: int) -> list[Waiting]:
-        """Return the first `limit` executions of the line."""
+    async def line(self, limit: int, without: Collection[str] = ()) -> list[Waiting]:
+        """Return the first `limit` executions of the line; some keep their places but are left out."""
         line = waiting_line()
         rows = await self._connection.execute(
-            select(line.c.id, line.c.place, line.c.state).order_by(*fair_order(line)).limit(limit)
+            select(line.c.id, line.c.place, line.c.state)
+            .where(line.c.id.not_in(without))
+            .order_by(*fair_order(line))
+            .limit(limit)
         )
         return [Waiting(row.id, row.place, lost=row.state == ExecutionState.RUNNING) for row in rows]
 

@@ -3,10 +3,13 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy import update
+
 from services.common.db.database import Database
 from services.common.ids import new_id
 from services.orchestrator.domain.admission import Room, room_of
 from services.orchestrator.domain.execution import ExecutionState
+from services.orchestrator.tables import crew_revisions
 from services.orchestrator.worker.host.run_store import Claim, RunStore
 from tests.integration.worker.rows import ROOM, execution_row, queue, waiting
 
@@ -40,6 +43,18 @@ async def test_nothing_is_taken_that_rests_has_ended_or_runs(database: Database,
     assert (claim.execution.id, claim.execution.state, claim.execution.epoch) == (only, S.RUNNING, 1)
     assert (await execution_row(database, only)).executor_id == "a"
     assert await store.take("b", ROOM) == []
+
+
+async def test_what_this_release_cannot_read_keeps_nobody_waiting(database: Database, store: RunStore) -> None:
+    (unknown, known) = await start(database, "g", 2)
+    crew_id = (await execution_row(database, unknown)).crew_id
+    async with database.write() as connection:
+        change = update(crew_revisions).where(crew_revisions.c.crew_id == crew_id)
+        await connection.execute(change.values(document={"name": "c", "process": "OF_A_NEWER_RELEASE"}))
+    assert ids(await store.take("a", Room(1, 0, None))) == [known]
+    assert await store.take("a", ROOM) == []
+    row = await execution_row(database, unknown)
+    assert (row.ready, row.epoch, row.last_sequence) == (True, 0, 0)
 
 
 async def test_hosts_that_take_at_once_share_what_waits(database: Database, store: RunStore) -> None:

@@ -138,6 +138,8 @@ async def test_what_a_host_is_taking_when_it_stops_is_not_left_behind(
     await eventually(taking.is_set)
     await world.dispatcher.drain(0)
     leaving = asyncio.create_task(world.dispatcher.hand_over())
+    # Time to leave before the host has what it is taking, if it did not wait for that.
+    await asyncio.sleep(0.1)
     may_take.set()
     (await world.begun(1)).may_end.set()
     await leaving

@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 
-from cachetools import LRUCache
+import structlog
+from cachetools import LRUCache, TTLCache
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coxswain.orchestrator.v1 import execution_pb2
@@ -27,8 +28,20 @@ from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.repositories.worker_slots import WorkerSlotsRepository
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
 
+logger = structlog.get_logger(__name__)
+
+_UNREADABLE = 10_000
+_UNREADABLE_SECONDS = 60.0
 _SPECS = 16
 """How many revisions of crews are kept, each of up to some megabytes."""
+
+
+class _Unreadable(Exception):
+    """A row or document of an execution has a value that this release does not know."""
+
+    def __init__(self, execution_id: str) -> None:
+        super().__init__(execution_id)
+        self.execution_id = execution_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,7 @@ class RunStore:
         self._database = database
         # A revision never changes.
         self._specs: LRUCache[tuple[str, int], CrewSpec] = LRUCache(_SPECS)
+        self._unreadable: TTLCache[str, bool] = TTLCache(_UNREADABLE, _UNREADABLE_SECONDS)
         self._revoked: set[str] = set()
 
     async def holders(self) -> set[str]:
@@ -93,17 +107,36 @@ class RunStore:
             return await ExecutionRepository(connection).give_back_from([executor_id])
 
     async def take(self, executor_id: str, room: Room) -> list[Claim]:
-        """Take what may run and has waited longest: from now on no other host's write to it counts."""
+        """Take what may run and has waited longest: from now on no other host's write to it counts.
+
+        What this release cannot read, because a newer one has written it, is left to others and keeps nobody waiting.
+        """
+        while True:
+            try:
+                return await self._take(executor_id, room)
+            except _Unreadable as error:
+                # Without the cause's message, which quotes what the caller wrote.
+                cause = type(error.__cause__).__name__
+                logger.warning("execution_not_readable", execution_id=error.execution_id, error=cause)
+                self._unreadable[error.execution_id] = True
+
+    async def _take(self, executor_id: str, room: Room) -> list[Claim]:
         async with self._database.write() as connection:
             admission = AdmissionRepository(connection)
             await admission.lock()
-            admitted = room.admit(await admission.line(room.total))
+            admitted = room.admit(await admission.line(room.total, list(self._unreadable)))
             if not admitted:
                 return []
             lost = {waiting.execution_id for waiting in admitted if waiting.lost}
             ids = [waiting.execution_id for waiting in admitted]
             taken = await ExecutionRepository(connection).take(ids, executor_id, utc_now())
-            return [await self._claim(connection, execution, takeover=execution.id in lost) for execution in taken]
+            return [await self._readable(connection, execution, takeover=execution.id in lost) for execution in taken]
+
+    async def _readable(self, connection: AsyncConnection, execution: Execution, *, takeover: bool) -> Claim:
+        try:
+            return await self._claim(connection, execution, takeover=takeover)
+        except ValueError as error:
+            raise _Unreadable(execution.id) from error
 
     async def _claim(self, connection: AsyncConnection, execution: Execution, *, takeover: bool) -> Claim:
         started = execution_pb2.ExecutionStarted(
