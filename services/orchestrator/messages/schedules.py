@@ -1,10 +1,14 @@
 """Schedules: messages to domain and back."""
 
+from google.protobuf import struct_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from coxswain.auth.v1 import delegation_pb2
 from coxswain.orchestrator.v1 import execution_pb2, schedule_pb2
+from services.common.errors import FieldViolation, InvalidArgument
 from services.common.grpc.field_masks import mask_paths, replace_fields
-from services.common.grpc.validation import validate
+from services.common.grpc.json_values import from_value
+from services.common.grpc.validation import rule_violations
 from services.orchestrator.domain.schedule import Plan, Schedule
 from services.orchestrator.events import error_to_proto
 from services.orchestrator.messages.executions import start_from_proto, start_to_proto
@@ -16,31 +20,48 @@ _CHANGEABLE = frozenset({"name", "cron", "time_zone", "start", "paused"}) | {
 }
 
 
-def plan_from_proto(message: schedule_pb2.Schedule) -> Plan:
-    """Return what a caller chooses of a schedule.
-
-    Raises:
-        InvalidArgument: an input is not a valid JSON value.
-    """
-    return Plan(
+def checked_plan(message: schedule_pb2.Schedule) -> tuple[Plan, list[FieldViolation]]:
+    """Return what a caller chooses of a schedule, and the rules of the message that it breaks."""
+    broken = [*rule_violations(message, "schedule"), *_without_bad_values(message.start)]
+    plan = Plan(
         name=message.name,
         cron=message.cron,
         time_zone=message.time_zone,
         start=start_from_proto(message.start, "schedule.start."),
         paused=message.paused,
     )
+    return plan, broken
 
 
-def changed_plan(present: Schedule, given: schedule_pb2.Schedule, mask: FieldMask) -> Plan:
-    """Return the plan of a schedule with the fields that a mask names replaced by the given ones.
+def changed_plan(present: Schedule, given: schedule_pb2.Schedule, mask: FieldMask) -> tuple[Plan, list[FieldViolation]]:
+    """Return the plan of a schedule with the fields that a mask names replaced, and the rules that it then breaks.
 
     Raises:
-        InvalidArgument: the mask names a field that cannot be changed, or a field breaks a rule.
+        InvalidArgument: the mask names a field that cannot be changed.
     """
     message = schedule_to_proto(present)
     replace_fields(message, given, mask_paths(mask, _CHANGEABLE))
-    validate(message, "schedule")
-    return plan_from_proto(message)
+    return checked_plan(message)
+
+
+def _without_bad_values(start: execution_pb2.StartExecutionRequest) -> list[FieldViolation]:
+    """Take out of a start what cannot be read, and return the faults of its inputs."""
+    # Values that are none: rules name them as faults.
+    if start.identity not in delegation_pb2.ExecutionIdentity.values():
+        start.ClearField("identity")
+    if start.on_credential_expiry not in delegation_pb2.OnCredentialExpiry.values():
+        start.ClearField("on_credential_expiry")
+    if start.overlap_policy not in execution_pb2.OverlapPolicy.values():
+        start.ClearField("overlap_policy")
+    faults: list[FieldViolation] = []
+    for name, value in start.inputs.items():
+        try:
+            from_value(f"schedule.start.inputs.{name}", value, exact=True)
+        except InvalidArgument as error:
+            faults += error.violations
+            # It is there: it must not be called missing too.
+            value.null_value = struct_pb2.NULL_VALUE
+    return faults
 
 
 def schedule_to_proto(schedule: Schedule) -> schedule_pb2.Schedule:

@@ -7,7 +7,7 @@ from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.resource_keys import key_from_proto
 from services.orchestrator.messages.executions import execution_to_proto
-from services.orchestrator.messages.schedules import changed_plan, plan_from_proto, schedule_to_proto
+from services.orchestrator.messages.schedules import changed_plan, checked_plan, schedule_to_proto
 from services.orchestrator.usecases.schedules import Schedules
 
 
@@ -20,9 +20,8 @@ class ScheduleServicer(ScheduleServiceServicer):
     async def CreateSchedule(self, request: pb.CreateScheduleRequest, context: Context) -> pb.CreateScheduleResponse:
         """See the proto."""
         principal = current_principal()
-        schedule = await self._schedules.create(
-            principal, plan_from_proto(request.schedule), request_key(principal, request)
-        )
+        key = request_key(principal, request)
+        schedule = await self._schedules.create(principal, *checked_plan(request.schedule), key)
         return pb.CreateScheduleResponse(schedule=schedule_to_proto(schedule))
 
     async def GetSchedule(self, request: pb.GetScheduleRequest, context: Context) -> pb.GetScheduleResponse:

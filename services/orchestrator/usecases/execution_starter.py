@@ -146,24 +146,34 @@ class ExecutionStarter:
         tasks = [pending_run(execution.id, index, task.name) for index, task in enumerate(crew.spec.tasks)]
         return await self.queue(execution, tasks, request, also_store)
 
-    async def startable(self, owner: ExecutionOwner, start: Start, path: str = "") -> Crew:
+    async def startable(
+        self, owner: ExecutionOwner, start: Start, path: str = "", found: Sequence[FieldViolation] = ()
+    ) -> Crew:
         """Return the crew of a start that could be started now; violations name fields of a start that lies at `path`.
+
+        `found` are faults of the request that are refused together with those of the start.
 
         Raises:
             NotFound: the group does not have this crew.
             InvalidArgument: inputs are missing, or the crew cannot run; one violation for each fault.
         """
+        if {fault.field for fault in found} & _crew_fields(path):
+            raise InvalidArgument.fields(found)
         async with self._database.read() as connection:
             crew = await CrewRepository(connection).get(owner.group_id, start.crew, start.crew_revision)
         if crew is None:
             revision = f"revision {start.crew_revision} of the crew" if start.crew_revision else "crew"
-            raise NotFound.of(revision, str(start.crew))
+            missing = NotFound.of(revision, str(start.crew))
+            if not found:
+                raise missing
+            raise InvalidArgument.fields([*found, FieldViolation(f"{path}crew", missing.message)])
         if start.overlap_policy is not OverlapPolicy.ALLOW and not start.concurrency_key:
-            raise InvalidArgument.field(
+            unnamed = FieldViolation(
                 f"{path}concurrency_key",
                 "is missing; name what executions must not do at once, or leave out overlap_policy",
             )
-        await self.refuse_faults(crew.spec, start.inputs, start.model, start.limits, path)
+            found = [*found, unnamed]
+        await self.refuse_faults(crew.spec, start.inputs, start.model, start.limits, path, found)
         return crew
 
     async def find_repeated(self, owner: ExecutionOwner, request: RequestKey | None) -> Execution | None:
@@ -179,18 +189,26 @@ class ExecutionStarter:
             return None if first_id is None else await _first(connection, owner.group_id, first_id)
 
     async def refuse_faults(
-        self, spec: CrewSpec, inputs: Mapping[str, Any], model: str, limits: ExecutionLimits, path: str = ""
+        self,
+        spec: CrewSpec,
+        inputs: Mapping[str, Any],
+        model: str,
+        limits: ExecutionLimits,
+        path: str = "",
+        found: Sequence[FieldViolation] = (),
     ) -> None:
         """Refuse a crew that cannot run with these inputs, model and limits; violations name fields below `path`.
+
+        `found` are faults that are refused together with these; a field among them is not found fault with twice.
 
         Raises:
             InvalidArgument: one violation for each fault.
         """
+        broken = {fault.field for fault in found}
         size = len(to_json(dict(inputs)))
         if size > self._max_inputs_bytes:
-            raise InvalidArgument.field(
-                f"{path}inputs", f"have {size} bytes as JSON and may have {self._max_inputs_bytes}; shorten them"
-            )
+            too_long = f"have {size} bytes as JSON and may have {self._max_inputs_bytes}; shorten them"
+            raise InvalidArgument.fields([*found, FieldViolation(f"{path}inputs", too_long)])
         missing = [
             FieldViolation(f"{path}inputs.{name}", f"is missing; {text} of the crew refers to it as {{{name}}}")
             for name, text in required_inputs(spec).items()
@@ -201,10 +219,13 @@ class ExecutionStarter:
             replace(fault, field=f"{path}{fault.field}") if not fault.field.startswith("spec") else fault
             for fault in await self._validation.faults(spec, model=model, limits=limits)
         ]
+        faults = [fault for fault in faults if fault.field not in broken]
         if faults:
             refusal = crew_invalid(faults)
-            refusal.violations = (*missing, *refusal.violations)
+            refusal.violations = (*found, *missing, *refusal.violations)
             raise refusal
+        if found:
+            raise InvalidArgument.fields([*found, *missing])
         if missing:
             first = "; ".join(f"{violation.field}: {violation.description}" for violation in missing[:3])
             raise InvalidArgument(f"the crew needs other inputs: {first}", violations=missing)
@@ -293,3 +314,8 @@ async def _first(connection: AsyncConnection, group_id: str, execution_id: str) 
 def pending_run(execution_id: str, index: int, name: str) -> TaskRun:
     """Return a task that has not been started."""
     return TaskRun(execution_id, index, name, TaskState.PENDING, attempt=0, usage=Usage(), copied=False)
+
+
+def _crew_fields(path: str) -> set[str]:
+    """Return the fields of a start at `path` without which its crew is not known."""
+    return {path.removesuffix("."), *(f"{path}{name}" for name in ("crew", "crew_id", "crew_name", "crew_revision"))}

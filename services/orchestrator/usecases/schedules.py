@@ -1,6 +1,6 @@
 """Use cases of ScheduleService."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,13 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
-from services.common.errors import Aborted, AlreadyExists, CoxswainError, InvalidArgument, NotFound
+from services.common.errors import Aborted, AlreadyExists, CoxswainError, FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
 from services.common.resource_key import ResourceKey
 from services.orchestrator import tables
-from services.orchestrator.cron import BadCron, BadTimeZone, next_fire_time
+from services.orchestrator.cron import BadCron, BadTimeZone, next_fire_time, zone_of
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.execution import Execution, ExecutionIdentity, OnCredentialExpiry, Start
 from services.orchestrator.domain.schedule import Plan, Schedule, keyed
@@ -42,8 +42,12 @@ class Schedules:
         self._starter = starter
         self._grants = grants
 
-    async def create(self, principal: Principal, plan: Plan, request: RequestKey | None) -> Schedule:
+    async def create(
+        self, principal: Principal, plan: Plan, broken_rules: Sequence[FieldViolation], request: RequestKey | None
+    ) -> Schedule:
         """Store a schedule, which fires from now on; a repeated `request` returns the first one's.
+
+        `broken_rules` are those of its message.
 
         Raises:
             NotFound: the group does not have this crew.
@@ -56,7 +60,7 @@ class Schedules:
                 if first_id is not None:
                     return await _first(connection, principal, first_id)
         now = utc_now()
-        next_fire_at = await self._checked(principal, plan, now)
+        next_fire_at = await self._checked(principal, plan, broken_rules, now)
         delegate_id, grant = await self._delegate()
         schedule = Schedule(
             id=new_id(),
@@ -113,11 +117,15 @@ class Schedules:
             )
 
     async def update(
-        self, principal: Principal, key: ResourceKey, change: Callable[[Schedule], Plan], expected_revision: int = 0
+        self,
+        principal: Principal,
+        key: ResourceKey,
+        change: Callable[[Schedule], tuple[Plan, list[FieldViolation]]],
+        expected_revision: int = 0,
     ) -> Schedule:
         """Change a schedule; it acts for the caller from now on.
 
-        `change` returns what the schedule shall be for what it is.
+        `change` returns what the schedule shall be for what it is, and the rules of its message that it breaks.
 
         Raises:
             NotFound: the group does not have this schedule, or not its crew.
@@ -127,16 +135,21 @@ class Schedules:
         """
         while True:
             present = await self.get(principal, key)
-            updated = await self._update(principal, present, change(present), expected_revision)
+            updated = await self._update(principal, present, *change(present), expected_revision)
             if updated is not None:
                 return updated
 
     async def _update(
-        self, principal: Principal, present: Schedule, plan: Plan, expected_revision: int
+        self,
+        principal: Principal,
+        present: Schedule,
+        plan: Plan,
+        broken_rules: Sequence[FieldViolation],
+        expected_revision: int,
     ) -> Schedule | None:
         """Store what a schedule shall be; None: it was changed since it was read."""
         now = utc_now()
-        next_fire_at = await self._checked(principal, plan, now)
+        next_fire_at = await self._checked(principal, plan, broken_rules, now)
         delegate_id, grant = await self._delegate()
         try:
             async with self._database.write() as connection:
@@ -212,25 +225,27 @@ class Schedules:
         # Also of one that was deleted before: its grant may not have been revoked then.
         await self._grants.revoke(schedule.delegate_id)
 
-    async def _checked(self, principal: Principal, plan: Plan, now: datetime) -> datetime | None:
+    async def _checked(
+        self, principal: Principal, plan: Plan, broken_rules: Sequence[FieldViolation], now: datetime
+    ) -> datetime | None:
         """Return when a plan fires next, None while it is paused; raise for what keeps it from ever doing so."""
+        next_fire_at, faults = _next_time(plan, now, broken_rules)
+        found = [*broken_rules, *faults]
         if plan.start.identity is ExecutionIdentity.USER:
-            raise InvalidArgument.field(
-                "schedule.start.identity",
-                "cannot be USER: no user is present when the schedule fires; leave it out or choose GROUP, and make "
-                "sure that the group has the credentials the crew needs",
+            found.append(
+                FieldViolation(
+                    "schedule.start.identity",
+                    "cannot be USER: no user is present when the schedule fires; leave it out or choose GROUP, and "
+                    "make sure that the group has the credentials the crew needs",
+                )
             )
-        try:
-            next_fire_at = next_fire_time(plan.cron, plan.time_zone, now)
-        except BadCron as error:
-            raise InvalidArgument.field("schedule.cron", str(error)) from error
-        except BadTimeZone as error:
-            raise InvalidArgument.field("schedule.time_zone", str(error)) from error
-        if plan.paused:
-            # Checked when it is resumed. To pause one that cannot start any more has to be possible.
-            return None
-        await self._starter.startable(principal, keyed(plan.start, "new"), "schedule.start.")
-        return next_fire_at
+        if not plan.paused:
+            await self._starter.startable(principal, keyed(plan.start, "new"), "schedule.start.", found)
+            return next_fire_at
+        # Its start is checked when it is resumed. To pause one that cannot start any more has to be possible.
+        if found:
+            raise InvalidArgument.fields(found)
+        return None
 
     async def _delegate(self) -> tuple[str, Grant]:
         delegate_id = new_id()
@@ -242,6 +257,29 @@ class Schedules:
             await self._grants.revoke(delegate_id)
         except CoxswainError as error:
             logger.warning("grant_not_revoked", delegate_id=delegate_id, reason=error.reason)
+
+
+def _next_time(
+    plan: Plan, now: datetime, broken_rules: Sequence[FieldViolation]
+) -> tuple[datetime | None, list[FieldViolation]]:
+    """Return when a plan fires next, and what is wrong with its times.
+
+    Fields that break rules are not read: they may be too long.
+    """
+    broken = {fault.field for fault in broken_rules}
+    faults: list[FieldViolation] = []
+    zone = "" if "schedule.time_zone" in broken else plan.time_zone
+    try:
+        zone_of(zone)
+    except BadTimeZone as error:
+        faults.append(FieldViolation("schedule.time_zone", str(error)))
+        zone = ""
+    if "schedule.cron" in broken:
+        return None, faults
+    try:
+        return next_fire_time(plan.cron, zone, now), faults
+    except BadCron as error:
+        return None, [FieldViolation("schedule.cron", str(error)), *faults]
 
 
 def _as_group(start: Start) -> Start:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from typer.testing import CliRunner, Result
@@ -23,6 +24,11 @@ tasks:
     agent: reader
 memory: true
 """
+
+
+def rewrite(path: str, old: str, new: str) -> None:
+    """Store CREW in a file with a part replaced."""
+    Path(path).write_text(CREW.replace(old, new))
 
 
 def invoke(address: str, *arguments: str, token: str = ALICE, stdin: str | None = None) -> Result:

@@ -16,16 +16,12 @@ from typer.testing import CliRunner
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.cli.app import app
 from coxswain.orchestrator.v1 import execution_pb2 as pb
-from tests.integration.client.command_line import CREW, Run, invoke, rows
+from tests.integration.client.command_line import Run, invoke, rewrite, rows
 from tests.integration.client.installation import Installation, Server
 from tests.support.child_process import scrubbed_environment
 from tests.support.harness import BOB
 
 ROOT = Path(__file__).parents[3]
-
-
-def rewrite(path: str, old: str, new: str) -> None:
-    Path(path).write_text(CREW.replace(old, new))
 
 
 async def test_an_ended_execution_is_deleted_and_a_group_says_how_long_others_stay(run: Run, crew_file: str) -> None:

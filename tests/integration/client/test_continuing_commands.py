@@ -39,6 +39,34 @@ async def test_an_execution_is_continued_with_what_is_to_be_different(run: Run, 
     assert "extract" in next(line for line in shown.stdout.splitlines() if line.startswith("from task"))
 
 
+# A limit on cost asks for a price.
+PRICED = (*TEXT, "--model", "openai/gpt-4.1")
+LIMITS = ("--max-cost", "0.5", "--max-tokens", "40000", "--max-model-calls", "20", "--max-tool-calls", "3")
+EACH = {"max_cost": 0.5, "max_tokens": "40000", "max_model_calls": "20", "max_tool_calls": "3"}
+
+
+async def test_limits_are_set_kept_and_changed(run: Run, crew_file: str) -> None:
+    (started,) = rows(await run("run", "-f", crew_file, *PRICED, *LIMITS, "--detach", "--json"))
+    assert started["limits"] == EACH
+    shown = (await run("get", started["id"])).stdout.splitlines()
+    said = next(line for line in shown if line.startswith("limits"))
+    assert said.split(maxsplit=1)[1].strip() == "$0.5, 40,000 tokens, 20 model calls, 3 tool calls"
+    await run("cancel", started["id"])
+    for command in ("resume", "fork"):
+        (kept,) = rows(await run(command, started["id"], *TEXT, "--detach", "--json"))
+        assert kept["limits"] == EACH
+        (other,) = rows(await run(command, started["id"], "--max-tokens", "50000", "--detach", "--json"))
+        assert other["limits"] == {"max_tokens": "50000"}
+
+
+async def test_an_execution_without_limits_shows_none(run: Run, crew_file: str) -> None:
+    ended = await cancelled(run, crew_file)
+    assert "limits" not in (await run("get", ended)).stdout
+    refused = await run("fork", ended, "--max-cost", "0")
+    assert refused.exit_code == 13
+    assert "limits.max_cost" in refused.stderr
+
+
 async def test_faults_of_changes_are_told_in_words(run: Run, crew_file: str) -> None:
     ended = await cancelled(run, crew_file)
     wrong = await run("fork", ended, "--from", "extrakt")

@@ -12,7 +12,7 @@ from coxswain.client import Client, CoxswainError
 from coxswain.memory.v1.memory_pb2 import Namespace, SaveRecordsRequest, SearchRecordsResponse
 from coxswain.memory.v1.record_pb2 import EntityRecord, MemoryKind, Record, Relationship, UnifiedRecord
 from coxswain.models.v1.model_pb2 import Capabilities, CreateModelRequest, Model, Provider
-from tests.integration.client.command_line import Run, invoke, rows
+from tests.integration.client.command_line import Run, invoke, rewrite, rows
 from tests.integration.client.installation import Installation
 from tests.support.harness import ALICE, BOB
 
@@ -51,6 +51,22 @@ async def test_memories_are_searched_by_meaning_and_listed(run: Run, crew_file: 
     assert memory_id in stats
     assert "offline/embed" in stats
     assert "/crew" in stats
+
+
+async def test_a_changed_crew_says_what_it_leaves_and_takes_it_along_when_asked(run: Run, crew_file: str) -> None:
+    left = await remember(run, crew_file)
+    rewrite(crew_file, "role: Reader", "role: Keeper")
+    warned = await run("apply", "-f", crew_file)
+    assert warned.exit_code == 0, warned.stderr
+    told = " ".join(warned.stderr.split())
+    assert left in told
+    assert "--carry-memories" in told
+    assert (await run("memory", "list", "--crew", "brief")).stdout == "nothing remembered\n"
+    carried = await run("apply", "-f", crew_file, "--carry-memories")
+    assert f"copied {len(FACTS)} memories" in carried.stderr
+    assert "brief unchanged: revision 2" in carried.stdout
+    listed = (await run("memory", "list", "--crew", "brief")).stdout
+    assert all(fact in listed for fact in FACTS)
 
 
 async def test_memories_of_others_are_not_found(run: Run, crew_file: str) -> None:

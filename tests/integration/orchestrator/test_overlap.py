@@ -120,7 +120,7 @@ async def test_a_schedule_that_is_due_too_early_skips_that_time_and_says_so(
     orchestrator: Orchestrator, policy: OverlapPolicy, key: str
 ) -> None:
     made = await orchestrator.schedules.create(
-        PRINCIPAL, Plan("s", "0 0 1 1 *", "", plan(orchestrator, policy, key), paused=False), None
+        PRINCIPAL, Plan("s", "0 0 1 1 *", "", plan(orchestrator, policy, key), paused=False), [], None
     )
 
     async def due() -> Any:

@@ -297,6 +297,50 @@ async def test_what_could_not_be_started_is_refused_by_field(harness: Harness) -
     assert "id" in refusal.violations
 
 
+@pytest.mark.parametrize("changed", [False, True])
+async def test_broken_rules_and_all_other_faults_are_named_at_once(harness: Harness, changed: bool) -> None:
+    stub = schedules_of(harness)
+    made = await create(harness, name="kept")
+    wanted = schedule(made.start.crew_id, name="", cron="0 25 * * *", time_zone="Europe/Zurick")
+    wanted.id = made.id
+    start = wanted.start
+    del start.inputs["topic"]
+    start.inputs["count"].number_value = float("nan")
+    start.model, start.priority, start.identity = "nothing", -1, EXECUTION_IDENTITY_USER
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
+        if changed:
+            await stub.UpdateSchedule(replacing(wanted))
+        else:
+            await stub.CreateSchedule(pb.CreateScheduleRequest(schedule=wanted))
+    assert set(refusal.violations) == {
+        "schedule.name",
+        "schedule.cron",
+        "schedule.time_zone",
+        "schedule.start.inputs.topic",
+        "schedule.start.inputs.count",
+        "schedule.start.model",
+        "schedule.start.priority",
+        "schedule.start.identity",
+    }
+    assert (await stub.GetSchedule(pb.GetScheduleRequest(id=made.id))).schedule == made
+
+
+async def test_a_crew_that_is_not_there_is_named_with_other_faults(harness: Harness) -> None:
+    stub = schedules_of(harness)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await stub.CreateSchedule(pb.CreateScheduleRequest(schedule=schedule("nothing", cron="never")))
+    assert set(refusal.violations) == {"schedule.cron", "schedule.start.crew"}
+    assert "nothing" in refusal.violations["schedule.start.crew"]
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await stub.CreateSchedule(pb.CreateScheduleRequest())
+    assert set(refusal.violations) == {"schedule.name", "schedule.cron", "schedule.start"}
+    unknown = schedule("nothing")
+    unknown.start.identity = 99  # type: ignore[assignment]
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await stub.CreateSchedule(pb.CreateScheduleRequest(schedule=unknown))
+    assert "schedule.start.identity" in refusal.violations
+
+
 # ---- firing, over real gRPC
 
 
@@ -397,7 +441,7 @@ def plan(orchestrator: Orchestrator, name: str = "daily") -> Plan:
 
 
 async def created(orchestrator: Orchestrator, name: str = "daily") -> Schedule:
-    return await orchestrator.schedules.create(ALICE, plan(orchestrator, name), None)
+    return await orchestrator.schedules.create(ALICE, plan(orchestrator, name), [], None)
 
 
 async def test_replicas_start_one_execution_for_each_time(orchestrator: Orchestrator) -> None:
@@ -552,7 +596,7 @@ async def test_a_zone_this_process_does_not_know_costs_no_time(orchestrator: Orc
     assert waiting.next_fire_at == moment
     assert waiting.last_error is not None
     assert "Mars/Olympus" in waiting.last_error.message
-    await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: plan(orchestrator))
+    await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: (plan(orchestrator), []))
     await make_due(orchestrator.database, seconds=4)
     await until_fired(orchestrator, 1)
 
@@ -561,7 +605,7 @@ async def test_a_schedule_without_a_next_time_gets_one_when_it_is_saved_again(or
     made = await created(orchestrator)
     async with orchestrator.database.write() as connection:
         await connection.execute(schedules.update().values(next_fire_at=None))
-    again = await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: plan(orchestrator))
+    again = await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: (plan(orchestrator), []))
     assert again.next_fire_at == made.next_fire_at
 
 
@@ -575,7 +619,7 @@ async def test_who_may_not_act_any_more_is_named_and_the_next_to_save_takes_over
     assert (failed.last_error.reason, "dev|alice" in failed.last_error.message) == ("DELEGATION_REVOKED", True)
     assert (failed.last_fire_at, failed.next_fire_at) == (moment, made.next_fire_at)
     await orchestrator.schedules.update(
-        replace(ALICE, subject="dev|carol"), ResourceKey(made.id), lambda _: plan(orchestrator)
+        replace(ALICE, subject="dev|carol"), ResourceKey(made.id), lambda _: (plan(orchestrator), [])
     )
     await make_due(orchestrator.database, seconds=4)
     await until_fired(orchestrator, 1)
@@ -585,7 +629,7 @@ async def test_who_may_not_act_any_more_is_named_and_the_next_to_save_takes_over
 async def test_paused_and_deleted_schedules_do_not_fire(orchestrator: Orchestrator) -> None:
     paused, deleted = await created(orchestrator, "paused"), await created(orchestrator, "deleted")
     await orchestrator.schedules.update(
-        ALICE, ResourceKey(paused.id), lambda _: replace(plan(orchestrator, "paused"), paused=True)
+        ALICE, ResourceKey(paused.id), lambda _: (replace(plan(orchestrator, "paused"), paused=True), [])
     )
     await orchestrator.schedules.delete(ALICE, ResourceKey(deleted.id))
     async with orchestrator.database.read() as connection:
@@ -604,7 +648,7 @@ async def test_what_was_read_before_a_change_does_not_fire_after_it(orchestrator
         await issue(grant_id, execution_id)
         wanted = plan(orchestrator)
         wanted = replace(wanted, start=replace(wanted.start, labels={"changed": "yes"}))
-        await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: wanted)
+        await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: (wanted, []))
         orchestrator.grants.issue = issue  # type: ignore[method-assign]
 
     orchestrator.grants.issue = changed_meanwhile  # type: ignore[method-assign]
@@ -645,10 +689,10 @@ async def test_a_refused_change_leaves_schedule_and_grants_as_they_were(orchestr
     await created(orchestrator, "other")
     before = set(orchestrator.grants.unrevoked)
     with pytest.raises(Exception, match="named"):
-        await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: plan(orchestrator, "other"))
+        await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: (plan(orchestrator, "other"), []))
     with pytest.raises(Exception, match="named"):
         await created(orchestrator, "other")
     with pytest.raises(NotFound):
-        await orchestrator.schedules.update(ALICE, ResourceKey("nothing"), lambda _: plan(orchestrator))
+        await orchestrator.schedules.update(ALICE, ResourceKey("nothing"), lambda _: (plan(orchestrator), []))
     assert orchestrator.grants.unrevoked == before
     assert await orchestrator.schedules.get(ALICE, ResourceKey(made.id)) == made

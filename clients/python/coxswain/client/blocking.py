@@ -34,7 +34,14 @@ from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from coxswain.models.v1.usage_service_pb2_grpc import UsageServiceStub
 from coxswain.orchestrator.v1.batch_service_pb2_grpc import BatchServiceStub
-from coxswain.orchestrator.v1.crew_pb2 import CreateCrewRequest, Crew, CrewSpec, GetCrewRequest, UpdateCrewRequest
+from coxswain.orchestrator.v1.crew_pb2 import (
+    CreateCrewRequest,
+    Crew,
+    CrewSpec,
+    ExecutionLimits,
+    GetCrewRequest,
+    UpdateCrewRequest,
+)
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from coxswain.orchestrator.v1.execution_pb2 import (
     CompareExecutionsRequest,
@@ -173,6 +180,7 @@ class Client:
         on_credential_expiry: OnCredentialExpiry.ValueType = OnCredentialExpiry.ON_CREDENTIAL_EXPIRY_UNSPECIFIED,
         concurrency_key: str = "",
         overlap_policy: OverlapPolicy.ValueType = OverlapPolicy.OVERLAP_POLICY_UNSPECIFIED,
+        limits: ExecutionLimits | None = None,
     ) -> Execution:
         """Start an execution and return it as it was stored.
 
@@ -182,6 +190,7 @@ class Client:
         it runs. By default it acts as you if you have a token of your own, and waits for ``renew``.
         ``overlap_policy`` is what happens while another execution with the same ``concurrency_key`` has not ended; with
         SKIP this raises AlreadyExists with the reason CONCURRENCY_KEY_TAKEN.
+        ``limits`` are what it may use at most, beside those of the crew; the lower ones count.
         """
         if isinstance(crew, CrewSpec):
             applied = self.apply_crew(crew)
@@ -198,6 +207,7 @@ class Client:
             on_credential_expiry=on_credential_expiry,
             concurrency_key=concurrency_key,
             overlap_policy=overlap_policy,
+            limits=limits,
         )
         response = self.executions.StartExecution(request)
         return response.execution
@@ -340,13 +350,15 @@ class Client:
         from_task: str = "",
         labels: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        limits: ExecutionLimits | None = None,
         request_id: str = "",
     ) -> Execution:
         """Start an execution that continues one that failed or was cancelled, and return it as it was stored.
 
         ``inputs`` and ``labels`` are those that are new or have another value. ``crew_revision`` 0 is the newest one,
         ``model`` "" the crew's own; without them they stay as they were. ``from_task`` runs again with all that gets
-        its result. Finished tasks that nothing of this concerns are copied.
+        its result. Finished tasks that nothing of this concerns are copied. ``limits`` replace those it was started
+        with; what it has used counts against them.
         """
         request = continuation_request(
             ResumeExecutionRequest,
@@ -357,6 +369,7 @@ class Client:
             from_task=from_task,
             labels=labels,
             timeout=timeout,
+            limits=limits,
             request_id=request_id,
         )
         response = self.executions.ResumeExecution(request)
@@ -372,12 +385,14 @@ class Client:
         from_task: str = "",
         labels: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        limits: ExecutionLimits | None = None,
         request_id: str = "",
     ) -> Execution:
         """Start another course of an execution that has ended, also of one that succeeded. See ``resume``.
 
         Another ``model`` is for ``from_task`` and what depends on it; without ``from_task`` for all tasks, which then
-        run again. Raises FailedPrecondition with the reason NOTHING_TO_RUN when every result would be copied.
+        run again. ``limits`` count from zero. Raises FailedPrecondition with the reason NOTHING_TO_RUN when every
+        result would be copied.
         """
         request = continuation_request(
             ForkExecutionRequest,
@@ -388,6 +403,7 @@ class Client:
             from_task=from_task,
             labels=labels,
             timeout=timeout,
+            limits=limits,
             request_id=request_id,
         )
         response = self.executions.ForkExecution(request)

@@ -10,7 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.progress import state_words
 from coxswain.client.values import to_value
-from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewFault, CrewSpec, GetCrewRequest
+from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewFault, CrewSpec, ExecutionLimits, GetCrewRequest
 from coxswain.orchestrator.v1.execution_pb2 import (
     Execution,
     ForkExecutionRequest,
@@ -78,6 +78,7 @@ def start_request(
     on_credential_expiry: OnCredentialExpiry.ValueType = OnCredentialExpiry.ON_CREDENTIAL_EXPIRY_UNSPECIFIED,
     concurrency_key: str = "",
     overlap_policy: OverlapPolicy.ValueType = OverlapPolicy.OVERLAP_POLICY_UNSPECIFIED,
+    limits: ExecutionLimits | None = None,
 ) -> StartExecutionRequest:
     """The request of an execution: of that revision of a crew, or of the newest one of a crew's id or name.
 
@@ -92,6 +93,7 @@ def start_request(
         on_credential_expiry=on_credential_expiry,
         concurrency_key=concurrency_key,
         overlap_policy=overlap_policy,
+        limits=limits,
     )
     if isinstance(crew, Crew):
         request.crew_id, request.crew_revision = crew.id, crew.revision
@@ -116,6 +118,7 @@ def continuation_request(
     from_task: str,
     labels: Mapping[str, str] | None,
     timeout: float | None,
+    limits: ExecutionLimits | None,
     request_id: str,
 ) -> Continuation:
     """The request to continue an execution; None is as before.
@@ -128,6 +131,7 @@ def continuation_request(
         model=model,
         from_task=from_task,
         labels=labels,
+        limits=limits,
         request_id=request_id,
     )
     for name, value in (inputs or {}).items():

@@ -8,6 +8,13 @@ from rich.text import Text
 
 from coxswain.client.blocking import Client
 from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from
+from coxswain.client.cli.limits import (
+    MaxCostOption,
+    MaxModelCallsOption,
+    MaxTokensOption,
+    MaxToolCallsOption,
+    limits_from,
+)
 from coxswain.client.cli.run import IdArgument, WatchOption, follow_execution
 from coxswain.client.cli.session import JsonOption, Session, add_row, one_line, session_of, table
 from coxswain.client.progress import state_words
@@ -54,6 +61,10 @@ def resume(
     from_task: FromOption = "",
     labels: LabelsOption = None,
     limit: LimitOption = None,
+    max_cost: MaxCostOption = None,
+    max_tokens: MaxTokensOption = None,
+    max_model_calls: MaxModelCallsOption = None,
+    max_tool_calls: MaxToolCallsOption = None,
     request_id: RequestIdOption = "",
     watching: WatchOption = True,
     as_json: JsonOption = False,
@@ -61,13 +72,14 @@ def resume(
     """Start a new execution from one that failed or was cancelled; finished tasks do not run again.
 
     A task that a model call ended goes on at that call. Inputs and labels add to those it had. A finished task runs
-    again when its definition in another revision, or an input that it names, is another one.
+    again when its definition in another revision, or an input that it names, is another one. Limits replace those the
+    old execution was started with; what it has used counts against them.
 
     Examples:
 
         coxswain resume 01a20694-1f86-7c54-8594-1ba930202397
 
-        coxswain resume 01a20694-1f86-7c54-8594-1ba930202397 --model openai/gpt-4o-mini
+        coxswain resume 01a20694-1f86-7c54-8594-1ba930202397 --model openai/gpt-4o-mini --max-cost 2
     """
     session = session_of(context, as_json)
     with session.client() as client:
@@ -79,6 +91,7 @@ def resume(
             from_task=from_task,
             labels=labels_from(labels),
             timeout=limit,
+            limits=limits_from(max_cost, max_tokens, max_model_calls, max_tool_calls),
             request_id=request_id,
         )
         _show_started(session, client, execution, watching=watching)
@@ -93,6 +106,10 @@ def fork(
     from_task: FromOption = "",
     labels: LabelsOption = None,
     limit: LimitOption = None,
+    max_cost: MaxCostOption = None,
+    max_tokens: MaxTokensOption = None,
+    max_model_calls: MaxModelCallsOption = None,
+    max_tool_calls: MaxToolCallsOption = None,
     request_id: RequestIdOption = "",
     watching: WatchOption = True,
     as_json: JsonOption = False,
@@ -100,7 +117,7 @@ def fork(
     """Run another course of an execution that has ended, also of one that succeeded.
 
     Results that no change concerns are copied. Another model is for the task of --from and what depends on it; without
-    --from all tasks run on it.
+    --from all tasks run on it. Limits replace those the old execution was started with and count from zero.
 
     Examples:
 
@@ -118,6 +135,7 @@ def fork(
             from_task=from_task,
             labels=labels_from(labels),
             timeout=limit,
+            limits=limits_from(max_cost, max_tokens, max_model_calls, max_tool_calls),
             request_id=request_id,
         )
         _show_started(session, client, execution, watching=watching)

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.cli.inputs import LabelsOption, labels_from
+from coxswain.client.cli.limits import limits_text
 from coxswain.client.cli.run import IdArgument
 from coxswain.client.cli.schedules import schedule_id
 from coxswain.client.cli.session import (
@@ -119,6 +120,7 @@ def get(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> 
         "schedule": execution.schedule_id,
         "batch": f"{execution.batch_id}, input {execution.batch_index}" if execution.batch_id else "",
         "key": execution.concurrency_key,
+        "limits": limits_text(execution.limits),
         "resumed from": execution.resumed_from,
         "from task": execution.forked_from_task,
         "events": execution.last_sequence,

@@ -20,6 +20,13 @@ from coxswain.client.cli.inputs import (
     overlap_from,
     warn_of_unused,
 )
+from coxswain.client.cli.limits import (
+    MaxCostOption,
+    MaxModelCallsOption,
+    MaxTokensOption,
+    MaxToolCallsOption,
+    limits_from,
+)
 from coxswain.client.cli.live import execution_view, follow
 from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, Session, session_of
 from coxswain.client.results import CrewReference, ExecutionNotSucceeded
@@ -69,6 +76,10 @@ def run(
     labels: LabelsOption = None,
     key: KeyOption = "",
     overlap: OverlapOption = None,
+    max_cost: MaxCostOption = None,
+    max_tokens: MaxTokensOption = None,
+    max_model_calls: MaxModelCallsOption = None,
+    max_tool_calls: MaxToolCallsOption = None,
     identity: Annotated[
         ActAs | None,
         typer.Option(help="Whom it acts as: you or your group. By default you, if you have a token of your own."),
@@ -98,6 +109,8 @@ def run(
 
         coxswain run brief -i text=@report.txt --key customer-4711 --overlap queue
 
+        coxswain run brief -i text=@report.txt --max-cost 0.5 --max-model-calls 20
+
         coxswain run brief -i text=@report.txt --identity user --on-credential-expiry fail
     """
     session = session_of(context, as_json)
@@ -125,6 +138,7 @@ def run(
             labels=marked,
             concurrency_key=key,
             overlap_policy=overlap_from(overlap),
+            limits=limits_from(max_cost, max_tokens, max_model_calls, max_tool_calls),
             identity=ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity.name if identity else 'UNSPECIFIED'}"),
             on_credential_expiry=OnCredentialExpiry.Value(
                 f"ON_CREDENTIAL_EXPIRY_{on_expiry.name if on_expiry else 'UNSPECIFIED'}"
