@@ -1,9 +1,12 @@
 """Identifiers: UUID version 7 (RFC 9562), which sort by the time they were made."""
 
 import os
+import re
 import threading
 import time
 from datetime import datetime
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 _lock = threading.Lock()
 _newest = [0]
@@ -29,6 +32,11 @@ def new_id() -> str:
             candidate = _newest[0] + 1 + (candidate & 0xFFFF_FFFF)
         _newest[0] = candidate
     return _formatted(candidate)
+
+
+def is_id(text: str) -> bool:
+    """Return whether a text looks like one of our ids. The ids that clients choose never do by chance."""
+    return _ID.fullmatch(text) is not None
 
 
 def lowest_id(moment: datetime) -> str:

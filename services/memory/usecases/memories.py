@@ -1,7 +1,6 @@
 """Saving and finding memories in any store."""
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from services.common.clock import utc_now
 from services.common.errors import InvalidArgument, NotFound, PermissionDenied
 from services.common.identity.principal import Principal, Role
+from services.common.ids import is_id
 from services.common.paging import Page, Pager, bad_page_token, page_size
 from services.memory import filters
 from services.memory.domain.filters import Filter
@@ -35,8 +35,6 @@ _ENVELOPE_BYTES = 64 * 1024
 _TEXT_BYTES = 64
 """What each scope or category adds to a message beside its text, at most."""
 _NAMESPACES = Pager("namespaces", key_types=(str, str))
-
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,7 +405,7 @@ def check_memory_id(memory_id: str, path: str) -> None:
     Raises:
         InvalidArgument: it is a UUID.
     """
-    if _UUID.fullmatch(memory_id):
+    if is_id(memory_id):
         raise InvalidArgument.field(
             path, "this looks like a stored crew's id; use the crew's memory_id, which GetCrew returns"
         )

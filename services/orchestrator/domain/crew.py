@@ -67,12 +67,33 @@ class ToolSpec:
     config: dict[str, Any] = field(default_factory=dict)
 
 
+class MemoryKind(StrEnum):
+    """What a record of the memory service holds; the names are those of `coxswain.memory.v1.MemoryKind`."""
+
+    UNIFIED = "UNIFIED"
+    SHORT_TERM = "SHORT_TERM"
+    LONG_TERM = "LONG_TERM"
+    ENTITY = "ENTITY"
+    DOCUMENT = "DOCUMENT"
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeMemory:
+    """Records of the memory service that agents can look things up in. Documents have no memory id."""
+
+    memory_id: str = ""
+    kind: MemoryKind = MemoryKind.UNIFIED
+    scope: str = ""
+    """For UNIFIED; empty: all scopes."""
+
+
 @dataclass(frozen=True, slots=True)
 class KnowledgeSpec:
-    """A text agents can look things up in."""
+    """A text or a memory that agents can look things up in; without a memory it is the text."""
 
     name: str
-    content: str
+    content: str = ""
+    memory: KnowledgeMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +215,12 @@ class CrewSpec:
         """Return how the models of an agent are called, or (an empty name) those of the crew itself."""
         own = next((known.model_calls for known in self.agents if known.name == agent), ModelCallSettings())
         return own.or_else(self.model_calls)
+
+    @property
+    def knowledge_memories(self) -> list[KnowledgeMemory]:
+        """The memories that it or one of its agents may look things up in."""
+        sources = [*self.knowledge, *(source for agent in self.agents for source in agent.knowledge)]
+        return [source.memory for source in sources if source.memory is not None]
 
     @property
     def memory_scope(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.common.v1 import access_pb2
-from coxswain.memory.v1 import memory_pb2
+from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.orchestrator.v1 import crew_pb2, question_state_pb2
 from services.common.errors import FieldViolation, InvalidArgument
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
@@ -21,7 +21,9 @@ from services.orchestrator.domain.crew import (
     ApprovalSpec,
     Crew,
     CrewSpec,
+    KnowledgeMemory,
     KnowledgeSpec,
+    MemoryKind,
     MemorySpec,
     ModelCallSettings,
     OnCutOff,
@@ -45,6 +47,7 @@ _ON_DEADLINE = {
     question_state_pb2.ON_DEADLINE_CANCEL: OnDeadline.CANCEL,
     question_state_pb2.ON_DEADLINE_ACCEPT_DEFAULT: OnDeadline.ACCEPT_DEFAULT,
 }
+_MEMORY_KINDS = {int(enum_to_proto(record_pb2.MemoryKind, kind)): kind for kind in MemoryKind}
 # Documents stay as they were written: what is left open is not filled in.
 _ON_CUT_OFF = {OnCutOff.WARN: crew_pb2.ON_CUT_OFF_UNSPECIFIED, OnCutOff.FAIL: crew_pb2.ON_CUT_OFF_FAIL}
 _CHANGEABLE = frozenset(crew_pb2.CrewSpec.DESCRIPTOR.fields_by_name) | {
@@ -198,6 +201,11 @@ def memory_id_request_to_proto(spec: CrewSpec) -> memory_pb2.DeriveMemoryIdReque
         run_name=spec.memory.run_name,
         memory_name=spec.memory.name,
     )
+
+
+def knowledge_namespace(memory: KnowledgeMemory) -> memory_pb2.Namespace:
+    """Return where the records of a memory that agents look things up in are kept."""
+    return memory_pb2.Namespace(memory_id=memory.memory_id, kind=enum_to_proto(record_pb2.MemoryKind, memory.kind))
 
 
 def _agent_from_proto(path: str, message: crew_pb2.AgentSpec) -> AgentSpec:
@@ -392,8 +400,28 @@ def _tools_to_proto(tools: Iterable[ToolSpec]) -> list[crew_pb2.ToolSpec]:
 
 
 def _knowledge_from_proto(messages: Iterable[crew_pb2.KnowledgeSpec]) -> tuple[KnowledgeSpec, ...]:
-    return tuple(KnowledgeSpec(message.name, message.content) for message in messages)
+    return tuple(
+        KnowledgeSpec(message.name, memory=_knowledge_memory_from_proto(message.memory))
+        if message.WhichOneof("source") == "memory"
+        else KnowledgeSpec(message.name, message.content)
+        for message in messages
+    )
+
+
+def _knowledge_memory_from_proto(message: crew_pb2.KnowledgeMemory) -> KnowledgeMemory:
+    kind = _MEMORY_KINDS.get(message.kind, MemoryKind.UNIFIED)
+    return KnowledgeMemory(message.memory_id, kind, message.scope)
 
 
 def _knowledge_to_proto(sources: Iterable[KnowledgeSpec]) -> list[crew_pb2.KnowledgeSpec]:
-    return [crew_pb2.KnowledgeSpec(name=source.name, content=source.content) for source in sources]
+    return [
+        crew_pb2.KnowledgeSpec(name=source.name, content=source.content)
+        if source.memory is None
+        else crew_pb2.KnowledgeSpec(name=source.name, memory=_knowledge_memory_to_proto(source.memory))
+        for source in sources
+    ]
+
+
+def _knowledge_memory_to_proto(memory: KnowledgeMemory) -> crew_pb2.KnowledgeMemory:
+    kind = enum_to_proto(record_pb2.MemoryKind, memory.kind)
+    return crew_pb2.KnowledgeMemory(memory_id=memory.memory_id, kind=kind, scope=memory.scope)

@@ -12,8 +12,18 @@ from pydantic_core import to_json
 
 from coxswain.orchestrator.v1 import crew_pb2
 from services.common.errors import FieldViolation
+from services.common.ids import is_id
 from services.orchestrator.cron import BadTimeZone, zone_of
-from services.orchestrator.domain.crew import AgentSpec, CrewSpec, MemorySpec, Process, TaskSpec
+from services.orchestrator.domain.crew import (
+    AgentSpec,
+    CrewSpec,
+    KnowledgeMemory,
+    KnowledgeSpec,
+    MemoryKind,
+    MemorySpec,
+    Process,
+    TaskSpec,
+)
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool import Tool
 from services.orchestrator.usecases.setting_faults import setting_fault
@@ -144,9 +154,36 @@ def _duplicates(path: str, names: Sequence[str]) -> Iterator[FieldViolation]:
 
 
 def _knowledge(spec: CrewSpec) -> Iterator[FieldViolation]:
-    yield from _duplicates("spec.knowledge", [source.name for source in spec.knowledge])
-    for index, agent in enumerate(spec.agents):
-        yield from _duplicates(f"spec.agents[{index}].knowledge", [source.name for source in agent.knowledge])
+    lists: list[tuple[str, Sequence[KnowledgeSpec]]] = [
+        ("spec.knowledge", spec.knowledge),
+        *((f"spec.agents[{index}].knowledge", agent.knowledge) for index, agent in enumerate(spec.agents)),
+    ]
+    for path, sources in lists:
+        yield from _duplicates(path, [source.name for source in sources])
+        for index, source in enumerate(sources):
+            if source.memory is not None:
+                yield from _knowledge_memory(f"{path}[{index}].memory", source.memory)
+
+
+def _knowledge_memory(path: str, memory: KnowledgeMemory) -> Iterator[FieldViolation]:
+    if memory.kind is MemoryKind.DOCUMENT:
+        if memory.memory_id:
+            yield FieldViolation(f"{path}.memory_id", "documents belong to the whole group: leave it empty")
+    elif not memory.memory_id:
+        yield FieldViolation(
+            f"{path}.memory_id",
+            "is empty; GetCrew returns the memory_id of a stored crew. For the group's documents set kind to DOCUMENT",
+        )
+    elif is_id(memory.memory_id):
+        yield FieldViolation(
+            f"{path}.memory_id", "this looks like a stored crew's id; use the crew's memory_id, which GetCrew returns"
+        )
+    elif memory.memory_id != memory.memory_id.strip() or not memory.memory_id.isprintable():
+        yield FieldViolation(
+            f"{path}.memory_id", "must not have spaces at its ends, line breaks or other control characters"
+        )
+    if memory.scope and memory.kind is not MemoryKind.UNIFIED:
+        yield FieldViolation(f"{path}.scope", f"{memory.kind} records have no scopes: leave it empty")
 
 
 def _agents(spec: CrewSpec) -> Iterator[FieldViolation]:

@@ -16,7 +16,7 @@ from coxswain.memory.v1.memory_pb2 import (
     SaveRecordsRequest,
 )
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
-from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
+from coxswain.memory.v1.record_pb2 import MEMORY_KIND_DOCUMENT, MEMORY_KIND_UNIFIED, Record, UnifiedRecord
 from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from coxswain.orchestrator.v1 import crew_pb2 as pb
@@ -242,6 +242,40 @@ async def test_validation_answers_with_the_same_faults_without_storing_anything(
     assert [warning.field for warning in answer.warnings] == ["spec.agents[1]", "spec.manager_model"]
     assert not (await stub.ValidateCrew(pb.ValidateCrewRequest(spec=spec()))).faults
     assert not (await stub.ListCrews(pb.ListCrewsRequest())).crews
+
+
+async def test_knowledge_has_one_source_and_a_memory_that_can_be_asked(harness: Harness) -> None:
+    stub = crews(harness)
+    stored_crew = await create_crew(harness)
+    bad = spec("other")
+    bad.knowledge.add(name="nothing")
+    bad.knowledge.add(name="crew").memory.memory_id = stored_crew.id
+    bad.knowledge.add(name="odd").memory.kind = 99  # type: ignore[assignment]
+    bad.agents[0].knowledge.add(name="manual").memory.CopyFrom(
+        pb.KnowledgeMemory(memory_id="handbook", kind=MEMORY_KIND_DOCUMENT, scope="/a")
+    )
+    with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
+        await stub.CreateCrew(pb.CreateCrewRequest(spec=bad))
+    assert list(refusal.violations) == [
+        "spec.agents[0].knowledge[0].memory.memory_id",
+        "spec.agents[0].knowledge[0].memory.scope",
+        "spec.knowledge[0].source",
+        "spec.knowledge[1].memory.memory_id",
+        "spec.knowledge[2].memory.memory_id",
+        "spec.knowledge[2].memory.kind",
+    ]
+    assert refusal.violations["spec.knowledge[0].source"] == "set one of content or memory"
+    assert "which GetCrew returns" in refusal.violations["spec.knowledge[1].memory.memory_id"]
+
+    good = spec("other")
+    good.knowledge.add(name="text", content="Ships float.")
+    good.knowledge.add(name="handbook").memory.CopyFrom(pb.KnowledgeMemory(memory_id="handbook", scope="/a"))
+    good.agents[0].knowledge.add(name="manual").memory.kind = MEMORY_KIND_DOCUMENT
+    made = (await stub.CreateCrew(pb.CreateCrewRequest(spec=good))).crew
+    good.knowledge[1].memory.kind = MEMORY_KIND_UNIFIED
+    for shown in (made, (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew):
+        assert list(shown.spec.knowledge) == list(good.knowledge)
+        assert list(shown.spec.agents[0].knowledge) == list(good.agents[0].knowledge)
 
 
 async def test_broken_rules_and_faults_come_in_one_list_in_the_order_of_the_document(harness: Harness) -> None:

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 
-from coxswain.memory.v1 import memory_pb2
+from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.models.v1 import usage_pb2
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from tests.integration.worker.installation import (
@@ -26,6 +26,7 @@ from tests.integration.worker.installation import (
     kinds,
 )
 from tests.support.child_process import freeze
+from tests.support.harness import BOB
 from tests.support.llm_script import Fault, Reply, ToolCall
 
 S = execution_pb2
@@ -196,6 +197,45 @@ async def test_a_model_named_for_one_execution_does_not_part_it_from_the_memorie
         memory_pb2.CountRecordsRequest(namespace=memory_pb2.Namespace(memory_id=memory_id))
     )
     assert kept.count == 1
+
+
+async def test_agents_look_things_up_in_memories_of_their_group_alone(installation: Installation) -> None:
+    def document(content: str) -> memory_pb2.SaveRecordsRequest:
+        namespace = memory_pb2.Namespace(kind=record_pb2.MEMORY_KIND_DOCUMENT)
+        record = record_pb2.Record(document=record_pb2.DocumentRecord(content=content, title="Manual"))
+        return memory_pb2.SaveRecordsRequest(namespace=namespace, records=[record])
+
+    def note(content: str, scope: str) -> memory_pb2.SaveRecordsRequest:
+        record = record_pb2.Record(unified=record_pb2.UnifiedRecord(content=content, scope=scope))
+        return memory_pb2.SaveRecordsRequest(namespace=memory_pb2.Namespace(memory_id="handbook"), records=[record])
+
+    await installation.memory().SaveRecords(document("The lamp of the tower burns whale oil."))
+    await installation.memory().SaveRecords(note("The lamp of the tower is lit at dusk.", "/rules/light"))
+    await installation.memory().SaveRecords(note("The lamp of the tower was dear.", "/bills"))
+    await installation.memory(BOB).SaveRecords(document("The lamp of the tower burns gas."))
+    await installation.memory(BOB).SaveRecords(note("The lamp of the tower is lit at noon.", "/rules"))
+    installation.llm.on(Reply(text="Whale oil."), contains="burns whale oil")
+    spec = crew(task("read", "What does the lamp of the tower burn?"))
+    spec.knowledge.add(name="manual").memory.kind = record_pb2.MEMORY_KIND_DOCUMENT
+    spec.agents[0].knowledge.add(name="rules").memory.CopyFrom(
+        crew_pb2.KnowledgeMemory(memory_id="handbook", scope="/rules")
+    )
+    spec.agents[0].knowledge.add(name="empty").memory.memory_id = "nobody wrote here"
+    ended = await installation.finished((await installation.start(spec)).id)
+    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, "Whale oil.")
+    (call,) = installation.llm.calls_where(route="chat")
+    assert "is lit at dusk" in str(call.body)
+    assert not any(words in str(call.body) for words in ("burns gas", "at noon", "was dear"))
+
+    # What is saved later is found by the next execution; what is gone is found no more.
+    await installation.memory().ClearNamespace(
+        memory_pb2.ClearNamespaceRequest(namespace=memory_pb2.Namespace(memory_id="handbook"))
+    )
+    again = await installation.executions().StartExecution(
+        execution_pb2.StartExecutionRequest(crew_id=ended.crew_id, request_id="again")
+    )
+    assert (await installation.finished(again.execution.id)).state == S.EXECUTION_STATE_SUCCEEDED
+    assert "is lit at dusk" not in str(installation.llm.calls_where(route="chat")[-1].body)
 
 
 async def test_tools_and_delegation_run_in_a_hierarchical_crew(installation: Installation) -> None:

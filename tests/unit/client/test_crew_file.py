@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from coxswain.client import DocumentError, load_crew
 from coxswain.client.crew_file import read_crew
 from coxswain.client.documents import MAX_FILE_BYTES
-from coxswain.orchestrator.v1.crew_pb2 import CrewSpec, Process
+from coxswain.memory.v1.record_pb2 import MemoryKind
+from coxswain.orchestrator.v1.crew_pb2 import CrewSpec, KnowledgeMemory, KnowledgeSpec, Process
 
 BRIEF = """\
 name: brief
@@ -99,6 +100,30 @@ def test_short_forms_stand_for_the_whole_document(tmp_path: Path) -> None:
         "process": "PROCESS_SEQUENTIAL",
         "memory": {"enabled": True},
     }
+
+
+KNOWLEDGE = """\
+knowledge:
+  tower:
+    content: The tower is white.
+  manual:
+    memory: {kind: document}
+  rules:
+    memory: {memory_id: handbook, scope: /rules}
+"""
+
+
+def test_knowledge_is_a_text_or_a_memory(tmp_path: Path) -> None:
+    tower, manual, rules = load_crew(write(tmp_path, BRIEF + KNOWLEDGE)).knowledge
+    assert tower == KnowledgeSpec(name="tower", content="The tower is white.")
+    assert manual == KnowledgeSpec(name="manual", memory=KnowledgeMemory(kind=MemoryKind.MEMORY_KIND_DOCUMENT))
+    assert rules == KnowledgeSpec(name="rules", memory=KnowledgeMemory(memory_id="handbook", scope="/rules"))
+
+
+def test_two_sources_of_one_knowledge_are_refused_with_the_line_of_the_second(tmp_path: Path) -> None:
+    text = BRIEF + KNOWLEDGE.replace("is white.", "is white.\n    memory: {kind: document}")
+    told = "give either content or memory, not both"
+    assert problems(tmp_path, text) == [(34, "knowledge[0].memory", told)]
 
 
 def test_json_says_the_same_as_yaml(tmp_path: Path) -> None:
@@ -261,6 +286,10 @@ def specs(draw: st.DrawFn) -> CrewSpec:
         task = spec.tasks.add(name=name, description=draw(TEXT), expected_output=draw(TEXT))
         task.output_schema.update({"type": draw(TEXT), "n": draw(st.floats(allow_nan=False, allow_infinity=False))})
         task.context.tasks.extend(draw(st.lists(NAME, max_size=2, unique=True)))
+    spec.knowledge.add(name="text", content=draw(TEXT))
+    memory = spec.knowledge.add(name="memory").memory
+    memory.memory_id, memory.scope = draw(st.text(max_size=0) | NAME), draw(st.text(max_size=0) | NAME)
+    memory.kind = draw(st.sampled_from(MemoryKind.values()))
     return spec
 
 

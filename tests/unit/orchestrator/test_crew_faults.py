@@ -13,7 +13,9 @@ from services.orchestrator.domain.crew import (
     AgentSpec,
     ApprovalSpec,
     CrewSpec,
+    KnowledgeMemory,
     KnowledgeSpec,
+    MemoryKind,
     MemorySpec,
     OutputCheck,
     OutputLength,
@@ -185,6 +187,32 @@ def test_a_crew_larger_than_allowed_is_refused() -> None:
     spec = crew(knowledge=(KnowledgeSpec("k", "é" * 1000),))
     assert fields(spec, max_bytes=2000) == ["spec"]
     assert fields(spec, max_bytes=20_000) == []
+
+
+@pytest.mark.parametrize(
+    ("memory", "field", "told"),
+    [
+        (KnowledgeMemory(""), "memory_id", "set kind to DOCUMENT"),
+        (KnowledgeMemory("0190aaaa-bbbb-7ccc-8ddd-0123456789ab"), "memory_id", "use the crew's memory_id"),
+        (KnowledgeMemory(" handbook"), "memory_id", "spaces at its ends"),
+        (KnowledgeMemory("hand\nbook"), "memory_id", "control characters"),
+        (KnowledgeMemory("handbook", MemoryKind.DOCUMENT), "memory_id", "leave it empty"),
+        (KnowledgeMemory("handbook", MemoryKind.ENTITY, "/a"), "scope", "ENTITY records have no scopes"),
+    ],
+)
+def test_a_memory_that_cannot_be_looked_up_is_refused_by_its_field(
+    memory: KnowledgeMemory, field: str, told: str
+) -> None:
+    source = KnowledgeSpec("k", memory=memory)
+    found = faults(crew(agents=(replace(READER, knowledge=(source,)),), knowledge=(source,)))
+    assert list(found) == [f"spec.agents[0].knowledge[0].memory.{field}", f"spec.knowledge[0].memory.{field}"]
+    assert told in found[f"spec.knowledge[0].memory.{field}"]
+
+
+def test_memories_that_can_be_looked_up_are_no_faults() -> None:
+    memories = [KnowledgeMemory("handbook", scope="/a"), KnowledgeMemory(kind=MemoryKind.DOCUMENT)]
+    spec = crew(knowledge=tuple(KnowledgeSpec(f"k{index}", memory=memory) for index, memory in enumerate(memories)))
+    assert fields(spec) == []
 
 
 def test_settings_of_an_approval_without_one_are_refused() -> None:

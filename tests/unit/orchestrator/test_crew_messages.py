@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coxswain.common.v1 import access_pb2
-from coxswain.memory.v1 import memory_pb2
+from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.orchestrator.v1 import crew_pb2, question_state_pb2
 from services.common.errors import InvalidArgument
 from services.common.grpc.json_values import from_value, to_value
@@ -35,7 +35,17 @@ def struct(document: object) -> struct_pb2.Struct:
 TOOLS = st.lists(
     st.builds(lambda name, config: crew_pb2.ToolSpec(name=name, config=struct(config)), NAMES, OBJECTS), max_size=2
 )
-KNOWLEDGE = st.lists(st.builds(lambda name: crew_pb2.KnowledgeSpec(name=name, content=name), NAMES), max_size=2)
+KNOWLEDGE = st.lists(
+    st.builds(lambda name: crew_pb2.KnowledgeSpec(name=name, content=name), NAMES)
+    | st.builds(
+        lambda name, kind: crew_pb2.KnowledgeSpec(
+            name=name, memory=crew_pb2.KnowledgeMemory(memory_id=name, kind=kind, scope=name)
+        ),
+        NAMES,
+        st.sampled_from([kind for kind in record_pb2.MemoryKind.values() if kind]),
+    ),
+    max_size=2,
+)
 CHECKS = st.lists(
     st.sampled_from(
         [

@@ -12,7 +12,9 @@ from services.orchestrator.domain.crew import (
     AgentSpec,
     ApprovalSpec,
     CrewSpec,
+    KnowledgeMemory,
     KnowledgeSpec,
+    MemoryKind,
     MemorySpec,
     OutputCheck,
     Process,
@@ -140,6 +142,7 @@ def test_another_way_to_say_the_same_changes_nothing(fields: dict[str, Any]) -> 
         {"checks": (OutputCheck(matches="x"),)},
         {"max_iterations": 3},
         {"knowledge": (KnowledgeSpec("k", "text"),)},
+        {"knowledge": (KnowledgeSpec("k", memory=KnowledgeMemory("handbook")),)},
     ],
 )
 def test_a_changed_agent_runs_its_tasks_again(fields: dict[str, Any]) -> None:
@@ -163,6 +166,17 @@ def test_limits_of_time_and_retries_change_no_result(fields: dict[str, Any]) -> 
 )
 def test_what_concerns_all_tasks_runs_all_again(fields: dict[str, Any]) -> None:
     assert decide(replace(CREW, **fields))[0] == [R.DEFINITION_CHANGED] * 4
+
+
+def test_another_memory_kind_or_scope_to_look_things_up_in_runs_all_again() -> None:
+    def knowing(memory: KnowledgeMemory) -> CrewSpec:
+        return replace(CREW, knowledge=(KnowledgeSpec("k", memory=memory),))
+
+    before = KnowledgeMemory("handbook", scope="/a")
+    assert decide(knowing(before), before=knowing(before))[0] == [R.COPIED] * 4
+    for changed in ({"memory_id": "other"}, {"kind": MemoryKind.LONG_TERM}, {"scope": "/b"}):
+        after = knowing(replace(before, **changed))
+        assert decide(after, before=knowing(before))[0] == [R.DEFINITION_CHANGED] * 4
 
 
 def test_coworkers_count_where_work_is_delegated() -> None:

@@ -148,6 +148,10 @@ class _Reader:
             self._place(f"{path}.{field.name}" if path else field.name, item)
             if item.value is None:
                 continue
+            other = message.WhichOneof(field.containing_oneof.name) if field.containing_oneof else None
+            if other not in {None, field.name}:
+                self.report(where, f"give either {other} or {field.name}, not both", item)
+                continue
             self._set(message, field, item, f"{path}.{field.name}" if path else field.name)
         return None
 

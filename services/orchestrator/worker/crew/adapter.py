@@ -10,6 +10,7 @@ from typing import Any
 
 from crewai import Process as CrewProcess
 from crewai import Task
+from crewai.knowledge.knowledge import Knowledge
 from crewai.knowledge.source.string_knowledge_source import StringKnowledgeSource
 from crewai.tasks.task_output import TaskOutput
 from crewai.utilities.i18n import I18N_DEFAULT
@@ -17,7 +18,7 @@ from crewai.utilities.pydantic_schema_utils import create_model_from_schema
 from pydantic import BaseModel
 
 from coxswain.orchestrator.worker.link_pb2 import EarlierTask, Revision
-from services.orchestrator.domain.crew import AgentSpec, OutputCheck, Process, TaskSpec
+from services.orchestrator.domain.crew import AgentSpec, KnowledgeSpec, OutputCheck, Process, TaskSpec
 from services.orchestrator.output_checks import compile_check
 from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.crew.agent_date import date_for
@@ -29,7 +30,7 @@ from services.orchestrator.worker.crew.crewai_types import (
     ResultGuardrail,
     ToldConverter,
 )
-from services.orchestrator.worker.crew.knowledge import TextKnowledge
+from services.orchestrator.worker.crew.knowledge import KnowledgeStorage
 from services.orchestrator.worker.crew.llm import HostLLM
 from services.orchestrator.worker.crew.memory import AnalysedMemory, ResultMemory
 from services.orchestrator.worker.crew.tools.factory import build_tools
@@ -98,7 +99,7 @@ class _Builder:
             else None,
             manager_agent=manager,
             memory=memory or False,
-            knowledge=self._knowledge(self._spec.knowledge),
+            knowledge=self._knowledge(self._spec.knowledge, *self._spec.agents),
             tracing=False,
         )
         return BuiltTask(crew, task, memory)
@@ -130,9 +131,11 @@ class _Builder:
             # Oversized tool results would go through files that outlive a killed process.
             use_better_compaction=False,
             knowledge_sources=(
-                [StringKnowledgeSource(content=text.content) for text in agent.knowledge] if planning else None
+                [StringKnowledgeSource(content=text.content) for text in agent.knowledge if text.memory is None]
+                if planning
+                else None
             ),
-            knowledge=None if planning else self._knowledge(agent.knowledge),
+            knowledge=None if planning else self._knowledge(agent.knowledge, agent),
         )
         # Our own class, whose fields are CrewAI's.
         built._time_limit = agent.max_execution_time  # noqa: SLF001
@@ -180,8 +183,13 @@ class _Builder:
             refused=self._attempt.refuse,
         )
 
-    def _knowledge(self, texts: tuple[Any, ...]) -> Any:
-        return TextKnowledge.over(self._attempt, self._spec.memory.embedding_model, texts) if texts else None
+    def _knowledge(self, sources: Sequence[KnowledgeSpec], *readers: AgentSpec) -> Knowledge | None:
+        if not sources:
+            return None
+        storage = KnowledgeStorage.over(
+            self._attempt, self._spec.memory.embedding_model, sources, {reader.name for reader in readers}
+        )
+        return Knowledge(collection_name="knowledge", sources=[], storage=storage)
 
 
 def build_memory(attempt: TaskAttempt, *, approved: bool = False) -> ResultMemory | AnalysedMemory:

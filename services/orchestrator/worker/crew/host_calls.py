@@ -20,7 +20,7 @@ _MOST_TOLD = 4096
 
 class HostCalls:
     """Every method that returns something raises HookAborted when the task has to end, and TaskError when the host
-    replied with an error that may pass. Memory requests need no namespace.
+    replied with an error that may pass. Memory requests but `search_knowledge` need no namespace.
     """
 
     def __init__(self, ask: Callable[[CrewRequest], HostReply], notify: Callable[[CrewRequest], object]) -> None:
@@ -44,6 +44,10 @@ class HostCalls:
     def search_records(self, request: memory_pb2.SearchRecordsRequest) -> memory_pb2.SearchRecordsResponse:
         """Return all memories found, best first; `limit` may be any number."""
         return self._ask(CrewRequest(search_records=request)).search_records
+
+    def search_knowledge(self, request: memory_pb2.SearchRecordsRequest) -> memory_pb2.SearchRecordsResponse:
+        """Return the records found in a namespace that the crew's knowledge names, best first."""
+        return self._ask(CrewRequest(search_knowledge=request)).search_knowledge
 
     def get_record(self, request: memory_pb2.GetRecordRequest) -> memory_pb2.GetRecordResponse:
         """Return a memory, or a response without one if there is none of that id."""

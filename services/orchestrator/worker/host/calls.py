@@ -77,6 +77,8 @@ class CrewCalls:
                 return HostReply(save_records=await memory.save_records(request.save_records))
             case "search_records":
                 return HostReply(search_records=await memory.search_records(request.search_records))
+            case "search_knowledge":
+                return HostReply(search_knowledge=await memory.search_knowledge(request.search_knowledge))
             case "get_record":
                 return HostReply(get_record=await memory.get_record(request.get_record))
             case "list_records":

@@ -15,7 +15,7 @@ from services.common.grpc.json_values import to_value
 from services.orchestrator.domain.crew import OnCutOff, Process
 from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, TaskOutput
 from services.orchestrator.domain.task_order import models_of
-from services.orchestrator.messages.crews import spec_to_proto
+from services.orchestrator.messages.crews import knowledge_namespace, spec_to_proto
 from services.orchestrator.messages.executions import output_from_proto, output_to_proto
 from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.host.activity import Activity
@@ -260,6 +260,7 @@ class CrewSession:
                 crew_name=spec.name,
                 embedding_model=spec.memory.embedding_model,
                 retry_seconds=retry_seconds,
+                knowledge=[knowledge_namespace(memory) for memory in spec.knowledge_memories],
             ),
             ToolCalls(self._recorder, self._state.usage),
             self._activity,

@@ -1,6 +1,6 @@
 """Serves what a crew process asks of its crew's memories."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeVar
 
 import structlog
@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc, record_pb2
-from services.common.errors import CoxswainError
+from services.common.errors import CoxswainError, NotFound
 from services.orchestrator.worker.host.peer_retry import call_peer
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 
@@ -21,7 +21,7 @@ Response = TypeVar("Response", bound=Message)
 
 
 class MemoryCalls:
-    """The memory service, always confined to the namespace of one crew."""
+    """The memory service, always confined to the namespace of one crew and those that its knowledge names."""
 
     def __init__(
         self,
@@ -32,12 +32,14 @@ class MemoryCalls:
         crew_name: str,
         embedding_model: str,
         retry_seconds: float,
+        knowledge: Collection[pb.Namespace] = (),
     ) -> None:
         """`retry_seconds` is for how long an absent service is asked again."""
         self._memory = memory
         self._principal = principal
         self._retry_seconds = retry_seconds
         self._namespace = pb.Namespace(memory_id=memory_id, kind=record_pb2.MEMORY_KIND_UNIFIED)
+        self._knowledge = knowledge
         self._crew_name = crew_name
         self._embedding_model = embedding_model
 
@@ -49,11 +51,24 @@ class MemoryCalls:
 
     async def search_records(self, request: pb.SearchRecordsRequest) -> pb.SearchRecordsResponse:
         """Return up to `limit` memories, from as many searches as that takes."""
+        return await self._search(request, self._namespace)
+
+    async def search_knowledge(self, request: pb.SearchRecordsRequest) -> pb.SearchRecordsResponse:
+        """Return up to `limit` records of the namespace that is asked for.
+
+        Raises:
+            NotFound: the crew's knowledge does not name this namespace.
+        """
+        if request.namespace not in self._knowledge:
+            raise NotFound.of("memory", request.namespace.memory_id)
+        return await self._search(request, request.namespace)
+
+    async def _search(self, request: pb.SearchRecordsRequest, namespace: pb.Namespace) -> pb.SearchRecordsResponse:
         found, limit = pb.SearchRecordsResponse(), request.limit
         request.crew_name = self._crew_name
         while len(found.results) < limit:
             request.limit = min(_MAX_RESULTS, limit - len(found.results))
-            response = await self._ask(self._memory.SearchRecords, request)
+            response = await self._ask(self._memory.SearchRecords, request, namespace)
             found.results.extend(response.results)
             request.page_token = response.next_page_token
             if not request.page_token:
@@ -108,6 +123,8 @@ class MemoryCalls:
         """Count memories by category."""
         return await self._ask(self._memory.ListCategories, request)
 
-    async def _ask(self, method: Callable[..., Awaitable[Response]], request: Any) -> Response:
-        request.namespace.CopyFrom(self._namespace)
+    async def _ask(
+        self, method: Callable[..., Awaitable[Response]], request: Any, namespace: pb.Namespace | None = None
+    ) -> Response:
+        request.namespace.CopyFrom(namespace or self._namespace)
         return await call_peer(self._principal, "memory", method, request, self._retry_seconds)

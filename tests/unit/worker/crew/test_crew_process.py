@@ -9,13 +9,16 @@ from typing import Any, cast
 
 import pytest
 
-from coxswain.memory.v1.memory_pb2 import RecordFilter
+from coxswain.memory.v1.memory_pb2 import Namespace, RecordFilter, SearchRecordsResponse, SearchResult
+from coxswain.memory.v1.record_pb2 import MEMORY_KIND_DOCUMENT, DocumentRecord, Record
 from coxswain.orchestrator.worker.link_pb2 import CrewReply, HostRequest, Plan, Revision, RunTask
 from services.common.grpc.json_values import from_struct
 from services.orchestrator.domain.crew import (
     AgentSpec,
     CrewSpec,
+    KnowledgeMemory,
     KnowledgeSpec,
+    MemoryKind,
     MemorySpec,
     Process,
     TaskSpec,
@@ -362,6 +365,55 @@ async def test_knowledge_is_found_by_the_tasks_words_without_a_model_call(fork_s
     # Each text is embedded once, whoever asks for it.
     embedded = [text for call in host.calls("embed") for text in call.texts]
     assert sorted(embedded) == sorted(set(embedded))
+
+
+def document(content: str, *agents: str) -> Record:
+    return Record(id=content, document=DocumentRecord(content=content, agent_ids=agents))
+
+
+async def test_knowledge_is_found_in_memories_beside_texts_by_those_who_may(fork_server: ForkServer) -> None:
+    found = [
+        SearchResult(record=document("Ships float."), similarity=0.9),
+        SearchResult(record=document("For readers.", "reader"), similarity=0.8),
+        SearchResult(record=document("For writers.", "writer"), similarity=0.8),
+        SearchResult(record=document("For both.", "writer", "reader"), similarity=0.7),
+        SearchResult(record=document("Far off."), similarity=0.1),
+    ]
+    host = ScriptedHost(
+        lambda _: answer("Done."),
+        {"search_knowledge": lambda _: SearchRecordsResponse(results=found)},
+    )
+    documents = KnowledgeSpec("manual", memory=KnowledgeMemory(kind=MemoryKind.DOCUMENT))
+    own = (KnowledgeSpec("ships", "ships ships ships"), documents)
+    spec = crew(READ, WRITE, agents=(replace(READER, knowledge=own), WRITER))
+    async with segment(fork_server, host, spec, inputs=INPUTS) as run:
+        await run.all()
+    of_reader = "Additional Information: Ships float.\nFor readers.\nFor both.\nships ships ships"
+    assert of_reader in said(host.requests[0])
+    assert "Ships float." not in said(host.requests[1])
+    (searched,) = host.calls("search_knowledge")
+    assert searched.namespace == Namespace(kind=MEMORY_KIND_DOCUMENT)
+    assert searched.text == "Read about ships."
+
+    host.log.clear()
+    async with segment(fork_server, host, crew(WRITE, knowledge=(documents,)), inputs=INPUTS) as run:
+        await run.all()
+    assert "Additional Information: Ships float.\nFor both." in said(host.requests[0])
+    assert "For writers." not in said(host.requests[0])
+
+
+@pytest.mark.parametrize("reason", ["DEPENDENCY_UNAVAILABLE", "NOT_FOUND"])
+async def test_a_task_whose_memory_cannot_be_asked_fails_with_the_reason(fork_server: ForkServer, reason: str) -> None:
+    def refuse(_: Any) -> None:
+        raise TaskError(reason, "no memory", fatal=reason == "NOT_FOUND")
+
+    host = ScriptedHost(handlers={"search_knowledge": refuse})
+    spec = crew(READ, knowledge=(KnowledgeSpec("k", memory=KnowledgeMemory("handbook")),))
+    async with segment(fork_server, host, spec, inputs=INPUTS) as run:
+        with pytest.raises(TaskError) as caught:
+            await run.task(0)
+    assert caught.value.reason == reason
+    assert host.requests == []
 
 
 REMEMBERING = MemorySpec(enabled=True)

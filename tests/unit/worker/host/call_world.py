@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import grpc
 
+from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
 from services.common.backoff import Backoff
@@ -22,6 +23,9 @@ from services.orchestrator.worker.host.recorder import TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_calls import ToolCalls
 from services.orchestrator.worker.host.usage_total import UsageTotal
+
+KNOWN = memory_pb2.Namespace(memory_id="handbook", kind=record_pb2.MEMORY_KIND_UNIFIED)
+"""What the crew's knowledge names."""
 
 
 def rpc_error(error: CoxswainError | None, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> grpc.aio.AioRpcError:
@@ -157,7 +161,15 @@ class World:
             usage=self.usage,
             labels={"crew": "brief"},
         )
-        memory = MemoryCalls(stub, principal, memory_id="crew", crew_name="brief", embedding_model="e", retry_seconds=5)
+        memory = MemoryCalls(
+            stub,
+            principal,
+            memory_id="crew",
+            crew_name="brief",
+            embedding_model="e",
+            retry_seconds=5,
+            knowledge=[KNOWN],
+        )
         self.calls = CrewCalls(models, memory, ToolCalls(recorder, self.usage), self.activity)
         self.calls.begin_task(0, self.journal)
 

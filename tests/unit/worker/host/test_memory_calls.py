@@ -5,8 +5,9 @@ import pytest
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest
-from services.common.errors import FailedPrecondition, NotFound
-from tests.unit.worker.host.call_world import World, rpc_error
+from services.common.errors import FailedPrecondition, NotFound, Unavailable
+from services.orchestrator.worker.link.errors import TaskError
+from tests.unit.worker.host.call_world import KNOWN, World, rpc_error
 
 RECORD = record_pb2.Record(id="r", unified=record_pb2.UnifiedRecord(content="c"))
 
@@ -89,3 +90,28 @@ async def test_a_listing_goes_on_over_pages(world: World) -> None:
     reply = (await world.ask(list_records=pb.ListRecordsRequest(page_size=2500))).list_records
     assert len(reply.records) == 3
     assert asked == [(1000, ""), (1000, "next")]
+
+
+async def test_knowledge_is_searched_where_the_crew_names_it_and_nowhere_else(world: World) -> None:
+    found = pb.SearchRecordsResponse(results=[pb.SearchResult(record=RECORD, similarity=0.5)])
+    world.services.answers = [found]
+    asked = pb.SearchRecordsRequest(namespace=KNOWN, text="ships", limit=3)
+    assert (await world.ask(search_knowledge=asked)).search_knowledge == found
+    (searched,) = world.services.asked
+    assert (searched.namespace, searched.crew_name) == (KNOWN, "brief")
+    for other in (
+        pb.Namespace(memory_id="another crew", kind=record_pb2.MEMORY_KIND_UNIFIED),
+        pb.Namespace(memory_id=KNOWN.memory_id, kind=record_pb2.MEMORY_KIND_LONG_TERM),
+        pb.Namespace(),
+    ):
+        with pytest.raises(TaskError) as refused:
+            await world.ask(search_knowledge=pb.SearchRecordsRequest(namespace=other, text="ships", limit=3))
+        assert (refused.value.reason, refused.value.fatal) == ("NOT_FOUND", True)
+    assert len(world.services.asked) == 1
+
+
+async def test_a_memory_service_that_is_absent_is_asked_for_knowledge_again(world: World) -> None:
+    world.services.answers = [rpc_error(Unavailable("gone")), pb.SearchRecordsResponse()]
+    asked = pb.SearchRecordsRequest(namespace=KNOWN, text="ships", limit=3)
+    assert not (await world.ask(search_knowledge=asked)).search_knowledge.results
+    assert len(world.services.asked) == 2
