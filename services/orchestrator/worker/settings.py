@@ -81,7 +81,7 @@ class WorkerSettings(BaseSettings):
         gt=0,
         description="Seconds one model call may take before it is given up and tried again, where its crew sets none.",
     )
-    model_first_token_seconds: float = Field(
+    model_first_byte_seconds: float = Field(
         300, gt=0, description="Seconds until a model begins to answer before the call is given up and tried again."
     )
     max_lost_hosts: int = Field(

@@ -249,7 +249,7 @@ class CrewSession:
                 self._principal,
                 self._waits,
                 retry_seconds=retry_seconds,
-                time_limits=TimeLimits(context.settings.model_call_seconds, context.settings.model_first_token_seconds),
+                time_limits=TimeLimits(context.settings.model_call_seconds, context.settings.model_first_byte_seconds),
                 usage=self._state.usage,
                 labels={"crew": spec.name},
             ),
