@@ -8,7 +8,7 @@ from services.auth.domain import Session, VerifiedIdentity
 from services.auth.identity.verifier import bearer_token
 from services.auth.keys import bindings
 from services.auth.keys.vault import Vault
-from services.auth.repositories.sessions import SessionRepository
+from services.auth.repositories.sessions import SessionRepository, read_session
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.identity.authenticator import Credential
@@ -64,8 +64,7 @@ class SessionStore:
 
     async def get(self, session_id: str) -> Session | None:
         """Return a session that has not expired."""
-        async with self._database.read() as connection:
-            session = await SessionRepository(connection).get(session_id)
+        session = await read_session(self._database, session_id)
         return session if session is not None and session.expires_at > utc_now() else None
 
     def token(self, session: Session) -> str:

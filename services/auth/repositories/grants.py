@@ -1,5 +1,6 @@
 """Grants: which execution may act for whom."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -8,33 +9,34 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
 from services.auth.domain import Claim, Grant
+from services.common.db.database import Database
 from services.common.db.upsert import insert_ignore
 
 _TABLE = tables.grants
 
 
-def _grant(row: Any) -> Grant:
+def _grant(columns: Mapping[Any, Any]) -> Grant:
     return Grant(
-        id=row.id,
-        execution_id=row.execution_id,
-        group_id=row.group_id,
-        subject=row.subject,
-        identity=row.identity,
-        on_credential_expiry=row.on_credential_expiry,
-        credential_kind=row.credential_kind,
-        session_id=row.session_id,
-        credential_expires_at=row.credential_expires_at,
-        claim=_claim(row),
-        created_at=row.created_at,
-        revoked_at=row.revoked_at,
+        id=columns["id"],
+        execution_id=columns["execution_id"],
+        group_id=columns["group_id"],
+        subject=columns["subject"],
+        identity=columns["identity"],
+        on_credential_expiry=columns["on_credential_expiry"],
+        credential_kind=columns["credential_kind"],
+        session_id=columns["session_id"],
+        credential_expires_at=columns["credential_expires_at"],
+        claim=_claim(columns),
+        created_at=columns["created_at"],
+        revoked_at=columns["revoked_at"],
     )
 
 
-def _claim(row: Any) -> Claim | None:
-    if row.claimed_role is None:
+def _claim(columns: Mapping[Any, Any]) -> Claim | None:
+    if columns["claimed_role"] is None:
         return None
     # Releases that did not store when a role was claimed made the grant at that moment.
-    return Claim(row.claimed_role, row.claimed_at or row.created_at)
+    return Claim(columns["claimed_role"], columns["claimed_at"] or columns["created_at"])
 
 
 def _claimed(claim: Claim | None) -> dict[str, Any]:
@@ -71,17 +73,11 @@ class GrantRepository:
             | _claimed(grant.claim),
         )
 
-    async def get(self, grant_id: str) -> Grant | None:
-        """Return a grant by id."""
-        row = (await self._connection.execute(select(_TABLE).where(_TABLE.c.id == grant_id))).one_or_none()
-        return _grant(row) if row else None
-
     async def of_execution(self, execution_id: str) -> Grant | None:
         """Return the grant of an execution."""
-        row = (
-            await self._connection.execute(select(_TABLE).where(_TABLE.c.execution_id == execution_id))
-        ).one_or_none()
-        return _grant(row) if row else None
+        rows = await self._connection.execute(select(_TABLE).where(_TABLE.c.execution_id == execution_id))
+        columns = rows.mappings().one_or_none()
+        return _grant(columns) if columns else None
 
     async def renew(self, grant_id: str, session_id: str, expires_at: datetime, claim: Claim | None) -> bool:
         """Attach another session to a grant that stands, and return whether it does."""
@@ -103,3 +99,9 @@ class GrantRepository:
     async def delete_revoked(self, before: datetime) -> int:
         """Remove grants that ended before a moment and return how many."""
         return int((await self._connection.execute(delete(_TABLE).where(_TABLE.c.revoked_at < before))).rowcount)
+
+
+async def read_grant(database: Database, grant_id: str) -> Grant | None:
+    """Return a grant by id. Every execution asks for its principal by it: one statement needs no transaction."""
+    rows = await database.fetch(select(_TABLE).where(_TABLE.c.id == grant_id))
+    return _grant(rows[0]) if rows else None

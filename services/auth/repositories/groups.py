@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
 from services.auth.domain import Group
+from services.common.db.database import Database
 from services.common.db.upsert import insert_ignore
 
 _TABLE = tables.groups
@@ -43,12 +44,6 @@ class GroupRepository:
         """Return whether there is a group."""
         return (await self._connection.execute(select(_TABLE.c.id).limit(1))).first() is not None
 
-    async def existing(self, group_ids: set[str]) -> set[str]:
-        """Return those of the ids that are groups."""
-        if not group_ids:
-            return set()
-        return set((await self._connection.execute(select(_TABLE.c.id).where(_TABLE.c.id.in_(group_ids)))).scalars())
-
     async def lock(self, group_id: str) -> bool:
         """Let changes of one group's members wait for each other; return whether the group exists."""
         result = await self._connection.execute(
@@ -61,3 +56,8 @@ class GroupRepository:
         for table in (tables.memberships, tables.secrets, tables.grants, tables.requests):
             await self._connection.execute(delete(table).where(table.c.group_id == group_id))
         return bool((await self._connection.execute(delete(_TABLE).where(_TABLE.c.id == group_id))).rowcount)
+
+
+async def read_existing(database: Database, group_ids: set[str]) -> set[str]:
+    """Return those of the ids that are groups. One statement needs no transaction."""
+    return {row["id"] for row in await database.fetch(select(_TABLE.c.id).where(_TABLE.c.id.in_(group_ids)))}

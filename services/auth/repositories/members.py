@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.auth import tables
 from services.auth.domain import Member
 from services.common.clock import utc_now
+from services.common.db.database import Database
 from services.common.db.upsert import insert_or_update
 from services.common.identity.principal import Role
 
@@ -70,23 +71,18 @@ class MemberRepository:
         )
         return [_member(row) for row in rows]
 
-    async def roles_of(self, subject: str) -> tuple[dict[str, Role], bool]:
-        """Return a subject's role in each group it is a stored member of, and whether it is a platform admin."""
-        # One statement, as every exchange of a credential reads this.
-        rows = await self._connection.execute(
-            select(_TABLE.c.group_id, _TABLE.c.role)
-            .where(_TABLE.c.subject == subject)
-            .union_all(
-                select(_ADMINS.c.subject, literal(Role.PLATFORM_ADMIN, _TABLE.c.role.type)).where(
-                    _ADMINS.c.subject == subject
-                )
+
+async def read_roles(database: Database, subject: str) -> tuple[dict[str, Role], bool]:
+    """Return a subject's role in each group it is a stored member of, and whether it is a platform admin."""
+    # One statement without a transaction, as every exchange of a credential reads this.
+    rows = await database.fetch(
+        select(_TABLE.c.group_id, _TABLE.c.role)
+        .where(_TABLE.c.subject == subject)
+        .union_all(
+            select(_ADMINS.c.subject, literal(Role.PLATFORM_ADMIN, _TABLE.c.role.type)).where(
+                _ADMINS.c.subject == subject
             )
         )
-        roles: dict[str, Role] = {}
-        platform_admin = False
-        for group_id, role in rows:
-            if role is Role.PLATFORM_ADMIN:
-                platform_admin = True
-            else:
-                roles[group_id] = role
-        return roles, platform_admin
+    )
+    roles = {row["group_id"]: row["role"] for row in rows if row["role"] is not Role.PLATFORM_ADMIN}
+    return roles, any(row["role"] is Role.PLATFORM_ADMIN for row in rows)

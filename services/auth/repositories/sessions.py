@@ -1,5 +1,6 @@
 """Credential sessions: what auth keeps of a verified credential until it expires."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -9,21 +10,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.auth import tables
 from services.auth.domain import Sealed, Session
 from services.common.clock import utc_now
+from services.common.db.database import Database
 from services.common.db.upsert import insert_or_update
 from services.common.identity.principal import Role
 
 _TABLE = tables.credential_sessions
 
 
-def _session(row: Any) -> Session:
+def _session(columns: Mapping[str, Any]) -> Session:
     return Session(
-        id=row.id,
-        subject=row.subject,
-        kind=row.kind,
-        origin=row.origin,
-        expires_at=row.expires_at,
-        claimed_roles={group_id: Role(role) for group_id, role in row.claimed_roles.items()},
-        sealed_token=Sealed(row.key_id, row.sealed) if row.sealed is not None else None,
+        id=columns["id"],
+        subject=columns["subject"],
+        kind=columns["kind"],
+        origin=columns["origin"],
+        expires_at=columns["expires_at"],
+        claimed_roles={group_id: Role(role) for group_id, role in columns["claimed_roles"].items()},
+        sealed_token=Sealed(columns["key_id"], columns["sealed"]) if columns["sealed"] is not None else None,
     )
 
 
@@ -32,11 +34,6 @@ class SessionRepository:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-
-    async def get(self, session_id: str) -> Session | None:
-        """Return a session by id."""
-        row = (await self._connection.execute(select(_TABLE).where(_TABLE.c.id == session_id))).one_or_none()
-        return _session(row) if row else None
 
     async def put(self, credential_hash: str, session: Session) -> str:
         """Store a session, or what was found anew about the same credential; return the id it is kept under."""
@@ -66,3 +63,9 @@ class SessionRepository:
     async def delete_expired(self, before: datetime) -> int:
         """Remove sessions that expired before a moment and return how many."""
         return int((await self._connection.execute(delete(_TABLE).where(_TABLE.c.expires_at < before))).rowcount)
+
+
+async def read_session(database: Database, session_id: str) -> Session | None:
+    """Return a session by id. Callers show theirs all the time: one statement needs no transaction."""
+    rows = await database.fetch(select(_TABLE).where(_TABLE.c.id == session_id))
+    return _session(rows[0]) if rows else None

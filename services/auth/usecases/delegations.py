@@ -7,7 +7,7 @@ from services.auth.identity.cache import EXPIRY_MARGIN
 from services.auth.identity.sessions import SessionStore
 from services.auth.identity.verifier import expired
 from services.auth.keys.signing import SigningKeys
-from services.auth.repositories.grants import GrantRepository
+from services.auth.repositories.grants import GrantRepository, read_grant
 from services.auth.usecases.memberships import Memberships
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -119,8 +119,7 @@ class Delegations:
             Unauthenticated: CREDENTIAL_EXPIRED, the user's token has expired; metadata `on_credential_expiry` says what
                 the subject chose for that case (PARK or FAIL).
         """
-        async with self._database.read() as connection:
-            grant = await GrantRepository(connection).get(grant_id)
+        grant = await read_grant(self._database, grant_id)
         if grant is None or grant.execution_id != execution_id:
             raise NotFound.of("grant", grant_id)
         if grant.revoked_at is not None:

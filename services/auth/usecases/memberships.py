@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from services.auth.repositories.groups import GroupRepository
-from services.auth.repositories.members import MemberRepository
+from services.auth.repositories.groups import read_existing
+from services.auth.repositories.members import read_roles
 from services.common.db.database import Database
 from services.common.identity.principal import Role
 
@@ -32,10 +32,9 @@ class Memberships:
 
     async def of(self, subject: str, claimed: Mapping[str, Role]) -> Standing:
         """Return the roles a subject has now."""
-        async with self._database.read() as connection:
-            stored, platform_admin = await MemberRepository(connection).roles_of(subject)
-            if not self._claims_first and claimed:
-                existing = await GroupRepository(connection).existing(set(claimed))
-                claimed = {group_id: role for group_id, role in claimed.items() if group_id in existing}
+        stored, platform_admin = await read_roles(self._database, subject)
+        if not self._claims_first and claimed:
+            existing = await read_existing(self._database, set(claimed))
+            claimed = {group_id: role for group_id, role in claimed.items() if group_id in existing}
         roles = stored | dict(claimed) if self._claims_first else dict(claimed) | stored
         return Standing(dict(sorted(roles.items())), platform_admin or subject in self._platform_admins)

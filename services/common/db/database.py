@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, event
+from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from services.common.db.connection_checks import ping_idle_connections
 from services.common.db.failures import explained_errors, unavailable
-from services.common.db.snapshots import PostgresSnapshots, Snapshots, SqliteSnapshots
+from services.common.db.snapshots import PostgresSnapshots, Snapshots, SqliteSnapshots, Statement
 from services.common.db.sqlite_connection import open_sqlite
 
 _READ_ONLY = "coxswain_read_only"
@@ -87,7 +87,7 @@ class Database:
                 ping_idle_connections(self.engine.sync_engine)
         self._reader = self.engine.execution_options(**{_READ_ONLY: True})
 
-    async def fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return the rows of one SELECT by column names: what `read` would yield, for much less.
 
         Raises:

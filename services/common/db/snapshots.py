@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from sqlalchemy import CursorResult, Select, create_engine
+from sqlalchemy import CompoundSelect, CursorResult, Select, create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.common.db.failures import explained_errors, refusal, unavailable
+
+Statement: TypeAlias = Select[Any] | CompoundSelect[Any]
 
 # More than processors: a reader of many rows must not keep those of a few waiting.
 _SQLITE_READERS = 4
@@ -21,7 +23,7 @@ _SQLITE_READERS = 4
 class Snapshots(Protocol):
     """Reads without transactions."""
 
-    async def fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """Return the rows of a statement by column names.
 
         Raises:
@@ -48,14 +50,14 @@ class SqliteSnapshots:
         self._threads = ThreadPoolExecutor(_SQLITE_READERS, thread_name_prefix="coxswain-read")
         self._closed = False
 
-    async def fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """See `Snapshots`."""
         if self._closed:
             raise unavailable()
         with explained_errors():
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, statement, parameters)
 
-    def _fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    def _fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         with self._engine.connect() as connection:
             return _rows(connection.execute(statement, parameters))
 
@@ -76,7 +78,7 @@ class PostgresSnapshots:
         """`options` are those of the engine, beside what autocommit needs."""
         self._engine = create_async_engine(url, isolation_level="AUTOCOMMIT", **options)
 
-    async def fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """See `Snapshots`."""
         try:
             return await self._fetch(statement, parameters)
@@ -86,7 +88,7 @@ class PostgresSnapshots:
         with explained_errors():
             return await self._fetch(statement, parameters)
 
-    async def _fetch(self, statement: Select[Any], parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    async def _fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         try:
             connection = await self._engine.connect()
         except (OSError, DBAPIError, PoolTimeoutError) as error:

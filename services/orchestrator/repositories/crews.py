@@ -1,12 +1,14 @@
 """Crews and their revisions in SQL."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, insert, select, update
+from sqlalchemy import ColumnElement, Select, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.db.database import Database
 from services.common.db.upsert import insert_ignore
 from services.common.errors import AlreadyExists
 from services.common.resource_key import ResourceKey
@@ -49,7 +51,7 @@ class CrewRepository:
 
     async def get(self, group_id: str, key: ResourceKey, revision: int = 0) -> Crew | None:
         """Return a crew that is not deleted, at a revision (0: the newest)."""
-        return await self._one(_select(revision).where(*_named(group_id, key), crews.c.deleted_at.is_(None)))
+        return await self._one(_existing(group_id, key, revision))
 
     async def get_first_revision(self, group_id: str, crew_id: str) -> Crew | None:
         """Return a crew as it was created, whether or not it is deleted."""
@@ -90,7 +92,7 @@ class CrewRepository:
         if before_id is not None:
             query = query.where(crews.c.id < before_id)
         rows = await self._connection.execute(query.order_by(crews.c.id.desc()).limit(limit))
-        return [_crew(row) for row in rows]
+        return [_crew(columns) for columns in rows.mappings()]
 
     async def spec(self, crew_id: str, revision: int) -> CrewSpec:
         """Return the document of a revision that exists, whether or not the crew is deleted."""
@@ -107,8 +109,18 @@ class CrewRepository:
         return None if crew is None else (crew.revision, crew.spec)
 
     async def _one(self, query: Select[Any]) -> Crew | None:
-        row = (await self._connection.execute(query)).first()
-        return None if row is None else _crew(row)
+        columns = (await self._connection.execute(query)).mappings().first()
+        return None if columns is None else _crew(columns)
+
+
+async def read_crew(database: Database, group_id: str, key: ResourceKey, revision: int = 0) -> Crew | None:
+    """Return a crew as `get` does. Every start of an execution asks: one statement needs no transaction."""
+    rows = await database.fetch(_existing(group_id, key, revision))
+    return _crew(rows[0]) if rows else None
+
+
+def _existing(group_id: str, key: ResourceKey, revision: int) -> Select[Any]:
+    return _select(revision).where(*_named(group_id, key), crews.c.deleted_at.is_(None))
 
 
 def _named(group_id: str, key: ResourceKey) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
@@ -130,13 +142,13 @@ def _select(revision: int) -> Select[Any]:
     )
 
 
-def _crew(row: Row[Any]) -> Crew:
+def _crew(columns: Mapping[Any, Any]) -> Crew:
     return Crew(
-        id=row.id,
-        group_id=row.group_id,
-        revision=row.revision,
-        spec=from_document(CrewSpec, row.document),
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        memory_id=row.memory_id,
+        id=columns["id"],
+        group_id=columns["group_id"],
+        revision=columns["revision"],
+        spec=from_document(CrewSpec, columns["document"]),
+        created_at=columns["created_at"],
+        updated_at=columns["updated_at"],
+        memory_id=columns["memory_id"],
     )

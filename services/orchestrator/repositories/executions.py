@@ -248,7 +248,7 @@ class ExecutionRepository:
         """
         due = (
             select(executions.c.id)
-            .where(executions.c.wake_at <= now, executions.c.state == ExecutionState.WAITING_FOR_MODEL)
+            .where(*_due(now))
             .order_by(executions.c.wake_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -304,6 +304,15 @@ async def read_holders(database: Database) -> set[str]:
     """Return the ids of hosts that have executions, dead ones among them. Every host asks all the time."""
     rows = await database.fetch(select(executions.c.executor_id).where(HELD).distinct())
     return {row["executor_id"] for row in rows}
+
+
+async def read_any_due(database: Database, now: datetime) -> bool:
+    """Return whether an execution has waited for a model until now. Every host asks all the time."""
+    return bool(await database.fetch(select(executions.c.id).where(*_due(now)).limit(1)))
+
+
+def _due(now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return executions.c.wake_at <= now, executions.c.state == ExecutionState.WAITING_FOR_MODEL
 
 
 async def read_cancellations(database: Database, execution_ids: Collection[str]) -> set[str]:

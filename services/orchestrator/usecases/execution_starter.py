@@ -39,7 +39,7 @@ from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.placeholders import required_inputs
-from services.orchestrator.repositories.crews import CrewRepository
+from services.orchestrator.repositories.crews import read_crew
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
@@ -159,8 +159,7 @@ class ExecutionStarter:
         """
         if {fault.field for fault in found} & _crew_fields(path):
             raise InvalidArgument.fields(found)
-        async with self._database.read() as connection:
-            crew = await CrewRepository(connection).get(owner.group_id, start.crew, start.crew_revision)
+        crew = await read_crew(self._database, owner.group_id, start.crew, start.crew_revision)
         if crew is None:
             revision = f"revision {start.crew_revision} of the crew" if start.crew_revision else "crew"
             missing = NotFound.of(revision, str(start.crew))

@@ -21,7 +21,12 @@ from services.orchestrator.repositories.admission import AdmissionRepository, re
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.earlier_approvals import EarlierApprovals
 from services.orchestrator.repositories.events import EventReader, EventRepository
-from services.orchestrator.repositories.executions import ExecutionRepository, read_cancellations, read_holders
+from services.orchestrator.repositories.executions import (
+    ExecutionRepository,
+    read_any_due,
+    read_cancellations,
+    read_holders,
+)
 from services.orchestrator.repositories.journal import ToolCall, read_answers, read_tool_calls
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
@@ -197,8 +202,11 @@ class RunStore:
 
     async def wake_due(self, limit: int) -> list[str]:
         """Wake executions that have waited for a model until now, and return their ids."""
+        now = utc_now()
+        if not await read_any_due(self._database, now):
+            return []
         async with self._database.write() as connection:
-            return await ExecutionRepository(connection).wake_due(utc_now(), limit)
+            return await ExecutionRepository(connection).wake_due(now, limit)
 
     async def journaled_responses(self, execution_id: str, index: int) -> dict[tuple[str, int], bytes]:
         """Return the responses of models to earlier attempts at a task, by request hash and occurrence."""
