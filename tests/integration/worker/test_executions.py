@@ -380,7 +380,8 @@ async def test_a_process_forked_ahead_that_died_costs_no_attempt(lone: Installat
         return [pid for host in hosts if (pid := host.spare_process) is not None]
 
     for _ in range(2):
-        await eventually(lambda: len(spares()) == len(hosts))
+        # Only a host that has just given away its spare forks another one.
+        await eventually(lambda: bool(spares()))
         for pid in spares():
             os.kill(pid, signal.SIGKILL)
         execution = await lone.start(crew(*THREE))
@@ -490,10 +491,13 @@ async def test_a_draining_host_hands_over_what_does_not_end_in_time(installation
 
 
 async def test_a_draining_host_lets_what_runs_end(lone: Installation) -> None:
+    for idle in await lone.hosts(0):
+        idle.send(signal.SIGTERM)
+        await idle.ended()
+    leaving = await lone.worker(COXSWAIN_WORKER_DRAIN_SECONDS="100")
     answer_by_task(lone, hang=True)
     execution = await lone.start(crew(*THREE))
     await lone.llm.wait_for_calls(1, hanging=True)
-    leaving = await lone.holder()
     leaving.send(signal.SIGTERM)
     lone.llm.release()
     ended = await lone.finished(execution.id)
