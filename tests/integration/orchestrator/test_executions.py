@@ -14,7 +14,6 @@ from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from coxswain.orchestrator.v1 import crew_pb2
 from coxswain.orchestrator.v1 import execution_pb2 as pb
-from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.hint import HintKind
 from services.orchestrator.service import OrchestratorService
@@ -46,9 +45,9 @@ async def grant_of(harness: Harness, worker: Worker, execution_id: str) -> Any:
     )
 
 
-async def as_stored(stub: ExecutionServiceStub, execution_id: str) -> pb.Execution:
+async def as_stored(harness: Harness, execution_id: str) -> pb.Execution:
     """Return an execution without what only reading tells: why it still waits."""
-    execution = (await stub.GetExecution(pb.GetExecutionRequest(id=execution_id))).execution
+    execution = (await executions_of(harness).GetExecution(pb.GetExecutionRequest(id=execution_id))).execution
     assert execution.queue.reason == pb.QUEUE_REASON_NO_WORKER_HOST
     execution.ClearField("queue")
     return execution
@@ -69,7 +68,7 @@ async def test_an_execution_is_queued_with_its_tasks_its_first_event_and_a_grant
     assert (made.last_sequence, made.claims, made.subject) == (1, 0, "dev|alice")
     assert made.inputs["topic"].string_value == "ships"
     stub = executions_of(harness)
-    assert await as_stored(stub, made.id) == made
+    assert await as_stored(harness, made.id) == made
     tasks = (await stub.GetTaskOutputs(pb.GetTaskOutputsRequest(id=made.id))).tasks
     assert [(task.task_name, task.task_index, task.state) for task in tasks] == [
         (name, index, pb.TASK_STATE_PENDING) for index, name in enumerate(["read", "edit", "check"])
@@ -100,7 +99,7 @@ async def test_an_execution_tells_whom_it_acts_as_and_what_happens_when_their_cr
     assert told.identity == delegation_pb2.EXECUTION_IDENTITY_USER
     assert told.on_credential_expiry == delegation_pb2.ON_CREDENTIAL_EXPIRY_FAIL
     for execution in (left_open, told):
-        assert await as_stored(stub, execution.id) == execution
+        assert await as_stored(harness, execution.id) == execution
     listed = (await stub.ListExecutions(pb.ListExecutionsRequest())).executions
     assert [(execution.id, execution.identity, execution.on_credential_expiry) for execution in listed] == [
         (execution.id, execution.identity, execution.on_credential_expiry) for execution in (told, left_open)
