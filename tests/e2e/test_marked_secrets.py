@@ -449,6 +449,9 @@ def _executions(world: World) -> None:
     assert _end(world, bad) == "EXECUTION_STATE_FAILED"
     resumed = ok("ExecutionService.ResumeExecution", id=bad).execution.id
     _end(world, resumed)
+    forked = ok("ExecutionService.ForkExecution", id=good, from_task=spec.tasks[0].name).execution.id
+    _end(world, forked)
+    ok("ExecutionService.CompareExecutions", ids=[good, resumed, forked])
 
     # On behalf of the user, then of the group: by its OAuth client, and with that gone by its API key.
     theirs.answers("work", "A result.")
