@@ -86,13 +86,19 @@ class Scene:
         )
 
     def start_and_hang_in_second(self, client: Client) -> Execution:
-        """Start an execution of three tasks; return once the model keeps the second one waiting (the first time)."""
+        """Start an execution of three tasks; return once the second one is told to have started and its model hangs."""
         self.answers("first", "First result.")
         self.answers("second", "Second result.", hang=True, times=1)
         self.answers("second", "Second result.")
         self.answers("third", "Third result.")
         execution = client.start(self.crew("first", "second", "third"))
         self.wait_until_hanging("second")
+        # Stored a little after the call: a host that dies sooner has not told of it.
+        next(
+            event
+            for event in client.watch(execution.id)
+            if kinds([event]) == ["task_started"] and event.task_name == "second"
+        )
         return execution
 
 

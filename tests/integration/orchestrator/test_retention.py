@@ -17,12 +17,12 @@ from services.common.db.migrate import upgrade_database
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.repositories.journal import JournalRepository
 from services.orchestrator.tables import (
-    approvals,
     execution_events,
     execution_labels,
     executions,
     group_events,
     llm_journal,
+    questions,
     task_runs,
 )
 from services.orchestrator.usecases.execution_retention import ExecutionRetention
@@ -43,7 +43,7 @@ SUCCEEDED = pb.ExecutionSucceeded(result=pb.TaskOutput(text="brief"))
 BELONG: tuple[Table, ...] = (
     task_runs,
     execution_events,
-    approvals,
+    questions,
     llm_journal,
     group_events,
     execution_labels,
@@ -75,7 +75,7 @@ async def test_what_was_deleted_is_gone_with_all_that_belongs_to_it(harness: Har
         await JournalRepository(connection, made.id).keep_answer(0, "h", 0, b"answer")
     with refused(CODE.FAILED_PRECONDITION, "EXECUTION_STATE") as refusal:
         await stub.DeleteExecution(delete)
-    assert refusal.metadata == {"execution_id": made.id, "state": "WAITING_FOR_APPROVAL"}
+    assert refusal.metadata == {"execution_id": made.id, "state": "WAITING_FOR_ANSWER"}
     await stub.CancelExecution(pb.CancelExecutionRequest(id=made.id))
     assert all((await rows_of(worker.database, made.id)).values())
 

@@ -203,6 +203,11 @@ class Installation:
                     return events
         return events
 
+    async def task_started(self, execution_id: str, name: str, attempt: int = 1) -> None:
+        """Wait until it is stored that a task has been started: a host that dies sooner has not told of it."""
+        started = is_kind("task_started", name)
+        await self.watch(execution_id, lambda event: started(event) and event.attempt == attempt)
+
     async def get(self, execution_id: str) -> execution_pb2.Execution:
         response = await self.executions().GetExecution(execution_pb2.GetExecutionRequest(id=execution_id))
         execution: execution_pb2.Execution = response.execution

@@ -43,7 +43,7 @@ async def test_a_crew_without_memory_fails_with_the_limit_and_its_neighbour_goes
     installation.llm.on(Reply(text="Calm.", hang=True), last_contains="Stay calm.")
     neighbour = await installation.start(spec(calm="Stay calm."))
     await installation.llm.wait_for_calls(1, hanging=True)
-    (crew_process,) = [pid for pid in host.descendants() if pid != host.fork_server]
+    crew_process = host.crew_process
 
     greedy = await installation.start(spec(greedy="Read " + "{text}" * 200), inputs={"text": "word " * 100_000})
     ended = await installation.finished(greedy.id)
@@ -56,7 +56,7 @@ async def test_a_crew_without_memory_fails_with_the_limit_and_its_neighbour_goes
     assert f"more than {MEMORY_MIB} MiB of memory" in ended.error.message
     assert "COXSWAIN_WORKER_CREW_MEMORY_MIB" in ended.error.message
     assert ended.claims == 1
-    assert crew_process in host.descendants()
+    assert crew_process in host.crew_processes()
     installation.llm.release()
     calm = await installation.finished(neighbour.id)
     assert (calm.state, calm.result.text, calm.claims) == (S.EXECUTION_STATE_SUCCEEDED, "Calm.", 1)
@@ -76,6 +76,7 @@ async def test_an_execution_whose_hosts_die_again_and_again_fails_and_keeps_what
     # The first host finishes a task before it dies, so it does not count.
     for lost in range(LOST_HOSTS + 1):
         await llm.wait_for_calls(lost + 2)
+        await installation.task_started(execution.id, "second", attempt=lost + 1)
         (host,) = [worker for worker in installation.workers if worker.process.returncode is None]
         host.kill()
         await host.ended()

@@ -38,6 +38,7 @@ async def test_takeover_and_cancellation_on_postgresql(tmp_path: Path, postgres_
         await installation.hosts(2)
         execution = await hanging_execution(installation)
         victim = await installation.holder()
+        await installation.task_started(execution.id, "second")
         victim.kill()
         await victim.ended()
         ended = await installation.finished(execution.id)
