@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from services.orchestrator.domain.tool_source import ApprovalRule
+
 
 class ToolCallState(StrEnum):
     """What the journal knows of a tool call."""
@@ -26,3 +28,35 @@ class Tool:
     """JSON schema of the arguments a model gives it."""
     idempotent: bool
     """Whether calling it twice does no harm."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedTool:
+    """A tool that a crew names, with all that its calls need to know. Times are in seconds."""
+
+    name: str
+    """As crews refer to it: `calculator`, `billing/pay`."""
+    model_name: str
+    """As models are told."""
+    description: str
+    arguments_schema: dict[str, Any]
+    hash: str
+    """Over all that a model is told of it."""
+    config: dict[str, Any]
+    idempotent: bool
+    in_crew_process: bool = False
+    """Whether it is pure, so that the crew process runs it; all others are run by the tool gateway."""
+    source_id: str = ""
+    """Empty: built in."""
+    approval: ApprovalRule = ApprovalRule.NEVER
+    approval_condition: str = ""
+    timeout: float = 60
+    max_timeout: float = 900
+    max_calls: int | None = None
+    """In one execution."""
+    result_limit: int = 65536
+    """Bytes that the model gets at once."""
+    cost: float = 0
+    problem_reason: str = ""
+    """ErrorReason of every call, for a tool that is not usable now; empty: it is."""
+    problem: str = ""

@@ -1,0 +1,234 @@
+"""Where the tools of a group come from: sources, the tools they list, and what a group lets them do."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class SourceKind(StrEnum):
+    """What a source speaks; the names are those of the fields of `ToolSourceSpec.kind`."""
+
+    MCP = "MCP"
+    MCP_COMMAND = "MCP_COMMAND"
+    """A local command that speaks MCP over its standard streams; only operators declare one."""
+    GRPC = "GRPC"
+    OPENAPI = "OPENAPI"
+    HTTP = "HTTP"
+    PYTHON = "PYTHON"
+    """Tools that the operator has installed; only operators declare one."""
+
+
+class McpEra(StrEnum):
+    """Which edition of MCP a server speaks."""
+
+    AUTO = "AUTO"
+    LEGACY = "LEGACY"
+    MODERN = "MODERN"
+
+
+class McpTransport(StrEnum):
+    """How a server is reached."""
+
+    STREAMABLE_HTTP = "STREAMABLE_HTTP"
+    SSE = "SSE"
+
+
+@dataclass(frozen=True, slots=True)
+class McpServer:
+    """An MCP server over HTTP."""
+
+    url: str
+    transport: McpTransport = McpTransport.STREAMABLE_HTTP
+    era: McpEra = McpEra.AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCommand:
+    """A program that speaks MCP; `environment` names variables of the gateway that it gets."""
+
+    program: str
+    arguments: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcProvider:
+    """A server of `coxswain.tools.v1.ToolProvider`."""
+
+    address: str
+    plaintext: bool = False
+    """Without TLS, as only networks that the operator lists allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenApiDocument:
+    """Operations of an OpenAPI document, given as text or read from its address."""
+
+    base_url: str
+    document: str = ""
+    url: str = ""
+    operations: tuple[str, ...] = ()
+    """Ids of the operations that are tools; empty: all of them."""
+    idempotency_header: str = ""
+    """Header that carries the id of a call, which makes POST repeatable; empty: the API knows none."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOperation:
+    """One tool written by hand: what is sent and which part of the answer is the result.
+
+    `path`, the values of `query` and `body` hold `{argument}` where an argument goes.
+    """
+
+    name: str
+    description: str
+    method: str
+    path: str
+    arguments_schema: dict[str, Any]
+    query: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+    result_pointer: str = ""
+    """JSON Pointer (RFC 6901) into the answer; empty: all of it."""
+    idempotency_header: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpApi:
+    """Operations of one origin."""
+
+    base_url: str
+    operations: tuple[HttpOperation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PythonTools:
+    """An entry point of the group `coxswain.tools`."""
+
+    entry_point: str
+
+
+class AuthKind(StrEnum):
+    """How calls to a source are authenticated; the names are those of the fields of `ToolSourceSpec.auth`."""
+
+    NONE = "NONE"
+    SECRET = "SECRET"
+    OAUTH_CLIENT = "OAUTH_CLIENT"
+    CALLER = "CALLER"
+    """The user the execution acts for, with their own token, only to origins that the operator lists."""
+    DATABRICKS = "DATABRICKS"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAuth:
+    """What is sent as whom. `secret_name` is the name of a secret of the group."""
+
+    kind: AuthKind = AuthKind.NONE
+    secret_name: str = ""
+    header: str = "authorization"
+    prefix: str = "Bearer "
+    token_url: str = ""
+    client_id: str = ""
+    scopes: tuple[str, ...] = ()
+    resource: str = ""
+
+
+class ApprovalRule(StrEnum):
+    """Whether a person approves each call before it is made."""
+
+    NEVER = "NEVER"
+    ALWAYS = "ALWAYS"
+    WHEN = "WHEN"
+    """When an expression over the arguments holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPolicy:
+    """What a group allows the tools to do whose names match a glob. None leaves a value to the next policy."""
+
+    tools: str = "*"
+    idempotent: bool | None = None
+    trust_hints: bool | None = None
+    approval: ApprovalRule | None = None
+    approval_condition: str = ""
+    """CEL over `arguments`; for WHEN."""
+    timeout: float | None = None
+    """Seconds without a sign of the tool."""
+    max_timeout: float | None = None
+    """Seconds of a call, however much progress it shows."""
+    max_calls_per_execution: int | None = None
+    calls_per_minute: int | None = None
+    result_limit: int | None = None
+    """Bytes of a result that the model gets at once."""
+    cost: float | None = None
+    """Of a call, in US dollars."""
+
+
+class OnToolChange(StrEnum):
+    """What happens when a tool is no longer what a crew was stored with."""
+
+    BLOCK = "BLOCK"
+    EVENT = "EVENT"
+    ACCEPT = "ACCEPT"
+
+
+class ShareField(StrEnum):
+    """What a gRPC provider may be told of an execution."""
+
+    GROUP = "GROUP"
+    SUBJECT = "SUBJECT"
+    EXECUTION = "EXECUTION"
+    LABELS = "LABELS"
+
+
+SourceEndpoint = McpServer | LocalCommand | GrpcProvider | OpenApiDocument | HttpApi | PythonTools
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSourceSpec:
+    """A source as a group describes it. Of several policies that match a tool, each value is the first one given."""
+
+    name: str
+    kind: SourceKind
+    endpoint: SourceEndpoint
+    description: str = ""
+    disabled: bool = False
+    auth: SourceAuth = field(default_factory=SourceAuth)
+    headers: dict[str, str] = field(default_factory=dict)
+    allowed_tools: tuple[str, ...] = ()
+    denied_tools: tuple[str, ...] = ()
+    policies: tuple[ToolPolicy, ...] = ()
+    share: tuple[ShareField, ...] = ()
+    on_change: OnToolChange = OnToolChange.BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTool:
+    """A tool as its source lists it."""
+
+    name: str
+    description: str
+    arguments_schema: dict[str, Any]
+    title: str = ""
+    output_schema: dict[str, Any] | None = None
+    idempotent_hint: bool | None = None
+    """What the source says; believed where a policy trusts it."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSource:
+    """A stored source."""
+
+    id: str
+    group_id: str
+    """Empty: an operator's, for all groups it names."""
+    revision: int
+    spec: ToolSourceSpec
+    tools: tuple[ListedTool, ...]
+    """As last listed."""
+    created_at: datetime
+    updated_at: datetime
+    listed_at: datetime | None = None
+    list_error: str = ""
+    """Why the last listing failed."""

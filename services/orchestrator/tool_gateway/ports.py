@@ -1,0 +1,138 @@
+"""What the gateway asks of each kind of source, and what a call tells the gateway while it runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from services.common.identity.principal import Principal
+from services.orchestrator.domain.tool_source import ListedTool, ToolSourceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallRequest:
+    """One call, checked: the arguments follow the tool's schema, and the group allows it."""
+
+    call_id: str
+    """The call's identity, the same on every repetition."""
+    source: ToolSourceSpec | None
+    """None for a built-in tool."""
+    tool: str
+    arguments: dict[str, Any]
+    principal: Principal
+    execution_id: str
+    idempotent: bool
+    tool_hash: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the crew; built-in tools alone have some."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that a tool made; it becomes an artifact of the execution."""
+
+    name: str
+    media_type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool returned. With `is_error` the text says to the model what was wrong; else it is the result."""
+
+    text: str
+    structured: Any = None
+    is_error: bool = False
+    files: tuple[StoredFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceQuestion:
+    """What a source asks a person in the middle of a call."""
+
+    text: str
+    schema: dict[str, Any] | None = None
+    """Of the answer: flat, primitives only. None with a `url`."""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAnswer:
+    """What a person said: `content` when they accepted."""
+
+    action: str
+    """accept, decline or cancel."""
+    content: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CallProgress(Protocol):
+    """Where a call tells what happens to it. Each method returns when it is stored or passed on."""
+
+    async def sent(self) -> None:
+        """Say that the first byte may leave now: from here on the call may have taken effect."""
+        ...
+
+    async def handle(self, handle: str) -> None:
+        """Keep what finds the call again at its source after a crash, with no other outcome then."""
+        ...
+
+    async def progress(self, text: str, fraction: float | None = None) -> None:
+        """Tell that the call goes on, which extends its time."""
+        ...
+
+    async def ask(self, question: SourceQuestion) -> SourceAnswer:
+        """Ask a person and wait for the answer."""
+        ...
+
+
+class NotSent(Exception):
+    """Nothing reached the source: the call may be made again. The text says why."""
+
+    def __init__(self, text: str, *, reason: str = "TOOL_UNAVAILABLE", retry_after: float | None = None) -> None:
+        """`reason` is an ErrorReason; `retry_after` are the seconds that the source asks for."""
+        super().__init__(text)
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class OutcomeUnknown(Exception):
+    """The call may have taken effect. The text says what was seen of it."""
+
+
+class CallRefused(Exception):
+    """The source has answered that it did not and will not make the call (credential, limit, gone). Not repeated."""
+
+    def __init__(self, text: str, *, reason: str) -> None:
+        """`reason` is an ErrorReason."""
+        super().__init__(text)
+        self.reason = reason
+
+
+class ToolAdapter(Protocol):
+    """One kind of source. Cancelling the task that runs a method cancels the call at the source as far as it can be."""
+
+    async def list_tools(self, source: ToolSourceSpec, principal: Principal) -> list[ListedTool]:
+        """Return every tool of a source.
+
+        Raises:
+            CoxswainError: the source cannot be reached, or answers with what is no list of tools.
+        """
+        ...
+
+    async def call(self, request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        """Make a call, once; nothing here makes it twice.
+
+        Raises:
+            NotSent, OutcomeUnknown, CallRefused: it has no result.
+        """
+        ...
+
+    async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+        """Wait for the result of a call that another process has made. `handle` is empty when none was kept.
+
+        Raises:
+            NotSent: the source says that it has never seen the call.
+            OutcomeUnknown: the source cannot tell, or not any more.
+            CallRefused: see `call`.
+        """
+        ...
