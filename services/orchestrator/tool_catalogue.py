@@ -41,6 +41,7 @@ _TOOLS = (
             "expression",
         ),
         idempotent=True,
+        in_crew_process=True,
     ),
     Tool(
         name="current_time",
@@ -67,6 +68,7 @@ _TOOLS = (
             }
         ),
         idempotent=True,
+        in_crew_process=True,
     ),
     Tool(
         name="text_statistics",
@@ -86,6 +88,7 @@ _TOOLS = (
             {"text": {"type": "string", "minLength": 1, "maxLength": 1_000_000, "description": "The text."}}, "text"
         ),
         idempotent=True,
+        in_crew_process=True,
     ),
 )
 

@@ -61,10 +61,17 @@ class ModelCallSettings:
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """A tool and its settings."""
+    """A tool, or all of a source as `source/*`, with settings and with limits that only narrow those of the tool."""
 
     name: str
     config: dict[str, Any] = field(default_factory=dict)
+    requires_approval: bool = False
+    timeout: float | None = None
+    """Seconds without a sign of the tool."""
+    max_calls: int | None = None
+    """In one execution."""
+    result_limit: int | None = None
+    """Bytes of a result that the model gets at once."""
 
 
 class MemoryKind(StrEnum):

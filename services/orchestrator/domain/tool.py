@@ -28,6 +28,8 @@ class Tool:
     """JSON schema of the arguments a model gives it."""
     idempotent: bool
     """Whether calling it twice does no harm."""
+    in_crew_process: bool = False
+    """Whether it is pure, so that the crew process runs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +62,5 @@ class ResolvedTool:
     problem_reason: str = ""
     """ErrorReason of every call, for a tool that is not usable now; empty: it is."""
     problem: str = ""
+    changed: bool = False
+    """Whether it is no longer what the crew was stored with, and may be called although; an event tells of it."""
