@@ -64,6 +64,18 @@ crew_revisions = Table(
     Column("subject", String(512), nullable=False),  # who made it
     Column("memory_id", String(128)),  # empty when memory is off; NULL in rows of releases that did not keep it
     Column("created_at", UtcDateTime, nullable=False),
+    # Hashes of the tools of sources by their names; NULL as above.
+    Column("tool_pins", JsonDocument),
+)
+
+# The sources whose tools the newest revision of a crew uses.
+crew_tool_sources = Table(
+    "crew_tool_sources",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("source_name", String(64), primary_key=True),
+    Column("crew_id", _ID, ForeignKey("crews.id", ondelete="CASCADE"), primary_key=True),
+    Index("ix_crew_tool_sources_crew_id", "crew_id"),
 )
 
 requests = requests_table(metadata)
@@ -417,4 +429,48 @@ worker_slots = Table(
     Column("slots", Integer, nullable=False),
     Column("reserved_slots", Integer, nullable=False),
     Column("group_limit", Integer),
+)
+
+tool_sources = Table(
+    "tool_sources",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("group_id", _GROUP, nullable=False),
+    Column("name", _NAME, nullable=False),
+    Column("subject", String(512), nullable=False),  # who changed it last; empty for an operator's
+    Column("from_operator", Boolean, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("spec", JsonDocument, nullable=False),  # ToolSourceSpec
+    Column("list_revision", Integer, nullable=False),  # the newest of tool_source_revisions; 0: none
+    Column("tool_count", Integer, nullable=False),
+    Column("accepted", JsonDocument, nullable=False),  # AcceptedTool by name
+    Column("changes", JsonDocument, nullable=False),  # a list of ToolChange
+    Column("list_warnings", JsonDocument, nullable=False),  # a list of texts
+    Column("list_error", Text, nullable=False),
+    Column("listed_at", UtcDateTime),
+    Column("checked_at", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("deleted_at", UtcDateTime),
+    Index("ix_tool_sources_group_id_id", "group_id", "id"),
+    # A name is free again once its source is deleted.
+    Index(
+        "uq_tool_sources_group_id_name",
+        "group_id",
+        "name",
+        unique=True,
+        sqlite_where=text("deleted_at IS NULL"),
+        postgresql_where=text("deleted_at IS NULL"),
+    ),
+    _partial_index("tool_sources", "from_operator AND deleted_at IS NULL", "name"),
+)
+
+# Lists of the tools of sources; a list that is like the one before has no row of its own.
+tool_source_revisions = Table(
+    "tool_source_revisions",
+    metadata,
+    Column("source_id", _ID, ForeignKey("tool_sources.id", ondelete="CASCADE"), primary_key=True),
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("tools", JsonDocument, nullable=False),  # a list of ListedTool
+    Column("created_at", UtcDateTime, nullable=False),
 )

@@ -1,7 +1,7 @@
 """What models call a tool, and the hash that tells whether it is still the same tool.
 
-Crews call a tool `source/tool`, or by its bare name when it is built in. Models take names of few characters only, so each
-tool has a second name for them.
+Crews call a tool `source/tool`, or by its bare name when it is built in. Models take names of few characters only, so
+each tool has a second name for them.
 """
 
 import json

@@ -1,6 +1,7 @@
 """Crews: agents, tasks, and what they are given."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -230,6 +231,12 @@ class CrewSpec:
         return [source.memory for source in sources if source.memory is not None]
 
     @property
+    def tool_sources(self) -> frozenset[str]:
+        """Names of the sources whose tools its agents and tasks use."""
+        lists = [*(agent.tools for agent in self.agents), *(task.tools for task in self.tasks)]
+        return frozenset(tool.name.partition("/")[0] for tools in lists for tool in tools if "/" in tool.name)
+
+    @property
     def memory_scope(self) -> str:
         """The scope that all of its memories are in, as CrewAI would call it."""
         name = _NOT_IN_SCOPES.sub("-", (self.memory.name or self.name).lower().strip()).strip("-")
@@ -249,3 +256,5 @@ class Crew:
     """When this revision was stored."""
     memory_id: str | None = ""
     """Under which its memories are stored; empty when memory is off, None when it was stored before this was kept."""
+    tool_pins: Mapping[str, str] | None = None
+    """Hashes of the tools of sources that it was stored with, by their names; None when this was not kept."""

@@ -1,6 +1,7 @@
 """Where the tools of a group come from: sources, the tools they list, and what a group lets them do."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -182,6 +183,14 @@ class ShareField(StrEnum):
 
 
 SourceEndpoint = McpServer | LocalCommand | GrpcProvider | OpenApiDocument | HttpApi | PythonTools
+ENDPOINT_TYPES: Mapping[SourceKind, type[SourceEndpoint]] = {
+    SourceKind.MCP: McpServer,
+    SourceKind.MCP_COMMAND: LocalCommand,
+    SourceKind.GRPC: GrpcProvider,
+    SourceKind.OPENAPI: OpenApiDocument,
+    SourceKind.HTTP: HttpApi,
+    SourceKind.PYTHON: PythonTools,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +210,47 @@ class ToolSourceSpec:
     share: tuple[ShareField, ...] = ()
     on_change: OnToolChange = OnToolChange.BLOCK
 
+    def allows(self, tool: str) -> bool:
+        """Return whether crews may use a tool, by its name at the source."""
+        allowed = not self.allowed_tools or any(matches(pattern, tool) for pattern in self.allowed_tools)
+        return allowed and not any(matches(pattern, tool) for pattern in self.denied_tools)
+
+    def policy_for(self, tool: str) -> ToolPolicy:
+        """Return what the policies say of a tool together; None where they leave the default."""
+        matching = [policy for policy in self.policies if matches(policy.tools, tool)]
+        merged: dict[str, Any] = {
+            name: next((value for policy in matching if (value := getattr(policy, name)) is not None), None)
+            for name in _POLICY_VALUES
+        }
+        condition = next((policy.approval_condition for policy in matching if policy.approval is not None), "")
+        return ToolPolicy(tool, approval_condition=condition, **merged)
+
+
+_POLICY_VALUES = tuple(
+    policy_field.name for policy_field in fields(ToolPolicy) if policy_field.name not in {"tools", "approval_condition"}
+)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Return whether a name is of a pattern, in which * stands for any characters and ? for one.
+
+    It takes time proportional to the product of their lengths at most, whatever the pattern is.
+    """
+    at, star, resumed = 0, -1, 0
+    place = 0
+    while place < len(name):
+        if at < len(pattern) and pattern[at] == "*":
+            star, resumed = at, place
+            at += 1
+        elif at < len(pattern) and pattern[at] in ("?", name[place]):
+            at, place = at + 1, place + 1
+        elif star >= 0:
+            resumed += 1
+            at, place = star + 1, resumed
+        else:
+            return False
+    return all(character == "*" for character in pattern[at:])
+
 
 @dataclass(frozen=True, slots=True)
 class ListedTool:
@@ -214,6 +264,37 @@ class ListedTool:
     idempotent_hint: bool | None = None
     """What the source says; believed where a policy trusts it."""
     warnings: tuple[str, ...] = ()
+    hash: str = ""
+    """Over all that models are told of it, and its hints; of a tool in a stored list never empty."""
+
+
+class ToolChangeKind(StrEnum):
+    """How a tool differs from the one that was accepted last."""
+
+    ADDED = "ADDED"
+    CHANGED = "CHANGED"
+    REMOVED = "REMOVED"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChange:
+    """A difference of one tool to what was accepted last."""
+
+    tool: str
+    kind: ToolChangeKind
+    at: datetime
+    """When it was first seen."""
+    parts: tuple[str, ...] = ()
+    """What of a changed tool differs: fields of `ListedTool`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedTool:
+    """A tool as it was accepted last, by its hashes."""
+
+    hash: str
+    parts: dict[str, str] = field(default_factory=dict)
+    """Hash of each field of `ListedTool` that counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,13 +303,25 @@ class ToolSource:
 
     id: str
     group_id: str
-    """Empty: an operator's, for all groups it names."""
     revision: int
     spec: ToolSourceSpec
     tools: tuple[ListedTool, ...]
-    """As last listed."""
+    """As last listed, by name; empty where a listing of sources leaves them out."""
     created_at: datetime
     updated_at: datetime
     listed_at: datetime | None = None
+    """When it was last listed with success."""
     list_error: str = ""
     """Why the last listing failed."""
+    from_operator: bool = False
+    """Whether the operator declares it for the group, which cannot change it then."""
+    checked_at: datetime | None = None
+    """When it was last asked for its tools, with success or without."""
+    list_revision: int = 0
+    """Number of the newest list; 0: there is none."""
+    tool_count: int = 0
+    list_warnings: tuple[str, ...] = ()
+    accepted: Mapping[str, AcceptedTool] = field(default_factory=dict)
+    """By the tools' names at the source."""
+    changes: tuple[ToolChange, ...] = ()
+    """Of the newest list to what is accepted, by tool."""

@@ -389,14 +389,32 @@ def _model_calls_to_proto(settings: ModelCallSettings) -> crew_pb2.ModelCallSett
 
 
 def _tools_from_proto(owner: str, messages: Iterable[crew_pb2.ToolSpec]) -> tuple[ToolSpec, ...]:
-    return tuple(
-        ToolSpec(message.name, from_struct(f"{owner}.tools[{index}].config", message.config))
-        for index, message in enumerate(messages)
+    return tuple(_tool_from_proto(f"{owner}.tools[{index}]", message) for index, message in enumerate(messages))
+
+
+def _tool_from_proto(path: str, message: crew_pb2.ToolSpec) -> ToolSpec:
+    return ToolSpec(
+        name=message.name,
+        config=from_struct(f"{path}.config", message.config),
+        requires_approval=message.requires_approval,
+        timeout=message.timeout.ToNanoseconds() / 1e9 if message.HasField("timeout") else None,
+        max_calls=message.max_calls if message.HasField("max_calls") else None,
+        result_limit=message.result_limit if message.HasField("result_limit") else None,
     )
 
 
 def _tools_to_proto(tools: Iterable[ToolSpec]) -> list[crew_pb2.ToolSpec]:
-    return [crew_pb2.ToolSpec(name=tool.name, config=to_struct(tool.config) if tool.config else None) for tool in tools]
+    return [
+        crew_pb2.ToolSpec(
+            name=tool.name,
+            config=to_struct(tool.config) if tool.config else None,
+            requires_approval=tool.requires_approval,
+            timeout=duration_to_proto(tool.timeout),
+            max_calls=tool.max_calls,
+            result_limit=tool.result_limit,
+        )
+        for tool in tools
+    ]
 
 
 def _knowledge_from_proto(messages: Iterable[crew_pb2.KnowledgeSpec]) -> tuple[KnowledgeSpec, ...]:

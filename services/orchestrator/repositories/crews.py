@@ -14,6 +14,7 @@ from services.common.errors import AlreadyExists
 from services.common.resource_key import ResourceKey
 from services.orchestrator.domain.crew import Crew, CrewSpec
 from services.orchestrator.domain.document import from_document, to_document
+from services.orchestrator.repositories.tool_sources import CrewToolRepository
 from services.orchestrator.tables import crew_revisions, crews
 
 
@@ -44,10 +45,12 @@ class CrewRepository:
                 revision=crew.revision,
                 document=to_document(crew.spec),
                 memory_id=crew.memory_id,
+                tool_pins=None if crew.tool_pins is None else dict(crew.tool_pins),
                 subject=subject,
                 created_at=crew.updated_at,
             )
         )
+        await CrewToolRepository(self._connection).replace(crew.group_id, crew.id, crew.spec.tool_sources)
 
     async def get(self, group_id: str, key: ResourceKey, revision: int = 0) -> Crew | None:
         """Return a crew that is not deleted, at a revision (0: the newest)."""
@@ -103,6 +106,16 @@ class CrewRepository:
         )
         return from_document(CrewSpec, document.scalar_one())
 
+    async def tool_pins(self, crew_id: str, revision: int) -> dict[str, str] | None:
+        """Return the hashes of the tools of sources that a revision was stored with; None when this was not kept."""
+        pins = await self._connection.execute(
+            select(crew_revisions.c.tool_pins).where(
+                crew_revisions.c.crew_id == crew_id, crew_revisions.c.revision == revision
+            )
+        )
+        stored: dict[str, str] | None = pins.scalar_one()
+        return stored
+
     async def revision(self, crew_id: str, revision: int) -> tuple[int, CrewSpec] | None:
         """Return the number and document of a revision (0: the newest), whether or not the crew is deleted."""
         crew = await self._one(_select(revision).where(crews.c.id == crew_id))
@@ -135,6 +148,7 @@ def _select(revision: int) -> Select[Any]:
         crew_revisions.c.revision,
         crew_revisions.c.document,
         crew_revisions.c.memory_id,
+        crew_revisions.c.tool_pins,
         crew_revisions.c.created_at.label("updated_at"),
     ).join(
         crew_revisions,
@@ -151,4 +165,5 @@ def _crew(columns: Mapping[Any, Any]) -> Crew:
         created_at=columns["created_at"],
         updated_at=columns["updated_at"],
         memory_id=columns["memory_id"],
+        tool_pins=columns["tool_pins"],
     )

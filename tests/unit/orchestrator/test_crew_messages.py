@@ -33,7 +33,21 @@ def struct(document: object) -> struct_pb2.Struct:
 
 
 TOOLS = st.lists(
-    st.builds(lambda name, config: crew_pb2.ToolSpec(name=name, config=struct(config)), NAMES, OBJECTS), max_size=2
+    st.builds(
+        lambda name, config, approval, limit: crew_pb2.ToolSpec(
+            name=name,
+            config=struct(config),
+            requires_approval=approval,
+            timeout=None if limit is None else Duration(seconds=limit),
+            max_calls=limit,
+            result_limit=limit,
+        ),
+        NAMES,
+        OBJECTS,
+        st.booleans(),
+        st.none() | st.integers(256, 86400),
+    ),
+    max_size=2,
 )
 KNOWLEDGE = st.lists(
     st.builds(lambda name: crew_pb2.KnowledgeSpec(name=name, content=name), NAMES)
