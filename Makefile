@@ -19,7 +19,7 @@ LOCKS := auth models memory memory-chroma orchestrator worker client codegen dev
 
 DB ?= sqlite
 INPUT ?=
-JOBS ?= 2
+JOBS ?= 3
 T ?=
 BUILDER ?= docker
 IMAGE_PREFIX ?=
