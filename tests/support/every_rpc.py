@@ -17,8 +17,13 @@ CALL_SECONDS = 120.0
 
 
 def every_rpc() -> dict[str, MethodDescriptor]:
-    """Return the methods of all services by `Service.Method`."""
-    return {f"{service.name}.{method.name}": method for service in product_services() for method in service.methods}
+    """Return the methods of all services by `Service.Method`, without those that others implement for the product."""
+    return {
+        f"{service.name}.{method.name}": method
+        for service in product_services()
+        if service.file.package != "coxswain.tools.v1"
+        for method in service.methods
+    }
 
 
 def is_internal(method: MethodDescriptor) -> bool:

@@ -11,12 +11,12 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from coxswain.common.v1 import error_reason_pb2, format_pb2
+from coxswain.common.v1 import access_pb2, error_reason_pb2, format_pb2
 from services.common.grpc.reflection import IMAGE_FILE
 from tests.support.descriptors import product_files, product_messages, product_services
 
-PACKAGES = ("auth", "common", "memory", "models", "orchestrator")
-SERVICES = ("auth", "memory", "models", "orchestrator")
+PACKAGES = ("auth", "common", "memory", "models", "orchestrator", "tools")
+SERVICES = ("auth", "memory", "models", "orchestrator", "tools")
 # Too general to say anything in a language that imports several packages.
 _BARE = {"Filter", "Value", "Request", "Response", "Options", "Config", "Item", "Result", "Key", "Entry"}
 _VERBS_ALONE = {"Complete", "StreamComplete", "Embed"}
@@ -287,3 +287,19 @@ def test_comments_say_something(package: str) -> None:
 def _is_plain_oneof(name: str, comment: str) -> bool:
     """Whether it is a choice that its fields describe."""
     return not comment and any(oneof.full_name == name for message in product_messages() for oneof in message.oneofs)
+
+
+# What others implement
+
+
+def test_what_others_implement_needs_no_other_proto_than_its_own_and_the_well_known_ones() -> None:
+    own = {file.name for file in files("tools")}
+    assert own
+    needed = {dependency.name for file in files("tools") for dependency in file.dependencies}
+    assert {name for name in needed - own if not name.startswith("google/protobuf/")} == set()
+
+
+def test_what_others_implement_says_nothing_of_who_may_call_it_here() -> None:
+    for method in methods("tools"):
+        assert not method.GetOptions().HasExtension(access_pb2.access), method.full_name
+        assert not method.GetOptions().HasExtension(access_pb2.role), method.full_name
