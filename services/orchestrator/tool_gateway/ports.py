@@ -98,6 +98,11 @@ class NotSent(Exception):
 class OutcomeUnknown(Exception):
     """The call may have taken effect. The text says what was seen of it."""
 
+    def __init__(self, text: str, *, final: bool = False) -> None:
+        """`final` says that the source cannot tell and will not be able to: asking it again is of no use."""
+        super().__init__(text)
+        self.final = final
+
 
 class CallRefused(Exception):
     """The source has answered that it did not and will not make the call (credential, limit, gone). Not repeated."""

@@ -1,0 +1,1 @@
+"""Sources that implement `coxswain.tools.v1.ToolProvider`."""

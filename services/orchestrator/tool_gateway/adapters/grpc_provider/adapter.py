@@ -1,0 +1,269 @@
+"""The adapter of gRPC providers."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from typing import Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from coxswain.tools.v1 import tool_provider_pb2 as pb
+from services.common.background import BackgroundTasks
+from services.common.egress import AddressPolicy
+from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, ResourceExhausted, Unavailable
+from services.common.identity.principal import Principal
+from services.orchestrator.domain.tool_source import AuthKind, GrpcProvider, ListedTool, ToolSourceSpec
+from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError
+from services.orchestrator.tool_gateway.adapters.grpc_provider.call import SERVICE, Caller, Metadata, ProviderCall
+from services.orchestrator.tool_gateway.adapters.grpc_provider.channels import (
+    ChannelKey,
+    ProviderChannels,
+    ProviderUnreachable,
+)
+from services.orchestrator.tool_gateway.adapters.grpc_provider.messages import call_message, listed_tool
+from services.orchestrator.tool_gateway.ports import CallProgress, CallRefused, ToolCallRequest, ToolResult
+
+MAX_TOOLS = 512
+_MAX_PAGES = 600
+_PAGE_SIZE = 100
+_MAX_LIST_BYTES = 32 * 1024 * 1024
+_LIST_SECONDS = 30.0
+_CANCEL_SECONDS = 10.0
+_ROOM_FOR_THE_REST = 64 * 1024
+"""Bytes of a message beside the result that it carries."""
+_SHORTEST_SECRET = 6
+_HIDDEN = "[secret]"
+
+
+class RequestHeaders(Protocol):
+    """Gives what one request to exactly one origin is authenticated with."""
+
+    async def headers(self, source: ToolSourceSpec, principal: Principal, url: str) -> Mapping[str, str]:
+        """Return headers.
+
+        Raises:
+            CallRefused: there is no credential, or none that may be sent there.
+        """
+        ...
+
+
+class GrpcProviderAdapter:
+    """Calls servers of `coxswain.tools.v1.ToolProvider`.
+
+    What has been sent is never sent again, unless the provider says that it has not seen it.
+    """
+
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        credentials: RequestHeaders,
+        *,
+        authorities: bytes | None = None,
+        max_result_bytes: int = 16 * 1024 * 1024,
+        connect_seconds: float = 10.0,
+        idle_seconds: float = 60.0,
+        call_seconds: float = 900.0,
+        look_up_seconds: float = 30.0,
+    ) -> None:
+        """`authorities` is the PEM of those that certificates are checked against; None means those of gRPC.
+
+        `call_seconds` is the deadline that providers are told; `look_up_seconds` is how long a provider that does not
+        answer is asked what became of a call.
+        """
+        self._credentials = credentials
+        self._call_seconds = call_seconds
+        self._look_up_seconds = look_up_seconds
+        self._channels = ProviderChannels(
+            policy,
+            authorities=authorities,
+            max_message_bytes=max_result_bytes + _ROOM_FOR_THE_REST,
+            connect_seconds=connect_seconds,
+            idle_seconds=idle_seconds,
+        )
+        self._cancelling = BackgroundTasks()
+
+    async def list_tools(self, source: ToolSourceSpec, principal: Principal) -> list[ListedTool]:
+        """See the ports."""
+        try:
+            caller = await self._caller(source, principal)
+            async with asyncio.timeout(_LIST_SECONDS):
+                return await self._list(caller)
+        except CallRefused as refused:
+            raise FailedPrecondition(str(refused), reason=refused.reason) from None
+        except ProviderUnreachable as error:
+            raise Unavailable(f"{source.name}: {error}", reason="TOOL_UNAVAILABLE") from None
+        except TimeoutError:
+            raise Unavailable(
+                f"{source.name} did not list its tools within {_LIST_SECONDS:g} s", reason="TOOL_UNAVAILABLE"
+            ) from None
+        except (ForeignTextError, DecodeError) as error:
+            why = str(error) if isinstance(error, ForeignTextError) else "it sent what is not a ListToolsResponse"
+            raise FailedPrecondition(
+                f"the tools of {source.name} cannot be used: {why}", reason="UPSTREAM_REJECTED"
+            ) from None
+
+    async def call(self, request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        """See the ports."""
+        call = await self._call(request, progress)
+        async with self._cancelled_with(call):
+            return await call.run()
+
+    async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+        """See the ports. A handle is the time of the first delivery."""
+        call = await self._call(request, progress)
+        async with self._cancelled_with(call):
+            return await call.resume(_time_of(handle))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._cancelling.stop()
+        await self._channels.close()
+
+    async def _call(self, request: ToolCallRequest, progress: CallProgress) -> ProviderCall:
+        assert request.source is not None
+        message = call_message(request)
+        caller = await self._caller(request.source, request.principal)
+        return ProviderCall(
+            caller, message, progress, timeout=self._call_seconds, look_up_seconds=self._look_up_seconds
+        )
+
+    @contextlib.asynccontextmanager
+    async def _cancelled_with(self, call: ProviderCall) -> AsyncIterator[None]:
+        try:
+            yield
+        except asyncio.CancelledError:
+            if call.sent:
+                # Beside the task that is cancelled, which must end now.
+                self._cancelling.start(self._cancel(call))
+            raise
+
+    async def _cancel(self, call: ProviderCall) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CANCEL_SECONDS):
+                await call.cancel()
+
+    async def _caller(self, source: ToolSourceSpec, principal: Principal) -> Caller:
+        provider = source.endpoint
+        assert isinstance(provider, GrpcProvider)
+        address = _with_port(provider)
+        if provider.plaintext and source.auth.kind is not AuthKind.NONE:
+            raise CallRefused(
+                f"{source.name} has `auth` and `plaintext`: a credential is sent over TLS only; remove one of them",
+                reason="DESTINATION_NOT_ALLOWED",
+            )
+        secret = (
+            dict(await self._credentials.headers(source, principal, f"https://{address}/"))
+            if not provider.plaintext
+            else {}
+        )
+        metadata = _metadata(source, {**source.headers, **secret})
+        digest = hashlib.sha256(repr(sorted(secret.items())).encode()).digest() if secret else b""
+        key = ChannelKey(principal.group_id, source.name, address, provider.plaintext, digest)
+        secrets = _secrets_of(secret)
+
+        def hide(text: str) -> str:
+            for value in secrets:
+                text = text.replace(value, _HIDDEN)
+            return text
+
+        return Caller(lambda: self._channels.connected(key), metadata, source.name, hide)
+
+    async def _list(self, caller: Caller) -> list[ListedTool]:
+        tools: dict[str, ListedTool] = {}
+        tokens = {""}
+        token, size = "", 0
+        for _ in range(_MAX_PAGES):
+            data = await self._page(caller, token)
+            size += len(data)
+            if size > _MAX_LIST_BYTES:
+                raise ForeignTextError(f"the list is larger than {_MAX_LIST_BYTES} bytes")
+            page = pb.ListToolsResponse.FromString(data)
+            for tool in page.tools:
+                if tool.name in tools:
+                    raise ForeignTextError(f"it lists {tool.name} twice")
+                if len(tools) == MAX_TOOLS:
+                    raise ForeignTextError(f"it lists more than {MAX_TOOLS} tools")
+                tools[tool.name] = listed_tool(tool)
+            token = page.next_page_token
+            if not token:
+                return list(tools.values())
+            if token in tokens:
+                raise ForeignTextError("its pages lead back to one that was read before")
+            tokens.add(token)
+            await asyncio.sleep(0)
+        raise ForeignTextError(f"its list has more than {_MAX_PAGES} pages")
+
+    async def _page(self, caller: Caller, token: str) -> bytes:
+        request = pb.ListToolsRequest(page_size=_PAGE_SIZE, page_token=token)
+        try:
+            async with caller.connect() as channel:
+                data: bytes = await channel.unary_unary(
+                    f"{SERVICE}ListTools",
+                    request_serializer=pb.ListToolsRequest.SerializeToString,
+                    response_deserializer=None,
+                )(request, metadata=caller.metadata, timeout=_LIST_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise _list_error(caller, error) from None
+        return data
+
+
+def _list_error(caller: Caller, error: grpc.aio.AioRpcError) -> CoxswainError:
+    code, text = error.code(), caller.text_of(error)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return FailedPrecondition(
+            f"{caller.source} does not implement coxswain.tools.v1.ToolProvider", reason="UPSTREAM_REJECTED"
+        )
+    if code in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+        return PermissionDenied(
+            f"{caller.source} refused the credential: {text}", reason="UPSTREAM_CREDENTIAL_REJECTED"
+        )
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return ResourceExhausted(f"{caller.source} did not list its tools: {text}", reason="TOOL_RATE_LIMITED")
+    return Unavailable(f"{caller.source} did not list its tools: {code.name}: {text}", reason="TOOL_UNAVAILABLE")
+
+
+def _with_port(provider: GrpcProvider) -> str:
+    """Return host and port; without a port it is that of the web."""
+    address = provider.address
+    if address.rpartition("]")[2].count(":") == 1 and address.rpartition(":")[2]:
+        return address
+    return f"{address.rstrip(':')}:{80 if provider.plaintext else 443}"
+
+
+def _metadata(source: ToolSourceSpec, headers: Mapping[str, str]) -> Metadata:
+    """Return headers as gRPC sends them.
+
+    Raises:
+        CallRefused: one has a name or a value that gRPC cannot send.
+    """
+    entries = []
+    for name, value in headers.items():
+        key = name.lower()
+        if not key.replace("-", "").replace("_", "").replace(".", "").isalnum() or not key.isascii():
+            raise CallRefused(f"{source.name}: a header has a name that gRPC cannot send", reason="TOOL_UNAVAILABLE")
+        if key.startswith("grpc-") or key.endswith("-bin") or key in {"te", "host", "content-type", "user-agent"}:
+            raise CallRefused(f"{source.name}: gRPC itself sets the header {key}", reason="TOOL_UNAVAILABLE")
+        if not all(" " <= character <= "~" for character in value):
+            raise CallRefused(
+                f"{source.name}: the value of {key} holds characters other than visible ASCII",
+                reason="TOOL_UNAVAILABLE",
+            )
+        entries.append((key, value))
+    return tuple(entries)
+
+
+def _secrets_of(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values that no text may show, without the words before them."""
+    values = {part for value in headers.values() for part in (value, value.rpartition(" ")[2])}
+    return tuple(sorted((value for value in values if len(value) >= _SHORTEST_SECRET), key=len, reverse=True))
+
+
+def _time_of(handle: str) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(handle)
+    except ValueError:
+        return None
+    return time if time.tzinfo is not None else None
