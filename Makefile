@@ -15,7 +15,7 @@ SOURCES := $(wildcard services clients/python tests tools examples benchmarks de
 # What crosses the socket between a worker host and a crew process: generated like the rest, but no part of the product's face.
 LINK := services/orchestrator/worker/link
 PROTO_FILES := $(shell find protos -mindepth 1 -type d -o -name '*.proto') $(LINK)/link.proto
-LOCKS := auth models memory memory-chroma orchestrator worker client codegen dev
+LOCKS := auth models memory memory-chroma orchestrator tools worker client codegen dev
 
 DB ?= sqlite
 INPUT ?=

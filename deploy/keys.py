@@ -1,8 +1,9 @@
 """Makes the keys of an installation in a directory: `python deploy/keys.py DIRECTORY`.
 
-Written there: `services/<name>.key` and `services/<name>.pub`, the key pair of each service, and `key-ring`, the keys
-that seal what auth keeps secret. What is there already stays as it is, so the command may be repeated; `--add-ring-key`
-adds a key to a ring that is there, to which the next RotateKey of auth's SecretService turns.
+Written there: `services/<name>.key` and `services/<name>.pub`, the key pair of each service and of the tool gateway,
+and `key-ring`, the keys that seal what auth keeps secret. What is there already stays as it is, so the command may be
+repeated; `--add-ring-key` adds a key to a ring that is there, to which the next RotateKey of auth's SecretService
+turns.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 from services.auth.keys.ring import KEY_BYTES, KeyRing, KeyRingError
 from services.common.clock import utc_now
 from services.common.identity.service_identity import ServiceIdentity
-from services.common.settings import SERVICES
+from services.common.settings import PARTS, SERVICES
 
 RING = "key-ring"
 
@@ -29,7 +30,7 @@ def make_keys(directory: Path, *, add_ring_key: bool) -> None:
         OSError: the directory cannot be written to.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in SERVICES:
+    for name in (*SERVICES, *PARTS):
         ServiceIdentity.load(directory, name, create=True)
     ring = directory / RING
     if not ring.exists():

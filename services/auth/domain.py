@@ -164,6 +164,8 @@ class CredentialPurpose(StrEnum):
     DATABRICKS = "DATABRICKS"
     VECTOR_SEARCH = "VECTOR_SEARCH"
     LLM_PROVIDER = "LLM_PROVIDER"
+    TOOL = "TOOL"
+    TOOL_CALLER = "TOOL_CALLER"
 
 
 class LinkOutcome(StrEnum):

@@ -166,6 +166,11 @@ class AuthSettings(BaseSettings):
         description="JSON list of networks besides the public internet that groups' own workspaces may be in; plain "
         'http is allowed there too. Example: ["10.20.0.0/16"].',
     )
+    obo_origins: CommaSeparated = Field(
+        (),
+        description="Origins (comma separated) that tools may send a user's own token to, besides the workspace it "
+        "belongs to. Example: https://orders.example.com.",
+    )
     sdk_timeout_seconds: float = Field(20, gt=0, description="Seconds databricks-sdk's default chain gets.")
     clock_skew_seconds: float = Field(
         30, ge=0, le=120, description="Seconds that an issuer's clock may be ahead of this machine's."
@@ -217,6 +222,15 @@ class AuthSettings(BaseSettings):
     def _encrypted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for host in value:
             check_address(host)
+        return value
+
+    @field_validator("obo_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            check_address(origin)
+            if origin_of(origin) != origin:
+                raise ValueError("must be origins: scheme, host and port, no path; example: https://orders.example.com")
         return value
 
     @field_validator("bootstrap_admin")

@@ -24,7 +24,7 @@ from services.common.identity.service_identity import ServiceIdentity, ServiceTo
 from services.common.metrics_server import serve_metrics
 from services.common.runtime import Runtime
 from services.common.service import IdentityProvider, Service
-from services.common.settings import CommonSettings, database_url
+from services.common.settings import CommonSettings, database_url, service_of
 from services.common.startup import StartError
 
 logger = structlog.get_logger(__name__)
@@ -70,11 +70,12 @@ class Host:
             data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise StartError(f'COXSWAIN_DATA_DIR="{data_dir}" cannot be made a directory: {error.strerror}') from error
-        url = database_url(settings, name)
-        with _database_faults(name, url):
-            database = Database(url, name, null_pool=settings.null_pool)
+        owner = service_of(name)
+        url = database_url(settings, owner)
+        with _database_faults(owner, url):
+            database = Database(url, owner, null_pool=settings.null_pool)
             if migrate:
-                await self._migrate(name, url, database.dialect)
+                await self._migrate(owner, url, database.dialect)
         return Runtime(
             settings=settings,
             database=database,

@@ -6,7 +6,8 @@ Addresses come from the operator, who is trusted, or from a group, whose address
 import asyncio
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -16,6 +17,13 @@ from services.common.egress import AddressPolicy, CheckedResolver
 _DNS_CACHE_SECONDS = 10
 _KEEPALIVE_SECONDS = 60
 _READ_BYTES = 64 * 1024
+
+
+BeforeSend = Callable[[], Awaitable[None]]
+
+
+class AnswerLost(aiohttp.ClientError):
+    """A connection ended after a request was sent on it, or while it was, and before an answer began."""
 
 
 class EgressClient:
@@ -37,7 +45,7 @@ class EgressClient:
         self._policy = policy
         self._timeout = aiohttp.ClientTimeout(total=total_timeout, sock_connect=connect_timeout)
         self._connections_per_origin = connections_per_origin
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._sessions: dict[tuple[str, bool], aiohttp.ClientSession] = {}
 
     async def request(
         self,
@@ -49,6 +57,7 @@ class EgressClient:
         headers: Mapping[str, str] | None = None,
         total_timeout: float | None = None,
         tls: ssl.SSLContext | None = None,
+        before_send: BeforeSend | None = None,
     ) -> aiohttp.ClientResponse:
         """Send a request and return the response with its body unread.
 
@@ -56,8 +65,13 @@ class EgressClient:
         in seconds and instead of the client's own, covers the reading of the body too. `tls` replaces the system's
         authorities.
 
+        `before_send` is for requests that must not be made twice: it is awaited once there is a connection and before
+        the first byte leaves, and nothing is sent if it raises. Such a request has a connection of its own, which no
+        server is just closing, and is never repeated.
+
         Raises:
             PermissionDenied: the address is not one that groups may call.
+            AnswerLost: it had a `before_send`, and the connection ended before an answer began.
             aiohttp.ClientError, OSError, TimeoutError: nothing answered.
         """
         if not trusted:
@@ -65,7 +79,7 @@ class EgressClient:
         timeout = self._timeout
         if total_timeout is not None:
             timeout = aiohttp.ClientTimeout(total=total_timeout, sock_connect=timeout.sock_connect)
-        return await self._session(url, trusted=trusted).request(
+        return await self._session(url, trusted=trusted, once=before_send is not None).request(
             method,
             url,
             data=data,
@@ -73,18 +87,23 @@ class EgressClient:
             ssl=tls or True,
             allow_redirects=False,
             timeout=timeout,
+            trace_request_ctx=before_send,
         )
 
-    def _session(self, url: str, *, trusted: bool) -> aiohttp.ClientSession:
-        kind = "trusted" if trusted else urlsplit(url).scheme.lower()
+    def _session(self, url: str, *, trusted: bool, once: bool) -> aiohttp.ClientSession:
+        scheme = "trusted" if trusted else urlsplit(url).scheme.lower()
+        kind = (scheme, once)
         if kind not in self._sessions:
             self._sessions[kind] = aiohttp.ClientSession(
+                trace_configs=[_before_send()] if once else None,
+                middlewares=[_once] if once else (),
                 connector=aiohttp.TCPConnector(
-                    resolver=None if trusted else CheckedResolver(self._policy, encrypted=kind == "https"),
+                    resolver=None if trusted else CheckedResolver(self._policy, encrypted=scheme == "https"),
                     ttl_dns_cache=_DNS_CACHE_SECONDS,
                     limit=0,
                     limit_per_host=self._connections_per_origin,
-                    keepalive_timeout=_KEEPALIVE_SECONDS,
+                    keepalive_timeout=None if once else _KEEPALIVE_SECONDS,
+                    force_close=once,
                 ),
                 # `iter_body` unpacks in small steps: a small body may become a huge one.
                 auto_decompress=False,
@@ -98,6 +117,32 @@ class EgressClient:
         """Close all connections."""
         await asyncio.gather(*(session.close() for session in self._sessions.values()))
         self._sessions.clear()
+
+
+def _before_send() -> aiohttp.TraceConfig:
+    """Return what calls the `before_send` of a request as soon as it has a connection."""
+
+    async def connected(
+        _session: aiohttp.ClientSession,
+        context: SimpleNamespace,
+        _parameters: aiohttp.TraceConnectionCreateEndParams,
+    ) -> None:
+        before_send: BeforeSend = context.trace_request_ctx
+        await before_send()
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_create_end.append(connected)
+    return tracing
+
+
+async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Send a request; aiohttp would repeat those of methods that HTTP calls idempotent when no answer comes."""
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise AnswerLost(str(error) or type(error).__name__) from error
 
 
 def iter_body(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -15,6 +15,7 @@ from services.common.hosting import Build, Host, ServiceT
 from services.common.logging import configure_logging
 from services.common.service import IdentityProvider
 from services.common.settings import (
+    PARTS,
     SERVICES,
     CommonSettings,
     ServiceSettings,
@@ -66,20 +67,22 @@ def serve(
     build: Build[ServiceT],
     settings_type: type[BaseSettings],
     identity_of: Callable[[ServiceT], IdentityProvider] | None = None,
+    internal_address: str = "",
 ) -> None:
     """Serve one service on its own listeners until it is asked to stop.
 
     `identity_of` is auth's: it takes identity from the service itself instead of asking over the network.
+    `internal_address` is where it serves other services, instead of at the port in its settings.
     """
 
     async def main(common: CommonSettings, stop: asyncio.Event) -> None:
         settings, own = read_settings(settings_type), ServiceSettings.of(name)
         common = common.model_copy(update={"host": own.host or common.host})
-        host = Host(common, {peer: peer_address(peer) for peer in SERVICES})
+        host = Host(common, {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)})
         service = await host.add(name, build, settings)
         public, internal = await host.open(
             public_address=f"{common.host}:{public_port(common, name)}",
-            internal_address=f"{common.host}:{internal_port(name)}",
+            internal_address=internal_address or f"{common.host}:{internal_port(name)}",
             identity=identity_of(service) if identity_of else None,
         )
         settle()

@@ -13,8 +13,11 @@ from services.common.environment import read_settings
 
 SERVICES = ("auth", "models", "memory", "orchestrator")
 """The services, in the order they start."""
+PARTS = {"tools": "orchestrator"}
+"""Processes beside the services that have a key and listeners of their own, and the service whose package and database
+each one shares."""
 
-_PORTS = {"orchestrator": 50051, "auth": 50052, "models": 50053, "memory": 50054}
+_PORTS = {"orchestrator": 50051, "auth": 50052, "models": 50053, "memory": 50054, "tools": 50055}
 _INTERNAL_PORT_OFFSET = 100
 
 
@@ -125,6 +128,11 @@ def internal_port(service: str) -> int:
 def peer_address(service: str) -> str:
     """Return the gRPC target of a service's internal listener."""
     return ServiceSettings.of(service).address or f"127.0.0.1:{internal_port(service)}"
+
+
+def service_of(name: str) -> str:
+    """Return the service that a process is, or is a part of."""
+    return PARTS.get(name, name)
 
 
 def database_url(common: CommonSettings, service: str) -> str:

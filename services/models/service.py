@@ -22,7 +22,7 @@ from services.models.domain.provider_options import DIRECT_PROVIDERS
 from services.models.keys import AnswerKey
 from services.models.providers.base import ModelProvider
 from services.models.providers.batches import Batches, BatchLimits
-from services.models.providers.circuit_breaker import CircuitBreaker
+from services.models.providers.circuits import upstream_circuits
 from services.models.providers.litellm.pool import LitellmHelpers
 from services.models.providers.litellm.provider import LitellmProvider
 from services.models.providers.offline.embedder import PackagedEmbedder
@@ -205,7 +205,7 @@ def _providers(
             pauses=Backoff(settings.retry_base_seconds, _LONGEST_OWN_PAUSE_SECONDS),
             longest=settings.retry_max_seconds,
         ),
-        CircuitBreaker(
+        upstream_circuits(
             threshold=settings.breaker_outages,
             pause=settings.breaker_pause_seconds,
             longest=settings.breaker_max_seconds,

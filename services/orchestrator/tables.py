@@ -474,3 +474,26 @@ tool_source_revisions = Table(
     Column("tools", JsonDocument, nullable=False),  # a list of ListedTool
     Column("created_at", UtcDateTime, nullable=False),
 )
+
+gateway_calls = Table(
+    "gateway_calls",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("call_id", _ID, primary_key=True),
+    Column("execution_id", _ID, nullable=False),  # empty for a call of TestTool
+    Column("source", String(256), nullable=False),  # or the name of a built-in tool
+    # A row is stored before the first byte leaves: a call without one has had no effect.
+    Column("sent_at", UtcDateTime, nullable=False),
+    Column("replica", _ID, nullable=False),  # the process that makes the call
+    Column("leased_until", UtcDateTime, nullable=False),  # renewed while it does
+    Column("handle", LargeBinary),  # sealed; what finds the call again at its source
+    Column("outcome", LargeBinary),  # sealed; ToolOutcome, until nobody may want it any more
+    Column("ended_at", UtcDateTime),
+    Column("question", LargeBinary),  # sealed; the open SourceQuestion
+    Column("answer", LargeBinary),  # sealed; of a person, for the replica that makes the call
+    Column("cancel_requested", Boolean, nullable=False, server_default=false()),
+    Index("ix_gateway_calls_execution_id", "execution_id"),
+    Index("ix_gateway_calls_group_id_source_sent_at", "group_id", "source", "sent_at"),
+    _partial_index("gateway_calls", "ended_at IS NULL", "replica"),
+    _partial_index("gateway_calls", "outcome IS NOT NULL", "ended_at"),
+)

@@ -3,17 +3,21 @@
 import contextlib
 import importlib
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from services.common.grpc.peers import Peers
-from services.common.hosting import Host
+from services.common.hosting import Build, Host
 from services.common.service import Service
-from services.common.settings import SERVICES, CommonSettings
+from services.common.settings import PARTS, SERVICES, CommonSettings
+from services.orchestrator.tool_gateway import service as tool_gateway
+from services.orchestrator.tool_gateway.ports import Sources
+from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
 
 ALICE = "dev:alice:sales=admin"
 """An admin of the group "sales"."""
@@ -68,25 +72,26 @@ async def serve_services(
     *names: str,
     database_url: str = "",
     settings: Mapping[str, Any] | None = None,
+    sources: Sources | None = None,
     **common: Any,
 ) -> AsyncIterator[Harness]:
-    """Serve auth and the named services.
+    """Serve auth and the named services; "tools" is the tool gateway, which may call this machine.
 
-    `settings` replaces a service's settings object; `common` are fields of `CommonSettings`. An empty or a SQLite
-    `database_url` means one SQLite file each below `data_dir`: services cannot share one.
+    `settings` replaces a service's settings object, `sources` the tool gateway's stored sources; `common` are fields of
+    `CommonSettings`. An empty or a SQLite `database_url` means one SQLite file each below `data_dir`: services cannot
+    share one.
     """
-    wanted = [name for name in SERVICES if name == "auth" or name in names]
+    wanted = [name for name in (*SERVICES, *PARTS) if name == "auth" or name in names]
     if database_url.startswith("sqlite"):
         database_url = ""
     values = {"data_dir": data_dir, "database_url": database_url, "migrate": "auto", "drain_seconds": 1, **common}
     with tempfile.TemporaryDirectory(prefix="coxswain-") as run_dir:
         socket = f"unix:{run_dir}/internal.sock"
-        host = Host(CommonSettings(**values), dict.fromkeys(SERVICES, socket))
+        host = Host(CommonSettings(**values), dict.fromkeys((*SERVICES, *PARTS), socket))
         services: dict[str, Any] = {}
         for name in wanted:
-            build = importlib.import_module(f"services.{name}.service").build
-            settings_type = getattr(importlib.import_module(f"services.{name}.settings"), f"{name.title()}Settings")
-            services[name] = await host.add(name, build, (settings or {}).get(name) or settings_type())
+            build, default = _gateway(sources) if name == "tools" else _service(name)
+            services[name] = await host.add(name, build, (settings or {}).get(name) or default())
         port, _ = await host.open(
             public_address="127.0.0.1:0", internal_address=socket, identity=services["auth"].identity
         )
@@ -96,6 +101,20 @@ async def serve_services(
         finally:
             await harness.close()
             await host.close(1)
+
+
+def _service(name: str) -> tuple[Build[Any], Callable[[], Any]]:
+    build = importlib.import_module(f"services.{name}.service").build
+    return build, getattr(importlib.import_module(f"services.{name}.settings"), f"{name.title()}Settings")
+
+
+def _gateway(sources: Sources | None) -> tuple[Build[Any], Callable[[], Any]]:
+    return partial(tool_gateway.ToolGatewayService, sources=sources), loopback_tools
+
+
+def loopback_tools(**fields: Any) -> ToolGatewaySettings:
+    """Return settings of a tool gateway that may call this machine."""
+    return ToolGatewaySettings(egress_allowed_networks=["127.0.0.0/8", "::1/128"], **fields)
 
 
 class _Unary(grpc.aio.UnaryUnaryClientInterceptor):

@@ -18,6 +18,8 @@ class CredentialRequest:
     """An origin as `origin_of` writes it; empty asks for the origin the credential belongs to."""
     provider: str = ""
     """The LLM provider; empty for the other purposes."""
+    secret_name: str = ""
+    """The group's secret of a tool; empty for the other purposes."""
 
 
 @dataclass(frozen=True, slots=True)

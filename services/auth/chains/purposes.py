@@ -55,6 +55,8 @@ class Chains:
                 [user_token, stored(names.DATABRICKS_PAT), operators, self._sdk_default]
             ),
             CredentialPurpose.LLM_PROVIDER: Chain([stored(names.LLM_KEY), operators]),
+            CredentialPurpose.TOOL: Chain([stored(names.TOOL_SECRET)]),
+            CredentialPurpose.TOOL_CALLER: Chain([UserTokenLink(sessions, settings.obo_origins)]),
         }
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ from services.common.db.database import Database
 
 
 class StoredSecretLink:
-    """One secret of the caller's group, by a name that may hold the provider: `llm/{provider}`."""
+    """One secret of the caller's group, by a name that may hold what the request says: `llm/{provider}`."""
 
     name = "stored_secret"
 
@@ -19,7 +19,7 @@ class StoredSecretLink:
 
     async def ask(self, request: CredentialRequest) -> Answer:
         """Return the group's secret; see `Link`."""
-        name = self._secret_name.format(provider=request.provider)
+        name = self._secret_name.format(provider=request.provider, secret_name=request.secret_name)
         async with self._database.read() as connection:
             secret = await SecretRepository(connection).get(request.principal.group_id, name)
         if secret is None:

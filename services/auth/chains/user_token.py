@@ -18,8 +18,10 @@ class UserTokenLink:
 
     name = "user_token"
 
-    def __init__(self, sessions: SessionStore) -> None:
+    def __init__(self, sessions: SessionStore, also_to: tuple[str, ...] = ()) -> None:
+        """`also_to` are origins of the operator's that take users' tokens, besides the one a token belongs to."""
         self._sessions = sessions
+        self._also_to = also_to
 
     async def ask(self, request: CredentialRequest) -> Answer:
         """Return the token of the caller's session; see `Link`."""
@@ -30,9 +32,8 @@ class UserTokenLink:
         if session is None or session.subject != principal.subject or session.expires_at - EXPIRY_MARGIN <= utc_now():
             return Answer.expired("your token has expired; sign in again and repeat the call with a fresh one")
         token = self._sessions.token(session)
-        if not token or not session.origin:
+        origins = tuple(filter(None, (session.origin, *self._also_to)))
+        if not token or not origins:
             return Answer.expired("your token is no longer kept; repeat the call with it")
-        answer = Answer.used(
-            "your own token", token, session.origin, expires_at=session.expires_at, on_behalf_of_user=True
-        )
-        return for_destination(answer, (session.origin,), request.destination)
+        answer = Answer.used("your own token", token, origins[0], expires_at=session.expires_at, on_behalf_of_user=True)
+        return for_destination(answer, origins, request.destination)

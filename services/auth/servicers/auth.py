@@ -72,7 +72,11 @@ class AuthServicer(AuthServiceServicer):
     ) -> credential_pb2.ExplainCredentialResponse:
         """See the proto."""
         links, origin = await self._credentials.explain(
-            current_principal(), purpose_from_proto(request.purpose), request.destination_origin, request.provider
+            current_principal(),
+            purpose_from_proto(request.purpose),
+            request.destination_origin,
+            request.provider,
+            request.secret_name,
         )
         return credential_pb2.ExplainCredentialResponse(
             links=map(explanation_to_proto, links), resolvable=origin is not None, origin=origin or ""
@@ -83,7 +87,11 @@ class AuthServicer(AuthServiceServicer):
     ) -> credential_pb2.ResolveCredentialResponse:
         """See the proto."""
         credential = await self._credentials.resolve(
-            current_principal(), purpose_from_proto(request.purpose), request.destination_origin, request.provider
+            current_principal(),
+            purpose_from_proto(request.purpose),
+            request.destination_origin,
+            request.provider,
+            request.secret_name,
         )
         return credential_to_proto(credential)
 

@@ -22,7 +22,8 @@ from services.common.identity.principal import CredentialKind, Principal
 
 DATABRICKS_PROVIDER = "databricks"
 _SIZE = 10_000
-_Key = tuple[str, str, CredentialKind, str, CredentialPurpose, str, str]
+_FOR_ONE_ORIGIN = frozenset({CredentialPurpose.TOOL, CredentialPurpose.TOOL_CALLER})
+_Key = tuple[str, str, CredentialKind, str, CredentialPurpose, str, str, str]
 
 
 class Credentials:
@@ -36,12 +37,17 @@ class Credentials:
         )
 
     async def resolve(
-        self, principal: Principal, purpose: CredentialPurpose, destination: str, provider: str
+        self,
+        principal: Principal,
+        purpose: CredentialPurpose,
+        destination: str,
+        provider: str,
+        secret_name: str = "",
     ) -> ResolvedCredential:
         """Return the credential and the only origin it may be sent to.
 
         Raises:
-            InvalidArgument: the destination is not an origin, or the provider is missing.
+            InvalidArgument: the destination is not an origin, or what the purpose needs besides is missing.
             FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, no link has one; KEY_UNAVAILABLE, it cannot be opened.
             Unauthenticated: CREDENTIAL_REJECTED or CREDENTIAL_EXPIRED with the link's name.
             PermissionDenied: DESTINATION_NOT_ALLOWED, it belongs to another origin.
@@ -56,13 +62,13 @@ class Credentials:
             purpose,
             destination,
             provider,
+            secret_name,
         )
-        return await self._resolved.get(key, lambda: self._resolve(principal, purpose, destination, provider))
+        return await self._resolved.get(
+            key, lambda: self._resolve(_request(principal, purpose, destination, provider, secret_name))
+        )
 
-    async def _resolve(
-        self, principal: Principal, purpose: CredentialPurpose, destination: str, provider: str
-    ) -> ResolvedCredential:
-        request = _request(principal, purpose, destination, provider)
+    async def _resolve(self, request: CredentialRequest) -> ResolvedCredential:
         chain = self._chains[request.purpose]
         steps = [step async for step in chain.ask(request)]
         return self._credential(steps, request, chain.links)
@@ -87,7 +93,7 @@ class Credentials:
             )
         if answer.outcome is LinkOutcome.ABSENT:
             raise FailedPrecondition(
-                f"no credential for {request.provider or request.purpose}: "
+                f"no credential for {request.provider or request.secret_name or request.purpose}: "
                 + "; ".join(f"{step.link}: {step.answer.detail}" for step in steps),
                 reason="CREDENTIAL_NOT_CONFIGURED",
                 metadata={"purpose": request.purpose, "links": ",".join(links)},
@@ -100,14 +106,19 @@ class Credentials:
         return latest if expires_at is None else min(latest, expires_at - EXPIRY_MARGIN)
 
     async def explain(
-        self, principal: Principal, purpose: CredentialPurpose, destination: str, provider: str
+        self,
+        principal: Principal,
+        purpose: CredentialPurpose,
+        destination: str,
+        provider: str,
+        secret_name: str = "",
     ) -> tuple[list[LinkExplanation], str | None]:
         """Return the result of each link, in order, and the origin the credential belongs to, None when there is none.
 
         Raises:
-            InvalidArgument: the destination is not an origin, or the provider is missing.
+            InvalidArgument: the destination is not an origin, or what the purpose needs besides is missing.
         """
-        request = _request(principal, purpose, destination, provider)
+        request = _request(principal, purpose, destination, provider, secret_name)
         chain = self._chains[request.purpose]
         explained: list[LinkExplanation] = []
         origin: str | None = None
@@ -131,9 +142,18 @@ class Credentials:
         await self._resolved.close()
 
 
-def _request(principal: Principal, purpose: CredentialPurpose, destination: str, provider: str) -> CredentialRequest:
+def _request(
+    principal: Principal, purpose: CredentialPurpose, destination: str, provider: str, secret_name: str
+) -> CredentialRequest:
     if purpose is CredentialPurpose.LLM_PROVIDER and not provider:
         raise InvalidArgument.field("provider", "must name the provider whose key is requested; example: openai")
+    if purpose is CredentialPurpose.TOOL and not secret_name:
+        raise InvalidArgument.field("secret_name", "must name the secret that is requested; example: tools/billing")
+    if purpose in _FOR_ONE_ORIGIN and not destination:
+        raise InvalidArgument.field(
+            "destination_origin",
+            "must be given for tools: what they send goes to one origin; example: https://example.com",
+        )
     origin = origin_of(destination) if destination else ""
     if origin is None or (destination and "://" not in destination):
         raise InvalidArgument.field(
@@ -144,4 +164,6 @@ def _request(principal: Principal, purpose: CredentialPurpose, destination: str,
     elif provider == DATABRICKS_PROVIDER:
         # Models that a workspace serves are called with the credential the caller has there, their own token first.
         purpose = CredentialPurpose.DATABRICKS
-    return CredentialRequest(principal, purpose, origin, provider)
+    if purpose is not CredentialPurpose.TOOL:
+        secret_name = ""
+    return CredentialRequest(principal, purpose, origin, provider, secret_name)

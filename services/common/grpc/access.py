@@ -7,7 +7,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from coxswain.common.v1 import access_pb2
 from services.common.identity.principal import Role
-from services.common.settings import SERVICES
+from services.common.settings import PARTS, SERVICES
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def read_access(method: MethodDescriptor) -> MethodAccess:
     ]
     if missing:
         raise ValueError(f"{method.full_name} lacks the option {', '.join(missing)}")
-    if unknown := callers - set(SERVICES):
+    if unknown := callers - {*SERVICES, *PARTS}:
         raise ValueError(f"{method.full_name} names unknown services as callers: {', '.join(sorted(unknown))}")
     if callers and not internal:
         raise ValueError(f"{method.full_name} names callers, but serves everybody")

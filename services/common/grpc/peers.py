@@ -19,6 +19,7 @@ from services.common.grpc.access import read_access
 from services.common.grpc.call import outgoing_call
 from services.common.identity.authenticator import PRINCIPAL, REQUEST_ID, SERVICE
 from services.common.identity.service_identity import ServiceIdentity
+from services.common.settings import service_of
 
 
 class Peers:
@@ -67,7 +68,7 @@ class Peers:
     ) -> grpc.aio.ClientCallDetails:
         request_id, principal_token, remaining = outgoing_call(service)
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
-        metadata.add(SERVICE, self._identity.token_for(service))
+        metadata.add(SERVICE, self._identity.token_for(service_of(service)))
         if principal_token:
             metadata.add(PRINCIPAL, principal_token)
         if request_id:
@@ -150,7 +151,7 @@ def service_config(name: str) -> str:
 
 def _descriptors(name: str) -> Iterator[ServiceDescriptor]:
     """Yield what a service of ours serves, from every service file of its package."""
-    package = importlib.import_module(f"coxswain.{name}.v1")
+    package = importlib.import_module(f"coxswain.{service_of(name)}.v1")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         if module.name.endswith("_service_pb2"):
             yield from importlib.import_module(module.name).DESCRIPTOR.services_by_name.values()

@@ -24,7 +24,7 @@ from services.common.errors import (
 from services.common.grpc.call import current_principal
 from services.common.ids import new_id
 from services.models.domain.model import Model
-from services.models.providers.circuit_breaker import CircuitBreaker, Trial, UpstreamKey
+from services.models.providers.circuits import UpstreamCircuits, UpstreamKey, UpstreamTrial
 from services.models.providers.lost_work import report_answering
 from services.models.providers.retries import RetryableError, RetryLimits
 
@@ -108,7 +108,7 @@ class Upstreams:
     def __init__(
         self,
         limits: RetryLimits,
-        breaker: CircuitBreaker,
+        breaker: UpstreamCircuits,
         *,
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
@@ -191,7 +191,7 @@ class Upstreams:
         attempt: Callable[[Attempt], Awaitable[T]],
         answer_by: float | None,
         deadline: float | None,
-    ) -> tuple[T, Trial]:
+    ) -> tuple[T, UpstreamTrial]:
         """Return the first success, and the trial in which to say how it went on."""
         deadline = self._limits.deadline() if deadline is None else deadline
         routes = _routes(current_principal().group_id, model)
@@ -298,7 +298,7 @@ def _routes(group_id: str, model: Model) -> list[_Route]:
     ]
 
 
-def _judge(trial: Trial, failure: CoxswainError, *, ours: bool = False) -> None:
+def _judge(trial: UpstreamTrial, failure: CoxswainError, *, ours: bool = False) -> None:
     """Say what a failure tells of the upstream.
 
     Outages are lost connections, HTTP 5xx, overload and silence. Refusals, rate limits and used-up quotas come from an

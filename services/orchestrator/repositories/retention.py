@@ -7,7 +7,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.upsert import insert_or_update
-from services.orchestrator.tables import batches, execution_retention, executions
+from services.orchestrator.tables import batches, execution_retention, executions, gateway_calls
 
 
 class RetentionRepository:
@@ -75,6 +75,15 @@ class RetentionRepository:
                 executions.c.group_id == group_id,
                 executions.c.id.in_(execution_ids),
                 executions.c.ended_at.is_not(None),
+            )
+        )
+        kept = select(executions.c.id).where(executions.c.id.in_(execution_ids))
+        # Not by a foreign key: calls of TestTool belong to no execution.
+        await self._connection.execute(
+            delete(gateway_calls).where(
+                gateway_calls.c.group_id == group_id,
+                gateway_calls.c.execution_id.in_(execution_ids),
+                gateway_calls.c.execution_id.not_in(kept),
             )
         )
         return deleted.rowcount

@@ -8,6 +8,18 @@ from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import ListedTool, ToolSourceSpec
 
 
+class Sources(Protocol):
+    """The sources of tools that a group has, its own and those that the operator has declared for it."""
+
+    async def by_name(self, group_id: str, name: str) -> ToolSourceSpec | None:
+        """Return the source that crews of the group call by a name; None when there is none."""
+        ...
+
+    async def by_id(self, group_id: str, source_id: str) -> ToolSourceSpec | None:
+        """Return the source of the group with an id; None when there is none."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCallRequest:
     """One call, checked: the arguments follow the tool's schema, and the group allows it."""
@@ -69,7 +81,11 @@ class CallProgress(Protocol):
     """Where a call tells what happens to it. Each method returns when it is stored or passed on."""
 
     async def sent(self) -> None:
-        """Say that the first byte may leave now: from here on the call may have taken effect."""
+        """Say that the first byte may leave now: from here on the call may have taken effect.
+
+        To be awaited before anything is sent, best as `before_send` of `EgressClient.request`: then a call whose
+        connection cannot be made is known to have had no effect. Calling it again does nothing.
+        """
         ...
 
     async def handle(self, handle: str) -> None:
@@ -113,8 +129,24 @@ class CallRefused(Exception):
         self.reason = reason
 
 
-class ToolAdapter(Protocol):
+class BuiltinTool(Protocol):
+    """A tool of the gateway's own. Cancelling the task that runs a method cancels the call as far as it can be."""
+
+    async def call(self, request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        """See `ToolAdapter.call`."""
+        ...
+
+    async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+        """See `ToolAdapter.resume`."""
+        ...
+
+
+class ToolAdapter(BuiltinTool, Protocol):
     """One kind of source. Cancelling the task that runs a method cancels the call at the source as far as it can be."""
+
+    async def close(self) -> None:
+        """Release what is kept open between calls; none runs any more."""
+        ...
 
     async def list_tools(self, source: ToolSourceSpec, principal: Principal) -> list[ListedTool]:
         """Return every tool of a source.

@@ -10,7 +10,7 @@ from services.common.environment import read_settings
 from services.common.hosting import Host
 from services.common.metrics_server import serve_metrics
 from services.common.runner import run
-from services.common.settings import SERVICES, CommonSettings, peer_address
+from services.common.settings import PARTS, SERVICES, CommonSettings, peer_address
 from services.common.startup import StartError
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.worker.host.crew_process import ForkServerLost
@@ -21,7 +21,7 @@ from services.orchestrator.worker.settings import WorkerSettings
 async def serve(common: CommonSettings, stop: asyncio.Event, *, supervised: bool) -> None:
     """Work until asked to stop, then let what runs end for a while."""
     settings, shared = read_settings(WorkerSettings), read_settings(OrchestratorSettings)
-    host = Host(common, {peer: peer_address(peer) for peer in SERVICES})
+    host = Host(common, {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)})
     worker = WorkerHost(settings, shared, await host.runtime("orchestrator"))
     starting, stopping = asyncio.create_task(worker.start()), asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)

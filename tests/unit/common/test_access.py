@@ -61,9 +61,12 @@ def test_callers_of_a_method_that_serves_everybody_are_refused() -> None:
         read_access(method(PUBLIC | {"callers": ["models"]}))
 
 
-def test_only_the_orchestrator_may_act_for_executions() -> None:
+def test_only_the_orchestrator_and_its_gateway_may_act_for_executions() -> None:
     assert auth_service_pb2.DESCRIPTOR is not None
     methods = Default().FindServiceByName("coxswain.auth.v1.AuthService").methods_by_name
-    for name in ("CreateDelegation", "IssueExecutionPrincipal", "RenewDelegation", "RevokeDelegation"):
+    for name in ("CreateDelegation", "RenewDelegation", "RevokeDelegation"):
         assert read_access(methods[name]).callers == {"orchestrator"}
-    assert read_access(methods["ResolveCredential"]).callers == {"memory", "models"}
+    # The gateway makes calls that outlast the principal they came with.
+    assert read_access(methods["IssueExecutionPrincipal"]).callers == {"orchestrator", "tools"}
+    # Neither the API nor a worker host gets a credential.
+    assert read_access(methods["ResolveCredential"]).callers == {"memory", "models", "tools"}

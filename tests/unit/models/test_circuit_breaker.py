@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import REGISTRY
 
-from services.models.providers import circuit_breaker
-from services.models.providers.circuit_breaker import CircuitBreaker, Trial, UpstreamKey
+from services.common import circuit_breaker
+from services.common.circuit_breaker import Trial
+from services.models.providers.circuits import UpstreamCircuits, UpstreamKey, UpstreamTrial, upstream_circuits
 
 KEY = UpstreamKey("sales", "openai", "https://example.com/v1", "chat")
 
@@ -24,16 +25,16 @@ def clock() -> _Clock:
 
 
 @pytest.fixture
-def breaker(clock: _Clock) -> CircuitBreaker:
-    return CircuitBreaker(threshold=3, pause=1.0, longest=5.0, clock=clock)
+def breaker(clock: _Clock) -> UpstreamCircuits:
+    return upstream_circuits(threshold=3, pause=1.0, longest=5.0, clock=clock)
 
 
-def fail(breaker: CircuitBreaker, times: int = 1, key: UpstreamKey = KEY) -> None:
+def fail(breaker: UpstreamCircuits, times: int = 1, key: UpstreamKey = KEY) -> None:
     for _ in range(times):
         breaker.begin(key).failed()
 
 
-def test_it_opens_after_outages_in_a_row_only(breaker: CircuitBreaker) -> None:
+def test_it_opens_after_outages_in_a_row_only(breaker: UpstreamCircuits) -> None:
     fail(breaker, 2)
     breaker.begin(KEY).succeeded()
     fail(breaker, 2)
@@ -51,13 +52,13 @@ def test_it_opens_after_outages_in_a_row_only(breaker: CircuitBreaker) -> None:
         UpstreamKey("sales", "litellm", "https://example.com/v1", "chat"),
     ],
 )
-def test_no_other_group_address_or_model_is_touched(breaker: CircuitBreaker, other: UpstreamKey) -> None:
+def test_no_other_group_address_or_model_is_touched(breaker: UpstreamCircuits, other: UpstreamKey) -> None:
     fail(breaker, 3)
     assert breaker.refusal(KEY)
     assert not breaker.refusal(other)
 
 
-def test_one_attempt_probes_and_its_failure_doubles_the_pause(breaker: CircuitBreaker, clock: _Clock) -> None:
+def test_one_attempt_probes_and_its_failure_doubles_the_pause(breaker: UpstreamCircuits, clock: _Clock) -> None:
     fail(breaker, 3)
     pauses = []
     for _ in range(4):
@@ -71,7 +72,7 @@ def test_one_attempt_probes_and_its_failure_doubles_the_pause(breaker: CircuitBr
 
 
 def test_a_probe_that_gives_up_leaves_the_place_to_another_and_a_success_starts_anew(
-    breaker: CircuitBreaker, clock: _Clock
+    breaker: UpstreamCircuits, clock: _Clock
 ) -> None:
     fail(breaker, 3)
     clock.now += 1.0
@@ -84,7 +85,7 @@ def test_a_probe_that_gives_up_leaves_the_place_to_another_and_a_success_starts_
     assert breaker.refusal(KEY) == 1.0
 
 
-def test_attempts_that_overlap_fail_as_one_outage(breaker: CircuitBreaker, clock: _Clock) -> None:
+def test_attempts_that_overlap_fail_as_one_outage(breaker: UpstreamCircuits, clock: _Clock) -> None:
     under_way = [breaker.begin(KEY) for _ in range(50)]
     clock.now += 1.0
     for trial in under_way:
@@ -96,7 +97,7 @@ def test_attempts_that_overlap_fail_as_one_outage(breaker: CircuitBreaker, clock
 
 @pytest.mark.parametrize("end", [Trial.failed, Trial.succeeded, Trial.gave_up])
 def test_what_began_before_the_opening_changes_nothing_after_it(
-    breaker: CircuitBreaker, clock: _Clock, end: Callable[[Trial], None]
+    breaker: UpstreamCircuits, clock: _Clock, end: Callable[[UpstreamTrial], None]
 ) -> None:
     before = breaker.begin(KEY)
     fail(breaker, 3)
@@ -105,7 +106,7 @@ def test_what_began_before_the_opening_changes_nothing_after_it(
     assert breaker.refusal(KEY) == 0.75
 
 
-def test_an_attempt_counts_once(breaker: CircuitBreaker) -> None:
+def test_an_attempt_counts_once(breaker: UpstreamCircuits) -> None:
     trial = breaker.begin(KEY)
     for _ in range(3):
         trial.failed()
@@ -113,13 +114,13 @@ def test_an_attempt_counts_once(breaker: CircuitBreaker) -> None:
 
 
 def test_it_can_be_switched_off(clock: _Clock) -> None:
-    breaker = CircuitBreaker(threshold=0, pause=1.0, longest=5.0, clock=clock)
+    breaker = upstream_circuits(threshold=0, pause=1.0, longest=5.0, clock=clock)
     fail(breaker, 100)
     assert not breaker.refusal(KEY)
 
 
 def test_the_metric_counts_open_circuits_and_names_no_group(
-    breaker: CircuitBreaker, clock: _Clock, monkeypatch: pytest.MonkeyPatch
+    breaker: UpstreamCircuits, clock: _Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened() -> float:
         return REGISTRY.get_sample_value("coxswain_models_circuits_open") or 0.0
@@ -140,7 +141,9 @@ def test_the_metric_counts_open_circuits_and_names_no_group(
     assert opened() == before + 2
 
 
-def test_a_probe_that_takes_long_keeps_others_waiting_for_a_pause_only(breaker: CircuitBreaker, clock: _Clock) -> None:
+def test_a_probe_that_takes_long_keeps_others_waiting_for_a_pause_only(
+    breaker: UpstreamCircuits, clock: _Clock
+) -> None:
     fail(breaker, 3)
     clock.now += 1.0
     first = breaker.begin(KEY)

@@ -23,7 +23,7 @@ from services.common.errors import (
 from services.common.grpc.call import Call, enter_call
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.models.domain.model import Capabilities, Deployment, Model, ModelSpec, Provider
-from services.models.providers.circuit_breaker import CircuitBreaker
+from services.models.providers.circuits import upstream_circuits
 from services.models.providers.retries import RetryableError, RetryLimits, too_late
 from services.models.providers.upstream_errors import unavailable
 from services.models.providers.upstreams import Attempt, Upstreams
@@ -76,7 +76,7 @@ def upstreams(
 ) -> Upstreams:
     return Upstreams(
         RetryLimits(600, max_attempts, Backoff(0.5, 8.0, jitter=0), longest=60),
-        CircuitBreaker(threshold=threshold, pause=2.0, longest=60.0, clock=clock),
+        upstream_circuits(threshold=threshold, pause=2.0, longest=60.0, clock=clock),
         clock=clock,
         chance=chance,
     )

@@ -1,34 +1,16 @@
-"""Leaves an upstream alone that has failed again and again, so that calls fail at once instead of one by one."""
+"""Leaves alone what has failed again and again, so that calls fail at once instead of one by one."""
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
-import structlog
-from prometheus_client import Counter, Gauge
-
-logger = structlog.get_logger(__name__)
+K = TypeVar("K", bound=Hashable)
 
 # A state is some 500 bytes; the least recently used one is forgotten, which closes its circuit.
 _SIZE = 10_000
 _CAUSE_CHARACTERS = 300
-_OPEN = Gauge("coxswain_models_circuits_open", "Upstreams, counted for each group, that are left alone after outages.")
-_OPENINGS = Counter(
-    "coxswain_models_circuit_openings_total", "How often an upstream was left alone, by provider.", ("provider",)
-)
-
-
-class UpstreamKey(NamedTuple):
-    """One group's use of one upstream: another group's key or address has no part in it."""
-
-    group_id: str
-    provider: str
-    base_url: str
-    """Empty means the provider's default address."""
-    upstream_model: str
-    """One address often serves models that fail independently."""
 
 
 @dataclass(slots=True)
@@ -49,10 +31,10 @@ class _State:
     """A probe may take long: after another pause, the next attempt is one too."""
 
 
-class Trial:
-    """One attempt at an upstream. Exactly one of its methods says how it ended; more calls of them do nothing."""
+class Trial(Generic[K]):
+    """One attempt at what may fail. Exactly one of its methods says how it ended; more calls of them do nothing."""
 
-    def __init__(self, breaker: "CircuitBreaker", key: UpstreamKey, began: float, *, is_probe: bool) -> None:
+    def __init__(self, breaker: "CircuitBreaker[K]", key: K, began: float, *, is_probe: bool) -> None:
         self._breaker = breaker
         self.key = key
         self.began = began
@@ -60,17 +42,17 @@ class Trial:
         self._ended = False
 
     def succeeded(self) -> None:
-        """The upstream answered, whatever it said."""
+        """It answered, whatever it said."""
         if self._end():
             self._breaker.succeeded(self)
 
     def failed(self, cause: str = "") -> None:
-        """The upstream had an outage; `cause` is its message, for the callers who are refused because of it."""
+        """It had an outage; `cause` is its message, for the callers who are refused because of it."""
         if self._end():
             self._breaker.failed(self, cause)
 
     def gave_up(self) -> None:
-        """The attempt ended without telling anything of the upstream."""
+        """The attempt ended without telling anything of it."""
         if self._end():
             self._breaker.gave_up(self)
 
@@ -79,37 +61,50 @@ class Trial:
         return first
 
 
-class CircuitBreaker:
-    """Counts the outages of each upstream in a row.
+class CircuitBreaker(Generic[K]):
+    """Counts the outages of each key in a row.
 
     After `threshold` of them nothing is to be sent for a time that doubles from `pause` to `longest` seconds. Then one
-    attempt tries whether the upstream answers again, and another one when it takes longer than that time. Attempts that
+    attempt tries whether it answers again, and another one when it takes longer than that time. Attempts that
     overlap fail together when a connection is lost, so those that began before the last outage count as a part of it.
     """
 
     def __init__(
-        self, *, threshold: int, pause: float, longest: float, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        threshold: int,
+        pause: float,
+        longest: float,
+        clock: Callable[[], float] = time.monotonic,
+        on_open: Callable[[K, float, bool], object] = lambda _key, _pause, _first: None,
+        on_close: Callable[[K, bool], object] = lambda _key, _forgotten: None,
     ) -> None:
-        """With a `threshold` of 0 nothing is ever left alone."""
+        """With a `threshold` of 0 nothing is ever left alone.
+
+        `on_open` is told the key, the pause in seconds and whether the circuit was closed before; `on_close` the key
+        and whether it was only forgotten.
+        """
         self._threshold = threshold
         self._pause = pause
         self._longest = longest
         self._clock = clock
-        self._states: OrderedDict[UpstreamKey, _State] = OrderedDict()
+        self._on_open = on_open
+        self._on_close = on_close
+        self._states: OrderedDict[K, _State] = OrderedDict()
 
-    def refusal(self, key: UpstreamKey) -> float:
+    def refusal(self, key: K) -> float:
         """Return for how many seconds nothing is to be sent; 0 means that an attempt may begin."""
         state = self._states.get(key)
         if state is None or state.open_until is None:
             return 0.0
         return max(0.0, max(state.open_until, state.next_probe_at) - self._clock())
 
-    def cause(self, key: UpstreamKey) -> str:
-        """Return the message of the upstream's last outage; empty when there is none."""
+    def cause(self, key: K) -> str:
+        """Return the message of its last outage; empty when there is none."""
         state = self._states.get(key)
         return "" if state is None else state.cause
 
-    def begin(self, key: UpstreamKey) -> Trial:
+    def begin(self, key: K) -> Trial[K]:
         """Begin an attempt that `refusal` does not speak against."""
         state = self._states.get(key)
         now = self._clock()
@@ -119,7 +114,7 @@ class CircuitBreaker:
             state.next_probe_at = now + state.pause
         return Trial(self, key, now, is_probe=is_probe)
 
-    def succeeded(self, trial: Trial) -> None:
+    def succeeded(self, trial: Trial[K]) -> None:
         """See `Trial`."""
         state = self._states.get(trial.key)
         # What began before the opening says nothing about the time since.
@@ -127,10 +122,9 @@ class CircuitBreaker:
             return
         del self._states[trial.key]
         if state.open_until is not None:
-            _OPEN.dec()
-            logger.info("upstream_used_again", group_id=trial.key.group_id, upstream_model=trial.key.upstream_model)
+            self._on_close(trial.key, False)
 
-    def failed(self, trial: Trial, cause: str) -> None:
+    def failed(self, trial: Trial[K], cause: str) -> None:
         """See `Trial`."""
         if not self._threshold:
             return
@@ -147,26 +141,22 @@ class CircuitBreaker:
             if state.outages >= self._threshold:
                 self._open(trial.key, state)
         if len(self._states) > _SIZE:
-            _, forgotten = self._states.popitem(last=False)
+            key, forgotten = self._states.popitem(last=False)
             if forgotten.open_until is not None:
-                _OPEN.dec()
+                self._on_close(key, True)
 
-    def gave_up(self, trial: Trial) -> None:
+    def gave_up(self, trial: Trial[K]) -> None:
         """See `Trial`; another attempt may probe."""
         state = self._states.get(trial.key)
         if state is not None and trial.is_probe:
             state.next_probe_at = 0.0
 
-    def _open(self, key: UpstreamKey, state: _State) -> None:
-        if state.open_until is None:
-            _OPEN.inc()
+    def _open(self, key: K, state: _State) -> None:
+        was_closed = state.open_until is None
         pause = min(self._longest, self._pause * 2.0 ** min(state.openings, 60))
         state.openings += 1
         state.pause = pause
         state.opened_at = self._clock()
         state.open_until = state.opened_at + pause
         state.next_probe_at = 0.0
-        _OPENINGS.labels(key.provider).inc()
-        logger.warning(
-            "upstream_left_alone", group_id=key.group_id, upstream_model=key.upstream_model, seconds=round(pause, 1)
-        )
+        self._on_open(key, pause, was_closed)

@@ -1,24 +1,16 @@
-"""The tools crews can use, described. What they do is in `worker/crew/tools`, which alone may import crewai."""
-
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+"""Tools that work out what they are given, in the crew process. What they do is in `worker/crew/tools`."""
 
 from services.orchestrator.domain.tool import Tool
+from services.orchestrator.tool_catalogue.schemas import object_schema
 
-
-def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
-
-
-_TOOLS = (
+TOOLS = (
     Tool(
         name="calculator",
         description=(
             "Works out an arithmetic expression exactly as written: + - * / // % **, parentheses, and the functions "
             "abs, round, min, max, sqrt."
         ),
-        config_schema=_object(
+        config_schema=object_schema(
             {
                 "decimal_places": {
                     "type": "integer",
@@ -29,7 +21,7 @@ _TOOLS = (
                 }
             }
         ),
-        arguments_schema=_object(
+        arguments_schema=object_schema(
             {
                 "expression": {
                     "type": "string",
@@ -46,7 +38,7 @@ _TOOLS = (
     Tool(
         name="current_time",
         description="Tells the present date and time in a time zone, as ISO 8601 with the weekday.",
-        config_schema=_object(
+        config_schema=object_schema(
             {
                 "time_zone": {
                     "type": "string",
@@ -57,7 +49,7 @@ _TOOLS = (
                 }
             }
         ),
-        arguments_schema=_object(
+        arguments_schema=object_schema(
             {
                 "time_zone": {
                     "type": "string",
@@ -73,7 +65,7 @@ _TOOLS = (
     Tool(
         name="text_statistics",
         description="Counts the characters, words, sentences and paragraphs of a text; names its most frequent words.",
-        config_schema=_object(
+        config_schema=object_schema(
             {
                 "frequent_words": {
                     "type": "integer",
@@ -84,13 +76,10 @@ _TOOLS = (
                 }
             }
         ),
-        arguments_schema=_object(
+        arguments_schema=object_schema(
             {"text": {"type": "string", "minLength": 1, "maxLength": 1_000_000, "description": "The text."}}, "text"
         ),
         idempotent=True,
         in_crew_process=True,
     ),
 )
-
-TOOLS: Mapping[str, Tool] = MappingProxyType({tool.name: tool for tool in sorted(_TOOLS, key=lambda tool: tool.name)})
-"""Every tool by its name, in the order of names."""

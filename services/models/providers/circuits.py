@@ -1,0 +1,56 @@
+"""The circuits of upstreams: which ones are left alone for a while, counted and logged."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+from services.common.circuit_breaker import CircuitBreaker, Trial
+
+logger = structlog.get_logger(__name__)
+
+_OPEN = Gauge("coxswain_models_circuits_open", "Upstreams, counted for each group, that are left alone after outages.")
+_OPENINGS = Counter(
+    "coxswain_models_circuit_openings_total", "How often an upstream was left alone, by provider.", ("provider",)
+)
+
+
+class UpstreamKey(NamedTuple):
+    """One group's use of one upstream: another group's key or address has no part in it."""
+
+    group_id: str
+    provider: str
+    base_url: str
+    """Empty means the provider's default address."""
+    upstream_model: str
+    """One address often serves models that fail independently."""
+
+
+UpstreamCircuits = CircuitBreaker[UpstreamKey]
+UpstreamTrial = Trial[UpstreamKey]
+
+
+def upstream_circuits(
+    *, threshold: int, pause: float, longest: float, clock: Callable[[], float] = time.monotonic
+) -> UpstreamCircuits:
+    """Return the circuits of all upstreams; see `CircuitBreaker`."""
+    return CircuitBreaker(
+        threshold=threshold, pause=pause, longest=longest, clock=clock, on_open=_opened, on_close=_closed
+    )
+
+
+def _opened(key: UpstreamKey, pause: float, was_closed: bool) -> None:
+    if was_closed:
+        _OPEN.inc()
+    _OPENINGS.labels(key.provider).inc()
+    logger.warning(
+        "upstream_left_alone", group_id=key.group_id, upstream_model=key.upstream_model, seconds=round(pause, 1)
+    )
+
+
+def _closed(key: UpstreamKey, forgotten: bool) -> None:
+    _OPEN.dec()
+    if not forgotten:
+        logger.info("upstream_used_again", group_id=key.group_id, upstream_model=key.upstream_model)

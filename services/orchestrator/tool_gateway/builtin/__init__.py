@@ -1,0 +1,1 @@
+"""The tools that the gateway itself has; one module each."""

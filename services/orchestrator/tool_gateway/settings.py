@@ -1,0 +1,52 @@
+"""Settings of the tool gateway. Each is an environment variable with the prefix `COXSWAIN_TOOLS_`."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.common.egress import Network
+
+
+class ToolGatewaySettings(BaseSettings):
+    """What the operator may choose."""
+
+    model_config = SettingsConfigDict(env_prefix="COXSWAIN_TOOLS_", extra="ignore")
+
+    egress_allowed_networks: list[Network] = Field(
+        [],
+        description="JSON list of networks besides the public internet that tools may be in; plain http is allowed "
+        'there too. Example: ["10.20.0.0/16"].',
+    )
+    max_result_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=64 * 1024,
+        le=64 * 1024 * 1024,
+        description="Largest result of a tool, in bytes; of a larger one reading stops, and the call fails.",
+    )
+    connect_seconds: float = Field(10, gt=0, description="Seconds a source gets to accept a connection.")
+    default_timeout_seconds: float = Field(
+        60, gt=0, description="Seconds without a sign of a tool after which a call that sets no limit ends."
+    )
+    max_timeout_seconds: float = Field(
+        900, gt=0, description="Longest time of a call that sets no limit, in seconds, however much progress it shows."
+    )
+    question_seconds: float = Field(
+        600, gt=0, description="Seconds a source that asks a person in the middle of a call is kept waiting."
+    )
+    calls_per_source: int = Field(
+        8, ge=1, description="Calls of one group to one source that run at once in one process; others wait."
+    )
+    waiting_calls_per_source: int = Field(
+        64, ge=0, description="Calls of one group to one source that wait for their turn; more are refused."
+    )
+    outage_threshold: int = Field(
+        5, ge=0, description="Failures in a row after which a source is left alone for a group; 0: never."
+    )
+    outage_pause_seconds: float = Field(
+        30, gt=0, description="Seconds a source is left alone at first; doubled when it then fails again."
+    )
+    lease_seconds: float = Field(
+        15, ge=3, description="Seconds without a sign of a process after which the calls it made count as lost."
+    )
+    outcome_retention_seconds: float = Field(
+        24 * 3600, ge=60, description="Seconds an outcome is kept for the worker host that asked for it."
+    )

@@ -1,0 +1,169 @@
+"""Where a running call tells what happens to it: its row, its followers, its time."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+from services.orchestrator.domain.gateway_call import CallKey
+from services.orchestrator.tool_gateway.ports import NotSent, OutcomeUnknown, SourceAnswer, SourceQuestion
+from services.orchestrator.tool_gateway.usecases.call_board import Asked, CallBoard, Sign
+from services.orchestrator.tool_gateway.usecases.call_store import CallStore
+
+_SIGN_CHARACTERS = 2000
+_QUESTION_CHARACTERS = 4096
+
+
+class CallTime:
+    """The time limits of a call: one without a sign, which each sign extends, and one in all. Questions stop both."""
+
+    def __init__(self, quiet_seconds: float, total_seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._quiet = quiet_seconds
+        self._total = total_seconds
+        self._ends_at = self._loop.time() + total_seconds
+        self._limit: asyncio.Timeout | None = None
+
+    @contextlib.asynccontextmanager
+    async def limit(self) -> AsyncIterator[None]:
+        """End the block with TimeoutError when a limit is reached."""
+        async with asyncio.timeout_at(self._next()) as self._limit:
+            yield
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether a limit was reached."""
+        return self._limit is not None and self._limit.expired()
+
+    @property
+    def remaining(self) -> float:
+        """The seconds left in all."""
+        return max(0.0, self._ends_at - self._loop.time())
+
+    @property
+    def text(self) -> str:
+        """Which limit was reached."""
+        if self._loop.time() >= self._ends_at:
+            return f"it did not end within {self._total:g} s"
+        return f"it gave no sign for {self._quiet:g} s"
+
+    def sign(self) -> None:
+        """The call goes on."""
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(self._next())
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop the clock while the block runs."""
+        began = self._loop.time()
+        if self._limit is not None:
+            self._limit.reschedule(None)
+        try:
+            yield
+        finally:
+            self._ends_at += self._loop.time() - began
+            self.sign()
+
+    def _next(self) -> float:
+        return min(self._loop.time() + self._quiet, self._ends_at)
+
+
+class RunningCall:
+    """See `CallProgress`."""
+
+    def __init__(
+        self,
+        key: CallKey,
+        execution_id: str,
+        source: str,
+        *,
+        store: CallStore,
+        board: CallBoard,
+        time: CallTime,
+        question_seconds: float,
+        sent: bool = False,
+        handle: str = "",
+    ) -> None:
+        """`sent` and `handle` are what is known of a call that another process made."""
+        self.key = key
+        self.execution_id = execution_id
+        self.source = source
+        self.board = board
+        self.time = time
+        self.is_sent = sent
+        self.known_handle = handle
+        self.is_lost = False
+        """Whether another process makes or follows the call by now."""
+        self.claimed = asyncio.Event()
+        self._store = store
+        self._question_seconds = question_seconds
+        self._questions = 0
+        self._answer: asyncio.Future[SourceAnswer] | None = None
+        self._claiming = asyncio.Lock()
+
+    async def sent(self) -> None:
+        """See `CallProgress`.
+
+        Raises:
+            NotSent: another process makes the call.
+        """
+        async with self._claiming:
+            if self.is_sent:
+                return
+            if not await self._store.claim(self.key, self.execution_id, self.source):
+                self.is_lost = True
+                raise NotSent("another process makes this call")
+            self.is_sent = True
+            self.claimed.set()
+
+    async def handle(self, handle: str) -> None:
+        """See `CallProgress`.
+
+        Raises:
+            OutcomeUnknown: another process follows the call by now.
+        """
+        await self.sent()
+        if not await self._store.keep_handle(self.key, handle):
+            self.is_lost = True
+            raise OutcomeUnknown("another process follows this call")
+        self.known_handle = handle
+        self.time.sign()
+
+    async def progress(self, text: str, fraction: float | None = None) -> None:
+        """See `CallProgress`."""
+        self.time.sign()
+        if fraction is not None:
+            fraction = min(1.0, max(0.0, fraction)) if fraction == fraction else None
+        self.board.show(Sign(plain_text(text)[:_SIGN_CHARACTERS], fraction))
+
+    async def ask(self, question: SourceQuestion) -> SourceAnswer:
+        """See `CallProgress`; an answer that does not come in time is "cancel"."""
+        self._questions += 1
+        asked = Asked(
+            self._questions,
+            SourceQuestion(plain_text(question.text)[:_QUESTION_CHARACTERS], question.schema, question.url),
+        )
+        self._answer = asyncio.get_running_loop().create_future()
+        with self.time.stopped():
+            await self._store.ask(self.key, asked)
+            self.board.ask(asked)
+            try:
+                async with asyncio.timeout(self._question_seconds):
+                    return await self._answer
+            except TimeoutError:
+                return SourceAnswer("cancel")
+            finally:
+                self._answer = None
+                self.board.ask(None)
+                await self._store.ask(self.key, None)
+
+    def take_answer(self, number: int, answer: SourceAnswer) -> bool:
+        """Pass a person's answer on; False if that question is not open."""
+        if self._answer is None or self._answer.done() or number != self._questions:
+            return False
+        self._answer.set_result(answer)
+        return True
+
+
+def plain_text(text: str) -> str:
+    """Return a text that is valid UTF-8 and has no U+0000, which no database takes."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")

@@ -1,0 +1,296 @@
+"""Makes one call: in its turn, in its time, again only where that does no harm."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from services.common.backoff import Backoff
+from services.common.circuit_breaker import Trial
+from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
+from services.orchestrator.domain.tool_outcome import Failed, Outcome, Returned, Unknown
+from services.orchestrator.domain.tool_source import SourceKind, ToolSourceSpec
+from services.orchestrator.tool_gateway.ports import (
+    BuiltinTool,
+    CallRefused,
+    NotSent,
+    OutcomeUnknown,
+    StoredFile,
+    ToolAdapter,
+    ToolCallRequest,
+    ToolResult,
+)
+from services.orchestrator.tool_gateway.usecases.call_progress import RunningCall, plain_text
+from services.orchestrator.tool_gateway.usecases.source_limits import SourceKey, SourceLimits
+
+logger = structlog.get_logger(__name__)
+
+_ATTEMPTS = 3
+_PAUSES = Backoff(0.5, 8.0)
+
+
+class FileKeeper(Protocol):
+    """Where the files go that tools make."""
+
+    async def keep(self, request: ToolCallRequest, files: tuple[StoredFile, ...]) -> list[str]:
+        """Store files as artifacts of the call's execution and return their ids.
+
+        Raises:
+            CoxswainError: they are too large, or cannot be stored now.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallOrder:
+    """A call that is to be made, and its limits in seconds."""
+
+    request: ToolCallRequest
+    name: str
+    """As crews refer to the tool."""
+    timeout: float
+    max_timeout: float
+    grant_id: str = ""
+
+    @property
+    def source_name(self) -> str:
+        """Name of its source, or of the built-in tool."""
+        return self.name.partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What came of an attempt, and what follows."""
+
+    outcome: Outcome
+    handle: str | None = None
+    """With which to ask what has become of the call; None: make it."""
+    is_final: bool = False
+    pause_seconds: float = 0.0
+    """Which the source asks for."""
+
+
+class CallRunner:
+    """Makes calls through the adapter of their source, or by the gateway's own tools."""
+
+    def __init__(
+        self,
+        adapters: Mapping[SourceKind, ToolAdapter],
+        builtin: Mapping[str, BuiltinTool],
+        limits: SourceLimits,
+        *,
+        max_result_bytes: int,
+        files: FileKeeper | None = None,
+    ) -> None:
+        self._adapters = adapters
+        self._builtin = builtin
+        self._limits = limits
+        self._max_result_bytes = max_result_bytes
+        self._files = files
+
+    def maker(self, source: ToolSourceSpec | None, tool: str) -> BuiltinTool:
+        """Return what makes calls of a tool.
+
+        Raises:
+            CallRefused: TOOL_NOT_FOUND, TOOL_DISABLED or TOOL_UNAVAILABLE.
+        """
+        if source is None:
+            builtin = self._builtin.get(tool)
+            if builtin is None:
+                raise CallRefused(f'there is no built-in tool "{tool}"', reason="TOOL_NOT_FOUND")
+            return builtin
+        if source.disabled:
+            raise CallRefused(f'the source "{source.name}" is switched off', reason="TOOL_DISABLED")
+        adapter = self._adapters.get(source.kind)
+        if adapter is None:
+            raise CallRefused(
+                f"this installation calls no sources of the kind {source.kind}", reason="TOOL_UNAVAILABLE"
+            )
+        return adapter
+
+    async def make(self, order: CallOrder, call: RunningCall, *, handle: str | None = None) -> Outcome:
+        """Make a call and return its outcome; with `handle`, which may be empty, find out what became of it first.
+
+        What is raised besides CancelledError says nothing of the source, and no outcome is known then.
+        """
+        request = order.request
+        key = SourceKey(request.principal.group_id, order.source_name)
+        try:
+            maker = self.maker(request.source, request.tool)
+            async with self._limits.turn(key, wait_seconds=order.timeout):
+                return await self._within_rate(order, call, maker, key, handle)
+        except CallRefused as refused:
+            return _refused(order, call, refused)
+
+    async def _within_rate(
+        self, order: CallOrder, call: RunningCall, maker: BuiltinTool, key: SourceKey, handle: str | None
+    ) -> Outcome:
+        per_minute = _calls_per_minute(order.request)
+        if handle is not None or per_minute is None:
+            return await self._in_time(order, call, maker, key, handle)
+        async with self._limits.rate(key, per_minute):
+            making = asyncio.create_task(self._in_time(order, call, maker, key, handle))
+            # In its row the call is counted by its row alone.
+            claimed = asyncio.create_task(call.claimed.wait())
+            try:
+                await asyncio.wait({making, claimed}, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                making.cancel()
+                await asyncio.wait({making})
+                raise
+            finally:
+                claimed.cancel()
+        return await _awaited(making)
+
+    async def _in_time(
+        self, order: CallOrder, call: RunningCall, maker: BuiltinTool, key: SourceKey, handle: str | None
+    ) -> Outcome:
+        try:
+            async with call.time.limit():
+                return await self._attempts(order, call, maker, key, handle)
+        except TimeoutError:
+            if not call.is_sent or order.request.idempotent:
+                return Failed("TOOL_TIMEOUT", f"{order.name}: {call.time.text}", temporary=not call.is_sent)
+            return Unknown(f"{order.name}: {call.time.text}, so that the call may or may not have taken effect")
+
+    async def _attempts(
+        self, order: CallOrder, call: RunningCall, maker: BuiltinTool, key: SourceKey, handle: str | None
+    ) -> Outcome:
+        step = _Step(Unknown(""), handle)
+        attempt, is_first = 1, handle is None
+        while True:
+            trial = self._limits.attempt(key, first=is_first)
+            is_first = False
+            step = await self._attempt(order, call, maker, trial, step)
+            if step.is_final or call.is_lost:
+                return step.outcome
+            # Asking once what has become of a call is no attempt at making it.
+            if step.handle == "":
+                continue
+            pause = _PAUSES.pause(attempt, step.pause_seconds)
+            # What has a handle is asked for as long as the call may take.
+            if pause >= call.time.remaining or (attempt >= _ATTEMPTS and not step.handle):
+                return _repeatable(step.outcome, order)
+            attempt += 1
+            await asyncio.sleep(pause)
+
+    async def _attempt(
+        self, order: CallOrder, call: RunningCall, maker: BuiltinTool, trial: Trial[SourceKey], step: _Step
+    ) -> _Step:
+        """Make a call, or ask what has become of it, and return what to do next."""
+        request = order.request
+        try:
+            if step.handle is None:
+                result = await maker.call(request, call)
+            else:
+                result = await maker.resume(request, step.handle, call)
+            trial.succeeded()
+            return _Step(await self._kept(order, result), is_final=True)
+        except NotSent as failure:
+            outcome = Failed(failure.reason, f"{order.name}: {failure}", temporary=True)
+            if failure.reason != "TOOL_UNAVAILABLE":
+                return _Step(outcome, is_final=True)
+            trial.failed(str(failure))
+            return _Step(outcome, pause_seconds=failure.retry_after or 0.0)
+        except OutcomeUnknown as failure:
+            trial.failed(str(failure))
+            unknown = Unknown(f"{order.name}: {failure}")
+            if not failure.final and (step.handle is None or call.known_handle):
+                return _Step(unknown, call.known_handle)
+            # What was seen of the call itself says more than that nobody can tell.
+            seen = step.outcome if isinstance(step.outcome, Unknown) and step.outcome.message else unknown
+            return _Step(seen, is_final=not request.idempotent)
+        except CallRefused as refused:
+            trial.succeeded()
+            return _Step(_refused(order, call, refused), is_final=True)
+        except asyncio.CancelledError:
+            if call.time.ran_out:
+                trial.failed(call.time.text)
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a source makes of an adapter, the call has an outcome
+            return _Step(self._fault(order, call, error), is_final=True)
+        finally:
+            trial.gave_up()
+
+    def _fault(self, order: CallOrder, call: RunningCall, error: Exception) -> Outcome:
+        """Return the outcome of a call that ended with what no adapter announces."""
+        if isinstance(error, CoxswainError):
+            reason, text = error.reason, error.message
+            temporary = isinstance(error, Unavailable | DeadlineExceeded)
+        else:
+            logger.error("tool_call_failed", tool=order.name, exc_info=error)
+            reason, text, temporary = "INTERNAL", "the gateway failed; its log says why", False
+        if not call.is_sent or order.request.idempotent:
+            return Failed(reason, f"{order.name}: {text}", temporary=temporary)
+        return Unknown(f"{order.name}: {text}; it is not known whether the call took effect")
+
+    async def _kept(self, order: CallOrder, result: ToolResult) -> Outcome:
+        text = plain_text(result.text)
+        try:
+            structured = "" if result.structured is None else _json_text(result.structured)
+        except (ValueError, TypeError, RecursionError):
+            structured, text = "", f"{text}\n[The structured result was left out: it is not valid JSON.]".strip()
+        size = len(text.encode()) + len(structured.encode())
+        if size > self._max_result_bytes:
+            return Failed(
+                "TOOL_RESULT_TOO_LARGE",
+                f"{order.name}: the call was made, and its result of {size} bytes is larger than the "
+                f"{self._max_result_bytes} that the operator allows",
+            )
+        artifacts: list[str] = []
+        if result.files:
+            names = ", ".join(file.name for file in result.files)[:500]
+            try:
+                artifacts = [] if self._files is None else await self._files.keep(order.request, result.files)
+            except CoxswainError as error:
+                text = f"{text}\n[Files were not kept: {error.message}]".strip()
+            if self._files is None:
+                text = f"{text}\n[Files were not kept: {plain_text(names)}]".strip()
+        return Returned(text, structured, result.is_error, tuple(artifacts))
+
+
+async def _awaited(task: "asyncio.Task[Outcome]") -> Outcome:
+    """Return the result of a task that ends with its waiter."""
+    try:
+        return await task
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+def _refused(order: CallOrder, call: RunningCall, refused: CallRefused) -> Outcome:
+    temporary = refused.reason in ("TOOL_RATE_LIMITED", "TOOL_UNAVAILABLE") and not call.is_sent
+    return Failed(refused.reason, f"{order.name}: {refused}", temporary=temporary)
+
+
+def _repeatable(outcome: Outcome, order: CallOrder) -> Outcome:
+    """Return the outcome of the last attempt; of what may be called twice it is a failure, whatever happened."""
+    if isinstance(outcome, Unknown) and order.request.idempotent:
+        return Failed("TOOL_UNAVAILABLE", outcome.message, temporary=True)
+    return outcome
+
+
+def _calls_per_minute(request: ToolCallRequest) -> int | None:
+    return None if request.source is None else request.source.policy_for(request.tool).calls_per_minute
+
+
+def _json_text(document: Any) -> str:
+    """Return JSON whose texts are valid UTF-8 and have no U+0000, not even an escaped one.
+
+    Raises:
+        ValueError, TypeError: it holds what is no JSON, such as NaN.
+        RecursionError: it is too deep.
+    """
+    return json.dumps(_plain(document), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _plain(document: Any) -> Any:
+    if isinstance(document, str):
+        return plain_text(document)
+    if isinstance(document, Mapping):
+        return {plain_text(str(key)): _plain(value) for key, value in document.items()}
+    return [_plain(item) for item in document] if isinstance(document, list | tuple) else document

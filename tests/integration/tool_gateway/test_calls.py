@@ -1,0 +1,399 @@
+"""Each call is made once, whoever asks how often, and whatever process dies meanwhile."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select, update
+
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.identity.service_identity import ServiceIdentity
+from services.orchestrator.domain.tool_outcome import Failed, Returned, Unknown
+from services.orchestrator.tables import gateway_calls
+from services.orchestrator.tool_gateway.ports import (
+    CallProgress,
+    CallRefused,
+    NotSent,
+    OutcomeUnknown,
+    SourceAnswer,
+    SourceQuestion,
+    ToolCallRequest,
+    ToolResult,
+)
+from services.orchestrator.tool_gateway.usecases.call_board import Asked, Sign
+from tests.integration.tool_gateway.support import PlayedSource, Replica, key_of, order, running
+
+SECRET = "marked-result-51c2"
+
+
+async def _pay(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+    await progress.sent()
+    return ToolResult(f"paid {SECRET}")
+
+
+async def _cannot_tell(request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+    raise OutcomeUnknown("this source keeps nothing")
+
+
+def held(gate: asyncio.Event, started: asyncio.Event, *, sent: bool = True) -> "PlayedSource":
+    """Return a source that pays when the gate opens."""
+
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        if sent:
+            await progress.sent()
+        started.set()
+        await gate.wait()
+        await progress.sent()
+        return ToolResult("paid")
+
+    return PlayedSource(call, _cannot_tell)
+
+
+async def test_a_repeated_call_returns_what_the_first_one_did(database: Database, identity: ServiceIdentity) -> None:
+    replica = Replica(database, identity, PlayedSource(_pay))
+    other = Replica(database, identity, PlayedSource(_pay))
+    async with running(replica, other):
+        made = order()
+        first, again, elsewhere = await replica.end(made), await replica.end(made), await other.end(made)
+    assert first.outcome == again.outcome == elsewhere.outcome == Returned(f"paid {SECRET}")
+    assert (first.replayed, again.replayed, elsewhere.replayed) == (False, True, True)
+    assert (len(replica.source.calls), len(other.source.calls)) == (1, 0)
+    async with database.read() as connection:
+        rows = (await connection.execute(select(gateway_calls))).all()
+    assert rows
+    assert SECRET not in repr(rows)
+    assert SECRET.encode() not in b"".join(row.outcome or b"" for row in rows)
+
+
+async def test_calls_of_two_groups_with_one_id_never_meet(database: Database, identity: ServiceIdentity) -> None:
+    replica = Replica(database, identity, PlayedSource(_pay))
+    async with running(replica):
+        mine = order(group_id="sales")
+        theirs = order(group_id="legal", call_id=mine.request.call_id)
+        await replica.call(mine)
+        assert not (await replica.end(theirs)).replayed
+        assert await replica.calls.answer(key_of(theirs), 1, SourceAnswer("accept")) is False
+    assert len(replica.source.calls) == 2
+
+
+async def test_all_who_ask_meanwhile_follow_one_call(database: Database, identity: ServiceIdentity) -> None:
+    gate, started = asyncio.Event(), asyncio.Event()
+    source = held(gate, started)
+    first, second = Replica(database, identity, source), Replica(database, identity, source)
+    async with running(first, second):
+        made = order()
+        asking = [asyncio.create_task(first.call(made)) for _ in range(3)]
+        await started.wait()
+        # Whoever goes away takes nothing with them.
+        asking[0].cancel()
+        asking.append(asyncio.create_task(second.call(made)))
+        await asyncio.sleep(0)
+        gate.set()
+        outcomes = await asyncio.gather(*asking[1:])
+    assert outcomes == [Returned("paid")] * 3
+    assert source.calls == [made.request.call_id]
+
+
+async def test_two_replicas_that_are_asked_at_once_send_one_call(database: Database, identity: ServiceIdentity) -> None:
+    gate, begun = asyncio.Event(), [asyncio.Event(), asyncio.Event()]
+    sent: list[str] = []
+
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        begun[len(source.calls) - 1].set()
+        await gate.wait()
+        await progress.sent()
+        sent.append(request.call_id)
+        return ToolResult("paid")
+
+    source = PlayedSource(call)
+    first, second = Replica(database, identity, source), Replica(database, identity, source)
+    async with running(first, second):
+        made = order()
+        asking = [asyncio.create_task(replica.call(made)) for replica in (first, second)]
+        await asyncio.gather(*(begun[number].wait() for number in range(2)))
+        gate.set()
+        assert await asyncio.gather(*asking) == [Returned("paid")] * 2
+    assert sent == [made.request.call_id]
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+@pytest.mark.parametrize("sent", [False, True])
+async def test_a_lost_process_leaves_what_was_not_sent_to_another(
+    database: Database, identity: ServiceIdentity, sent: bool, idempotent: bool
+) -> None:
+    gate, started = asyncio.Event(), asyncio.Event()
+    lost = Replica(database, identity, held(gate, started, sent=sent))
+    other = Replica(database, identity, PlayedSource(_pay, _cannot_tell))
+    async with running(lost, other):
+        made = order(idempotent=idempotent)
+        asking = asyncio.create_task(lost.call(made))
+        await started.wait()
+        await lost.die()
+        await asyncio.gather(asking, return_exceptions=True)
+        await _expire_leases(database)
+        outcome = await other.call(made)
+    if sent and not idempotent:
+        assert isinstance(outcome, Unknown)
+        assert not other.source.calls
+    else:
+        assert outcome == Returned(f"paid {SECRET}")
+        assert len(other.source.calls) == 1
+
+
+async def test_a_live_process_is_waited_for(database: Database, identity: ServiceIdentity) -> None:
+    gate, started = asyncio.Event(), asyncio.Event()
+    first = Replica(database, identity, held(gate, started))
+    other = Replica(database, identity, PlayedSource(_pay))
+    async with running(first, other):
+        made = order(timeout=30, max_timeout=30)
+        asking = asyncio.create_task(first.call(made))
+        await started.wait()
+        following = asyncio.create_task(other.call(made))
+        # Longer than a lease.
+        await asyncio.sleep(4)
+        assert not following.done()
+        gate.set()
+        assert [await asking, await following] == [Returned("paid")] * 2
+    assert not other.source.calls
+
+
+async def test_what_has_a_handle_is_asked_for_by_whoever_is_left(database: Database, identity: ServiceIdentity) -> None:
+    started = asyncio.Event()
+    asked = 0
+
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        await progress.handle("statement-7")
+        started.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def resume(request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise OutcomeUnknown("the source does not answer")
+        return ToolResult(f"result of {handle}")
+
+    lost = Replica(database, identity, PlayedSource(call))
+    other = Replica(database, identity, PlayedSource(_pay, resume))
+    async with running(lost, other):
+        made = order()
+        asking = asyncio.create_task(lost.call(made))
+        await started.wait()
+        await lost.die()
+        await asyncio.gather(asking, return_exceptions=True)
+        await _expire_leases(database)
+        assert await other.call(made) == Returned("result of statement-7")
+    assert other.source.resumed == ["statement-7"] * 3
+    assert not other.source.calls
+
+
+async def test_what_a_source_has_never_seen_is_called(database: Database, identity: ServiceIdentity) -> None:
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        await progress.sent()
+        if len(source.calls) == 1:
+            raise OutcomeUnknown("the connection ended")
+        return ToolResult("paid")
+
+    async def resume(request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+        raise NotSent("it has never seen the call")
+
+    source = PlayedSource(call, resume)
+    replica = Replica(database, identity, source)
+    async with running(replica):
+        assert await replica.call(order()) == Returned("paid")
+    assert (len(source.calls), source.resumed) == (2, [""])
+
+
+async def test_an_unknown_outcome_is_found_out_later(database: Database, identity: ServiceIdentity) -> None:
+    answers: Iterator[OutcomeUnknown | ToolResult] = iter([OutcomeUnknown("not yet"), ToolResult("paid")])
+
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        await progress.sent()
+        raise OutcomeUnknown("the connection ended before an answer came")
+
+    async def resume(request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+        answer = next(answers)
+        if isinstance(answer, OutcomeUnknown):
+            raise answer
+        return answer
+
+    replica = Replica(database, identity, PlayedSource(call, resume))
+    async with running(replica):
+        made = order()
+        assert await replica.call(made) == Unknown("bank/pay: the connection ended before an answer came")
+        assert await replica.call(made) == Returned("paid")
+    assert len(replica.source.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "idempotent", "attempts"),
+    [
+        (NotSent("refused the connection", retry_after=0.01), False, 3),
+        (OutcomeUnknown("cut"), True, 3),
+        (OutcomeUnknown("cut"), False, 1),
+        (CallRefused("no such account", reason="TOOL_UNAVAILABLE"), True, 1),
+        (NotSent("too many", reason="TOOL_RATE_LIMITED"), True, 1),
+        (ValueError("a fault of the adapter"), True, 1),
+    ],
+)
+async def test_only_what_does_no_harm_is_tried_again(
+    database: Database, identity: ServiceIdentity, failure: Exception, idempotent: bool, attempts: int
+) -> None:
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        if not isinstance(failure, NotSent):
+            await progress.sent()
+        raise failure
+
+    replica = Replica(database, identity, PlayedSource(call, _cannot_tell))
+    async with running(replica):
+        outcome = await replica.call(order(idempotent=idempotent))
+    assert len(replica.source.calls) == attempts
+    if isinstance(failure, OutcomeUnknown) and not idempotent:
+        assert isinstance(outcome, Unknown)
+    else:
+        assert isinstance(outcome, Failed)
+        assert "a fault" not in outcome.message
+
+
+async def test_a_fault_after_something_was_sent_is_no_failure(database: Database, identity: ServiceIdentity) -> None:
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        await progress.sent()
+        raise ValueError("a fault of the adapter")
+
+    replica = Replica(database, identity, PlayedSource(call, _cannot_tell))
+    async with running(replica):
+        assert isinstance(await replica.call(order()), Unknown)
+
+
+@pytest.mark.parametrize("sent", [False, True])
+async def test_a_call_without_a_sign_ends(database: Database, identity: ServiceIdentity, sent: bool) -> None:
+    replica = Replica(database, identity, held(asyncio.Event(), asyncio.Event(), sent=sent))
+    async with running(replica):
+        outcome = await replica.call(order(timeout=0.1))
+    if sent:
+        assert isinstance(outcome, Unknown)
+        assert "gave no sign for 0.1 s" in outcome.message
+    else:
+        assert outcome == Failed("TOOL_TIMEOUT", "bank/pay: it gave no sign for 0.1 s", temporary=True)
+
+
+async def test_signs_extend_a_call_up_to_its_end(database: Database, identity: ServiceIdentity) -> None:
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        while True:
+            await progress.progress("still at it", 0.5)
+            await asyncio.sleep(0.02)
+
+    replica = Replica(database, identity, PlayedSource(call))
+    async with running(replica):
+        made = order(timeout=0.3, max_timeout=1.2)
+        events = [event async for event in replica.calls.execute(made)]
+    signs = [event for event in events if isinstance(event, Sign)]
+    # Sixty signs came, and followers see four a second.
+    assert 2 <= len(signs) <= 7
+    assert "within 1.2 s" in events[-1].outcome.message  # type: ignore[union-attr]
+
+
+async def test_a_person_is_asked_while_the_clock_stands_still(database: Database, identity: ServiceIdentity) -> None:
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        await progress.sent()
+        answer = await progress.ask(SourceQuestion("Which account?\0", {"type": "object"}))
+        return ToolResult(f"{answer.action} {answer.content.get('account')}")
+
+    first = Replica(database, identity, PlayedSource(call))
+    other = Replica(database, identity, PlayedSource(call))
+    async with running(first, other):
+        made = order(timeout=0.5, max_timeout=1.0)
+        key = key_of(made)
+        stream = first.calls.execute(made)
+        asked = await anext(stream)
+        assert asked == Asked(1, SourceQuestion("Which account?\ufffd", {"type": "object"}))
+        # Longer than the call may take.
+        await asyncio.sleep(1.1)
+        # The worker host may ask another process than the one that makes the call.
+        elsewhere = other.calls.execute(made)
+        assert await anext(elsewhere) == asked
+        assert not await other.calls.answer(key, 2, SourceAnswer("accept"))
+        assert await other.calls.answer(key, 1, SourceAnswer("accept", {"account": "7"}))
+        assert not await other.calls.answer(key, 1, SourceAnswer("decline"))
+        ended = [event async for event in stream][-1]
+        assert ended == [event async for event in elsewhere][-1] or ended.outcome == Returned("accept 7")  # type: ignore[union-attr]
+        assert ended.outcome == Returned("accept 7")  # type: ignore[union-attr]
+
+
+async def test_a_call_is_cancelled_wherever_it_is_made(database: Database, identity: ServiceIdentity) -> None:
+    started = asyncio.Event()
+    first = Replica(database, identity, held(asyncio.Event(), started))
+    other = Replica(database, identity, PlayedSource(_pay))
+    async with running(first, other):
+        made = order()
+        asking = asyncio.create_task(first.call(made))
+        await started.wait()
+        outcome = await other.calls.cancel(key_of(made), "")
+        assert isinstance(outcome, Unknown)
+        assert await asking == outcome
+        # One that has not begun never will.
+        never = order()
+        assert await first.calls.cancel(key_of(never), "") == await other.call(never)
+        assert not other.source.calls
+        done = order()
+        await other.call(done)
+        assert await first.calls.cancel(key_of(done), "") == Returned(f"paid {SECRET}")
+
+
+async def test_a_call_that_waits_is_cancelled_before_it_is_sent(database: Database, identity: ServiceIdentity) -> None:
+    gate, started = asyncio.Event(), asyncio.Event()
+    replica = Replica(database, identity, held(gate, started), at_once=1)
+    async with running(replica):
+        running_call = asyncio.create_task(replica.call(order()))
+        await started.wait()
+        waiting = order()
+        asking = asyncio.create_task(replica.call(waiting))
+        # It runs up to where it waits.
+        await asyncio.sleep(0.2)
+        outcome = await replica.calls.cancel(key_of(waiting), "")
+        assert isinstance(outcome, Failed)
+        assert outcome.reason == "TOOL_CANCELLED"
+        assert await asking == outcome
+        gate.set()
+        await running_call
+    assert len(replica.source.calls) == 1
+
+
+async def test_a_process_that_ends_in_order_lets_others_ask_at_once(
+    database: Database, identity: ServiceIdentity
+) -> None:
+    started = asyncio.Event()
+    first = Replica(database, identity, held(asyncio.Event(), started), lease=3600)
+    other = Replica(database, identity, PlayedSource(_pay, _cannot_tell), lease=3600)
+    async with running(first, other):
+        made = order()
+        asking = asyncio.create_task(first.call(made))
+        await started.wait()
+        await first.calls.close()
+        assert isinstance((await asyncio.gather(asking, return_exceptions=True))[0], Exception)
+        assert isinstance(await other.call(made), Unknown)
+
+
+async def test_old_outcomes_are_dropped_and_never_made_again(database: Database, identity: ServiceIdentity) -> None:
+    replica = Replica(database, identity, PlayedSource(_pay, _cannot_tell))
+    async with running(replica):
+        of_execution, of_test = order(execution_id="e-1"), order()
+        await replica.call(of_execution)
+        await replica.call(of_test)
+        async with database.write() as connection:
+            await connection.execute(update(gateway_calls).values(ended_at=utc_now() - timedelta(days=2)))
+        await replica.store.drop_outcomes(24 * 3600)
+        assert await replica.store.find(key_of(of_test)) is None
+        kept = await replica.store.find(key_of(of_execution))
+        assert kept is not None
+        assert kept.outcome is None
+        assert isinstance(await replica.call(of_execution), Unknown)
+    assert len(replica.source.calls) == 2
+
+
+async def _expire_leases(database: Database) -> None:
+    async with database.write() as connection:
+        await connection.execute(update(gateway_calls).values(leased_until=utc_now() - timedelta(seconds=1)))
