@@ -1,9 +1,8 @@
 """Events for everybody who watches: one reader for each watched execution, however many watch it."""
 
 import asyncio
-import contextlib
 import functools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import structlog
 
@@ -14,7 +13,7 @@ from services.orchestrator.domain.event import CHUNK, TERMINAL_KINDS, StoredEven
 from services.orchestrator.domain.hint import HintKind
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.events import EventReader
-from services.orchestrator.usecases.feed_tail import Tail, shutting_down
+from services.orchestrator.usecases.feed_topics import Tail, Topics
 
 _PAGE = 200
 _READ_AT_ONCE = 1000
@@ -28,7 +27,6 @@ class _Topic(Tail[int, StoredEvent]):
     def __init__(self, execution_id: str, last: int) -> None:
         super().__init__(last, lambda event: event.sequence, _size)
         self.execution_id = execution_id
-        self.watchers = 0
         self.hinted = last
         """Events up to this sequence are known to exist."""
         self.reading = False
@@ -47,9 +45,8 @@ class EventFeed:
         self._bus = bus
         self._safety_read_seconds = safety_read_seconds
         self._tail_bytes = tail_bytes
-        self._topics: dict[str, _Topic] = {}
+        self._topics: Topics[_Topic] = Topics("sequence")
         self._background = BackgroundTasks()
-        self._draining = False
 
     async def start(self) -> None:
         """Begin to listen for hints."""
@@ -57,9 +54,7 @@ class EventFeed:
 
     def drain(self) -> None:
         """End every `follow`, now and from now on."""
-        self._draining = True
-        for topic in self._topics.values():
-            topic.wake()
+        self._topics.drain()
 
     async def close(self) -> None:
         """Stop listening."""
@@ -78,9 +73,11 @@ class EventFeed:
             NotFound: the execution was deleted, with the events that are missing.
         """
         position = after
-        with self._watched(execution_id, newest) as topic:
+        with self._topics.followed(execution_id, lambda: _Topic(execution_id, newest)) as topic:
+            # The row was read before anybody listened here: what was stored in between has no hint any more.
+            self._read(topic)
             while True:
-                self._refuse_when_draining()
+                self._topics.refuse_when_draining()
                 if position < topic.floor:
                     # Read before looking at rows: all up to the floor were committed by then.
                     behind = topic.floor
@@ -96,27 +93,10 @@ class EventFeed:
                         return
                 position = max(position, reached)
                 if position >= topic.last:
-                    self._refuse_when_draining()
+                    self._topics.refuse_when_draining()
                     if topic.deleted:
                         raise NotFound.of("execution", execution_id)
-                    await topic.change()
-
-    def _refuse_when_draining(self) -> None:
-        if self._draining:
-            raise shutting_down("sequence")
-
-    @contextlib.contextmanager
-    def _watched(self, execution_id: str, newest: int) -> Iterator[_Topic]:
-        topic = self._topics.setdefault(execution_id, _Topic(execution_id, newest))
-        topic.watchers += 1
-        # The row was read before anybody listened here: what was stored in between has no hint any more.
-        self._read(topic)
-        try:
-            yield topic
-        finally:
-            topic.watchers -= 1
-            if not topic.watchers:
-                del self._topics[execution_id]
+                    await topic.changed.wait()
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -127,7 +107,7 @@ class EventFeed:
                     if hint.kind is HintKind.RESYNC:
                         next_safety_read = loop.time()
                         continue
-                    topic = self._topics.get(hint.execution_id)
+                    topic = self._topics.topics.get(hint.execution_id)
                     if topic is not None and hint.last_sequence > topic.hinted:
                         topic.hinted = hint.last_sequence
                         self._read(topic)
@@ -137,7 +117,7 @@ class EventFeed:
                     next_safety_read = loop.time() + self._safety_read_seconds
 
     async def _safety_read(self) -> None:
-        topics = list(self._topics.values())
+        topics = list(self._topics.topics.values())
         for start in range(0, len(topics), _READ_AT_ONCE):
             portion = topics[start : start + _READ_AT_ONCE]
             newest = await self._events.newest([topic.execution_id for topic in portion])

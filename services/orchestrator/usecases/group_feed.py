@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from services.orchestrator.domain.group_event import EventFilter, GroupEvent, Po
 from services.orchestrator.domain.hint import HintKind
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.group_events import GroupEventReader
-from services.orchestrator.usecases.feed_tail import Tail, shutting_down
+from services.orchestrator.usecases.feed_topics import Tail, Topics
 
 logger = structlog.get_logger(__name__)
 
@@ -45,7 +45,6 @@ class _Topic(Tail[Position, GroupEvent]):
     def __init__(self, group_id: str, last: Position) -> None:
         super().__init__(last, lambda event: event.position, _size)
         self.group_id = group_id
-        self.watchers = 0
         self.hinted = asyncio.Event()
         self.background = BackgroundTasks()
 
@@ -68,9 +67,8 @@ class GroupFeed:
         self._safety_read_seconds = safety_read_seconds
         self._tail_bytes = tail_bytes
         self._mark_seconds = mark_seconds
-        self._topics: dict[str, _Topic] = {}
+        self._topics: Topics[_Topic] = Topics("position", self._close)
         self._background = BackgroundTasks()
-        self._draining = False
 
     async def start(self) -> None:
         """Begin to listen for hints."""
@@ -78,14 +76,12 @@ class GroupFeed:
 
     def drain(self) -> None:
         """End every `follow`, now and from now on."""
-        self._draining = True
-        for topic in self._topics.values():
-            topic.wake()
+        self._topics.drain()
 
     async def close(self) -> None:
         """Stop listening."""
         await self._background.stop()
-        for topic in self._topics.values():
+        for topic in self._topics.topics.values():
             await topic.background.stop()
 
     async def follow(
@@ -100,17 +96,16 @@ class GroupFeed:
         """
         loop = asyncio.get_running_loop()
         position = after
-        with self._watched(group_id, settled) as topic:
+        with self._topics.followed(group_id, lambda: self._open(group_id, settled)) as topic:
             yield Stretch([], position, utc_now())
             shown = loop.time()
             while True:
-                if self._draining:
-                    raise shutting_down("position")
+                self._topics.refuse_when_draining()
                 at_end = position >= topic.last
                 if at_end:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout_at(shown + self._mark_seconds):
-                            await topic.change()
+                            await topic.changed.wait()
                 found, position = await self._next(topic, position)
                 events = [event for event in found if chosen.shows(event)]
                 if events or loop.time() >= shown + self._mark_seconds:
@@ -129,27 +124,22 @@ class GroupFeed:
             return events, events[-1].position
         return events, max(behind, events[-1].position) if events else behind
 
-    @contextlib.contextmanager
-    def _watched(self, group_id: str, settled: Position) -> Iterator[_Topic]:
-        topic = self._topics.get(group_id)
-        if topic is None:
-            topic = self._topics[group_id] = _Topic(group_id, settled)
-            topic.background.start(self._read_on(topic))
-        topic.watchers += 1
-        try:
-            yield topic
-        finally:
-            topic.watchers -= 1
-            if not topic.watchers:
-                del self._topics[group_id]
-                self._background.start(topic.background.stop())
+    def _open(self, group_id: str, settled: Position) -> _Topic:
+        topic = _Topic(group_id, settled)
+        topic.background.start(self._read_on(topic))
+        return topic
+
+    def _close(self, topic: _Topic) -> None:
+        self._background.start(topic.background.stop())
 
     async def _listen(self) -> None:
         with self._bus.subscribe(HintKind.EVENTS_STORED) as subscription:
             while True:
                 for hint in await subscription.take():
                     lost = hint.kind is HintKind.RESYNC
-                    hinted = self._topics.values() if lost else filter(None, [self._topics.get(hint.group_id)])
+                    hinted = (
+                        self._topics.topics.values() if lost else filter(None, [self._topics.topics.get(hint.group_id)])
+                    )
                     for topic in hinted:
                         topic.hinted.set()
 

@@ -1,34 +1,26 @@
 """What changes in the questions of groups, for everybody who watches them."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 from services.common.background import BackgroundTasks
-from services.common.errors import Unavailable
 from services.common.periodic import once
 from services.orchestrator.domain.hint import HintKind
 from services.orchestrator.domain.question import QuestionChange
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.questions import QuestionChangeReader
+from services.orchestrator.usecases.feed_topics import Topic, Topics
 
 _PAGE = 100
 
 
-class _Inbox:
+class _Inbox(Topic):
     """A group whose questions are watched."""
 
     def __init__(self) -> None:
-        self.watchers = 0
+        super().__init__()
         self.last = 0
         """The last sequence that is known to exist."""
-        self.changed = asyncio.Event()
-        """Set and replaced with each change."""
-
-    def wake(self) -> None:
-        """Let every watcher look again."""
-        self.changed.set()
-        self.changed = asyncio.Event()
 
 
 class QuestionFeed:
@@ -38,9 +30,8 @@ class QuestionFeed:
         self._changes = changes
         self._bus = bus
         self._safety_read_seconds = safety_read_seconds
-        self._inboxes: dict[str, _Inbox] = {}
+        self._inboxes: Topics[_Inbox] = Topics("sequence")
         self._background = BackgroundTasks()
-        self._draining = False
 
     async def start(self) -> None:
         """Begin to listen for hints."""
@@ -48,9 +39,7 @@ class QuestionFeed:
 
     def drain(self) -> None:
         """End every `follow`, now and from now on."""
-        self._draining = True
-        for inbox in self._inboxes.values():
-            inbox.wake()
+        self._inboxes.drain()
 
     async def close(self) -> None:
         """Stop listening."""
@@ -64,7 +53,7 @@ class QuestionFeed:
         Raises:
             Unavailable: this process ends; follow elsewhere, from the last sequence seen.
         """
-        with self._watched(group_id) as inbox:
+        with self._inboxes.followed(group_id, _Inbox) as inbox:
             position = after
             if not after:
                 async for opened in self._open(group_id, newest):
@@ -73,7 +62,7 @@ class QuestionFeed:
             while True:
                 # Taken before the read: what changes during it is read again.
                 changed = inbox.changed
-                self._refuse_when_draining()
+                self._inboxes.refuse_when_draining()
                 found = await self._changes.after(group_id, position, _PAGE)
                 if found:
                     position = found[-1].sequence
@@ -86,25 +75,6 @@ class QuestionFeed:
         while found := await self._changes.open(group_id, position, newest, _PAGE):
             position = found[-1].sequence
             yield found
-
-    def _refuse_when_draining(self) -> None:
-        if self._draining:
-            raise Unavailable(
-                "this replica is shutting down; watch again from the last sequence you have seen",
-                reason="OVERLOADED",
-                retry_after=0.2,
-            )
-
-    @contextlib.contextmanager
-    def _watched(self, group_id: str) -> Iterator[_Inbox]:
-        inbox = self._inboxes.setdefault(group_id, _Inbox())
-        inbox.watchers += 1
-        try:
-            yield inbox
-        finally:
-            inbox.watchers -= 1
-            if not inbox.watchers:
-                del self._inboxes[group_id]
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -120,10 +90,11 @@ class QuestionFeed:
                 await once(self._wake_changed, "question_read")
 
     async def _wake_changed(self) -> None:
-        if not self._inboxes:
+        inboxes = self._inboxes.topics
+        if not inboxes:
             return
-        for group_id, sequence in (await self._changes.newest(list(self._inboxes))).items():
-            inbox = self._inboxes.get(group_id)
+        for group_id, sequence in (await self._changes.newest(list(inboxes))).items():
+            inbox = inboxes.get(group_id)
             if inbox is not None and sequence > inbox.last:
                 inbox.last = sequence
                 inbox.wake()

@@ -104,7 +104,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def at_rest(feed: EventFeed, watcher: Watcher, seen: list[int]) -> None:
     """Wait until a watcher has seen this much and nobody reads."""
-    await until(lambda: watcher.sequences == seen and not any(topic.reading for topic in feed._topics.values()))
+    await until(lambda: watcher.sequences == seen and not any(topic.reading for topic in feed._topics.topics.values()))
 
 
 def hint(execution_id: str, sequence: int) -> Hint:
@@ -188,7 +188,7 @@ async def test_a_hint_that_comes_during_a_read_leads_to_another_one() -> None:
         bus.publish(hint("e", rows.append("e", "task_started")))
         await until(lambda: rows.reads > before)
         bus.publish(hint("e", rows.append("e", "execution_succeeded")))
-        await until(lambda: feed._topics["e"].hinted == 3)
+        await until(lambda: feed._topics.topics["e"].hinted == 3)
         rows.held.set()
         await watcher.task
         assert watcher.sequences == [1, 2, 3]
@@ -238,7 +238,7 @@ async def test_nothing_is_kept_of_an_execution_nobody_watches() -> None:
         for _ in range(50):
             await asyncio.sleep(0)
         assert rows.reads == before
-        assert not feed._topics
+        assert not feed._topics.topics
 
 
 async def test_a_slow_watcher_costs_no_more_than_the_tail_and_still_sees_everything() -> None:
@@ -249,9 +249,9 @@ async def test_a_slow_watcher_costs_no_more_than_the_tail_and_still_sees_everyth
         seen = [event.sequence for event in await anext(slow)]
         for _ in range(30):
             bus.publish(hint("e", rows.append("e", *[CHUNK] * 20)))
-            await until(lambda: feed._topics["e"].last == rows.last["e"])
+            await until(lambda: feed._topics.topics["e"].last == rows.last["e"])
         bus.publish(hint("e", rows.append("e", "execution_succeeded")))
-        kept = sum(len(topic.after(0)) for topic in feed._topics.values())
+        kept = sum(len(topic.after(0)) for topic in feed._topics.topics.values())
         assert kept <= 2000 // 50
         seen += [event.sequence async for batch in slow for event in batch]
         assert seen == list(range(1, 603))

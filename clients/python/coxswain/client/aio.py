@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
@@ -249,7 +249,7 @@ class AsyncClient:
                 call.cancel()
             await asyncio.sleep(pause)
 
-    async def watch_executions(
+    def watch_executions(
         self,
         after_position: str = "",
         *,
@@ -269,20 +269,9 @@ class AsyncClient:
             after_position=after_position, crew_id=crew_id, schedule_id=schedule_id, labels=labels, kinds=kinds
         )
         cursor = GroupWatchCursor(request, max_outage=max_outage, renewable=callable(self.connection.token))
-        while True:
-            call = self.executions.WatchExecutions(cursor.request())
-            try:
-                async for response in call:
-                    cursor.accept(response)
-                    yield response
-                pause = cursor.pause()
-            except CoxswainError as error:
-                pause = cursor.pause_after_failure(error)
-            finally:
-                call.cancel()
-            await asyncio.sleep(pause)
+        return self._follow(self.executions.WatchExecutions, cursor)
 
-    async def watch_questions(
+    def watch_questions(
         self, after_sequence: int = 0, *, max_outage: float = 300.0
     ) -> AsyncGenerator[WatchQuestionsResponse, None]:
         """What people of the group are asked: all open questions, then every change, each once and in order.
@@ -292,12 +281,15 @@ class AsyncClient:
         and at once any error that another attempt cannot resolve.
         """
         cursor = QuestionCursor(after_sequence, max_outage=max_outage, renewable=callable(self.connection.token))
+        return self._follow(self.questions.WatchQuestions, cursor)
+
+    async def _follow(self, method: Any, cursor: GroupWatchCursor | QuestionCursor) -> AsyncGenerator[Any, None]:
         while True:
-            call = self.questions.WatchQuestions(cursor.request())
+            call = method(cursor.request())
             try:
-                async for change in call:
-                    cursor.accept(change)
-                    yield change
+                async for response in call:
+                    cursor.accept(response)
+                    yield response
                 pause = cursor.pause()
             except CoxswainError as error:
                 pause = cursor.pause_after_failure(error)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
@@ -270,18 +270,7 @@ class Client:
             after_position=after_position, crew_id=crew_id, schedule_id=schedule_id, labels=labels, kinds=kinds
         )
         cursor = GroupWatchCursor(request, max_outage=max_outage, renewable=callable(self.connection.token))
-        while True:
-            call = self.executions.WatchExecutions(cursor.request())
-            try:
-                for response in call:
-                    cursor.accept(response)
-                    yield response
-                pause = cursor.pause()
-            except CoxswainError as error:
-                pause = cursor.pause_after_failure(error)
-            finally:
-                call.cancel()
-            time.sleep(pause)
+        return self._follow(self.executions.WatchExecutions, cursor)
 
     def watch_questions(
         self, after_sequence: int = 0, *, max_outage: float = 300.0
@@ -293,12 +282,15 @@ class Client:
         and at once any error that another attempt cannot resolve.
         """
         cursor = QuestionCursor(after_sequence, max_outage=max_outage, renewable=callable(self.connection.token))
+        return self._follow(self.questions.WatchQuestions, cursor)
+
+    def _follow(self, method: Any, cursor: GroupWatchCursor | QuestionCursor) -> Generator[Any, None, None]:
         while True:
-            call = self.questions.WatchQuestions(cursor.request())
+            call = method(cursor.request())
             try:
-                for change in call:
-                    cursor.accept(change)
-                    yield change
+                for response in call:
+                    cursor.accept(response)
+                    yield response
                 pause = cursor.pause()
             except CoxswainError as error:
                 pause = cursor.pause_after_failure(error)
