@@ -38,7 +38,7 @@ def texts_with_placeholders(spec: CrewSpec) -> Iterator[tuple[str, str]]:
         for field in ("role", "goal", "backstory"):
             yield f"spec.agents[{index}].{field}", getattr(agent, field)
     for index, task in enumerate(spec.tasks):
-        for field in ("description", "expected_output"):
+        for field in ("description", "expected_output", "output_file"):
             yield f"spec.tasks[{index}].{field}", getattr(task, field)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from coxswain.orchestrator.v1.artifact_service_pb2_grpc import add_ArtifactServiceServicer_to_server
 from coxswain.orchestrator.v1.batch_service_pb2_grpc import add_BatchServiceServicer_to_server
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import add_CrewServiceServicer_to_server
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import add_ExecutionServiceServicer_to_server
@@ -23,6 +24,7 @@ from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.repositories.questions import QuestionChangeReader
+from services.orchestrator.servicers.artifacts import ArtifactServicer
 from services.orchestrator.servicers.batches import BatchServicer
 from services.orchestrator.servicers.crews import CrewServicer
 from services.orchestrator.servicers.executions import ExecutionServicer
@@ -33,6 +35,7 @@ from services.orchestrator.servicers.workers import WorkerServicer
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import requests
 from services.orchestrator.tool_catalogue import TOOLS
+from services.orchestrator.usecases.artifacts import Artifacts
 from services.orchestrator.usecases.batch_runner import BatchRunner
 from services.orchestrator.usecases.batches import Batches
 from services.orchestrator.usecases.crew_validation import CrewValidation
@@ -96,9 +99,15 @@ class OrchestratorService:
             database, validation, grants, self._bus, overlap, max_inputs_bytes=settings.max_inputs_bytes
         )
         self._crews = Crews(database, validation, RemoteMemories(peers))
-        continuer = ExecutionContinuer(database, starter, default_model=settings.default_model)
+        continuer = ExecutionContinuer(
+            database,
+            starter,
+            default_model=settings.default_model,
+            artifact_group_bytes=settings.artifact_group_bytes,
+        )
         self._comparisons = ExecutionComparisons(database, default_model=settings.default_model)
         self._executions = Executions(database, grants, self._bus, self._feed, starter, continuer, ender)
+        self._artifacts = Artifacts(database)
         settler = QuestionSettler(ender, self._bus)
         self._schema_checker = SchemaChecker()
         self._questions = Questions(database, changes, self._question_feed, settler, self._schema_checker)
@@ -131,6 +140,7 @@ class OrchestratorService:
             ExecutionServicer(self._executions, self._comparisons, self._queue, self._group_events, self._retention),
         )
         registry.add(add_QuestionServiceServicer_to_server, QuestionServicer(self._questions))
+        registry.add(add_ArtifactServiceServicer_to_server, ArtifactServicer(self._artifacts))
         registry.add(add_BatchServiceServicer_to_server, BatchServicer(self._batches))
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(TOOLS))
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))

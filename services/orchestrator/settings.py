@@ -3,6 +3,8 @@
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.orchestrator.domain.artifact import ArtifactLimits
+
 
 class OrchestratorSettings(BaseSettings):
     """What the operator may choose."""
@@ -53,3 +55,26 @@ class OrchestratorSettings(BaseSettings):
         description="Seconds for which executions are kept after their end, unless their group chose otherwise; 0: for "
         "ever.",
     )
+    artifact_file_bytes: int = Field(
+        16 * 1024 * 1024, ge=0, description="Bytes that one file of an execution may have; 0: no limit."
+    )
+    artifact_execution_bytes: int = Field(
+        128 * 1024 * 1024, ge=0, description="Bytes that all files of an execution may have together; 0: no limit."
+    )
+    artifact_execution_files: int = Field(1000, ge=0, description="How many files an execution may have; 0: no limit.")
+    artifact_group_bytes: int = Field(
+        10 * 1024 * 1024 * 1024,
+        ge=0,
+        description="Bytes that the files of all executions of a group may have together, give or take what is stored "
+        "at the same moment; 0: no limit.",
+    )
+
+    @property
+    def artifact_limits(self) -> ArtifactLimits:
+        """How many files are kept."""
+        return ArtifactLimits(
+            self.artifact_file_bytes,
+            self.artifact_execution_bytes,
+            self.artifact_execution_files,
+            self.artifact_group_bytes,
+        )

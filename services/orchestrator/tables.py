@@ -26,6 +26,9 @@ _ID = String(64)
 _GROUP = String(128)
 # In the same order on both databases.
 _NAME = String(128).with_variant(String(128, collation="C"), "postgresql")
+_FILE_NAME = String(256).with_variant(String(256, collation="C"), "postgresql")
+# Folding a letter's case makes up to three of it.
+_FILE_NAME_KEY = String(1024).with_variant(String(1024, collation="C"), "postgresql")
 
 
 def _partial_index(table: str, condition: str, *columns: str) -> Index:
@@ -338,6 +341,40 @@ tool_journal = Table(
     Column("error", Text, nullable=False),
     Column("intended_at", UtcDateTime, nullable=False),
     Column("resulted_at", UtcDateTime),
+)
+
+# Files of executions, as the last revision that each task made of them. Contents are in `artifact_chunks`.
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("execution_id", _ID, ForeignKey("executions.id", ondelete="CASCADE"), nullable=False),
+    Column("group_id", _GROUP, nullable=False),
+    Column("name", _FILE_NAME, nullable=False),
+    # What names have in common that a file system may take for one.
+    Column("name_key", _FILE_NAME_KEY, nullable=False),
+    Column("task_index", Integer, nullable=False),
+    Column("task_name", String(128), nullable=False),
+    Column("call_id", String(128), nullable=False),  # empty for a task's result
+    Column("media_type", String(256), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("revision", Integer, nullable=False),
+    # Whether it is the newest revision of its name.
+    Column("is_current", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("uq_artifacts_execution_id_name_key_revision", "execution_id", "name_key", "revision", unique=True),
+    Index("ix_artifacts_execution_id_name", "execution_id", "name"),
+    # A group's total is read from it alone.
+    Index("ix_artifacts_group_id_size", "group_id", "size"),
+)
+
+artifact_chunks = Table(
+    "artifact_chunks",
+    metadata,
+    Column("artifact_id", _ID, ForeignKey("artifacts.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),  # from 0
+    Column("content", LargeBinary, nullable=False),  # CHUNK_BYTES, less in the last one
 )
 
 batches = Table(

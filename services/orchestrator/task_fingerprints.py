@@ -11,10 +11,12 @@ from services.orchestrator.domain.task_order import context_of
 from services.orchestrator.placeholders import placeholders
 from services.orchestrator.task_sources import inputs_of_condition
 
-# Names tell parts of a crew apart, limits say how long is tried, `approval` says how people are asked: another value
-# does not make a result another one.
+# Names tell parts of a crew apart, limits say how long is tried, `approval` says how people are asked, `output_file`
+# where the result is kept besides: another value does not make a result another one.
 _AGENT_LEAVES_OUT = {"name", "max_calls_per_minute", "max_execution_time", "max_retries"}
-_TASK_LEAVES_OUT = {"name", "agent", "context", "async_execution", "guardrail_max_retries", "approval"}
+_TASK_LEAVES_OUT = {
+    "name", "agent", "context", "async_execution", "guardrail_max_retries", "approval", "output_file",
+}  # fmt: skip
 # Each task has those of them that it uses.
 _CREW_LEAVES_OUT = {
     "name", "description", "agents", "tasks", "model", "manager_model", "manager_agent", "planning_model",

@@ -479,6 +479,7 @@ def _executions(world: World) -> None:
     ours.answers("idle", "A result.")
     spec = ours.crew("idle")
     spec.name = "idle"
+    spec.tasks[0].output_file = "idle.md"
     idle = ok("CrewService.CreateCrew", spec=spec).crew.id
     planned = {"name": "daily", "cron": "0 0 1 1 *", "start": {"crew_id": idle}}
     schedule = ok("ScheduleService.CreateSchedule", schedule=planned).schedule
@@ -487,6 +488,9 @@ def _executions(world: World) -> None:
     ok("ScheduleService.UpdateSchedule", id=schedule.id, schedule=schedule, update_mask={"paths": ["*"]})
     fired = ok("ScheduleService.FireSchedule", id=schedule.id).execution.id
     _end(world, fired)
+    ok("ArtifactService.ListArtifacts", execution_id=fired)
+    ok("ArtifactService.GetArtifact", execution_id=fired, name="idle.md")
+    assert world.all("ArtifactService.DownloadArtifact", execution_id=fired, name="idle.md")
     ok("ScheduleService.DeleteSchedule", id=schedule.id)
     assert world.all("ExecutionService.WatchExecutions", take=1)
     batch = ok("BatchService.StartBatch", start={"crew_id": idle}, inputs=[{}]).batch.id

@@ -186,6 +186,8 @@ class TaskSpec:
     checks: tuple[OutputCheck, ...] = ()
     condition: str = ""
     on_cut_off: OnCutOff = OnCutOff.WARN
+    output_file: str = ""
+    """Name of the file that the result is stored in, with placeholders; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,3 +278,5 @@ class TaskRun:
     ended_at: datetime | None = None
     open_question_ids: tuple[str, ...] = ()
     """Oldest first."""
+    output_artifact: str = ""
+    """Name of the file that holds its output, if one does."""

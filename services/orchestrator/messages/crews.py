@@ -283,6 +283,7 @@ def _task_from_proto(path: str, message: crew_pb2.TaskSpec) -> TaskSpec:
         checks=_checks_from_proto(path, message.checks),
         condition=message.condition,
         on_cut_off=OnCutOff.FAIL if message.on_cut_off == crew_pb2.ON_CUT_OFF_FAIL else OnCutOff.WARN,
+        output_file=message.output_file,
     )
 
 
@@ -304,6 +305,7 @@ def _task_to_proto(task: TaskSpec) -> crew_pb2.TaskSpec:
         checks=map(_check_to_proto, task.checks),
         condition=task.condition,
         on_cut_off=_ON_CUT_OFF[task.on_cut_off],
+        output_file=task.output_file,
     )
 
 

@@ -173,6 +173,7 @@ def task_run_to_proto(run: TaskRun) -> execution_pb2.TaskRun:
         usage=usage_to_proto(run.usage),
         copied=run.copied,
         open_question_ids=run.open_question_ids,
+        output_artifact=run.output_artifact,
     )
     if run.started_at is not None:
         message.start_time.FromDatetime(run.started_at)

@@ -26,6 +26,7 @@ from services.orchestrator.domain.crew import (
 )
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool import Tool
+from services.orchestrator.usecases.output_file_faults import output_file_faults, output_file_warnings
 from services.orchestrator.usecases.setting_faults import setting_fault
 from services.orchestrator.usecases.suggestions import suggestion
 
@@ -52,6 +53,7 @@ def crew_faults(spec: CrewSpec, tools: Mapping[str, Tool], max_bytes: int) -> li
         *_asynchrony(spec),
         *_schemas(spec),
         *_approvals(spec),
+        *output_file_faults(spec),
     ]
     return in_document_order(faults)
 
@@ -98,6 +100,7 @@ def crew_warnings(spec: CrewSpec) -> list[FieldViolation]:
         warnings.append(FieldViolation("spec.planning_model", "has no effect: planning is off"))
     if not spec.memory.enabled and spec.memory != MemorySpec():
         warnings.append(FieldViolation("spec.memory", "has no effect: memory is not enabled"))
+    warnings += output_file_warnings(spec)
     return in_document_order(warnings)
 
 

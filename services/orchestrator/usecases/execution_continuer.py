@@ -15,16 +15,19 @@ from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.grpc.enums import enum_to_proto
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
+from services.orchestrator.domain.artifact import Artifact
 from services.orchestrator.domain.continuation import Continuation, TaskReuse
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.execution import PLAN_INDEX, Execution, ExecutionState, TaskRun, TaskState, Usage
 from services.orchestrator.domain.task_order import fill_in_models
+from services.orchestrator.repositories.artifacts import ArtifactRepository, read_group_bytes
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.journal import JournalRepository
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.task_fingerprints import Fingerprint, plan_fingerprint, task_fingerprints
+from services.orchestrator.usecases.artifact_reuse import ArtifactReuse, decide_artifacts
 from services.orchestrator.usecases.execution_starter import ExecutionStarter, existing_execution, pending_run
 from services.orchestrator.usecases.task_reuse import Earlier, JournalReuse, decide_journals, decide_reuse, goes_on
 
@@ -40,6 +43,7 @@ class _Ended:
     runs: Sequence[TaskRun]
     declined: frozenset[int]
     """Indices of tasks whose results a person has declined."""
+    files: Sequence[Artifact]
     revision: int
     """The one to continue with, whose document is `next_spec`."""
     next_spec: CrewSpec
@@ -59,7 +63,11 @@ class _Plan:
 class ExecutionContinuer:
     """Makes new executions of ended ones. What has been paid for and still holds goes along."""
 
-    def __init__(self, database: Database, starter: ExecutionStarter, *, default_model: str) -> None:
+    def __init__(
+        self, database: Database, starter: ExecutionStarter, *, default_model: str, artifact_group_bytes: int = 0
+    ) -> None:
+        """`artifact_group_bytes` bounds the files of a group; 0 means no limit."""
+        self._artifact_group_bytes = artifact_group_bytes
         self._database = database
         self._starter = starter
         self._default_model = default_model
@@ -73,6 +81,7 @@ class ExecutionContinuer:
             NotFound: the group does not have this execution, or its crew not that revision.
             FailedPrecondition: EXECUTION_STATE, it cannot be continued in this way; NOTHING_TO_RUN.
             InvalidArgument: the crew cannot run with these changes; one violation for each fault.
+            ResourceExhausted: ARTIFACT_LIMIT_REACHED.
             AlreadyExists: the request_id was used with another body.
         """
         repeated = await self._starter.find_repeated(principal, request)
@@ -92,6 +101,8 @@ class ExecutionContinuer:
                 metadata={"execution_id": ended.execution.id},
             )
 
+        files = await self._files(ended, execution, plan)
+
         async def take_over(connection: AsyncConnection, stored: Execution) -> None:
             # It must not be deleted before its journal is copied.
             if await ExecutionRepository(connection).lock(ended.execution.id, principal.group_id) is None:
@@ -99,9 +110,25 @@ class ExecutionContinuer:
             await JournalRepository(connection, stored.id).take_over(
                 ended.execution.id, answers=plan.journals.answers, tools=plan.journals.tools
             )
+            await files.store(connection, stored.id)
 
         tasks = _tasks(execution.id, ended.next_spec, plan)
         return await self._starter.queue(execution, tasks, request, take_over, [_continued_event(ended, plan)])
+
+    async def _files(self, ended: _Ended, execution: Execution, plan: _Plan) -> ArtifactReuse:
+        """Return the files of tasks that are copied, and of those that go on with what their tools have done."""
+        indices, results = dict(plan.journals.tools), {}
+        for index, (task, reuse) in enumerate(zip(ended.next_spec.tasks, plan.reuse, strict=True)):
+            if reuse is TaskReuse.COPIED:
+                run = plan.earlier[task.name].run
+                indices[run.task_index] = index
+                if run.output is not None:
+                    results[index] = run.output
+        found = await decide_artifacts(execution, ended.next_spec, ended.files, results, indices)
+        if self._artifact_group_bytes:
+            group_bytes = await read_group_bytes(self._database, execution.group_id)
+            found.check(group_bytes, self._artifact_group_bytes)
+        return found
 
     async def _read(self, principal: Principal, wanted: Continuation) -> _Ended:
         async with self._database.read() as connection:
@@ -120,6 +147,7 @@ class ExecutionContinuer:
                 spec,
                 await TaskRunRepository(connection, execution.id).list(),
                 await QuestionRepository(connection).declined(execution.id),
+                await ArtifactRepository(connection, execution.id).all(),
                 revision,
                 next_spec,
             )

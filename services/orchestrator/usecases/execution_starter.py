@@ -45,6 +45,7 @@ from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
 from services.orchestrator.usecases.open_questions import with_open_questions
+from services.orchestrator.usecases.output_file_faults import output_name_faults
 from services.orchestrator.usecases.overlap import Admitted, Overlap
 from services.orchestrator.usecases.ports import Grants
 
@@ -223,6 +224,8 @@ class ExecutionStarter:
             refusal = crew_invalid(faults)
             refusal.violations = (*found, *missing, *refusal.violations)
             raise refusal
+        if not missing:
+            found = [*found, *output_name_faults(spec, inputs, path)]
         if found:
             raise InvalidArgument.fields([*found, *missing])
         if missing:

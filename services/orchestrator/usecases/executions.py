@@ -17,6 +17,7 @@ from services.orchestrator.domain.execution import Execution, ExecutionState, St
 from services.orchestrator.domain.execution_filter import ExecutionFilter
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import HintBus
+from services.orchestrator.repositories.artifacts import ArtifactRepository
 from services.orchestrator.repositories.executions import ExecutionRepository, read_execution
 from services.orchestrator.repositories.questions import read_open
 from services.orchestrator.repositories.task_runs import TaskRunRepository
@@ -91,7 +92,9 @@ class Executions:
                 lambda run: [run.task_index],
                 _size_of_task,
             )
-            return replace(page, items=await tasks_with_open_questions(connection, execution, page.items))
+            shown = await tasks_with_open_questions(connection, execution, page.items)
+            files = await ArtifactRepository(connection, execution_id).results([run.task_index for run in shown])
+            return replace(page, items=[replace(run, output_artifact=files.get(run.task_index, "")) for run in shown])
 
     async def page(self, principal: Principal, chosen: ExecutionFilter, size: int, token: str) -> Page[Execution]:
         """Return a page of the group's executions, newest first. Raises InvalidArgument: INVALID_PAGE_TOKEN."""

@@ -1,6 +1,7 @@
 """A small installation over real gRPC for tests of the client: servicers of the generated classes, held in memory."""
 
 import contextlib
+import hashlib
 import socket
 import threading
 from collections import Counter
@@ -17,7 +18,11 @@ from grpc_status import rpc_status
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 from coxswain.auth.v1.principal_pb2 import WhoAmIResponse
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceServicer, add_MemoryServiceServicer_to_server
-from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, question_pb2
+from coxswain.orchestrator.v1 import artifact_pb2, crew_pb2, execution_pb2, question_pb2
+from coxswain.orchestrator.v1.artifact_service_pb2_grpc import (
+    ArtifactServiceServicer,
+    add_ArtifactServiceServicer_to_server,
+)
 from coxswain.orchestrator.v1.crew_pb2 import Crew
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceServicer, add_CrewServiceServicer_to_server
 from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionEvent, ExecutionState
@@ -58,6 +63,7 @@ class Installation(
     CrewServiceServicer,
     ExecutionServiceServicer,
     QuestionServiceServicer,
+    ArtifactServiceServicer,
     MemoryServiceServicer,
 ):
     """What the tests script and look at."""
@@ -71,6 +77,9 @@ class Installation(
         self.executions: dict[str, Execution] = {}
         self.events: list[ExecutionEvent] = []
         self.questions: list[question_pb2.Question] = []
+        self.files: dict[str, bytes] = {}
+        self.download_breaks_after: list[tuple[int, Callable[[Any], None] | None]] = []
+        """For each coming download: how many bytes it sends, and how it ends then; None: without an error."""
         self.more = threading.Condition()
         self.faults: dict[str, list[Callable[[Any], None]]] = {}
         """What the next calls of a method do instead of answering, or before it."""
@@ -170,6 +179,35 @@ class Installation(
         if ending is not None:
             ending(context)
 
+    def ListArtifacts(self, request: Any, context: Any) -> artifact_pb2.ListArtifactsResponse:
+        self.enter("ListArtifacts", request, context)
+        return artifact_pb2.ListArtifactsResponse(artifacts=map(self._artifact, sorted(self.files)))
+
+    def GetArtifact(self, request: Any, context: Any) -> artifact_pb2.GetArtifactResponse:
+        self.enter("GetArtifact", request, context)
+        if request.name not in self.files:
+            refuse(context, grpc.StatusCode.NOT_FOUND, f"no artifact {request.name!r}", reason("NOT_FOUND"))
+        return artifact_pb2.GetArtifactResponse(artifact=self._artifact(request.name))
+
+    def DownloadArtifact(self, request: Any, context: Any) -> Iterator[artifact_pb2.DownloadArtifactResponse]:
+        self.enter("DownloadArtifact", request, context)
+        content = self.files[request.name][request.offset :]
+        left, ending = self.download_breaks_after.pop(0) if self.download_breaks_after else (len(content), None)
+        first: Any = self._artifact(request.name)
+        for start in range(0, min(left, len(content)), 10):
+            piece = content[start : min(left, start + 10)]
+            yield artifact_pb2.DownloadArtifactResponse(artifact=first, content=piece)
+            first = None
+        if first is not None:
+            yield artifact_pb2.DownloadArtifactResponse(artifact=first)
+        if ending is not None:
+            ending(context)
+
+    def _artifact(self, name: str) -> artifact_pb2.Artifact:
+        content = self.files[name]
+        sha256 = hashlib.sha256(content).hexdigest()
+        return artifact_pb2.Artifact(name=name, size_bytes=len(content), sha256=sha256, revision=3, task_name="edit")
+
     def RenewExecutionCredential(self, request: Any, context: Any) -> execution_pb2.RenewExecutionCredentialResponse:
         self.enter("RenewExecutionCredential", request, context)
         return execution_pb2.RenewExecutionCredentialResponse(execution=self.execution())
@@ -211,6 +249,7 @@ class Server:
         add_CrewServiceServicer_to_server(installation, self._server)
         add_ExecutionServiceServicer_to_server(installation, self._server)
         add_QuestionServiceServicer_to_server(installation, self._server)
+        add_ArtifactServiceServicer_to_server(installation, self._server)
         add_MemoryServiceServicer_to_server(installation, self._server)
         self.health = health.HealthServicer()
         self.health.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -14,9 +14,13 @@ from coxswain.orchestrator.v1 import execution_pb2 as pb
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
+from services.orchestrator.artifact_contents import new_artifact
 from services.orchestrator.domain.execution import ExecutionState
+from services.orchestrator.repositories.artifacts import ArtifactRepository
+from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.journal import JournalRepository
 from services.orchestrator.tables import (
+    artifacts,
     execution_events,
     execution_labels,
     executions,
@@ -47,6 +51,7 @@ BELONG: tuple[Table, ...] = (
     llm_journal,
     group_events,
     execution_labels,
+    artifacts,
 )
 
 
@@ -73,6 +78,10 @@ async def test_what_was_deleted_is_gone_with_all_that_belongs_to_it(harness: Har
     await worker.park(made.id, 1)
     async with worker.database.write() as connection:
         await JournalRepository(connection, made.id).keep_answer(0, "h", 0, b"answer")
+        execution = await ExecutionRepository(connection).get("sales", made.id)
+        assert execution is not None
+        file = new_artifact(execution, 0, "read", "a.md", b"a", "0" * 64, revision=1)
+        await ArtifactRepository(connection, made.id).put(file, b"a")
     with refused(CODE.FAILED_PRECONDITION, "EXECUTION_STATE") as refusal:
         await stub.DeleteExecution(delete)
     assert refusal.metadata == {"execution_id": made.id, "state": "WAITING_FOR_ANSWER"}

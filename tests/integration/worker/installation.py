@@ -18,7 +18,8 @@ from sqlalchemy import func, select
 
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.models.v1.usage_service_pb2_grpc import UsageServiceStub
-from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
+from coxswain.orchestrator.v1 import artifact_pb2, crew_pb2, execution_pb2
+from coxswain.orchestrator.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 from services.common.db.database import Database
@@ -174,6 +175,9 @@ class Installation:
     def memory(self, bearer: str = ALICE) -> Any:
         return MemoryServiceStub(self.harness.channel(bearer))
 
+    def artifacts(self, bearer: str = ALICE) -> Any:
+        return ArtifactServiceStub(self.harness.channel(bearer))
+
     def executions(self, bearer: str = ALICE) -> Any:
         return ExecutionServiceStub(self.harness.channel(bearer))
 
@@ -221,6 +225,15 @@ class Installation:
         """Wait for an execution's end."""
         await self.watch(execution_id)
         return await self.get(execution_id)
+
+    async def files(self, execution_id: str) -> dict[str, bytes]:
+        """The contents of an execution's files, by their names."""
+        listed = await self.artifacts().ListArtifacts(artifact_pb2.ListArtifactsRequest(execution_id=execution_id))
+        contents = {}
+        for name in [artifact.name for artifact in listed.artifacts]:
+            request = artifact_pb2.DownloadArtifactRequest(execution_id=execution_id, name=name)
+            contents[name] = b"".join([piece.content async for piece in self.artifacts().DownloadArtifact(request)])
+        return contents
 
     async def journaled_tools(self, execution_id: str) -> int:
         """How many tool calls of an execution have run."""

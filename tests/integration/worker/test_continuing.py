@@ -1,11 +1,13 @@
 """Executions that continue others, by real worker hosts and crew processes: only what changed is paid for."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.struct_pb2 import Value
 
 from coxswain.memory.v1 import memory_pb2
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
@@ -13,6 +15,11 @@ from tests.integration.worker.installation import CAPABLE, REASONER, UNMEASURED,
 from tests.support.llm_script import Fault, Reply, ToolCall
 
 S = execution_pb2
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"title": {"type": "string"}, "words": {"type": "integer"}},
+    "required": ["title", "words"],
+}
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -212,3 +219,32 @@ async def test_a_fork_survives_its_host_and_repeats_nothing(host: Installation) 
     assert len(models(host)) == 3, "the second task once, the third until it was answered"
     assert kinds(await host.watch(ended.id)).count("task_completed") == 2
     assert not any(map(is_kind("task_started", "first"), await host.watch(ended.id)))
+
+
+async def test_results_are_files_and_a_copied_one_is_not_paid_for_to_be_renamed(host: Installation) -> None:
+    host.llm.on(Reply(text='{"title": "Ships", "words": 3}'), route="chat", contains="second thing", times=1)
+    host.llm.on(Reply(text="Well done: {not an input}."), route="chat")
+    spec = crew()
+    for task, name in zip(spec.tasks, ("{day}/first.md", "second.json", "{day}/first.md"), strict=True):
+        task.output_file = name
+    spec.tasks[1].output_schema.update(SCHEMA)
+    done = await host.finished((await host.start(spec, inputs={"day": "Monday"})).id)
+    assert done.state == S.EXECUTION_STATE_SUCCEEDED, done.error
+    files = await host.files(done.id)
+    assert json.loads(files.pop("second.json")) == {"title": "Ships", "words": 3}
+    assert files == {"Monday/first.md": b"Well done: {not an input}."}
+    events = await host.watch(done.id)
+    stored = [event for event in events if event.WhichOneof("event") == "artifact_stored"]
+    assert [(event.task_name, event.artifact_stored.name, event.artifact_stored.revision) for event in stored] == [
+        ("first", "Monday/first.md", 1),
+        ("second", "second.json", 1),
+        ("third", "Monday/first.md", 2),
+    ]
+    assert [task.output_artifact for task in await host.tasks(done.id)] == [
+        "Monday/first.md",
+        "second.json",
+        "Monday/first.md",
+    ]
+    again = await fork(host, done.id, from_task="third", inputs={"day": Value(string_value="Tuesday")})
+    assert (again.state, again.usage.llm_calls) == (S.EXECUTION_STATE_SUCCEEDED, 1)
+    assert sorted(await host.files(again.id)) == ["Tuesday/first.md", "second.json"]

@@ -13,6 +13,7 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import Unauthenticated
 from services.common.grpc.status import DETAILS_KEY, to_status
+from services.orchestrator.domain.artifact import ArtifactLimits
 from services.orchestrator.domain.execution import (
     ExecutionState,
     OnCredentialExpiry,
@@ -98,6 +99,7 @@ class World:
             pruner=ChunkPruner(store, retention=60),
             settings=WorkerSettings(),
             default_model="m",
+            artifact_limits=ArtifactLimits(0, 0, 0, 0),
         )
         await ExecutionRun(claim, context).run()
         return await self.row()

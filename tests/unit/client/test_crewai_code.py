@@ -319,7 +319,7 @@ def test_what_is_python_is_noted_with_its_line(tmp_path: Path) -> None:
         (
             DRAFT,
             DRAFT[:-1]
-            + ',\n            callback=print,\n            output_file="note.md",\n            guardrail=check)',
+            + ',\n            callback=print,\n            output_file=f"{TODAY}.md",\n            guardrail=check)',
         ),
         (CREW, f"{CREW[:-1]},\n            step_callback=print,\n            embedder={{}})"),
         (

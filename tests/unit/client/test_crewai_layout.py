@@ -252,7 +252,7 @@ _TASK = {
     "guardrail_max_retries": "0",
     "output_pydantic": "Missing",
     "output_file": "'x.md'",
-    "create_directory": "True",
+    "create_directory": "False",
     "callback": "print",
     "condition": "print",
     "converter_cls": "X",

@@ -122,6 +122,7 @@ def test_a_project_becomes_a_crew(tmp_path: Path) -> None:
                 "guardrail_max_retries": 2,
                 "human_approval": True,
                 "markdown": True,
+                "output_file": "report.md",
             },
         ],
     }
@@ -132,10 +133,33 @@ def test_everything_left_out_is_named_with_its_line(tmp_path: Path) -> None:
     assert notes(imported) == {
         "agents.researcher.verbose": 15,
         "agents.analyst.llm.base_url": 23,
-        "tasks.report.output_file": 21,
         "tasks.report.shape": 22,
     }
     assert all(note.description for note in imported.notes)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("report.md", "report.md"),
+        ("./output/report.md", "output/report.md"),
+        ("/output//report.md", "output/report.md"),
+        ("output/old/../{topic}.md", "output/{topic}.md"),
+        (r"output\report.md", "output/report.md"),
+        ("../report.md", ""),
+        ("~/report.md", ""),
+        ("$HOME/report.md", ""),
+        ("C:/report.md", ""),
+        ("./", ""),
+    ],
+)
+def test_a_file_that_a_result_is_written_to_becomes_one_of_the_execution(tmp_path: Path, path: str, name: str) -> None:
+    given = TASKS.replace("output_file: report.md", f"create_directory: true\n  output_file: '{path}'")
+    imported = load_crewai_project(project(tmp_path, tasks=given))
+    assert imported.spec.tasks[1].output_file == name
+    noted = [note for note in imported.notes if note.field == "tasks.report.output_file"]
+    assert [note.line for note in noted] == ([] if name else [22])
+    assert all("relative path" in note.description for note in noted)
 
 
 @pytest.mark.parametrize("config", [".", "config", "src/news/config"])

@@ -103,6 +103,7 @@ TASKS = st.builds(
         guardrail_max_retries=retries, async_execution=flag, human_approval=not flag, markdown=flag,
         approval=approval, checks=checks, condition=name if flag else "",
         on_cut_off=crew_pb2.ON_CUT_OFF_FAIL if flag else crew_pb2.ON_CUT_OFF_UNSPECIFIED,
+        output_file=name if flag else "",
     ),
     CHECKS, NAMES, st.none() | st.lists(NAMES, max_size=2), TOOLS, st.none() | OBJECTS, st.integers(0, 9),
     st.booleans(), st.none() | APPROVALS,

@@ -15,6 +15,7 @@ from coxswain.auth.v1.principal_pb2 import WhoAmIRequest, WhoAmIResponse
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.client.aio_channel import open_aio_channel
 from coxswain.client.connection import Connection, Tls
+from coxswain.client.downloads import DownloadCursor
 from coxswain.client.errors import AlreadyExists, CoxswainError, NotFound
 from coxswain.client.results import (
     EVERY_FIELD,
@@ -32,6 +33,7 @@ from coxswain.memory.v1.vector_index_service_pb2_grpc import VectorIndexServiceS
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from coxswain.models.v1.usage_service_pb2_grpc import UsageServiceStub
+from coxswain.orchestrator.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from coxswain.orchestrator.v1.batch_service_pb2_grpc import BatchServiceStub
 from coxswain.orchestrator.v1.crew_pb2 import (
     CreateCrewRequest,
@@ -96,6 +98,7 @@ class AsyncClient:
         self.vector_indexes = VectorIndexServiceStub(self._channel)
         self.crews = CrewServiceStub(self._channel)
         self.executions = ExecutionServiceStub(self._channel)
+        self.artifacts = ArtifactServiceStub(self._channel)
         self.questions = QuestionServiceStub(self._channel)
         self.batches = BatchServiceStub(self._channel)
         self.schedules = ScheduleServiceStub(self._channel)
@@ -291,6 +294,31 @@ class AsyncClient:
                     cursor.accept(response)
                     yield response
                 pause = cursor.pause()
+            except CoxswainError as error:
+                pause = cursor.pause_after_failure(error)
+            finally:
+                call.cancel()
+            await asyncio.sleep(pause)
+
+    async def download_artifact(
+        self, execution_id: str, name: str, *, revision: int = 0, max_outage: float = 300.0
+    ) -> AsyncGenerator[bytes, None]:
+        """The content of a file of an execution, in pieces of up to 256 KiB; ``revision`` 0 is the newest one.
+
+        Reconnects as ``watch`` does and continues after the last byte. Raises NotFound for a file that is not there,
+        Aborted when it gets another content meanwhile, and at the end ValueError when what came is not what is stored.
+        """
+        cursor = DownloadCursor(
+            execution_id, name, revision, max_outage=max_outage, renewable=callable(self.connection.token)
+        )
+        while True:
+            call = self.artifacts.DownloadArtifact(cursor.request())
+            try:
+                async for response in call:
+                    yield cursor.accept(response)
+                pause = cursor.pause_after_end()
+                if pause is None:
+                    return
             except CoxswainError as error:
                 pause = cursor.pause_after_failure(error)
             finally:

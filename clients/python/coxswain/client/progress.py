@@ -246,6 +246,7 @@ _LINES: dict[str, Callable[[ExecutionEvent], str]] = {
     "tool_call_started": lambda e: f"tool {e.tool_call_started.tool_name} {e.tool_call_started.arguments_json}",
     "tool_call_completed": lambda e: f"tool {e.tool_call_completed.tool_name} answered",
     "tool_call_failed": lambda e: f"tool {e.tool_call_failed.tool_name} failed: {e.tool_call_failed.message}",
+    "artifact_stored": lambda e: f"stored {e.artifact_stored.name}, {e.artifact_stored.size_bytes:,} bytes",
     "question_raised": lambda e: f"{e.question_raised.text} {answering(e.question_raised.question_id)}",
     "question_answered": _question_answered,
 }

@@ -8,15 +8,20 @@ from coxswain.auth.v1 import delegation_pb2
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
+from services.common.grpc.large_messages import beside_if_large
+from services.orchestrator.artifact_contents import output_file_name, result_content
+from services.orchestrator.domain.artifact import BadFileName
 from services.orchestrator.domain.execution import ExecutionError, ExecutionState, TaskOutput, TaskState
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.domain.question import QuestionState
 from services.orchestrator.events import error_to_proto
 from services.orchestrator.messages.executions import output_to_proto, usage_to_proto
+from services.orchestrator.worker.host.execution_files import ExecutionFiles, FileRefused, NewFile
 from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.recorder import Change, Recorder, TaskRef
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import RunState, TaskProgress
+from services.orchestrator.worker.host.stop_signal import Failed
 
 logger = structlog.get_logger(__name__)
 
@@ -26,25 +31,53 @@ _REVOKE_SECONDS = 5.0
 class Completion:
     """Ends the tasks and the execution of one run. Each method raises Fenced when another host has the execution."""
 
-    def __init__(self, context: RunContext, state: RunState, recorder: Recorder) -> None:
+    def __init__(self, context: RunContext, state: RunState, recorder: Recorder, files: ExecutionFiles) -> None:
         self._context = context
+        self._files = files
         self._state = state
         self._execution = state.execution
         self._recorder = recorder
 
     async def complete(self, task: TaskProgress, output: TaskOutput) -> bool:
-        """Store a task's result, and the execution's with it if it was the last one; return whether it was."""
+        """Store a task's result, and the execution's with it if it was the last one; return whether it was.
+
+        Raises:
+            Failed: its file cannot be stored.
+        """
+        file = await self._file(task, output)
         task.state, task.output = TaskState.SUCCEEDED, output
-        completed = (task.ref, execution_pb2.TaskCompleted(output=output_to_proto(output)))
+        events: list[tuple[TaskRef, Message]] = [
+            *(() if file is None else [(task.ref, file.event)]),
+            (task.ref, execution_pb2.TaskCompleted(output=output_to_proto(output))),
+        ]
 
         async def finish(write: FencedWrite) -> None:
             await write.tasks.finish(task.index, output, utc_now())
 
+        changes = [finish] if file is None else [file.change, finish]
         if self._state.all_done:
-            await self.succeed([completed], finish)
+            await self.succeed(events, *changes)
             return True
-        await self._recorder.commit([completed], finish)
+        await self._recorder.commit(events, *changes)
         return False
+
+    async def _file(self, task: TaskProgress, output: TaskOutput) -> NewFile | None:
+        """Return the file that a task's result is to be stored in, if it asks for one that is not there yet."""
+        spec = self._state.spec.tasks[task.index]
+        if not spec.output_file:
+            return None
+        try:
+            name = output_file_name(spec, self._execution.inputs)
+            content = await beside_if_large(len(output.text), result_content, output)
+            stored = await self._files.prepare(task.ref, name, content)
+        except (FileRefused, BadFileName) as error:
+            # The next attempt gets the same answers without paying for them again.
+            reason = error.reason if isinstance(error, FileRefused) else "ARTIFACT_NAME_CONFLICT"
+            raise Failed(
+                ExecutionError(reason, f"the result cannot be stored in the output_file: {error}", task.name),
+                task.index,
+            ) from error
+        return stored if isinstance(stored, NewFile) else None
 
     async def skip(self, task: TaskProgress, condition: str) -> bool:
         """Store that a task is not done, and the end of the execution if it was the last one; return whether it was."""

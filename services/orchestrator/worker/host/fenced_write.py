@@ -16,6 +16,7 @@ from services.orchestrator.domain.execution import (
     Usage,
 )
 from services.orchestrator.domain.question import Question
+from services.orchestrator.repositories.artifacts import ArtifactRepository
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.journal import JournalRepository
@@ -46,6 +47,8 @@ class FencedWrite:
         self._journal = JournalRepository(connection, execution_id)
         self.tasks = TaskRunRepository(connection, execution_id)
         """The execution's tasks."""
+        self.artifacts = ArtifactRepository(connection, execution_id)
+        """The execution's files."""
         self.last_sequence = last_sequence
         """The sequence of the transaction's last event."""
         self.in_group_stream = any(event.summary is not None for event in events)

@@ -82,6 +82,7 @@ class WorkerHost:
             pruner=self._pruner,
             settings=settings,
             default_model=orchestrator.default_model,
+            artifact_limits=orchestrator.artifact_limits,
         )
         self._dispatcher = Dispatcher(self.executor_id, context, self._lease)
         self._recovery = SegmentRecovery(self._store, LeaseStore(runtime.database), self.executor_id, self._bus)

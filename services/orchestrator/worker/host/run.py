@@ -10,6 +10,7 @@ from services.orchestrator.domain.task_order import context_of, startable
 from services.orchestrator.messages.executions import output_to_proto
 from services.orchestrator.worker.host.completion import Completion
 from services.orchestrator.worker.host.crew_session import CrewSession
+from services.orchestrator.worker.host.execution_files import ExecutionFiles
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
 from services.orchestrator.worker.host.parking import Parking
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
@@ -46,7 +47,8 @@ class ExecutionRun:
         )
         principal = ExecutionPrincipal(context.auth, execution.id, execution.grant_id)
         self._crew = CrewSession(context, self._state, self._recorder, principal, self._signal)
-        self._completion = Completion(context, self._state, self._recorder)
+        self._files = ExecutionFiles(context, execution, self._recorder)
+        self._completion = Completion(context, self._state, self._recorder, self._files)
         self._parking = Parking(context, self._state, self._recorder, principal, self._completion)
         self._questions = Questions(context, self._state, self._recorder, self._crew, self._completion)
 

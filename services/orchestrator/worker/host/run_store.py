@@ -12,12 +12,14 @@ from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.admission import Room
+from services.orchestrator.domain.artifact import Artifact
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.event import NewEvent
 from services.orchestrator.domain.execution import Execution, ExecutionState, TaskRun, Usage
 from services.orchestrator.domain.question import Question
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.admission import AdmissionRepository, read_any_waiting
+from services.orchestrator.repositories.artifacts import read_artifacts, read_chunk, read_group_bytes
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.earlier_approvals import EarlierApprovals
 from services.orchestrator.repositories.events import EventReader, EventRepository
@@ -215,6 +217,18 @@ class RunStore:
     async def tool_calls(self, execution_id: str, index: int) -> dict[str, ToolCall]:
         """Return what is known of the tool calls of earlier attempts at a task, by their keys."""
         return await read_tool_calls(self._database, execution_id, index)
+
+    async def files(self, execution_id: str) -> list[Artifact]:
+        """Return all revisions of an execution's files that are kept, oldest first."""
+        return await read_artifacts(self._database, execution_id)
+
+    async def file_chunk(self, artifact_id: str, position: int) -> bytes | None:
+        """Return a piece of a file, from 0; None when it has been replaced."""
+        return await read_chunk(self._database, artifact_id, position)
+
+    async def group_file_bytes(self, group_id: str) -> int:
+        """Return how many bytes the files of a group have."""
+        return await read_group_bytes(self._database, group_id)
 
     async def questions(self, execution_id: str) -> dict[int, Question]:
         """Return the newest question of each task that has one, by the task's index."""

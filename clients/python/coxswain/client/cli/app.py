@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from coxswain.client.cli import (
+    artifacts,
     ask,
     batches,
     continuing,
@@ -174,6 +175,7 @@ events.register(app)
 questions.register(app)
 retention.register(app)
 usage.register(app)
+app.add_typer(artifacts.app, name="artifact")
 app.add_typer(batches.app, name="batch")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(memory.app, name="memory")

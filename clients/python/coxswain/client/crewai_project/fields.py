@@ -1,11 +1,14 @@
 """CrewAI's words for agents and tasks, and ours."""
 
+import posixpath
 import re
 
 from coxswain.client.crewai_project.notes import Notes
 from coxswain.client.documents import Node
 
 Mapping = dict[str, Node]
+
+_NO_FILE = re.compile('[<>:"|?*]')
 
 # CrewAI's word -> ours, where the value keeps its shape.
 AGENT_FIELDS = {
@@ -49,17 +52,17 @@ TASK_FIELDS = {
     "max_retries": "guardrail_max_retries",
     "human_input": "human_approval",
     "markdown": "markdown",
+    "output_file": "output_file",
 }
 OUTPUTS = ("output_json", "output_pydantic", "response_model", "output_schema")
 FUNCTION = "a Python function cannot be imported: say the condition in words, or as checks in a crew file"
 _WATCH = "Python code cannot be imported: watch the execution's events instead"
-_RESULTS = "results are kept with the execution: write the file from GetTaskOutputs"
 _TEMPLATES = "prompts have one form here: say it in role, goal and backstory"
 _REMEDIES = {
     "verbose": "not needed: an execution's events show every step",
     "name": "not needed: the key is the name",
-    "output_file": _RESULTS,
-    "create_directory": _RESULTS,
+    "output_file": "write a relative path here, such as reports/report.md",
+    "create_directory": "files of an execution need no directory: nothing to do",
     "output_log_file": "not needed: an execution's events are the log",
     "callback": _WATCH,
     "callbacks": _WATCH,
@@ -100,6 +103,7 @@ AS_HERE: dict[str, object] = {
     "planning": False,
     "memory": False,
     "multimodal": False,
+    "create_directory": True,
     "inject_date": False,
     "share_crew": False,
     "stream": False,
@@ -141,6 +145,14 @@ def task_fields(path: str, given: Mapping, notes: Notes) -> Mapping:
             fields["output_schema"] = node
         else:
             notes.at(f"{path}.{key}", "a Python class cannot be imported: write its JSON schema here", node)
+    file = given.get("output_file")
+    if file is not None:
+        fields.pop("output_file")
+        name = _file_name(file.value) if isinstance(file.value, str) else ""
+        if name:
+            fields["output_file"] = Node(name, file.line, name, file.file)
+        elif file.value is not None:
+            notes.at(f"{path}.output_file", f"this is no name of an execution's file: {remedy('output_file')}", file)
     for key in ("guardrail", "guardrails"):
         node = given.get(key)
         # In a YAML file a name means a function. In code a text is one.
@@ -150,6 +162,14 @@ def task_fields(path: str, given: Mapping, notes: Notes) -> Mapping:
             notes.at(f"{path}.{key}", FUNCTION, node)
             fields.pop("guardrails", None)
     return fields
+
+
+def _file_name(path: str) -> str:
+    """The name of an execution's file for a path that CrewAI would write to; empty when it leads elsewhere."""
+    # CrewAI takes a path from the root for one from the working directory.
+    name = posixpath.normpath(path.strip().replace("\\", "/").lstrip("/"))
+    leads_elsewhere = name in {"", "."} or name.startswith(("..", "~", "$")) or not name.isprintable()
+    return "" if leads_elsewhere or _NO_FILE.search(name) else name
 
 
 def _renamed(path: str, given: Mapping, names: dict[str, str], special: set[str], notes: Notes) -> Mapping:

@@ -1,0 +1,148 @@
+"""Files that a host stores for its execution: fenced, limited, and there for the host that takes over."""
+
+import asyncio
+import hashlib
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import func, select
+
+from coxswain.orchestrator.v1 import execution_pb2
+from services.common.db.database import Database
+from services.orchestrator.domain.artifact import CHUNK_BYTES, ArtifactLimits
+from services.orchestrator.hints.bus import LocalHintBus
+from services.orchestrator.repositories.artifacts import read_artifact, read_artifacts, read_group_bytes
+from services.orchestrator.repositories.retention import RetentionRepository
+from services.orchestrator.tables import artifact_chunks, artifacts, executions
+from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
+from services.orchestrator.worker.host.execution_files import ExecutionFiles, FileRefused
+from services.orchestrator.worker.host.fenced_write import Fenced
+from services.orchestrator.worker.host.recorder import Recorder, TaskRef
+from services.orchestrator.worker.host.run_store import Claim, RunStore
+from tests.integration.worker.rows import claimed, crew, event_rows, queue
+
+READ, WRITE = TaskRef(0, "read", 1), TaskRef(1, "write", 1)
+LIMITS = ArtifactLimits(file_bytes=3_000_000, execution_bytes=4_000_000, execution_files=5, group_bytes=6_000_000)
+
+
+def files_of(store: RunStore, claim: Claim) -> ExecutionFiles:
+    async def read(query: Any) -> Any:
+        return await query()
+
+    recorder = Recorder(
+        store,
+        claim.execution,
+        interval=60,
+        hints=LocalHintBus(),
+        pruner=ChunkPruner(store, retention=60),
+        on_failure=lambda _: None,
+    )
+    context = SimpleNamespace(store=store, artifact_limits=LIMITS, read=read)
+    return ExecutionFiles(cast("Any", context), claim.execution, recorder)
+
+
+async def test_files_are_stored_replaced_and_there_after_a_takeover(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database, crew("read", "write"))
+    claim = await claimed(store, execution_id)
+    files = files_of(store, claim)
+    put = partial(files.store, call_id="c")
+    first, changed = await put(READ, "notes/a.md", b"one")
+    assert (first.revision, first.size, first.media_type, changed) == (1, 3, "text/markdown", True)
+    assert first.sha256 == hashlib.sha256(b"one").hexdigest()
+    assert await put(READ, "notes/a.md", b"one") == (first, False), "the same content again is no revision"
+    second, _ = await put(READ, "notes/a.md", b"two")
+    third, _ = await put(WRITE, "notes/a.md", b"three")
+    empty, _ = await put(READ, "empty", b"")
+    assert (second.revision, third.revision) == (2, 3)
+    stored = [execution_pb2.ExecutionEvent.FromString(row.payload) for row in await event_rows(database, execution_id)]
+    told = [event.artifact_stored for event in stored if event.WhichOneof("event") == "artifact_stored"]
+    assert [(one.name, one.revision, one.size_bytes, one.call_id) for one in told] == [
+        ("notes/a.md", 1, 3, "c"),
+        ("notes/a.md", 2, 3, "c"),
+        ("notes/a.md", 3, 5, "c"),
+        ("empty", 1, 0, "c"),
+    ]
+    kept = {(one.name, one.task_name, one.revision) for one in await read_artifacts(database, execution_id)}
+    assert kept == {("notes/a.md", "read", 2), ("notes/a.md", "write", 3), ("empty", "read", 1)}
+    assert await read_artifact(database, "sales", execution_id, "notes/a.md") == third
+    assert await read_artifact(database, "sales", execution_id, "notes/a.md", 2) == second
+    assert await read_artifact(database, "sales", execution_id, "notes/a.md", 1) is None
+    assert await read_artifact(database, "legal", execution_id, "notes/a.md") is None
+
+    takeover = await claimed(store, execution_id)
+    after = files_of(store, takeover)
+    assert await after.list() == [empty, third]
+    assert await after.list("notes/") == [third]
+    with pytest.raises(Fenced):
+        await put(READ, "late.md", b"x")
+    assert await after.read_text("late.md", 0, 10) is None
+    fourth, _ = await after.store(READ, "notes/a.md", b"four", call_id="d")
+    assert fourth.revision == 4
+    page = await after.read_text("notes/a.md", 0, 10)
+    assert page is not None
+    assert (page.text, page.more) == ("four", False)
+
+    async with database.write() as connection:
+        await connection.execute(executions.update().values(ended_at=takeover.execution.created_at))
+        assert await RetentionRepository(connection).delete("sales", [execution_id]) == 1
+    async with database.read() as connection:
+        for table in (artifacts, artifact_chunks):
+            assert (await connection.execute(select(func.count()).select_from(table))).scalar_one() == 0
+
+
+async def test_long_texts_are_read_in_pages_of_characters(database: Database, store: RunStore) -> None:
+    files = files_of(store, await claimed(store, await queue(database, crew("read"))))
+    # Characters of two and four bytes, so that pieces end within one.
+    text = "aé🎉" * (2 * CHUNK_BYTES // 7 + 5)
+    await files.store(READ, "long.txt", text.encode(), call_id="c")
+    read, start = "", 0
+    while (page := await files.read_text("long.txt", start, 50_000)) is not None:
+        assert page.more == (len(text) > start + 50_000)
+        read, start = read + page.text, start + len(page.text)
+        if not page.more:
+            break
+    assert read == text
+    beyond = await files.read_text("long.txt", len(text) + 5, 10)
+    assert beyond is not None
+    assert (beyond.text, beyond.more) == ("", False)
+    await files.store(READ, "image.png", b"\x89PNG\xff", call_id="c", media_type="image/png")
+    with pytest.raises(UnicodeDecodeError):
+        await files.read_text("image.png", 0, 10)
+    assert await files.read_text("none", 0, 10) is None
+
+
+async def test_what_is_too_much_or_in_the_way_is_refused_and_nothing_of_it_stored(
+    database: Database, store: RunStore
+) -> None:
+    execution_id = await queue(database, crew("read", "write"))
+    claim = await claimed(store, execution_id)
+    files = files_of(store, claim)
+    await files.store(READ, "a.md", b"x" * 1_500_000, call_id="c")
+    await files.store(WRITE, "a.md", b"y" * 1_500_000, call_id="c")
+    for name, size, told in (
+        ("big", 3_000_001, "3,000,000 bytes of a file"),
+        ("b", 1_000_001, "4,000,000 bytes of an execution"),
+    ):
+        with pytest.raises(FileRefused, match=told) as refusal:
+            await files.store(READ, name, b"z" * size, call_id="c")
+        assert refusal.value.reason == "ARTIFACT_LIMIT_REACHED"
+    for name in ("A.md", "a.md/b"):
+        with pytest.raises(FileRefused, match="cannot lie beside") as refusal:
+            await files.store(READ, name, b"", call_id="c")
+        assert refusal.value.reason == "ARTIFACT_NAME_CONFLICT"
+    # What it replaces does not count.
+    await files.store(WRITE, "a.md", b"z" * 2_400_000, call_id="c")
+    others = files_of(store, await claimed(store, await queue(database, crew("read"))))
+    with pytest.raises(FileRefused, match="6,000,000 bytes of all files of a group"):
+        await others.store(READ, "a.md", b"x" * 2_100_001, call_id="c")
+    again = files_of(store, await claimed(store, execution_id))
+    made = await asyncio.gather(*(again.store(READ, f"{n}", b"", call_id="c") for n in range(4)))
+    assert len(made) == 4
+    with pytest.raises(FileRefused, match="5 files"):
+        await again.store(READ, "sixth", b"", call_id="c")
+    revisions = await asyncio.gather(*(again.store(READ, "0", bytes([n]), call_id="c") for n in range(1, 4)))
+    assert sorted(one.revision for one, _ in revisions) == [2, 3, 4], "two calls at once do not take the same revision"
+    assert await read_group_bytes(database, "sales") == 3_900_001
+    assert await read_group_bytes(database, "legal") == 0
