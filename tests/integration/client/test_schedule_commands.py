@@ -58,6 +58,16 @@ async def test_a_schedule_is_fired_by_hand_and_does_not_overlap_itself(run: Run,
     assert len(rows(await run("executions", "--state", "cancelled", "--json"))[0]) == 2
 
 
+async def test_limits_of_what_a_schedule_starts_are_set_changed_and_removed(run: Run) -> None:
+    await create(run, "morning", "--max-tokens", "500", "--max-tool-calls", "3")
+    assert (await stored(run))["start"]["limits"] == {"max_tokens": "500", "max_tool_calls": "3"}
+    assert "limits 500 tokens, 3 tool calls" in said(await run("schedule", "get", "morning"))
+    said(await run("schedule", "update", "morning", "--max-tokens", "900"))
+    assert (await stored(run))["start"]["limits"] == {"max_tokens": "900", "max_tool_calls": "3"}
+    said(await run("schedule", "update", "morning", "--no-limits", "--max-model-calls", "7"))
+    assert (await stored(run))["start"]["limits"] == {"max_model_calls": "7"}
+
+
 async def test_a_schedule_is_created_listed_shown_and_deleted(run: Run) -> None:
     assert said(await run("schedule", "list")) == "no schedules"
     created = await create(run, "morning", "--time-zone", "Europe/Zurich", "--label", "who=me", "--within", "1.5")

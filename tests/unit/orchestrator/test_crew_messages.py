@@ -112,7 +112,9 @@ CREWS = st.builds(
     lambda name, agents, tasks, process, memory, knowledge: crew_pb2.CrewSpec(
         name=name, description=name, agents=agents, tasks=tasks, process=process, model=name, manager_model=name,
         manager_agent=name, planning=True, planning_model=name, knowledge=knowledge,
-        memory=crew_pb2.MemorySpec(enabled=memory, embedding_model=name, run_name=name, analysis=memory),
+        memory=crew_pb2.MemorySpec(
+            enabled=memory, embedding_model=name, run_name=name, analysis=memory, name=name if memory else ""
+        ),
         limits=crew_pb2.ExecutionLimits(max_cost=0.5, max_tokens=2**60) if memory else None,
         model_calls=crew_pb2.ModelCallSettings(
             first_token_timeout=Duration(seconds=1, nanos=500_000_000), tool_calling=crew_pb2.TOOL_CALLING_IN_WORDS

@@ -10,6 +10,7 @@ from google.protobuf.struct_pb2 import Value
 from rich.table import Table
 from rich.text import Text
 
+from coxswain.client.cli.limits import limits_text
 from coxswain.client.cli.session import add_row, one_line, plain, table
 from coxswain.orchestrator.v1.schedule_pb2 import Schedule
 
@@ -55,6 +56,7 @@ def schedule_details(schedule: Schedule, crew_name: str) -> Table:
         "model": start.model or "the crew's",
         "priority": start.priority,
         "within": f"{start.timeout.ToMilliseconds() / 1000:g} s" if start.HasField("timeout") else "",
+        "limits": limits_text(start.limits),
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(start.labels.items())),
         "acts as": f"the group, for {schedule.subject}",
         "created": moment(schedule, "create_time"),

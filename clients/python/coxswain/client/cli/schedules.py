@@ -18,6 +18,13 @@ from coxswain.client.cli.inputs import (
     overlap_from,
     warn_of_unused,
 )
+from coxswain.client.cli.limits import (
+    MaxCostOption,
+    MaxModelCallsOption,
+    MaxTokensOption,
+    MaxToolCallsOption,
+    limits_from,
+)
 from coxswain.client.cli.schedule_view import moment, schedule_details, schedule_table
 from coxswain.client.cli.session import JsonOption, Session, confirm, session_of
 from coxswain.client.errors import NotFound
@@ -91,6 +98,10 @@ def create(
     limit: Annotated[float | None, typer.Option("--within", min=0.001, help="Seconds an execution may take.")] = None,
     key: KeyOption = "",
     overlap: OverlapOption = None,
+    max_cost: MaxCostOption = None,
+    max_tokens: MaxTokensOption = None,
+    max_model_calls: MaxModelCallsOption = None,
+    max_tool_calls: MaxToolCallsOption = None,
     paused: Annotated[bool, typer.Option("--paused", help="Create it paused.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -115,6 +126,7 @@ def create(
             labels=marked,
             concurrency_key=key,
             overlap_policy=overlap_from(overlap),
+            limits=limits_from(max_cost, max_tokens, max_model_calls, max_tool_calls),
         )
         start.crew_revision = crew_revision
         if inputs:
@@ -206,6 +218,13 @@ def update(
     limit: Annotated[
         float | None, typer.Option("--within", min=0, help="Seconds an execution may take; 0 means no limit.")
     ] = None,
+    max_cost: MaxCostOption = None,
+    max_tokens: MaxTokensOption = None,
+    max_model_calls: MaxModelCallsOption = None,
+    max_tool_calls: MaxToolCallsOption = None,
+    no_limits: Annotated[
+        bool, typer.Option("--no-limits", help="Remove its limits first; those of the crew still count.")
+    ] = False,
     paused: Annotated[bool | None, typer.Option("--paused/--no-paused", help="Pause it, or switch it on.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -225,7 +244,8 @@ def update(
         "concurrency_key": concurrency_key,
         "overlap_policy": None if overlap is None else overlap_from(overlap),
     }
-    others = (inputs, dropped_inputs, marked, dropped_labels)
+    limits = limits_from(max_cost, max_tokens, max_model_calls, max_tool_calls)
+    others = (inputs, dropped_inputs, marked, dropped_labels, limits, no_limits)
     if all(value is None for value in (*timing.values(), *starting.values(), crew, limit)) and not any(others):
         raise typer.BadParameter("nothing to change: give at least one option")
     with session.client() as client:
@@ -242,6 +262,10 @@ def update(
             start.ClearField("timeout")
         if limit:
             start.timeout.FromMilliseconds(round(limit * 1000))
+        if no_limits:
+            start.ClearField("limits")
+        if limits is not None:
+            start.limits.MergeFrom(limits)
         _drop(start.inputs, dropped_inputs, "input")
         _drop(start.labels, dropped_labels, "label")
         start.labels.update(marked)
