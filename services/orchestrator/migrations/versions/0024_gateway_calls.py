@@ -1,6 +1,6 @@
 """Store what the tool gateway knows of calls.
 
-Revision ID: 0019
+Revision ID: 0024
 Revises: 0021
 """
 
@@ -9,8 +9,8 @@ from alembic import op
 
 from services.common.db.types import UtcDateTime
 
-revision = "0019"
-down_revision = "0021"
+revision = "0024"
+down_revision = "0023"
 branch_labels = None
 depends_on = None
 
