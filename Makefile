@@ -17,6 +17,9 @@ LINK := services/orchestrator/worker/link
 PROTO_FILES := $(shell find protos -mindepth 1 -type d -o -name '*.proto') $(LINK)/link.proto
 LOCKS := auth models memory memory-chroma orchestrator tools worker client codegen dev
 
+# Version 2 of the package whose version 1 CrewAI needs: for servers in tests, in an environment that the tests make.
+MCP_SERVERS := tests/support/mcp_servers
+
 DB ?= sqlite
 INPUT ?=
 JOBS ?= 3
@@ -173,6 +176,7 @@ lock: $(ENVIRONMENT) ## Resolve pyproject.toml anew into requirements/ (UPGRADE=
 	@$(LOCK) $(if $(UPGRADE),--upgrade) --all-extras pyproject.toml -o requirements/all.txt
 	@$(LOCK) -c requirements/all.txt --extra bootstrap pyproject.toml -o requirements/bootstrap.txt
 	@set -e; for extra in $(LOCKS); do $(LOCK) -c requirements/all.txt --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
+	@$(LOCK) $(if $(UPGRADE),--upgrade) $(MCP_SERVERS)/modern.in -o $(MCP_SERVERS)/modern.txt
 
 # Hashes pin the content; where it is fetched from is each machine's own affair.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

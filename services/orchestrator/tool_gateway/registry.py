@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from services.common.http import EgressClient
 from services.orchestrator.domain.tool_source import SourceKind
+from services.orchestrator.tool_gateway.adapters.mcp.adapter import McpAdapter
 from services.orchestrator.tool_gateway.credentials import SourceCredentials
 from services.orchestrator.tool_gateway.ports import BuiltinTool, ToolAdapter
 from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
@@ -19,9 +20,10 @@ class Outside:
     settings: ToolGatewaySettings
 
 
-def adapters(outside: Outside) -> Mapping[SourceKind, ToolAdapter]:  # noqa: ARG001 - the first kinds are about to come
+def adapters(outside: Outside) -> Mapping[SourceKind, ToolAdapter]:
     """Return the adapter of each kind of source that this installation calls."""
-    return {}
+    mcp = McpAdapter(outside.egress, outside.credentials)
+    return {SourceKind.MCP: mcp, SourceKind.MCP_COMMAND: mcp}
 
 
 def builtin_tools(outside: Outside) -> Mapping[str, BuiltinTool]:  # noqa: ARG001 - as above

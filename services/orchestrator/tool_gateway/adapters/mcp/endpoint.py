@@ -1,0 +1,314 @@
+"""One MCP address: requests pass the egress guard and are sent once, and what comes back is read within bounds."""
+
+import asyncio
+import contextlib
+import email.utils
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Protocol
+from urllib.parse import urljoin
+
+import aiohttp
+
+from services.common.bounded_json import parse_json
+from services.common.egress import origin_of
+from services.common.errors import CoxswainError
+from services.common.http import BeforeSend, EgressClient, iter_body, read_limited
+from services.common.identity.principal import Principal
+from services.orchestrator.domain.tool_source import ToolSourceSpec
+from services.orchestrator.tool_gateway.adapters.foreign import storable
+from services.orchestrator.tool_gateway.adapters.mcp.faults import HttpRefusal, RpcError
+from services.orchestrator.tool_gateway.adapters.mcp.messages import error_in, messages_in
+from services.orchestrator.tool_gateway.adapters.mcp.sse import EventDecoder, EventTooLarge, ServerEvent
+from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown
+
+MAX_RESULT_BYTES = 16 * 1024 * 1024
+JSON_TYPE = "application/json"
+STREAM_TYPE = "text/event-stream"
+
+_MAX_REDIRECTS = 3
+_MAX_REFUSAL_BYTES = 64 * 1024
+_REFUSAL_SECONDS = 10
+_MAX_RETRY_AFTER = 3600.0
+
+
+class AnswerTooLarge(Exception):
+    """The server has answered, with more bytes than are read."""
+
+
+class CredentialHeaders(Protocol):
+    """Who authenticates requests."""
+
+    async def headers(self, source: ToolSourceSpec, principal: Principal, url: str) -> dict[str, str]:
+        """Return the headers that authenticate one request to exactly the origin of `url`.
+
+        Raises:
+            CallRefused: there is no credential that may be used. NotSent: it cannot be had now.
+        """
+        ...
+
+    def forget(self, source: ToolSourceSpec, principal: Principal) -> None:
+        """Get a new credential the next time, where it can be: the source has refused this one."""
+        ...
+
+
+class Endpoint:
+    """The address of a source, as one principal reaches it."""
+
+    def __init__(
+        self,
+        egress: EgressClient,
+        credentials: CredentialHeaders,
+        source: ToolSourceSpec,
+        principal: Principal,
+        url: str,
+    ) -> None:
+        self._egress = egress
+        self._credentials = credentials
+        self.source = source
+        self.principal = principal
+        self.url = url
+        self.origin = origin_of(url) or "the server"
+
+    def sibling(self, url: str) -> "Endpoint":
+        """Return another address of the same origin.
+
+        Raises:
+            CallRefused: it is of another origin.
+        """
+        if origin_of(url) != origin_of(self.url):
+            raise CallRefused(
+                f"{self.origin} names an address of another origin, which is not called",
+                reason="DESTINATION_NOT_ALLOWED",
+            )
+        return Endpoint(self._egress, self._credentials, self.source, self.principal, url)
+
+    async def credential_digest(self) -> str:
+        """Return what stands for the credential that requests carry now.
+
+        Raises:
+            CallRefused: there is none.
+        """
+        headers = await self._credential(self.url)
+        parts = sorted((name.lower(), value) for name, value in {**self.source.headers, **headers}.items())
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    async def send(
+        self,
+        method: str,
+        headers: Mapping[str, str],
+        data: bytes | None = None,
+        *,
+        before_send: BeforeSend | None = None,
+        seconds: float | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Send a request once and return a response of status 2xx with its body unread.
+
+        With `before_send`, see `EgressClient.request`, it has a connection of its own.
+
+        Raises:
+            NotSent, CallRefused, HttpRefusal: the server has not acted on it.
+            OutcomeUnknown: it may have.
+        """
+        url, renewed = self.url, False
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = await self._request(method, url, headers, data, before_send=before_send, seconds=seconds)
+            if 200 <= response.status < 300:
+                return response
+            try:
+                if response.status == 401 and not renewed and await self._renews_credential():
+                    renewed = True
+                    continue
+                if response.status not in (307, 308):
+                    raise await self._failure(response)
+                url = self._redirected(url, response.headers.get("Location", ""))
+            finally:
+                response.close()
+        raise CallRefused(f"{self.origin} redirects more than {_MAX_REDIRECTS} times", reason="TOOL_UNAVAILABLE")
+
+    async def _request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        data: bytes | None,
+        *,
+        before_send: BeforeSend | None,
+        seconds: float | None,
+    ) -> aiohttp.ClientResponse:
+        credential = await self._credential(url)
+        try:
+            return await self._egress.request(
+                method,
+                url,
+                trusted=False,
+                data=data,
+                headers={**self.source.headers, **credential, **headers},
+                total_timeout=seconds,
+                before_send=before_send,
+            )
+        except CoxswainError as error:
+            raise CallRefused(error.message, reason=error.reason) from error
+        except aiohttp.InvalidURL as error:
+            raise CallRefused("the address of the source cannot be called", reason="DESTINATION_NOT_ALLOWED") from error
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise NotSent(f"{self.origin} cannot be reached: {_kind_of(error)}") from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise OutcomeUnknown(f"the connection to {self.origin} ended before an answer came") from error
+
+    async def _renews_credential(self) -> bool:
+        """Whether there is another credential than the one that was refused."""
+        refused = await self.credential_digest()
+        self._credentials.forget(self.source, self.principal)
+        return await self.credential_digest() != refused
+
+    async def _credential(self, url: str) -> dict[str, str]:
+        try:
+            return await self._credentials.headers(self.source, self.principal, url)
+        except CoxswainError as error:
+            raise CallRefused(error.message, reason=error.reason) from error
+
+    def _redirected(self, url: str, location: str) -> str:
+        target = urljoin(url, location)
+        if not location or origin_of(target) != origin_of(self.url):
+            raise CallRefused(
+                f"{self.origin} redirects to another origin, where nothing is sent: name the address that answers",
+                reason="DESTINATION_NOT_ALLOWED",
+            )
+        return target
+
+    async def _failure(self, response: aiohttp.ClientResponse) -> Exception:
+        status = response.status
+        if status in (401, 403):
+            return CallRefused(
+                f"{self.origin} refused the credential (HTTP {status})", reason="UPSTREAM_CREDENTIAL_REJECTED"
+            )
+        if status == 429:
+            return NotSent(
+                f"{self.origin} takes no more calls now (HTTP 429)",
+                retry_after=_retry_after(response.headers.get("Retry-After", "")),
+            )
+        if 400 <= status < 500:
+            error, names_request = await _error_body(response)
+            return HttpRefusal(status, error, error_names_request=names_request)
+        if 300 <= status < 400:
+            return CallRefused(
+                f"{self.origin} redirects to another address (HTTP {status}): name the address that answers",
+                reason="TOOL_UNAVAILABLE",
+            )
+        # Proxies answer 502, 503 and 504 as well when the server has taken the message and then broken off.
+        return OutcomeUnknown(f"{self.origin} answered HTTP {status}, which leaves open what it has done")
+
+    async def messages(self, response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any], None]:
+        """Iterate over the messages in a response, which is closed at the end.
+
+        Raises:
+            AnswerTooLarge: an answer has more than `MAX_RESULT_BYTES`.
+            OutcomeUnknown: the connection was lost, or what came is no message.
+        """
+        content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if content_type == STREAM_TYPE:
+            async with contextlib.aclosing(self.events(response)) as events:
+                async for event in events:
+                    for message in await event_messages(event):
+                        yield message
+        elif content_type in (JSON_TYPE, ""):
+            for message in messages_in(await self._document(response)):
+                yield message
+        else:
+            response.close()
+            raise OutcomeUnknown(f'{self.origin} answered with content of type "{content_type[:100]}"')
+
+    async def events(self, response: aiohttp.ClientResponse) -> AsyncGenerator[ServerEvent, None]:
+        """Iterate over the events of a stream, which is closed at the end.
+
+        Raises:
+            AnswerTooLarge, OutcomeUnknown: see `messages`.
+        """
+        decoder = EventDecoder(MAX_RESULT_BYTES)
+        size = 0
+        try:
+            async for data in iter_body(response):
+                size += len(data)
+                for event in decoder.feed(data):
+                    yield event
+                if size > 2 * MAX_RESULT_BYTES:
+                    raise OutcomeUnknown(f"{self.origin} sends without end: the stream was closed")
+                # A server that floods gets no more than its share of the loop.
+                await asyncio.sleep(0)
+        except EventTooLarge:
+            raise AnswerTooLarge from None
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise OutcomeUnknown(f"the connection to {self.origin} ended before an answer came") from error
+        finally:
+            response.close()
+
+    async def _document(self, response: aiohttp.ClientResponse) -> Any:
+        try:
+            body = await read_limited(response, MAX_RESULT_BYTES)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise OutcomeUnknown(f"the connection to {self.origin} ended before the answer was complete") from error
+        finally:
+            response.close()
+        if body is None:
+            raise AnswerTooLarge
+        return await parse_answer(body)
+
+
+async def event_messages(event: ServerEvent) -> list[dict[str, Any]]:
+    """Return the messages in an event; those that only keep a stream open have none.
+
+    Raises:
+        OutcomeUnknown: what it holds is no message.
+    """
+    if event.name != "message" or not event.data:
+        return []
+    return messages_in(await parse_answer(event.data))
+
+
+async def parse_answer(body: bytes) -> Any:
+    """Return what a server has sent, parsed.
+
+    Raises:
+        OutcomeUnknown: it is not JSON within bounds.
+    """
+    try:
+        return await parse_json(body, storable)
+    except ValueError as error:
+        raise OutcomeUnknown(f"the server's answer cannot be read: {error}") from error
+
+
+async def _error_body(response: aiohttp.ClientResponse) -> tuple[RpcError | None, bool]:
+    """Return the JSON-RPC error in the body of a refusal, and whether it names a request."""
+    try:
+        async with asyncio.timeout(_REFUSAL_SECONDS):
+            body = await read_limited(response, _MAX_REFUSAL_BYTES)
+        message = await parse_json(body or b"", storable)
+    except (ValueError, aiohttp.ClientError, OSError, TimeoutError):
+        return None, False
+    if not isinstance(message, dict):
+        return None, False
+    return error_in(message), message.get("id") is not None
+
+
+def _retry_after(value: str) -> float | None:
+    value = value.strip()
+    if value.isdecimal() and len(value) < 10:
+        return min(float(value), _MAX_RETRY_AFTER)
+    try:
+        moment = email.utils.parsedate_to_datetime(value[:100])
+    except ValueError:
+        return None
+    return min(max(moment.timestamp() - time.time(), 0.0), _MAX_RETRY_AFTER)
+
+
+def _kind_of(error: Exception) -> str:
+    """Say what failed, without the addresses that a name has led to."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name is not known"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "its certificate or encryption is not accepted"
+    if isinstance(error, TimeoutError):
+        return "it does not answer in time"
+    return "no connection"

@@ -1,0 +1,145 @@
+"""Lists of tools: read page by page, and kept for as long as their servers allow."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from services.common.cache import ExpiringCache
+from services.orchestrator.domain.tool_source import ToolSourceSpec
+from services.orchestrator.tool_gateway.adapters.mcp.peers import Peer
+from services.orchestrator.tool_gateway.adapters.mcp.tools import (
+    MAX_LISTED,
+    MAX_TOOLS,
+    BadTool,
+    McpTool,
+    tool_of,
+    within_limit,
+)
+from services.orchestrator.tool_gateway.ports import CallRefused
+
+logger = structlog.get_logger(__name__)
+
+_MAX_PAGES = 200
+_MAX_CURSOR_CHARACTERS = 4096
+_MAX_FRESH_SECONDS = 24 * 3600.0
+_KNOWN_SECONDS = 600.0
+"""How long calls go by a list that may be stale: a server that needs more refuses them."""
+_MAX_KEPT_TOOLS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class ListKey:
+    """Whose list it is. Two groups share none, and two credentials only what a server calls public."""
+
+    group_id: str
+    source: str
+    url: str
+    credential: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolList:
+    """The tools of a server, with the monotonic time until which they are fresh."""
+
+    tools: dict[str, McpTool]
+    fresh_until: float
+    public: bool = False
+
+
+class ToolLists:
+    """The lists of all sources, bounded by the number of their tools."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._kept: ExpiringCache[ListKey, ToolList] = ExpiringCache(
+            _MAX_KEPT_TOOLS, clock, weigh=lambda kept: len(kept.tools) + 1
+        )
+
+    def fresh(self, key: ListKey) -> ToolList | None:
+        """Return a list that its server lets us go by still."""
+        known = self.known(key)
+        return known if known is not None and known.fresh_until > self._clock() else None
+
+    def known(self, key: ListKey) -> ToolList | None:
+        """Return a list that may be stale."""
+        return self._kept.get(key) or self._kept.get(_shared(key))
+
+    def keep(self, key: ListKey, found: ToolList) -> None:
+        """Keep a list."""
+        self._kept.forget(key)
+        self._kept.forget(_shared(key))
+        until = max(found.fresh_until, self._clock() + _KNOWN_SECONDS)
+        self._kept.put(_shared(key) if found.public else key, found, until)
+
+    def forget(self, key: ListKey) -> None:
+        """Read the list anew the next time."""
+        self._kept.forget(key)
+        self._kept.forget(_shared(key))
+
+    async def read(self, peer: Peer, source: ToolSourceSpec) -> ToolList:
+        """Read a list from its server.
+
+        Raises:
+            CallRefused: it is longer than is read.
+            RpcError and what `Peer.request` raises: there is none.
+        """
+        entries: list[Any] = []
+        cursors: set[str] = set()
+        page: dict[str, Any] = {}
+        params: dict[str, Any] = {}
+        fresh, public = _MAX_FRESH_SECONDS, True
+        for _ in range(_MAX_PAGES):
+            page = await peer.request("tools/list", params)
+            fresh = min(fresh, _ttl(page) if peer.facts.modern else 0.0)
+            public = public and page.get("cacheScope") == "public"
+            tools = page.get("tools")
+            if not isinstance(tools, list):
+                raise CallRefused("the server's list of tools has no tools", reason="TOOL_UNAVAILABLE")
+            entries += tools
+            cursor = page.get("nextCursor")
+            if not cursor:
+                break
+            if not isinstance(cursor, str) or len(cursor) > _MAX_CURSOR_CHARACTERS or cursor in cursors:
+                raise CallRefused("the server's list of tools does not come to an end", reason="TOOL_UNAVAILABLE")
+            if len(entries) > MAX_LISTED:
+                break
+            cursors.add(cursor)
+            params = {"cursor": cursor}
+        if len(entries) > MAX_LISTED or (page.get("nextCursor") and len(cursors) >= _MAX_PAGES):
+            raise CallRefused(
+                f"the server lists more than {MAX_LISTED} tools, which are not read", reason="TOOL_UNAVAILABLE"
+            )
+        return ToolList(_named(entries, source, modern=peer.facts.modern), self._clock() + fresh, public)
+
+
+def _shared(key: ListKey) -> ListKey:
+    return ListKey(key.group_id, key.source, key.url, "")
+
+
+def _ttl(page: dict[str, Any]) -> float:
+    ttl = page.get("ttlMs")
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or ttl <= 0:
+        return 0.0
+    return min(ttl / 1000, _MAX_FRESH_SECONDS)
+
+
+def _named(entries: list[Any], source: ToolSourceSpec, *, modern: bool) -> dict[str, McpTool]:
+    tools: dict[str, McpTool] = {}
+    for entry in entries:
+        try:
+            tool = tool_of(entry, modern=modern)
+        except BadTool as fault:
+            name = entry.get("name") if isinstance(entry, dict) else None
+            logger.warning("mcp_tool_left_out", source=source.name, tool=str(name)[:128], why=str(fault))
+            continue
+        tools.setdefault(tool.listed.name, tool)
+    chosen = within_limit(list(tools.values()), source)
+    if len(chosen) > MAX_TOOLS:
+        raise CallRefused(
+            f"the server lists {len(chosen)} tools, a source has at most {MAX_TOOLS}: choose some with allowed_tools",
+            reason="TOOL_UNAVAILABLE",
+        )
+    return {tool.listed.name: tool for tool in chosen}

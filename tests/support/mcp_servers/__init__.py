@@ -1,0 +1,1 @@
+"""Real MCP servers of the official package, one for each era, and what starts them."""

@@ -1,0 +1,108 @@
+"""Starts the real servers, and makes the environment that those of version 2 need."""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+LOCK = HERE / "modern.txt"
+ENVIRONMENT = ROOT / ".venv" / "mcp-modern"
+LEGACY = HERE / "legacy_server.py"
+MODERN = HERE / "modern_server.py"
+WAIT_SECONDS = 30.0
+
+
+def modern_python() -> Path:
+    """Return the interpreter that has version 2 of the package; its environment is made when its lock is new."""
+    wanted = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()
+    python, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / ".stamp"
+    with ENVIRONMENT.with_suffix(".lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if not stamp.is_file() or stamp.read_text() != wanted:
+            subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", ENVIRONMENT], check=True)
+            subprocess.run(
+                [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--require-hashes", "-r", LOCK],
+                check=True,
+            )
+            stamp.write_text(wanted)
+    return python
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@dataclass
+class McpServerProcess:
+    """A server as a process, started again on the same port as often as a test likes."""
+
+    command: list[str]
+    ledger: Path
+    path: str = "/mcp"
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{self.path}"
+
+    def start(self) -> Self:
+        self.process = subprocess.Popen(
+            [*self.command, "--port", str(self.port), "--ledger", str(self.ledger)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        end = time.monotonic() + WAIT_SECONDS
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return self
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"the server did not start: {self.command}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def wait(self) -> None:
+        """Wait until it has ended by itself."""
+        assert self.process is not None
+        self.process.wait(WAIT_SECONDS)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def paid(self, key: str) -> int:
+        """How often the server has done the work of a call, by its own count."""
+        return self.ledger.read_text().split("\n").count(key) if self.ledger.exists() else 0
+
+    async def has_paid(self, key: str) -> None:
+        """Wait until the server has done the work of a call."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not self.paid(key):  # noqa: ASYNC110 - another process writes it
+                await asyncio.sleep(0.01)
+
+
+@contextlib.contextmanager
+def serving(
+    python: Path | str, script: Path, ledger: Path, *options: str, path: str = "/mcp"
+) -> Iterator[McpServerProcess]:
+    """Run a server for the time of a block."""
+    server = McpServerProcess([str(python), str(script), *options], ledger, path)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
