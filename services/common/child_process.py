@@ -5,6 +5,8 @@ A frame is the length of its payload in four bytes (big-endian), then the payloa
 
 import asyncio
 import contextlib
+import os
+import signal
 import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -149,7 +151,10 @@ class ChildProcess:
             return None
 
     async def stop(self, grace: float = 0.0) -> None:
-        """Close its standard input, give it `grace` seconds to end, then kill it; return when it is gone."""
+        """Close its standard input, give it `grace` seconds to end, then kill it; return when it is gone.
+
+        What it has started itself is killed with it.
+        """
         self._input.close()
         try:
             async with asyncio.timeout(grace):
@@ -157,7 +162,8 @@ class ChildProcess:
         except TimeoutError:
             pass
         finally:
-            # A call that is cancelled here must leave no process behind either.
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            # A call that is cancelled here must leave no process behind either, nor what the process has started.
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
             await asyncio.shield(self._process.wait())
