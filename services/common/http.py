@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from services.common.egress import AddressPolicy, CheckedResolver
 
@@ -58,12 +59,14 @@ class EgressClient:
         total_timeout: float | None = None,
         tls: ssl.SSLContext | None = None,
         before_send: BeforeSend | None = None,
+        encoded: bool = False,
     ) -> aiohttp.ClientResponse:
         """Send a request and return the response with its body unread.
 
         `trusted` says that the operator chose the address. `data` is a body, or the fields of a form. `total_timeout`,
         in seconds and instead of the client's own, covers the reading of the body too. `tls` replaces the system's
-        authorities.
+        authorities. `encoded` sends the address to the letter; otherwise its percent-encoding is normalised, which
+        makes a comma of `%2C`.
 
         `before_send` is for requests that must not be made twice: it is awaited once there is a connection and before
         the first byte leaves, and nothing is sent if it raises. Such a request has a connection of its own, which no
@@ -81,7 +84,7 @@ class EgressClient:
             timeout = aiohttp.ClientTimeout(total=total_timeout, sock_connect=timeout.sock_connect)
         return await self._session(url, trusted=trusted, once=before_send is not None).request(
             method,
-            url,
+            URL(url, encoded=True) if encoded else url,
             data=data,
             headers=headers,
             ssl=tls or True,
