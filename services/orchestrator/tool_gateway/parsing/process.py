@@ -58,6 +58,8 @@ def _allow_seconds(seconds: int) -> None:
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The parser of SQL spends some twenty frames on each pair of parentheses.
+    sys.setrecursionlimit(10_000)
     sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
     pipes = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # What a library prints must not get between the frames.
