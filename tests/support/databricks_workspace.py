@@ -1,11 +1,14 @@
-"""A Databricks workspace on one loopback port: identity, Vector Search and model serving, with one set of credentials.
+"""A Databricks workspace on one loopback port, with one set of credentials.
+
+It has identity, Vector Search, model serving, SQL, Genie and jobs.
 
     with DatabricksWorkspace() as workspace:
         pat = workspace.identity.add_pat(workspace.identity.add_user("ann@example.com"))
         workspace.vector_search.add_endpoint("vectors")
         workspace.llm.on(Reply(text="hello"))
 
-Control routes lie under `/_identity`, `/_vector_search` and `/_llm` (`/_llm/_log`, `/_vector_search/_ctl` and so on).
+Control routes lie under `/_identity`, `/_vector_search`, `/_llm`, `/_sql`, `/_genie` and `/_jobs` (`/_llm/_log`,
+`/_vector_search/_ctl` and so on).
 `python -m tests.support.databricks_workspace` serves one with user `dev@example.com` and the token it prints.
 """
 
@@ -18,8 +21,11 @@ from contextlib import suppress
 
 from aiohttp import web
 
+from tests.support.databricks_genie import GenieEmulator
 from tests.support.databricks_http import DatabricksError
 from tests.support.databricks_identity import Algorithm, DatabricksIdentity
+from tests.support.databricks_jobs import JobEmulator
+from tests.support.databricks_statements import StatementEmulator
 from tests.support.http_emulator import HttpEmulator, serve_until_cancelled
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_wires.base import Refused
@@ -27,7 +33,7 @@ from tests.support.vector_search_emulator import SERVING_SCOPES, Behaviour, Vect
 
 
 class DatabricksWorkspace(HttpEmulator):
-    """Three emulators on one address; every call is checked by `identity`."""
+    """Six emulators on one address; every call is checked by `identity`."""
 
     def __init__(
         self,
@@ -49,11 +55,14 @@ class DatabricksWorkspace(HttpEmulator):
             record=record,
             control_prefix="/_vector_search",
         )
+        self.sql = StatementEmulator(authenticate=self.identity.authenticate, record=record)
+        self.genie = GenieEmulator(authenticate=self.identity.authenticate, record=record)
+        self.jobs = JobEmulator(authenticate=self.identity.authenticate, record=record)
         self.llm = LlmEmulator(authorise=self._authorise_serving, record=record, control_prefix="/_llm")
 
     @property
     def _parts(self) -> tuple[HttpEmulator, ...]:
-        return (self.identity, self.vector_search, self.llm)
+        return (self.identity, self.vector_search, self.sql, self.genie, self.jobs, self.llm)
 
     def install(self, app: web.Application) -> None:
         for part in self._parts:
