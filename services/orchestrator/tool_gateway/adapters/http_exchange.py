@@ -3,25 +3,23 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Protocol
 from urllib.parse import urljoin
 
 import aiohttp
 
-from services.common.clock import utc_now
 from services.common.egress import origin_of, required_origin
 from services.common.errors import FailedPrecondition, PermissionDenied, Unavailable
 from services.common.http import EgressClient, read_limited
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import ToolSourceSpec
-from services.orchestrator.tool_gateway.adapters.http_results import (
+from services.orchestrator.tool_gateway.http_bodies import (
     BadBody,
     error_text,
     read_result,
     secrets_of,
 )
+from services.orchestrator.tool_gateway.http_statuses import check_status
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
     CallRefused,
@@ -33,8 +31,6 @@ from services.orchestrator.tool_gateway.ports import (
 
 READ_METHODS = frozenset({"GET", "HEAD"})
 _MAX_REDIRECTS = 3
-_LONGEST_ADVICE = 3600.0
-"""Seconds of `Retry-After` that are believed, at most."""
 _SHOWN_HEADERS = ("content-type", "content-length", "etag", "last-modified")
 
 
@@ -174,45 +170,6 @@ class HttpExchange:
             return _unfollowed(call, response)
         check_status(status, answer, response.headers.get("Retry-After", ""), idempotent=request.idempotent)
         return ToolResult(answer, is_error=True)
-
-
-def check_status(status: int, answer: str, retry_after: str, *, idempotent: bool) -> None:
-    """Return when a status says that the request was understood and declined, which is an answer for the model.
-
-    What HTTP promises decides. A 429 is sent instead of doing what was asked (RFC 6585), so the call may be made again.
-    A 503 makes no such promise: proxies send it for requests that were lost behind them, too. It counts as "try later"
-    only for calls that may be repeated anyway.
-
-    Raises:
-        NotSent, OutcomeUnknown, CallRefused: it says something else.
-    """
-    wait = parse_retry_after(retry_after)
-    if status in (401, 403):
-        raise CallRefused(
-            f"the credential was refused: {answer}. Check the source's auth, and what its owner may do",
-            reason="UPSTREAM_CREDENTIAL_REJECTED",
-        )
-    if status in (425, 429):
-        raise NotSent(f"the source takes no more calls now: {answer}", reason="TOOL_RATE_LIMITED", retry_after=wait)
-    if status == 503 and wait is not None and idempotent:
-        raise NotSent(f"the source is busy: {answer}", retry_after=wait)
-    # 408 and 499 come from servers and proxies that gave up, whatever had been done by then.
-    if status >= 500 or status in (408, 499) or status < 200:
-        raise OutcomeUnknown(f"the source answered with {answer}")
-
-
-def parse_retry_after(value: str) -> float | None:
-    """Return the seconds that a `Retry-After` header asks for, at most an hour; None when it says nothing."""
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text[:9]), _LONGEST_ADVICE)
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return min(max((moment - utc_now()).total_seconds(), 0.0), _LONGEST_ADVICE)
 
 
 def json_body(value: object) -> bytes:

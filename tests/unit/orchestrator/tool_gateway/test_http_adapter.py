@@ -14,9 +14,9 @@ from services.common.egress import AddressPolicy
 from services.common.errors import InvalidArgument
 from services.orchestrator.domain.tool_source import HttpApi, HttpOperation, SourceKind, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.http import HttpAdapter, build_call, check_http_api
-from services.orchestrator.tool_gateway.adapters.http_exchange import parse_retry_after
-from services.orchestrator.tool_gateway.adapters.http_results import BadBody, at_pointer, parse_json
 from services.orchestrator.tool_gateway.adapters.http_templates import BadArgument, fill_body, fill_path, fill_query
+from services.orchestrator.tool_gateway.http_bodies import BadBody, at_pointer, parse_json
+from services.orchestrator.tool_gateway.http_statuses import parse_retry_after
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, ToolResult
 from tests.support.tool_adapters import (
     TOKEN,

@@ -12,13 +12,13 @@ from services.common.backoff import Backoff
 from services.common.errors import PermissionDenied
 from services.common.http import EgressClient, read_limited
 from services.common.identity.principal import Principal
-from services.orchestrator.tool_gateway.adapters.http_exchange import check_status, parse_retry_after
-from services.orchestrator.tool_gateway.adapters.http_results import (
+from services.orchestrator.tool_gateway.http_bodies import (
     BadBody,
     error_text,
     masked,
     parse_json,
 )
+from services.orchestrator.tool_gateway.http_statuses import check_status, parse_retry_after
 from services.orchestrator.tool_gateway.ports import CallProgress, CallRefused, NotSent, OutcomeUnknown, ToolCallRequest
 
 _ASKED_AGAIN = Backoff(1.0, 15.0)
