@@ -122,7 +122,7 @@ def built_in(tool: Tool, spec: ToolSpec) -> ResolvedTool:
             arguments_schema=tool.arguments_schema,
             hash=tool_hash(tool.name, tool.description, tool.arguments_schema),
             config=spec.config,
-            idempotent=tool.idempotent,
+            idempotent=tool.is_idempotent(spec.config),
             in_crew_process=tool.in_crew_process,
         ),
         spec,

@@ -32,7 +32,7 @@ def workspace() -> Iterator[DatabricksWorkspace]:
 
 
 @pytest.fixture
-def client(workspace: DatabricksWorkspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> WorkspaceClient:
+def client(workspace: DatabricksWorkspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
     for name in [name for name in os.environ if name.startswith("DATABRICKS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "none.cfg"))
@@ -42,7 +42,7 @@ def client(workspace: DatabricksWorkspace, monkeypatch: pytest.MonkeyPatch, tmp_
     )
 
 
-def submitted(client: WorkspaceClient, statement: str, **more: Any) -> Any:
+def submitted(client: Any, statement: str, **more: Any) -> Any:
     return client.statement_execution.execute_statement(
         statement=statement,
         warehouse_id="w1",
@@ -54,9 +54,7 @@ def submitted(client: WorkspaceClient, statement: str, **more: Any) -> Any:
     )
 
 
-def test_a_statement_is_submitted_asked_for_and_read_in_chunks(
-    workspace: DatabricksWorkspace, client: WorkspaceClient
-) -> None:
+def test_a_statement_is_submitted_asked_for_and_read_in_chunks(workspace: DatabricksWorkspace, client: Any) -> None:
     rows = [[str(n), None] for n in range(5)]
     workspace.sql.on("FROM chunked", columns=[("n", "INT"), ("x", "STRING")], rows=rows, chunk_rows=2, polls=2)
     parameters = [StatementParameterListItem(name="a", value="1", type="BIGINT")]
@@ -75,9 +73,7 @@ def test_a_statement_is_submitted_asked_for_and_read_in_chunks(
     assert (done.manifest.total_row_count, done.manifest.truncated) == (5, False)
 
 
-def test_statements_fail_are_cancelled_and_bind_parameters(
-    workspace: DatabricksWorkspace, client: WorkspaceClient
-) -> None:
+def test_statements_fail_are_cancelled_and_bind_parameters(workspace: DatabricksWorkspace, client: Any) -> None:
     workspace.sql.on("FROM broken", state="FAILED", error="no such table")
     workspace.sql.on("FROM slow", polls=1000)
     api = client.statement_execution
@@ -92,7 +88,7 @@ def test_statements_fail_are_cancelled_and_bind_parameters(
         api.get_statement("none")
 
 
-def test_genie_answers_and_goes_on(workspace: DatabricksWorkspace, client: WorkspaceClient) -> None:
+def test_genie_answers_and_goes_on(workspace: DatabricksWorkspace, client: Any) -> None:
     workspace.genie.add_space("space1")
     workspace.genie.on("How many", text="Three.", sql="SELECT count(*)", columns=[("n", "BIGINT")], rows=[["3"]])
     message = client.genie.start_conversation_and_wait("space1", "How many orders?")
@@ -112,7 +108,7 @@ def test_genie_answers_and_goes_on(workspace: DatabricksWorkspace, client: Works
         client.genie.start_conversation("elsewhere", "x")
 
 
-def test_one_token_starts_one_run(workspace: DatabricksWorkspace, client: WorkspaceClient) -> None:
+def test_one_token_starts_one_run(workspace: DatabricksWorkspace, client: Any) -> None:
     workspace.jobs.add_job(7, tasks=("load", "report"), output="42 rows")
     started = [client.jobs.run_now(7, idempotency_token="t" * 64, job_parameters={"day": "1"}) for _ in range(2)]
     assert started[0].run_id == started[1].run_id
@@ -136,7 +132,7 @@ def test_one_token_starts_one_run(workspace: DatabricksWorkspace, client: Worksp
 def test_a_token_without_the_scope_is_refused(workspace: DatabricksWorkspace) -> None:
     ann = workspace.identity.add_user("bob@example.com")
     token = workspace.identity.mint(ann, scopes={"vector-search"}, client_id="app")
-    narrow = WorkspaceClient(
+    narrow: Any = WorkspaceClient(
         config=Config(
             host=workspace.url, token=token, auth_type="pat", http_timeout_seconds=10, retry_timeout_seconds=5
         )

@@ -1,5 +1,6 @@
 """Tools of crews, and what is known of their calls."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -28,8 +29,17 @@ class Tool:
     """JSON schema of the arguments a model gives it."""
     idempotent: bool
     """Whether calling it twice does no harm."""
+    idempotent_setting: str = ""
+    """Name of the boolean setting that decides it instead; empty: none does."""
     in_crew_process: bool = False
     """Whether it is pure, so that the crew process runs it."""
+
+    def is_idempotent(self, config: Mapping[str, Any]) -> bool:
+        """Return whether calling it twice does no harm, with these settings of a crew."""
+        if not self.idempotent_setting:
+            return self.idempotent
+        default = self.config_schema["properties"][self.idempotent_setting]["default"]
+        return config.get(self.idempotent_setting, default) is True
 
 
 @dataclass(frozen=True, slots=True)

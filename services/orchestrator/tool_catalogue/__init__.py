@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from services.orchestrator.domain.tool import Tool
-from services.orchestrator.tool_catalogue import pure
+from services.orchestrator.tool_catalogue import databricks, pure
 
-_FAMILIES = (pure.TOOLS,)
+_FAMILIES = (databricks.TOOLS, pure.TOOLS)
 
 TOOLS: Mapping[str, Tool] = MappingProxyType(
     {tool.name: tool for tool in sorted((tool for family in _FAMILIES for tool in family), key=lambda tool: tool.name)}

@@ -38,6 +38,14 @@ class _Token:
     good_until: float
 
 
+@dataclass(frozen=True, slots=True)
+class WorkspaceCredential:
+    """A token, and the origin of the only Databricks workspace that it may be sent to."""
+
+    origin: str
+    token: str = field(repr=False)
+
+
 class SourceCredentials:
     """Credentials of sources, and of the gateway's own tools."""
 
@@ -90,18 +98,18 @@ class SourceCredentials:
         request = credential_pb2.ResolveCredentialRequest(
             purpose=purpose, destination_origin=origin, secret_name=secret_name
         )
-        try:
-            with acting_as(await self._acting.token(principal)):
-                response = await self._auth.ResolveCredential(request)
-        except grpc.RpcError as error:
-            raise _not_resolved(from_rpc_error(error, "auth")) from error
-        except CoxswainError as error:
-            raise _not_resolved(error) from error
+        response = await self._ask(principal, request)
         if response.origin != origin:
             raise CallRefused(
                 f"the credential belongs to {response.origin}, not to {origin}", reason="DESTINATION_NOT_ALLOWED"
             )
         return response.token
+
+    async def workspace(self, principal: Principal) -> WorkspaceCredential:
+        """Return a token of the general Databricks chain with its workspace; see `headers` for what is raised."""
+        request = credential_pb2.ResolveCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS)
+        response = await self._ask(principal, request)
+        return WorkspaceCredential(required_origin(response.origin), _header_value(response.token))
 
     def forget(self, source: ToolSourceSpec, principal: Principal) -> None:
         """Ask for a new token the next time: the source has refused the one that it was sent."""
@@ -110,6 +118,17 @@ class SourceCredentials:
     async def close(self) -> None:
         """End what is being asked for."""
         await self._tokens.close()
+
+    async def _ask(
+        self, principal: Principal, request: credential_pb2.ResolveCredentialRequest
+    ) -> credential_pb2.ResolveCredentialResponse:
+        try:
+            with acting_as(await self._acting.token(principal)):
+                return await self._auth.ResolveCredential(request)
+        except grpc.RpcError as error:
+            raise _not_resolved(from_rpc_error(error, "auth")) from error
+        except CoxswainError as error:
+            raise _not_resolved(error) from error
 
     async def _oauth_token(self, source: ToolSourceSpec, principal: Principal) -> str:
         auth = source.auth

@@ -5,8 +5,17 @@ from dataclasses import dataclass
 
 from services.common.http import EgressClient
 from services.orchestrator.domain.tool_source import SourceKind
+from services.orchestrator.tool_gateway.adapters.http import HttpAdapter
 from services.orchestrator.tool_gateway.adapters.mcp.adapter import McpAdapter
+from services.orchestrator.tool_gateway.adapters.openapi.adapter import OpenApiAdapter
+from services.orchestrator.tool_gateway.builtin.databricks.workspace import Workspaces
+from services.orchestrator.tool_gateway.builtin.databricks_genie import DatabricksGenie
+from services.orchestrator.tool_gateway.builtin.databricks_job_run import DatabricksJobRun
+from services.orchestrator.tool_gateway.builtin.databricks_sql import DatabricksSql
+from services.orchestrator.tool_gateway.builtin.databricks_uc_function import DatabricksUcFunction
+from services.orchestrator.tool_gateway.builtin.databricks_vector_search import DatabricksVectorSearch
 from services.orchestrator.tool_gateway.credentials import SourceCredentials
+from services.orchestrator.tool_gateway.parsing.parser import BoundedParser
 from services.orchestrator.tool_gateway.ports import BuiltinTool, ToolAdapter
 from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
 
@@ -18,14 +27,31 @@ class Outside:
     egress: EgressClient
     credentials: SourceCredentials
     settings: ToolGatewaySettings
+    documents: BoundedParser
+    """Reads documents of sources."""
+    statements: BoundedParser
+    """Reads statements of models."""
 
 
 def adapters(outside: Outside) -> Mapping[SourceKind, ToolAdapter]:
     """Return the adapter of each kind of source that this installation calls."""
-    mcp = McpAdapter(outside.egress, outside.credentials)
-    return {SourceKind.MCP: mcp, SourceKind.MCP_COMMAND: mcp}
+    egress, credentials, limit = outside.egress, outside.credentials, outside.settings.max_result_bytes
+    mcp = McpAdapter(egress, credentials)
+    return {
+        SourceKind.MCP: mcp,
+        SourceKind.MCP_COMMAND: mcp,
+        SourceKind.HTTP: HttpAdapter(egress, credentials, max_result_bytes=limit),
+        SourceKind.OPENAPI: OpenApiAdapter(egress, credentials, outside.documents, max_result_bytes=limit),
+    }
 
 
-def builtin_tools(outside: Outside) -> Mapping[str, BuiltinTool]:  # noqa: ARG001 - as above
+def builtin_tools(outside: Outside) -> Mapping[str, BuiltinTool]:
     """Return the gateway's own tools by their names, which are those in the catalogue."""
-    return {}
+    workspaces = Workspaces(outside.egress, outside.credentials, max_result_bytes=outside.settings.max_result_bytes)
+    return {
+        "databricks_genie": DatabricksGenie(workspaces),
+        "databricks_job_run": DatabricksJobRun(workspaces),
+        "databricks_sql": DatabricksSql(workspaces, outside.statements),
+        "databricks_uc_function": DatabricksUcFunction(workspaces),
+        "databricks_vector_search": DatabricksVectorSearch(workspaces),
+    }

@@ -15,6 +15,7 @@ from services.common.periodic import every
 from services.common.runtime import Runtime
 from services.orchestrator.tool_gateway.acting import ActingPrincipal
 from services.orchestrator.tool_gateway.credentials import SourceCredentials
+from services.orchestrator.tool_gateway.parsing.parser import BoundedParser
 from services.orchestrator.tool_gateway.ports import Sources
 from services.orchestrator.tool_gateway.registry import Outside, adapters, builtin_tools
 from services.orchestrator.tool_gateway.servicers.tool_gateway import ToolGatewayServicer
@@ -27,6 +28,8 @@ from services.orchestrator.tool_gateway.usecases.source_tools import SourceTools
 from services.orchestrator.tool_gateway.usecases.tool_calls import ToolCalls
 
 _HOUSEKEEPING_SECONDS = 300.0
+_STATEMENT_SECONDS = 2
+"""Processor time to read a statement; documents get more."""
 
 
 class ToolGatewayService:
@@ -42,7 +45,8 @@ class ToolGatewayService:
             connect_timeout=settings.connect_seconds,
         )
         self._credentials = SourceCredentials(auth, acting, self._egress)
-        outside = Outside(self._egress, self._credentials, settings)
+        self._parsers = BoundedParser(), BoundedParser(cpu_seconds=_STATEMENT_SECONDS)
+        outside = Outside(self._egress, self._credentials, settings, *self._parsers)
         self._adapters = adapters(outside)
         self._builtin = builtin_tools(outside)
         # New with each start: the calls of an earlier process are not this one's.
@@ -89,6 +93,8 @@ class ToolGatewayService:
         await self._calls.close()
         for adapter in self._adapters.values():
             await adapter.close()
+        for parser in self._parsers:
+            await parser.close()
         await self._credentials.close()
         await self._egress.close()
 

@@ -46,7 +46,7 @@ class HttpAdapter:
     ) -> None:
         self._exchange = HttpExchange(egress, credentials, max_result_bytes=max_result_bytes)
 
-    async def list_tools(self, source: ToolSourceSpec, principal: Principal) -> list[ListedTool]:
+    async def list_tools(self, source: ToolSourceSpec, principal: Principal) -> list[ListedTool]:  # noqa: ARG002
         """Return a tool for each operation; see `ToolAdapter`.
 
         Raises:
@@ -71,9 +71,12 @@ class HttpAdapter:
             return ToolResult(str(error), is_error=True)
         return await self._exchange.make(request.source, api.base_url, request, call, progress)
 
-    async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+    async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:  # noqa: ARG002
         """Say that HTTP has no way to ask what became of a request."""
         raise OutcomeUnknown("the request was sent, and HTTP has no way to ask what became of it")
+
+    async def close(self) -> None:
+        """Nothing is kept."""
 
 
 def build_call(

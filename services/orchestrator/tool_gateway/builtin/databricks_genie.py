@@ -70,8 +70,8 @@ async def _follow(
         raise OutcomeUnknown(f"the workspace does not say what became of the question: {error}") from error
     state = _state(answer)[0]
     if state in ("FAILED", "CANCELLED"):
-        error = answer.get("error")
-        why = str(error.get("error") or error.get("type") or "")[:4096] if isinstance(error, dict) else ""
+        failure = answer.get("error")
+        why = str(failure.get("error") or failure.get("type") or "")[:4096] if isinstance(failure, dict) else ""
         return ToolResult(f"Genie ended as {state}" + (f": {why}" if why else ""), is_error=True)
     return ToolResult(to_text(result), structured=result)
 

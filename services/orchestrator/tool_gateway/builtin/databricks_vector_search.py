@@ -43,7 +43,7 @@ class DatabricksVectorSearch:
         except (Declined, _BadFilter) as error:
             return ToolResult(str(error), is_error=True)
 
-    async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+    async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:  # noqa: ARG002
         """Search again, which changes nothing; see `ToolAdapter`."""
         return await self.call(request, progress)
 

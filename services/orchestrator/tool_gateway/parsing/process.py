@@ -37,6 +37,7 @@ def _serve(inbound: BinaryIO, outbound: BinaryIO) -> None:
     while len(header := inbound.read(_LENGTH_BYTES)) == _LENGTH_BYTES:
         request = json.loads(inbound.read(int.from_bytes(header, "big")))
         _allow_seconds(request["seconds"])
+        response: dict[str, Any]
         try:
             response = {"found": read(request["what"], request["given"])}
         except RecursionError:

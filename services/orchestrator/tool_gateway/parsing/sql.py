@@ -63,10 +63,10 @@ def _refusal(statement: str) -> str:
         return f"the statement cannot be parsed as SQL of Databricks: {_short(str(error))}"
     if len(parsed) != 1 or not isinstance(parsed[0], exp.Query):
         return "only reading is allowed: this statement is no query"
-    return next(filter(None, map(_refused_node, parsed[0].walk())), "")
+    return next((why for node in parsed[0].walk() if (why := _refused_node(node))), "")
 
 
-def _refused_node(node: exp.Expression) -> str:
+def _refused_node(node: exp.Expr) -> str:
     if isinstance(node, _WRITING):
         return "only reading is allowed: the statement would change something"
     for name in _function_names(node):
@@ -75,7 +75,7 @@ def _refused_node(node: exp.Expression) -> str:
     return ""
 
 
-def _function_names(node: exp.Expression) -> list[str]:
+def _function_names(node: exp.Expr) -> list[str]:
     if isinstance(node, exp.Anonymous):
         return [node.name.lower()]
     return [name.lower() for name in type(node).sql_names()] if isinstance(node, exp.Func) else []

@@ -16,7 +16,6 @@ from services.common.identity.principal import Principal
 from services.orchestrator.tool_gateway.builtin.databricks.statements import bound, table
 from services.orchestrator.tool_gateway.builtin.databricks.workspace import (
     PollPauses,
-    WorkspaceCredential,
     Workspaces,
 )
 from services.orchestrator.tool_gateway.builtin.databricks_genie import DatabricksGenie
@@ -24,6 +23,7 @@ from services.orchestrator.tool_gateway.builtin.databricks_job_run import Databr
 from services.orchestrator.tool_gateway.builtin.databricks_sql import DatabricksSql
 from services.orchestrator.tool_gateway.builtin.databricks_uc_function import DatabricksUcFunction
 from services.orchestrator.tool_gateway.builtin.databricks_vector_search import DatabricksVectorSearch, query_body
+from services.orchestrator.tool_gateway.credentials import WorkspaceCredential
 from services.orchestrator.tool_gateway.parsing.parser import BoundedParser
 from services.orchestrator.tool_gateway.parsing.sql import read_statement
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, ToolCallRequest, ToolResult
@@ -550,7 +550,7 @@ def test_filters_of_storage_optimized_endpoints_cannot_be_escaped() -> None:
     assert filter_of({"a": 1, "b NOT": "x", "c": ["y", "z"], "d >=": 1.5, "group_id": "other"}) == (
         "a = 1 AND b != 'x' AND c IN ('y', 'z') AND d >= 1.5 AND group_id = 'acme'"
     )
-    for bad in (
+    faulty: list[dict[str, Any]] = [
         {"a": "x' OR 'a' = 'a"},
         {"a OR 1=1": 1},
         {"a": "x\\"},
@@ -558,6 +558,7 @@ def test_filters_of_storage_optimized_endpoints_cannot_be_escaped() -> None:
         {"a": []},
         {"a) OR (b": 1},
         {"a": None},
-    ):
+    ]
+    for bad in faulty:
         with pytest.raises(ValueError, match=r"filter|value|needs"):
             filter_of(bad)

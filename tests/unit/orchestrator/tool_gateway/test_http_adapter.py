@@ -76,15 +76,19 @@ async def test_arguments_fill_path_query_and_body(api: RecordingApi) -> None:
         body={"count": "{n}", "note": "id={id}", "list": ["{n}", "{gone}"], "kept": None, "left": "{gone}"},
         idempotency_header="Idempotency-Key",
     )
-    arguments = {"id": "a/b c", "q": ["x=1&y", "ü+"], "n": {"deep": [1e16, None, {}]}}
-    arguments["q"] = "x=1&y,+%2Cü#"
+    arguments: dict[str, Any] = {"id": "a/b c", "q": "x=1&y,+%2Cü#", "n": {"deep": [1e16, None, {}]}}
     progress = RecordedProgress()
     result = await called(api, one, arguments, progress=progress, base="/base/")
     (sent,) = api.requests
     assert sent.method == "POST"
     assert sent.target.startswith("/base/v1/items/a%2Fb%20c?")
     assert sent.query == [("q", "x=1&y,+%2Cü#"), ("fixed", "a&b"), ("mixed", "x-x=1&y,+%2Cü#")]
-    body = {"count": {"deep": [1e16, None, {}]}, "note": "id=a/b c", "list": [{"deep": [1e16, None, {}]}], "kept": None}
+    body: dict[str, Any] = {
+        "count": {"deep": [1e16, None, {}]},
+        "note": "id=a/b c",
+        "list": [{"deep": [1e16, None, {}]}],
+        "kept": None,
+    }
     assert json.loads(sent.body) == body
     assert sent.header("idempotency-key") == ["call-1"]
     assert sent.header("authorization") == [f"Bearer {TOKEN}"]
@@ -280,21 +284,21 @@ async def test_a_refused_connection_has_sent_nothing(api: RecordingApi) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "headers"),
+    ("body", "encoding"),
     [
-        ("<html>login</html>", {}),
-        ("[" * 50_000 + "]" * 50_000, {}),
-        ('{"a": NaN}', {}),
-        ('{"a": 1', {}),
-        (b"\x00\xff\xfe", {}),
-        ("packed", {"Content_Encoding": "gzip"}),
-        ("packed", {"Content_Encoding": "br"}),
+        ("<html>login</html>", ""),
+        ("[" * 50_000 + "]" * 50_000, ""),
+        ('{"a": NaN}', ""),
+        ('{"a": 1', ""),
+        (b"\x00\xff\xfe", ""),
+        ("packed", "gzip"),
+        ("packed", "br"),
     ],
 )
 async def test_an_answer_that_is_not_what_it_says_leaves_the_outcome_open(
-    api: RecordingApi, body: str | bytes, headers: dict[str, str]
+    api: RecordingApi, body: str | bytes, encoding: str
 ) -> None:
-    api.answer("/items/1", body, **headers)
+    api.answer("/items/1", body, Content_Encoding=encoding or "identity")
     with pytest.raises(OutcomeUnknown):
         await called(api, operation("POST"), {"id": 1})
 

@@ -353,7 +353,7 @@ async def test_arguments_go_where_the_document_says(parser: BoundedParser, api: 
 
 
 async def test_bodies_arrive_as_they_were_given(parser: BoundedParser, api: RecordingApi) -> None:
-    body = {"name": None, "parts": [], "extra": {"empty": {}}, "price": 1e16}
+    body: dict[str, Any] = {"name": None, "parts": [], "extra": {"empty": {}}, "price": 1e16}
     arguments = {"body": "q", "body_content": body}
     await called(parser, api, "createOrder", arguments, idempotency_header="Idempotency-Key")
     (sent,) = api.requests

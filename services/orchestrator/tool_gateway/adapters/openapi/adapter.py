@@ -85,7 +85,7 @@ class OpenApiAdapter:
             return ToolResult(str(error), is_error=True)
         return await self._exchange.make(request.source, _document(request.source).base_url, request, call, progress)
 
-    async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+    async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:  # noqa: ARG002
         """Say that HTTP has no way to ask what became of a request."""
         raise OutcomeUnknown("the request was sent, and HTTP has no way to ask what became of it")
 

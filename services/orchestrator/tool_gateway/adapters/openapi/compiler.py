@@ -138,7 +138,7 @@ def _parameters(document: Node, item: Node, operation: Node) -> list[Node]:
 
 def _binding(parameter: Node, schemas: ArgumentSchemas, names: set[str]) -> Node | None:
     """Return where an argument goes, or None for a parameter that is left out."""
-    name, location = parameter["name"], parameter.get("in")
+    name, location = parameter["name"], str(parameter.get("in"))
     required = parameter.get("required") is True or location == "path"
     if location == "header" and (name.lower() in _AUTHORITY or name.lower().startswith(("x-forwarded-", "proxy-"))):
         # OpenAPI ignores some of them, and the others are the source's to set.
@@ -206,7 +206,8 @@ def _body(
     given = resolve(document, operation.get("requestBody"))
     if not isinstance(given, dict) or method in ("get", "head"):
         return None
-    media_types = given.get("content") if isinstance(given.get("content"), dict) else {}
+    content = given.get("content")
+    media_types = content if isinstance(content, dict) else {}
     needed = given.get("required") is True
     chosen = _media_type(media_types)
     if chosen is None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +21,7 @@ _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
 _SEPARATORS = {"spaceDelimited": "%20", "pipeDelimited": "%7C"}
 
 
-def fill_operation_path(path: str, bindings: list[Binding], arguments: Mapping[str, Any]) -> str:
+def fill_operation_path(path: str, bindings: Sequence[Binding], arguments: Mapping[str, Any]) -> str:
     """Return a path with its parameters.
 
     Raises:

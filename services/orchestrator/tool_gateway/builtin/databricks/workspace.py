@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import aiohttp
@@ -12,6 +12,7 @@ from services.common.backoff import Backoff
 from services.common.errors import PermissionDenied
 from services.common.http import EgressClient, read_limited
 from services.common.identity.principal import Principal
+from services.orchestrator.tool_gateway.credentials import WorkspaceCredential
 from services.orchestrator.tool_gateway.http_bodies import (
     BadBody,
     error_text,
@@ -26,14 +27,6 @@ _CANCEL_SECONDS = 10.0
 _LARGE = 256 * 1024
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class WorkspaceCredential:
-    """A token, and the origin of the workspace that it belongs to."""
-
-    origin: str
-    token: str = field(repr=False)
 
 
 class WorkspaceCredentials(Protocol):
