@@ -94,6 +94,11 @@ class AddressPolicy:
         self._allowed = tuple(allowed_networks)
         self._setting = setting
 
+    @property
+    def permits_plain(self) -> bool:
+        """Whether there is any address that may be connected to without encryption."""
+        return bool(self._allowed)
+
     def permits(self, address: Address, *, encrypted: bool) -> bool:
         """Return whether an address may be connected to; one on the public internet only with encryption."""
         address = _inner(address)

@@ -9,9 +9,11 @@ from coxswain.orchestrator.v1.execution_service_pb2_grpc import add_ExecutionSer
 from coxswain.orchestrator.v1.question_service_pb2_grpc import add_QuestionServiceServicer_to_server
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import add_ToolServiceServicer_to_server
+from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import add_ToolSourceServiceServicer_to_server
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 from services.common.background import BackgroundTasks
 from services.common.db.idempotency import forget_old_requests
+from services.common.egress import AddressPolicy
 from services.common.grpc.server import Registry
 from services.common.periodic import every, once
 from services.common.runtime import Runtime
@@ -21,6 +23,7 @@ from services.orchestrator.gateways import RemoteGrants, RemoteMemories, RemoteM
 from services.orchestrator.hints.bus import HintBus, LocalHintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.lease_store import LeaseStore
+from services.orchestrator.operator_sources_file import read_operator_sources
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.repositories.questions import QuestionChangeReader
@@ -30,11 +33,12 @@ from services.orchestrator.servicers.crews import CrewServicer
 from services.orchestrator.servicers.executions import ExecutionServicer
 from services.orchestrator.servicers.questions import QuestionServicer
 from services.orchestrator.servicers.schedules import ScheduleServicer
+from services.orchestrator.servicers.tool_sources import ToolSourceServicer
 from services.orchestrator.servicers.tools import ToolServicer
 from services.orchestrator.servicers.workers import WorkerServicer
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import requests
-from services.orchestrator.tool_catalogue import TOOLS
+from services.orchestrator.tool_gateway_client import RemoteToolGateway
 from services.orchestrator.usecases.artifacts import Artifacts
 from services.orchestrator.usecases.batch_runner import BatchRunner
 from services.orchestrator.usecases.batches import Batches
@@ -51,6 +55,7 @@ from services.orchestrator.usecases.group_events import GroupEvents
 from services.orchestrator.usecases.group_feed import GroupFeed
 from services.orchestrator.usecases.hinted_loop import HintedLoop
 from services.orchestrator.usecases.housekeeping import Housekeeping
+from services.orchestrator.usecases.operator_sources import OperatorSources
 from services.orchestrator.usecases.overlap import Overlap
 from services.orchestrator.usecases.question_deadlines import QuestionDeadlines
 from services.orchestrator.usecases.question_feed import QuestionFeed
@@ -59,6 +64,9 @@ from services.orchestrator.usecases.questions import Questions
 from services.orchestrator.usecases.queue import Queue
 from services.orchestrator.usecases.scheduler import Scheduler
 from services.orchestrator.usecases.schedules import Schedules
+from services.orchestrator.usecases.tool_listing import ToolListing
+from services.orchestrator.usecases.tool_sources import ToolSources
+from services.orchestrator.usecases.tools import Tools
 from services.orchestrator.usecases.workers import Workers
 
 _RETENTION_SECONDS = 60.0
@@ -90,8 +98,20 @@ class OrchestratorService:
         )
         changes = QuestionChangeReader(database)
         self._question_feed = QuestionFeed(changes, self._bus, safety_read_seconds=settings.watch_safety_read_seconds)
+        addresses = AddressPolicy(
+            settings.tool_egress_allowed_networks, setting="COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS"
+        )
+        tool_gateway = RemoteToolGateway(peers)
+        self._operator_sources = OperatorSources(database, read_operator_sources(settings.tool_sources_file, addresses))
+        self._tool_listing = ToolListing(
+            database, tool_gateway, self._operator_sources, max_age_seconds=settings.tool_list_max_age_seconds
+        )
+        self._tool_sources = ToolSources(database, self._tool_listing, tool_gateway, self._operator_sources, addresses)
         validation = CrewValidation(
-            RemoteModels(peers), TOOLS, default_model=settings.default_model, max_bytes=settings.max_crew_bytes
+            RemoteModels(peers),
+            self._tool_listing,
+            default_model=settings.default_model,
+            max_bytes=settings.max_crew_bytes,
         )
         ender = ExecutionEnder(database, grants, self._bus)
         overlap = Overlap(database, ender, self._bus)
@@ -110,6 +130,7 @@ class OrchestratorService:
         self._artifacts = Artifacts(database)
         settler = QuestionSettler(ender, self._bus)
         self._schema_checker = SchemaChecker()
+        self._tools = Tools(database, self._tool_listing, self._operator_sources, tool_gateway, self._schema_checker)
         self._questions = Questions(database, changes, self._question_feed, settler, self._schema_checker)
         self._schedules = Schedules(database, starter, grants)
         self._leases = LeaseStore(database)
@@ -142,7 +163,8 @@ class OrchestratorService:
         registry.add(add_QuestionServiceServicer_to_server, QuestionServicer(self._questions))
         registry.add(add_ArtifactServiceServicer_to_server, ArtifactServicer(self._artifacts))
         registry.add(add_BatchServiceServicer_to_server, BatchServicer(self._batches))
-        registry.add(add_ToolServiceServicer_to_server, ToolServicer(TOOLS))
+        registry.add(add_ToolServiceServicer_to_server, ToolServicer(self._tools))
+        registry.add(add_ToolSourceServiceServicer_to_server, ToolSourceServicer(self._tool_sources))
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
         registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self.workers))
 
@@ -156,6 +178,7 @@ class OrchestratorService:
         await asyncio.to_thread(time_zones)
         settings = self._settings
         self._background.start(once(self._group_events.adopt, "adopt_group_events"))
+        self._background.start(once(self._operator_sources.prune, "operator_sources"))
         self._scheduling.start(self._batch_loop.run())
         self._scheduling.start(self._turn_loop.run())
         self._scheduling.start(every(settings.schedule_poll_seconds, self._scheduler.once, name="schedules"))
@@ -183,6 +206,7 @@ class OrchestratorService:
     async def close(self) -> None:
         """See `Service`."""
         await self._background.stop()
+        await self._tool_listing.close()
         await self._feed.close()
         await self._group_feed.close()
         await self._question_feed.close()

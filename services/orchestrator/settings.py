@@ -1,8 +1,11 @@
 """Settings of the orchestrator's API and its workers. Each is an environment variable `COXSWAIN_ORCHESTRATOR_*`."""
 
-from pydantic import Field
+from pathlib import Path
+
+from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.egress import Network
 from services.orchestrator.domain.artifact import ArtifactLimits
 
 
@@ -67,6 +70,22 @@ class OrchestratorSettings(BaseSettings):
         ge=0,
         description="Bytes that the files of all executions of a group may have together, give or take what is stored "
         "at the same moment; 0: no limit.",
+    )
+    tool_list_max_age_seconds: float = Field(
+        3600,
+        gt=0,
+        description="Seconds after which the tools of a source are listed anew when somebody needs them.",
+    )
+    tool_sources_file: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("COXSWAIN_TOOLS_SOURCES_FILE", "tool_sources_file"),
+        description="YAML file of the sources of tools that the operator declares for groups (docs/tools.md).",
+    )
+    tool_egress_allowed_networks: list[Network] = Field(
+        [],
+        validation_alias=AliasChoices("COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS", "tool_egress_allowed_networks"),
+        description="JSON list of networks besides the public internet that sources of tools may be in; the tool "
+        "gateway reads the same variable.",
     )
 
     @property

@@ -45,12 +45,12 @@ def model_name(name: str) -> str:
     return f"{rewritten[: MODEL_NAME_LENGTH - 1 - _DIGITS]}_{digest}"
 
 
-def collisions(model_names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return pairs of model names that cannot be told apart by whatever looks tools up."""
+def collisions(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return pairs of tools whose names for models cannot be told apart by whatever looks them up."""
     first: dict[str, str] = {}
     found = []
-    for name in model_names:
-        folded = _SEPARATORS.sub("_", _CAPITALS.sub("_", name).lower()).strip("_")
+    for name in names:
+        folded = _SEPARATORS.sub("_", _CAPITALS.sub("_", model_name(name)).lower()).strip("_")
         if folded in first:
             found.append((first[folded], name))
         first.setdefault(folded, name)

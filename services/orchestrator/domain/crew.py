@@ -260,3 +260,5 @@ class Crew:
     """Under which its memories are stored; empty when memory is off, None when it was stored before this was kept."""
     tool_pins: Mapping[str, str] | None = None
     """Hashes of the tools of sources that it was stored with, by their names; None when this was not kept."""
+    changed_tools: tuple[str, ...] = ()
+    """Tools that are no longer what it was stored with, as far as that was asked for."""

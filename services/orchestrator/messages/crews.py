@@ -144,6 +144,7 @@ def crew_to_proto(crew: Crew) -> crew_pb2.Crew:
         spec=spec_to_proto(crew.spec),
         memory_id=crew.memory_id or "",
         input_names=required_inputs(crew.spec),
+        changed_tools=crew.changed_tools,
     )
     message.create_time.FromDatetime(crew.created_at)
     message.update_time.FromDatetime(crew.updated_at)

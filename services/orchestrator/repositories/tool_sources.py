@@ -56,6 +56,15 @@ class ToolSourceRepository:
         )
         return {row.name: _source(row) for row in rows}
 
+    async def names(self, group_id: str) -> list[str]:
+        """Return the names of the sources of a group, in their order."""
+        rows = await self._connection.scalars(
+            select(tool_sources.c.name)
+            .where(tool_sources.c.group_id == group_id, _STANDING)
+            .order_by(tool_sources.c.name)
+        )
+        return list(rows)
+
     async def page(self, group_id: str, after_name: str | None, limit: int) -> list[ToolSource]:
         """Return sources with a name behind `after_name`, by name, without their tools."""
         query = select(tool_sources, null().label("tools")).where(tool_sources.c.group_id == group_id, _STANDING)
@@ -139,8 +148,10 @@ class CrewToolRepository:
         if rows:
             await self._connection.execute(insert(crew_tool_sources), rows)
 
-    async def users(self, group_id: str, source_name: str, limit: int) -> list[tuple[str, dict[str, str] | None]]:
-        """Return the crews that use a source, by name, with the pins of their newest revision."""
+    async def users(
+        self, group_id: str, source_name: str, limit: int | None
+    ) -> list[tuple[str, dict[str, str] | None]]:
+        """Return the crews that use a source, by name, with the pins of their newest revision; `limit` None: all."""
         rows = await self._connection.execute(
             select(crews.c.name, crew_revisions.c.tool_pins)
             .select_from(crew_tool_sources)

@@ -60,7 +60,7 @@ class CrewServicer(CrewServiceServicer):
 
     async def ValidateCrew(self, request: pb.ValidateCrewRequest, context: Context) -> pb.ValidateCrewResponse:
         """See the proto."""
-        report = await self._crews.validate(*checked_spec(request.spec))
+        report = await self._crews.validate(current_principal(), *checked_spec(request.spec))
         return pb.ValidateCrewResponse(
             faults=map(fault_to_proto, report.faults), warnings=map(fault_to_proto, report.warnings)
         )

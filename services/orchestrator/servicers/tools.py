@@ -1,31 +1,35 @@
 """ToolService at the edge."""
 
-from collections.abc import Mapping
-
 from coxswain.orchestrator.v1 import tool_pb2 as pb
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceServicer
+from services.common.db.idempotency import request_key
+from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
-from services.common.grpc.json_values import to_struct
-from services.orchestrator.domain.tool import Tool
+from services.common.grpc.json_values import from_struct
+from services.orchestrator.messages.tools import tested_call_to_proto, tool_to_proto
+from services.orchestrator.usecases.tools import Tools
 
 
 class ToolServicer(ToolServiceServicer):
-    """What the tool factory can build."""
+    """The tools that crews can use."""
 
-    def __init__(self, tools: Mapping[str, Tool]) -> None:
-        self._response = pb.ListToolsResponse(
-            tools=[
-                pb.Tool(
-                    name=tool.name,
-                    description=tool.description,
-                    config_schema=to_struct(tool.config_schema),
-                    arguments_schema=to_struct(tool.arguments_schema),
-                    idempotent=tool.idempotent,
-                )
-                for tool in tools.values()
-            ]
-        )
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
 
     async def ListTools(self, request: pb.ListToolsRequest, context: Context) -> pb.ListToolsResponse:
         """See the proto."""
-        return self._response
+        page = await self._tools.page(current_principal(), request.page_size, request.page_token, request.source)
+        return pb.ListToolsResponse(tools=map(tool_to_proto, page.items), next_page_token=page.next_page_token)
+
+    async def TestTool(self, request: pb.TestToolRequest, context: Context) -> pb.TestToolResponse:
+        """See the proto."""
+        principal = current_principal()
+        tested = await self._tools.test(
+            principal,
+            request.name,
+            from_struct("arguments", request.arguments, exact=True),
+            from_struct("config", request.config),
+            request_key(principal, request),
+            allow_side_effects=request.allow_side_effects,
+        )
+        return tested_call_to_proto(tested)

@@ -15,7 +15,6 @@ from services.common.errors import FieldViolation
 from services.common.ids import is_id
 from services.orchestrator.cron import BadTimeZone, zone_of
 from services.orchestrator.domain.crew import (
-    AgentSpec,
     CrewSpec,
     KnowledgeMemory,
     KnowledgeSpec,
@@ -25,19 +24,22 @@ from services.orchestrator.domain.crew import (
     TaskSpec,
 )
 from services.orchestrator.domain.document import to_document
-from services.orchestrator.domain.tool import Tool
+from services.orchestrator.domain.tool_source import ToolSource
 from services.orchestrator.usecases.output_file_faults import output_file_faults, output_file_warnings
-from services.orchestrator.usecases.setting_faults import setting_fault
 from services.orchestrator.usecases.suggestions import suggestion
+from services.orchestrator.usecases.tool_faults import tool_faults
 
 _PERCENT_CODE = re.compile("%.?", re.DOTALL)
 _DATE_CODES = frozenset(f"%{letter}" for letter in "YmdBbAaHMSjUWVZz%")
 
 
-def crew_faults(spec: CrewSpec, tools: Mapping[str, Tool], max_bytes: int) -> list[FieldViolation]:
+def crew_faults(
+    spec: CrewSpec, sources: Mapping[str, ToolSource], max_bytes: int, pins: Mapping[str, str] | None = None
+) -> list[FieldViolation]:
     """Return everything that keeps the crew from running, in the order of the document.
 
-    `tools` are those the group can use; `max_bytes` limits the JSON of the document.
+    `sources` are those of the group whose tools it names; `max_bytes` limits the JSON of the document. With `pins`
+    tools that have changed since are faults too.
     """
     faults = [
         *_size(to_document(spec), max_bytes),
@@ -46,7 +48,8 @@ def crew_faults(spec: CrewSpec, tools: Mapping[str, Tool], max_bytes: int) -> li
         *_duplicates("spec.tasks", [task.name for task in spec.tasks]),
         *_knowledge(spec),
         *_agents(spec),
-        *_tools(spec, tools),
+        *_tools(spec),
+        *tool_faults(spec, sources, pins),
         *_assignments(spec),
         *_manager(spec),
         *_context(spec),
@@ -205,22 +208,11 @@ def _agents(spec: CrewSpec) -> Iterator[FieldViolation]:
             )
 
 
-def _tools(spec: CrewSpec, known: Mapping[str, Tool]) -> Iterator[FieldViolation]:
-    owners: list[tuple[str, AgentSpec | TaskSpec]] = [
-        *((f"spec.agents[{index}]", agent) for index, agent in enumerate(spec.agents)),
-        *((f"spec.tasks[{index}]", task) for index, task in enumerate(spec.tasks)),
-    ]
-    for owner, part in owners:
-        yield from _duplicates(f"{owner}.tools", [tool.name for tool in part.tools])
-        for index, tool in enumerate(part.tools):
-            path = f"{owner}.tools[{index}]"
-            if tool.name not in known:
-                yield FieldViolation(f"{path}.name", f'there is no tool "{tool.name}"; {suggestion(tool.name, known)}')
-                continue
-            validator = Draft202012Validator(known[tool.name].config_schema)
-            for error in sorted(validator.iter_errors(tool.config), key=lambda error: list(map(str, error.path))):
-                inner = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.path)
-                yield FieldViolation(f"{path}.config{inner}", setting_fault(error))
+def _tools(spec: CrewSpec) -> Iterator[FieldViolation]:
+    for index, agent in enumerate(spec.agents):
+        yield from _duplicates(f"spec.agents[{index}].tools", [tool.name for tool in agent.tools])
+    for index, task in enumerate(spec.tasks):
+        yield from _duplicates(f"spec.tasks[{index}].tools", [tool.name for tool in task.tools])
 
 
 def _assignments(spec: CrewSpec) -> Iterator[FieldViolation]:

@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from services.common.errors import FieldViolation, InvalidArgument, NotFound
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.limits import ExecutionLimits
-from services.orchestrator.domain.tool import Tool
+from services.orchestrator.domain.tool_source import ToolSource
 from services.orchestrator.usecases.check_faults import check_faults, needs_checking
 from services.orchestrator.usecases.crew_faults import crew_faults, crew_warnings, in_document_order
 from services.orchestrator.usecases.model_needs import Capability, ModelNeed, model_needs
-from services.orchestrator.usecases.ports import ModelInfo, Models
+from services.orchestrator.usecases.ports import KnownSources, ModelInfo, Models
+from services.orchestrator.usecases.tool_faults import crew_pins
 
 _WHAT_IT_CANNOT: Mapping[Capability, str] = {
     Capability.CHAT: "is not a chat model",
@@ -29,6 +30,8 @@ class CrewReport:
     """What keeps it from being stored and run."""
     warnings: list[FieldViolation]
     """What would run but deserves a look."""
+    tool_pins: Mapping[str, str] = field(default_factory=dict)
+    """Hashes of the tools of sources that it was checked with."""
 
     def refuse_faults(self) -> None:
         """Raise InvalidArgument if there is a fault, with one violation for each."""
@@ -39,19 +42,25 @@ class CrewReport:
 class CrewValidation:
     """Finds all faults of a crew at once."""
 
-    def __init__(self, models: Models, tools: Mapping[str, Tool], *, default_model: str, max_bytes: int) -> None:
+    def __init__(self, models: Models, sources: KnownSources, *, default_model: str, max_bytes: int) -> None:
         self._models = models
-        self._tools = tools
+        self._sources = sources
         self._default_model = default_model
         self._max_bytes = max_bytes
 
     async def faults(
-        self, spec: CrewSpec, *, model: str = "", limits: ExecutionLimits | None = None
+        self,
+        group_id: str,
+        spec: CrewSpec,
+        *,
+        model: str = "",
+        limits: ExecutionLimits | None = None,
+        pins: Mapping[str, str] | None = None,
     ) -> list[FieldViolation]:
-        """Return everything that keeps the crew from running now, in the order of the document.
+        """Return everything that keeps a group's crew from running now, in the order of the document.
 
         `model` is the request's choice of one model for everything: its faults are those of the field `model`. `limits`
-        are the request's own, at the field `limits`.
+        are the request's own, at the field `limits`. `pins` are the tools that the crew was stored with.
 
         Raises:
             Unavailable: the models service cannot be asked.
@@ -59,15 +68,15 @@ class CrewValidation:
         needs = model_needs(spec, default=self._default_model, override=model)
         known = await self._known(needs)
         faults = [
-            *await self._own_faults(spec),
+            *await self._own_faults(spec, await self._sources.needed(group_id, spec.tool_sources), pins),
             *_model_faults(needs, known, model),
             *_unknown_prices(spec.limits, "spec.limits", needs, known),
             *(() if limits is None else _unknown_prices(limits, "limits", needs, known)),
         ]
         return in_document_order(dict.fromkeys(faults))
 
-    async def report(self, spec: CrewSpec, broken_rules: Sequence[FieldViolation]) -> CrewReport:
-        """Return what keeps a crew from being stored, and what would run but deserves a look.
+    async def report(self, group_id: str, spec: CrewSpec, broken_rules: Sequence[FieldViolation]) -> CrewReport:
+        """Return what keeps a crew of a group from being stored, and what would run but deserves a look.
 
         `broken_rules` are those of its message; a field that breaks one is not found fault with twice.
 
@@ -78,8 +87,9 @@ class CrewValidation:
         known = await self._known(needs, credential=True)
         # What the default cannot do may be done by the model that an execution names.
         by_default = [need for need in needs if not need.named_in]
+        sources = await self._sources.needed(group_id, spec.tool_sources)
         faults = [
-            *await self._own_faults(spec),
+            *await self._own_faults(spec, sources, None),
             *_model_faults([need for need in needs if need.named_in], known, ""),
             *_unknown_prices(spec.limits, "spec.limits", needs, known),
         ]
@@ -94,11 +104,19 @@ class CrewValidation:
         ]
         broken = {violation.field for violation in broken_rules}
         faults = [*broken_rules, *(fault for fault in faults if fault.field not in broken)]
-        return CrewReport(in_document_order(dict.fromkeys(faults)), in_document_order(dict.fromkeys(warnings)))
+        return CrewReport(
+            in_document_order(dict.fromkeys(faults)),
+            in_document_order(dict.fromkeys(warnings)),
+            await asyncio.to_thread(crew_pins, spec, sources) if sources else {},
+        )
 
-    async def _own_faults(self, spec: CrewSpec) -> list[FieldViolation]:
+    async def _own_faults(
+        self, spec: CrewSpec, sources: Mapping[str, ToolSource], pins: Mapping[str, str] | None
+    ) -> list[FieldViolation]:
         read = await asyncio.to_thread(check_faults, spec) if needs_checking(spec) else []
-        return [*crew_faults(spec, self._tools, self._max_bytes), *read]
+        if not sources:
+            return [*crew_faults(spec, sources, self._max_bytes), *read]
+        return [*await asyncio.to_thread(crew_faults, spec, sources, self._max_bytes, pins), *read]
 
     async def _known(self, needs: Iterable[ModelNeed], *, credential: bool = False) -> dict[str, ModelInfo | str]:
         names = list(dict.fromkeys(need.model for need in needs))

@@ -18,9 +18,12 @@ from services.orchestrator import tables
 from services.orchestrator.domain.crew import Crew, CrewSpec
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.repositories.crews import CrewRepository
+from services.orchestrator.repositories.tool_sources import ToolSourceRepository
+from services.orchestrator.tool_identity import source_of
 from services.orchestrator.usecases.crew_faults import in_document_order
 from services.orchestrator.usecases.crew_validation import CrewReport, CrewValidation
 from services.orchestrator.usecases.ports import Memories
+from services.orchestrator.usecases.stale_crews import changed_tools
 
 _CREWS = Pager("crews")
 
@@ -58,11 +61,20 @@ class Crews:
                 first_id = await RequestRepository(connection, tables.requests).find(request)
                 if first_id is not None:
                     return ChangedCrew(await _first(connection, principal, first_id))
-        report = await self._validation.report(spec, broken_rules)
+        report = await self._validation.report(principal.group_id, spec, broken_rules)
         report.refuse_faults()
         now = utc_now()
         memory_id = await self._memory_id(spec)
-        crew = Crew(new_id(), principal.group_id, 1, spec, created_at=now, updated_at=now, memory_id=memory_id)
+        crew = Crew(
+            new_id(),
+            principal.group_id,
+            1,
+            spec,
+            created_at=now,
+            updated_at=now,
+            memory_id=memory_id,
+            tool_pins=report.tool_pins,
+        )
         async with self._database.write() as connection:
             if request is not None:
                 first_id = await RequestRepository(connection, tables.requests).claim(request, crew.id)
@@ -81,6 +93,7 @@ class Crews:
             crew = await CrewRepository(connection).get(principal.group_id, key, revision)
         if crew is None:
             raise NotFound.of("crew", f"{key} at revision {revision}" if revision else str(key))
+        (crew,) = await self._with_changed_tools(principal.group_id, [crew])
         return await self._with_memory_id(crew)
 
     async def page(self, principal: Principal, size: int, token: str) -> Page[Crew]:
@@ -95,7 +108,8 @@ class Crews:
                 lambda crew: [crew.id],
                 lambda crew: len(to_json(to_document(crew.spec))),
             )
-        return Page([await self._with_memory_id(crew) for crew in page.items], page.next_page_token)
+        crews_found = await self._with_changed_tools(principal.group_id, page.items)
+        return Page([await self._with_memory_id(crew) for crew in crews_found], page.next_page_token)
 
     async def update(
         self,
@@ -119,9 +133,10 @@ class Crews:
         while True:
             present = await self.get(principal, key)
             spec, broken_rules = change(present.spec)
-            report = await self._validation.report(spec, broken_rules)
+            report = await self._validation.report(principal.group_id, spec, broken_rules)
             report.refuse_faults()
-            if present.spec == spec:
+            # Storing a crew again accepts what its tools have become.
+            if present.spec == spec and (present.tool_pins or {}) == report.tool_pins:
                 carried = await self._carry_from_before(principal, present) if carry_over_memories else 0
                 return ChangedCrew(present, tuple(report.warnings), carried)
             if expected_revision not in {0, present.revision}:
@@ -137,7 +152,12 @@ class Crews:
                     # Another caller changed it since it was read: `change` has to see the new document.
                     continue
                 crew = replace(
-                    locked, revision=locked.revision + 1, spec=spec, updated_at=utc_now(), memory_id=memory_id
+                    locked,
+                    revision=locked.revision + 1,
+                    spec=spec,
+                    updated_at=utc_now(),
+                    memory_id=memory_id,
+                    tool_pins=report.tool_pins,
                 )
                 await crews.add_revision(crew, principal.subject)
             left = [] if carry_over_memories or not _moves(present, memory_id) else [_left_behind(present)]
@@ -157,9 +177,11 @@ class Crews:
             elif not await crews.was_deleted(principal.group_id, key):
                 raise NotFound.by_key("crew", key)
 
-    async def validate(self, spec: CrewSpec, broken_rules: Sequence[FieldViolation]) -> CrewReport:
+    async def validate(
+        self, principal: Principal, spec: CrewSpec, broken_rules: Sequence[FieldViolation]
+    ) -> CrewReport:
         """Return what keeps a crew from being stored and run, and what would run but deserves a look."""
-        return await self._validation.report(spec, broken_rules)
+        return await self._validation.report(principal.group_id, spec, broken_rules)
 
     async def _carry(self, before: Crew, memory_id: str, spec: CrewSpec) -> int:
         """Copy the memories of a crew to those it has after a change, if these are others; return how many."""
@@ -176,6 +198,14 @@ class Crews:
 
     async def _memory_id(self, spec: CrewSpec) -> str:
         return await self._memories.memory_id(spec) if spec.memory.enabled else ""
+
+    async def _with_changed_tools(self, group_id: str, crews: Sequence[Crew]) -> list[Crew]:
+        names = {source_of(name) for crew in crews for name in crew.tool_pins or ()}
+        if not names:
+            return list(crews)
+        async with self._database.read() as connection:
+            sources = await ToolSourceRepository(connection).named(group_id, names)
+        return [replace(crew, changed_tools=tuple(changed_tools(crew.tool_pins or {}, sources))) for crew in crews]
 
     async def _with_memory_id(self, crew: Crew) -> Crew:
         # Revisions from before it was stored have none.

@@ -47,6 +47,8 @@ class _Ended:
     revision: int
     """The one to continue with, whose document is `next_spec`."""
     next_spec: CrewSpec
+    next_pins: Mapping[str, str] | None
+    """The tools that `next_spec` was stored with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,14 @@ class ExecutionContinuer:
         ended = await self._read(principal, wanted)
         execution = _continued(ended, wanted, principal)
         _check_task(ended.next_spec, wanted.from_task)
-        await self._starter.refuse_faults(ended.next_spec, execution.inputs, execution.model, execution.limits)
+        await self._starter.refuse_faults(
+            principal.group_id,
+            ended.next_spec,
+            execution.inputs,
+            execution.model,
+            execution.limits,
+            pins=ended.next_pins,
+        )
         # A document and its inputs may be megabytes, and conditions are parsed.
         plan = await asyncio.to_thread(self._plan, ended, execution, wanted)
         if ended.execution.state is ExecutionState.SUCCEEDED and set(plan.reuse) == {TaskReuse.COPIED}:
@@ -150,6 +159,7 @@ class ExecutionContinuer:
                 await ArtifactRepository(connection, execution.id).all(),
                 revision,
                 next_spec,
+                await crews.tool_pins(execution.crew_id, revision),
             )
 
     def _plan(self, ended: _Ended, execution: Execution, wanted: Continuation) -> _Plan:

@@ -173,7 +173,9 @@ class ExecutionStarter:
                 "is missing; name what executions must not do at once, or leave out overlap_policy",
             )
             found = [*found, unnamed]
-        await self.refuse_faults(crew.spec, start.inputs, start.model, start.limits, path, found)
+        await self.refuse_faults(
+            owner.group_id, crew.spec, start.inputs, start.model, start.limits, path, found, pins=crew.tool_pins
+        )
         return crew
 
     async def find_repeated(self, owner: ExecutionOwner, request: RequestKey | None) -> Execution | None:
@@ -190,16 +192,20 @@ class ExecutionStarter:
 
     async def refuse_faults(
         self,
+        group_id: str,
         spec: CrewSpec,
         inputs: Mapping[str, Any],
         model: str,
         limits: ExecutionLimits,
         path: str = "",
         found: Sequence[FieldViolation] = (),
+        *,
+        pins: Mapping[str, str] | None,
     ) -> None:
         """Refuse a crew that cannot run with these inputs, model and limits; violations name fields below `path`.
 
         `found` are faults that are refused together with these; a field among them is not found fault with twice.
+        `pins` are the tools that the crew was stored with.
 
         Raises:
             InvalidArgument: one violation for each fault.
@@ -217,7 +223,7 @@ class ExecutionStarter:
         faults = [
             # The fields of the start itself; all others are the crew's.
             replace(fault, field=f"{path}{fault.field}") if not fault.field.startswith("spec") else fault
-            for fault in await self._validation.faults(spec, model=model, limits=limits)
+            for fault in await self._validation.faults(group_id, spec, model=model, limits=limits, pins=pins)
         ]
         faults = [fault for fault in faults if fault.field not in broken]
         if faults:

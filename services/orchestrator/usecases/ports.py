@@ -1,11 +1,14 @@
 """What use cases ask of other services."""
 
+from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry
+from services.orchestrator.domain.tool import ResolvedTool
+from services.orchestrator.domain.tool_source import ListedTool, ToolSource
 from services.orchestrator.usecases.model_needs import Capability
 
 
@@ -90,4 +93,51 @@ class Grants(Protocol):
 
     async def revoke(self, execution_id: str) -> None:
         """Revoke a grant; one that has ended or never existed is not an error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TestedCall:
+    """How a call outside of an execution has ended: with a result, a failure, or unknown."""
+
+    call_id: str
+    text: str = ""
+    """The result, or what was wrong when `is_error`."""
+    structured_json: str = ""
+    is_error: bool = False
+    failure_reason: str = ""
+    """ErrorReason of a call that was not made; empty: it was."""
+    failure: str = ""
+    temporary: bool = False
+    unknown: str = ""
+    """What was seen of a call that may have had an effect; empty: its end is known."""
+
+
+class KnownSources(Protocol):
+    """The sources of tools that groups have."""
+
+    async def needed(self, group_id: str, names: Collection[str]) -> dict[str, ToolSource]:
+        """Return the sources of the caller's group with these names, by name, with their tools as they were listed."""
+        ...
+
+
+class ToolGateway(Protocol):
+    """The tool gateway, asked on behalf of the current caller."""
+
+    async def list_tools(self, source_id: str) -> list[ListedTool]:
+        """Return the tools that a source of the caller's group lists now.
+
+        Raises:
+            CoxswainError: the source cannot be listed, or the gateway does not answer.
+        """
+        ...
+
+    async def test(
+        self, call_id: str, tool: ResolvedTool, arguments: Mapping[str, Any], *, begun_before: bool
+    ) -> TestedCall:
+        """Make a call outside of an execution, once for each `call_id`, and return how it has ended.
+
+        Raises:
+            CoxswainError: the gateway does not answer, and has not made the call.
+        """
         ...

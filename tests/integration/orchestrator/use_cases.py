@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.ids import new_id
 from services.orchestrator.domain.crew import AgentSpec, Crew, CrewSpec, TaskSpec
 from services.orchestrator.domain.execution import Execution, ExecutionIdentity, OnCredentialExpiry, Start
+from services.orchestrator.domain.tool_source import ToolSource
 from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.events import EventReader
@@ -45,6 +46,13 @@ class Models:
         if name != "m":
             raise NotFound(f"no {name}", reason="MODEL_NOT_FOUND")
         return ModelInfo(enabled=True, capabilities=frozenset(Capability))
+
+
+class Sources:
+    """Knows no source of tools."""
+
+    async def needed(self, group_id: str, names: Collection[str]) -> dict[str, ToolSource]:
+        return {}
 
 
 class Grants:
@@ -97,7 +105,7 @@ class Orchestrator:
         self.overlap = Overlap(database, ender, bus)
         self.housekeeping = Housekeeping(database, ender, deadlines)
         feed = EventFeed(EventReader(database), bus, safety_read_seconds=3600, tail_bytes=100_000)
-        validation = CrewValidation(Models(), {}, default_model="m", max_bytes=100_000)
+        validation = CrewValidation(Models(), Sources(), default_model="m", max_bytes=100_000)
         self.starter = ExecutionStarter(database, validation, self.grants, bus, self.overlap, max_inputs_bytes=10_000)
         continuer = ExecutionContinuer(database, self.starter, default_model="m")
         self.executions = Executions(database, self.grants, bus, feed, self.starter, continuer, ender)

@@ -23,7 +23,6 @@ from services.orchestrator.domain.crew import (
     TaskSpec,
     ToolSpec,
 )
-from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.usecases.check_faults import check_faults
 from services.orchestrator.usecases.crew_faults import crew_faults, crew_warnings, in_document_order
 
@@ -40,11 +39,11 @@ def crew(*tasks: TaskSpec, agents: tuple[AgentSpec, ...] = (READER, EDITOR), **f
 
 
 def fields(spec: CrewSpec, max_bytes: int = 1_000_000) -> list[str]:
-    return [fault.field for fault in crew_faults(spec, TOOLS, max_bytes)]
+    return [fault.field for fault in crew_faults(spec, {}, max_bytes)]
 
 
 def faults(spec: CrewSpec) -> dict[str, str]:
-    return {fault.field: fault.description for fault in crew_faults(spec, TOOLS, 1_000_000)}
+    return {fault.field: fault.description for fault in crew_faults(spec, {}, 1_000_000)}
 
 
 def test_a_sound_crew_has_no_faults() -> None:
@@ -61,7 +60,7 @@ def test_all_faults_come_at_once_in_the_order_of_the_document() -> None:
         task("a", "editor", context=("a", "b", "zzz")),
         agents=(READER, EDITOR, replace(EDITOR, max_execution_time=0.5)),
     )
-    found = crew_faults(spec, TOOLS, 1_000_000)
+    found = crew_faults(spec, {}, 1_000_000)
     assert [fault.field for fault in found] == [
         "spec.agents[2].name",
         "spec.agents[2].max_execution_time",
@@ -111,7 +110,7 @@ def test_context_is_accepted_exactly_when_every_reference_goes_back(data: st.Dat
         for position, name in enumerate(context)
         if names.index(name) >= index
     ]
-    found = crew_faults(spec, TOOLS, 1_000_000)
+    found = crew_faults(spec, {}, 1_000_000)
     assert [fault.field for fault in found] == wrong
     for fault in found:
         if "cycle" in fault.description:

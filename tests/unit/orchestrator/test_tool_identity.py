@@ -51,8 +51,8 @@ def test_built_in_names_cannot_be_those_of_a_source() -> None:
 
 
 def test_names_collide_where_they_differ_in_what_is_not_told_apart() -> None:
-    assert collisions(["crm__get_user", "crm__getUser", "crm__pay"]) == [("crm__get_user", "crm__getUser")]
-    assert collisions(["a__bc", "ab__c"]) == []
+    assert collisions(["crm/get_user", "crm/getUser", "crm/pay"]) == [("crm/get_user", "crm/getUser")]
+    assert collisions(["a/bc", "ab/c"]) == []
 
 
 def test_a_hash_changes_with_all_that_counts_and_with_nothing_else() -> None:

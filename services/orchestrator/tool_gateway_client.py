@@ -1,0 +1,115 @@
+"""The tool gateway, as use cases see it."""
+
+import json
+from collections.abc import AsyncIterable, Mapping
+from typing import Any
+
+import grpc
+
+from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
+from coxswain.orchestrator.v1 import tool_gateway_service_pb2_grpc
+from services.common.errors import InvalidArgument, Unavailable
+from services.common.grpc.json_values import from_struct, to_struct
+from services.common.grpc.peers import Peers
+from services.common.grpc.status import from_rpc_error
+from services.common.grpc.times import duration_to_proto
+from services.orchestrator.domain.tool import ResolvedTool
+from services.orchestrator.domain.tool_source import ListedTool
+from services.orchestrator.usecases.ports import TestedCall
+
+_SERVICE = "tools"
+_DEPENDENCY = "tool gateway"
+_LIST_SECONDS = 45.0
+
+
+class RemoteToolGateway:
+    """See `ports.ToolGateway`."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+
+    @property
+    def _stub(self) -> "tool_gateway_service_pb2_grpc.ToolGatewayServiceAsyncStub":
+        # The channel is opened when it is first needed.
+        stub: tool_gateway_service_pb2_grpc.ToolGatewayServiceAsyncStub = (
+            tool_gateway_service_pb2_grpc.ToolGatewayServiceStub(self._peers.channel(_SERVICE))
+        )
+        return stub
+
+    async def list_tools(self, source_id: str) -> list[ListedTool]:
+        """See `ports.ToolGateway`."""
+        try:
+            response = await self._stub.ListSourceTools(
+                pb.ListSourceToolsRequest(source_id=source_id), timeout=_LIST_SECONDS
+            )
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, _DEPENDENCY) from error
+        try:
+            return [_listed(tool) for tool in response.tools]
+        except InvalidArgument as error:
+            said = f"the source lists a tool that cannot be read: {error.message}"
+            raise Unavailable(said, reason="TOOL_UNAVAILABLE") from error
+
+    async def test(
+        self, call_id: str, tool: ResolvedTool, arguments: Mapping[str, Any], *, begun_before: bool
+    ) -> TestedCall:
+        """See `ports.ToolGateway`."""
+        request = pb.ExecuteToolCallRequest(
+            call_id=call_id,
+            tool=tool.name,
+            tool_hash=tool.hash if tool.source_id else "",
+            arguments_json=json.dumps(dict(arguments)),
+            config=to_struct(tool.config),
+            idempotent=tool.idempotent,
+            timeout=duration_to_proto(tool.timeout),
+            max_timeout=duration_to_proto(tool.max_timeout),
+            begun_before=begun_before,
+        )
+        try:
+            return await self._outcome(call_id, self._stub.ExecuteToolCall(request))
+        except grpc.RpcError as error:
+            failure = from_rpc_error(error, _DEPENDENCY)
+            if tool.idempotent or failure.metadata.get("dependency") != _DEPENDENCY:
+                raise failure from error
+            raise Unavailable(
+                f"{failure.message}; whether the call had an effect is not known", reason="TOOL_OUTCOME_UNKNOWN"
+            ) from error
+
+    async def _outcome(self, call_id: str, events: AsyncIterable[pb.ExecuteToolCallResponse]) -> TestedCall:
+        async for event in events:
+            if event.WhichOneof("event") == "question":
+                # Nobody is there who could answer it.
+                answer = pb.AnswerSourceQuestionRequest(call_id=call_id, number=event.question.number, action="cancel")
+                await self._stub.AnswerSourceQuestion(answer)
+            elif event.WhichOneof("event") == "outcome":
+                return _tested(call_id, event.outcome)
+        return TestedCall(call_id, unknown="the tool gateway has told nothing of its end")
+
+
+def _tested(call_id: str, outcome: pb.ToolOutcome) -> TestedCall:
+    match outcome.WhichOneof("outcome"):
+        case "result":
+            result = outcome.result
+            return TestedCall(call_id, result.text, result.structured_json, is_error=result.is_error)
+        case "failure":
+            failure = outcome.failure
+            return TestedCall(
+                call_id,
+                failure_reason=failure.reason or "TOOL_UNAVAILABLE",
+                failure=failure.message,
+                temporary=failure.temporary,
+            )
+        case _:
+            return TestedCall(call_id, unknown=outcome.unknown.message or "the end of the call is not known")
+
+
+def _listed(tool: pb.SourceTool) -> ListedTool:
+    return ListedTool(
+        name=tool.name,
+        description=tool.description,
+        arguments_schema=from_struct("arguments_schema", tool.arguments_schema),
+        title=tool.title,
+        output_schema=from_struct("output_schema", tool.output_schema) if tool.HasField("output_schema") else None,
+        idempotent_hint=tool.idempotent_hint if tool.HasField("idempotent_hint") else None,
+        warnings=tuple(tool.warnings),
+    )

@@ -1,0 +1,75 @@
+"""JSON schemas of tools that come from outside: which of them can be used at all."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator, SchemaError
+from pydantic_core import to_json
+
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_SCHEMA_DEPTH = 28
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+
+
+def schema_fault(schema: Mapping[str, Any]) -> str:
+    """Return why a schema cannot describe the arguments of a tool; empty: it can.
+
+    It takes time that grows with the schema, up to tenths of a second: not in an event loop.
+    """
+    if not is_shallow(schema, MAX_SCHEMA_DEPTH):
+        return f"is nested deeper than {MAX_SCHEMA_DEPTH} levels"
+    size = len(to_json(schema))
+    if size > MAX_SCHEMA_BYTES:
+        return f"has {size} bytes as JSON and may have {MAX_SCHEMA_BYTES}"
+    if any("\0" in text for text in _texts(schema)):
+        return "holds a NUL character"
+    outside = next((target for target in _references(schema) if not target.startswith("#")), None)
+    if outside is not None:
+        return f'refers to "{outside[:100]}": references have to stay within the schema'
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        inner = ".".join(map(str, error.path))
+        return f"is not a valid JSON schema: {inner + ': ' if inner else ''}{error.message[:200]}"
+    if schema.get("type", "object") != "object":
+        return 'must describe an object: set "type" to "object"'
+    return ""
+
+
+def is_shallow(value: Any, most: int) -> bool:
+    """Return whether a JSON value is nested in at most so many levels."""
+    level = [value]
+    for _ in range(most):
+        level = [inner for item in level for inner in _inside(item)]
+        if not level:
+            return True
+    return False
+
+
+def _inside(item: Any) -> Iterator[Any]:
+    if isinstance(item, Mapping):
+        yield from item.values()
+    elif isinstance(item, list):
+        yield from item
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        yield item
+        pending.extend(_inside(item))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    for item in _walk(value):
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, Mapping):
+            yield from item
+
+
+def _references(schema: Any) -> Iterator[str]:
+    for item in _walk(schema):
+        if isinstance(item, Mapping):
+            yield from (target for name in _REFERENCES if isinstance(target := item.get(name), str))

@@ -1,0 +1,159 @@
+"""Lists of tools as sources give them: what of them is kept, and how two of them differ.
+
+Texts in them are a stranger's: models read them, so nothing in them may be hidden from people.
+"""
+
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+from services.orchestrator.domain.tool_source import AcceptedTool, ListedTool, ToolChange, ToolChangeKind
+from services.orchestrator.tool_identity import tool_hash
+from services.orchestrator.tool_resolver import EVERY_TOOL
+from services.orchestrator.tool_schemas import schema_fault
+
+MAX_TOOLS = 512
+MAX_DESCRIPTION_BYTES = 4096
+_MAX_NAME = 128
+_MAX_TITLE = 256
+_MAX_WARNINGS = 50
+_PARTS = ("description", "arguments_schema", "output_schema", "idempotent_hint")
+# Control characters, and those that are not shown or turn the order of others around; unassigned and private ones too.
+_HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs"})
+_SHOWN_CONTROLS = frozenset("\n\t")
+
+
+@dataclass(frozen=True, slots=True)
+class CleanList:
+    """The tools of a source that can be used, by name."""
+
+    tools: tuple[ListedTool, ...]
+    warnings: tuple[str, ...]
+    """What was left out, and why."""
+
+
+def clean_list(listed: Sequence[ListedTool]) -> CleanList:
+    """Return what is kept of a list, each tool with its hash.
+
+    It may take a second for a large list: not in an event loop.
+    """
+    tools: dict[str, ListedTool] = {}
+    warnings: list[str] = []
+    for tool in sorted(listed, key=lambda tool: tool.name):
+        if len(tools) == MAX_TOOLS:
+            warnings.append(f"it lists {len(listed)} tools; the first {MAX_TOOLS} by name are kept")
+            break
+        shown = " ".join(shown_text(tool.name).split())[:_MAX_NAME]
+        if fault := _name_fault(tool.name) or ("is listed twice" if tool.name in tools else ""):
+            warnings.append(f'the tool "{shown}" is left out: its name {fault}')
+        elif fault := schema_fault(tool.arguments_schema):
+            warnings.append(f'the tool "{shown}" is left out: the schema of its arguments {fault}')
+        else:
+            tools[tool.name] = _clean(tool)
+    if len(warnings) > _MAX_WARNINGS:
+        # What comes last may be that the list was cut.
+        left = len(warnings) - _MAX_WARNINGS
+        warnings = [*warnings[: _MAX_WARNINGS - 1], f"and {left} warnings more", warnings[-1]]
+    return CleanList(tuple(tools.values()), tuple(warnings))
+
+
+def _name_fault(name: str) -> str:
+    if not name or name == EVERY_TOOL:
+        return "is empty" if not name else f'is "{EVERY_TOOL}", which stands for all tools'
+    if len(name) > _MAX_NAME:
+        return f"has {len(name)} characters and may have {_MAX_NAME}"
+    if not name.isprintable() or shown_text(name) != name or name != name.strip():
+        return "holds characters that are not shown"
+    return ""
+
+
+def _clean(tool: ListedTool) -> ListedTool:
+    warnings = [shown_text(warning)[:500] for warning in tool.warnings[:10]]
+    description = shown_text(tool.description)
+    if description != tool.description:
+        warnings.append("characters that are not shown were removed from its description")
+    if len(description.encode()) > MAX_DESCRIPTION_BYTES:
+        description = description.encode()[:MAX_DESCRIPTION_BYTES].decode(errors="ignore")
+        warnings.append(f"its description was cut after {MAX_DESCRIPTION_BYTES} bytes")
+    arguments = _shown_schema(tool.arguments_schema)
+    if arguments != tool.arguments_schema:
+        warnings.append("characters that are not shown were removed from the schema of its arguments")
+    output = tool.output_schema
+    if output is not None and (fault := schema_fault(output)):
+        output = None
+        warnings.append(f"the schema of its results {fault}; results are not checked by it")
+    return replace(
+        tool,
+        title=shown_text(tool.title)[:_MAX_TITLE],
+        description=description,
+        arguments_schema=arguments,
+        output_schema=output,
+        warnings=tuple(warnings),
+        hash=tool_hash(tool.name, description, arguments, output, tool.idempotent_hint),
+    )
+
+
+def shown_text(text: str) -> str:
+    """Return a text without the characters of it that are not shown."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character
+        for character in text
+        if character in _SHOWN_CONTROLS or unicodedata.category(character) not in _HIDDEN
+    )
+
+
+def _shown_schema(value: Any) -> Any:
+    """Return a schema whose descriptions and titles hold nothing that is not shown. It is shallow."""
+    if isinstance(value, Mapping):
+        return {
+            key: shown_text(item) if key in {"description", "title"} and isinstance(item, str) else _shown_schema(item)
+            for key, item in value.items()
+        }
+    return [_shown_schema(item) for item in value] if isinstance(value, list) else value
+
+
+def accepted_tools(tools: Iterable[ListedTool]) -> dict[str, AcceptedTool]:
+    """Return what is kept of tools that are accepted."""
+    return {tool.name: AcceptedTool(tool.hash, _part_hashes(tool)) for tool in tools}
+
+
+def tool_changes(
+    accepted: Mapping[str, AcceptedTool],
+    tools: Iterable[ListedTool],
+    at: datetime,
+    known: Iterable[ToolChange] = (),
+) -> tuple[ToolChange, ...]:
+    """Return how tools differ from the accepted ones, by name; a change that is `known` keeps its time."""
+    listed = {tool.name: tool for tool in tools}
+    since = {(change.tool, change.kind, change.parts): change.at for change in known}
+    found: list[tuple[str, ToolChangeKind, tuple[str, ...]]] = [
+        *((name, ToolChangeKind.REMOVED, ()) for name in accepted.keys() - listed.keys()),
+        *((name, ToolChangeKind.ADDED, ()) for name in listed.keys() - accepted.keys()),
+        *(
+            (name, ToolChangeKind.CHANGED, _different_parts(accepted[name], tool))
+            for name, tool in listed.items()
+            if name in accepted and accepted[name].hash != tool.hash
+        ),
+    ]
+    return tuple(
+        ToolChange(name, kind, since.get((name, kind, parts), at), parts) for name, kind, parts in sorted(found)
+    )
+
+
+def _different_parts(accepted: AcceptedTool, tool: ListedTool) -> tuple[str, ...]:
+    present = _part_hashes(tool)
+    return tuple(part for part in _PARTS if accepted.parts.get(part) != present[part])
+
+
+def _part_hashes(tool: ListedTool) -> dict[str, str]:
+    return {part: _digest(getattr(tool, part)) for part in _PARTS}
+
+
+def _digest(value: Any) -> str:
+    return sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]

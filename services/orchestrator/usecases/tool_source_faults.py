@@ -1,0 +1,240 @@
+"""What is wrong with a source of tools by itself: addresses, headers, policies, expressions, schemas."""
+
+import re
+from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
+
+from services.common.egress import AddressPolicy, origin_of
+from services.common.errors import FieldViolation, PermissionDenied
+from services.orchestrator.domain.tool_source import (
+    ApprovalRule,
+    AuthKind,
+    GrpcProvider,
+    HttpApi,
+    LocalCommand,
+    McpServer,
+    OpenApiDocument,
+    PythonTools,
+    SourceKind,
+    ToolPolicy,
+    ToolSourceSpec,
+)
+from services.orchestrator.expressions import BadExpression, Expression
+from services.orchestrator.tool_schemas import schema_fault
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_TEXT = re.compile(r"[\x20-\x7e\x80-\xff\t]*")
+_SECRET_NAME = re.compile(r"[a-z0-9]+([/._-][a-z0-9]+)*")
+# Who calls, where it goes and how long it is are never for a group to say.
+_AUTHORITY = frozenset(
+    {
+        "authorization",
+        "connection",
+        "content-length",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+        "x-real-ip",
+    }
+)
+_AUTHORITY_PREFIXES = ("x-forwarded-", "proxy-", "sec-", "x-coxswain-", "mcp-", "grpc-", ":")
+# A secret may go in the first of these, and in none of the others.
+_FOR_SECRETS = frozenset({"authorization", "cookie", "proxy-authorization"})
+_OPERATORS_ONLY: Mapping[SourceKind, str] = {SourceKind.MCP_COMMAND: "mcp_command", SourceKind.PYTHON: "python"}
+_DEFAULT_TIMEOUT, _DEFAULT_MAX_TIMEOUT = 60.0, 900.0
+
+
+def source_faults(spec: ToolSourceSpec, addresses: AddressPolicy, *, from_operator: bool) -> list[FieldViolation]:
+    """Return everything that keeps a source from being used, with the paths of a request's `spec`.
+
+    `from_operator` allows what only an operator may declare. It parses expressions and schemas: not in an event loop.
+    """
+    return [
+        *_endpoint(spec, addresses, from_operator=from_operator),
+        *_auth(spec, addresses),
+        *_headers(spec),
+        *_patterns(spec),
+        *_policies(spec.policies),
+        *_share(spec),
+    ]
+
+
+def _endpoint(spec: ToolSourceSpec, addresses: AddressPolicy, *, from_operator: bool) -> Iterator[FieldViolation]:
+    if spec.kind in _OPERATORS_ONLY and not from_operator:
+        yield FieldViolation(
+            f"spec.{_OPERATORS_ONLY[spec.kind]}",
+            "can only be declared by the operator of this installation (COXSWAIN_TOOLS_SOURCES_FILE)",
+        )
+        return
+    match spec.endpoint:
+        case McpServer(url=url):
+            yield from _address("spec.mcp.url", url, addresses)
+        case GrpcProvider() as provider:
+            yield from _target(provider, addresses)
+        case OpenApiDocument() as document:
+            yield from _openapi(document, addresses)
+        case HttpApi() as api:
+            yield from _http(api, addresses)
+        case LocalCommand(program=program):
+            if not program.strip():
+                yield FieldViolation("spec.mcp_command.program", "has to name a program")
+        case PythonTools(entry_point=entry_point):
+            if not entry_point.strip():
+                yield FieldViolation(
+                    "spec.python.entry_point", 'has to name an entry point of the group "coxswain.tools"'
+                )
+
+
+def _address(path: str, url: str, addresses: AddressPolicy, *, is_base: bool = False) -> Iterator[FieldViolation]:
+    """Yield what is wrong with an address. A name is resolved and checked where the connection is made."""
+    parts = urlsplit(url) if "://" in url and origin_of(url) else None
+    if parts is None or parts.fragment or not url.isprintable() or (is_base and parts.query):
+        query = ", without a query" if is_base else ""
+        yield FieldViolation(
+            path, f"write it as https://HOST or https://HOST:PORT and a path, without a user name{query}"
+        )
+        return
+    if parts.scheme == "http" and not addresses.permits_plain:
+        yield FieldViolation(path, addresses.refused(origin_of(url) or "").message)
+        return
+    try:
+        addresses.check_literal(url)
+    except PermissionDenied as refusal:
+        yield FieldViolation(path, refusal.message)
+
+
+def _target(provider: GrpcProvider, addresses: AddressPolicy) -> Iterator[FieldViolation]:
+    scheme = "http" if provider.plaintext else "https"
+    url = f"{scheme}://{provider.address}"
+    parts = urlsplit(url) if "/" not in provider.address and origin_of(url) else None
+    if parts is None or parts.port is None or parts.query or parts.fragment:
+        yield FieldViolation("spec.grpc.address", "write it as HOST:PORT, as in tools.example.com:443")
+        return
+    yield from _address("spec.grpc.address", url, addresses)
+
+
+def _openapi(document: OpenApiDocument, addresses: AddressPolicy) -> Iterator[FieldViolation]:
+    yield from _address("spec.openapi.base_url", document.base_url, addresses, is_base=True)
+    if document.url:
+        faults = list(_address("spec.openapi.url", document.url, addresses))
+        yield from faults
+        if not faults and origin_of(document.url) != origin_of(document.base_url):
+            yield FieldViolation(
+                "spec.openapi.url", "has to be at the origin of base_url; send it as `document` instead"
+            )
+    yield from _header_name("spec.openapi.idempotency_header", document.idempotency_header)
+
+
+def _http(api: HttpApi, addresses: AddressPolicy) -> Iterator[FieldViolation]:
+    yield from _address("spec.http.base_url", api.base_url, addresses, is_base=True)
+    for index, operation in enumerate(api.operations):
+        path = f"spec.http.operations[{index}]"
+        yield from _header_name(f"{path}.idempotency_header", operation.idempotency_header)
+        if fault := schema_fault(operation.arguments_schema):
+            yield FieldViolation(f"{path}.arguments_schema", fault)
+
+
+def _auth(spec: ToolSourceSpec, addresses: AddressPolicy) -> Iterator[FieldViolation]:
+    auth = spec.auth
+    if auth.kind is AuthKind.NONE:
+        return
+    field = f"spec.{auth.kind.lower()}"
+    if spec.kind in _OPERATORS_ONLY:
+        yield FieldViolation(field, "has no effect: the source runs on this installation's own machines; leave it out")
+        return
+    if auth.kind in (AuthKind.SECRET, AuthKind.OAUTH_CLIENT) and not _SECRET_NAME.fullmatch(auth.secret_name):
+        yield FieldViolation(
+            f"{field}.secret_name", "must be lower-case words and digits joined by /, -, _ or ., as in tools/billing"
+        )
+    if auth.kind is AuthKind.SECRET:
+        name = auth.header.lower()
+        if not _TOKEN.fullmatch(name) or (_is_authority(name) and name not in _FOR_SECRETS):
+            yield FieldViolation(f"{field}.header", f'"{auth.header}" is not a header that can carry a secret')
+        if not _HEADER_TEXT.fullmatch(auth.prefix):
+            yield FieldViolation(f"{field}.prefix", "must not hold line breaks or other control characters")
+    if auth.token_url:
+        yield from _address(f"{field}.token_url", auth.token_url, addresses)
+    if auth.resource and (origin_of(auth.resource) is None or "://" not in auth.resource):
+        yield FieldViolation(f"{field}.resource", "must be an address, as in https://api.example.com")
+
+
+def _headers(spec: ToolSourceSpec) -> Iterator[FieldViolation]:
+    seen: set[str] = set()
+    carries = spec.auth.header.lower() if spec.auth.kind is AuthKind.SECRET else ""
+    for name, value in spec.headers.items():
+        path, lower = f'spec.headers["{name}"]', name.lower()
+        if not _TOKEN.fullmatch(name):
+            yield FieldViolation(path, "is not the name of a header")
+        elif _is_authority(lower) or lower == carries:
+            yield FieldViolation(
+                path, "cannot be set here: it says who calls, or belongs to the connection; secrets go into `secret`"
+            )
+        elif lower in seen:
+            yield FieldViolation(path, "is given twice, in another spelling")
+        seen.add(lower)
+        if not _HEADER_TEXT.fullmatch(value):
+            yield FieldViolation(path, "must be text of Latin letters without line breaks or other control characters")
+
+
+def _header_name(path: str, name: str) -> Iterator[FieldViolation]:
+    if name and (not _TOKEN.fullmatch(name) or _is_authority(name.lower())):
+        yield FieldViolation(path, f'"{name}" is not a header that can carry the id of a call; use Idempotency-Key')
+
+
+def _is_authority(lower: str) -> bool:
+    return lower in _AUTHORITY or lower.startswith(_AUTHORITY_PREFIXES)
+
+
+def _patterns(spec: ToolSourceSpec) -> Iterator[FieldViolation]:
+    for field in ("allowed_tools", "denied_tools"):
+        for index, pattern in enumerate(getattr(spec, field)):
+            if not pattern.isprintable():
+                yield FieldViolation(f"spec.{field}[{index}]", "must not hold line breaks or other control characters")
+
+
+def _policies(policies: tuple[ToolPolicy, ...]) -> Iterator[FieldViolation]:
+    for index, policy in enumerate(policies):
+        path = f"spec.policies[{index}]"
+        if not policy.tools.isprintable():
+            yield FieldViolation(f"{path}.tools", "must not hold line breaks or other control characters")
+        timeout = policy.timeout or _DEFAULT_TIMEOUT
+        longest = policy.max_timeout or _DEFAULT_MAX_TIMEOUT
+        if (policy.timeout is not None or policy.max_timeout is not None) and longest < timeout:
+            yield FieldViolation(
+                f"{path}.max_timeout", f"is {longest:g} s, and has to be at least the timeout, {timeout:g} s"
+            )
+        yield from _approval(path, policy)
+
+
+def _approval(path: str, policy: ToolPolicy) -> Iterator[FieldViolation]:
+    condition = f"{path}.approval_condition"
+    if policy.approval is not ApprovalRule.WHEN:
+        if policy.approval_condition:
+            yield FieldViolation(condition, "has no effect: set approval to WHEN or leave it out")
+        return
+    if not policy.approval_condition:
+        yield FieldViolation(condition, 'is missing; approval is WHEN. Example: "arguments.amount > 100"')
+        return
+    try:
+        expression = Expression(policy.approval_condition)
+    except BadExpression as error:
+        yield FieldViolation(condition, str(error))
+        return
+    unknown = sorted(expression.names() - {"arguments"})
+    if unknown:
+        yield FieldViolation(condition, f"names {', '.join(unknown)}; there is arguments.NAME")
+
+
+def _share(spec: ToolSourceSpec) -> Iterator[FieldViolation]:
+    if spec.share and spec.kind is not SourceKind.GRPC:
+        yield FieldViolation("spec.share", "has no effect: only a gRPC provider is told of executions; leave it out")

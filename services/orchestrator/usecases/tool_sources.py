@@ -1,0 +1,414 @@
+"""Use cases of ToolSourceService."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from pydantic_core import to_json
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.db.idempotency import RequestKey, RequestRepository
+from services.common.egress import AddressPolicy
+from services.common.errors import (
+    Aborted,
+    CoxswainError,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
+from services.common.identity.principal import Principal
+from services.common.ids import new_id
+from services.common.paging import Page, Pager
+from services.common.resource_key import ResourceKey
+from services.orchestrator import tables
+from services.orchestrator.domain.document import to_document
+from services.orchestrator.domain.tool_source import (
+    GrpcProvider,
+    HttpApi,
+    McpEra,
+    McpServer,
+    OnToolChange,
+    OpenApiDocument,
+    ToolChange,
+    ToolSource,
+    ToolSourceSpec,
+)
+from services.orchestrator.repositories.tool_sources import CrewToolRepository, ToolSourceRepository
+from services.orchestrator.usecases.operator_sources import OperatorSources
+from services.orchestrator.usecases.ports import ToolGateway
+from services.orchestrator.usecases.stale_crews import changed_tools
+from services.orchestrator.usecases.suggestions import suggestion
+from services.orchestrator.usecases.tool_listing import ToolListing
+from services.orchestrator.usecases.tool_lists import accepted_tools, clean_list, tool_changes
+from services.orchestrator.usecases.tool_source_faults import source_faults
+
+_SOURCES = Pager("tool_sources")
+MAX_SOURCES = 64
+_MOST_CREWS_NAMED = 100
+
+
+class CheckStep(StrEnum):
+    """A part of the way to the tools of a source; the names are those of `CheckToolSourceResponse.Step`."""
+
+    ADDRESS = "ADDRESS"
+    TLS = "TLS"
+    CREDENTIAL = "CREDENTIAL"
+    ERA = "ERA"
+    LIST = "LIST"
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """How one step of a check has ended."""
+
+    step: CheckStep
+    ok: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshedSource:
+    """A source with its new list, what differs from the one before, and the crews that were stored with other tools."""
+
+    source: ToolSource
+    changes: tuple[ToolChange, ...]
+    stale_crews: tuple[str, ...]
+
+
+class ToolSources:
+    """Keeps the sources of groups."""
+
+    def __init__(
+        self,
+        database: Database,
+        listing: ToolListing,
+        gateway: ToolGateway,
+        operators: OperatorSources,
+        addresses: AddressPolicy,
+    ) -> None:
+        self._database = database
+        self._listing = listing
+        self._gateway = gateway
+        self._operators = operators
+        self._addresses = addresses
+
+    async def create(
+        self,
+        principal: Principal,
+        spec: ToolSourceSpec,
+        broken_rules: Sequence[FieldViolation],
+        request: RequestKey | None,
+    ) -> ToolSource:
+        """Store a source and list its tools; a repeated `request` returns the first one's.
+
+        `broken_rules` are those of its message. One that cannot be listed is stored as well, with its `list_error`.
+
+        Raises:
+            InvalidArgument: one violation for each fault.
+            AlreadyExists: the group has a source of that name, or the request_id was used with another body.
+            ResourceExhausted: the group has as many sources as it may have.
+        """
+        if request is not None:
+            async with self._database.read() as connection:
+                first_id = await RequestRepository(connection, tables.requests).find(request)
+                if first_id is not None:
+                    return await _first(connection, principal, first_id)
+        await self._operators.sync(principal.group_id)
+        await self._refuse_faults(spec, broken_rules)
+        now = utc_now()
+        source = ToolSource(new_id(), principal.group_id, 1, spec, tools=(), created_at=now, updated_at=now)
+        async with self._database.write() as connection:
+            sources = ToolSourceRepository(connection)
+            if request is not None:
+                first_id = await RequestRepository(connection, tables.requests).claim(request, source.id)
+                if first_id != source.id:
+                    return await _first(connection, principal, first_id)
+            await sources.insert(source, principal.subject)
+            if await sources.count(principal.group_id) > MAX_SOURCES:
+                raise ResourceExhausted(
+                    f"the group has {MAX_SOURCES} sources and may not have more; delete one that nobody uses",
+                    reason="QUOTA_EXCEEDED",
+                    metadata={"limit": str(MAX_SOURCES)},
+                )
+        return await self._listed(principal, source)
+
+    async def get(self, principal: Principal, key: ResourceKey) -> tuple[ToolSource, list[str]]:
+        """Return a source, and the crews that were stored with other tools than it lists now. Raises NotFound."""
+        source = await self._read(principal, key)
+        self._listing.refresh_if_old(source)
+        return source, await self._stale_crews(source)
+
+    async def page(self, principal: Principal, size: int, token: str) -> Page[ToolSource]:
+        """Return a page of the group's sources, by name. Raises InvalidArgument: INVALID_PAGE_TOKEN."""
+        await self._operators.sync(principal.group_id)
+        async with self._database.read() as connection:
+            sources = ToolSourceRepository(connection)
+            return await _SOURCES.page(
+                size,
+                token,
+                {"group": principal.group_id},
+                lambda after, limit: sources.page(principal.group_id, after[0] if after else None, limit),
+                lambda source: [source.spec.name],
+                lambda source: len(to_json(to_document(source.spec))) + 256 * len(source.changes),
+            )
+
+    async def update(
+        self,
+        principal: Principal,
+        key: ResourceKey,
+        change: Callable[[ToolSourceSpec], tuple[ToolSourceSpec, list[FieldViolation]]],
+        expected_revision: int,
+    ) -> ToolSource:
+        """Change what a source shall be, and list its tools if they may be others now.
+
+        `change` returns the new spec for the present one, and the rules of its message that it breaks.
+
+        Raises:
+            InvalidArgument: one violation for each fault.
+            NotFound: the group does not have this source.
+            Aborted: the source is not at `expected_revision` (0: any).
+            FailedPrecondition: the operator declares it.
+        """
+        while True:
+            present = await self._read(principal, key)
+            _refuse_operators(present)
+            spec, broken_rules = change(present.spec)
+            await self._refuse_faults(spec, broken_rules)
+            if spec == present.spec:
+                return present
+            if expected_revision not in {0, present.revision}:
+                raise Aborted.revision("tool source", str(key), expected_revision, present.revision)
+            async with self._database.write() as connection:
+                sources = ToolSourceRepository(connection)
+                locked = await sources.lock(principal.group_id, present.id)
+                if locked is None:
+                    raise NotFound.by_key("tool source", key)
+                if locked.revision != present.revision:
+                    # Another caller changed it since it was read: `change` has to see the new spec.
+                    continue
+                now = utc_now()
+                changed = replace(locked, spec=spec, revision=locked.revision + 1, updated_at=now)
+                if spec.on_change is OnToolChange.ACCEPT:
+                    changed = replace(changed, accepted=accepted_tools(changed.tools), changes=())
+                await sources.save(changed, principal.subject)
+            return changed if _lists_the_same(present.spec, spec) else await self._listed(principal, changed)
+
+    async def delete(self, principal: Principal, key: ResourceKey, *, force: bool) -> None:
+        """Take a source out of listings. Deleting it again changes nothing.
+
+        Raises:
+            NotFound: the group never had this source.
+            FailedPrecondition: crews use it and `force` is not set, or the operator declares it.
+        """
+        async with self._database.write() as connection:
+            sources = ToolSourceRepository(connection)
+            found = await sources.get(principal.group_id, key)
+            source = None if found is None else await sources.lock(principal.group_id, found.id)
+            if source is None:
+                if await sources.get_deleted(principal.group_id, key) is None:
+                    raise NotFound.by_key("tool source", key)
+                return
+            _refuse_operators(source)
+            used_by = [] if force else await self._users(connection, source)
+            if used_by:
+                named = ", ".join(f'"{name}"' for name in used_by[:5])
+                more = " and others" if len(used_by) > 5 else ""
+                raise FailedPrecondition(
+                    f'the source "{source.spec.name}" is used by the crews {named}{more}; change them first, or set '
+                    "force to delete it although they cannot be started then",
+                    reason="RESOURCE_IN_USE",
+                    metadata={"resource": "tool source", "id": source.id, "used_by": ",".join(used_by[:5])},
+                )
+            await sources.delete(source.id, utc_now())
+
+    async def refresh(self, principal: Principal, key: ResourceKey) -> RefreshedSource:
+        """List the tools of a source anew.
+
+        Raises:
+            NotFound: the group does not have this source.
+            CoxswainError: it cannot be listed.
+        """
+        before = await self._read(principal, key)
+        source = await self._listing.refresh(before)
+        changes = tool_changes(accepted_tools(before.tools), source.tools, source.checked_at or utc_now())
+        return RefreshedSource(source, changes, tuple(await self._stale_crews(source)))
+
+    async def check(self, principal: Principal, key: ResourceKey) -> AsyncIterator[StepOutcome]:
+        """Yield how each step on the way to the tools of a source ends, up to the first that fails. Raises NotFound."""
+        source = await self._read(principal, key)
+        faults = await asyncio.to_thread(
+            source_faults, source.spec, self._addresses, from_operator=source.from_operator
+        )
+        if faults:
+            fault = faults[0]
+            yield StepOutcome(CheckStep.ADDRESS, ok=False, message=f"{fault.field}: {fault.description}")
+            return
+        try:
+            listed = await self._gateway.list_tools(source.id)
+        except CoxswainError as error:
+            failed = _failed_step(error)
+            # Only the gateway knows how far it came.
+            passed = _steps(source.spec) if "step" in error.metadata else []
+            for step in itertools.takewhile(lambda step: step is not failed, passed):
+                yield StepOutcome(step, ok=True, message=_said(step, source.spec))
+            yield StepOutcome(failed, ok=False, message=error.message)
+            return
+        for step in _steps(source.spec):
+            yield StepOutcome(step, ok=True, message=_said(step, source.spec))
+        found = await asyncio.to_thread(clean_list, listed)
+        warnings = f"; {'; '.join(found.warnings)}" if found.warnings else ""
+        yield StepOutcome(CheckStep.LIST, ok=True, message=f"{len(found.tools)} tools{warnings}")
+
+    async def accept(
+        self, principal: Principal, key: ResourceKey, tools: Collection[str], list_revision: int
+    ) -> ToolSource:
+        """Make the tools as they are listed now the accepted ones: those named, or all.
+
+        Raises:
+            InvalidArgument: a tool that is named has not changed.
+            NotFound: the group does not have this source.
+            Aborted: the list is not at `list_revision` (0: any).
+        """
+        present = await self._read(principal, key)
+        async with self._database.write() as connection:
+            sources = ToolSourceRepository(connection)
+            locked = await sources.lock(principal.group_id, present.id)
+            if locked is None:
+                raise NotFound.by_key("tool source", key)
+            if list_revision not in {0, locked.list_revision}:
+                raise Aborted.revision("list of the tool source", str(key), list_revision, locked.list_revision)
+            _refuse_unknown(locked, tools)
+            listed = {tool.name: tool for tool in locked.tools}
+            chosen = {name for name in listed.keys() | locked.accepted.keys() if not tools or name in tools}
+            accepted = {name: tool for name, tool in locked.accepted.items() if name not in chosen}
+            accepted |= accepted_tools(tool for name, tool in listed.items() if name in chosen)
+            changes = tool_changes(accepted, locked.tools, utc_now(), locked.changes)
+            after = replace(locked, accepted=accepted, changes=changes)
+            await sources.save(after, None if locked.from_operator else principal.subject)
+        return after
+
+    async def _read(self, principal: Principal, key: ResourceKey) -> ToolSource:
+        await self._operators.sync(principal.group_id)
+        async with self._database.read() as connection:
+            source = await ToolSourceRepository(connection).get(principal.group_id, key)
+        if source is None:
+            raise NotFound.by_key("tool source", key)
+        return source
+
+    async def _listed(self, principal: Principal, source: ToolSource) -> ToolSource:
+        """Return a source after its tools were listed, or after why they could not be was stored."""
+        if source.spec.disabled:
+            return source
+        try:
+            return await self._listing.refresh(source)
+        except CoxswainError:
+            return await self._read(principal, ResourceKey(source.id))
+
+    async def _refuse_faults(self, spec: ToolSourceSpec, broken_rules: Sequence[FieldViolation]) -> None:
+        found = await asyncio.to_thread(source_faults, spec, self._addresses, from_operator=False)
+        broken = {fault.field for fault in broken_rules}
+        # Parts of a field that breaks a rule are not found fault with twice.
+        faults = [*broken_rules, *(fault for fault in found if not _lies_in(fault.field, broken))]
+        if faults:
+            raise InvalidArgument.fields(faults)
+
+    async def _stale_crews(self, source: ToolSource) -> list[str]:
+        async with self._database.read() as connection:
+            users = await CrewToolRepository(connection).users(source.group_id, source.spec.name, None)
+        stale = [name for name, pins in users if pins is not None and changed_tools(pins, {source.spec.name: source})]
+        return stale[:_MOST_CREWS_NAMED]
+
+    async def _users(self, connection: AsyncConnection, source: ToolSource) -> list[str]:
+        users = await CrewToolRepository(connection).users(source.group_id, source.spec.name, _MOST_CREWS_NAMED)
+        return [name for name, _pins in users]
+
+
+def _refuse_operators(source: ToolSource) -> None:
+    if source.from_operator:
+        raise FailedPrecondition(
+            f'the source "{source.spec.name}" is declared by the operator and cannot be changed here',
+            reason="MANAGED_BY_OPERATOR",
+            metadata={"resource": "tool source", "id": source.id},
+        )
+
+
+def _refuse_unknown(source: ToolSource, tools: Collection[str]) -> None:
+    known = {change.tool for change in source.changes} | source.accepted.keys() | {tool.name for tool in source.tools}
+    faults = [
+        FieldViolation(f"tools[{index}]", f'the source has no tool "{name}"; {suggestion(name, known)}')
+        for index, name in enumerate(tools)
+        if name not in known
+    ]
+    if faults:
+        raise InvalidArgument.fields(faults)
+
+
+def _lists_the_same(before: ToolSourceSpec, after: ToolSourceSpec) -> bool:
+    """Whether a change leaves alone what decides which tools there are."""
+    parts = ("kind", "endpoint", "auth", "headers", "disabled")
+    return all(getattr(before, part) == getattr(after, part) for part in parts)
+
+
+def _lies_in(field: str, broken: Collection[str]) -> bool:
+    return any(field == path or field.startswith((f"{path}.", f"{path}[")) for path in broken)
+
+
+def _steps(spec: ToolSourceSpec) -> list[CheckStep]:
+    """Return the steps before the list, as far as a source has them."""
+    remote = isinstance(spec.endpoint, McpServer | GrpcProvider) or (
+        isinstance(spec.endpoint, OpenApiDocument) and bool(spec.endpoint.url)
+    )
+    if not remote:
+        return [CheckStep.ADDRESS] if isinstance(spec.endpoint, HttpApi | OpenApiDocument) else []
+    era = [CheckStep.ERA] if isinstance(spec.endpoint, McpServer) else []
+    return [CheckStep.ADDRESS, CheckStep.TLS, CheckStep.CREDENTIAL, *era]
+
+
+def _said(step: CheckStep, spec: ToolSourceSpec) -> str:
+    match step:
+        case CheckStep.TLS if _is_plain(spec):
+            return "the connection is not encrypted, as the operator allows for its network"
+        case CheckStep.TLS:
+            return "the connection is encrypted, and the certificate is trusted"
+        case CheckStep.CREDENTIAL:
+            return f"the source takes the credential ({spec.auth.kind})"
+        case CheckStep.ERA if isinstance(spec.endpoint, McpServer) and spec.endpoint.era is not McpEra.AUTO:
+            return f"the server speaks the {spec.endpoint.era} edition"
+        case CheckStep.ERA:
+            return "the server speaks an edition that is known"
+        case _:
+            return "the address may be called from here, and leads to a server"
+
+
+def _is_plain(spec: ToolSourceSpec) -> bool:
+    match spec.endpoint:
+        case GrpcProvider(plaintext=plaintext):
+            return plaintext
+        case McpServer(url=url) | OpenApiDocument(url=url):
+            return url.lower().startswith("http://")
+        case _:
+            return False
+
+
+def _failed_step(error: CoxswainError) -> CheckStep:
+    """Return where on its way a listing failed; the gateway may say so itself."""
+    said = error.metadata.get("step", "").upper()
+    if said in CheckStep.__members__:
+        return CheckStep[said]
+    if error.reason.startswith("CREDENTIAL") or error.reason in {"KEY_UNAVAILABLE", "UPSTREAM_CREDENTIAL_REJECTED"}:
+        return CheckStep.CREDENTIAL
+    return CheckStep.ADDRESS if error.reason == "DESTINATION_NOT_ALLOWED" else CheckStep.LIST
+
+
+async def _first(connection: AsyncConnection, principal: Principal, source_id: str) -> ToolSource:
+    sources, key = ToolSourceRepository(connection), ResourceKey(source_id)
+    source = await sources.get(principal.group_id, key) or await sources.get_deleted(principal.group_id, key)
+    if source is None:
+        raise NotFound.of("tool source", source_id)
+    return source
