@@ -25,6 +25,14 @@ tasks:
 memory: true
 """
 
+# A shell that runs the tests in the background has their children ignore interrupts.
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("coxswain.client", run_name="__main__", alter_sys=True)
+"""
+"""The command line as a program for `python -c`."""
+
 
 def rewrite(path: str, old: str, new: str) -> None:
     """Store CREW in a file with a part replaced."""

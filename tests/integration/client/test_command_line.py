@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.cli.app import app
 from coxswain.orchestrator.v1 import execution_pb2 as pb
-from tests.integration.client.command_line import Run, invoke, rewrite, rows
+from tests.integration.client.command_line import INTERRUPTIBLE, Run, invoke, rewrite, rows
 from tests.integration.client.installation import Installation, Server
 from tests.support.child_process import scrubbed_environment
 from tests.support.harness import BOB
@@ -346,14 +346,6 @@ def test_inputs_are_text_files_or_json(
     assert inputs["c"] == "struct_value"
 
 
-# A shell that runs the tests in the background has their children ignore interrupts.
-_INTERRUPTIBLE = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("coxswain.client", run_name="__main__", alter_sys=True)
-"""
-
-
 @pytest.mark.parametrize(
     ("arguments", "identity", "on_expiry"),
     [
@@ -387,7 +379,7 @@ def test_an_interrupted_watch_says_how_to_go_on(server: Server, installation: In
     installation.emit(*EVENTS)
     environment = {**os.environ, "COXSWAIN_ADDRESS": server.address, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", _INTERRUPTIBLE, "watch", "e"],
+        [sys.executable, "-c", INTERRUPTIBLE, "watch", "e"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

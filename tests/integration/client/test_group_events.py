@@ -13,7 +13,7 @@ import pytest
 from coxswain.client import AsyncClient, FailedPrecondition
 from coxswain.orchestrator.v1 import execution_pb2 as pb
 from services.common.paging import encode_page_token
-from tests.integration.client.command_line import Run
+from tests.integration.client.command_line import INTERRUPTIBLE, Run
 from tests.integration.client.installation import Relay
 from tests.support.harness import ALICE
 
@@ -49,7 +49,7 @@ async def test_the_events_of_a_group_are_lines_until_one_has_seen_enough(run: Ru
     assert (await run("apply", "-f", crew_file)).exit_code == 0
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "coxswain.client", "--token", ALICE, "events", "--crew", "brief", "--kind", "execution_cancelled"),
+        *("-c", INTERRUPTIBLE, "--token", ALICE, "events", "--crew", "brief", "--kind", "execution_cancelled"),
         "--json",
         env={**os.environ, "COXSWAIN_ADDRESS": run.address, "PYTHONUNBUFFERED": "1"},  # type: ignore[attr-defined]
         cwd=ROOT,
