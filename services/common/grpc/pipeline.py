@@ -1,8 +1,8 @@
 """What happens to every call before and after its handler.
 
 In order: request id and log context, deadline, identity, access and role, decoding, refusal of crowds and of U+0000,
-validation, handler; a failure anywhere becomes a `google.rpc.Status`. The steps are bound to a method once, when it is
-registered, as an interceptor would choose and wrap a handler again for every call.
+validation, handler, encoding; a failure anywhere becomes a `google.rpc.Status`. The steps are bound to a method once,
+when it is registered, as an interceptor would choose and wrap a handler again for every call.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from services.common.errors import (
     Internal,
     InvalidArgument,
     PermissionDenied,
+    ResourceExhausted,
     Unauthenticated,
 )
 from services.common.grpc.access import MethodAccess
@@ -63,28 +64,33 @@ class Method:
 class Pipeline:
     """Binds methods to identity and errors on one listener."""
 
-    def __init__(self, authenticator: Authenticator, *, internal: bool, stream_check_seconds: float) -> None:
+    def __init__(
+        self, authenticator: Authenticator, *, internal: bool, stream_check_seconds: float, max_message_bytes: int
+    ) -> None:
         """`internal` says which listener it is; callers of streams are verified again when nothing is remembered of
-        them any more, or every `stream_check_seconds` where nothing is.
+        them any more, or every `stream_check_seconds` where nothing is. Larger responses than `max_message_bytes`
+        cannot be sent.
         """
         self._authenticator = authenticator
         self._internal = internal
         self._stream_check_seconds = stream_check_seconds
+        self._max_message_bytes = max_message_bytes
         self._closing = BackgroundTasks()
 
     def unary(
         self, method: Method, handler: Callable[[Any, Context], Awaitable[Message]]
-    ) -> Callable[[bytes, Context], Awaitable[Message | None]]:
+    ) -> Callable[[bytes, Context], Awaitable[bytes | None]]:
         """Return the bound form of a unary method."""
         seconds = SECONDS.labels(method.path)
         succeeded = CALLS.labels(method.path, "OK")
 
-        async def serve(data: bytes, context: Context) -> Message | None:
+        async def serve(data: bytes, context: Context) -> bytes | None:
             started = time.perf_counter()
             call = Call(request_id="", method=method.path)
             try:
                 await self._admit(call, method, context)
-                response = await handler(await beside_if_large(len(data), _decode, method, data), context)
+                request = await beside_if_large(len(data), _decode, method, data)
+                response = self._encode(await handler(request, context))
             except Exception as error:
                 await self._fail(call, context, error)
                 return None
@@ -97,12 +103,12 @@ class Pipeline:
 
     def server_stream(
         self, method: Method, handler: Callable[[Any, Context], AsyncIterator[Message]]
-    ) -> Callable[[bytes, Context], AsyncIterator[Message]]:
+    ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
         """Return the bound form of a method that streams its responses."""
         seconds = SECONDS.labels(method.path)
         succeeded = CALLS.labels(method.path, "OK")
 
-        async def serve(data: bytes, context: Context) -> AsyncIterator[Message]:
+        async def serve(data: bytes, context: Context) -> AsyncIterator[bytes]:
             started = time.perf_counter()
             call = Call(request_id="", method=method.path)
             guard: asyncio.Task[None] | None = None
@@ -117,7 +123,7 @@ class Pipeline:
                 if task is not None:
                     task.add_done_callback(lambda _: self._closing.start(_close(responses, guard)))
                 async for response in responses:
-                    yield response
+                    yield self._encode(response)
             except Exception as error:
                 await self._fail(call, context, error)
                 return
@@ -133,6 +139,23 @@ class Pipeline:
             succeeded.inc()
 
         return serve
+
+    def _encode(self, response: Message) -> bytes:
+        """Return the bytes of a response.
+
+        Raises:
+            ResourceExhausted: there are more than a message may have; gRPC's own refusal would say neither why nor what
+                to do.
+        """
+        data = response.SerializeToString()
+        if len(data) > self._max_message_bytes:
+            raise ResourceExhausted(
+                f"the response has {len(data):,} bytes, and a message at most {self._max_message_bytes:,}; ask for "
+                "less at once or use the method that streams, or have the operator raise COXSWAIN_MAX_MESSAGE_BYTES",
+                reason="RESPONSE_TOO_LARGE",
+                metadata={"bytes": str(len(data)), "limit": str(self._max_message_bytes)},
+            )
+        return data
 
     async def _recheck(self, call: Call, stream: asyncio.Task[Any] | None, revoked: list[CoxswainError]) -> None:
         """End a stream soon after its caller's credential or membership ended."""

@@ -38,7 +38,10 @@ class Listener:
     def __init__(self, settings: CommonSettings, authenticator: Authenticator, *, internal: bool) -> None:
         self.internal = internal
         self._pipeline = Pipeline(
-            authenticator, internal=internal, stream_check_seconds=max(1.0, settings.principal_cache_seconds)
+            authenticator,
+            internal=internal,
+            stream_check_seconds=max(1.0, settings.principal_cache_seconds),
+            max_message_bytes=settings.max_message_bytes,
         )
         self._methods: dict[str, list[str]] = {}
         log_gone_clients_quietly()
@@ -80,16 +83,15 @@ class Listener:
             self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, bound),))
 
     def _bind_method(self, method: Method, handler: Handler) -> Handler:
-        # Requests arrive as bytes: decoding is a step of the pipeline, so that its failure has a proper status.
+        # Requests arrive as bytes, and responses leave as bytes: decoding and encoding are steps of the pipeline, so
+        # that their failures have a proper status.
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
-                cast("Any", self._pipeline.unary(method, cast("Any", handler.unary_unary))),
-                response_serializer=handler.response_serializer,
+                cast("Any", self._pipeline.unary(method, cast("Any", handler.unary_unary)))
             )
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(
-                cast("Any", self._pipeline.server_stream(method, cast("Any", handler.unary_stream))),
-                response_serializer=handler.response_serializer,
+                cast("Any", self._pipeline.server_stream(method, cast("Any", handler.unary_stream)))
             )
         raise ValueError(f"{method.path} streams its requests, which no pipeline is made for")
 

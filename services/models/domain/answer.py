@@ -1,7 +1,7 @@
 """What a model answers: whole, in parts, or as vectors."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from services.models.domain.conversation import Thinking, ToolCall
 from services.models.domain.usage import Usage
 
-_PART_CHARACTERS = 65_536
+# At most four bytes each: the smallest message that a server can be told to take holds them.
+_PART_CHARACTERS = 14_000
 
 Vectors = NDArray[np.float32]
 """One unit-length row for each text."""
@@ -151,15 +152,35 @@ def _joined(deltas: Sequence[ToolCallDelta]) -> ToolCall:
     return ToolCall(first.id, first.name, "".join(delta.arguments_json for delta in deltas), first.provider_state)
 
 
+def short_parts(delta: Delta) -> Iterator[Delta]:
+    """Yield a part of an answer in parts that fit into messages, whatever an upstream sends at once."""
+    match delta:
+        case TextDelta(text) if len(text) > _PART_CHARACTERS:
+            yield from map(TextDelta, _cut(text))
+        case ReasoningDelta(text) if len(text) > _PART_CHARACTERS:
+            yield from map(ReasoningDelta, _cut(text))
+        case ToolCallDelta(arguments_json=text) if len(text) > _PART_CHARACTERS:
+            first, *others = _cut(text)
+            yield replace(delta, arguments_json=first)
+            for other in others:
+                yield ToolCallDelta(delta.index, arguments_json=other)
+        case _:
+            yield delta
+
+
+def _cut(text: str) -> Iterator[str]:
+    return (text[start : start + _PART_CHARACTERS] for start in range(0, len(text), _PART_CHARACTERS))
+
+
 def parts_of(answer: Answer) -> Iterator[Delta]:
     """Yield a whole answer in the parts that a stream of it has."""
-    for start in range(0, len(answer.reasoning), _PART_CHARACTERS):
-        yield ReasoningDelta(answer.reasoning[start : start + _PART_CHARACTERS])
+    if answer.reasoning:
+        yield from short_parts(ReasoningDelta(answer.reasoning))
     yield from map(ThinkingDelta, answer.thinking)
-    for start in range(0, len(answer.text), _PART_CHARACTERS):
-        yield TextDelta(answer.text[start : start + _PART_CHARACTERS])
+    if answer.text:
+        yield from short_parts(TextDelta(answer.text))
     for index, call in enumerate(answer.tool_calls):
-        yield ToolCallDelta(index, call.id, call.name, call.arguments_json, call.provider_state)
+        yield from short_parts(ToolCallDelta(index, call.id, call.name, call.arguments_json, call.provider_state))
     yield UsageDelta(answer.usage or Usage())
     yield FinishDelta(
         answer.finish_reason,

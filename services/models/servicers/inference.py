@@ -8,6 +8,7 @@ from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceServic
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.large_messages import beside_if_large
+from services.models.domain.answer import short_parts
 from services.models.domain.conversation import Completion
 from services.models.servicers.messages.inference import (
     answer_to_proto,
@@ -44,7 +45,8 @@ class InferenceServicer(InferenceServiceServicer):
         stream = await self._answers.stream(current_principal(), completion, reuse_from_proto(request))
         async with aclosing(stream) as deltas:
             async for delta in deltas:
-                yield delta_to_proto(delta)
+                for part in short_parts(delta):
+                    yield delta_to_proto(part)
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """See the proto."""

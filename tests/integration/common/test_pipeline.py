@@ -434,7 +434,7 @@ async def test_a_handler_ends_with_its_call_even_when_nobody_takes_what_it_says(
 
     context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None)
     nobody: Any = None
-    pipeline = Pipeline(nobody, internal=False, stream_check_seconds=1)
+    pipeline = Pipeline(nobody, internal=False, stream_check_seconds=1, max_message_bytes=1024)
     access = MethodAccess(internal=False, role=Role.ANONYMOUS, repeatable=True)
     method = Method("/m", "models", access, model_pb2.ListModelsRequest)
     responses = pipeline.server_stream(method, handler)(b"", context)

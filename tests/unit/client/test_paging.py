@@ -25,7 +25,8 @@ class Listing:
         start = int(request.page_token or 0)
         end = min(start + size, self._count)
         if end - start > self._fits:
-            raise ResourceExhausted("Sent message larger than max")
+            # Refused by the server, or by gRPC on the way.
+            raise ResourceExhausted("too large", reason="RESPONSE_TOO_LARGE" if size % 2 else "")
         crews = [Crew(id=str(number)) for number in range(start, end)]
         return ListCrewsResponse(crews=crews, next_page_token=str(end) if end < self._count else "")
 

@@ -47,10 +47,11 @@ class _Listing:
         self._left = limit
 
     def halve(self, error: ResourceExhausted) -> None:
-        """Halve the page size. Raises the error when the server itself reported it, or the size is 1."""
+        """Halve the page size. Raises the error when it is no matter of size, or the size is 1."""
         # 50 is what every listing means by 0.
         size = self._request.page_size or 50
-        if error.reason or size == 1:
+        # Without a reason: gRPC itself has refused the message.
+        if error.reason not in ("", "RESPONSE_TOO_LARGE") or size == 1:
             raise error
         self._request.page_size = size // 2
 
