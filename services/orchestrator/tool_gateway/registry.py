@@ -1,13 +1,21 @@
 """Which adapter makes the calls of which kind of source, and which tools the gateway itself has."""
 
+import os
+import ssl
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from services.common.egress import AddressPolicy
 from services.common.http import EgressClient
 from services.orchestrator.domain.tool_source import SourceKind
+from services.orchestrator.tool_gateway.adapters.grpc_provider.adapter import GrpcProviderAdapter
 from services.orchestrator.tool_gateway.adapters.http import HttpAdapter
 from services.orchestrator.tool_gateway.adapters.mcp.adapter import McpAdapter
 from services.orchestrator.tool_gateway.adapters.openapi.adapter import OpenApiAdapter
+from services.orchestrator.tool_gateway.adapters.python.adapter import PythonToolsAdapter, tool_secrets
+from services.orchestrator.tool_gateway.adapters.python.tool_process import ToolProcessLimits
 from services.orchestrator.tool_gateway.builtin.databricks.workspace import Workspaces
 from services.orchestrator.tool_gateway.builtin.databricks_genie import DatabricksGenie
 from services.orchestrator.tool_gateway.builtin.databricks_job_run import DatabricksJobRun
@@ -25,6 +33,8 @@ class Outside:
     """What adapters and tools need to reach the world."""
 
     egress: EgressClient
+    policy: AddressPolicy
+    """Which addresses a group may choose; what does not speak HTTP checks them itself."""
     credentials: SourceCredentials
     settings: ToolGatewaySettings
     documents: BoundedParser
@@ -42,6 +52,8 @@ def adapters(outside: Outside) -> Mapping[SourceKind, ToolAdapter]:
         SourceKind.MCP_COMMAND: mcp,
         SourceKind.HTTP: HttpAdapter(egress, credentials, max_result_bytes=limit),
         SourceKind.OPENAPI: OpenApiAdapter(egress, credentials, outside.documents, max_result_bytes=limit),
+        SourceKind.GRPC: _grpc(outside),
+        SourceKind.PYTHON: _python(outside.settings),
     }
 
 
@@ -55,3 +67,32 @@ def builtin_tools(outside: Outside) -> Mapping[str, BuiltinTool]:
         "databricks_uc_function": DatabricksUcFunction(workspaces),
         "databricks_vector_search": DatabricksVectorSearch(workspaces),
     }
+
+
+def _grpc(outside: Outside) -> ToolAdapter:
+    settings = outside.settings
+    # The authorities that HTTP trusts here; gRPC would bring others along.
+    authorities = ssl.get_default_verify_paths().cafile
+    return GrpcProviderAdapter(
+        outside.policy,
+        outside.credentials,
+        authorities=Path(authorities).read_bytes() if authorities else None,
+        max_result_bytes=settings.max_result_bytes,
+        connect_seconds=settings.connect_seconds,
+        call_seconds=settings.max_timeout_seconds,
+    )
+
+
+def _python(settings: ToolGatewaySettings) -> ToolAdapter:
+    limits = ToolProcessLimits(
+        memory_mib=settings.python_memory_mib,
+        cpu_seconds=settings.python_cpu_seconds,
+        max_bytes=settings.max_result_bytes,
+    )
+    return PythonToolsAdapter(
+        settings.python or sys.executable,
+        tool_secrets(os.environ),
+        limits=limits,
+        most_per_group=settings.python_processes_per_group,
+        most=settings.python_processes,
+    )

@@ -40,13 +40,11 @@ class ToolGatewayService:
         database = runtime.database
         auth = AuthServiceStub(runtime.peers.channel("auth"))
         acting = ActingPrincipal(auth)
-        self._egress = EgressClient(
-            AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS"),
-            connect_timeout=settings.connect_seconds,
-        )
+        policy = AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS")
+        self._egress = EgressClient(policy, connect_timeout=settings.connect_seconds)
         self._credentials = SourceCredentials(auth, acting, self._egress)
         self._parsers = BoundedParser(), BoundedParser(cpu_seconds=_STATEMENT_SECONDS)
-        outside = Outside(self._egress, self._credentials, settings, *self._parsers)
+        outside = Outside(self._egress, policy, self._credentials, settings, *self._parsers)
         self._adapters = adapters(outside)
         self._builtin = builtin_tools(outside)
         # New with each start: the calls of an earlier process are not this one's.

@@ -50,3 +50,16 @@ class ToolGatewaySettings(BaseSettings):
     outcome_retention_seconds: float = Field(
         24 * 3600, ge=60, description="Seconds an outcome is kept for the worker host that asked for it."
     )
+    python: str = Field(
+        "",
+        description="Python interpreter of the environment that has tools installed as entry points of the group "
+        "coxswain.tools; empty: the gateway's own. Example: /opt/tools/bin/python.",
+    )
+    python_memory_mib: int = Field(512, ge=64, description="Memory of one process that runs such a tool, in MiB.")
+    python_cpu_seconds: int = Field(
+        60, ge=1, description="Processor time of one call of such a tool, in seconds; its process is killed after it."
+    )
+    python_processes: int = Field(16, ge=1, description="Processes that run such tools at once.")
+    python_processes_per_group: int = Field(
+        4, ge=1, description="Processes that run such tools at once for one group; its other calls wait."
+    )

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -14,8 +14,8 @@ from services.common.identity.service_identity import ServiceIdentity
 from services.common.ids import new_id
 from services.orchestrator.domain.gateway_call import CallKey
 from services.orchestrator.domain.tool_outcome import Outcome
-from services.orchestrator.domain.tool_source import HttpApi, SourceKind, ToolPolicy, ToolSourceSpec
-from services.orchestrator.tool_gateway.ports import CallProgress, ToolCallRequest, ToolResult
+from services.orchestrator.domain.tool_source import HttpApi, SourceEndpoint, SourceKind, ToolPolicy, ToolSourceSpec
+from services.orchestrator.tool_gateway.ports import CallProgress, ToolAdapter, ToolCallRequest, ToolResult
 from services.orchestrator.tool_gateway.usecases.call_board import Ended
 from services.orchestrator.tool_gateway.usecases.call_runner import CallOrder, CallRunner
 from services.orchestrator.tool_gateway.usecases.call_store import CallStore
@@ -23,6 +23,8 @@ from services.orchestrator.tool_gateway.usecases.source_limits import SourceLimi
 from services.orchestrator.tool_gateway.usecases.tool_calls import ToolCalls
 
 WAIT_SECONDS = 20.0
+
+SourceT = TypeVar("SourceT", bound=ToolAdapter)
 
 Script = Callable[[ToolCallRequest, CallProgress], Awaitable[ToolResult]]
 Resume = Callable[[ToolCallRequest, str, CallProgress], Awaitable[ToolResult]]
@@ -53,18 +55,17 @@ class PlayedSource:
         """There is nothing to close."""
 
 
-class Replica:
+class Replica(Generic[SourceT]):
     """One process of the gateway."""
 
     def __init__(
-        self, database: Database, identity: ServiceIdentity, source: PlayedSource, *, lease: float = 3.0, **limits: Any
+        self, database: Database, identity: ServiceIdentity, source: SourceT, *, lease: float = 3.0, **limits: Any
     ) -> None:
         values = {"at_once": 8, "waiting": 64, "outage_threshold": 5, "outage_pause": 30.0} | limits
         self.store = CallStore(database, RowSeal(identity, "test"), new_id(), lease_seconds=lease)
         self.source = source
-        runner = CallRunner(
-            {SourceKind.HTTP: source}, {}, SourceLimits(database, **values), max_result_bytes=1024 * 1024
-        )
+        adapters = dict.fromkeys(SourceKind, source)
+        runner = CallRunner(adapters, {}, SourceLimits(database, **values), max_result_bytes=1024 * 1024)
         self.calls = ToolCalls(self.store, runner, lease_seconds=lease, question_seconds=WAIT_SECONDS)
 
     async def call(self, order: CallOrder) -> Outcome:
@@ -87,7 +88,7 @@ class Replica:
 
 
 @contextlib.asynccontextmanager
-async def running(*replicas: Replica) -> AsyncIterator[None]:
+async def running(*replicas: Replica[Any]) -> AsyncIterator[None]:
     """Start replicas, and close those that still live."""
     for replica in replicas:
         replica.calls.start()
@@ -113,13 +114,15 @@ def order(
     timeout: float = 10.0,
     max_timeout: float = 20.0,
     execution_id: str = "",
+    kind: SourceKind = SourceKind.HTTP,
+    endpoint: SourceEndpoint | None = None,
     **policy: Any,
 ) -> CallOrder:
     """Return a call of the tool "pay" of the played source."""
     spec = ToolSourceSpec(
         name=source,
-        kind=SourceKind.HTTP,
-        endpoint=HttpApi("https://bank.example.com", ()),
+        kind=kind,
+        endpoint=endpoint or HttpApi("https://bank.example.com", ()),
         policies=(ToolPolicy(**policy),),
     )
     request = ToolCallRequest(

@@ -175,7 +175,7 @@ async def test_tools_do_not_outlive_a_gateway_that_is_killed(python: str, tmp_pa
     script = write(
         tmp_path / "gateway.py",
         "import asyncio, sys\n"
-        "from tests.integration.tools.test_python_tools import adapter, called\n"
+        "from tests.integration.tool_gateway.test_python_tools import adapter, called\n"
         "from tests.support.tool_provider import RecordedProgress\n"
         "class Printing(RecordedProgress):\n"
         "    async def progress(self, text, fraction=None):\n"
