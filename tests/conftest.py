@@ -58,9 +58,15 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: str) -> str:
     """URL of an empty PostgreSQL database."""
-    name = f"test_{uuid.uuid4().hex}"
-    asyncio.run(_execute(postgres_server, f"CREATE DATABASE {name}"))
-    return postgres_server.replace("/postgres?", f"/{name}?")
+    return _new_database(postgres_server)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a database that is empty at first and shared by a module, whose tests all run on both kinds."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path_factory.mktemp('database') / 'test.db'}"
+    return _new_database(request.getfixturevalue("postgres_server"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -69,6 +75,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'test.db'}"
     return str(request.getfixturevalue("postgres_url"))
+
+
+def _new_database(server: str) -> str:
+    name = f"test_{uuid.uuid4().hex}"
+    asyncio.run(_execute(server, f"CREATE DATABASE {name}"))
+    return server.replace("/postgres?", f"/{name}?")
 
 
 async def _execute(url: str, statement: str) -> None:

@@ -258,7 +258,7 @@ questions = Table(
     Column("kind", String(32), nullable=False),  # QuestionKind
     Column("state", String(32), nullable=False),  # QuestionState
     Column("text", Text, nullable=False),
-    Column("content", JsonDocument, nullable=False),  # what it is about, by its kind: TaskOutput
+    Column("content", JsonDocument, nullable=False),  # what it is about, by its kind: TaskOutput or QuestionedCall
     Column("schema", JsonDocument),
     Column("role", Integer, nullable=False),  # Role
     Column("deadline_at", UtcDateTime),
@@ -337,6 +337,15 @@ tool_journal = Table(
     Column("state", String(32), nullable=False),  # ToolCallState
     # The claim that wrote the intent.
     Column("epoch", Integer, nullable=False),
+    # The rest up to `reason` is for calls that hosts make; the defaults are for those of crew processes.
+    # By what the gateway and the source know the call; it moves with the row to executions that continue this one.
+    Column("call_id", _ID, nullable=False, server_default=""),
+    # How often a person has said that the call had no effect.
+    Column("round", Integer, nullable=False, server_default="0"),
+    Column("tool_hash", String(64), nullable=False, server_default=""),
+    Column("arguments", Text, nullable=False, server_default=""),  # JSON
+    # An ErrorReason; empty for a failure that the tool tells of itself.
+    Column("reason", String(64), nullable=False, server_default=""),
     Column("result", LargeBinary),
     Column("error", Text, nullable=False),
     Column("intended_at", UtcDateTime, nullable=False),

@@ -17,6 +17,10 @@ class QuestionKind(StrEnum):
     """What a question is about; the names are those of `coxswain.orchestrator.v1.QuestionKind`."""
 
     RESULT_APPROVAL = "RESULT_APPROVAL"
+    TOOL_APPROVAL = "TOOL_APPROVAL"
+    OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    FORM = "FORM"
+    URL = "URL"
 
 
 class QuestionState(StrEnum):
@@ -43,6 +47,27 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class QuestionedCall:
+    """The call of a tool that a question is about."""
+
+    key: str
+    """Tells it apart from the other calls of its task."""
+    call_id: str
+    round: int
+    tool: str
+    source: str
+    """Empty for a built-in tool."""
+    arguments: str
+    """JSON text."""
+    agent_role: str = ""
+    agent_text: str = ""
+    begun_at: datetime | None = None
+    observation: str = ""
+    """What was seen of a call of unknown outcome."""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """A question to people."""
 
@@ -57,15 +82,17 @@ class Question:
     task_name: str
     attempt: int
     text: str
-    result: TaskOutput
-    """What it is about."""
+    result: TaskOutput | None
+    """What a RESULT_APPROVAL is about."""
     schema: dict[str, Any] | None
-    """What the content of an answer has to follow; None asks for a text."""
+    """What the content of an answer has to follow; None asks for a text, or (URL) for nothing."""
     role: Role
     """Least role that may answer."""
     deadline_at: datetime | None
     on_deadline: OnDeadline
     created_at: datetime
+    call: QuestionedCall | None = None
+    """What a question of another kind is about."""
     answer: Answer | None = None
     """None while it is open, and when it was closed."""
     answered_by: str = ""
@@ -78,15 +105,21 @@ class Question:
         return self.answer is not None and not self.answered_by
 
     @property
+    def about_result(self) -> bool:
+        """Whether it is about the result of a task."""
+        return self.kind is QuestionKind.RESULT_APPROVAL
+
+    @property
     def approved_result(self) -> TaskOutput:
-        """The result of an accepted question: as it was, or as the answer has edited it."""
+        """The result of an accepted RESULT_APPROVAL: as it was, or as the answer has edited it."""
+        result = self.result or TaskOutput("", None, "")
         match self.answer:
             case Answer(content=str(text)):
-                return TaskOutput(text, None, self.result.agent_role)
+                return TaskOutput(text, None, result.agent_role)
             case Answer(content=dict(edited)):
-                return TaskOutput(json.dumps(edited, ensure_ascii=False), edited, self.result.agent_role)
+                return TaskOutput(json.dumps(edited, ensure_ascii=False), edited, result.agent_role)
             case _:
-                return self.result
+                return result
 
 
 @dataclass(frozen=True, slots=True)

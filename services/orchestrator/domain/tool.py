@@ -15,6 +15,15 @@ class ToolCallState(StrEnum):
     """It was about to run; whether it did is not known."""
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+    """It may have taken effect or not, and only a person can find out."""
+    CANCELLED = "CANCELLED"
+    """It was taken back before it had any effect."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the call has an outcome that is told again instead of calling again."""
+        return self in {ToolCallState.COMPLETED, ToolCallState.FAILED}
 
 
 @dataclass(frozen=True, slots=True)

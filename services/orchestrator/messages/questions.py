@@ -6,7 +6,7 @@ from services.common.errors import InvalidArgument
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.json_values import from_value, to_struct, to_value
 from services.common.grpc.times import timestamp_to_proto
-from services.orchestrator.domain.question import Answer, Question, QuestionKind, QuestionState
+from services.orchestrator.domain.question import Answer, Question, QuestionedCall, QuestionKind, QuestionState
 from services.orchestrator.messages.executions import output_to_proto
 from services.orchestrator.repositories.questions import QuestionFilter
 
@@ -17,7 +17,7 @@ CONTENT = "accept.content"
 def question_to_proto(question: Question) -> question_pb2.Question:
     """Return a question as callers see it."""
     answer = question.answer
-    return question_pb2.Question(
+    message = question_pb2.Question(
         id=question.id,
         kind=enum_to_proto(question_state_pb2.QuestionKind, question.kind),
         state=enum_to_proto(question_state_pb2.QuestionState, question.state),
@@ -28,7 +28,6 @@ def question_to_proto(question: Question) -> question_pb2.Question:
         task_index=question.task_index,
         attempt=question.attempt,
         text=question.text,
-        result=output_to_proto(question.result),
         schema=None if question.schema is None else to_struct(question.schema),
         role=enum_to_proto(access_pb2.Role, question.role),
         deadline=timestamp_to_proto(question.deadline_at),
@@ -38,6 +37,25 @@ def question_to_proto(question: Question) -> question_pb2.Question:
         answered_by=question.answered_by,
         accepted_content=None if answer is None or answer.content is None else to_value(answer.content),
         decline_reason="" if answer is None else answer.reason,
+    )
+    if question.result is not None:
+        message.result.CopyFrom(output_to_proto(question.result))
+    if question.call is not None:
+        message.call.CopyFrom(_call_to_proto(question.call))
+    return message
+
+
+def _call_to_proto(call: QuestionedCall) -> question_pb2.QuestionedCall:
+    return question_pb2.QuestionedCall(
+        call_id=call.call_id,
+        tool_name=call.tool,
+        source=call.source,
+        arguments_json=call.arguments,
+        agent_role=call.agent_role,
+        agent_text=call.agent_text,
+        begin_time=timestamp_to_proto(call.begun_at),
+        observation=call.observation,
+        url=call.url,
     )
 
 
@@ -71,16 +89,19 @@ def _content(message: question_pb2.AcceptQuestion) -> object:
         return None
     content = from_value(CONTENT, message.content, exact=True)
     if content is None:
-        raise InvalidArgument.field(CONTENT, "must not be null; leave it out to accept the result as it is")
+        raise InvalidArgument.field(CONTENT, "must not be null; leave it out to accept without a content")
     return content
 
 
 def raised_to_proto(question: Question) -> execution_pb2.QuestionRaised:
     """Return the event that people are asked a question."""
-    return execution_pb2.QuestionRaised(
+    raised = execution_pb2.QuestionRaised(
         question_id=question.id,
         kind=enum_to_proto(question_state_pb2.QuestionKind, question.kind),
         text=question.text,
-        result=output_to_proto(question.result),
+        result=None if question.result is None else output_to_proto(question.result),
         deadline=timestamp_to_proto(question.deadline_at),
     )
+    if question.call is not None:
+        raised.tool_name = question.call.tool
+    return raised

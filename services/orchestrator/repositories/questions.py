@@ -14,7 +14,14 @@ from services.common.identity.principal import Role
 from services.orchestrator.domain.crew import OnDeadline
 from services.orchestrator.domain.document import from_document, to_document
 from services.orchestrator.domain.execution import TaskOutput
-from services.orchestrator.domain.question import Answer, Question, QuestionChange, QuestionKind, QuestionState
+from services.orchestrator.domain.question import (
+    Answer,
+    Question,
+    QuestionChange,
+    QuestionedCall,
+    QuestionKind,
+    QuestionState,
+)
 from services.orchestrator.tables import question_changes, question_inboxes, questions
 
 
@@ -69,17 +76,29 @@ class QuestionRepository:
         return [to_question(row) for row in rows]
 
     async def newest(self, execution_id: str) -> dict[int, Question]:
-        """Return the newest question of each task of an execution that has one, by the task's index."""
+        """Return the newest question about the result of each task of an execution, by the task's index."""
         rows = await self._connection.execute(
-            select(questions).where(questions.c.execution_id == execution_id).order_by(questions.c.id)
+            select(questions)
+            .where(questions.c.execution_id == execution_id, questions.c.kind == QuestionKind.RESULT_APPROVAL)
+            .order_by(questions.c.id)
         )
         return {row.task_index: to_question(row) for row in rows}
+
+    async def about_calls(self, execution_id: str) -> list[Question]:
+        """Return the questions about calls of tools of an execution, oldest first."""
+        rows = await self._connection.execute(
+            select(questions)
+            .where(questions.c.execution_id == execution_id, questions.c.kind != QuestionKind.RESULT_APPROVAL)
+            .order_by(questions.c.id)
+        )
+        return [to_question(row) for row in rows]
 
     async def declined(self, execution_id: str) -> frozenset[int]:
         """Return the indices of an execution's tasks whose results a person has declined."""
         rows = await self._connection.execute(
             select(questions.c.task_index).where(
                 questions.c.execution_id == execution_id,
+                questions.c.kind == QuestionKind.RESULT_APPROVAL,
                 questions.c.state == QuestionState.DECLINED,
                 questions.c.answered_by != "",
             )
@@ -120,7 +139,7 @@ class QuestionRepository:
                 kind=question.kind,
                 state=question.state,
                 text=question.text,
-                content=to_document(question.result),
+                content=to_document(question.call or question.result),
                 schema=question.schema,
                 role=question.role,
                 deadline_at=question.deadline_at,
@@ -224,9 +243,11 @@ def _open(execution_ids: Collection[str]) -> Select[Any]:
 def to_question(row: Row[Any] | dict[str, Any]) -> Question:
     """Return the question of a row of `questions`."""
     columns = row if isinstance(row, dict) else row._mapping  # noqa: SLF001 - the documented way to read by name
+    kind, content = QuestionKind(columns["kind"]), columns["content"]
+    of_result = kind is QuestionKind.RESULT_APPROVAL
     return Question(
         id=columns["id"],
-        kind=QuestionKind(columns["kind"]),
+        kind=kind,
         state=QuestionState(columns["state"]),
         group_id=columns["group_id"],
         execution_id=columns["execution_id"],
@@ -236,7 +257,8 @@ def to_question(row: Row[Any] | dict[str, Any]) -> Question:
         task_name=columns["task_name"],
         attempt=columns["attempt"],
         text=columns["text"],
-        result=from_document(TaskOutput, columns["content"]),
+        result=from_document(TaskOutput, content) if of_result else None,
+        call=None if of_result else from_document(QuestionedCall, content),
         schema=columns["schema"],
         role=Role(columns["role"]),
         deadline_at=columns["deadline_at"],

@@ -74,9 +74,10 @@ class TaskRunRepository:
         """Store why a task failed."""
         await self._update(index, state=TaskState.FAILED, error=to_document(error), ended_at=at)
 
-    async def wait_for_answer(self, index: int, output: TaskOutput) -> None:
-        """Store a result that people are asked about."""
-        await self._update(index, state=TaskState.WAITING_FOR_ANSWER, output=to_document(output))
+    async def wait_for_answer(self, index: int, output: TaskOutput | None = None) -> None:
+        """Note that a task waits for people, and the result that they are asked about if it is about that."""
+        result = {} if output is None else {"output": to_document(output)}
+        await self._update(index, state=TaskState.WAITING_FOR_ANSWER, **result)
 
     async def add_usage(self, index: int, usage: Usage) -> None:
         """Add what a model call has used."""

@@ -117,7 +117,10 @@ class ExecutionContinuer:
             if await ExecutionRepository(connection).lock(ended.execution.id, principal.group_id) is None:
                 raise NotFound.of("execution", ended.execution.id)
             await JournalRepository(connection, stored.id).take_over(
-                ended.execution.id, answers=plan.journals.answers, tools=plan.journals.tools
+                ended.execution.id,
+                answers=plan.journals.answers,
+                tools=plan.journals.tools,
+                effects=plan.journals.effects,
             )
             await files.store(connection, stored.id)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from pydantic_core import to_json
@@ -22,7 +23,7 @@ from services.common.paging import Page, Pager
 from services.common.schema_checks.checker import MAX_CHARACTERS, SchemaChecker
 from services.orchestrator import tables
 from services.orchestrator.domain.document import to_document
-from services.orchestrator.domain.question import Answer, Question, QuestionChange, QuestionState
+from services.orchestrator.domain.question import Answer, Question, QuestionChange, QuestionKind, QuestionState
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.questions import QuestionChangeReader, QuestionFilter, QuestionRepository
 from services.orchestrator.usecases.execution_starter import existing_execution
@@ -110,6 +111,8 @@ class Questions:
         """
         question = await self.get(principal, question_id)
         _require_role(principal, question)
+        if answer.state is QuestionState.ACCEPTED:
+            answer = replace(answer, content=_completed(question, answer.content))
         if answer.content is not None:
             await self._check(question, answer.content)
         async with self._database.write() as connection:
@@ -134,7 +137,9 @@ class Questions:
         return settled
 
     async def _check(self, question: Question, content: Any) -> None:
-        """Raise InvalidArgument unless the content is a result as the question asks for it."""
+        """Raise InvalidArgument unless the content is one as the question asks for it."""
+        if question.kind is QuestionKind.URL:
+            raise InvalidArgument.field(_CONTENT, "must be left out: this question takes no content")
         if question.schema is None:
             if not isinstance(content, str) or not content.strip() or len(content) > MAX_CHARACTERS:
                 raise InvalidArgument.field(
@@ -155,6 +160,21 @@ class Questions:
             )
         if found.violations:
             raise InvalidArgument.fields([_violation(text) for text in found.violations])
+
+
+def _completed(question: Question, content: Any) -> Any:
+    """Return the content of an accepting answer with what is meant where there is none."""
+    match question.kind:
+        case QuestionKind.OUTCOME_UNKNOWN if content is None:
+            raise InvalidArgument.field(
+                _CONTENT, 'must say what you have found out: {"happened": true, "result": ...} or {"happened": false}'
+            )
+        case QuestionKind.FORM if content is None:
+            return {}
+        case QuestionKind.URL if content == {}:
+            return None
+        case _:
+            return content
 
 
 def _violation(text: str) -> FieldViolation:

@@ -53,7 +53,9 @@ class JournalReuse:
     answers: dict[int, int]
     """Answers of models, which apply to the same prompts alone."""
     tools: dict[int, int]
-    """Outcomes of tools: of tasks that are what they were."""
+    """Outcomes of tools that may run twice: of tasks that are what they were."""
+    effects: dict[int, int]
+    """Calls of tools that must not run twice: of all unfinished tasks, whatever has become of their answers."""
 
 
 def decide_journals(
@@ -66,21 +68,25 @@ def decide_journals(
     """Return which unfinished tasks go on where they stopped.
 
     One that failed by the answers themselves would fail again by the same ones: it starts over, and so does one whose
-    result a person has declined (by the indices of then).
+    result a person has declined (by the indices of then). What has been done in the world stays done all the same.
     """
     answers: dict[int, int] = {}
     tools: dict[int, int] = {}
+    effects: dict[int, int] = {}
     for index, (task, decision) in enumerate(zip(spec.tasks, reuse, strict=True)):
+        before = earlier.get(task.name)
+        if before is None or before.run.state.done:
+            continue
+        effects[before.run.task_index] = index
         if decision is not TaskReuse.UNFINISHED:
             continue
-        before = earlier[task.name]
         if before.run.task_index in declined or not goes_on(before.run):
             continue
         answers[before.run.task_index] = index
         same_context = all(reuse[other] is TaskReuse.COPIED for other in results_used(spec, index))
         if before.fingerprint == fingerprints[index] and same_context:
             tools[before.run.task_index] = index
-    return JournalReuse(answers, tools)
+    return JournalReuse(answers, tools, effects)
 
 
 def goes_on(run: TaskRun) -> bool:

@@ -61,7 +61,7 @@ class _Attempt:
         memory = MemoryCalls(
             memories, principal, memory_id="crew", crew_name="brief", embedding_model=MODEL, retry_seconds=5
         )
-        self._calls = CrewCalls(cast("Any", None), memory, cast("Any", None), Activity())
+        self._calls = CrewCalls(cast("Any", None), memory, cast("Any", None), cast("Any", None), Activity())
         self._calls.begin_task(0, TaskJournal(TaskRef(0, "read", 1)))
 
     def _ask(self, request: CrewRequest) -> HostReply:

@@ -123,6 +123,7 @@ async def test_a_waiting_approval_is_a_question_after_the_step_and_its_execution
     await upgrade_database("orchestrator", database_url)
     assert await earlier.states() == ("WAITING_FOR_ANSWER", "WAITING_FOR_ANSWER", ["REFUSED", "VOID"])
     question = await newest(database, earlier.execution_id)
+    assert question.result is not None
     assert (question.id, question.state, question.result.text) == (waiting, QuestionState.OPEN, "draft")
     assert (question.crew_id, question.task_name, question.text) == ("crew", "t", "Is this result good?")
     async with database.read() as connection:

@@ -92,7 +92,7 @@ class World:
         context = RunContext(
             store=store,
             fork_server=cast("Any", None),
-            stubs=cast("Any", None),
+            stubs=cast("Any", SimpleNamespace(tools=None, tools_ready=None)),
             auth=cast("Any", self.auth),
             models=ModelLookup(unreachable, unreachable, retry_seconds=0),
             hints=self.hints,
@@ -100,6 +100,7 @@ class World:
             settings=WorkerSettings(),
             default_model="m",
             artifact_limits=ArtifactLimits(0, 0, 0, 0),
+            checker=cast("Any", None),
         )
         await ExecutionRun(claim, context).run()
         return await self.row()

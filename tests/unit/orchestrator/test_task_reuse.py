@@ -73,7 +73,7 @@ def with_agent(index: int, **fields: Any) -> CrewSpec:
 
 
 def test_what_has_not_changed_is_copied() -> None:
-    assert decide(CREW) == ([R.COPIED] * 4, JournalReuse({}, {}))
+    assert decide(CREW) == ([R.COPIED] * 4, JournalReuse({}, {}, {}))
     same = replace(CREW, name="other", description="For people", agents=AGENTS[::-1])
     assert decide(same)[0] == [R.COPIED] * 4
     assert decide(CREW, inputs={"unused": 2, "more": 3})[0] == [R.COPIED] * 4
@@ -218,17 +218,19 @@ def test_an_unfinished_task_goes_on_where_it_stopped_as_far_as_it_is_the_same() 
     pending = [run(2, "check", TaskState.CANCELLED), run(3, "name", TaskState.CANCELLED)]
     reuse, journals = decide(CREW, runs=[*failed, *pending])
     assert reuse == [R.COPIED, R.UNFINISHED, R.UNFINISHED, R.UNFINISHED]
-    assert journals == JournalReuse({1: 1, 2: 2, 3: 3}, {1: 1, 3: 3})
+    assert journals == JournalReuse({1: 1, 2: 2, 3: 3}, {1: 1, 3: 3}, {1: 1, 2: 2, 3: 3})
     # Outcomes of tools are for the task as it was; an answer of a model applies to the same prompt anyway.
     assert decide(with_agent(1, model="n"), runs=[*failed, *pending])[1].tools == {}
     assert decide(CREW, runs=[*failed, *pending], declined=(1,))[1].answers == {2: 2, 3: 3}
     reuse, journals = decide(CREW, runs=[*failed, *pending], from_task="edit")
     assert reuse == [R.COPIED, R.REQUESTED, R.UNFINISHED, R.UNFINISHED]
     assert 1 not in journals.answers
+    # What has been done in the world is not done again, whoever asks for another run.
+    assert journals.effects == {1: 1, 2: 2, 3: 3}
     by_answers = [run(0, "read", TaskState.FAILED, "TASK_FAILED"), *[run(i, TASKS[i].name) for i in (1, 2, 3)]]
     assert decide(CREW, runs=by_answers) == (
         [R.UNFINISHED, R.CONTEXT_CHANGED, R.CONTEXT_CHANGED, R.COPIED],
-        JournalReuse({}, {}),
+        JournalReuse({}, {}, {0: 0}),
     )
 
 

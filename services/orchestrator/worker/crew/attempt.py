@@ -31,6 +31,8 @@ class TaskAttempt:
         """Answers that ended at the largest number of tokens."""
         self.refused_result = ""
         """The last result that its guardrail has refused."""
+        self.agent_role, self.agent_text = "", ""
+        """Who was answered last by a model that calls tools, and what it said beside that."""
         self.failure: TaskError | None = None
         self.occurrences = Occurrences()
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Reports which tools a task uses. Model calls need no report: the host makes them itself."""
+"""Reports which tools a task uses. The calls that the host makes itself need no report."""
 
 import json
 from collections.abc import Callable
@@ -11,9 +11,11 @@ LONGEST_TEXT = 4096
 
 def tool_events(attempt: TaskAttempt) -> Callable[[Any, Any], None]:
     """Return the sink that CrewAI's events of one attempt at a task go to."""
-    host = attempt.host
+    host, host_tools = attempt.host, attempt.session.host_tools
 
     def sink(_source: Any, event: Any) -> None:
+        if getattr(event, "tool_name", None) in host_tools:
+            return
         if event.type == "tool_usage_started":
             arguments = event.tool_args
             if not isinstance(arguments, str):

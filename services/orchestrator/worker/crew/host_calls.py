@@ -7,10 +7,12 @@ from coxswain.models.v1 import inference_pb2
 from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.worker.link_pb2 import (
     BeginTool,
+    CallTool,
     Complete,
     CrewRequest,
     EndTool,
     HostReply,
+    ToolAnswer,
     ToolPermission,
 )
 from services.orchestrator.worker.link.text import storable
@@ -93,6 +95,11 @@ class HostCalls:
         """Journal the outcome of a tool call."""
         request = EndTool(key=key, tool=tool, idempotent=idempotent, output=storable(output), error=storable(error))
         self._ask(CrewRequest(end_tool=request))
+
+    def call_tool(self, request: CallTool) -> ToolAnswer:
+        """Have the host call a tool, and return what the model reads of it."""
+        request.agent_role, request.agent_text = storable(request.agent_role), storable(request.agent_text)[:_MOST_TOLD]
+        return self._ask(CrewRequest(call_tool=request)).call_tool
 
     def guardrail_refused(self, fields: Iterable[str], message: str) -> None:
         """Have an event stored, without waiting for it."""

@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from crewai.llms.base_llm import BaseLLM
@@ -13,7 +14,7 @@ from pydantic import BaseModel, PrivateAttr
 
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1.model_pb2 import Model
-from coxswain.orchestrator.worker.link_pb2 import Complete
+from coxswain.orchestrator.worker.link_pb2 import AgentTool, Complete
 from services.common.grpc.json_values import to_struct
 from services.orchestrator.domain.crew import AgentSpec, ModelCallSettings, ToolCalling
 from services.orchestrator.worker.crew.attempt import TaskAttempt
@@ -169,6 +170,8 @@ class HostLLM(BaseLLM):
         if tools is None and self._offers_tools_in_words(from_agent):
             return self._until_usable(messages, read_in_words, role, stop=[OBSERVATION], is_result=True)
         answer = self._ask(messages, tools, role)
+        if answer.tool_calls:
+            self._attempt.agent_role, self._attempt.agent_text = role, answer.text
         return self._conversation.tool_calls(answer) or answer.text
 
     def structured(
@@ -294,7 +297,7 @@ class HostLLM(BaseLLM):
         return pb.Completion(
             model=self.model,
             messages=self._messages(messages, tools or ()),
-            tools=[_tool(tool["function"]) for tool in tools or ()],
+            tools=[_tool(tool["function"], self._attempt.session.host_tools) for tool in tools or ()],
             response_format=(
                 _response_format(response_model)
                 if response_model is not None and self._model.capabilities.json_schema
@@ -312,11 +315,14 @@ def _is_cut_off(answer: pb.CompleteResponse) -> bool:
     return answer.finish_reason == pb.FINISH_REASON_LENGTH
 
 
-def _tool(function: dict[str, Any]) -> pb.ToolDefinition:
+def _tool(function: dict[str, Any], host_tools: Mapping[str, AgentTool]) -> pb.ToolDefinition:
+    # CrewAI makes every property a required one, and more of the kind.
+    known = host_tools.get(function["name"])
+    parameters = json.loads(known.arguments_schema_json) if known is not None else function.get("parameters", {})
     return pb.ToolDefinition(
         name=function["name"],
         description=storable(function.get("description", "")),
-        parameters_schema=to_struct(storable_json(function.get("parameters", {}))),
+        parameters_schema=to_struct(storable_json(parameters)),
     )
 
 

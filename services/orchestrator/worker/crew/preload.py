@@ -7,8 +7,9 @@ import threading
 from crewai.events.event_bus import crewai_event_bus
 
 from coxswain.models.v1.inference_pb2 import CompleteResponse
-from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply, OpenSession, RunTask
+from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply, OpenSession, RunTask, ToolSet
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, TaskSpec
+from services.orchestrator.domain.tool_sets import tool_sets
 from services.orchestrator.messages.crews import spec_to_proto
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.worker.crew import child, runner
@@ -58,4 +59,5 @@ def _practice_session() -> Session:
     agent = AgentSpec("warm", "warm", "warm", model="warm")
     task = TaskSpec("warm", "warm", "warm", agent="warm")
     spec = CrewSpec("warm", (agent,), (task,), model="warm", manager_model="warm", planning_model="warm")
-    return Session.open(_PracticeLink(), OpenSession(execution_id="warm", spec=spec_to_proto(spec)))
+    no_tools = [ToolSet() for _ in tool_sets(spec)]
+    return Session.open(_PracticeLink(), OpenSession(execution_id="warm", spec=spec_to_proto(spec), tool_sets=no_tools))

@@ -1,15 +1,18 @@
 """Serves the calls of a crew process on behalf of its execution."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from coxswain.memory.v1 import memory_service_pb2_grpc
 from coxswain.models.v1 import inference_service_pb2_grpc
+from coxswain.orchestrator.v1 import tool_gateway_service_pb2_grpc
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
 from services.common.errors import CoxswainError
 from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
 from services.orchestrator.worker.host.metrics import CALLS
 from services.orchestrator.worker.host.model_calls import ModelCalls
+from services.orchestrator.worker.host.remote_calls import RemoteCalls
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_calls import ToolCalls
 from services.orchestrator.worker.link.errors import TaskError
@@ -33,6 +36,9 @@ class Stubs:
 
     inference: "inference_service_pb2_grpc.InferenceServiceAsyncStub"
     memory: "memory_service_pb2_grpc.MemoryServiceAsyncStub"
+    tools: "tool_gateway_service_pb2_grpc.ToolGatewayServiceAsyncStub"
+    tools_ready: Callable[[], Awaitable[object]]
+    """Returns once the tool gateway can be reached."""
 
 
 class CrewCalls:
@@ -41,8 +47,11 @@ class CrewCalls:
     What it raises but TaskError concerns the whole execution: Fenced, CredentialExpired.
     """
 
-    def __init__(self, models: ModelCalls, memory: MemoryCalls, tools: ToolCalls, activity: Activity) -> None:
+    def __init__(
+        self, models: ModelCalls, memory: MemoryCalls, tools: ToolCalls, remote: RemoteCalls, activity: Activity
+    ) -> None:
         self._models = models
+        self._remote = remote
         self._memory = memory
         self._tools = tools
         self._activity = activity
@@ -103,6 +112,8 @@ class CrewCalls:
             case "end_tool":
                 await tools.end_tool(journal, request.end_tool)
                 self._activity.end(request.task)
+            case "call_tool":
+                return HostReply(call_tool=await self._remote.call(journal, request.call_tool))
             case "tool_call_started":
                 tools.event(journal, request.tool_call_started)
             case "tool_call_completed":

@@ -15,10 +15,13 @@ from services.common.grpc.json_values import to_value
 from services.orchestrator.domain.crew import OnCutOff, Process
 from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, TaskOutput
 from services.orchestrator.domain.task_order import models_of
+from services.orchestrator.domain.tool_sets import tool_sets
 from services.orchestrator.messages.crews import knowledge_namespace, spec_to_proto
 from services.orchestrator.messages.executions import output_from_proto, output_to_proto
 from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.host.activity import Activity
+from services.orchestrator.worker.host.agent_tools import AgentTools, needed_tools
+from services.orchestrator.worker.host.call_questions import CallQuestions
 from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServerLost
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
@@ -27,12 +30,15 @@ from services.orchestrator.worker.host.model_calls import ModelCalls, TimeLimits
 from services.orchestrator.worker.host.model_waits import ModelWaits, Patience
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder
+from services.orchestrator.worker.host.remote_calls import RemoteCalls
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import RunState, TaskProgress
-from services.orchestrator.worker.host.stop_signal import Failed, ModelsAway, StopSignal
+from services.orchestrator.worker.host.stop_signal import Failed, ModelsAway, StopSignal, TaskWaits
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_calls import ToolCalls
-from services.orchestrator.worker.link.errors import TaskError
+from services.orchestrator.worker.host.tool_gateway import ToolGateway
+from services.orchestrator.worker.host.tool_rules import ToolRules
+from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
 from services.orchestrator.worker.link.host_end import CrewProcessLost
 from services.orchestrator.worker.link.limits import OUT_OF_MEMORY_STATUS
 
@@ -79,6 +85,27 @@ class CrewSession:
             self._activity,
             lambda waits: signal.stop(ModelsAway(waits)),
         )
+        self.questions = CallQuestions(state.execution, recorder, context.hints)
+        """What calls of tools ask people."""
+        execution_id = state.execution.id
+        self._remote = RemoteCalls(
+            state.execution,
+            ToolGateway(
+                context.stubs.tools,
+                context.stubs.tools_ready,
+                principal,
+                retry_seconds=context.settings.peer_retry_seconds,
+            ),
+            recorder,
+            state.usage,
+            self.questions,
+            ToolRules(
+                state.execution.group_id,
+                context.checker,
+                lambda: context.read(lambda: context.store.calls_of_tools(execution_id)),
+            ),
+            signal.fail,
+        )
         self._crew: _Crew | None = None
         self._opening = asyncio.Lock()
 
@@ -87,6 +114,7 @@ class CrewSession:
 
         Raises:
             Failed: the task cannot be done.
+            TaskWaits: a person has to be asked first.
         """
 
         async def run(process: CrewProcess) -> TaskOutput:
@@ -130,6 +158,10 @@ class CrewSession:
                 with self._activity.task(task.index):
                     return await work(crew.process)
             except TaskError as error:
+                if error.reason == WAITS_FOR_PERSON:
+                    # Other calls of the task may be under way.
+                    await self._remote.settled(task.index)
+                    raise TaskWaits from error
                 raise _failed(task, error.reason, error.message) from error
             except CrewProcessLost as lost:
                 cause = await self._lose(task, crew, lost)
@@ -166,6 +198,14 @@ class CrewSession:
                 await asyncio.sleep(_FORK_AGAIN_SECONDS)
         raise _failed(task, "TASK_FAILED", "the task's condition could not be evaluated in time; say it more simply")
 
+    async def cancel_calls(self) -> None:
+        """Take back the calls of tools that are being made: the execution is about to end."""
+        await self._remote.cancel()
+
+    async def drop_calls(self) -> None:
+        """Follow calls of tools no longer; they go on at the gateway."""
+        await self._remote.drop()
+
     async def end(self, *, finished: bool) -> None:
         """End the crew process: let it exit when it is `finished`, else kill it."""
         crew, self._crew = self._crew, None
@@ -193,6 +233,9 @@ class CrewSession:
             fails_if_cut_off=not task.is_plan and self._state.spec.tasks[task.index].on_cut_off is OnCutOff.FAIL,
             salt=task.declined.id if task.declined else "",
         )
+        self._remote.begin_attempt(journal)
+        if self._execution.epoch > 1:
+            self.questions.know(await self._context.read(lambda: store.call_questions(execution_id)))
         if task.attempt > 1 or self._execution.resumed_from:
             # Only then is everything stored that the attempt before has learnt. A first attempt need not wait: nothing
             # that it does is stored before its start.
@@ -200,7 +243,9 @@ class CrewSession:
             journal.journaled_responses = await self._context.read(
                 lambda: store.journaled_responses(execution_id, task.index)
             )
-            journal.tool_calls = await self._context.read(lambda: store.tool_calls(execution_id, task.index))
+            stored = await self._context.read(lambda: store.tool_calls(execution_id, task.index))
+            # What calls of the attempt before have told meanwhile is newer.
+            journal.tool_calls = stored | journal.tool_calls
         return journal
 
     def _role(self, index: int) -> str:
@@ -236,6 +281,8 @@ class CrewSession:
 
     async def _fork(self) -> _Crew:
         context, execution, spec = self._context, self._execution, self._state.spec
+        tools = await self._agent_tools()
+        self._remote.use(tools)
         models = await context.models.capabilities(models_of(spec), execution.group_id, self._principal)
         memory_id = ""
         if spec.memory.enabled:
@@ -263,6 +310,7 @@ class CrewSession:
                 knowledge=[knowledge_namespace(memory) for memory in spec.knowledge_memories],
             ),
             ToolCalls(self._recorder, self._state.usage),
+            self._remote,
             self._activity,
         )
         session = OpenSession(
@@ -272,12 +320,29 @@ class CrewSession:
             models=models,
         )
         session.start_time.FromDatetime(execution.started_at or utc_now())
+        tools.put_into(session)
         try:
             process = await self._opened(calls, session)
         except CrewProcessLost:
             # One that was forked ahead may have died before it knew of the crew; the crew has no part in that.
             process = await self._opened(calls, session)
         return _Crew(process, calls)
+
+    async def _agent_tools(self) -> AgentTools:
+        """Return what the crew's tools are now.
+
+        Raises:
+            Failed: a task that is not done needs one that cannot be used.
+        """
+        context, spec = self._context, self._state.spec
+        sets = tool_sets(spec)
+        resolved = await context.read(lambda: context.store.resolved_tools(self._execution, sets))
+        needed = needed_tools(spec, [task.state for task in self._state.tasks])
+        for specs, tools in zip(sets, resolved, strict=True):
+            for tool in tools if specs in needed else ():
+                if tool.problem_reason:
+                    raise Failed(ExecutionError(tool.problem_reason, tool.problem))
+        return AgentTools.of(resolved)
 
     async def _opened(self, calls: CrewCalls, session: OpenSession) -> CrewProcess:
         process = await self._context.fork_server.fork(calls.serve, self._signal.fail)

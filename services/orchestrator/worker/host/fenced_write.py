@@ -19,7 +19,7 @@ from services.orchestrator.domain.question import Question
 from services.orchestrator.repositories.artifacts import ArtifactRepository
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
-from services.orchestrator.repositories.journal import JournalRepository
+from services.orchestrator.repositories.journal import JournalRepository, ToolCall
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 
@@ -68,9 +68,17 @@ class FencedWrite:
         await self.tasks.start(index, attempt, at)
 
     async def ask(self, question: Question) -> None:
-        """Store a question that a task waits with, and the result that it is about."""
+        """Store a question about a task's result, with which the task waits."""
         await self.tasks.wait_for_answer(question.task_index, question.result)
         await self._questions.insert(question)
+
+    async def ask_about_call(self, question: Question) -> None:
+        """Store a question about a call of a tool."""
+        await self._questions.insert(question)
+
+    async def put_tool_call(self, index: int, key: str, call: ToolCall) -> None:
+        """Store a call as this host knows it."""
+        await self._journal.put_tool_call(index, key, call, self._epoch)
 
     async def keep_answer(self, index: int, request_hash: str, occurrence: int, response: bytes) -> None:
         """Store a model's answer for a later attempt at the same task; the first answer to a question counts."""

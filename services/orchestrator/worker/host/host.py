@@ -13,10 +13,12 @@ from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
+from coxswain.orchestrator.v1.tool_gateway_service_pb2_grpc import ToolGatewayServiceStub
 from services.common.background import BackgroundTasks
 from services.common.errors import CoxswainError
 from services.common.periodic import every
 from services.common.runtime import Runtime
+from services.common.schema_checks.checker import SchemaChecker
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.hints.remote import RemoteHintBus
@@ -70,10 +72,17 @@ class WorkerHost:
         )
         self._pruner = ChunkPruner(self._store, settings.chunk_retention_seconds)
         models, memory = runtime.peers.channel("models"), runtime.peers.channel("memory")
+        tools = runtime.peers.channel("tools")
+        self._checker = SchemaChecker()
         context = RunContext(
             store=self._store,
             fork_server=self._fork_server,
-            stubs=Stubs(InferenceServiceStub(models), MemoryServiceStub(memory)),
+            stubs=Stubs(
+                InferenceServiceStub(models),
+                MemoryServiceStub(memory),
+                ToolGatewayServiceStub(tools),
+                tools.channel_ready,
+            ),
             auth=AuthServiceStub(runtime.peers.channel("auth")),
             models=ModelLookup(
                 ModelServiceStub(models), MemoryServiceStub(memory), retry_seconds=settings.peer_retry_seconds
@@ -83,6 +92,7 @@ class WorkerHost:
             settings=settings,
             default_model=orchestrator.default_model,
             artifact_limits=orchestrator.artifact_limits,
+            checker=self._checker,
         )
         self._dispatcher = Dispatcher(self.executor_id, context, self._lease)
         self._recovery = SegmentRecovery(self._store, LeaseStore(runtime.database), self.executor_id, self._bus)
@@ -147,5 +157,6 @@ class WorkerHost:
         except CoxswainError as error:
             logger.warning("not_handed_over", reason=error.reason)
         await self._background.stop()
+        await self._checker.close()
         await self._lease.give_up()
         await asyncio.to_thread(self._home.remove)

@@ -60,12 +60,27 @@ class Questions:
             created_at=now,
         )
 
+    async def wait(self, task: TaskProgress) -> None:
+        """Let a task wait for what its calls of tools ask people."""
+        await self._recorder.commit([], lambda write: write.tasks.wait_for_answer(task.index))
+        task.state = TaskState.WAITING_FOR_ANSWER
+
     async def read(self) -> None:
         """Read the answers given since the execution was claimed."""
         store, execution_id = self._context.store, self._state.execution.id
         questions = await self._context.read(lambda: store.questions(execution_id))
         for index, question in questions.items():
             self._state.tasks[index].question = question
+
+    async def _calls_wait(self, task: TaskProgress) -> bool:
+        """Return whether calls of a task's tools wait for people, and no answer is there to go on with."""
+        store, execution_id = self._context.store, self._state.execution.id
+        questions = self._crew.questions
+        questions.know(await self._context.read(lambda: store.call_questions(execution_id)))
+        if not questions.any_open(task.index):
+            return False
+        calls = await self._context.read(lambda: store.tool_calls(execution_id, task.index))
+        return not questions.any_to_use(task.index, {key for key, call in calls.items() if call.state.ended})
 
     async def apply(self) -> bool:
         """Complete tasks whose results were accepted, and let those whose results were declined start again.
@@ -79,6 +94,8 @@ class Questions:
             if task.state is not TaskState.WAITING_FOR_ANSWER:
                 continue
             question = task.question
+            if (question is None or question.state is not QuestionState.OPEN) and await self._calls_wait(task):
+                continue
             if question is None:
                 task.state = TaskState.PENDING
             elif question.state is QuestionState.ACCEPTED:

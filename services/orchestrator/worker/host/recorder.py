@@ -57,6 +57,8 @@ class _Batch:
     chunks: dict[str, _Chunk] = field(default_factory=dict)
     used: dict[int, Usage] = field(default_factory=dict)
     """By the task's index."""
+    error: BaseException | None = None
+    """Why it was not stored."""
 
     def __bool__(self) -> bool:
         return bool(self.events or self.changes or self.chunks or self.used)
@@ -150,9 +152,13 @@ class Recorder:
         """
         for call_id in list(self._batch.chunks):
             self._close_chunk(call_id)
-        self._batch.events += [_event(task, body) for task, body in events]
-        self._batch.changes += also_store
+        batch = self._batch
+        batch.events += [_event(task, body) for task, body in events]
+        batch.changes += also_store
         await self.flush()
+        # The timer may have taken it before, and have failed.
+        if batch.error is not None:
+            raise batch.error
 
     async def flush(self) -> None:
         """Store all that was added.
@@ -173,7 +179,11 @@ class Recorder:
                 return
             for call_id, chunk in batch.chunks.items():
                 batch.events.append(_chunk_event(call_id, chunk))
-            await self._write_until_stored(batch)
+            try:
+                await self._write_until_stored(batch)
+            except BaseException as error:
+                batch.error = error
+                raise
 
     async def close(self) -> None:
         """Write no more; what was not stored yet is dropped."""

@@ -27,6 +27,7 @@ from services.orchestrator.worker.host.stop_signal import (
     ModelsAway,
     Stop,
     StopSignal,
+    TaskWaits,
 )
 
 
@@ -79,6 +80,7 @@ class ExecutionRun:
                 deadline.cancel()
             stopping.cancel()
             await self._halt(work)
+            await self._crew.drop_calls()
             await self._recorder.close()
 
     async def _halt(self, work: asyncio.Task[None]) -> None:
@@ -104,8 +106,10 @@ class ExecutionRun:
     async def _stop_for(self, reason: Stop) -> None:
         match reason:
             case Cancelled():
+                await self._crew.cancel_calls()
                 await self._completion.cancel()
             case Failed(error=error, task_index=index):
+                await self._crew.cancel_calls()
                 await self._completion.fail(error, index)
             case CredentialNeeded():
                 await self._parking.wait_for_credential()
@@ -190,9 +194,13 @@ class ExecutionRun:
             plan=plan,
         )
         if task.declined is not None:
-            request.revision.previous = task.declined.result.text
+            request.revision.previous = task.declined.result.text if task.declined.result else ""
             request.revision.feedback = task.declined.answer.reason if task.declined.answer else ""
-        output = await self._crew.run_task(task, request)
+        try:
+            output = await self._crew.run_task(task, request)
+        except TaskWaits:
+            await self._questions.wait(task)
+            return False
         if self._state.spec.tasks[task.index].human_approval:
             await self._questions.ask_for_approval(task, output)
             return False

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from coxswain.auth.v1 import auth_service_pb2_grpc
+from services.common.schema_checks.checker import SchemaChecker
 from services.orchestrator.domain.artifact import ArtifactLimits
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.worker.host.calls import Stubs
@@ -32,6 +33,7 @@ class RunContext:
     settings: WorkerSettings
     default_model: str
     artifact_limits: ArtifactLimits
+    checker: SchemaChecker
 
     async def read(self, query: Callable[[], Awaitable[T]]) -> T:
         """Return what a query of `store` returns, asked again for a while when the database is away."""

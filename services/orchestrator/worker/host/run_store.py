@@ -13,10 +13,11 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.admission import Room
 from services.orchestrator.domain.artifact import Artifact
-from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.domain.crew import CrewSpec, ToolSpec
 from services.orchestrator.domain.event import NewEvent
 from services.orchestrator.domain.execution import Execution, ExecutionState, TaskRun, Usage
 from services.orchestrator.domain.question import Question
+from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.admission import AdmissionRepository, read_any_waiting
 from services.orchestrator.repositories.artifacts import read_artifacts, read_chunk, read_group_bytes
@@ -29,10 +30,16 @@ from services.orchestrator.repositories.executions import (
     read_cancellations,
     read_holders,
 )
-from services.orchestrator.repositories.journal import ToolCall, read_answers, read_tool_calls
+from services.orchestrator.repositories.journal import (
+    ToolCall,
+    read_answers,
+    read_calls_of_tools,
+    read_tool_calls,
+)
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.repositories.worker_slots import WorkerSlotsRepository
+from services.orchestrator.tool_resolver import ToolResolver
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
 
 logger = structlog.get_logger(__name__)
@@ -229,6 +236,26 @@ class RunStore:
     async def group_file_bytes(self, group_id: str) -> int:
         """Return how many bytes the files of a group have."""
         return await read_group_bytes(self._database, group_id)
+
+    async def calls_of_tools(self, execution_id: str) -> list[tuple[str, int, str]]:
+        """Return the tool, the task's index and the key of each call that an execution has made, as far as is known."""
+        return await read_calls_of_tools(self._database, execution_id)
+
+    async def resolved_tools(
+        self, execution: Execution, sets: Sequence[Sequence[ToolSpec]]
+    ) -> list[list[ResolvedTool]]:
+        """Return what the tools are that each of the sets of an execution's crew stands for."""
+        if not any(sets):
+            return [[] for _ in sets]
+        async with self._database.read() as connection:
+            pins = await CrewRepository(connection).tool_pins(execution.crew_id, execution.crew_revision)
+            resolver = ToolResolver(connection)
+            return [await resolver.resolve(execution.group_id, specs, pins) if specs else [] for specs in sets]
+
+    async def call_questions(self, execution_id: str) -> list[Question]:
+        """Return the questions about calls of tools of an execution."""
+        async with self._database.read() as connection:
+            return await QuestionRepository(connection).about_calls(execution_id)
 
     async def questions(self, execution_id: str) -> dict[int, Question]:
         """Return the newest question of each task that has one, by the task's index."""

@@ -30,6 +30,10 @@ class Failed(Stop):
         self.task_index = task_index
 
 
+class TaskWaits(Exception):
+    """An attempt at a task has ended because a person has to be asked first; the run goes on with others."""
+
+
 class CredentialNeeded(Stop):
     """The execution's user has to renew their credential."""
 

@@ -3,6 +3,9 @@
 from coxswain.orchestrator.worker import link_pb2
 from services.orchestrator.worker.link.text import storable
 
+WAITS_FOR_PERSON = "WAITS_FOR_PERSON"
+"""The reason of an attempt that ends because a person has to be asked about a call; it is no failure."""
+
 
 class TaskError(Exception):
     """A request of the other end, or the task it was made for, failed.

@@ -32,8 +32,12 @@ from coxswain.orchestrator.worker.link_pb2 import (
 from services.common.grpc.json_values import to_value
 from services.orchestrator.domain.crew import CrewSpec, TaskSpec
 from services.orchestrator.domain.execution import TaskOutput
+from services.orchestrator.domain.tool import ResolvedTool
+from services.orchestrator.domain.tool_sets import tool_sets
 from services.orchestrator.messages.crews import spec_to_proto
 from services.orchestrator.messages.executions import output_from_proto, output_to_proto
+from services.orchestrator.tool_resolver import resolve_tools
+from services.orchestrator.worker.host.agent_tools import AgentTools
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServer
 from services.orchestrator.worker.host.model_messages import canonical_request
 
@@ -200,6 +204,9 @@ async def segment(
     capabilities: Capabilities = CAPABLE,
     execution_id: str = "execution-1",
     started_at: datetime = datetime(2026, 1, 2, tzinfo=UTC),
+    resolve: Callable[[CrewSpec], list[list[ResolvedTool]]] = lambda spec: [
+        resolve_tools(specs, {}) for specs in tool_sets(spec)
+    ],
 ) -> AsyncIterator[Segment]:
     """Open a crew process for a crew whose models are all `m`."""
     process = await server.fork(host.handle, host.failures.append)
@@ -211,6 +218,7 @@ async def segment(
             models=[Model(name="m", capabilities=capabilities)],
         )
         session.start_time.FromDatetime(started_at)
+        AgentTools.of(resolve(spec)).put_into(session)
         await process.open_session(session)
         yield Segment(process, spec)
     except BaseException:

@@ -7,6 +7,7 @@ done its work is unknown.
 
 import json
 from abc import abstractmethod
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Self
 
@@ -55,9 +56,7 @@ class JournaledTool(BaseTool):
 
     def _run(self, **arguments: Any) -> str | ToolFailure:
         attempt: TaskAttempt = self._attempt
-        canonical = json.dumps([self.name, arguments], sort_keys=True, default=str)
-        digest = sha256(canonical.encode()).hexdigest()
-        key = f"{digest}.{attempt.occurrences.take(digest)}"
+        key = call_key(attempt, self.name, arguments)
         permission = attempt.host.begin_tool(key, self.name, idempotent=self._idempotent)
         if permission.done:
             return _outcome(permission.output, permission.error)
@@ -72,9 +71,23 @@ class JournaledTool(BaseTool):
         return _outcome(output, error)
 
 
+def call_key(attempt: "TaskAttempt", tool: str, arguments: Mapping[str, Any]) -> str:
+    """Return what tells a call apart from all others of its task, and is the same on every attempt at it."""
+    canonical = json.dumps([tool, arguments], sort_keys=True, default=str)
+    digest = sha256(canonical.encode()).hexdigest()
+    return f"{digest}.{attempt.occurrences.take(digest)}"
+
+
+def failure(error: str) -> ToolFailure:
+    """Return what the model reads of a call that failed.
+
+    CrewAI calls a tool up to six times that raises an exception and was asked for in words.
+    """
+    return ToolFailure(message=f"Error executing tool: {error}")
+
+
 def _outcome(output: str, error: str) -> str | ToolFailure:
-    # CrewAI calls a tool up to six times that raises an exception and was asked for in words.
-    return ToolFailure(message=f"Error executing tool: {error}") if error else output
+    return failure(error) if error else output
 
 
 def _is_worth_keeping(_arguments: Any, outcome: Any) -> bool:

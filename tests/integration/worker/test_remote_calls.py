@@ -1,0 +1,451 @@
+"""A tool that must not run twice runs at most once, whatever dies, and no failure is told of that is not known."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.common.errors import ResourceExhausted
+from services.common.schema_checks.checker import SchemaChecker
+from services.orchestrator.domain.limits import ExecutionLimits
+from services.orchestrator.domain.question import QuestionKind, QuestionState
+from services.orchestrator.domain.tool import ToolCallState
+from services.orchestrator.domain.tool_source import ApprovalRule
+from services.orchestrator.worker.host.fenced_write import Fenced
+from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
+from tests.integration.worker.call_scene import LOOK, PAY, CallScene, call_scene, eventually
+from tests.support.played_gateway import PlayedCall, failure, result, unknown
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def database(shared_database_url: str) -> AsyncIterator[Database]:
+    await upgrade_database("orchestrator", shared_database_url)
+    opened = Database(shared_database_url, "orchestrator")
+    yield opened
+    await opened.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def checker() -> AsyncIterator[SchemaChecker]:
+    made = SchemaChecker()
+    yield made
+    await made.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def scene(database: Database, checker: SchemaChecker) -> AsyncIterator[CallScene]:
+    async with call_scene(database, checker) as played:
+
+        async def pay(call: PlayedCall) -> pb.ToolOutcome:
+            played.gateway.did(call)
+            return result("paid", structured_json='{"paid": true}')
+
+        played.gateway.tools |= {"billing/pay": pay, "billing/look": pay}
+        yield played
+
+
+async def test_a_call_is_made_as_it_was_asked_for_and_told_again_to_whoever_asks_again(scene: CallScene) -> None:
+    host = await scene.host(labels={"team": "a"})
+    arguments: dict[str, Any] = {"amount": 1e16, "note": None, "more": {}, "deep": [{"a": [1, 2.5, "ü\0"]}]}
+    assert (await host.call(**arguments)).output == '{"paid": true}'
+    [request] = scene.gateway.requests
+    assert (request.tool, request.tool_hash, request.execution_id) == ("billing/pay", "h", scene.execution_id)
+    assert request.arguments_json == (
+        '{"amount": 1e+16, "note": null, "more": {}, "deep": [{"a": [1, 2.5, "\\u00fc\\u0000"]}]}'
+    )
+    assert (request.idempotent, request.begun_before, dict(request.labels)) == (False, False, {"team": "a"})
+    assert len(request.call_id) == 64
+    row = (await scene.rows())["k"]
+    assert (row.state, row.output, row.call_id) == (ToolCallState.COMPLETED, '{"paid": true}', request.call_id)
+    assert (host.usage.value.tool_calls, host.usage.value.cost) == (1, 0.5)
+    await host.die()
+
+    again = await scene.host()
+    assert (await again.call(**arguments)).output == '{"paid": true}'
+    assert len(scene.gateway.requests) == 1
+    await again.recorder.flush()
+    started, replayed = await scene.events("tool_call_started")
+    assert (started.call_id, started.source, started.replayed) == (request.call_id, "billing", False)
+    assert (replayed.call_id, replayed.replayed) == (request.call_id, True)
+    assert [event.replayed for event in await scene.events("tool_call_completed")] == [False, True]
+
+
+async def test_a_host_that_dies_in_a_call_leaves_it_to_the_next_one_which_waits_for_its_end(scene: CallScene) -> None:
+    release = asyncio.Event()
+
+    async def slow(call: PlayedCall) -> pb.ToolOutcome:
+        scene.gateway.did(call)
+        await release.wait()
+        return result("paid")
+
+    scene.gateway.tools["billing/pay"] = slow
+    host = await scene.host()
+    making = asyncio.create_task(host.call())
+    await eventually(lambda: bool(scene.gateway.effects))
+    await host.die()
+    assert (await asyncio.gather(making, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+    assert (await scene.rows())["k"].state is ToolCallState.INTENT
+
+    again = await scene.host()
+    following = asyncio.create_task(again.call())
+    await eventually(lambda: len(scene.gateway.requests) == 2)
+    release.set()
+    assert (await following).output == "paid"
+    first, second = scene.gateway.requests
+    assert (first.call_id, first.begun_before) == (second.call_id, False)
+    assert second.begun_before
+    assert list(scene.gateway.effects.values()) == [1]
+
+
+async def test_of_two_hosts_that_believe_they_own_the_run_only_one_can_begin_a_call(scene: CallScene) -> None:
+    earlier = await scene.host()
+    later = await scene.host()
+    with pytest.raises(Fenced):
+        await earlier.call("of the earlier one")
+    assert scene.gateway.requests == []
+    assert (await later.call("of the later one")).output
+
+    # One that was begun by the earlier host is the same call to the gateway, whoever asks first.
+    overtaken = await scene.host()
+    await overtaken.call("k")
+    await scene.host()
+    with pytest.raises(Fenced):
+        await overtaken.call("another")
+    assert set(scene.gateway.effects.values()) == {1}
+
+
+async def test_the_timers_failed_write_of_an_intent_is_no_permission_to_call(scene: CallScene) -> None:
+    earlier = await scene.host()
+    await scene.host()
+    # Both are in one batch, which the timer's flush may take.
+    calls = [earlier.call(f"k{number}") for number in range(20)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {Fenced}
+    assert scene.gateway.requests == []
+
+
+async def test_a_stream_that_breaks_off_is_followed_again_and_the_call_is_made_once(scene: CallScene) -> None:
+    async def slow(call: PlayedCall) -> pb.ToolOutcome:
+        scene.gateway.did(call)
+        await asyncio.sleep(0.2)
+        return result("paid")
+
+    scene.gateway.tools["billing/pay"] = slow
+    scene.gateway.breaks = lambda request: None if request.begun_before else 0.01
+    host = await scene.host()
+    assert (await host.call()).output == "paid"
+    assert [request.begun_before for request in scene.gateway.requests] == [False, True]
+    assert list(scene.gateway.effects.values()) == [1]
+
+
+async def test_a_gateway_that_is_gone_for_good_leaves_an_unknown_outcome_and_not_a_failure(scene: CallScene) -> None:
+    async def slow(call: PlayedCall) -> pb.ToolOutcome:
+        await asyncio.sleep(60)
+        return result()
+
+    scene.gateway.tools |= {"billing/pay": slow, "billing/look": slow}
+    scene.gateway.breaks = lambda _request: 0.01
+    host = await scene.host(retry_seconds=0.5)
+    with pytest.raises(TaskError) as waits:
+        await host.call()
+    assert waits.value.reason == WAITS_FOR_PERSON
+    # What may run twice is only a failure.
+    assert "tools" in (await host.call("l", tool="1")).error
+    [question] = await scene.questions()
+    assert question.kind is QuestionKind.OUTCOME_UNKNOWN
+
+
+async def test_a_gateway_that_was_never_reached_is_a_failure(database: Database, checker: SchemaChecker) -> None:
+    async with call_scene(database, checker) as scene:
+        await scene.gateway._server.stop(0)
+        host = await scene.host(retry_seconds=0.2)
+        assert "cannot be reached" in (await host.call()).error
+        row = (await scene.rows())["k"]
+        assert (row.state, row.reason) == (ToolCallState.FAILED, "TOOL_UNAVAILABLE")
+        assert host.usage.value.tool_calls == 0
+
+
+@pytest.mark.parametrize("happened", [True, False])
+async def test_an_unknown_outcome_is_asked_of_a_person_and_the_call_goes_on_with_the_answer(
+    scene: CallScene, happened: bool
+) -> None:
+    outcomes = [unknown("cut off"), result("paid")]
+
+    async def pay(call: PlayedCall) -> pb.ToolOutcome:
+        scene.gateway.did(call)
+        return outcomes.pop(0)
+
+    scene.gateway.tools["billing/pay"] = pay
+    host = await scene.host()
+    for _ in range(2):
+        with pytest.raises(TaskError) as waits:
+            await host.call()
+        assert (waits.value.reason, waits.value.fatal) == (WAITS_FOR_PERSON, True)
+    await host.die()
+    [question] = await scene.questions()
+    assert question.kind is QuestionKind.OUTCOME_UNKNOWN
+    assert question.call is not None
+    assert (question.call.tool, question.call.source, question.call.observation) == (
+        "billing/pay",
+        "billing",
+        "cut off",
+    )
+    assert (question.call.arguments, question.call.agent_role) == ('{"amount": 1}', "Clerk")
+    assert question.call.begun_at is not None
+    [event] = await scene.events("tool_outcome_unknown")
+    assert (event.call_id, event.message) == (question.call.call_id, "cut off")
+    assert len(scene.gateway.requests) == 1
+
+    content = {"happened": True, "result": {"receipt": 7}} if happened else {"happened": False}
+    await scene.answer(question, QuestionState.ACCEPTED, content)
+    again = await scene.host()
+    answer = await again.call()
+    assert answer.output == ('{"receipt": 7}' if happened else "paid")
+    assert sorted(scene.gateway.effects.values()) == ([1] if happened else [1, 1])
+    assert (await scene.rows())["k"].state is ToolCallState.COMPLETED
+    # Another attempt is told the same.
+    assert (await (await scene.host()).call()).output == answer.output
+
+
+async def test_a_person_may_end_the_task_instead(scene: CallScene) -> None:
+    async def pay(_call: PlayedCall) -> pb.ToolOutcome:
+        return unknown()
+
+    scene.gateway.tools["billing/pay"] = pay
+    with pytest.raises(TaskError):
+        await (await scene.host()).call()
+    [question] = await scene.questions()
+    await scene.answer(question, QuestionState.DECLINED, reason="nobody can tell")
+    with pytest.raises(TaskError, match="nobody can tell") as ended:
+        await (await scene.host()).call()
+    assert ended.value.reason == "TOOL_OUTCOME_UNKNOWN"
+
+
+async def test_a_call_begun_again_after_an_answer_is_found_by_the_next_host(scene: CallScene) -> None:
+    release = asyncio.Event()
+    outcomes = [unknown(), result("paid")]
+
+    async def pay(call: PlayedCall) -> pb.ToolOutcome:
+        scene.gateway.did(call)
+        outcome = outcomes.pop(0)
+        if outcome.HasField("result"):
+            await release.wait()
+        return outcome
+
+    scene.gateway.tools["billing/pay"] = pay
+    with pytest.raises(TaskError):
+        await (await scene.host()).call()
+    await scene.answer((await scene.questions())[0], QuestionState.ACCEPTED, {"happened": False})
+    host = await scene.host()
+    making = asyncio.create_task(host.call())
+    await eventually(lambda: len(scene.gateway.effects) == 2)
+    await host.die()
+    await asyncio.gather(making, return_exceptions=True)
+    following = asyncio.create_task((await scene.host()).call())
+    await eventually(lambda: len(scene.gateway.requests) == 3)
+    release.set()
+    assert (await following).output == "paid"
+    assert list(scene.gateway.effects.values()) == [1, 1]
+    first, second, third = (request.call_id for request in scene.gateway.requests)
+    assert first != second == third
+
+
+async def test_failures_without_effect_are_told_to_the_model_and_cost_no_call(scene: CallScene) -> None:
+    async def refuses(_call: PlayedCall) -> pb.ToolOutcome:
+        return failure("TOOL_DISABLED", "switched off")
+
+    scene.gateway.tools["billing/pay"] = refuses
+    host = await scene.host()
+    assert (await host.call()).error == "switched off"
+    assert (await scene.rows())["k"].reason == "TOOL_DISABLED"
+    assert host.usage.value.tool_calls == 0
+    [event] = await scene.events("tool_call_failed")
+    assert (event.reason, event.message) == ("TOOL_DISABLED", "switched off")
+
+
+async def test_arguments_that_break_the_schema_go_back_in_words_and_reach_nobody(scene: CallScene) -> None:
+    host = await scene.host()
+    told = await host.call(amount="ten")
+    assert "amount: has to be of type number" in told.error
+    assert "ten" not in told.error
+    assert (await host.call(other=1)).error
+    assert scene.gateway.requests == []
+    assert await scene.rows() == {}
+
+
+async def test_max_calls_counts_calls_and_not_attempts(scene: CallScene) -> None:
+    scene.tools = [replace(PAY, max_calls=2), LOOK]
+    host = await scene.host()
+    await asyncio.gather(*(host.call(f"k{number}") for number in range(2)))
+    assert "as often as it may" in (await host.call("k2")).error
+    again = await scene.host()
+    assert (await again.call("k1")).output
+    assert "as often as it may" in (await again.call("k2")).error
+    parallel = await asyncio.gather(*(again.call(f"p{number}") for number in range(3)))
+    assert all(told.error for told in parallel)
+    assert len(scene.gateway.effects) == 2
+
+
+async def test_the_limit_of_the_execution_ends_it(scene: CallScene) -> None:
+    host = await scene.host(limits=ExecutionLimits(max_tool_calls=1))
+    await host.call("k0")
+    with pytest.raises(ResourceExhausted, match="max_tool_calls"):
+        await host.call("k1")
+    assert len(scene.gateway.effects) == 1
+
+
+async def test_two_crew_processes_in_a_row_wait_for_one_call(scene: CallScene) -> None:
+    release = asyncio.Event()
+
+    async def slow(call: PlayedCall) -> pb.ToolOutcome:
+        scene.gateway.did(call)
+        await release.wait()
+        return result("paid")
+
+    scene.gateway.tools["billing/pay"] = slow
+    host = await scene.host()
+    first = asyncio.create_task(host.call())
+    await eventually(lambda: bool(scene.gateway.effects))
+    # As when the crew process dies: what serves its call is cancelled.
+    first.cancel()
+    second = asyncio.create_task(host.call())
+    await asyncio.sleep(0)
+    release.set()
+    assert (await second).output == "paid"
+    assert len(scene.gateway.requests) == 1
+    assert host.usage.value.tool_calls == 1
+
+
+async def test_cancelling_takes_the_call_back_and_says_what_is_known_of_it(scene: CallScene) -> None:
+    async def slow(call: PlayedCall) -> pb.ToolOutcome:
+        scene.gateway.did(call)
+        await asyncio.sleep(60)
+        return result("paid")
+
+    scene.gateway.tools |= {"billing/pay": slow, "billing/look": slow}
+    host = await scene.host()
+    making = [asyncio.create_task(host.call(tool, tool=tool)) for tool in "01"]
+    await eventually(lambda: len(scene.gateway.effects) == 2)
+    await host.remote.cancel()
+    await asyncio.gather(*making, return_exceptions=True)
+    rows = await scene.rows()
+    assert (rows["0"].state, rows["1"].state) == (ToolCallState.UNKNOWN, ToolCallState.CANCELLED)
+    assert len(await scene.events("tool_outcome_unknown")) == 1
+    assert await scene.questions() == []
+
+
+async def test_progress_is_told_four_times_a_second_and_its_end_always(scene: CallScene) -> None:
+    async def chatty(call: PlayedCall) -> pb.ToolOutcome:
+        for number in range(101):
+            call.tell(pb.ExecuteToolCallResponse(progress=pb.ToolProgress(text=f"{number}", fraction=number / 100)))
+        return result("paid")
+
+    scene.gateway.tools["billing/pay"] = chatty
+    host = await scene.host()
+    await host.call()
+    events = await scene.events("tool_call_progress")
+    assert len(events) <= 3
+    assert (events[0].text, events[-1].text, events[-1].fraction) == ("0", "100", 1.0)
+
+
+async def test_an_approval_is_asked_before_anything_is_begun_and_may_change_the_arguments(scene: CallScene) -> None:
+    scene.tools = [replace(PAY, approval=ApprovalRule.WHEN, approval_condition="arguments.amount > 100"), LOOK]
+    host = await scene.host()
+    assert (await host.call("small", amount=100)).output
+    with pytest.raises(TaskError):
+        await host.call("large", amount=500)
+    [question] = await scene.questions()
+    assert (question.kind, question.state) == (QuestionKind.TOOL_APPROVAL, QuestionState.OPEN)
+    assert list(await scene.rows()) == ["small"]
+
+    content = {"decision": "call_edited", "arguments": {"amount": 50}, "feedback": "half of it"}
+    await scene.answer(question, QuestionState.ACCEPTED, content)
+    answer = await (await scene.host()).call("large", amount=500)
+    assert answer.output.startswith(
+        '[A person changed the arguments of this call to {"amount": 50} and said: half of it]'
+    )
+    assert scene.gateway.requests[-1].arguments_json == '{"amount": 50}'
+    assert (await (await scene.host()).call("large", amount=500)).output == answer.output
+    assert len(scene.gateway.effects) == 2
+
+
+@pytest.mark.parametrize("declined", [True, False])
+async def test_a_refused_call_is_told_to_the_model_and_never_made(scene: CallScene, declined: bool) -> None:
+    scene.tools = [replace(PAY, approval=ApprovalRule.ALWAYS), LOOK]
+    with pytest.raises(TaskError):
+        await (await scene.host()).call()
+    [question] = await scene.questions()
+    if declined:
+        await scene.answer(question, QuestionState.DECLINED, reason="not before Monday")
+    else:
+        refused = {"decision": "refuse", "feedback": "not before Monday"}
+        await scene.answer(question, QuestionState.ACCEPTED, refused)
+    host = await scene.host()
+    assert (await host.call()).error == "a person refused this call: not before Monday"
+    assert (await (await scene.host()).call()).error == "a person refused this call: not before Monday"
+    assert scene.gateway.requests == []
+    assert (await scene.rows())["k"].reason == "TOOL_REFUSED"
+
+
+async def test_a_remembered_approval_is_for_that_tool_alone(scene: CallScene) -> None:
+    always = replace(PAY, approval=ApprovalRule.ALWAYS)
+    scene.tools = [always, replace(LOOK, approval=ApprovalRule.ALWAYS)]
+    with pytest.raises(TaskError):
+        await (await scene.host()).call()
+    await scene.answer((await scene.questions())[0], QuestionState.ACCEPTED, {"decision": "call", "remember": True})
+    host = await scene.host()
+    assert (await host.call()).output
+    assert (await host.call("another")).output
+    with pytest.raises(TaskError):
+        await host.call("look", tool="1")
+
+
+async def test_what_a_source_asks_reaches_a_person_and_the_answer_reaches_the_call(scene: CallScene) -> None:
+    schema = {"type": "object", "properties": {"size": {"type": "string"}}}
+
+    async def asks(call: PlayedCall) -> pb.ToolOutcome:
+        form = await call.ask("Which\u202e size?", schema)
+        visit = await call.ask("Pay there", url="https://example.com/pay")
+        scene.gateway.did(call)
+        return result(f"{form.action} {form.content['size']} {visit.action}")
+
+    scene.gateway.tools["billing/pay"] = asks
+    with pytest.raises(TaskError):
+        await (await scene.host()).call()
+    [question] = await scene.questions()
+    assert (question.kind, question.text, question.schema) == (QuestionKind.FORM, "Which size?", schema)
+    await scene.answer(question, QuestionState.ACCEPTED, {"size": "large"})
+    with pytest.raises(TaskError):
+        await (await scene.host()).call()
+    _, question = await scene.questions()
+    assert question.call is not None
+    assert (question.kind, question.text, question.call.url) == (
+        QuestionKind.URL,
+        "Pay there",
+        "https://example.com/pay",
+    )
+    await scene.answer(question, QuestionState.DECLINED)
+    assert (await (await scene.host()).call()).output == "accept large decline"
+    assert list(scene.gateway.effects.values()) == [1]
+
+
+async def test_long_results_are_cut_for_the_model_and_kept_whole(scene: CallScene) -> None:
+    async def long(_call: PlayedCall) -> pb.ToolOutcome:
+        return result("ü" * 1000)
+
+    scene.gateway.tools["billing/pay"] = long
+    scene.tools = [replace(PAY, result_limit=101)]
+    host = await scene.host()
+    told = (await host.call()).output
+    row = (await scene.rows())["k"]
+    assert told.startswith("ü" * 50 + "\n[The result has 2000 bytes")
+    assert row.call_id in told
+    assert row.output == "ü" * 1000
