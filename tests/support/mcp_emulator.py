@@ -23,6 +23,7 @@ class Seen:
     http_method: str
     path: str
     headers: dict[str, str]
+    """By names in lower case."""
     message: dict[str, Any]
     peer: Any = field(default=None, repr=False)
 
@@ -165,7 +166,15 @@ class McpEmulator(HttpEmulator):
         body = await request.read()
         message = json.loads(body) if body else {}
         peer = request.transport.get_extra_info("peername") if request.transport else None
-        self.seen.append(Seen(request.method, request.path, dict(request.headers), message, peer))
+        self.seen.append(
+            Seen(
+                request.method,
+                request.path,
+                {name.lower(): value for name, value in request.headers.items()},
+                message,
+                peer,
+            )
+        )
         self.changes.notify()
         answer = self.on.get(message.get("method", ""), self.on.get(request.method, status(202)))
         try:

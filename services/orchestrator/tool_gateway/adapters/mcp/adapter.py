@@ -142,6 +142,9 @@ class McpAdapter:
             answer = peer.call(tool, request.arguments, listener, repeatable=request.idempotent)
             try:
                 return await self._result(peer, tool, request, answer)
+            except _RevisionGone:
+                way.forget_era()
+                raise
             except HttpRefusal as refusal:
                 way.forget_era()
                 raise CallRefused(f"the server refused the call: {refusal}", reason="TOOL_UNAVAILABLE") from refusal
@@ -159,7 +162,7 @@ class McpAdapter:
             if error.code == HEADER_MISMATCH:
                 raise _HeadersStale(f"the server wants other headers: {error.message}") from error
             if error.code == UNSUPPORTED_VERSION:
-                raise NotSent(f"the server does not speak this revision any more: {error.message}") from error
+                raise _RevisionGone(f"the server does not speak this revision any more: {error.message}") from error
             return ToolResult(f"The server answered with an error: {error.message}", is_error=True)
         except AnswerTooLarge:
             return ToolResult(_TOO_LARGE, is_error=True)
@@ -232,6 +235,10 @@ class McpAdapter:
 
 class _HeadersStale(NotSent):
     """The server refused the call for its headers: its list has changed."""
+
+
+class _RevisionGone(NotSent):
+    """The server refused the call for the revision of the protocol."""
 
 
 def _source_of(request: ToolCallRequest) -> ToolSourceSpec:

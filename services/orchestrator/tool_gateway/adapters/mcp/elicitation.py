@@ -90,7 +90,7 @@ def _field(name: str, field: Any) -> dict[str, Any]:
     if kind == "array":
         # A choice of several: the only array that a form has.
         return kept | {"items": _choices(field.get("items"), required=True)}
-    if kind not in _PRIMITIVES:
+    if not isinstance(kind, str) or kind not in _PRIMITIVES:
         raise RpcError(INVALID_PARAMS, "fields of a form are texts, numbers, booleans or choices")
     return kept | _choices(field, required=False)
 

@@ -44,7 +44,8 @@ async def _no_response(_message: dict[str, Any]) -> None:
 class StatelessLink:
     """Each request stands alone; closing its response cancels it."""
 
-    alive = True
+    alive = False
+    """There is nothing to keep: what was known of the server may be known better by the next call."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint

@@ -29,6 +29,8 @@ class EventDecoder:
         self._searched = 0
         self._after_return = False
         self._first = True
+        self.lines = 0
+        """How many there were."""
         self._clear()
 
     def _clear(self) -> None:
@@ -49,6 +51,7 @@ class EventDecoder:
             line = bytes(self._lines[:end])
             del self._lines[: end + 1]
             self._searched = 0
+            self.lines += 1
             if self._first:
                 line, self._first = line.removeprefix(_BOM), False
             if line:

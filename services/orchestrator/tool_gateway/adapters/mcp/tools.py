@@ -123,7 +123,8 @@ def header_marks(schema: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
             raise BadTool(f"{_MARK} stands where no single argument is meant")
         if not isinstance(header, str) or not _TOKEN.fullmatch(header):
             raise BadTool(f"{_MARK} is not the name of a header")
-        if part.get("type") not in _MARKED_TYPES:
+        kind = part.get("type")
+        if not isinstance(kind, str) or kind not in _MARKED_TYPES:
             raise BadTool(f"{_MARK} stands at an argument that is neither a text nor an integer nor a boolean")
         if header.lower() in (known.lower() for known in marks.values()):
             raise BadTool(f"{_MARK} names a header twice")
