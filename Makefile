@@ -130,7 +130,7 @@ proto-lint: protos ## Style, comments and format of the protos; breaking changes
 
 .PHONY: images
 images: ## Build the image of every service (BUILDER=podman IMAGE_PREFIX=registry.example.com/ IMAGE_TAG=0.1.0)
-	@set -e; for service in auth models memory orchestrator worker; do \
+	@set -e; for service in auth models memory orchestrator worker tools; do \
 		$(BUILDER) build --file deploy/docker/Dockerfile --build-arg SERVICE=$$service \
 			$(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --tag $(IMAGE_PREFIX)coxswain-$$service:$(IMAGE_TAG) $(BUILD_OPTIONS) .; done
 

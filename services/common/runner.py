@@ -86,7 +86,8 @@ def serve(
             identity=identity_of(service) if identity_of else None,
         )
         settle()
-        print(f"{name} serving on {common.host}:{public}, internal on {common.host}:{internal}", flush=True)
+        where = internal_address or f"{common.host}:{internal}"
+        print(f"{name} serving on {common.host}:{public}, internal on {where}", flush=True)
         await stop.wait()
         await host.close(common.drain_seconds)
 

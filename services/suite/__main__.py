@@ -1,9 +1,10 @@
-"""All four services on one port, with worker hosts as child processes: `python -m services.suite --help`."""
+"""All services on one port, tool gateway and worker hosts as child processes: `python -m services.suite --help`."""
 
 import argparse
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,35 +14,38 @@ from services.auth.settings import AuthSettings
 from services.common.environment import read_settings
 from services.common.hosting import Host
 from services.common.runner import run, settle
-from services.common.settings import SERVICES, CommonSettings
+from services.common.settings import PARTS, SERVICES, CommonSettings
 from services.memory.service import build as build_memory
 from services.memory.settings import MemorySettings
 from services.models.service import build as build_models
 from services.models.settings import ModelsSettings
 from services.orchestrator.service import build as build_orchestrator
 from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
 from services.orchestrator.worker.settings import WorkerSettings
 from services.suite.data_directory import internal_socket, lock_data_directory, private_directory
 from services.suite.postgres import start_server
 from services.suite.settings import SuiteSettings
+from services.suite.tool_gateway import ToolGatewayProcess
 from services.suite.workers import WorkerPool
 
 _DEFAULT_PORT = 50051
-# Keys and credentials of services: worker hosts get what they may use from auth, call by call.
-_KEPT_FROM_WORKERS = ("COXSWAIN_AUTH_", "COXSWAIN_MODELS_", "COXSWAIN_MEMORY_", "OPENAI_", "DATABRICKS_")
+# Keys and credentials of services: child processes get what they may use from auth, call by call.
+_KEPT_FROM_CHILDREN = ("COXSWAIN_AUTH_", "COXSWAIN_MODELS_", "COXSWAIN_MEMORY_", "OPENAI_", "DATABRICKS_")
 # What worker hosts get beyond the drain, to hand over what did not end in time.
 _HAND_BACK_SECONDS = 5
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """Of everything that runs here, worker hosts included, whose settings their own processes read again."""
+    """Of everything that runs here, child processes included, which read theirs again."""
 
     auth: AuthSettings = field(default_factory=partial(read_settings, AuthSettings))
     models: ModelsSettings = field(default_factory=partial(read_settings, ModelsSettings))
     memory: MemorySettings = field(default_factory=partial(read_settings, MemorySettings))
     orchestrator: OrchestratorSettings = field(default_factory=partial(read_settings, OrchestratorSettings))
     workers: WorkerSettings = field(default_factory=partial(read_settings, WorkerSettings))
+    tools: ToolGatewaySettings = field(default_factory=partial(read_settings, ToolGatewaySettings))
     suite: SuiteSettings = field(default_factory=partial(read_settings, SuiteSettings))
 
 
@@ -68,15 +72,20 @@ async def serve_suite(common: CommonSettings, stop: asyncio.Event, *, postgres: 
 
 async def _serve(common: CommonSettings, settings: _Settings, stop: asyncio.Event, directory: Path, port: int) -> None:
     started = time.monotonic()
-    socket = f"unix:{internal_socket(directory)}"
-    host = Host(common, dict.fromkeys(SERVICES, socket))
+    internal = internal_socket(directory)
+    socket, tools_socket = f"unix:{internal}", internal.with_name("tools.sock")
+    addresses = {**dict.fromkeys(SERVICES, socket), **dict.fromkeys(PARTS, f"unix:{tools_socket}")}
+    host = Host(common, addresses)
     auth = await host.add("auth", build_auth, settings.auth)
     await host.add("models", build_models, settings.models)
     await host.add("memory", build_memory, settings.memory)
     orchestrator = await host.add("orchestrator", build_orchestrator, settings.orchestrator)
+    environment = _child_environment(common, directory, addresses)
+    # Its second listener, of health alone, takes any port.
+    tools = ToolGatewayProcess(tools_socket, environment | {"COXSWAIN_TOOLS_PORT": "0"})
     workers = WorkerPool(
         settings.suite.workers,
-        _worker_environment(common, directory, socket),
+        environment,
         silence_seconds=settings.workers.lease_seconds,
         on_end=orchestrator.workers.ended,
     )
@@ -92,6 +101,7 @@ async def _serve(common: CommonSettings, settings: _Settings, stop: asyncio.Even
             f"  try: grpcurl -plaintext {address} list\n"
             f"       grpcurl -plaintext {address} coxswain.auth.v1.AuthService/WhoAmI"
         )
+        tools.start()
         workers.start()
         warm = asyncio.create_task(_announce_warm(workers, started)) if workers.count else None
         await stop.wait()
@@ -99,7 +109,7 @@ async def _serve(common: CommonSettings, settings: _Settings, stop: asyncio.Even
             warm.cancel()
         _say("draining: running work gets its time; signal again to end at once")
         stop.clear()
-        drain = asyncio.create_task(_drain(host, workers, common.drain_seconds))
+        drain = asyncio.create_task(_drain(host, workers, tools, common.drain_seconds))
         impatient = asyncio.create_task(stop.wait())
         await asyncio.wait((drain, impatient), return_when=asyncio.FIRST_COMPLETED)
         if not drain.done():
@@ -109,6 +119,7 @@ async def _serve(common: CommonSettings, settings: _Settings, stop: asyncio.Even
         impatient.cancel()
     finally:
         workers.kill()
+        tools.kill()
     _say("stopped")
 
 
@@ -117,16 +128,17 @@ async def _announce_warm(workers: WorkerPool, started: float) -> None:
     _say(f"workers warm ({workers.count}) after {time.monotonic() - started:.1f} s")
 
 
-async def _drain(host: Host, workers: WorkerPool, grace: float) -> None:
-    # Workers first: what they finish needs every service.
+async def _drain(host: Host, workers: WorkerPool, tools: ToolGatewayProcess, grace: float) -> None:
+    # Workers first: what they finish needs every service, and the tool gateway needs auth.
     await workers.stop(grace + _HAND_BACK_SECONDS)
+    await tools.stop(grace)
     await host.close(grace)
 
 
-def _worker_environment(common: CommonSettings, directory: Path, socket: str) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_KEPT_FROM_WORKERS)}
+def _child_environment(common: CommonSettings, directory: Path, addresses: Mapping[str, str]) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_KEPT_FROM_CHILDREN)}
     environment.setdefault("COXSWAIN_WORKER_DRAIN_SECONDS", str(common.drain_seconds))
-    environment |= {f"COXSWAIN_{service.upper()}_ADDRESS": socket for service in SERVICES}
+    environment |= {f"COXSWAIN_{name.upper()}_ADDRESS": address for name, address in addresses.items()}
     environment |= {
         "COXSWAIN_DATA_DIR": str(directory),
         "COXSWAIN_KEYS_DIR": str(common.keys_directory.absolute()),
@@ -148,7 +160,8 @@ def main() -> None:
     """Read the command line and serve."""
     parser = argparse.ArgumentParser(
         prog="python -m services.suite",
-        description="Serves auth, models, memory and orchestrator on one port, with worker hosts as child processes.",
+        description="Serves auth, models, memory and orchestrator on one port, with the tool gateway and worker hosts "
+        "as child processes.",
         epilog="COXSWAIN_HOST, _PORT, _DATA_DIR, _DATABASE_URL and _WORKERS say where and how; README.md lists all.",
     )
     parser.add_argument(

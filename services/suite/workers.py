@@ -7,9 +7,8 @@ import json
 import os
 import signal
 import sys
-from asyncio import StreamReader
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -18,10 +17,10 @@ from services.common.background import BackgroundTasks
 from services.common.backoff import Backoff
 from services.common.parent_death import die_with_parent
 from services.common.periodic import once
+from services.suite.output import MAX_LINE_BYTES, lines
 
 logger = structlog.get_logger(__name__)
 
-_MAX_LINE_BYTES = 1024 * 1024
 _RESTART = Backoff(0.5, 10.0)
 _TICK_SECONDS = 1.0
 
@@ -82,7 +81,7 @@ class WorkerPool:
                 "--supervised",
                 env=self._environment,
                 stdout=PIPE,
-                limit=_MAX_LINE_BYTES,
+                limit=MAX_LINE_BYTES,
                 # An orphaned host would work beside those of the next start.
                 preexec_fn=functools.partial(die_with_parent, os.getpid()),
             )
@@ -108,7 +107,7 @@ class WorkerPool:
     async def _follow(self, slot: int, host: _Host) -> None:
         """Pass a host's standard output on to its end, but what it says to its parent."""
         assert host.process.stdout is not None
-        async for line in _lines(host.process.stdout):
+        async for line in lines(host.process.stdout):
             host.silent_ticks = 0
             match _said(line):
                 case "worker_ready", executor_id:
@@ -149,19 +148,6 @@ class WorkerPool:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
-
-
-async def _lines(stream: StreamReader) -> AsyncIterator[str]:
-    while True:
-        try:
-            line = await stream.readline()
-        except ValueError:
-            # The reader has thrown away what it held of the line; what is left of it comes next.
-            yield f"[left out: a line of more than {_MAX_LINE_BYTES} bytes]"
-            continue
-        if not line:
-            return
-        yield line.decode(errors="replace").rstrip("\r\n")
 
 
 def _said(line: str) -> tuple[str, str]:

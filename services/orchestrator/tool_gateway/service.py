@@ -89,7 +89,8 @@ class ToolGatewayService:
         """See `Service`."""
         await self._background.stop()
         await self._calls.close()
-        for adapter in self._adapters.values():
+        # One may serve several kinds.
+        for adapter in {id(adapter): adapter for adapter in self._adapters.values()}.values():
             await adapter.close()
         for parser in self._parsers:
             await parser.close()

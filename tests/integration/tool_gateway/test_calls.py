@@ -235,7 +235,9 @@ async def test_an_unknown_outcome_is_found_out_later(database: Database, identit
         (OutcomeUnknown("cut"), True, 3),
         (OutcomeUnknown("cut"), False, 1),
         (CallRefused("no such account", reason="TOOL_UNAVAILABLE"), True, 1),
-        (NotSent("too many", reason="TOOL_RATE_LIMITED"), True, 1),
+        (NotSent("too many", reason="TOOL_RATE_LIMITED", retry_after=0.01), False, 3),
+        (NotSent("an hour", reason="TOOL_RATE_LIMITED", retry_after=3600), False, 1),
+        (NotSent("no such tool", reason="TOOL_NOT_FOUND"), True, 1),
         (ValueError("a fault of the adapter"), True, 1),
     ],
 )

@@ -15,10 +15,11 @@ from pydantic_settings import BaseSettings
 from services.auth.settings import AuthSettings
 from services.common.environment import SettingsError, read_settings
 from services.common.runner import run, serve
-from services.common.settings import SERVICES, CommonSettings, ServiceSettings
+from services.common.settings import PARTS, SERVICES, CommonSettings, ServiceSettings
 from services.memory.settings import MemorySettings
 from services.models.settings import ModelsSettings
 from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
 from services.orchestrator.worker.__main__ import serve as work
 from services.orchestrator.worker.settings import WorkerSettings
 from services.suite.__main__ import serve_suite
@@ -34,8 +35,9 @@ READERS: list[tuple[type[BaseSettings], str]] = [
     (CommonSettings, "COXSWAIN_"),
     (SuiteSettings, "COXSWAIN_"),
     (WorkerSettings, "COXSWAIN_WORKER_"),
+    (ToolGatewaySettings, "COXSWAIN_TOOLS_"),
     *((kind, f"COXSWAIN_{service.upper()}_") for service, kind in OF_SERVICES.items()),
-    *((ServiceSettings, f"COXSWAIN_{service.upper()}_") for service in SERVICES),
+    *((ServiceSettings, f"COXSWAIN_{service.upper()}_") for service in (*SERVICES, *PARTS)),
 ]
 OWN_NAMES = {
     "openai_base_url": "OPENAI_BASE_URL",
@@ -218,6 +220,7 @@ def _suite() -> None:
 
 ENTRIES: dict[str, Callable[[], None]] = {
     **{service: lambda s=service: serve(s, _build, OF_SERVICES[s]) for service in OF_SERVICES},  # type: ignore[misc]
+    "tools": lambda: serve("tools", _build, ToolGatewaySettings),
     "worker": lambda: run(partial(work, supervised=False), "worker"),
     "suite": _suite,
 }
@@ -233,6 +236,9 @@ ENTRIES: dict[str, Callable[[], None]] = {
         ("memory", "COXSWAIN_MEMORY_CACHE_BYTES"),
         ("orchestrator", "COXSWAIN_ORCHESTRATOR_MAX_CREW_BYTES"),
         ("worker", "COXSWAIN_WORKER_SLOTS"),
+        ("tools", "COXSWAIN_TOOLS_PORT"),
+        ("tools", "COXSWAIN_TOOLS_MAX_RESULT_BYTES"),
+        ("suite", "COXSWAIN_TOOLS_MAX_RESULT_BYTES"),
         ("worker", "COXSWAIN_ORCHESTRATOR_MAX_CREW_BYTES"),
         *(("suite", f"COXSWAIN_{part}") for part in ("WORKERS", "WORKER_SLOTS", "AUTH_VERIFIED_SECONDS")),
         *(("suite", f"COXSWAIN_{part}") for part in ("MODELS_MAX_ATTEMPTS", "MEMORY_CACHE_BYTES")),

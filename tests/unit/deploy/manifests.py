@@ -14,6 +14,8 @@ K8S = ROOT / "deploy" / "k8s"
 PROD = K8S / "overlays" / "prod"
 OLDEST_KUBERNETES = "1.30"
 SERVERS = ("auth", "models", "memory", "orchestrator")
+GATEWAY = "tools"
+"""Served like a service, and called by the orchestrator and its workers alone."""
 
 Document = dict[str, Any]
 

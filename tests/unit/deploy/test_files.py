@@ -14,6 +14,7 @@ from services.auth.identity.modes import verifier_of
 from services.auth.settings import AuthSettings
 from services.common.egress import AddressPolicy
 from services.common.settings import (
+    PARTS,
     SERVICES,
     CommonSettings,
     ServiceSettings,
@@ -24,8 +25,10 @@ from services.common.settings import (
 from services.memory.settings import MemorySettings
 from services.models.settings import ModelsSettings
 from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
 from services.orchestrator.worker.settings import WorkerSettings
 from tests.unit.deploy.manifests import (
+    GATEWAY,
     K8S,
     OLDEST_KUBERNETES,
     PROD,
@@ -61,9 +64,16 @@ def variables_of(settings: type[BaseSettings], prefix: str = "") -> set[str]:
 
 def known_variables() -> set[str]:
     names = variables_of(CommonSettings)
-    for service in SERVICES:
+    for service in (*SERVICES, *PARTS):
         names |= variables_of(ServiceSettings, f"COXSWAIN_{service.upper()}_")
-    for settings in (AuthSettings, ModelsSettings, MemorySettings, OrchestratorSettings, WorkerSettings):
+    for settings in (
+        AuthSettings,
+        ModelsSettings,
+        MemorySettings,
+        OrchestratorSettings,
+        WorkerSettings,
+        ToolGatewaySettings,
+    ):
         names |= variables_of(settings)
     return names
 
@@ -108,7 +118,7 @@ def test_every_variable_is_a_setting_of_the_code() -> None:
 def test_services_accept_the_settings_of_production() -> None:
     common = CommonSettings()
     common.refuse_unsafe_identity()
-    for settings in (ModelsSettings, MemorySettings, OrchestratorSettings, WorkerSettings):
+    for settings in (ModelsSettings, MemorySettings, OrchestratorSettings, WorkerSettings, ToolGatewaySettings):
         settings()
     auth = AuthSettings()
     http = JsonClient(AddressPolicy([], setting="none"), timeout_seconds=1)
@@ -117,7 +127,7 @@ def test_services_accept_the_settings_of_production() -> None:
 
 
 @pytest.mark.usefixtures("as_in_production")
-@pytest.mark.parametrize("service", SERVERS)
+@pytest.mark.parametrize("service", [*SERVERS, GATEWAY])
 def test_ports_and_addresses_are_those_the_code_serves_on(service: str) -> None:
     common = CommonSettings()
     expected = {"public": public_port(common, service), "internal": internal_port(service)}
@@ -125,7 +135,8 @@ def test_ports_and_addresses_are_those_the_code_serves_on(service: str) -> None:
     assert {port["name"]: port["containerPort"] for port in served["ports"]} == expected
     headless = base("Service")[service]["spec"]
     assert headless["clusterIP"] == "None"
-    assert {port["targetPort"]: port["port"] for port in headless["ports"]} == expected
+    offered = {"internal": expected["internal"]} if service == GATEWAY else expected
+    assert {port["targetPort"]: port["port"] for port in headless["ports"]} == offered
     assert peer_address(service) == f"dns:///{service}:{expected['internal']}"
     assert served["readinessProbe"]["grpc"]["port"] == served["startupProbe"]["grpc"]["port"] == expected["public"]
     assert served["livenessProbe"]["grpc"]["port"] == expected["internal"]
@@ -152,7 +163,7 @@ def test_pods_get_the_time_that_draining_takes() -> None:
 
 
 def test_every_image_runs_a_module_and_installs_a_lock_that_exist() -> None:
-    assert set(MODULES) == {*SERVERS, "worker"}
+    assert set(MODULES) == {*SERVERS, "worker", GATEWAY}
     for name, module in MODULES.items():
         assert importlib.util.find_spec(f"{module}.__main__"), module
         assert (ROOT / "requirements" / f"{name}.txt").is_file()

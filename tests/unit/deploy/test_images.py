@@ -16,6 +16,7 @@ from tests.unit.deploy.test_files import DOCKERFILE, MODULES
 BY_NAME = {
     **{service: ("services.common.db.migrate", f"services.{service}.seed") for service in SERVICES},
     "worker": ("services.orchestrator.worker.crew.fork_server",),
+    "tools": ("services.orchestrator.tool_gateway.parsing.process",),
 }
 
 
@@ -72,6 +73,7 @@ def test_an_image_holds_no_other_service_and_no_package_it_does_not_use(image: s
         assert path.is_file() or path in used or path == own / "migrations", path
 
 
-def test_the_image_of_an_api_holds_no_worker() -> None:
+def test_the_image_of_an_api_holds_no_worker_and_no_gateway() -> None:
+    assert ROOT / "services/orchestrator/tool_gateway" not in {*copied("orchestrator"), *copied("worker")}
     assert ROOT / "services/orchestrator/worker" not in set(copied("orchestrator"))
     assert not any("rm -r" in line for line in DOCKERFILE.splitlines())

@@ -6,7 +6,7 @@ import pytest
 from deploy.keys import main
 from services.auth.keys.ring import KeyRing
 from services.common.identity.service_identity import ServiceIdentity, ServiceTokenVerifier
-from services.common.settings import SERVICES
+from services.common.settings import PARTS, SERVICES
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -16,7 +16,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 def test_services_recognise_each_other_by_the_keys(tmp_path: Path) -> None:
     main([str(tmp_path)])
     verifier = ServiceTokenVerifier(tmp_path)
-    for name in SERVICES:
+    for name in (*SERVICES, *PARTS):
         identity = ServiceIdentity.load(tmp_path, name, create=False)
         assert verifier.verify(identity.token_for("auth"), "auth") == name
 
@@ -29,7 +29,7 @@ def test_the_ring_is_one_that_auth_reads(tmp_path: Path) -> None:
 def test_private_files_are_their_owners_alone(tmp_path: Path) -> None:
     main([str(tmp_path / "keys")])
     private = [tmp_path / "keys" / "key-ring", *(tmp_path / "keys").rglob("*.key")]
-    assert len(private) == 1 + len(SERVICES)
+    assert len(private) == 1 + len(SERVICES) + len(PARTS)
     for path in private:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
 

@@ -1,5 +1,6 @@
 """What holds of the manifests as kustomize puts them together for production."""
 
+import ipaddress
 from collections.abc import Callable
 
 import kubernetes_validate
@@ -7,6 +8,7 @@ import pytest
 
 from services.orchestrator.worker.settings import WorkerSettings
 from tests.unit.deploy.manifests import (
+    GATEWAY,
     K8S,
     OLDEST_KUBERNETES,
     PROD,
@@ -19,7 +21,7 @@ from tests.unit.deploy.manifests import (
 
 _HOST_MIB = 700
 """A host and its fork server, generously."""
-DEPLOYMENTS = (*SERVERS, "worker")
+DEPLOYMENTS = (*SERVERS, "worker", GATEWAY)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +84,10 @@ def test_a_worker_that_hangs_is_started_again_and_its_crews_fit_its_memory(of_ki
 
 
 def test_without_tls_servers_are_probed_by_grpc() -> None:
-    servers = [document for document in render(K8S / "base") if document["metadata"]["name"] in SERVERS]
+    names = (*SERVERS, GATEWAY)
+    servers = [document for document in render(K8S / "base") if document["metadata"]["name"] in names]
     deployments = [document for document in servers if document["kind"] == "Deployment"]
-    assert len(deployments) == len(SERVERS)
+    assert len(deployments) == len(names)
     for deployment in deployments:
         kubernetes_validate.validate(deployment, OLDEST_KUBERNETES, strict=True)
         only = container(deployment)
@@ -135,6 +138,8 @@ def test_every_process_holds_its_own_secrets_only(pods: dict[str, Document]) -> 
         "memory": own("memory"),
         "orchestrator": own("orchestrator"),
         "worker": own("orchestrator"),
+        # The orchestrator's database, and a key of its own: it alone of its processes may resolve credentials.
+        GATEWAY: {"coxswain-database/orchestrator", f"coxswain-service-key-{GATEWAY}", "coxswain-tls"},
     }
     for service in SERVERS:
         assert secrets_of(pods[f"migrate-{service}"]) == {f"coxswain-database/{service}"}
@@ -154,7 +159,7 @@ def test_selectors_meet_exactly_the_pods_they_are_for(of_kind: Named, pods: dict
     for name in DEPLOYMENTS:
         assert selected(of_kind("Deployment")[name]["spec"]["selector"], pods) == {name}
         assert selected(of_kind("PodDisruptionBudget")[name]["spec"]["selector"], pods) == {name}
-    assert set(of_kind("Service")) == set(SERVERS)
+    assert set(of_kind("Service")) == {*SERVERS, GATEWAY}
     for name, service in of_kind("Service").items():
         assert selected({"matchLabels": service["spec"]["selector"]}, pods) == {name}
 
@@ -169,12 +174,13 @@ def test_internal_ports_are_for_services_alone(of_kind: Named, pods: dict[str, D
         for rule in policy["spec"].get("ingress", [])
         if any(port.get("port") == "internal" for port in rule.get("ports", [{"port": "internal"}]))
     ]
-    ((_, callees, rule),) = allowed
-    assert callees == set(SERVERS)
-    (source,) = rule["from"]
-    # Only pods of this namespace: no namespaceSelector.
-    assert set(source) == {"podSelector"}
-    assert selected(source["podSelector"], pods) == set(DEPLOYMENTS)
+    callers = {}
+    for _, callees, rule in allowed:
+        (source,) = rule["from"]
+        # Only pods of this namespace: no namespaceSelector.
+        assert set(source) == {"podSelector"}
+        callers[frozenset(callees)] = selected(source["podSelector"], pods)
+    assert callers == {frozenset(SERVERS): set(DEPLOYMENTS), frozenset({GATEWAY}): {"orchestrator", "worker"}}
 
 
 def test_executions_have_no_way_out_of_the_installation(of_kind: Named, pods: dict[str, Document]) -> None:
@@ -185,9 +191,20 @@ def test_executions_have_no_way_out_of_the_installation(of_kind: Named, pods: di
         ports = {port["port"] for port in rule["ports"]}
         if "to" in rule:
             (target,) = rule["to"]
-            assert (selected(target["podSelector"], pods), ports) == (set(SERVERS), {"internal"})
+            assert (selected(target["podSelector"], pods), ports) == ({*SERVERS, GATEWAY}, {"internal"})
         else:
             assert ports in ({53}, {5432})
+
+
+def test_tools_reach_the_world_and_none_of_the_networks_inside(of_kind: Named, pods: dict[str, Document]) -> None:
+    policy = of_kind("NetworkPolicy")["tools-reach-the-world"]["spec"]
+    assert selected(policy["podSelector"], pods) == {GATEWAY}
+    blocks = [target["ipBlock"] for rule in policy["egress"] for target in rule.get("to", []) if "ipBlock" in target]
+    assert {block["cidr"] for block in blocks} == {"0.0.0.0/0", "::/0"}
+    closed = [ipaddress.ip_network(network) for block in blocks for network in block["except"]]
+    for inside in ("10.1.2.3", "172.31.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "fd00::1", "fe80::1"):
+        address = ipaddress.ip_address(inside)
+        assert any(address.version == network.version and address in network for network in closed), inside
 
 
 def test_probes_meet_ports_and_speak_what_the_listeners_speak(pods: dict[str, Document]) -> None:

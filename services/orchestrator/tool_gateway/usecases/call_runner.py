@@ -29,6 +29,8 @@ from services.orchestrator.tool_gateway.usecases.source_limits import SourceKey,
 logger = structlog.get_logger(__name__)
 
 _ATTEMPTS = 3
+# Why nothing was sent that may be otherwise in a moment.
+_PASSING = frozenset({"TOOL_UNAVAILABLE", "TOOL_RATE_LIMITED"})
 _PAUSES = Backoff(0.5, 8.0)
 
 
@@ -191,10 +193,10 @@ class CallRunner:
             return _Step(await self._kept(order, result), is_final=True)
         except NotSent as failure:
             outcome = Failed(failure.reason, f"{order.name}: {failure}", temporary=True)
-            if failure.reason != "TOOL_UNAVAILABLE":
-                return _Step(outcome, is_final=True)
-            trial.failed(str(failure))
-            return _Step(outcome, pause_seconds=failure.retry_after or 0.0)
+            if failure.reason == "TOOL_UNAVAILABLE":
+                trial.failed(str(failure))
+            is_final = failure.reason not in _PASSING
+            return _Step(outcome, is_final=is_final, pause_seconds=failure.retry_after or 0.0)
         except OutcomeUnknown as failure:
             trial.failed(str(failure))
             unknown = Unknown(f"{order.name}: {failure}")
