@@ -7,18 +7,16 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
+from services.common.bounded_json import loads_bounded
 from services.orchestrator.tool_gateway.ports import StoredFile, ToolResult
 
 MAX_ERROR_BYTES = 4096
-MAX_JSON_DEPTH = 200
 _MASK = "[secret]"
 _MIN_SECRET = 6
-_LARGE = 256 * 1024
+_LARGE = 32 * 1024
 """Bytes from which a body is read off the event loop."""
 _MAX_JSON = 4 * 1024 * 1024
-"""Bytes up to which JSON is parsed: the parser holds up all threads meanwhile. More stays text."""
-# A string that does not end is taken to the end: it must not be searched again from each of its quotes.
-_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+"""Bytes up to which JSON is parsed, which takes seconds then. More stays text."""
 _EXTENSIONS = {"application/pdf": "pdf", "application/zip": "zip", "image/png": "png", "image/jpeg": "jpg"}
 
 
@@ -74,16 +72,12 @@ def parse_json(text: str) -> Any:
     """Return the value of a JSON text, with valid Unicode and no U+0000 in its strings.
 
     Raises:
-        BadBody: it is not JSON, holds what only some parsers take for JSON, or is nested too deep.
+        BadBody: it is not JSON, or beyond the bounds of `bounded_json`.
     """
-    if _depth(text.encode(errors="replace")) > MAX_JSON_DEPTH:
-        raise BadBody(f"it is nested deeper than {MAX_JSON_DEPTH} levels")
     try:
-        value = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        raise BadBody("it is not valid JSON") from None
-    # Only escapes can bring them in: the text itself is valid.
-    return _cleaned(value) if "\\u" in text else value
+        return loads_bounded(text.encode(errors="replace"), _storable)
+    except ValueError as error:
+        raise BadBody(str(error)) from None
 
 
 def at_pointer(value: Any, pointer: str) -> Any:
@@ -144,26 +138,5 @@ def _decoded(body: bytes, content_type: str) -> str:
     return body.decode(charset, "replace").removeprefix("\ufeff").replace("\x00", "")
 
 
-def _depth(text: bytes) -> int:
-    deepest = depth = 0
-    for token in _NESTING.finditer(text):
-        if token[0] in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif token[0] in b"]}":
-            depth -= 1
-    return deepest
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(name)
-
-
-def _cleaned(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode().replace("\x00", "")
-    if isinstance(value, list):
-        return [_cleaned(item) for item in value]
-    if isinstance(value, dict):
-        return {_cleaned(name): _cleaned(item) for name, item in value.items()}
-    return value
+def _storable(text: str) -> str:
+    return text.encode(errors="replace").decode().replace("\x00", "")

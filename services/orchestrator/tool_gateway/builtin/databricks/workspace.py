@@ -24,7 +24,7 @@ from services.orchestrator.tool_gateway.ports import CallProgress, CallRefused, 
 
 _ASKED_AGAIN = Backoff(1.0, 15.0)
 _CANCEL_SECONDS = 10.0
-_LARGE = 256 * 1024
+_LARGE = 32 * 1024
 
 Json = dict[str, Any]
 
