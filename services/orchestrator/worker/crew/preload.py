@@ -36,8 +36,9 @@ def preload() -> None:
     _silence.enter_context(crewai_event_bus.scoped_handlers())
     # What a process does for the first time takes twice as long: it is done here, once for all.
     runner.run_task(session, 0, RunTask(attempt=1))
-    for tool in TOOLS:
-        arguments_model(tool)
+    for name, tool in TOOLS.items():
+        if tool.in_crew_process:
+            arguments_model(name)
     if threading.active_count() != 1:
         raise RuntimeError(f"threads in the fork server: {[thread.name for thread in threading.enumerate()]}")
     gc.collect()
