@@ -98,7 +98,7 @@ async def test_apis_are_called_with_the_groups_secret_and_only_there(
             read = await gateway.call("orders/get_order", arguments, idempotent=True)
             assert json.loads(read.result.structured_json) == {"id": 7, "tags": ["a,b", "c&d"], "note": "ü/%"}
             assert app.state.seen == [f"Bearer {KEY}"]
-            body = {"empty": {}, "none": None, "big": 1e16}
+            body: dict[str, Any] = {"empty": {}, "none": None, "big": 1e16}
             made = await gateway.call("orders/create_order", json.dumps({"body": body}), call_id="call-77")
             assert json.loads(made.result.structured_json) == {"made": body}
             assert app.state.seen[-1] == "call-77"
