@@ -53,6 +53,10 @@ class Listener:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", 64 * 1024),
+                # Of calls that have come and wait to be looked at, gRPC cancels some at random, from 1000 on by itself:
+                # as many as may be worked on have to get that far when they come at once.
+                ("grpc.server.max_pending_requests", 2 * settings.max_concurrent_calls),
+                ("grpc.server.max_pending_requests_hard_limit", 4 * settings.max_concurrent_calls),
                 # Makes clients look addresses up again now and then, so that new replicas get their share.
                 ("grpc.max_connection_age_ms", 10 * 60 * 1000),
                 ("grpc.max_connection_age_grace_ms", 60 * 60 * 1000),

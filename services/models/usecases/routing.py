@@ -8,7 +8,7 @@ from dataclasses import replace
 import structlog
 from prometheus_client import Counter
 
-from services.common.errors import CoxswainError
+from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
 from services.common.grpc.call import current_call, enter_call
 from services.models.domain.answer import Answer, Delta, FinishDelta, FinishReason, UsageDelta
 from services.models.domain.model import Model
@@ -158,10 +158,17 @@ class _Turns:
         return "" if self.model is self._asked[0] else self.model.name
 
     @property
+    def _is_over(self) -> bool:
+        return asyncio.get_running_loop().time() >= self._deadline
+
+    @property
     def failure(self) -> CoxswainError:
         """The failure of the first model that failed, with the names of those that were asked after it."""
         assert self._first_failure is not None
         failure, others = self._first_failure, [model.name for model in self._asked[1:]]
+        if self._is_over and isinstance(failure, Unavailable):
+            # The first model was given up for another one, and then there was no time left: so the call is too late.
+            failure = self._first_failure = _too_late(failure)
         if others and "fallbacks" not in failure.metadata:
             failure.metadata["fallbacks"] = ",".join(others)
             failure.message += f"; no fallback could answer either ({', '.join(others)})"
@@ -190,7 +197,7 @@ class _Turns:
         occasion = _OCCASIONS.get(reason, "")
         if occasion:
             self._occasions = [occasion, *(earlier for earlier in self._occasions if earlier != occasion)]
-        if asyncio.get_running_loop().time() >= self._deadline:
+        if self._is_over:
             return False
         for occasion in self._occasions:
             if (other := await self._next(occasion)) is not None:
@@ -224,3 +231,9 @@ class _Turns:
             else:
                 self._usable[name] = model
         return self._usable[name]
+
+
+def _too_late(failure: Unavailable) -> DeadlineExceeded:
+    late = DeadlineExceeded(failure.message, reason=failure.reason, metadata=failure.metadata)
+    late.__cause__ = failure.__cause__
+    return late

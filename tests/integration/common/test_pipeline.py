@@ -205,6 +205,13 @@ async def test_a_credential_is_exchanged_once_for_many_calls_at_once(served: Ser
     assert served.identity.exchanges == 1
 
 
+async def test_as_many_calls_may_come_at_once_as_a_listener_works_on(served: Served) -> None:
+    # By itself, gRPC cancels some of those that wait behind a thousand others, at random and without a word.
+    request = model_pb2.GetModelRequest(name="m")
+    calls = (served.models.GetModel(request, metadata=bearer("ann:OPERATOR")) for _ in range(2000))
+    assert len(await asyncio.gather(*calls)) == 2000
+
+
 async def test_callers_with_different_credentials_or_groups_never_share_an_identity(served: Served) -> None:
     request = model_pb2.GetModelRequest(name="m")
     names = [f"user{i}" for i in range(25)]

@@ -222,9 +222,29 @@ async def test_nobody_is_asked_after_the_deadline(monkeypatch: pytest.MonkeyPatc
             return await super().__call__(asked, answer_by)
 
     ask = Slow(a=OUTAGE)
-    with pytest.raises(Unavailable):
+    with pytest.raises(DeadlineExceeded, match="down"):
         await complete(Models(a=outage("b"), b=Fallbacks()), ask)
     assert ask.names == ["a"]
+    # The refusal of an upstream says more than that the time is over.
+    with pytest.raises(InvalidArgument):
+        await complete(Models(a=Fallbacks(on_context_window=("b",)), b=Fallbacks()), Slow(a=TOO_LONG))
+
+
+async def test_a_call_is_late_when_a_fallback_had_the_rest_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    now = [1000.0]
+    monkeypatch.setattr(loop, "time", lambda: now[0])
+
+    class Silent(Asked):
+        async def __call__(self, asked: Model, answer_by: float | None) -> Answer:
+            now[0] = answer_by or 1000.0 + TIMEOUT
+            return await super().__call__(asked, answer_by)
+
+    ask = Silent(a=OUTAGE, b=DeadlineExceeded("late", reason="UPSTREAM_UNAVAILABLE"))
+    with pytest.raises(DeadlineExceeded) as caught:
+        await complete(Models(a=outage("b"), b=Fallbacks()), ask)
+    assert caught.value.message == "down; no fallback could answer either (b)"
+    assert ask.names == ["a", "b"]
 
 
 async def test_an_answer_that_was_withheld_lets_others_answer_and_stands_when_they_cannot() -> None:
