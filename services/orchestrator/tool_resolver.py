@@ -124,6 +124,7 @@ def built_in(tool: Tool, spec: ToolSpec) -> ResolvedTool:
             config=spec.config,
             idempotent=tool.is_idempotent(spec.config),
             in_crew_process=tool.in_crew_process,
+            in_host=tool.in_host,
         ),
         spec,
     )

@@ -42,6 +42,8 @@ class Tool:
     """Name of the boolean setting that decides it instead; empty: none does."""
     in_crew_process: bool = False
     """Whether it is pure, so that the crew process runs it."""
+    in_host: bool = False
+    """Whether the worker host runs it: it needs nothing but what belongs to the execution and its group."""
 
     def is_idempotent(self, config: Mapping[str, Any]) -> bool:
         """Return whether calling it twice does no harm, with these settings of a crew."""
@@ -66,7 +68,9 @@ class ResolvedTool:
     config: dict[str, Any]
     idempotent: bool
     in_crew_process: bool = False
-    """Whether it is pure, so that the crew process runs it; all others are run by the tool gateway."""
+    """Whether it is pure, so that the crew process runs it."""
+    in_host: bool = False
+    """Whether the worker host runs it; what neither of these runs the tool gateway does."""
     source_id: str = ""
     """Empty: built in."""
     approval: ApprovalRule = ApprovalRule.NEVER

@@ -170,6 +170,21 @@ async def read_calls_of_tools(database: Database, execution_id: str) -> list[tup
     return [(row["tool_name"], row["task_index"], row["call_key"]) for row in rows]
 
 
+async def read_tool_result(database: Database, execution_id: str, call_id: str) -> str | None:
+    """Return what a tool call of an execution has returned, or why it failed; None when no ended call has the id.
+
+    One statement needs no transaction.
+    """
+    rows = await database.fetch(
+        select(tool_journal.c.result, tool_journal.c.error).where(
+            tool_journal.c.execution_id == execution_id,
+            tool_journal.c.call_id == call_id,
+            tool_journal.c.state.in_([ToolCallState.COMPLETED, ToolCallState.FAILED]),
+        )
+    )
+    return (rows[0]["result"] or b"").decode() or rows[0]["error"] if rows else None
+
+
 def _tool_call(row: Mapping[str, Any]) -> ToolCall:
     return ToolCall(
         ToolCallState(row["state"]),

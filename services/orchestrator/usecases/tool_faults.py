@@ -30,6 +30,7 @@ def tool_faults(
     for path, part in _owners(spec):
         for index, tool in enumerate(part.tools):
             faults += _faults_of_one(f"{path}.tools[{index}]", tool, known)
+            faults += _faults_of_search(f"{path}.tools[{index}]", tool, spec)
         faults += _faults_of_all(f"{path}.tools", part.tools, known)
     agents = {agent.name: agent for agent in spec.agents}
     for index, task in enumerate(spec.tasks):
@@ -89,6 +90,16 @@ def _faults_of_one(path: str, spec: ToolSpec, known: _KnownTools) -> Iterator[Fi
     if tool_of(spec.name) != EVERY_TOOL:
         for tool in tools:
             yield from _wider(path, spec, tool)
+
+
+def _faults_of_search(path: str, tool: ToolSpec, spec: CrewSpec) -> Iterator[FieldViolation]:
+    if tool.name == "memory_search" and not spec.memory.enabled:
+        yield FieldViolation(f"{path}.name", "searches the crew's memory, which is off; set spec.memory.enabled")
+    of_memory = tool.name == "document_search" and tool.config.get("kind", "document") != "document"
+    if of_memory and not tool.config.get("memory_id"):
+        yield FieldViolation(
+            f"{path}.config.memory_id", "is missing; only documents belong to the whole group and have none"
+        )
 
 
 def _wider(path: str, spec: ToolSpec, tool: ResolvedTool) -> Iterator[FieldViolation]:

@@ -173,9 +173,9 @@ class Tools:
             raise FailedPrecondition(tool.problem, reason=tool.problem_reason, metadata={"tool": spec.name})
         if faults := setting_faults(spec, "config"):
             raise InvalidArgument.fields(faults)
-        if tool.in_crew_process:
+        if tool.in_crew_process or tool.in_host:
             raise FailedPrecondition(
-                f'"{spec.name}" is computed where crews run, and cannot be called by itself: try it in a crew',
+                f'"{spec.name}" works within an execution, and cannot be called by itself: try it in a crew',
                 reason="TOOL_NOT_TESTABLE",
                 metadata={"tool": spec.name},
             )

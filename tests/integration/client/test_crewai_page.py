@@ -40,10 +40,10 @@ async def test_the_worked_example_works(run: Run, tmp_path: Path, monkeypatch: p
     assert crew["spec"]["name"] == "letters"
     assert [one["name"] for one in crew["spec"]["agents"]] == ["writer", "editor"]
     assert [(one["name"], one["agent"]) for one in crew["spec"]["tasks"]] == [("draft", "writer"), ("polish", "editor")]
-    tool = await run("apply", ".", "--tool", "SerperDevTool=calculator")
+    tool = await run("apply", ".", "--tool", "StagehandTool=calculator")
     # It arrives at the server, which says that this model has no use for tools.
     assert "agents[0].tools" in tool.stderr
-    assert "SerperDevTool" not in tool.stderr
+    assert "StagehandTool" not in tool.stderr
 
 
 @pytest.mark.parametrize("check", [[], ["--check"]])

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -23,10 +23,12 @@ from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.worker.host.agent_tools import AgentTools
 from services.orchestrator.worker.host.call_questions import CallQuestions
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
+from services.orchestrator.worker.host.host_tools.base import HostTool
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.remote_calls import RemoteCalls
 from services.orchestrator.worker.host.run_store import Claim, RunStore
 from services.orchestrator.worker.host.task_journal import TaskJournal
+from services.orchestrator.worker.host.tool_executors import ToolExecutors
 from services.orchestrator.worker.host.tool_gateway import ToolGateway
 from services.orchestrator.worker.host.tool_rules import ToolRules
 from services.orchestrator.worker.host.usage_total import UsageTotal
@@ -87,6 +89,7 @@ class CallScene:
         self.store = RunStore(database)
         self.gateway = gateway
         self.tools: list[ResolvedTool] = [PAY, LOOK]
+        self.host_tools: Callable[[Claim, Recorder], Mapping[str, HostTool]] = lambda *_: {}
         self.execution_id = ""
         self._channel = channel
         self._checker = checker
@@ -112,14 +115,15 @@ class CallScene:
         questions = CallQuestions(execution, recorder, bus)
         questions.know(await self.store.call_questions(execution.id))
         usage = UsageTotal(execution.usage, execution.limits, execution.used_before)
+        gateway = ToolGateway(
+            ToolGatewayServiceStub(self._channel),
+            self._channel.channel_ready,
+            cast("Any", _Anybody()),
+            retry_seconds=retry_seconds,
+        )
         remote = RemoteCalls(
             execution,
-            ToolGateway(
-                ToolGatewayServiceStub(self._channel),
-                self._channel.channel_ready,
-                cast("Any", _Anybody()),
-                retry_seconds=retry_seconds,
-            ),
+            ToolExecutors(gateway, self.host_tools(claim, recorder)),
             recorder,
             usage,
             questions,

@@ -248,3 +248,57 @@ async def test_results_are_files_and_a_copied_one_is_not_paid_for_to_be_renamed(
     again = await fork(host, done.id, from_task="third", inputs={"day": Value(string_value="Tuesday")})
     assert (again.state, again.usage.llm_calls) == (S.EXECUTION_STATE_SUCCEEDED, 1)
     assert sorted(await host.files(again.id)) == ["Tuesday/first.md", "second.json"]
+
+
+def tool_calls(host: Installation, *calls: ToolCall) -> None:
+    """Have the model call tools one after the other, once, and then answer."""
+    for call in calls:
+        host.llm.on(Reply(tool_calls=[call]), route="chat", times=1)
+    host.llm.on(Reply(text="Well done."), route="chat")
+
+
+async def test_what_agents_have_written_goes_along_with_their_tasks(host: Installation) -> None:
+    tool_calls(
+        host,
+        ToolCall(name="file_write", arguments={"name": "notes/a.md", "content": "First notes."}),
+        ToolCall(name="file_write", arguments={"name": "../a.md", "content": "x"}),
+        ToolCall(name="file_list", arguments={}),
+        ToolCall(name="file_read", arguments={"name": "notes/a.md"}),
+    )
+    spec = crew()
+    for name in ("file_write", "file_list", "file_read"):
+        spec.tasks[0].tools.add(name=name)
+    done = await host.finished((await host.start(spec)).id)
+    assert (done.state, done.usage.tool_calls) == (S.EXECUTION_STATE_SUCCEEDED, 4), done.error
+    assert await host.files(done.id) == {"notes/a.md": b"First notes."}
+    events = await host.watch(done.id)
+    ended = [event for event in events if event.WhichOneof("event") in {"tool_call_completed", "tool_call_failed"}]
+    told = [event.tool_call_completed.output or event.tool_call_failed.message for event in ended]
+    assert told[0] == 'stored "notes/a.md", 12 bytes'
+    assert "relative path" in told[1]
+    assert told[2:] == ["notes/a.md (text/markdown, 12 bytes)", "First notes."]
+    again = await fork(host, done.id, from_task="second")
+    assert again.state == S.EXECUTION_STATE_SUCCEEDED
+    assert await host.files(again.id) == {"notes/a.md": b"First notes."}
+    anew = await fork(host, done.id, from_task="first")
+    assert await host.files(anew.id) == {}, "the model calls no tool this time"
+
+
+async def test_a_result_whose_file_is_in_the_way_fails_its_task_and_is_not_paid_for_again(host: Installation) -> None:
+    tool_calls(host, ToolCall(name="file_write", arguments={"name": "Report.md", "content": "Mine."}))
+    spec = crew()
+    spec.tasks[0].tools.add(name="file_write")
+    spec.tasks[1].output_file = "report.md"
+    failed = await host.finished((await host.start(spec)).id)
+    assert (failed.state, failed.error.reason) == (S.EXECUTION_STATE_FAILED, "ARTIFACT_NAME_CONFLICT")
+    assert "Report.md" in failed.error.message
+    assert len(models(host)) == 3
+    host.llm.clear_log()
+    spec.tasks[1].output_file = "brief.md"
+    change = crew_pb2.UpdateCrewRequest(id=failed.crew_id, spec=spec, update_mask=FieldMask(paths=["tasks"]))
+    await host.crews().UpdateCrew(change)
+    resumed = await host.executions().ResumeExecution(S.ResumeExecutionRequest(id=failed.id, crew_revision=0))
+    ended = await host.finished(resumed.execution.id)
+    assert ended.state == S.EXECUTION_STATE_SUCCEEDED
+    assert await host.files(ended.id) == {"Report.md": b"Mine.", "brief.md": b"Well done."}
+    assert len(models(host)) == 1, "the third task alone"

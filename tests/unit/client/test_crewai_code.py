@@ -227,7 +227,49 @@ def test_tools_are_named_once_for_each_class_with_their_lines(tmp_path: Path) ->
         ("ScrapeWebsiteTool", CREW_PY, line),
     ]
     assert f"also in line {line_of(directory, 'SerperDevTool(n=3)')}" in imported.notes[0].description
-    assert "coxswain tools" in imported.notes[0].description
+    assert [note.description.partition(":")[0] for note in imported.notes] == ["became web_search", "became web_fetch"]
+    assert [one.name for one in agent(imported, "writer").tools] == ["web_search", "web_fetch"]
+    assert [one.name for one in imported.spec.tasks[0].tools] == ["web_search"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "noted"),
+    [
+        ("FileWriterTool()", ["file_write"], {"FileWriterTool": "files of the execution"}),
+        ("FileReadTool()", ["file_read"], {"FileReadTool": "files of the execution"}),
+        ("DirectoryReadTool()", ["file_list"], {"DirectoryReadTool": "files of the execution"}),
+        ("FileReadTool(file_path='a.md')", [], {"FileReadTool": "under knowledge"}),
+        ("DirectoryReadTool('.')", [], {"DirectoryReadTool": "under knowledge"}),
+        ("SerperDevTool(), TavilySearchTool(n=3)", ["web_search"], {"SerperDevTool": "web", "TavilySearchTool": "web"}),
+        ("WebsiteSearchTool('https://example.com')", [], {"WebsiteSearchTool": "document_search"}),
+        ("RagTool()", [], {"RagTool": "SaveRecords"}),
+        ("MCPServerAdapter({}).tools", [], {"tools": "at run time"}),
+        ("*self.get_mcp_tools()", [], {"get_mcp_tools": "coxswain tool source create"}),
+        ("StagehandTool()", [], {"StagehandTool": "coxswain tools"}),
+        ("Own()", [], {"Own": "ToolProvider"}),
+        ("mine", [], {"mine": "SOURCE/TOOL"}),
+        ("SerperDevTool(), Own()", ["web_search"], {"SerperDevTool": "web", "Own": "ToolProvider"}),
+    ],
+)
+def test_classes_of_tools_have_counterparts_or_are_noted_with_what_to_do(
+    tmp_path: Path, given: str, names: list[str], noted: dict[str, str]
+) -> None:
+    own = "class Own(BaseTool):\n    pass\n\n\n@tool\ndef mine(x):\n    return x\n\n\n@CrewBase"
+    code = CODE.replace("@CrewBase", own).replace(WRITER, f"{WRITER[:-1]},\n            tools=[{given}])")
+    imported = load_crewai_project(write_project(tmp_path, code=code))
+    assert [one.name for one in agent(imported, "writer").tools] == names
+    found = {one.field: one.description for one in imported.notes}
+    assert found.keys() == noted.keys()
+    for field, words in noted.items():
+        assert words in found[field]
+
+
+def test_a_class_of_the_project_that_is_called_like_one_of_crewai_is_its_own(tmp_path: Path) -> None:
+    code = CODE.replace("@CrewBase", "class FileReadTool(BaseTool):\n    pass\n\n\n@CrewBase")
+    code = code.replace(WRITER, f"{WRITER[:-1]}, tools=[FileReadTool()])")
+    imported = load_crewai_project(write_project(tmp_path, code=code))
+    assert not agent(imported, "writer").tools
+    assert "ToolProvider" in note(imported, "FileReadTool").description
 
 
 @pytest.mark.parametrize(

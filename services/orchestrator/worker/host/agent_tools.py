@@ -9,6 +9,10 @@ from services.common.grpc.json_values import to_struct
 from services.orchestrator.domain.crew import CrewSpec, Process, ToolSpec
 from services.orchestrator.domain.execution import TaskState
 from services.orchestrator.domain.tool import ResolvedTool
+from services.orchestrator.tool_catalogue import TOOLS
+from services.orchestrator.tool_resolver import MAX_TOOLS_PER_AGENT, built_in
+
+_READ_RESULT = "read_result"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,14 @@ class AgentTools:
         """Tell a crew process of the tools."""
         session.tools.extend(_to_proto(tool_id, tool) for tool_id, tool in self.tools.items())
         session.tool_sets.extend(ToolSet(tool_ids=ids) for ids in self.sets)
+
+
+def with_read_result(tools: Sequence[ResolvedTool]) -> list[ResolvedTool]:
+    """Return tools with the one that reads on in long results, if one of them may have such."""
+    long = any(not tool.in_crew_process and not tool.in_host for tool in tools)
+    if not long or len(tools) >= MAX_TOOLS_PER_AGENT or any(tool.name == _READ_RESULT for tool in tools):
+        return list(tools)
+    return [*tools, built_in(TOOLS[_READ_RESULT], ToolSpec(_READ_RESULT))]
 
 
 def needed_tools(spec: CrewSpec, states: Sequence[TaskState]) -> list[tuple[ToolSpec, ...]]:

@@ -8,7 +8,7 @@ from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
 from services.common.grpc.json_values import from_struct
 from services.orchestrator.domain.question import QuestionedCall, QuestionKind, QuestionState
 from services.orchestrator.worker.host.call_questions import CallQuestions
-from services.orchestrator.worker.host.recorder import Recorder
+from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.link.text import storable
 
@@ -29,6 +29,16 @@ class Listener:
         self._about = about
         self._last_told = -_BETWEEN_SECONDS
         self._held: pb.ToolProgress | None = None
+
+    @property
+    def task(self) -> TaskRef:
+        """The attempt at a task that the call belongs to."""
+        return self._journal.task
+
+    @property
+    def agent_role(self) -> str:
+        """The role of the agent that calls, inputs filled in."""
+        return self._about.agent_role
 
     async def progress(self, progress: pb.ToolProgress) -> None:
         """Tell of progress, unless the last time was a moment ago."""

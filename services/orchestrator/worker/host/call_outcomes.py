@@ -72,8 +72,8 @@ def cut_for_model(text: str, limit: int, identity: str) -> str:
     if len(data) <= limit:
         return text
     shown = data[:limit].decode(errors="ignore")
-    sizes = f"The result has {len(data)} bytes, of which these are the first {len(shown.encode())}"
-    return f'{shown}\n[{sizes}. All of it is kept under the handle "{identity}".]'
+    sizes = f"The result has {len(text):,} characters, of which these are the first {len(shown):,}"
+    return f'{shown}\n[{sizes}. Read on with read_result, handle "{identity}", start {len(shown)}.]'
 
 
 def duration_of(seconds: float) -> Duration:

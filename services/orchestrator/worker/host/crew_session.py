@@ -20,11 +20,13 @@ from services.orchestrator.messages.crews import knowledge_namespace, spec_to_pr
 from services.orchestrator.messages.executions import output_from_proto, output_to_proto
 from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.host.activity import Activity
-from services.orchestrator.worker.host.agent_tools import AgentTools, needed_tools
+from services.orchestrator.worker.host.agent_tools import AgentTools, needed_tools, with_read_result
 from services.orchestrator.worker.host.call_questions import CallQuestions
 from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServerLost
-from services.orchestrator.worker.host.memory_calls import MemoryCalls
+from services.orchestrator.worker.host.execution_files import ExecutionFiles
+from services.orchestrator.worker.host.execution_memory import ExecutionMemory
+from services.orchestrator.worker.host.host_tools.catalogue import host_tools
 from services.orchestrator.worker.host.metrics import CREW_LOSSES
 from services.orchestrator.worker.host.model_calls import ModelCalls, TimeLimits
 from services.orchestrator.worker.host.model_waits import ModelWaits, Patience
@@ -36,6 +38,7 @@ from services.orchestrator.worker.host.run_state import RunState, TaskProgress
 from services.orchestrator.worker.host.stop_signal import Failed, ModelsAway, StopSignal, TaskWaits
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_calls import ToolCalls
+from services.orchestrator.worker.host.tool_executors import ToolExecutors
 from services.orchestrator.worker.host.tool_gateway import ToolGateway
 from services.orchestrator.worker.host.tool_rules import ToolRules
 from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
@@ -70,6 +73,7 @@ class CrewSession:
         recorder: Recorder,
         principal: ExecutionPrincipal,
         signal: StopSignal,
+        files: ExecutionFiles,
     ) -> None:
         self._context = context
         self._state = state
@@ -88,14 +92,16 @@ class CrewSession:
         self.questions = CallQuestions(state.execution, recorder, context.hints)
         """What calls of tools ask people."""
         execution_id = state.execution.id
+        self._memory = ExecutionMemory(context, state, principal)
+        gateway = ToolGateway(
+            context.stubs.tools,
+            context.stubs.tools_ready,
+            principal,
+            retry_seconds=context.settings.peer_retry_seconds,
+        )
         self._remote = RemoteCalls(
             state.execution,
-            ToolGateway(
-                context.stubs.tools,
-                context.stubs.tools_ready,
-                principal,
-                retry_seconds=context.settings.peer_retry_seconds,
-            ),
+            ToolExecutors(gateway, host_tools(files, self._memory, self._read_result)),
             recorder,
             state.usage,
             self.questions,
@@ -284,10 +290,6 @@ class CrewSession:
         tools = await self._agent_tools()
         self._remote.use(tools)
         models = await context.models.capabilities(models_of(spec), execution.group_id, self._principal)
-        memory_id = ""
-        if spec.memory.enabled:
-            # By the crew as it was written: a model for one execution or a new default must not change its memories.
-            memory_id = await context.models.memory_id(self._state.document, self._principal)
         retry_seconds = context.settings.peer_retry_seconds
         calls = CrewCalls(
             ModelCalls(
@@ -300,15 +302,7 @@ class CrewSession:
                 usage=self._state.usage,
                 labels={"crew": spec.name},
             ),
-            MemoryCalls(
-                context.stubs.memory,
-                self._principal,
-                memory_id=memory_id,
-                crew_name=spec.name,
-                embedding_model=spec.memory.embedding_model,
-                retry_seconds=retry_seconds,
-                knowledge=[knowledge_namespace(memory) for memory in spec.knowledge_memories],
-            ),
+            await self._memory.open([knowledge_namespace(memory) for memory in spec.knowledge_memories]),
             ToolCalls(self._recorder, self._state.usage),
             self._remote,
             self._activity,
@@ -328,6 +322,10 @@ class CrewSession:
             process = await self._opened(calls, session)
         return _Crew(process, calls)
 
+    async def _read_result(self, call_id: str) -> str | None:
+        """Return the whole result of a tool call of this execution."""
+        return await self._context.read(lambda: self._context.store.tool_result(self._execution.id, call_id))
+
     async def _agent_tools(self) -> AgentTools:
         """Return what the crew's tools are now.
 
@@ -342,7 +340,7 @@ class CrewSession:
             for tool in tools if specs in needed else ():
                 if tool.problem_reason:
                     raise Failed(ExecutionError(tool.problem_reason, tool.problem))
-        return AgentTools.of(resolved)
+        return AgentTools.of([with_read_result(tools) for tools in resolved])
 
     async def _opened(self, calls: CrewCalls, session: OpenSession) -> CrewProcess:
         process = await self._context.fork_server.fork(calls.serve, self._signal.fail)

@@ -1,4 +1,4 @@
-"""Calls of tools that the gateway makes: each at most once, unless the tool may be called twice.
+"""Calls of tools that the gateway or the host makes: each at most once, unless the tool may be called twice.
 
 A call is known by its task and its key, which is the same on every attempt (`worker/crew/occurrences.py`), and has a
 row in the journal. An INTENT is stored before the gateway is asked; what has come of the call is stored with its event.
@@ -49,7 +49,8 @@ from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
 from services.orchestrator.worker.host.principals import CredentialExpired
 from services.orchestrator.worker.host.recorder import Change, Recorder
 from services.orchestrator.worker.host.task_journal import TaskJournal
-from services.orchestrator.worker.host.tool_gateway import LeftWaiting, ToolGateway
+from services.orchestrator.worker.host.tool_executors import ToolExecutors
+from services.orchestrator.worker.host.tool_gateway import LeftWaiting
 from services.orchestrator.worker.host.tool_rules import ToolRules
 from services.orchestrator.worker.host.usage_total import UsageTotal
 from services.orchestrator.worker.link.errors import TaskError
@@ -77,7 +78,7 @@ class RemoteCalls:
     def __init__(
         self,
         execution: Execution,
-        gateway: ToolGateway,
+        executors: ToolExecutors,
         recorder: Recorder,
         usage: UsageTotal,
         questions: CallQuestions,
@@ -86,7 +87,7 @@ class RemoteCalls:
     ) -> None:
         """`on_failure` gets what concerns the whole run: another host has the execution, its credential has expired."""
         self._execution = execution
-        self._gateway = gateway
+        self._executors = executors
         self._recorder = recorder
         self._usage = usage
         self._questions = questions
@@ -184,7 +185,7 @@ class RemoteCalls:
             if refusal is not None:
                 return await self._fail_unmade(call, refusal[0], f"a person changed the arguments, but {refusal[1]}")
         self._usage.check_tool_call(len(self._begun))
-        if not await self._gateway.reachable():
+        if not await self._executors.reachable(tool):
             return await self._fail_unmade(call, "TOOL_UNAVAILABLE", "tools cannot be reached now; try again later")
         first = call_id(self._execution.id, call.journal.index, call.request.key)
         return await self._follow(call, await self._intend(call, first, 0, arguments), begun_before=False)
@@ -218,7 +219,9 @@ class RemoteCalls:
         begun = asyncio.get_running_loop().time()
         try:
             # The gateway makes a call again where that does no harm; nobody else does.
-            outcome = await self._gateway.execute(self._request(call, row, begun_before=begun_before), listener)
+            outcome = await self._executors.execute(
+                call.tool, self._request(call, row, begun_before=begun_before), listener
+            )
         except LeftWaiting:
             raise waits_for_person() from None
         finally:
@@ -443,7 +446,7 @@ class RemoteCalls:
         )
 
     async def _cancel(self, call: _Call, row: ToolCall) -> None:
-        outcome = await self._gateway.cancel(row.call_id)
+        outcome = await self._executors.cancel(row.tool, row.call_id)
         if outcome.HasField("unknown") and not row.idempotent:
             unknown = replace(row, state=ToolCallState.UNKNOWN, error=storable(outcome.unknown.message)[:MOST_TOLD])
             event: Message = execution_pb2.ToolOutcomeUnknown(

@@ -47,9 +47,9 @@ class ExecutionRun:
             on_failure=self._signal.fail,
         )
         principal = ExecutionPrincipal(context.auth, execution.id, execution.grant_id)
-        self._crew = CrewSession(context, self._state, self._recorder, principal, self._signal)
-        self._files = ExecutionFiles(context, execution, self._recorder)
-        self._completion = Completion(context, self._state, self._recorder, self._files)
+        files = ExecutionFiles(context, execution, self._recorder)
+        self._crew = CrewSession(context, self._state, self._recorder, principal, self._signal, files)
+        self._completion = Completion(context, self._state, self._recorder, files)
         self._parking = Parking(context, self._state, self._recorder, principal, self._completion)
         self._questions = Questions(context, self._state, self._recorder, self._crew, self._completion)
 

@@ -35,6 +35,7 @@ from services.orchestrator.repositories.journal import (
     read_answers,
     read_calls_of_tools,
     read_tool_calls,
+    read_tool_result,
 )
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
@@ -224,6 +225,10 @@ class RunStore:
     async def tool_calls(self, execution_id: str, index: int) -> dict[str, ToolCall]:
         """Return what is known of the tool calls of earlier attempts at a task, by their keys."""
         return await read_tool_calls(self._database, execution_id, index)
+
+    async def tool_result(self, execution_id: str, call_id: str) -> str | None:
+        """Return the whole result of a tool call of an execution, by its id; None when there is none."""
+        return await read_tool_result(self._database, execution_id, call_id)
 
     async def files(self, execution_id: str) -> list[Artifact]:
         """Return all revisions of an execution's files that are kept, oldest first."""

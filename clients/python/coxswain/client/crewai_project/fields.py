@@ -84,7 +84,7 @@ _REMEDIES = {
     "prompt_template": _TEMPLATES,
     "response_template": _TEMPLATES,
     "prompt_file": _TEMPLATES,
-    "mcps": "MCP servers are set up with the tools of the server",
+    "mcps": "add the server with `coxswain tool source create`, and name its tools as SOURCE/TOOL",
     "cache": "results of tools are not cached: nothing to do",
     "function_calling_llm": "set it on the agents",
     "chat_llm": "there is no chat with a crew: nothing to do",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from coxswain.client.crewai_project import fields
+from coxswain.client.crewai_project import fields, tool_classes
 from coxswain.client.crewai_project.class_reader import CrewClass, Keyword
 from coxswain.client.crewai_project.expressions import (
     Bound,
@@ -228,7 +228,7 @@ class Translation:
     def tool(self, item: Bound, line: int, found: list[Node]) -> None:
         """Add the counterpart of one tool to those found, or note it."""
         file = self._owner.module.file
-        name = ""
+        name, behind = "", item
         try:
             behind = self._expressions.follow(item)
             name = called(behind.expression, behind.scope.module)
@@ -241,8 +241,16 @@ class Translation:
         if name == "tools":
             self._notes.shared(name, "these are put together at run time: list them here, tool by tool", line, file)
             return
-        what = "this tool is not imported: `coxswain tools` lists what is here; give its counterpart with --tool"
-        self._notes.shared(name, f"{what} {name}=NAME", line, file)
+        made = behind.expression
+        has_settings = isinstance(made, ast.Call) and bool(made.args or made.keywords)
+        is_own = self._sources.find(behind.scope.module, name) is not None
+        known = None if is_own else tool_classes.counterpart(name, has_settings=has_settings)
+        if known is None:
+            self._notes.shared(name, tool_classes.instead(name, is_own=is_own), line, file)
+            return
+        if all(one.value != known.name for one in found):
+            found.append(Node(known.name, line, known.name, file))
+        self._notes.shared(name, f"became {known.name}: {known.differs}", line, file)
 
     def _guardrails(self, subject: str, key: str, keyword: Keyword) -> Node | None:
         items = [keyword.value]

@@ -1,0 +1,103 @@
+"""Tools that look things up in the crew's memory and in the group's documents."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from coxswain.memory.v1 import memory_pb2, record_pb2
+from services.common.errors import CoxswainError
+from services.common.grpc.enums import enum_to_proto
+from services.common.grpc.json_values import to_value
+from services.orchestrator.domain.crew import MemoryKind
+from services.orchestrator.worker.host.host_tools.base import HostToolCall, HostToolError
+from services.orchestrator.worker.host.memory_calls import MemoryCalls
+from services.orchestrator.worker.link.text import storable
+
+DEFAULT_RESULTS = 5
+_SPARE = 4
+"""So many times the results that are wanted are asked for: some may be for other agents only."""
+_ABSENT = frozenset({"DEPENDENCY_UNAVAILABLE", "OVERLOADED"})
+
+
+class MemorySearch:
+    """Finds what the crew remembers."""
+
+    def __init__(self, open_memory: Callable[[], Awaitable[MemoryCalls | None]]) -> None:
+        """`open_memory` returns the crew's memory; None when it has none."""
+        self._open = open_memory
+
+    async def call(self, call: HostToolCall) -> str:
+        """See `HostTool`."""
+        memory = await self._open()
+        if memory is None:
+            raise HostToolError("this crew has no memory")
+        limit = call.arguments.get("limit", DEFAULT_RESULTS)
+        request = memory_pb2.SearchRecordsRequest(text=_query(call), limit=int(limit))
+        return _shown((await _asked(memory.search_records(request))).results)
+
+
+class DocumentSearch:
+    """Finds records of the group that the crew's settings name."""
+
+    def __init__(
+        self,
+        open_memory: Callable[[memory_pb2.Namespace], MemoryCalls],
+        names_of: Callable[[str], frozenset[str]],
+    ) -> None:
+        """`open_memory` returns what may search a namespace; `names_of` the names of the agents of a role."""
+        self._open = open_memory
+        self._names_of = names_of
+
+    async def call(self, call: HostToolCall) -> str:
+        """See `HostTool`."""
+        config, limit = call.config, int(call.arguments.get("limit", DEFAULT_RESULTS))
+        kind = enum_to_proto(record_pb2.MemoryKind, MemoryKind(str(config.get("kind", "document")).upper()))
+        namespace = memory_pb2.Namespace(memory_id=config.get("memory_id", ""), kind=kind)
+        request = memory_pb2.SearchRecordsRequest(
+            namespace=namespace,
+            text=_query(call),
+            limit=limit * _SPARE,
+            filter=memory_pb2.RecordFilter(scope_prefix=config.get("scope", "")),
+        )
+        for key, value in call.arguments.get("metadata", {}).items():
+            request.filter.metadata[storable(key)].CopyFrom(to_value(value))
+        found = (await _asked(self._open(namespace).search_knowledge(request))).results
+        readers = self._names_of(call.agent_role)
+        return _shown([one for one in found if _may_read(one.record, readers)][:limit])
+
+
+def _may_read(record: record_pb2.Record, readers: frozenset[str]) -> bool:
+    allowed = set(record.document.agent_ids)
+    return not allowed or (bool(readers) and readers <= allowed)
+
+
+def _query(call: HostToolCall) -> str:
+    return storable(call.arguments["query"])
+
+
+async def _asked(answer: Awaitable[memory_pb2.SearchRecordsResponse]) -> memory_pb2.SearchRecordsResponse:
+    try:
+        return await answer
+    except CoxswainError as error:
+        if error.reason in _ABSENT:
+            raise
+        raise HostToolError(error.message) from error
+
+
+def _shown(results: Any) -> str:
+    if not results:
+        return "nothing was found"
+    return json.dumps([_entry(one) for one in results], ensure_ascii=False, indent=1)
+
+
+def _entry(result: memory_pb2.SearchResult) -> dict[str, Any]:
+    record = result.record
+    kind = record.WhichOneof("kind") or "unified"
+    if kind == "entity":
+        content = f"{record.entity.entity_name}: {record.entity.description}"
+    else:
+        content = getattr(record, kind).content
+    entry: dict[str, Any] = {"content": content, "similarity": round(result.similarity, 3)}
+    if record.document.source:
+        entry["source"] = record.document.source
+    return entry
