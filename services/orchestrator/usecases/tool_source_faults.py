@@ -20,6 +20,7 @@ from services.orchestrator.domain.tool_source import (
     ToolSourceSpec,
 )
 from services.orchestrator.expressions import BadExpression, Expression
+from services.orchestrator.http_operations import check_http_api
 from services.orchestrator.tool_schemas import schema_fault
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -136,7 +137,10 @@ def _openapi(document: OpenApiDocument, addresses: AddressPolicy) -> Iterator[Fi
 
 
 def _http(api: HttpApi, addresses: AddressPolicy) -> Iterator[FieldViolation]:
-    yield from _address("spec.http.base_url", api.base_url, addresses, is_base=True)
+    faults = list(_address("spec.http.base_url", api.base_url, addresses, is_base=True))
+    found = {fault.field for fault in faults}
+    yield from faults
+    yield from (fault for fault in check_http_api(api) if fault.field not in found)
     for index, operation in enumerate(api.operations):
         path = f"spec.http.operations[{index}]"
         yield from _header_name(f"{path}.idempotency_header", operation.idempotency_header)

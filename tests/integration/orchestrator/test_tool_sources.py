@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.struct_pb2 import Value
 
 from coxswain.orchestrator.v1 import crew_pb2, tool_pb2, tool_source_pb2
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as gateway_pb
@@ -289,6 +290,11 @@ def http(**fields: Any) -> pb.HttpApi:
         ),
         bad("spec.http.operations", http=pb.HttpApi(base_url="https://api.example.com")),
         bad("spec.http.operations[0].method", http=http(method="BREW")),
+        bad("spec.http.operations[0].path", http=http(path="/{id}?key=1")),
+        bad("spec.http.operations[0].path", http=http(path="/../{id}")),
+        bad("spec.http.operations[0].body", http=http(body=Value(string_value="{id}"))),
+        bad("spec.http.operations[0].result_pointer", http=http(result_pointer="data")),
+        bad("spec.http.operations[0].arguments_schema", http=http(query={"q": "{unknown}"})),
         bad("spec.http.operations[0].arguments_schema", http=http(arguments_schema=to_struct({"type": 7}))),
         bad("spec.http.operations[0].arguments_schema", http=http(arguments_schema=to_struct({"type": "array"}))),
         bad(

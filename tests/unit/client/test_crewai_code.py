@@ -245,7 +245,7 @@ def test_tools_are_named_once_for_each_class_with_their_lines(tmp_path: Path) ->
         ("RagTool()", [], {"RagTool": "SaveRecords"}),
         ("MCPServerAdapter({}).tools", [], {"tools": "at run time"}),
         ("*self.get_mcp_tools()", [], {"get_mcp_tools": "coxswain tool source create"}),
-        ("StagehandTool()", [], {"StagehandTool": "coxswain tools"}),
+        ("StagehandTool()", [], {"StagehandTool": "coxswain tool list"}),
         ("Own()", [], {"Own": "ToolProvider"}),
         ("mine", [], {"mine": "SOURCE/TOOL"}),
         ("SerperDevTool(), Own()", ["web_search"], {"SerperDevTool": "web", "Own": "ToolProvider"}),

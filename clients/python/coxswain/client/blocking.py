@@ -65,6 +65,7 @@ from coxswain.orchestrator.v1.question_pb2 import WatchQuestionsResponse
 from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceStub
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
+from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServiceStub
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 
 
@@ -104,6 +105,7 @@ class Client:
         self.batches = BatchServiceStub(self._channel)
         self.schedules = ScheduleServiceStub(self._channel)
         self.tools = ToolServiceStub(self._channel)
+        self.tool_sources = ToolSourceServiceStub(self._channel)
         self.workers = WorkerServiceStub(self._channel)
         self._check_health = self._channel.unary_unary(
             "/grpc.health.v1.Health/Check",

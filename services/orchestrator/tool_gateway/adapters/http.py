@@ -1,17 +1,13 @@
 """Operations of one HTTP API, written by hand: a path, a query and a body with places for arguments."""
 
-import re
-from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
-from services.common.egress import origin_of
-from services.common.errors import FieldViolation, InvalidArgument
+from services.common.errors import InvalidArgument
 from services.common.http import EgressClient
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import HttpApi, HttpOperation, ListedTool, ToolSourceSpec
+from services.orchestrator.http_operations import READ_METHODS, check_http_api
 from services.orchestrator.tool_gateway.adapters.http_exchange import (
-    READ_METHODS,
     HttpCall,
     HttpExchange,
     RequestCredentials,
@@ -22,7 +18,6 @@ from services.orchestrator.tool_gateway.adapters.http_templates import (
     fill_body,
     fill_path,
     fill_query,
-    placeholders,
 )
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
@@ -31,11 +26,6 @@ from services.orchestrator.tool_gateway.ports import (
     ToolCallRequest,
     ToolResult,
 )
-
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
-_PATH = re.compile(r"/[^?#\s\x00-\x1f\x7f\\]*")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
-_POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
 
 
 class HttpAdapter:
@@ -98,51 +88,6 @@ def build_call(
     if operation.idempotency_header:
         headers[operation.idempotency_header] = call_id
     return HttpCall(operation.method.upper(), url, headers, body, operation.result_pointer)
-
-
-def check_base_url(url: str) -> str:
-    """Return what is wrong with the base address of an API; empty: nothing."""
-    parts = urlsplit(url) if origin_of(url) else None
-    if parts is None or not parts.scheme or parts.query or parts.fragment or (parts.path and not _is_path(parts.path)):
-        return "write it as https://HOST or https://HOST/PATH, without a query and a user name"
-    return ""
-
-
-def check_http_api(api: HttpApi, field: str = "spec.http") -> Iterator[FieldViolation]:
-    """Yield what keeps an API from being called as it is written."""
-    if problem := check_base_url(api.base_url):
-        yield FieldViolation(f"{field}.base_url", problem)
-    names: set[str] = set()
-    for position, operation in enumerate(api.operations):
-        path = f"{field}.operations[{position}]"
-        if operation.name in names:
-            yield FieldViolation(f"{path}.name", f"{operation.name} is the name of an earlier operation")
-        names.add(operation.name)
-        yield from _check_operation(path, operation)
-
-
-def _check_operation(path: str, operation: HttpOperation) -> Iterator[FieldViolation]:
-    if operation.method.upper() not in METHODS:
-        yield FieldViolation(f"{path}.method", f"has to be one of {', '.join(sorted(METHODS))}")
-    if not _is_path(operation.path):
-        yield FieldViolation(
-            f"{path}.path", "has to begin with / and must not hold ?, #, blanks or the steps . and ..: see query"
-        )
-    if operation.body is not None and operation.method.upper() in READ_METHODS:
-        yield FieldViolation(f"{path}.body", f"{operation.method.upper()} has no body")
-    if operation.idempotency_header and not _HEADER_NAME.fullmatch(operation.idempotency_header):
-        yield FieldViolation(f"{path}.idempotency_header", "has to be the name of a header")
-    if not _POINTER.fullmatch(operation.result_pointer):
-        yield FieldViolation(f"{path}.result_pointer", 'has to be a JSON Pointer, such as "/data/items"')
-    declared = operation.arguments_schema.get("properties")
-    declared = declared if isinstance(declared, dict) else {}
-    used = {*placeholders(operation.path), *placeholders(operation.query), *placeholders(operation.body)}
-    for name in sorted(used - set(declared)):
-        yield FieldViolation(f"{path}.arguments_schema", f"has no property {name}, which the request asks for")
-
-
-def _is_path(path: str) -> bool:
-    return bool(_PATH.fullmatch(path)) and not any(step in (".", "..") for step in path.lower().split("/"))
 
 
 def _listed(operation: HttpOperation) -> ListedTool:

@@ -13,6 +13,7 @@ from services.common.errors import FailedPrecondition, PermissionDenied, Unavail
 from services.common.http import EgressClient, read_limited
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import ToolSourceSpec
+from services.orchestrator.http_operations import READ_METHODS
 from services.orchestrator.tool_gateway.http_bodies import (
     BadBody,
     error_text,
@@ -29,7 +30,6 @@ from services.orchestrator.tool_gateway.ports import (
     ToolResult,
 )
 
-READ_METHODS = frozenset({"GET", "HEAD"})
 _MAX_REDIRECTS = 3
 _SHOWN_HEADERS = ("content-type", "content-length", "etag", "last-modified")
 

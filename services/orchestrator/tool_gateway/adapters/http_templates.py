@@ -5,11 +5,12 @@ What a value holds never changes the form of the request: it stays within its pa
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-_PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.-]{1,128})\}")
+from services.orchestrator.http_operations import PLACEHOLDER
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SEPARATORS = re.compile(r"[/\\]")
 _MISSING = object()
@@ -19,26 +20,13 @@ class BadArgument(ValueError):
     """An argument cannot be part of the request; the text says which, and what is wrong, for the model."""
 
 
-def placeholders(template: Any) -> Iterator[str]:
-    """Yield the names of the arguments that a template, or the strings in a JSON value, ask for."""
-    pending = [template]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, str):
-            yield from _PLACEHOLDER.findall(part)
-        elif isinstance(part, Mapping):
-            pending.extend(part.values())
-        elif isinstance(part, list | tuple):
-            pending.extend(part)
-
-
 def fill_path(template: str, arguments: Mapping[str, Any]) -> str:
     """Return a path with its arguments, each percent-encoded.
 
     Raises:
         BadArgument: one is missing, or could lead out of its segment.
     """
-    return _PLACEHOLDER.sub(lambda found: path_value(found[1], arguments.get(found[1])), template)
+    return PLACEHOLDER.sub(lambda found: path_value(found[1], arguments.get(found[1])), template)
 
 
 def path_value(name: str, value: Any) -> str:
@@ -79,7 +67,7 @@ def fill_query(template: Mapping[str, str], arguments: Mapping[str, Any]) -> str
     """
     pairs: list[str] = []
     for name, value in template.items():
-        whole = _PLACEHOLDER.fullmatch(value)
+        whole = PLACEHOLDER.fullmatch(value)
         if whole is None:
             pairs.append(_pair(name, _fill_text(value, arguments)))
             continue
@@ -102,7 +90,7 @@ def fill_body(template: Any, arguments: Mapping[str, Any]) -> Any:
 
 def _filled(template: Any, arguments: Mapping[str, Any]) -> Any:
     if isinstance(template, str):
-        whole = _PLACEHOLDER.fullmatch(template)
+        whole = PLACEHOLDER.fullmatch(template)
         return arguments.get(whole[1], _MISSING) if whole else _fill_text(template, arguments)
     if isinstance(template, Mapping):
         members = {name: _filled(value, arguments) for name, value in template.items()}
@@ -118,7 +106,7 @@ def _fill_text(template: str, arguments: Mapping[str, Any]) -> str:
             raise BadArgument(f"{found[1]} is missing: the request cannot be made without it")
         return plain_text(arguments[found[1]])
 
-    return _PLACEHOLDER.sub(text, template)
+    return PLACEHOLDER.sub(text, template)
 
 
 def scalar_text(name: str, value: Any) -> str:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from services.common.egress import AddressPolicy
 from services.common.errors import InvalidArgument
 from services.orchestrator.domain.tool_source import HttpApi, HttpOperation, SourceKind, ToolSourceSpec
-from services.orchestrator.tool_gateway.adapters.http import HttpAdapter, build_call, check_http_api
+from services.orchestrator.http_operations import check_http_api
+from services.orchestrator.tool_gateway.adapters.http import HttpAdapter, build_call
 from services.orchestrator.tool_gateway.adapters.http_templates import BadArgument, fill_body, fill_path, fill_query
 from services.orchestrator.tool_gateway.http_bodies import BadBody, at_pointer, parse_json
 from services.orchestrator.tool_gateway.http_statuses import parse_retry_after

@@ -25,6 +25,7 @@ from coxswain.client.cli import (
     run,
     schedules,
     system,
+    tools,
     usage,
 )
 from coxswain.client.cli.session import (
@@ -179,6 +180,7 @@ app.add_typer(artifacts.app, name="artifact")
 app.add_typer(batches.app, name="batch")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(memory.app, name="memory")
+app.add_typer(tools.app, name="tool")
 
 
 def main() -> None:

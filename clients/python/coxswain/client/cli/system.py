@@ -1,4 +1,4 @@
-"""Commands about the installation: up, status, whoami, tools."""
+"""Commands about the installation: up, status, whoami."""
 
 import importlib.util
 import os
@@ -15,7 +15,6 @@ from coxswain.client.cli.session import (
     EXIT_STATUS,
     EXIT_USAGE,
     JsonOption,
-    Session,
     add_row,
     session_of,
     table,
@@ -23,7 +22,6 @@ from coxswain.client.cli.session import (
 from coxswain.client.errors import CoxswainError, NotFound
 from coxswain.client.policy import FILES
 from coxswain.common.v1.access_pb2 import Role
-from coxswain.orchestrator.v1.tool_pb2 import ListToolsRequest
 from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
 
 _ELSEWHERE = "not served here"
@@ -35,7 +33,6 @@ def register(app: typer.Typer) -> None:
     app.command()(up)
     app.command()(status)
     app.command()(whoami)
-    app.command()(tools)
 
 
 def up(
@@ -138,22 +135,5 @@ def whoami(context: typer.Context, as_json: JsonOption = False) -> None:
     made = table("group", "role")
     for membership in response.groups:
         add_row(made, membership.group_id, _role(membership.role))
-    session.out.print(made)
-    return None
-
-
-def tools(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the tools crews can use.
-
-    Example: `coxswain tools --json`
-    """
-    session: Session = session_of(context, as_json)
-    with session.client() as client:
-        found = client.tools.ListTools(ListToolsRequest()).tools
-    if session.json:
-        return session.print_json(list(found))
-    made = table("name", "repeatable", "what")
-    for tool in found:
-        add_row(made, tool.name, "yes" if tool.idempotent else "no", tool.description)
     session.out.print(made)
     return None

@@ -50,7 +50,7 @@ _OWN = (
     "Python tools of your own are not imported: serve them as a ToolProvider or have the operator install them, and "
     "give the name with --tool"
 )
-_OTHER = "this tool is not imported: `coxswain tools` lists what is here; give its counterpart with --tool"
+_OTHER = "this tool is not imported: `coxswain tool list` lists what is here; give its counterpart with --tool"
 
 
 def counterpart(name: str, *, has_settings: bool) -> Counterpart | None:

@@ -9,7 +9,8 @@ from services.common.errors import CoxswainError, InvalidArgument
 from services.common.http import EgressClient
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import ListedTool, OpenApiDocument, ToolSourceSpec
-from services.orchestrator.tool_gateway.adapters.http import check_base_url, idempotent_hint
+from services.orchestrator.http_operations import check_base_url
+from services.orchestrator.tool_gateway.adapters.http import idempotent_hint
 from services.orchestrator.tool_gateway.adapters.http_exchange import (
     HttpCall,
     HttpExchange,

@@ -1,0 +1,60 @@
+"""Sources of tools as text."""
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from coxswain.client.cli.session import add_row, harmless, one_line, table
+from coxswain.orchestrator.v1.tool_source_pb2 import OnToolChange, ToolChange, ToolSource
+
+
+def source_table(sources: Iterable[ToolSource]) -> Table:
+    """A row for each source."""
+    made = table("name", "speaks", ">tools", "state")
+    for source in sources:
+        add_row(made, source.spec.name, source.spec.WhichOneof("kind") or "", source.tool_count, _state(source))
+    return made
+
+
+def source_details(source: ToolSource, stale_crews: list[str]) -> Group:
+    """Everything about a source but its policies, which --json shows."""
+    spec = source.spec
+    made = table("field", "what")
+    kind = spec.WhichOneof("kind") or ""
+    part = getattr(spec, kind) if kind else None
+    where = next((getattr(part, name) for name in ("url", "address", "base_url") if hasattr(part, name)), "")
+    for field, value in (
+        ("name", spec.name),
+        ("id", source.id),
+        ("description", spec.description),
+        ("speaks", f"{kind} {where}".strip()),
+        ("authentication", spec.WhichOneof("auth") or "none"),
+        ("state", _state(source)),
+        ("tools", str(source.tool_count)),
+        ("policies", str(len(spec.policies))),
+        ("on change", OnToolChange.Name(spec.on_change).removeprefix("ON_TOOL_CHANGE_").lower()),
+        ("declared by", "the operator" if source.managed_by_operator else "the group"),
+        ("stale crews", ", ".join(stale_crews)),
+    ):
+        if value:
+            add_row(made, field, one_line(value))
+    lines = [*(f"warning: {one_line(warning)}" for warning in source.warnings), *change_lines(source.changes)]
+    return Group(made, *(Text(harmless(line)) for line in lines))
+
+
+def change_lines(changes: Iterable[ToolChange]) -> Iterator[str]:
+    """A line for each change of a tool."""
+    for change in changes:
+        kind = ToolChange.Kind.Name(change.kind).removeprefix("KIND_").lower()
+        parts = f" ({', '.join(change.parts)})" if change.parts else ""
+        yield f"{kind} {one_line(change.tool)}{parts} since {change.time.ToDatetime():%Y-%m-%d %H:%M} UTC"
+
+
+def _state(source: ToolSource) -> str:
+    if source.spec.disabled:
+        return "disabled"
+    if source.list_error:
+        return f"cannot be listed: {one_line(source.list_error)}"
+    return f"{len(source.changes)} changes to accept" if source.changes else "ready"

@@ -1,0 +1,145 @@
+"""Tools and their sources on the command line, against real services; the tool gateway is played."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from typer.testing import Result
+
+from tests.integration.client.command_line import CREW, Run, invoke, rows
+from tests.support.fake_tool_gateway import FakeToolGateway, serve_fake_gateway, tool
+from tests.support.harness import serve_services
+
+SOURCE = """\
+name: billing
+description: Pays
+mcp:
+  url: https://mcp.example.com/mcp
+  era: legacy
+secret: {secret_name: tools/billing}
+headers: {x-client: coxswain}
+denied_tools: refund
+policies:
+  - {tools: peek, trust_hints: true, timeout: 1m30s}
+  - {approval: when, approval_condition: arguments.amount > 100}
+"""
+HTTP = """\
+name: shop
+http:
+  base_url: https://api.example.com
+  operations:
+    - name: order
+      description: Orders.
+      method: POST
+      path: /orders
+      body: {item: "{item}", count: 1, tags: [a, null]}
+      arguments_schema: {type: object, properties: {item: {type: string}}}
+"""
+
+
+@pytest.fixture
+def gateway() -> FakeToolGateway:
+    tools = [tool("pay", "Pays a bill."), tool("peek", "Looks.", idempotent_hint=True), tool("refund")]
+    return FakeToolGateway(tools=tools)
+
+
+@pytest.fixture
+async def run(tmp_path: Path, gateway: FakeToolGateway) -> AsyncIterator[Run]:
+    with structlog.testing.capture_logs():
+        async with (
+            serve_fake_gateway(gateway) as address,
+            serve_services(tmp_path / "data", "models", "memory", "orchestrator") as harness,
+        ):
+            harness.host._addresses["tools"] = address  # type: ignore[index]
+
+            async def run(*arguments: str, **more: Any) -> Result:
+                return await asyncio.to_thread(invoke, harness.address, *arguments, **more)
+
+            yield run
+
+
+def said(result: Result) -> str:
+    assert result.exit_code == 0, result.stderr
+    return " ".join(result.stdout.split())
+
+
+async def test_a_source_is_stored_from_a_file_shown_changed_and_deleted(
+    run: Run, tmp_path: Path, gateway: FakeToolGateway
+) -> None:
+    file = tmp_path / "billing.yaml"
+    file.write_text(SOURCE)
+    assert said(await run("tool", "source", "create", "-f", str(file))) == "billing stored: 3 tools"
+    [stored] = rows(await run("tool", "source", "get", "billing", "--json"))
+    spec = stored["source"]["spec"]
+    assert spec["mcp"] == {
+        "url": "https://mcp.example.com/mcp",
+        "transport": "MCP_TRANSPORT_STREAMABLE_HTTP",
+        "era": "MCP_ERA_LEGACY",
+    }
+    assert (spec["headers"], spec["denied_tools"]) == ({"x-client": "coxswain"}, ["refund"])
+    assert spec["policies"][0]["timeout"] == "90s"
+    assert "billing mcp 3 ready" in said(await run("tool", "source", "list"))
+    listed = await run("tool", "list", "--source", "billing")
+    lines = {line.split()[0]: " ".join(line.split()) for line in listed.stdout.splitlines()}
+    assert lines["billing/pay"] == "billing/pay no when Pays a bill."
+    assert lines["billing/peek"] == "billing/peek yes when Looks."
+    assert "cannot be used" in lines["billing/refund"]
+    crew = tmp_path / "crew.yaml"
+    crew.write_text(
+        CREW.replace("model: offline/extract", "model: openai/gpt-4o-mini").replace(
+            "    goal: Read\n",
+            "    goal: Read\n    tools: [{name: billing/pay, max_calls: 2, timeout: 5s}, billing/*]\n",
+        )
+    )
+    assert (await run("apply", "-f", str(crew))).exit_code == 0
+    gateway.tools = [tool("pay", "Pays\u202e two bills."), tool("new")]
+    refreshed = await run("tool", "source", "refresh", "billing")
+    assert "changed pay (description) since" in said(refreshed)
+    assert "stored with other tools: brief" in refreshed.stderr
+    details = said(await run("tool", "source", "get", "billing"))
+    assert "4 changes to accept" in details
+    assert "stale crews brief" in details
+    assert (await run("tool", "source", "accept", "billing", "-y")).exit_code == 0
+    assert "billing mcp 2 ready" in said(await run("tool", "source", "list"))
+    said(await run("tool", "source", "update", "billing", "--disable"))
+    assert "disabled" in said(await run("tool", "source", "list"))
+    assert said(await run("tool", "source", "update", "billing", "-f", str(file))).startswith("billing updated")
+    assert (await run("tool", "source", "delete", "billing", "-y")).exit_code == 19
+    assert said(await run("tool", "source", "delete", "billing", "-y", "--force")) == "billing deleted"
+    assert (await run("tool", "source", "get", "billing")).exit_code == 15
+
+
+async def test_a_file_that_is_wrong_is_refused_with_its_lines(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(SOURCE.replace("era: legacy", "era: stone").replace("denied_tools", "denied_tool"))
+    result = await run("tool", "source", "create", "-f", str(file))
+    assert result.exit_code == 2
+    assert "mcp.era" in result.stderr
+    assert "did you mean 'denied_tools'?" in result.stderr
+    file.write_text(SOURCE.replace("name: billing", "name: Not a name"))
+    assert (await run("tool", "source", "create", "-f", str(file))).exit_code == 2
+    assert (await run("tool", "source", "create", "billing")).exit_code == 2
+    file.write_text(HTTP)
+    assert said(await run("tool", "source", "create", "-f", str(file))).startswith("shop stored")
+    [stored] = rows(await run("tool", "source", "get", "shop", "--json"))
+    body = stored["source"]["spec"]["http"]["operations"][0]["body"]
+    assert body == {"item": "{item}", "count": 1.0, "tags": ["a", None]}
+
+
+async def test_a_tool_is_tried_and_a_source_is_checked(run: Run, gateway: FakeToolGateway) -> None:
+    created = await run(
+        "tool", "source", "create", "billing", "--mcp", "https://mcp.example.com", "--secret", "tools/b"
+    )
+    assert created.exit_code == 0
+    assert (await run("tool", "test", "billing/pay", '{"amount": 3}')).exit_code == 19
+    paid = await run("tool", "test", "billing/pay", '{"amount": 3}', "--allow-side-effects")
+    assert said(paid) == '{"ok": true}'
+    assert (await run("tool", "test", "billing/pay", "[1]")).exit_code == 2
+    gateway.outcome.Clear()
+    gateway.outcome.unknown.message = "the connection was cut"
+    unknown = await run("tool", "test", "billing/pay", "--allow-side-effects")
+    assert (unknown.exit_code, "not known" in unknown.stderr) == (1, True)
+    assert "ok list: 3 tools" in said(await run("tool", "source", "check", "billing"))
