@@ -50,6 +50,7 @@ class Told:
         self.handles: list[str] = []
         self.steps: list[tuple[str, float | None]] = []
         self.questions: list[SourceQuestion] = []
+        self.goes_on = False
         self.changes = Changes()
 
     async def sent(self) -> None:

@@ -66,6 +66,7 @@ class RecordedProgress:
     sends: int = 0
     handles: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    goes_on: bool = False
     at_sent: Callable[[], Awaitable[None]] | None = None
     changes: Changes = field(default_factory=Changes)
 

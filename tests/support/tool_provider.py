@@ -138,6 +138,7 @@ class RecordedProgress:
         self.texts: list[str] = []
         self.fractions: list[float | None] = []
         self.questions: list[SourceQuestion] = []
+        self.goes_on = False
         self.progressed = asyncio.Event()
 
     async def sent(self) -> None:

@@ -80,6 +80,11 @@ class SourceAnswer:
 class CallProgress(Protocol):
     """Where a call tells what happens to it. Each method returns when it is stored or passed on."""
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a call that is cancelled is to go on at its source: only this process ends, and another will ask."""
+        ...
+
     async def sent(self) -> None:
         """Say that the first byte may leave now: from here on the call may have taken effect.
 

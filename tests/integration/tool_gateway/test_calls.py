@@ -118,6 +118,37 @@ async def test_two_replicas_that_are_asked_at_once_send_one_call(database: Datab
     assert sent == [made.request.call_id]
 
 
+async def test_a_process_that_ends_leaves_what_has_a_handle_at_its_source(
+    database: Database, identity: ServiceIdentity
+) -> None:
+    left: list[bool] = []
+    followed = asyncio.Event()
+
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        await progress.handle("run-7")
+        followed.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            left.append(progress.goes_on)
+            raise
+        raise AssertionError
+
+    async def resume(request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+        return ToolResult(f"{handle} has ended")
+
+    ending = Replica(database, identity, PlayedSource(call, resume))
+    other = Replica(database, identity, PlayedSource(_pay, resume))
+    async with running(ending, other):
+        made = order()
+        asking = asyncio.create_task(ending.call(made))
+        await followed.wait()
+        await ending.calls.close()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert await other.call(made) == Returned("run-7 has ended")
+    assert left == [True]
+
+
 @pytest.mark.parametrize("idempotent", [False, True])
 @pytest.mark.parametrize("sent", [False, True])
 async def test_a_lost_process_leaves_what_was_not_sent_to_another(

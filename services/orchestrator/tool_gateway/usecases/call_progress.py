@@ -93,6 +93,7 @@ class RunningCall:
         self.known_handle = handle
         self.is_lost = False
         """Whether another process makes or follows the call by now."""
+        self.goes_on = False
         self.claimed = asyncio.Event()
         self._store = store
         self._question_seconds = question_seconds

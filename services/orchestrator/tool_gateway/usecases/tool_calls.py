@@ -72,6 +72,9 @@ class ToolCalls:
 
     async def close(self) -> None:
         """End the calls that still run; others may find out what becomes of them."""
+        for run in self._runs.values():
+            if run.call is not None:
+                run.call.goes_on = True
         await self._running.stop()
         await self._background.stop()
         try:

@@ -275,16 +275,19 @@ async def test_a_workspace_that_says_nothing_more_leaves_the_outcome_open(tools:
     assert tools.workspace.jobs.log == []
 
 
-async def test_cancelling_a_call_cancels_the_statement(tools: Tools) -> None:
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_cancelling_a_call_cancels_the_statement_unless_another_process_will_ask(
+    tools: Tools, goes_on: bool
+) -> None:
     tools.workspace.sql.on("SELECT", polls=1_000_000)
-    progress = RecordedProgress()
+    progress = RecordedProgress(goes_on=goes_on)
     task = asyncio.create_task(tools.sql().call(sql_call("SELECT 1"), progress))
     await progress.changes.wait(lambda: "PENDING" in progress.texts)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     (statement,) = tools.workspace.sql.statements.values()
-    assert statement.cancelled
+    assert statement.cancelled is not goes_on
 
 
 async def test_another_users_statement_is_not_found(tools: Tools) -> None:

@@ -135,7 +135,7 @@ class GrpcProviderAdapter:
         try:
             yield
         except asyncio.CancelledError:
-            if call.sent:
+            if call.sent and not call.goes_on:
                 # Beside the task that is cancelled, which must end now.
                 self._cancelling.start(self._cancel(call))
             raise

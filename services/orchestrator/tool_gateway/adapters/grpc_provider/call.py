@@ -104,6 +104,11 @@ class ProviderCall:
         self._answers: tuple[bytes, dict[str, SourceAnswer]] = (b"", {})
 
     @property
+    def goes_on(self) -> bool:
+        """See `CallProgress`."""
+        return self._progress.goes_on
+
+    @property
     def sent(self) -> bool:
         """Whether the provider may know the call."""
         return self._sent_at is not None

@@ -46,6 +46,11 @@ class CallListener(Watcher):
         self._latest: tuple[str, float | None] | None = None
         self._answers: dict[str, SourceAnswer] = {}
 
+    @property
+    def goes_on(self) -> bool:
+        """See `CallProgress`."""
+        return self._progress.goes_on
+
     @contextlib.asynccontextmanager
     async def passing_on(self) -> AsyncGenerator[None, None]:
         """Pass progress on at a bearable rate until the end, the last of it always."""

@@ -70,7 +70,8 @@ class TaskFollower:
                 await asyncio.sleep(_poll_seconds(task))
                 task = await self._get(task_id)
         except asyncio.CancelledError:
-            await self._cancel(task_id)
+            if not self._listener.goes_on:
+                await self._cancel(task_id)
             raise
 
     async def _end_of(self, task_id: str, task: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -188,7 +188,8 @@ class Workspace:
                 shown = state
                 await asyncio.sleep(pause.pause(attempt))
         except asyncio.CancelledError:
-            await asyncio.shield(self._cancelled(cancel))
+            if not progress.goes_on:
+                await asyncio.shield(self._cancelled(cancel))
             raise
 
     async def tell(self, path: str, body: Json) -> None:
