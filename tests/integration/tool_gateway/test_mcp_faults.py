@@ -9,7 +9,8 @@ from aiohttp import web
 
 from services.common.egress import AddressPolicy
 from services.common.errors import FailedPrecondition, Unavailable
-from services.orchestrator.domain.tool_source import McpEra
+from services.common.identity.principal import Principal
+from services.orchestrator.domain.tool_source import McpEra, ToolSourceSpec
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown
 from tests.support.mcp_calls import Caller, Told, calling, once, over_http, principal, request
 from tests.support.mcp_emulator import (
@@ -23,6 +24,7 @@ from tests.support.mcp_emulator import (
     raw,
     result,
     status,
+    stream,
     text_result,
 )
 
@@ -377,3 +379,53 @@ async def test_a_tool_that_is_not_listed_is_not_called(caller: Caller, either: M
         await caller.call(over_http(either.address), "steal")
     assert refused.value.reason == "TOOL_NOT_FOUND"
     assert either.times("tools/call") == 0
+
+
+async def test_a_kept_session_is_used_by_the_next_principal_under_their_own_name(
+    caller: Caller, server: McpEmulator
+) -> None:
+    asked_for: list[str] = []
+    headers = caller.credentials.headers
+
+    async def watched(source: ToolSourceSpec, principal: Principal, url: str) -> dict[str, str]:
+        asked_for.append(principal.subject)
+        return await headers(source, principal, url)
+
+    caller.credentials.headers = watched  # type: ignore[method-assign]
+    server.legacy()
+    source = over_http(server.address)
+    await caller.adapter.call(request(source, "pay", by=principal(subject="ann")), Told())
+    asked_for.clear()
+    await caller.adapter.call(request(source, "pay", by=principal(subject="bob")), Told())
+    assert server.times("initialize") == 1
+    assert set(asked_for) == {"bob"}
+
+
+async def test_what_a_server_asks_beside_its_answer_belongs_to_the_call(caller: Caller, server: McpEmulator) -> None:
+    answered = asyncio.Event()
+
+    async def beside(asked: web.Request, message: dict[str, object]) -> web.StreamResponse:
+        response = await stream(asked)
+        await server.changes.wait(lambda: server.times("tools/call") == 1)
+        form = {"message": "Sure?", "requestedSchema": {"type": "object", "properties": {"name": {"type": "string"}}}}
+        await response.write(event({"jsonrpc": "2.0", "id": "q1", "method": "elicitation/create", "params": form}))
+        await answered.wait()
+        return response
+
+    async def waits(asked: web.Request, message: dict[str, object]) -> web.StreamResponse:
+        await server.changes.wait(lambda: any(seen.message.get("id") == "q1" for seen in server.seen))
+        answered.set()
+        return await text_result("paid")(asked, message)
+
+    server.legacy().on |= {"GET": beside, "tools/call": waits}
+    told = Told()
+    assert (await caller.call(over_http(server.address), "pay", told=told)).text == "paid"
+    assert [question.text for question in told.questions] == ["Sure?"]
+    replies = [seen.message for seen in server.seen if seen.message.get("id") == "q1"]
+    assert replies == [
+        {
+            "jsonrpc": "2.0",
+            "id": "q1",
+            "result": {"action": "accept", "content": {"street": "Main Street", "name": "Ann"}},
+        }
+    ]

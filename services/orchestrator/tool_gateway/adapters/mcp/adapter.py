@@ -58,8 +58,12 @@ class Way:
         pool: Pool[ListKey],
         connect: Callable[[], Awaitable[Peer]],
         forget_era: Callable[[], None],
+        principal: Principal,
+        source: ToolSourceSpec,
     ) -> None:
         self.key = key
+        self._principal = principal
+        self._source = source
         self._pool = pool
         self._connect = connect
         self.forget_era = forget_era
@@ -68,6 +72,8 @@ class Way:
     async def peer(self, *, new: bool = False) -> AsyncGenerator[Peer, None]:
         """Lend a peer; see `Pool.peer`."""
         async with self._pool.peer(self.key, self._connect, new=new) as peer:
+            # Another principal may have used it, whose own time is over.
+            peer.link.act_for(self._source, self._principal)
             yield peer
 
 
@@ -221,7 +227,7 @@ class McpAdapter:
                 return await connect_http(address, server, ServerFacts(False, ""), idle)
             return await connect_http(address, server, await self._eras.facts(address, server.era), idle)
 
-        return Way(key, self._pool, connect, lambda: self._eras.forget(address))
+        return Way(key, self._pool, connect, lambda: self._eras.forget(address), principal, source)
 
     def _way_to_command(self, command: LocalCommand, source: ToolSourceSpec, principal: Principal) -> Way:
         key = ListKey(principal.group_id, source.name, repr(command), "command")
@@ -230,7 +236,7 @@ class McpAdapter:
         async def connect() -> Peer:
             return await connect_command(command, idle)
 
-        return Way(key, self._pool, connect, lambda: None)
+        return Way(key, self._pool, connect, lambda: None, principal, source)
 
 
 class _HeadersStale(NotSent):

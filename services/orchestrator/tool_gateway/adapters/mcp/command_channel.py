@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Self
 
-from services.orchestrator.domain.tool_source import LocalCommand
+from services.common.identity.principal import Principal
+from services.orchestrator.domain.tool_source import LocalCommand, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.mcp.endpoint import MAX_RESULT_BYTES, AnswerTooLarge, parse_answer
 from services.orchestrator.tool_gateway.adapters.mcp.faults import SessionGone
 from services.orchestrator.tool_gateway.adapters.mcp.messages import messages_in
@@ -63,6 +64,9 @@ class CommandChannel:
         except OSError as error:
             raise NotSent(f"the command cannot be started: {error.strerror}") from error
         return cls(process)
+
+    def act_for(self, source: ToolSourceSpec, principal: Principal) -> None:
+        """Do nothing: a command knows no principals."""
 
     async def send(self, message: bytes) -> None:
         """See `Channel`."""

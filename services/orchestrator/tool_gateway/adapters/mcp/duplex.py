@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from services.common.background import BackgroundTasks
 from services.common.http import BeforeSend
+from services.common.identity.principal import Principal
+from services.orchestrator.domain.tool_source import ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.mcp.endpoint import AnswerTooLarge
 from services.orchestrator.tool_gateway.adapters.mcp.faults import HttpRefusal, SessionGone
 from services.orchestrator.tool_gateway.adapters.mcp.messages import (
@@ -37,6 +39,10 @@ class Channel(Protocol):
         """
         ...
 
+    def act_for(self, source: ToolSourceSpec, principal: Principal) -> None:
+        """See `Link`."""
+        ...
+
     async def close(self) -> None:
         """End it."""
         ...
@@ -59,6 +65,10 @@ class DuplexLink:
     def alive(self) -> bool:
         """Whether the server can still be heard."""
         return self._end is None
+
+    def act_for(self, source: ToolSourceSpec, principal: Principal) -> None:
+        """See `Link`."""
+        self._channel.act_for(source, principal)
 
     async def request(
         self,

@@ -74,6 +74,10 @@ class Endpoint:
         self.url = url
         self.origin = origin_of(url) or "the server"
 
+    def act_for(self, source: ToolSourceSpec, principal: Principal) -> None:
+        """Send what follows on behalf of this principal."""
+        self.source, self.principal = source, principal
+
     def sibling(self, url: str) -> "Endpoint":
         """Return another address of the same origin.
 

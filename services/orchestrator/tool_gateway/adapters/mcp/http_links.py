@@ -11,6 +11,8 @@ import aiohttp
 
 from services.common.background import BackgroundTasks
 from services.common.http import BeforeSend
+from services.common.identity.principal import Principal
+from services.orchestrator.domain.tool_source import ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.mcp.endpoint import (
     JSON_TYPE,
     STREAM_TYPE,
@@ -49,6 +51,10 @@ class StatelessLink:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+
+    def act_for(self, source: ToolSourceSpec, principal: Principal) -> None:
+        """See `Link`."""
+        self._endpoint.act_for(source, principal)
 
     async def request(
         self,
@@ -99,6 +105,10 @@ class SessionLink:
     def alive(self) -> bool:
         """Whether the server still knows the session, as far as was seen."""
         return not self._gone
+
+    def act_for(self, source: ToolSourceSpec, principal: Principal) -> None:
+        """See `Link`."""
+        self._endpoint.act_for(source, principal)
 
     def agreed(self, version: str) -> None:
         """Say which revision the handshake has led to."""
@@ -249,12 +259,22 @@ class SessionLink:
 
     async def _hear(self) -> None:
         """Follow what the server says outside of answers, where it does."""
-        with contextlib.suppress(NotSent, CallRefused, HttpRefusal, OutcomeUnknown, AnswerTooLarge):
-            response = await self._endpoint.send("GET", {"Accept": STREAM_TYPE, **self._headers})
-            async with answering(_Current(self), self._respond) as dispatch:
-                async for message in self._endpoint.messages(response):
-                    if "method" in message:
-                        await dispatch(message)
+        with contextlib.suppress(NotSent, CallRefused, HttpRefusal, OutcomeUnknown):
+            while True:
+                response = await self._endpoint.send("GET", {"Accept": STREAM_TYPE, **self._headers})
+                with contextlib.suppress(OutcomeUnknown, AnswerTooLarge):
+                    await self._hear_stream(response)
+                # Servers close such streams now and then.
+                await asyncio.sleep(_RESUME_SECONDS)
+
+    async def _hear_stream(self, response: aiohttp.ClientResponse) -> None:
+        async with (
+            contextlib.aclosing(self._endpoint.messages(response)) as messages,
+            answering(_Current(self), self._respond) as dispatch,
+        ):
+            async for message in messages:
+                if "method" in message:
+                    await dispatch(message)
 
     @property
     def listener(self) -> Listener:

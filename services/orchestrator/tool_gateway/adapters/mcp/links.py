@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from services.common.http import BeforeSend
+from services.common.identity.principal import Principal
+from services.orchestrator.domain.tool_source import ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.mcp.messages import Listener
 
 
@@ -13,6 +15,10 @@ class Link(Protocol):
     @property
     def alive(self) -> bool:
         """Whether it may be used for another request."""
+        ...
+
+    def act_for(self, source: ToolSourceSpec, principal: Principal) -> None:
+        """Send what follows on behalf of this principal, with the same credential as before."""
         ...
 
     async def request(

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator
 from typing import Any, Self
 from urllib.parse import urljoin
 
+from services.common.identity.principal import Principal
+from services.orchestrator.domain.tool_source import ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.mcp.endpoint import (
     JSON_TYPE,
     STREAM_TYPE,
@@ -46,6 +48,10 @@ class SseChannel:
         except (OutcomeUnknown, AnswerTooLarge, TimeoutError) as error:
             raise NotSent(f"{endpoint.origin} does not open a stream as the old SSE transport does") from error
         raise NotSent(f"{endpoint.origin} ended its stream before it named an address")
+
+    def act_for(self, source: ToolSourceSpec, principal: Principal) -> None:
+        """See `Link`."""
+        self._target.act_for(source, principal)
 
     async def send(self, message: bytes) -> None:
         """See `Channel`."""
