@@ -64,7 +64,7 @@ async def test_a_result_of_a_gibibyte_is_not_read(caller: Caller, server: McpEmu
     async with loop_goes_on():
         told = await caller.call(over_http(server.address), "pay")
     assert told.is_error
-    assert "more than 16 MiB" in told.text
+    assert "more than 16777216 bytes" in told.text
     assert server.sent_bytes < 64 * MIB
 
 
@@ -84,7 +84,7 @@ async def test_a_stream_without_end_is_left(caller: Caller, server: McpEmulator,
     async with loop_goes_on():
         [end] = await asyncio.gather(caller.call(over_http(server.address), "pay"), return_exceptions=True)
     if isinstance(end, ToolResult):
-        assert "more than 16 MiB" in end.text
+        assert "more than 16777216 bytes" in end.text
     else:
         assert isinstance(end, OutcomeUnknown)
         assert "without end" in str(end)

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from services.common.ids import new_id
 from services.orchestrator.domain.tool_source import McpEra, ToolSourceSpec
 from services.orchestrator.tool_gateway.ports import NotSent, OutcomeUnknown, SourceAnswer
+from tests.support.harness import serve_services
 from tests.support.mcp_calls import Caller, Told, calling, over_http, principal, request
 from tests.support.mcp_servers.processes import MODERN, McpServerProcess, modern_python, serving
+from tests.support.tool_gateway import FixedSources, GatewayCaller
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +184,29 @@ async def test_a_server_that_dies_after_the_work_leaves_the_outcome_unknown(
     await asyncio.to_thread(server.restart)
     assert (await caller.call(modern, "pay", {"key": "after"})).structured == {"result": "paid after"}
     assert (server.paid("died"), server.paid("never"), server.paid("after")) == (1, 0, 1)
+
+
+async def test_crews_reach_it_through_the_gateway(tmp_path: Path, server: McpServerProcess) -> None:
+    sources = FixedSources([over_http(server.url)])
+    async with serve_services(tmp_path, "tools", sources=sources) as harness:
+        gateway = GatewayCaller.of(harness)
+        listed = {tool.name: tool for tool in await gateway.list(sources.sources[0].id)}
+        assert listed["add"].idempotent_hint
+        added = await gateway.call("billing/add", '{"a": 1, "b": 2}')
+        assert json.loads(added.result.structured_json) == {"total": 3, "label": "sum"}
+        call_id, seen = new_id(), []
+        async for event in gateway.events("billing/deliver", call_id=call_id):
+            seen.append(event.WhichOneof("event"))
+            if event.WhichOneof("event") == "question":
+                assert event.question.text == "Where to?"
+                assert await gateway.answer(call_id, event.question.number, street="Side Street")
+            elif event.WhichOneof("event") == "outcome":
+                assert "accept Side Street the state" in event.outcome.result.text
+        assert [kind for kind in seen if kind != "progress"] == ["question", "outcome"]
+        done = await gateway.call("billing/long_job", '{"key": "through the gateway"}')
+        assert "job through the gateway done" in done.result.text
+        unknown = await gateway.call("billing/pay", '{"key": "died in the gateway", "then": "die"}')
+        assert unknown.WhichOneof("outcome") == "unknown"
+        await asyncio.to_thread(server.restart)
+        assert (await gateway.call("billing/pay", '{"key": "later"}')).result.text == '{"result":"paid later"}'
+    assert [server.paid(key) for key in ("through the gateway", "died in the gateway", "later")] == [1, 1, 1]

@@ -44,7 +44,7 @@ from services.orchestrator.tool_gateway.ports import (
 
 _RESOURCE_SECONDS = 60.0
 _TOO_LARGE = (
-    "The call was made, but its result has more than 16 MiB and was not read. Do not repeat the call: ask for less, "
+    "The call was made, but its result has more than {} bytes and was not read. Do not repeat the call: ask for less, "
     "or for a page of it, where the tool can."
 )
 
@@ -80,9 +80,13 @@ class Way:
 class McpAdapter:
     """Servers over HTTP and local commands, of both eras. See `ports.ToolAdapter`."""
 
-    def __init__(self, egress: EgressClient, credentials: CredentialHeaders) -> None:
+    def __init__(
+        self, egress: EgressClient, credentials: CredentialHeaders, *, max_result_bytes: int = 16 * 1024 * 1024
+    ) -> None:
+        """`max_result_bytes` are read of an answer."""
         self._egress = egress
         self._credentials = credentials
+        self._max_bytes = max_result_bytes
         self._checker = SchemaChecker()
         self._eras = ServerEras()
         self._lists = ToolLists()
@@ -171,7 +175,7 @@ class McpAdapter:
                 raise _RevisionGone(f"the server does not speak this revision any more: {error.message}") from error
             return ToolResult(f"The server answered with an error: {error.message}", is_error=True)
         except AnswerTooLarge:
-            return ToolResult(_TOO_LARGE, is_error=True)
+            return ToolResult(_TOO_LARGE.format(self._max_bytes), is_error=True)
 
     async def _tool(self, way: Way, source: ToolSourceSpec, name: str, *, or_unlisted: bool = False) -> McpTool:
         """Return what is known of a tool.
@@ -218,7 +222,7 @@ class McpAdapter:
         return await self._way_over_http(endpoint, source, principal)
 
     async def _way_over_http(self, server: McpServer, source: ToolSourceSpec, principal: Principal) -> Way:
-        address = Endpoint(self._egress, self._credentials, source, principal, server.url)
+        address = Endpoint(self._egress, self._credentials, source, principal, server.url, self._max_bytes)
         key = ListKey(principal.group_id, source.name, server.url, await address.credential_digest())
         idle = Watcher(lambda: self._lists.forget(key))
 
@@ -234,7 +238,7 @@ class McpAdapter:
         idle = Watcher(lambda: self._lists.forget(key))
 
         async def connect() -> Peer:
-            return await connect_command(command, idle)
+            return await connect_command(command, idle, self._max_bytes)
 
         return Way(key, self._pool, connect, lambda: None, principal, source)
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import LocalCommand, ToolSourceSpec
-from services.orchestrator.tool_gateway.adapters.mcp.endpoint import MAX_RESULT_BYTES, AnswerTooLarge, parse_answer
+from services.orchestrator.tool_gateway.adapters.mcp.endpoint import AnswerTooLarge, parse_answer
 from services.orchestrator.tool_gateway.adapters.mcp.faults import SessionGone
 from services.orchestrator.tool_gateway.adapters.mcp.messages import messages_in
 from services.orchestrator.tool_gateway.ports import NotSent, OutcomeUnknown
@@ -25,16 +25,17 @@ _GRACE_SECONDS = 2.0
 class CommandChannel:
     """A running command."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, max_bytes: int) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
+        self._max_bytes = max_bytes
         self._input = process.stdin
         self._output = process.stdout
 
     @classmethod
-    async def start(cls, command: LocalCommand) -> Self:
-        """Start a command with the variables that it names and no others.
+    async def start(cls, command: LocalCommand, max_bytes: int) -> Self:
+        """Start a command with the variables that it names and no others; `max_bytes` are read of an answer.
 
         Its standard error is discarded: programs print there what no log may hold.
 
@@ -63,7 +64,7 @@ class CommandChannel:
             )
         except OSError as error:
             raise NotSent(f"the command cannot be started: {error.strerror}") from error
-        return cls(process)
+        return cls(process, max_bytes)
 
     def act_for(self, source: ToolSourceSpec, principal: Principal) -> None:
         """Do nothing: a command knows no principals."""
@@ -93,7 +94,7 @@ class CommandChannel:
                     for message in messages_in(await parse_answer(line)):
                         yield message
             searched = len(lines)
-            if len(lines) > MAX_RESULT_BYTES:
+            if len(lines) > self._max_bytes:
                 raise AnswerTooLarge
 
     async def close(self) -> None:

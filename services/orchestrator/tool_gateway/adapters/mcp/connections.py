@@ -174,13 +174,13 @@ async def connect_http(endpoint: Endpoint, server: McpServer, facts: ServerFacts
     return await _legacy(SessionLink(endpoint, idle))
 
 
-async def connect_command(command: LocalCommand, idle: Listener) -> Peer:
-    """Start a command and find out its era.
+async def connect_command(command: LocalCommand, idle: Listener, max_bytes: int) -> Peer:
+    """Start a command and find out its era; `max_bytes` are read of an answer.
 
     Raises:
         RpcError, NotSent, CallRefused, OutcomeUnknown: it cannot be used.
     """
-    link = DuplexLink(await CommandChannel.start(command), idle)
+    link = DuplexLink(await CommandChannel.start(command, max_bytes), idle)
     try:
         facts = None
         # Programs of the legacy era may not answer at all.

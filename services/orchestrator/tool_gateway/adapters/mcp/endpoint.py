@@ -23,7 +23,6 @@ from services.orchestrator.tool_gateway.adapters.mcp.messages import error_in, m
 from services.orchestrator.tool_gateway.adapters.mcp.sse import EventDecoder, EventTooLarge, ServerEvent
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown
 
-MAX_RESULT_BYTES = 16 * 1024 * 1024
 JSON_TYPE = "application/json"
 STREAM_TYPE = "text/event-stream"
 
@@ -66,8 +65,11 @@ class Endpoint:
         source: ToolSourceSpec,
         principal: Principal,
         url: str,
+        max_bytes: int,
     ) -> None:
+        """`max_bytes` are read of an answer."""
         self._egress = egress
+        self._max_bytes = max_bytes
         self._credentials = credentials
         self.source = source
         self.principal = principal
@@ -89,7 +91,7 @@ class Endpoint:
                 f"{self.origin} names an address of another origin, which is not called",
                 reason="DESTINATION_NOT_ALLOWED",
             )
-        return Endpoint(self._egress, self._credentials, self.source, self.principal, url)
+        return Endpoint(self._egress, self._credentials, self.source, self.principal, url, self._max_bytes)
 
     async def credential_digest(self) -> str:
         """Return what stands for the credential that requests carry now.
@@ -211,7 +213,7 @@ class Endpoint:
         """Iterate over the messages in a response, which is closed at the end.
 
         Raises:
-            AnswerTooLarge: an answer has more than `MAX_RESULT_BYTES`.
+            AnswerTooLarge: an answer has more bytes than are read.
             OutcomeUnknown: the connection was lost, or what came is no message.
         """
         content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -233,7 +235,7 @@ class Endpoint:
         Raises:
             AnswerTooLarge, OutcomeUnknown: see `messages`.
         """
-        decoder = EventDecoder(MAX_RESULT_BYTES)
+        decoder = EventDecoder(self._max_bytes)
         size = 0
         try:
             async for data in iter_body(response):
@@ -241,7 +243,7 @@ class Endpoint:
                 for start in range(0, len(data), _SLICE_BYTES):
                     for event in decoder.feed(data[start : start + _SLICE_BYTES]):
                         yield event
-                    if size > 2 * MAX_RESULT_BYTES or decoder.lines > _MAX_LINES:
+                    if size > 2 * self._max_bytes or decoder.lines > _MAX_LINES:
                         raise OutcomeUnknown(f"{self.origin} sends without end: the stream was closed")
                     # A server that floods gets no more than its share of the loop.
                     await asyncio.sleep(0)
@@ -254,7 +256,7 @@ class Endpoint:
 
     async def _document(self, response: aiohttp.ClientResponse) -> Any:
         try:
-            body = await read_limited(response, MAX_RESULT_BYTES)
+            body = await read_limited(response, self._max_bytes)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise OutcomeUnknown(f"the connection to {self.origin} ended before the answer was complete") from error
         finally:

@@ -16,8 +16,6 @@ _LIST_CHANGED = "notifications/tools/list_changed"
 _PROGRESS_SECONDS = 0.25
 _MAX_PROGRESS_BYTES = 1024
 _MAX_QUESTIONS = 20
-HOLD_SECONDS = 600.0
-"""How long a stream is held open for a person's answer."""
 
 
 class Watcher(NobodyListens):
@@ -45,6 +43,7 @@ class CallListener(Watcher):
         self._ended = asyncio.Event()
         self._latest: tuple[str, float | None] | None = None
         self._answers: dict[str, SourceAnswer] = {}
+        self._asking = asyncio.Lock()
 
     @property
     def goes_on(self) -> bool:
@@ -95,11 +94,7 @@ class CallListener(Watcher):
             if method != "ping":
                 self.tell(f"the server asked for {method[:100]}, which is not offered")
             return await super().asked(method, params)
-        try:
-            async with asyncio.timeout(HOLD_SECONDS):
-                return await self.answer(params)
-        except TimeoutError:
-            return result_of(SourceAnswer("cancel"))
+        return await self.answer(params)
 
     async def answer(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return a person's answer to an elicitation. An equal question of the call is answered alike.
@@ -113,10 +108,12 @@ class CallListener(Watcher):
             self.tell(f'the server asked for a secret in a form (field "{secret}"), which was declined')
             return result_of(SourceAnswer("decline"))
         key = json.dumps([question.text, question.schema, question.url])
-        if key not in self._answers:
-            if len(self._answers) >= _MAX_QUESTIONS:
-                raise RpcError(METHOD_NOT_FOUND, f"a call asks at most {_MAX_QUESTIONS} questions")
-            self._answers[key] = await self._progress.ask(question)
+        # A person is asked one thing at a time.
+        async with self._asking:
+            if key not in self._answers:
+                if len(self._answers) >= _MAX_QUESTIONS:
+                    raise RpcError(METHOD_NOT_FOUND, f"a call asks at most {_MAX_QUESTIONS} questions")
+                self._answers[key] = await self._progress.ask(question)
         return result_of(self._answers[key], with_content=not question.url)
 
     async def answers(self, requests: Mapping[str, Any]) -> dict[str, Any]:
