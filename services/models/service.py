@@ -23,6 +23,7 @@ from services.models.keys import AnswerKey
 from services.models.providers.base import ModelProvider
 from services.models.providers.batches import Batches, BatchLimits
 from services.models.providers.circuits import upstream_circuits
+from services.models.providers.group_shares import GroupShares
 from services.models.providers.litellm.pool import LitellmHelpers
 from services.models.providers.litellm.provider import LitellmProvider
 from services.models.providers.offline.embedder import PackagedEmbedder
@@ -30,7 +31,6 @@ from services.models.providers.offline.provider import OfflineProvider
 from services.models.providers.openai.client import ResponseLimits
 from services.models.providers.openai.provider import OpenAICompatibleProvider
 from services.models.providers.retries import RetryLimits
-from services.models.providers.shares import GroupShares
 from services.models.providers.upstreams import Upstreams
 from services.models.repositories.models import has_models_of
 from services.models.seed import SeedError, read_seed, seed

@@ -44,6 +44,8 @@ class Answer:
     """The name of the fallback that answered; empty when the model that was asked did."""
     stored: bool = False
     """Whether it is an earlier call's, so that nothing is billed for it now."""
+    schema_unchecked: str = ""
+    """Why it was not checked against the schema that was asked for; empty when it was, or none was asked for."""
 
 
 @dataclass(slots=True)
@@ -97,6 +99,8 @@ class FinishDelta:
     answered_by: str = ""
     stored: bool = False
     """Whether the answer is an earlier call's."""
+    schema_unchecked: str = ""
+    """See `Answer`."""
 
 
 Delta = TextDelta | ReasoningDelta | ThinkingDelta | ToolCallDelta | UsageDelta | FinishDelta
@@ -144,6 +148,7 @@ class AnswerParts:
             thinking=tuple(self._thinking),
             answered_by=self._finish.answered_by,
             stored=self._finish.stored,
+            schema_unchecked=self._finish.schema_unchecked,
         )
 
 
@@ -188,6 +193,7 @@ def parts_of(answer: Answer) -> Iterator[Delta]:
         dropped_parameters=answer.dropped_parameters,
         answered_by=answer.answered_by,
         stored=answer.stored,
+        schema_unchecked=answer.schema_unchecked,
     )
 
 

@@ -12,7 +12,7 @@ from services.models.domain.answer import Embeddings
 from services.models.domain.model import Model
 from services.models.domain.tokens import estimate_tokens
 from services.models.providers.base import TakeBatch
-from services.models.providers.learned import Learned
+from services.models.providers.learned_from_refusals import Learned
 from services.models.providers.lost_work import expect_prompt
 from services.models.providers.upstream_errors import quoted_words
 

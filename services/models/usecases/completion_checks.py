@@ -13,6 +13,7 @@ from services.models.domain.parameters import unsupported_parameters
 from services.models.domain.tokens import estimate_prompt_tokens, least_tokens
 from services.models.usecases.capabilities import lacking_capability
 from services.models.usecases.part_checks import PartChecks
+from services.models.usecases.schema_form import schema_faults
 
 _SAMPLING = ("temperature", "top_p", "max_output_tokens", "stop", "seed", "reasoning_effort", "thinking_budget_tokens")
 # What these say is what every model does that does not take them.
@@ -45,6 +46,7 @@ class CompletionChecks:
             FailedPrecondition: the model lacks a capability.
         """
         _check_conversation(completion)
+        _check_response_format(completion)
         _check_capabilities(model, completion)
         self._parts.check(model, completion.messages)
         self._check_extra_parameters(model, completion.extra_parameters)
@@ -82,6 +84,12 @@ def _check_capabilities(model: Model, completion: Completion) -> None:
         raise lacking_capability(model, "tools", "call tools")
     if completion.response_format is not None and not can.json_schema:
         raise lacking_capability(model, "json_schema", "follow a JSON schema")
+
+
+def _check_response_format(completion: Completion) -> None:
+    asked = completion.response_format
+    if asked is not None and (faults := schema_faults("completion.response_format.schema", asked.schema)):
+        raise InvalidArgument.fields(faults)
 
 
 def _check_window(model: Model, completion: Completion) -> None:

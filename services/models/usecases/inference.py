@@ -24,7 +24,7 @@ from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.completion_checks import CompletionChecks
 from services.models.usecases.metering import CallMeter, Metering, WrittenTokens, estimate_usage, expected_usage
 from services.models.usecases.routing import Fits, Routing
-from services.models.usecases.structured_output import StreamedText, StructuredOutput
+from services.models.usecases.structured_output import StreamedText, StructuredOutput, Verdict
 
 
 class Inference:
@@ -131,12 +131,17 @@ class Inference:
                     reason="UPSTREAM_BAD_RESPONSE",
                     metadata={"model": model.name},
                 )
-        violations: tuple[str, ...] = ()
+        verdict = Verdict()
         if text is not None and finish.reason is FinishReason.STOP:
-            violations = await self._structured.violations(principal.group_id, completion, text)
+            verdict = await self._structured.judge(principal.group_id, completion, text)
         yield UsageDelta(usage)
-        if fitted.dropped or violations:
-            finish = replace(finish, dropped_parameters=fitted.dropped, schema_violations=violations)
+        if fitted.dropped or verdict.violations or verdict.unchecked:
+            finish = replace(
+                finish,
+                dropped_parameters=fitted.dropped,
+                schema_violations=verdict.violations,
+                schema_unchecked=verdict.unchecked,
+            )
         yield finish
 
     async def count_tokens(self, principal: Principal, name: str, messages: Sequence[Message]) -> TokenCount:

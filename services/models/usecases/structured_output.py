@@ -1,7 +1,7 @@
 """Answers that have to follow a schema: their check, and one attempt to have them corrected."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from services.common.errors import CoxswainError, FailedPrecondition
 from services.common.schema_checks.checker import MAX_CHARACTERS, SchemaChecker
@@ -10,8 +10,20 @@ from services.models.domain.conversation import Completion, ContentPart, Message
 from services.models.domain.model import Model
 from services.models.domain.usage import Usage
 
+# What the checker says of itself, in words for callers; all else is the name of an error that a schema caused.
+_UNCHECKED = {"length": "length", "time": "time", "queue": "busy", "process": "busy"}
 _CUT_OFF = "the answer: was cut off or calls tools"
 _NOT_ALONE = "the answer: has to be JSON alone, without a code fence or thoughts"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the check of a text that has been passed on says."""
+
+    violations: tuple[str, ...] = ()
+    """What of it does not follow its schema."""
+    unchecked: str = ""
+    """Why it was not checked; empty when it was."""
 
 
 class StructuredOutput:
@@ -46,7 +58,12 @@ class StructuredOutput:
             return answer
         found = await self._checker.check(group_id, asked.schema, answer.text)
         if not found.violations:
-            return replace(answer, text=found.text, reasoning=answer.reasoning + found.thoughts)
+            return replace(
+                answer,
+                text=found.text,
+                reasoning=answer.reasoning + found.thoughts,
+                schema_unchecked=_word(found.unchecked),
+            )
         try:
             second = await again(_correction(completion, answer.text, found.violations))
         except CoxswainError as error:
@@ -62,15 +79,19 @@ class StructuredOutput:
             text=found.text,
             reasoning=second.reasoning + found.thoughts,
             usage=_sum(answer.usage, second.usage),
+            schema_unchecked=_word(found.unchecked),
         )
 
-    async def violations(self, group_id: str, completion: Completion, text: "StreamedText") -> tuple[str, ...]:
-        """Return what of a text that has been passed on already does not follow the schema of its call."""
+    async def judge(self, group_id: str, completion: Completion, text: "StreamedText") -> Verdict:
+        """Return what is to be said of a text that has been passed on already: it cannot be corrected any more."""
         asked, whole = completion.response_format, text.whole()
-        if asked is None or whole is None:
-            return ()
+        if asked is None:
+            return Verdict()
+        if whole is None:
+            return Verdict(unchecked="length")
         found = await self._checker.check(group_id, asked.schema, whole)
-        return found.violations or ((_NOT_ALONE,) if found.text != whole else ())
+        violations = found.violations or ((_NOT_ALONE,) if found.text != whole else ())
+        return Verdict(violations, _word(found.unchecked))
 
 
 class StreamedText:
@@ -91,6 +112,10 @@ class StreamedText:
     def whole(self) -> str | None:
         """Return all of it; None when it became too long."""
         return "".join(self._pieces) if self._length <= MAX_CHARACTERS else None
+
+
+def _word(unchecked: str) -> str:
+    return _UNCHECKED.get(unchecked, "schema") if unchecked else ""
 
 
 def _correction(completion: Completion, answer: str, violations: Sequence[str]) -> Completion:

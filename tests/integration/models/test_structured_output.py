@@ -1,9 +1,12 @@
 """Answers that have to follow a schema, over gRPC."""
 
+import asyncio
+import contextlib
 import json
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 
 from coxswain.models.v1 import inference_pb2 as pb
@@ -125,8 +128,66 @@ async def test_a_hard_pattern_of_one_group_holds_up_no_other(models: Installatio
     models.llm.on(Reply(text=text), contains="hard")
     models.llm.on(Reply(text=GOOD))
     answer = await models.inference().Complete(ask(CHAT, _user("hard"), response_format=hard))
-    assert answer.text == text, "what cannot be checked is returned"
+    assert (answer.text, answer.schema_unchecked) == (text, "time"), "what cannot be checked is returned, and says so"
     assert (await models.inference(BOB).Complete(ask(CHAT, response_format=FORMAT))).text == GOOD
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"type": "text"}, "type"),
+        ({"type": "object", "properties": {"a": {"type": "str"}}}, "properties.a.type"),
+        ({"anyOf": [{"type": "string"}, {"items": {"type": 7}}]}, "anyOf[1].items.type"),
+        ({"properties": ["a"]}, "properties"),
+        ({"required": "a"}, "required"),
+    ],
+)
+async def test_a_schema_that_is_none_is_refused_by_its_path(
+    models: Installation, schema: dict[str, Any], path: str
+) -> None:
+    asked = pb.ResponseFormat(schema=to_struct(schema))
+    for call in (
+        models.inference().Complete(ask(CHAT, response_format=asked)),
+        _stream(models, response_format=asked),
+    ):
+        failure = await refusal(call)
+        assert (failure.code, failure.fields) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            [f"completion.response_format.schema.{path}"],
+        )
+    assert models.llm.calls == []
+
+
+async def test_what_could_not_be_checked_says_so_whole_streamed_and_stored(models: Installation) -> None:
+    models.llm.on(Reply(text=GOOD))
+    elsewhere = pb.ResponseFormat(schema=to_struct({"$ref": "https://example.com/schema.json"}))
+    whole = pb.CompleteRequest(completion=ask(CHAT, response_format=elsewhere).completion, request_id="once")
+    for _ in range(2):
+        answer = await models.inference().Complete(whole)
+        assert (answer.text, answer.schema_unchecked) == (GOOD, "schema")
+    text, finish = await _stream(models, response_format=elsewhere)
+    assert (text, finish.schema_unchecked, list(finish.schema_violations)) == (GOOD, "schema", [])
+    assert not (await models.inference().Complete(ask(CHAT, response_format=FORMAT))).schema_unchecked
+
+
+async def test_the_death_of_the_checker_costs_the_check_that_it_was_at(models: Installation) -> None:
+    hard = pb.ResponseFormat(schema=to_struct({"properties": {"a": {"pattern": "^(a+)+$"}}}))
+    models.llm.on(Reply(text=json.dumps({"a": "a" * 60 + "!"})), contains="hard")
+    models.llm.on(Reply(text=GOOD))
+    call = asyncio.ensure_future(models.inference().Complete(ask(CHAT, _user("hard"), response_format=hard)))
+    while not call.done():
+        _kill_checkers()
+        await asyncio.sleep(0.02)
+    assert (await call).schema_unchecked == "busy"
+    answer = await models.inference(BOB).Complete(ask(CHAT, response_format=FORMAT))
+    assert (answer.text, answer.schema_unchecked) == (GOOD, "")
+
+
+def _kill_checkers() -> None:
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any("schema_checks/process.py" in part for part in child.cmdline()):
+                child.kill()
 
 
 def _user(words: str) -> pb.Message:

@@ -22,7 +22,7 @@ from services.models.domain.conversation import (
 )
 from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.domain.usage import Usage
-from services.models.usecases.structured_output import StreamedText, StructuredOutput
+from services.models.usecases.structured_output import StreamedText, StructuredOutput, Verdict
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = Model("1", "", ModelSpec("openai/m", Provider.OPENAI), enabled=True, created_at=NOW, updated_at=NOW)
@@ -288,15 +288,15 @@ async def test_tools_are_not_called_instead_of_a_correction(checker: SchemaCheck
 async def test_streamed_text_is_judged_as_it_was_passed_on(checker: SchemaChecker) -> None:
     structured = StructuredOutput(checker)
 
-    async def judged(*pieces: str) -> tuple[str, ...]:
+    async def judged(*pieces: str) -> Verdict:
         text = StreamedText()
         for piece in pieces:
             text.add(piece)
-        return await structured.violations("g", ASKED, text)
+        return await structured.judge("g", ASKED, text)
 
-    assert await judged(GOOD[:5], GOOD[5:]) == ()
-    assert await judged("{}") == ("the answer: has to have items",)
-    assert await judged("```json\n", GOOD, "\n```") == (
-        "the answer: has to be JSON alone, without a code fence or thoughts",
+    assert await judged(GOOD[:5], GOOD[5:]) == Verdict()
+    assert await judged("{}") == Verdict(("the answer: has to have items",))
+    assert await judged("```json\n", GOOD, "\n```") == Verdict(
+        ("the answer: has to be JSON alone, without a code fence or thoughts",)
     )
-    assert await judged("x" * MAX_CHARACTERS, "x") == ()
+    assert await judged("x" * MAX_CHARACTERS, "x") == Verdict(unchecked="length")

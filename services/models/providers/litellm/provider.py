@@ -21,6 +21,7 @@ from services.models.domain.tokens import estimate_prompt_tokens
 from services.models.providers.base import Destination, TakeBatch, TokenCount
 from services.models.providers.batches import Batches
 from services.models.providers.fault_reading import holds_fault, read_fault
+from services.models.providers.group_shares import GroupShares
 from services.models.providers.litellm.arguments import provider_arguments
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper
 from services.models.providers.litellm.pool import LitellmHelpers, NotStarted
@@ -29,7 +30,6 @@ from services.models.providers.openai.answers import read_document, read_stream,
 from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import chat_request, embeddings_request
 from services.models.providers.retries import RetryableError, too_late
-from services.models.providers.shares import GroupShares
 from services.models.providers.upstream_errors import (
     bad_response,
     is_retryable,

@@ -17,12 +17,12 @@ from services.common.http import EgressClient, iter_body, read_limited
 from services.common.identity.credentials import CredentialSource, OutboundCredential
 from services.models.domain.model import Model
 from services.models.providers.fault_reading import holds_fault, read_fault
+from services.models.providers.group_shares import GroupShares
 from services.models.providers.json_documents import read_json, write_json
 from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.events import EventParser, EventTooLarge
 from services.models.providers.read_limit import ReadLimit
 from services.models.providers.retries import RetryableError, too_late
-from services.models.providers.shares import GroupShares
 from services.models.providers.upstream_errors import (
     bad_response,
     is_retryable,

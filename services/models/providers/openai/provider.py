@@ -13,13 +13,13 @@ from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_prompt_tokens
 from services.models.providers.base import Destination, TakeBatch, TokenCount
 from services.models.providers.batches import Batches
-from services.models.providers.learned import Learned
+from services.models.providers.group_shares import GroupShares
+from services.models.providers.learned_from_refusals import Learned
 from services.models.providers.openai.answers import read_document, read_stream, read_whole
 from services.models.providers.openai.azure import azure_url
 from services.models.providers.openai.client import OpenAIClient, ResponseLimits, Target
 from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import ENCODING_FORMAT, chat_request, embeddings_request
-from services.models.providers.shares import GroupShares
 from services.models.providers.upstream_errors import quoted_words
 from services.models.providers.upstreams import Attempt, Upstreams
 

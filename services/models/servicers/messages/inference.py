@@ -203,6 +203,7 @@ def answer_to_proto(answer: Answer) -> pb.CompleteResponse:
         thinking=map(_thinking_to_proto, answer.thinking),
         answered_by=answer.answered_by,
         stored=answer.stored,
+        schema_unchecked=answer.schema_unchecked,
     )
 
 
@@ -236,6 +237,7 @@ def delta_to_proto(delta: Delta) -> pb.StreamCompleteResponse:
                     schema_violations=delta.schema_violations,
                     answered_by=delta.answered_by,
                     stored=delta.stored,
+                    schema_unchecked=delta.schema_unchecked,
                 )
             )
 

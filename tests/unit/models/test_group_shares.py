@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from services.common.errors import ResourceExhausted
-from services.models.providers.shares import GroupShares
+from services.models.providers.group_shares import GroupShares
 
 ORIGIN = "https://example.com"
 
