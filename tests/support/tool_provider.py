@@ -85,7 +85,8 @@ class EmulatedProvider(tool_provider_service_pb2_grpc.ToolProviderServicer):
     async def CancelCall(self, request: pb.CancelCallRequest, context: Any) -> pb.CancelCallResponse:
         self.cancelled.append(request.call_id)
         self.told.set()
-        return pb.CancelCallResponse(state=pb.CALL_STATE_RUNNING)
+        known = any(delivered.call_id == request.call_id for delivered in self.delivered)
+        return pb.CancelCallResponse(state=pb.CALL_STATE_RUNNING if known else pb.CALL_STATE_FORGOTTEN)
 
 
 def provided_tool(name: str, **fields: Any) -> pb.ProvidedTool:
@@ -111,7 +112,10 @@ async def good(
 
 @contextlib.asynccontextmanager
 async def served(
-    provider: EmulatedProvider, *, directory: Path | None = None, address: str = "127.0.0.1:0"
+    provider: tool_provider_service_pb2_grpc.ToolProviderServicer,
+    *,
+    directory: Path | None = None,
+    address: str = "127.0.0.1:0",
 ) -> AsyncIterator[int]:
     """Serve a provider and give its port; with a directory, over TLS with the certificate in it."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 8 * 1024 * 1024)])

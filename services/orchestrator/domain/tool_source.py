@@ -174,7 +174,7 @@ class OnToolChange(StrEnum):
 
 
 class ShareField(StrEnum):
-    """What a gRPC provider may be told of an execution."""
+    """What a gRPC provider, or a Python tool, may be told of an execution."""
 
     GROUP = "GROUP"
     SUBJECT = "SUBJECT"

@@ -240,5 +240,7 @@ def _approval(path: str, policy: ToolPolicy) -> Iterator[FieldViolation]:
 
 
 def _share(spec: ToolSourceSpec) -> Iterator[FieldViolation]:
-    if spec.share and spec.kind is not SourceKind.GRPC:
-        yield FieldViolation("spec.share", "has no effect: only a gRPC provider is told of executions; leave it out")
+    if spec.share and spec.kind not in (SourceKind.GRPC, SourceKind.PYTHON):
+        yield FieldViolation(
+            "spec.share", "has no effect: only gRPC providers and Python tools are told of executions; leave it out"
+        )

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from coxswain.client.cli import tool_provider
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of, table
 from coxswain.client.cli.tool_view import change_lines, source_details, source_table
 from coxswain.client.paging import pages
@@ -30,6 +31,7 @@ from coxswain.orchestrator.v1.tool_source_pb2 import (
 app = typer.Typer(no_args_is_help=True, help="List and try the tools of crews.", rich_markup_mode="markdown")
 sources = typer.Typer(no_args_is_help=True, help="Say where tools come from.", rich_markup_mode="markdown")
 app.add_typer(sources, name="source")
+app.add_typer(tool_provider.app, name="provider")
 
 SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="The source's name or id.")]
 FileOption = Annotated[
