@@ -10,7 +10,6 @@ from services.orchestrator.tool_gateway.ports import CallProgress, OutcomeUnknow
 
 API = "/api/2.0/genie/spaces"
 DEFAULT_ROWS = 100
-MAX_ROWS = 5000
 _LAST_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "QUERY_RESULT_EXPIRED"})
 _MAX_ATTACHMENTS = 10
 
@@ -67,7 +66,7 @@ async def _follow(
         for attachment in attachments[:_MAX_ATTACHMENTS]:
             await _add(workspace, path, attachment, result, request, progress)
     except Declined as error:
-        raise OutcomeUnknown(f"the workspace does not say what became of the question: {error}") from error
+        raise OutcomeUnknown(f"the workspace does not say what became of the question: {error}", final=True) from error
     state = _state(answer)[0]
     if state in ("FAILED", "CANCELLED"):
         failure = answer.get("error")

@@ -23,7 +23,7 @@ class DatabricksJobRun:
     async def call(self, request: ToolCallRequest, progress: CallProgress) -> ToolResult:
         """Run the job, wait for its end and return the output of its last task; see `ToolAdapter`."""
         workspace = await self._workspaces.open(request)
-        body: Json = {"job_id": request.config["job_id"], "idempotency_token": request.call_id[:64]}
+        body: Json = {"job_id": int(request.config["job_id"]), "idempotency_token": request.call_id[:64]}
         parameters = request.arguments.get("parameters") or {}
         if parameters:
             body["job_parameters"] = {name: _parameter(value) for name, value in parameters.items()}
@@ -55,7 +55,7 @@ async def _follow(workspace: Workspace, run_id: str, progress: CallProgress) -> 
         tasks = await _tasks(workspace, path, run)
         output = await _output(workspace, tasks, progress)
     except Declined as error:
-        raise OutcomeUnknown(f"the workspace does not say what became of run {run_id}: {error}") from error
+        raise OutcomeUnknown(f"the workspace does not say what became of run {run_id}: {error}", final=True) from error
     result: Json = {
         "run_id": int(run_id),
         "state": _outcome(run),

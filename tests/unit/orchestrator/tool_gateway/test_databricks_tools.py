@@ -521,6 +521,20 @@ async def test_memories_of_other_groups_are_never_found(vectors: Tools) -> None:
     assert refused.is_error
 
 
+@pytest.mark.parametrize(
+    ("fault", "failure"),
+    [
+        (ApiFault(status=403, times=None), CallRefused),
+        (ApiFault(status=500, times=None), NotSent),
+        (ApiFault(path="/query", drop=True), OutcomeUnknown),
+    ],
+)
+async def test_a_search_that_fails(vectors: Tools, fault: ApiFault, failure: type[Exception]) -> None:
+    vectors.workspace.vector_search.fail(fault)
+    with pytest.raises(failure):
+        await DatabricksVectorSearch(vectors.workspaces).call(search_call({"query": "x"}), RecordedProgress())
+
+
 async def test_an_index_that_is_not_there_is_told_to_the_model(vectors: Tools) -> None:
     search = DatabricksVectorSearch(vectors.workspaces)
     for index in ("main.docs.none", "../../../2.2/jobs/run-now"):

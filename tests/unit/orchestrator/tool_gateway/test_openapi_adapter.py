@@ -144,6 +144,12 @@ def test_a_chosen_operation_that_cannot_be_a_tool_is_an_error(chosen: str, text:
         compile_document(ORDERS, [chosen])
 
 
+def test_operations_are_chosen_by_their_ids_in_the_document() -> None:
+    paths = {"/x": {"get": {"operationId": "pets.list"}, "post": {"operationId": "pets.add"}}}
+    (tool,) = compile_document(document(paths), ["pets.list"])["tools"]
+    assert (tool["name"], tool["method"]) == ("pets_list", "GET")
+
+
 # Hostile documents
 
 

@@ -35,7 +35,7 @@ from services.orchestrator.tool_gateway.ports import (
     ToolResult,
 )
 
-_KEPT_SOURCES = 256
+_KEPT_SOURCES = 64
 _KEPT_SECONDS = 600.0
 
 Operation = dict[str, Any]

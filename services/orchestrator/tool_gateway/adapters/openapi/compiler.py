@@ -4,6 +4,7 @@ What it returns is JSON, as it comes from another process.
 """
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from services.orchestrator.tool_gateway.adapters.openapi.schemas import Argument
 
 MAX_TOOLS = 512
 MAX_DESCRIPTION_BYTES = 4096
+_MAX_TOOLS_BYTES = 8 * 1024 * 1024
 _METHODS = ("get", "head", "post", "put", "patch", "delete")
 _LOCATIONS = ("path", "query", "header")
 _STYLES = {
@@ -44,10 +46,11 @@ def compile_document(text: str, operations: Sequence[str], idempotency_header: s
         BadDocument: it cannot be used, or a chosen operation cannot.
     """
     document = load(text)
+    chosen = {_tool_name(name): name for name in operations}
     tools: dict[str, Node] = {}
     problems: dict[str, str] = {}
     for name, path, method, item, operation in _operations(document):
-        if operations and name not in operations:
+        if chosen and name not in chosen:
             problems[name] = ""
             continue
         try:
@@ -57,22 +60,28 @@ def compile_document(text: str, operations: Sequence[str], idempotency_header: s
             continue
         if tools.setdefault(name, tool) is not tool:
             tools[name]["warnings"].append("another operation has the same id and is left out")
-    for name in operations:
+    for name, given in chosen.items():
         if name not in tools:
-            raise BadDocument(_missing(name, problems))
+            raise BadDocument(_missing(name, given, problems))
     if len(tools) > MAX_TOOLS:
         raise BadDocument(f"the document has {len(tools)} operations, and a source {MAX_TOOLS} tools: choose some")
     for name, tool in tools.items():
         tool["name"] = name
         tool["idempotency_header"] = "" if tool["method"] in ("GET", "HEAD") else idempotency_header
+    if len(json.dumps(tools)) > _MAX_TOOLS_BYTES:
+        raise BadDocument(f"its tools take more than {_MAX_TOOLS_BYTES} bytes: choose some of its operations")
     return {"tools": list(tools.values())}
 
 
-def _missing(name: str, problems: dict[str, str]) -> str:
+def _tool_name(given: str) -> str:
+    return _UNSAFE.sub("_", given).strip("_")[:128]
+
+
+def _missing(name: str, given: str, problems: dict[str, str]) -> str:
     if name in problems:
-        return f"the operation {name} cannot be a tool: {problems[name]}"
+        return f"the operation {given} cannot be a tool: {problems[name]}"
     near = difflib.get_close_matches(name, problems, n=3)
-    return f"the document has no operation {name}" + (f"; near to it are {', '.join(near)}" if near else "")
+    return f"the document has no operation {given}" + (f"; near to it are {', '.join(near)}" if near else "")
 
 
 def _operations(document: Node) -> Iterator[tuple[str, str, str, Node, Node]]:
@@ -89,7 +98,7 @@ def _operations(document: Node) -> Iterator[tuple[str, str, str, Node, Node]]:
             if isinstance(operation, dict):
                 given_name = operation.get("operationId")
                 name = given_name if isinstance(given_name, str) and given_name else f"{method}_{path}"
-                yield _UNSAFE.sub("_", name).strip("_")[:128] or method, path, method, item, operation
+                yield _tool_name(name) or method, path, method, item, operation
 
 
 def _tool(document: Node, path: str, method: str, item: Node, operation: Node) -> Node:

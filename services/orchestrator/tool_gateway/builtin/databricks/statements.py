@@ -11,16 +11,13 @@ from services.orchestrator.tool_gateway.ports import CallProgress, OutcomeUnknow
 API = "/api/2.0/sql/statements"
 MAX_ROWS = 10_000
 DEFAULT_ROWS = 1000
-MAX_BYTES = 16 * 1024 * 1024
 DEFAULT_BYTES = 1024 * 1024
 _LAST_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "CLOSED"})
 _INTEGERS = frozenset({"INT", "LONG", "SHORT", "BYTE", "BIGINT", "SMALLINT", "TINYINT"})
 _MAX_CHUNKS = 1000
 
 
-def statement_body(
-    statement: str, config: Mapping[str, Any], parameters: list[Json], *, rows: int | None = None
-) -> Json:
+def statement_body(statement: str, config: Mapping[str, Any], parameters: list[Json]) -> Json:
     """Return the request that submits a statement without waiting for it."""
     body: Json = {
         "statement": statement,
@@ -29,8 +26,8 @@ def statement_body(
         "on_wait_timeout": "CONTINUE",
         "disposition": "INLINE",
         "format": "JSON_ARRAY",
-        "row_limit": rows or config.get("row_limit") or DEFAULT_ROWS,
-        "byte_limit": config.get("byte_limit") or DEFAULT_BYTES,
+        "row_limit": int(config.get("row_limit") or DEFAULT_ROWS),
+        "byte_limit": int(config.get("byte_limit") or DEFAULT_BYTES),
     }
     if parameters:
         body["parameters"] = parameters
@@ -88,12 +85,14 @@ async def follow_statement(workspace: Workspace, statement_id: str, progress: Ca
         answer = await workspace.watch(path, progress, _state, cancel)
         state = _state(answer)[0]
         if state == "CLOSED":
-            raise OutcomeUnknown(f"the statement {statement_id} has run, and its result is no longer kept")
+            raise OutcomeUnknown(f"the statement {statement_id} has run, and its result is no longer kept", final=True)
         if state != "SUCCEEDED":
             return ToolResult(_failure(answer, state), is_error=True)
         return await _rows(workspace, path, answer, statement_id, progress)
     except Declined as error:
-        raise OutcomeUnknown(f"the workspace does not say what became of statement {statement_id}: {error}") from error
+        raise OutcomeUnknown(
+            f"the workspace does not say what became of statement {statement_id}: {error}", final=True
+        ) from error
 
 
 def _state(answer: Json) -> tuple[str, bool]:

@@ -99,6 +99,8 @@ class Workspace:
         self._max_result_bytes = max_result_bytes
         self._pauses = pauses
         self._received = 0
+        self._begun = False
+        """Whether something may go on at the workspace, so that a failure to ask says nothing about it."""
 
     @property
     def is_full(self) -> bool:
@@ -121,6 +123,7 @@ class Workspace:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise OutcomeUnknown(f"{self.origin} was sent the request, but its answer did not arrive") from error
         if 200 <= status < 300:
+            self._begun = True
             try:
                 return await self._document(data)
             except BadBody as error:
@@ -135,6 +138,7 @@ class Workspace:
         Raises:
             Declined: the workspace does not answer this.
             OutcomeUnknown: too many attempts in a row have failed, or the credential is refused by now.
+            NotSent, CallRefused: the same, before anything has begun.
         """
         failures = 0
         while True:
@@ -149,15 +153,25 @@ class Workspace:
                 problem = self._error(status, data)
                 wait = parse_retry_after(retry_after) or 0.0
                 if status not in (408, 425, 429, 499) and status < 500:
-                    if status in (401, 403):
+                    if status not in (401, 403):
+                        raise Declined(problem)
+                    if self._begun:
                         raise OutcomeUnknown(f"{self.origin} refuses to say what became of it: {problem}")
-                    raise Declined(problem)
-            except (aiohttp.ClientError, OSError, TimeoutError, PermissionDenied) as error:
+                    raise CallRefused(
+                        f"{self.origin} refuses the credential: {problem}", reason="UPSTREAM_CREDENTIAL_REJECTED"
+                    )
+            except PermissionDenied as error:
+                if not self._begun:
+                    raise CallRefused(error.message, reason=error.reason) from error
+                problem = error.message
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 problem = f"no answer ({type(error).__name__})"
             except BadBody as error:
                 problem = str(error)
             failures += 1
             if failures >= self._pauses.failures:
+                if not self._begun:
+                    raise NotSent(f"{self.origin} does not answer: {problem}")
                 raise OutcomeUnknown(f"{self.origin} does not say what became of it: {problem}")
             await asyncio.sleep(min(_ASKED_AGAIN.pause(failures, at_least=wait), max(wait, self._pauses.longest)))
 
@@ -175,6 +189,7 @@ class Workspace:
         Raises:
             Declined, OutcomeUnknown: see `ask`.
         """
+        self._begun = True
         pause = Backoff(self._pauses.first, self._pauses.longest, factor=1.5)
         attempt, shown = 0, ""
         try:
