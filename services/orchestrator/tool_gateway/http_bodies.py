@@ -50,8 +50,18 @@ def error_text(body: bytes, content_type: str, secrets: Iterable[str]) -> str:
 
 def masked(text: str, secrets: Iterable[str]) -> str:
     """Return a text without the secrets that were sent: servers repeat what they got."""
-    for secret in secrets:
-        for form in {secret, json.dumps(secret)[1:-1], quote(secret, safe="")}:
+    return without(text, forms_of(secrets))
+
+
+def forms_of(secrets: Iterable[str]) -> tuple[str, ...]:
+    """Return the forms in which secrets may be repeated."""
+    return tuple(form for secret in secrets for form in {secret, json.dumps(secret)[1:-1], quote(secret, safe="")})
+
+
+def without(text: str, forms: Iterable[str]) -> str:
+    """Return a text without any of the forms of secrets."""
+    for form in forms:
+        if form in text:
             text = text.replace(form, _MASK)
     return text
 

@@ -58,6 +58,8 @@ LOST: dict[str, Answer] = {
     "502": status(502),
     "503 with Retry-After": status(503, Retry_After="1"),
     "504": status(504),
+    "408": status(408),
+    "499": status(499),
     "accepted only": status(202),
     "no JSON": raw(b"<html>"),
     "half an answer": raw(b'{"jsonrpc":"2.0","id":ID,"result":{"content":[{"ty'),
@@ -139,6 +141,27 @@ async def test_a_call_that_was_refused_for_an_old_token_is_made_with_the_new_one
         "Bearer old",
         "Bearer new",
     ]
+
+
+async def test_a_credential_that_a_server_repeats_is_not_passed_on(caller: Caller, either: McpEmulator) -> None:
+    token = 'marked-"7d31f0c2"'
+
+    async def repeats(asked: web.Request, message: dict[str, object]) -> web.StreamResponse:
+        seen = asked.headers["authorization"]
+        content = {"content": [{"type": "text", "text": seen}], "structuredContent": {seen: [seen]}, "isError": True}
+        return await result(content)(asked, message)
+
+    either.on["tools/call"] = repeats
+    caller.credentials.tokens = {"group": token}
+    told = await caller.call(over_http(either.address), "pay")
+    assert "7d31f0c2" not in repr(told)
+    assert "[secret]" in told.text
+    for code in (400, 404, 422):
+        either.on["tools/call"] = error(-32602, f"wrong: {token}", status=code)
+        assert "7d31f0c2" not in repr(await caller.call(over_http(either.address), "pay"))
+    either.on["tools/list"] = result({"tools": [PAY | {"description": f"Send Bearer {token}"}]})
+    [tool] = await caller.adapter.list_tools(over_http(either.address), principal())
+    assert "7d31f0c2" not in repr(tool)
 
 
 async def test_a_server_that_takes_no_more_names_the_time(caller: Caller, either: McpEmulator) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import LocalCommand, ToolSourceSpec
+from services.orchestrator.tool_gateway.adapters.foreign import storable
 from services.orchestrator.tool_gateway.adapters.mcp.endpoint import AnswerTooLarge, parse_answer
 from services.orchestrator.tool_gateway.adapters.mcp.faults import SessionGone
 from services.orchestrator.tool_gateway.adapters.mcp.messages import messages_in
@@ -91,7 +92,7 @@ class CommandChannel:
                 searched = 0
                 # Programs print other things too; only what looks like a message is one.
                 if line.startswith((b"{", b"[")):
-                    for message in messages_in(await parse_answer(line)):
+                    for message in messages_in(await parse_answer(line, storable)):
                         yield message
             searched = len(lines)
             if len(lines) > self._max_bytes:

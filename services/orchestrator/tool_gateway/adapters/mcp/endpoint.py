@@ -5,7 +5,7 @@ import contextlib
 import email.utils
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import urljoin
 
@@ -21,12 +21,17 @@ from services.orchestrator.tool_gateway.adapters.foreign import storable
 from services.orchestrator.tool_gateway.adapters.mcp.faults import HttpRefusal, RpcError
 from services.orchestrator.tool_gateway.adapters.mcp.messages import error_in, messages_in
 from services.orchestrator.tool_gateway.adapters.mcp.sse import EventDecoder, EventTooLarge, ServerEvent
+from services.orchestrator.tool_gateway.http_bodies import forms_of, secrets_of, without
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown
 
 JSON_TYPE = "application/json"
 STREAM_TYPE = "text/event-stream"
 
 _MAX_REDIRECTS = 3
+# Too early, too many: sent instead of doing the work.
+_NOT_NOW = frozenset({425, 429})
+# Time-outs, of a server that waited for a request or was left by its client, as some proxies say.
+_LEAVE_OPEN = frozenset({408, 499})
 # Of a stream: the shortest lines cost as much as long ones.
 _MAX_LINES = 200_000
 _SLICE_BYTES = 8 * 1024
@@ -70,6 +75,7 @@ class Endpoint:
         """`max_bytes` are read of an answer."""
         self._egress = egress
         self._max_bytes = max_bytes
+        self._secret_forms: tuple[str, ...] = ()
         self._credentials = credentials
         self.source = source
         self.principal = principal
@@ -174,9 +180,15 @@ class Endpoint:
 
     async def _credential(self, url: str) -> dict[str, str]:
         try:
-            return await self._credentials.headers(self.source, self.principal, url)
+            headers = await self._credentials.headers(self.source, self.principal, url)
         except CoxswainError as error:
             raise CallRefused(error.message, reason=error.reason) from error
+        self._secret_forms = forms_of(secrets_of(headers.values()))
+        return headers
+
+    def text(self, text: str) -> str:
+        """Return a text of the server as it may be kept: without what authenticated the request, and valid."""
+        return without(storable(text), self._secret_forms)
 
     def _redirected(self, url: str, location: str) -> str:
         target = urljoin(url, location)
@@ -193,13 +205,15 @@ class Endpoint:
             return CallRefused(
                 f"{self.origin} refused the credential (HTTP {status})", reason="UPSTREAM_CREDENTIAL_REJECTED"
             )
-        if status == 429:
+        if status in _NOT_NOW:
             return NotSent(
-                f"{self.origin} takes no more calls now (HTTP 429)",
+                f"{self.origin} takes no more calls now (HTTP {status})",
                 retry_after=_retry_after(response.headers.get("Retry-After", "")),
             )
+        if status in _LEAVE_OPEN:
+            return OutcomeUnknown(f"{self.origin} answered HTTP {status}, which leaves open what it has done")
         if 400 <= status < 500:
-            error, names_request = await _error_body(response)
+            error, names_request = await self._error_body(response)
             return HttpRefusal(status, error, error_names_request=names_request)
         if 300 <= status < 400:
             return CallRefused(
@@ -208,6 +222,18 @@ class Endpoint:
             )
         # Proxies answer 502, 503 and 504 as well when the server has taken the message and then broken off.
         return OutcomeUnknown(f"{self.origin} answered HTTP {status}, which leaves open what it has done")
+
+    async def _error_body(self, response: aiohttp.ClientResponse) -> tuple[RpcError | None, bool]:
+        """Return the JSON-RPC error in the body of a refusal, and whether it names a request."""
+        try:
+            async with asyncio.timeout(_REFUSAL_SECONDS):
+                body = await read_limited(response, _MAX_REFUSAL_BYTES)
+            message = await parse_json(body or b"", self.text)
+        except (ValueError, aiohttp.ClientError, OSError, TimeoutError):
+            return None, False
+        if not isinstance(message, dict):
+            return None, False
+        return error_in(message), message.get("id") is not None
 
     async def messages(self, response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any], None]:
         """Iterate over the messages in a response, which is closed at the end.
@@ -220,7 +246,7 @@ class Endpoint:
         if content_type == STREAM_TYPE:
             async with contextlib.aclosing(self.events(response)) as events:
                 async for event in events:
-                    for message in await event_messages(event):
+                    for message in await event_messages(event, self.text):
                         yield message
         elif content_type in (JSON_TYPE, ""):
             for message in messages_in(await self._document(response)):
@@ -263,43 +289,30 @@ class Endpoint:
             response.close()
         if body is None:
             raise AnswerTooLarge
-        return await parse_answer(body)
+        return await parse_answer(body, self.text)
 
 
-async def event_messages(event: ServerEvent) -> list[dict[str, Any]]:
-    """Return the messages in an event; those that only keep a stream open have none.
+async def event_messages(event: ServerEvent, text: Callable[[str], str]) -> list[dict[str, Any]]:
+    """Return the messages in an event, whose texts pass `text`; those that only keep a stream open have none.
 
     Raises:
         OutcomeUnknown: what it holds is no message.
     """
     if event.name != "message" or not event.data:
         return []
-    return messages_in(await parse_answer(event.data))
+    return messages_in(await parse_answer(event.data, text))
 
 
-async def parse_answer(body: bytes) -> Any:
-    """Return what a server has sent, parsed.
+async def parse_answer(body: bytes, text: Callable[[str], str]) -> Any:
+    """Return what a server has sent, parsed; its texts pass `text`.
 
     Raises:
         OutcomeUnknown: it is not JSON within bounds.
     """
     try:
-        return await parse_json(body, storable)
+        return await parse_json(body, text)
     except ValueError as error:
         raise OutcomeUnknown(f"the server's answer cannot be read: {error}") from error
-
-
-async def _error_body(response: aiohttp.ClientResponse) -> tuple[RpcError | None, bool]:
-    """Return the JSON-RPC error in the body of a refusal, and whether it names a request."""
-    try:
-        async with asyncio.timeout(_REFUSAL_SECONDS):
-            body = await read_limited(response, _MAX_REFUSAL_BYTES)
-        message = await parse_json(body or b"", storable)
-    except (ValueError, aiohttp.ClientError, OSError, TimeoutError):
-        return None, False
-    if not isinstance(message, dict):
-        return None, False
-    return error_in(message), message.get("id") is not None
 
 
 def _retry_after(value: str) -> float | None:

@@ -234,7 +234,7 @@ class SessionLink:
                         failures = 0
                         last_id = event.id if event.id is not None else last_id
                         pause = pause if event.retry_seconds is None else event.retry_seconds
-                        for message in await event_messages(event):
+                        for message in await event_messages(event, self._endpoint.text):
                             yield message
             except (OutcomeUnknown, NotSent):
                 if not last_id or failures == _MAX_RESUMPTIONS:

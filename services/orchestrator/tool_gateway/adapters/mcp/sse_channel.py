@@ -65,7 +65,7 @@ class SseChannel:
     async def received(self) -> AsyncGenerator[dict[str, Any], None]:
         """See `Channel`."""
         async for event in self._events:
-            for message in await event_messages(event):
+            for message in await event_messages(event, self._target.text):
                 yield message
 
     async def close(self) -> None:
