@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.identity.service_identity import ServiceIdentity
+from services.common.settings import PARTS
 from tests.e2e.support import Scene
 from tests.support.child_process import ChildProcess, descendants, free_port
 from tests.support.databricks_http import ApiFault
@@ -43,6 +44,7 @@ PAT = "marked+personal/token=83ab55"
 SHAPED_PAT = "dapi6d61726b65642d736861706564"
 """Only put where an id belongs: what is no known form of a token is taken for a mistyped id, and repeated."""
 API_KEY = "marked+api/key=5c0d9e"
+TOOL_KEY = "marked+tool/key=31be90"
 CLIENT_SECRET = "marked+client/secret=c01e77"
 OPERATORS_TOKEN = "marked+operators/token=19dd40"
 OPERATORS_OPENAI_KEY = "marked+operators/provider/key=4be2"
@@ -151,15 +153,16 @@ def world(tmp_path_factory: pytest.TempPathFactory, marked: MarkedSecrets) -> It
         suite = SuiteProcess(
             directory / "data", workers=0, environment=_environment(workspace, llm, metrics_port=metrics_port)
         )
-        services = {name: ServiceIdentity.load(keys, name, create=True) for name in SERVICES}
+        services = {name: ServiceIdentity.load(keys, name, create=True) for name in (*SERVICES, *PARTS)}
         stack.enter_context(suite.running())
         socket = _internal_socket(suite)
         worker = stack.enter_context(_worker(suite, socket))
         token = marked.add("user's token", identity.mint(ann))
         internal = stack.enter_context(grpc.insecure_channel(socket))
+        gateway = stack.enter_context(grpc.insecure_channel(_tools_socket(socket)))
         caller = Caller(
             stack.enter_context(grpc.insecure_channel(suite.address("auth"))),
-            dict.fromkeys(SERVICES, internal),
+            {**dict.fromkeys(SERVICES, internal), "tools": gateway},
             GIVE_SECRETS,
         )
         world = World(suite, worker, workspace, llm, caller, ann, token, marked, services, metrics_port)
@@ -185,6 +188,7 @@ def _environment(workspace: DatabricksWorkspace, llm: LlmEmulator, *, metrics_po
         "COXSWAIN_AUTH_CREDENTIAL_SECONDS": "0",
         "COXSWAIN_AUTH_EGRESS_ALLOWED_NETWORKS": networks,
         "COXSWAIN_MODELS_EGRESS_ALLOWED_NETWORKS": networks,
+        "COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS": networks,
         "COXSWAIN_MODELS_LITELLM_BASE_URLS": json.dumps({"together_ai": f"{llm.url}/v1"}),
         "COXSWAIN_MEMORY_PROVISION_POLL_SECONDS": "0.05",
         "DATABRICKS_HOST": workspace.url,
@@ -205,9 +209,14 @@ def _internal_socket(suite: SuiteProcess) -> str:
     return f"unix:{path}"
 
 
+def _tools_socket(socket: str) -> str:
+    return socket.replace("internal.sock", "tools.sock")
+
+
 def _worker(suite: SuiteProcess, socket: str) -> ChildProcess:
     """A worker host beside the suite: of its own ones the suite does not pass on the standard output."""
     addresses = {f"COXSWAIN_{service.upper()}_ADDRESS": socket for service in SERVICES}
+    addresses["COXSWAIN_TOOLS_ADDRESS"] = _tools_socket(socket)
     environment = suite.environment() | addresses | {"COXSWAIN_METRICS_PORT": "0"}
     return ChildProcess("worker", ["-m", "services.orchestrator.worker"], environment)
 
@@ -222,6 +231,7 @@ def _play(world: World) -> None:
     _workspace_memory(world)
     world.worker.wait_for_line("worker_ready")
     _executions(world)
+    _tools(world)
     _internal_methods(world)
     _wrong_places(world)
     _farewell(world)
@@ -474,7 +484,6 @@ def _executions(world: World) -> None:
 
     _approval_and_cancellation(world, ours)
     ok("ExecutionService.ListExecutions")
-    ok("ToolService.ListTools")
     ok("WorkerService.ListWorkers")
     ours.answers("idle", "A result.")
     spec = ours.crew("idle")
@@ -557,6 +566,49 @@ def _look_into_crew_processes(world: World) -> None:
         for process in (psutil.Process(program.pid), *descendants(program.pid)):
             found = world.marked.found_in("\0".join(process.cmdline()))
             world.process_secrets += [f"cmdline of {process.pid}: {what}" for what in found]
+
+
+def _tools(world: World) -> None:
+    """Let a source send a secret, and repeat it in its answer."""
+    ok, no = world.ok, world.no
+    upstream = world.llm.url
+    ok("SecretService.PutSecret", name="tools/shop", value=TOOL_KEY, allowed_origins=[upstream])
+    operation = {
+        "name": "look",
+        "description": "Looks.",
+        "method": "GET",
+        "path": "/v1/models/{id}",
+        "arguments_schema": {"type": "object", "properties": {"id": {"type": "string"}}},
+    }
+    spec: dict[str, Any] = {
+        "name": "shop",
+        "http": {"base_url": upstream, "operations": [operation]},
+        "secret": {"secret_name": "tools/shop"},
+    }
+    source = ok("ToolSourceService.CreateToolSource", spec=spec).source
+    assert (source.tool_count, source.list_error) == (1, "")
+    no("ToolSourceService.CreateToolSource", spec={**spec, "name": "other", "headers": {"authorization": TOOL_KEY}})
+    no("ToolSourceService.CreateToolSource", spec={**spec, "name": "other", "secret": {"secret_name": TOOL_KEY}})
+    no(
+        "ToolSourceService.CreateToolSource",
+        spec={"name": "other", "mcp": {"url": f"https://user:{TOOL_KEY}@example.com/mcp"}},
+    )
+    ok("ToolSourceService.GetToolSource", id=source.id)
+    ok("ToolSourceService.ListToolSources")
+    ok("ToolSourceService.RefreshToolSource", id=source.id)
+    ok("ToolSourceService.CheckToolSource", id=source.id)
+    ok("ToolSourceService.AcceptToolChanges", id=source.id)
+    ok("ToolSourceService.UpdateToolSource", id=source.id, spec=spec, update_mask={"paths": ["http", "secret"]})
+    ok("ToolService.ListTools")
+    assert ok("ToolService.TestTool", name="shop/look", arguments={"id": "m"}).WhichOneof("outcome") == "result"
+    no("ToolService.TestTool", name="shop/look", arguments={"id": 7})
+    call = {"call_id": "call-1", "tool": "shop/look", "arguments_json": '{"id": "m"}', "idempotent": True}
+    ok("ToolGatewayService.ListSourceTools", source_id=source.id)
+    ok("ToolGatewayService.ExecuteToolCall", **call)
+    ok("ToolGatewayService.CancelToolCall", call_id="call-1")
+    ok("ToolGatewayService.AnswerSourceQuestion", call_id="call-1", number=1, action="cancel")
+    ok("ToolSourceService.DeleteToolSource", id=source.id)
+    ok("SecretService.DeleteSecret", name="tools/shop")
 
 
 def _internal_methods(world: World) -> None:

@@ -41,13 +41,18 @@ def service_of(method: MethodDescriptor) -> str:
     return str(method.containing_service.file.package.split(".")[1])
 
 
+def listener_of(method: MethodDescriptor) -> str:
+    """Return whose internal listener serves it: that of its service, or of a process beside it."""
+    return "tools" if method.containing_service.name == "ToolGatewayService" else service_of(method)
+
+
 @dataclass
 class Caller:
     """Calls methods and keeps what came back, fields that are there to hold a secret left out."""
 
     public: grpc.Channel
     internal: Mapping[str, grpc.Channel]
-    """The internal listener of each service."""
+    """The internal listener of each service, and of the tool gateway."""
     secret_fields: Mapping[str, str] = field(default_factory=dict)
     """By method, the field of the answer that holds a secret; it is kept in `secrets` instead."""
     secrets: list[str] = field(default_factory=list)
@@ -67,7 +72,7 @@ class Caller:
         `public` sends the call of an internal method to the public listener; a stream is ended after `take` answers.
         """
         method = self._methods[name]
-        channel = self.internal[service_of(method)] if is_internal(method) and not public else self.public
+        channel = self.internal[listener_of(method)] if is_internal(method) and not public else self.public
         open_call: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
         stub = open_call(
             f"/{method.containing_service.full_name}/{method.name}",
