@@ -386,6 +386,30 @@ artifact_chunks = Table(
     Column("content", LargeBinary, nullable=False),  # CHUNK_BYTES, less in the last one
 )
 
+# Files that tools have made, until the host that made the call has taken them.
+artifact_uploads = Table(
+    "artifact_uploads",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("execution_id", _ID, ForeignKey("executions.id", ondelete="CASCADE"), nullable=False),
+    Column("group_id", _GROUP, nullable=False),
+    Column("name", String(256), nullable=False),
+    Column("media_type", String(256), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("ix_artifact_uploads_execution_id", "execution_id"),
+    Index("ix_artifact_uploads_created_at", "created_at"),
+)
+
+artifact_upload_chunks = Table(
+    "artifact_upload_chunks",
+    metadata,
+    Column("upload_id", _ID, ForeignKey("artifact_uploads.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("content", LargeBinary, nullable=False),
+)
+
 batches = Table(
     "batches",
     metadata,

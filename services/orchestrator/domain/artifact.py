@@ -15,6 +15,9 @@ CHUNK_BYTES = 256 * 1024
 _MAX_PART_BYTES = 255
 _MAX_PARTS = 16
 _SHOWN_CHARACTERS = 80
+_MOST_KEPT = 1000
+_KEPT_BYTES = 200
+"""Of a name that others have given a file; a number may be added."""
 _REFUSED = frozenset('<>:"\\|?*')
 # Categories of characters that nobody sees, that turn what follows them around, or that UTF-8 cannot hold.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -71,6 +74,44 @@ class Artifact:
     def key(self) -> str:
         """What two names have in common that a file system may take for one."""
         return name_key(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactUpload:
+    """A file that a tool has made, on its way to the execution that called the tool."""
+
+    id: str
+    execution_id: str
+    group_id: str
+    name: str
+    """One that `file_name` returns, not yet looked at beside the files of the execution."""
+    media_type: str
+    size: int
+    """In bytes."""
+    sha256: str
+    created_at: datetime
+
+
+def safe_file_name(text: str) -> str:
+    """Return a name for a file that is like what somebody else calls it."""
+    # What stands before is where the file lies there.
+    last = re.split(r"[/\\]", text[-_MOST_KEPT:])[-1]
+    kept = "".join(
+        "_" if character in _REFUSED or unicodedata.category(character) in _HIDDEN else character for character in last
+    )
+    name = unicodedata.normalize("NFC", kept).strip(" .")
+    while len(name.encode()) > _KEPT_BYTES:
+        name = name[1:].strip(" .")
+    try:
+        return file_name(name)
+    except BadFileName:
+        return f"file-{name}" if _DEVICE.fullmatch(name) else "file"
+
+
+def numbered(name: str, number: int) -> str:
+    """Return another name for a file of that name. Example: `chart-2.png`."""
+    path = PurePosixPath(name)
+    return str(path.with_name(f"{path.stem}-{number}{path.suffix}"))
 
 
 def file_name(text: str) -> str:

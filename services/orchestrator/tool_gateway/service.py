@@ -8,11 +8,13 @@ from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.orchestrator.v1.tool_gateway_service_pb2_grpc import add_ToolGatewayServiceServicer_to_server
 from services.common.background import BackgroundTasks
 from services.common.egress import AddressPolicy
+from services.common.environment import read_settings
 from services.common.grpc.server import Registry
 from services.common.http import EgressClient
 from services.common.identity.row_seal import RowSeal
 from services.common.periodic import every
 from services.common.runtime import Runtime
+from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tool_gateway.acting import ActingPrincipal
 from services.orchestrator.tool_gateway.credentials import SourceCredentials
 from services.orchestrator.tool_gateway.parsing.parser import BoundedParser
@@ -21,6 +23,7 @@ from services.orchestrator.tool_gateway.registry import Outside, adapters, built
 from services.orchestrator.tool_gateway.servicers.tool_gateway import ToolGatewayServicer
 from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
 from services.orchestrator.tool_gateway.sources import StoredSources
+from services.orchestrator.tool_gateway.usecases.artifact_uploads import ArtifactUploads
 from services.orchestrator.tool_gateway.usecases.call_runner import CallRunner
 from services.orchestrator.tool_gateway.usecases.call_store import CallStore
 from services.orchestrator.tool_gateway.usecases.source_limits import SourceLimits
@@ -58,7 +61,14 @@ class ToolGatewayService:
             outage_threshold=settings.outage_threshold,
             outage_pause=settings.outage_pause_seconds,
         )
-        runner = CallRunner(self._adapters, self._builtin, limits, max_result_bytes=settings.max_result_bytes)
+        self._uploads = ArtifactUploads(database, max_bytes=read_settings(OrchestratorSettings).artifact_file_bytes)
+        runner = CallRunner(
+            self._adapters,
+            self._builtin,
+            limits,
+            max_result_bytes=settings.max_result_bytes,
+            files=self._uploads,
+        )
         self._calls = ToolCalls(
             self._store,
             runner,
@@ -99,6 +109,7 @@ class ToolGatewayService:
 
     async def _drop_outcomes(self) -> None:
         await self._store.drop_outcomes(self._settings.outcome_retention_seconds)
+        await self._uploads.forget(self._settings.outcome_retention_seconds)
 
 
 def build(settings: ToolGatewaySettings, runtime: Runtime) -> ToolGatewayService:

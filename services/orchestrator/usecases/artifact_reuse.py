@@ -92,7 +92,7 @@ async def decide_artifacts(
                     index,
                     spec.tasks[index].name,
                     name,
-                    content,
+                    len(content),
                     await sha256_of(content),
                     revision=newest[name],
                 ),

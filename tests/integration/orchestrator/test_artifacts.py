@@ -48,7 +48,9 @@ async def put(
     execution = await read_execution(worker.database, "sales", execution_id)
     assert execution is not None
     sha256 = hashlib.sha256(content).hexdigest()
-    artifact = new_artifact(execution, task, TASKS[task], name, content, sha256, revision=revision, call_id=call_id)
+    artifact = new_artifact(
+        execution, task, TASKS[task], name, len(content), sha256, revision=revision, call_id=call_id
+    )
     async with worker.database.write() as connection:
         await ArtifactRepository(connection, execution_id).put(artifact, content)
 

@@ -80,7 +80,7 @@ async def test_what_was_deleted_is_gone_with_all_that_belongs_to_it(harness: Har
         await JournalRepository(connection, made.id).keep_answer(0, "h", 0, b"answer")
         execution = await ExecutionRepository(connection).get("sales", made.id)
         assert execution is not None
-        file = new_artifact(execution, 0, "read", "a.md", b"a", "0" * 64, revision=1)
+        file = new_artifact(execution, 0, "read", "a.md", 1, "0" * 64, revision=1)
         await ArtifactRepository(connection, made.id).put(file, b"a")
     with refused(CODE.FAILED_PRECONDITION, "EXECUTION_STATE") as refusal:
         await stub.DeleteExecution(delete)

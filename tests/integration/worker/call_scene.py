@@ -15,6 +15,7 @@ from coxswain.orchestrator.worker.link_pb2 import CallTool, ToolAnswer
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.schema_checks.checker import SchemaChecker
+from services.orchestrator.domain.artifact import ArtifactLimits
 from services.orchestrator.domain.question import Answer, Question, QuestionState
 from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.hints.bus import LocalHintBus
@@ -23,6 +24,7 @@ from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.worker.host.agent_tools import AgentTools
 from services.orchestrator.worker.host.call_questions import CallQuestions
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
+from services.orchestrator.worker.host.execution_files import ExecutionFiles
 from services.orchestrator.worker.host.host_tools.base import HostTool
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.remote_calls import RemoteCalls
@@ -89,6 +91,7 @@ class CallScene:
         self.store = RunStore(database)
         self.gateway = gateway
         self.tools: list[ResolvedTool] = [PAY, LOOK]
+        self.artifact_limits = ArtifactLimits(0, 0, 0, 0)
         self.host_tools: Callable[[Claim, Recorder], Mapping[str, HostTool]] = lambda *_: {}
         self.execution_id = ""
         self._channel = channel
@@ -123,7 +126,7 @@ class CallScene:
         )
         remote = RemoteCalls(
             execution,
-            ToolExecutors(gateway, self.host_tools(claim, recorder)),
+            ToolExecutors(gateway, self.host_tools(claim, recorder), self.files(claim, recorder)),
             recorder,
             usage,
             questions,
@@ -137,6 +140,11 @@ class CallScene:
         hostlike = Hostlike(remote, recorder, journal, usage, failures)
         self._hosts.append(hostlike)
         return hostlike
+
+    def files(self, claim: Claim, recorder: Recorder) -> ExecutionFiles:
+        """The files of the execution, as one host knows them."""
+
+        return ExecutionFiles(self.store, claim.execution, recorder, limits=self.artifact_limits, retry_seconds=0)
 
     async def rows(self) -> dict[str, ToolCall]:
         """The calls in the journal, by their keys."""

@@ -3,8 +3,6 @@
 import asyncio
 import hashlib
 from functools import partial
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 from sqlalchemy import func, select
@@ -28,9 +26,6 @@ LIMITS = ArtifactLimits(file_bytes=3_000_000, execution_bytes=4_000_000, executi
 
 
 def files_of(store: RunStore, claim: Claim) -> ExecutionFiles:
-    async def read(query: Any) -> Any:
-        return await query()
-
     recorder = Recorder(
         store,
         claim.execution,
@@ -39,8 +34,7 @@ def files_of(store: RunStore, claim: Claim) -> ExecutionFiles:
         pruner=ChunkPruner(store, retention=60),
         on_failure=lambda _: None,
     )
-    context = SimpleNamespace(store=store, artifact_limits=LIMITS, read=read)
-    return ExecutionFiles(cast("Any", context), claim.execution, recorder)
+    return ExecutionFiles(store, claim.execution, recorder, limits=LIMITS, retry_seconds=0)
 
 
 async def test_files_are_stored_replaced_and_there_after_a_takeover(database: Database, store: RunStore) -> None:

@@ -1,5 +1,6 @@
 """Tools that the host runs itself: journaled like all others, fenced, and told in words what they cannot do."""
 
+import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
@@ -10,27 +11,31 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 from google.protobuf.struct_pb2 import Struct
+from sqlalchemy import func, select
 
 from coxswain.memory.v1 import memory_pb2, record_pb2
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
-from services.common.errors import NotFound, Unavailable
+from services.common.errors import CoxswainError, NotFound, Unavailable
 from services.common.schema_checks.checker import SchemaChecker
-from services.orchestrator.domain.artifact import ArtifactLimits
+from services.orchestrator.domain.artifact import CHUNK_BYTES, ArtifactLimits
 from services.orchestrator.domain.crew import ToolSpec
 from services.orchestrator.domain.question import QuestionKind, QuestionState
 from services.orchestrator.domain.tool import ToolCallState
-from services.orchestrator.repositories.artifacts import read_artifact, read_artifacts
+from services.orchestrator.repositories.artifacts import read_artifact, read_artifacts, read_chunk
+from services.orchestrator.tables import artifact_upload_chunks, artifact_uploads
 from services.orchestrator.tool_catalogue import TOOLS
+from services.orchestrator.tool_gateway.ports import StoredFile
+from services.orchestrator.tool_gateway.usecases.artifact_uploads import ArtifactUploads
 from services.orchestrator.tool_resolver import built_in
 from services.orchestrator.worker.host.agent_tools import with_read_result
-from services.orchestrator.worker.host.execution_files import ExecutionFiles
 from services.orchestrator.worker.host.host_tools.base import HostTool
 from services.orchestrator.worker.host.host_tools.catalogue import host_tools
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.run_store import Claim
 from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
 from tests.integration.worker.call_scene import PAY, CallScene, Hostlike, call_scene
+from tests.integration.worker.rows import claimed
 from tests.support.played_gateway import PlayedCall, result
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -93,14 +98,10 @@ async def scene(database: Database, checker: SchemaChecker, memory: Memory) -> A
     async with call_scene(database, checker) as played:
 
         def tools(claim: Claim, recorder: Recorder) -> Mapping[str, HostTool]:
-            async def read(query: Any) -> Any:
-                return await query()
-
-            context = SimpleNamespace(store=played.store, artifact_limits=LIMITS, read=read)
-            files = ExecutionFiles(cast("Any", context), claim.execution, recorder)
+            files = played.files(claim, recorder)
             return host_tools(files, cast("Any", memory), partial(played.store.tool_result, claim.execution.id))
 
-        played.host_tools = tools
+        played.host_tools, played.artifact_limits = tools, LIMITS
         own = [built_in(TOOLS[name], ToolSpec(name, CONFIG if name == "document_search" else {})) for name in OWN]
         played.tools = [*own, replace(PAY, result_limit=1000)]
         yield played
@@ -211,6 +212,68 @@ async def test_a_long_result_of_a_tool_is_read_on(scene: CallScene) -> None:
     scene.execution_id = ""
     elsewhere = await scene.host()
     assert "no result" in await refusal(elsewhere, "r", "read_result", handle=handle), "another execution's"
+
+
+async def test_files_that_a_tool_has_made_become_the_executions(scene: CallScene) -> None:
+    scene.artifact_limits = replace(LIMITS, execution_files=4, file_bytes=0)
+    big = bytes(range(256)) * 2000
+    made = [
+        StoredFile("charts/chart.png", "image/png", big),
+        StoredFile("../../etc/CON", "no type", b""),
+        StoredFile("chart.png", "image/png", b"other"),
+    ]
+    uploads = ArtifactUploads(scene.database, max_bytes=1_000_000)
+
+    async def draw(call: PlayedCall) -> Any:
+        scene.gateway.did(call)
+        order = SimpleNamespace(execution_id=scene.execution_id, principal=SimpleNamespace(group_id="sales"))
+        outcome = result("drawn", structured_json='{"a": 1}')
+        outcome.result.artifact_ids.extend(await uploads.keep(cast("Any", order), tuple(made)))
+        return outcome
+
+    scene.gateway.tools["billing/pay"] = draw
+    host = await scene.host()
+    told = (await host.call("k", str(len(OWN)))).output
+    assert told.splitlines() == [
+        '{"a": 1}',
+        "[File chart.png: image/png, 512,000 bytes]",
+        "[File file-CON: application/octet-stream, 0 bytes]",
+        "[File chart-2.png: image/png, 5 bytes]",
+    ]
+    files = {one.name: one for one in await read_artifacts(scene.database, scene.execution_id)}
+    call_id = (await scene.rows())["k"].call_id
+    assert {one.call_id for one in files.values()} == {call_id}
+    chunks = [await read_chunk(scene.database, files["chart.png"].id, position) for position in range(3)]
+    assert chunks == [big[:CHUNK_BYTES], big[CHUNK_BYTES:], None]
+    assert (await scene.events("artifact_stored"))[0].sha256 == hashlib.sha256(big).hexdigest()
+    told = (await host.call("l", str(len(OWN)))).output
+    assert "[File chart-3.png" in told
+    assert "[A file was not kept: the limit of 4 files" in told
+    # One that was stored by a host that died right after is named by the next one.
+    again = scene.files(await claimed(scene.store, scene.execution_id), host.recorder)
+    assert {one.name for one in (await again.take_over(host.journal.task, call_id, ["x"]))[0]} == {
+        "chart.png",
+        "file-CON",
+        "chart-2.png",
+    }
+    await uploads.forget(-60)
+    async with scene.database.read() as connection:
+        for table in (artifact_uploads, artifact_upload_chunks):
+            assert (await connection.execute(select(func.count()).select_from(table))).scalar_one() == 0
+
+
+async def test_files_are_kept_for_executions_of_the_callers_group_alone(scene: CallScene) -> None:
+    await scene.host()
+    uploads, file = ArtifactUploads(scene.database, max_bytes=10), StoredFile("a", "text/plain", b"x")
+    for execution, group, files, told in (
+        ("", "sales", [file], "only executions"),
+        (scene.execution_id, "legal", [file], "not there"),
+        (scene.execution_id, "sales", [file] * 33, "32 files"),
+        (scene.execution_id, "sales", [replace(file, content=b"x" * 11)], "10 bytes"),
+    ):
+        order = SimpleNamespace(execution_id=execution, principal=SimpleNamespace(group_id=group))
+        with pytest.raises(CoxswainError, match=told):
+            await uploads.keep(cast("Any", order), tuple(files))
 
 
 async def test_only_agents_with_tools_of_the_gateway_get_the_one_that_reads_on() -> None:

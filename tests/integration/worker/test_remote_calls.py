@@ -446,6 +446,6 @@ async def test_long_results_are_cut_for_the_model_and_kept_whole(scene: CallScen
     host = await scene.host()
     told = (await host.call()).output
     row = (await scene.rows())["k"]
-    assert told.startswith("ü" * 50 + "\n[The result has 2000 bytes")
+    assert told.startswith("ü" * 50 + "\n[The result has 1,000 characters")
     assert row.call_id in told
     assert row.output == "ü" * 1000

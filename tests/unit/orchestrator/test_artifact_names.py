@@ -13,6 +13,8 @@ from services.orchestrator.domain.artifact import (
     conflicting,
     file_name,
     media_type_of,
+    numbered,
+    safe_file_name,
 )
 
 
@@ -79,6 +81,34 @@ def test_a_name_stays_in_its_directory_on_every_system(text: str) -> None:
         assert "/".join(path.parts) == name
     assert unicodedata.is_normalized("NFC", name)
     name.encode()
+
+
+@given(st.text() | st.sampled_from(["../a.png", "C:\\x\\con", "a/b/", "nul.txt", ". .", "\ud800", "a" * 5000 + ".png"]))
+def test_what_others_call_a_file_becomes_a_name_and_so_do_numbered_ones(text: str) -> None:
+    name = safe_file_name(text)
+    assert file_name(name) == name
+    assert "/" not in name
+    assert file_name(numbered(name, 12)) == numbered(name, 12)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("chart.png", "chart.png"),
+        ("/tmp/out/chart.png", "chart.png"),
+        ("C:\\out\\chart.png", "chart.png"),
+        ("what?.png", "what_.png"),
+        ("aux.txt", "file-aux.txt"),
+        ("..", "file"),
+        ("x" * 3000 + ".png", "x" * 196 + ".png"),
+    ],
+)
+def test_a_name_stays_like_what_others_call_the_file(text: str, name: str) -> None:
+    assert safe_file_name(text) == name
+
+
+def test_a_number_stands_before_the_suffix() -> None:
+    assert [numbered(name, 2) for name in ("chart.png", "a/b", "a.tar.gz")] == ["chart-2.png", "a/b-2", "a.tar-2.gz"]
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ class CrewSession:
         )
         self._remote = RemoteCalls(
             state.execution,
-            ToolExecutors(gateway, host_tools(files, self._memory, self._read_result)),
+            ToolExecutors(gateway, host_tools(files, self._memory, self._read_result), files),
             recorder,
             state.usage,
             self.questions,

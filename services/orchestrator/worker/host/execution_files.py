@@ -2,18 +2,30 @@
 
 import asyncio
 import codecs
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.orchestrator.artifact_contents import new_artifact, sha256_of
-from services.orchestrator.domain.artifact import CHUNK_BYTES, Artifact, ArtifactLimits, conflict_text, conflicting
+from services.orchestrator.domain.artifact import (
+    CHUNK_BYTES,
+    Artifact,
+    ArtifactLimits,
+    ArtifactUpload,
+    conflict_text,
+    conflicting,
+    numbered,
+)
 from services.orchestrator.domain.execution import PLAN_INDEX, Execution
 from services.orchestrator.messages.artifacts import stored_to_proto
 from services.orchestrator.worker.host.fenced_write import FencedWrite
+from services.orchestrator.worker.host.peer_retry import retry_while_absent
 from services.orchestrator.worker.host.recorder import Change, Recorder, TaskRef
-from services.orchestrator.worker.host.run_context import RunContext
+from services.orchestrator.worker.host.run_store import RunStore
+
+T = TypeVar("T")
 
 _ATTEMPTS = 3
 
@@ -55,8 +67,19 @@ class _Replaced(Exception):
 class ExecutionFiles:
     """The files of one execution. Nobody else stores any as long as this host has the claim."""
 
-    def __init__(self, context: RunContext, execution: Execution, recorder: Recorder) -> None:
-        self._context = context
+    def __init__(
+        self,
+        store: RunStore,
+        execution: Execution,
+        recorder: Recorder,
+        *,
+        limits: ArtifactLimits,
+        retry_seconds: float,
+    ) -> None:
+        """An absent database is asked again for `retry_seconds`."""
+        self._store = store
+        self._limits = limits
+        self._retry_seconds = retry_seconds
         self._execution = execution
         self._recorder = recorder
         self._inventory: _Inventory | None = None
@@ -88,7 +111,7 @@ class ExecutionFiles:
             FileRefused: a limit is reached, or another file's name is in the way.
         """
         files, sha256 = await self._files(), await sha256_of(content)
-        limits = self._context.artifact_limits
+        limits = self._limits
         group_bytes = await self._group_bytes() if limits.group_bytes else 0
         index = PLAN_INDEX if task.task_index is None else task.task_index
         # Nothing is awaited from here on: two calls at once do not take the same revision.
@@ -107,7 +130,7 @@ class ExecutionFiles:
             index,
             task.task_name,
             name,
-            content,
+            len(content),
             sha256,
             revision=1 if before is None else before.revision + 1,
             call_id=call_id,
@@ -117,6 +140,58 @@ class ExecutionFiles:
 
         async def put(write: FencedWrite) -> None:
             await write.artifacts.put(artifact, content)
+
+        return NewFile(artifact, stored_to_proto(artifact), put)
+
+    async def take_over(self, task: TaskRef, call_id: str, upload_ids: Collection[str]) -> tuple[list[Artifact], str]:
+        """Store the files that a tool call has made; return them and why others were not stored.
+
+        One that is asked again for the same call returns what was stored for it.
+
+        Raises:
+            Fenced: another host has the execution.
+        """
+        files = await self._files()
+        stored = [one for one in files.newest.values() if one.call_id == call_id]
+        uploads = await self._read(partial(self._store.uploads, self._execution.id, upload_ids))
+        refused = ""
+        for upload in uploads:
+            group_bytes = await self._group_bytes() if self._limits.group_bytes else 0
+            try:
+                new = self._adopted(files, task, call_id, upload, group_bytes)
+            except FileRefused as error:
+                refused = str(error)
+                continue
+            await self._recorder.commit([(task, new.event)], new.change)
+            stored.append(new.artifact)
+        return stored, refused
+
+    def _adopted(
+        self, files: "_Inventory", task: TaskRef, call_id: str, upload: ArtifactUpload, group_bytes: int
+    ) -> NewFile:
+        index = PLAN_INDEX if task.task_index is None else task.task_index
+        name, number = upload.name, 1
+        # What another call has made is not replaced.
+        while name in files.newest or conflicting(name, files.newest) is not None:
+            number += 1
+            name = numbered(upload.name, number)
+        files.check(self._limits, name, index, upload.size, group_bytes)
+        artifact = new_artifact(
+            self._execution,
+            index,
+            task.task_name,
+            name,
+            upload.size,
+            upload.sha256,
+            revision=1,
+            call_id=call_id,
+            media_type=upload.media_type,
+        )
+        files.add(artifact)
+
+        async def put(write: FencedWrite) -> None:
+            await write.artifacts.put(artifact, b"")
+            await write.uploads.move_content(upload.id, artifact.id)
 
         return NewFile(artifact, stored_to_proto(artifact), put)
 
@@ -156,7 +231,7 @@ class ExecutionFiles:
         """Yield the content of a file in pieces, and whether each is the last one."""
         count = -(-artifact.size // CHUNK_BYTES)
         for position in range(count):
-            chunk = await self._context.read(partial(self._context.store.file_chunk, artifact.id, position))
+            chunk = await self._read(partial(self._store.file_chunk, artifact.id, position))
             if chunk is None:
                 raise _Replaced
             yield chunk, position + 1 == count
@@ -164,12 +239,15 @@ class ExecutionFiles:
     async def _files(self) -> "_Inventory":
         async with self._reading:
             if self._inventory is None:
-                stored = await self._context.read(partial(self._context.store.files, self._execution.id))
+                stored = await self._read(partial(self._store.files, self._execution.id))
                 self._inventory = _Inventory(stored)
             return self._inventory
 
+    async def _read(self, query: Callable[[], Awaitable[T]]) -> T:
+        return await retry_while_absent(query, self._retry_seconds)
+
     async def _group_bytes(self) -> int:
-        return await self._context.read(partial(self._context.store.group_file_bytes, self._execution.group_id))
+        return await self._read(partial(self._store.group_file_bytes, self._execution.group_id))
 
 
 class _Inventory:

@@ -16,6 +16,7 @@ from services.orchestrator.domain.execution import (
     Usage,
 )
 from services.orchestrator.domain.question import Question
+from services.orchestrator.repositories.artifact_uploads import ArtifactUploadRepository
 from services.orchestrator.repositories.artifacts import ArtifactRepository
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
@@ -49,6 +50,8 @@ class FencedWrite:
         """The execution's tasks."""
         self.artifacts = ArtifactRepository(connection, execution_id)
         """The execution's files."""
+        self.uploads = ArtifactUploadRepository(connection)
+        """What tools have made for it."""
         self.last_sequence = last_sequence
         """The sequence of the transaction's last event."""
         self.in_group_stream = any(event.summary is not None for event in events)

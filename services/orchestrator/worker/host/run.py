@@ -47,7 +47,13 @@ class ExecutionRun:
             on_failure=self._signal.fail,
         )
         principal = ExecutionPrincipal(context.auth, execution.id, execution.grant_id)
-        files = ExecutionFiles(context, execution, self._recorder)
+        files = ExecutionFiles(
+            context.store,
+            execution,
+            self._recorder,
+            limits=context.artifact_limits,
+            retry_seconds=context.settings.peer_retry_seconds,
+        )
         self._crew = CrewSession(context, self._state, self._recorder, principal, self._signal, files)
         self._completion = Completion(context, self._state, self._recorder, files)
         self._parking = Parking(context, self._state, self._recorder, principal, self._completion)

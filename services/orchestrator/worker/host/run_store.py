@@ -12,7 +12,7 @@ from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.admission import Room
-from services.orchestrator.domain.artifact import Artifact
+from services.orchestrator.domain.artifact import Artifact, ArtifactUpload
 from services.orchestrator.domain.crew import CrewSpec, ToolSpec
 from services.orchestrator.domain.event import NewEvent
 from services.orchestrator.domain.execution import Execution, ExecutionState, TaskRun, Usage
@@ -20,6 +20,7 @@ from services.orchestrator.domain.question import Question
 from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.admission import AdmissionRepository, read_any_waiting
+from services.orchestrator.repositories.artifact_uploads import read_uploads
 from services.orchestrator.repositories.artifacts import read_artifacts, read_chunk, read_group_bytes
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.earlier_approvals import EarlierApprovals
@@ -233,6 +234,10 @@ class RunStore:
     async def files(self, execution_id: str) -> list[Artifact]:
         """Return all revisions of an execution's files that are kept, oldest first."""
         return await read_artifacts(self._database, execution_id)
+
+    async def uploads(self, execution_id: str, ids: Collection[str]) -> list[ArtifactUpload]:
+        """Return those of some files that tools have made for an execution and nobody has taken, oldest first."""
+        return await read_uploads(self._database, execution_id, ids)
 
     async def file_chunk(self, artifact_id: str, position: int) -> bytes | None:
         """Return a piece of a file, from 0; None when it has been replaced."""

@@ -9,6 +9,7 @@ from services.common.errors import CoxswainError
 from services.common.grpc.json_values import from_struct
 from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.worker.host.call_listener import Listener
+from services.orchestrator.worker.host.execution_files import ExecutionFiles
 from services.orchestrator.worker.host.host_tools.base import HostTool, HostToolCall, HostToolError
 from services.orchestrator.worker.host.tool_gateway import ToolGateway
 
@@ -18,8 +19,10 @@ _ABSENT = frozenset({"DEPENDENCY_UNAVAILABLE", "OVERLOADED"})
 class ToolExecutors:
     """Makes calls. Those of the host may be made twice: a repeated one asks for what it asked for before."""
 
-    def __init__(self, gateway: ToolGateway, host_tools: Mapping[str, HostTool]) -> None:
+    def __init__(self, gateway: ToolGateway, host_tools: Mapping[str, HostTool], files: ExecutionFiles) -> None:
+        """`files` are those of the execution, among which the ones that tools make are kept."""
         self._gateway = gateway
+        self._files = files
         self._host_tools = host_tools
 
     async def reachable(self, tool: ResolvedTool) -> bool:
@@ -38,7 +41,8 @@ class ToolExecutors:
         """
         own = self._host_tools.get(tool.name)
         if own is None:
-            return await self._gateway.execute(request, listener)
+            outcome = await self._gateway.execute(request, listener)
+            return await self._with_files(outcome, request.call_id, listener)
         call = HostToolCall(
             call_id=request.call_id,
             task=listener.task,
@@ -57,6 +61,18 @@ class ToolExecutors:
             return _failed(error.reason, error.message, temporary=error.reason in _ABSENT)
         except TimeoutError:
             return _failed("TOOL_TIMEOUT", f"{tool.name} took longer than {tool.max_timeout:g} s", temporary=True)
+
+    async def _with_files(self, outcome: pb.ToolOutcome, call_id: str, listener: Listener) -> pb.ToolOutcome:
+        """Store the files that a call has made, and name them to the model."""
+        if not outcome.result.artifact_ids:
+            return outcome
+        stored, refused = await self._files.take_over(listener.task, call_id, outcome.result.artifact_ids)
+        notes = [f"[File {one.name}: {one.media_type}, {one.size:,} bytes]" for one in stored]
+        if refused:
+            notes.append(f"[A file was not kept: {refused}]")
+        result = outcome.result
+        told = result.structured_json if result.structured_json and not result.is_error else result.text
+        return _returned("\n".join(filter(None, [told, *notes])), is_error=result.is_error)
 
     async def cancel(self, tool: str, call_id: str) -> pb.ToolOutcome:
         """Take a call back that nobody follows any more, and return how it has ended."""
