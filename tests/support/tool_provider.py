@@ -162,15 +162,23 @@ class RecordedProgress:
 
 
 class GivenHeaders:
-    """Credentials of sources, by the name of the source."""
+    """Credentials of sources, by the name of the source; `after_refusal` are those that come when one was refused."""
 
-    def __init__(self, **headers: Mapping[str, str]) -> None:
+    def __init__(self, *, after_refusal: Mapping[str, str] | None = None, **headers: Mapping[str, str]) -> None:
         self._headers = headers
+        self._after_refusal = after_refusal
         self.urls: list[str] = []
+        self.failure: Exception | None = None
 
     async def headers(self, source: ToolSourceSpec, principal: Principal, url: str) -> Mapping[str, str]:
         self.urls.append(url)
+        if self.failure is not None:
+            raise self.failure
         return self._headers.get(source.name, {})
+
+    def forget(self, source: ToolSourceSpec, principal: Principal) -> None:
+        if self._after_refusal is not None:
+            self._headers[source.name] = self._after_refusal
 
 
 def principal(group_id: str = "sales", subject: str = "issuer|ann") -> Principal:

@@ -90,7 +90,7 @@ def _python(settings: ToolGatewaySettings) -> ToolAdapter:
         max_bytes=settings.max_result_bytes,
     )
     return PythonToolsAdapter(
-        settings.python or sys.executable,
+        str(settings.python or sys.executable),
         tool_secrets(os.environ),
         limits=limits,
         most_per_group=settings.python_processes_per_group,

@@ -1,5 +1,7 @@
 """Settings of the tool gateway. Each is an environment variable with the prefix `COXSWAIN_TOOLS_`."""
 
+from pathlib import Path
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -50,10 +52,10 @@ class ToolGatewaySettings(BaseSettings):
     outcome_retention_seconds: float = Field(
         24 * 3600, ge=60, description="Seconds an outcome is kept for the worker host that asked for it."
     )
-    python: str = Field(
-        "",
+    python: Path | None = Field(
+        None,
         description="Python interpreter of the environment that has tools installed as entry points of the group "
-        "coxswain.tools; empty: the gateway's own. Example: /opt/tools/bin/python.",
+        "coxswain.tools; without it the gateway's own. Example: /opt/tools/bin/python.",
     )
     python_memory_mib: int = Field(512, ge=64, description="Memory of one process that runs such a tool, in MiB.")
     python_cpu_seconds: int = Field(

@@ -275,7 +275,7 @@ async def test_what_cannot_be_reached_was_not_sent() -> None:
         (grpc.StatusCode.INVALID_ARGUMENT, "TOOL_ARGUMENTS"),
         (grpc.StatusCode.FAILED_PRECONDITION, "TOOL_REFUSED"),
         (grpc.StatusCode.UNAUTHENTICATED, "UPSTREAM_CREDENTIAL_REJECTED"),
-        (grpc.StatusCode.PERMISSION_DENIED, "UPSTREAM_CREDENTIAL_REJECTED"),
+        (grpc.StatusCode.PERMISSION_DENIED, "TOOL_REFUSED"),
         (grpc.StatusCode.UNIMPLEMENTED, "TOOL_UNAVAILABLE"),
     ],
 )
@@ -601,6 +601,90 @@ async def test_certificates_are_checked_against_the_name_that_was_asked_for(
     async with served(provider) as port, adapter(credentials=headers, authorities=authority) as calls:
         with pytest.raises(NotSent, match="TLS"):
             await calls.call(call_of(source(f"billing.example.com:{port}", plaintext=False)), RecordedProgress())
+
+
+class Guarded(EmulatedProvider):
+    """Knows one token at a time."""
+
+    token = "new"
+
+    async def CallTool(self, request: pb.CallToolRequest, context: Any) -> Responses:
+        await self._guard(context)
+        async for response in super().CallTool(request, context):
+            yield response
+
+    async def GetCall(self, request: pb.GetCallRequest, context: Any) -> pb.GetCallResponse:
+        await self._guard(context)
+        return await super().GetCall(request, context)
+
+    async def _guard(self, context: Any) -> None:
+        sent = dict(context.invocation_metadata()).get("authorization")
+        if sent != f"Bearer {self.token}":
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, f"{sent} is not valid")
+
+
+@contextlib.asynccontextmanager
+async def guarded(directory: Path, headers: GivenHeaders, **options: Any) -> AsyncIterator[tuple[Guarded, Any]]:
+    write_authority(directory, "localhost")
+    authority = (directory / "ca.pem").read_bytes()
+    provider = Guarded(deliver=ended_early, **options)
+    async with (
+        served(provider, directory=directory) as port,
+        adapter(credentials=headers, authorities=authority) as calls,
+    ):
+
+        async def make(*, resume: bool = False) -> ToolResult:
+            request = call_of(source(f"localhost:{port}", plaintext=False))
+            if resume:
+                return await calls.resume(request, "", RecordedProgress())
+            return await calls.call(request, RecordedProgress())
+
+        yield provider, make
+
+
+DONE = {"state": pb.CALL_STATE_DONE, "result": pb.CallResult(text="paid")}
+
+
+async def test_a_credential_that_is_refused_is_renewed_once(tmp_path: Path) -> None:
+    headers = GivenHeaders(billing={"authorization": "Bearer old-token"}, after_refusal={"authorization": "Bearer new"})
+    async with guarded(tmp_path, headers, get_call=answering(**DONE)) as (provider, make):
+        assert (await make()).text == "paid"
+        assert provider.made == {"call-1": 1}
+        provider.token = "newer-token"
+        with pytest.raises(CallRefused) as refused:
+            await make()
+    assert refused.value.reason == "UPSTREAM_CREDENTIAL_REJECTED"
+
+
+async def test_a_call_outlasts_its_credential(tmp_path: Path) -> None:
+    headers = GivenHeaders(billing={"authorization": "Bearer new"}, after_refusal={"authorization": "Bearer newer"})
+
+    async def expires(provider: EmulatedProvider, request: pb.CallToolRequest, context: Any) -> Responses:
+        yield accepted()
+        provider.work(request)
+        assert isinstance(provider, Guarded)
+        provider.token = "newer"
+
+    async with guarded(tmp_path, headers, get_call=answering(**DONE)) as (provider, make):
+        provider._deliver = expires
+        assert (await make()).text == "paid"
+
+
+@pytest.mark.parametrize(
+    "failure", [NotSent("auth does not answer"), CallRefused("no credential", reason="CREDENTIAL_MISSING")]
+)
+async def test_a_credential_that_is_gone_says_nothing_of_a_call_that_was_sent(
+    tmp_path: Path, failure: Exception
+) -> None:
+    headers = GivenHeaders(billing={"authorization": "Bearer new"})
+    headers.failure = failure
+    async with guarded(tmp_path, headers, get_call=answering(**DONE)) as (provider, make):
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await make(resume=True)
+        assert not unknown.value.final
+        with pytest.raises(type(failure)):
+            await make()
+    assert provider.delivered == []
 
 
 async def test_a_credential_is_not_sent_in_clear_text() -> None:

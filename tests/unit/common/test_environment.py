@@ -46,6 +46,7 @@ OWN_NAMES = {
     "ollama_base_url": "OLLAMA_BASE_URL",
     "vllm_base_url": "VLLM_BASE_URL",
     "null_pool": "USE_NULLPOOL",
+    "tool_egress_allowed_networks": "COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS",
 }
 # Any text is one of these; the names of hosts are looked up when they are used.
 FREE_TEXTS = {

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -15,16 +13,16 @@ from services.common.background import BackgroundTasks
 from services.common.egress import AddressPolicy
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, ResourceExhausted, Unavailable
 from services.common.identity.principal import Principal
-from services.orchestrator.domain.tool_source import AuthKind, GrpcProvider, ListedTool, ToolSourceSpec
+from services.orchestrator.domain.tool_source import ListedTool, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError
-from services.orchestrator.tool_gateway.adapters.grpc_provider.call import SERVICE, Caller, Metadata, ProviderCall
+from services.orchestrator.tool_gateway.adapters.grpc_provider.call import ProviderCall
 from services.orchestrator.tool_gateway.adapters.grpc_provider.channels import (
-    ChannelKey,
     ProviderChannels,
     ProviderUnreachable,
 )
+from services.orchestrator.tool_gateway.adapters.grpc_provider.client import ProviderClient, RequestHeaders
 from services.orchestrator.tool_gateway.adapters.grpc_provider.messages import call_message, listed_tool
-from services.orchestrator.tool_gateway.ports import CallProgress, CallRefused, ToolCallRequest, ToolResult
+from services.orchestrator.tool_gateway.ports import CallProgress, CallRefused, NotSent, ToolCallRequest, ToolResult
 
 MAX_TOOLS = 512
 _MAX_PAGES = 600
@@ -36,18 +34,6 @@ _ROOM_FOR_THE_REST = 64 * 1024
 """Bytes of a message beside the result that it carries."""
 _SHORTEST_SECRET = 6
 _HIDDEN = "[secret]"
-
-
-class RequestHeaders(Protocol):
-    """Gives what one request to exactly one origin is authenticated with."""
-
-    async def headers(self, source: ToolSourceSpec, principal: Principal, url: str) -> Mapping[str, str]:
-        """Return headers.
-
-        Raises:
-            CallRefused: there is no credential, or none that may be sent there.
-        """
-        ...
 
 
 class GrpcProviderAdapter:
@@ -88,11 +74,12 @@ class GrpcProviderAdapter:
     async def list_tools(self, source: ToolSourceSpec, principal: Principal) -> list[ListedTool]:
         """See the ports."""
         try:
-            caller = await self._caller(source, principal)
             async with asyncio.timeout(_LIST_SECONDS):
-                return await self._list(caller)
+                return await self._list(self._client(source, principal))
         except CallRefused as refused:
             raise FailedPrecondition(str(refused), reason=refused.reason) from None
+        except NotSent as failure:
+            raise Unavailable(str(failure), reason=failure.reason, retry_after=failure.retry_after) from None
         except ProviderUnreachable as error:
             raise Unavailable(f"{source.name}: {error}", reason="TOOL_UNAVAILABLE") from None
         except TimeoutError:
@@ -107,13 +94,13 @@ class GrpcProviderAdapter:
 
     async def call(self, request: ToolCallRequest, progress: CallProgress) -> ToolResult:
         """See the ports."""
-        call = await self._call(request, progress)
+        call = self._call(request, progress)
         async with self._cancelled_with(call):
             return await call.run()
 
     async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
         """See the ports. A handle is the time of the first delivery."""
-        call = await self._call(request, progress)
+        call = self._call(request, progress)
         async with self._cancelled_with(call):
             return await call.resume(_time_of(handle))
 
@@ -122,12 +109,14 @@ class GrpcProviderAdapter:
         await self._cancelling.stop()
         await self._channels.close()
 
-    async def _call(self, request: ToolCallRequest, progress: CallProgress) -> ProviderCall:
+    def _call(self, request: ToolCallRequest, progress: CallProgress) -> ProviderCall:
         assert request.source is not None
-        message = call_message(request)
-        caller = await self._caller(request.source, request.principal)
         return ProviderCall(
-            caller, message, progress, timeout=self._call_seconds, look_up_seconds=self._look_up_seconds
+            self._client(request.source, request.principal),
+            call_message(request),
+            progress,
+            timeout=self._call_seconds,
+            look_up_seconds=self._look_up_seconds,
         )
 
     @contextlib.asynccontextmanager
@@ -145,38 +134,15 @@ class GrpcProviderAdapter:
             async with asyncio.timeout(_CANCEL_SECONDS):
                 await call.cancel()
 
-    async def _caller(self, source: ToolSourceSpec, principal: Principal) -> Caller:
-        provider = source.endpoint
-        assert isinstance(provider, GrpcProvider)
-        address = _with_port(provider)
-        if provider.plaintext and source.auth.kind is not AuthKind.NONE:
-            raise CallRefused(
-                f"{source.name} has `auth` and `plaintext`: a credential is sent over TLS only; remove one of them",
-                reason="DESTINATION_NOT_ALLOWED",
-            )
-        secret = (
-            dict(await self._credentials.headers(source, principal, f"https://{address}/"))
-            if not provider.plaintext
-            else {}
-        )
-        metadata = _metadata(source, {**source.headers, **secret})
-        digest = hashlib.sha256(repr(sorted(secret.items())).encode()).digest() if secret else b""
-        key = ChannelKey(principal.group_id, source.name, address, provider.plaintext, digest)
-        secrets = _secrets_of(secret)
+    def _client(self, source: ToolSourceSpec, principal: Principal) -> ProviderClient:
+        return ProviderClient(self._channels, self._credentials, source, principal)
 
-        def hide(text: str) -> str:
-            for value in secrets:
-                text = text.replace(value, _HIDDEN)
-            return text
-
-        return Caller(lambda: self._channels.connected(key), metadata, source.name, hide)
-
-    async def _list(self, caller: Caller) -> list[ListedTool]:
+    async def _list(self, client: ProviderClient) -> list[ListedTool]:
         tools: dict[str, ListedTool] = {}
         tokens = {""}
         token, size = "", 0
         for _ in range(_MAX_PAGES):
-            data = await self._page(caller, token)
+            data = await self._page(client, token)
             size += len(data)
             if size > _MAX_LIST_BYTES:
                 raise ForeignTextError(f"the list is larger than {_MAX_LIST_BYTES} bytes")
@@ -196,69 +162,28 @@ class GrpcProviderAdapter:
             await asyncio.sleep(0)
         raise ForeignTextError(f"its list has more than {_MAX_PAGES} pages")
 
-    async def _page(self, caller: Caller, token: str) -> bytes:
+    async def _page(self, client: ProviderClient, token: str, *, renewed: bool = False) -> bytes:
         request = pb.ListToolsRequest(page_size=_PAGE_SIZE, page_token=token)
         try:
-            async with caller.connect() as channel:
-                data: bytes = await channel.unary_unary(
-                    f"{SERVICE}ListTools",
-                    request_serializer=pb.ListToolsRequest.SerializeToString,
-                    response_deserializer=None,
-                )(request, metadata=caller.metadata, timeout=_LIST_SECONDS)
+            async with client.connected() as connected:
+                return await connected.ask("ListTools", request, timeout=_LIST_SECONDS)
         except grpc.aio.AioRpcError as error:
-            raise _list_error(caller, error) from None
-        return data
+            if error.code() is not grpc.StatusCode.UNAUTHENTICATED or renewed or not await client.renews_credential():
+                raise _list_error(client, error) from None
+        return await self._page(client, token, renewed=True)
 
 
-def _list_error(caller: Caller, error: grpc.aio.AioRpcError) -> CoxswainError:
-    code, text = error.code(), caller.text_of(error)
+def _list_error(client: ProviderClient, error: grpc.aio.AioRpcError) -> CoxswainError:
+    code, text = error.code(), client.text_of(error)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return FailedPrecondition(
-            f"{caller.source} does not implement coxswain.tools.v1.ToolProvider", reason="UPSTREAM_REJECTED"
+            f"{client.name} does not implement coxswain.tools.v1.ToolProvider", reason="UPSTREAM_REJECTED"
         )
     if code in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
-        return PermissionDenied(
-            f"{caller.source} refused the credential: {text}", reason="UPSTREAM_CREDENTIAL_REJECTED"
-        )
+        return PermissionDenied(f"{client.name} refused the credential: {text}", reason="UPSTREAM_CREDENTIAL_REJECTED")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return ResourceExhausted(f"{caller.source} did not list its tools: {text}", reason="TOOL_RATE_LIMITED")
-    return Unavailable(f"{caller.source} did not list its tools: {code.name}: {text}", reason="TOOL_UNAVAILABLE")
-
-
-def _with_port(provider: GrpcProvider) -> str:
-    """Return host and port; without a port it is that of the web."""
-    address = provider.address
-    if address.rpartition("]")[2].count(":") == 1 and address.rpartition(":")[2]:
-        return address
-    return f"{address.rstrip(':')}:{80 if provider.plaintext else 443}"
-
-
-def _metadata(source: ToolSourceSpec, headers: Mapping[str, str]) -> Metadata:
-    """Return headers as gRPC sends them.
-
-    Raises:
-        CallRefused: one has a name or a value that gRPC cannot send.
-    """
-    entries = []
-    for name, value in headers.items():
-        key = name.lower()
-        if not key.replace("-", "").replace("_", "").replace(".", "").isalnum() or not key.isascii():
-            raise CallRefused(f"{source.name}: a header has a name that gRPC cannot send", reason="TOOL_UNAVAILABLE")
-        if key.startswith("grpc-") or key.endswith("-bin") or key in {"te", "host", "content-type", "user-agent"}:
-            raise CallRefused(f"{source.name}: gRPC itself sets the header {key}", reason="TOOL_UNAVAILABLE")
-        if not all(" " <= character <= "~" for character in value):
-            raise CallRefused(
-                f"{source.name}: the value of {key} holds characters other than visible ASCII",
-                reason="TOOL_UNAVAILABLE",
-            )
-        entries.append((key, value))
-    return tuple(entries)
-
-
-def _secrets_of(headers: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the values that no text may show, without the words before them."""
-    values = {part for value in headers.values() for part in (value, value.rpartition(" ")[2])}
-    return tuple(sorted((value for value in values if len(value) >= _SHORTEST_SECRET), key=len, reverse=True))
+        return ResourceExhausted(f"{client.name} did not list its tools: {text}", reason="TOOL_RATE_LIMITED")
+    return Unavailable(f"{client.name} did not list its tools: {code.name}: {text}", reason="TOOL_UNAVAILABLE")
 
 
 def _time_of(handle: str) -> datetime | None:

@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +17,7 @@ from services.common.errors import PermissionDenied
 from services.common.grpc.large_messages import beside_if_large
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError, shown
 from services.orchestrator.tool_gateway.adapters.grpc_provider.channels import ProviderUnreachable
+from services.orchestrator.tool_gateway.adapters.grpc_provider.client import MAX_ERROR_BYTES, ProviderClient
 from services.orchestrator.tool_gateway.adapters.grpc_provider.messages import (
     check_input,
     get_call_message,
@@ -35,8 +34,6 @@ from services.orchestrator.tool_gateway.ports import (
     ToolResult,
 )
 
-SERVICE = "/coxswain.tools.v1.ToolProvider/"
-MAX_ERROR_BYTES = 1024
 _MAX_ROUNDS = 16
 _MAX_MESSAGES = 100_000
 _QUICK_CALL_SECONDS = 10.0
@@ -52,34 +49,22 @@ _REFUSALS = {
     Code.NOT_FOUND: "TOOL_NOT_FOUND",
     Code.INVALID_ARGUMENT: "TOOL_ARGUMENTS",
     Code.FAILED_PRECONDITION: "TOOL_REFUSED",
-    Code.UNAUTHENTICATED: "UPSTREAM_CREDENTIAL_REJECTED",
-    Code.PERMISSION_DENIED: "UPSTREAM_CREDENTIAL_REJECTED",
+    Code.PERMISSION_DENIED: "TOOL_REFUSED",
     Code.UNIMPLEMENTED: "TOOL_UNAVAILABLE",
 }
 # With these, asking GetCall again does not help.
-_CANNOT_BE_ASKED = {*_REFUSALS, Code.OUT_OF_RANGE, Code.DATA_LOSS, Code.RESOURCE_EXHAUSTED}
+_CANNOT_BE_ASKED = {*_REFUSALS, Code.UNAUTHENTICATED, Code.OUT_OF_RANGE, Code.DATA_LOSS, Code.RESOURCE_EXHAUSTED}
 
-Metadata = Sequence[tuple[str, str]]
-Connect = Callable[[], AbstractAsyncContextManager[grpc.aio.Channel]]
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """How one source is called on behalf of one principal."""
-
-    connect: Connect
-    metadata: Metadata
-    source: str
-    hide: Callable[[str], str]
-    """Takes out of a text what the calls are authenticated with."""
-
-    def text_of(self, error: grpc.aio.AioRpcError) -> str:
-        """Return what a provider said in a status."""
-        return shown(self.hide(error.details() or ""), MAX_ERROR_BYTES)
+# Why nothing can be asked; none of it says anything of a call that was sent before.
+_NO_CONNECTION = (ProviderUnreachable, PermissionDenied, CallRefused, NotSent)
 
 
 class _Broken(Exception):
     """A delivery ended without an outcome; the text says what was seen."""
+
+
+class _CredentialRefused(CallRefused):
+    """The provider refused what the call was authenticated with."""
 
 
 class ProviderCall:
@@ -87,7 +72,7 @@ class ProviderCall:
 
     def __init__(
         self,
-        caller: Caller,
+        client: ProviderClient,
         message: pb.CallToolRequest,
         progress: CallProgress,
         *,
@@ -95,7 +80,7 @@ class ProviderCall:
         look_up_seconds: float,
     ) -> None:
         """`timeout` is the longest time of a delivery; `look_up_seconds` is how long a silent provider is asked."""
-        self._caller = caller
+        self._client = client
         self._message = message
         self._progress = progress
         self._timeout = timeout
@@ -132,7 +117,7 @@ class ProviderCall:
 
     async def cancel(self) -> None:
         """Tell the provider that nobody waits any more, as far as it can be told."""
-        with contextlib.suppress(grpc.aio.AioRpcError, ProviderUnreachable, PermissionDenied):
+        with contextlib.suppress(grpc.aio.AioRpcError, *_NO_CONNECTION):
             await self._ask("CancelCall", pb.CancelCallRequest(call_id=self._message.call_id))
 
     async def _follow(self, outcome: pb.CallResult | pb.InputRequired) -> ToolResult:
@@ -141,14 +126,14 @@ class ProviderCall:
                 return tool_result(outcome)
             await self._answer(outcome)
             outcome = await self._deliver_or_look_up()
-        raise OutcomeUnknown(f"{self._caller.source} asked more than {_MAX_ROUNDS} times in one call", final=True)
+        raise OutcomeUnknown(f"{self._client.name} asked more than {_MAX_ROUNDS} times in one call", final=True)
 
     async def _answer(self, required: pb.InputRequired) -> None:
         """Put the answers of a person into the message; what was answered before is not asked again."""
         try:
             check_input(required)
         except ForeignTextError as error:
-            raise OutcomeUnknown(f"{self._caller.source} asked what cannot be asked: {error}", final=True) from None
+            raise OutcomeUnknown(f"{self._client.name} asked what cannot be asked: {error}", final=True) from None
         if self._answers[0] != required.state:
             self._answers = (required.state, {})
         answers = self._answers[1]
@@ -171,27 +156,31 @@ class ProviderCall:
 
     async def _deliver_or_look_up(self) -> pb.CallResult | pb.InputRequired:
         try:
-            async with self._caller.connect() as channel:
-                if self._sent_at is None:
-                    # Kept before anything leaves: after a crash it tells the provider which calls it has to know.
-                    sent_at = utc_now()
-                    await self._progress.handle(sent_at.isoformat())
-                    await self._progress.sent()
-                    self._sent_at = sent_at
-                return await self._deliver(channel)
+            try:
+                return await self._deliver()
+            except _CredentialRefused:
+                if not await self._client.renews_credential():
+                    raise
+                return await self._deliver()
         except ProviderUnreachable as error:
-            raise NotSent(f"{self._caller.source}: {error}") from None
+            raise NotSent(f"{self._client.name}: {error}") from None
         except PermissionDenied as error:
             raise CallRefused(error.message, reason=error.reason) from None
         except _Broken as broken:
             return await self._look_up(str(broken))
 
-    async def _deliver(self, channel: grpc.aio.Channel) -> pb.CallResult | pb.InputRequired:
+    async def _deliver(self) -> pb.CallResult | pb.InputRequired:
         """Deliver the call once and return what ends the stream."""
-        method: Any = channel.unary_stream(
-            f"{SERVICE}CallTool", request_serializer=pb.CallToolRequest.SerializeToString, response_deserializer=None
-        )
-        stream = method(self._message, metadata=self._caller.metadata, timeout=self._timeout)
+        async with self._client.connected() as connected:
+            if self._sent_at is None:
+                # Kept before anything leaves: after a crash it tells the provider which calls it has to know.
+                sent_at = utc_now()
+                await self._progress.handle(sent_at.isoformat())
+                await self._progress.sent()
+                self._sent_at = sent_at
+            return await self._end(connected.stream("CallTool", self._message, timeout=self._timeout))
+
+    async def _end(self, stream: Any) -> pb.CallResult | pb.InputRequired:
         accepted = False
         try:
             async for response in self._responses(stream):
@@ -210,7 +199,7 @@ class ProviderCall:
         except grpc.aio.AioRpcError as error:
             if not accepted:
                 self._raise_refusal(error)
-            raise _Broken(f"the call ended with {error.code().name}: {self._caller.text_of(error)}") from None
+            raise _Broken(f"the call ended with {error.code().name}: {self._client.text_of(error)}") from None
         finally:
             stream.cancel()
         raise _Broken("the call ended without a result")
@@ -228,28 +217,30 @@ class ProviderCall:
 
     async def _tell(self, progress: pb.Progress) -> None:
         fraction = progress.fraction if progress.HasField("fraction") and 0 <= progress.fraction <= 1 else None
-        await self._progress.progress(shown(self._caller.hide(progress.text), MAX_ERROR_BYTES), fraction)
+        await self._progress.progress(shown(self._client.hide(progress.text), MAX_ERROR_BYTES), fraction)
 
     def _raise_refusal(self, error: grpc.aio.AioRpcError) -> None:
         """Raise what a status means that came instead of the call's acceptance; return if it means nothing certain."""
-        code, text = error.code(), f"{self._caller.source} refused the call: {self._caller.text_of(error)}"
+        code, text = error.code(), f"{self._client.name} refused the call: {self._client.text_of(error)}"
         if code is Code.RESOURCE_EXHAUSTED and (seconds := _retry_after(error)) is not None:
             raise NotSent(text, reason="TOOL_RATE_LIMITED", retry_after=seconds) from None
         if code is Code.UNIMPLEMENTED:
-            text = f"{self._caller.source} does not implement coxswain.tools.v1.ToolProvider"
+            text = f"{self._client.name} does not implement coxswain.tools.v1.ToolProvider"
+        if code is Code.UNAUTHENTICATED:
+            raise _CredentialRefused(text, reason="UPSTREAM_CREDENTIAL_REJECTED") from None
         if code in _REFUSALS:
             raise CallRefused(text, reason=_REFUSALS[code]) from None
 
     async def _look_up(self, seen: str) -> pb.CallResult | pb.InputRequired:
         """Ask the provider what became of the call until it has an outcome; `seen` is what is known without it."""
         loop = asyncio.get_running_loop()
-        seen = f"{self._caller.source}: {seen}"
+        seen = f"{self._client.name}: {seen}"
         question = get_call_message(self._message.call_id, self._sent_at)
         answered_at, attempt, never_seen = loop.time(), 0, 0
         while True:
             try:
                 answer = pb.GetCallResponse.FromString(await self._ask("GetCall", question))
-            except (grpc.aio.AioRpcError, ProviderUnreachable, PermissionDenied, DecodeError) as error:
+            except (grpc.aio.AioRpcError, DecodeError, *_NO_CONNECTION) as error:
                 self._raise_if_useless(error, seen)
                 if loop.time() - answered_at > self._look_up_seconds:
                     raise OutcomeUnknown(f"{seen}; it cannot be asked what became of the call") from None
@@ -278,20 +269,26 @@ class ProviderCall:
             why = (
                 "it does not implement GetCall, so it cannot say what became of the call"
                 if error.code() is Code.UNIMPLEMENTED
-                else f"it refuses to say what became of the call: {self._caller.text_of(error)}"
+                else f"it refuses to say what became of the call: {self._client.text_of(error)}"
             )
             raise OutcomeUnknown(f"{seen}; {why}", final=True) from None
         if isinstance(error, DecodeError):
             raise OutcomeUnknown(f"{seen}; its answer to GetCall cannot be read", final=True) from None
-        if isinstance(error, PermissionDenied):
-            raise OutcomeUnknown(f"{seen}; {error.message}") from None
+        if isinstance(error, PermissionDenied | CallRefused):
+            raise OutcomeUnknown(f"{seen}; it cannot be asked what became of the call: {error}") from None
 
     async def _ask(self, method: str, message: pb.GetCallRequest | pb.CancelCallRequest) -> bytes:
-        async with self._caller.connect() as channel:
-            answer: bytes = await channel.unary_unary(
-                f"{SERVICE}{method}", request_serializer=type(message).SerializeToString, response_deserializer=None
-            )(message, metadata=self._caller.metadata, timeout=_QUICK_CALL_SECONDS)
-        return answer
+        try:
+            return await self._ask_once(method, message)
+        except grpc.aio.AioRpcError as error:
+            # A call may outlast what it was authenticated with.
+            if error.code() is not Code.UNAUTHENTICATED or not await self._client.renews_credential():
+                raise
+        return await self._ask_once(method, message)
+
+    async def _ask_once(self, method: str, message: pb.GetCallRequest | pb.CancelCallRequest) -> bytes:
+        async with self._client.connected() as connected:
+            return await connected.ask(method, message, timeout=_QUICK_CALL_SECONDS)
 
 
 def _poll_seconds(answer: pb.GetCallResponse) -> float:

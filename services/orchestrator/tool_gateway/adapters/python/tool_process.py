@@ -11,12 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from services.common.background import BackgroundTasks
 from services.common.child_process import BadFrame, ChildProcess, ProcessGone
-
-logger = structlog.get_logger(__name__)
 
 _PROGRAM = Path(__file__).with_name("process.py")
 # Nothing here is a secret, and nothing else of the gateway's environment is passed on.
