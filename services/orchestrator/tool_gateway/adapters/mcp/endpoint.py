@@ -233,7 +233,8 @@ class Endpoint:
             return None, False
         if not isinstance(message, dict):
             return None, False
-        return error_in(message), message.get("id") is not None
+        # All requests have numbers for ids; what servers write where they know none may be a text.
+        return error_in(message), isinstance(message.get("id"), int)
 
     async def messages(self, response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any], None]:
         """Iterate over the messages in a response, which is closed at the end.

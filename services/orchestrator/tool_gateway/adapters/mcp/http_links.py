@@ -186,10 +186,9 @@ class SessionLink:
         except HttpRefusal as refusal:
             in_session = "Mcp-Session-Id" in self._headers
             # Many servers answer 400 for a session they do not know, with an error that names no request.
-            unknown = refusal.status == 404 or (refusal.status == 400 and not refusal.error_names_request)
-            if in_session and unknown:
+            if in_session and refusal.status in (400, 404) and not refusal.error_names_request:
                 self._gone = True
-                raise SessionGone(f"{self._endpoint.origin} does not know the session any more") from refusal
+                raise SessionGone(f"{self._endpoint.origin} does not know the session any more: {refusal}") from refusal
             if refusal.error is not None and refusal.error_names_request:
                 raise refusal.error from refusal
             raise
