@@ -136,6 +136,17 @@ async def test_a_list_of_ten_thousand_tools_is_refused_in_words(caller: Caller, 
     assert len(await caller.adapter.list_tools(chosen, principal())) == 100
 
 
+async def test_schemas_that_are_too_large_are_not_kept(caller: Caller, server: McpEmulator) -> None:
+    def tool(name: str, size: int) -> dict[str, Any]:
+        return PAY | {"name": name, "inputSchema": {"type": "object", "$comment": "x" * size}}
+
+    server.on["tools/list"] = result({"tools": [tool("large", 300_000), tool("small", 1000)]})
+    assert [t.name for t in await caller.adapter.list_tools(over_http(server.address), principal())] == ["small"]
+    server.on["tools/list"] = result({"tools": [tool(f"t{number}", 200_000) for number in range(50)]})
+    with pytest.raises(FailedPrecondition, match="schemas of the server's tools are larger"):
+        await caller.adapter.list_tools(over_http(server.address), principal())
+
+
 @pytest.mark.parametrize("cursor", ["the same", "x" * 5000, 7, "growing"])
 async def test_a_list_that_does_not_end_is_left(caller: Caller, server: McpEmulator, cursor: Any) -> None:
     pages = 0

@@ -11,6 +11,7 @@ from services.common.cache import ExpiringCache
 from services.orchestrator.domain.tool_source import ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.mcp.peers import Peer
 from services.orchestrator.tool_gateway.adapters.mcp.tools import (
+    MAX_LIST_SIZE,
     MAX_LISTED,
     MAX_TOOLS,
     BadTool,
@@ -27,7 +28,7 @@ _MAX_CURSOR_CHARACTERS = 4096
 _MAX_FRESH_SECONDS = 24 * 3600.0
 _KNOWN_SECONDS = 600.0
 """How long calls go by a list that may be stale: a server that needs more refuses them."""
-_MAX_KEPT_TOOLS = 50_000
+_MAX_KEPT_SIZE = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,19 @@ class ToolList:
     fresh_until: float
     public: bool = False
 
+    @property
+    def size(self) -> int:
+        """How much its schemas are."""
+        return sum(tool.size for tool in self.tools.values())
+
 
 class ToolLists:
-    """The lists of all sources, bounded by the number of their tools."""
+    """The lists of all sources, bounded by what they hold."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._kept: ExpiringCache[ListKey, ToolList] = ExpiringCache(
-            _MAX_KEPT_TOOLS, clock, weigh=lambda kept: len(kept.tools) + 1
+            _MAX_KEPT_SIZE, clock, weigh=lambda kept: 1024 * (len(kept.tools) + 1) + kept.size
         )
 
     def fresh(self, key: ListKey) -> ToolList | None:
@@ -86,9 +92,8 @@ class ToolLists:
             CallRefused: it is longer than is read.
             RpcError and what `Peer.request` raises: there is none.
         """
-        entries: list[Any] = []
+        reading = _Reading(source, modern=peer.facts.modern)
         cursors: set[str] = set()
-        page: dict[str, Any] = {}
         params: dict[str, Any] = {}
         fresh, public = _MAX_FRESH_SECONDS, True
         for _ in range(_MAX_PAGES):
@@ -98,21 +103,17 @@ class ToolLists:
             tools = page.get("tools")
             if not isinstance(tools, list):
                 raise CallRefused("the server's list of tools has no tools", reason="TOOL_UNAVAILABLE")
-            entries += tools
+            reading.take(tools)
             cursor = page.get("nextCursor")
             if not cursor:
                 break
             if not isinstance(cursor, str) or len(cursor) > _MAX_CURSOR_CHARACTERS or cursor in cursors:
                 raise CallRefused("the server's list of tools does not come to an end", reason="TOOL_UNAVAILABLE")
-            if len(entries) > MAX_LISTED:
-                break
             cursors.add(cursor)
             params = {"cursor": cursor}
-        if len(entries) > MAX_LISTED or (page.get("nextCursor") and len(cursors) >= _MAX_PAGES):
-            raise CallRefused(
-                f"the server lists more than {MAX_LISTED} tools, which are not read", reason="TOOL_UNAVAILABLE"
-            )
-        return ToolList(_named(entries, source, modern=peer.facts.modern), self._clock() + fresh, public)
+        else:
+            raise CallRefused("the server's list of tools does not come to an end", reason="TOOL_UNAVAILABLE")
+        return ToolList(reading.tools(), self._clock() + fresh, public)
 
 
 def _shared(key: ListKey) -> ListKey:
@@ -126,20 +127,51 @@ def _ttl(page: dict[str, Any]) -> float:
     return min(ttl / 1000, _MAX_FRESH_SECONDS)
 
 
-def _named(entries: list[Any], source: ToolSourceSpec, *, modern: bool) -> dict[str, McpTool]:
-    tools: dict[str, McpTool] = {}
-    for entry in entries:
-        try:
-            tool = tool_of(entry, modern=modern)
-        except BadTool as fault:
-            name = entry.get("name") if isinstance(entry, dict) else None
-            logger.warning("mcp_tool_left_out", source=source.name, tool=str(name)[:128], why=str(fault))
-            continue
-        tools.setdefault(tool.listed.name, tool)
-    chosen = within_limit(list(tools.values()), source)
-    if len(chosen) > MAX_TOOLS:
-        raise CallRefused(
-            f"the server lists {len(chosen)} tools, a source has at most {MAX_TOOLS}: choose some with allowed_tools",
-            reason="TOOL_UNAVAILABLE",
-        )
-    return {tool.listed.name: tool for tool in chosen}
+class _Reading:
+    """The tools of a list as its pages come."""
+
+    def __init__(self, source: ToolSourceSpec, *, modern: bool) -> None:
+        self._source = source
+        self._modern = modern
+        self._tools: dict[str, McpTool] = {}
+        self._seen = 0
+        self._size = 0
+
+    def take(self, entries: list[Any]) -> None:
+        """Take a page.
+
+        Raises:
+            CallRefused: the list is longer than is read.
+        """
+        self._seen += len(entries)
+        if self._seen > MAX_LISTED:
+            raise CallRefused(
+                f"the server lists more than {MAX_LISTED} tools, which are not read", reason="TOOL_UNAVAILABLE"
+            )
+        for entry in entries:
+            try:
+                tool = tool_of(entry, modern=self._modern)
+            except BadTool as fault:
+                name = entry.get("name") if isinstance(entry, dict) else None
+                logger.warning("mcp_tool_left_out", source=self._source.name, tool=str(name)[:128], why=str(fault))
+                continue
+            self._size += tool.size
+            self._tools.setdefault(tool.listed.name, tool)
+        if self._size > MAX_LIST_SIZE:
+            raise CallRefused(
+                f"the schemas of the server's tools are larger than {MAX_LIST_SIZE} bytes", reason="TOOL_UNAVAILABLE"
+            )
+
+    def tools(self) -> dict[str, McpTool]:
+        """Return the tools by their names.
+
+        Raises:
+            CallRefused: they are more than a source has.
+        """
+        chosen = within_limit(list(self._tools.values()), self._source)
+        if len(chosen) > MAX_TOOLS:
+            raise CallRefused(
+                f"the server lists {len(chosen)} tools, a source has at most {MAX_TOOLS}: choose with allowed_tools",
+                reason="TOOL_UNAVAILABLE",
+            )
+        return {tool.listed.name: tool for tool in chosen}

@@ -14,7 +14,10 @@ MAX_TOOLS = 512
 """Of a source, after its globs."""
 MAX_LISTED = 5000
 """That are looked at."""
+MAX_LIST_SIZE = 8 * 1024 * 1024
+"""Characters of all schemas together, and what holds them."""
 MAX_NAME_BYTES = 128
+_MAX_SCHEMA_SIZE = 256 * 1024
 MAX_DESCRIPTION_BYTES = 4096
 _MAX_TITLE_BYTES = 256
 _MAX_MARKS = 32
@@ -34,6 +37,8 @@ class McpTool:
     """Of arguments that are also sent as headers: where each is, and the end of its header's name."""
     task_required: bool = False
     """Whether a server of the legacy era makes the call as a task only."""
+    size: int = 0
+    """Of its schemas, see `MAX_LIST_SIZE`."""
 
 
 class BadTool(ValueError):
@@ -54,6 +59,8 @@ def tool_of(entry: Any, *, modern: bool) -> McpTool:
     schema = entry.get("inputSchema")
     if not isinstance(schema, dict) or schema.get("type", "object") != "object":
         raise BadTool("its inputSchema is not the schema of an object")
+    output_schema = entry.get("outputSchema")
+    size = _size([schema, output_schema])
     marks = header_marks(schema) if modern else {}
     told = _text(entry.get("description"))
     description, warnings = shown(told, MAX_DESCRIPTION_BYTES), []
@@ -61,7 +68,6 @@ def tool_of(entry: Any, *, modern: bool) -> McpTool:
         warnings.append(f"the description was cut after {MAX_DESCRIPTION_BYTES} bytes")
     elif description != told:
         warnings.append("hidden or control characters were removed from the description")
-    output_schema = entry.get("outputSchema")
     if output_schema is not None and not isinstance(output_schema, dict):
         warnings.append("its outputSchema is not an object and was left out")
         output_schema = None
@@ -80,7 +86,30 @@ def tool_of(entry: Any, *, modern: bool) -> McpTool:
         ),
         marks,
         isinstance(execution, dict) and execution.get("taskSupport") == "required",
+        size,
     )
+
+
+def _size(value: Any) -> int:
+    """Return how much a JSON value is, about in bytes.
+
+    Raises:
+        BadTool: more than a schema may be.
+    """
+    size, pending = 0, [value]
+    while pending:
+        part = pending.pop()
+        size += 8
+        if isinstance(part, str):
+            size += len(part)
+        elif isinstance(part, dict):
+            size += sum(map(len, part)) + 8 * len(part)
+            pending += part.values()
+        elif isinstance(part, list):
+            pending += part
+        if size > _MAX_SCHEMA_SIZE:
+            raise BadTool(f"its schemas are larger than {_MAX_SCHEMA_SIZE} bytes")
+    return size
 
 
 def within_limit(tools: list[McpTool], source: ToolSourceSpec) -> list[McpTool]:
