@@ -1,6 +1,8 @@
 """A tool that must not run twice runs at most once, whatever dies, and no failure is told of that is not known."""
 
 import asyncio
+import contextlib
+import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -19,7 +21,7 @@ from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.domain.tool_source import ApprovalRule
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
-from tests.integration.worker.call_scene import LOOK, PAY, CallScene, call_scene, eventually
+from tests.integration.worker.call_scene import LOOK, PAY, CallScene, Hostlike, call_scene, eventually
 from tests.support.played_gateway import PlayedCall, failure, result, unknown
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -449,3 +451,62 @@ async def test_long_results_are_cut_for_the_model_and_kept_whole(scene: CallScen
     assert told.startswith("ü" * 50 + "\n[The result has 1,000 characters")
     assert row.call_id in told
     assert row.output == "ü" * 1000
+
+
+async def test_three_hundred_payments_survive_hosts_that_die_and_answers_that_are_lost(scene: CallScene) -> None:
+    """Nothing is paid twice, nothing is told as failed, and all end once people have answered."""
+    dice = random.Random(7)
+    keys = [f"payment {number}" for number in range(300)]
+
+    async def pay(call: PlayedCall) -> pb.ToolOutcome:
+        await asyncio.sleep(dice.random() * 0.03)
+        scene.gateway.did(call)
+        await asyncio.sleep(dice.random() * 0.03)
+        return unknown("the answer was lost") if dice.random() < 0.1 else result(f"paid {call.request.arguments_json}")
+
+    scene.gateway.tools["billing/pay"] = pay
+    # Some streams break off as well.
+    scene.gateway.breaks = lambda _request: dice.random() * 0.02 if dice.random() < 0.2 else None
+    told: dict[str, str] = {}
+    ends: set[str] = set()
+
+    async def settle(host: Hostlike, key: str) -> None:
+        with contextlib.suppress(asyncio.CancelledError, Fenced):
+            try:
+                answer = await host.call(key, amount=keys.index(key))
+            except TaskError as waits:
+                ends.add(waits.reason)
+            else:
+                assert not answer.error
+                told[key] = answer.output
+
+    lives = 0
+    while len(told) < len(keys):
+        lives += 1
+        host = await scene.host()
+        open_keys = [key for key in keys if key not in told][:60]
+        making = [asyncio.create_task(settle(host, key)) for key in open_keys]
+        if lives % 3:
+            await asyncio.wait(making, timeout=dice.random() * 0.1)
+        else:
+            await asyncio.gather(*making)
+            for question in await scene.questions():
+                if question.state is QuestionState.OPEN:
+                    # They look it up, and it had happened.
+                    await scene.answer(question, QuestionState.ACCEPTED, {"happened": True, "result": "found paid"})
+        await host.die()
+        await asyncio.gather(*making)
+
+    rows = await scene.rows()
+    assert {row.state for row in rows.values()} == {ToolCallState.COMPLETED}
+    assert set(rows) == set(keys)
+    assert len({row.call_id for row in rows.values()}) == len(keys)
+    assert set(scene.gateway.effects) == {row.call_id for row in rows.values()}
+    assert set(scene.gateway.effects.values()) == {1}
+    lost = {key for key, row in rows.items() if row.output == "found paid"}
+    asked = {question.call.key for question in await scene.questions() if question.call}
+    assert asked == lost
+    assert len(lost) > 5
+    assert lives > 6
+    assert told == {key: row.output for key, row in rows.items()}
+    assert ends == {WAITS_FOR_PERSON}
