@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import json_format
 from rich.console import Console
 
 from coxswain.client import AsyncClient, Client
@@ -62,6 +63,78 @@ def test_a_question_is_answered(
     assert sent == answer
 
 
+def asked_about_call(kind: state_pb.QuestionKind.ValueType, **fields: Any) -> pb.Question:
+    question = asked(kind=kind, result=None, text="May it be called?", **fields)
+    question.call.CopyFrom(
+        pb.QuestionedCall(
+            tool_name="billing/pay",
+            arguments_json='{"amount": 500}',
+            agent_role="Clerk",
+            agent_text="Now I pay.",
+            observation="cut off",
+        )
+    )
+    question.schema.update({"type": "object"})
+    return question
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "content"),
+    [
+        (state_pb.QUESTION_KIND_TOOL_APPROVAL, ["--approve"], None),
+        (
+            state_pb.QUESTION_KIND_TOOL_APPROVAL,
+            ["--approve", "--remember"],
+            {"decision": "call", "remember": True},
+        ),
+        (
+            state_pb.QUESTION_KIND_TOOL_APPROVAL,
+            ["--edit", "FILE"],
+            {"decision": "call_edited", "arguments": {"amount": 5.0}},
+        ),
+        (
+            state_pb.QUESTION_KIND_OUTCOME_UNKNOWN,
+            ["--happened", "receipt 7"],
+            {"happened": True, "result": "receipt 7"},
+        ),
+        (state_pb.QUESTION_KIND_OUTCOME_UNKNOWN, ["--not-happened"], {"happened": False}),
+        (state_pb.QUESTION_KIND_FORM, ["--edit", "FILE"], {"amount": 5.0}),
+        (state_pb.QUESTION_KIND_URL, ["--approve"], None),
+    ],
+)
+def test_questions_of_tools_are_answered(
+    server: Server,
+    installation: Installation,
+    tmp_path: Path,
+    kind: state_pb.QuestionKind.ValueType,
+    arguments: list[str],
+    content: Any,
+) -> None:
+    installation.questions = [asked_about_call(kind)]
+    file = tmp_path / "content.json"
+    file.write_text('{"amount": 5}')
+    result = invoke(server.address, "answer", "q1", *(str(file) if a == "FILE" else a for a in arguments))
+    assert result.exit_code == 0, result.stderr
+    accept = installation.requests[-1].accept
+    assert accept.HasField("content") == (content is not None)
+    if content is not None:
+        assert json_format.MessageToDict(accept.content) == content
+
+
+def test_a_question_of_a_tool_shows_the_call(server: Server, installation: Installation) -> None:
+    installation.questions = [asked_about_call(state_pb.QUESTION_KIND_OUTCOME_UNKNOWN)]
+    listed = invoke(server.address, "questions").stdout
+    assert 'billing/pay {"amount": 500}' in listed
+    shown = invoke(server.address, "answer", "q1")
+    assert shown.exit_code == 2
+    assert "Now I pay." in shown.stderr
+    assert "seen of it: cut off" in shown.stderr
+    assert "--happened RESULT" in shown.stderr
+    wrong = invoke(server.address, "answer", "q1", "--refuse", "no", "--remember")
+    assert wrong.exit_code == 2
+    assert installation.calls["AnswerQuestion"] == 0
+
+
 def test_an_edited_result_is_a_text_or_follows_the_schema(
     server: Server, installation: Installation, tmp_path: Path
 ) -> None:
@@ -76,7 +149,7 @@ def test_an_edited_result_is_a_text_or_follows_the_schema(
     file.write_text("A text.")
     result = invoke(server.address, "answer", "q2", "--edit", str(file))
     assert result.exit_code == 2
-    assert "not valid JSON, which the task's output_schema asks for" in result.stderr
+    assert "not valid JSON, which the question's schema asks for" in result.stderr
     assert installation.calls["AnswerQuestion"] == 2
 
 

@@ -118,7 +118,7 @@ class Progress:
                 self._llm(task, event, what)
             case "tool_call_started":
                 task.tool = event.tool_call_started.tool_name
-            case "tool_call_completed" | "tool_call_failed":
+            case "tool_call_completed" | "tool_call_failed" | "tool_outcome_unknown":
                 task.tool = ""
             case "question_raised":
                 task.state = "waiting"
@@ -245,6 +245,11 @@ _LINES: dict[str, Callable[[ExecutionEvent], str]] = {
     "llm_call_waiting": _waiting,
     "tool_call_started": lambda e: f"tool {e.tool_call_started.tool_name} {e.tool_call_started.arguments_json}",
     "tool_call_completed": lambda e: f"tool {e.tool_call_completed.tool_name} answered",
+    "tool_call_progress": lambda e: f"tool {e.tool_call_progress.tool_name}: {e.tool_call_progress.text}",
+    "tool_outcome_unknown": lambda e: (
+        f"whether tool {e.tool_outcome_unknown.tool_name} has done its work is not known: "
+        f"{e.tool_outcome_unknown.message}"
+    ),
     "tool_call_failed": lambda e: f"tool {e.tool_call_failed.tool_name} failed: {e.tool_call_failed.message}",
     "artifact_stored": lambda e: f"stored {e.artifact_stored.name}, {e.artifact_stored.size_bytes:,} bytes",
     "question_raised": lambda e: f"{e.question_raised.text} {answering(e.question_raised.question_id)}",

@@ -35,7 +35,7 @@ from coxswain.orchestrator.v1.question_pb2 import (
     ListQuestionsRequest,
     Question,
 )
-from coxswain.orchestrator.v1.question_state_pb2 import OnDeadline, QuestionState
+from coxswain.orchestrator.v1.question_state_pb2 import OnDeadline, QuestionKind, QuestionState
 
 _OPEN = QuestionState.QUESTION_STATE_OPEN
 _MAX_BYTES = 4_000_000
@@ -92,18 +92,40 @@ def questions(
 def answer(
     context: typer.Context,
     id: Annotated[str, typer.Argument(metavar="ID", help="The question's id.")],  # noqa: A002
-    approve: Annotated[bool, typer.Option("--approve", help="Accept the result as it is.")] = False,
+    approve: Annotated[
+        bool,
+        typer.Option("--approve", help="Accept the result, the call or the form as it is; the address was visited."),
+    ] = False,
     refuse: Annotated[
-        str | None, typer.Option("--refuse", metavar="FEEDBACK", help="The task runs again with this feedback.")
+        str | None,
+        typer.Option(
+            "--refuse",
+            metavar="FEEDBACK",
+            help="A result: the task runs again with this feedback. A call: the model is told. An unknown outcome: the "
+            "task ends.",
+        ),
     ] = None,
     edit: Annotated[
         Path | None,
         typer.Option(
             "--edit",
             metavar="FILE",
-            help="Accept this text (- for standard input) in place of the result; JSON where the task has a schema.",
+            help="Accept what is in this file (- for standard input) instead: a result, as JSON where the task has a "
+            "schema; the arguments of a call; the fields of a form.",
         ),
     ] = None,
+    happened: Annotated[
+        str | None,
+        typer.Option(
+            "--happened", metavar="RESULT", help="A call of unknown outcome has taken effect, with this result."
+        ),
+    ] = None,
+    not_happened: Annotated[
+        bool, typer.Option("--not-happened", help="A call of unknown outcome had no effect: it is made again.")
+    ] = False,
+    remember: Annotated[
+        bool, typer.Option("--remember", help="With --approve: also later calls of this tool in the execution.")
+    ] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the execution.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -116,10 +138,17 @@ def answer(
         coxswain answer 01a20694-1f86-7c54-8594-1ba930202397 --refuse "name the sources"
 
         coxswain answer 01a20694-1f86-7c54-8594-1ba930202397 --edit better.md
+
+        coxswain answer 01a20694-1f86-7c54-8594-1ba930202397 --happened "receipt 4711"
     """
     session = session_of(context, as_json)
-    if sum((approve, refuse is not None, edit is not None, cancel)) > 1:
-        raise typer.BadParameter("give one of --approve, --refuse, --edit and --cancel", param_hint="ID")
+    chosen = (approve, refuse is not None, edit is not None, happened is not None, not_happened, cancel)
+    if sum(chosen) > 1:
+        raise typer.BadParameter(
+            "give one of --approve, --refuse, --edit, --happened, --not-happened and --cancel", param_hint="ID"
+        )
+    if remember and not approve:
+        raise typer.BadParameter("goes with --approve", param_hint="--remember")
     request = AnswerQuestionRequest(id=id)
     with session.client() as client:
         if refuse is not None:
@@ -128,10 +157,15 @@ def answer(
             request.cancel.CopyFrom(CancelQuestion())
         elif edit is not None:
             request.accept.CopyFrom(AcceptQuestion(content=_edited(client, id, edit)))
+        elif happened is not None or not_happened:
+            found = {"happened": False} if happened is None else {"happened": True, "result": happened}
+            request.accept.CopyFrom(AcceptQuestion(content=to_value(found)))
         else:
             if not approve:
                 _ask(session, client, id)
             request.accept.CopyFrom(AcceptQuestion())
+            if remember:
+                request.accept.content.CopyFrom(to_value({"decision": "call", "remember": True}))
         question = client.questions.AnswerQuestion(request).question
     if session.json:
         return session.print_json(question)
@@ -144,11 +178,27 @@ def _ask(session: Session, client: Client, question_id: str) -> None:
     if question.state != _OPEN:
         session.say(f"the question is {_state(question)} already", "red")
         raise typer.Exit(EXIT_USAGE)
-    session.say(f"{question.crew_name} / {question.task_name}: {question.text}\n\n{question.result.text}\n")
+    session.say(f"{question.crew_name} / {question.task_name}: {question.text}\n\n{_subject(question)}\n")
+    if question.kind == QuestionKind.QUESTION_KIND_OUTCOME_UNKNOWN:
+        session.say("find out, then say --happened RESULT, --not-happened, --refuse REASON or --cancel", "red")
+        raise typer.Exit(EXIT_USAGE)
     if not sys.stdin.isatty():
         session.say("say --approve, --refuse FEEDBACK, --edit FILE or --cancel", "red")
         raise typer.Exit(EXIT_USAGE)
-    confirm(session, f"this result of {question.task_name}", "approve", yes=False)
+    what = "this result" if question.HasField("result") else f'this call of "{question.call.tool_name}"'
+    confirm(session, f"{what} of {question.task_name}", "approve", yes=False)
+
+
+def _subject(question: Question) -> str:
+    """Return what a question is about, in full."""
+    call = question.call
+    if question.HasField("result"):
+        return question.result.text
+    lines = [f"{call.tool_name} {call.arguments_json}"]
+    lines += [f"{call.agent_role}: {call.agent_text}"] if call.agent_text else []
+    lines += [f"seen of it: {call.observation}"] if call.observation else []
+    lines += [f"address: {call.url}"] if call.url else []
+    return "\n".join(lines)
 
 
 def _edited(client: Client, question_id: str, file: Path) -> Value:
@@ -157,9 +207,12 @@ def _edited(client: Client, question_id: str, file: Path) -> Value:
     if not question.HasField("schema"):
         return to_value(text)
     try:
-        return to_value(json.loads(text))
+        content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{file}: not valid JSON, which the task's output_schema asks for: {error}") from error
+        raise ValueError(f"{file}: not valid JSON, which the question's schema asks for: {error}") from error
+    if question.kind == QuestionKind.QUESTION_KIND_TOOL_APPROVAL:
+        content = {"decision": "call_edited", "arguments": content}
+    return to_value(content)
 
 
 def _watch(session: Session, client: Client, after: int) -> None:
@@ -187,9 +240,9 @@ def _summary(question: Question) -> Iterator[str]:
     yield f"{question.id}  {_state(question)}"
     asked = _moment(question.create_time.ToDatetime(UTC))
     yield f"  {one_line(f'{question.crew_name} / {question.task_name}, {asked}')}"
-    result = one_line(question.result.text)
+    subject = one_line(_subject(question))
     yield f"  {one_line(question.text)}"
-    yield f"  > {result[:_PREVIEW]}{'...' if len(result) > _PREVIEW else ''}"
+    yield f"  > {subject[:_PREVIEW]}{'...' if len(subject) > _PREVIEW else ''}"
     if question.state == _OPEN and question.HasField("deadline"):
         then = OnDeadline.Name(question.on_deadline).removeprefix("ON_DEADLINE_").lower().replace("_", " ")
         yield f"  until {_moment(question.deadline.ToDatetime(UTC))}, then {then}"
