@@ -350,6 +350,7 @@ tool_journal = Table(
     Column("error", Text, nullable=False),
     Column("intended_at", UtcDateTime, nullable=False),
     Column("resulted_at", UtcDateTime),
+    _partial_index("tool_journal", "call_id <> ''", "call_id"),
 )
 
 # Files of executions, as the last revision that each task made of them. Contents are in `artifact_chunks`.

@@ -3,11 +3,11 @@
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.upsert import insert_or_update
-from services.orchestrator.tables import batches, execution_retention, executions, gateway_calls
+from services.orchestrator.tables import batches, execution_retention, executions, gateway_calls, tool_journal
 
 
 class RetentionRepository:
@@ -77,13 +77,26 @@ class RetentionRepository:
                 executions.c.ended_at.is_not(None),
             )
         )
-        kept = select(executions.c.id).where(executions.c.id.in_(execution_ids))
-        # Not by a foreign key: calls of TestTool belong to no execution.
-        await self._connection.execute(
-            delete(gateway_calls).where(
-                gateway_calls.c.group_id == group_id,
-                gateway_calls.c.execution_id.in_(execution_ids),
-                gateway_calls.c.execution_id.not_in(kept),
-            )
-        )
+        await self._delete_calls(group_id, execution_ids)
         return deleted.rowcount
+
+    async def _delete_calls(self, group_id: str, execution_ids: Collection[str]) -> None:
+        """Forget what was called for deleted executions, unless one that continues them may still ask for it.
+
+        Not by a foreign key: calls of TestTool belong to no execution.
+        """
+        kept = select(executions.c.id).where(executions.c.id.in_(execution_ids))
+        of_deleted = (
+            gateway_calls.c.group_id == group_id,
+            gateway_calls.c.execution_id.in_(execution_ids),
+            gateway_calls.c.execution_id.not_in(kept),
+        )
+        heir = (
+            select(func.min(tool_journal.c.execution_id))
+            .where(tool_journal.c.call_id == gateway_calls.c.call_id)
+            .scalar_subquery()
+        )
+        await self._connection.execute(
+            update(gateway_calls).where(*of_deleted, heir.is_not(None)).values(execution_id=heir)
+        )
+        await self._connection.execute(delete(gateway_calls).where(*of_deleted))

@@ -255,7 +255,7 @@ async def test_what_was_paid_is_not_paid_again_by_an_execution_that_starts_the_t
     shop.installation.llm.on(Reply(text="No JSON."), last_role="tool")
     shop.installation.llm.on(Reply(text="No JSON either."), last_contains="does not follow the JSON schema")
     shop.script(1, 2)
-    schema = {"type": "object", "properties": {"paid": {"type": "integer"}}, "required": ["paid"]}
+    schema: dict[str, Any] = {"type": "object", "properties": {"paid": {"type": "integer"}}, "required": ["paid"]}
     spec = crew()
     spec.tasks[0].output_schema.update(schema)
     execution = await shop.installation.start(spec)

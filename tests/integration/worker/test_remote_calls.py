@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import select
 
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
+from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.errors import ResourceExhausted
@@ -19,9 +21,13 @@ from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.domain.question import QuestionKind, QuestionState
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.domain.tool_source import ApprovalRule
+from services.orchestrator.repositories.journal import JournalRepository, ToolCall
+from services.orchestrator.repositories.retention import RetentionRepository
+from services.orchestrator.tables import executions, gateway_calls
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
 from tests.integration.worker.call_scene import LOOK, PAY, CallScene, Hostlike, call_scene, eventually
+from tests.integration.worker.rows import queue
 from tests.support.played_gateway import PlayedCall, failure, result, unknown
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -510,3 +516,32 @@ async def test_three_hundred_payments_survive_hosts_that_die_and_answers_that_ar
     assert lives > 6
     assert told == {key: row.output for key, row in rows.items()}
     assert ends == {WAITS_FOR_PERSON}
+
+
+async def test_what_the_gateway_knows_of_a_call_outlives_the_execution_while_another_one_continues_it(
+    database: Database,
+) -> None:
+    """Otherwise its call would be known as one that was never sent."""
+    source, heir = await queue(database), await queue(database)
+    now = utc_now()
+    call = ToolCall(ToolCallState.INTENT, "", "", "billing/pay", "kept", arguments="{}")
+    async with database.write() as connection:
+        await connection.execute(executions.update().where(executions.c.id.in_([source, heir])).values(ended_at=now))
+        await JournalRepository(connection, source).put_tool_call(0, "k", call, 1)
+        await JournalRepository(connection, heir).take_over(source, answers={}, tools={}, effects={0: 0})
+        for call_id in ("kept", "forgotten"):
+            row: dict[str, Any] = {"group_id": "sales", "call_id": call_id, "execution_id": source, "source": "billing"}
+            row |= {"sent_at": now, "replica": "r", "leased_until": now}
+            await connection.execute(gateway_calls.insert().values(row))
+
+    async def known() -> set[str]:
+        async with database.read() as connection:
+            query = select(gateway_calls.c.call_id).where(gateway_calls.c.call_id.in_(["kept", "forgotten"]))
+            return set((await connection.execute(query)).scalars())
+
+    async with database.write() as connection:
+        assert await RetentionRepository(connection).delete("sales", [source]) == 1
+    assert await known() == {"kept"}
+    async with database.write() as connection:
+        assert await RetentionRepository(connection).delete("sales", [heir]) == 1
+    assert await known() == set()
