@@ -13,7 +13,8 @@ _REPLACEMENT = "\ufffd"
 
 def repair(text: str) -> str:
     """Return a text with pairs of halves joined and single halves replaced."""
-    if _HALF.search(text) is None:
+    # Most texts are ASCII, which Python knows of each without looking.
+    if text.isascii() or _HALF.search(text) is None:
         return text
     # Python's codecs would call a function for each half: an answer may hold millions.
     return _HALF.sub(_REPLACEMENT, _PAIR.sub(_joined, text))

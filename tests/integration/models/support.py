@@ -72,12 +72,16 @@ async def serve_models(
     seed: list[dict[str, Any]] | None = None,
     key: str = KEY,
     common: Mapping[str, Any] | None = None,
+    upstream: LlmEmulator | None = None,
     **settings: Any,
 ) -> AsyncIterator[Installation]:
-    """Serve auth and models; the environment holds one key for the emulator, in both of its dialects."""
+    """Serve auth and models; the environment holds one key for the emulator, in both of its dialects.
+
+    `upstream` is an emulator that runs already, such as one that another replica calls too.
+    """
     seed_file = data_dir / "seed.yaml"
     seed_file.write_text(yaml.safe_dump({"models": SEED if seed is None else seed}))
-    async with LlmEmulator(dimensions={"embed": 64}) as llm:
+    async with contextlib.nullcontext(upstream) if upstream else LlmEmulator(dimensions={"embed": 64}) as llm:
         if key:
             monkeypatch.setenv("OPENAI_API_KEY", key)
             monkeypatch.setenv("OPENAI_BASE_URL", f"{llm.url}/v1")

@@ -349,3 +349,58 @@ async def test_replicas_tell_once_what_they_have_used_together(
         assert (alert.limit, alert.used) == ("monthly_cost_limit", 12.0)
         await complete(two)
         assert await alerts(two, 1) == [alert]
+
+
+async def test_each_replica_passes_a_limit_by_no_more_than_what_it_has_not_read_of_the_others(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        # Nothing is read again by itself: the worst that can be.
+        serve_models(tmp_path, monkeypatch, database_url=postgres_url, budget_refresh_seconds=3600) as one,
+        serve_models(
+            tmp_path, monkeypatch, database_url=postgres_url, budget_refresh_seconds=3600, upstream=one.llm
+        ) as two,
+    ):
+        one.llm.on(SMALL, route="chat")
+        await limit(one, tokens_per_month=1000)
+        await complete(one)
+        await complete(two)
+        for replica in (one, two):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                while True:
+                    await complete(replica)
+            assert read_refusal(caught.value).metadata == {"budget": "tokens_per_month"}
+        made = len(one.llm.calls)
+        assert 10 < made <= 20
+        for replica in (one, two):
+            await _services(replica)._budgets.refresh()
+            failure = await refused(replica)
+            assert "1,000 tokens" in failure.message
+        # Either tells how far the limit has been passed.
+        async with asyncio.timeout(30):
+            for replica in (one, two):
+                while True:
+                    state = await replica.usage().GetBudget(pb.GetBudgetRequest())
+                    if state.tokens_this_month == made * 100:
+                        break
+        assert len(one.llm.calls) == made
+
+
+async def test_replicas_count_the_calls_of_a_minute_together(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        serve_models(tmp_path, monkeypatch, database_url=postgres_url) as one,
+        serve_models(tmp_path, monkeypatch, database_url=postgres_url, upstream=one.llm) as two,
+    ):
+        await limit(one, calls_per_minute=5)
+        calls = [complete(replica) for replica in (one, two) for _ in range(15)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        answered = sum(isinstance(outcome, inference_pb2.CompleteResponse) for outcome in outcomes)
+        # A minute may end in between.
+        assert answered in range(5, 11)
+        assert len(one.llm.calls) == answered
+
+
+def _services(models: Installation) -> Any:
+    return models.harness.services["models"]

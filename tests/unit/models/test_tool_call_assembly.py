@@ -1,5 +1,6 @@
 """Whatever pieces an upstream sends, callers get whole tool calls: numbered, named once, with unique ids."""
 
+import itertools
 import json
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.models.domain.answer import ToolCallDelta
-from services.models.providers.tool_call_assembly import ToolCallAssembler, read_piece
+from services.models.providers.tool_call_assembly import ToolCallAssembler, _JsonBalance, read_piece
 
 
 def _call(
@@ -184,3 +185,22 @@ def test_any_cutting_of_calls_with_ids_gives_the_calls(calls: list[tuple[str, di
 )
 def test_no_pieces_break_the_promise(pieces: list[dict[str, Any]]) -> None:
     _assemble(pieces)
+
+
+@given(
+    st.dictionaries(
+        st.text('a"\\{}[]', max_size=6), st.text('a"\\{}[]é', max_size=6) | st.lists(st.integers()), max_size=4
+    ),
+    st.booleans(),
+    st.data(),
+)
+def test_arguments_are_complete_at_their_end_and_never_before(
+    value: dict[str, Any], plain: bool, data: st.DataObject
+) -> None:
+    text = json.dumps(value, ensure_ascii=plain)
+    cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=6).map(sorted))
+    balance = _JsonBalance()
+    for start, end in itertools.pairwise([0, *cuts, len(text)]):
+        if piece := text[start:end]:
+            balance.feed(piece)
+        assert balance.complete == (end == len(text))
