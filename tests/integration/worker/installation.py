@@ -8,6 +8,7 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -282,11 +283,22 @@ def alive(pid: int) -> bool:
         return False
 
 
-@contextlib.asynccontextmanager
-async def install(
+def install(
     data_dir: Path, *, database_url: str = "", housekeeping_seconds: str = "5", **environment: str
+) -> AbstractAsyncContextManager["Installation"]:
+    """Serve everything but workers, which are started by the test, and the tool gateway."""
+    return _installed(data_dir, database_url, float(housekeeping_seconds), environment, tools=False)
+
+
+def install_with_tools(data_dir: Path) -> AbstractAsyncContextManager["Installation"]:
+    """Serve everything but workers, with a tool gateway that may call this machine."""
+    return _installed(data_dir, "", 5, {}, tools=True)
+
+
+@contextlib.asynccontextmanager
+async def _installed(
+    data_dir: Path, database_url: str, housekeeping_seconds: float, environment: Mapping[str, str], *, tools: bool
 ) -> AsyncIterator[Installation]:
-    """Serve everything but workers; those are started by the test."""
     seed = data_dir / "models.yaml"
     seed.write_text(yaml.safe_dump({"models": MODELS}))
     sqlite = not database_url or database_url.startswith("sqlite")
@@ -306,10 +318,14 @@ async def install(
                 "models",
                 "memory",
                 "orchestrator",
+                *(["tools"] if tools else []),
                 database_url=database_url,
                 settings={
                     "models": models,
-                    "orchestrator": OrchestratorSettings(housekeeping_seconds=float(housekeeping_seconds)),
+                    "orchestrator": OrchestratorSettings(
+                        housekeeping_seconds=housekeeping_seconds,
+                        tool_egress_allowed_networks=["127.0.0.0/8"] if tools else [],
+                    ),
                 },
             ) as harness:
                 url = f"sqlite:///{data_dir}/orchestrator.db" if sqlite else database_url
@@ -317,7 +333,7 @@ async def install(
                 values = {"COXSWAIN_DATA_DIR": str(data_dir), "COXSWAIN_LOG_LEVEL": "WARNING"}
                 if not sqlite:
                     values["COXSWAIN_DATABASE_URL"] = database_url
-                for service in ("AUTH", "MODELS", "MEMORY", "ORCHESTRATOR"):
+                for service in ("AUTH", "MODELS", "MEMORY", "ORCHESTRATOR", *(["TOOLS"] if tools else [])):
                     values[f"COXSWAIN_{service}_ADDRESS"] = harness.internal_address
                 installation = Installation(harness, llm, database, {**os.environ, **QUICK, **values, **environment})
                 try:
