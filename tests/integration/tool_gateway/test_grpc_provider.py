@@ -15,11 +15,15 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
+from coxswain.auth.v1 import secret_pb2
+from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.tools.v1 import tool_provider_pb2 as pb
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unavailable
 from services.orchestrator.domain.tool_source import AuthKind, ShareField, SourceAuth
 from services.orchestrator.tool_gateway.adapters.grpc_provider.adapter import MAX_TOOLS, GrpcProviderAdapter
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, SourceAnswer, ToolResult
+from tests.support.harness import ALICE, serve_services
+from tests.support.tool_gateway import FixedSources, GatewayCaller
 from tests.support.tool_provider import (
     LOOPBACK,
     PUBLIC_ONLY,
@@ -740,3 +744,47 @@ async def test_groups_and_credentials_share_no_connection_and_idle_ones_are_clos
         await until(lambda: not len(channels))
         await calls.call(call_of(spec, principal=principal("a")), RecordedProgress())
     assert len(set(peers)) == 3
+
+
+# Through the gateway
+
+
+async def test_the_gateway_calls_a_provider_with_the_secret_of_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    key = "marked-key-41b7aa90"
+
+    async def talkative(provider: EmulatedProvider, request: pb.CallToolRequest, context: Any) -> Responses:
+        yield accepted()
+        provider.work(request)
+        if request.tool == "cut":
+            await context.abort(grpc.StatusCode.UNKNOWN, f"lost {dict(context.invocation_metadata())['x-key']}")
+        yield result("", structured_json=request.arguments_json)
+
+    write_authority(tmp_path, "localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    provider = EmulatedProvider(deliver=talkative)
+    auth = SourceAuth(AuthKind.SECRET, secret_name="tools/billing", header="x-key", prefix="")
+    async with served(provider, directory=tmp_path) as port:
+        spec = source(f"localhost:{port}", plaintext=False, auth=auth, share=(ShareField.GROUP, ShareField.SUBJECT))
+        sources = FixedSources([spec])
+        async with serve_services(tmp_path / "data", "tools", sources=sources) as harness:
+            request = secret_pb2.PutSecretRequest(
+                name="tools/billing", value=key, allowed_origins=[f"https://localhost:{port}"]
+            )
+            await SecretServiceStub(harness.channel(ALICE)).PutSecret(request)
+            gateway = GatewayCaller.of(harness)
+            [listed] = await gateway.list(sources.sources[0].id)
+            paid = await gateway.call("billing/pay", '{"amount": 9007199254740993, "none": null}', call_id="call-77")
+            again = await gateway.call("billing/pay", "{}", call_id="call-77")
+            cut = await gateway.call("billing/cut")
+    assert listed.name == "pay"
+    assert json.loads(paid.result.structured_json) == {"amount": 9007199254740993, "none": None}
+    assert again.replayed
+    assert again.result == paid.result
+    assert cut.WhichOneof("outcome") == "unknown"
+    assert set(provider.made.values()) == {1}
+    assert [metadata["x-key"] for metadata in provider.metadata] == [key] * 3
+    assert provider.delivered[0].caller == pb.Caller(group="sales", subject="dev|alice")
+    assert key not in str([listed, paid, cut])
+    assert key not in "".join(capfd.readouterr())

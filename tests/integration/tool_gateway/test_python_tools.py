@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,9 @@ from services.orchestrator.domain.tool_source import PythonTools, ShareField, So
 from services.orchestrator.tool_gateway.adapters.python.adapter import PythonToolsAdapter, tool_secrets
 from services.orchestrator.tool_gateway.adapters.python.tool_process import ToolProcessLimits
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, ToolResult
+from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
+from tests.support.harness import serve_services
+from tests.support.tool_gateway import FixedSources, GatewayCaller
 from tests.support.tool_provider import RecordedProgress, call_of, principal
 from tests.unit.worker.waiting import until
 
@@ -288,3 +292,23 @@ async def test_tools_that_were_installed_anew_are_listed_as_they_are_now(python:
         [after] = await tools.list_tools(source("one"), principal())
         write(module, text)
     assert (before.description, after.description) == ("Greet somebody.", "Greet everybody.")
+
+
+async def test_the_gateway_runs_them_with_the_secrets_of_its_environment(
+    python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COXSWAIN_TOOLS_SECRET_DESK_TOKEN", "marked-token-5d01")
+    sources = FixedSources([source()])
+    settings = ToolGatewaySettings(python=Path(python))
+    async with serve_services(tmp_path, "tools", sources=sources, settings={"tools": settings}) as harness:
+        gateway = GatewayCaller.of(harness)
+        listed = await gateway.list(sources.sources[0].id)
+        events = [event async for event in gateway.events("desk/look", '{"n": 9007199254740993}')]
+        raised = await gateway.call("desk/fail", '{"how": "raised"}')
+    assert [tool.name for tool in listed] == ["greet", "look", "fail", "wait"]
+    assert [event.WhichOneof("event") for event in events] == ["progress", "outcome"]
+    seen = json.loads(events[-1].outcome.result.structured_json)
+    assert seen["arguments"] == {"n": 9007199254740993}
+    assert not [name for name in seen["environment"] if name.startswith("COXSWAIN")]
+    assert raised.WhichOneof("outcome") == "unknown"
+    assert "marked-token-5d01" not in str(events) + "".join(capfd.readouterr())
