@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from services.orchestrator.domain.tool import Tool
-from services.orchestrator.tool_catalogue import databricks, files, memory, people, pure, results
+from services.orchestrator.tool_catalogue import databricks, files, memory, people, pure, results, web
 
-_FAMILIES = (databricks.TOOLS, files.TOOLS, memory.TOOLS, people.TOOLS, pure.TOOLS, results.TOOLS)
+_FAMILIES = (databricks.TOOLS, files.TOOLS, memory.TOOLS, people.TOOLS, pure.TOOLS, results.TOOLS, web.TOOLS)
 
 TOOLS: Mapping[str, Tool] = MappingProxyType(
     {tool.name: tool for tool in sorted((tool for family in _FAMILIES for tool in family), key=lambda tool: tool.name)}

@@ -22,6 +22,9 @@ from services.orchestrator.tool_gateway.builtin.databricks_job_run import Databr
 from services.orchestrator.tool_gateway.builtin.databricks_sql import DatabricksSql
 from services.orchestrator.tool_gateway.builtin.databricks_uc_function import DatabricksUcFunction
 from services.orchestrator.tool_gateway.builtin.databricks_vector_search import DatabricksVectorSearch
+from services.orchestrator.tool_gateway.builtin.http_request import HttpRequest
+from services.orchestrator.tool_gateway.builtin.web_fetch import WebFetch
+from services.orchestrator.tool_gateway.builtin.web_search import WebSearch
 from services.orchestrator.tool_gateway.credentials import SourceCredentials
 from services.orchestrator.tool_gateway.parsing.parser import BoundedParser
 from services.orchestrator.tool_gateway.ports import BuiltinTool, ToolAdapter
@@ -41,6 +44,8 @@ class Outside:
     """Reads documents of sources."""
     statements: BoundedParser
     """Reads statements of models."""
+    pages: BoundedParser
+    """Reads pages and files of the web."""
 
 
 def adapters(outside: Outside) -> Mapping[SourceKind, ToolAdapter]:
@@ -59,13 +64,24 @@ def adapters(outside: Outside) -> Mapping[SourceKind, ToolAdapter]:
 
 def builtin_tools(outside: Outside) -> Mapping[str, BuiltinTool]:
     """Return the gateway's own tools by their names, which are those in the catalogue."""
-    workspaces = Workspaces(outside.egress, outside.credentials, max_result_bytes=outside.settings.max_result_bytes)
+    settings = outside.settings
+    workspaces = Workspaces(outside.egress, outside.credentials, max_result_bytes=settings.max_result_bytes)
     return {
         "databricks_genie": DatabricksGenie(workspaces),
         "databricks_job_run": DatabricksJobRun(workspaces),
         "databricks_sql": DatabricksSql(workspaces, outside.statements),
         "databricks_uc_function": DatabricksUcFunction(workspaces),
         "databricks_vector_search": DatabricksVectorSearch(workspaces),
+        "http_request": HttpRequest(
+            outside.egress,
+            outside.credentials,
+            max_result_bytes=settings.max_result_bytes,
+            operators_origins=settings.http_request_origins,
+        ),
+        "web_fetch": WebFetch(outside.egress, outside.pages, honor_robots=settings.honor_robots),
+        "web_search": WebSearch(
+            outside.egress, outside.credentials, base_url=settings.search_base_url, wire=settings.search_wire
+        ),
     }
 
 

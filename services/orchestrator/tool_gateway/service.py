@@ -46,7 +46,7 @@ class ToolGatewayService:
         policy = AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS")
         self._egress = EgressClient(policy, connect_timeout=settings.connect_seconds)
         self._credentials = SourceCredentials(auth, acting, self._egress)
-        self._parsers = BoundedParser(), BoundedParser(cpu_seconds=_STATEMENT_SECONDS)
+        self._parsers = BoundedParser(), BoundedParser(cpu_seconds=_STATEMENT_SECONDS), BoundedParser()
         outside = Outside(self._egress, policy, self._credentials, settings, *self._parsers)
         self._adapters = adapters(outside)
         self._builtin = builtin_tools(outside)

@@ -1,11 +1,19 @@
 """Settings of the tool gateway. Each is an environment variable with the prefix `COXSWAIN_TOOLS_`."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from services.common.egress import Network
+from services.common.egress import Network, origin_of
+
+
+def _split(value: object) -> object:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 class ToolGatewaySettings(BaseSettings):
@@ -65,3 +73,34 @@ class ToolGatewaySettings(BaseSettings):
     python_processes_per_group: int = Field(
         4, ge=1, description="Processes that run such tools at once for one group; its other calls wait."
     )
+    http_request_origins: Origins = Field(
+        (),
+        description="Origins (comma separated) that http_request may call at all; unset: what crews allow.",
+    )
+    search_base_url: str = Field(
+        "",
+        description="Address of the search service that web_search asks; unset: a group cannot search. "
+        "Example: https://search.example.com.",
+    )
+    search_wire: Literal["tavily", "serper"] = Field(
+        "tavily",
+        description="What that service speaks: tavily (bearer token) or serper (X-API-KEY).",
+    )
+    honor_robots: bool = Field(
+        True, description="Whether web_fetch leaves out pages that a site's robots.txt closes to robots."
+    )
+
+    @field_validator("http_request_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if "://" not in origin or origin_of(origin) != origin.rstrip("/"):
+                raise ValueError("must be origins: scheme, host and port; example: https://api.example.com")
+        return tuple(origin.rstrip("/") for origin in value)
+
+    @field_validator("search_base_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value and ("://" not in value or origin_of(value) is None):
+            raise ValueError("must be an absolute address; example: https://search.example.com")
+        return value.rstrip("/")

@@ -17,6 +17,7 @@ from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from services.auth.settings import AuthSettings
 from services.common.grpc.call import acting_as
 from services.common.identity.service_identity import ServiceIdentity
+from services.common.settings import PARTS, SERVICES
 from tests.support.harness import Harness
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ KEY_RING = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 def make_service_keys(directory: Path) -> None:
     """Make the keys of services, as an operator does outside dev mode."""
-    for name in ("auth", "models", "memory", "orchestrator"):
+    for name in (*SERVICES, *PARTS):
         ServiceIdentity.load(directory / "keys", name, create=True)
 
 

@@ -428,3 +428,29 @@ def oauth_link(world: World) -> OAuthClientLink:
 
 def _request(world: World, user: str = "absent") -> CredentialRequest:
     return CredentialRequest(world.principal(user, "g"), CredentialPurpose.VECTOR_SEARCH)
+
+
+@pytest.mark.parametrize("state", USER_STATES)
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize(
+    "destination", ["workspace", ELSEWHERE, "https://tools.example.com", "https://evil.example.com"]
+)
+async def test_tools_get_a_users_own_token_for_listed_origins_and_nothing_in_its_place(
+    world: World, state: str, listed: bool, destination: str
+) -> None:
+    """The environment and the group are full of other credentials."""
+    also_to = ("https://tools.example.com",) if listed else ()
+    links: list[Link] = [UserTokenLink(world.sessions, also_to)]
+    credentials = Credentials({CredentialPurpose.TOOL_CALLER: Chain(links)}, keep=timedelta(0))
+    principal = world.principal(state, "group")
+    origin = world.identity.url if destination == "workspace" else destination
+    found = await outcome(credentials, principal, CredentialPurpose.TOOL_CALLER, destination=origin)
+    own = ELSEWHERE if state == "elsewhere" else world.identity.url
+    if state == "absent":
+        assert found[1] == "CREDENTIAL_NOT_CONFIGURED"
+    elif state == "expired":
+        assert found[1] == "CREDENTIAL_EXPIRED"
+    elif origin in (own, *also_to):
+        assert found[1:] == ("used", OBO if state == "present" else f"{OBO}-elsewhere")
+    else:
+        assert found[1] == "DESTINATION_NOT_ALLOWED"

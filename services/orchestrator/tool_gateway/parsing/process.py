@@ -28,9 +28,17 @@ def read(what: str, given: dict[str, Any]) -> dict[str, Any]:
         from services.orchestrator.tool_gateway.adapters.openapi.compiler import compile_document
 
         return compile_document(given["text"], given["operations"], given["idempotency_header"])
-    from services.orchestrator.tool_gateway.parsing.sql import read_statement
+    if what == "sql":
+        from services.orchestrator.tool_gateway.parsing.sql import read_statement
 
-    return read_statement(given["statement"])
+        return read_statement(given["statement"])
+    from services.orchestrator.tool_gateway.parsing import pages
+
+    if what == "page":
+        return pages.read_page(given["content"], given["charset"], given["url"])
+    if what == "pdf":
+        return pages.read_pdf(given["content"])
+    return pages.allows_robots(given["robots"], given["url"], given["agent"])
 
 
 def _serve(inbound: BinaryIO, outbound: BinaryIO) -> None:

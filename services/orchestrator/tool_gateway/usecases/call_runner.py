@@ -93,16 +93,17 @@ class CallRunner:
         self._max_result_bytes = max_result_bytes
         self._files = files
 
-    def maker(self, source: ToolSourceSpec | None, tool: str) -> BuiltinTool:
-        """Return what makes calls of a tool.
+    def maker(self, name: str, source: ToolSourceSpec | None) -> BuiltinTool:
+        """Return what makes calls of a tool, by its name as crews refer to it and its source.
 
         Raises:
             CallRefused: TOOL_NOT_FOUND, TOOL_DISABLED or TOOL_UNAVAILABLE.
         """
         if source is None:
-            builtin = self._builtin.get(tool)
+            builtin = self._builtin.get(name)
             if builtin is None:
-                raise CallRefused(f'there is no built-in tool "{tool}"', reason="TOOL_NOT_FOUND")
+                what = f'source "{name.partition("/")[0]}" in the group' if "/" in name else f'built-in tool "{name}"'
+                raise CallRefused(f"there is no {what}", reason="TOOL_NOT_FOUND")
             return builtin
         if source.disabled:
             raise CallRefused(f'the source "{source.name}" is switched off', reason="TOOL_DISABLED")
@@ -121,7 +122,7 @@ class CallRunner:
         request = order.request
         key = SourceKey(request.principal.group_id, order.source_name)
         try:
-            maker = self.maker(request.source, request.tool)
+            maker = self.maker(order.name, request.source)
             async with self._limits.turn(key, wait_seconds=order.timeout):
                 return await self._within_rate(order, call, maker, key, handle)
         except CallRefused as refused:
@@ -164,7 +165,7 @@ class CallRunner:
         step = _Step(Unknown(""), handle)
         attempt, is_first = 1, handle is None
         while True:
-            trial = self._limits.attempt(key, first=is_first)
+            trial = self._limits.attempt(key, first=is_first, counted=order.request.source is not None)
             is_first = False
             step = await self._attempt(order, call, maker, trial, step)
             if step.is_final or call.is_lost:

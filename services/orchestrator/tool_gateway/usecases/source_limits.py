@@ -69,6 +69,7 @@ class SourceLimits:
             on_open=_opened,
             on_close=_closed,
         )
+        self._uncounted: CircuitBreaker[SourceKey] = CircuitBreaker(threshold=0, pause=1.0, longest=1.0)
 
     @contextlib.asynccontextmanager
     async def turn(self, key: SourceKey, *, wait_seconds: float) -> AsyncIterator[None]:
@@ -151,12 +152,16 @@ class SourceLimits:
         finally:
             turns.unsent -= 1
 
-    def attempt(self, key: SourceKey, *, first: bool) -> Trial[SourceKey]:
+    def attempt(self, key: SourceKey, *, first: bool, counted: bool) -> Trial[SourceKey]:
         """Begin an attempt at a source; whoever has begun a call may go on with it.
+
+        One that is not `counted` says nothing of the next one: the gateway's own tools go to many places.
 
         Raises:
             CallRefused: TOOL_UNAVAILABLE, it is the first attempt, and the source is left alone for a while.
         """
+        if not counted:
+            return self._uncounted.begin(key)
         if first and (seconds := self._circuits.refusal(key)):
             raise CallRefused(
                 f"{key.source} failed several times in a row and is left alone for another {seconds:.0f} s; "
