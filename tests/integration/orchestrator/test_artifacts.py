@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import pytest
+import pytest_asyncio
 
 from coxswain.orchestrator.v1 import artifact_pb2 as pb
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
@@ -26,14 +28,32 @@ from tests.integration.orchestrator.support import (
     spec,
     start,
     start_request,
+    working,
 )
-from tests.support.harness import ALICE, BOB, Harness
+from tests.support.harness import ALICE, BOB, Harness, serve_services
 
 if TYPE_CHECKING:
     from coxswain.orchestrator.v1.artifact_service_pb2_grpc import ArtifactServiceAsyncStub
 
 CODE = grpc.StatusCode
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 TASKS = ("read", "edit", "check")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def harness(shared_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
+    """Starting services takes seconds: tests share them."""
+    directory = tmp_path_factory.mktemp("services")
+    async with serve_services(directory, "models", "orchestrator", database_url=shared_database_url) as served:
+        yield served
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def worker(harness: Harness, shared_database_url: str) -> AsyncIterator[Worker]:
+    """Somebody who plays the worker host."""
+    async with working(harness, shared_database_url) as played:
+        yield played
 
 
 def artifacts_of(harness: Harness, bearer: str = ALICE) -> "ArtifactServiceAsyncStub":
@@ -208,7 +228,7 @@ async def test_crews_with_names_that_are_none_are_refused(harness: Harness) -> N
 
 
 async def test_inputs_that_make_no_name_are_refused_before_anything_is_paid_for(harness: Harness) -> None:
-    document = spec()
+    document = spec(f"crew {new_id()}")
     document.tasks[0].output_file = "out/{customer}.md"
     crew = (await crews(harness).CreateCrew(crew_pb2.CreateCrewRequest(spec=document))).crew
     assert "customer" in crew.input_names
@@ -225,7 +245,7 @@ async def test_inputs_that_make_no_name_are_refused_before_anything_is_paid_for(
 
 
 async def test_files_of_copied_tasks_go_along(harness: Harness, worker: Worker) -> None:
-    document = spec()
+    document = spec(f"crew {new_id()}")
     document.tasks[0].output_file, document.tasks[1].output_file = "read.md", "edit.md"
     crew = (await crews(harness).CreateCrew(crew_pb2.CreateCrewRequest(spec=document))).crew
     made = (await executions_of(harness).StartExecution(start_request(crew.id))).execution

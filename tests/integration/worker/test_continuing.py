@@ -9,7 +9,7 @@ import pytest_asyncio
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
 
-from coxswain.memory.v1 import memory_pb2
+from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from tests.integration.worker.installation import CAPABLE, REASONER, UNMEASURED, Installation, install, is_kind, kinds
 from tests.support.llm_script import Fault, Reply, ToolCall
@@ -302,3 +302,30 @@ async def test_a_result_whose_file_is_in_the_way_fails_its_task_and_is_not_paid_
     assert ended.state == S.EXECUTION_STATE_SUCCEEDED
     assert await host.files(ended.id) == {"Report.md": b"Mine.", "brief.md": b"Well done."}
     assert len(models(host)) == 1, "the third task alone"
+
+
+async def test_agents_search_what_the_crew_remembers_and_the_documents_of_the_group(host: Installation) -> None:
+    texts = (("The keeper of the light is Ann.", 2026), ("The keeper of the harbour is Bob.", 2025))
+    save = memory_pb2.SaveRecordsRequest(namespace=memory_pb2.Namespace(kind=record_pb2.MEMORY_KIND_DOCUMENT))
+    for text, year in texts:
+        save.records.add(document=record_pb2.DocumentRecord(content=text)).metadata.update({"year": year})
+    await host.memory().SaveRecords(save)
+    host.llm.on(Reply(text="The lamp burns whale oil."), route="chat")
+    spec = crew(memory=crew_pb2.MemorySpec(enabled=True, name="tower"))
+    del spec.tasks[1:]
+    assert (await host.finished((await host.start(spec)).id)).state == S.EXECUTION_STATE_SUCCEEDED
+    host.llm.clear_rules()
+    tool_calls(
+        host,
+        ToolCall(name="memory_search", arguments={"query": "what does the lamp burn?"}),
+        ToolCall(name="document_search", arguments={"query": "keeper", "metadata": {"year": 2026}, "limit": 3}),
+    )
+    spec.name = "tower"
+    for name in ("memory_search", "document_search"):
+        spec.tasks[0].tools.add(name=name)
+    done = await host.finished((await host.start(spec)).id)
+    assert done.state == S.EXECUTION_STATE_SUCCEEDED, done.error
+    events = [event for event in await host.watch(done.id) if event.WhichOneof("event") == "tool_call_completed"]
+    remembered, documents = (json.loads(event.tool_call_completed.output) for event in events)
+    assert "The lamp burns whale oil." in remembered[0]["content"]
+    assert [one["content"] for one in documents] == ["The keeper of the light is Ann."]

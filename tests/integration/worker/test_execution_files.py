@@ -2,13 +2,17 @@
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
+import pytest_asyncio
 from sqlalchemy import func, select
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.common.ids import new_id
 from services.orchestrator.domain.artifact import CHUNK_BYTES, ArtifactLimits
 from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.repositories.artifacts import read_artifact, read_artifacts, read_group_bytes
@@ -21,8 +25,18 @@ from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.run_store import Claim, RunStore
 from tests.integration.worker.rows import claimed, crew, event_rows, queue
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 READ, WRITE = TaskRef(0, "read", 1), TaskRef(1, "write", 1)
 LIMITS = ArtifactLimits(file_bytes=3_000_000, execution_bytes=4_000_000, execution_files=5, group_bytes=6_000_000)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def database(shared_database_url: str) -> AsyncIterator[Database]:
+    await upgrade_database("orchestrator", shared_database_url)
+    opened = Database(shared_database_url, "orchestrator")
+    yield opened
+    await opened.close()
 
 
 def files_of(store: RunStore, claim: Claim) -> ExecutionFiles:
@@ -79,11 +93,13 @@ async def test_files_are_stored_replaced_and_there_after_a_takeover(database: Da
     assert (page.text, page.more) == ("four", False)
 
     async with database.write() as connection:
-        await connection.execute(executions.update().values(ended_at=takeover.execution.created_at))
+        ended = executions.update().where(executions.c.id == execution_id)
+        await connection.execute(ended.values(ended_at=takeover.execution.created_at))
         assert await RetentionRepository(connection).delete("sales", [execution_id]) == 1
     async with database.read() as connection:
-        for table in (artifacts, artifact_chunks):
-            assert (await connection.execute(select(func.count()).select_from(table))).scalar_one() == 0
+        left = select(func.count()).where(artifact_chunks.c.artifact_id.not_in(select(artifacts.c.id)))
+        assert (await connection.execute(left)).scalar_one() == 0
+    assert await read_artifacts(database, execution_id) == []
 
 
 async def test_long_texts_are_read_in_pages_of_characters(database: Database, store: RunStore) -> None:
@@ -110,7 +126,8 @@ async def test_long_texts_are_read_in_pages_of_characters(database: Database, st
 async def test_what_is_too_much_or_in_the_way_is_refused_and_nothing_of_it_stored(
     database: Database, store: RunStore
 ) -> None:
-    execution_id = await queue(database, crew("read", "write"))
+    group = new_id()
+    execution_id = await queue(database, crew("read", "write"), group_id=group)
     claim = await claimed(store, execution_id)
     files = files_of(store, claim)
     await files.store(READ, "a.md", b"x" * 1_500_000, call_id="c")
@@ -128,7 +145,7 @@ async def test_what_is_too_much_or_in_the_way_is_refused_and_nothing_of_it_store
         assert refusal.value.reason == "ARTIFACT_NAME_CONFLICT"
     # What it replaces does not count.
     await files.store(WRITE, "a.md", b"z" * 2_400_000, call_id="c")
-    others = files_of(store, await claimed(store, await queue(database, crew("read"))))
+    others = files_of(store, await claimed(store, await queue(database, crew("read"), group_id=group)))
     with pytest.raises(FileRefused, match="6,000,000 bytes of all files of a group"):
         await others.store(READ, "a.md", b"x" * 2_100_001, call_id="c")
     again = files_of(store, await claimed(store, execution_id))
@@ -138,5 +155,5 @@ async def test_what_is_too_much_or_in_the_way_is_refused_and_nothing_of_it_store
         await again.store(READ, "sixth", b"", call_id="c")
     revisions = await asyncio.gather(*(again.store(READ, "0", bytes([n]), call_id="c") for n in range(1, 4)))
     assert sorted(one.revision for one, _ in revisions) == [2, 3, 4], "two calls at once do not take the same revision"
-    assert await read_group_bytes(database, "sales") == 3_900_001
+    assert await read_group_bytes(database, group) == 3_900_001
     assert await read_group_bytes(database, "legal") == 0
