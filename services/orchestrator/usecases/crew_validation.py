@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from services.common.errors import FieldViolation, InvalidArgument, NotFound
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.limits import ExecutionLimits
+from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.domain.tool_source import ToolSource
 from services.orchestrator.usecases.check_faults import check_faults, needs_checking
 from services.orchestrator.usecases.crew_faults import crew_faults, crew_warnings, in_document_order
 from services.orchestrator.usecases.model_needs import Capability, ModelNeed, model_needs
 from services.orchestrator.usecases.ports import KnownSources, ModelInfo, Models
-from services.orchestrator.usecases.tool_faults import crew_pins
+from services.orchestrator.usecases.tool_faults import changed_tools, crew_pins
 
 _WHAT_IT_CANNOT: Mapping[Capability, str] = {
     Capability.CHAT: "is not a chat model",
@@ -74,6 +75,13 @@ class CrewValidation:
             *(() if limits is None else _unknown_prices(limits, "limits", needs, known)),
         ]
         return in_document_order(dict.fromkeys(faults))
+
+    async def changed_tools(self, group_id: str, spec: CrewSpec, pins: Mapping[str, str]) -> list[ResolvedTool]:
+        """Return the tools that are not what a crew was stored with, and may be called although, each once."""
+        if not spec.tool_sources:
+            return []
+        sources = await self._sources.needed(group_id, spec.tool_sources)
+        return await asyncio.to_thread(changed_tools, spec, sources, pins)
 
     async def report(self, group_id: str, spec: CrewSpec, broken_rules: Sequence[FieldViolation]) -> CrewReport:
         """Return what keeps a crew of a group from being stored, and what would run but deserves a look.

@@ -125,7 +125,9 @@ class ExecutionContinuer:
             await files.store(connection, stored.id)
 
         tasks = _tasks(execution.id, ended.next_spec, plan)
-        return await self._starter.queue(execution, tasks, request, take_over, [_continued_event(ended, plan)])
+        changed = await self._starter.changed_tool_events(principal.group_id, ended.next_spec, ended.next_pins)
+        events = [_continued_event(ended, plan), *changed]
+        return await self._starter.queue(execution, tasks, request, take_over, events)
 
     async def _files(self, ended: _Ended, execution: Execution, plan: _Plan) -> ArtifactReuse:
         """Return the files of tasks that are copied, and of those that go on with what their tools have done."""

@@ -145,7 +145,19 @@ class ExecutionStarter:
             limits=start.limits.lowered_by(crew.spec.limits),
         )
         tasks = [pending_run(execution.id, index, task.name) for index, task in enumerate(crew.spec.tasks)]
-        return await self.queue(execution, tasks, request, also_store)
+        changed = await self.changed_tool_events(owner.group_id, crew.spec, crew.tool_pins)
+        return await self.queue(execution, tasks, request, also_store, changed)
+
+    async def changed_tool_events(
+        self, group_id: str, spec: CrewSpec, pins: Mapping[str, str] | None
+    ) -> list[execution_pb2.ToolChanged]:
+        """Return what is told of the tools that are not what a crew was stored with, and may be called although."""
+        if pins is None:
+            return []
+        return [
+            execution_pb2.ToolChanged(tool_name=tool.name, hash=tool.hash, added=tool.name not in pins)
+            for tool in await self._validation.changed_tools(group_id, spec, pins)
+        ]
 
     async def startable(
         self, owner: ExecutionOwner, start: Start, path: str = "", found: Sequence[FieldViolation] = ()

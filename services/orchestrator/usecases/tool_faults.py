@@ -61,6 +61,12 @@ def crew_pins(spec: CrewSpec, sources: Mapping[str, ToolSource]) -> dict[str, st
     return {tool.name: tool.hash for tool in resolve_tools(specs, sources) if tool.hash}
 
 
+def changed_tools(spec: CrewSpec, sources: Mapping[str, ToolSource], pins: Mapping[str, str]) -> list[ResolvedTool]:
+    """Return the tools that are not what a crew was stored with, and may be called although, by name."""
+    specs = [tool for _path, part in _owners(spec) for tool in part.tools if source_of(tool.name)]
+    return sorted((tool for tool in resolve_tools(specs, sources, pins) if tool.changed), key=lambda tool: tool.name)
+
+
 def setting_faults(spec: ToolSpec, path: str) -> list[FieldViolation]:
     """Return what is wrong with the settings of a tool that there is, at `path`."""
     schema = _NO_SETTINGS if source_of(spec.name) else TOOLS[spec.name].config_schema

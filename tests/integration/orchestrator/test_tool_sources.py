@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
 
-from coxswain.orchestrator.v1 import crew_pb2, tool_pb2, tool_source_pb2
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, tool_pb2, tool_source_pb2
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as gateway_pb
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
 from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServiceStub
@@ -511,7 +511,17 @@ async def test_a_changed_tool_is_used_where_its_source_says_so(
     gateway.tools = [tool("pay", "Pays twice.")]
     changes = (await refresh(harness, source)).source.changes
     assert bool(changes) is told
-    await executions_of(harness).StartExecution(start_request(crew.id))
+    execution = (await executions_of(harness).StartExecution(start_request(crew.id))).execution
+    events = execution_pb2.WatchExecutionRequest(id=execution.id)
+    seen: list[execution_pb2.ExecutionEvent] = []
+    async for answer in executions_of(harness).WatchExecution(events):
+        seen.append(answer.event)
+        if len(seen) == 1 + told:
+            break
+    assert [event.WhichOneof("event") for event in seen] == ["execution_queued", *(["tool_changed"] if told else [])]
+    if told:
+        assert (seen[1].tool_changed.tool_name, seen[1].tool_changed.added) == (f"{source.spec.name}/pay", False)
+        assert seen[1].tool_changed.hash
 
 
 async def test_a_source_that_crews_use_is_deleted_only_by_force(harness: Harness, gateway: FakeToolGateway) -> None:

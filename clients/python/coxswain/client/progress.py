@@ -251,6 +251,7 @@ _LINES: dict[str, Callable[[ExecutionEvent], str]] = {
         f"{e.tool_outcome_unknown.message}"
     ),
     "tool_call_failed": lambda e: f"tool {e.tool_call_failed.tool_name} failed: {e.tool_call_failed.message}",
+    "tool_changed": lambda e: f"tool {e.tool_changed.tool_name} is not what the crew was stored with",
     "artifact_stored": lambda e: f"stored {e.artifact_stored.name}, {e.artifact_stored.size_bytes:,} bytes",
     "question_raised": lambda e: f"{e.question_raised.text} {answering(e.question_raised.question_id)}",
     "question_answered": _question_answered,
