@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,19 +12,16 @@ from dataclasses import dataclass, field
 
 @dataclass
 class CuttingProxy:
-    """Passes connections on to a port, but for every third or so, which it breaks at some point."""
+    """Passes connections on to a port, but for every third, which it breaks at one point after the other."""
 
     target: int
-    random: random.Random
     cutting: bool = False
     port: int = 0
     cuts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("at once", "request", "answer", "half"), 0))
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _turns: itertools.count[int] = field(default_factory=itertools.count)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        cut = self.random.choice(["at once", "request", "answer", "half"]) if self._cuts() else ""
-        if cut:
-            self.cuts[cut] += 1
+        cut = self._cut()
         try:
             if cut == "at once":
                 return
@@ -45,8 +42,14 @@ class CuttingProxy:
         finally:
             writer.transport.abort()
 
-    def _cuts(self) -> bool:
-        return self.cutting and self.random.random() < 0.4
+    def _cut(self) -> str:
+        """Return where to break this connection; empty: nowhere."""
+        turn = next(self._turns) if self.cutting else 0
+        if turn % 3 != 1:
+            return ""
+        cut = list(self.cuts)[turn // 3 % len(self.cuts)]
+        self.cuts[cut] += 1
+        return cut
 
     async def _request(self, reader: asyncio.StreamReader) -> bytes:
         with contextlib.suppress(asyncio.IncompleteReadError):
@@ -72,9 +75,9 @@ class CuttingProxy:
 
 
 @asynccontextmanager
-async def cutting_proxy(target: int, seed: int) -> AsyncIterator[CuttingProxy]:
+async def cutting_proxy(target: int) -> AsyncIterator[CuttingProxy]:
     """Serve a proxy in front of a port for the time of a block; it cuts nothing before it is told to."""
-    proxy = CuttingProxy(target, random.Random(seed))
+    proxy = CuttingProxy(target)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:

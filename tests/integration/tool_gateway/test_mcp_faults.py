@@ -321,6 +321,47 @@ async def test_a_server_that_asks_for_ever_is_left(caller: Caller, server: McpEm
         await caller.call(over_http(server.address), "pay")
 
 
+async def test_a_call_that_cannot_be_asked_about_is_not_said_to_be_unsent(caller: Caller, server: McpEmulator) -> None:
+    source = over_http(server.address)
+    for method, answer in (
+        ("server/discover", status(401)),
+        ("server/discover", status(429)),
+        ("tools/list", status(500)),
+        ("tasks/get", error(-32602, "Task not found")),
+        ("tasks/get", result({"taskId": "t", "status": "completed"})),
+    ):
+        before, server.on[method] = server.on.get(method), answer
+        with pytest.raises(OutcomeUnknown):
+            await caller.adapter.resume(request(source, "pay"), '{"task":"t"}', Told())
+        if before is not None:
+            server.on[method] = before
+    assert server.times("tools/call") == 0
+
+
+@pytest.mark.parametrize("code", [-32020, -32022, -32042, -32602])
+async def test_a_failed_task_is_never_made_again(caller: Caller, server: McpEmulator, code: int) -> None:
+    server.on["tools/call"] = result(
+        {"resultType": "task", "taskId": "t", "status": "failed", "error": {"code": code, "message": "it burns"}}
+    )
+    told = await caller.call(over_http(server.address), "pay")
+    assert (told.is_error, server.times("tools/call")) == (True, 1)
+    assert "it burns" in told.text
+
+
+async def test_a_task_that_wants_what_is_not_offered_is_cancelled(caller: Caller, server: McpEmulator) -> None:
+    server.on["tools/call"] = result(
+        {
+            "resultType": "task",
+            "taskId": "t",
+            "status": "input_required",
+            "inputRequests": {"a": {"method": "sampling/createMessage", "params": {}}},
+        }
+    )
+    told = await caller.call(over_http(server.address), "pay")
+    assert told.is_error
+    assert [seen.headers["mcp-name"] for seen in server.seen if seen.method == "tasks/cancel"] == ["t"]
+
+
 async def test_only_calls_that_may_be_repeated_share_connections(caller: Caller, server: McpEmulator) -> None:
     source = over_http(server.address)
     for idempotent in (True, True, False, False):

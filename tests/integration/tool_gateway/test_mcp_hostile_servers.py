@@ -113,6 +113,24 @@ async def test_a_flood_of_progress_is_thinned_out(caller: Caller, server: McpEmu
     assert len(text) <= 1024
 
 
+@pytest.mark.parametrize("method", ["ping", "sampling/createMessage", "elicitation/create"])
+async def test_a_flood_of_questions_is_left(caller: Caller, server: McpEmulator, method: str) -> None:
+    async def asks(asked: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+        response = await stream(asked)
+        for number in range(3000):
+            form = {"message": f"{number}", "requestedSchema": {"type": "object", "properties": {}}}
+            await response.write(event({"jsonrpc": "2.0", "id": number, "method": method, "params": form}))
+        return response
+
+    server.legacy().on["tools/call"] = asks
+    told = Told()
+    async with loop_goes_on():
+        with pytest.raises(OutcomeUnknown, match="asks without end"):
+            await caller.call(over_http(server.address), "pay", told=told)
+    assert sum("method" not in seen.message and "id" in seen.message for seen in server.seen) <= 1000
+    assert len(told.questions) <= 20
+
+
 async def test_text_is_made_valid(caller: Caller, server: McpEmulator) -> None:
     server.on["tools/call"] = raw(
         b'{"jsonrpc":"2.0","id":ID,"result":{"content":[{"type":"text","text":"a\xff\\u0000\\ud800b"}],'

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -161,8 +162,8 @@ def add_work(server: MCPServer, ledger: str) -> None:
 
     @server.tool()
     async def who(ctx: Context) -> str:
-        """Say which credential came."""
-        return str((ctx.headers or {}).get("authorization"))
+        """Say which credential came, in a form that tells nobody."""
+        return hashlib.sha256(str((ctx.headers or {}).get("authorization")).encode()).hexdigest()
 
 
 def add_questions(server: MCPServer) -> None:

@@ -10,7 +10,14 @@ from services.common.errors import FailedPrecondition, Unavailable
 from services.common.http import EgressClient
 from services.common.identity.principal import Principal
 from services.common.schema_checks.checker import SchemaChecker
-from services.orchestrator.domain.tool_source import ListedTool, LocalCommand, McpServer, McpTransport, ToolSourceSpec
+from services.orchestrator.domain.tool_source import (
+    ListedTool,
+    LocalCommand,
+    McpServer,
+    McpTransport,
+    SourceEndpoint,
+    ToolSourceSpec,
+)
 from services.orchestrator.tool_gateway.adapters.mcp.connections import (
     Pool,
     ServerEras,
@@ -55,7 +62,7 @@ class Way:
     def __init__(
         self,
         key: ListKey,
-        pool: Pool[ListKey],
+        pool: Pool[tuple[ListKey, SourceEndpoint]],
         connect: Callable[[], Awaitable[Peer]],
         forget_era: Callable[[], None],
         principal: Principal,
@@ -71,7 +78,7 @@ class Way:
     @contextlib.asynccontextmanager
     async def peer(self, *, new: bool = False) -> AsyncGenerator[Peer, None]:
         """Lend a peer; see `Pool.peer`."""
-        async with self._pool.peer(self.key, self._connect, new=new) as peer:
+        async with self._pool.peer((self.key, self._source.endpoint), self._connect, new=new) as peer:
             # Another principal may have used it, whose own time is over.
             peer.link.act_for(self._source, self._principal)
             yield peer
@@ -90,7 +97,7 @@ class McpAdapter:
         self._checker = SchemaChecker()
         self._eras = ServerEras()
         self._lists = ToolLists()
-        self._pool: Pool[ListKey] = Pool()
+        self._pool: Pool[tuple[ListKey, SourceEndpoint]] = Pool()
         self._news = ListNews()
 
     async def close(self) -> None:
@@ -124,6 +131,13 @@ class McpAdapter:
         task_id = task_in(handle)
         if task_id is None:
             raise OutcomeUnknown("the server gave the call no handle by which its result could be found")
+        try:
+            return await self._resume(request, task_id, progress)
+        except (NotSent, CallRefused) as error:
+            # What cannot be asked about was made all the same.
+            raise OutcomeUnknown(f"the server cannot be asked for the result of the call: {error}") from error
+
+    async def _resume(self, request: ToolCallRequest, task_id: str, progress: CallProgress) -> ToolResult:
         source = _source_of(request)
         way = await self._way(source, request.principal)
         listener = CallListener(progress, lambda: self._lists.forget(way.key), uuid.uuid4().hex)
@@ -205,12 +219,13 @@ class McpAdapter:
     async def _read_list_once(self, way: Way, source: ToolSourceSpec, *, new: bool = False) -> ToolList:
         async with way.peer(new=new) as peer:
             try:
+                changes = self._lists.changes
                 async with before_call():
                     found = await self._lists.read(peer, source)
             except CallRefused:
                 way.forget_era()
                 raise
-            self._lists.keep(way.key, found)
+            self._lists.keep(way.key, found, changes)
             self._news.follow(peer, found, way.key, lambda: self._lists.forget(way.key))
             return found
 

@@ -60,6 +60,7 @@ class ToolLists:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._changes = 0
         self._kept: ExpiringCache[ListKey, ToolList] = ExpiringCache(
             _MAX_KEPT_SIZE, clock, weigh=lambda kept: 1024 * (len(kept.tools) + 1) + kept.size
         )
@@ -73,15 +74,23 @@ class ToolLists:
         """Return a list that may be stale."""
         return self._kept.get(key) or self._kept.get(_shared(key))
 
-    def keep(self, key: ListKey, found: ToolList) -> None:
-        """Keep a list."""
+    def keep(self, key: ListKey, found: ToolList, changes: int) -> None:
+        """Keep a list, unless its server has told since `changes` that it has changed."""
+        if changes != self._changes:
+            return
         self._kept.forget(key)
         self._kept.forget(_shared(key))
         until = max(found.fresh_until, self._clock() + _KNOWN_SECONDS)
         self._kept.put(_shared(key) if found.public else key, found, until)
 
+    @property
+    def changes(self) -> int:
+        """How many changes of lists have been told of."""
+        return self._changes
+
     def forget(self, key: ListKey) -> None:
         """Read the list anew the next time."""
+        self._changes += 1
         self._kept.forget(key)
         self._kept.forget(_shared(key))
 

@@ -13,6 +13,7 @@ from services.orchestrator.tool_gateway.ports import OutcomeUnknown
 
 MAX_ERROR_BYTES = 4096
 _MAX_QUESTIONS_AT_ONCE = 8
+_MAX_QUESTIONS = 1000
 
 Respond = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -127,6 +128,7 @@ async def answering(listener: Listener, respond: Respond) -> AsyncGenerator[Resp
     """Give the function that takes a server's notifications and requests; those that wait at the end are dropped."""
     questions = BackgroundTasks()
     room = asyncio.Semaphore(_MAX_QUESTIONS_AT_ONCE)
+    asked = 0
 
     async def answer(message: dict[str, Any], method: str, params: dict[str, Any]) -> None:
         try:
@@ -140,6 +142,7 @@ async def answering(listener: Listener, respond: Respond) -> AsyncGenerator[Resp
             await respond({"jsonrpc": "2.0", "id": message["id"]} | outcome)
 
     async def dispatch(message: dict[str, Any]) -> None:
+        nonlocal asked
         method, params = message.get("method"), message.get("params")
         if not isinstance(method, str):
             return
@@ -147,6 +150,10 @@ async def answering(listener: Listener, respond: Respond) -> AsyncGenerator[Resp
         if "id" not in message:
             await listener.notified(method, params)
         elif isinstance(message["id"], int | str):
+            # Each of them is answered: a server must not make us send without end.
+            asked += 1
+            if asked > _MAX_QUESTIONS:
+                raise OutcomeUnknown("the server asks without end")
             await room.acquire()
             questions.start(answer(message, method, params))
 

@@ -60,7 +60,8 @@ class TaskFollower:
         """Return the result of a task; cancelled, the task is cancelled at the server.
 
         Raises:
-            RpcError: the task has failed. OutcomeUnknown: the server does not know it any more.
+            RpcError: the task has failed. OutcomeUnknown: the server does not know it any more. AnswerTooLarge: its
+                result has more bytes than are read.
         """
         task_id = str(task["taskId"])
         try:
@@ -86,10 +87,9 @@ class TaskFollower:
         if status == "failed":
             error = task.get("error")
             error = error if isinstance(error, dict) else {}
-            code, message = error.get("code"), error.get("message")
-            raise RpcError(
-                code if isinstance(code, int) else 0, message if isinstance(message, str) else "the task failed"
-            )
+            message = error.get("message")
+            # Without its code: some codes say of a call that it was not taken, and this one was.
+            raise RpcError(0, message if isinstance(message, str) else "the task failed")
         if status == "cancelled":
             raise RpcError(0, "the server cancelled the task; parts of it may have taken effect")
         if status == "input_required":
@@ -106,7 +106,12 @@ class TaskFollower:
         )
         if not new:
             return
-        answers = await self._listener.answers(new)
+        try:
+            answers = await self._listener.answers(new)
+        except RpcError:
+            # It would wait for ever for what is not offered.
+            await self._cancel(task_id)
+            raise
         await self._patiently("tasks/update", {"taskId": task_id, "inputResponses": answers})
         self._answered |= new.keys()
 
@@ -127,7 +132,7 @@ class TaskFollower:
                         f"the server does not know the task of the call any more: {error.message}"
                     ) from error
                 why: Exception = error
-            except (NotSent, OutcomeUnknown, CallRefused, HttpRefusal, AnswerTooLarge) as error:
+            except (NotSent, OutcomeUnknown, CallRefused, HttpRefusal) as error:
                 why = error
             if loop.time() + pause > end:
                 raise OutcomeUnknown(f"the server has not told for long what became of its task: {why}") from why
