@@ -170,6 +170,16 @@ async def read_calls_of_tools(database: Database, execution_id: str) -> list[tup
     return [(row["tool_name"], row["task_index"], row["call_key"]) for row in rows]
 
 
+async def read_effects(connection: AsyncConnection, execution_id: str) -> frozenset[str]:
+    """Return the ids of the calls that an execution has made of tools that must not be called twice."""
+    rows = await connection.execute(
+        select(tool_journal.c.call_id).where(
+            tool_journal.c.execution_id == execution_id, ~tool_journal.c.idempotent, tool_journal.c.call_id != ""
+        )
+    )
+    return frozenset(rows.scalars())
+
+
 async def read_tool_result(database: Database, execution_id: str, call_id: str) -> str | None:
     """Return what a tool call of an execution has returned, or why it failed; None when no ended call has the id.
 

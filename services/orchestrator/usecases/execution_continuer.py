@@ -18,12 +18,20 @@ from services.common.ids import new_id
 from services.orchestrator.domain.artifact import Artifact
 from services.orchestrator.domain.continuation import Continuation, TaskReuse
 from services.orchestrator.domain.crew import CrewSpec
-from services.orchestrator.domain.execution import PLAN_INDEX, Execution, ExecutionState, TaskRun, TaskState, Usage
+from services.orchestrator.domain.execution import (
+    PLAN_INDEX,
+    Execution,
+    ExecutionState,
+    TaskOutput,
+    TaskRun,
+    TaskState,
+    Usage,
+)
 from services.orchestrator.domain.task_order import fill_in_models
 from services.orchestrator.repositories.artifacts import ArtifactRepository, read_group_bytes
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
-from services.orchestrator.repositories.journal import JournalRepository
+from services.orchestrator.repositories.journal import JournalRepository, read_effects
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.task_fingerprints import Fingerprint, plan_fingerprint, task_fingerprints
@@ -44,6 +52,8 @@ class _Ended:
     declined: frozenset[int]
     """Indices of tasks whose results a person has declined."""
     files: Sequence[Artifact]
+    effects: frozenset[str]
+    """Ids of its calls of tools that must not be called twice."""
     revision: int
     """The one to continue with, whose document is `next_spec`."""
     next_spec: CrewSpec
@@ -130,15 +140,24 @@ class ExecutionContinuer:
         return await self._starter.queue(execution, tasks, request, take_over, events)
 
     async def _files(self, ended: _Ended, execution: Execution, plan: _Plan) -> ArtifactReuse:
-        """Return the files of tasks that are copied, and of those that go on with what their tools have done."""
-        indices, results = dict(plan.journals.tools), {}
+        """Return the files of tasks that are copied, and of those that go on with what their tools have done.
+
+        What has been done in the world for a task that starts over is told to it again, and so its files stay as well.
+        """
+        indices: dict[int, int] = dict(plan.journals.tools)
+        results: dict[int, TaskOutput] = {}
         for index, (task, reuse) in enumerate(zip(ended.next_spec.tasks, plan.reuse, strict=True)):
             if reuse is TaskReuse.COPIED:
                 run = plan.earlier[task.name].run
                 indices[run.task_index] = index
                 if run.output is not None:
                     results[index] = run.output
-        found = await decide_artifacts(execution, ended.next_spec, ended.files, results, indices)
+        files = [
+            one
+            for one in ended.files
+            if one.task_index in indices or (one.task_index in plan.journals.effects and one.call_id in ended.effects)
+        ]
+        found = await decide_artifacts(execution, ended.next_spec, files, results, {**plan.journals.effects, **indices})
         if self._artifact_group_bytes:
             group_bytes = await read_group_bytes(self._database, execution.group_id)
             found.check(group_bytes, self._artifact_group_bytes)
@@ -162,6 +181,7 @@ class ExecutionContinuer:
                 await TaskRunRepository(connection, execution.id).list(),
                 await QuestionRepository(connection).declined(execution.id),
                 await ArtifactRepository(connection, execution.id).all(),
+                await read_effects(connection, execution.id),
                 revision,
                 next_spec,
                 await crews.tool_pins(execution.crew_id, revision),

@@ -13,12 +13,15 @@ import pytest_asyncio
 from coxswain.orchestrator.v1 import artifact_pb2 as pb
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from coxswain.orchestrator.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from services.common.clock import utc_now
 from services.common.ids import new_id
 from services.orchestrator.artifact_contents import new_artifact
 from services.orchestrator.domain.artifact import CHUNK_BYTES
 from services.orchestrator.domain.execution import ExecutionState
+from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.repositories.artifacts import ArtifactRepository
 from services.orchestrator.repositories.executions import read_execution
+from services.orchestrator.repositories.journal import JournalRepository, ToolCall
 from tests.integration.orchestrator.support import (
     EVERY_FIELD,
     Worker,
@@ -281,3 +284,25 @@ async def test_files_of_copied_tasks_go_along(harness: Harness, worker: Worker) 
 
     assert (await executions_of(harness).DeleteExecution(execution_pb2.DeleteExecutionRequest(id=made.id))).deleted
     assert await downloaded(stub, third.id, "notes.md") == b"first notes"
+
+
+async def test_files_of_what_is_not_done_twice_stay_with_a_task_that_starts_over(
+    harness: Harness, worker: Worker
+) -> None:
+    made = await start(harness)
+    await worker.claim(made.id)
+    await worker.finish_task(made.id, 0, "read text")
+    await put(worker, made.id, 1, "receipt.pdf", b"paid", call_id="pay")
+    await put(worker, made.id, 1, "draft.md", b"draft", call_id="write")
+    async with worker.database.write() as connection:
+        journal = JournalRepository(connection, made.id)
+        for key, idempotent in (("pay", False), ("write", True)):
+            call = ToolCall(ToolCallState.COMPLETED, "done", "", key, key, idempotent=idempotent, intended_at=utc_now())
+            await journal.put_tool_call(1, key, call, 1)
+    await worker.end(made.id, ExecutionState.FAILED, execution_pb2.ExecutionFailed())
+    fork, resume = execution_pb2.ForkExecutionRequest, execution_pb2.ResumeExecutionRequest
+    over = (await executions_of(harness).ForkExecution(fork(id=made.id, from_task="edit"))).execution
+    assert await names(harness, over.id) == ["receipt.pdf"]
+    on = (await executions_of(harness).ResumeExecution(resume(id=made.id))).execution
+    assert await names(harness, on.id) == ["draft.md", "receipt.pdf"]
+    assert await downloaded(artifacts_of(harness), on.id, "receipt.pdf") == b"paid"
