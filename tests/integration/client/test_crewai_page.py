@@ -110,3 +110,20 @@ async def test_wrong_options_are_said(run: Run, tmp_path: Path) -> None:
     assert "write CLASS=NAME" in (await run("apply", directory, "--tool", "Search")).stderr
     assert "give one crew file or directory" in (await run("apply")).stderr
     assert "give one crew file or directory" in (await run("apply", directory, "-f", directory)).stderr
+
+
+async def test_tools_of_crewai_become_those_of_the_server_and_results_its_files(run: Run, tmp_path: Path) -> None:
+    tools = "SerperDevTool(n_results=3), ScrapeWebsiteTool(), FileWriterTool(), FileReadTool(), DirectoryReadTool()"
+    directory = write_project(
+        tmp_path,
+        (WRITER, f"{WRITER[:-1]}, tools=[{tools}])"),
+        (", agent=self.editor()", ', output_file="./out/{topic}.md", agent=self.editor()'),
+        agents=ABLE,
+    )
+    result = await run("apply", str(directory))
+    assert result.exit_code == 0, result.stderr
+    assert "became web_search" in result.stderr
+    [[crew]] = rows(await run("crews", "--json"))
+    given = [tool["name"] for tool in crew["spec"]["agents"][0]["tools"]]
+    assert given == ["web_search", "web_fetch", "file_write", "file_read", "file_list"]
+    assert crew["spec"]["tasks"][1]["output_file"] == "out/{topic}.md"

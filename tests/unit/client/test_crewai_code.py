@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from coxswain.client import DocumentError, ImportedCrew, load_crewai_project
+from coxswain.client.crewai_project.tool_classes import COUNTERPARTS, Counterpart
 from coxswain.client.documents import Problem
 from coxswain.orchestrator.v1.crew_pb2 import AgentSpec, Process, TaskSpec
+from services.orchestrator.tool_catalogue import TOOLS
 from tests.support.crewai_projects import CODE, CREW, DRAFT, POLISH, TASKS, WRITER, line_of, write_project
 
 CREW_PY = "src/notes/crew.py"
@@ -262,6 +265,11 @@ def test_classes_of_tools_have_counterparts_or_are_noted_with_what_to_do(
     assert found.keys() == noted.keys()
     for field, words in noted.items():
         assert words in found[field]
+
+
+@pytest.mark.parametrize("counterpart", COUNTERPARTS.values(), ids=lambda one: one.name)
+def test_counterparts_are_tools_of_the_server_that_need_no_settings(counterpart: Counterpart) -> None:
+    assert Draft202012Validator(TOOLS[counterpart.name].config_schema).is_valid({})
 
 
 def test_a_class_of_the_project_that_is_called_like_one_of_crewai_is_its_own(tmp_path: Path) -> None:
