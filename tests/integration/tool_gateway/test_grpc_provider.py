@@ -134,7 +134,7 @@ async def test_files_come_with_names_that_lead_nowhere() -> None:
 
 @pytest.mark.parametrize(
     ("structured", "text"),
-    [("{", "{"), ("NaN", "NaN"), ("[" * 100 + "]" * 100, "[" * 100 + "]" * 100), ("1e999", "1e999")],
+    [("{", "{"), ("NaN", "NaN"), ("[" * 101 + "]" * 101, "[" * 101 + "]" * 101), ("1e999", "1e999")],
 )
 async def test_json_that_cannot_be_read_stays_text(structured: str, text: str) -> None:
     async def odd(provider: EmulatedProvider, request: pb.CallToolRequest, context: Any) -> Responses:
@@ -759,7 +759,8 @@ async def test_the_gateway_calls_a_provider_with_the_secret_of_the_group(
         provider.work(request)
         if request.tool == "cut":
             await context.abort(grpc.StatusCode.UNKNOWN, f"lost {dict(context.invocation_metadata())['x-key']}")
-        yield result("", structured_json=request.arguments_json)
+        repeated = json.dumps({"key": dict(context.invocation_metadata())["x-key"]})
+        yield result(repeated, structured_json=repeated if request.tool == "repeat" else request.arguments_json)
 
     write_authority(tmp_path, "localhost")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -777,14 +778,15 @@ async def test_the_gateway_calls_a_provider_with_the_secret_of_the_group(
             [listed] = await gateway.list(sources.sources[0].id)
             paid = await gateway.call("billing/pay", '{"amount": 9007199254740993, "none": null}', call_id="call-77")
             again = await gateway.call("billing/pay", "{}", call_id="call-77")
-            cut = await gateway.call("billing/cut")
+            cut, repeated = await gateway.call("billing/cut"), await gateway.call("billing/repeat")
     assert listed.name == "pay"
     assert json.loads(paid.result.structured_json) == {"amount": 9007199254740993, "none": None}
     assert again.replayed
     assert again.result == paid.result
     assert cut.WhichOneof("outcome") == "unknown"
     assert set(provider.made.values()) == {1}
-    assert [metadata["x-key"] for metadata in provider.metadata] == [key] * 3
+    assert [metadata["x-key"] for metadata in provider.metadata] == [key] * 4
     assert provider.delivered[0].caller == pb.Caller(group="sales", subject="dev|alice")
-    assert key not in str([listed, paid, cut])
+    assert json.loads(repeated.result.structured_json) == {"key": "[secret]"}
+    assert key not in str([listed, paid, cut, repeated])
     assert key not in "".join(capfd.readouterr())

@@ -12,6 +12,7 @@ from coxswain.tools.v1 import tool_provider_pb2 as pb
 from services.common.background import BackgroundTasks
 from services.common.egress import AddressPolicy
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, ResourceExhausted, Unavailable
+from services.common.grpc.large_messages import beside_if_large
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import ListedTool, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError
@@ -27,13 +28,11 @@ from services.orchestrator.tool_gateway.ports import CallProgress, CallRefused, 
 MAX_TOOLS = 512
 _MAX_PAGES = 600
 _PAGE_SIZE = 100
-_MAX_LIST_BYTES = 32 * 1024 * 1024
+_MAX_LIST_BYTES = 8 * 1024 * 1024
 _LIST_SECONDS = 30.0
 _CANCEL_SECONDS = 10.0
 _ROOM_FOR_THE_REST = 64 * 1024
 """Bytes of a message beside the result that it carries."""
-_SHORTEST_SECRET = 6
-_HIDDEN = "[secret]"
 
 
 class GrpcProviderAdapter:
@@ -146,13 +145,13 @@ class GrpcProviderAdapter:
             size += len(data)
             if size > _MAX_LIST_BYTES:
                 raise ForeignTextError(f"the list is larger than {_MAX_LIST_BYTES} bytes")
-            page = pb.ListToolsResponse.FromString(data)
+            page = await beside_if_large(len(data), pb.ListToolsResponse.FromString, data)
             for tool in page.tools:
                 if tool.name in tools:
                     raise ForeignTextError(f"it lists {tool.name} twice")
                 if len(tools) == MAX_TOOLS:
                     raise ForeignTextError(f"it lists more than {MAX_TOOLS} tools")
-                tools[tool.name] = listed_tool(tool)
+                tools[tool.name] = await beside_if_large(tool.ByteSize(), listed_tool, tool)
             token = page.next_page_token
             if not token:
                 return list(tools.values())

@@ -123,7 +123,7 @@ class ProviderCall:
     async def _follow(self, outcome: pb.CallResult | pb.InputRequired) -> ToolResult:
         for _ in range(_MAX_ROUNDS):
             if isinstance(outcome, pb.CallResult):
-                return tool_result(outcome)
+                return await beside_if_large(outcome.ByteSize(), tool_result, outcome, self._client.hide)
             await self._answer(outcome)
             outcome = await self._deliver_or_look_up()
         raise OutcomeUnknown(f"{self._client.name} asked more than {_MAX_ROUNDS} times in one call", final=True)
@@ -149,7 +149,7 @@ class ProviderCall:
 
     async def _person(self, question: pb.InputQuestion) -> SourceAnswer:
         try:
-            asked = source_question(question)
+            asked = source_question(question, self._client.hide)
         except ForeignTextError:
             return SourceAnswer("cancel")
         return await self._progress.ask(asked)

@@ -13,12 +13,12 @@ from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import AuthKind, GrpcProvider, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.foreign import shown
 from services.orchestrator.tool_gateway.adapters.grpc_provider.channels import ChannelKey, ProviderChannels
+from services.orchestrator.tool_gateway.http_bodies import forms_of, secrets_of, without
 from services.orchestrator.tool_gateway.ports import CallRefused
 
 MAX_ERROR_BYTES = 1024
 _SERVICE = "/coxswain.tools.v1.ToolProvider/"
-_SHORTEST_SECRET = 6
-_HIDDEN = "[secret]"
+_MOST_HIDDEN = 32
 _SET_BY_GRPC = frozenset({"te", "host", "content-type", "user-agent"})
 
 Metadata = tuple[tuple[str, str], ...]
@@ -79,7 +79,7 @@ class ProviderClient:
         self._provider = source.endpoint
         self._address = _with_port(source.endpoint)
         self._secret: Mapping[str, str] = {}
-        self._hidden: set[str] = set()
+        self._hidden: tuple[str, ...] = ()
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[Connected]:
@@ -105,9 +105,7 @@ class ProviderClient:
 
     def hide(self, text: str) -> str:
         """Return a text without what calls are authenticated with: servers repeat what they got."""
-        for value in sorted(self._hidden, key=len, reverse=True):
-            text = text.replace(value, _HIDDEN)
-        return text
+        return without(text, self._hidden)
 
     def text_of(self, error: grpc.aio.AioRpcError) -> str:
         """Return what a provider said in a status."""
@@ -122,9 +120,8 @@ class ProviderClient:
                 )
             return {}
         self._secret = await self._credentials.headers(self._source, self._principal, f"https://{self._address}/")
-        for value in self._secret.values():
-            # The token alone, without the word before it, too.
-            self._hidden |= {part for part in (value, value.rpartition(" ")[2]) if len(part) >= _SHORTEST_SECRET}
+        # One that has been renewed since may still be repeated.
+        self._hidden = (*forms_of(secrets_of(self._secret.values())), *self._hidden)[:_MOST_HIDDEN]
         return self._secret
 
 

@@ -1,7 +1,7 @@
 """The provider's messages from and to what the gateway knows."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +9,6 @@ from coxswain.tools.v1 import tool_provider_pb2 as pb
 from services.common.egress import is_public_https
 from services.orchestrator.domain.tool_source import ListedTool, ShareField, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.foreign import (
-    MAX_JSON_BYTES,
     MAX_SCHEMA_BYTES,
     ForeignTextError,
     parse_json,
@@ -116,14 +115,18 @@ def get_call_message(call_id: str, sent_at: datetime | None) -> pb.GetCallReques
     return message
 
 
-def tool_result(result: pb.CallResult) -> ToolResult:
-    """Return what a tool returned. JSON that cannot be read is left as text: the call is over, whatever it returned."""
-    text, structured = storable(result.text), None
+def tool_result(result: pb.CallResult, hide: Callable[[str], str]) -> ToolResult:
+    """Return what a tool returned, passed through `hide`.
+
+    JSON that cannot be read is left as text: the call is over, whatever it returned.
+    """
+    text, structured = storable(hide(result.text)), None
     if result.structured_json:
+        document = hide(result.structured_json)
         try:
-            structured = parse_json(result.structured_json, "the structured result", max_bytes=MAX_JSON_BYTES)
+            structured = parse_json(document, "the structured result")
         except ForeignTextError:
-            text = text or storable(result.structured_json)
+            text = text or storable(document)
     return ToolResult(
         text=text,
         structured=structured,
@@ -152,13 +155,13 @@ def check_input(required: pb.InputRequired) -> None:
         raise ForeignTextError(f"the state of a call is larger than {MAX_STATE_BYTES} bytes")
 
 
-def source_question(question: pb.InputQuestion) -> SourceQuestion:
-    """Return a question as people see it.
+def source_question(question: pb.InputQuestion, hide: Callable[[str], str]) -> SourceQuestion:
+    """Return a question as people see it, its text passed through `hide`.
 
     Raises:
         ForeignTextError: it has neither a schema nor an address on the web, or both.
     """
-    text = shown(question.text, MAX_QUESTION_BYTES)
+    text = shown(hide(question.text), MAX_QUESTION_BYTES)
     if question.url:
         if question.schema_json or not is_public_https(question.url):
             raise ForeignTextError("a question leads to a public address over https, and then has no schema")

@@ -1,5 +1,6 @@
 """The adapter of tools that the operator has installed."""
 
+import asyncio
 import base64
 import json
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from services.orchestrator.tool_gateway.adapters.python.tool_process import (
     ToolProcessLimits,
     ToolProcessLost,
 )
+from services.orchestrator.tool_gateway.http_bodies import masked, secrets_of
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
     CallRefused,
@@ -40,7 +42,6 @@ SECRET_PREFIX = "COXSWAIN_TOOLS_SECRET_"
 _MAX_DESCRIPTION_BYTES = 4096
 _MAX_TEXT_BYTES = 1024
 _MAX_NAME = 128
-_SHORTEST_SECRET = 6
 
 
 def tool_secrets(environment: Mapping[str, str]) -> dict[str, str]:
@@ -92,7 +93,7 @@ class PythonToolsAdapter:
                 await progress.sent()
                 answer = await self._made(process, frame, progress)
                 if answer["kind"] == "result":
-                    return self._result(answer, frame["secrets"])
+                    return await asyncio.to_thread(self._result, answer, frame["secrets"])
                 return self._failed(request, answer, frame["secrets"])
         except ToolProcessError as error:
             raise NotSent(f"{source.name}: {error}") from None
@@ -148,7 +149,7 @@ class PythonToolsAdapter:
     def _result(self, answer: Frame, secrets: Mapping[str, str]) -> ToolResult:
         text, structured = storable(_hidden(answer["text"], secrets)), None
         if answer["structured"] is not None:
-            document = _hidden(json.dumps(answer["structured"], ensure_ascii=False), secrets)
+            document = _hidden(json.dumps(answer["structured"]), secrets)
             try:
                 structured = parse_json(document, "the result", max_bytes=self._limits.max_bytes)
             except ForeignTextError:
@@ -195,10 +196,7 @@ def _context(request: ToolCallRequest, source: ToolSourceSpec) -> dict[str, Any]
 
 
 def _hidden(text: str, secrets: Mapping[str, str]) -> str:
-    for value in secrets.values():
-        if len(value) >= _SHORTEST_SECRET:
-            text = text.replace(value, "[secret]").replace(json.dumps(value, ensure_ascii=False)[1:-1], "[secret]")
-    return text
+    return masked(text, secrets_of(secrets.values()))
 
 
 def _listed(tool: Frame) -> ListedTool:
