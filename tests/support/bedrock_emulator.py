@@ -35,14 +35,25 @@ class Call:
     """Names in lower case."""
 
 
+@dataclass
+class ToolUse:
+    """A call of a tool."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
 class BedrockEmulator(HttpEmulator):
-    """Says `text` to whoever comes, or fails as `fault` says, and keeps a log."""
+    """Says `text` to whoever comes, or calls tools, or fails as `fault` says, and keeps a log."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self.text = "Bonjour tout le monde"
         self.fault: Fault | None = None
+        self.tools: list[ToolUse] = []
+        self.stop_reason = "end_turn"
 
     def install(self, app: web.Application) -> None:
         app.router.add_post("/model/{model}/converse", self._whole)
@@ -52,10 +63,12 @@ class BedrockEmulator(HttpEmulator):
         await self._log(request, stream=False)
         if self.fault is not None:
             return _failed(self.fault)
+        content: list[dict[str, Any]] = [{"text": self.text}]
+        content += [{"toolUse": {"toolUseId": tool.id, "name": tool.name, "input": tool.input}} for tool in self.tools]
         return web.json_response(
             {
-                "output": {"message": {"role": "assistant", "content": [{"text": self.text}]}},
-                "stopReason": "end_turn",
+                "output": {"message": {"role": "assistant", "content": content}},
+                "stopReason": self._stop_reason,
                 "usage": {"inputTokens": 12, "outputTokens": 4, "totalTokens": 16},
                 "metrics": {"latencyMs": 1},
             }
@@ -75,10 +88,22 @@ class BedrockEmulator(HttpEmulator):
             await response.write(event(self.fault.kind, {"message": self.fault.message}, what="exception"))
             return response
         await response.write(event("contentBlockStop", {"contentBlockIndex": 0}))
-        await response.write(event("messageStop", {"stopReason": "end_turn"}))
+        for index, tool in enumerate(self.tools, start=1):
+            start = {"toolUse": {"toolUseId": tool.id, "name": tool.name}}
+            await response.write(event("contentBlockStart", {"contentBlockIndex": index, "start": start}))
+            arguments = json.dumps(tool.input)
+            for piece in (arguments[:4], arguments[4:]):
+                delta = {"contentBlockIndex": index, "delta": {"toolUse": {"input": piece}}}
+                await response.write(event("contentBlockDelta", delta))
+            await response.write(event("contentBlockStop", {"contentBlockIndex": index}))
+        await response.write(event("messageStop", {"stopReason": self._stop_reason}))
         usage = {"inputTokens": 12, "outputTokens": 4, "totalTokens": 16}
         await response.write(event("metadata", {"usage": usage, "metrics": {"latencyMs": 1}}))
         return response
+
+    @property
+    def _stop_reason(self) -> str:
+        return "tool_use" if self.tools else self.stop_reason
 
     async def _log(self, request: web.Request, *, stream: bool) -> None:
         headers = {name.lower(): value for name, value in request.headers.items()}

@@ -105,7 +105,9 @@ class Inference:
                     self._providers[model.spec.provider].stream(model, completion, answer_by)
                 ) as deltas:
                     async for delta in deltas:
-                        begun = True
+                        if not begun:
+                            begun = True
+                            meter.first_part(model)
                         if isinstance(delta, UsageDelta):
                             usage = delta.usage
                             continue

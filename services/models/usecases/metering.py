@@ -1,10 +1,11 @@
 """Pricing and recording of what calls used."""
 
 import functools
+import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
@@ -36,8 +37,19 @@ _TOKENS = Counter(
     ("model", "kind"),
 )
 _COST = Counter("coxswain_models_cost_dollars_total", "US dollars by model, where prices are known.", ("model",))
+_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+_SECONDS = Histogram(
+    "coxswain_models_seconds", "Seconds of model calls until their end, by model.", ("model",), buckets=_BUCKETS
+)
+_FIRST_PART_SECONDS = Histogram(
+    "coxswain_models_first_part_seconds",
+    "Seconds until the first part of streamed answers, by model.",
+    ("model",),
+    buckets=_BUCKETS,
+)
 # Each look-up takes a lock and makes texts of the labels.
 _calls, _tokens, _cost = (functools.cache(counter.labels) for counter in (_CALLS, _TOKENS, _COST))
+_seconds, _first_part_seconds = (functools.cache(histogram.labels) for histogram in (_SECONDS, _FIRST_PART_SECONDS))
 
 
 class CallMeter:
@@ -51,11 +63,21 @@ class CallMeter:
         self._recorder = recorder
         self._budgets = budgets
         self._called_at = utc_now()
+        self._began = time.perf_counter()
         self._place: Model | None = None
 
     def answers(self, place: Model) -> None:
         """Take note of the deployment that answers: what is used from now on has its prices."""
         self._place = place
+
+    def first_part(self, model: Model) -> None:
+        """Take note of the first part of a streamed answer."""
+        _first_part_seconds(_label(model)).observe(self.seconds)
+
+    @property
+    def seconds(self) -> float:
+        """How long the call has taken until now."""
+        return time.perf_counter() - self._began
 
     def used(self, model: Model, usage: Usage) -> Usage:
         """Record what an answer of a model used, and return it with its cost.
@@ -132,6 +154,7 @@ class _MeteredCall:
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._reservation.release()
+        _seconds(_label(self._model)).observe(self._meter.seconds)
         self._count(error)
 
     def _count(self, error: BaseException | None) -> None:

@@ -685,9 +685,27 @@ def page(findings: Mapping[tuple[str, str], Finding], reasons: Mapping[tuple[str
     lines += [f"| {title} | {' | '.join(mark(title, column) for column in titles)} |" for title in FEATURES]
     lines.append("")
     lines += [f"[^{number}]: {note}" for number, note in enumerate(notes, start=1)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _ELSEWHERE
 
 
+_ELSEWHERE = """
+## Bedrock and Vertex AI
+
+Both are reached through litellm too. They have tests of their own, in
+`tests/integration/models/test_litellm_providers.py`, before emulators of Converse and of Vertex AI's addresses. "not
+tried" means that litellm may do it, and no test says so.
+
+| | Bedrock | Vertex AI |
+|---|---|---|
+| credential | AWS keys that sign for its region, or a key of Bedrock | a service account, exchanged for a token |
+| whole and streamed answers | yes | yes |
+| tool calls, whole and streamed, and their results | yes | yes |
+| signed thoughts of tool calls go back | not tried | yes |
+| answers that a limit, a stop or a guardrail ended | yes | not tried |
+| errors: context window, rate limit, credential | yes | yes |
+| error within a stream | yes | not tried |
+| files, schemas, reasoning, embeddings | not tried | not tried |
+"""
 _HEAD = """# What works with which provider
 
 <!-- Written by `make providers`; a test fails when it differs from what the tests find. -->

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct, Value
+from prometheus_client import REGISTRY
 
 from coxswain.models.v1 import inference_pb2 as pb
+from coxswain.models.v1 import model_pb2
 from services.common.grpc.json_values import to_struct
 from tests.integration.models.support import (
     CHAT,
@@ -136,6 +138,40 @@ async def test_a_stream_brings_text_as_it_comes_then_usage_then_finish(models: I
     assert [piece.text for piece in pieces[:-2]] == ["s, of course"]
     assert pieces[-2].usage == pb.Usage(input_tokens=10, output_tokens=5, cost=(20 + 40) / 1e6)
     assert pieces[-1].finish == pb.Finish(reason=pb.FINISH_REASON_STOP, upstream_model="chat")
+
+
+async def test_calls_are_counted_and_timed_by_model_and_groups_models_under_one_word(models: Installation) -> None:
+    def counted(metric: str, model: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(metric, {"model": model, **labels}) or 0.0
+
+    def seen() -> list[float]:
+        return [
+            counted(metric, model, **labels)
+            for model in (CHAT, "own")
+            for metric, labels in (
+                ("coxswain_models_calls_total", {"outcome": "OK"}),
+                ("coxswain_models_calls_total", {"outcome": "INVALID_ARGUMENT"}),
+                ("coxswain_models_seconds_count", {}),
+                ("coxswain_models_first_part_seconds_count", {}),
+            )
+        ]
+
+    before = seen()
+    await models.inference().Complete(ask(CHAT))
+    await collect(models.inference().StreamComplete(ask_stream(CHAT)))
+    models.llm.on(Reply(fault=Fault(status=400, message="no")), contains="refuse this")
+    await refusal(models.inference().Complete(ask(CHAT, text("refuse this"))))
+    own = model_pb2.Model(
+        name="a-name-of-ours",
+        provider=model_pb2.PROVIDER_OFFLINE,
+        upstream_model="extract",
+        capabilities=model_pb2.Capabilities(chat=True),
+    )
+    await models.models().CreateModel(model_pb2.CreateModelRequest(model=own))
+    material = text("Sum up: ", material=RIVERS)
+    await collect(models.inference().StreamComplete(ask_stream(own.name, material)))
+    assert [now - then for now, then in zip(seen(), before, strict=True)] == [2, 1, 3, 1, 1, 0, 1, 1]
+    assert counted("coxswain_models_seconds_count", own.name) == 0
 
 
 async def test_usage_is_estimated_and_says_so_when_the_upstream_sends_none(models: Installation) -> None:

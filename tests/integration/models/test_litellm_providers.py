@@ -1,5 +1,6 @@
 """Providers on their own wires through litellm: credentials in each form, options, errors, nothing ambient."""
 
+import functools
 import json
 import os
 from collections.abc import AsyncIterator
@@ -16,9 +17,18 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from coxswain.auth.v1 import secret_pb2, secret_service_pb2_grpc
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import model_pb2
-from tests.integration.models.support import Installation, ask, ask_stream, read_refusal, refusal, serve_models
+from services.common.grpc.json_values import to_struct
+from tests.integration.models.support import (
+    Installation,
+    ask,
+    ask_stream,
+    read_refusal,
+    refusal,
+    serve_models,
+    text,
+)
 from tests.integration.models.test_litellm_processes import helpers
-from tests.support.bedrock_emulator import BedrockEmulator, Fault
+from tests.support.bedrock_emulator import BedrockEmulator, Fault, ToolUse
 from tests.support.harness import ALICE, BOB
 from tests.support.http_emulator import HttpEmulator
 from tests.support.llm_emulator import LlmEmulator
@@ -68,6 +78,9 @@ class VertexEmulator(HttpEmulator):
         super().__init__()
         self.grants: list[str] = []
         self.calls: list[tuple[str, str]] = []
+        self.bodies: list[Any] = []
+        self.parts: list[dict[str, Any]] = [{"text": "Bonjour"}]
+        self.fault: tuple[int, dict[str, Any]] | None = None
 
     def install(self, app: web.Application) -> None:
         app.router.add_post("/token", self._token)
@@ -79,11 +92,16 @@ class VertexEmulator(HttpEmulator):
 
     async def _generate(self, request: web.Request) -> web.Response:
         self.calls.append((request.path, request.headers.get("Authorization", "")))
-        content = {"role": "model", "parts": [{"text": "Bonjour"}]}
+        self.bodies.append(await request.json())
+        if self.fault is not None:
+            status, document = self.fault
+            return web.json_response(document, status=status)
+        content = {"role": "model", "parts": self.parts}
         usage = {"promptTokenCount": 3, "candidatesTokenCount": 1, "totalTokenCount": 4}
-        return web.json_response(
-            {"candidates": [{"content": content, "finishReason": "STOP", "index": 0}], "usageMetadata": usage}
-        )
+        answer = {"candidates": [{"content": content, "finishReason": "STOP", "index": 0}], "usageMetadata": usage}
+        if "streamGenerateContent" in request.path:
+            return web.Response(text=f"data: {json.dumps(answer)}\n\n", content_type="text/event-stream")
+        return web.json_response(answer)
 
 
 @dataclass
@@ -112,6 +130,7 @@ async def store(installation: Installation, provider: str, value: str, origin: s
     await secrets.PutSecret(request)
 
 
+@functools.cache
 def service_account() -> dict[str, str]:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -174,6 +193,12 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
 def _as_it_was(served: Served) -> None:
     served.bedrock.calls.clear()
     served.bedrock.fault = None
+    served.bedrock.tools = []
+    served.bedrock.stop_reason = "end_turn"
+    served.vertex.calls.clear()
+    served.vertex.bodies.clear()
+    served.vertex.parts = [{"text": "Bonjour"}]
+    served.vertex.fault = None
     served.llm.clear_rules()
     served.llm.clear_log()
 
@@ -187,6 +212,14 @@ def text_of(pieces: list[pb.StreamCompleteResponse]) -> str:
 
 
 BEDROCK = "bedrock/eu.amazon.nova-pro-v1:0"
+VERTEX = "vertex_ai/gemini-2.5-flash"
+TOO_LONG = "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."
+TOOL = pb.ToolDefinition(
+    name="weather",
+    description="Tells the weather",
+    parameters_schema=to_struct({"type": "object", "properties": {"city": {"type": "string"}}}),
+)
+NOW = pb.ToolDefinition(name="now", description="Tells the time", parameters_schema=to_struct({"type": "object"}))
 
 
 async def test_bedrock_is_signed_with_a_groups_pair_of_keys_in_its_models_region(served: Served) -> None:
@@ -238,6 +271,103 @@ async def test_an_exception_in_the_middle_of_a_stream_of_bedrock_is_an_outage(se
     served.bedrock.fault = Fault("modelStreamErrorException", "the model broke off")
     failure = await refusal(read(served, BEDROCK))
     assert failure.code is grpc.StatusCode.UNAVAILABLE
+
+
+async def turn(served: Served, model: str, request: pb.CompleteRequest, *, stream: bool) -> pb.Message:
+    """Return the answer as the message that goes back with its results."""
+    inference = served.installation.inference()
+    if not stream:
+        answer = await inference.Complete(request)
+        assert answer.finish_reason == pb.FINISH_REASON_TOOL_CALLS
+        return pb.Message(role=pb.MESSAGE_ROLE_ASSISTANT, tool_calls=answer.tool_calls)
+    calls: dict[int, pb.ToolCall] = {}
+    async for piece in inference.StreamComplete(pb.StreamCompleteRequest(completion=request.completion)):
+        if piece.WhichOneof("delta") == "tool_call":
+            delta = piece.tool_call
+            call = calls.setdefault(delta.index, pb.ToolCall())
+            call.id += delta.id
+            call.name += delta.name
+            call.arguments_json += delta.arguments_json
+            call.provider_state += delta.provider_state
+    assert piece.finish.reason == pb.FINISH_REASON_TOOL_CALLS
+    return pb.Message(role=pb.MESSAGE_ROLE_ASSISTANT, tool_calls=[calls[index] for index in sorted(calls)])
+
+
+def results_of(said: pb.Message) -> list[pb.Message]:
+    return [
+        pb.Message(role=pb.MESSAGE_ROLE_TOOL, tool_call_id=call.id, content=[pb.ContentPart(text=f"of {call.name}")])
+        for call in said.tool_calls
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_bedrock_calls_tools_and_gets_their_results(served: Served, stream: bool) -> None:
+    await store(served.installation, "bedrock", json.dumps(AWS_KEYS), served.bedrock.url)
+    served.bedrock.tools = [ToolUse("tooluse_1", "weather", {"city": "Lyon"}), ToolUse("tooluse_2", "now", {})]
+    tools = [TOOL, NOW]
+    said = await turn(served, BEDROCK, ask(BEDROCK, tools=tools), stream=stream)
+    assert [(call.id, call.name, json.loads(call.arguments_json)) for call in said.tool_calls] == [
+        ("tooluse_1", "weather", {"city": "Lyon"}),
+        ("tooluse_2", "now", {}),
+    ]
+    served.bedrock.tools = []
+    await served.installation.inference().Complete(ask(BEDROCK, text("go"), said, *results_of(said), tools=tools))
+    sent = served.bedrock.calls[-1].body
+    assert [tool["toolSpec"]["name"] for tool in sent["toolConfig"]["tools"]] == ["weather", "now"]
+    returned = [part["toolResult"]["toolUseId"] for part in sent["messages"][-1]["content"] if "toolResult" in part]
+    assert returned == ["tooluse_1", "tooluse_2"]
+
+
+@pytest.mark.parametrize(
+    ("word", "finish"),
+    [("max_tokens", "LENGTH"), ("stop_sequence", "STOP"), ("guardrail_intervened", "CONTENT_FILTER")],
+)
+async def test_ends_of_bedrock_keep_their_meaning(served: Served, word: str, finish: str) -> None:
+    await store(served.installation, "bedrock", json.dumps(AWS_KEYS), served.bedrock.url)
+    served.bedrock.stop_reason = word
+    answer = await served.installation.inference().Complete(ask(BEDROCK))
+    assert pb.FinishReason.Name(answer.finish_reason) == f"FINISH_REASON_{finish}"
+    pieces = await read(served, BEDROCK)
+    assert pb.FinishReason.Name(pieces[-1].finish.reason) == f"FINISH_REASON_{finish}"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_vertex_calls_tools_and_gets_their_signatures_back(served: Served, stream: bool) -> None:
+    await store(served.installation, "vertex_ai", json.dumps(service_account()), served.vertex.url)
+    call = {"functionCall": {"name": "weather", "args": {"city": "Lyon"}}, "thoughtSignature": "c2lnbmVk"}
+    served.vertex.parts = [call]
+    said = await turn(served, VERTEX, ask(VERTEX, tools=[TOOL]), stream=stream)
+    [made] = said.tool_calls
+    assert (made.name, json.loads(made.arguments_json)) == ("weather", {"city": "Lyon"})
+    served.vertex.parts = [{"text": "Sunny"}]
+    answer = await served.installation.inference().Complete(
+        ask(VERTEX, text("go"), said, *results_of(said), tools=[TOOL])
+    )
+    assert answer.text == "Sunny"
+    assert "c2lnbmVk" in json.dumps(served.vertex.bodies[-1])
+    assert [path.rpartition(":")[2] for path, _ in served.vertex.calls] == [
+        "streamGenerateContent" if stream else "generateContent",
+        "generateContent",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "word", "message", "reason"),
+    [
+        (400, "INVALID_ARGUMENT", TOO_LONG, "CONTEXT_WINDOW_EXCEEDED"),
+        (403, "PERMISSION_DENIED", "Permission denied on resource project", "UPSTREAM_CREDENTIAL_REJECTED"),
+        (429, "RESOURCE_EXHAUSTED", "Resource exhausted. Please try again later.", "UPSTREAM_RATE_LIMITED"),
+    ],
+)
+async def test_errors_of_vertex_keep_their_meaning_and_words(
+    served: Served, status: int, word: str, message: str, reason: str
+) -> None:
+    await store(served.installation, "vertex_ai", json.dumps(service_account()), served.vertex.url)
+    served.vertex.fault = status, {"error": {"code": status, "message": message, "status": word}}
+    for call in (served.installation.inference().Complete(ask(VERTEX)), read(served, VERTEX)):
+        failure = await refusal(call)
+        assert failure.reason == reason
+        assert message in failure.message
 
 
 async def test_a_service_account_is_exchanged_at_googles_address_for_a_token(served: Served) -> None:
