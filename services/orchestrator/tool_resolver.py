@@ -17,9 +17,9 @@ from services.orchestrator.domain.tool_source import (
     ToolSource,
 )
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
+from services.orchestrator.suggestions import suggestion
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.tool_identity import model_name, source_of, tool_hash, tool_of
-from services.orchestrator.usecases.suggestions import suggestion
 
 MAX_TOOLS_PER_AGENT = 128
 """More tools than this no model is given at once."""

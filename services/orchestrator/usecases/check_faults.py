@@ -6,7 +6,7 @@ from services.common.errors import FieldViolation
 from services.orchestrator.domain.crew import CrewSpec, OutputCheck
 from services.orchestrator.expressions import BadExpression, Expression
 from services.orchestrator.output_checks import BadCheck, compile_check
-from services.orchestrator.usecases.suggestions import suggestion
+from services.orchestrator.suggestions import suggestion
 
 
 def needs_checking(spec: CrewSpec) -> bool:

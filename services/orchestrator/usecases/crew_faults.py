@@ -25,8 +25,8 @@ from services.orchestrator.domain.crew import (
 )
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool_source import ToolSource
+from services.orchestrator.suggestions import suggestion
 from services.orchestrator.usecases.output_file_faults import output_file_faults, output_file_warnings
-from services.orchestrator.usecases.suggestions import suggestion
 from services.orchestrator.usecases.tool_faults import tool_faults
 
 _PERCENT_CODE = re.compile("%.?", re.DOTALL)

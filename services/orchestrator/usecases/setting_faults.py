@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from services.orchestrator.usecases.suggestions import suggestion
+from services.orchestrator.suggestions import suggestion
 
 _MOST_SHOWN = 100
 _TYPES = {

@@ -40,10 +40,10 @@ from services.orchestrator.domain.tool_source import (
     ToolSourceSpec,
 )
 from services.orchestrator.repositories.tool_sources import CrewToolRepository, ToolSourceRepository
+from services.orchestrator.suggestions import suggestion
 from services.orchestrator.usecases.operator_sources import OperatorSources
 from services.orchestrator.usecases.ports import ToolGateway
 from services.orchestrator.usecases.stale_crews import changed_tools
-from services.orchestrator.usecases.suggestions import suggestion
 from services.orchestrator.usecases.tool_listing import ToolListing
 from services.orchestrator.usecases.tool_lists import accepted_tools, clean_list, tool_changes
 from services.orchestrator.usecases.tool_source_faults import source_faults
