@@ -20,6 +20,7 @@ from services.common.settings import (
     CommonSettings,
     ServiceSettings,
     internal_port,
+    message_bytes,
     peer_address,
     public_port,
 )
@@ -77,7 +78,8 @@ def serve(
 
     async def main(common: CommonSettings, stop: asyncio.Event) -> None:
         settings, own = read_settings(settings_type), ServiceSettings.of(name)
-        common = common.model_copy(update={"host": own.host or common.host})
+        limit = message_bytes(name, common.max_message_bytes)
+        common = common.model_copy(update={"host": own.host or common.host, "max_message_bytes": limit})
         host = Host(common, {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)})
         service = await host.add(name, build, settings)
         public, internal = await host.open(

@@ -19,6 +19,7 @@ each one shares."""
 
 _PORTS = {"orchestrator": 50051, "auth": 50052, "models": 50053, "memory": 50054, "tools": 50055}
 _INTERNAL_PORT_OFFSET = 100
+_PART_MESSAGE_BYTES = 24 * 1024 * 1024
 
 
 def _check_url(url: str) -> str:
@@ -133,6 +134,11 @@ def peer_address(service: str) -> str:
 def service_of(name: str) -> str:
     """Return the service that a process is, or is a part of."""
     return PARTS.get(name, name)
+
+
+def message_bytes(name: str, configured: int) -> int:
+    """Return the largest message to and from a process; results of tools are larger than all others."""
+    return max(configured, _PART_MESSAGE_BYTES) if name in PARTS else configured
 
 
 def database_url(common: CommonSettings, service: str) -> str:

@@ -19,7 +19,7 @@ from services.common.grpc.access import read_access
 from services.common.grpc.call import outgoing_call
 from services.common.identity.authenticator import PRINCIPAL, REQUEST_ID, SERVICE
 from services.common.identity.service_identity import ServiceIdentity
-from services.common.settings import service_of
+from services.common.settings import message_bytes, service_of
 
 
 class Peers:
@@ -52,9 +52,10 @@ class Peers:
         target = self._addresses[service]
         prepare = functools.partial(self._prepare, service)
         interceptors = [_UnaryInterceptor(prepare), _StreamInterceptor(prepare)]
+        limit = message_bytes(service, self._max_message_bytes)
         options = [
-            ("grpc.max_receive_message_length", self._max_message_bytes),
-            ("grpc.max_send_message_length", self._max_message_bytes),
+            ("grpc.max_receive_message_length", limit),
+            ("grpc.max_send_message_length", limit),
             ("grpc.service_config", service_config(service)),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),

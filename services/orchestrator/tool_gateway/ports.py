@@ -116,6 +116,10 @@ class NotSent(Exception):
         self.retry_after = retry_after
 
 
+class NeverSeen(NotSent):
+    """The source says that it has never seen the call, so that it may be made. Raised by `resume` alone."""
+
+
 class OutcomeUnknown(Exception):
     """The call may have taken effect. The text says what was seen of it."""
 
@@ -173,8 +177,8 @@ class ToolAdapter(BuiltinTool, Protocol):
         """Wait for the result of a call that another process has made. `handle` is empty when none was kept.
 
         Raises:
-            NotSent: the source says that it has never seen the call.
+            NeverSeen: the source says that it has never seen the call.
             OutcomeUnknown: the source cannot tell, or not any more.
-            CallRefused: see `call`.
+            NotSent, CallRefused: the source could not be asked, which says nothing of the call.
         """
         ...

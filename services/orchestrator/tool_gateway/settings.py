@@ -29,7 +29,8 @@ class ToolGatewaySettings(BaseSettings):
     max_result_bytes: int = Field(
         16 * 1024 * 1024,
         ge=64 * 1024,
-        le=64 * 1024 * 1024,
+        # What fits into a message to a worker host, with room for the rest of it.
+        le=20 * 1024 * 1024,
         description="Largest result of a tool, in bytes; of a larger one reading stops, and the call fails.",
     )
     connect_seconds: float = Field(10, gt=0, description="Seconds a source gets to accept a connection.")

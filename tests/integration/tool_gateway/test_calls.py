@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -15,6 +16,7 @@ from services.orchestrator.tables import gateway_calls
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
     CallRefused,
+    NeverSeen,
     NotSent,
     OutcomeUnknown,
     SourceAnswer,
@@ -229,13 +231,68 @@ async def test_what_a_source_has_never_seen_is_called(database: Database, identi
         return ToolResult("paid")
 
     async def resume(request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
-        raise NotSent("it has never seen the call")
+        raise NeverSeen("it has never seen the call")
 
     source = PlayedSource(call, resume)
     replica = Replica(database, identity, source)
     async with running(replica):
         assert await replica.call(order()) == Returned("paid")
     assert (len(source.calls), source.resumed) == (2, [""])
+
+
+@pytest.mark.parametrize("handle", ["", "statement-7"])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        NotSent("auth does not answer"),
+        NotSent("too many", reason="TOOL_RATE_LIMITED", retry_after=0.01),
+        CallRefused("the credential has expired", reason="CREDENTIAL_EXPIRED"),
+        CallRefused("there is no such tool", reason="TOOL_NOT_FOUND"),
+        ValueError("a fault of the adapter"),
+    ],
+)
+async def test_a_source_that_cannot_be_asked_says_nothing_of_the_call(
+    database: Database, identity: ServiceIdentity, failure: Exception, handle: str
+) -> None:
+    """A call that may have taken effect is never made again because nobody could find out."""
+
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        await progress.sent()
+        if handle:
+            await progress.handle(handle)
+        raise OutcomeUnknown("the connection ended")
+
+    async def resume(request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+        raise failure
+
+    source = PlayedSource(call, resume)
+    replica = Replica(database, identity, source)
+    async with running(replica):
+        outcome = await replica.call(order(max_timeout=1.5))
+        assert isinstance(outcome, Unknown), outcome
+    assert len(source.calls) == 1
+    assert set(source.resumed) == {handle}
+
+
+async def test_a_source_that_was_switched_off_says_nothing_of_a_lost_call(
+    database: Database, identity: ServiceIdentity
+) -> None:
+    gate, started = asyncio.Event(), asyncio.Event()
+    lost = Replica(database, identity, held(gate, started))
+    other = Replica(database, identity, PlayedSource(_pay, _cannot_tell))
+    async with running(lost, other):
+        made = order()
+        asking = asyncio.create_task(lost.call(made))
+        await started.wait()
+        await lost.die()
+        await asyncio.gather(asking, return_exceptions=True)
+        await _expire_leases(database)
+        assert made.request.source is not None
+        off = replace(made, request=replace(made.request, source=replace(made.request.source, disabled=True)))
+        assert isinstance(await other.call(off), Unknown)
+        refused = await other.call(replace(off, request=replace(off.request, call_id="another")))
+        assert isinstance(refused, Failed)
+        assert refused.reason == "TOOL_DISABLED"
 
 
 async def test_an_unknown_outcome_is_found_out_later(database: Database, identity: ServiceIdentity) -> None:

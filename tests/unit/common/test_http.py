@@ -12,7 +12,7 @@ from aiohttp import web
 
 from services.common.egress import AddressPolicy
 from services.common.errors import PermissionDenied
-from services.common.http import EgressClient, iter_body, read_limited
+from services.common.http import AnswerLost, EgressClient, iter_body, read_limited
 
 CLOSED = AddressPolicy(setting="ALLOWED")
 LOOPBACK = AddressPolicy([ipaddress.ip_network("127.0.0.0/8")], setting="ALLOWED")
@@ -142,3 +142,72 @@ async def test_packed_bodies_are_unpacked_in_small_steps_and_bounded() -> None:
         async with await client.request("GET", f"{address}/identity", trusted=True) as response:
             assert await read_limited(response, 1_000_000) == b"x" * 100
     await runner.cleanup()
+
+
+@asynccontextmanager
+async def losing(seen: list[str]) -> AsyncIterator[int]:
+    """Serve what closes every connection instead of answering."""
+
+    async def handle(request: web.Request) -> web.Response:
+        seen.append(request.method)
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_route("*", "/", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
+async def test_what_must_not_be_repeated_is_sent_once_whatever_its_method(method: str) -> None:
+    seen: list[str] = []
+    told: list[str] = []
+
+    async def before_send() -> None:
+        told.append("sent")
+        assert not seen
+
+    async with losing(seen) as port, client_of(LOOPBACK) as client:
+        with pytest.raises(AnswerLost):
+            await client.request(method, f"http://127.0.0.1:{port}/", trusted=False, before_send=before_send)
+    assert (seen, told) == ([method], ["sent"])
+
+
+async def test_nothing_is_said_of_a_request_that_has_no_connection() -> None:
+    told: list[str] = []
+
+    async def before_send() -> None:
+        told.append("sent")
+
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+        async with client_of(LOOPBACK) as client:
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await client.request("POST", url, trusted=False, before_send=before_send)
+    async with client_of(CLOSED) as client:
+        with pytest.raises(PermissionDenied):
+            await client.request("POST", url, trusted=False, before_send=before_send)
+    assert told == []
+
+
+async def test_nothing_is_sent_where_it_may_not_be() -> None:
+    seen: list[web.Request] = []
+
+    async def before_send() -> None:
+        raise RuntimeError("another process makes this call")
+
+    async with serving(seen) as port, client_of(LOOPBACK) as client:
+        with pytest.raises(RuntimeError):
+            await client.request("POST", f"http://127.0.0.1:{port}/", trusted=False, before_send=before_send)
+        assert seen == []
+        for _ in range(2):
+            (await client.request("POST", f"http://127.0.0.1:{port}/", trusted=False)).close()
+    assert len(seen) == 2

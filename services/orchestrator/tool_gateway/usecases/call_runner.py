@@ -16,6 +16,7 @@ from services.orchestrator.domain.tool_source import SourceKind, ToolSourceSpec
 from services.orchestrator.tool_gateway.ports import (
     BuiltinTool,
     CallRefused,
+    NeverSeen,
     NotSent,
     OutcomeUnknown,
     StoredFile,
@@ -73,6 +74,8 @@ class _Step:
     is_final: bool = False
     pause_seconds: float = 0.0
     """Which the source asks for."""
+    at_once: bool = False
+    """Whether it follows without a pause, and is not counted."""
 
 
 class CallRunner:
@@ -126,7 +129,7 @@ class CallRunner:
             async with self._limits.turn(key, wait_seconds=order.timeout):
                 return await self._within_rate(order, call, maker, key, handle)
         except CallRefused as refused:
-            return _refused(order, call, refused)
+            return _refused(order, call, refused, asking=handle is not None)
 
     async def _within_rate(
         self, order: CallOrder, call: RunningCall, maker: BuiltinTool, key: SourceKey, handle: str | None
@@ -170,8 +173,7 @@ class CallRunner:
             step = await self._attempt(order, call, maker, trial, step)
             if step.is_final or call.is_lost:
                 return step.outcome
-            # Asking once what has become of a call is no attempt at making it.
-            if step.handle == "":
+            if step.at_once:
                 continue
             pause = _PAUSES.pause(attempt, step.pause_seconds)
             # What has a handle is asked for as long as the call may take.
@@ -193,6 +195,9 @@ class CallRunner:
             trial.succeeded()
             return _Step(await self._kept(order, result), is_final=True)
         except NotSent as failure:
+            if step.handle is not None and not isinstance(failure, NeverSeen):
+                # It could not be asked, which says nothing of the call.
+                return _Step(_seen(step, order, failure), step.handle, pause_seconds=failure.retry_after or 0.0)
             outcome = Failed(failure.reason, f"{order.name}: {failure}", temporary=True)
             if failure.reason == "TOOL_UNAVAILABLE":
                 trial.failed(str(failure))
@@ -200,15 +205,14 @@ class CallRunner:
             return _Step(outcome, is_final=is_final, pause_seconds=failure.retry_after or 0.0)
         except OutcomeUnknown as failure:
             trial.failed(str(failure))
-            unknown = Unknown(f"{order.name}: {failure}")
+            seen = _seen(step, order, failure)
             if not failure.final and (step.handle is None or call.known_handle):
-                return _Step(unknown, call.known_handle)
-            # What was seen of the call itself says more than that nobody can tell.
-            seen = step.outcome if isinstance(step.outcome, Unknown) and step.outcome.message else unknown
+                # Asking once what has become of a call is no attempt at making it.
+                return _Step(seen, call.known_handle, at_once=step.handle is None)
             return _Step(seen, is_final=not request.idempotent)
         except CallRefused as refused:
             trial.succeeded()
-            return _Step(_refused(order, call, refused), is_final=True)
+            return _Step(_refused(order, call, refused, asking=step.handle is not None), is_final=True)
         except asyncio.CancelledError:
             if call.time.ran_out:
                 trial.failed(call.time.text)
@@ -265,9 +269,18 @@ async def _awaited(task: "asyncio.Task[Outcome]") -> Outcome:
             await asyncio.wait({task})
 
 
-def _refused(order: CallOrder, call: RunningCall, refused: CallRefused) -> Outcome:
+def _refused(order: CallOrder, call: RunningCall, refused: CallRefused, *, asking: bool) -> Outcome:
+    """Return the outcome of a refusal; one to say what has become of a call says nothing of the call itself."""
+    if asking and not order.request.idempotent:
+        return Unknown(f"{order.name}: it cannot be found out what became of the call: {refused}")
     temporary = refused.reason in ("TOOL_RATE_LIMITED", "TOOL_UNAVAILABLE") and not call.is_sent
     return Failed(refused.reason, f"{order.name}: {refused}", temporary=temporary)
+
+
+def _seen(step: _Step, order: CallOrder, failure: Exception) -> Unknown:
+    """Return what is known of a call; what was seen of it says more than that nobody can tell."""
+    seen = step.outcome
+    return seen if isinstance(seen, Unknown) and seen.message else Unknown(f"{order.name}: {failure}")
 
 
 def _repeatable(outcome: Outcome, order: CallOrder) -> Outcome:

@@ -28,6 +28,7 @@ from services.orchestrator.tool_gateway.adapters.grpc_provider.messages import (
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
     CallRefused,
+    NeverSeen,
     NotSent,
     OutcomeUnknown,
     SourceAnswer,
@@ -259,7 +260,7 @@ class ProviderCall:
                 case pb.CALL_STATE_NEVER_SEEN if not self._message.answers:
                     never_seen += 1
                     if never_seen == _NEVER_SEEN_ANSWERS:
-                        raise NotSent(f"{seen}; it has never seen the call")
+                        raise NeverSeen(f"{seen}; it has never seen the call")
                     await asyncio.sleep(_LOOK_UP.pause(1))
                 case _:
                     raise OutcomeUnknown(f"{seen}; it does not know any more what became of the call", final=True)
