@@ -1,14 +1,16 @@
 """OpenAPI documents become tools, and arguments go exactly where the document says."""
 
 import asyncio
+import contextlib
+import copy
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -17,7 +19,7 @@ from services.orchestrator.domain.tool_source import OpenApiDocument, SourceKind
 from services.orchestrator.tool_gateway.adapters.http_templates import BadArgument
 from services.orchestrator.tool_gateway.adapters.openapi.adapter import OpenApiAdapter
 from services.orchestrator.tool_gateway.adapters.openapi.compiler import compile_document
-from services.orchestrator.tool_gateway.adapters.openapi.document import BadDocument
+from services.orchestrator.tool_gateway.adapters.openapi.document import BadDocument, load
 from services.orchestrator.tool_gateway.adapters.openapi.parameters import (
     fill_operation_path,
     header_value,
@@ -225,6 +227,43 @@ def test_a_huge_schema_is_left_open_and_said_so() -> None:
     assert len(json.dumps(tool["schema"])) < 200_000
     assert "too large" in tool["warnings"][0]
     Draft202012Validator(tool["schema"]).validate({"x": {"next": {}}})
+
+
+ODD: st.SearchStrategy[Any] = st.sampled_from(
+    [
+        None, True, 0, -1.5, "", "x", "#", "#/paths", [], {}, [None], [[]], {"$ref": 1}, {"$ref": "#/components"},
+        {"$ref": "#/components/schemas/Item"}, {"type": ["a", 1]}, {"required": [1, {}, None]}, {"properties": []},
+        {"content": {"application/json": []}}, {"in": "query"}, {"": {}},
+    ]
+)  # fmt: skip
+
+
+def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    members = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for step, member in members:
+        yield (*path, step)
+        yield from _places(member, (*path, step))
+
+
+LOADED = load(ORDERS)
+PLACES = sorted(_places(LOADED), key=str)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from(PLACES), ODD), min_size=1, max_size=3))
+def test_documents_with_anything_anywhere_are_read_or_refused(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
+    changed = copy.deepcopy(LOADED)
+    for (*path, last), value in changes:
+        node: Any = changed
+        # What an earlier change has cut off is not there any more.
+        with contextlib.suppress(LookupError, TypeError):
+            for step in path:
+                node = node[step]
+            node[last] = value
+    with contextlib.suppress(BadDocument):
+        for tool in compile_document(json.dumps(changed), [])["tools"]:
+            Draft202012Validator.check_schema(tool["schema"])
+            json.dumps(tool, allow_nan=False)
 
 
 def test_names_of_arguments_are_those_models_accept() -> None:

@@ -45,6 +45,7 @@ _INSTEAD = {
     "MCPServerAdapter": _MCP,
     "get_mcp_tools": _MCP,
     "CodeInterpreterTool": _CODE,
+    "DatabricksQueryTool": "give the agent databricks_sql, with warehouse_id, catalog and schema in its config",
 }  # fmt: skip
 _OWN = (
     "Python tools of your own are not imported: serve them as a ToolProvider or have the operator install them, and "

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jsonschema import Draft202012Validator, SchemaError
+
 from services.orchestrator.tool_gateway.adapters.openapi.document import BadDocument, Node, load, resolve
 from services.orchestrator.tool_gateway.adapters.openapi.schemas import ArgumentSchemas
 
@@ -111,21 +113,24 @@ def _tool(document: Node, path: str, method: str, item: Node, operation: Node) -
         binding = _binding(parameter, schemas, names)
         if binding is None:
             continue
-        schema = _described(schemas.convert(_parameter_schema(document, parameter)), parameter.get("description"))
-        properties[binding["argument"]] = schema
+        converted = schemas.convert(_parameter_schema(document, parameter))
+        properties[binding["argument"]] = _described(converted, parameter.get("description"))
         if binding["required"]:
             required.append(binding["argument"])
         bindings.append(binding)
     body = _body(document, operation, method, schemas, names, properties, required)
     _check_path(path, bindings)
     definitions = schemas.definitions()
-    schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    schema: Node = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    if definitions:
+        schema["$defs"] = definitions
+    _check_schema(schema)
     return {
         "title": _text(operation.get("summary"))[:256],
         "description": _description(method, path, operation),
         "method": method.upper(),
         "path": path,
-        "schema": {**schema, "$defs": definitions} if definitions else schema,
+        "schema": schema,
         "bindings": bindings,
         "body": body,
         "warnings": schemas.warnings,
@@ -244,6 +249,14 @@ def _media_type(media_types: Node) -> tuple[str, str] | None:
         if media in by_type:
             return by_type[media], media
     return (by_type["*/*"], "application/json") if "*/*" in by_type else None
+
+
+def _check_schema(schema: Node) -> None:
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        where = "/".join(str(step) for step in error.absolute_path)
+        raise _NotOffered(f"its schema is not valid at {where[:200]}") from None
 
 
 def _check_path(path: str, bindings: list[Node]) -> None:

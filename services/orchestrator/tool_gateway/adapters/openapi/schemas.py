@@ -94,7 +94,8 @@ class ArgumentSchemas:
             found["required"] = [
                 name
                 for name in schema["required"]
-                if not (isinstance(properties, dict) and self._only_in_answers(properties.get(name)))
+                if isinstance(name, str)
+                and not (isinstance(properties, dict) and self._only_in_answers(properties.get(name)))
             ]
         elif "required" in found:
             del found["required"]
