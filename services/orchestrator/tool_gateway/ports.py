@@ -37,6 +37,8 @@ class ToolCallRequest:
     config: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the crew; built-in tools alone have some."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    max_timeout: float = 900.0
+    """Seconds after which the gateway ends the call, for sources that are told of it."""
 
 
 @dataclass(frozen=True, slots=True)

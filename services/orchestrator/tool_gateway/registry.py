@@ -95,7 +95,6 @@ def _grpc(outside: Outside) -> ToolAdapter:
         authorities=Path(authorities).read_bytes() if authorities else None,
         max_result_bytes=settings.max_result_bytes,
         connect_seconds=settings.connect_seconds,
-        call_seconds=settings.max_timeout_seconds,
     )
 
 

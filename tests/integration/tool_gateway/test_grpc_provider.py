@@ -753,10 +753,12 @@ async def test_the_gateway_calls_a_provider_with_the_secret_of_the_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     key = "marked-key-41b7aa90"
+    limits: list[float] = []
 
     async def talkative(provider: EmulatedProvider, request: pb.CallToolRequest, context: Any) -> Responses:
         yield accepted()
         provider.work(request)
+        limits.append(context.time_remaining())
         if request.tool == "cut":
             await context.abort(grpc.StatusCode.UNKNOWN, f"lost {dict(context.invocation_metadata())['x-key']}")
         repeated = json.dumps({"key": dict(context.invocation_metadata())["x-key"]})
@@ -778,12 +780,16 @@ async def test_the_gateway_calls_a_provider_with_the_secret_of_the_group(
             [listed] = await gateway.list(sources.sources[0].id)
             paid = await gateway.call("billing/pay", '{"amount": 9007199254740993, "none": null}', call_id="call-77")
             again = await gateway.call("billing/pay", "{}", call_id="call-77")
-            cut, repeated = await gateway.call("billing/cut"), await gateway.call("billing/repeat")
+            cut, repeated = (
+                await gateway.call("billing/cut"),
+                await gateway.call("billing/repeat", max_timeout=Duration(seconds=5000)),
+            )
     assert listed.name == "pay"
     assert json.loads(paid.result.structured_json) == {"amount": 9007199254740993, "none": None}
     assert again.replayed
     assert again.result == paid.result
     assert cut.WhichOneof("outcome") == "unknown"
+    assert [limit > 1000 for limit in limits] == [False, False, True], "a provider knows how long anybody waits"
     assert set(provider.made.values()) == {1}
     assert [metadata["x-key"] for metadata in provider.metadata] == [key] * 4
     assert provider.delivered[0].caller == pb.Caller(group="sales", subject="dev|alice")

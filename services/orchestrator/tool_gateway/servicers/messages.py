@@ -33,6 +33,8 @@ def order_from_proto(
         InvalidArgument: the arguments are not a JSON object, or a limit is not positive.
     """
     name = request.tool
+    if request.HasField("max_timeout"):
+        max_timeout = _seconds("max_timeout", request.max_timeout)
     return CallOrder(
         request=ToolCallRequest(
             call_id=request.call_id,
@@ -45,10 +47,11 @@ def order_from_proto(
             tool_hash=request.tool_hash,
             config=from_struct("config", request.config),
             labels=dict(request.labels),
+            max_timeout=max_timeout,
         ),
         name=name,
         timeout=_seconds("timeout", request.timeout) if request.HasField("timeout") else timeout,
-        max_timeout=_seconds("max_timeout", request.max_timeout) if request.HasField("max_timeout") else max_timeout,
+        max_timeout=max_timeout,
         grant_id=request.grant_id,
     )
 

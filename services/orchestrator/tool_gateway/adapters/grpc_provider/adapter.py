@@ -50,16 +50,13 @@ class GrpcProviderAdapter:
         max_result_bytes: int = 16 * 1024 * 1024,
         connect_seconds: float = 10.0,
         idle_seconds: float = 60.0,
-        call_seconds: float = 900.0,
         look_up_seconds: float = 30.0,
     ) -> None:
         """`authorities` is the PEM of those that certificates are checked against; None means those of gRPC.
 
-        `call_seconds` is the deadline that providers are told; `look_up_seconds` is how long a provider that does not
-        answer is asked what became of a call.
+        `look_up_seconds` is how long a provider that does not answer is asked what became of a call.
         """
         self._credentials = credentials
-        self._call_seconds = call_seconds
         self._look_up_seconds = look_up_seconds
         self._channels = ProviderChannels(
             policy,
@@ -114,7 +111,7 @@ class GrpcProviderAdapter:
             self._client(request.source, request.principal),
             call_message(request),
             progress,
-            timeout=self._call_seconds,
+            timeout=request.max_timeout,
             look_up_seconds=self._look_up_seconds,
         )
 
