@@ -1,5 +1,6 @@
 """Use cases of ArtifactService."""
 
+import unicodedata
 from collections.abc import AsyncIterator
 
 from services.common.db.database import Database
@@ -30,6 +31,7 @@ class Artifacts:
         """
         async with self._database.read() as connection:
             await existing_execution(connection, principal.group_id, execution_id)
+            prefix = unicodedata.normalize("NFC", prefix)
             files = ArtifactRepository(connection, execution_id)
             return await _ARTIFACTS.page(
                 size,
@@ -45,7 +47,9 @@ class Artifacts:
         Raises:
             NotFound: the execution does not have this file, or not at this revision.
         """
-        found = await read_artifact(self._database, principal.group_id, execution_id, name, revision)
+        found = await read_artifact(
+            self._database, principal.group_id, execution_id, unicodedata.normalize("NFC", name), revision
+        )
         if found is None:
             of_revision = f"revision {revision} of the artifact" if revision else "artifact"
             raise NotFound.of(of_revision, name)
@@ -56,7 +60,8 @@ class Artifacts:
 
         Raises:
             InvalidArgument: the file is shorter.
-            Aborted: REVISION_MISMATCH, the file has got another content meanwhile, or was deleted.
+            Aborted: REVISION_MISMATCH, the file has got another content meanwhile.
+            NotFound: its execution was deleted meanwhile.
         """
         if offset > artifact.size:
             raise InvalidArgument.field("offset", f"may be up to {artifact.size}, the size of the file")
@@ -64,6 +69,7 @@ class Artifacts:
             chunk = await read_chunk(self._database, artifact.id, position)
             if chunk is None:
                 newest = await read_artifact(self._database, artifact.group_id, artifact.execution_id, artifact.name)
-                actual = newest.revision if newest else 0
-                raise Aborted.revision("artifact", artifact.name, artifact.revision, actual)
+                if newest is None:
+                    raise NotFound.of("artifact", artifact.name)
+                raise Aborted.revision("artifact", artifact.name, artifact.revision, newest.revision)
             yield chunk[max(0, offset - position * CHUNK_BYTES) :]

@@ -115,6 +115,8 @@ async def test_files_are_listed_and_downloaded_from_anywhere_on(harness: Harness
     assert await names(harness, made.id, task_name="edit") == ["b.md", "large.bin"]
     assert await names(harness, made.id, name_prefix="a/") == ["a/z.md"]
     assert await names(harness, made.id, name_prefix="%") == []
+    assert await names(harness, made.id, name_prefix="a\u0308") == ["ä.md"], "however its letters are composed"
+    assert await downloaded(artifacts_of(harness), made.id, "a\u0308.md") == "ä.md".encode()
 
     stub = artifacts_of(harness, "dev:otto:sales=operator")
     got = (await stub.GetArtifact(pb.GetArtifactRequest(execution_id=made.id, name="b.md"))).artifact
@@ -148,6 +150,18 @@ async def test_a_file_that_changes_while_it_is_downloaded_is_not_mixed(harness: 
     assert (refusal.metadata["expected"], refusal.metadata["actual"]) == ("1", "2")
     with refused(CODE.NOT_FOUND, "NOT_FOUND"):
         await downloaded(artifacts_of(harness), made.id, "a", revision=first.artifact.revision, offset=5)
+
+
+async def test_a_file_that_is_deleted_while_it_is_downloaded_is_gone(harness: Harness, worker: Worker) -> None:
+    made = await start(harness)
+    await put(worker, made.id, 0, "a", b"x" * (64 * CHUNK_BYTES))
+    await worker.end(made.id, ExecutionState.CANCELLED, execution_pb2.ExecutionCancelled())
+    responses = pieces(artifacts_of(harness), made.id, "a")
+    await anext(responses)
+    assert (await executions_of(harness).DeleteExecution(execution_pb2.DeleteExecutionRequest(id=made.id))).deleted
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        async for _ in responses:
+            pass
 
 
 async def test_nobody_gets_what_another_group_or_no_execution_has(harness: Harness, worker: Worker) -> None:

@@ -305,10 +305,16 @@ async def test_a_result_whose_file_is_in_the_way_fails_its_task_and_is_not_paid_
 
 
 async def test_agents_search_what_the_crew_remembers_and_the_documents_of_the_group(host: Installation) -> None:
-    texts = (("The keeper of the light is Ann.", 2026), ("The keeper of the harbour is Bob.", 2025))
+    texts = (
+        ("The keeper of the light is Ann.", 2026, ()),
+        ("The keeper of the harbour is Bob.", 2025, ()),
+        ("The keeper of the books is Cid.", 2026, ("reader",)),
+        ("The keeper of the secret is Dan.", 2026, ("writer",)),
+    )
     save = memory_pb2.SaveRecordsRequest(namespace=memory_pb2.Namespace(kind=record_pb2.MEMORY_KIND_DOCUMENT))
-    for text, year in texts:
-        save.records.add(document=record_pb2.DocumentRecord(content=text)).metadata.update({"year": year})
+    for text, year, readers in texts:
+        document = record_pb2.DocumentRecord(content=text, agent_ids=readers)
+        save.records.add(document=document).metadata.update({"year": year})
     await host.memory().SaveRecords(save)
     host.llm.on(Reply(text="The lamp burns whale oil."), route="chat")
     spec = crew(memory=crew_pb2.MemorySpec(enabled=True, name="tower"))
@@ -328,4 +334,5 @@ async def test_agents_search_what_the_crew_remembers_and_the_documents_of_the_gr
     events = [event for event in await host.watch(done.id) if event.WhichOneof("event") == "tool_call_completed"]
     remembered, documents = (json.loads(event.tool_call_completed.output) for event in events)
     assert "The lamp burns whale oil." in remembered[0]["content"]
-    assert [one["content"] for one in documents] == ["The keeper of the light is Ann."]
+    found = sorted(one["content"] for one in documents)
+    assert found == ["The keeper of the books is Cid.", "The keeper of the light is Ann."]

@@ -121,8 +121,9 @@ async def test_a_declined_result_is_done_again_and_memory_keeps_only_the_approve
 
 async def test_an_edited_result_is_what_follows_sees_and_memory_keeps(installation: Installation) -> None:
     script(installation)
-    execution = await installation.start(crew(memory=crew_pb2.MemorySpec(enabled=True)))
+    execution = await installation.start(crew({"output_file": "draft.md"}, memory=crew_pb2.MemorySpec(enabled=True)))
     question, last = await asked(installation, execution.id)
+    assert await installation.files(execution.id) == {}
     await inbox(installation).AnswerQuestion(accepting(question.question_id, "Words of a person."))
     events = await installation.watch(execution.id, after=last)
     answered, completed = (next(filter(is_kind(kind), events)) for kind in ("question_answered", "task_completed"))
@@ -133,6 +134,7 @@ async def test_an_edited_result_is_what_follows_sees_and_memory_keeps(installati
     assert "Words of a person." in str(publishing.body)
     assert "A draft." not in str(publishing.body)
     assert await memories(installation, execution) == ["Words of a person.", "Published."]
+    assert await installation.files(execution.id) == {"draft.md": b"Words of a person."}
 
 
 async def test_an_analysed_memory_waits_for_the_approval_too(installation: Installation) -> None:
