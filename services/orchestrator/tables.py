@@ -332,7 +332,7 @@ tool_journal = Table(
     Column("execution_id", _ID, ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True),
     Column("task_index", Integer, primary_key=True, autoincrement=False),
     Column("call_key", String(128), primary_key=True),
-    Column("tool_name", String(128), nullable=False),
+    Column("tool_name", String(192), nullable=False),
     Column("idempotent", Boolean, nullable=False),
     Column("state", String(32), nullable=False),  # ToolCallState
     # The claim that wrote the intent.

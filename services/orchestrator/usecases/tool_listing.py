@@ -18,7 +18,7 @@ from services.orchestrator.domain.tool_source import HttpApi, OnToolChange, Open
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.usecases.operator_sources import OperatorSources
 from services.orchestrator.usecases.ports import ToolGateway
-from services.orchestrator.usecases.tool_lists import CleanList, accepted_tools, clean_list, tool_changes
+from services.orchestrator.usecases.tool_lists import CleanList, accepted_tools, clean_list, shown_text, tool_changes
 
 logger = structlog.get_logger(__name__)
 
@@ -141,7 +141,7 @@ class ToolListing:
             sources = ToolSourceRepository(connection)
             present = await sources.lock(source.group_id, source.id)
             if present is not None and present.revision == source.revision:
-                text = error.message[:_ERROR_CHARACTERS].replace("\0", "")
+                text = shown_text(error.message[:_ERROR_CHARACTERS])
                 await sources.save(replace(present, list_error=text, checked_at=utc_now()))
         logger.info("tools_not_listed", group_id=source.group_id, source=source.spec.name, reason=error.reason)
 

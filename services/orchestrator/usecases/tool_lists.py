@@ -58,7 +58,7 @@ def clean_list(listed: Sequence[ListedTool]) -> CleanList:
         # What comes last may be that the list was cut.
         left = len(warnings) - _MAX_WARNINGS
         warnings = [*warnings[: _MAX_WARNINGS - 1], f"and {left} warnings more", warnings[-1]]
-    return CleanList(tuple(tools.values()), tuple(warnings))
+    return CleanList(tuple(tools.values()), tuple(map(shown_text, warnings)))
 
 
 def _name_fault(name: str) -> str:
@@ -72,7 +72,7 @@ def _name_fault(name: str) -> str:
 
 
 def _clean(tool: ListedTool) -> ListedTool:
-    warnings = [shown_text(warning)[:500] for warning in tool.warnings[:10]]
+    warnings = [warning[:500] for warning in tool.warnings[:10]]
     description = shown_text(tool.description)
     if description != tool.description:
         warnings.append("characters that are not shown were removed from its description")
@@ -92,7 +92,7 @@ def _clean(tool: ListedTool) -> ListedTool:
         description=description,
         arguments_schema=arguments,
         output_schema=output,
-        warnings=tuple(warnings),
+        warnings=tuple(map(shown_text, warnings)),
         hash=tool_hash(tool.name, description, arguments, output, tool.idempotent_hint),
     )
 

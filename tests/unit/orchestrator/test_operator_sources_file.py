@@ -1,0 +1,72 @@
+"""The operator's file of sources."""
+
+from pathlib import Path
+
+import pytest
+
+from services.common.egress import AddressPolicy
+from services.common.startup import StartError
+from services.orchestrator.domain.tool_source import ApprovalRule, LocalCommand, McpEra, McpServer, OnToolChange
+from services.orchestrator.operator_sources_file import read_operator_sources
+
+ADDRESSES = AddressPolicy(setting="COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS")
+COMMAND = "{program: /bin/server, arguments: [-v], environment: [HOME]}"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "sources.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_sources_are_read_with_short_names_and_seconds(tmp_path: Path) -> None:
+    text = f"""
+sources:
+  - name: files
+    groups: [sales]
+    mcp_command: {COMMAND}
+    on_change: accept
+    policies: [{{tools: "w*", approval: always, timeout: 1.5}}]
+  - name: web
+    mcp: {{url: "https://mcp.example.com", era: ERA_PLACE}}
+""".replace("ERA_PLACE", "legacy")
+    files, web = read_operator_sources(write(tmp_path, text), ADDRESSES)
+    assert files.spec.endpoint == LocalCommand("/bin/server", ("-v",), ("HOME",))
+    assert (files.groups, web.groups) == (frozenset({"sales"}), None)
+    assert (files.is_for("sales"), files.is_for("legal"), web.is_for("legal")) == (True, False, True)
+    assert (files.spec.on_change, web.spec.on_change) == (OnToolChange.ACCEPT, OnToolChange.BLOCK)
+    (policy,) = files.spec.policies
+    assert (policy.tools, policy.approval, policy.timeout) == ("w*", ApprovalRule.ALWAYS, 1.5)
+    assert web.spec.endpoint == McpServer("https://mcp.example.com", era=McpEra.LEGACY)
+
+
+def test_no_file_declares_nothing() -> None:
+    assert read_operator_sources(None, ADDRESSES) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- name: a", 'under the key "sources"'),
+        ("sources: [", "cannot be read"),
+        ("sources: [text]", "sources[0]: has to be a source"),
+        ("sources: [{name: Bad Name, mcp: {url: 'https://a.example.com'}}]", "spec.name"),
+        ("sources: [{name: a}]", "spec.kind"),
+        ("sources: [{name: a, mcp: {url: 'http://a.example.com'}}]", "spec.mcp.url"),
+        ("sources: [{name: a, mcp: {url: 'https://a.example.com'}, colour: red}]", "colour"),
+        ("sources: [{name: a, mcp: {url: 'https://a.example.com', era: stone}}]", "stone"),
+        ("sources: [{name: a, groups: sales, mcp: {url: 'https://a.example.com'}}]", "sources[0].groups"),
+        (f"sources: [{{name: a, mcp_command: {COMMAND}}}, {{name: a, mcp_command: {COMMAND}}}]", "already the name"),
+        ("sources: [{name: a, mcp_command: {program: ''}}]", "has to name a program"),
+    ],
+)
+def test_what_is_wrong_ends_the_start_and_is_named(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(StartError) as error:
+        read_operator_sources(write(tmp_path, text), ADDRESSES)
+    assert said in str(error.value)
+    assert str(error.value).startswith("COXSWAIN_TOOLS_SOURCES_FILE=")
+
+
+def test_a_file_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StartError):
+        read_operator_sources(tmp_path / "nothing.yaml", ADDRESSES)

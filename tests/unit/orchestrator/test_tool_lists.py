@@ -1,0 +1,131 @@
+"""What of a list of tools is kept, and how two lists differ."""
+
+import unicodedata
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.common.clock import utc_now
+from services.orchestrator.domain.tool_source import ListedTool, ToolChangeKind
+from services.orchestrator.tool_schemas import schema_fault
+from services.orchestrator.usecases.tool_lists import accepted_tools, clean_list, shown_text, tool_changes
+
+NOW = utc_now()
+SCHEMAS = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from(["#/$defs/a", "https://a.example.com"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["type", "properties", "$ref", "items", "$defs", "description", "required", "anyOf", "enum"]
+            )
+            | st.text(max_size=4),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+TOOLS = st.builds(
+    ListedTool,
+    st.text(max_size=10) | st.just("x" * 129) | st.sampled_from(["pay", "get_user", "*"]),
+    st.text(max_size=30) | st.just("é\u202e" * 3000),
+    st.dictionaries(st.sampled_from(["type", "properties", "description", "$defs"]), SCHEMAS, max_size=3),
+    title=st.text(max_size=20) | st.just("x" * 300),
+    output_schema=st.none() | st.dictionaries(st.text(max_size=4), SCHEMAS, max_size=2),
+    idempotent_hint=st.none() | st.booleans(),
+    warnings=st.lists(st.text(max_size=20), max_size=3).map(tuple),
+)
+
+
+def tool(name: str, description: str = "Does it.", **fields: Any) -> ListedTool:
+    return ListedTool(name, description, {"type": "object"}, **fields)
+
+
+def is_shown(text: str) -> bool:
+    return all(one in "\n\t" or unicodedata.category(one) not in {"Cc", "Cf", "Cn", "Co", "Cs"} for one in text)
+
+
+@settings(max_examples=50)
+@given(st.lists(TOOLS, max_size=4))
+def test_whatever_a_source_lists_what_is_kept_can_be_shown_stored_and_used(listed: list[ListedTool]) -> None:
+    found = clean_list(listed)
+    names = [one.name for one in found.tools]
+    assert names == sorted(set(names))
+    for one in found.tools:
+        assert is_shown(one.name + one.title + one.description)
+        assert len(one.description.encode()) <= 4096
+        assert len(one.name) <= 128
+        assert schema_fault(one.arguments_schema) == ""
+        assert one.hash
+    assert is_shown("".join(found.warnings))
+    # What is left out is said.
+    assert len(found.tools) == len(listed) or found.warnings
+    # Cleaning it again changes nothing.
+    assert [one.hash for one in clean_list(found.tools).tools] == [one.hash for one in found.tools]
+
+
+@given(st.text())
+def test_a_text_that_is_shown_stays_and_hidden_characters_go(text: str) -> None:
+    shown = shown_text(text)
+    assert is_shown(shown)
+    assert shown_text(shown) == shown
+    assert [one for one in text if is_shown(one)] == list(shown)
+
+
+def test_the_order_of_a_list_and_of_its_schemas_makes_no_difference() -> None:
+    one = ListedTool("a", "A.", {"type": "object", "title": "x"})
+    same = ListedTool("a", "A.", {"title": "x", "type": "object"})
+    assert clean_list([one, tool("b")]).tools[0].hash == clean_list([tool("b"), same]).tools[0].hash
+
+
+def test_a_change_names_what_is_different_and_keeps_its_time() -> None:
+    before = clean_list([tool("a"), tool("b"), tool("c")]).tools
+    after = clean_list([tool("a", "Does more.", idempotent_hint=True), tool("b"), tool("d")]).tools
+    changes = tool_changes(accepted_tools(before), after, NOW)
+    assert [(change.tool, change.kind, change.parts) for change in changes] == [
+        ("a", ToolChangeKind.CHANGED, ("description", "idempotent_hint")),
+        ("c", ToolChangeKind.REMOVED, ()),
+        ("d", ToolChangeKind.ADDED, ()),
+    ]
+    later = NOW + timedelta(days=1)
+    again = tool_changes(accepted_tools(before), after, later, changes)
+    assert again == changes
+    other = clean_list([tool("a", "Does other things."), tool("b"), tool("c")]).tools
+    (change,) = tool_changes(accepted_tools(before), other, later, changes)
+    assert (change.at, change.parts) == (later, ("description",))
+    assert tool_changes(accepted_tools(after), after, later) == ()
+
+
+def test_many_warnings_are_counted_and_the_last_one_is_told() -> None:
+    listed = [*(tool(f"bad\n{index:04}") for index in range(200)), *(tool(f"t{index:04}") for index in range(600))]
+    found = clean_list(listed)
+    assert len(found.tools) == 512
+    assert len(found.warnings) <= 51
+    assert found.warnings[-1] == "it lists 800 tools; the first 512 by name are kept"
+    assert "warnings more" in found.warnings[-2]
+
+
+def test_a_schema_that_refers_to_itself_is_fine_and_one_that_refers_elsewhere_is_not() -> None:
+    node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}
+    assert (
+        schema_fault({"type": "object", "$defs": {"node": node}, "properties": {"first": {"$ref": "#/$defs/node"}}})
+        == ""
+    )
+    for target in ("https://example.com/a.json", "file:///etc/passwd", "other.json", "//example.com"):
+        assert "refers to" in schema_fault({"type": "object", "properties": {"a": {"$ref": target}}})
+    assert "nested" in schema_fault({"type": "object", "allOf": [nested(40)]})
+    assert "bytes" in schema_fault({"type": "object", "description": "x" * 70_000})
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"not": value}
+    return value
