@@ -186,6 +186,7 @@ class ModelsService:
         await self._vectors.close()
         await self._recorder.close(_CLOSE_SECONDS)
         await self._alerts.close()
+        await self._budgets.close()
         for provider in set(self._providers.values()):
             await provider.close()
         await self._schemas.close()

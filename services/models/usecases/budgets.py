@@ -112,6 +112,10 @@ class Budgets:
         """Forget what groups have used that have not called for a while."""
         self._ledger.forget_idle()
 
+    async def close(self) -> None:
+        """End what is being read."""
+        await self._ledger.close()
+
     async def get(self, principal: Principal, scope: Scope) -> tuple[ScopedBudget, Spending]:
         """Return the limits of a scope of the caller's group, and what it has used."""
         budget = await read_budget(self._database, principal.group_id, scope)

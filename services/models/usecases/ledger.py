@@ -1,11 +1,15 @@
 """What groups with limits have used, kept up to date in memory."""
 
+import asyncio
+import copy
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from services.common.background import BackgroundTasks
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.errors import CoxswainError
 from services.models.domain.budget import Period, Scope, Spending, Sums, scopes_of
 from services.models.domain.usage import UsageRecord
 from services.models.repositories.usage import read_sums
@@ -22,6 +26,16 @@ class _Group:
     asked_at: float = 0.0
 
 
+@dataclass(slots=True, eq=False)
+class _Reading:
+    """One reading that has not begun yet, for all who ask until it does."""
+
+    wanted: dict[str, list[Scope]] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+    found: dict[str, dict[Scope, Spending]] = field(default_factory=dict)
+    failure: CoxswainError | None = None
+
+
 class Ledger:
     """Running sums: no call waits for records to be stored, nor adds up those that are.
 
@@ -33,6 +47,9 @@ class Ledger:
         self._database = database
         self._recorder = recorder
         self._groups: dict[str, _Group] = {}
+        self._next_reading: _Reading | None = None
+        self._reading = asyncio.Lock()
+        self._background = BackgroundTasks()
 
     async def spending(self, group_id: str, scopes: Sequence[Scope]) -> list[Spending]:
         """Return what scopes of a group have used.
@@ -51,13 +68,37 @@ class Ledger:
     async def read(self, group_id: str, scope: Scope) -> Spending:
         """Return what a scope has used, with what other processes have stored.
 
-        Anybody may ask for scopes that no limit is about: those are not kept up to date from then on.
+        Anybody may ask for scopes that no limit is about: those are not kept up to date from then on. However many ask
+        at once, of whatever groups, they get one reading that begins after they have asked: no group keeps another one,
+        or the storing of usage, waiting for its own questions.
 
         Raises:
             Unavailable: the database does not answer.
         """
-        read = await self._read({group_id: [scope]}, keep=False)
-        return read[group_id][scope]
+        reading = self._next_reading
+        if reading is None or reading.task is None:
+            reading = self._next_reading = _Reading()
+            reading.task = self._background.start(self._read_for_all(reading))
+        scopes = reading.wanted.setdefault(group_id, [])
+        if scope not in scopes:
+            scopes.append(scope)
+        await asyncio.shield(reading.task)
+        if reading.failure is not None:
+            # One exception raised for many callers would collect the traceback of each.
+            raise copy.copy(reading.failure)
+        return reading.found[group_id][scope]
+
+    async def _read_for_all(self, reading: _Reading) -> None:
+        async with self._reading:
+            # Who asks from now on may ask for what is used from now on.
+            self._next_reading = None
+            group_ids = list(reading.wanted)
+            try:
+                for start in range(0, len(group_ids), _GROUPS_AT_ONCE):
+                    chunk = group_ids[start : start + _GROUPS_AT_ONCE]
+                    reading.found |= await self._read({name: reading.wanted[name] for name in chunk}, keep=False)
+            except CoxswainError as failure:
+                reading.failure = failure
 
     def add(self, record: UsageRecord) -> Iterable[tuple[Scope, Spending]]:
         """Count a call, and return the scopes it was counted in."""
@@ -99,6 +140,10 @@ class Ledger:
         for group_id, group in list(self._groups.items()):
             if group.asked_at < limit and all(spending.idle for spending in group.scopes.values()):
                 del self._groups[group_id]
+
+    async def close(self) -> None:
+        """End what is being read."""
+        await self._background.stop()
 
     async def _read(self, wanted: dict[str, list[Scope]], *, keep: bool = True) -> dict[str, dict[Scope, Spending]]:
         """Read sums again, and return them; with `keep` those that were not known are kept up to date from now on."""

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
+from services.common.errors import Unavailable
 from services.common.ids import new_id
 from services.models.domain.budget import WHOLE_GROUP, Measure, Period, Scope, Spending, Sums
 from services.models.domain.usage import Usage, UsageRecord
+from services.models.repositories import usage
 from services.models.repositories.usage import UsageRepository
 from services.models.usecases import ledger as ledger_module
 from services.models.usecases.ledger import Ledger
@@ -161,3 +164,59 @@ async def test_scopes_that_are_only_looked_at_are_not_kept(database: Database, r
     [spending] = await ledger.spending("g", [WHOLE_GROUP])
     assert await ledger.read("g", WHOLE_GROUP) is spending
     assert tokens(spending) == 1
+
+
+async def test_many_questions_at_once_are_few_readings_that_miss_nothing(
+    database: Database, recorder: UsageRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings: list[int] = []
+
+    async def read_sums(database: Database, group_ids: Sequence[str], moment: datetime) -> Any:
+        readings.append(len(group_ids))
+        return await usage.read_sums(database, group_ids, moment)
+
+    monkeypatch.setattr(ledger_module, "read_sums", read_sums)
+    ledger = Ledger(database, recorder)
+    asked = []
+    for number in range(1, 501):
+        each = record(group=f"g{number % 3}")
+        recorder.record(each)
+        ledger.add(each)
+        asked.append((number, asyncio.ensure_future(ledger.read(f"g{number % 3}", WHOLE_GROUP))))
+        if number % 100 == 0:
+            await asyncio.sleep(0)
+    for number, answer in asked:
+        assert tokens(await answer) >= (number + 2) // 3
+    assert 1 <= len(readings) <= 7
+    assert max(readings) == 3
+    await ledger.close()
+
+
+async def test_a_question_that_is_given_up_takes_no_answer_from_others(
+    database: Database, recorder: UsageRecorder
+) -> None:
+    ledger = Ledger(database, recorder)
+    recorder.record(record())
+    first, second = (asyncio.ensure_future(ledger.read("g", WHOLE_GROUP)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert tokens(await second) == 1
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    await ledger.close()
+
+
+async def test_a_database_that_is_away_is_told_to_all_who_ask(
+    database: Database, recorder: UsageRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise Unavailable("away")
+
+    ledger = Ledger(database, recorder)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_module, "read_sums", fail)
+        answers = await asyncio.gather(*(ledger.read("g", WHOLE_GROUP) for _ in range(3)), return_exceptions=True)
+    assert [str(answer) for answer in answers] == ["away"] * 3
+    assert len({id(answer) for answer in answers}) == 3
+    assert tokens(await ledger.read("g", WHOLE_GROUP)) == 0
+    await ledger.close()
