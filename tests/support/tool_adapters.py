@@ -99,6 +99,9 @@ class FixedCredentials:
             raise CallRefused("the credential belongs elsewhere", reason="DESTINATION_NOT_ALLOWED")
         return {"authorization": f"Bearer {self.token}"} if self.token else {}
 
+    def forget(self, source: ToolSourceSpec, principal: Principal) -> None:
+        """There is no other one."""
+
 
 @asynccontextmanager
 async def egress_of(policy: AddressPolicy = LOOPBACK) -> AsyncIterator[EgressClient]:

@@ -45,6 +45,10 @@ class RequestCredentials(Protocol):
         """
         ...
 
+    def forget(self, source: ToolSourceSpec, principal: Principal) -> None:
+        """Get another one the next time: this one was refused."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class HttpCall:
@@ -76,10 +80,26 @@ class HttpExchange:
         """
         _check_destination(base_url, call.url)
         secret = await self._credentials.headers(source, request.principal, call.url)
-        secrets = secrets_of(secret.values())
         if call.method in READ_METHODS:
             # These may use a connection that is open already.
             await progress.sent()
+        response, data, hops = await self._answered(base_url, call, secret, progress)
+        if response.status == 401 and not hops:
+            # The request was not taken: a token may have been withdrawn before its time.
+            self._credentials.forget(source, request.principal)
+            renewed = await self._credentials.headers(source, request.principal, call.url)
+            if renewed != secret:
+                secret = renewed
+                response, data, hops = await self._answered(base_url, call, secret, progress)
+        if data is None:
+            return _too_large(self._max_result_bytes, response.status)
+        secrets = secrets_of(secret.values())
+        return await self._outcome(request, call, response, data, secrets, redirected=hops > 0)
+
+    async def _answered(
+        self, base_url: str, call: HttpCall, secret: Mapping[str, str], progress: CallProgress
+    ) -> tuple[aiohttp.ClientResponse, bytes | None, int]:
+        """Return a response, its body (None: too large), and how many redirects led to it."""
         try:
             response, hops = await self._send(call, {**call.headers, **secret}, progress)
             async with response:
@@ -93,9 +113,7 @@ class HttpExchange:
             raise OutcomeUnknown(
                 f"{required_origin(base_url)} was sent the request, but its answer did not arrive"
             ) from error
-        if data is None:
-            return _too_large(self._max_result_bytes, response.status)
-        return await self._outcome(request, call, response, data, secrets, redirected=hops > 0)
+        return response, data, hops
 
     async def read(self, source: ToolSourceSpec | None, principal: Principal, url: str, max_bytes: int) -> bytes:
         """Return the body at an address, asked for with the credential of a source, or without one.
