@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import pytest
 import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
@@ -13,7 +14,7 @@ from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, question_pb2, ques
 from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceStub
 from tests.integration.worker.installation import CAPABLE, Installation, eventually, install, is_kind, kinds
 from tests.support.harness import ALICE
-from tests.support.llm_script import Reply
+from tests.support.llm_script import Reply, ToolCall
 
 S = execution_pb2
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}
@@ -227,3 +228,29 @@ async def test_the_deadline_of_a_task_is_kept(
         again, _ = await asked(installation, resumed.id)
         assert again.result.text == "A draft."
         assert len(installation.llm.calls_where(route="chat")) == 1
+
+
+async def test_an_agent_asks_a_person_and_goes_on_with_the_answer(installation: Installation) -> None:
+    arguments = {"question": "Which harbour?", "choices": ["Kiel", "Brest"]}
+    installation.llm.on(Reply(tool_calls=[ToolCall(name="ask_person", arguments=arguments)]), route="chat", times=1)
+    installation.llm.on(Reply(text="To Brest."), route="chat", contains="Brest")
+    spec = crew()
+    del spec.tasks[:1]
+    spec.tasks[0].tools.add(name="ask_person")
+    execution = await installation.start(spec)
+    question, last = await asked(installation, execution.id)
+    assert (question.kind, question.text) == (question_state_pb2.QUESTION_KIND_FORM, "Which harbour?")
+    assert (await installation.get(execution.id)).state == S.EXECUTION_STATE_WAITING_FOR_ANSWER
+    request = question_pb2.AnswerQuestionRequest(id=question.question_id)
+    request.accept.content.struct_value.update({"answer": "Lisbon"})
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await inbox(installation).AnswerQuestion(request)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    request.accept.content.struct_value.update({"answer": "Brest"})
+    await inbox(installation).AnswerQuestion(request)
+    events = await installation.watch(execution.id, after=last)
+    ended = await installation.get(execution.id)
+    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, "To Brest."), ended.error
+    [told] = [event.tool_call_completed for event in events if event.WhichOneof("event") == "tool_call_completed"]
+    assert (told.tool_name, told.output) == ("ask_person", "Brest")
+    assert len(installation.llm.calls_where(route="chat")) == 2, "what the model said before is replayed"
