@@ -134,6 +134,17 @@ async def test_databricks_is_reached_with_the_groups_key(tmp_path: Path, capfd: 
         assert refused.result.is_error
         assert len(workspace.sql.statements) == 1
 
+        # A submission whose answer is lost is made again where it only reads, and asked about otherwise.
+        workspace.sql.fail(ApiFault(method="POST", path="/statements", drop=True))
+        read = await gateway.call("databricks_sql", statement, config=config, idempotent=True)
+        assert json.loads(read.result.structured_json)["rows"] == [[3]]
+        workspace.sql.fail(ApiFault(method="POST", path="/statements", status=500, after_effect=True))
+        written = await gateway.call(
+            "databricks_sql", '{"statement": "INSERT INTO x VALUES (1)"}', config={**config, "read_only": False}
+        )
+        assert written.WhichOneof("outcome") == "unknown", written
+        assert [one.text[:6] for one in workspace.sql.statements.values()] == ["SELECT", "SELECT", "INSERT"]
+
         # What has an id is asked for again, and not submitted again.
         workspace.sql.on("DELETE", polls=3)
         workspace.sql.fail(ApiFault(method="GET", path="/statements", status=500))
@@ -141,7 +152,7 @@ async def test_databricks_is_reached_with_the_groups_key(tmp_path: Path, capfd: 
             "databricks_sql", '{"statement": "DELETE FROM x"}', config={**config, "read_only": False}
         )
         assert deleted.WhichOneof("outcome") == "result", deleted
-        assert len(workspace.sql.statements) == 2
+        assert len(workspace.sql.statements) == 4
 
         # One group's credential is not the other's.
         theirs = await gateway.call("databricks_sql", statement, config=config, bearer=BOB, idempotent=True)
