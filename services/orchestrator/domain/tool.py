@@ -40,6 +40,8 @@ class Tool:
     """Whether calling it twice does no harm."""
     idempotent_setting: str = ""
     """Name of the boolean setting that decides it instead; empty: none does."""
+    acts: bool = False
+    """Whether it does something in the world, although calling it twice does it once."""
     in_crew_process: bool = False
     """Whether it is pure, so that the crew process runs it."""
     in_host: bool = False

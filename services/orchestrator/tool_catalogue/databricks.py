@@ -269,5 +269,6 @@ TOOLS = (
         ),
         # Each call has its token at the workspace, which starts one run for it however often it is made.
         idempotent=True,
+        acts=True,
     ),
 )

@@ -25,10 +25,18 @@ from services.common.schema_checks.checker import SchemaChecker
 from services.orchestrator import tables
 from services.orchestrator.domain.crew import ToolSpec
 from services.orchestrator.domain.tool import ResolvedTool
-from services.orchestrator.domain.tool_source import ApprovalRule, ListedTool, OnToolChange, ToolSource
+from services.orchestrator.domain.tool_source import (
+    ApprovalRule,
+    HttpApi,
+    ListedTool,
+    OnToolChange,
+    OpenApiDocument,
+    ToolSource,
+)
+from services.orchestrator.http_operations import READ_METHODS
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.tool_catalogue import TOOLS
-from services.orchestrator.tool_identity import source_of
+from services.orchestrator.tool_identity import source_of, tool_of
 from services.orchestrator.tool_resolver import EVERY_TOOL, built_in, of_source, resolve_tools
 from services.orchestrator.usecases.operator_sources import OperatorSources
 from services.orchestrator.usecases.ports import TestedCall, ToolGateway
@@ -143,11 +151,11 @@ class Tools:
             AlreadyExists: the request_id was used with another body.
             Unavailable: the gateway does not answer, and nothing was called.
         """
-        tool = await self._callable(principal, ToolSpec(name, dict(config)))
-        may_harm = not tool.idempotent or tool.approval is not ApprovalRule.NEVER
+        tool, source = await self._callable(principal, ToolSpec(name, dict(config)))
+        may_harm = not tool.idempotent or tool.approval is not ApprovalRule.NEVER or _acts(name, source)
         if may_harm and not allow_side_effects:
             raise FailedPrecondition(
-                f'"{name}" may do something that cannot be done twice, or asks a person first: set allow_side_effects '
+                f'"{name}" may do something in the world, or asks a person first: set allow_side_effects '
                 "to call it all the same",
                 reason="TOOL_NOT_TESTABLE",
                 metadata={"tool": name},
@@ -161,7 +169,7 @@ class Tools:
                 raise
             return TestedCall(call_id, unknown=error.message)
 
-    async def _callable(self, principal: Principal, spec: ToolSpec) -> ResolvedTool:
+    async def _callable(self, principal: Principal, spec: ToolSpec) -> tuple[ResolvedTool, ToolSource | None]:
         if spec.name.endswith(f"/{EVERY_TOOL}"):
             raise InvalidArgument.field("name", "has to be the name of one tool")
         source = source_of(spec.name)
@@ -179,7 +187,7 @@ class Tools:
                 reason="TOOL_NOT_TESTABLE",
                 metadata={"tool": spec.name},
             )
-        return tool
+        return tool, sources.get(source)
 
     async def _refuse_arguments(self, principal: Principal, tool: ResolvedTool, arguments: Mapping[str, Any]) -> None:
         checked = await self._checker.check(principal.group_id, tool.arguments_schema, json.dumps(dict(arguments)))
@@ -200,6 +208,17 @@ class Tools:
             if known is None:
                 await repository.claim(request, call_id)
         return call_id, known is not None
+
+
+def _acts(name: str, source: ToolSource | None) -> bool:
+    """Return whether a tool that may be called twice does something all the same, by a key that its source knows."""
+    if source is None:
+        return name in TOOLS and TOOLS[name].acts
+    endpoint = source.spec.endpoint
+    if isinstance(endpoint, HttpApi):
+        return any(one.method not in READ_METHODS for one in endpoint.operations if one.name == tool_of(name))
+    # Which of its operations only read is known to the gateway alone.
+    return isinstance(endpoint, OpenApiDocument) and bool(endpoint.idempotency_header)
 
 
 def _built_in_tools() -> Iterator[KnownTool]:

@@ -652,6 +652,40 @@ async def test_a_tool_is_tried_once_for_each_request(harness: Harness, gateway: 
     assert (await stub.TestTool(allowed)).unknown == "no answer came"
 
 
+async def test_what_a_key_makes_repeatable_still_acts_and_is_tried_only_on_purpose(
+    harness: Harness, gateway: FakeToolGateway
+) -> None:
+    gateway.tools = [
+        gateway_pb.SourceTool(name=one, description="Does it.", arguments_schema=SCHEMA, idempotent_hint=True)
+        for one in ("get", "pay")
+    ]
+    operations = [
+        *http().operations,
+        *http(name="pay", method="POST", idempotency_header="Idempotency-Key").operations,
+    ]
+    by_hand = pb.ToolSourceSpec(name=name(), http=pb.HttpApi(base_url="https://api.example.com", operations=operations))
+    document = pb.OpenApiDocument(
+        base_url="https://api.example.com", document="openapi: 3.0.0", idempotency_header="Idempotency-Key"
+    )
+    described = pb.ToolSourceSpec(name=name(), openapi=document)
+    for made in (by_hand, described):
+        await sources_of(harness).CreateToolSource(pb.CreateToolSourceRequest(spec=made))
+    gateway.calls.clear()
+    job = to_struct({"job_id": 7})
+    stub, arguments = tools_of(harness, EDITOR), to_struct({"id": "1"})
+    for request in (
+        tool_pb2.TestToolRequest(name=f"{by_hand.name}/pay", arguments=arguments),
+        tool_pb2.TestToolRequest(name=f"{described.name}/pay", arguments=arguments),
+        tool_pb2.TestToolRequest(name="databricks_job_run", config=job),
+    ):
+        with refused(C.FAILED_PRECONDITION, "TOOL_NOT_TESTABLE"):
+            await stub.TestTool(request)
+        request.allow_side_effects = True
+        await stub.TestTool(request)
+    await stub.TestTool(tool_pb2.TestToolRequest(name=f"{by_hand.name}/get", arguments=arguments))
+    assert [call.idempotent for call in gateway.calls] == [True] * 4
+
+
 async def test_a_check_tells_of_each_step_up_to_the_first_that_fails(
     harness: Harness, gateway: FakeToolGateway
 ) -> None:
