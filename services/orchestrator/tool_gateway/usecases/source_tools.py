@@ -1,9 +1,10 @@
 """Asks sources for their tools."""
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 
-from services.common.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
+from services.common.errors import CoxswainError, DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import ListedTool, SourceKind
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, Sources, ToolAdapter
@@ -43,4 +44,23 @@ class SourceTools:
         except CallRefused as error:
             raise FailedPrecondition(f"{source.name}: {error}", reason=error.reason) from error
         except (NotSent, OutcomeUnknown) as error:
-            raise Unavailable(f"{source.name}: {error}", reason="TOOL_UNAVAILABLE") from error
+            said = f"{source.name}: {error}"
+            raise Unavailable(said, reason="TOOL_UNAVAILABLE", metadata=failed_step(error)) from error
+        except CoxswainError as error:
+            error.metadata |= failed_step(error)
+            raise
+
+
+def failed_step(error: BaseException) -> dict[str, str]:
+    """Return, as metadata of an error, on which step of the way to a source it came up, if its causes tell."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if any(isinstance(one, ssl.SSLError) for one in seen):
+        return {"step": "tls"}
+    # Of one that gave no answer in time it is not known.
+    if any(isinstance(one, OSError) and not isinstance(one, TimeoutError) for one in seen):
+        return {"step": "address"}
+    return {}

@@ -1,0 +1,69 @@
+"""Sources and single calls through the real tool gateway, to servers on loopback."""
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from coxswain.orchestrator.v1 import tool_pb2
+from coxswain.orchestrator.v1 import tool_source_pb2 as pb
+from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
+from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServiceStub
+from services.common.grpc.json_values import to_struct
+from services.common.ids import new_id
+from services.orchestrator.settings import OrchestratorSettings
+from tests.support.harness import Harness, serve_services
+from tests.support.tool_adapters import RecordingApi
+
+SCHEMA = {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}
+
+
+@pytest.fixture
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    settings = OrchestratorSettings(tool_egress_allowed_networks=["127.0.0.0/8"])
+    async with serve_services(
+        tmp_path, "models", "orchestrator", "tools", settings={"orchestrator": settings}
+    ) as served:
+        yield served
+
+
+def closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+async def test_a_call_outside_an_execution_is_made_once(harness: Harness) -> None:
+    sources, tools = ToolSourceServiceStub(harness.channel()), ToolServiceStub(harness.channel())
+    async with RecordingApi() as api:
+        spec = pb.ToolSourceSpec(name="shop", http=pb.HttpApi(base_url=api.url))
+        for name, method in (("look", "GET"), ("order", "POST")):
+            spec.http.operations.add(
+                name=name, description="It.", method=method, path="/{id}", arguments_schema=to_struct(SCHEMA)
+            )
+        created = (await sources.CreateToolSource(pb.CreateToolSourceRequest(spec=spec))).source
+        assert (created.tool_count, created.list_error) == (2, "")
+        api.answer("/7", '{"stock": 3}')
+        request = tool_pb2.TestToolRequest(
+            name="shop/order", arguments=to_struct({"id": "7"}), allow_side_effects=True, request_id=new_id()
+        )
+        for _ in range(2):
+            answer = await tools.TestTool(request)
+            assert answer.result.structured_json == '{"stock":3}'
+        assert [sent.target for sent in api.requests] == ["/7"]
+        looked = await tools.TestTool(tool_pb2.TestToolRequest(name="shop/look", arguments=to_struct({"id": "7"})))
+        assert not looked.result.is_error
+        listed = await tools.ListTools(tool_pb2.ListToolsRequest(source="shop"))
+        assert [(tool.name, tool.idempotent) for tool in listed.tools] == [("shop/look", True), ("shop/order", False)]
+
+
+async def test_a_check_tells_where_the_way_ends(harness: Harness) -> None:
+    stub = ToolSourceServiceStub(harness.channel())
+    spec = pb.ToolSourceSpec(name="away", mcp=pb.McpServer(url=f"http://127.0.0.1:{closed_port()}/mcp"))
+    created = (await stub.CreateToolSource(pb.CreateToolSourceRequest(spec=spec))).source
+    assert created.list_revision == 0
+    assert created.list_error
+    found = [answer async for answer in stub.CheckToolSource(pb.CheckToolSourceRequest(id=created.id))]
+    assert [(answer.step, answer.ok) for answer in found] == [(pb.CheckToolSourceResponse.STEP_ADDRESS, False)]
