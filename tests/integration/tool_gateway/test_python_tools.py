@@ -201,9 +201,11 @@ async def test_tools_do_not_outlive_a_gateway_that_is_killed(python: str, tmp_pa
     assert gateway.stdout is not None
     pids = [int(pid) for pid in (await gateway.stdout.readline()).split()]
     assert all(map(alive, pids))
+    home = psutil.Process(pids[0]).cwd()
     gateway.send_signal(signal.SIGKILL)
     await gateway.wait()
     await until(lambda: not any(map(alive, pids)))
+    assert not exists(home)
 
 
 @pytest.mark.parametrize(

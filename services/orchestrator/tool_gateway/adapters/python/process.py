@@ -16,6 +16,7 @@ import math
 import os
 import queue
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -231,8 +232,11 @@ def allow_processor_time(seconds: int) -> None:
 
 def end_with_parent(pipes: Pipes, calls: "queue.SimpleQueue[Frame]") -> None:
     """Pass calls on until the other end is gone, then end at once, with every process that a tool has started."""
+    directory = os.environ["HOME"]
     while (frame := pipes.read()) is not None:
         calls.put(frame)
+    # Nobody else is left to remove what tools have written there.
+    shutil.rmtree(directory, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
 
 
