@@ -31,7 +31,7 @@ from tests.support.databricks_http import (
 API = "/api/2.0/sql/statements"
 SQL_SCOPES = ("sql", "sql.statement-execution")
 State = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELED", "CLOSED"]
-_TYPES = frozenset({"STRING", "BIGINT", "INT", "DOUBLE", "BOOLEAN", "DATE", "TIMESTAMP", "VOID"})
+_TYPES = frozenset({"STRING", "BIGINT", "INT", "DOUBLE", "BOOLEAN", "DATE", "TIMESTAMP"})
 
 
 @dataclass(frozen=True, slots=True)

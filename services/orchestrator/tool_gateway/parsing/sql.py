@@ -20,6 +20,7 @@ _WRITING = (
 )  # fmt: skip
 _ACTING = {
     "http_request": "it calls other systems",
+    "remote_query": "it runs statements of other systems",
     "reflect": "it calls code of the server",
     "java_method": "it calls code of the server",
     "try_reflect": "it calls code of the server",

@@ -45,7 +45,8 @@ def bound(name: str, value: Any) -> Json:
     if isinstance(value, Mapping):
         return {"name": name, "value": _text(value.get("value")), "type": str(value.get("type") or "STRING")}
     if value is None:
-        return {"name": name, "type": "VOID"}
+        # One without a value is NULL.
+        return {"name": name}
     if isinstance(value, bool):
         return {"name": name, "value": _text(value), "type": "BOOLEAN"}
     if isinstance(value, int):
