@@ -285,6 +285,39 @@ async def test_a_server_that_never_answers_holds_nobody(caller: Caller, server: 
     await server.changes.wait(lambda: server.abandoned == 20)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"220 mail.example.com ESMTP\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * MIB + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: y\r\n" % number for number in range(50_000)) + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n\r\nnot packed",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 999 What\r\n\r\n",
+        b"\x00" * 1000,
+        b"",
+    ],
+)
+async def test_what_is_hardly_http_is_no_answer(caller: Caller, answer: bytes) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as odd:
+        port = odd.sockets[0].getsockname()[1]
+        with pytest.raises((Unavailable, FailedPrecondition)):
+            await caller.adapter.list_tools(over_http(f"http://127.0.0.1:{port}/mcp"), principal())
+
+
+@pytest.mark.parametrize("header", ["a\r\nb", "\0"])
+async def test_a_header_that_cannot_be_written_is_refused(caller: Caller, server: McpEmulator, header: str) -> None:
+    with pytest.raises(FailedPrecondition, match="header"):
+        await caller.adapter.list_tools(over_http(server.address, headers={"x-team": header}), principal())
+    assert server.seen == []
+
+
 @pytest.mark.parametrize("session", ["two words", "x" * 2000, "ü"])
 async def test_an_odd_session_id_is_refused(caller: Caller, server: McpEmulator, session: str) -> None:
     async def initialize(asked: web.Request, message: dict[str, Any]) -> web.StreamResponse:

@@ -167,6 +167,11 @@ class Endpoint:
             raise CallRefused(error.message, reason=error.reason) from error
         except aiohttp.InvalidURL as error:
             raise CallRefused("the address of the source cannot be called", reason="DESTINATION_NOT_ALLOWED") from error
+        except ValueError as error:
+            raise CallRefused(
+                "the request cannot be written: a header of the source or of the tool's arguments is not allowed",
+                reason="TOOL_UNAVAILABLE",
+            ) from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise NotSent(f"{self.origin} cannot be reached: {_kind_of(error)}") from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -322,7 +327,7 @@ def _retry_after(value: str) -> float | None:
         return min(float(value), _MAX_RETRY_AFTER)
     try:
         moment = email.utils.parsedate_to_datetime(value[:100])
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return min(max(moment.timestamp() - time.time(), 0.0), _MAX_RETRY_AFTER)
 
