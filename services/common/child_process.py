@@ -16,6 +16,7 @@ from typing import Self
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 _HEADER = struct.Struct(">I")
+_DRAIN_BYTES = 64 * 1024
 
 
 class BadFrame(ValueError):
@@ -72,6 +73,26 @@ def isolated_python(program: Path) -> list[str]:
     Neither the working directory nor variables such as PYTHONPATH decide what it imports.
     """
     return [sys.executable, "-I", str(program)]
+
+
+async def process_end(process: asyncio.subprocess.Process) -> None:
+    """Wait until a process has ended. What it has written and nobody has read is dropped.
+
+    asyncio waits for the pipes too, and does not read on while its buffer is full.
+    """
+    assert process.stdout is not None
+    draining = asyncio.create_task(_drain(process.stdout))
+    try:
+        await process.wait()
+    finally:
+        draining.cancel()
+
+
+async def _drain(output: asyncio.StreamReader) -> None:
+    # Where somebody reads already, nothing is left over.
+    with contextlib.suppress(RuntimeError, OSError):
+        while await output.read(_DRAIN_BYTES):
+            pass
 
 
 class ChildProcess:
@@ -158,7 +179,7 @@ class ChildProcess:
         self._input.close()
         try:
             async with asyncio.timeout(grace):
-                await self._process.wait()
+                await process_end(self._process)
         except TimeoutError:
             pass
         finally:
@@ -166,4 +187,4 @@ class ChildProcess:
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
-            await asyncio.shield(self._process.wait())
+            await asyncio.shield(process_end(self._process))

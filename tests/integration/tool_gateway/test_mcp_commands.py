@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from services.orchestrator.domain.tool_source import ToolSourceSpec
+from services.orchestrator.tool_gateway.adapters.mcp import connections
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown
 from tests.support.mcp_calls import Caller, Told, by_command, calling, principal
 from tests.support.mcp_servers.processes import LEGACY, MODERN, modern_python
@@ -88,6 +89,61 @@ async def test_a_command_that_does_not_speak_is_not_sent_the_call(caller: Caller
     told = Told()
     with pytest.raises((NotSent, CallRefused)):
         await caller.call(by_command(*command), "pay", told=told)
+    assert told.sent_times == 0
+
+
+# Knows nothing before the handshake, and ends at it.
+BRITTLE = """
+import json, sys
+answers = {
+    "initialize": {"protocolVersion": "2024-11-05", "capabilities": {}},
+    "tools/list": {"tools": [{"name": "see", "inputSchema": {"type": "object"}}]},
+    "tools/call": {"content": [{"type": "text", "text": "seen"}]},
+}
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" in asked:
+        answer = {"jsonrpc": "2.0", "id": asked["id"], "result": answers[asked["method"]]}
+        print(json.dumps(answer), flush=True)
+"""
+
+
+async def test_a_command_that_ends_at_what_it_does_not_know_is_started_again(caller: Caller) -> None:
+    assert (await caller.call(by_command(sys.executable, "-I", "-c", BRITTLE), "see")).text == "seen"
+
+
+# Takes its time over the first question, and then insists on the era of it.
+SLOW = """
+import json, sys, time
+for number, line in enumerate(sys.stdin):
+    asked = json.loads(line)
+    if "id" not in asked:
+        continue
+    answer = {"jsonrpc": "2.0", "id": asked["id"]}
+    if asked["method"] == "initialize":
+        answer["error"] = {"code": -32022, "message": "modern", "data": {"supported": ["2026-07-28"]}}
+    elif asked["method"] == "server/discover":
+        time.sleep(PAUSE)
+        answer["result"] = {"supportedVersions": ["2026-07-28"], "capabilities": {}}
+    elif asked["method"] == "tools/list":
+        answer["result"] = {"tools": [{"name": "see", "inputSchema": {"type": "object"}}]}
+    else:
+        answer["result"] = {"content": [{"type": "text", "text": "seen"}]}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+async def test_a_command_that_starts_slowly_keeps_its_era(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_PROBE_SECONDS", 0.1)
+    slow = by_command(sys.executable, "-I", "-c", SLOW.replace("PAUSE", "0.5"))
+    assert (await caller.call(slow, "see")).text == "seen"
+
+
+@pytest.mark.parametrize("output", ["'x' * 10**8", "'[' * 10**6", "'{}'", "'[1]'", "chr(0) * 10**6"])
+async def test_a_command_that_prints_rubbish_is_not_sent_the_call(caller: Caller, output: str) -> None:
+    told = Told()
+    with pytest.raises((NotSent, CallRefused)):
+        await caller.call(by_command(sys.executable, "-I", "-c", f"print({output})"), "see", told=told)
     assert told.sent_times == 0
 
 

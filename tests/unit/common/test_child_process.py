@@ -131,3 +131,14 @@ async def test_a_stop_that_is_cancelled_leaves_no_process_behind(tmp_path: Path)
                 break
             await asyncio.sleep(0.01)
         assert not psutil.pid_exists(child.pid) or os.name != "posix"
+
+
+async def test_a_process_whose_output_nobody_reads_is_stopped_all_the_same(tmp_path: Path) -> None:
+    program = tmp_path / "talks.py"
+    program.write_text("import sys\nwhile True:\n    sys.stdout.buffer.write(b'x' * 65536)\n")
+    process = await ChildProcess.start(isolated_python(program), environment={})
+    async with asyncio.timeout(30):
+        while not process._output._paused:  # type: ignore[attr-defined]  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
+        await process.stop()
+    assert not psutil.pid_exists(process.pid)

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Self
 
+from services.common.child_process import process_end
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import LocalCommand, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.foreign import storable
@@ -103,10 +104,16 @@ class CommandChannel:
         self._input.close()
         try:
             async with asyncio.timeout(_GRACE_SECONDS):
-                await self._process.wait()
+                await process_end(self._process)
         except TimeoutError:
             pass
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            await asyncio.shield(self._process.wait())
+            await asyncio.shield(self._killed())
+
+    async def _killed(self) -> None:
+        # A program that has left its group may hold the pipe open for longer.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE_SECONDS):
+                await process_end(self._process)

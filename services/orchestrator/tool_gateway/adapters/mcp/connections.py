@@ -7,13 +7,12 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Generic, TypeVar
 
-from services.common.background import BackgroundTasks
 from services.common.cache import ExpiringCache
 from services.orchestrator.domain.tool_source import LocalCommand, McpEra, McpServer, McpTransport
 from services.orchestrator.tool_gateway.adapters.mcp.command_channel import CommandChannel
 from services.orchestrator.tool_gateway.adapters.mcp.duplex import DuplexLink
 from services.orchestrator.tool_gateway.adapters.mcp.endpoint import AnswerTooLarge, Endpoint
-from services.orchestrator.tool_gateway.adapters.mcp.faults import HttpRefusal, RpcError
+from services.orchestrator.tool_gateway.adapters.mcp.faults import UNSUPPORTED_VERSION, HttpRefusal, RpcError
 from services.orchestrator.tool_gateway.adapters.mcp.http_links import SessionLink, StatelessLink
 from services.orchestrator.tool_gateway.adapters.mcp.messages import Listener
 from services.orchestrator.tool_gateway.adapters.mcp.peers import (
@@ -35,6 +34,7 @@ _PROBE_SECONDS = 5.0
 _FACTS_SECONDS = 3600.0
 _MAX_FACTS = 10_000
 _IDLE_SECONDS = 60.0
+_CLOSE_SECONDS = 15.0
 _MAX_IDLE = 256
 _MAX_IDLE_OF_ONE = 4
 
@@ -99,7 +99,7 @@ class Pool(Generic[K]):
 
     def __init__(self) -> None:
         self._idle: dict[K, list[Peer]] = defaultdict(list)
-        self._background = BackgroundTasks()
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @contextlib.asynccontextmanager
@@ -130,8 +130,10 @@ class Pool(Generic[K]):
         self._closed = True
         idle = [peer for peers in self._idle.values() for peer in peers]
         self._idle.clear()
-        await asyncio.gather(*(peer.link.close() for peer in idle), return_exceptions=True)
-        await self._background.stop()
+        for peer in idle:
+            self._close(peer)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=_CLOSE_SECONDS)
 
     def _take(self, key: K) -> Peer | None:
         peers = self._idle.get(key, [])
@@ -139,17 +141,22 @@ class Pool(Generic[K]):
             peer = peers.pop()
             if peer.link.alive:
                 return peer
-            self._background.start(peer.link.close())
+            self._close(peer)
         self._idle.pop(key, None)
         return None
 
     def _put_back(self, key: K, peer: Peer, *, healthy: bool) -> None:
         full = len(self._idle.get(key, ())) >= _MAX_IDLE_OF_ONE or sum(map(len, self._idle.values())) >= _MAX_IDLE
         if self._closed or full or not healthy or not peer.link.alive:
-            self._background.start(peer.link.close())
+            self._close(peer)
             return
         self._idle[key].append(peer)
         asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._expire, key, peer)
+
+    def _close(self, peer: Peer) -> None:
+        closing = asyncio.create_task(peer.link.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def _expire(self, key: K, peer: Peer) -> None:
         """Close a peer that nobody has used since; one that was used meanwhile goes a little early."""
@@ -158,7 +165,7 @@ class Pool(Generic[K]):
             peers.remove(peer)
             if not peers:
                 self._idle.pop(key, None)
-            self._background.start(peer.link.close())
+            self._close(peer)
 
 
 async def connect_http(endpoint: Endpoint, server: McpServer, facts: ServerFacts, idle: Listener) -> Peer:
@@ -181,16 +188,37 @@ async def connect_command(command: LocalCommand, idle: Listener, max_bytes: int)
         RpcError, NotSent, CallRefused, OutcomeUnknown: it cannot be used.
     """
     link = DuplexLink(await CommandChannel.start(command, max_bytes), idle)
+    facts = None
     try:
-        facts = None
-        # Programs of the legacy era may not answer at all.
-        with contextlib.suppress(TimeoutError):
+        # Programs of the legacy era may not answer at all, or end at what they do not know.
+        with contextlib.suppress(TimeoutError, OutcomeUnknown):
             async with asyncio.timeout(_PROBE_SECONDS):
                 facts = await discover(link)
     except BaseException:
         await link.close()
         raise
-    return await _legacy(link) if facts is None else ModernPeer(link, facts)
+    if facts is not None:
+        return ModernPeer(link, facts)
+    if not link.alive:
+        await link.close()
+        link = DuplexLink(await CommandChannel.start(command, max_bytes), idle)
+    try:
+        return await _legacy(link)
+    except RpcError as error:
+        # One that starts slowly has taken the question after all, and so the era.
+        if error.code != UNSUPPORTED_VERSION:
+            raise
+    return await _modern(DuplexLink(await CommandChannel.start(command, max_bytes), idle))
+
+
+async def _modern(link: DuplexLink) -> ModernPeer:
+    """Ask a command again that is known to be of the modern era, and wait for as long as it takes."""
+    try:
+        facts = await discover(link)
+    except BaseException:
+        await link.close()
+        raise
+    return ModernPeer(link, facts or ServerFacts(True, MODERN_VERSIONS[0]))
 
 
 async def _legacy(link: SessionLink | DuplexLink) -> LegacyPeer:

@@ -23,6 +23,8 @@ from services.orchestrator.tool_gateway.adapters.mcp.messages import (
 )
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown
 
+_CANCEL_SECONDS = 2.0
+
 
 class Channel(Protocol):
     """Carries messages in both directions."""
@@ -44,7 +46,7 @@ class Channel(Protocol):
         ...
 
     async def close(self) -> None:
-        """End it."""
+        """End it, when nobody receives from it any more."""
         ...
 
 
@@ -59,6 +61,7 @@ class DuplexLink:
         self._waiting: tuple[int, asyncio.Future[dict[str, Any]]] | None = None
         self._background = BackgroundTasks()
         self._end: Exception | None = None
+        self._cancelling: asyncio.Task[None] | None = None
         self._background.start(self._receive())
 
     @property
@@ -92,7 +95,7 @@ class DuplexLink:
             await self._channel.send(request_message(request_id, method, params))
             return result_in(await answer)
         except asyncio.CancelledError:
-            self._background.start(self._cancel(request_id))
+            self._cancelling = self._background.start(self._cancel(request_id))
             raise
         finally:
             self._waiting, self._listener = None, self._idle
@@ -104,8 +107,12 @@ class DuplexLink:
     async def close(self) -> None:
         """End the channel."""
         self._end = self._end or OutcomeUnknown("it was closed")
-        await self._channel.close()
-        await self._background.stop()
+        try:
+            if self._cancelling is not None:
+                await asyncio.wait([self._cancelling], timeout=_CANCEL_SECONDS)
+            await self._background.stop()
+        finally:
+            await self._channel.close()
 
     async def _receive(self) -> None:
         end: Exception = OutcomeUnknown("the server ended before an answer came")
