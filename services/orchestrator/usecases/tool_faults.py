@@ -95,7 +95,7 @@ def _faults_of_one(path: str, spec: ToolSpec, known: _KnownTools) -> Iterator[Fi
     yield from setting_faults(spec, f"{path}.config")
     if tool_of(spec.name) != EVERY_TOOL:
         for tool in tools:
-            yield from _wider(path, spec, tool)
+            yield from _without_effect(path, spec) if tool.in_crew_process else _wider(path, spec, tool)
 
 
 def _faults_of_search(path: str, tool: ToolSpec, spec: CrewSpec) -> Iterator[FieldViolation]:
@@ -106,6 +106,15 @@ def _faults_of_search(path: str, tool: ToolSpec, spec: CrewSpec) -> Iterator[Fie
         yield FieldViolation(
             f"{path}.config.memory_id", "is missing; only documents belong to the whole group and have none"
         )
+
+
+def _without_effect(path: str, spec: ToolSpec) -> Iterator[FieldViolation]:
+    """Yield the limits of a pure tool, whose calls no host sees before they are made."""
+    for field in ("requires_approval", "timeout", "max_calls", "result_limit"):
+        if getattr(spec, field) not in (None, False):
+            yield FieldViolation(
+                f"{path}.{field}", "has no effect on a tool that only computes where the crew runs; leave it out"
+            )
 
 
 def _wider(path: str, spec: ToolSpec, tool: ResolvedTool) -> Iterator[FieldViolation]:

@@ -434,6 +434,9 @@ async def test_a_crew_names_only_tools_that_there_are(harness: Harness, gateway:
     assert found[f"{path}[4].max_calls"].startswith("may be at most 3 calls")
     assert found[f"{path}[4].result_limit"].startswith("may be at most 1000 bytes")
     assert found[f"{path}[4].config"] == "has no settings"
+    pure = crew_pb2.ToolSpec(name="calculator", requires_approval=True, max_calls=1)
+    found = await faults(harness, pure)
+    assert found.keys() == {f"{path}[0].requires_approval", f"{path}[0].max_calls"}
     with refused(C.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
         await store(harness, f"{own}/pya")
     assert f"{path}[0].name" in refusal.violations
