@@ -66,6 +66,17 @@ class ExpiringCache(Generic[K, V]):
         with contextlib.suppress(KeyError):
             del self._entries[key]
 
+    @property
+    def weight(self) -> int:
+        """The sum of what the values weigh whose time is not over, or their number."""
+        self._entries.expire()
+        return int(self._entries.currsize)
+
+    def drop_oldest(self) -> None:
+        """Drop the value that was used longest ago, if there is any."""
+        with contextlib.suppress(KeyError):
+            self._entries.popitem()
+
     def __iter__(self) -> Iterator[K]:
         """Iterate over the keys; some may have expired."""
         return iter(self._entries)

@@ -16,7 +16,8 @@ from services.models.providers.upstream_errors import bad_response
 from services.models.usecases.capabilities import lacking_capability
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.metering import Metering
-from services.models.usecases.shared_vectors import SharedVectors, VectorKey
+from services.models.usecases.shared_vectors import SharedVectors
+from services.models.usecases.vector_memory import VectorKey
 
 _FLOAT_BYTES = 4
 # Room for the rest of an embeddings message.

@@ -3,40 +3,18 @@
 import asyncio
 import copy
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-
-import numpy as np
-from numpy.typing import NDArray
 
 from services.common.background import BackgroundTasks
-from services.common.cache import ExpiringCache
 from services.common.errors import CoxswainError, DeadlineExceeded, FieldViolation, InvalidArgument
 from services.models.domain.answer import Embeddings
 from services.models.providers.base import TakeBatch
+from services.models.usecases.vector_memory import Vector, VectorKey, VectorMemory
 
-Vector = NDArray[np.float32]
 Fetch = Callable[[Sequence[str], TakeBatch], Awaitable[None]]
 
-# What a vector weighs beside its components: its key and the objects around it.
-_OVERHEAD_BYTES = 700
 _TEXT_FIELD = re.compile(r"texts\[(\d+)\]")
-
-
-@dataclass(frozen=True, slots=True)
-class VectorKey:
-    """What a vector depends on."""
-
-    group_id: str
-    model_id: str
-    changed_at: datetime
-    """When the model's configuration was changed last."""
-    dimensions: int
-    """As the call asked for; 0 is the model's own number."""
-    digest: bytes
-    """SHA-256 of the text."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,9 +36,8 @@ class SharedVectors:
     """
 
     def __init__(self, max_bytes: int, seconds: float) -> None:
-        """`max_bytes` bounds what is remembered of all groups; each vector is kept for `seconds`."""
-        self._seconds = seconds
-        self._kept: ExpiringCache[VectorKey, Vector] = ExpiringCache(max_bytes, time.monotonic, _weight)
+        """`max_bytes` bounds what is remembered of all groups, each vector for `seconds`; see `VectorMemory`."""
+        self._kept = VectorMemory(max_bytes, seconds)
         self._loads: dict[VectorKey, tuple[_Load, asyncio.Task[None]]] = {}
         self._tasks = BackgroundTasks()
 
@@ -84,8 +61,7 @@ class SharedVectors:
 
     def forget(self, keys: Sequence[VectorKey]) -> None:
         """Fetch these anew the next time."""
-        for key in keys:
-            self._kept.forget(key)
+        self._kept.forget(keys)
 
     async def close(self) -> None:
         """End what is under way."""
@@ -105,11 +81,11 @@ class SharedVectors:
 
     async def _run(self, load: _Load, texts: Sequence[str], fetch: Fetch) -> None:
         def take(positions: Sequence[int], embeddings: Embeddings) -> None:
-            until = time.monotonic() + self._seconds
-            for position, row in zip(positions, embeddings.vectors, strict=True):
-                # A row alone would keep the whole batch in memory.
-                load.vectors[load.keys[position]] = vector = row.copy()
-                self._kept.put(load.keys[position], vector, until)
+            # A row alone would keep the whole batch in memory.
+            rows = zip(positions, embeddings.vectors, strict=True)
+            vectors = {load.keys[position]: row.copy() for position, row in rows}
+            load.vectors |= vectors
+            self._kept.put(vectors.items())
 
         try:
             await fetch(texts, take)
@@ -157,10 +133,6 @@ class SharedVectors:
                 if not load.waiters:
                     self._detach(load)
                     task.cancel()
-
-
-def _weight(vector: Vector) -> int:
-    return vector.nbytes + _OVERHEAD_BYTES
 
 
 def _is_shared(load: _Load, keys: Sequence[VectorKey]) -> bool:

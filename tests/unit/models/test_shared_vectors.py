@@ -11,7 +11,8 @@ from services.common.errors import CoxswainError, DeadlineExceeded, InvalidArgum
 from services.models.domain.answer import Embeddings
 from services.models.domain.usage import Usage
 from services.models.providers.base import TakeBatch
-from services.models.usecases.shared_vectors import SharedVectors, VectorKey
+from services.models.usecases.shared_vectors import SharedVectors
+from services.models.usecases.vector_memory import VectorKey
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
