@@ -396,6 +396,8 @@ async def test_a_person_is_asked_and_the_same_call_is_delivered_with_the_answers
                         pb.InputQuestion(id="code", text="Which code?\u200b", schema_json=schema),
                         pb.InputQuestion(id="visit", text="Sign in", url="https://example.com/consent"),
                         pb.InputQuestion(id="inside", text="Sign in here", url="https://127.0.0.1/consent"),
+                        pb.InputQuestion(id="secret", text="Sign in", schema_json=schema.replace("code", "password")),
+                        pb.InputQuestion(id="none", text="What?", schema_json="{"),
                     ],
                     state=b"\x00signed",
                 )
@@ -417,7 +419,7 @@ async def test_a_person_is_asked_and_the_same_call_is_delivered_with_the_answers
     assert {key: (answer.action, answer.content_json) for key, answer in second.answers.items()} == {
         "code": (pb.INPUT_ACTION_ACCEPT, '{"code": "ä1"}'),
         "visit": (pb.INPUT_ACTION_DECLINE, ""),
-        "inside": (pb.INPUT_ACTION_CANCEL, ""),
+        **dict.fromkeys(("inside", "secret", "none"), (pb.INPUT_ACTION_CANCEL, "")),
     }
     assert progress.sent_count == 1
 
@@ -425,7 +427,7 @@ async def test_a_person_is_asked_and_the_same_call_is_delivered_with_the_answers
 async def test_a_provider_that_asks_for_ever_is_given_up() -> None:
     async def asking(provider: EmulatedProvider, request: pb.CallToolRequest, context: Any) -> Responses:
         yield accepted()
-        question = pb.InputQuestion(id="q", text="Again?", schema_json="{}")
+        question = pb.InputQuestion(id="q", text="Again?", schema_json='{"properties": {}}')
         yield pb.CallToolResponse(input_required=pb.InputRequired(questions=[question], state=b"same"))
 
     progress = RecordedProgress(SourceAnswer("decline"))

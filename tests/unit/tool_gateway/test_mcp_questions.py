@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.orchestrator.tool_gateway.adapters.mcp.elicitation import AsksForSecret, question_of, result_of
+from services.orchestrator.tool_gateway.adapters.forms import AsksForSecret
+from services.orchestrator.tool_gateway.adapters.mcp.elicitation import question_of, result_of
 from services.orchestrator.tool_gateway.adapters.mcp.faults import RpcError
 from services.orchestrator.tool_gateway.ports import SourceAnswer
 

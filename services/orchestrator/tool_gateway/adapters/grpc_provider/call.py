@@ -16,6 +16,7 @@ from services.common.clock import utc_now
 from services.common.errors import PermissionDenied
 from services.common.grpc.large_messages import beside_if_large
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError, shown
+from services.orchestrator.tool_gateway.adapters.forms import AsksForSecret, BadQuestion
 from services.orchestrator.tool_gateway.adapters.grpc_provider.channels import ProviderUnreachable
 from services.orchestrator.tool_gateway.adapters.grpc_provider.client import MAX_ERROR_BYTES, ProviderClient
 from services.orchestrator.tool_gateway.adapters.grpc_provider.messages import (
@@ -151,7 +152,8 @@ class ProviderCall:
     async def _person(self, question: pb.InputQuestion) -> SourceAnswer:
         try:
             asked = source_question(question, self._client.hide)
-        except ForeignTextError:
+        except (ForeignTextError, BadQuestion, AsksForSecret):
+            # Nobody is asked; the provider learns that nobody has answered.
             return SourceAnswer("cancel")
         return await self._progress.ask(asked)
 

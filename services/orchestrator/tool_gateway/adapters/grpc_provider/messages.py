@@ -16,6 +16,7 @@ from services.orchestrator.tool_gateway.adapters.foreign import (
     shown,
     storable,
 )
+from services.orchestrator.tool_gateway.adapters.forms import BadQuestion, form_of, shown_url
 from services.orchestrator.tool_gateway.ports import (
     CallRefused,
     SourceAnswer,
@@ -159,16 +160,16 @@ def source_question(question: pb.InputQuestion, hide: Callable[[str], str]) -> S
     """Return a question as people see it, its text passed through `hide`.
 
     Raises:
-        ForeignTextError: it has neither a schema nor an address on the web, or both.
+        ForeignTextError, BadQuestion: it cannot be shown.
+        AsksForSecret: a field looks like a password.
     """
     text = shown(hide(question.text), MAX_QUESTION_BYTES)
     if question.url:
         if question.schema_json or not is_public_https(question.url):
-            raise ForeignTextError("a question leads to a public address over https, and then has no schema")
-        return SourceQuestion(text=text, url=question.url)
-    return SourceQuestion(
-        text=text, schema=parse_object(question.schema_json, "the schema of a question", max_bytes=MAX_SCHEMA_BYTES)
-    )
+            raise BadQuestion("a question leads to a public address over https, and then has no schema")
+        return SourceQuestion(text=text, url=shown_url(question.url))
+    schema = parse_object(question.schema_json, "the schema of a question", max_bytes=MAX_SCHEMA_BYTES)
+    return SourceQuestion(text=text, schema=form_of(schema))
 
 
 def input_answer(answer: SourceAnswer) -> pb.InputAnswer:

@@ -1,35 +1,14 @@
 """Questions of servers to people: what may be asked, and how it is answered."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from services.common.egress import origin_of
 from services.orchestrator.tool_gateway.adapters.foreign import shown
+from services.orchestrator.tool_gateway.adapters.forms import BadQuestion, form_of, shown_url
 from services.orchestrator.tool_gateway.adapters.mcp.faults import INVALID_PARAMS, RpcError
 from services.orchestrator.tool_gateway.ports import SourceAnswer, SourceQuestion
 
 MAX_TEXT_BYTES = 4096
-_MAX_FIELDS = 50
-_MAX_CHOICES = 200
-_MAX_FIELD_TEXT_BYTES = 1024
-_MAX_URL_BYTES = 2048
-_MAX_NAME_BYTES = 128
-
-_PRIMITIVES = frozenset({"string", "number", "integer", "boolean"})
-_SECRET = re.compile(
-    r"pass[ _-]?(word|phrase|code)|\bpwd\b|secret|api[ _-]?key|access[ _-]?key|private[ _-]?key|auth[ _-]?token"
-    r"|access[ _-]?token|bearer|credential|\bpin\b|\bcvv\b|\bcvc\b|\botp\b|card[ _-]?number",
-    re.IGNORECASE,
-)
-_TEXTS = ("title", "description")
-_KEPT = (
-    "type", "format", "default", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems",
-)  # fmt: skip
-
-
-class AsksForSecret(Exception):
-    """A form asks for what is no matter of a form; the text names the field."""
 
 
 def question_of(params: Mapping[str, Any]) -> SourceQuestion:
@@ -41,11 +20,15 @@ def question_of(params: Mapping[str, Any]) -> SourceQuestion:
     """
     message = params.get("message")
     text = shown(message, MAX_TEXT_BYTES) if isinstance(message, str) else ""
-    if params.get("mode", "form") == "url":
-        return SourceQuestion(text, url=_shown_url(params.get("url")))
-    if params.get("mode", "form") != "form":
-        raise RpcError(INVALID_PARAMS, "elicitation is offered in the modes form and url")
-    return SourceQuestion(text, schema=_form(params.get("requestedSchema")))
+    mode = params.get("mode", "form")
+    try:
+        if mode == "url":
+            return SourceQuestion(text, url=shown_url(params.get("url")))
+        if mode == "form":
+            return SourceQuestion(text, schema=form_of(params.get("requestedSchema")))
+    except BadQuestion as error:
+        raise RpcError(INVALID_PARAMS, str(error)) from None
+    raise RpcError(INVALID_PARAMS, "elicitation is offered in the modes form and url")
 
 
 def result_of(answer: SourceAnswer, *, with_content: bool = True) -> dict[str, Any]:
@@ -53,98 +36,3 @@ def result_of(answer: SourceAnswer, *, with_content: bool = True) -> dict[str, A
     if answer.action == "accept":
         return {"action": "accept"} | ({"content": dict(answer.content)} if with_content else {})
     return {"action": "decline" if answer.action == "decline" else "cancel"}
-
-
-def _shown_url(url: Any) -> str:
-    if not isinstance(url, str) or len(url.encode()) > _MAX_URL_BYTES or shown(url, _MAX_URL_BYTES) != url:
-        raise RpcError(INVALID_PARAMS, f"the url has to be a text of at most {_MAX_URL_BYTES} bytes")
-    if not url.lower().startswith("https://") or origin_of(url) is None:
-        raise RpcError(INVALID_PARAMS, "the url has to be an https address without a user name")
-    return url
-
-
-def _form(schema: Any) -> dict[str, Any]:
-    fields = schema.get("properties") if isinstance(schema, dict) else None
-    if not isinstance(fields, dict) or schema.get("type", "object") != "object":
-        raise RpcError(INVALID_PARAMS, "requestedSchema has to be an object with properties")
-    if len(fields) > _MAX_FIELDS:
-        raise RpcError(INVALID_PARAMS, f"a form has at most {_MAX_FIELDS} fields")
-    required = schema.get("required")
-    return {
-        "type": "object",
-        "properties": {name: _field(name, field) for name, field in fields.items()},
-        "required": [name for name in required if name in fields] if isinstance(required, list) else [],
-    }
-
-
-def _field(name: str, field: Any) -> dict[str, Any]:
-    if not isinstance(field, dict):
-        raise RpcError(INVALID_PARAMS, "each property of requestedSchema has to be an object")
-    kind = field.get("type", "string")
-    if not 0 < len(name.encode()) <= _MAX_NAME_BYTES or shown(name, _MAX_NAME_BYTES) != name:
-        raise RpcError(INVALID_PARAMS, "names of fields have 1 to 128 bytes, all of them visible")
-    texts = {key: _short(field[key]) for key in _TEXTS if isinstance(field.get(key), str)}
-    if field.get("format") == "password" or any(_SECRET.search(text) for text in (_worded(name), *texts.values())):
-        raise AsksForSecret(name)
-    kept = {key: field[key] for key in _KEPT if key in field and _is_plain(field[key])} | texts | {"type": kind}
-    if kind == "array":
-        # A choice of several: the only array that a form has.
-        return kept | {"items": _choices(field.get("items"), required=True)}
-    if not isinstance(kind, str) or kind not in _PRIMITIVES:
-        raise RpcError(INVALID_PARAMS, "fields of a form are texts, numbers, booleans or choices")
-    return kept | _choices(field, required=False)
-
-
-def _choices(field: Any, *, required: bool) -> dict[str, Any]:
-    """Return what a field may be chosen from, in the spellings that servers use."""
-    field = field if isinstance(field, dict) else {}
-    for key in ("enum", "oneOf", "anyOf"):
-        values = field.get(key)
-        if values is None:
-            continue
-        if not isinstance(values, list) or not 0 < len(values) <= _MAX_CHOICES:
-            raise RpcError(INVALID_PARAMS, f"a choice has 1 to {_MAX_CHOICES} values")
-        if key == "enum":
-            return {"enum": [_choice(value) for value in values]} | _names_of(field, len(values))
-        return {key: [_named_choice(value) for value in values]}
-    if required:
-        raise RpcError(INVALID_PARAMS, "an array in a form has to be a choice: items with enum or anyOf")
-    return {}
-
-
-def _names_of(field: Mapping[str, Any], count: int) -> dict[str, Any]:
-    names = field.get("enumNames")
-    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        return {}
-    return {"enumNames": [_short(name) for name in names]}
-
-
-def _choice(value: Any) -> Any:
-    if not _is_plain(value) or isinstance(value, list):
-        raise RpcError(INVALID_PARAMS, "the values of a choice are texts, numbers or booleans")
-    return value
-
-
-def _named_choice(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or "const" not in value:
-        raise RpcError(INVALID_PARAMS, "each value of a choice has to have const, and may have title")
-    title = value.get("title")
-    return {"const": _choice(value["const"])} | ({"title": _short(title)} if isinstance(title, str) else {})
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value is a primitive of moderate size, or a few of them."""
-    if isinstance(value, list):
-        return len(value) <= _MAX_CHOICES and all(_is_plain(item) and not isinstance(item, list) for item in value)
-    if isinstance(value, str):
-        return len(value) <= _MAX_FIELD_TEXT_BYTES
-    return isinstance(value, int | float | bool)
-
-
-def _short(text: str) -> str:
-    return shown(text, _MAX_FIELD_TEXT_BYTES)
-
-
-def _worded(name: str) -> str:
-    """Return the words of a name such as `userPin`, apart."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|_", " ", name)

@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from services.orchestrator.tool_gateway.adapters.foreign import shown
-from services.orchestrator.tool_gateway.adapters.mcp.elicitation import AsksForSecret, question_of, result_of
+from services.orchestrator.tool_gateway.adapters.forms import AsksForSecret
+from services.orchestrator.tool_gateway.adapters.mcp.elicitation import question_of, result_of
 from services.orchestrator.tool_gateway.adapters.mcp.faults import METHOD_NOT_FOUND, MISSING_CAPABILITY, RpcError
 from services.orchestrator.tool_gateway.adapters.mcp.messages import NobodyListens
 from services.orchestrator.tool_gateway.ports import CallProgress, SourceAnswer
