@@ -348,6 +348,44 @@ async def test_a_failed_task_is_never_made_again(caller: Caller, server: McpEmul
     assert "it burns" in told.text
 
 
+@pytest.mark.parametrize(
+    ("end", "outcome"),
+    [
+        (text_result("done"), "done"),
+        (error(-32603, "it burns"), "it burns"),
+        (error(-32020, "it burns"), "it burns"),
+    ],
+    ids=["result", "error", "error like that of a call that was not taken"],
+)
+async def test_a_tool_that_requires_a_task_of_the_legacy_era_is_called_as_one(
+    caller: Caller, server: McpEmulator, end: Answer, outcome: str
+) -> None:
+    server.legacy().on |= {
+        "tools/list": result({"tools": [PAY | {"execution": {"taskSupport": "required"}}]}),
+        "tools/call": result({"task": {"taskId": "t", "status": "working", "pollInterval": 10}}),
+        "tasks/get": once(
+            first=result({"taskId": "t", "status": "working", "statusMessage": "half", "pollInterval": 10}),
+            then=result({"taskId": "t", "status": "completed"}),
+        ),
+        "tasks/result": end,
+    }
+    told = await caller.call(over_http(server.address), "pay")
+    assert outcome in told.text
+    made = [seen.message["params"]["task"] for seen in server.seen if seen.method == "tools/call"]
+    assert made == [{"ttl": 3_600_000}]
+
+
+async def test_a_task_of_a_lost_session_is_unknown(caller: Caller, server: McpEmulator) -> None:
+    server.legacy().on |= {
+        "tools/list": result({"tools": [PAY | {"execution": {"taskSupport": "required"}}]}),
+        "tools/call": result({"task": {"taskId": "t", "status": "working", "pollInterval": 10}}),
+        "tasks/get": status(404),
+    }
+    with pytest.raises(OutcomeUnknown):
+        await caller.call(over_http(server.address), "pay")
+    assert server.times("tools/call") == 1
+
+
 async def test_a_task_that_wants_what_is_not_offered_is_cancelled(caller: Caller, server: McpEmulator) -> None:
     server.on["tools/call"] = result(
         {

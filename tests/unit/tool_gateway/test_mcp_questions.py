@@ -75,6 +75,9 @@ def test_secrets_are_no_matter_of_a_form(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["spinning", "opinion", "shipping", "keyboard", "tokens_used", "passenger"])
 def test_words_that_only_look_like_secrets_may_be_asked(name: str) -> None:
+    warning = "Your favourite number (do not give us your phone number, pin, or other sensitive data)."
+    assert question_of(form(**{name: {"type": "integer", "description": warning}})).schema is not None
+
     assert question_of(form(**{name: {"type": "string"}})).schema is not None
 
 

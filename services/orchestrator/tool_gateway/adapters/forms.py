@@ -19,6 +19,7 @@ _SECRET = re.compile(
     r"|access[ _-]?token|bearer|credential|\bpin\b|\bcvv\b|\bcvc\b|\botp\b|card[ _-]?number",
     re.IGNORECASE,
 )
+_WARNS = re.compile(r"\b(?:not|never|no|without)\b|n['\u2019]t\b", re.IGNORECASE)
 _TEXTS = ("title", "description")
 _KEPT = (
     "type", "format", "default", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems",
@@ -73,7 +74,7 @@ def _field(name: str, field: Any) -> dict[str, Any]:
     if not 0 < len(name.encode()) <= _MAX_NAME_BYTES or shown(name, _MAX_NAME_BYTES) != name:
         raise BadQuestion("names of fields have 1 to 128 bytes, all of them visible")
     texts = {key: _short(field[key]) for key in _TEXTS if isinstance(field.get(key), str)}
-    if field.get("format") == "password" or any(_SECRET.search(text) for text in (_worded(name), *texts.values())):
+    if field.get("format") == "password" or any(_asks_for_secret(text) for text in (_worded(name), *texts.values())):
         raise AsksForSecret(name)
     kept = {key: field[key] for key in _KEPT if key in field and _is_plain(field[key])} | texts | {"type": kind}
     if kind == "array":
@@ -132,6 +133,11 @@ def _is_plain(value: Any) -> bool:
 
 def _short(text: str) -> str:
     return shown(text, _MAX_FIELD_TEXT_BYTES)
+
+
+def _asks_for_secret(text: str) -> bool:
+    """Whether a text names a secret, other than to say that none is to be given."""
+    return any(not _WARNS.search(text[max(0, found.start() - 60) : found.start()]) for found in _SECRET.finditer(text))
 
 
 def _worded(name: str) -> str:

@@ -17,7 +17,7 @@ from services.orchestrator.tool_gateway.adapters.mcp.faults import (
 from services.orchestrator.tool_gateway.adapters.mcp.links import Link
 from services.orchestrator.tool_gateway.adapters.mcp.listeners import CallListener
 from services.orchestrator.tool_gateway.adapters.mcp.messages import Listener, NobodyListens
-from services.orchestrator.tool_gateway.adapters.mcp.tasks import TaskFollower, is_task, task_handle
+from services.orchestrator.tool_gateway.adapters.mcp.tasks import LegacyTaskFollower, TaskFollower, is_task, task_handle
 from services.orchestrator.tool_gateway.adapters.mcp.tools import McpTool, header_value, parameter_headers
 from services.orchestrator.tool_gateway.ports import CallRefused, OutcomeUnknown
 
@@ -36,6 +36,7 @@ _NAMED_BY = {
 }
 _MAX_ROUNDS = 10
 _MAX_STATE_BYTES = 1024 * 1024
+_TASK_MILLISECONDS = 3_600_000
 _PAUSE_SECONDS = 0.25
 _MAX_PAUSE_SECONDS = 5.0
 
@@ -193,22 +194,36 @@ class LegacyPeer:
         self, tool: McpTool, arguments: Mapping[str, Any], listener: CallListener, *, repeatable: bool
     ) -> dict[str, Any]:
         """See `Peer`."""
+        params: dict[str, Any] = {
+            "name": tool.listed.name,
+            "arguments": arguments,
+            "_meta": {"progressToken": listener.token},
+        }
         if tool.task_required:
-            raise CallRefused(
-                "the tool wants to be called as a task of revision 2025-11-25, which is not offered: "
-                "a server of revision 2026-07-28 with the tasks extension is",
-                reason="TOOL_UNAVAILABLE",
-            )
-        params = {"name": tool.listed.name, "arguments": arguments, "_meta": {"progressToken": listener.token}}
+            params["task"] = {"ttl": _TASK_MILLISECONDS}
         for _ in range(_MAX_ROUNDS):
             try:
-                return await self.link.request(
+                result = await self.link.request(
                     "tools/call", params, listener, before_send=listener.sent, repeatable=repeatable
                 )
             except RpcError as error:
                 if error.code != URL_ELICITATION_REQUIRED or not await _visited(error.data, listener):
                     raise
+            else:
+                return await self._end_of(result, listener) if tool.task_required else result
         raise CallRefused(f"the server asked for input {_MAX_ROUNDS} times without a result", reason="TOOL_UNAVAILABLE")
+
+    async def _end_of(self, result: dict[str, Any], listener: CallListener) -> dict[str, Any]:
+        """Return the result of a call that was made as a task, which no other session finds."""
+        task = result.get("task")
+        if not isinstance(task, dict):
+            return result
+        task_handle(task)
+
+        async def ask(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+            return await self.request(method, params, listener)
+
+        return await LegacyTaskFollower(ask, listener).follow(task)
 
 
 async def _visited(data: Any, listener: CallListener) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from services.orchestrator.tool_gateway.adapters.mcp.endpoint import AnswerTooLarge
-from services.orchestrator.tool_gateway.adapters.mcp.faults import INVALID_PARAMS, HttpRefusal, RpcError
+from services.orchestrator.tool_gateway.adapters.mcp.faults import INVALID_PARAMS, HttpRefusal, RpcError, SessionGone
 from services.orchestrator.tool_gateway.adapters.mcp.listeners import CallListener
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown
 
@@ -118,8 +118,11 @@ class TaskFollower:
     async def _get(self, task_id: str) -> dict[str, Any]:
         return await self._patiently("tasks/get", {"taskId": task_id})
 
-    async def _patiently(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask until the server answers: the task goes on whether it is asked about or not."""
+    async def _patiently(self, method: str, params: Mapping[str, Any], *, final: bool = False) -> dict[str, Any]:
+        """Ask until the server answers: the task goes on whether it is asked about or not.
+
+        An error that answers a `final` question is the outcome of the task.
+        """
         loop = asyncio.get_running_loop()
         end = loop.time() + _PATIENCE_SECONDS
         pause = _DEFAULT_POLL_SECONDS
@@ -127,11 +130,15 @@ class TaskFollower:
             try:
                 return await self._request(method, params)
             except RpcError as error:
+                if final:
+                    raise RpcError(0, error.message) from error
                 if error.code == INVALID_PARAMS:
                     raise OutcomeUnknown(
                         f"the server does not know the task of the call any more: {error.message}"
                     ) from error
                 why: Exception = error
+            except SessionGone as error:
+                raise OutcomeUnknown(f"the task of the call was lost with its session: {error}") from error
             except (NotSent, OutcomeUnknown, CallRefused, HttpRefusal) as error:
                 why = error
             if loop.time() + pause > end:
@@ -147,8 +154,18 @@ class TaskFollower:
                 await self._request("tasks/cancel", {"taskId": task_id})
 
 
+class LegacyTaskFollower(TaskFollower):
+    """Polls a task of revision 2025-11-25, whose result, and whose questions, come in answer to another request."""
+
+    async def _end_of(self, task_id: str, task: Mapping[str, Any]) -> dict[str, Any] | None:
+        status = task.get("status")
+        if status in ("completed", "failed", "input_required"):
+            return await self._patiently("tasks/result", {"taskId": task_id}, final=True)
+        return await super()._end_of(task_id, task)
+
+
 def _poll_seconds(task: Mapping[str, Any]) -> float:
-    interval = task.get("pollIntervalMs")
+    interval = task.get("pollIntervalMs", task.get("pollInterval"))
     if isinstance(interval, bool) or not isinstance(interval, int | float):
         return _DEFAULT_POLL_SECONDS if "status" in task else 0.0
     return min(max(interval / 1000, _MIN_POLL_SECONDS), _MAX_POLL_SECONDS)
