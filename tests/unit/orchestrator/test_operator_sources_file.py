@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 
 from services.common.egress import AddressPolicy
+from services.common.environment import read_settings
 from services.common.startup import StartError
 from services.orchestrator.domain.tool_source import ApprovalRule, LocalCommand, McpEra, McpServer, OnToolChange
 from services.orchestrator.operator_sources_file import read_operator_sources
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
 
 ADDRESSES = AddressPolicy(setting="COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS")
 COMMAND = "{program: /bin/server, arguments: [-v], environment: [HOME]}"
@@ -65,6 +68,14 @@ def test_what_is_wrong_ends_the_start_and_is_named(tmp_path: Path, text: str, sa
         read_operator_sources(write(tmp_path, text), ADDRESSES)
     assert said in str(error.value)
     assert str(error.value).startswith("COXSWAIN_TOOLS_SOURCES_FILE=")
+
+
+def test_the_variables_are_those_of_the_tool_gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COXSWAIN_TOOLS_SOURCES_FILE", str(tmp_path / "sources.yaml"))
+    monkeypatch.setenv("COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS", '["10.20.0.0/16"]')
+    settings = read_settings(OrchestratorSettings)
+    assert settings.tool_sources_file == tmp_path / "sources.yaml"
+    assert settings.tool_egress_allowed_networks == ToolGatewaySettings().egress_allowed_networks
 
 
 def test_a_file_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
