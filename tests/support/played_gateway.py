@@ -24,9 +24,11 @@ def result(text: str = "done", **fields: Any) -> pb.ToolOutcome:
     return pb.ToolOutcome(result=pb.ToolCallResult(text=text, **fields))
 
 
-def failure(reason: str = "TOOL_UNAVAILABLE", message: str = "no connection") -> pb.ToolOutcome:
+def failure(
+    reason: str = "TOOL_UNAVAILABLE", message: str = "no connection", *, temporary: bool = False
+) -> pb.ToolOutcome:
     """A call that was not made."""
-    return pb.ToolOutcome(failure=pb.ToolFailure(reason=reason, message=message))
+    return pb.ToolOutcome(failure=pb.ToolFailure(reason=reason, message=message, temporary=temporary))
 
 
 def unknown(message: str = "the connection ended before an answer came") -> pb.ToolOutcome:

@@ -103,14 +103,20 @@ def crew(tools: Sequence[str] = ("billing/pay",), *, look: bool = False, **task:
 
 
 async def add_source(installation: Installation) -> None:
-    now = datetime.now(UTC)
+    """Add a source whose tools the played gateway calls."""
     spec = ToolSourceSpec(
         name="billing",
         kind=SourceKind.MCP,
         endpoint=McpServer("https://example.com/mcp"),
         policies=(ToolPolicy("order", approval=ApprovalRule.WHEN, approval_condition="arguments.amount > 10"),),
     )
-    tools = tuple(ListedTool(name, f"Does {name}.", AMOUNT, hash=f"hash of {name}") for name in ("order", "pay"))
+    tools = (ListedTool(name, f"Does {name}.", AMOUNT, hash=f"hash of {name}") for name in ("order", "pay"))
+    await add_tools(installation, spec, *tools)
+
+
+async def add_tools(installation: Installation, spec: ToolSourceSpec, *tools: ListedTool) -> None:
+    """Store a source as it is after it was listed."""
+    now = datetime.now(UTC)
     source = ToolSource(
         id=new_id(),
         group_id="sales",
@@ -120,8 +126,9 @@ async def add_source(installation: Installation) -> None:
         created_at=now,
         updated_at=now,
         listed_at=now,
+        checked_at=now,
         list_revision=1,
-        tool_count=2,
+        tool_count=len(tools),
     )
     async with installation.database.write() as connection:
         await ToolSourceRepository(connection).insert(source, "ann")
@@ -270,3 +277,23 @@ async def test_what_was_paid_is_not_paid_again_by_an_execution_that_starts_the_t
     assert list(shop.gateway.effects.values()) == [1, 1]
     events = await shop.installation.watch(resumed.id)
     assert [e.tool_call_completed.replayed for e in events if is_kind("tool_call_completed")(e)] == [True, True]
+
+
+async def test_of_two_calls_that_wait_each_goes_on_with_its_own_answer(shop: Shop) -> None:
+    shop.script(500, 600, tool="billing_order")
+    execution = await shop.installation.start(crew(["billing/order"]))
+    parked = await shop.installation.watch(execution.id, is_kind("execution_parked"))
+    request = question_pb2.ListQuestionsRequest(execution_id=execution.id)
+    first, second = (await shop.inbox.ListQuestions(request)).questions
+    assert {first.kind, second.kind} == {K.QUESTION_KIND_TOOL_APPROVAL}
+    await shop.accept(first)
+    await shop.installation.watch(execution.id, is_kind("execution_parked"), after=parked[-1].sequence)
+    assert list(shop.gateway.effects.values()) == [1], "the first one did not wait for the other answer"
+    declined = question_pb2.DeclineQuestion(reason="not before Monday")
+    await shop.inbox.AnswerQuestion(question_pb2.AnswerQuestionRequest(id=second.id, decline=declined))
+    assert (await shop.installation.finished(execution.id)).state == S.EXECUTION_STATE_SUCCEEDED
+    assert list(shop.gateway.effects.values()) == [1]
+    assert "not before Monday" in str(shop.installation.llm.calls_where(route="chat")[-1].body)
+    with pytest.raises(grpc.aio.AioRpcError) as late:
+        await shop.accept(second)
+    assert late.value.code() == grpc.StatusCode.FAILED_PRECONDITION

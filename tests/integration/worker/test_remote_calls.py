@@ -279,6 +279,23 @@ async def test_failures_without_effect_are_told_to_the_model_and_cost_no_call(sc
     assert (event.reason, event.message) == ("TOOL_DISABLED", "switched off")
 
 
+async def test_a_source_that_is_busy_is_asked_again_and_then_left_alone(scene: CallScene) -> None:
+    outcomes = [failure("TOOL_RATE_LIMITED", "busy", temporary=True) for _ in range(4)]
+
+    async def busy(call: PlayedCall) -> pb.ToolOutcome:
+        if outcomes:
+            return outcomes.pop(0)
+        scene.gateway.did(call)
+        return result("paid")
+
+    scene.gateway.tools["billing/pay"] = busy
+    host = await scene.host()
+    assert (await host.call("k")).error == "busy"
+    assert len(scene.gateway.requests) == 3
+    assert (await host.call("another")).output == "paid"
+    assert list(scene.gateway.effects.values()) == [1]
+
+
 async def test_arguments_that_break_the_schema_go_back_in_words_and_reach_nobody(scene: CallScene) -> None:
     host = await scene.host()
     told = await host.call(amount="ten")

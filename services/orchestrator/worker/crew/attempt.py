@@ -11,7 +11,7 @@ from services.orchestrator.worker.crew.deadline import out_of_time, remaining_ti
 from services.orchestrator.worker.crew.host_calls import HostCalls
 from services.orchestrator.worker.crew.occurrences import Occurrences
 from services.orchestrator.worker.crew.session import Session
-from services.orchestrator.worker.link.errors import TaskError
+from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
 
 
 class TaskAttempt:
@@ -58,6 +58,11 @@ class TaskAttempt:
         self.refused_result = result
         self.host.guardrail_refused(fields, message)
 
+    @property
+    def waits_for_person(self) -> bool:
+        """Whether the task has to end because a person is asked about a call."""
+        return self.failure is not None and self.failure.reason == WAITS_FOR_PERSON
+
     def check(self) -> None:
         """Raise when there is a reason to end the task."""
         if self.failure is not None:
@@ -65,7 +70,9 @@ class TaskAttempt:
 
     def _ask(self, request: CrewRequest) -> HostReply:
         """Ask the host within the time the agent has left."""
-        self.check()
+        # Calls of one answer do not wait for each other's approvals.
+        if not (self.waits_for_person and request.HasField("call_tool")):
+            self.check()
         request.task = self.index
         try:
             return self.session.link.call(request, timeout=remaining_time())

@@ -1,6 +1,7 @@
 """The model as CrewAI sees it: every call goes through the host to the models service."""
 
 import asyncio
+import functools
 import hashlib
 import json
 import re
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from crewai.llms.base_llm import BaseLLM
 from crewai.utilities.exceptions.context_window_exceeding_exception import LLMContextLengthExceededError
 from crewai.utilities.pydantic_schema_utils import generate_model_description
+from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import BaseModel, PrivateAttr
 
 from coxswain.models.v1 import inference_pb2 as pb
@@ -167,8 +169,11 @@ class HostLLM(BaseLLM):
         role = getattr(from_agent, "role", None) or self._role
         if response_model is not None:
             return self.structured(messages, response_model, role=role, is_result=from_task is not None, tools=tools)
-        if tools is None and self._offers_tools_in_words(from_agent):
-            return self._until_usable(messages, read_in_words, role, stop=[OBSERVATION], is_result=True)
+        if tools is None and (offered := self._offered_in_words(from_agent)):
+            # What reaches the world is called by its very name.
+            names = offered if offered & set(self._attempt.session.host_tools) else frozenset()
+            read = functools.partial(read_in_words, tools=names)
+            return self._until_usable(messages, read, role, stop=[OBSERVATION], is_result=True)
         answer = self._ask(messages, tools, role)
         if answer.tool_calls:
             self._attempt.agent_role, self._attempt.agent_text = role, answer.text
@@ -191,9 +196,11 @@ class HostLLM(BaseLLM):
             messages, schema_reader(response_model), role, tools=tools, schema=response_model, is_result=is_result
         )
 
-    def _offers_tools_in_words(self, agent: Any) -> bool:
+    def _offered_in_words(self, agent: Any) -> frozenset[str]:
+        """Return the names of the tools that an agent has, where they are called in words."""
         executor = getattr(agent, "agent_executor", None)
-        return not self.supports_function_calling() and bool(getattr(executor, "original_tools", None))
+        tools = () if self.supports_function_calling() else getattr(executor, "original_tools", None) or ()
+        return frozenset(sanitize_tool_name(tool.name) for tool in tools)
 
     def _until_usable(
         self, messages: str | list[Any], read: Reader[T], role: str, *, is_result: bool, **asked: Any

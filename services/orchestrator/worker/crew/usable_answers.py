@@ -5,11 +5,12 @@ CrewAI asks the very same question again, or takes a call of a tool that it cann
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 from crewai.agents.constants import FINAL_ANSWER_ACTION
-from crewai.agents.parser import OutputParserError, parse
+from crewai.agents.parser import AgentAction, OutputParserError, parse
+from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import BaseModel, ValidationError
 
 T = TypeVar("T")
@@ -57,16 +58,17 @@ def schema_reader(schema: type[BaseModel]) -> Reader[BaseModel]:
     return read
 
 
-def read_in_words(text: str) -> str:
+def read_in_words(text: str, tools: Collection[str] = ()) -> str:
     """Return the part of an answer that counts when tools are called in words.
 
-    Raises Unusable when the answer begins to call a tool and does not say how.
+    Raises Unusable when the answer begins to call a tool and does not say how, or names none of `tools`, if there are
+    any: CrewAI would call one with a similar name.
     """
     text = _WIDE_GAP.sub(lambda gap: gap[0][:_WIDEST_GAP], text.split(OBSERVATION, 1)[0].rstrip())
     if FINAL_ANSWER_ACTION in text or "Action:" not in text:
         return text
     try:
-        parse(text)
+        action = parse(text)
     except OutputParserError:
         problem = '"Action:" has to be followed by "Action Input:" in the next line'
         raise Unusable(
@@ -74,6 +76,9 @@ def read_in_words(text: str) -> str:
             f"Your answer calls no tool: {problem}, such as\nAction: the name of a tool\n"
             'Action Input: {"argument": "value"}\nor it has to begin with "Final Answer:". Give it once more.',
         ) from None
+    if tools and isinstance(action, AgentAction) and sanitize_tool_name(action.tool) not in tools:
+        problem = f"there is no tool {quoted(action.tool[:_LONGEST_VALUE])}"
+        raise Unusable([problem], f"{problem}; the tools are: {', '.join(sorted(tools))}. Give the answer once more.")
     return text
 
 

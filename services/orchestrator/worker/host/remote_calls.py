@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
 from coxswain.orchestrator.worker.link_pb2 import CallTool, ToolAnswer
+from services.common.backoff import Backoff
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
 from services.common.grpc.json_values import to_struct
@@ -56,6 +57,8 @@ from services.orchestrator.worker.host.usage_total import UsageTotal
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.text import storable
 
+_ATTEMPTS = 3
+_PAUSES = Backoff(1.0, 10.0)
 _Key = tuple[int, str]
 
 
@@ -218,15 +221,24 @@ class RemoteCalls:
         listener = Listener(self._recorder, self._questions, call.journal, self._about(call, row))
         begun = asyncio.get_running_loop().time()
         try:
-            # The gateway makes a call again where that does no harm; nobody else does.
-            outcome = await self._executors.execute(
-                call.tool, self._request(call, row, begun_before=begun_before), listener
-            )
+            outcome = await self._outcome(call, row, listener, begun_before=begun_before)
         except LeftWaiting:
             raise waits_for_person() from None
         finally:
             listener.flush()
         return await self._end(call, row, outcome, asyncio.get_running_loop().time() - begun)
+
+    async def _outcome(self, call: _Call, row: ToolCall, listener: Listener, *, begun_before: bool) -> pb.ToolOutcome:
+        """Return what comes of a call, made again for a while if nothing was sent since its source is busy or away."""
+        request = self._request(call, row, begun_before=begun_before)
+        outcome = await self._executors.execute(call.tool, request, listener)
+        for attempt in range(1, _ATTEMPTS):
+            if not outcome.failure.temporary or outcome.failure.reason == "TOOL_TIMEOUT":
+                break
+            await asyncio.sleep(_PAUSES.pause(attempt))
+            request = self._request(call, row, begun_before=False)
+            outcome = await self._executors.execute(call.tool, request, listener)
+        return outcome
 
     async def _end(self, call: _Call, row: ToolCall, outcome: pb.ToolOutcome, seconds: float) -> ToolAnswer:
         if outcome.HasField("failure") and outcome.failure.reason == "CREDENTIAL_EXPIRED":

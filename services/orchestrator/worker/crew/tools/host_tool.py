@@ -4,6 +4,7 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from crewai.hooks.dispatch import HookAborted
 from crewai.tools import BaseTool
 from crewai.tools.tool_failure import ToolFailure
 from pydantic import BaseModel, ConfigDict, PrivateAttr
@@ -64,15 +65,20 @@ class HostTool(BaseTool):
             text = json.dumps(arguments, allow_nan=False)
         except ValueError:
             return failure("the arguments must be JSON, which has no NaN and no Infinity")
-        answer = attempt.host.call_tool(
-            CallTool(
-                key=call_key(attempt, tool.name, arguments),
-                tool=tool.id,
-                arguments_json=text,
-                agent_role=attempt.agent_role,
-                agent_text=attempt.agent_text,
-            )
+        request = CallTool(
+            key=call_key(attempt, tool.name, arguments),
+            tool=tool.id,
+            arguments_json=text,
+            agent_role=attempt.agent_role,
+            agent_text=attempt.agent_text,
         )
+        try:
+            answer = attempt.host.call_tool(request)
+        except HookAborted:
+            if not attempt.waits_for_person:
+                raise
+            # The next question to a model ends the attempt. CrewAI would make a call in words again that has raised.
+            return failure("a person is asked first")
         return failure(answer.error) if answer.error else answer.output
 
 
