@@ -339,7 +339,7 @@ async def test_an_internal_method_serves_the_services_it_names_and_says_which(se
     principal = await served.identity.exchange(Credential("Bearer ann:OPERATOR"), "g")
     for service, method, request, callers in (
         ("memory", "RevokeDelegation", delegation_pb2.RevokeDelegationRequest(execution_id="e"), "orchestrator"),
-        ("orchestrator", "ResolveCredential", credential_pb2.ResolveCredentialRequest(), "memory, models"),
+        ("orchestrator", "ResolveCredential", credential_pb2.ResolveCredentialRequest(), "memory, models, tools"),
     ):
         peers = served.host.peers(service)
         stub = auth_service_pb2_grpc.AuthServiceStub(peers.channel("auth"))
