@@ -58,7 +58,7 @@ seed: protos ## Write the starting data (the list of models); repeating it chang
 ##@ Check it
 
 .PHONY: test
-test: protos ## Everything: lint, types, import contracts, protos, every test (T=path: only those tests)
+test: protos mcp-servers ## Everything: lint, types, import contracts, protos, every test (T=path: only those tests)
 ifneq ($(T),)
 	@$(PYTEST) $(T)
 else
@@ -68,12 +68,17 @@ else
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 endif
 
+# Before the tests, whose time is limited: what it installs may have to be fetched first.
+.PHONY: mcp-servers
+mcp-servers: $(ENVIRONMENT)
+	@$(PY) -m tests.support.mcp_servers.processes
+
 .PHONY: test-unit
 test-unit: protos ## Tests without a database or a server
 	@$(PYTEST) $(PARALLEL) tests/unit
 
 .PHONY: test-integration
-test-integration: protos ## Tests against real databases and stores
+test-integration: protos mcp-servers ## Tests against real databases and stores
 	@$(PYTEST) $(PARALLEL) tests/integration $(wildcard tests/contract)
 
 .PHONY: test-e2e
@@ -91,7 +96,7 @@ chaos: protos ## Kill processes under load and check that nothing is lost or dou
 # Apart from `test`: it takes half as long again, and on Python 3.11 a process that is traced can hang for good when a thread
 # that used greenlets has ended.
 .PHONY: coverage
-coverage: protos ## Every test, and where the code is not covered (htmlcov/index.html); at least 80 %
+coverage: protos mcp-servers ## Every test, and where the code is not covered (htmlcov/index.html); at least 80 %
 	@$(PYTEST) $(PARALLEL) --cov --cov-fail-under=80 --cov-report=term-missing:skip-covered --cov-report=html tests
 
 .PHONY: bench

@@ -106,3 +106,7 @@ def serving(
         yield server.start()
     finally:
         server.stop()
+
+
+if __name__ == "__main__":
+    modern_python()
