@@ -98,7 +98,7 @@ async def test_models_and_tools_are_listed(run: Run) -> None:
     listed = (await run("models", "--enabled")).stdout
     assert "offline/extract" in listed
     assert "not needed" in listed
-    assert "calculator" in (await run("tools")).stdout
+    assert "calculator" in (await run("tool", "list")).stdout
 
 
 async def test_a_model_is_shown_with_its_prices_and_where_they_come_from(run: Run) -> None:
