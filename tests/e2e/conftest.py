@@ -33,8 +33,12 @@ def llm() -> Iterator[LlmEmulator]:
 
 @pytest.fixture(scope="session")
 def model_environment(llm: LlmEmulator) -> dict[str, str]:
-    """What points an installation at the emulated upstream."""
-    return {"OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": f"{llm.url}/v1"}
+    """What points an installation at the emulated upstream, and lets tools call this machine."""
+    return {
+        "OPENAI_API_KEY": API_KEY,
+        "OPENAI_BASE_URL": f"{llm.url}/v1",
+        "COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS": '["127.0.0.0/8"]',
+    }
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Each service as a process of its own on PostgreSQL, with two worker hosts, as a cluster would run them."""
+"""Each service, a tool gateway and two worker hosts as processes of their own on PostgreSQL, as a cluster has them."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -10,10 +10,11 @@ from tests.support.child_process import ChildProcess, free_port, scrubbed_enviro
 from tests.support.installation import SERVICES, Installation
 
 _WORKER = "services.orchestrator.worker"
+_TOOLS = "services.orchestrator.tool_gateway"
 
 
 class ServiceProcesses(Installation):
-    """`python -m services.<name>` four times and `python -m services.orchestrator.worker` twice."""
+    """`python -m services.<name>` four times, the tool gateway, and `python -m services.orchestrator.worker` twice."""
 
     name = "processes"
 
@@ -24,8 +25,8 @@ class ServiceProcesses(Installation):
         self._workers = workers
         self.data_dir = data_dir
         self.database_url = database_url
-        self._ports = {service: free_port() for service in SERVICES}
-        internal = {service: free_port() for service in SERVICES}
+        self._ports = {service: free_port() for service in (*SERVICES, "tools")}
+        internal = {service: free_port() for service in self._ports}
         addresses = {f"COXSWAIN_{name.upper()}_ADDRESS": f"127.0.0.1:{port}" for name, port in internal.items()}
         ports = {f"COXSWAIN_{name.upper()}_PORT": str(port) for name, port in self._ports.items()}
         internal_ports = {f"COXSWAIN_{name.upper()}_INTERNAL_PORT": str(port) for name, port in internal.items()}
@@ -40,6 +41,7 @@ class ServiceProcesses(Installation):
             **(environment or {}),
         )
         self.services: dict[str, ChildProcess] = {}
+        self.tools: ChildProcess | None = None
         self.workers: list[ChildProcess] = []
 
     @contextlib.contextmanager
@@ -49,20 +51,25 @@ class ServiceProcesses(Installation):
             self.services = {name: self._start(name, f"services.{name}") for name in SERVICES}
             for process in self.services.values():
                 process.wait_for_line("serving on")
+            self.tools = self._start("tools", _TOOLS)
             self.workers = [self._start("worker", _WORKER) for _ in range(self._workers)]
+            self.tools.wait_for_line("serving on")
             for worker in self.workers:
                 worker.wait_for_line("worker_ready")
             yield self
         finally:
-            for process in (*self.workers, *self.services.values()):
+            for process in self._all():
                 process.kill()
 
     def _start(self, name: str, module: str) -> ChildProcess:
         return ChildProcess(name, ["-m", module], self._environment)
 
+    def _all(self) -> list[ChildProcess]:
+        return [*self.workers, *([self.tools] if self.tools is not None else []), *self.services.values()]
+
     @property
     def logs(self) -> str:
-        return "\n".join(process.output for process in (*self.services.values(), *self.workers))
+        return "\n".join(process.output for process in self._all())
 
     def address(self, service: str) -> str:
         return f"127.0.0.1:{self._ports[service]}"

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import base64
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,12 @@ def add_work(server: FastMCP, ledger: str) -> None:
         if then == "die":
             os._exit(1)
         return f"paid {key}"
+
+    @server.tool()
+    async def who(ctx: AnyContext) -> str:
+        """Say which credential came, in a form that tells nobody."""
+        request = ctx.request_context.request
+        return hashlib.sha256(str(request and request.headers.get("authorization")).encode()).hexdigest()
 
     @server.tool()
     async def steps(count: int, ctx: AnyContext) -> str:
