@@ -131,7 +131,7 @@ class Completion:
 
     async def _ended(self, state: ExecutionState, reason: str = "") -> None:
         logger.info("execution_ended", execution_id=self._execution.id, state=state, reason=reason)
-        if any(task.question is not None and task.question.state is QuestionState.OPEN for task in self._state.tasks):
+        if any(_may_have_asked(task) for task in self._state.tasks):
             # They were closed with it.
             self._context.hints.publish(Hint(HintKind.QUESTIONS_CHANGED, self._execution.id))
         await self._revoke()
@@ -144,3 +144,9 @@ class Completion:
             self._context.store.note_revoked(self._execution.id)
         except (grpc.RpcError, CoxswainError) as error:
             logger.info("grant_not_revoked", execution_id=self._execution.id, error=type(error).__name__)
+
+
+def _may_have_asked(task: TaskProgress) -> bool:
+    """Return whether a task may have open questions, about its result or about calls of its tools."""
+    result_asked = task.question is not None and task.question.state is QuestionState.OPEN
+    return result_asked or task.state is TaskState.WAITING_FOR_ANSWER
