@@ -65,8 +65,13 @@ class Replica(Generic[SourceT]):
         self.store = CallStore(database, RowSeal(identity, "test"), new_id(), lease_seconds=lease)
         self.source = source
         adapters = dict.fromkeys(SourceKind, source)
-        runner = CallRunner(adapters, {}, SourceLimits(database, **values), max_result_bytes=1024 * 1024)
+        self._limits = SourceLimits(database, **values)
+        runner = CallRunner(adapters, {}, self._limits, max_result_bytes=1024 * 1024)
         self.calls = ToolCalls(self.store, runner, lease_seconds=lease, question_seconds=WAIT_SECONDS)
+
+    def has_waiting(self) -> bool:
+        """Whether a call waits for its turn."""
+        return any(turns.waiting for turns in self._limits._turns.values())
 
     async def call(self, order: CallOrder) -> Outcome:
         """Make or follow a call and return its outcome."""
@@ -98,6 +103,18 @@ async def running(*replicas: Replica[Any]) -> AsyncIterator[None]:
         for replica in replicas:
             if replica.store._database is not None:
                 await replica.calls.close()
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition that nothing announces."""
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                if condition():
+                    return
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"not within {WAIT_SECONDS} s: {what}") from None
 
 
 def principal(group_id: str = "sales") -> Principal:
