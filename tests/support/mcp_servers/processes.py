@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
+import random
 import socket
 import subprocess
 import sys
@@ -19,7 +20,9 @@ LOCK = HERE / "modern.txt"
 ENVIRONMENT = ROOT / ".venv" / "mcp-modern"
 LEGACY = HERE / "legacy_server.py"
 MODERN = HERE / "modern_server.py"
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
+LASTING_PORTS = range(20_000, 32_000)
+"""Below those that Linux gives to outgoing connections, which would take a server's port while it restarts."""
 
 
 def modern_python() -> Path:
@@ -39,8 +42,11 @@ def modern_python() -> Path:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """Return a loopback port that stays free while nothing listens on it."""
+    while True:
+        port = random.choice(LASTING_PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @dataclass
