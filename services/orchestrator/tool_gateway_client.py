@@ -1,5 +1,7 @@
 """The tool gateway, as use cases see it."""
 
+import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterable, Mapping
 from typing import Any
@@ -20,6 +22,8 @@ from services.orchestrator.usecases.ports import TestedCall
 _SERVICE = "tools"
 _DEPENDENCY = "tool gateway"
 _LIST_SECONDS = 45.0
+# A gateway that was started together with this process serves a little later.
+_START_SECONDS = 10.0
 
 
 class RemoteToolGateway:
@@ -38,6 +42,9 @@ class RemoteToolGateway:
 
     async def list_tools(self, source_id: str) -> list[ListedTool]:
         """See `ports.ToolGateway`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_SECONDS):
+                await self._peers.channel(_SERVICE).channel_ready()
         try:
             response = await self._stub.ListSourceTools(
                 pb.ListSourceToolsRequest(source_id=source_id), timeout=_LIST_SECONDS

@@ -84,11 +84,11 @@ class FakeToolGateway(ToolGatewayServiceServicer):
 
 
 @contextlib.asynccontextmanager
-async def serve_fake_gateway(gateway: FakeToolGateway) -> AsyncIterator[str]:
-    """Serve a gateway on loopback and yield its address."""
+async def serve_fake_gateway(gateway: FakeToolGateway, port: int = 0) -> AsyncIterator[str]:
+    """Serve a gateway on loopback, on a free port without one, and yield its address."""
     server = grpc.aio.server()
     add_ToolGatewayServiceServicer_to_server(gateway, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:
         yield f"127.0.0.1:{port}"

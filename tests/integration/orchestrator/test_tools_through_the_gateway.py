@@ -1,8 +1,10 @@
 """Sources and single calls through the real tool gateway, to servers on loopback."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,8 +15,12 @@ from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServ
 from services.common.grpc.json_values import to_struct
 from services.common.ids import new_id
 from services.orchestrator.settings import OrchestratorSettings
+from tests.support.fake_tool_gateway import FakeToolGateway, serve_fake_gateway, tool
 from tests.support.harness import Harness, serve_services
 from tests.support.tool_adapters import RecordingApi
+
+if TYPE_CHECKING:
+    from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServiceAsyncStub
 
 SCHEMA = {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}
 
@@ -33,6 +39,26 @@ def closed_port() -> int:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]
         return port
+
+
+async def test_a_source_is_listed_by_a_gateway_that_starts_a_little_later(tmp_path: Path) -> None:
+    settings = OrchestratorSettings(tool_egress_allowed_networks=["127.0.0.0/8"])
+    async with serve_services(tmp_path, "models", "orchestrator", settings={"orchestrator": settings}) as harness:
+        port = closed_port()
+        harness.host._addresses["tools"] = f"127.0.0.1:{port}"  # type: ignore[index]
+        spec = pb.ToolSourceSpec(name="desk", mcp=pb.McpServer(url="http://127.0.0.1:1/mcp"))
+        sources = ToolSourceServiceStub(harness.channel())
+        creating = asyncio.ensure_future(sources.CreateToolSource(pb.CreateToolSourceRequest(spec=spec)))
+        await eventually_stored(sources)
+        async with serve_fake_gateway(FakeToolGateway(tools=[tool("pay")]), port):
+            created = (await creating).source
+    assert (created.tool_count, created.list_error) == (1, "")
+
+
+async def eventually_stored(sources: "ToolSourceServiceAsyncStub") -> None:
+    """Wait until a source is stored, which is before it is listed."""
+    while not (await sources.ListToolSources(pb.ListToolSourcesRequest())).sources:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.02)
 
 
 async def test_a_call_outside_an_execution_is_made_once(harness: Harness) -> None:
