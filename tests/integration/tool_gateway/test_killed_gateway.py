@@ -122,7 +122,9 @@ async def test_no_call_is_made_twice_while_the_gateway_is_killed_again_and_again
             outcomes = dict(zip(ids, await asyncio.gather(*asking), strict=True))
             kinds = Counter(str(outcome.WhichOneof("outcome")) for outcome in outcomes.values())
             assert max(bank.paid.values()) == 1
-            assert set(bank.paid) == set(ids)
+            # One that was about to leave when the gateway was killed may never have come.
+            unpaid = set(ids) - set(bank.paid)
+            assert all(outcomes[call_id].WhichOneof("outcome") == "unknown" for call_id in unpaid)
             assert set(kinds) == {"result", "unknown"}, kinds
             # What has an outcome keeps it.
             known = next(call_id for call_id in ids if outcomes[call_id].WhichOneof("outcome") == "result")
