@@ -1,7 +1,7 @@
 """Store what the tool gateway knows of calls.
 
 Revision ID: 0024
-Revises: 0021
+Revises: 0023
 """
 
 import sqlalchemy as sa
