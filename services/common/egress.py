@@ -83,7 +83,7 @@ def is_public_https(url: str) -> bool:
         last = host.rpartition(".")[2]
         # Some resolvers read names that end in a number as addresses.
         return "." in host and last not in _PRIVATE_ENDINGS and _NUMBER.fullmatch(last) is None
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    return _is_public(address)
 
 
 class AddressPolicy:
@@ -104,7 +104,7 @@ class AddressPolicy:
         address = _inner(address)
         if any(address.version == network.version and address in network for network in self._allowed):
             return True
-        return encrypted and address.is_global and not address.is_multicast and not address.is_reserved
+        return encrypted and _is_public(address)
 
     def check_literal(self, url: str) -> None:
         """Refuse an address that can be read as two, or is written out as a number that may not be connected to.
@@ -129,6 +129,12 @@ class AddressPolicy:
             reason="DESTINATION_NOT_ALLOWED",
             metadata={"origin": origin},
         )
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def _inner(address: Address) -> Address:

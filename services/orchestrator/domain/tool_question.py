@@ -52,7 +52,10 @@ def approval_schema(arguments_schema: Mapping[str, Any]) -> dict[str, Any]:
             "decision": {"enum": [decision.value for decision in Decision]},
             "arguments": arguments,
             "feedback": {"type": "string", "maxLength": 65536, "description": "What the model is told."},
-            "remember": {"type": "boolean", "description": "Whether to approve later calls in this execution as well."},
+            "remember": {
+                "type": "boolean",
+                "description": "Whether to approve later calls in this execution as well; for `call`.",
+            },
         },
         "required": ["decision"],
         "additionalProperties": False,

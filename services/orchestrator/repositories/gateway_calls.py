@@ -40,7 +40,16 @@ class GatewayCallRepository:
         taken = await self._connection.execute(
             update(gateway_calls)
             .where(*_of(call.key), _ROW.replica == call.replica, _ROW.leased_until == call.leased_until)
-            .values(replica=replica, leased_until=until, ended_at=None, outcome=None, question=None, answer=None)
+            .values(
+                replica=replica,
+                leased_until=until,
+                ended_at=None,
+                outcome=None,
+                question=None,
+                answer=None,
+                # It was meant for the process before.
+                cancel_requested=False,
+            )
         )
         return bool(taken.rowcount)
 

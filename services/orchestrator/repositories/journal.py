@@ -15,6 +15,8 @@ from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.tables import llm_journal, tool_journal
 
 _ENDED = (ToolCallState.COMPLETED, ToolCallState.FAILED)
+# Calls that failed for any other reason have had no effect.
+_REASONS_OF_MADE_CALLS = ("", "TOOL_RESULT_TOO_LARGE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class JournalRepository:
         journal = tool_journal.c
         await self._copy(llm_journal, execution_id, answers, true())
         await self._copy(tool_journal, execution_id, tools, journal.idempotent & journal.state.in_(_ENDED))
-        without_effect = (journal.state == ToolCallState.CANCELLED) | (journal.reason != "")
+        without_effect = (journal.state == ToolCallState.CANCELLED) | journal.reason.not_in(_REASONS_OF_MADE_CALLS)
         await self._copy(tool_journal, execution_id, effects, ~journal.idempotent & ~without_effect)
 
     async def _copy(

@@ -191,6 +191,11 @@ class Tools:
 
     async def _refuse_arguments(self, principal: Principal, tool: ResolvedTool, arguments: Mapping[str, Any]) -> None:
         checked = await self._checker.check(principal.group_id, tool.arguments_schema, json.dumps(dict(arguments)))
+        if checked.unchecked:
+            raise InvalidArgument.fields(
+                [FieldViolation("arguments", f"could not be checked by the tool's schema ({checked.unchecked})")],
+                reason="TOOL_ARGUMENTS",
+            )
         if checked.violations:
             raise InvalidArgument.fields(
                 [FieldViolation("arguments", violation) for violation in checked.violations], reason="TOOL_ARGUMENTS"

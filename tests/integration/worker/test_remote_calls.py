@@ -21,7 +21,7 @@ from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.domain.question import QuestionKind, QuestionState
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.domain.tool_source import ApprovalRule
-from services.orchestrator.repositories.journal import JournalRepository, ToolCall
+from services.orchestrator.repositories.journal import JournalRepository, ToolCall, read_tool_calls
 from services.orchestrator.repositories.retention import RetentionRepository
 from services.orchestrator.tables import executions, gateway_calls
 from services.orchestrator.worker.host.fenced_write import Fenced
@@ -433,6 +433,46 @@ async def test_a_remembered_approval_is_for_that_tool_alone(scene: CallScene) ->
         await host.call("look", tool="1")
 
 
+@pytest.mark.parametrize(
+    "content", [{"decision": "refuse"}, {"decision": "call_edited", "arguments": {"amount": 1}}], ids=["refuse", "edit"]
+)
+async def test_who_refuses_or_changes_one_call_has_approved_no_other(
+    scene: CallScene, content: dict[str, object]
+) -> None:
+    scene.tools = [replace(PAY, approval=ApprovalRule.ALWAYS)]
+    with pytest.raises(TaskError):
+        await (await scene.host()).call()
+    await scene.answer((await scene.questions())[0], QuestionState.ACCEPTED, {**content, "remember": True})
+    host = await scene.host()
+    await host.call()
+    with pytest.raises(TaskError):
+        await host.call("another", amount=1_000_000)
+
+
+async def test_arguments_that_cannot_be_checked_are_not_sent(scene: CallScene) -> None:
+    schema = {**PAY.arguments_schema, "properties": {"amount": {"$ref": "#/$defs/nothing"}}}
+    scene.tools = [replace(PAY, arguments_schema=schema)]
+    assert "could not be checked" in (await (await scene.host()).call()).error
+    assert scene.gateway.requests == []
+
+
+async def test_an_answer_counts_for_what_was_asked_alone(scene: CallScene) -> None:
+    small, large = ({"type": "object", "properties": {"size": {"type": "integer", "minimum": n}}} for n in (1, 1000))
+
+    async def asks(call: PlayedCall) -> pb.ToolOutcome:
+        await call.ask("Which size?", small)
+        await call.ask("Which size?", large)
+        return result("never")
+
+    scene.gateway.tools["billing/pay"] = asks
+    with pytest.raises(TaskError):
+        await (await scene.host()).call()
+    await scene.answer((await scene.questions())[0], QuestionState.ACCEPTED, {"size": 1})
+    with pytest.raises(TaskError):
+        await (await scene.host()).call()
+    assert [question.schema for question in await scene.questions() if question.answer is None] == [large]
+
+
 async def test_what_a_source_asks_reaches_a_person_and_the_answer_reaches_the_call(scene: CallScene) -> None:
     schema = {"type": "object", "properties": {"size": {"type": "string"}}}
 
@@ -533,6 +573,16 @@ async def test_three_hundred_payments_survive_hosts_that_die_and_answers_that_ar
     assert lives > 6
     assert told == {key: row.output for key, row in rows.items()}
     assert ends == {WAITS_FOR_PERSON}
+
+
+async def test_a_call_whose_result_was_too_large_is_not_made_again_by_another_execution(database: Database) -> None:
+    source, heir = await queue(database), await queue(database)
+    failed = ToolCall(ToolCallState.FAILED, "", "too large", "billing/pay", "c", arguments="{}")
+    async with database.write() as connection:
+        for key, reason in (("made", "TOOL_RESULT_TOO_LARGE"), ("not made", "TOOL_DISABLED")):
+            await JournalRepository(connection, source).put_tool_call(0, key, replace(failed, reason=reason), 1)
+        await JournalRepository(connection, heir).take_over(source, answers={}, tools={}, effects={0: 0})
+    assert set(await read_tool_calls(database, heir, 0)) == {"made"}
 
 
 async def test_what_the_gateway_knows_of_a_call_outlives_the_execution_while_another_one_continues_it(

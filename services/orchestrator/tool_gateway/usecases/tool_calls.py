@@ -148,8 +148,10 @@ class ToolCalls:
         while True:
             known = await self._store.find(key)
             if run.cancelled.is_set() and known is None:
-                await self._store.claim(key, order.request.execution_id, order.source_name, _CANCELLED)
-                return Ended(_CANCELLED, replayed=False)
+                if await self._store.claim(key, order.request.execution_id, order.source_name, _CANCELLED):
+                    return Ended(_CANCELLED, replayed=False)
+                # Another process has been faster, and makes the call.
+                continue
             if known is None:
                 outcome = await self._make(key, order, run, None)
             elif (kept := self._store.outcome(known)) is not None and not isinstance(kept, Unknown):

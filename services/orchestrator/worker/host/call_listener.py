@@ -65,10 +65,12 @@ class Listener:
         kind = QuestionKind.URL if question.url else QuestionKind.FORM
         about = replace(self._about, url=_harmless(question.url)[:_MOST_TOLD])
         text = _harmless(question.text)[:_MOST_TOLD]
-        # By its text: a call that starts over at its source asks the same under any number.
-        known = self._questions.find(kind, self._journal.index, about.key, round=about.round, text=text)
+        schema = None if question.url else from_struct("schema", question.schema) or {"type": "object"}
+        # By what it asks: a call that starts over at its source asks the same under any number.
+        known = self._questions.find(
+            kind, self._journal.index, about.key, round=about.round, asked=(text, schema, about.url)
+        )
         if known is None:
-            schema = None if question.url else from_struct("schema", question.schema) or {"type": "object"}
             await self._questions.ask(self._journal, kind, about, text, schema)
             return None
         if known.answer is None:

@@ -10,7 +10,7 @@ from services.orchestrator.domain.crew import OnDeadline
 from services.orchestrator.domain.execution import Execution
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.domain.question import Question, QuestionedCall, QuestionKind, QuestionState
-from services.orchestrator.domain.tool_question import approval_of
+from services.orchestrator.domain.tool_question import Decision, approval_of
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.messages.questions import raised_to_proto
 from services.orchestrator.worker.host.recorder import Change, Recorder
@@ -31,14 +31,22 @@ class CallQuestions:
         """Take over what has been read of them."""
         self._questions |= {question.id: question for question in questions}
 
-    def find(self, kind: QuestionKind, index: int, key: str, *, round: int = 0, text: str = "") -> Question | None:  # noqa: A002 - its name everywhere
-        """Return the newest question of a call of a task; with a `text`, the one that asks this."""
+    def find(
+        self,
+        kind: QuestionKind,
+        index: int,
+        key: str,
+        *,
+        round: int = 0,  # noqa: A002 - its name everywhere
+        asked: tuple[str, Mapping[str, Any] | None, str] | None = None,
+    ) -> Question | None:
+        """Return the newest question of a call of a task; with `asked`, the one of this text, schema and URL."""
         for question in sorted(self._questions.values(), key=lambda known: known.id, reverse=True):
             about = question.call
             if (
                 about is not None
                 and (question.kind, question.task_index, about.key, about.round) == (kind, index, key, round)
-                and text in {"", question.text}
+                and asked in (None, (question.text, question.schema, about.url))
             ):
                 return question
         return None
@@ -50,6 +58,8 @@ class CallQuestions:
             and question.call is not None
             and question.call.tool == tool
             and (approval := approval_of(question)) is not None
+            # Who refused or changed one call has approved no other.
+            and approval.decision is Decision.CALL
             and approval.remember
             for question in self._questions.values()
         )

@@ -68,6 +68,8 @@ class ToolRules:
             found = await self._checker.check(self._group_id, tool.arguments_schema, arguments)
         if found.unchecked in {"process", "queue", "time"}:
             return "the arguments could not be checked in time; send less, or try again"
+        if found.unchecked:
+            return f"the arguments could not be checked by the tool's schema ({found.unchecked}); send simpler ones"
         shown = "\n".join(f"- {violation}" for violation in found.violations[:_MOST_FAULTS])
         return f"the arguments do not follow the tool's schema:\n{shown}" if shown else ""
 
