@@ -289,11 +289,14 @@ async def test_a_source_that_was_switched_off_says_nothing_of_a_lost_call(
         await asyncio.gather(asking, return_exceptions=True)
         await _expire_leases(database)
         assert made.request.source is not None
-        off = replace(made, request=replace(made.request, source=replace(made.request.source, disabled=True)))
-        assert isinstance(await other.call(off), Unknown)
-        refused = await other.call(replace(off, request=replace(off.request, call_id="another")))
-        assert isinstance(refused, Failed)
-        assert refused.reason == "TOOL_DISABLED"
+        for number, source in enumerate(
+            (replace(made.request.source, disabled=True), replace(made.request.source, denied_tools=("*",)))
+        ):
+            off = replace(made, request=replace(made.request, source=source))
+            assert isinstance(await other.call(off), Unknown)
+            refused = await other.call(replace(off, request=replace(off.request, call_id=f"another {number}")))
+            assert isinstance(refused, Failed)
+            assert refused.reason == "TOOL_DISABLED"
 
 
 async def test_an_unknown_outcome_is_found_out_later(database: Database, identity: ServiceIdentity) -> None:

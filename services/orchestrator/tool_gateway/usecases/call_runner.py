@@ -26,6 +26,7 @@ from services.orchestrator.tool_gateway.ports import (
 )
 from services.orchestrator.tool_gateway.usecases.call_progress import RunningCall, plain_text
 from services.orchestrator.tool_gateway.usecases.source_limits import SourceKey, SourceLimits
+from services.orchestrator.tool_identity import tool_of
 
 logger = structlog.get_logger(__name__)
 
@@ -110,6 +111,8 @@ class CallRunner:
             return builtin
         if source.disabled:
             raise CallRefused(f'the source "{source.name}" is switched off', reason="TOOL_DISABLED")
+        if not source.allows(tool_of(name)):
+            raise CallRefused(f'the source "{source.name}" does not allow "{tool_of(name)}"', reason="TOOL_DISABLED")
         adapter = self._adapters.get(source.kind)
         if adapter is None:
             raise CallRefused(

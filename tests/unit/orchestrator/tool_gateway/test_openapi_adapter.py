@@ -26,7 +26,7 @@ from services.orchestrator.tool_gateway.adapters.openapi.parameters import (
     query_pairs,
 )
 from services.orchestrator.tool_gateway.parsing.parser import BoundedParser
-from services.orchestrator.tool_gateway.ports import NotSent, ToolResult
+from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, ToolResult
 from tests.support.tool_adapters import (
     TOKEN,
     FixedCredentials,
@@ -430,6 +430,18 @@ async def test_listing_reads_the_document_from_its_address(parser: BoundedParser
             await adapter.list_tools(source, principal_of())
         with pytest.raises(NotSent):
             await adapter.call(call_of("getOrder", {"id": "1"}, source=source), RecordedProgress())
+
+
+async def test_what_was_listed_as_repeatable_and_is_not_any_more_is_not_called(
+    parser: BoundedParser, api: RecordingApi
+) -> None:
+    source = source_of(api.url)
+    async with egress_of() as egress:
+        adapter = OpenApiAdapter(egress, FixedCredentials(api.url), parser)
+        with pytest.raises(CallRefused, match="the document has changed") as refused:
+            await adapter.call(call_of("createOrder", {}, source=source, idempotent=True), RecordedProgress())
+    assert refused.value.reason == "TOOL_CHANGED"
+    assert api.requests == []
 
 
 async def test_a_document_of_another_origin_is_asked_for_without_the_credential(parser: BoundedParser) -> None:

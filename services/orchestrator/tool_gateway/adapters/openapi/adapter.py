@@ -8,7 +8,7 @@ from services.common.egress import required_origin
 from services.common.errors import CoxswainError, InvalidArgument
 from services.common.http import EgressClient
 from services.common.identity.principal import Principal
-from services.orchestrator.domain.tool_source import ListedTool, OpenApiDocument, ToolSourceSpec
+from services.orchestrator.domain.tool_source import ListedTool, OpenApiDocument, SourceKind, ToolSourceSpec
 from services.orchestrator.http_operations import check_base_url
 from services.orchestrator.tool_gateway.adapters.http import idempotent_hint
 from services.orchestrator.tool_gateway.adapters.http_exchange import (
@@ -34,6 +34,7 @@ from services.orchestrator.tool_gateway.ports import (
     ToolCallRequest,
     ToolResult,
 )
+from services.orchestrator.tool_resolver import is_idempotent
 
 _KEPT_SOURCES = 64
 _KEPT_SECONDS = 600.0
@@ -80,6 +81,13 @@ class OpenApiAdapter:
         operation = (await self._known(request.source, request.principal)).get(request.tool)
         if operation is None:
             raise CallRefused(f"the document has no operation {request.tool}", reason="TOOL_NOT_FOUND")
+        policy = request.source.policy_for(request.tool)
+        if request.idempotent and not is_idempotent(SourceKind.OPENAPI, policy, _listed(operation)):
+            # What was a GET may be a POST by now, which nobody has agreed to and which must not be repeated.
+            raise CallRefused(
+                f"{request.tool} must not be called twice any more: the document has changed; refresh the source",
+                reason="TOOL_CHANGED",
+            )
         try:
             call = build_call(request.source, operation, request.arguments, request.call_id)
         except BadArgument as error:
