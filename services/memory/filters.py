@@ -1,5 +1,7 @@
 """Checks of what clients ask for, and the meaning of a filter where no database evaluates it."""
 
+import functools
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +12,7 @@ import numpy as np
 
 from services.common.errors import InvalidArgument
 from services.memory.domain.filters import Comparison, Condition, Filter, Scalar
+from services.memory.domain.json_equality import json_equal
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.scopes import within_scope
 from services.memory.rows import (
@@ -175,7 +178,13 @@ def created_at(kind: MemoryKind, row: Row) -> datetime:
 
 
 def _has_metadata(own: Mapping[str, Any], required: Mapping[str, str]) -> bool:
-    return all(key in own and canonical_json(own[key]) == value for key, value in required.items())
+    return all(key in own and json_equal(own[key], _parsed(value)) for key, value in required.items())
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str) -> Any:
+    """Return the value of a filter's JSON text, which is compared with one row after another; never to be changed."""
+    return json.loads(text)
 
 
 def _holds(condition: Condition, field_type: FieldType, raw: object) -> bool:

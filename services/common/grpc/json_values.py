@@ -1,5 +1,6 @@
 """`google.protobuf.Value` to plain JSON values and back."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from services.common.errors import InvalidArgument
 
 # Beyond this, floating point numbers cannot represent every whole number.
 _EXACT = 2**53
+_EXACT_DIGITS = len(str(-_EXACT))
 
 
 def from_value(path: str, value: struct_pb2.Value, *, exact: bool = False) -> Any:
@@ -54,3 +56,21 @@ def to_struct(document: Mapping[str, Any]) -> struct_pb2.Struct:
 def to_value(item: Any) -> struct_pb2.Value:
     """Return the Value of a JSON value."""
     return json_format.ParseDict(item, struct_pb2.Value())
+
+
+def parse_exact(text: str) -> Any:
+    """Return the value of JSON text as `to_struct` and `to_value` can carry it without rounding.
+
+    Whole numbers beyond 2^53 become text, and so do NaN and the infinities, which Python's encoder writes.
+    """
+    return json.loads(text, parse_int=_exact_int, parse_float=_exact_float, parse_constant=str)
+
+
+def _exact_int(text: str) -> int | str:
+    # Thousands of digits are not worth parsing, and Python refuses to.
+    return int(text) if len(text) <= _EXACT_DIGITS and abs(int(text)) <= _EXACT else text
+
+
+def _exact_float(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) and (not number.is_integer() or abs(number) <= _EXACT) else text

@@ -41,7 +41,7 @@ class Filter:
     """Normalised; empty means all."""
     categories: frozenset[str] = frozenset()
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Keys and the canonical JSON each must have."""
+    """Keys and, as JSON text, the value that each must equal as `json_equal` compares them."""
     created_before: datetime | None = None
     source: str = ""
     include_private: bool = False

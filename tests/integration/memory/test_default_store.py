@@ -425,3 +425,21 @@ async def test_a_list_of_long_records_is_read_in_portions_and_whole(
                 ids = [found.record.id for found in outcome.results]
                 assert ids == [f"r{n}" for n in range(len(ids))]
                 assert 0 < len(ids) < 20
+
+
+async def test_numbers_of_metadata_are_found_in_every_spelling(database_url: str) -> None:
+    async with _stores(database_url) as stores:
+        spellings = {"a": '{"n":1}', "b": '{"n":1.0}', "c": '{"n":1e0}', "d": '{"n":"1"}', "e": '{"n":true}'}
+        await stores[0].save(
+            KEYS[0],
+            SPACE,
+            [Record(name, Unified("x"), unit_vector((1, 0, 0)), metadata=text) for name, text in spellings.items()],
+            NOW,
+        )
+        for store in stores:
+            for value in ("1", "1.0"):
+                chosen = Filter(metadata={"n": value}, include_private=True)
+                found = (await store.search(KEYS[0], Query(unit_vector((1, 0, 0)), 10, chosen), NOW)).results
+                assert {result.record.id for result in found} == {"a", "b", "c"}
+        assert await stores[0].delete(KEYS[0], None, Filter(metadata={"n": "1"}), NOW) == 3
+        assert (await stores[0].count(KEYS[0], EVERYTHING, NOW)).count == 2

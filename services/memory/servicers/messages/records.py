@@ -1,13 +1,12 @@
 """Records as messages."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 
 from coxswain.memory.v1 import record_pb2
 from services.common.errors import InvalidArgument
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
-from services.common.grpc.json_values import from_struct, to_struct
+from services.common.grpc.json_values import from_struct, parse_exact, to_struct
 from services.common.grpc.times import optional_timestamp_from_proto, timestamp_to_proto
 from services.memory import filters
 from services.memory.domain.records import (
@@ -74,7 +73,7 @@ def record_from_proto(message: record_pb2.Record, path: str, request_id: str) ->
 def _metadata_from_proto(message: record_pb2.Record, path: str) -> str:
     if not message.HasField("metadata"):
         return "{}"
-    return filters.metadata_text(from_struct(path, message.metadata), path)
+    return filters.metadata_text(from_struct(path, message.metadata, exact=True), path)
 
 
 def _chosen_id(message: record_pb2.Record, path: str, request_id: str) -> str:
@@ -147,7 +146,7 @@ def record_to_proto(record: Record) -> record_pb2.Record:
         agent_id=record.agent_id,
         llm_model=record.llm_model,
         tools_used=record.tools_used,
-        metadata=None if record.metadata == "{}" else to_struct(json.loads(record.metadata)),
+        metadata=None if record.metadata == "{}" else to_struct(parse_exact(record.metadata)),
         create_time=timestamp_to_proto(record.created_at),
     )
     if record.embedding is not None:

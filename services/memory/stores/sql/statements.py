@@ -10,6 +10,7 @@ from sqlalchemy.engine import Row as DatabaseRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.domain.filters import Comparison, Condition, Filter
+from services.memory.domain.json_equality import holds_number
 from services.memory.domain.listings import ListPosition
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
@@ -138,9 +139,11 @@ def _filtered(table: Table, kind: MemoryKind, chosen: Filter, dialect: str) -> I
         yield from _unified(table, chosen, dialect)
     if chosen.created_before is not None:
         yield table.c.created_us < microseconds(chosen.created_before)
-    for name, value in chosen.metadata.items():
-        pair = canonical_json({name: json.loads(value)})[1:-1]
-        yield _holds_text(table.c[metadata_column(kind)], pair, dialect)
+    for name, text in chosen.metadata.items():
+        value = json.loads(text)
+        # Numbers may be stored in several spellings, so only their key is looked for.
+        part = f"{canonical_json(name)}:" if holds_number(value) else canonical_json({name: value})[1:-1]
+        yield _holds_text(table.c[metadata_column(kind)], part, dialect)
     types = DatabricksIndexSchemas.filterable(kind)
     for condition in chosen.conditions:
         if condition.comparison is not Comparison.CONTAINS:

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
-from services.common.grpc.json_values import from_struct, to_struct, to_value
+from services.common.grpc.json_values import from_struct, parse_exact, to_struct, to_value
 from services.orchestrator.worker.link.text import storable, storable_json
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class ServiceMemoryStorage:
 
 def record_to_proto(record: MemoryRecord, own: Mapping[str, Any]) -> Record:
     """Return a memory as the memory service knows it; `own` says where it came from."""
-    metadata = json.loads(json.dumps(record.metadata, default=str)) | dict(own)
+    metadata = parse_exact(json.dumps(record.metadata, default=str)) | dict(own)
     return Record(
         id=record.id,
         unified=UnifiedRecord(
