@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from services.common.errors import InvalidArgument
-from services.memory.domain.filters import Comparison, Condition, Filter, Scalar
+from services.memory.domain.filters import Comparison, Condition, Filter, MetadataCondition, Scalar
 from services.memory.domain.json_equality import json_equal
+from services.memory.domain.moments import microseconds
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.scopes import within_scope
+from services.memory.expressions import decided_by_columns, holds, leaves
 from services.memory.rows import (
     ENVELOPE,
     MalformedRow,
@@ -122,47 +124,81 @@ def _depth(value: object) -> int:
 def is_empty(chosen: Filter) -> bool:
     """Return whether a filter narrows nothing down (privacy apart)."""
     return not (
-        chosen.conditions or chosen.scope_prefix or chosen.categories or chosen.metadata or chosen.created_before
+        chosen.conditions
+        or chosen.scope_prefix
+        or chosen.categories
+        or chosen.all_categories
+        or chosen.metadata
+        or chosen.created_before
+        or chosen.created_after
+        or chosen.expression
     )
 
 
 def residual(chosen: Filter) -> Filter | None:
     """Return the part of a filter that SQL cannot decide exactly, or None."""
     words = tuple(condition for condition in chosen.conditions if condition.comparison is Comparison.CONTAINS)
-    if not (words or chosen.categories or chosen.metadata):
-        return None
-    return Filter(conditions=words, categories=chosen.categories, metadata=chosen.metadata, include_private=True)
+    rest = Filter(
+        conditions=words,
+        categories=chosen.categories,
+        all_categories=chosen.all_categories,
+        metadata=chosen.metadata,
+        expression=None if decided_by_columns(chosen.expression) else chosen.expression,
+        include_private=True,
+    )
+    return None if is_empty(rest) else rest
 
 
 def columns_needed(kind: MemoryKind, chosen: Filter) -> list[str]:
     """Return the columns `matches` reads for a filter, sorted."""
-    columns = {condition.column for condition in chosen.conditions}
+    parts = [*chosen.conditions, *leaves(chosen.expression)]
+    columns = {part.column for part in parts if isinstance(part, Condition)}
     if kind is MemoryKind.UNIFIED:
-        if chosen.categories:
+        if chosen.categories or chosen.all_categories:
             columns.add(Column.CATEGORIES)
         if chosen.scope_prefix:
             columns.add(Column.SCOPE)
         if not chosen.include_private:
             columns |= {Column.PRIVATE, Column.SOURCE}
-    if chosen.metadata:
+    if chosen.metadata or any(isinstance(part, MetadataCondition) for part in parts):
         columns.add(metadata_column(kind))
     return sorted(columns)
 
 
 def matches(kind: MemoryKind, chosen: Filter, row: Row) -> bool:
-    """Return whether a row is what the filter asks for; `created_before` is left to the store, which knows the time."""
+    """Return whether a row is what the filter asks for; the times are left to the store: see `within_times`."""
     if kind is MemoryKind.UNIFIED:
         own = chosen.include_private or bool(chosen.source and row[Column.SOURCE] == chosen.source)
         if not own and parse_boolean(row[Column.PRIVATE]):
             return False
         if chosen.scope_prefix and not within_scope(row[Column.SCOPE] or "/", chosen.scope_prefix):
             return False
-        if chosen.categories and chosen.categories.isdisjoint(parse_list(row[Column.CATEGORIES])):
-            return False
-    if chosen.metadata and not _has_metadata(metadata_of(kind, row), chosen.metadata):
+        if chosen.categories or chosen.all_categories:
+            own_categories = parse_list(row[Column.CATEGORIES])
+            if chosen.categories and chosen.categories.isdisjoint(own_categories):
+                return False
+            if not chosen.all_categories.issubset(own_categories):
+                return False
+    metadata = functools.cache(lambda: metadata_of(kind, row))
+    if chosen.metadata and not _has_metadata(metadata(), chosen.metadata):
         return False
-    types = DatabricksIndexSchemas.filterable(kind) if chosen.conditions else {}
-    return all(_holds(condition, types[condition.column], row[condition.column]) for condition in chosen.conditions)
+    if not chosen.conditions and chosen.expression is None:
+        return True
+    types = DatabricksIndexSchemas.filterable(kind)
+
+    def condition_holds(condition: Condition) -> bool:
+        return _holds(condition, types[condition.column], row[condition.column])
+
+    return all(map(condition_holds, chosen.conditions)) and (
+        chosen.expression is None or holds(chosen.expression, condition_holds, metadata)
+    )
+
+
+def within_times(chosen: Filter, created_us: int) -> bool:
+    """Return whether a record made at a time is of those that a filter asks for."""
+    if chosen.created_before is not None and created_us >= microseconds(chosen.created_before):
+        return False
+    return chosen.created_after is None or created_us >= microseconds(chosen.created_after)
 
 
 def created_at(kind: MemoryKind, row: Row) -> datetime:

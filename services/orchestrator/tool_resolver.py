@@ -85,7 +85,7 @@ def _every_tool(
         yield _unusable(spec, *_no_source(spec, sources))
         return
     if problem := _source_problem(source):
-        yield _unusable(spec, *problem, source)
+        yield _unusable(spec, *problem)
         return
     for listed in source.tools:
         one = replace(spec, name=f"{source.spec.name}/{listed.name}")
@@ -100,18 +100,15 @@ def _listed(spec: ToolSpec, sources: Mapping[str, ToolSource], pins: Mapping[str
     if source is None:
         return _unusable(spec, *_no_source(spec, sources))
     if problem := _source_problem(source):
-        return _unusable(spec, *problem, source)
+        return _unusable(spec, *problem)
     name = tool_of(spec.name)
     if not source.spec.allows(name):
         return _unusable(
-            spec,
-            "TOOL_DISABLED",
-            f'"{spec.name}" is not among the tools that the source "{source.spec.name}" allows',
-            source,
+            spec, "TOOL_DISABLED", f'"{spec.name}" is not among the tools that the source "{source.spec.name}" allows'
         )
     listed = next((tool for tool in source.tools if tool.name == name), None)
     if listed is None:
-        return _unusable(spec, "TOOL_NOT_FOUND", _not_listed(source, name), source)
+        return _unusable(spec, "TOOL_NOT_FOUND", _not_listed(source, name))
     return of_source(source, listed, spec, pins)
 
 
@@ -149,7 +146,6 @@ def of_source(
         config=spec.config,
         idempotent=is_idempotent(source.spec.kind, policy, listed),
         source_id=source.id,
-        source_version=source.version,
         approval=policy.approval or ApprovalRule.NEVER,
         approval_condition=policy.approval_condition,
         max_calls=policy.max_calls_per_execution,
@@ -226,7 +222,7 @@ def _not_listed(source: ToolSource, name: str) -> str:
     return f'the source lists no tool "{full_name}"; {hint}'
 
 
-def _unusable(spec: ToolSpec, reason: str, problem: str, source: ToolSource | None = None) -> ResolvedTool:
+def _unusable(spec: ToolSpec, reason: str, problem: str) -> ResolvedTool:
     return ResolvedTool(
         name=spec.name,
         model_name=model_name(spec.name),
@@ -237,8 +233,6 @@ def _unusable(spec: ToolSpec, reason: str, problem: str, source: ToolSource | No
         idempotent=False,
         problem_reason=reason,
         problem=problem,
-        spec=spec,
-        source_version="" if source is None else source.version,
     )
 
 
@@ -246,7 +240,6 @@ def _narrowed(tool: ResolvedTool, spec: ToolSpec) -> ResolvedTool:
     """Return a tool within the limits that a crew sets for itself; those of the tool hold as well."""
     return replace(
         tool,
-        spec=spec,
         approval=ApprovalRule.ALWAYS if spec.requires_approval else tool.approval,
         timeout=tool.timeout if spec.timeout is None else min(tool.timeout, spec.timeout),
         max_calls=min((limit for limit in (tool.max_calls, spec.max_calls) if limit is not None), default=None),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Scalar: TypeAlias = str | int | float | bool | datetime
 """A value of a column that conditions may name."""
@@ -32,6 +32,52 @@ class Condition:
     values: tuple[Scalar, ...]
 
 
+class MetadataComparison(StrEnum):
+    """How a condition compares a value within metadata with its own values."""
+
+    EQUAL = "EQUAL"
+    NOT_EQUAL = "NOT_EQUAL"
+    LESS = "LESS"
+    LESS_OR_EQUAL = "LESS_OR_EQUAL"
+    GREATER = "GREATER"
+    GREATER_OR_EQUAL = "GREATER_OR_EQUAL"
+    CONTAINS = "CONTAINS"
+    EXISTS = "EXISTS"
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataCondition:
+    """One comparison of what a path of keys leads to; `values` are JSON values, as many as the comparison takes."""
+
+    path: tuple[str, ...]
+    comparison: MetadataComparison
+    values: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """Holds where every part does."""
+
+    parts: tuple["Expression", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """Holds where at least one part does."""
+
+    parts: tuple["Expression", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """Holds where the part does not."""
+
+    part: "Expression"
+
+
+Expression: TypeAlias = Condition | MetadataCondition | AllOf | AnyOf | Not
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Narrows records down; everything given must hold."""
@@ -40,9 +86,14 @@ class Filter:
     scope_prefix: str = ""
     """Normalised; empty means all."""
     categories: frozenset[str] = frozenset()
+    """At least one of these."""
+    all_categories: frozenset[str] = frozenset()
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Keys and, as JSON text, the value that each must equal as `json_equal` compares them."""
     created_before: datetime | None = None
+    created_after: datetime | None = None
+    """At this time or later."""
+    expression: Expression | None = None
     source: str = ""
     include_private: bool = False
 

@@ -36,6 +36,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             limit=request.limit,
             min_score=request.min_score if request.HasField("min_score") else None,
             ranking=ranking_from_proto(request.ranking) if request.HasField("ranking") else None,
+            diversity=request.diversity if request.HasField("diversity") else None,
             include_embeddings=request.include_embeddings,
             page_token=request.page_token,
             fingerprint=request_hash(request, "limit", "include_embeddings", "page_token", "crew_name"),

@@ -6,7 +6,7 @@ from coxswain.memory.v1 import vector_index_pb2 as pb
 from coxswain.memory.v1 import vector_index_service_pb2_grpc
 from services.common.grpc.call import current_call, current_principal
 from services.common.grpc.handler import Context
-from services.memory.servicers.messages.filters import conditions_from_proto
+from services.memory.servicers.messages.conditions import conditions_from_proto
 from services.memory.servicers.messages.records import kind_from_proto, record_to_proto, records_from_proto
 from services.memory.servicers.messages.vector_indexes import (
     backend_key_from_proto,

@@ -24,6 +24,7 @@ from services.memory.domain.vectors import EmbeddingSpace, Vector, embedding_mis
 from services.memory.embedding import Embedder
 from services.memory.schemas import Column, has_column
 from services.memory.stores.group_stores import BackendStores
+from services.memory.usecases.diverse_search import CANDIDATES, search_diversely
 from services.memory.usecases.entity_graph import EntityGraph, traverse, within_message
 from services.memory.usecases.record_pages import ListPages, SearchPages, fitting
 
@@ -48,6 +49,8 @@ class SearchInput:
     """0 means 10."""
     min_score: float | None
     ranking: Ranking | None
+    diversity: float | None
+    """From 0 to 1; None is off."""
     include_embeddings: bool
     page_token: str
     fingerprint: str
@@ -155,8 +158,8 @@ class Memories:
         The crew's name labels what embedding the text uses, unless it is empty.
 
         Raises:
-            InvalidArgument: the vector has no direction, the ranking does not fit the kind, or the token is of another
-                search.
+            InvalidArgument: the vector has no direction, the ranking does not fit the kind, the limit not the
+                diversity, or the token is of another search.
             PermissionDenied: private records are requested without the role EDITOR.
         """
         key = namespace_key(principal, memory_id, kind)
@@ -165,6 +168,8 @@ class Memories:
         _check_privacy(principal, search.filter)
         if search.ranking and search.ranking.importance_weight and not has_column(kind, Column.IMPORTANCE):
             raise InvalidArgument.field("ranking.importance_weight", f"{kind.name} records have no importance")
+        if search.diversity is not None and search.limit > CANDIDATES:
+            raise InvalidArgument.field("limit", f"is at most {CANDIDATES} with diversity; it is {search.limit:,}")
         vector = None if search.vector is None else query_vector(search.vector, "vector.values")
         store = await self._stores.of(principal.group_id, kind)
         if vector is None:
@@ -182,7 +187,11 @@ class Memories:
             after=after,
             asked_at=asked_at,
         )
-        outcome = await store.search(key, query, utc_now())
+        outcome = (
+            await store.search(key, query, utc_now())
+            if search.diversity is None
+            else await search_diversely(store, key, query, search.diversity, utc_now())
+        )
         shown = outcome.results[: fitting([found.record for found in outcome.results], self._max_bytes)]
         more = outcome.cut or len(shown) < len(outcome.results) or len(shown) == query.limit
         if not more or not shown:

@@ -288,9 +288,8 @@ class ToolSources:
             chosen = {name for name in listed.keys() | locked.accepted.keys() if not tools or name in tools}
             accepted = {name: tool for name, tool in locked.accepted.items() if name not in chosen}
             accepted |= accepted_tools(tool for name, tool in listed.items() if name in chosen)
-            now = utc_now()
-            changes = tool_changes(accepted, locked.tools, now, locked.changes)
-            after = replace(locked, accepted=accepted, changes=changes, updated_at=now)
+            changes = tool_changes(accepted, locked.tools, utc_now(), locked.changes)
+            after = replace(locked, accepted=accepted, changes=changes)
             await sources.save(after, None if locked.from_operator else principal.subject)
         return after
 

@@ -8,7 +8,17 @@ import numpy as np
 from hypothesis import strategies as st
 
 from services.memory import filters
-from services.memory.domain.filters import Comparison, Condition, Filter
+from services.memory.domain.filters import (
+    AllOf,
+    AnyOf,
+    Comparison,
+    Condition,
+    Expression,
+    Filter,
+    MetadataComparison,
+    MetadataCondition,
+    Not,
+)
 from services.memory.domain.listings import ListPosition
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
@@ -53,38 +63,66 @@ RECORDS = st.builds(
         last_accessed=st.none() | st.just(NOW),
     ),
 )
-CONDITIONS = st.lists(
-    st.one_of(
-        st.builds(
-            lambda comparison, value: Condition("content", comparison, (value,)),
-            st.sampled_from(
-                [c for c in Comparison if c is not Comparison.CONTAINS],
-            ),
-            st.sampled_from(["alpha", "Beta", "ß", "", "z", "Alpha", "été", "%"]),
+CONDITION = st.one_of(
+    st.builds(
+        lambda comparison, value: Condition("content", comparison, (value,)),
+        st.sampled_from(
+            [c for c in Comparison if c is not Comparison.CONTAINS],
         ),
-        st.builds(lambda value: Condition("content", Comparison.CONTAINS, (value,)), st.sampled_from(["SS", "gamma"])),
-        st.builds(
-            lambda comparison, value: Condition("importance", comparison, (value,)),
-            st.sampled_from(
-                [Comparison.EQUAL, Comparison.NOT_EQUAL, Comparison.LESS, Comparison.GREATER_OR_EQUAL],
-            ),
-            st.sampled_from([0.25, 0.5]),
-        ),
-        st.builds(
-            lambda comparison: Condition("last_accessed", comparison, (NOW,)),
-            st.sampled_from([Comparison.EQUAL, Comparison.NOT_EQUAL, Comparison.LESS_OR_EQUAL]),
-        ),
-        st.just(Condition("private", Comparison.EQUAL, (True,))),
+        st.sampled_from(["alpha", "Beta", "ß", "", "z", "Alpha", "été", "%"]),
     ),
-    max_size=2,
-).map(tuple)
+    st.builds(lambda value: Condition("content", Comparison.CONTAINS, (value,)), st.sampled_from(["SS", "gamma"])),
+    st.builds(
+        lambda comparison, value: Condition("importance", comparison, (value,)),
+        st.sampled_from(
+            [Comparison.EQUAL, Comparison.NOT_EQUAL, Comparison.LESS, Comparison.GREATER_OR_EQUAL],
+        ),
+        st.sampled_from([0.25, 0.5]),
+    ),
+    st.builds(
+        lambda comparison: Condition("last_accessed", comparison, (NOW,)),
+        st.sampled_from([Comparison.EQUAL, Comparison.NOT_EQUAL, Comparison.LESS_OR_EQUAL]),
+    ),
+    st.just(Condition("private", Comparison.EQUAL, (True,))),
+)
+CONDITIONS = st.lists(CONDITION, max_size=2).map(tuple)
+METADATA_PATHS = st.sampled_from([("t",), ("u",), ("u", "b"), ("v",)])
+JSON_VALUES = st.sampled_from([1, 1.0, "1", True, None, [1, {"b": 2.0}], {"b": 2}, {}, 0, '1"'])
+METADATA_CONDITION = st.one_of(
+    st.builds(
+        lambda path, comparison, values: MetadataCondition(path, comparison, tuple(values)),
+        METADATA_PATHS,
+        st.sampled_from([MetadataComparison.EQUAL, MetadataComparison.NOT_EQUAL, MetadataComparison.CONTAINS]),
+        st.lists(JSON_VALUES, min_size=1, max_size=2),
+    ),
+    st.builds(
+        lambda path, comparison, bound: MetadataCondition(path, comparison, (bound,)),
+        METADATA_PATHS,
+        st.sampled_from([MetadataComparison.LESS, MetadataComparison.LESS_OR_EQUAL, MetadataComparison.GREATER]),
+        st.sampled_from([0, 1, 1.5, "1", "2"]),
+    ),
+    st.builds(lambda path: MetadataCondition(path, MetadataComparison.EXISTS), METADATA_PATHS),
+)
+EXPRESSIONS: st.SearchStrategy[Expression] = st.recursive(
+    CONDITION | METADATA_CONDITION,
+    lambda parts: st.one_of(
+        st.builds(Not, parts),
+        st.lists(parts, min_size=1, max_size=3).map(lambda some: AllOf(tuple(some))),
+        st.lists(parts, min_size=1, max_size=3).map(lambda some: AnyOf(tuple(some))),
+    ),
+    max_leaves=5,
+)
 FILTERS = st.builds(
     Filter,
     conditions=CONDITIONS,
     scope_prefix=st.sampled_from(["", "", "/", "/a", "/a_"]),
     categories=st.frozensets(st.sampled_from(["x", "x,", ",", "É", 'x","y']), max_size=2),
     metadata=st.sampled_from([{}, {}, {"t": "1"}, {"t": '"1"'}, {"u": '[1,{"b":2}]'}, {"u": "null"}, {"t": "1.0"}]),
+    all_categories=st.frozensets(st.sampled_from(["x", "y", "É"]), max_size=2),
     created_before=st.none() | st.sampled_from([NOW, NOW - timedelta(hours=1, microseconds=-1)]),
+    created_after=st.none()
+    | st.sampled_from([NOW, NOW - timedelta(hours=1), NOW - timedelta(hours=1, microseconds=-1)]),
+    expression=st.none() | EXPRESSIONS,
     source=st.sampled_from(["", "alice"]),
     include_private=st.booleans(),
 )
@@ -109,6 +147,8 @@ def matches(key: NamespaceKey, chosen: Filter, record: Record) -> bool:
     """Return whether a record is what a filter asks for."""
     assert record.created_at is not None
     if chosen.created_before is not None and record.created_at >= chosen.created_before:
+        return False
+    if chosen.created_after is not None and record.created_at < chosen.created_after:
         return False
     return filters.matches(key.kind, chosen, build_row(key, record, SPACE.model))
 

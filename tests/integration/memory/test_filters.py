@@ -13,7 +13,18 @@ from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.errors import InvalidArgument
 from services.memory import filters
-from services.memory.domain.filters import Comparison, Condition, Filter, Scalar
+from services.memory.domain.filters import (
+    AllOf,
+    AnyOf,
+    Comparison,
+    Condition,
+    Expression,
+    Filter,
+    MetadataComparison,
+    MetadataCondition,
+    Not,
+    Scalar,
+)
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import (
     Body,
@@ -64,6 +75,16 @@ TEXTS = [
 NUMBERS = [float(np.float32(value)) for value in (0.0, 0.1, 0.25, 1 / 3, 0.5, 1.0)]
 INTEGERS = [0, 1, 2, 2**31 - 1]
 MOMENTS = [NOW - timedelta(hours=1), NOW - timedelta(microseconds=1), NOW, NOW + timedelta(days=3000)]
+
+METADATA_CONDITIONS = [
+    MetadataCondition(("é",), MetadataComparison.EQUAL, ("%", 1)),
+    MetadataCondition(("é",), MetadataComparison.NOT_EQUAL, ("%",)),
+    MetadataCondition(("a",), MetadataComparison.EXISTS),
+    MetadataCondition(("a", "b"), MetadataComparison.CONTAINS, (None,)),
+    MetadataCondition(("a", "b"), MetadataComparison.EQUAL, ([1.0, None],)),
+    MetadataCondition(("a",), MetadataComparison.GREATER, ("\\",)),
+    MetadataCondition(("a",), MetadataComparison.LESS_OR_EQUAL, ("\\",)),
+]
 
 BODIES: Mapping[MemoryKind, Callable[[random.Random], Body]] = {
     MemoryKind.UNIFIED: lambda r: Unified(
@@ -151,6 +172,20 @@ def _condition(kind: MemoryKind, choice: random.Random) -> Condition:
             continue
 
 
+def _expression(kind: MemoryKind, choice: random.Random, depth: int = 0) -> Expression:
+    shape = choice.choice(["all", "any", "not", "column", "metadata"] if depth < 3 else ["column", "metadata"])
+    match shape:
+        case "all" | "any":
+            parts = tuple(_expression(kind, choice, depth + 1) for _ in range(choice.choice([1, 2, 3])))
+            return AllOf(parts) if shape == "all" else AnyOf(parts)
+        case "not":
+            return Not(_expression(kind, choice, depth + 1))
+        case "column":
+            return _condition(kind, choice)
+        case _:
+            return choice.choice(METADATA_CONDITIONS)
+
+
 def _filter(kind: MemoryKind, choice: random.Random) -> Filter:
     unified = kind is MemoryKind.UNIFIED
     return Filter(
@@ -158,7 +193,10 @@ def _filter(kind: MemoryKind, choice: random.Random) -> Filter:
         scope_prefix=choice.choice(["", "", "/", "/a", "/%"]) if unified else "",
         categories=frozenset(choice.sample(TEXTS, choice.choice([0, 0, 2]))) if unified else frozenset(),
         metadata=choice.choice([{}, {}, {}, {"é": '"%"'}, {"a": '{"b":[1,null]}'}, {"a": '"\\\\"'}]),
-        created_before=choice.choice([None, None, *MOMENTS]),
+        all_categories=frozenset(choice.sample(TEXTS, choice.choice([0, 0, 0, 1]))) if unified else frozenset(),
+        created_before=choice.choice([None, None, None, *MOMENTS]),
+        created_after=choice.choice([None, None, None, *MOMENTS]),
+        expression=_expression(kind, choice) if choice.random() < 0.5 else None,
         source=choice.choice(TEXTS) if unified else "",
         include_private=not unified or choice.random() < 0.7,
     )
@@ -171,6 +209,8 @@ def _expected(key: NamespaceKey, chosen: Filter, records: list[Record]) -> set[s
         if isinstance(record.body, ShortTerm) and record.created_at + timedelta(hours=record.body.ttl_hours) <= NOW:
             continue
         if chosen.created_before is not None and record.created_at >= chosen.created_before:
+            continue
+        if chosen.created_after is not None and record.created_at < chosen.created_after:
             continue
         if filters.matches(key.kind, chosen, build_row(key, record, SPACE.model)):
             found.add(record.id)

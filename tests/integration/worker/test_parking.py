@@ -101,7 +101,6 @@ class World:
             default_model="m",
             artifact_limits=ArtifactLimits(0, 0, 0, 0),
             checker=cast("Any", None),
-            sources=cast("Any", None),
         )
         await ExecutionRun(claim, context).run()
         return await self.row()

@@ -331,9 +331,7 @@ def _shown(kind: MemoryKind, row: Row, query: Query) -> Record:
 def _passes(kind: MemoryKind, chosen: Filter, row: Row, now: datetime) -> bool:
     if kind is MemoryKind.SHORT_TERM and row[_EXPIRES] <= microseconds(now):
         return False
-    if chosen.created_before is not None and row[_CREATED] >= microseconds(chosen.created_before):
-        return False
-    return filters.matches(kind, chosen, row)
+    return filters.within_times(chosen, row[_CREATED]) and filters.matches(kind, chosen, row)
 
 
 def _sort_key(row: Row) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from services.memory.domain.filters import Comparison, Filter
 from services.memory.domain.records import MemoryKind
+from services.memory.expressions import required_conditions
 from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, has_column
 from services.memory.stores.databricks.upstream_errors import unsafe_owner
 
@@ -68,13 +69,20 @@ def handed_over(owner: Owner, chosen: Filter) -> tuple[list[Clause], bool]:
     clauses = owner_clauses(owner)
     # Times to live, scopes, lists and metadata are not expressible there.
     whole = owner.kind is not MemoryKind.SHORT_TERM and not (
-        chosen.scope_prefix or chosen.categories or chosen.metadata or chosen.created_before or chosen.source
+        chosen.scope_prefix
+        or chosen.categories
+        or chosen.all_categories
+        or chosen.metadata
+        or chosen.created_before
+        or chosen.created_after
+        or chosen.source
+        or chosen.expression
     )
     if owner.kind is MemoryKind.UNIFIED and not chosen.include_private and not chosen.source:
         clauses.append(Clause(Column.PRIVATE, Comparison.EQUAL, (False,)))
     taken = {(clause.column, clause.comparison) for clause in clauses}
     types = DatabricksIndexSchemas.filterable(owner.kind)
-    for condition in chosen.conditions:
+    for condition in (*chosen.conditions, *required_conditions(chosen.expression)):
         understood = condition.comparison in (Comparison.EQUAL, *_OPERATORS) or (
             # A value that is missing is unequal here, and meets no comparison there.
             condition.comparison is Comparison.NOT_EQUAL and condition.column != Column.LAST_ACCESSED

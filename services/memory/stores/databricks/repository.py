@@ -19,6 +19,7 @@ from services.common.errors import Aborted, CoxswainError, FailedPrecondition, U
 from services.memory import filters
 from services.memory.domain.filters import EVERYTHING, Comparison, Filter
 from services.memory.domain.listings import Tally
+from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.vectors import Vector
@@ -538,7 +539,8 @@ def passes(kind: MemoryKind, chosen: Filter, row: Row, now: datetime) -> bool:
             hours=int(row[Column.TTL_HOURS] or 0)
         ):
             return False
-        if chosen.created_before is not None and filters.created_at(kind, row) >= chosen.created_before:
+        timed = chosen.created_before is not None or chosen.created_after is not None
+        if timed and not filters.within_times(chosen, microseconds(filters.created_at(kind, row))):
             return False
         return filters.matches(kind, chosen, row)
     except (KeyError, ValueError, TypeError, AttributeError) as error:

@@ -217,7 +217,7 @@ def _bytes_of(namespace: NamespaceInfo) -> int:
 
 def _needs_database(chosen: Filter) -> bool:
     """Return whether a filter asks for more than what is remembered of rows."""
-    return bool(chosen.conditions or chosen.categories or chosen.metadata)
+    return bool(chosen.conditions or chosen.categories or chosen.all_categories or chosen.metadata or chosen.expression)
 
 
 def _residual_columns(kind: MemoryKind, rest: Filter | None) -> list[Any]:

@@ -9,14 +9,15 @@ from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, delete, fu
 from sqlalchemy.engine import Row as DatabaseRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.memory.domain.filters import Comparison, Condition, Filter
+from services.memory.domain.filters import Comparison, Filter
 from services.memory.domain.json_equality import holds_number
 from services.memory.domain.listings import ListPosition
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind
 from services.memory.rows import Row, canonical_json
-from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, has_column, metadata_column
+from services.memory.schemas import Column, DatabricksIndexSchemas, has_column, metadata_column
+from services.memory.stores.sql.comparisons import compare, holds_text, narrowed
 from services.memory.tables import namespaces, records
 
 ROWS_IN_CHUNK: Final = 4096
@@ -139,15 +140,21 @@ def _filtered(table: Table, kind: MemoryKind, chosen: Filter, dialect: str) -> I
         yield from _unified(table, chosen, dialect)
     if chosen.created_before is not None:
         yield table.c.created_us < microseconds(chosen.created_before)
+    if chosen.created_after is not None:
+        yield table.c.created_us >= microseconds(chosen.created_after)
     for name, text in chosen.metadata.items():
         value = json.loads(text)
         # Numbers may be stored in several spellings, so only their key is looked for.
         part = f"{canonical_json(name)}:" if holds_number(value) else canonical_json({name: value})[1:-1]
-        yield _holds_text(table.c[metadata_column(kind)], part, dialect)
+        yield holds_text(table.c[metadata_column(kind)], part, dialect)
     types = DatabricksIndexSchemas.filterable(kind)
     for condition in chosen.conditions:
         if condition.comparison is not Comparison.CONTAINS:
-            yield _compare(table.c[condition.column], types[condition.column], condition, dialect)
+            yield compare(table.c[condition.column], types[condition.column], condition, dialect)
+    if chosen.expression is not None:
+        clause = narrowed(table, kind, chosen.expression, dialect)
+        if clause is not None:
+            yield clause
 
 
 def _unified(table: Table, chosen: Filter, dialect: str) -> Iterator[ColumnElement[bool]]:
@@ -159,35 +166,6 @@ def _unified(table: Table, chosen: Filter, dialect: str) -> Iterator[ColumnEleme
         yield or_(scope == chosen.scope_prefix, func.substr(scope, 1, len(below)) == below)
     if chosen.categories:
         column = table.c[Column.CATEGORIES]
-        yield or_(*(_holds_text(column, canonical_json(name), dialect) for name in sorted(chosen.categories)))
-
-
-def _compare(column: Any, field_type: FieldType, condition: Condition, dialect: str) -> ColumnElement[bool]:
-    values: Sequence[Any] = condition.values
-    operand = values[0]
-    # Code points decide the order of texts: the language of the database does not matter.
-    ordered = column.collate("C") if field_type is FieldType.STRING and dialect == "postgresql" else column
-    result: ColumnElement[bool]
-    match condition.comparison:
-        case Comparison.EQUAL:
-            result = column.in_(values)
-        case Comparison.NOT_EQUAL:
-            result = or_(column.is_(None), column.not_in(values)) if column.nullable else column.not_in(values)
-        case Comparison.LESS:
-            result = ordered < operand
-        case Comparison.LESS_OR_EQUAL:
-            result = ordered <= operand
-        case Comparison.GREATER:
-            result = ordered > operand
-        case Comparison.GREATER_OR_EQUAL:
-            result = ordered >= operand
-        case Comparison.STARTS_WITH:
-            result = func.substr(column, 1, len(operand)) == operand
-        case Comparison.CONTAINS:
-            raise ValueError("words are not looked for in SQL")
-    return result
-
-
-def _holds_text(column: Any, text: str, dialect: str) -> ColumnElement[bool]:
-    position = func.strpos(column, text) if dialect == "postgresql" else func.instr(column, text)
-    return position > 0
+        yield or_(*(holds_text(column, canonical_json(name), dialect) for name in sorted(chosen.categories)))
+    for name in sorted(chosen.all_categories):
+        yield holds_text(table.c[Column.CATEGORIES], canonical_json(name), dialect)

@@ -146,6 +146,8 @@ class VectorBlock:
         mask: Mask = self.expires_us > now_us
         if chosen.created_before is not None:
             mask &= self.created_us < microseconds(chosen.created_before)
+        if chosen.created_after is not None:
+            mask &= self.created_us >= microseconds(chosen.created_after)
         if not unified:
             return mask
         if not chosen.include_private:

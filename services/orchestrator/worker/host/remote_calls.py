@@ -46,7 +46,6 @@ from services.orchestrator.worker.host.call_outcomes import (
     waits_for_person,
 )
 from services.orchestrator.worker.host.call_questions import CallQuestions
-from services.orchestrator.worker.host.current_tools import CurrentTools
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
 from services.orchestrator.worker.host.principals import CredentialExpired
 from services.orchestrator.worker.host.recorder import Change, Recorder
@@ -87,7 +86,6 @@ class RemoteCalls:
         usage: UsageTotal,
         questions: CallQuestions,
         rules: ToolRules,
-        current: CurrentTools,
         on_failure: Callable[[BaseException], object],
     ) -> None:
         """`on_failure` gets what concerns the whole run: another host has the execution, its credential has expired."""
@@ -97,7 +95,6 @@ class RemoteCalls:
         self._usage = usage
         self._questions = questions
         self._rules = rules
-        self._current = current
         self._on_failure = on_failure
         self._tools = AgentTools({}, [])
         self._journals: dict[int, TaskJournal] = {}
@@ -172,7 +169,6 @@ class RemoteCalls:
                 return await self._begin(call)
 
     async def _begin(self, call: _Call) -> ToolAnswer:
-        call = replace(call, tool=await self._current.now(call.tool))
         tool, arguments = call.tool, call.request.arguments_json
         refusal = await self._rules.refusal(tool, call.journal.index, call.request.key, arguments)
         if refusal is not None:
