@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from services.common.sum_queries import SumQuery
+
 
 @dataclass(slots=True)
 class Usage:
@@ -75,17 +77,10 @@ class UsageSum:
     estimated_calls: int
 
 
-@dataclass(frozen=True, slots=True)
-class UsageQuery:
-    """Which calls to sum; None and empty mean all."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageQuery(SumQuery[UsageGrouping]):
+    """Which calls to sum; None and empty mean all. `crew` is one of the labels."""
 
-    group_by: tuple[UsageGrouping, ...] = (UsageGrouping.MODEL,)
-    start: datetime | None = None
-    end: datetime | None = None
     execution_id: str = ""
     model: str = ""
     subject: str = ""
-    label_key: str = ""
-    """The key of the label to sum by."""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """What the labels of the calls have to be; `crew` is one of them."""

@@ -6,25 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    ColumnElement,
-    Insert,
-    Subquery,
-    case,
-    collate,
-    func,
-    insert,
-    literal_column,
-    select,
-    tuple_,
-    type_coerce,
-)
+from sqlalchemy import ColumnElement, Insert, case, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
+from services.common.db.sums import SumStatements, within
 from services.models.domain.budget import Period, Scope, Sums
 from services.models.domain.usage import CREW_LABEL, Usage, UsageGrouping, UsageQuery, UsageRecord, UsageSum
 from services.models.tables import usage_days, usage_records
@@ -65,20 +52,19 @@ class UsageRepository:
 
     async def sums(self, group_id: str, query: UsageQuery, after: Sequence[str] | None, limit: int) -> list[UsageSum]:
         """Return sums of a group's records in the order of their keys, those after the keys `after`."""
-        calls = self._calls(group_id, query)
-        keys = [calls.c[f"key{position}"] for position in range(len(query.group_by))]
-        statement = select(
-            *keys,
-            func.count().label("calls"),
-            *(func.sum(calls.c[name]).label(name) for name in _SUMMED),
-            func.sum(case((calls.c.estimated, 1), else_=0)).label("estimated_calls"),
-        )
-        if after is not None:
-            statement = statement.where(tuple_(*keys) > tuple_(*after))
-        statement = statement.group_by(*keys).order_by(*keys).limit(limit)
+        columns, statements = usage_records.c, SumStatements(self._connection)
+        conditions = [columns.group_id == group_id, *within(columns.called_at, query.start, query.end)]
+        for name in ("execution_id", "model", "subject"):
+            if wanted := getattr(query, name):
+                conditions.append(columns[name] == wanted)
+        for label, value in query.labels.items():
+            conditions.append(statements.label(columns.labels, label) == value)
+        keys = [_key(statements, grouping, query.label_key) for grouping in query.group_by]
+        summed = {name: columns[name] for name in _SUMMED} | {"estimated_calls": case((columns.estimated, 1), else_=0)}
+        statement = statements.select(keys, summed, conditions, after, limit)
         return [
             UsageSum(
-                keys=tuple(row[: len(keys)]),
+                keys=tuple(row[: len(query.group_by)]),
                 calls=row.calls,
                 usage=Usage(
                     input_tokens=int(row.input_tokens),
@@ -92,58 +78,6 @@ class UsageRepository:
             )
             for row in await self._connection.execute(statement)
         ]
-
-    def _calls(self, group_id: str, query: UsageQuery) -> Subquery:
-        """Select the calls, with what they are summed by under names of their own.
-
-        As parameters of the same text, PostgreSQL would not know two expressions to be the same.
-        """
-        columns = usage_records.c
-        keys = [
-            self._key(grouping, query.label_key).label(f"key{position}")
-            for position, grouping in enumerate(query.group_by)
-        ]
-        statement = select(*keys, *(columns[name] for name in (*_SUMMED, "estimated"))).where(
-            columns.group_id == group_id
-        )
-        if query.start is not None:
-            statement = statement.where(columns.called_at >= query.start)
-        if query.end is not None:
-            statement = statement.where(columns.called_at < query.end)
-        for name in ("execution_id", "model", "subject"):
-            if wanted := getattr(query, name):
-                statement = statement.where(columns[name] == wanted)
-        for label, value in query.labels.items():
-            statement = statement.where(self._label(label) == value)
-        return statement.subquery()
-
-    def _key(self, grouping: UsageGrouping, label: str) -> ColumnElement[str]:
-        columns = usage_records.c
-        key: ColumnElement[str]
-        match grouping:
-            case UsageGrouping.MODEL:
-                key = columns.model
-            case UsageGrouping.EXECUTION:
-                key = columns.execution_id
-            case UsageGrouping.SUBJECT:
-                key = columns.subject
-            case UsageGrouping.CREW:
-                key = self._label(CREW_LABEL)
-            case UsageGrouping.LABEL:
-                key = self._label(label)
-            case UsageGrouping.DAY:
-                key = (
-                    func.to_char(func.timezone("UTC", columns.called_at), literal_column("'YYYY-MM-DD'"))
-                    if self._on_postgres
-                    else func.strftime(literal_column("'%Y-%m-%d'"), columns.called_at)
-                )
-        # Rows page in the same order on both databases.
-        return collate(key, "C") if self._on_postgres else key
-
-    def _label(self, name: str) -> ColumnElement[str]:
-        """Return the value of a label, "" where there is none."""
-        labels = type_coerce(usage_records.c.labels, JSONB() if self._on_postgres else JSON())
-        return func.coalesce(labels[name].as_string(), "")
 
     @property
     def _on_postgres(self) -> bool:
@@ -198,6 +132,23 @@ async def read_sums(
             if f"{period.value}_cost" in row:
                 cell[period] = Sums(float(row[f"{period.value}_cost"]), int(row[f"{period.value}_tokens"]))
     return found
+
+
+def _key(statements: SumStatements, grouping: UsageGrouping, label: str) -> ColumnElement[str]:
+    columns = usage_records.c
+    match grouping:
+        case UsageGrouping.MODEL:
+            return columns.model
+        case UsageGrouping.EXECUTION:
+            return columns.execution_id
+        case UsageGrouping.SUBJECT:
+            return columns.subject
+        case UsageGrouping.CREW:
+            return statements.label(columns.labels, CREW_LABEL)
+        case UsageGrouping.LABEL:
+            return statements.label(columns.labels, label)
+        case UsageGrouping.DAY:
+            return statements.day(columns.called_at)
 
 
 @functools.cache
