@@ -66,11 +66,12 @@ from services.orchestrator.usecases.scheduler import Scheduler
 from services.orchestrator.usecases.schedules import Schedules
 from services.orchestrator.usecases.tool_listing import ToolListing
 from services.orchestrator.usecases.tool_sources import ToolSources
+from services.orchestrator.usecases.tool_usage import ToolUsage
 from services.orchestrator.usecases.tools import Tools
 from services.orchestrator.usecases.workers import Workers
 
 _RETENTION_SECONDS = 60.0
-"""Between searches for executions that are older than their group keeps them."""
+"""Between searches for executions and usage that are older than they are kept."""
 
 
 class OrchestratorService:
@@ -131,6 +132,7 @@ class OrchestratorService:
         settler = QuestionSettler(ender, self._bus)
         self._schema_checker = SchemaChecker()
         self._tools = Tools(database, self._tool_listing, self._operator_sources, tool_gateway, self._schema_checker)
+        self._tool_usage = ToolUsage(database, retention_seconds=settings.tool_usage_retention_seconds)
         self._questions = Questions(database, changes, self._question_feed, settler, self._schema_checker)
         self._schedules = Schedules(database, starter, grants)
         self._leases = LeaseStore(database)
@@ -163,7 +165,7 @@ class OrchestratorService:
         registry.add(add_QuestionServiceServicer_to_server, QuestionServicer(self._questions))
         registry.add(add_ArtifactServiceServicer_to_server, ArtifactServicer(self._artifacts))
         registry.add(add_BatchServiceServicer_to_server, BatchServicer(self._batches))
-        registry.add(add_ToolServiceServicer_to_server, ToolServicer(self._tools))
+        registry.add(add_ToolServiceServicer_to_server, ToolServicer(self._tools, self._tool_usage))
         registry.add(add_ToolSourceServiceServicer_to_server, ToolSourceServicer(self._tool_sources))
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
         registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self.workers))
@@ -184,6 +186,7 @@ class OrchestratorService:
         self._scheduling.start(every(settings.schedule_poll_seconds, self._scheduler.once, name="schedules"))
         self._background.start(every(settings.housekeeping_seconds, self._housekeeping.once, name="housekeeping"))
         self._background.start(every(_RETENTION_SECONDS, self._retention.once, name="execution_retention"))
+        self._background.start(every(_RETENTION_SECONDS, self._tool_usage.forget, name="tool_usage_retention"))
         self._background.start(every(settings.housekeeping_seconds, self._group_events.forget, name="group_events"))
         self._background.start(
             forget_old_requests(

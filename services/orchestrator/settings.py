@@ -58,6 +58,12 @@ class OrchestratorSettings(BaseSettings):
         description="Seconds for which executions are kept after their end, unless their group chose otherwise; 0: for "
         "ever.",
     )
+    tool_usage_retention_seconds: float = Field(
+        0,
+        ge=0,
+        description="Seconds for which calls are kept that QueryToolUsage sums up; 0: for ever. They outlive their "
+        "executions.",
+    )
     artifact_file_bytes: int = Field(
         16 * 1024 * 1024, ge=0, description="Bytes that one file of an execution may have; 0: no limit."
     )

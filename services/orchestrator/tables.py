@@ -353,6 +353,29 @@ tool_journal = Table(
     _partial_index("tool_journal", "call_id <> ''", "call_id"),
 )
 
+# Calls of tools that have ended. They outlive their executions, as what models have used does.
+tool_usage = Table(
+    "tool_usage",
+    metadata,
+    Column("id", _ID, primary_key=True),  # the call's id
+    Column("group_id", _GROUP, nullable=False),
+    Column("subject", String(512), nullable=False),
+    Column("execution_id", _ID, nullable=False),  # empty for a call of TestTool, like the crew and the task
+    Column("crew", String(256), nullable=False),  # names: usage outlives what it is of
+    Column("task", String(128), nullable=False),
+    Column("source", String(64), nullable=False),  # empty: built in
+    Column("tool", String(192), nullable=False),
+    Column("labels", JsonDocument, nullable=False),  # the execution's
+    Column("called_at", UtcDateTime, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("argument_bytes", BigInteger, nullable=False),
+    Column("result_bytes", BigInteger, nullable=False),
+    Column("outcome", String(16), nullable=False),  # ToolCallOutcome
+    Column("cost", Float, nullable=False),
+    Index("ix_tool_usage_group_id_called_at", "group_id", "called_at"),
+    Index("ix_tool_usage_group_id_execution_id", "group_id", "execution_id"),
+)
+
 # Files of executions, as the last revision that each task made of them. Contents are in `artifact_chunks`.
 artifacts = Table(
     "artifacts",

@@ -602,6 +602,7 @@ def _tools(world: World) -> None:
     ok("ToolService.ListTools")
     assert ok("ToolService.TestTool", name="shop/look", arguments={"id": "m"}).WhichOneof("outcome") == "result"
     no("ToolService.TestTool", name="shop/look", arguments={"id": 7})
+    assert ok("ToolService.QueryToolUsage", tool="shop/look").rows[0].calls == 1
     call = {"call_id": "call-1", "tool": "shop/look", "arguments_json": '{"id": "m"}', "idempotent": True}
     ok("ToolGatewayService.ListSourceTools", source_id=source.id)
     ok("ToolGatewayService.ExecuteToolCall", **call)

@@ -1,6 +1,6 @@
 """INSERT ... ON CONFLICT in the dialect of the connection."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, Table
@@ -35,6 +35,21 @@ async def insert_or_update(
         ).returning(*table.c)
     )
     return result.one()
+
+
+async def insert_or_replace(
+    connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]], *, key: tuple[str, ...]
+) -> None:
+    """Insert rows, at least one and all of the same columns, each in place of the one that has the same `key`.
+
+    Of several rows of one key, the last one stays.
+    """
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table)
+    replaced = {name: statement.excluded[name] for name in rows[0] if name not in key}
+    await connection.execute(
+        statement.on_conflict_do_update(index_elements=list(key), set_=replaced), [dict(row) for row in rows]
+    )
 
 
 async def insert_or_add(

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
+import structlog
 from pydantic_core import to_json
 
+from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.errors import (
@@ -33,8 +36,10 @@ from services.orchestrator.domain.tool_source import (
     OpenApiDocument,
     ToolSource,
 )
+from services.orchestrator.domain.tool_usage import ToolCallOutcome, ToolUsageRecord
 from services.orchestrator.http_operations import READ_METHODS
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
+from services.orchestrator.repositories.tool_usage import ToolUsageRepository
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.tool_identity import source_of, tool_of
 from services.orchestrator.tool_resolver import EVERY_TOOL, built_in, of_source, resolve_tools
@@ -42,6 +47,8 @@ from services.orchestrator.usecases.operator_sources import OperatorSources
 from services.orchestrator.usecases.ports import TestedCall, ToolGateway
 from services.orchestrator.usecases.tool_faults import setting_faults
 from services.orchestrator.usecases.tool_listing import ToolListing
+
+logger = structlog.get_logger(__name__)
 
 _TOOLS = Pager("tools", key_types=(str, str))
 
@@ -162,12 +169,23 @@ class Tools:
             )
         await self._refuse_arguments(principal, tool, arguments)
         call_id, repeated = await self._call_id(principal, request)
+        begun = utc_now()
         try:
-            return await self._gateway.test(call_id, tool, arguments, begun_before=repeated)
+            tested = await self._gateway.test(call_id, tool, arguments, begun_before=repeated)
         except Unavailable as error:
             if error.reason != "TOOL_OUTCOME_UNKNOWN":
                 raise
-            return TestedCall(call_id, unknown=error.message)
+            tested = TestedCall(call_id, unknown=error.message)
+        await self._store_usage(_usage(principal, tool, arguments, tested, begun))
+        return tested
+
+    async def _store_usage(self, record: ToolUsageRecord) -> None:
+        try:
+            async with self._database.write() as connection:
+                await ToolUsageRepository(connection).add(record)
+        except Unavailable:
+            # What has come of the call matters more to the caller.
+            logger.warning("tool_usage_not_stored", group_id=record.group_id, tool=record.tool)
 
     async def _callable(self, principal: Principal, spec: ToolSpec) -> tuple[ResolvedTool, ToolSource | None]:
         if spec.name.endswith(f"/{EVERY_TOOL}"):
@@ -213,6 +231,30 @@ class Tools:
             if known is None:
                 await repository.claim(request, call_id)
         return call_id, known is not None
+
+
+def _usage(
+    principal: Principal, tool: ResolvedTool, arguments: Mapping[str, Any], tested: TestedCall, begun: datetime
+) -> ToolUsageRecord:
+    if tested.unknown:
+        outcome = ToolCallOutcome.UNKNOWN
+    elif tested.failure_reason or tested.is_error:
+        outcome = ToolCallOutcome.of_failure(tested.failure_reason)
+    else:
+        outcome = ToolCallOutcome.OK
+    return ToolUsageRecord(
+        id=tested.call_id,
+        group_id=principal.group_id,
+        subject=principal.subject,
+        source=source_of(tool.name),
+        tool=tool.name,
+        called_at=begun,
+        outcome=outcome,
+        seconds=(utc_now() - begun).total_seconds(),
+        argument_bytes=len(to_json(dict(arguments))),
+        result_bytes=len((tested.structured_json or tested.text).encode()),
+        cost=0.0 if tested.failure_reason else tool.cost,
+    )
 
 
 def _acts(name: str, source: ToolSource | None) -> bool:

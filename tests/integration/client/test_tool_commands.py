@@ -137,6 +137,14 @@ async def test_a_tool_is_tried_and_a_source_is_checked(run: Run, gateway: FakeTo
     assert (await run("tool", "test", "billing/pay", '{"amount": 3}')).exit_code == 19
     paid = await run("tool", "test", "billing/pay", '{"amount": 3}', "--allow-side-effects")
     assert said(paid) == '{"ok": true}'
+    shown = said(await run("tool", "usage", "--by", "source", "--by", "subject", "--source", "billing"))
+    assert shown.startswith("source subject calls failed refused unknown cancelled seconds in out cost billing")
+    counted = await run("tool", "usage", "--tool", "billing/pay", "--outcome", "ok", "--since", "1d", "--json")
+    [[used]] = rows(counted)
+    assert (used["tool"], used["calls"]) == ("billing/pay", "1")
+    assert said(await run("tool", "usage", "--label", "team=a", "--by", "label=team")) == "no calls"
+    assert (await run("tool", "usage", "--outcome", "odd")).exit_code == 2
+    assert (await run("tool", "usage", "--by", "label")).exit_code == 2
     assert (await run("tool", "test", "billing/pay", "[1]")).exit_code == 2
     gateway.outcome.Clear()
     gateway.outcome.unknown.message = "the connection was cut"

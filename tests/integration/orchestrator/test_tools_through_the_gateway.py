@@ -12,6 +12,7 @@ from coxswain.orchestrator.v1 import tool_pb2
 from coxswain.orchestrator.v1 import tool_source_pb2 as pb
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
 from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServiceStub
+from coxswain.orchestrator.v1.tool_usage_pb2 import QueryToolUsageRequest
 from services.common.grpc.json_values import to_struct
 from services.common.ids import new_id
 from services.orchestrator.settings import OrchestratorSettings
@@ -69,6 +70,7 @@ async def test_a_call_outside_an_execution_is_made_once(harness: Harness) -> Non
             spec.http.operations.add(
                 name=name, description="It.", method=method, path="/{id}", arguments_schema=to_struct(SCHEMA)
             )
+        spec.policies.add(tools="order", cost=0.25)
         created = (await sources.CreateToolSource(pb.CreateToolSourceRequest(spec=spec))).source
         assert (created.tool_count, created.list_error) == (2, "")
         api.answer("/7", '{"stock": 3}')
@@ -81,6 +83,13 @@ async def test_a_call_outside_an_execution_is_made_once(harness: Harness) -> Non
         assert [sent.target for sent in api.requests] == ["/7"]
         looked = await tools.TestTool(tool_pb2.TestToolRequest(name="shop/look", arguments=to_struct({"id": "7"})))
         assert not looked.result.is_error
+        used = await tools.QueryToolUsage(QueryToolUsageRequest(source="shop"))
+        assert [(row.tool, row.calls, row.failed_calls, row.cost) for row in used.rows] == [
+            ("shop/look", 1, 0, 0.0),
+            ("shop/order", 1, 0, 0.25),
+        ]
+        assert used.rows[1].argument_bytes == len('{"id":"7"}')
+        assert used.rows[1].result_bytes == len('{"stock":3}')
         listed = await tools.ListTools(tool_pb2.ListToolsRequest(source="shop"))
         assert [(tool.name, tool.idempotent) for tool in listed.tools] == [("shop/look", True), ("shop/order", False)]
 

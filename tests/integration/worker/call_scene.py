@@ -32,6 +32,7 @@ from services.orchestrator.worker.host.run_store import Claim, RunStore
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_executors import ToolExecutors
 from services.orchestrator.worker.host.tool_gateway import ToolGateway
+from services.orchestrator.worker.host.tool_meter import ToolMeter
 from services.orchestrator.worker.host.tool_rules import ToolRules
 from services.orchestrator.worker.host.usage_total import UsageTotal
 from tests.integration.worker.rows import claimed, event_rows, queue
@@ -66,6 +67,7 @@ class Hostlike:
     recorder: Recorder
     journal: TaskJournal
     usage: UsageTotal
+    meter: ToolMeter
     failures: list[BaseException]
 
     async def call(self, key: str = "k", tool: str = "0", **arguments: Any) -> ToolAnswer:
@@ -118,6 +120,7 @@ class CallScene:
         questions = CallQuestions(execution, recorder, bus)
         questions.know(await self.store.call_questions(execution.id))
         usage = UsageTotal(execution.usage, execution.limits, execution.used_before)
+        meter = ToolMeter(execution, recorder, usage)
         gateway = ToolGateway(
             ToolGatewayServiceStub(self._channel),
             self._channel.channel_ready,
@@ -128,7 +131,7 @@ class CallScene:
             execution,
             ToolExecutors(gateway, self.host_tools(claim, recorder), self.files(claim, recorder)),
             recorder,
-            usage,
+            meter,
             questions,
             ToolRules(execution.group_id, self._checker, lambda: self.store.calls_of_tools(execution.id)),
             failures.append,
@@ -137,7 +140,7 @@ class CallScene:
         journal = TaskJournal(TaskRef(0, "t", execution.epoch))
         remote.begin_attempt(journal)
         journal.tool_calls = await self.store.tool_calls(execution.id, 0)
-        hostlike = Hostlike(remote, recorder, journal, usage, failures)
+        hostlike = Hostlike(remote, recorder, journal, usage, meter, failures)
         self._hosts.append(hostlike)
         return hostlike
 

@@ -91,9 +91,16 @@ class HostCalls:
         request = BeginTool(key=key, tool=tool, idempotent=idempotent)
         return self._ask(CrewRequest(begin_tool=request)).begin_tool
 
-    def end_tool(self, key: str, tool: str, *, idempotent: bool, output: str, error: str) -> None:
+    def end_tool(self, key: str, tool: str, *, idempotent: bool, output: str, error: str, argument_bytes: int) -> None:
         """Journal the outcome of a tool call."""
-        request = EndTool(key=key, tool=tool, idempotent=idempotent, output=storable(output), error=storable(error))
+        request = EndTool(
+            key=key,
+            tool=tool,
+            idempotent=idempotent,
+            output=storable(output),
+            error=storable(error),
+            argument_bytes=argument_bytes,
+        )
         self._ask(CrewRequest(end_tool=request))
 
     def call_tool(self, request: CallTool) -> ToolAnswer:

@@ -40,6 +40,7 @@ from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_calls import ToolCalls
 from services.orchestrator.worker.host.tool_executors import ToolExecutors
 from services.orchestrator.worker.host.tool_gateway import ToolGateway
+from services.orchestrator.worker.host.tool_meter import ToolMeter
 from services.orchestrator.worker.host.tool_rules import ToolRules
 from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
 from services.orchestrator.worker.link.host_end import CrewProcessLost
@@ -99,11 +100,12 @@ class CrewSession:
             principal,
             retry_seconds=context.settings.peer_retry_seconds,
         )
+        self._meter = ToolMeter(state.execution, recorder, state.usage)
         self._remote = RemoteCalls(
             state.execution,
             ToolExecutors(gateway, host_tools(files, self._memory, self._read_result), files),
             recorder,
-            state.usage,
+            self._meter,
             self.questions,
             ToolRules(
                 state.execution.group_id,
@@ -303,7 +305,7 @@ class CrewSession:
                 labels={"crew": spec.name},
             ),
             await self._memory.open([knowledge_namespace(memory) for memory in spec.knowledge_memories]),
-            ToolCalls(self._recorder, self._state.usage),
+            ToolCalls(execution.id, self._recorder, self._meter),
             self._remote,
             self._activity,
         )

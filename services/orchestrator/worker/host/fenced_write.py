@@ -16,6 +16,7 @@ from services.orchestrator.domain.execution import (
     Usage,
 )
 from services.orchestrator.domain.question import Question
+from services.orchestrator.domain.tool_usage import ToolUsageRecord
 from services.orchestrator.repositories.artifact_uploads import ArtifactUploadRepository
 from services.orchestrator.repositories.artifacts import ArtifactRepository
 from services.orchestrator.repositories.events import EventRepository
@@ -23,6 +24,7 @@ from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.journal import JournalRepository, ToolCall
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
+from services.orchestrator.repositories.tool_usage import ToolUsageRepository
 
 
 class Fenced(Exception):
@@ -46,6 +48,7 @@ class FencedWrite:
         self._events = EventRepository(connection)
         self._questions = QuestionRepository(connection)
         self._journal = JournalRepository(connection, execution_id)
+        self._tool_usage = ToolUsageRepository(connection)
         self.tasks = TaskRunRepository(connection, execution_id)
         """The execution's tasks."""
         self.artifacts = ArtifactRepository(connection, execution_id)
@@ -94,6 +97,10 @@ class FencedWrite:
     async def end_tool_call(self, index: int, key: str, output: str, error: str) -> None:
         """Store what has come of a tool call."""
         await self._journal.end_tool_call(index, key, output, error)
+
+    async def put_tool_usage(self, calls: Sequence[ToolUsageRecord]) -> None:
+        """Store what tool calls, at least one, have used."""
+        await self._tool_usage.put(calls)
 
     async def cancel_requested(self) -> bool:
         """Return whether the execution's cancellation was requested."""

@@ -15,6 +15,7 @@ from services.common.errors import Unavailable
 from services.orchestrator.domain.event import NewEvent
 from services.orchestrator.domain.execution import Execution, Usage
 from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.domain.tool_usage import ToolUsageRecord
 from services.orchestrator.events import new_event
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
@@ -57,11 +58,12 @@ class _Batch:
     chunks: dict[str, _Chunk] = field(default_factory=dict)
     used: dict[int, Usage] = field(default_factory=dict)
     """By the task's index."""
+    tool_calls: list[ToolUsageRecord] = field(default_factory=list)
     error: BaseException | None = None
     """Why it was not stored."""
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.changes or self.chunks or self.used)
+        return bool(self.events or self.changes or self.chunks or self.used or self.tool_calls)
 
 
 class Recorder:
@@ -126,6 +128,11 @@ class Recorder:
     def use(self, index: int, used: Usage) -> None:
         """Add what a call has used to its task and the execution."""
         self._batch.used[index] = self._batch.used.get(index, Usage()) + used
+        self._schedule(self._interval)
+
+    def record_tool_call(self, call: ToolUsageRecord) -> None:
+        """Store what a tool call that has ended has used."""
+        self._batch.tool_calls.append(call)
         self._schedule(self._interval)
 
     def also_store(self, *changes: Change) -> None:
@@ -242,6 +249,8 @@ class Recorder:
                 await change(write)
             for index, of_task in batch.used.items():
                 await write.tasks.add_usage(index, of_task)
+            if batch.tool_calls:
+                await write.put_tool_usage(batch.tool_calls)
             return write
 
     async def _was_stored(self, event: NewEvent) -> bool:

@@ -9,6 +9,7 @@ question to a person, never a failure: a model that is told of a failure calls a
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from google.protobuf.message import Message
 
@@ -19,7 +20,7 @@ from services.common.backoff import Backoff
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
 from services.common.grpc.json_values import to_struct
-from services.orchestrator.domain.execution import Execution, Usage
+from services.orchestrator.domain.execution import Execution
 from services.orchestrator.domain.question import QuestionedCall, QuestionKind, QuestionState
 from services.orchestrator.domain.tool import ResolvedTool, ToolCallState
 from services.orchestrator.domain.tool_question import (
@@ -52,8 +53,8 @@ from services.orchestrator.worker.host.recorder import Change, Recorder
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_executors import ToolExecutors
 from services.orchestrator.worker.host.tool_gateway import LeftWaiting
+from services.orchestrator.worker.host.tool_meter import ToolMeter
 from services.orchestrator.worker.host.tool_rules import ToolRules
-from services.orchestrator.worker.host.usage_total import UsageTotal
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.text import storable
 
@@ -74,6 +75,10 @@ class _Call:
     def source(self) -> str:
         return source_of(self.tool.name)
 
+    @property
+    def key(self) -> _Key:
+        return self.journal.index, self.request.key
+
 
 class RemoteCalls:
     """The calls of one run. They go on when the crew process that waits for them dies; its successor finds them."""
@@ -83,7 +88,7 @@ class RemoteCalls:
         execution: Execution,
         executors: ToolExecutors,
         recorder: Recorder,
-        usage: UsageTotal,
+        meter: ToolMeter,
         questions: CallQuestions,
         rules: ToolRules,
         on_failure: Callable[[BaseException], object],
@@ -92,7 +97,7 @@ class RemoteCalls:
         self._execution = execution
         self._executors = executors
         self._recorder = recorder
-        self._usage = usage
+        self._meter = meter
         self._questions = questions
         self._rules = rules
         self._on_failure = on_failure
@@ -102,6 +107,8 @@ class RemoteCalls:
         self._in_flight: dict[_Key, asyncio.Task[ToolAnswer]] = {}
         self._begun: dict[_Key, tuple[_Call, ToolCall]] = {}
         """Calls that the gateway makes now."""
+        self._admitted: dict[_Key, float] = {}
+        """What calls cost that are made now, or about to be."""
 
     def use(self, tools: AgentTools) -> None:
         """Take over what the tools are that a crew process knows."""
@@ -148,6 +155,7 @@ class RemoteCalls:
     def _forget(self, key: _Key, ended: asyncio.Task[ToolAnswer]) -> None:
         self._in_flight.pop(key, None)
         self._begun.pop(key, None)
+        self._admitted.pop(key, None)
         error = None if ended.cancelled() else ended.exception()
         # Perhaps nobody waits for it any more.
         if error is not None and not isinstance(error, TaskError | CoxswainError):
@@ -187,7 +195,8 @@ class RemoteCalls:
             refusal = await self._rules.refusal(tool, call.journal.index, call.request.key, arguments)
             if refusal is not None:
                 return await self._fail_unmade(call, refusal[0], f"a person changed the arguments, but {refusal[1]}")
-        self._usage.check_tool_call(len(self._begun))
+        self._meter.check(tool.cost, self._admitted.values())
+        self._admitted[call.key] = tool.cost
         if not await self._executors.reachable(tool):
             return await self._fail_unmade(call, "TOOL_UNAVAILABLE", "tools cannot be reached now; try again later")
         first = call_id(self._execution.id, call.journal.index, call.request.key)
@@ -217,7 +226,8 @@ class RemoteCalls:
 
     async def _follow(self, call: _Call, row: ToolCall, *, begun_before: bool) -> ToolAnswer:
         """Have the gateway make a call, or find out what has become of it."""
-        self._begun[call.journal.index, call.request.key] = call, row
+        self._begun[call.key] = call, row
+        self._admitted[call.key] = call.tool.cost
         listener = Listener(self._recorder, self._questions, call.journal, self._about(call, row))
         begun = asyncio.get_running_loop().time()
         try:
@@ -248,19 +258,16 @@ class RemoteCalls:
             # An execution that this one continues has taken it back, for good under that id.
             return await self._call_again(call, row)
         if outcome.HasField("unknown") and not row.idempotent:
-            await self._ask_what_happened(call, row, outcome.unknown.message)
+            await self._ask_what_happened(call, row, outcome.unknown.message, seconds)
             raise waits_for_person()
         ended = ended_by(row, outcome)
+        self._meter.count(call.journal, ended, made=outcome.HasField("result"), cost=call.tool.cost, seconds=seconds)
         if ended.output:
             ended = replace(ended, output=f"{self._said_by_person(call)}{ended.output}")
-        await self._store_end(call, ended, seconds, used=outcome.HasField("result"))
+        await self._store_end(call, ended, seconds)
         return self._answer(call, ended)
 
-    async def _store_end(self, call: _Call, ended: ToolCall, seconds: float | None, *, used: bool) -> None:
-        if used:
-            usage = Usage(tool_calls=1, cost=call.tool.cost)
-            self._usage.add(usage)
-            self._recorder.use(call.journal.index, usage)
+    async def _store_end(self, call: _Call, ended: ToolCall, seconds: float | None) -> None:
         self._remember(call, ended)
         await self._recorder.commit([(call.journal.task, ending_event(ended, seconds))], self._put(call, ended))
 
@@ -270,7 +277,8 @@ class RemoteCalls:
         self._journals.get(call.journal.index, call.journal).tool_calls[key] = row
         if row.state is not ToolCallState.INTENT:
             # Nobody else has to find out.
-            self._begun.pop((call.journal.index, key), None)
+            self._begun.pop(call.key, None)
+            self._admitted.pop(call.key, None)
 
     # ---- what people are asked
 
@@ -301,12 +309,10 @@ class RemoteCalls:
             )
         raise waits_for_person()
 
-    async def _ask_what_happened(self, call: _Call, row: ToolCall, observation: str) -> None:
+    async def _ask_what_happened(self, call: _Call, row: ToolCall, observation: str, seconds: float) -> None:
         unknown = replace(row, state=ToolCallState.UNKNOWN, error=storable(observation)[:MOST_TOLD])
         event = execution_pb2.ToolOutcomeUnknown(call_id=row.call_id, tool_name=row.tool, message=unknown.error)
-        usage = Usage(tool_calls=1, cost=call.tool.cost)
-        self._usage.add(usage)
-        self._recorder.use(call.journal.index, usage)
+        self._meter.count(call.journal, unknown, made=True, cost=call.tool.cost, seconds=seconds)
         self._remember(call, unknown)
         await self._ask_person(call, unknown, [(call.journal.task, event)], self._put(call, unknown))
 
@@ -340,7 +346,7 @@ class RemoteCalls:
         if found is None:
             return await self._call_again(call, known)
         ended = replace(known, state=ToolCallState.COMPLETED, output=storable(found), error="")
-        await self._store_end(call, ended, None, used=False)
+        await self._store_end(call, ended, None)
         return self._answer(call, ended)
 
     async def _call_again(self, call: _Call, known: ToolCall) -> ToolAnswer:
@@ -362,6 +368,7 @@ class RemoteCalls:
             arguments=call.request.arguments_json,
             reason=reason,
         )
+        self._meter.count(call.journal, row, made=False)
         self._recorder.add(call.journal.task, self._started(call, row))
         self._recorder.add(call.journal.task, ending_event(row, None))
         return ToolAnswer(error=message)
@@ -380,6 +387,7 @@ class RemoteCalls:
             reason=reason,
         )
         self._rules.discount(call.tool.name, call.journal.index, call.request.key)
+        self._meter.count(call.journal, row, made=False)
         self._remember(call, row)
         task = call.journal.task
         await self._recorder.commit(
@@ -464,18 +472,19 @@ class RemoteCalls:
             event: Message = execution_pb2.ToolOutcomeUnknown(
                 call_id=row.call_id, tool_name=row.tool, message=unknown.error
             )
-            ended, used = unknown, True
+            ended, made = unknown, True
         else:
-            ended, used = ended_by(row, outcome), outcome.HasField("result")
-            if not used:
+            ended, made = ended_by(row, outcome), outcome.HasField("result")
+            if not made:
                 ended = replace(ended, state=ToolCallState.CANCELLED, reason=ended.reason or "TOOL_CANCELLED")
             event = ending_event(ended, None)
-        if used:
-            usage = Usage(tool_calls=1, cost=call.tool.cost)
-            self._usage.add(usage)
-            self._recorder.use(call.journal.index, usage)
+        self._meter.count(call.journal, ended, made=made, cost=call.tool.cost, seconds=_seconds_since(row.intended_at))
         try:
             await self._recorder.commit([(call.journal.task, event)], self._put(call, ended))
         except Fenced:
             # Whoever has the execution now finds the intent.
             return
+
+
+def _seconds_since(moment: datetime | None) -> float | None:
+    return None if moment is None else (utc_now() - moment).total_seconds()

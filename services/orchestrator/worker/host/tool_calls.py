@@ -1,26 +1,34 @@
 """Journals the tool calls of a crew process, so that none with side effects runs twice."""
 
+from datetime import datetime
+
 from google.protobuf.message import Message
 
 from coxswain.orchestrator.worker.link_pb2 import BeginTool, EndTool, ToolPermission
-from services.orchestrator.domain.execution import Usage
+from services.common.clock import utc_now
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.repositories.journal import ToolCall
+from services.orchestrator.worker.host.call_outcomes import call_id
 from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.task_journal import TaskJournal
-from services.orchestrator.worker.host.usage_total import UsageTotal
+from services.orchestrator.worker.host.tool_meter import ToolMeter
 from services.orchestrator.worker.link.errors import TaskError
+
+# No policy of a source is about them.
+_COST = 0.0
 
 
 class ToolCalls:
     """The journal of tool calls of one execution."""
 
-    def __init__(self, recorder: Recorder, usage: UsageTotal) -> None:
-        """Calls that have ended are added to `usage`."""
+    def __init__(self, execution_id: str, recorder: Recorder, meter: ToolMeter) -> None:
+        """Calls that have ended are counted by `meter`."""
+        self._execution_id = execution_id
         self._recorder = recorder
-        self._usage = usage
-        self._under_way: set[tuple[int, str]] = set()
+        self._meter = meter
+        self._under_way: dict[tuple[int, str], datetime] = {}
+        """When each began."""
 
     async def begin_tool(self, journal: TaskJournal, request: BeginTool) -> ToolPermission:
         """Return whether a tool call may run, or its result if it has one already.
@@ -39,8 +47,8 @@ class ToolCalls:
                 "not known, and it must not run twice: find out, then resume the execution",
                 fatal=True,
             )
-        self._usage.check_tool_call(len(self._under_way))
-        self._under_way.add((journal.index, request.key))
+        self._meter.check(_COST, [_COST] * len(self._under_way))
+        self._under_way[journal.index, request.key] = utc_now()
         if not request.idempotent:
 
             async def intend(write: FencedWrite) -> None:
@@ -52,18 +60,31 @@ class ToolCalls:
     async def end_tool(self, journal: TaskJournal, request: EndTool) -> None:
         """Keep the outcome of a tool call; of one that must not run twice, before this returns."""
         state = ToolCallState.FAILED if request.error else ToolCallState.COMPLETED
-        journal.tool_calls[request.key] = ToolCall(state, request.output, request.error)
-
-        used = Usage(tool_calls=1)
-        self._usage.add(used)
-        self._under_way.discard((journal.index, request.key))
+        begun = self._under_way.pop((journal.index, request.key), None)
+        call = ToolCall(
+            state,
+            request.output,
+            request.error,
+            request.tool,
+            call_id(self._execution_id, journal.index, request.key),
+            idempotent=request.idempotent,
+            intended_at=begun,
+        )
+        journal.tool_calls[request.key] = call
 
         async def end(write: FencedWrite) -> None:
             if request.idempotent:
                 await write.intend_tool_call(journal.index, request.key, request.tool, idempotent=True)
             await write.end_tool_call(journal.index, request.key, request.output, request.error)
 
-        self._recorder.use(journal.index, used)
+        self._meter.count(
+            journal,
+            call,
+            made=True,
+            cost=_COST,
+            seconds=None if begun is None else (utc_now() - begun).total_seconds(),
+            argument_bytes=request.argument_bytes,
+        )
         if request.idempotent:
             self._recorder.also_store(end)
         else:

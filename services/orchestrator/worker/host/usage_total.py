@@ -1,7 +1,7 @@
 """What the calls of an execution have used so far, and whether it may make more."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from services.common.errors import ResourceExhausted
 from services.orchestrator.domain.execution import Usage
@@ -46,13 +46,16 @@ class UsageTotal:
         finally:
             self._model_calls -= 1
 
-    def check_tool_call(self, under_way: int) -> None:
-        """Return if a tool may be called beside those `under_way`.
+    def check_tool_call(self, cost: float, under_way: Collection[float]) -> None:
+        """Return if a tool may be called that costs so much, beside calls `under_way` of which each costs so much.
 
         Raises:
             ResourceExhausted: a limit is reached.
         """
-        self._check("max_tool_calls", self.value.tool_calls + self._before.tool_calls + under_way)
+        used = self.value + self._before
+        self._check("max_tool_calls", used.tool_calls + len(under_way))
+        if cost:
+            self._check("max_cost", used.cost + sum(under_way))
 
     def _check(self, limit: str, used: float) -> None:
         value = getattr(self._limits, limit)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import grpc
@@ -14,6 +15,7 @@ from services.common.backoff import Backoff
 from services.common.errors import CoxswainError
 from services.common.grpc.status import DETAILS_KEY, to_status
 from services.orchestrator.domain.execution import ModelWait, Usage
+from services.orchestrator.domain.tool_usage import ToolUsageRecord
 from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
@@ -22,6 +24,7 @@ from services.orchestrator.worker.host.model_waits import ModelWaits, Patience
 from services.orchestrator.worker.host.recorder import TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_calls import ToolCalls
+from services.orchestrator.worker.host.tool_meter import ToolMeter
 from services.orchestrator.worker.host.usage_total import UsageTotal
 
 KNOWN = memory_pb2.Namespace(memory_id="handbook", kind=record_pb2.MEMORY_KIND_UNIFIED)
@@ -82,6 +85,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.events: list[Any] = []
+        self.tool_calls: list[ToolUsageRecord] = []
         self.chunks: list[str] = []
         self.commits = 0
         self.pruned: list[tuple[str, int]] = []
@@ -92,6 +96,9 @@ class Recording:
 
     def use(self, index: int, used: Any) -> None:
         pass
+
+    def record_tool_call(self, call: ToolUsageRecord) -> None:
+        self.tool_calls.append(call)
 
     def also_store(self, *changes: Any) -> None:
         pass
@@ -172,7 +179,11 @@ class World:
         )
         # Calls of tools that the gateway makes have tests of their own.
         remote = cast("Any", None)
-        self.calls = CrewCalls(models, memory, ToolCalls(recorder, self.usage), remote, self.activity)
+        execution = cast(
+            "Any", SimpleNamespace(id="e", group_id="sales", subject="dev|ann", crew_name="brief", labels={"team": "a"})
+        )
+        tools = ToolCalls("e", recorder, ToolMeter(execution, recorder, self.usage))
+        self.calls = CrewCalls(models, memory, tools, remote, self.activity)
         self.calls.begin_task(0, self.journal)
 
     async def ask(self, **request: Any) -> HostReply:

@@ -3,6 +3,7 @@
 import pytest
 
 from services.orchestrator.domain.tool import ToolCallState
+from services.orchestrator.domain.tool_usage import ToolCallOutcome
 from services.orchestrator.repositories.journal import ToolCall
 from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.host.call_world import World
@@ -43,6 +44,22 @@ async def test_a_tool_call_of_unknown_outcome_is_refused(world: World) -> None:
 async def test_the_outcome_is_stored_at_once_unless_the_tool_may_run_twice(world: World, idempotent: bool) -> None:
     await world.ask(end_tool={"key": "k", "tool": "mail", "idempotent": idempotent, "output": "sent"})
     assert world.recorder.commits == (not idempotent)
+
+
+async def test_a_call_of_a_crew_process_is_counted_with_what_it_is_summed_by(world: World) -> None:
+    await world.ask(begin_tool={"key": "k", "tool": "calculator", "idempotent": True})
+    await world.ask(
+        end_tool={"key": "k", "tool": "calculator", "idempotent": True, "output": "4 \u20ac", "argument_bytes": 9}
+    )
+    await world.ask(end_tool={"key": "l", "tool": "calculator", "idempotent": True, "error": "odd"})
+    done, failed = world.recorder.tool_calls
+    assert (done.group_id, done.subject, done.execution_id, done.crew) == ("sales", "dev|ann", "e", "brief")
+    assert (done.task, done.source, done.tool, done.labels) == ("t", "", "calculator", {"team": "a"})
+    assert (done.argument_bytes, done.result_bytes, done.cost, done.outcome) == (9, 5, 0.0, ToolCallOutcome.OK)
+    assert done.seconds >= 0
+    assert (failed.outcome, failed.result_bytes) == (ToolCallOutcome.FAILED, 3)
+    assert done.id != failed.id
+    assert world.usage.value.tool_calls == 2
 
 
 async def test_tool_events_are_stored_as_they_come(world: World) -> None:

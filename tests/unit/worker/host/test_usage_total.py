@@ -47,11 +47,23 @@ def test_what_earlier_executions_used_counts_against_limits_alone() -> None:
     )
     with pytest.raises(ResourceExhausted, match="continues"), total.model_call():
         pass
-    total.check_tool_call(0)
+    total.check_tool_call(0.0, [])
     with pytest.raises(ResourceExhausted) as refused:
-        total.check_tool_call(1)
+        total.check_tool_call(0.0, [0.0])
     assert refused.value.metadata == {"limit": "max_tool_calls", "value": "2"}
+    with pytest.raises(ResourceExhausted) as refused:
+        total.check_tool_call(0.1, [])
+    assert refused.value.metadata == {"limit": "max_cost", "value": "0.5"}
     assert total.value == Usage()
+
+
+def test_tools_that_cost_something_keep_to_the_limit_on_cost() -> None:
+    total = UsageTotal(Usage(), ExecutionLimits(max_cost=1.0))
+    total.add(Usage(tool_calls=1, cost=0.5))
+    total.check_tool_call(0.5, [])
+    with pytest.raises(ResourceExhausted, match=r"limits\.max_cost"):
+        total.check_tool_call(0.5, [0.25, 0.25])
+    total.check_tool_call(0.0, [0.25, 0.25])
 
 
 _LIMITS = st.builds(

@@ -8,6 +8,7 @@ import typer
 
 from coxswain.client.cli import tool_provider
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of, table
+from coxswain.client.cli.tool_usage import tool_usage
 from coxswain.client.cli.tool_view import change_lines, source_details, source_table
 from coxswain.client.paging import pages
 from coxswain.client.results import EVERY_FIELD, id_of
@@ -32,6 +33,7 @@ app = typer.Typer(no_args_is_help=True, help="List and try the tools of crews.",
 sources = typer.Typer(no_args_is_help=True, help="Say where tools come from.", rich_markup_mode="markdown")
 app.add_typer(sources, name="source")
 app.add_typer(tool_provider.app, name="provider")
+app.command("usage")(tool_usage)
 
 SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="The source's name or id.")]
 FileOption = Annotated[

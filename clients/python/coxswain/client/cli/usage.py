@@ -4,8 +4,22 @@ from typing import Annotated, Any
 
 import typer
 
-from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of, table
+from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, session_of, table
 from coxswain.client.cli.spans import moment_before_now
+from coxswain.client.cli.sums import (
+    LABEL,
+    CrewOption,
+    ExecutionOption,
+    LabelsOption,
+    RowsOption,
+    SinceOption,
+    SubjectOption,
+    dollars,
+    first_rows,
+    group_by,
+    keys_of,
+    label_pairs,
+)
 from coxswain.client.paging import pages
 from coxswain.models.v1.usage_pb2 import (
     Budget,
@@ -18,7 +32,6 @@ from coxswain.models.v1.usage_pb2 import (
     SetBudgetCeilingRequest,
     SetBudgetRequest,
     UsageGrouping,
-    UsageRow,
 )
 
 budget_app = typer.Typer(
@@ -31,6 +44,7 @@ _GROUPINGS = {
     "crew": UsageGrouping.USAGE_GROUPING_CREW,
     "subject": UsageGrouping.USAGE_GROUPING_SUBJECT,
     "day": UsageGrouping.USAGE_GROUPING_DAY,
+    LABEL: UsageGrouping.USAGE_GROUPING_LABEL,
 }
 _LIMITS = {
     "monthly_cost_limit": "$ a month",
@@ -42,7 +56,6 @@ _LIMITS = {
 }
 
 ModelOption = Annotated[str, typer.Option("--model", help="Only calls of this model.")]
-SubjectOption = Annotated[str, typer.Option("--subject", help="Only calls by this subject, for example dev|alice.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -57,46 +70,41 @@ def usage(
         list[str] | None,
         typer.Option("--by", help="model, execution, crew, subject, day or label=KEY; repeatable. Default: model."),
     ] = None,
-    since: Annotated[str, typer.Option(help="Hours or days back, for example 24h or 7d; empty: from the start.")] = "",
+    since: SinceOption = "",
     model: ModelOption = "",
     subject: SubjectOption = "",
-    crew: Annotated[str, typer.Option("--crew", help="Only calls of this crew, by its name.")] = "",
-    execution: Annotated[str, typer.Option("--execution", help="Only calls of this execution, by its id.")] = "",
-    labels: Annotated[
-        list[str] | None, typer.Option("--label", help="Only calls with this label, as KEY=VALUE; repeatable.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many rows at most.")] = 1000,
+    crew: CrewOption = "",
+    execution: ExecutionOption = "",
+    labels: LabelsOption = None,
+    limit: RowsOption = 1000,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the calls, tokens and cost of the group's model calls.
+    """Show the calls, tokens and cost of the group's model calls. Those of tools are in `coxswain tool usage`.
 
     Example: `coxswain usage --by crew --by day --since 7d`
     """
     session = session_of(context, as_json)
     request = QueryUsageRequest(
-        model=model, subject=subject, crew=crew, execution_id=execution, labels=_pairs(labels), page_size=1000
+        model=model, subject=subject, crew=crew, execution_id=execution, labels=label_pairs(labels), page_size=1000
     )
-    names = _group_by(request, by or ["model"])
+    names = group_by(request, by or ["model"], _GROUPINGS)
     if since:
         request.start_time.CopyFrom(moment_before_now(since))
     with session.client() as client:
-        rows = list(pages(client.usage.QueryUsage, request, "rows", limit + 1))
-    if len(rows) > limit:
-        del rows[limit:]
-        session.say("there are more: raise --limit", "yellow")
+        rows = first_rows(session, client.usage.QueryUsage, request, limit)
     if session.json:
         return session.print_json(rows)
     made = table(*names, ">calls", ">input", ">cached", ">output", ">reasoning", ">cost")
     for row in rows:
         add_row(
             made,
-            *(one_line(_key(row, name)) for name in names),
+            *keys_of(row, names),
             f"{row.calls:,}",
             f"{row.input_tokens:,}",
             f"{row.cached_input_tokens:,}",
             f"{row.output_tokens:,}",
             f"{row.reasoning_tokens:,}",
-            _dollars(row.cost),
+            dollars(row.cost),
         )
     session.out.print(made if rows else "nothing used")
     return None
@@ -116,8 +124,8 @@ def show_budget(
     if session.json:
         return session.print_json(found)
     used = {
-        "monthly_cost_limit": _dollars(found.monthly_cost),
-        "daily_cost_limit": _dollars(found.daily_cost),
+        "monthly_cost_limit": dollars(found.monthly_cost),
+        "daily_cost_limit": dollars(found.daily_cost),
         "tokens_per_month": f"{found.tokens_this_month:,}",
         "tokens_per_day": f"{found.tokens_today:,}",
     }
@@ -232,7 +240,7 @@ def list_alerts(
         return session.print_json(found)
     made = table("time", "model", "subject", "limit", ">used", ">of")
     for alert in found:
-        form = _dollars if "cost" in alert.limit else "{:,.0f}".format
+        form = dollars if "cost" in alert.limit else "{:,.0f}".format
         add_row(
             made,
             alert.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M"),
@@ -253,43 +261,11 @@ def _done(session: Session, value: Any, words: str) -> None:
         session.show(words)
 
 
-def _group_by(request: QueryUsageRequest, by: list[str]) -> list[str]:
-    """Fill in what to sum by, and return the names of the columns."""
-    names = []
-    for what in by:
-        name, _, key = what.partition("=")
-        if name == "label" and key:
-            if request.label_key:
-                raise typer.BadParameter("only one label can be summed by", param_hint="--by")
-            request.label_key = key
-            request.group_by.append(UsageGrouping.USAGE_GROUPING_LABEL)
-        elif what in _GROUPINGS:
-            request.group_by.append(_GROUPINGS[what])
-        else:
-            raise typer.BadParameter(f"give one of {', '.join(_GROUPINGS)} and label=KEY", param_hint="--by")
-        names.append(name)
-    return names
-
-
-def _key(row: UsageRow, name: str) -> str:
-    return str(getattr(row, {"execution": "execution_id", "label": "label_value"}.get(name, name)))
-
-
-def _pairs(labels: list[str] | None) -> dict[str, str]:
-    found = {}
-    for label in labels or ():
-        key, equals, value = label.partition("=")
-        if not equals:
-            raise typer.BadParameter(f'"{label}" is not KEY=VALUE', param_hint="--label")
-        found[key] = value
-    return found
-
-
 def _amount(budget: Budget, name: str) -> str:
     value = getattr(budget, name)
     if not value:
         return ""
-    return _dollars(value) if "cost" in name else f"{value:,}"
+    return dollars(value) if "cost" in name else f"{value:,}"
 
 
 def _limits_in_words(budget: Budget) -> str:
@@ -299,7 +275,3 @@ def _limits_in_words(budget: Budget) -> str:
     if words and budget.alert_share:
         words.append(f"alert at {budget.alert_share:.0%}")
     return ", ".join(words)
-
-
-def _dollars(cost: float) -> str:
-    return f"${cost:,.2f}" if cost >= 1 or not cost else f"${cost:.4f}"

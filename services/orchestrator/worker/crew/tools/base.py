@@ -67,7 +67,14 @@ class JournaledTool(BaseTool):
             error = str(failure) or "it failed without saying why"
         except Exception as failure:  # noqa: BLE001 - the model reads it, as with CrewAI, but it is journaled first
             error = f"{type(failure).__name__}: {failure}"
-        attempt.host.end_tool(key, self.name, idempotent=self._idempotent, output=output, error=error)
+        attempt.host.end_tool(
+            key,
+            self.name,
+            idempotent=self._idempotent,
+            output=output,
+            error=error,
+            argument_bytes=len(json.dumps(arguments, default=str)),
+        )
         return _outcome(output, error)
 
 

@@ -1,0 +1,106 @@
+"""Rows of what calls of tools have used."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, case, delete, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.db.sums import SumStatements, within
+from services.common.db.upsert import insert_ignore, insert_or_replace
+from services.orchestrator.domain.tool_usage import (
+    ToolCallOutcome,
+    ToolUsageGrouping,
+    ToolUsageQuery,
+    ToolUsageRecord,
+    ToolUsageSum,
+)
+from services.orchestrator.tables import tool_usage
+
+_SUMMED = ("seconds", "argument_bytes", "result_bytes", "cost")
+_COUNTED = (ToolCallOutcome.FAILED, ToolCallOutcome.REFUSED, ToolCallOutcome.UNKNOWN, ToolCallOutcome.CANCELLED)
+
+
+class ToolUsageRepository:
+    """What groups have used of tools."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def put(self, records: Sequence[ToolUsageRecord]) -> None:
+        """Store calls, at least one, in place of what was known of them; of several of one id, the last one."""
+        await insert_or_replace(self._connection, tool_usage, [_columns(record) for record in records], key=("id",))
+
+    async def add(self, record: ToolUsageRecord) -> None:
+        """Store a call, unless it is known."""
+        await insert_ignore(self._connection, tool_usage, _columns(record))
+
+    async def sums(
+        self, group_id: str, query: ToolUsageQuery, after: Sequence[str] | None, limit: int
+    ) -> list[ToolUsageSum]:
+        """Return sums of a group's calls in the order of their keys, those after the keys `after`."""
+        columns, statements = tool_usage.c, SumStatements(self._connection)
+        conditions = [columns.group_id == group_id, *within(columns.called_at, query.start, query.end)]
+        for name in ("tool", "source", "crew", "execution_id", "subject"):
+            if wanted := getattr(query, name):
+                conditions.append(columns[name] == wanted)
+        if query.outcome is not ToolCallOutcome.UNSPECIFIED:
+            conditions.append(columns.outcome == query.outcome)
+        for label, value in query.labels.items():
+            conditions.append(statements.label(columns.labels, label) == value)
+        keys = [_key(statements, grouping, query.label_key) for grouping in query.group_by]
+        summed: dict[str, ColumnElement[Any]] = {name: columns[name] for name in _SUMMED}
+        summed |= {f"{outcome}_calls": case((columns.outcome == outcome, 1), else_=0) for outcome in _COUNTED}
+        statement = statements.select(keys, summed, conditions, after, limit)
+        return [
+            ToolUsageSum(
+                keys=tuple(row[: len(keys)]),
+                calls=row.calls,
+                outcomes={outcome: int(getattr(row, f"{outcome}_calls")) for outcome in _COUNTED},
+                seconds=float(row.seconds),
+                argument_bytes=int(row.argument_bytes),
+                result_bytes=int(row.result_bytes),
+                cost=float(row.cost),
+            )
+            for row in await self._connection.execute(statement)
+        ]
+
+    async def next_group(self, after: str) -> str | None:
+        """Return the first group after another that has used tools."""
+        found = await self._connection.execute(
+            select(func.min(tool_usage.c.group_id)).where(tool_usage.c.group_id > after)
+        )
+        group_id: str | None = found.scalar_one()
+        return group_id
+
+    async def forget(self, group_id: str, before: datetime, limit: int) -> int:
+        """Delete up to `limit` of a group's calls that began before a time, oldest first; return how many."""
+        old = (
+            select(tool_usage.c.id)
+            .where(tool_usage.c.group_id == group_id, tool_usage.c.called_at < before)
+            .order_by(tool_usage.c.called_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        deleted = await self._connection.execute(delete(tool_usage).where(tool_usage.c.id.in_(old)))
+        return deleted.rowcount
+
+
+def _columns(record: ToolUsageRecord) -> dict[str, Any]:
+    columns = {each.name: getattr(record, each.name) for each in fields(record)}
+    return columns | {"labels": dict(record.labels)}
+
+
+def _key(statements: SumStatements, grouping: ToolUsageGrouping, label: str) -> ColumnElement[str]:
+    columns = tool_usage.c
+    match grouping:
+        case ToolUsageGrouping.EXECUTION:
+            return columns.execution_id
+        case ToolUsageGrouping.DAY:
+            return statements.day(columns.called_at)
+        case ToolUsageGrouping.LABEL:
+            return statements.label(columns.labels, label)
+        case _:
+            return columns[grouping]
