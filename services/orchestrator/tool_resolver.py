@@ -39,8 +39,8 @@ class ToolResolver:
     ) -> list[ResolvedTool]:
         """Return the tools of an agent for one task, each once; of two specs with one name the later counts.
 
-        `pins` are the hashes that the crew was stored with, by the tools' names; None asks for the tools as they are
-        now. A tool that cannot be used now is returned with its `problem`.
+        `pins` are the hashes that the crew was stored with, by the tools' names; with None what an admin has accepted
+        counts alone. A tool that cannot be used now is returned with its `problem`.
         """
         sources = await self.sources(group_id, specs)
         return resolve_tools(specs, sources, pins)[:MAX_TOOLS_PER_AGENT]
@@ -84,12 +84,13 @@ def _every_tool(
     if source is None:
         yield _unusable(spec, *_no_source(spec, sources))
         return
-    if problem := _source_problem(source):
+    if problem := source_problem(source):
         yield _unusable(spec, *problem)
         return
     for listed in source.tools:
         one = replace(spec, name=f"{source.spec.name}/{listed.name}")
-        new = pins is not None and one.name not in pins
+        # Of a crew that is being stored, a tool that has changed is a fault, and one that is new is not of its tools.
+        new = listed.name not in source.accepted if pins is None else one.name not in pins
         if not source.spec.allows(listed.name) or (new and _is_blocked(source, listed, None)):
             continue
         yield of_source(source, listed, one, pins)
@@ -99,7 +100,7 @@ def _listed(spec: ToolSpec, sources: Mapping[str, ToolSource], pins: Mapping[str
     source = sources.get(source_of(spec.name))
     if source is None:
         return _unusable(spec, *_no_source(spec, sources))
-    if problem := _source_problem(source):
+    if problem := source_problem(source):
         return _unusable(spec, *problem)
     name = tool_of(spec.name)
     if not source.spec.allows(name):
@@ -136,7 +137,7 @@ def of_source(
     """Return a tool that a source lists as a crew uses it; `pins` are as in `ToolResolver.resolve`."""
     policy = source.spec.policy_for(listed.name)
     pinned = None if pins is None else pins.get(spec.name)
-    blocked = pins is not None and _is_blocked(source, listed, pinned)
+    blocked = _is_blocked(source, listed, pinned)
     default = ResolvedTool(
         name=spec.name,
         model_name=model_name(spec.name),
@@ -188,9 +189,10 @@ def _is_blocked(source: ToolSource, listed: ListedTool, pinned: str | None) -> b
 def _changed(source: ToolSource, listed: ListedTool) -> str:
     parts = next((change.parts for change in source.changes if change.tool == listed.name), ())
     what = f" ({', '.join(parts)})" if parts else ""
+    since = f"has changed since it was accepted{what}" if listed.name in source.accepted else "is new at its source"
     return (
-        f'the tool "{source.spec.name}/{listed.name}" is no longer what the crew was stored with{what}; look at it, '
-        "then accept the change (AcceptToolChanges) or store the crew again"
+        f'the tool "{source.spec.name}/{listed.name}" {since}, and no admin has accepted it; ListToolChanges shows '
+        "what is different, and an admin accepts it with AcceptToolChanges"
     )
 
 
@@ -199,7 +201,7 @@ def _no_source(spec: ToolSpec, sources: Mapping[str, ToolSource]) -> tuple[str, 
     return "TOOL_NOT_FOUND", f'there is no source "{name}" in your group; {suggestion(name, sources)}'
 
 
-def _source_problem(source: ToolSource) -> tuple[str, str] | None:
+def source_problem(source: ToolSource) -> tuple[str, str] | None:
     """Return why no tool of a source can be used, as a reason and a text."""
     name = source.spec.name
     if source.spec.disabled:

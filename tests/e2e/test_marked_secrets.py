@@ -597,6 +597,7 @@ def _tools(world: World) -> None:
     ok("ToolSourceService.ListToolSources")
     ok("ToolSourceService.RefreshToolSource", id=source.id)
     ok("ToolSourceService.CheckToolSource", id=source.id)
+    ok("ToolSourceService.ListToolChanges", id=source.id)
     ok("ToolSourceService.AcceptToolChanges", id=source.id)
     ok("ToolSourceService.UpdateToolSource", id=source.id, spec=spec, update_mask={"paths": ["http", "secret"]})
     ok("ToolService.ListTools")

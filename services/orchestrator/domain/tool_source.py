@@ -295,6 +295,19 @@ class AcceptedTool:
     hash: str
     parts: dict[str, str] = field(default_factory=dict)
     """Hash of each field of `ListedTool` that counts."""
+    before: ListedTool | None = None
+    """The tool itself, kept from when its source began to list another one of that name, or none; None before that."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDifference:
+    """A change of a tool with what it was and what it is."""
+
+    change: ToolChange
+    before: ListedTool | None
+    """As it was accepted; None of a new tool, and where that was not kept."""
+    after: ListedTool | None
+    """As it is listed; None of one that is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +335,8 @@ class ToolSource:
     tool_count: int = 0
     list_warnings: tuple[str, ...] = ()
     accepted: Mapping[str, AcceptedTool] = field(default_factory=dict)
-    """By the tools' names at the source."""
+    """By the tools' names at the source; empty where a listing of sources leaves them out."""
     changes: tuple[ToolChange, ...] = ()
     """Of the newest list to what is accepted, by tool."""
+    problem: str = ""
+    """Why none of its tools can be used now; found when it is shown, and not stored."""

@@ -17,6 +17,7 @@ from services.orchestrator.domain.tool_source import (
     GrpcProvider,
     HttpApi,
     HttpOperation,
+    ListedTool,
     LocalCommand,
     McpEra,
     McpServer,
@@ -29,6 +30,7 @@ from services.orchestrator.domain.tool_source import (
     SourceEndpoint,
     SourceKind,
     ToolChange,
+    ToolDifference,
     ToolPolicy,
     ToolSource,
     ToolSourceSpec,
@@ -304,6 +306,24 @@ def change_to_proto(change: ToolChange) -> tool_source_pb2.ToolChange:
     )
 
 
+def difference_to_proto(difference: ToolDifference) -> tool_source_pb2.ToolDifference:
+    """Return a change of a tool with both its texts as callers see it."""
+    return tool_source_pb2.ToolDifference(
+        change=change_to_proto(difference.change),
+        before=None if difference.before is None else _version_to_proto(difference.before),
+        after=None if difference.after is None else _version_to_proto(difference.after),
+    )
+
+
+def _version_to_proto(tool: ListedTool) -> tool_source_pb2.ToolVersion:
+    return tool_source_pb2.ToolVersion(
+        description=tool.description,
+        arguments_schema=to_struct(tool.arguments_schema),
+        output_schema=None if tool.output_schema is None else to_struct(tool.output_schema),
+        idempotent_hint=tool.idempotent_hint,
+    )
+
+
 def source_to_proto(source: ToolSource) -> tool_source_pb2.ToolSource:
     """Return a source as callers see it."""
     return tool_source_pb2.ToolSource(
@@ -320,4 +340,5 @@ def source_to_proto(source: ToolSource) -> tool_source_pb2.ToolSource:
         changes=map(change_to_proto, source.changes),
         create_time=timestamp_to_proto(source.created_at),
         update_time=timestamp_to_proto(source.updated_at),
+        problem=source.problem,
     )

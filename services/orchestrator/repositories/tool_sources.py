@@ -24,6 +24,12 @@ from services.orchestrator.tables import crew_revisions, crew_tool_sources, crew
 
 _STANDING = tool_sources.c.deleted_at.is_(None)
 _KEPT_LISTS = 20
+# What is accepted may hold the texts of many tools.
+_WITHOUT_TOOLS = (
+    *(column for column in tool_sources.c if column is not tool_sources.c.accepted),
+    null().label("accepted"),
+    null().label("tools"),
+)
 
 
 class ToolSourceRepository:
@@ -67,7 +73,7 @@ class ToolSourceRepository:
 
     async def page(self, group_id: str, after_name: str | None, limit: int) -> list[ToolSource]:
         """Return sources with a name behind `after_name`, by name, without their tools."""
-        query = select(tool_sources, null().label("tools")).where(tool_sources.c.group_id == group_id, _STANDING)
+        query = select(*_WITHOUT_TOOLS).where(tool_sources.c.group_id == group_id, _STANDING)
         if after_name is not None:
             query = query.where(tool_sources.c.name > after_name)
         rows = await self._connection.execute(query.order_by(tool_sources.c.name).limit(limit))
@@ -121,7 +127,7 @@ class ToolSourceRepository:
     async def operators(self, after_id: str, limit: int) -> list[ToolSource]:
         """Return sources of all groups that an operator declares, without their tools, in the order of their ids."""
         rows = await self._connection.execute(
-            select(tool_sources, null().label("tools"))
+            select(*_WITHOUT_TOOLS)
             .where(tool_sources.c.from_operator, _STANDING, tool_sources.c.id > after_id)
             .order_by(tool_sources.c.id)
             .limit(limit)
@@ -220,7 +226,7 @@ def _source(row: Row[Any]) -> ToolSource:
         list_revision=row.list_revision,
         tool_count=row.tool_count,
         list_warnings=tuple(row.list_warnings),
-        accepted={name: from_document(AcceptedTool, tool) for name, tool in row.accepted.items()},
+        accepted={name: from_document(AcceptedTool, tool) for name, tool in (row.accepted or {}).items()},
         changes=tuple(from_document(ToolChange, change) for change in row.changes),
     )
 

@@ -9,7 +9,13 @@ from services.common.grpc.call import current_principal
 from services.common.grpc.enums import enum_to_proto
 from services.common.grpc.handler import Context
 from services.common.grpc.resource_keys import key_from_proto
-from services.orchestrator.messages.tool_sources import change_to_proto, changed_spec, checked_spec, source_to_proto
+from services.orchestrator.messages.tool_sources import (
+    change_to_proto,
+    changed_spec,
+    checked_spec,
+    difference_to_proto,
+    source_to_proto,
+)
 from services.orchestrator.usecases.tool_sources import ToolSources
 
 
@@ -80,6 +86,17 @@ class ToolSourceServicer(ToolSourceServiceServicer):
                 ok=outcome.ok,
                 message=outcome.message,
             )
+
+    async def ListToolChanges(self, request: pb.ListToolChangesRequest, context: Context) -> pb.ListToolChangesResponse:
+        """See the proto."""
+        source, page = await self._sources.differences(
+            current_principal(), key_from_proto(request), request.page_size, request.page_token
+        )
+        return pb.ListToolChangesResponse(
+            changes=map(difference_to_proto, page.items),
+            list_revision=source.list_revision,
+            next_page_token=page.next_page_token,
+        )
 
     async def AcceptToolChanges(
         self, request: pb.AcceptToolChangesRequest, context: Context

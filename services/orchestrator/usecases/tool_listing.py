@@ -18,7 +18,14 @@ from services.orchestrator.domain.tool_source import HttpApi, OnToolChange, Open
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.usecases.operator_sources import OperatorSources
 from services.orchestrator.usecases.ports import ToolGateway
-from services.orchestrator.usecases.tool_lists import CleanList, accepted_tools, clean_list, shown_text, tool_changes
+from services.orchestrator.usecases.tool_lists import (
+    CleanList,
+    accepted_tools,
+    clean_list,
+    shown_text,
+    tool_changes,
+    with_replaced,
+)
 
 logger = structlog.get_logger(__name__)
 
@@ -39,6 +46,7 @@ class ToolListing:
         self._gateway = gateway
         self._operators = operators
         self._max_age_seconds = max_age_seconds
+        self._started_at = utc_now()
         self._lists: AsyncCache[str, ToolSource] = AsyncCache(_MOST_AT_ONCE, 0.0)
         self._background = BackgroundTasks()
 
@@ -71,8 +79,12 @@ class ToolListing:
         return sources
 
     def refresh_if_old(self, source: ToolSource) -> None:
-        """Ask a source for its tools beside the call if its list is old."""
-        if source.list_revision and not source.spec.disabled and self._age(source) > self._max_age_seconds:
+        """Ask a source for its tools beside the call if its list is old.
+
+        One from before this process started counts as old: settings may say now that the source may not be called.
+        """
+        is_old = self._age(source) > self._max_age_seconds or (source.checked_at or utc_now()) < self._started_at
+        if source.list_revision and not source.spec.disabled and is_old:
             self._background.start(self._refresh_beside(source))
 
     async def close(self) -> None:
@@ -127,6 +139,8 @@ class ToolListing:
             )
             if not present.list_revision or _accepts_all(present.spec):
                 listed = replace(listed, accepted=accepted_tools(found.tools))
+            else:
+                listed = replace(listed, accepted=with_replaced(present.accepted, present.tools, found.tools))
             changes = tool_changes(listed.accepted, listed.tools, now, present.changes)
             listed = replace(listed, changes=changes)
             await sources.save(listed)

@@ -11,7 +11,14 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from services.orchestrator.domain.tool_source import AcceptedTool, ListedTool, ToolChange, ToolChangeKind
+from services.orchestrator.domain.tool_source import (
+    AcceptedTool,
+    ListedTool,
+    ToolChange,
+    ToolChangeKind,
+    ToolDifference,
+    ToolSource,
+)
 from services.orchestrator.tool_identity import tool_hash
 from services.orchestrator.tool_resolver import EVERY_TOOL
 from services.orchestrator.tool_schemas import schema_fault
@@ -121,6 +128,33 @@ def _shown_schema(value: Any) -> Any:
 def accepted_tools(tools: Iterable[ListedTool]) -> dict[str, AcceptedTool]:
     """Return what is kept of tools that are accepted."""
     return {tool.name: AcceptedTool(tool.hash, _part_hashes(tool)) for tool in tools}
+
+
+def with_replaced(
+    accepted: Mapping[str, AcceptedTool], before: Iterable[ListedTool], after: Iterable[ListedTool]
+) -> dict[str, AcceptedTool]:
+    """Return what is accepted with the tools that a list does not have any more as they were in the one before."""
+    old = {tool.name: tool for tool in before}
+    hashes = {tool.name: tool.hash for tool in after}
+    return {
+        name: replace(tool, before=old[name])
+        if name in old and old[name].hash == tool.hash != hashes.get(name)
+        else tool
+        for name, tool in accepted.items()
+    }
+
+
+def tool_differences(source: ToolSource) -> list[ToolDifference]:
+    """Return the changes of a source that nobody has accepted, by tool, with both texts."""
+    listed = {tool.name: tool for tool in source.tools}
+    return [
+        ToolDifference(
+            change,
+            accepted.before if (accepted := source.accepted.get(change.tool)) else None,
+            listed.get(change.tool),
+        )
+        for change in source.changes
+    ]
 
 
 def tool_changes(

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from pydantic_core import to_json
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -36,6 +37,7 @@ from services.orchestrator.domain.tool_source import (
     OnToolChange,
     OpenApiDocument,
     ToolChange,
+    ToolDifference,
     ToolSource,
     ToolSourceSpec,
 )
@@ -45,10 +47,12 @@ from services.orchestrator.usecases.operator_sources import OperatorSources
 from services.orchestrator.usecases.ports import ToolGateway
 from services.orchestrator.usecases.stale_crews import changed_tools
 from services.orchestrator.usecases.tool_listing import ToolListing
-from services.orchestrator.usecases.tool_lists import accepted_tools, clean_list, tool_changes
+from services.orchestrator.usecases.tool_lists import accepted_tools, clean_list, tool_changes, tool_differences
 from services.orchestrator.usecases.tool_source_faults import source_faults
+from services.orchestrator.usecases.tool_source_state import idle_patterns, state_problem
 
 _SOURCES = Pager("tool_sources")
+_DIFFERENCES = Pager("tool_changes")
 MAX_SOURCES = 64
 _MOST_CREWS_NAMED = 100
 
@@ -118,7 +122,7 @@ class ToolSources:
             async with self._database.read() as connection:
                 first_id = await RequestRepository(connection, tables.requests).find(request)
                 if first_id is not None:
-                    return await _first(connection, principal, first_id)
+                    return self._shown(await _first(connection, principal, first_id))
         await self._operators.sync(principal.group_id)
         await self._refuse_faults(spec, broken_rules)
         now = utc_now()
@@ -128,7 +132,7 @@ class ToolSources:
             if request is not None:
                 first_id = await RequestRepository(connection, tables.requests).claim(request, source.id)
                 if first_id != source.id:
-                    return await _first(connection, principal, first_id)
+                    return self._shown(await _first(connection, principal, first_id))
             await sources.insert(source, principal.subject)
             if await sources.count(principal.group_id) > MAX_SOURCES:
                 raise ResourceExhausted(
@@ -136,20 +140,20 @@ class ToolSources:
                     reason="QUOTA_EXCEEDED",
                     metadata={"limit": str(MAX_SOURCES)},
                 )
-        return await self._listed(principal, source)
+        return self._shown(await self._listed(principal, source))
 
     async def get(self, principal: Principal, key: ResourceKey) -> tuple[ToolSource, list[str]]:
         """Return a source, and the crews that were stored with other tools than it lists now. Raises NotFound."""
         source = await self._read(principal, key)
         self._listing.refresh_if_old(source)
-        return source, await self._stale_crews(source)
+        return self._shown(source), await self._stale_crews(source)
 
     async def page(self, principal: Principal, size: int, token: str) -> Page[ToolSource]:
         """Return a page of the group's sources, by name. Raises InvalidArgument: INVALID_PAGE_TOKEN."""
         await self._operators.sync(principal.group_id)
         async with self._database.read() as connection:
             sources = ToolSourceRepository(connection)
-            return await _SOURCES.page(
+            page = await _SOURCES.page(
                 size,
                 token,
                 {"group": principal.group_id},
@@ -157,6 +161,9 @@ class ToolSources:
                 lambda source: [source.spec.name],
                 lambda source: len(to_json(to_document(source.spec))) + 256 * len(source.changes),
             )
+        for source in page.items:
+            self._listing.refresh_if_old(source)
+        return replace(page, items=list(map(self._shown, page.items)))
 
     async def update(
         self,
@@ -181,7 +188,7 @@ class ToolSources:
             spec, broken_rules = change(present.spec)
             await self._refuse_faults(spec, broken_rules)
             if spec == present.spec:
-                return present
+                return self._shown(present)
             if expected_revision not in {0, present.revision}:
                 raise Aborted.revision("tool source", str(key), expected_revision, present.revision)
             async with self._database.write() as connection:
@@ -197,7 +204,8 @@ class ToolSources:
                 if spec.on_change is OnToolChange.ACCEPT:
                     changed = replace(changed, accepted=accepted_tools(changed.tools), changes=())
                 await sources.save(changed, principal.subject)
-            return changed if _lists_the_same(present.spec, spec) else await self._listed(principal, changed)
+            same = _lists_the_same(present.spec, spec)
+            return self._shown(changed if same else await self._listed(principal, changed))
 
     async def delete(self, principal: Principal, key: ResourceKey, *, force: bool) -> None:
         """Take a source out of listings. Deleting it again changes nothing.
@@ -237,7 +245,7 @@ class ToolSources:
         before = await self._read(principal, key)
         source = await self._listing.refresh(before)
         changes = tool_changes(accepted_tools(before.tools), source.tools, source.checked_at or utc_now())
-        return RefreshedSource(source, changes, tuple(await self._stale_crews(source)))
+        return RefreshedSource(self._shown(source), changes, tuple(await self._stale_crews(source)))
 
     async def check(self, principal: Principal, key: ResourceKey) -> AsyncIterator[StepOutcome]:
         """Yield how each step on the way to the tools of a source ends, up to the first that fails. Raises NotFound."""
@@ -265,6 +273,32 @@ class ToolSources:
         warnings = f"; {'; '.join(found.warnings)}" if found.warnings else ""
         yield StepOutcome(CheckStep.LIST, ok=True, message=f"{len(found.tools)} tools{warnings}")
 
+    async def differences(
+        self, principal: Principal, key: ResourceKey, size: int, token: str
+    ) -> tuple[ToolSource, Page[ToolDifference]]:
+        """Return a source, and a page of its changes that nobody has accepted, by tool, each with both texts.
+
+        Raises:
+            InvalidArgument: INVALID_PAGE_TOKEN.
+            NotFound: the group does not have this source.
+        """
+        source = await self._read(principal, key)
+        found = tool_differences(source)
+
+        async def read(after: list[Any] | None, limit: int) -> list[ToolDifference]:
+            first = after[0] if after else ""
+            return [one for one in found if one.change.tool > first][:limit]
+
+        page = await _DIFFERENCES.page(
+            size,
+            token,
+            {"source": source.id},
+            read,
+            lambda one: [one.change.tool],
+            lambda one: len(to_json([to_document(tool) for tool in (one.before, one.after) if tool])) + 256,
+        )
+        return source, page
+
     async def accept(
         self, principal: Principal, key: ResourceKey, tools: Collection[str], list_revision: int
     ) -> ToolSource:
@@ -291,7 +325,7 @@ class ToolSources:
             changes = tool_changes(accepted, locked.tools, utc_now(), locked.changes)
             after = replace(locked, accepted=accepted, changes=changes)
             await sources.save(after, None if locked.from_operator else principal.subject)
-        return after
+        return self._shown(after)
 
     async def _read(self, principal: Principal, key: ResourceKey) -> ToolSource:
         await self._operators.sync(principal.group_id)
@@ -300,6 +334,14 @@ class ToolSources:
         if source is None:
             raise NotFound.by_key("tool source", key)
         return source
+
+    def _shown(self, source: ToolSource) -> ToolSource:
+        """Return a source with what is to be said of it now; it is not to be stored."""
+        return replace(
+            source,
+            problem=state_problem(source, self._addresses),
+            list_warnings=(*source.list_warnings, *idle_patterns(source)),
+        )
 
     async def _listed(self, principal: Principal, source: ToolSource) -> ToolSource:
         """Return a source after its tools were listed, or after why they could not be was stored."""

@@ -207,7 +207,7 @@ async def test_a_waiting_execution_is_cancelled_and_cannot_be_cancelled_by_other
 async def test_missing_inputs_are_named(run: Run, crew_file: str) -> None:
     result = await run("run", "-f", crew_file)
     assert result.exit_code == 10 + 3
-    assert "inputs.text" in result.stderr
+    assert "--input text: is missing" in result.stderr
     assert "request id" in result.stderr
 
 

@@ -71,7 +71,9 @@ async def test_a_source_is_stored_from_a_file_shown_changed_and_deleted(
 ) -> None:
     file = tmp_path / "billing.yaml"
     file.write_text(SOURCE)
-    assert said(await run("tool", "source", "create", "-f", str(file))) == "billing stored: 3 tools"
+    created = await run("tool", "source", "create", "-f", str(file))
+    assert said(created) == "billing stored: 3 tools"
+    assert created.stderr == ""
     [stored] = rows(await run("tool", "source", "get", "billing", "--json"))
     spec = stored["source"]["spec"]
     assert spec["mcp"] == {
@@ -102,7 +104,28 @@ async def test_a_source_is_stored_from_a_file_shown_changed_and_deleted(
     details = said(await run("tool", "source", "get", "billing"))
     assert "4 changes to accept" in details
     assert "stale crews brief" in details
-    assert (await run("tool", "source", "accept", "billing", "-y")).exit_code == 0
+    # Nobody accepts a change by storing a crew; what has changed is said, and who may accept it.
+    refused = await run("apply", "-f", str(crew))
+    assert refused.exit_code == 2
+    wanted = (
+        "`coxswain tool changes` shows what is different, and an admin accepts it with `coxswain tool source accept`"
+    )
+    assert wanted in " ".join(refused.stderr.split())
+    assert (await run("tool", "changes", "billing", "pay")).stdout.splitlines()[1:] == [
+        "@@ -1,5 +1,5 @@",
+        " description:",
+        "-  Pays a bill.",
+        "+  Pays two bills.",
+        " arguments_schema:",
+        "   {",
+        '     "properties": {',
+    ]
+    as_editor = await run("tool", "source", "accept", "billing", "pay", "-y", token="dev:erin:sales=editor")
+    assert as_editor.exit_code == 17
+    accepted = await run("tool", "source", "accept", "billing", "-y")
+    assert "+  Pays two bills." in accepted.stdout
+    assert accepted.stdout.splitlines()[-1] == "billing: 4 changes accepted"
+    assert (await run("apply", "-f", str(crew))).exit_code == 0
     assert "billing mcp 2 ready" in said(await run("tool", "source", "list"))
     said(await run("tool", "source", "update", "billing", "--disable"))
     assert "disabled" in said(await run("tool", "source", "list"))

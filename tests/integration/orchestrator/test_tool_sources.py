@@ -446,12 +446,11 @@ async def test_a_crew_names_only_tools_that_there_are(harness: Harness, gateway:
     assert await faults(harness, f"{own}/get_user", f"{own}/pay") == {}
     gateway.tools = [tool(f"t{index}") for index in range(129)]
     await refresh(harness, source)
+    await sources_of(harness).AcceptToolChanges(pb.AcceptToolChangesRequest(id=source.id))
     assert "come to 129 tools" in (await faults(harness, f"{own}/*"))[path]
 
 
-async def test_a_changed_tool_is_blocked_until_it_is_accepted_or_the_crew_is_stored_again(
-    harness: Harness, gateway: FakeToolGateway
-) -> None:
+async def test_a_changed_tool_is_blocked_until_an_admin_accepts_it(harness: Harness, gateway: FakeToolGateway) -> None:
     source = await create(harness)
     own = source.spec.name
     crew, other = await store(harness, f"{own}/pay"), await store(harness, f"{own}/*")
@@ -474,14 +473,26 @@ async def test_a_changed_tool_is_blocked_until_it_is_accepted_or_the_crew_is_sto
         with refused(C.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
             await executions_of(harness).StartExecution(start_request(one.id))
         assert (
-            "no longer what the crew was stored with (description)"
+            "has changed since it was accepted (description), and no admin has accepted it"
             in refusal.violations["spec.agents[0].tools[0].name"]
         )
-    # Stored again it has the tool as it is now.
+    # Storing a crew accepts nothing, in whatever way it names the tool, and nor does a new crew.
     again = crew_pb2.UpdateCrewRequest(id=crew.id, spec=crew.spec, update_mask=EVERY_FIELD)
-    assert (await stub.UpdateCrew(again)).crew.revision == 2
-    assert (await stub.UpdateCrew(again)).crew.revision == 2
-    await executions_of(harness).StartExecution(start_request(crew.id))
+    for name in (f"{own}/pay", f"{own}/*", f"{own}/refund"):
+        assert "no admin has accepted it" in (await faults(harness, name)).get("spec.agents[0].tools[0].name", ""), name
+        again.spec.agents[0].tools[0].name = name
+        with refused(C.INVALID_ARGUMENT, "CREW_INVALID"):
+            await stub.UpdateCrew(again)
+        again.spec.name = f"{own}-again"
+        with refused(C.INVALID_ARGUMENT, "CREW_INVALID"):
+            await stub.CreateCrew(crew_pb2.CreateCrewRequest(spec=again.spec))
+        again.spec.name = crew.spec.name
+    listed = await sources_of(harness).ListToolChanges(pb.ListToolChangesRequest(id=source.id))
+    assert [one.change.tool for one in listed.changes] == ["pay", "refund"]
+    changed, added = listed.changes
+    assert (changed.before.description, changed.after.description) == ("pay something.", "Pays twice.")
+    assert changed.before.arguments_schema == changed.after.arguments_schema
+    assert (added.HasField("before"), added.after.description, listed.list_revision) == (False, "refund something.", 2)
     accepting = pb.AcceptToolChangesRequest(id=source.id, list_revision=1)
     with refused(C.ABORTED, "REVISION_MISMATCH"):
         await sources_of(harness).AcceptToolChanges(accepting)
@@ -491,6 +502,10 @@ async def test_a_changed_tool_is_blocked_until_it_is_accepted_or_the_crew_is_sto
         pb.AcceptToolChangesRequest(id=source.id, list_revision=2, tools=["pay"])
     )
     assert [one.tool for one in accepted.source.changes] == ["refund"]
+    again = crew_pb2.UpdateCrewRequest(id=crew.id, spec=crew.spec, update_mask=EVERY_FIELD)
+    assert (await stub.UpdateCrew(again)).crew.revision == 2
+    assert (await stub.UpdateCrew(again)).crew.revision == 2
+    await executions_of(harness).StartExecution(start_request(crew.id))
     await executions_of(harness).StartExecution(start_request(other.id))
     found = (await sources_of(harness).GetToolSource(pb.GetToolSourceRequest(id=source.id))).stale_crews
     assert list(found) == []

@@ -176,8 +176,10 @@ CHANGED = {"pay": "old"}
         (OnToolChange.EVENT, PINNED, {"pay": "new"}, "", False),
         # The crew was stored with it before anybody accepted it.
         (OnToolChange.BLOCK, {"billing/pay": "new"}, CHANGED, "", False),
-        # Nobody asks what it was.
-        (OnToolChange.BLOCK, None, CHANGED, "", False),
+        # A crew that is being stored: what was accepted counts.
+        (OnToolChange.BLOCK, None, CHANGED, "TOOL_CHANGED", False),
+        (OnToolChange.BLOCK, None, {"pay": "new"}, "", False),
+        (OnToolChange.EVENT, None, CHANGED, "", False),
     ],
 )
 def test_a_changed_tool_does_what_its_source_says(
@@ -208,6 +210,7 @@ def test_a_new_tool_is_used_by_crews_that_name_all_only_where_the_source_says_so
     of = source(listed("pay"), listed("refund"), accepted=accepted, on_change=on_change)
     tools = resolved("billing/*", of=of, pins={"billing/pay": "1"})
     assert [tool.name for tool in tools] == names
+    assert [tool.name for tool in resolved("billing/*", of=of)] == names
     assert [tool.name for tool in tools if tool.changed] == (
         ["billing/refund"] if on_change is OnToolChange.EVENT else []
     )

@@ -16,14 +16,13 @@ process: sequential        # enum values in short
 memory: true
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from google.protobuf.message import Message
 
 from coxswain.client.documents import DocumentError, Node, Problem, read_document
-from coxswain.client.message_reader import MessageReader, violations
+from coxswain.client.message_reader import MessageReader, nearest, violations
 from coxswain.orchestrator.v1.crew_pb2 import (
     AgentSpec,
     CrewSpec,
@@ -62,10 +61,7 @@ class CrewDocument:
         return Problem(field, description, self.line_of(field), self.files.get(self._nearest(field), ""))
 
     def _nearest(self, field: str) -> str:
-        path = field.removeprefix("spec.")
-        while path and path not in self.lines:
-            path = re.sub(r"(\.[^.\[\]]*|\[[^\[\]]*\]|^[^.\[\]]+)$", "", path)
-        return path
+        return nearest(field.removeprefix("spec."), self.lines)
 
 
 def load_crew(path: Path | str) -> CrewSpec:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import protovalidate
@@ -17,6 +17,7 @@ from coxswain.client.values import to_value
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _INTEGERS = {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64}
 _FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
+_LAST_PART = re.compile(r"(\.[^.\[\]]*|\[[^\[\]]*\]|^[^.\[\]]+)$")
 _LARGEST_FLOAT = 10**38
 
 
@@ -29,6 +30,13 @@ def violations(message: Message) -> Iterator[tuple[str, str]]:
                 path += f"[{element.subscript.value}]"
         empty = violation.proto.rule_id in {"string.min_len", "repeated.min_items"} and not violation.field_value
         yield path, "must not be empty" if empty else violation.proto.message
+
+
+def nearest(path: str, known: Collection[str]) -> str:
+    """The part of a field path that is known, the longest one; empty if none is."""
+    while path and path not in known:
+        path = _LAST_PART.sub("", path)
+    return path
 
 
 class MessageReader:

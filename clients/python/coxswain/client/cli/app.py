@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from coxswain.client.cli import (
     retention,
     run,
     schedules,
+    secrets,
     system,
     tools,
     usage,
@@ -39,6 +41,7 @@ from coxswain.client.cli.session import (
     debugging,
     problem_table,
 )
+from coxswain.client.cli.words import field_in_own_words
 from coxswain.client.connection import DEFAULT_ADDRESS
 from coxswain.client.documents import DocumentError, Problem
 from coxswain.client.errors import CoxswainError
@@ -116,7 +119,8 @@ def _report(session: Session, error: Exception) -> int:
     """Print the error and what to do about it; return the exit code."""
     match error:
         case DocumentError():
-            session.err.print(problem_table(error.problems, f"{error.path} is not valid"))
+            own = [replace(problem, description=session.own(problem.description)) for problem in error.problems]
+            session.err.print(problem_table(own, f"{error.path} is not valid"))
             return EXIT_USAGE
         case ExecutionNotSucceeded():
             session.say(str(error), "red")
@@ -136,15 +140,20 @@ def _report(session: Session, error: Exception) -> int:
 def _report_call(session: Session, error: CoxswainError) -> None:
     reason = f", {error.reason}" if error.reason not in {"", error.code.name} else ""
     unnamed = [violation for violation in error.violations if violation.description not in error.message]
+    # The parts of a crew have no options.
+    own = session.options if error.reason != "CREW_INVALID" else {}
+    fields = {violation.field: field_in_own_words(violation.field, own) for violation in error.violations}
     # The texts of gRPC itself about a lost connection or an unknown method are for its developers.
     message = error.message
     if not error.reason and error.code is grpc.StatusCode.UNAVAILABLE:
         message = f"{session.connection.target} cannot be reached"
     elif not error.reason and error.code is grpc.StatusCode.UNIMPLEMENTED:
         message = f"{session.connection.target} does not serve this"
-    session.say(f"error: {message} ({error.code.name}{reason})", "red")
+    for path in sorted(fields, key=len, reverse=True):
+        message = message.replace(f"{path}: ", f"{fields[path]}: ")
+    session.say(f"error: {session.own(message)} ({error.code.name}{reason})", "red")
     if unnamed:
-        faults = [Problem(violation.field, violation.description) for violation in unnamed]
+        faults = [Problem(fields[violation.field], session.own(violation.description)) for violation in unnamed]
         session.err.print(problem_table(faults))
     if error.retry_after is not None:
         session.say(f"try again in {error.retry_after:g} s")
@@ -181,6 +190,7 @@ app.add_typer(batches.app, name="batch")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(memory.app, name="memory")
 app.add_typer(tools.app, name="tool")
+app.add_typer(secrets.app, name="secret")
 
 
 def main() -> None:

@@ -120,16 +120,12 @@ def apply(
         told = {"warnings": list(applied.warnings)} if applied.warnings else {}
         return session.print_json({"change": applied.change, "crew": crew, **told})
     if applied.warnings:
-        placed = [document.problem(warning.field, _for_people(warning.description)) for warning in applied.warnings]
+        placed = [document.problem(warning.field, session.own(warning.description)) for warning in applied.warnings]
         session.err.print(problem_table(placed, f"{place}: warnings"))
     if applied.carried_memories:
         session.say(f"copied {applied.carried_memories:,} memories")
     session.show(f"{crew.spec.name} {applied.change}: revision {crew.revision}, id {crew.id}")
     return None
-
-
-def _for_people(description: str) -> str:
-    return description.replace("Repeat the update with carry_over_memories", "Repeat the command with --carry-memories")
 
 
 def _counterparts(given: list[str] | None) -> dict[str, str]:
@@ -149,7 +145,7 @@ def _check(session: Session, client: Client, document: CrewDocument, file: Path)
     else:
         for title, faults in (("faults", found.faults), ("warnings", found.warnings)):
             if faults:
-                placed = [document.problem(fault.field, fault.description) for fault in faults]
+                placed = [document.problem(fault.field, session.own(fault.description)) for fault in faults]
                 session.out.print(problem_table(placed, f"{file}: {title}"))
         if not found.faults:
             session.show(f"{document.spec.name} can run")

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coxswain.client.blocking import Client
+from coxswain.client.cli.words import in_own_words, options_of
 from coxswain.client.connection import Connection, Tls
 from coxswain.client.documents import Problem
 
@@ -51,6 +52,8 @@ class Session:
     json: bool = False
     out: Console = field(default_factory=lambda: _console(stderr=False))
     err: Console = field(default_factory=lambda: _console(stderr=True))
+    options: dict[str, str] = field(default_factory=dict)
+    """What people type for the parameters of the command that runs; see `words`."""
 
     @contextmanager
     def client(self) -> Iterator[Client]:
@@ -70,6 +73,10 @@ class Session:
         """Print a message on standard error; standard output is for results."""
         self.err.print(Text(harmless(text) if self.err.is_terminal else text, style=style), soft_wrap=True)
 
+    def own(self, text: str) -> str:
+        """A text of a server in words of the command line."""
+        return in_own_words(text, self.options)
+
     def show(self, message: str) -> None:
         """Print text of a server on standard output, without markup and without control characters on a terminal."""
         self.out.print(Text(harmless(message) if self.out.is_terminal else message))
@@ -80,6 +87,7 @@ def session_of(context: typer.Context, as_json: bool = False) -> Session:
     session = context.find_root().obj
     assert isinstance(session, Session)
     session.json = session.json or as_json
+    session.options = options_of(context.command.params)
     return session
 
 

@@ -1,13 +1,14 @@
 """Sources of tools as text."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from coxswain.client.cli.secrets import secret_name
 from coxswain.client.cli.session import add_row, harmless, one_line, table
-from coxswain.orchestrator.v1.tool_source_pb2 import OnToolChange, ToolChange, ToolSource
+from coxswain.orchestrator.v1.tool_source_pb2 import OnToolChange, ToolChange, ToolSource, ToolSourceSpec
 
 
 def source_table(sources: Iterable[ToolSource]) -> Table:
@@ -30,7 +31,7 @@ def source_details(source: ToolSource, stale_crews: list[str]) -> Group:
         ("id", source.id),
         ("description", spec.description),
         ("speaks", f"{kind} {where}".strip()),
-        ("authentication", spec.WhichOneof("auth") or "none"),
+        ("authentication", _authentication(spec)),
         ("state", _state(source)),
         ("tools", str(source.tool_count)),
         ("policies", str(len(spec.policies))),
@@ -40,21 +41,28 @@ def source_details(source: ToolSource, stale_crews: list[str]) -> Group:
     ):
         if value:
             add_row(made, field, one_line(value))
-    lines = [*(f"warning: {one_line(warning)}" for warning in source.warnings), *change_lines(source.changes)]
+    lines = [*(f"warning: {one_line(warning)}" for warning in source.warnings), *map(change_line, source.changes)]
     return Group(made, *(Text(harmless(line)) for line in lines))
 
 
-def change_lines(changes: Iterable[ToolChange]) -> Iterator[str]:
-    """A line for each change of a tool."""
-    for change in changes:
-        kind = ToolChange.Kind.Name(change.kind).removeprefix("KIND_").lower()
-        parts = f" ({', '.join(change.parts)})" if change.parts else ""
-        yield f"{kind} {one_line(change.tool)}{parts} since {change.time.ToDatetime():%Y-%m-%d %H:%M} UTC"
+def change_line(change: ToolChange) -> str:
+    """A change of a tool in one line."""
+    kind = ToolChange.Kind.Name(change.kind).removeprefix("KIND_").lower()
+    parts = f" ({', '.join(change.parts)})" if change.parts else ""
+    return f"{kind} {one_line(change.tool)}{parts} since {change.time.ToDatetime():%Y-%m-%d %H:%M} UTC"
+
+
+def _authentication(spec: ToolSourceSpec) -> str:
+    kind = spec.WhichOneof("auth") or "none"
+    name = secret_name(spec)
+    return f"{kind} {name}" if name else kind
 
 
 def _state(source: ToolSource) -> str:
     if source.spec.disabled:
         return "disabled"
+    if source.problem:
+        return f"not usable: {one_line(source.problem)}"
     if source.list_error:
         return f"cannot be listed: {one_line(source.list_error)}"
     return f"{len(source.changes)} changes to accept" if source.changes else "ready"

@@ -1,0 +1,244 @@
+"""Commands about the group's secrets: secret put, list, explain, delete. No command shows a stored value."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from coxswain.auth.v1.credential_pb2 import CredentialPurpose, ExplainCredentialRequest, LinkOutcome
+from coxswain.auth.v1.secret_pb2 import DeleteSecretRequest, ListSecretsRequest, PutSecretRequest
+from coxswain.client.blocking import Client
+from coxswain.client.cli.session import JsonOption, add_row, confirm, one_line, session_of, table
+from coxswain.client.errors import CoxswainError
+from coxswain.client.paging import pages
+from coxswain.client.text_files import read_text
+from coxswain.orchestrator.v1.tool_source_pb2 import ListToolSourcesRequest, ToolSourceSpec
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Keep what the group authenticates with: keys of models, secrets of tools.",
+    rich_markup_mode="markdown",
+)
+
+NameArgument = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="tools/SOURCE, tools/search, tools/http/..., llm/PROVIDER or databricks/..."),
+]
+OriginsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--origin",
+        help="Where it may be sent: scheme, host and port. Repeatable. For a secret that a source of tools "
+        "names it is that of the source by default.",
+    ),
+]
+_MAX_BYTES = 65536
+_EXIT_FAILED = 1
+_DATABRICKS = {
+    "databricks/api-key": "Databricks: models, tools, memory",
+    "databricks/pat": "Databricks Vector Search",
+    "databricks/oauth-client": "Databricks as a service principal (JSON: client_id, client_secret)",
+}
+
+
+def use_of(name: str) -> str:
+    """What a secret of this name is used for; empty if nothing uses it."""
+    kind, slash, rest = name.partition("/")
+    if kind == "tools" and slash:
+        if rest == "search":
+            return "web_search"
+        return "http_request, in crews that name it" if rest.startswith("http/") else "sources of tools that name it"
+    if kind == "llm" and slash:
+        return f"models of {rest}"
+    return _DATABRICKS.get(name, "")
+
+
+@app.command()
+def put(
+    context: typer.Context,
+    name: NameArgument,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="File with the value; - or none: standard input.")
+    ] = None,
+    origins: OriginsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Store a secret, or replace its value. On a terminal it asks for the value and does not show it.
+
+    The value is never an argument: others on this machine could read those. A line break at its end is left out.
+
+    Examples:
+
+        coxswain secret put tools/billing
+
+        coxswain secret put tools/search --origin https://search.example.com < key.txt
+
+        coxswain secret put llm/vertex_ai --file account.json --origin https://models.example.com
+    """
+    session = session_of(context, as_json)
+    if not use_of(name):
+        session.say(f"warning: nothing uses a secret of the name {name!r}; see `coxswain secret put --help`", "yellow")
+    with session.client() as client:
+        allowed = origins or _origins_of_sources(client, name)
+        if not allowed:
+            raise typer.BadParameter(
+                "say where it may be sent, as in https://api.example.com; no source of tools names it yet",
+                param_hint="--origin",
+            )
+        value = _value(name, file)
+        request = PutSecretRequest(name=name, value=value, allowed_origins=allowed)
+        secret = client.secrets.PutSecret(request).secret
+    if session.json:
+        return session.print_json(secret)
+    used = use_of(name)
+    session.show(
+        f"{secret.name} stored for {', '.join(secret.allowed_origins)}; fingerprint {secret.fingerprint}"
+        + (f"; used by {used}" if used else "")
+    )
+    return None
+
+
+def _value(name: str, file: Path | None) -> str:
+    """The secret, without the line break that editors and echo put behind it."""
+    if file is None and sys.stdin.isatty():
+        typed: str = typer.prompt(f"Value of {name}", hide_input=True, err=True)
+        return typed
+    return read_text(file or "-", _MAX_BYTES).text.removesuffix("\n").removesuffix("\r")
+
+
+def _origins_of_sources(client: Client, name: str) -> list[str]:
+    """Where sources of tools would send a secret."""
+    try:
+        sources = list(pages(client.tool_sources.ListToolSources, ListToolSourcesRequest(page_size=1000), "sources"))
+    except CoxswainError:
+        # Auth may be served without the rest; then --origin is asked for.
+        return []
+    return sorted({origin for source in sources if (origin := secret_origin(source.spec, name))})
+
+
+def secret_origin(spec: ToolSourceSpec, name: str = "") -> str:
+    """The origin that a source sends the secret of a name to, any name by default; empty if it does not."""
+    match spec.WhichOneof("auth"):
+        case "secret" if name in {"", spec.secret.secret_name}:
+            address = _address(spec)
+        case "oauth_client" if name in {"", spec.oauth_client.secret_name}:
+            address = spec.oauth_client.token_url
+        case _:
+            return ""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}" if parts.scheme and parts.netloc else ""
+
+
+def secret_name(spec: ToolSourceSpec) -> str:
+    """The name of the secret that a source is authenticated with; empty if it needs none."""
+    kind = spec.WhichOneof("auth")
+    if kind == "secret":
+        return spec.secret.secret_name
+    return spec.oauth_client.secret_name if kind == "oauth_client" else ""
+
+
+def _address(spec: ToolSourceSpec) -> str:
+    match spec.WhichOneof("kind"):
+        case "mcp":
+            return spec.mcp.url
+        case "grpc":
+            return f"https://{spec.grpc.address}"
+        case "openapi":
+            return spec.openapi.base_url
+        case "http":
+            return spec.http.base_url
+        case _:
+            return ""
+
+
+@app.command("list")
+def list_secrets(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the secrets of the group by name, with what each is used for; never their values.
+
+    Example: `coxswain secret list`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        found = list(pages(client.secrets.ListSecrets, ListSecretsRequest(page_size=1000), "secrets"))
+    if session.json:
+        return session.print_json(found)
+    made = table("name", "used by", "may be sent to", "fingerprint", "stored")
+    for secret in found:
+        stored = f"{secret.update_time.ToDatetime():%Y-%m-%d %H:%M} UTC"
+        used = use_of(secret.name) or "nothing"
+        add_row(made, secret.name, used, ", ".join(secret.allowed_origins), secret.fingerprint, stored)
+    session.out.print(made if found else "no secrets")
+    return None
+
+
+@app.command()
+def explain(
+    context: typer.Context, name: NameArgument, origins: OriginsOption = None, as_json: JsonOption = False
+) -> None:
+    """Say whether a credential would be found for you, where it was looked for, and how to correct that.
+
+    It exits with 1 when there is none.
+
+    Examples:
+
+        coxswain secret explain tools/billing
+
+        coxswain secret explain llm/openai
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        known = origins or (_origins_of_sources(client, name) if name.startswith("tools/") else [])
+        is_good = True
+        for origin in known or [""]:
+            found = client.auth.ExplainCredential(_question(name, origin))
+            is_good = is_good and found.resolvable
+            if session.json:
+                session.print_json(found)
+                continue
+            session.show(
+                f"{name} for {origin or found.origin or 'any origin'}: {'found' if found.resolvable else 'none'}"
+            )
+            for link in found.links:
+                outcome = LinkOutcome.Name(link.outcome).removeprefix("LINK_OUTCOME_").lower().replace("_", " ")
+                session.show(f"  {link.link}: {outcome}: {one_line(session.own(link.detail))}")
+    if not is_good:
+        raise typer.Exit(_EXIT_FAILED)
+
+
+def _question(name: str, origin: str) -> ExplainCredentialRequest:
+    kind, _, rest = name.partition("/")
+    if kind == "llm":
+        purpose = CredentialPurpose.CREDENTIAL_PURPOSE_LLM_PROVIDER
+        return ExplainCredentialRequest(purpose=purpose, provider=rest, destination_origin=origin)
+    if kind == "databricks":
+        purpose = (
+            CredentialPurpose.CREDENTIAL_PURPOSE_VECTOR_SEARCH
+            if rest == "pat"
+            else CredentialPurpose.CREDENTIAL_PURPOSE_DATABRICKS
+        )
+        return ExplainCredentialRequest(purpose=purpose, destination_origin=origin)
+    if kind != "tools":
+        raise typer.BadParameter("begins with tools/, llm/ or databricks/", param_hint="NAME")
+    if not origin:
+        raise typer.BadParameter("say where it would be sent; no source of tools names it", param_hint="--origin")
+    purpose = CredentialPurpose.CREDENTIAL_PURPOSE_TOOL
+    return ExplainCredentialRequest(purpose=purpose, secret_name=name, destination_origin=origin)
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a secret. Asks first. What uses it cannot authenticate any more.
+
+    Example: `coxswain secret delete tools/billing`
+    """
+    session = session_of(context)
+    with session.client() as client:
+        confirm(session, f"the secret {name}", "delete", yes=yes)
+        client.secrets.DeleteSecret(DeleteSecretRequest(name=name))
+    session.show(f"{name} deleted")
