@@ -10,8 +10,11 @@ from sqlalchemy import select, update
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.errors import Unavailable
 from services.common.identity.service_identity import ServiceIdentity
+from services.orchestrator.domain.gateway_call import CallKey, GatewayCall
 from services.orchestrator.domain.tool_outcome import Failed, Returned, Unknown
+from services.orchestrator.repositories.gateway_calls import GatewayCallRepository
 from services.orchestrator.tables import gateway_calls
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
@@ -493,3 +496,108 @@ async def test_old_outcomes_are_dropped_and_never_made_again(database: Database,
 async def _expire_leases(database: Database) -> None:
     async with database.write() as connection:
         await connection.execute(update(gateway_calls).values(leased_until=utc_now() - timedelta(seconds=1)))
+
+
+class HeldClaim:
+    """Lets a replica store that a call is about to be sent, and keeps it from hearing of it until `go_on`."""
+
+    def __init__(self, replica: Replica[PlayedSource], fails: bool = False) -> None:
+        self.real = replica.store.claim
+        self._fails = fails
+        self.stored, self.go_on = asyncio.Event(), asyncio.Event()
+        replica.store.claim = self  # type: ignore[method-assign,assignment]
+
+    async def __call__(self, *given: object) -> bool:
+        claimed = await self.real(*given)  # type: ignore[arg-type]
+        self.stored.set()
+        await self.go_on.wait()
+        if self._fails:
+            raise Unavailable("the connection was lost", reason="DEPENDENCY_UNAVAILABLE")
+        return claimed
+
+
+async def test_a_call_that_is_cancelled_while_its_row_is_stored_is_not_made(
+    database: Database, identity: ServiceIdentity
+) -> None:
+    replica = Replica(database, identity, PlayedSource(_pay))
+    async with running(replica):
+        claim = HeldClaim(replica)
+        made = order(execution_id="run")
+        asking = asyncio.create_task(replica.call(made))
+        await claim.stored.wait()
+        cancelling = asyncio.create_task(replica.calls.cancel(key_of(made), "run"))
+        await until(replica.calls._runs[key_of(made)].cancelled.is_set, "the cancellation arrives")
+        claim.go_on.set()
+        outcomes = await asyncio.gather(asking, cancelling)
+        assert {getattr(outcome, "reason", "") for outcome in outcomes} == {"TOOL_CANCELLED"}
+        assert await replica.call(made) == outcomes[0]
+        row = await row_of(database, key_of(made))
+        assert row is not None
+        assert row.ended_at is not None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_call_whose_time_is_over_while_its_row_is_stored_may_be_made_again(
+    database: Database, identity: ServiceIdentity, fails: bool
+) -> None:
+    replica = Replica(database, identity, PlayedSource(_pay))
+    async with running(replica):
+        claim = HeldClaim(replica, fails=fails)
+        made = order(timeout=0.05)
+        asking = asyncio.create_task(replica.call(made))
+        await claim.stored.wait()
+        call = replica.calls._runs[key_of(made)].call
+        assert call is not None
+        await until(lambda: call.time.ran_out and call.is_over, "its time is over")
+        claim.go_on.set()
+        outcome = await asking
+        assert isinstance(outcome, Failed)
+        assert (outcome.reason, outcome.temporary) == ("TOOL_TIMEOUT", True)
+        assert await row_of(database, key_of(made)) is None
+        again = replace(made, timeout=10)
+        replica.store.claim = claim.real  # type: ignore[method-assign]
+        assert await replica.call(again) == Returned(f"paid {SECRET}")
+
+
+async def test_an_outcome_that_could_not_be_stored_at_first_is_told_later(
+    database: Database, identity: ServiceIdentity
+) -> None:
+    replica, other = Replica(database, identity, PlayedSource(_pay)), Replica(database, identity, PlayedSource(_pay))
+    end = replica.store.end
+
+    async def away(*_: object) -> bool:
+        raise Unavailable("the database is away", reason="DEPENDENCY_UNAVAILABLE")
+
+    async with running(replica, other):
+        replica.store.end = away  # type: ignore[method-assign,assignment]
+        made = order()
+        assert await replica.call(made) == Returned(f"paid {SECRET}")
+        with pytest.raises(Unavailable):
+            await replica.call(made)
+        replica.store.end = end  # type: ignore[method-assign]
+        # The housekeeping of the first one stores it, without anybody asking it again.
+        assert await other.call(made) == await replica.call(made) == Returned(f"paid {SECRET}")
+        assert (len(replica.source.calls), len(other.source.calls)) == (1, 0)
+
+
+async def test_a_call_whose_process_ends_while_its_row_is_stored_leaves_none(
+    database: Database, identity: ServiceIdentity
+) -> None:
+    replica, other = Replica(database, identity, PlayedSource(_pay)), Replica(database, identity, PlayedSource(_pay))
+    async with running(other):
+        replica.calls.start()
+        claim = HeldClaim(replica)
+        made = order()
+        asking = asyncio.create_task(replica.call(made))
+        await claim.stored.wait()
+        closing = asyncio.create_task(replica.calls.close())
+        claim.go_on.set()
+        await closing
+        with pytest.raises(Unavailable):
+            await asking
+        assert await other.call(made) == Returned(f"paid {SECRET}")
+
+
+async def row_of(database: Database, key: CallKey) -> GatewayCall | None:
+    async with database.read() as connection:
+        return await GatewayCallRepository(connection).find(key)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 
+from services.common.errors import CoxswainError
 from services.orchestrator.domain.gateway_call import CallKey
 from services.orchestrator.tool_gateway.ports import NotSent, OutcomeUnknown, SourceAnswer, SourceQuestion
 from services.orchestrator.tool_gateway.usecases.call_board import Asked, CallBoard, Sign
@@ -93,6 +94,8 @@ class RunningCall:
         self.known_handle = handle
         self.is_lost = False
         """Whether another process makes or follows the call by now."""
+        self.is_over = False
+        """Whether an outcome has been decided on: nothing may be sent any more."""
         self.goes_on = False
         self.claimed = asyncio.Event()
         self._store = store
@@ -100,21 +103,41 @@ class RunningCall:
         self._questions = 0
         self._answer: asyncio.Future[SourceAnswer] | None = None
         self._claiming = asyncio.Lock()
+        self._claim: asyncio.Task[bool] | None = None
 
     async def sent(self) -> None:
         """See `CallProgress`.
 
         Raises:
-            NotSent: another process makes the call.
+            NotSent: another process makes the call, or it was cancelled.
         """
         async with self._claiming:
             if self.is_sent:
                 return
-            if not await self._store.claim(self.key, self.execution_id, self.source):
+            if self.is_over:
+                raise NotSent("the call is over")
+            # Who is cut off while it is being stored has to know later whether it was.
+            self._claim = asyncio.create_task(self._store.claim(self.key, self.execution_id, self.source))
+            if not await asyncio.shield(self._claim):
                 self.is_lost = True
                 raise NotSent("another process makes this call")
+            if self.is_over:
+                raise NotSent("the call is over")
             self.is_sent = True
             self.claimed.set()
+
+    async def settle(self) -> bool:
+        """Let nothing be sent any more, and return whether there may be a row of a call of which nothing was sent."""
+        self.is_over = True
+        if self.is_sent or self._claim is None:
+            return False
+        try:
+            has_row = await self._claim
+        except CoxswainError:
+            # It may have been stored all the same.
+            return True
+        self.is_lost = not has_row
+        return has_row
 
     async def handle(self, handle: str) -> None:
         """See `CallProgress`.

@@ -62,6 +62,8 @@ class ToolCalls:
         self._lease_seconds = lease_seconds
         self._question_seconds = question_seconds
         self._runs: dict[CallKey, _Run] = {}
+        self._unstored: dict[CallKey, Outcome | None] = {}
+        """How calls of this process have ended of which the database could not be told; None: nothing was sent."""
         self._running = BackgroundTasks()
         self._background = BackgroundTasks()
 
@@ -78,6 +80,7 @@ class ToolCalls:
         await self._running.stop()
         await self._background.stop()
         try:
+            await self._store_ends()
             await self._store.release()
         except CoxswainError as error:
             logger.warning("tool_calls_not_released", reason=error.reason)
@@ -108,10 +111,12 @@ class ToolCalls:
         if run is not None:
             run.cancelled.set()
             return (await run.board.wait_end()).outcome
+        if key in self._unstored:
+            await self._store_end(key)
         if await self._store.claim(key, execution_id, "", _CANCELLED):
             return _CANCELLED
         known = await self._store.find(key)
-        if known is not None and known.ended_at is None:
+        if known is not None and known.ended_at is None and known.replica != self._store.replica:
             await self._store.request_cancel(key)
             known = await self._follow(known, None)
         return _LOST if known is None else self._store.outcome(known) or _LOST
@@ -146,6 +151,8 @@ class ToolCalls:
 
     async def _end_of(self, key: CallKey, order: CallOrder, run: _Run) -> Ended:
         while True:
+            if key in self._unstored:
+                await self._store_end(key)
             known = await self._store.find(key)
             if run.cancelled.is_set() and known is None:
                 if await self._store.claim(key, order.request.execution_id, order.source_name, _CANCELLED):
@@ -156,7 +163,7 @@ class ToolCalls:
                 outcome = await self._make(key, order, run, None)
             elif (kept := self._store.outcome(known)) is not None and not isinstance(kept, Unknown):
                 return Ended(kept, replayed=True)
-            elif kept is None and known.leased_until > utc_now():
+            elif kept is None and known.leased_until > utc_now() and known.replica != self._store.replica:
                 await self._follow(known, run)
                 continue
             elif not await self._store.take_over(known):
@@ -182,14 +189,20 @@ class ToolCalls:
         )
         try:
             outcome = await self._made(run, call, self._runner.make(order, call, handle=handle))
+        except asyncio.CancelledError:
+            # This process ends.
+            if await call.settle():
+                await self._take_back(call)
+            raise
         finally:
             run.call = None
+        has_row = await call.settle()
         if call.is_lost:
             return None
         if isinstance(outcome, Unknown) and known is not None and not handle:
             # What was seen at first says more.
             outcome = self._store.outcome(known) or _LOST
-        return outcome if await self._stored(call, outcome) else None
+        return outcome if await self._stored(call, outcome, has_row=has_row) else None
 
     async def _made(self, run: _Run, call: RunningCall, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         making, cancelled = asyncio.create_task(work), asyncio.create_task(run.cancelled.wait())
@@ -197,6 +210,8 @@ class ToolCalls:
             await asyncio.wait({making, cancelled}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             cancelled.cancel()
+            if run.cancelled.is_set() and not call.is_sent:
+                call.is_over = True
             if not making.done():
                 making.cancel()
                 await asyncio.wait({making}, timeout=_CANCEL_SECONDS)
@@ -206,22 +221,49 @@ class ToolCalls:
             return _CANCELLED
         return Unknown("the call was cancelled after it had been sent")
 
-    async def _stored(self, call: RunningCall, outcome: Outcome) -> bool:
-        """Store an outcome that others may want; False if another process has the call by now."""
-        try:
-            if not call.is_sent:
-                # Nothing has happened: the next one who asks may try again.
-                if isinstance(outcome, Failed) and outcome is not _CANCELLED:
-                    return True
-                return await self._store.claim(call.key, call.execution_id, call.source, outcome)
-            if isinstance(outcome, Failed) and outcome.temporary:
-                await self._store.forget(call.key)
-                return True
-            return await self._store.end(call.key, outcome)
-        except Unavailable as error:
-            # Who follows the call gets its outcome; who asks later finds a call without one.
-            logger.warning("tool_outcome_not_stored", reason=error.reason)
+    async def _stored(self, call: RunningCall, outcome: Outcome, *, has_row: bool) -> bool:
+        """Store an outcome that others may want; False if another process has the call by now.
+
+        `has_row` says that there may be a row of a call of which nothing was sent.
+        """
+        # Nothing has happened: the next one who asks may try again.
+        unmade = isinstance(outcome, Failed) and (outcome.temporary or not call.is_sent) and outcome is not _CANCELLED
+        if unmade:
+            if call.is_sent or has_row:
+                await self._take_back(call)
             return True
+        try:
+            if call.is_sent or has_row:
+                return await self._store.end(call.key, outcome)
+            return await self._store.claim(call.key, call.execution_id, call.source, outcome)
+        except Unavailable as error:
+            self._keep_end(call.key, outcome, error)
+            return True
+
+    async def _take_back(self, call: RunningCall) -> None:
+        """Remove the row of a call that was not made."""
+        try:
+            await self._store.forget(call.key)
+        except Unavailable as error:
+            self._keep_end(call.key, None, error)
+
+    def _keep_end(self, key: CallKey, outcome: Outcome | None, error: CoxswainError) -> None:
+        # Who follows the call gets its outcome; who asks later has to as well.
+        self._unstored[key] = outcome
+        logger.warning("tool_outcome_not_stored", reason=error.reason)
+
+    async def _store_ends(self) -> None:
+        for key in list(self._unstored):
+            await self._store_end(key)
+
+    async def _store_end(self, key: CallKey) -> None:
+        """Store how a call has ended, of which the database could not be told before. Raises Unavailable."""
+        outcome = self._unstored[key]
+        if outcome is None:
+            await self._store.forget(key)
+        else:
+            await self._store.end(key, outcome)
+        self._unstored.pop(key, None)
 
     async def _follow(self, known: GatewayCall, run: _Run | None) -> GatewayCall | None:
         """Wait until a call of another process ends, or its lease does; return its row, None if it is gone."""
@@ -237,6 +279,7 @@ class ToolCalls:
         return following
 
     async def _renew(self) -> None:
+        await self._store_ends()
         if self._runs:
             await self._store.renew()
 
