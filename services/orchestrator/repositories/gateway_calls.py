@@ -1,15 +1,16 @@
 """Calls that the tool gateway has sent, in SQL."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.upsert import insert_ignore
 from services.orchestrator.domain.gateway_call import CallKey, GatewayCall
-from services.orchestrator.tables import gateway_calls
+from services.orchestrator.tables import executions, gateway_calls, tool_journal
 
 _ROW = gateway_calls.c
 # Between two looks at rows whose time is over, other writers get their turn.
@@ -118,10 +119,11 @@ class GatewayCallRepository:
         )
         return list(found.scalars())
 
-    async def drop_outcomes(self, before: datetime) -> int:
-        """Drop what calls that ended before a time returned, and calls of no execution altogether; return how many.
+    async def drop_outcomes(self, before: datetime, tests_before: datetime) -> int:
+        """Drop what calls that ended before a time returned, and what is not needed at all; return how many rows.
 
-        That a call of an execution was sent stays known as long as the execution: it must not be made again.
+        That a call of an execution was sent stays known as long as the execution: it must not be made again. Of a call
+        of TestTool it stays known until it ended before `tests_before`.
         """
         oldest = (
             select(_ROW.ended_at)
@@ -131,14 +133,67 @@ class GatewayCallRepository:
             .subquery()
         )
         until = await self._connection.scalar(select(func.max(oldest.c.ended_at)))
-        of_tests = (_ROW.execution_id == "", _ROW.ended_at.is_(None), _ROW.leased_until < before)
-        dropped = (await self._connection.execute(delete(gateway_calls).where(*of_tests))).rowcount
+        is_test = _ROW.execution_id == ""
+        is_lost = (_ROW.ended_at.is_(None), _ROW.leased_until < before)
+        dropped = (
+            await self._connection.execute(
+                delete(gateway_calls).where(
+                    is_test,
+                    or_(_ROW.ended_at < tests_before, and_(_ROW.ended_at.is_(None), _ROW.leased_until < tests_before)),
+                )
+            )
+        ).rowcount
+        # Rows that were written when their executions were gone already.
+        is_gone = and_(~is_test, ~select(executions.c.id).where(executions.c.id == _ROW.execution_id).exists())
+        dropped += await self.leave(is_gone, *is_lost)
         if until is not None:
             over = (_ROW.outcome.is_not(None), _ROW.ended_at <= until)
-            gone = await self._connection.execute(delete(gateway_calls).where(_ROW.execution_id == "", *over))
+            dropped += await self.leave(is_gone, *over)
             kept = await self._connection.execute(update(gateway_calls).where(*over).values(outcome=None, handle=None))
-            dropped += gone.rowcount + kept.rowcount
+            dropped += kept.rowcount
         return dropped
+
+    async def unknown_to(self, execution_ids: Collection[str]) -> list[tuple[str, str]]:
+        """Return the execution and call id of the calls that executions have made and do not know any more.
+
+        A call that a person says had no effect is made under another id, which its execution knows from then on.
+        """
+        known = tool_journal.alias()
+        found = await self._connection.execute(
+            select(_ROW.execution_id, _ROW.call_id)
+            .outerjoin(
+                known,
+                and_(
+                    known.c.call_id == _ROW.call_id,
+                    known.c.execution_id == _ROW.execution_id,
+                    # Such an id is made of the one before: others that continue the same execution come to it as well.
+                    known.c.round == 0,
+                ),
+            )
+            .where(_ROW.execution_id.in_(execution_ids), known.c.call_id.is_(None))
+        )
+        return [(row.execution_id, row.call_id) for row in found]
+
+    async def hand_over(self, group_id: str, call_ids: Collection[str], execution_id: str) -> None:
+        """Keep calls for as long as another execution."""
+        await self._connection.execute(
+            update(gateway_calls)
+            .where(_ROW.group_id == group_id, _ROW.call_id.in_(call_ids))
+            .values(execution_id=execution_id)
+        )
+
+    async def leave(self, *gone: ColumnElement[bool]) -> int:
+        """Remove calls of executions that are gone, but for those that another execution knows; return how many.
+
+        Those are kept for as long as that one.
+        """
+        heir = (
+            select(func.min(tool_journal.c.execution_id))
+            .where(tool_journal.c.call_id == _ROW.call_id)
+            .scalar_subquery()
+        )
+        await self._connection.execute(update(gateway_calls).where(*gone, heir.is_not(None)).values(execution_id=heir))
+        return (await self._connection.execute(delete(gateway_calls).where(*gone))).rowcount
 
 
 def _of(key: CallKey) -> tuple[Any, Any]:

@@ -3,11 +3,12 @@
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.upsert import insert_or_update
-from services.orchestrator.tables import batches, execution_retention, executions, gateway_calls, tool_journal
+from services.orchestrator.repositories.gateway_calls import GatewayCallRepository
+from services.orchestrator.tables import batches, execution_retention, executions, gateway_calls
 
 
 class RetentionRepository:
@@ -70,33 +71,35 @@ class RetentionRepository:
 
     async def delete(self, group_id: str, execution_ids: Collection[str]) -> int:
         """Delete executions of a group that have ended, with all that belongs to them; return how many there were."""
-        deleted = await self._connection.execute(
-            delete(executions).where(
+        ended = await self._connection.execute(
+            select(executions.c.id, executions.c.resumed_from).where(
                 executions.c.group_id == group_id,
                 executions.c.id.in_(execution_ids),
                 executions.c.ended_at.is_not(None),
             )
         )
-        await self._delete_calls(group_id, execution_ids)
+        continued = {row.id: row.resumed_from for row in ended}
+        calls = GatewayCallRepository(self._connection)
+        unknown = await calls.unknown_to(continued)
+        deleted = await self._connection.execute(
+            delete(executions).where(executions.c.id.in_(continued), executions.c.ended_at.is_not(None))
+        )
+        # Not by a foreign key: calls of TestTool belong to no execution.
+        for execution_id in {execution_id for execution_id, _ in unknown}:
+            relative = await self._relative(group_id, execution_id, continued[execution_id])
+            if relative is not None:
+                made = [call_id for of, call_id in unknown if of == execution_id]
+                await calls.hand_over(group_id, made, relative)
+        await calls.leave(gateway_calls.c.group_id == group_id, gateway_calls.c.execution_id.in_(continued))
         return deleted.rowcount
 
-    async def _delete_calls(self, group_id: str, execution_ids: Collection[str]) -> None:
-        """Forget what was called for deleted executions, unless one that continues them may still ask for it.
-
-        Not by a foreign key: calls of TestTool belong to no execution.
-        """
-        kept = select(executions.c.id).where(executions.c.id.in_(execution_ids))
-        of_deleted = (
-            gateway_calls.c.group_id == group_id,
-            gateway_calls.c.execution_id.in_(execution_ids),
-            gateway_calls.c.execution_id.not_in(kept),
+    async def _relative(self, group_id: str, execution_id: str, resumed_from: str) -> str | None:
+        """Return an execution that continues the same one as another, is continued by it or continues it."""
+        related = [execution_id, *filter(None, [resumed_from])]
+        found: str | None = await self._connection.scalar(
+            select(func.min(executions.c.id)).where(
+                executions.c.group_id == group_id,
+                or_(executions.c.resumed_from.in_(related), executions.c.id.in_(related)),
+            )
         )
-        heir = (
-            select(func.min(tool_journal.c.execution_id))
-            .where(tool_journal.c.call_id == gateway_calls.c.call_id)
-            .scalar_subquery()
-        )
-        await self._connection.execute(
-            update(gateway_calls).where(*of_deleted, heir.is_not(None)).values(execution_id=heir)
-        )
-        await self._connection.execute(delete(gateway_calls).where(*of_deleted))
+        return found

@@ -31,6 +31,8 @@ from services.orchestrator.tool_gateway.usecases.source_tools import SourceTools
 from services.orchestrator.tool_gateway.usecases.tool_calls import ToolCalls
 
 _HOUSEKEEPING_SECONDS = 300.0
+_TESTS_LONGER_SECONDS = 24 * 3600.0
+"""How much longer tests of tools are kept than the request_ids that name them: those may be removed late."""
 _STATEMENT_SECONDS = 2
 """Processor time to read a statement; documents get more."""
 
@@ -61,7 +63,10 @@ class ToolGatewayService:
             outage_threshold=settings.outage_threshold,
             outage_pause=settings.outage_pause_seconds,
         )
-        self._uploads = ArtifactUploads(database, max_bytes=read_settings(OrchestratorSettings).artifact_file_bytes)
+        of_api = read_settings(OrchestratorSettings)
+        self._uploads = ArtifactUploads(database, max_bytes=of_api.artifact_file_bytes)
+        # While a request_id may still be known, a repeated test must not be made again.
+        self._tests_seconds = of_api.request_retention_seconds + _TESTS_LONGER_SECONDS
         runner = CallRunner(
             self._adapters,
             self._builtin,
@@ -108,7 +113,7 @@ class ToolGatewayService:
         await self._egress.close()
 
     async def _drop_outcomes(self) -> None:
-        await self._store.drop_outcomes(self._settings.outcome_retention_seconds)
+        await self._store.drop_outcomes(self._settings.outcome_retention_seconds, self._tests_seconds)
         await self._uploads.forget(self._settings.outcome_retention_seconds)
 
 

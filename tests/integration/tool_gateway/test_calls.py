@@ -13,8 +13,10 @@ from services.common.db.database import Database
 from services.common.errors import Unavailable
 from services.common.identity.service_identity import ServiceIdentity
 from services.orchestrator.domain.gateway_call import CallKey, GatewayCall
+from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.domain.tool_outcome import Failed, Returned, Unknown
 from services.orchestrator.repositories.gateway_calls import GatewayCallRepository
+from services.orchestrator.repositories.journal import JournalRepository, ToolCall
 from services.orchestrator.tables import gateway_calls
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
@@ -29,6 +31,7 @@ from services.orchestrator.tool_gateway.ports import (
 )
 from services.orchestrator.tool_gateway.usecases.call_board import Asked, Sign
 from tests.integration.tool_gateway.support import PlayedSource, Replica, key_of, order, running, until
+from tests.integration.worker.rows import queue
 
 SECRET = "marked-result-51c2"
 
@@ -478,19 +481,52 @@ async def test_a_process_that_ends_in_order_lets_others_ask_at_once(
 
 async def test_old_outcomes_are_dropped_and_never_made_again(database: Database, identity: ServiceIdentity) -> None:
     replica = Replica(database, identity, PlayedSource(_pay, _cannot_tell))
-    async with running(replica):
-        of_execution, of_test = order(execution_id="e-1"), order()
-        await replica.call(of_execution)
-        await replica.call(of_test)
+    day = 24 * 3600
+
+    async def older(days: int) -> None:
         async with database.write() as connection:
-            await connection.execute(update(gateway_calls).values(ended_at=utc_now() - timedelta(days=2)))
-        await replica.store.drop_outcomes(24 * 3600)
-        assert await replica.store.find(key_of(of_test)) is None
-        kept = await replica.store.find(key_of(of_execution))
-        assert kept is not None
-        assert kept.outcome is None
-        assert isinstance(await replica.call(of_execution), Unknown)
+            await connection.execute(update(gateway_calls).values(ended_at=utc_now() - timedelta(days=days)))
+
+    async with running(replica):
+        of_execution, of_test = order(execution_id=await queue(database)), order()
+        for made in (of_execution, of_test):
+            await replica.call(made)
+        await older(2)
+        await replica.store.drop_outcomes(day, 7 * day)
+        for made in (of_execution, of_test):
+            kept = await row_of(database, key_of(made))
+            assert kept is not None
+            assert kept.outcome is None
+            assert isinstance(await replica.call(made), Unknown)
+        await older(8)
+        await replica.store.drop_outcomes(day, 7 * day)
+        assert await row_of(database, key_of(of_execution)) is not None
+        assert await row_of(database, key_of(of_test)) is None
     assert len(replica.source.calls) == 2
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_call_that_was_stored_when_its_execution_was_gone_is_not_kept_for_ever(
+    database: Database, identity: ServiceIdentity, ended: bool
+) -> None:
+    replica = Replica(database, identity, PlayedSource(_pay))
+    heir = await queue(database)
+    async with running(replica):
+        known, forgotten = order(execution_id="gone"), order(execution_id="gone")
+        call = ToolCall(ToolCallState.INTENT, "", "", "bank/pay", known.request.call_id, arguments="{}")
+        async with database.write() as connection:
+            await JournalRepository(connection, heir).put_tool_call(0, "k", call, 1)
+        for made in (known, forgotten):
+            await replica.call(made)
+        long_ago = utc_now() - timedelta(days=2)
+        async with database.write() as connection:
+            old = {"ended_at": long_ago} if ended else {"ended_at": None, "outcome": None, "leased_until": long_ago}
+            await connection.execute(update(gateway_calls).values(**old))
+        await replica.store.drop_outcomes(24 * 3600, 7 * 24 * 3600)
+        row = await row_of(database, key_of(known))
+        assert row is not None
+        assert row.execution_id == heir
+        assert await row_of(database, key_of(forgotten)) is None
 
 
 async def _expire_leases(database: Database) -> None:
@@ -543,20 +579,21 @@ async def test_a_call_whose_time_is_over_while_its_row_is_stored_may_be_made_aga
     replica = Replica(database, identity, PlayedSource(_pay))
     async with running(replica):
         claim = HeldClaim(replica, fails=fails)
-        made = order(timeout=0.05)
+        made = order()
         asking = asyncio.create_task(replica.call(made))
         await claim.stored.wait()
-        call = replica.calls._runs[key_of(made)].call
-        assert call is not None
-        await until(lambda: call.time.ran_out and call.is_over, "its time is over")
+        run = replica.calls._runs[key_of(made)]
+        assert run.call is not None
+        assert run.call.time._limit is not None
+        run.call.time._limit.reschedule(0)
+        await until(lambda: run.call is None, "its time is over")
         claim.go_on.set()
         outcome = await asking
         assert isinstance(outcome, Failed)
         assert (outcome.reason, outcome.temporary) == ("TOOL_TIMEOUT", True)
         assert await row_of(database, key_of(made)) is None
-        again = replace(made, timeout=10)
         replica.store.claim = claim.real  # type: ignore[method-assign]
-        assert await replica.call(again) == Returned(f"paid {SECRET}")
+        assert await replica.call(made) == Returned(f"paid {SECRET}")
 
 
 async def test_an_outcome_that_could_not_be_stored_at_first_is_told_later(

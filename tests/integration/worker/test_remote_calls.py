@@ -585,6 +585,50 @@ async def test_a_call_whose_result_was_too_large_is_not_made_again_by_another_ex
     assert set(await read_tool_calls(database, heir, 0)) == {"made"}
 
 
+async def test_a_call_that_was_made_again_stays_known_while_another_execution_may_come_to_its_id(
+    database: Database,
+) -> None:
+    """Both are told that it had no effect, and ask for one call: the second one after the first one was deleted."""
+    source = await queue(database)
+    first, second = await queue(database, resumed_from=source), await queue(database, resumed_from=source)
+    now = utc_now()
+    lost = ToolCall(ToolCallState.UNKNOWN, "", "", "billing/pay", "lost", arguments="{}")
+    again, last = replace(lost, call_id="again", round=1), replace(lost, call_id="last", round=2)
+    only = replace(lost, call_id="only", state=ToolCallState.COMPLETED)
+    of_all = {"lost": source, "again": first, "last": first, "only": first}
+    async with database.write() as connection:
+        await connection.execute(executions.update().values(ended_at=now))
+        for execution_id in (source, second):
+            await JournalRepository(connection, execution_id).put_tool_call(0, "k", lost, 1)
+        for key, call in (("k", again), ("k", last), ("o", only)):
+            await JournalRepository(connection, first).put_tool_call(0, key, call, 1)
+        for call_id, execution_id in of_all.items():
+            row: dict[str, Any] = {
+                "group_id": "sales",
+                "call_id": call_id,
+                "execution_id": execution_id,
+                "source": "billing",
+            }
+            row |= {"sent_at": now, "replica": "r", "leased_until": now}
+            await connection.execute(gateway_calls.insert().values(row))
+
+    async def known() -> dict[str, str]:
+        async with database.read() as connection:
+            query = select(gateway_calls).where(gateway_calls.c.call_id.in_(of_all))
+            return {row.call_id: row.execution_id for row in await connection.execute(query)}
+
+    async def delete(execution_id: str) -> None:
+        async with database.write() as connection:
+            assert await RetentionRepository(connection).delete("sales", [execution_id]) == 1
+
+    await delete(first)
+    assert await known() == dict.fromkeys(("lost", "again", "last"), source)
+    await delete(source)
+    assert await known() == dict.fromkeys(("lost", "again", "last"), second)
+    await delete(second)
+    assert await known() == {}
+
+
 async def test_what_the_gateway_knows_of_a_call_outlives_the_execution_while_another_one_continues_it(
     database: Database,
 ) -> None:

@@ -113,12 +113,13 @@ class CallStore:
         async with self._database.write() as connection:
             await GatewayCallRepository(connection).renew(self.replica, utc_now() + time)
 
-    async def drop_outcomes(self, retention_seconds: float) -> int:
-        """Drop outcomes that nobody has asked for in that time; return how many."""
-        before, dropped = utc_now() - timedelta(seconds=retention_seconds), 0
+    async def drop_outcomes(self, retention_seconds: float, tests_seconds: float) -> int:
+        """Drop outcomes that nobody has asked for in that time, and tests of tools; return how many."""
+        now, dropped = utc_now(), 0
+        before, tests_before = now - timedelta(seconds=retention_seconds), now - timedelta(seconds=tests_seconds)
         while True:
             async with self._database.write() as connection:
-                portion = await GatewayCallRepository(connection).drop_outcomes(before)
+                portion = await GatewayCallRepository(connection).drop_outcomes(before, tests_before)
             dropped += portion
             if not portion:
                 return dropped
