@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,6 @@ from coxswain.orchestrator.v1 import question_state_pb2 as state_pb
 from tests.integration.client.command_line import invoke, rows
 from tests.integration.client.installation import Installation, Server, refuse
 from tests.support.harness import ALICE
-
-ROOT = Path(__file__).parents[3]
 
 
 def asked(id_: str = "q1", **fields: Any) -> pb.Question:
@@ -157,7 +152,8 @@ def test_an_edited_result_is_a_text_or_follows_the_schema(
 def test_two_answers_are_none(server: Server, installation: Installation, arguments: list[str]) -> None:
     result = invoke(server.address, "answer", "q1", *arguments)
     assert result.exit_code == 2
-    assert "give one of --approve, --refuse" in " ".join(result.stderr.replace("│", " ").split())
+    named = [option for option in ("--approve", "--refuse", "--cancel") if option in arguments]
+    assert f"give one of {', '.join(named)}" in " ".join(result.stderr.replace("│", " ").split())
     assert installation.calls["AnswerQuestion"] == 0
 
 
@@ -166,7 +162,7 @@ def test_where_nobody_can_be_asked_nothing_is_answered(server: Server, installat
     result = invoke(server.address, "answer", "q1", stdin="y\n")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "A draft." in result.stderr, "the result is shown"
-    assert "say --approve, --refuse FEEDBACK, --edit FILE or --cancel" in result.stderr
+    assert "answer it with --approve, --refuse FEEDBACK or --edit FILE; --cancel ends the execution" in result.stderr
     installation.questions[0].state = state_pb.QUESTION_STATE_CLOSED
     result = invoke(server.address, "answer", "q1")
     assert result.exit_code == 2
@@ -174,21 +170,178 @@ def test_where_nobody_can_be_asked_nothing_is_answered(server: Server, installat
     assert installation.calls["AnswerQuestion"] == 0
 
 
-@pytest.mark.parametrize(("typed", "answers", "exit_code"), [("y", 1, 0), ("n", 0, 1)])
-def test_on_a_terminal_a_result_is_shown_and_asked_about(
-    server: Server, installation: Installation, typed: str, answers: int, exit_code: int
+FORM: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "amount": {"type": "integer", "title": "Amount", "minimum": 1},
+        "currency": {"enum": ["EUR", "NOK"], "default": "NOK"},
+        "note": {"type": "string"},
+    },
+    "required": ["amount"],
+    "additionalProperties": False,
+}
+ONE_FIELD = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
+CALL: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "decision": {"enum": ["call", "call_edited", "refuse"]},
+        "arguments": {"type": "object", "properties": {"amount": {"type": "number"}, "to": {"type": "string"}}},
+    },
+}
+
+
+def asked_with(kind: state_pb.QuestionKind.ValueType, schema: dict[str, Any]) -> pb.Question:
+    question = asked_about_call(kind)
+    question.schema.Clear()
+    question.schema.update(schema)
+    return question
+
+
+@pytest.mark.parametrize(
+    ("question", "arguments", "content"),
+    [
+        (asked_with(state_pb.QUESTION_KIND_FORM, ONE_FIELD), ["--answer", "Bergen"], {"answer": "Bergen"}),
+        # Numbers are numbers, and what has a default need not be given.
+        (
+            asked_with(state_pb.QUESTION_KIND_FORM, FORM),
+            ["--field", "amount=20", "--field", "note=two = 2"],
+            {"amount": 20, "currency": "NOK", "note": "two = 2"},
+        ),
+        (
+            asked_with(state_pb.QUESTION_KIND_FORM, FORM),
+            ["--content", '{"amount": 3, "currency": "EUR"}'],
+            {"amount": 3, "currency": "EUR"},
+        ),
+        # Other arguments stay as they are.
+        (
+            asked_with(state_pb.QUESTION_KIND_TOOL_APPROVAL, CALL),
+            ["--field", "to=NO93"],
+            {"decision": "call_edited", "arguments": {"amount": 500, "to": "NO93"}},
+        ),
+        (
+            asked_with(state_pb.QUESTION_KIND_OUTCOME_UNKNOWN, {}),
+            ["--content", '{"receipt": 7}'],
+            {"happened": True, "result": {"receipt": 7}},
+        ),
+    ],
+)
+def test_fields_are_given_by_name(
+    server: Server, installation: Installation, question: pb.Question, arguments: list[str], content: Any
 ) -> None:
-    installation.questions = [asked()]
-    person, terminal = os.openpty()
-    os.write(person, f"{typed}\n".encode())
-    command = [sys.executable, "-m", "coxswain.client", "--address", server.address, "answer", "q1"]
-    result = subprocess.run(command, stdin=terminal, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    os.close(terminal)
-    os.close(person)
-    assert result.returncode == exit_code, result.stderr
-    assert "A draft." in result.stderr
-    assert "Approve this result of edit?" in result.stderr
-    assert installation.calls["AnswerQuestion"] == answers
+    installation.questions = [question]
+    result = invoke(server.address, "answer", "q1", *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert json_format.MessageToDict(installation.requests[-1].accept.content) == content
+
+
+@pytest.mark.parametrize(
+    ("question", "arguments", "said"),
+    [
+        (
+            asked_with(state_pb.QUESTION_KIND_FORM, FORM),
+            ["--field", "amount=much"],
+            "amount: expected whole number from 1, not 'much'",
+        ),
+        (asked_with(state_pb.QUESTION_KIND_FORM, FORM), ["--field", "note=x"], "amount: is missing"),
+        (asked_with(state_pb.QUESTION_KIND_FORM, FORM), ["--approve"], "amount: is missing"),
+        (asked_with(state_pb.QUESTION_KIND_FORM, FORM), ["--field", "amout=3"], "did you mean amount?"),
+        (
+            asked_with(state_pb.QUESTION_KIND_FORM, FORM),
+            ["--field", "amount=3", "--field", "currency=SEK"],
+            "currency: expected one of EUR, NOK, not 'SEK'",
+        ),
+        (asked_with(state_pb.QUESTION_KIND_FORM, FORM), ["--answer", "x"], "give --field NAME=VALUE for each"),
+        (asked_with(state_pb.QUESTION_KIND_FORM, FORM), ["--happened", "x"], "does not answer this question (form)"),
+        (asked_with(state_pb.QUESTION_KIND_OUTCOME_UNKNOWN, {}), ["--approve"], "--happened RESULT"),
+        (asked_about_call(state_pb.QUESTION_KIND_URL), ["--edit", "FILE"], "--approve when you have been there"),
+        (asked(), ["--answer", "good"], "--refuse FEEDBACK or --edit FILE"),
+        (asked(), ["--content", "{}"], "--refuse FEEDBACK or --edit FILE"),
+    ],
+)
+def test_what_is_no_answer_is_told_in_words_of_the_question(
+    server: Server, installation: Installation, question: pb.Question, arguments: list[str], said: str
+) -> None:
+    installation.questions = [question]
+    result = invoke(server.address, "answer", "q1", *arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert installation.calls["AnswerQuestion"] == 0
+
+
+def test_a_form_shows_its_fields(server: Server, installation: Installation) -> None:
+    installation.questions = [asked_with(state_pb.QUESTION_KIND_FORM, FORM)]
+    listed = invoke(server.address, "questions")
+    shown = invoke(server.address, "answer", "q1")
+    for text in (listed.stdout, shown.stderr):
+        assert "  amount (whole number from 1; required) Amount." in text
+        assert "  currency (one of EUR, NOK; may be left out, NOK by default)" in text
+    assert "--field NAME=VALUE" in shown.stderr
+    assert "coxswain answer ID" in listed.stderr
+
+
+@pytest.mark.parametrize(
+    ("question", "typed", "exit_code", "answer"),
+    [
+        (asked(), "approve\n", 0, {"accept": {}}),
+        (asked(), "r\nname the sources\n", 0, {"decline": {"reason": "name the sources"}}),
+        (asked(), "later\n", 1, None),
+        (asked(), "what\ncancel\n", 0, {"cancel": {}}),
+        (
+            asked_with(state_pb.QUESTION_KIND_FORM, ONE_FIELD),
+            "answer\n\nBergen\n",
+            0,
+            {"accept": {"content": {"answer": "Bergen"}}},
+        ),
+        (
+            asked_with(state_pb.QUESTION_KIND_FORM, FORM),
+            "answer\nmany\n3\neur\n\n",
+            0,
+            {"accept": {"content": {"amount": 3, "currency": "EUR"}}},
+        ),
+        (
+            asked_with(state_pb.QUESTION_KIND_TOOL_APPROVAL, CALL),
+            "edit\n5\nNO93\n",
+            0,
+            {"accept": {"content": {"decision": "call_edited", "arguments": {"amount": 5, "to": "NO93"}}}},
+        ),
+        (
+            asked_with(state_pb.QUESTION_KIND_TOOL_APPROVAL, CALL),
+            "always\n",
+            0,
+            {"accept": {"content": {"decision": "call", "remember": True}}},
+        ),
+        (
+            asked_with(state_pb.QUESTION_KIND_OUTCOME_UNKNOWN, {}),
+            "happened\nreceipt 7\n",
+            0,
+            {"accept": {"content": {"happened": True, "result": "receipt 7"}}},
+        ),
+        (
+            asked_with(state_pb.QUESTION_KIND_OUTCOME_UNKNOWN, {}),
+            "n\n",
+            0,
+            {"accept": {"content": {"happened": False}}},
+        ),
+        (asked_about_call(state_pb.QUESTION_KIND_URL), "approve\n", 0, {"accept": {}}),
+    ],
+)
+def test_on_a_terminal_each_kind_is_answered_by_typing(
+    server: Server,
+    installation: Installation,
+    monkeypatch: pytest.MonkeyPatch,
+    question: pb.Question,
+    typed: str,
+    exit_code: int,
+    answer: Any,
+) -> None:
+    installation.questions = [question]
+    monkeypatch.setattr("coxswain.client.cli.answers.on_terminal", lambda: True)
+    result = invoke(server.address, "answer", "q1", stdin=typed)
+    assert result.exit_code == exit_code, result.stderr
+    assert installation.calls["AnswerQuestion"] == (answer is not None)
+    if answer is not None:
+        sent = json_format.MessageToDict(installation.requests[-1])
+        assert {key: sent[key] for key in sent.keys() - {"id", "requestId"}} == answer
 
 
 def test_questions_are_listed_for_people_and_programs(server: Server, installation: Installation) -> None:

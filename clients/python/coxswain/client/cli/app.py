@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from coxswain.client.cli import (
+    answers,
     artifacts,
     ask,
     batches,
@@ -183,6 +184,7 @@ continuing.register(app)
 executions.register(app)
 events.register(app)
 questions.register(app)
+answers.register(app)
 retention.register(app)
 usage.register(app)
 app.add_typer(artifacts.app, name="artifact")

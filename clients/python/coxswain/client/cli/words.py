@@ -56,6 +56,7 @@ _NAMES_OF_FIELDS = {
     "secret_name": "secret",
     "allowed_origins": "origins",
 }
+_CONTENT = "accept.content."
 # Fields with keys that people choose.
 _MAPPINGS = frozenset({"inputs", "labels"})
 _SUBSCRIPT = re.compile(r"\[[^\]]*\]")
@@ -75,6 +76,8 @@ def in_own_words(text: str, options: Options) -> str:
 
 def field_in_own_words(path: str, options: Options) -> str:
     """The option or argument that a field of a request comes from; the path itself if none does."""
+    if path.startswith(_CONTENT) and (option := options.get("fields")):
+        return f"{option} {path.removeprefix(_CONTENT).removeprefix('arguments.')}"
     first, _, key = path.partition(".")
     if key and first in _MAPPINGS and (option := _option(first, options, _NAMES_OF_FIELDS)):
         return f"{option} {key}"
