@@ -1,10 +1,5 @@
 """The service's end of the process that checks answers against schemas."""
 
-import asyncio
-import contextlib
-import json
-import os
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +7,12 @@ from typing import Any
 
 import structlog
 
-from services.common.background import BackgroundTasks
-from services.common.child_process import BadFrame, ChildProcess, ProcessGone, isolated_python
+from services.common.child_process import BadFrame
+from services.common.helper_process import HelperProcess
 
 logger = structlog.get_logger(__name__)
 
 _PROGRAM = Path(__file__).with_name("process.py")
-_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 MAX_CHARACTERS = 1_000_000
 """Longer answers are not checked."""
 # For a check and those of other groups before it. The process itself gives up much earlier.
@@ -41,21 +35,14 @@ class Checked:
 
 
 class SchemaChecker:
-    """Checks one answer at a time in a process of its own, started when it is first needed.
-
-    A group has one check at a time among those that wait: its hard ones hold up its own, and others only for one turn.
-    """
+    """Checks one answer at a time in a process of its own, started when it is first needed; see `HelperProcess`."""
 
     def __init__(self) -> None:
-        self._process: ChildProcess | None = None
-        self._turn = asyncio.Lock()
-        self._groups: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._background = BackgroundTasks()
+        self._helper = HelperProcess(_PROGRAM, longest_seconds=_LONGEST_SECONDS)
 
     def prepare(self) -> None:
         """Start the process beside what comes before a check, so that this one need not wait for it."""
-        if self._process is None and not self._turn.locked():
-            self._background.start(self._prepare())
+        self._helper.prepare()
 
     async def check(self, group_id: str, schema: Mapping[str, Any], text: str) -> Checked:
         """Return the JSON in an answer, and what of it does not follow the schema.
@@ -64,11 +51,7 @@ class SchemaChecker:
         """
         if len(text) > MAX_CHARACTERS:
             return Checked(text, unchecked="length")
-        request = json.dumps({"schema": schema or _ANY_OBJECT, "text": text}).encode()
-        outcome: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
-        # Beside the call: one that is cancelled would leave its response in the pipe for the next one.
-        self._background.start(self._exchange(group_id, request, outcome))
-        response = await outcome
+        response = await self._ask(group_id, {"schema": schema or _ANY_OBJECT, "text": text})
         if why := response.get("given_up"):
             logger.info("answer_not_checked", group_id=group_id, why=why)
             return Checked(text, unchecked=why)
@@ -76,58 +59,13 @@ class SchemaChecker:
 
     async def close(self) -> None:
         """End the process."""
-        await self._background.stop()
-        await self._stop()
+        await self._helper.close()
 
-    async def _exchange(self, group_id: str, request: bytes, outcome: asyncio.Future[Mapping[str, Any]]) -> None:
-        response: Mapping[str, Any] = {"given_up": "process"}
+    async def _ask(self, group_id: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
-            async with asyncio.timeout(_LONGEST_SECONDS), self._group(group_id), self._turn:
-                if not outcome.done():
-                    response = await self._ask(request)
+            return await self._helper.ask(group_id, request)
         except TimeoutError:
-            response = {"given_up": "queue"}
-        except (ProcessGone, BadFrame, OSError):
+            return {"given_up": "queue"}
+        except (BadFrame, OSError):
             logger.exception("schema_checker_failed")
-        finally:
-            if not outcome.done():
-                outcome.set_result(response)
-
-    async def _prepare(self) -> None:
-        # A failure comes again, and is logged, when there is something to check.
-        with contextlib.suppress(OSError):
-            async with self._turn:
-                await self._started()
-
-    async def _started(self) -> ChildProcess:
-        if self._process is None:
-            environment = {name: value for name in _KEPT_VARIABLES if (value := os.environ.get(name))}
-            self._process = await ChildProcess.start(isolated_python(_PROGRAM), environment=environment)
-        return self._process
-
-    async def _ask(self, request: bytes) -> Mapping[str, Any]:
-        answered = False
-        try:
-            process = await self._started()
-            await process.write(request)
-            payload = await process.read()
-            if payload is None:
-                raise ProcessGone("the process has ended")
-            answered = True
-        finally:
-            if not answered:
-                # What it would still say belongs to nobody: the next check starts another one.
-                await self._stop()
-        response: Mapping[str, Any] = json.loads(payload)
-        return response
-
-    def _group(self, group_id: str) -> asyncio.Lock:
-        lock = self._groups.get(group_id)
-        if lock is None:
-            lock = self._groups[group_id] = asyncio.Lock()
-        return lock
-
-    async def _stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            await process.stop()
+            return {"given_up": "process"}

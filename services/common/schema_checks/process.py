@@ -3,31 +3,28 @@
 Schemas and answers come from outside: a regular expression may take years, a few nested alternatives too, and none of
 that may hold the service. So each check has its share of processor time here, and is given up when that is spent.
 
-It is run by its path and in isolation. Frames in both directions are four bytes of length (big-endian), then JSON. It
-reads `{"schema", "text"}` and writes `{"text", "thoughts", "violations"}`: the JSON found in the text, what was thought
-before it, and what of it does not follow the schema; or `{"given_up"}`, why it could not be checked.
+It is run by its path and in isolation, and speaks as `helper_program` says. It reads `{"schema", "text"}` and writes
+`{"text", "thoughts", "violations"}`: the JSON found in the text, what was thought before it, and what of it does not
+follow the schema; or `{"given_up"}`, why it could not be checked.
 """
 
 import contextlib
 import functools
 import json
-import os
 import re
-import resource
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend, validator_for
 from referencing.jsonschema import EMPTY_REGISTRY
 
-_LENGTH_BYTES = 4
 _CPU_SECONDS = 1.0
 # Where exceptions are ignored, such as in the end of a generator, the first one gets lost.
 _REMINDER_SECONDS = 0.05
-_MAX_MEMORY_BYTES = 1024**3
 _MAX_VIOLATIONS = 10
 _MAX_RULE_CHARACTERS = 200
 _FENCE = "```"
@@ -162,18 +159,8 @@ class _Clock:
             raise _OutOfTime
 
 
-def _serve(inbound: BinaryIO, outbound: BinaryIO) -> None:
-    clock = _Clock()
-    while len(header := inbound.read(_LENGTH_BYTES)) == _LENGTH_BYTES:
-        response = clock.check(json.loads(inbound.read(int.from_bytes(header, "big"))))
-        data = json.dumps(response).encode()
-        outbound.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
-        outbound.flush()
-
-
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
-    pipes = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # What a library prints must not get between the frames.
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-    _serve(*pipes)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+    from services.common.helper_program import serve
+
+    serve(_Clock().check)

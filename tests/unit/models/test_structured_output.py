@@ -190,33 +190,13 @@ async def test_very_long_and_very_deep_answers_are_not_checked(checker: SchemaCh
         assert found.unchecked
 
 
-async def test_the_process_can_be_started_before_it_is_needed(checker: SchemaChecker) -> None:
-    for _ in range(3):
-        checker.prepare()
+async def test_an_answer_is_not_checked_when_the_process_dies(checker: SchemaChecker) -> None:
     assert (await checker.check("g", PRICE, "{}")).violations
-    assert checker._process is not None
-    first = checker._process.pid
-    checker.prepare()
-    assert (await checker.check("g", PRICE, "{}")).violations
-    assert checker._process.pid == first
-
-
-async def test_a_process_that_dies_is_replaced(checker: SchemaChecker) -> None:
-    assert (await checker.check("g", PRICE, "{}")).violations
-    assert checker._process is not None
-    psutil.Process(checker._process.pid).kill()
+    for child in psutil.Process().children():
+        if any("schema_checks" in argument for argument in child.cmdline()):
+            child.kill()
     assert await checker.check("g", PRICE, "{}") == Checked("{}", unchecked="process")
     assert (await checker.check("g", PRICE, "{}")).violations
-
-
-async def test_a_cancelled_check_leaves_nothing_to_the_next_one(checker: SchemaChecker) -> None:
-    for _ in range(20):
-        given_up = asyncio.ensure_future(checker.check("g", {"type": "object"}, "[]"))
-        await asyncio.sleep(0)
-        given_up.cancel()
-        assert (await checker.check("g", {"type": "array"}, "{}")).violations == (
-            "the answer: has to be of type array",
-        )
 
 
 class Again:

@@ -3,19 +3,15 @@
 They may be made to take years or all memory. Each reading has its share of processor time, after which the system ends
 the process, and with it the reading.
 
-It is run by its path and in isolation. Frames in both directions are four bytes of length (big-endian), then JSON. It
-reads `{"what", "given", "seconds"}` and writes `{"found"}`, or `{"problem"}` where it cannot be read.
+It is run by its path and in isolation, and speaks as `helper_program` says. It reads `{"what", "given", "seconds"}` and
+writes `{"found"}`, or `{"problem"}` where it cannot be read.
 """
 
-import json
-import os
 import resource
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
-
-_LENGTH_BYTES = 4
-_MAX_MEMORY_BYTES = 1024**3
+from typing import Any
 
 
 def read(what: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -41,22 +37,17 @@ def read(what: str, given: dict[str, Any]) -> dict[str, Any]:
     return pages.allows_robots(given["robots"], given["url"], given["agent"])
 
 
-def _serve(inbound: BinaryIO, outbound: BinaryIO) -> None:
-    while len(header := inbound.read(_LENGTH_BYTES)) == _LENGTH_BYTES:
-        request = json.loads(inbound.read(int.from_bytes(header, "big")))
-        _allow_seconds(request["seconds"])
-        response: dict[str, Any]
-        try:
-            response = {"found": read(request["what"], request["given"])}
-        except RecursionError:
-            response = {"problem": "it is nested too deep"}
-        except MemoryError:
-            response = {"problem": "it takes too much memory to read"}
-        except ValueError as error:
-            response = {"problem": str(error)}
-        data = json.dumps(response).encode()
-        outbound.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
-        outbound.flush()
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the response to a request."""
+    _allow_seconds(request["seconds"])
+    try:
+        return {"found": read(request["what"], request["given"])}
+    except RecursionError:
+        return {"problem": "it is nested too deep"}
+    except MemoryError:
+        return {"problem": "it takes too much memory to read"}
+    except ValueError as error:
+        return {"problem": str(error)}
 
 
 def _allow_seconds(seconds: int) -> None:
@@ -65,12 +56,9 @@ def _allow_seconds(seconds: int) -> None:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # The parser of SQL spends some twenty frames on each pair of parentheses.
     sys.setrecursionlimit(10_000)
     sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
-    pipes = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # What a library prints must not get between the frames.
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-    _serve(*pipes)
+    from services.common.helper_program import serve
+
+    serve(answer)

@@ -1,0 +1,110 @@
+"""A helper process that answers one request at a time, for all groups in turn; see `helper_program` for its own end."""
+
+import asyncio
+import contextlib
+import json
+import os
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from services.common.background import BackgroundTasks
+from services.common.child_process import BadFrame, ChildProcess, ProcessGone, isolated_python
+
+_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
+
+
+class HelperProcess:
+    """Runs a program in a process of its own, started when it is first needed, and again when it has ended.
+
+    A group has one request at a time among those that wait: its hard ones hold up others only for one turn.
+    """
+
+    def __init__(self, program: Path, *, longest_seconds: float) -> None:
+        """`longest_seconds` are for a request and those of other groups before it."""
+        self._program = program
+        self._longest_seconds = longest_seconds
+        self._process: ChildProcess | None = None
+        self._turn = asyncio.Lock()
+        self._groups: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._background = BackgroundTasks()
+
+    def prepare(self) -> None:
+        """Start the process beside what comes before a request, so that this one need not wait for it."""
+        if self._process is None and not self._turn.locked():
+            self._background.start(self._prepare())
+
+    async def ask(self, group_id: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the response to a request, both of them JSON.
+
+        Raises:
+            TimeoutError: it took too long, or those before it did.
+            BadFrame, OSError: the process has ended, cannot be started, or has written something unreadable.
+        """
+        outcome: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+        # Beside the call: one that is cancelled would leave its response in the pipe for the next one.
+        exchange = self._background.start(self._exchange(group_id, json.dumps(request).encode(), outcome))
+        # `close` may cancel it before it has begun.
+        exchange.add_done_callback(lambda _: _fail(outcome, ProcessGone("the process is being ended")))
+        return await outcome
+
+    async def close(self) -> None:
+        """End the process."""
+        await self._background.stop()
+        await self._stop()
+
+    async def _exchange(self, group_id: str, request: bytes, outcome: asyncio.Future[Mapping[str, Any]]) -> None:
+        try:
+            async with asyncio.timeout(self._longest_seconds), self._group(group_id), self._turn:
+                if outcome.done():
+                    return
+                response = await self._answer(request)
+            if not outcome.done():
+                outcome.set_result(response)
+        except (BadFrame, OSError) as error:
+            _fail(outcome, error)
+
+    async def _answer(self, request: bytes) -> Mapping[str, Any]:
+        answered = False
+        try:
+            process = await self._started()
+            await process.write(request)
+            payload = await process.read()
+            if payload is None:
+                raise ProcessGone("the process has ended")
+            answered = True
+        finally:
+            if not answered:
+                # What it would still say belongs to nobody: the next request starts another one.
+                await self._stop()
+        response: Mapping[str, Any] = json.loads(payload)
+        return response
+
+    async def _prepare(self) -> None:
+        # A failure comes again when there is something to ask.
+        with contextlib.suppress(OSError):
+            async with self._turn:
+                await self._started()
+
+    async def _started(self) -> ChildProcess:
+        if self._process is None:
+            environment = {name: value for name in _KEPT_VARIABLES if (value := os.environ.get(name))}
+            self._process = await ChildProcess.start(isolated_python(self._program), environment=environment)
+        return self._process
+
+    def _group(self, group_id: str) -> asyncio.Lock:
+        lock = self._groups.get(group_id)
+        if lock is None:
+            lock = self._groups[group_id] = asyncio.Lock()
+        return lock
+
+    async def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            await process.stop()
+
+
+def _fail(outcome: asyncio.Future[Mapping[str, Any]], error: Exception) -> None:
+    if not outcome.done():
+        outcome.set_exception(error)
