@@ -9,6 +9,7 @@ import numpy as np
 
 from services.common.errors import FailedPrecondition
 from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.owners import agent
 from services.memory.domain.records import (
     Body,
     Document,
@@ -134,6 +135,9 @@ def parse_row(kind: MemoryKind, row: Row) -> Record:
             metadata=canonical_json(own),
             created_at=parse_time(row[Column.CREATED_AT if has_column(kind, Column.CREATED_AT) else Column.TIMESTAMP]),
         )
+        if isinstance(record.body, Unified) and record.body.private:
+            # Rows of earlier versions do not say whose they are.
+            record.owner = str(envelope.get("owner") or agent(record.body.source))
         if kind is MemoryKind.DOCUMENT:
             record.agent_id, record.llm_model = envelope["agent_id"], envelope["llm_model"]
             record.tools_used = tuple(envelope["tools_used"])
@@ -206,6 +210,8 @@ def _parse_body(kind: MemoryKind, row: Row) -> Body:
 def _metadata_document(record: Record) -> str:
     """Return the JSON column: the client's own keys, and under ENVELOPE what the schema has no column for."""
     envelope: dict[str, Any] = {"id": record.id}
+    if record.owner:
+        envelope["owner"] = record.owner
     own: dict[str, Any] = json.loads(record.metadata)
     if isinstance(record.body, Entity):
         edges = [[edge.relation, edge.target] for edge in record.body.relationships]

@@ -105,8 +105,11 @@ def _records(kind: MemoryKind) -> Table:
         Column("expires_us", BigInteger, nullable=True),
         # The namespace's version that wrote the row.
         Column("written_version", BigInteger, nullable=False),
+        # The hash that records share which are the same memory.
+        Column("identity", String(64), nullable=False, server_default=""),
         Index(f"ix_{name}_order", "namespace_id", "created_us", SchemaColumn.ID),
         Index(f"ix_{name}_written", "namespace_id", "written_version"),
+        Index(f"ix_{name}_identity", "namespace_id", "identity"),
         *([Index(f"ix_{name}_expiry", "expires_us")] if kind is MemoryKind.SHORT_TERM else []),
     )
 

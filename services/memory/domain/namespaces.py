@@ -1,21 +1,11 @@
 """Namespaces: which records belong together, and under which ids they are stored."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.memory.domain.digest import digest
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.vectors import EmbeddingSpace
-
-
-def _digest(*parts: str) -> str:
-    """Hash of parts that cannot run into each other: each is preceded by its length."""
-    hashed = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode()
-        hashed.update(len(encoded).to_bytes(8, "big"))
-        hashed.update(encoded)
-    return hashed.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +19,11 @@ class NamespaceKey:
     @property
     def id(self) -> str:
         """The namespace's own id: the same on every machine."""
-        return _digest("namespace", self.group_id, self.kind.name, self.memory_id)
+        return digest("namespace", self.group_id, self.kind.name, self.memory_id)
 
     def stored_id(self, client_id: str) -> str:
         """Return the id of a record in any store: no other namespace can produce it."""
-        return _digest("record", self.group_id, self.kind.name, self.memory_id, client_id)
+        return digest("record", self.group_id, self.kind.name, self.memory_id, client_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +53,6 @@ def derive_memory_id(
     The order of roles and tasks does not.
     """
     if memory_name:
-        return _digest("memory", group_id, memory_name)[:32]
+        return digest("memory", group_id, memory_name)[:32]
     roles, tasks = sorted(agent_roles), sorted(task_names)
-    return _digest("crew", group_id, crew_name, model, run_name, str(len(roles)), *roles, str(len(tasks)), *tasks)[:32]
+    return digest("crew", group_id, crew_name, model, run_name, str(len(roles)), *roles, str(len(tasks)), *tasks)[:32]

@@ -62,7 +62,7 @@ class LongTerm:
         return hashlib.sha256(self.task_description.encode()).hexdigest()[:32] if self.task_description else ""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Relationship:
     """An edge to another entity."""
 
@@ -114,7 +114,7 @@ class Record:
     """One memory. Group and crew are not part of it: they are the namespace's."""
 
     id: str
-    """As the client gave it."""
+    """As the client gave it; empty until a save has chosen one."""
     body: Body
     embedding: Vector | None = None
     agent_id: str = ""
@@ -124,6 +124,8 @@ class Record:
     """A JSON object in canonical form: sorted keys, no spaces."""
     created_at: datetime | None = None
     """None until it is stored."""
+    owner: str = ""
+    """Who may see it, if it is private; see `privacy`."""
 
     @property
     def kind(self) -> MemoryKind:

@@ -3,7 +3,8 @@
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc
 from services.common.db.idempotency import request_hash
-from services.common.grpc.call import current_call, current_principal
+from services.common.grpc.call import current_principal
+from services.common.grpc.enums import enum_to_proto
 from services.common.grpc.handler import Context
 from services.memory.domain.records import MemoryKind
 from services.memory.servicers.messages.filters import filter_from_proto, ranking_from_proto
@@ -20,11 +21,17 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
 
     async def SaveRecords(self, request: pb.SaveRecordsRequest, context: Context) -> pb.SaveRecordsResponse:
         """See the proto."""
-        records = records_from_proto(request.records, request.request_id or current_call().request_id)
-        await self._memories.save(
-            current_principal(), *_namespace(request.namespace), records, request.embedding_model, request.crew_name
+        saved = await self._memories.save(
+            current_principal(),
+            *_namespace(request.namespace),
+            records_from_proto(request.records),
+            request.embedding_model,
+            request.crew_name,
         )
-        return pb.SaveRecordsResponse(ids=[record.id for record in records])
+        return pb.SaveRecordsResponse(
+            ids=[record.id for record in saved],
+            records=[pb.SavedRecord(id=r.id, outcome=enum_to_proto(pb.SaveOutcome, r.outcome)) for r in saved],
+        )
 
     async def SearchRecords(self, request: pb.SearchRecordsRequest, context: Context) -> pb.SearchRecordsResponse:
         """See the proto."""

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from coxswain.memory.v1 import vector_index_pb2 as pb
 from coxswain.memory.v1 import vector_index_service_pb2_grpc
-from services.common.grpc.call import current_call, current_principal
+from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.memory.servicers.messages.conditions import conditions_from_proto
 from services.memory.servicers.messages.records import kind_from_proto, record_to_proto, records_from_proto
@@ -27,7 +27,7 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
         self, request: pb.UpsertIndexRecordsRequest, context: Context
     ) -> pb.UpsertIndexRecordsResponse:
         """See the proto."""
-        records = records_from_proto(request.records, request.request_id or current_call().request_id)
+        records = records_from_proto(request.records)
         await self._indexes.upsert(current_principal(), request.index, request.memory_id, records)
         return pb.UpsertIndexRecordsResponse(ids=[record.id for record in records])
 

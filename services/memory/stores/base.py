@@ -8,6 +8,7 @@ from services.memory.domain.filters import Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
+from services.memory.domain.saves import SavedRecord
 from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Query, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace
@@ -31,8 +32,8 @@ class MemoryStore(Protocol):
         now: datetime,
         *,
         crew_name: str = "",
-    ) -> None:
-        """Store all records, with their embeddings set, or none; ids that exist are replaced.
+    ) -> Sequence[SavedRecord]:
+        """Store all records, with their embeddings set, or none, as `plan_save` decides, and say what became of each.
 
         A crew's name is kept with the namespace; an empty one changes nothing.
 

@@ -17,7 +17,9 @@ from services.memory import filters
 from services.memory.domain.filters import Filter
 from services.memory.domain.listings import Tally
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey, derive_memory_id
+from services.memory.domain.owners import assign_owner
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
+from services.memory.domain.saves import SavedRecord
 from services.memory.domain.scopes import ScopeInfo, normalise_scope, summarise_children, summarise_scope
 from services.memory.domain.searches import Query, Ranking, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, Vector, embedding_mismatch, unit_vector
@@ -96,8 +98,11 @@ class Memories:
         records: Sequence[Record],
         model: str,
         crew_name: str,
-    ) -> None:
-        """Store records, embedding those that have no vector; an empty model means the namespace's.
+    ) -> Sequence[SavedRecord]:
+        """Store records, embedding those that have no vector, and return what became of each.
+
+        A record without an id touches the one that is the same memory, if there is one. An empty model means the
+        namespace's.
 
         The crew's name is kept with the namespace, and labels what embedding uses, unless it is empty.
 
@@ -113,10 +118,11 @@ class Memories:
                 )
             if isinstance(record.body, ShortTerm) and record.body.ttl_hours == 0:
                 record.body.ttl_hours = self._short_term_ttl_hours
+            assign_owner(record, principal)
         store = await self._stores.of(principal.group_id, kind)
         existing = await store.space(key)
         space = await self._embed(existing, records, model, crew_name)
-        await store.save(key, space, records, utc_now(), crew_name=crew_name)
+        return await store.save(key, space, records, utc_now(), crew_name=crew_name)
 
     async def _embed(
         self, existing: EmbeddingSpace | None, records: Sequence[Record], model: str, crew_name: str

@@ -15,9 +15,11 @@ from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.identity.principal import Principal, Role
 from services.common.resource_key import ResourceKey
 from services.memory.domain.backends import DatabricksConfig, MemoryBackend, RegisteredIndex
+from services.memory.domain.copies import chosen_ids, identity_of
 from services.memory.domain.filters import EVERYTHING, Condition, Filter
 from services.memory.domain.listings import Tally
 from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.owners import assign_owner
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
 from services.memory.domain.vectors import embedding_mismatch
 from services.memory.repositories.memory_backends import MemoryBackendRepository, RemoteNamespace
@@ -103,7 +105,7 @@ class VectorIndexes:
         self._limits = limits
 
     async def upsert(self, principal: Principal, index: str, memory_id: str, records: Sequence[Record]) -> None:
-        """Write records with embeddings.
+        """Write records with embeddings; those without an id get one that follows from what they hold.
 
         Raises:
             InvalidArgument: a record is of another kind, has no embedding, or the crew is missing.
@@ -128,7 +130,9 @@ class VectorIndexes:
                 raise embedding_mismatch(space, "", len(record.embedding))
             if isinstance(record.body, ShortTerm) and record.body.ttl_hours == 0:
                 record.body.ttl_hours = self._limits.short_term_ttl_hours
+            assign_owner(record, principal)
             record.created_at = record.created_at or now
+            record.id = record.id or next(chosen_ids(identity_of(record)))
         async with self._database.write() as connection:
             written = RemoteNamespace(key.memory_id, key.kind, "")
             await MemoryBackendRepository(connection).note_namespace(registered.backend, written)

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from services.memory.settings import MemorySettings
+from tests.integration.memory.databricks_support import make_indexes, use_workspace
 from tests.integration.memory.support import EmbeddingModels, serve_memory
-from tests.support.harness import Harness
+from tests.support.harness import ALICE, BOB, Harness
+from tests.support.vector_search_emulator import VectorSearchEmulator
 
 
 @pytest.fixture
@@ -20,3 +23,28 @@ async def memory(tmp_path: Path) -> AsyncIterator[Harness]:
     """On SQLite alone, for what no database decides."""
     async with serve_memory(tmp_path) as (harness, _):
         yield harness
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "chroma", "databricks"])
+def store(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """What keeps the memories, and the URL of the service's database; empty for SQLite."""
+    return request.param, request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
+
+
+@pytest.fixture
+async def everywhere(store: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Harness]:
+    """On every store; each of the groups "sales" and "legal" has a backend where the store is a workspace."""
+    kind, url = store
+    with VectorSearchEmulator() as vectors:
+        monkeypatch.setenv("DATABRICKS_HOST", vectors.url)
+        monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-operator")
+        settings = MemorySettings(
+            default_store="chroma" if kind == "chroma" else "sql",
+            databricks_visibility_seconds=0.01,
+            databricks_settle_seconds=0,
+        )
+        async with serve_memory(tmp_path, url, settings=settings) as (harness, _):
+            if kind == "databricks":
+                make_indexes(vectors)
+                await use_workspace(harness, vectors.url, ALICE, BOB)
+            yield harness

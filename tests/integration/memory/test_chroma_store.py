@@ -118,7 +118,8 @@ async def test_the_space_is_fixed_until_the_namespace_is_cleared_and_short_terms
         # What ended goes with the next save, and is counted no more.
         again = Record("hour", ShortTerm("hour", ttl_hours=1), unit_vector([1, 0, 0]))
         await store.save(key, SPACE, [again, Record("new", ShortTerm("new", ttl_hours=1), again.embedding)], later)
-        assert again.created_at == later
+        (record,) = await store.get(key, ["hour"], later, embeddings=False)
+        assert record.created_at == later
         assert (await store.namespaces("sales", 5, None))[0].record_count == 3
         assert await store.clear(key) == 3
         assert await store.space(key) is None

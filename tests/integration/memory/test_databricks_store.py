@@ -345,7 +345,7 @@ async def test_a_remembered_token_that_was_replaced_is_asked_for_again() -> None
             vectors.fail(ApiFault(path="/query", status=401))
             assert len((await store.search(KEY, Query(unit_vector([1, 0, 0]), 5, EVERYTHING), NOW)).results) == 1
         tokens = [exchange.headers["authorization"] for exchange in vectors.requests(path="/query")]
-        assert tokens == ["Bearer old", "Bearer new"]
+        assert tokens == ["Bearer old", "Bearer old", "Bearer new"]
 
 
 async def test_a_workspace_in_a_private_network_is_refused_before_anything_is_sent() -> None:

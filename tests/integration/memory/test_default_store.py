@@ -190,7 +190,7 @@ async def test_first_writers_with_different_models_cannot_both_win(database_url:
             ),
             return_exceptions=True,
         )
-        (refusal,) = [outcome for outcome in outcomes if outcome is not None]
+        (refusal,) = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         assert isinstance(refusal, FailedPrecondition)
         assert refusal.reason == "EMBEDDING_MISMATCH"
         assert (await store.count(key, EVERYTHING, NOW)).count == 1

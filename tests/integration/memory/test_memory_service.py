@@ -592,16 +592,6 @@ async def test_touching_sets_the_time_of_last_access_only(memory: Harness) -> No
         )
 
 
-async def test_a_save_sent_again_under_its_request_id_stores_nothing_twice(memory: Harness) -> None:
-    memories = stub(memory.channel())
-    for _ in range(2):
-        for request_id in ("one", "two"):
-            request = pb.SaveRecordsRequest(namespace=place(), records=[unified("text"), unified("text")])
-            response = await memories.SaveRecords(request, metadata=(("x-request-id", request_id),))
-            assert len(set(response.ids)) == 2
-    assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 4
-
-
 async def test_a_namespace_never_written_to_has_nothing_and_costs_no_embedding(served: Served) -> None:
     harness, models = served
     memories = stub(harness.channel())
@@ -756,16 +746,6 @@ async def test_a_namespace_has_the_name_of_the_crew_that_saved_last(served: Serv
     assert await names() == ["brief"]
     await _save(memories, unified("text", "r"), crew_name="long brief")
     assert await names() == ["long brief"]
-
-
-async def test_a_request_id_stores_records_without_an_id_once(memory: Harness) -> None:
-    memories = stub(memory.channel())
-    request = pb.SaveRecordsRequest(namespace=place(), records=[unified("same"), unified("same")], request_id="once")
-    first = await memories.SaveRecords(request)
-    assert await memories.SaveRecords(request) == first
-    assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == len(set(first.ids)) == 2
-    request.request_id = "again"
-    assert set((await memories.SaveRecords(request)).ids).isdisjoint(first.ids)
 
 
 async def test_metadata_is_found_by_its_values_whatever_their_type(served: Served) -> None:

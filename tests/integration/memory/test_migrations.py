@@ -1,5 +1,6 @@
 """Rows of an installation that is upgraded."""
 
+from copy import deepcopy
 from typing import Any
 
 from sqlalchemy import text
@@ -7,6 +8,12 @@ from sqlalchemy import text
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.migrate import downgrade_database, upgrade_database
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.owners import agent
+from services.memory.domain.records import Body, Document, Entity, LongTerm, MemoryKind, Record, ShortTerm, Unified
+from services.memory.domain.saves import SavedRecord, SaveOutcome
+from services.memory.domain.vectors import EmbeddingSpace, unit_vector
+from services.memory.stores.sql.store import SqlMemoryStore
 
 _BACKEND = (
     "INSERT INTO memory_backends (id, group_id, name, databricks, disabled_kinds, made_endpoint, created_at, "
@@ -45,4 +52,36 @@ async def test_requests_move_to_their_own_table_and_back_and_namespaces_stay(dat
         ("plain", None, None, None),
     ]
     assert await rows("SELECT crew_id, record_count FROM namespaces") == [("crew", 5)]
+    await database.close()
+
+
+async def test_records_of_earlier_versions_are_found_by_what_they_hold(database_url: str) -> None:
+    await upgrade_database("memory", database_url)
+    database = Database(database_url, "memory", null_pool=True)
+    store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
+    bodies: list[Body] = [
+        Unified("e\u0301 \n", scope="/a"),
+        Unified("private", private=True, source="bob"),
+        Unified("private", private=True),
+        ShortTerm("said", query_text="asked ", session_id="s", interaction_sequence=7, ttl_hours=87600),
+        LongTerm("learnt", task_description="task"),
+        Entity("Ann", "person", "knows ships"),
+        Document("part", title="t", source="s", section="1", chunk_index=2, agent_ids=("b", "a")),
+    ]
+
+    async def save() -> list[SavedRecord]:
+        saved: list[SavedRecord] = []
+        for body in bodies:
+            record = Record("", deepcopy(body), unit_vector([1, 0, 0]))
+            record.owner = agent(body.source) if isinstance(body, Unified) and body.private else ""
+            key = NamespaceKey("sales", "" if record.kind is MemoryKind.DOCUMENT else "crew", record.kind)
+            saved += await store.save(key, EmbeddingSpace("m", 3), [record], utc_now())
+        return saved
+
+    first = await save()
+    await downgrade_database("memory", database_url, "0003")
+    await upgrade_database("memory", database_url)
+    again = await save()
+    assert [record.id for record in again] == [record.id for record in first]
+    assert {record.outcome for record in again} == {SaveOutcome.EXISTING}
     await database.close()

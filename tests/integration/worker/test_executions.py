@@ -180,6 +180,24 @@ async def test_memory_is_kept_for_the_next_execution_of_the_same_crew(installati
     assert "The keel is long." in str(second_call.body)
 
 
+async def test_a_crew_that_runs_again_on_one_input_has_the_memories_of_one_run(installation: Installation) -> None:
+    installation.llm.on(Reply(text="The rudder is broad."))
+    spec = crew(task("read", "Read about rudders."), memory=crew_pb2.MemorySpec(enabled=True))
+    first = await installation.start(spec)
+    await installation.finished(first.id)
+    for _ in range(9):
+        request = execution_pb2.StartExecutionRequest(crew_id=first.crew_id)
+        again = (await installation.executions().StartExecution(request)).execution
+        assert (await installation.finished(again.id)).state == S.EXECUTION_STATE_SUCCEEDED
+    stored = await installation.crews().GetCrew(crew_pb2.GetCrewRequest(id=first.crew_id))
+    namespace = memory_pb2.Namespace(memory_id=stored.crew.memory_id)
+    found = await installation.memory().SearchRecords(
+        memory_pb2.SearchRecordsRequest(namespace=namespace, text="the rudder", limit=50)
+    )
+    assert [result.record.unified.content for result in found.results] == ["The rudder is broad."]
+    assert str(installation.llm.calls_where(route="chat")[-1].body).count("The rudder is broad.") == 1
+
+
 async def test_a_model_named_for_one_execution_does_not_part_it_from_the_memories_of_its_crew(
     installation: Installation,
 ) -> None:

@@ -1,6 +1,5 @@
 """Records as messages."""
 
-import hashlib
 from collections.abc import Sequence
 
 from coxswain.memory.v1 import record_pb2
@@ -34,20 +33,17 @@ def kind_to_proto(kind: MemoryKind) -> record_pb2.MemoryKind.ValueType:
     return enum_to_proto(record_pb2.MemoryKind, kind)
 
 
-def records_from_proto(messages: Sequence[record_pb2.Record], request_id: str) -> list[Record]:
+def records_from_proto(messages: Sequence[record_pb2.Record]) -> list[Record]:
     """Return the records of a request.
 
     Raises:
         InvalidArgument: a field cannot be stored.
     """
-    return [record_from_proto(message, f"records[{index}]", request_id) for index, message in enumerate(messages)]
+    return [record_from_proto(message, f"records[{index}]") for index, message in enumerate(messages)]
 
 
-def record_from_proto(message: record_pb2.Record, path: str, request_id: str) -> Record:
+def record_from_proto(message: record_pb2.Record, path: str) -> Record:
     """Return the record of a message.
-
-    Without an id it gets one made of the request id and its own content: a request that is sent again stores nothing
-    twice.
 
     Raises:
         InvalidArgument: a field cannot be stored.
@@ -59,7 +55,7 @@ def record_from_proto(message: record_pb2.Record, path: str, request_id: str) ->
         except ValueError as error:
             raise InvalidArgument.field(f"{path}.embedding", str(error)) from None
     return Record(
-        id=message.id or _chosen_id(message, path, request_id),
+        id=message.id,
         body=_body_from_proto(message, path),
         embedding=embedding,
         agent_id=message.agent_id,
@@ -74,11 +70,6 @@ def _metadata_from_proto(message: record_pb2.Record, path: str) -> str:
     if not message.HasField("metadata"):
         return "{}"
     return filters.metadata_text(from_struct(path, message.metadata, exact=True), path)
-
-
-def _chosen_id(message: record_pb2.Record, path: str, request_id: str) -> str:
-    content = message.SerializeToString(deterministic=True)
-    return hashlib.sha256(f"{request_id}\n{path}\n".encode() + content).hexdigest()[:32]
 
 
 def _body_from_proto(message: record_pb2.Record, path: str) -> Body:

@@ -9,11 +9,13 @@ import numpy as np
 
 from services.common.db.database import Database
 from services.memory import filters
+from services.memory.domain.copies import identity_of
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
+from services.memory.domain.saves import SavedRecord, SavePlan, StoredRecord, ids_to_read, plan_save
 from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
@@ -24,7 +26,8 @@ from services.memory.stores.chroma.directories import ChromaDirectories
 from services.memory.stores.sql.vectors import VectorBlock, nearest
 
 _ROWS_IN_CHUNK = 2000
-_CREATED, _EXPIRES = "created_us", "expires_us"
+_IDENTITIES_AT_ONCE = 500
+_CREATED, _EXPIRES, _IDENTITY = "created_us", "expires_us", "identity"
 _EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
 _HOUR_US = 3_600_000_000
 
@@ -53,30 +56,25 @@ class ChromaMemoryStore:
         now: datetime,
         *,
         crew_name: str = "",
-    ) -> None:
+    ) -> Sequence[SavedRecord]:
         """See `MemoryStore`."""
-        by_id = {key.stored_id(record.id): record for record in records}
 
-        def write(collection: Any) -> int:
+        def write(collection: Any) -> tuple[int, Sequence[SavedRecord]]:
             before = collection.count()
             if key.kind is MemoryKind.SHORT_TERM:
                 collection.delete(where={_EXPIRES: {"$lte": microseconds(now)}})
-            there = collection.get(ids=list(by_id), include=["metadatas"])
-            times = {
-                stored_id: filters.created_at(key.kind, metadata)
-                for stored_id, metadata in zip(there["ids"], there["metadatas"], strict=True)
-            }
-            for stored_id, record in by_id.items():
-                record.created_at = record.created_at or times.get(stored_id) or now
-            rows = [_metadata(key, record, space.model) for record in by_id.values()]
-            vectors = np.stack([record.embedding for record in by_id.values() if record.embedding is not None])
-            collection.upsert(ids=list(by_id), embeddings=vectors, metadatas=rows)
-            return int(collection.count() - before)
+            plan = _plan(collection, key, records, now)
+            rows = [_metadata(key, record, space.model) for record in plan.writes]
+            vectors = np.stack([record.embedding for record in plan.writes if record.embedding is not None])
+            collection.upsert(ids=[row[Column.ID] for row in rows], embeddings=vectors, metadatas=rows)
+            return int(collection.count() - before), plan.saved
 
         async with self._database.write() as connection:
             namespaces = NamespaceRepository(connection)
             await namespaces.claim(key, space, now, crew_name)
-            await namespaces.add_records(key.id, await self._directories.run(key, write))
+            added, saved = await self._directories.run(key, write)
+            await namespaces.add_records(key.id, added)
+        return saved
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`; filtered, ranked and continued searches are exact, plain ones approximate."""
@@ -237,11 +235,35 @@ class ChromaMemoryStore:
             return await NamespaceRepository(connection).page(group_id, limit, after)
 
 
+def _plan(collection: Any, key: NamespaceKey, new: Sequence[Record], now: datetime) -> SavePlan:
+    """Return what to write for new records, of which what has expired is removed already."""
+    stored: dict[str, StoredRecord | None] = {}
+    while ids := ids_to_read(new, stored):
+        by_stored_id = {key.stored_id(record_id): record_id for record_id in ids}
+        stored |= dict.fromkeys(ids)
+        for row in _rows(collection.get(ids=list(by_stored_id), include=["metadatas"]), key):
+            created_at = filters.created_at(key.kind, row)
+            stored[by_stored_id[row[Column.ID]]] = StoredRecord(_identity(key, row), created_at)
+    same: dict[str, Record] = {}
+    identities = list({identity_of(record) for record in new if not record.id})
+    for start in range(0, len(identities), _IDENTITIES_AT_ONCE):
+        some = identities[start : start + _IDENTITIES_AT_ONCE]
+        rows = _rows(collection.get(where={_IDENTITY: {"$in": some}}, include=["metadatas"]), key)
+        for row in sorted(rows, key=_sort_key):
+            same.setdefault(row[_IDENTITY], parse_row(key.kind, row))
+    return plan_save(new, stored, same, now)
+
+
+def _identity(key: NamespaceKey, row: Row) -> str:
+    # Rows of earlier versions have none.
+    return str(row.get(_IDENTITY) or identity_of(parse_row(key.kind, row)))
+
+
 def _metadata(key: NamespaceKey, record: Record, embedding_model: str) -> dict[str, Any]:
     """Return a record's row as ChromaDB's metadata, which take texts, numbers and truth values."""
     assert record.created_at is not None
     created = microseconds(record.created_at)
-    row: dict[str, Any] = {_CREATED: created}
+    row: dict[str, Any] = {_CREATED: created, _IDENTITY: identity_of(record)}
     if isinstance(record.body, ShortTerm):
         row[_EXPIRES] = created + record.body.ttl_hours * _HOUR_US
     for name, value in build_row(key, record, embedding_model).items():

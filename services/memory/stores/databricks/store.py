@@ -11,11 +11,13 @@ import structlog
 
 from services.common.errors import CoxswainError, FailedPrecondition, FieldViolation
 from services.memory.domain.backends import MemoryBackend
+from services.memory.domain.copies import identity_of
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
+from services.memory.domain.saves import SavedRecord, SavePlan, StoredRecord, ids_to_read, plan_save
 from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, Ranking, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
@@ -81,23 +83,36 @@ class DatabricksMemoryStore:
         now: datetime,
         *,
         crew_name: str = "",
-    ) -> None:
-        """See `MemoryStore`; of a save that fails some records may be stored."""
+    ) -> Sequence[SavedRecord]:
+        """See `MemoryStore`; of a save that fails some records may be stored.
+
+        A record without an id is held against those that were saved without one: the index cannot be asked for a text.
+        """
         index = self._index(key.kind)
         if space != self._config.space:
             raise embedding_mismatch(self._config.space, space.model, space.dimension)
-        by_id = {key.stored_id(record.id): record for record in records}
-        unknown = [stored_id for stored_id, record in by_id.items() if record.created_at is None]
-        existing = await self._repository.fetch(index, _owner(key), unknown, embeddings=False) if unknown else {}
-        for stored_id in unknown:
-            row = existing.get(stored_id)
-            # An expired memory is not continued: this is a new one.
-            known = row is not None and passes(key.kind, EVERYTHING, row, now)
-            by_id[stored_id].created_at = created_at(key.kind, row) if row and known else now
+        plan = await self._plan(index, key, records, now)
         await self._notes.note(RemoteNamespace(key.memory_id, key.kind, crew_name))
-        await self._repository.upsert(index, key, list(by_id.values()), space.model)
+        await self._repository.upsert(index, key, plan.writes, space.model)
         if key.kind is MemoryKind.SHORT_TERM and self._notes.sweep_due(key.memory_id):
             await self._sweep(index, key, now)
+        return plan.saved
+
+    async def _plan(self, index: str, key: NamespaceKey, new: Sequence[Record], now: datetime) -> SavePlan:
+        stored: dict[str, StoredRecord | None] = {}
+        same: dict[str, Record] = {}
+        while ids := ids_to_read(new, stored):
+            by_stored_id = {key.stored_id(record_id): record_id for record_id in ids}
+            stored |= dict.fromkeys(ids)
+            found = await self._repository.fetch(index, _owner(key), list(by_stored_id), embeddings=False)
+            for stored_id, row in found.items():
+                # An expired memory is not continued: this is a new one.
+                if passes(key.kind, EVERYTHING, row, now):
+                    record = parse_row(key.kind, row)
+                    identity = identity_of(record)
+                    stored[by_stored_id[stored_id]] = StoredRecord(identity, created_at(key.kind, row))
+                    same.setdefault(identity, record)
+        return plan_save(new, stored, same, now)
 
     async def _sweep(self, index: str, key: NamespaceKey, now: datetime) -> None:
         """Remove what has expired while a caller's credential is at hand: nothing can be called without one."""

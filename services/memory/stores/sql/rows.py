@@ -1,7 +1,6 @@
 """Records to rows of the default store and back."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import structlog
@@ -9,6 +8,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.engine import Row as DatabaseRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.memory.domain.copies import identity_of
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
@@ -27,11 +27,10 @@ _BYTES_AT_ONCE = 16 * 1024 * 1024
 """A few full messages: a request for thousands of long records gets that much, then the next page."""
 
 
-def stored_row(
-    key: NamespaceKey, space: EmbeddingSpace, record: Record, version: int, created: datetime
-) -> dict[str, Any]:
-    """Return the row of a record that the write of a version stores."""
-    record.created_at = created
+def stored_row(key: NamespaceKey, space: EmbeddingSpace, record: Record, version: int) -> dict[str, Any]:
+    """Return the row of a record, its time of creation set, that the write of a version stores."""
+    assert record.created_at is not None
+    created = record.created_at
     row = build_row(key, record, space.model)
     row[Column.EMBEDDING] = row[Column.EMBEDDING].astype("<f4", copy=False).tobytes()
     lifetime_us = record.body.ttl_hours * 3_600_000_000 if isinstance(record.body, ShortTerm) else None
@@ -40,6 +39,7 @@ def stored_row(
         "created_us": microseconds(created),
         "expires_us": None if lifetime_us is None else microseconds(created) + lifetime_us,
         "written_version": version,
+        "identity": identity_of(record),
     }
 
 

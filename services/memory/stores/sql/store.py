@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,9 +15,10 @@ from services.common.db.database import Database
 from services.memory import filters
 from services.memory.domain.filters import Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
-from services.memory.domain.moments import microseconds, moment_of
+from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
+from services.memory.domain.saves import SavedRecord
 from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Query, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace
@@ -25,6 +26,7 @@ from services.memory.repositories.namespaces import NamespaceRepository, fetch_n
 from services.memory.rows import Row, parse_list
 from services.memory.schemas import Column
 from services.memory.stores.sql.rows import parse_rows, read_records, stored_row
+from services.memory.stores.sql.saved_before import SavedBefore
 from services.memory.stores.sql.search import VectorSearch
 from services.memory.stores.sql.statements import (
     IDS_IN_STATEMENT,
@@ -69,26 +71,23 @@ class SqlMemoryStore:
         now: datetime,
         *,
         crew_name: str = "",
-    ) -> None:
+    ) -> Sequence[SavedRecord]:
         """See `MemoryStore`."""
         table = records[key.kind]
-        # The last of several records with one id wins, as it would with one call for each.
-        by_id = {key.stored_id(record.id): record for record in new}
         async with self._database.write() as connection:
             namespaces = NamespaceRepository(connection)
             version = await namespaces.claim(key, space, now, crew_name)
-            existing = await _created_times(connection, table, key, list(by_id), now)
-            rows = [
-                stored_row(key, space, record, version, record.created_at or existing.get(stored_id, now))
-                for stored_id, record in by_id.items()
-            ]
+            there = SavedBefore(connection, key, now)
+            plan = await there.plan(new)
+            rows = [stored_row(key, space, record, version) for record in plan.writes]
             statement: Any = (sqlite_insert if self._database.dialect == "sqlite" else postgresql_insert)(table)
             replaced = {c.name: statement.excluded[c.name] for c in table.c if c.name != Column.ID}
             await connection.execute(
                 statement.on_conflict_do_update(index_elements=[Column.ID], set_=replaced, where=owned(table, key)),
                 rows,
             )
-            await namespaces.add_records(key.id, len(by_id) - len(existing))
+            await namespaces.add_records(key.id, len(rows) - len(there.rows & {row[Column.ID] for row in rows}))
+        return plan.saved
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`."""
@@ -293,22 +292,6 @@ class SqlMemoryStore:
     def _clauses(self, key: NamespaceKey, chosen: Filter, now: datetime) -> list[ColumnElement[bool]]:
         living_rows = living(key, chosen, microseconds(now), self._database.dialect)
         return [owned(records[key.kind], key), *living_rows]
-
-
-async def _created_times(
-    connection: AsyncConnection, table: Table, key: NamespaceKey, ids: Sequence[str], now: datetime
-) -> dict[str, datetime]:
-    """Return when existing records with these ids were created; what has expired starts again now."""
-    times: dict[str, datetime] = {}
-    now_us = microseconds(now)
-    for part in parts(ids, IDS_IN_STATEMENT):
-        statement = select(table.c[Column.ID], table.c.created_us, table.c.expires_us).where(
-            owned_among(table, key, part)
-        )
-        for stored_id, created_us, expires_us in await connection.execute(statement):
-            expired = expires_us is not None and expires_us <= now_us
-            times[stored_id] = now if expired else moment_of(created_us)
-    return times
 
 
 async def _matching_among(

@@ -39,9 +39,9 @@ class HostCalls:
         request = inference_pb2.EmbedRequest(model=model, texts=map(storable, texts))
         return [list(embedding.values) for embedding in self._ask(CrewRequest(embed=request)).embed.embeddings]
 
-    def save_records(self, request: memory_pb2.SaveRecordsRequest) -> None:
-        """Save memories."""
-        self._ask(CrewRequest(save_records=request))
+    def save_records(self, request: memory_pb2.SaveRecordsRequest) -> list[str]:
+        """Save memories and return their ids, in their order."""
+        return list(self._ask(CrewRequest(save_records=request)).save_records.ids)
 
     def search_records(self, request: memory_pb2.SearchRecordsRequest) -> memory_pb2.SearchRecordsResponse:
         """Return all memories found, best first; `limit` may be any number."""

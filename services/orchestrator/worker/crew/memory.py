@@ -40,7 +40,7 @@ class _TaskMemory(Memory):
         spec = attempt.session.spec
         memory = cls(
             llm=llm,
-            storage=ServiceMemoryStorage(attempt, approved=approved),
+            storage=ServiceMemoryStorage(attempt),
             embedder=embedder(attempt, spec.memory.embedding_model),
             root_scope=spec.memory_scope,
         )

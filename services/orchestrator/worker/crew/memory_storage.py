@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import contextvars
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -27,7 +26,6 @@ OWN_METADATA = ("execution_id", "task")
 # What the memory service takes.
 _CATEGORIES, _CATEGORY_CHARACTERS = 64, 128
 _SAVED_AT_ONCE = 100
-_MOST_SAVED = 10_000
 _PART_CHARACTERS = 96
 """A longer part of a scope (roles may be whole paragraphs) is cut and gets a hash instead of its end."""
 
@@ -49,42 +47,39 @@ def seen_by(source: str | None, *, include_private: bool) -> Iterator[None]:
 class ServiceMemoryStorage:
     """The storage of one attempt at a task: all of CrewAI's StorageBackend protocol.
 
-    Records new to the store get ids made of execution, task and position, so that a task done again (after a crash, or
-    because a person declined its result) removes what it had saved instead of saving it twice. Private records are seen
-    as `seen_by` says.
+    Records new to the store get their ids from the memory service: what it has already is not stored again, however
+    often the crew runs. They say which execution and task saved them first, so that a task done again (after a crash,
+    or because a person declined its result) can remove what it had saved. Private records are seen as `seen_by` says.
     """
 
-    def __init__(self, attempt: "TaskAttempt", *, approved: bool = False) -> None:
-        """`approved` is for a result that is saved after its attempt: beside what the agent has saved, not over it."""
+    def __init__(self, attempt: "TaskAttempt") -> None:
         self._attempt = attempt
         self._host = attempt.host
         self._known: dict[str, Mapping[str, Any]] = {}
         """Where each record came from that was read or saved here."""
-        # Tools that run side by side save side by side.
-        self._positions = itertools.count(_MOST_SAVED if approved else 0)
 
     def save(self, records: list[MemoryRecord]) -> None:
         """Store records."""
-        own = {"execution_id": self._attempt.session.execution_id, "task": self._attempt.name}
-        for record in records:
-            if record.id not in self._known:
-                record.id = self._own_id(next(self._positions))
-                self._known[record.id] = own
+        own = self._own
         for start in range(0, len(records), _SAVED_AT_ONCE):
             batch = records[start : start + _SAVED_AT_ONCE]
-            self._host.save_records(
-                pb.SaveRecordsRequest(records=[record_to_proto(record, self._known[record.id]) for record in batch])
-            )
+            messages = [record_to_proto(record, self._known.get(record.id, own)) for record in batch]
+            for record, message in zip(batch, messages, strict=True):
+                if record.id not in self._known:
+                    message.ClearField("id")
+            ids = self._host.save_records(pb.SaveRecordsRequest(records=messages))
+            for record, record_id in zip(batch, ids, strict=True):
+                record.id = record_id
+                self._known.setdefault(record_id, own)
 
     def forget_earlier_attempts(self) -> None:
         """Remove what attempts before this one have saved: it may have been more, and came to nothing in the end."""
-        for first in range(0, _MOST_SAVED, _SAVED_AT_ONCE):
-            ids = [self._own_id(position) for position in range(first, first + _SAVED_AT_ONCE)]
-            if not self._host.delete_records(pb.DeleteRecordsRequest(ids=ids)):
-                break
+        metadata = {name: to_value(value) for name, value in self._own.items()}
+        self._host.delete_records(pb.DeleteRecordsRequest(filter=pb.RecordFilter(metadata=metadata)))
 
-    def _own_id(self, position: int) -> str:
-        return f"{self._attempt.session.execution_id}.{self._attempt.index}.{position}"
+    @property
+    def _own(self) -> dict[str, str]:
+        return {"execution_id": self._attempt.session.execution_id, "task": self._attempt.name}
 
     def search(
         self,

@@ -1,0 +1,121 @@
+"""When two records of a namespace are the same memory, and what becomes of one that is saved again."""
+
+import json
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TypeVar
+
+from services.memory.domain.digest import digest
+from services.memory.domain.records import Body, Document, Entity, LongTerm, Record, ShortTerm, Unified
+
+_MOST_CATEGORIES = 64
+_MOST_RELATIONSHIPS = 1024
+_MOST_METADATA_BYTES = 65_536
+"""What requests may hold: a record that was merged can be saved again."""
+
+Item = TypeVar("Item")
+
+
+def identity_of(record: Record) -> str:
+    """Return a hash that two records of a namespace share when they are the same memory.
+
+    Texts are compared in Unicode's normal form C and without white space at their end; nothing else about them is
+    ignored. A private record is the same only as one of its owner's.
+    """
+    return digest(record.kind.name, *_identifying(record))
+
+
+def chosen_ids(identity: str) -> Iterator[str]:
+    """Yield the ids that a record without one may get, best first: equal records get equal ids from every server.
+
+    Later ones are for where a record that has been given another text since has an earlier one.
+    """
+    yield identity[:32]
+    turn = 0
+    while True:
+        turn += 1
+        yield digest(identity, str(turn))[:32]
+
+
+def merged(there: Record, again: Record, now: datetime) -> Record:
+    """Return the record that is there as a save of the same memory leaves it: used now, and nothing of it lost.
+
+    Its id, text and time of creation stay, the vector is that of the last save, and a short-term memory starts its life
+    anew.
+    """
+    return replace(
+        there,
+        body=_merged_body(there.body, again.body, now),
+        embedding=again.embedding,
+        agent_id=there.agent_id or again.agent_id,
+        llm_model=there.llm_model or again.llm_model,
+        tools_used=there.tools_used or again.tools_used,
+        metadata=_merged_metadata(there.metadata, again.metadata),
+        created_at=now if isinstance(there.body, ShortTerm) else there.created_at,
+    )
+
+
+def _identifying(record: Record) -> Sequence[str]:
+    match record.body:
+        case Unified() as body:
+            return (_plain(body.content), body.scope, str(body.private), record.owner if body.private else "")
+        case ShortTerm() as body:
+            turn = str(body.interaction_sequence)
+            return (_plain(body.content), _plain(body.query_text), body.session_id, turn)
+        case LongTerm() as body:
+            return (_plain(body.content), _plain(body.task_description))
+        case Entity() as body:
+            return (_plain(body.entity_name), _plain(body.entity_type), _plain(body.description))
+        case Document() as body:
+            part = (body.title, body.source, body.parent_document_id, body.section, str(body.chunk_index))
+            return (_plain(body.content), *part, *sorted(body.agent_ids))
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text).rstrip()
+
+
+def _merged_body(there: Body, again: Body, now: datetime) -> Body:
+    match there, again:
+        case Unified(), Unified():
+            return replace(
+                there,
+                categories=_union(there.categories, again.categories, _MOST_CATEGORIES),
+                importance=max(there.importance, again.importance),
+                last_accessed=now,
+            )
+        case LongTerm(), LongTerm():
+            return replace(
+                there,
+                quality=max(there.quality, again.quality),
+                importance=max(there.importance, again.importance),
+                last_accessed=now,
+            )
+        case Entity(), Entity():
+            return replace(there, relationships=_union(there.relationships, again.relationships, _MOST_RELATIONSHIPS))
+        case Document(), Document():
+            return replace(
+                there,
+                document_type=again.document_type or there.document_type,
+                chunk_size=again.chunk_size or there.chunk_size,
+                document_summary=again.document_summary or there.document_summary,
+                updated_at=now,
+            )
+        case ShortTerm(), ShortTerm():
+            return replace(there, ttl_hours=max(there.ttl_hours, again.ttl_hours))
+        case _:
+            raise ValueError("records of two kinds are never the same memory")
+
+
+def _union(some: tuple[Item, ...], others: tuple[Item, ...], limit: int) -> tuple[Item, ...]:
+    return tuple(dict.fromkeys((*some, *others)))[: max(limit, len(some))]
+
+
+def _merged_metadata(there: str, again: str) -> str:
+    """Return the metadata with the keys that are new, as far as they fit."""
+    if again in ("{}", there):
+        return there
+    both = json.dumps(json.loads(again) | json.loads(there), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return both if len(both.encode()) <= _MOST_METADATA_BYTES else there

@@ -1,0 +1,93 @@
+"""What a save does with each of its records, decided from what the store holds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from services.memory.domain.copies import chosen_ids, identity_of, merged
+from services.memory.domain.records import Record
+
+
+class SaveOutcome(StrEnum):
+    """What became of a record that was saved."""
+
+    CREATED = "CREATED"
+    REPLACED = "REPLACED"
+    """Another record had its id."""
+    EXISTING = "EXISTING"
+    """It was there already, and was marked as used."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRecord:
+    """The id of a record that was saved, and what became of it."""
+
+    id: str
+    outcome: SaveOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """What has to be known of a record that has an id which is saved to."""
+
+    identity: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SavePlan:
+    """What to write, each id once, and what to answer, in the order of the records that were given."""
+
+    writes: Sequence[Record]
+    saved: Sequence[SavedRecord]
+
+
+def ids_to_read(records: Sequence[Record], stored: Mapping[str, StoredRecord | None]) -> list[str]:
+    """Return the ids that have to be read before `plan_save` can decide; none when `stored` has all of them."""
+    wanted = (record.id or _free_id(identity_of(record), stored) for record in records)
+    return list(dict.fromkeys(record_id for record_id in wanted if record_id not in stored))
+
+
+def plan_save(
+    records: Sequence[Record],
+    stored: Mapping[str, StoredRecord | None],
+    same: Mapping[str, Record],
+    now: datetime,
+) -> SavePlan:
+    """Decide a save as one call for each of the records would, in their order.
+
+    A record with an id is stored under it. One without touches the record that is the same memory, if there is one.
+    `stored` says what has which of the ids, None for nothing that lives; `same` holds records by their identity.
+    """
+    known = dict(stored)
+    by_identity = dict(same)
+    writes: dict[str, Record] = {}
+    saved: list[SavedRecord] = []
+    for record in records:
+        identity = identity_of(record)
+        there = None if record.id else by_identity.get(identity)
+        if there is not None:
+            final, outcome = merged(there, record, now), SaveOutcome.EXISTING
+        else:
+            record_id = record.id or _free_id(identity, known)
+            before = known.get(record_id)
+            created = record.created_at or (before.created_at if before else now)
+            final = replace(record, id=record_id, created_at=created)
+            outcome = SaveOutcome.REPLACED if before else SaveOutcome.CREATED
+            if before and (replaced := by_identity.get(before.identity)) and replaced.id == record_id:
+                del by_identity[before.identity]
+        assert final.created_at is not None
+        by_identity[identity_of(final)] = writes[final.id] = final
+        known[final.id] = StoredRecord(identity_of(final), final.created_at)
+        saved.append(SavedRecord(final.id, outcome))
+    return SavePlan(list(writes.values()), saved)
+
+
+def _free_id(identity: str, stored: Mapping[str, StoredRecord | None]) -> str:
+    """Return the first id for a new record that nothing else is known to have."""
+    for record_id in chosen_ids(identity):
+        there = stored.get(record_id)
+        if there is None or there.identity == identity:
+            return record_id
+    raise AssertionError("the ids never end")

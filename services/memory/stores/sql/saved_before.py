@@ -1,0 +1,75 @@
+"""What the default store holds of the records of a save."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.memory.domain.copies import identity_of
+from services.memory.domain.moments import microseconds, moment_of
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import Record
+from services.memory.domain.saves import SavePlan, StoredRecord, ids_to_read, plan_save
+from services.memory.schemas import Column
+from services.memory.stores.sql.rows import parse_rows
+from services.memory.stores.sql.statements import (
+    IDS_IN_STATEMENT,
+    alive,
+    named,
+    owned,
+    owned_among,
+    parts,
+    row_columns,
+)
+from services.memory.tables import records
+
+
+class SavedBefore:
+    """Reads within the transaction of a save, which holds its namespace: what it finds is so until the end."""
+
+    def __init__(self, connection: AsyncConnection, key: NamespaceKey, now: datetime) -> None:
+        self._connection = connection
+        self._key = key
+        self._table = records[key.kind]
+        self._now = now
+        self._stored: dict[str, StoredRecord | None] = {}
+        self.rows: set[str] = set()
+        """Primary keys of the rows that were found, whether they live or have expired."""
+
+    async def plan(self, new: Sequence[Record]) -> SavePlan:
+        """Return what to write for new records."""
+        while ids := ids_to_read(new, self._stored):
+            await self._read(ids)
+        return plan_save(new, self._stored, await self._same(new), self._now)
+
+    async def _read(self, ids: Sequence[str]) -> None:
+        by_stored_id = {self._key.stored_id(record_id): record_id for record_id in ids}
+        self._stored |= dict.fromkeys(ids)
+        table = self._table
+        for part in parts(list(by_stored_id), IDS_IN_STATEMENT):
+            statement = select(table.c[Column.ID], table.c.identity, table.c.created_us, table.c.expires_us).where(
+                owned_among(table, self._key, part)
+            )
+            for stored_id, identity, created_us, expires_us in await self._connection.execute(statement):
+                self.rows.add(stored_id)
+                # What has expired is not continued: a record saved under its id is a new one.
+                if expires_us is None or expires_us > microseconds(self._now):
+                    self._stored[by_stored_id[stored_id]] = StoredRecord(identity, moment_of(created_us))
+
+    async def _same(self, new: Sequence[Record]) -> dict[str, Record]:
+        """Return the records that are the same memories as those without an id, the oldest of several."""
+        table = self._table
+        found: dict[str, Record] = {}
+        identities = list({identity_of(record) for record in new if not record.id})
+        for part in parts(identities, IDS_IN_STATEMENT):
+            statement = (
+                select(*row_columns(table, embeddings=False))
+                .where(owned(table, self._key), table.c.identity.in_(part), alive(table, microseconds(self._now)))
+                .order_by(table.c.created_us, table.c[Column.ID])
+            )
+            rows = [named(row) for row in await self._connection.execute(statement)]
+            self.rows.update(row[Column.ID] for row in rows)
+            for record in parse_rows(self._key, rows).values():
+                found.setdefault(identity_of(record), record)
+        return found
