@@ -9,7 +9,12 @@ from services.common.grpc.handler import Context
 from services.memory.domain.records import MemoryKind
 from services.memory.servicers.messages.filters import filter_from_proto, ranking_from_proto
 from services.memory.servicers.messages.namespaces import graph_to_proto, namespace_to_proto, scope_to_proto
-from services.memory.servicers.messages.records import kind_from_proto, record_to_proto, records_from_proto
+from services.memory.servicers.messages.records import (
+    check_visible,
+    kind_from_proto,
+    record_to_proto,
+    records_from_proto,
+)
 from services.memory.usecases.memories import ListInput, Memories, SearchInput
 
 
@@ -36,6 +41,8 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
     async def SearchRecords(self, request: pb.SearchRecordsRequest, context: Context) -> pb.SearchRecordsResponse:
         """See the proto."""
         memory_id, kind = _namespace(request.namespace)
+        if not request.HasField("vector"):
+            check_visible(request.text, "text")
         search = SearchInput(
             text=request.text,
             vector=request.vector.values if request.HasField("vector") else None,

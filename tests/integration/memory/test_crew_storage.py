@@ -299,6 +299,15 @@ async def test_what_models_and_roles_make_too_long_or_unstorable_does_not_cost_t
     assert await asyncio.to_thread(storage.count, f"/crew/{'c' * 256}/agent/{role}other") == 0
 
 
+async def test_what_has_nothing_to_see_is_neither_stored_nor_looked_for(memories: Any, crewai: Any) -> None:
+    storage = _storage(_Attempt(memories))
+    [record] = _records(crewai)[:1]
+    record.content = " \u200b\n"
+    await storage.asave([record, *_records(crewai)[:1]])
+    assert set(await _stored(memories)) == {"masts are tall"}
+    assert await asyncio.to_thread(storage.search_text, " \u200b", None, None, 5) == []
+
+
 async def test_results_that_fill_several_messages_are_found_whole(memories: Any, crewai: Any) -> None:
     storage = _storage(_Attempt(memories))
     [record] = _records(crewai)[:1]

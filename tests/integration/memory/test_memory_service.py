@@ -280,6 +280,31 @@ async def test_what_cannot_be_stored_names_its_field_and_stores_nothing(
     assert (await memories.ListNamespaces(pb.ListNamespacesRequest())).namespaces == []
 
 
+@pytest.mark.parametrize("blank", [" ", "\t\n", "\u200b", " \ufeff\u2060\u3000"])
+async def test_texts_without_anything_to_see_are_refused(memory: Harness, blank: str) -> None:
+    memories = stub(memory.channel())
+    kinds: list[tuple[str, Any, str]] = [
+        ("unified", record_pb2.UnifiedRecord(content=blank), "content"),
+        ("short_term", record_pb2.ShortTermRecord(content=blank), "content"),
+        ("long_term", record_pb2.LongTermRecord(content=blank), "content"),
+        ("entity", record_pb2.EntityRecord(entity_name=blank, description="known"), "entity_name"),
+        ("document", record_pb2.DocumentRecord(content=blank, title="t"), "content"),
+    ]
+    for kind, body, field in kinds:
+        namespace = place(
+            "" if kind == "document" else "crew", record_pb2.MemoryKind.Value(f"MEMORY_KIND_{kind.upper()}")
+        )
+        with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+            await memories.SaveRecords(
+                pb.SaveRecordsRequest(namespace=namespace, records=[record_pb2.Record(**{kind: body})])
+            )
+        assert f"records[0].{kind}.{field}" in refusal.message
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text=blank))
+    assert "text" in refusal.message
+    await _save(memories, unified(blank + "x"))
+
+
 async def test_namespaces_need_a_crew_and_documents_none(memory: Harness) -> None:
     memories = stub(memory.channel())
     document = record_pb2.Record(id="d", document=record_pb2.DocumentRecord(content="text"))

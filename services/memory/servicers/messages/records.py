@@ -7,6 +7,7 @@ from services.common.errors import InvalidArgument
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.json_values import from_struct, parse_exact, to_struct
 from services.common.grpc.times import optional_timestamp_from_proto, timestamp_to_proto
+from services.common.visible_text import has_visible_text
 from services.memory import filters
 from services.memory.domain.records import (
     Body,
@@ -48,6 +49,7 @@ def record_from_proto(message: record_pb2.Record, path: str) -> Record:
     Raises:
         InvalidArgument: a field cannot be stored.
     """
+    _check_text(message, path)
     embedding = None
     if message.embedding:
         try:
@@ -64,6 +66,22 @@ def record_from_proto(message: record_pb2.Record, path: str) -> Record:
         metadata=_metadata_from_proto(message, f"{path}.metadata"),
         created_at=optional_timestamp_from_proto(message, "create_time", path),
     )
+
+
+def check_visible(text: str, path: str) -> None:
+    """Refuse a text without meaning.
+
+    Raises:
+        InvalidArgument: there is nothing to see in it.
+    """
+    if not has_visible_text(text):
+        raise InvalidArgument.field(path, "holds nothing but blanks or characters without width; give it some text")
+
+
+def _check_text(message: record_pb2.Record, path: str) -> None:
+    kind = message.WhichOneof("kind") or "unified"
+    name = "entity_name" if kind == "entity" else "content"
+    check_visible(getattr(getattr(message, kind), name), f"{path}.{kind}.{name}")
 
 
 def _metadata_from_proto(message: record_pb2.Record, path: str) -> str:

@@ -14,6 +14,7 @@ from crewai.memory.unified_memory import Memory
 from crewai.memory.utils import join_scope_paths, sanitize_scope_name
 from pydantic import PrivateAttr
 
+from services.common.visible_text import has_visible_text
 from services.orchestrator.worker.crew.embedder import embedder
 from services.orchestrator.worker.crew.memory_storage import ServiceMemoryStorage, seen_by
 from services.orchestrator.worker.crew.text_splitter import split_text
@@ -179,7 +180,7 @@ class ResultMemory(_TaskMemory):
             for content in contents
             for parts in [list(split_text(content))]
             for number, part in enumerate(parts, start=1)
-            if part.strip()
+            if has_visible_text(part)
         ]
         if records:
             self._storage.save(records)
@@ -196,7 +197,7 @@ class ResultMemory(_TaskMemory):
         include_private: bool,  # noqa: ARG002
     ) -> list[MemoryMatch]:
         text = query.encode()[:_QUERY_BYTES].decode(errors="ignore")
-        if not text.strip():
+        if not has_visible_text(text):
             return []
         within = join_scope_paths(self.root_scope, scope)
         storage: Any = self._storage

@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
 from services.common.grpc.json_values import from_struct, parse_exact, to_struct, to_value
+from services.common.visible_text import has_visible_text
 from services.orchestrator.worker.link.text import storable, storable_json
 
 if TYPE_CHECKING:
@@ -59,8 +60,9 @@ class ServiceMemoryStorage:
         """Where each record came from that was read or saved here."""
 
     def save(self, records: list[MemoryRecord]) -> None:
-        """Store records."""
+        """Store records; those without a text that can be seen are left out."""
         own = self._own
+        records = [record for record in records if has_visible_text(record.content)]
         for start in range(0, len(records), _SAVED_AT_ONCE):
             batch = records[start : start + _SAVED_AT_ONCE]
             messages = [record_to_proto(record, self._known.get(record.id, own)) for record in batch]

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc, record_pb2
 from services.common.errors import CoxswainError, NotFound
+from services.common.visible_text import has_visible_text
 from services.orchestrator.worker.host.peer_retry import call_peer
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 
@@ -65,6 +66,9 @@ class MemoryCalls:
 
     async def _search(self, request: pb.SearchRecordsRequest, namespace: pb.Namespace) -> pb.SearchRecordsResponse:
         found, limit = pb.SearchRecordsResponse(), request.limit
+        if not request.HasField("vector") and not has_visible_text(request.text):
+            # There is nothing to look for, and the service refuses to.
+            return found
         request.crew_name = self._crew_name
         while len(found.results) < limit:
             request.limit = min(_MAX_RESULTS, limit - len(found.results))
