@@ -180,6 +180,17 @@ async def test_an_unknown_outcome_stays_counted_whatever_a_person_finds_out(
     assert sum(row.cost for row in rows) == 0.5 * len(counted)
 
 
+async def test_a_tool_that_may_be_called_twice_has_perhaps_been_called(scene: CallScene) -> None:
+    async def lost(call: PlayedCall) -> pb.ToolOutcome:
+        return unknown()
+
+    scene.gateway.tools["billing/look"] = lost
+    host = await scene.host()
+    assert (await host.call(tool="1")).error
+    assert [(row.outcome, row.cost) for row in await used(scene)] == [("UNKNOWN", 0.5)]
+    assert (host.usage.value.tool_calls, host.usage.value.cost) == (1, 0.5)
+
+
 async def test_a_cancelled_call_is_counted_by_what_is_known_of_it(scene: CallScene) -> None:
     async def slow(call: PlayedCall) -> pb.ToolOutcome:
         scene.gateway.did(call)

@@ -3,10 +3,9 @@
 from dataclasses import replace
 from hashlib import sha256
 
-from google.protobuf.duration_pb2 import Duration
-
 from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
+from services.common.grpc.times import duration_to_proto
 from services.orchestrator.domain.question import Question
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.repositories.journal import ToolCall
@@ -49,6 +48,16 @@ def ended_by(row: ToolCall, outcome: pb.ToolOutcome) -> ToolCall:
             return replace(row, state=ToolCallState.FAILED, error=seen, reason="TOOL_UNAVAILABLE")
 
 
+def unknown_by(row: ToolCall, outcome: pb.ToolOutcome) -> ToolCall:
+    """Return a call with its unknown outcome, which matters."""
+    return replace(row, state=ToolCallState.UNKNOWN, error=storable(outcome.unknown.message)[:MOST_TOLD])
+
+
+def unknown_event(row: ToolCall) -> execution_pb2.ToolOutcomeUnknown:
+    """Return the event of a call whose outcome is unknown."""
+    return execution_pb2.ToolOutcomeUnknown(call_id=row.call_id, tool_name=row.tool, message=row.error)
+
+
 def ending_event(
     row: ToolCall, seconds: float | None
 ) -> execution_pb2.ToolCallCompleted | execution_pb2.ToolCallFailed:
@@ -59,7 +68,7 @@ def ending_event(
             tool_name=row.tool,
             output=row.output[:MOST_TOLD],
             output_bytes=len(row.output.encode()),
-            duration=None if seconds is None else duration_of(seconds),
+            duration=duration_to_proto(seconds),
         )
     return execution_pb2.ToolCallFailed(
         call_id=row.call_id, tool_name=row.tool, message=row.error[:MOST_TOLD], reason=row.reason
@@ -74,13 +83,6 @@ def cut_for_model(text: str, limit: int, identity: str) -> str:
     shown = data[:limit].decode(errors="ignore")
     sizes = f"The result has {len(text):,} characters, of which these are the first {len(shown):,}"
     return f'{shown}\n[{sizes}. Read on with read_result, handle "{identity}", start {len(shown)}.]'
-
-
-def duration_of(seconds: float) -> Duration:
-    """Return a duration of some seconds."""
-    duration = Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration
 
 
 def waits_for_person() -> TaskError:

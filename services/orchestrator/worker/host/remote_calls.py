@@ -7,49 +7,37 @@ question to a person, never a failure: a model that is told of a failure calls a
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from google.protobuf.message import Message
 
-from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
 from coxswain.orchestrator.worker.link_pb2 import CallTool, ToolAnswer
 from services.common.backoff import Backoff
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
-from services.common.grpc.json_values import to_struct
 from services.orchestrator.domain.execution import Execution
-from services.orchestrator.domain.question import QuestionedCall, QuestionKind, QuestionState
-from services.orchestrator.domain.tool import ResolvedTool, ToolCallState
-from services.orchestrator.domain.tool_question import (
-    OUTCOME_SCHEMA,
-    Approval,
-    Decision,
-    approval_of,
-    approval_schema,
-    found_result,
-)
+from services.orchestrator.domain.tool import ToolCallState
+from services.orchestrator.domain.tool_question import Decision
 from services.orchestrator.repositories.journal import ToolCall
-from services.orchestrator.tool_identity import source_of
 from services.orchestrator.worker.host.agent_tools import AgentTools
+from services.orchestrator.worker.host.call_decisions import CallDecisions
 from services.orchestrator.worker.host.call_listener import Listener
 from services.orchestrator.worker.host.call_outcomes import (
-    MOST_TOLD,
-    call_id,
-    cut_for_model,
-    duration_of,
     ended_by,
-    ended_by_person,
     ending_event,
-    next_call_id,
+    unknown_by,
+    unknown_event,
     waits_for_person,
 )
 from services.orchestrator.worker.host.call_questions import CallQuestions
-from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
+from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.host.principals import CredentialExpired
-from services.orchestrator.worker.host.recorder import Change, Recorder
+from services.orchestrator.worker.host.recorder import Recorder
+from services.orchestrator.worker.host.remote_call import Key, RemoteCall
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_executors import ToolExecutors
 from services.orchestrator.worker.host.tool_gateway import LeftWaiting
@@ -60,24 +48,6 @@ from services.orchestrator.worker.link.text import storable
 
 _ATTEMPTS = 3
 _PAUSES = Backoff(1.0, 10.0)
-_Key = tuple[int, str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A call that a crew process waits for."""
-
-    journal: TaskJournal
-    request: CallTool
-    tool: ResolvedTool
-
-    @property
-    def source(self) -> str:
-        return source_of(self.tool.name)
-
-    @property
-    def key(self) -> _Key:
-        return self.journal.index, self.request.key
 
 
 class RemoteCalls:
@@ -99,15 +69,16 @@ class RemoteCalls:
         self._recorder = recorder
         self._meter = meter
         self._questions = questions
+        self._decisions = CallDecisions(questions)
         self._rules = rules
         self._on_failure = on_failure
         self._tools = AgentTools({}, [])
         self._journals: dict[int, TaskJournal] = {}
         """Those of the newest attempts, by the tasks' indices."""
-        self._in_flight: dict[_Key, asyncio.Task[ToolAnswer]] = {}
-        self._begun: dict[_Key, tuple[_Call, ToolCall]] = {}
+        self._in_flight: dict[Key, asyncio.Task[ToolAnswer]] = {}
+        self._begun: dict[Key, tuple[RemoteCall, ToolCall]] = {}
         """Calls that the gateway makes now."""
-        self._admitted: dict[_Key, float] = {}
+        self._admitted: dict[Key, float] = {}
         """What calls cost that are made now, or about to be."""
 
     def use(self, tools: AgentTools) -> None:
@@ -127,7 +98,7 @@ class RemoteCalls:
         """
         key = (journal.index, request.key)
         if key not in self._in_flight:
-            call = _Call(journal, request, self._tools.tools[request.tool])
+            call = RemoteCall(self._execution, journal, request, self._tools.tools[request.tool])
             task = self._in_flight[key] = asyncio.create_task(self._make(call))
             task.add_done_callback(lambda ended: self._forget(key, ended))
         # The crew process may die meanwhile, and its successor asks again.
@@ -152,7 +123,7 @@ class RemoteCalls:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    def _forget(self, key: _Key, ended: asyncio.Task[ToolAnswer]) -> None:
+    def _forget(self, key: Key, ended: asyncio.Task[ToolAnswer]) -> None:
         self._in_flight.pop(key, None)
         self._begun.pop(key, None)
         self._admitted.pop(key, None)
@@ -161,14 +132,12 @@ class RemoteCalls:
         if error is not None and not isinstance(error, TaskError | CoxswainError):
             self._on_failure(error)
 
-    # ---- one call
-
-    async def _make(self, call: _Call) -> ToolAnswer:
+    async def _make(self, call: RemoteCall) -> ToolAnswer:
         known = call.journal.tool_calls.get(call.request.key)
         match known and known.state:
             case ToolCallState.COMPLETED | ToolCallState.FAILED if known is not None:
                 self._tell_again(call, known)
-                return self._answer(call, known)
+                return call.answer(known)
             case ToolCallState.INTENT if known is not None:
                 return await self._follow(call, known, begun_before=True)
             case ToolCallState.UNKNOWN if known is not None:
@@ -176,59 +145,44 @@ class RemoteCalls:
             case _:
                 return await self._begin(call)
 
-    async def _begin(self, call: _Call) -> ToolAnswer:
-        tool, arguments = call.tool, call.request.arguments_json
-        refusal = await self._rules.refusal(tool, call.journal.index, call.request.key, arguments)
+    async def _begin(self, call: RemoteCall) -> ToolAnswer:
+        tool, arguments = call.tool, call.arguments
+        refusal = await self._rules.refusal(tool, *call.key, arguments)
         if refusal is not None:
             return self._refuse(call, *refusal)
-        self._rules.count(tool.name, call.journal.index, call.request.key)
-        approval = await self._approval(call)
-        if approval.decision is Decision.REFUSE:
-            told = (
-                f"a person refused this call: {approval.feedback}"
-                if approval.feedback
-                else "a person refused this call"
-            )
-            return await self._fail_unmade(call, "TOOL_REFUSED", told)
-        if approval.decision is Decision.CALL_EDITED:
-            arguments = approval.arguments
-            refusal = await self._rules.refusal(tool, call.journal.index, call.request.key, arguments)
-            if refusal is not None:
-                return await self._fail_unmade(call, refusal[0], f"a person changed the arguments, but {refusal[1]}")
+        self._rules.count(tool.name, *call.key)
+        if await self._rules.needs_approval(tool, arguments):
+            approval = await self._decisions.approval(call)
+            if approval.decision is Decision.REFUSE:
+                feedback = f": {approval.feedback}" if approval.feedback else ""
+                return await self._fail_unmade(call, "TOOL_REFUSED", f"a person refused this call{feedback}")
+            if approval.decision is Decision.CALL_EDITED:
+                arguments = approval.arguments
+                refusal = await self._rules.refusal(tool, *call.key, arguments)
+                if refusal is not None:
+                    reason, message = refusal
+                    return await self._fail_unmade(call, reason, f"a person changed the arguments, but {message}")
         self._meter.check(tool.cost, self._admitted.values())
         self._admitted[call.key] = tool.cost
         if not await self._executors.reachable(tool):
             return await self._fail_unmade(call, "TOOL_UNAVAILABLE", "tools cannot be reached now; try again later")
-        first = call_id(self._execution.id, call.journal.index, call.request.key)
-        return await self._follow(call, await self._intend(call, first, 0, arguments), begun_before=False)
+        return await self._make_now(call, call.intent(arguments))
 
-    async def _intend(self, call: _Call, identity: str, round: int, arguments: str) -> ToolCall:  # noqa: A002 - its name everywhere
-        tool = call.tool
-        row = ToolCall(
-            ToolCallState.INTENT,
-            "",
-            "",
-            tool.name,
-            identity,
-            round,
-            arguments,
-            tool.hash,
-            tool.idempotent,
-            intended_at=utc_now(),
-        )
-        started = self._started(call, row)
-        if tool.idempotent:
-            self._recorder.add(call.journal.task, started, self._put(call, row))
+    async def _make_now(self, call: RemoteCall, intent: ToolCall) -> ToolAnswer:
+        """Store an intent, and have the call made."""
+        started = call.started(intent)
+        if intent.idempotent:
+            self._recorder.add(call.task, started, call.put(intent))
         else:
-            await self._recorder.commit([(call.journal.task, started)], self._put(call, row))
-        self._remember(call, row)
-        return row
+            await self._recorder.commit([(call.task, started)], call.put(intent))
+        self._remember(call, intent)
+        return await self._follow(call, intent, begun_before=False)
 
-    async def _follow(self, call: _Call, row: ToolCall, *, begun_before: bool) -> ToolAnswer:
+    async def _follow(self, call: RemoteCall, row: ToolCall, *, begun_before: bool) -> ToolAnswer:
         """Have the gateway make a call, or find out what has become of it."""
         self._begun[call.key] = call, row
         self._admitted[call.key] = call.tool.cost
-        listener = Listener(self._recorder, self._questions, call.journal, self._about(call, row))
+        listener = Listener(self._recorder, self._questions, call.journal, call.questioned(row))
         begun = asyncio.get_running_loop().time()
         try:
             outcome = await self._outcome(call, row, listener, begun_before=begun_before)
@@ -238,40 +192,53 @@ class RemoteCalls:
             listener.flush()
         return await self._end(call, row, outcome, asyncio.get_running_loop().time() - begun)
 
-    async def _outcome(self, call: _Call, row: ToolCall, listener: Listener, *, begun_before: bool) -> pb.ToolOutcome:
+    async def _outcome(
+        self, call: RemoteCall, row: ToolCall, listener: Listener, *, begun_before: bool
+    ) -> pb.ToolOutcome:
         """Return what comes of a call, made again for a while if nothing was sent since its source is busy or away."""
-        request = self._request(call, row, begun_before=begun_before)
+        request = call.to_execute(row, begun_before=begun_before)
         outcome = await self._executors.execute(call.tool, request, listener)
         for attempt in range(1, _ATTEMPTS):
             if not outcome.failure.temporary or outcome.failure.reason == "TOOL_TIMEOUT":
                 break
             await asyncio.sleep(_PAUSES.pause(attempt))
-            request = self._request(call, row, begun_before=False)
+            request = call.to_execute(row, begun_before=False)
             outcome = await self._executors.execute(call.tool, request, listener)
         return outcome
 
-    async def _end(self, call: _Call, row: ToolCall, outcome: pb.ToolOutcome, seconds: float) -> ToolAnswer:
+    async def _end(self, call: RemoteCall, row: ToolCall, outcome: pb.ToolOutcome, seconds: float) -> ToolAnswer:
         if outcome.HasField("failure") and outcome.failure.reason == "CREDENTIAL_EXPIRED":
             # Without effect: the next run makes it with the renewed one.
             raise CredentialExpired(outcome.failure.message)
         if outcome.HasField("failure") and outcome.failure.reason == "TOOL_CANCELLED":
             # An execution that this one continues has taken it back, for good under that id.
-            return await self._call_again(call, row)
+            return await self._make_again(call, row)
         if outcome.HasField("unknown") and not row.idempotent:
-            await self._ask_what_happened(call, row, outcome.unknown.message, seconds)
+            unknown = unknown_by(row, outcome)
+            self._count(call, unknown, outcome, seconds)
+            self._remember(call, unknown)
+            events = [(call.task, unknown_event(unknown))]
+            await self._decisions.ask_what_happened(call, unknown, events, call.put(unknown))
             raise waits_for_person()
         ended = ended_by(row, outcome)
-        self._meter.count(call.journal, ended, made=outcome.HasField("result"), cost=call.tool.cost, seconds=seconds)
+        self._count(call, ended, outcome, seconds)
         if ended.output:
-            ended = replace(ended, output=f"{self._said_by_person(call)}{ended.output}")
+            ended = replace(ended, output=f"{self._decisions.words(call)}{ended.output}")
         await self._store_end(call, ended, seconds)
-        return self._answer(call, ended)
+        return call.answer(ended)
 
-    async def _store_end(self, call: _Call, ended: ToolCall, seconds: float | None) -> None:
+    def _count(self, call: RemoteCall, ended: ToolCall, outcome: pb.ToolOutcome, seconds: float | None) -> None:
+        if outcome.HasField("unknown"):
+            # What may be called twice has failed for the model; it may have been made all the same.
+            ended = replace(ended, state=ToolCallState.UNKNOWN)
+        made = not outcome.HasField("failure")
+        self._meter.count(call.journal, ended, made=made, cost=call.tool.cost, seconds=seconds)
+
+    async def _store_end(self, call: RemoteCall, ended: ToolCall, seconds: float | None) -> None:
         self._remember(call, ended)
-        await self._recorder.commit([(call.journal.task, ending_event(ended, seconds))], self._put(call, ended))
+        await self._recorder.commit([(call.task, ending_event(ended, seconds))], call.put(ended))
 
-    def _remember(self, call: _Call, row: ToolCall) -> None:
+    def _remember(self, call: RemoteCall, row: ToolCall) -> None:
         key = call.request.key
         call.journal.tool_calls[key] = row
         self._journals.get(call.journal.index, call.journal).tool_calls[key] = row
@@ -280,210 +247,57 @@ class RemoteCalls:
             self._begun.pop(call.key, None)
             self._admitted.pop(call.key, None)
 
-    # ---- what people are asked
-
-    async def _approval(self, call: _Call) -> Approval:
-        if not await self._rules.needs_approval(call.tool, call.request.arguments_json):
-            return Approval(Decision.CALL)
-        index, key = call.journal.index, call.request.key
-        question = self._questions.find(QuestionKind.TOOL_APPROVAL, index, key)
-        if question is not None and (approval := approval_of(question)) is not None:
-            return approval
-        if question is None and self._questions.remembered(call.tool.name):
-            return Approval(Decision.CALL)
-        if question is None:
-            row = ToolCall(
-                ToolCallState.INTENT,
-                "",
-                "",
-                call.tool.name,
-                call_id(self._execution.id, index, key),
-                arguments=call.request.arguments_json,
-            )
-            await self._questions.ask(
-                call.journal,
-                QuestionKind.TOOL_APPROVAL,
-                self._about(call, row),
-                f'May the tool "{call.tool.name}" be called with these arguments?',
-                approval_schema(call.tool.arguments_schema),
-            )
-        raise waits_for_person()
-
-    async def _ask_what_happened(self, call: _Call, row: ToolCall, observation: str, seconds: float) -> None:
-        unknown = replace(row, state=ToolCallState.UNKNOWN, error=storable(observation)[:MOST_TOLD])
-        event = execution_pb2.ToolOutcomeUnknown(call_id=row.call_id, tool_name=row.tool, message=unknown.error)
-        self._meter.count(call.journal, unknown, made=True, cost=call.tool.cost, seconds=seconds)
-        self._remember(call, unknown)
-        await self._ask_person(call, unknown, [(call.journal.task, event)], self._put(call, unknown))
-
-    async def _ask_person(
-        self, call: _Call, unknown: ToolCall, events: list[tuple[object, Message]], *changes: Change
-    ) -> None:
-        await self._questions.ask(
-            call.journal,
-            QuestionKind.OUTCOME_UNKNOWN,
-            replace(self._about(call, unknown), observation=unknown.error, begun_at=unknown.intended_at),
-            f'Has this call of "{unknown.tool}" taken effect? It is not known, and it must not be made twice.',
-            OUTCOME_SCHEMA,
-            events,  # type: ignore[arg-type]
-            *changes,
-        )
-
-    async def _settle(self, call: _Call, known: ToolCall) -> ToolAnswer:
+    async def _settle(self, call: RemoteCall, unknown: ToolCall) -> ToolAnswer:
         """Go on with a call of unknown outcome by what a person has found out."""
-        question = self._questions.find(
-            QuestionKind.OUTCOME_UNKNOWN, call.journal.index, call.request.key, round=known.round
-        )
-        if question is None:
-            # It came along from an execution that this one continues.
-            await self._ask_person(call, known, [])
-            raise waits_for_person()
-        if question.answer is None or question.state is QuestionState.CANCELLED:
-            raise waits_for_person()
-        if question.state is QuestionState.DECLINED:
-            raise ended_by_person(known, question)
-        found = found_result(question.answer)
+        found = await self._decisions.what_happened(call, unknown)
         if found is None:
-            return await self._call_again(call, known)
-        ended = replace(known, state=ToolCallState.COMPLETED, output=storable(found), error="")
+            return await self._make_again(call, unknown)
+        ended = replace(unknown, state=ToolCallState.COMPLETED, output=storable(found), error="")
         await self._store_end(call, ended, None)
-        return self._answer(call, ended)
+        return call.answer(ended)
 
-    async def _call_again(self, call: _Call, known: ToolCall) -> ToolAnswer:
-        """Make a call that had no effect."""
-        identity = next_call_id(known.call_id, known.round + 1)
-        row = await self._intend(call, identity, known.round + 1, known.arguments)
-        return await self._follow(call, row, begun_before=False)
+    async def _make_again(self, call: RemoteCall, without_effect: ToolCall) -> ToolAnswer:
+        return await self._make_now(call, call.intent(without_effect.arguments, without_effect))
 
-    # ---- what is told
-
-    def _refuse(self, call: _Call, reason: str, message: str) -> ToolAnswer:
+    def _refuse(self, call: RemoteCall, reason: str, message: str) -> ToolAnswer:
         """Tell the model why there is no call. It is told the same when it is asked again, so nothing is kept."""
-        row = ToolCall(
-            ToolCallState.FAILED,
-            "",
-            message,
-            call.tool.name,
-            call_id(self._execution.id, call.journal.index, call.request.key),
-            arguments=call.request.arguments_json,
-            reason=reason,
-        )
+        row = call.unmade(reason, message)
         self._meter.count(call.journal, row, made=False)
-        self._recorder.add(call.journal.task, self._started(call, row))
-        self._recorder.add(call.journal.task, ending_event(row, None))
+        self._recorder.add(call.task, call.started(row))
+        self._recorder.add(call.task, ending_event(row, None))
         return ToolAnswer(error=message)
 
-    async def _fail_unmade(self, call: _Call, reason: str, message: str) -> ToolAnswer:
+    async def _fail_unmade(self, call: RemoteCall, reason: str, message: str) -> ToolAnswer:
         """Keep and tell why there is no call: later attempts are told the same."""
-        row = ToolCall(
-            ToolCallState.FAILED,
-            "",
-            storable(message),
-            call.tool.name,
-            call_id(self._execution.id, call.journal.index, call.request.key),
-            arguments=call.request.arguments_json,
-            tool_hash=call.tool.hash,
-            idempotent=call.tool.idempotent,
-            reason=reason,
-        )
-        self._rules.discount(call.tool.name, call.journal.index, call.request.key)
+        row = call.unmade(reason, message)
+        self._rules.discount(call.tool.name, *call.key)
         self._meter.count(call.journal, row, made=False)
         self._remember(call, row)
-        task = call.journal.task
-        await self._recorder.commit(
-            [(task, self._started(call, row)), (task, ending_event(row, None))], self._put(call, row)
-        )
-        return self._answer(call, row)
+        events = [(call.task, call.started(row)), (call.task, ending_event(row, None))]
+        await self._recorder.commit(events, call.put(row))
+        return call.answer(row)
 
-    def _tell_again(self, call: _Call, row: ToolCall) -> None:
-        started, ending = self._started(call, row), ending_event(row, None)
+    def _tell_again(self, call: RemoteCall, row: ToolCall) -> None:
+        started, ending = call.started(row), ending_event(row, None)
         started.replayed = ending.replayed = True
-        self._recorder.add(call.journal.task, started)
-        self._recorder.add(call.journal.task, ending)
+        self._recorder.add(call.task, started)
+        self._recorder.add(call.task, ending)
 
-    def _answer(self, call: _Call, row: ToolCall) -> ToolAnswer:
-        if row.state is ToolCallState.FAILED:
-            return ToolAnswer(
-                error=cut_for_model(row.error or "it failed without saying why", call.tool.result_limit, row.call_id)
-            )
-        return ToolAnswer(output=cut_for_model(row.output, call.tool.result_limit, row.call_id))
-
-    def _said_by_person(self, call: _Call) -> str:
-        """Return what the model is told of the approval of a call."""
-        question = self._questions.find(QuestionKind.TOOL_APPROVAL, call.journal.index, call.request.key)
-        approval = None if question is None else approval_of(question)
-        if approval is None:
-            return ""
-        said = f" and said: {storable(approval.feedback)}" if approval.feedback else ""
-        if approval.decision is Decision.CALL_EDITED:
-            return f"[A person changed the arguments of this call to {approval.arguments}{said}]\n"
-        return f"[A person approved this call{said}]\n" if said else ""
-
-    def _started(self, call: _Call, row: ToolCall) -> execution_pb2.ToolCallStarted:
-        return execution_pb2.ToolCallStarted(
-            call_id=row.call_id,
-            tool_name=row.tool,
-            arguments_json=row.arguments[:MOST_TOLD],
-            idempotent=call.tool.idempotent,
-            source=call.source,
-        )
-
-    def _about(self, call: _Call, row: ToolCall) -> QuestionedCall:
-        return QuestionedCall(
-            key=call.request.key,
-            call_id=row.call_id,
-            round=row.round,
-            tool=row.tool,
-            source=call.source,
-            arguments=row.arguments,
-            agent_role=call.request.agent_role,
-            agent_text=call.request.agent_text,
-        )
-
-    def _put(self, call: _Call, row: ToolCall) -> Change:
-        async def put(write: FencedWrite) -> None:
-            await write.put_tool_call(call.journal.index, call.request.key, row)
-
-        return put
-
-    # ---- what the gateway is asked
-
-    def _request(self, call: _Call, row: ToolCall, *, begun_before: bool) -> pb.ExecuteToolCallRequest:
-        tool = call.tool
-        return pb.ExecuteToolCallRequest(
-            call_id=row.call_id,
-            execution_id=self._execution.id,
-            tool=tool.name,
-            tool_hash=row.tool_hash,
-            arguments_json=row.arguments,
-            config=to_struct(tool.config),
-            labels=self._execution.labels,
-            idempotent=row.idempotent,
-            timeout=duration_of(tool.timeout),
-            max_timeout=duration_of(tool.max_timeout),
-            begun_before=begun_before,
-            grant_id=self._execution.grant_id,
-        )
-
-    async def _cancel(self, call: _Call, row: ToolCall) -> None:
+    async def _cancel(self, call: RemoteCall, row: ToolCall) -> None:
         outcome = await self._executors.cancel(row.tool, row.call_id)
+        event: Message
         if outcome.HasField("unknown") and not row.idempotent:
-            unknown = replace(row, state=ToolCallState.UNKNOWN, error=storable(outcome.unknown.message)[:MOST_TOLD])
-            event: Message = execution_pb2.ToolOutcomeUnknown(
-                call_id=row.call_id, tool_name=row.tool, message=unknown.error
-            )
-            ended, made = unknown, True
+            ended = unknown_by(row, outcome)
+            event = unknown_event(ended)
         else:
-            ended, made = ended_by(row, outcome), outcome.HasField("result")
-            if not made:
+            ended = ended_by(row, outcome)
+            if not outcome.HasField("result"):
                 ended = replace(ended, state=ToolCallState.CANCELLED, reason=ended.reason or "TOOL_CANCELLED")
             event = ending_event(ended, None)
-        self._meter.count(call.journal, ended, made=made, cost=call.tool.cost, seconds=_seconds_since(row.intended_at))
-        try:
-            await self._recorder.commit([(call.journal.task, event)], self._put(call, ended))
-        except Fenced:
-            # Whoever has the execution now finds the intent.
-            return
+        self._count(call, ended, outcome, _seconds_since(row.intended_at))
+        # Who has the execution by now, if it is another host, finds the intent.
+        with contextlib.suppress(Fenced):
+            await self._recorder.commit([(call.task, event)], call.put(ended))
 
 
 def _seconds_since(moment: datetime | None) -> float | None:
