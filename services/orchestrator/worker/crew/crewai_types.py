@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from crewai import Agent, Crew
+from crewai.agents.agent_executor import AgentExecutor
 from crewai.hooks.dispatch import HookAborted
 from crewai.tasks.llm_guardrail import LLMGuardrail, LLMGuardrailResult
 from crewai.tasks.task_output import TaskOutput
@@ -16,6 +17,7 @@ from crewai.utilities.reasoning_handler import AgentReasoning
 from pydantic import BaseModel, PrivateAttr
 
 from services.orchestrator.output_checks import Check
+from services.orchestrator.worker.crew.agent_loop import AgentLoop
 from services.orchestrator.worker.crew.deadline import time_limit
 from services.orchestrator.worker.crew.usable_answers import Unusable, schema_reader
 
@@ -24,6 +26,8 @@ _MANAGER_TEXTS = ("role", "goal", "backstory")
 
 class CrewAgent(Agent):
     """An agent that keeps to its time and looks knowledge up by the task's own words."""
+
+    executor_class: type[AgentExecutor] = AgentLoop
 
     _time_limit: float | None = PrivateAttr(default=None)
     _plans: bool = PrivateAttr(default=False)

@@ -12,8 +12,8 @@ import resource
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
+from services.common.proc_files import read_proc, write_proc
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.limits import OUT_OF_MEMORY_STATUS, CrewLimits
 
@@ -36,7 +36,7 @@ def impose(limits: CrewLimits) -> None:
     threading.excepthook = _end_without_memory
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
+            write_proc("oom_score_adj", _OOM_SCORE)
         most = _data_bytes() + limits.memory_mib * _MIB
         _limit_data(most, 0, limits)
     else:
@@ -86,9 +86,8 @@ def _end_without_memory(arguments: threading.ExceptHookArgs) -> None:
 
 
 def _data_bytes() -> int:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = (line for line in status.splitlines() if line.startswith("VmData:"))
-    return int(line.split()[1]) * _KIB
+    _, _, data = read_proc("status").partition(b"\nVmData:")
+    return int(data.split(maxsplit=1)[0]) * _KIB
 
 
 def _limit_data(most: int, threads: int, limits: CrewLimits) -> None:

@@ -15,6 +15,7 @@ from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.worker.crew import child, runner
 from services.orchestrator.worker.crew.adapter import build_task
 from services.orchestrator.worker.crew.attempt import TaskAttempt
+from services.orchestrator.worker.crew.no_files import leave_out_files
 from services.orchestrator.worker.crew.session import Session
 from services.orchestrator.worker.crew.tools.factory import arguments_model
 
@@ -29,6 +30,7 @@ def preload() -> None:
     Raises:
         RuntimeError: something started a thread; a forked copy of it would lack the thread but keep its locks.
     """
+    leave_out_files()
     session = _practice_session()
     # The first crew registers CrewAI's own listeners: telemetry, tracing, the console. Without any, events cost little
     # and start no threads; what we want of them comes by another way.
