@@ -17,7 +17,7 @@ from services.orchestrator.domain.tool_source import (
     ToolSource,
 )
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
-from services.orchestrator.suggestions import suggestion
+from services.orchestrator.suggestions import few_suggestions, suggestion
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.tool_identity import model_name, source_of, tool_hash, tool_of
 
@@ -43,7 +43,8 @@ class ToolResolver:
         counts alone. A tool that cannot be used now is returned with its `problem`.
         """
         sources = await self.sources(group_id, specs)
-        return resolve_tools(specs, sources, pins)[:MAX_TOOLS_PER_AGENT]
+        with few_suggestions():
+            return resolve_tools(specs, sources, pins)[:MAX_TOOLS_PER_AGENT]
 
     async def sources(self, group_id: str, specs: Iterable[ToolSpec]) -> dict[str, ToolSource]:
         """Return the sources that specs name, by name, as far as the group has them."""

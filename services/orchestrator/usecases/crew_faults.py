@@ -25,7 +25,7 @@ from services.orchestrator.domain.crew import (
 )
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool_source import ToolSource
-from services.orchestrator.suggestions import suggestion
+from services.orchestrator.suggestions import few_suggestions, suggestion
 from services.orchestrator.usecases.output_file_faults import output_file_faults, output_file_warnings
 from services.orchestrator.usecases.tool_faults import tool_faults
 
@@ -41,23 +41,24 @@ def crew_faults(
     `sources` are those of the group whose tools it names; `max_bytes` limits the JSON of the document. With `pins`
     tools that have changed since are faults too.
     """
-    faults = [
-        *_size(to_document(spec), max_bytes),
-        *_blank_texts(spec),
-        *_duplicates("spec.agents", [agent.name for agent in spec.agents]),
-        *_duplicates("spec.tasks", [task.name for task in spec.tasks]),
-        *_knowledge(spec),
-        *_agents(spec),
-        *_tools(spec),
-        *tool_faults(spec, sources, pins),
-        *_assignments(spec),
-        *_manager(spec),
-        *_context(spec),
-        *_asynchrony(spec),
-        *_schemas(spec),
-        *_approvals(spec),
-        *output_file_faults(spec),
-    ]
+    with few_suggestions():
+        faults = [
+            *_size(to_document(spec), max_bytes),
+            *_blank_texts(spec),
+            *_duplicates("spec.agents", [agent.name for agent in spec.agents]),
+            *_duplicates("spec.tasks", [task.name for task in spec.tasks]),
+            *_knowledge(spec),
+            *_agents(spec),
+            *_tools(spec),
+            *tool_faults(spec, sources, pins),
+            *_assignments(spec),
+            *_manager(spec),
+            *_context(spec),
+            *_asynchrony(spec),
+            *_schemas(spec),
+            *_approvals(spec),
+            *output_file_faults(spec),
+        ]
     return in_document_order(faults)
 
 

@@ -20,7 +20,6 @@ from services.orchestrator.usecases.operator_sources import OperatorSources
 from services.orchestrator.usecases.ports import ToolGateway
 from services.orchestrator.usecases.tool_lists import (
     CleanList,
-    accepted_tools,
     clean_list,
     shown_text,
     tool_changes,
@@ -138,7 +137,7 @@ class ToolListing:
                 checked_at=now,
             )
             if not present.list_revision or _accepts_all(present.spec):
-                listed = replace(listed, accepted=accepted_tools(found.tools))
+                listed = replace(listed, accepted=found.accepted)
             else:
                 listed = replace(listed, accepted=with_replaced(present.accepted, present.tools, found.tools))
             changes = tool_changes(listed.accepted, listed.tools, now, present.changes)

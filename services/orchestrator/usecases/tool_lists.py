@@ -41,6 +41,8 @@ class CleanList:
     tools: tuple[ListedTool, ...]
     warnings: tuple[str, ...]
     """What was left out, and why."""
+    accepted: Mapping[str, AcceptedTool]
+    """What is kept of the tools if they are accepted."""
 
 
 def clean_list(listed: Sequence[ListedTool]) -> CleanList:
@@ -65,7 +67,7 @@ def clean_list(listed: Sequence[ListedTool]) -> CleanList:
         # What comes last may be that the list was cut.
         left = len(warnings) - _MAX_WARNINGS
         warnings = [*warnings[: _MAX_WARNINGS - 1], f"and {left} warnings more", warnings[-1]]
-    return CleanList(tuple(tools.values()), tuple(map(shown_text, warnings)))
+    return CleanList(tuple(tools.values()), tuple(map(shown_text, warnings)), accepted_tools(tools.values()))
 
 
 def _name_fault(name: str) -> str:

@@ -30,6 +30,7 @@ from services.common.resource_key import ResourceKey
 from services.orchestrator import tables
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool_source import (
+    AcceptedTool,
     GrpcProvider,
     HttpApi,
     McpEra,
@@ -42,7 +43,7 @@ from services.orchestrator.domain.tool_source import (
     ToolSourceSpec,
 )
 from services.orchestrator.repositories.tool_sources import CrewToolRepository, ToolSourceRepository
-from services.orchestrator.suggestions import suggestion
+from services.orchestrator.suggestions import few_suggestions, suggestion
 from services.orchestrator.usecases.operator_sources import OperatorSources
 from services.orchestrator.usecases.ports import ToolGateway
 from services.orchestrator.usecases.stale_crews import changed_tools
@@ -191,18 +192,19 @@ class ToolSources:
                 return self._shown(present)
             if expected_revision not in {0, present.revision}:
                 raise Aborted.revision("tool source", str(key), expected_revision, present.revision)
+            accepted = await asyncio.to_thread(accepted_tools, present.tools)
             async with self._database.write() as connection:
                 sources = ToolSourceRepository(connection)
                 locked = await sources.lock(principal.group_id, present.id)
                 if locked is None:
                     raise NotFound.by_key("tool source", key)
-                if locked.revision != present.revision:
+                if (locked.revision, locked.list_revision) != (present.revision, present.list_revision):
                     # Another caller changed it since it was read: `change` has to see the new spec.
                     continue
                 now = utc_now()
                 changed = replace(locked, spec=spec, revision=locked.revision + 1, updated_at=now)
                 if spec.on_change is OnToolChange.ACCEPT:
-                    changed = replace(changed, accepted=accepted_tools(changed.tools), changes=())
+                    changed = replace(changed, accepted=accepted, changes=())
                 await sources.save(changed, principal.subject)
             same = _lists_the_same(present.spec, spec)
             return self._shown(changed if same else await self._listed(principal, changed))
@@ -244,7 +246,8 @@ class ToolSources:
         """
         before = await self._read(principal, key)
         source = await self._listing.refresh(before)
-        changes = tool_changes(accepted_tools(before.tools), source.tools, source.checked_at or utc_now())
+        accepted = await asyncio.to_thread(accepted_tools, before.tools)
+        changes = tool_changes(accepted, source.tools, source.checked_at or utc_now())
         return RefreshedSource(self._shown(source), changes, tuple(await self._stale_crews(source)))
 
     async def check(self, principal: Principal, key: ResourceKey) -> AsyncIterator[StepOutcome]:
@@ -309,23 +312,27 @@ class ToolSources:
             NotFound: the group does not have this source.
             Aborted: the list is not at `list_revision` (0: any).
         """
-        present = await self._read(principal, key)
-        async with self._database.write() as connection:
-            sources = ToolSourceRepository(connection)
-            locked = await sources.lock(principal.group_id, present.id)
-            if locked is None:
-                raise NotFound.by_key("tool source", key)
-            if list_revision not in {0, locked.list_revision}:
-                raise Aborted.revision("list of the tool source", str(key), list_revision, locked.list_revision)
-            _refuse_unknown(locked, tools)
-            listed = {tool.name: tool for tool in locked.tools}
-            chosen = {name for name in listed.keys() | locked.accepted.keys() if not tools or name in tools}
-            accepted = {name: tool for name, tool in locked.accepted.items() if name not in chosen}
-            accepted |= accepted_tools(tool for name, tool in listed.items() if name in chosen)
-            changes = tool_changes(accepted, locked.tools, utc_now(), locked.changes)
-            after = replace(locked, accepted=accepted, changes=changes)
-            await sources.save(after, None if locked.from_operator else principal.subject)
-        return self._shown(after)
+        while True:
+            present = await self._read(principal, key)
+            # Large lists take a while: neither the event loop nor whoever wants the lock waits for that.
+            listed = await asyncio.to_thread(_accepted_by, present, tools)
+            async with self._database.write() as connection:
+                sources = ToolSourceRepository(connection)
+                locked = await sources.lock(principal.group_id, present.id)
+                if locked is None:
+                    raise NotFound.by_key("tool source", key)
+                if list_revision not in {0, locked.list_revision}:
+                    raise Aborted.revision("list of the tool source", str(key), list_revision, locked.list_revision)
+                if locked.list_revision != present.list_revision:
+                    continue
+                chosen = {name for name in listed.keys() | locked.accepted.keys() if not tools or name in tools}
+                accepted = {name: tool for name, tool in locked.accepted.items() if name not in chosen}
+                accepted |= {name: tool for name, tool in listed.items() if name in chosen}
+                now = utc_now()
+                changes = tool_changes(accepted, locked.tools, now, locked.changes)
+                after = replace(locked, accepted=accepted, changes=changes, updated_at=now)
+                await sources.save(after, None if locked.from_operator else principal.subject)
+            return after
 
     async def _read(self, principal: Principal, key: ResourceKey) -> ToolSource:
         await self._operators.sync(principal.group_id)
@@ -380,13 +387,20 @@ def _refuse_operators(source: ToolSource) -> None:
         )
 
 
+def _accepted_by(source: ToolSource, tools: Collection[str]) -> dict[str, AcceptedTool]:
+    """Return what is kept of a source's tools if they are accepted. Raises InvalidArgument: it lacks one of `tools`."""
+    _refuse_unknown(source, tools)
+    return accepted_tools(source.tools)
+
+
 def _refuse_unknown(source: ToolSource, tools: Collection[str]) -> None:
     known = {change.tool for change in source.changes} | source.accepted.keys() | {tool.name for tool in source.tools}
-    faults = [
-        FieldViolation(f"tools[{index}]", f'the source has no tool "{name}"; {suggestion(name, known)}')
-        for index, name in enumerate(tools)
-        if name not in known
-    ]
+    with few_suggestions():
+        faults = [
+            FieldViolation(f"tools[{index}]", f'the source has no tool "{name}"; {suggestion(name, known)}')
+            for index, name in enumerate(tools)
+            if name not in known
+        ]
     if faults:
         raise InvalidArgument.fields(faults)
 
