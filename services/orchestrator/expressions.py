@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import celpy
-from celpy.adapter import json_to_cel
 from celpy.celparser import CELParseError
 from celpy.celtypes import BoolType
 from celpy.evaluation import Activation, CELEvalError, Context, Evaluator
 from lark import Token, Tree
+
+from services.orchestrator.expression_values import CONVERSIONS, OPERATORS, NoValue, value_of
 
 MAX_CHARACTERS = 2048
 # The grammar reads a backslash in more than one way: a text without an end takes twice as long with each.
@@ -67,12 +68,14 @@ class Expression:
         Raises:
             NotEvaluated: it has no value, or one that is neither true nor false, or would cost too much.
         """
-        context = cast("Context", {name: json_to_cel(value) for name, value in variables.items()})
         try:
-            runner = _environment().program(self._tree)
+            context = cast("Context", {name: value_of(value) for name, value in variables.items()})
+            runner = _environment().program(self._tree, dict(OPERATORS))
             value = _Bounded(self._tree, runner.new_activation(), _Budget()).evaluate(context)
         except CELEvalError as error:
             raise NotEvaluated(_words(error)) from error
+        except NoValue as error:
+            raise NotEvaluated(str(error)) from error
         except RecursionError as error:
             raise NotEvaluated("it is nested too deeply") from error
         if not isinstance(value, BoolType):
@@ -107,6 +110,22 @@ class _Bounded(Evaluator):
         value = super()._visit_tree(tree)
         self._budget.spend(value)
         return value
+
+    def function_eval(self, name_token: Token, exprlist: Any = None) -> Any:
+        convert = CONVERSIONS.get(str(name_token))
+        if convert is None:
+            return super().function_eval(name_token, exprlist)
+        if isinstance(exprlist, CELEvalError):
+            return exprlist
+        given = list(exprlist or ())
+        for value in given:
+            if isinstance(value, CELEvalError):
+                return value
+        try:
+            return convert(*given)
+        except (TypeError, ValueError, OverflowError) as error:
+            what = "no such overload" if isinstance(error, TypeError) else "it converts what cannot be converted"
+            return CELEvalError(what, type(error), error.args, token=name_token)
 
     def sub_evaluator(self, ast: Tree[Token]) -> Evaluator:
         return _Bounded(ast, self.activation, self._budget)
