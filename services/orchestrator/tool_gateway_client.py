@@ -119,4 +119,6 @@ def _listed(tool: pb.SourceTool) -> ListedTool:
         output_schema=from_struct("output_schema", tool.output_schema) if tool.HasField("output_schema") else None,
         idempotent_hint=tool.idempotent_hint if tool.HasField("idempotent_hint") else None,
         warnings=tuple(tool.warnings),
+        call_digest=tool.call_digest,
+        hash=tool.hash,
     )

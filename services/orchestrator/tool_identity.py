@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
 
+from services.orchestrator.domain.tool_source import ListedTool
+
 MODEL_NAME_LENGTH = 64
 _FOR_MODELS = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _NOT_FOR_MODELS = re.compile(r"[^A-Za-z0-9_-]+")
@@ -63,7 +65,27 @@ def tool_hash(
     arguments_schema: dict[str, Any],
     output_schema: dict[str, Any] | None = None,
     idempotent_hint: bool | None = None,
+    call_digest: str = "",
 ) -> str:
-    """Return the hash of all that models are told of a tool, and of what its source claims of it."""
-    parts = [name, description, arguments_schema, output_schema, {"idempotent": idempotent_hint}]
-    return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """Return the hash of all that models are told of a tool, what its source claims of it, and how it is called."""
+    parts: list[Any] = [name, description, arguments_schema, output_schema, {"idempotent": idempotent_hint}]
+    if call_digest:
+        parts.append({"call": call_digest})
+    return digest_of(parts)
+
+
+def listed_hash(tool: ListedTool) -> str:
+    """Return the hash of a tool as its source lists it."""
+    return tool_hash(
+        tool.name,
+        tool.description,
+        tool.arguments_schema,
+        tool.output_schema,
+        tool.idempotent_hint,
+        tool.call_digest,
+    )
+
+
+def digest_of(value: Any) -> str:
+    """Return a digest of a JSON value."""
+    return sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

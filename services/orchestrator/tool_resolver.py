@@ -86,7 +86,7 @@ def _every_tool(
         yield _unusable(spec, *_no_source(spec, sources))
         return
     if problem := source_problem(source):
-        yield _unusable(spec, *problem)
+        yield _unusable(spec, *problem, source)
         return
     for listed in source.tools:
         one = replace(spec, name=f"{source.spec.name}/{listed.name}")
@@ -102,15 +102,18 @@ def _listed(spec: ToolSpec, sources: Mapping[str, ToolSource], pins: Mapping[str
     if source is None:
         return _unusable(spec, *_no_source(spec, sources))
     if problem := source_problem(source):
-        return _unusable(spec, *problem)
+        return _unusable(spec, *problem, source)
     name = tool_of(spec.name)
     if not source.spec.allows(name):
         return _unusable(
-            spec, "TOOL_DISABLED", f'"{spec.name}" is not among the tools that the source "{source.spec.name}" allows'
+            spec,
+            "TOOL_DISABLED",
+            f'"{spec.name}" is not among the tools that the source "{source.spec.name}" allows',
+            source,
         )
     listed = next((tool for tool in source.tools if tool.name == name), None)
     if listed is None:
-        return _unusable(spec, "TOOL_NOT_FOUND", _not_listed(source, name))
+        return _unusable(spec, "TOOL_NOT_FOUND", _not_listed(source, name), source)
     return of_source(source, listed, spec, pins)
 
 
@@ -148,6 +151,7 @@ def of_source(
         config=spec.config,
         idempotent=is_idempotent(source.spec.kind, policy, listed),
         source_id=source.id,
+        source_version=source.version,
         approval=policy.approval or ApprovalRule.NEVER,
         approval_condition=policy.approval_condition,
         max_calls=policy.max_calls_per_execution,
@@ -225,7 +229,7 @@ def _not_listed(source: ToolSource, name: str) -> str:
     return f'the source lists no tool "{full_name}"; {hint}'
 
 
-def _unusable(spec: ToolSpec, reason: str, problem: str) -> ResolvedTool:
+def _unusable(spec: ToolSpec, reason: str, problem: str, source: ToolSource | None = None) -> ResolvedTool:
     return ResolvedTool(
         name=spec.name,
         model_name=model_name(spec.name),
@@ -236,6 +240,8 @@ def _unusable(spec: ToolSpec, reason: str, problem: str) -> ResolvedTool:
         idempotent=False,
         problem_reason=reason,
         problem=problem,
+        spec=spec,
+        source_version="" if source is None else source.version,
     )
 
 
@@ -243,6 +249,7 @@ def _narrowed(tool: ResolvedTool, spec: ToolSpec) -> ResolvedTool:
     """Return a tool within the limits that a crew sets for itself; those of the tool hold as well."""
     return replace(
         tool,
+        spec=spec,
         approval=ApprovalRule.ALWAYS if spec.requires_approval else tool.approval,
         timeout=tool.timeout if spec.timeout is None else min(tool.timeout, spec.timeout),
         max_calls=min((limit for limit in (tool.max_calls, spec.max_calls) if limit is not None), default=None),

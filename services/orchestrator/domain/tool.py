@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from services.orchestrator.domain.crew import ToolSpec
 from services.orchestrator.domain.tool_source import ApprovalRule
 
 
@@ -87,5 +88,9 @@ class ResolvedTool:
     problem_reason: str = ""
     """ErrorReason of every call, for a tool that is not usable now; empty: it is."""
     problem: str = ""
+    spec: ToolSpec | None = None
+    """How the crew names it, and what it narrows; None: as the source says."""
+    source_version: str = ""
+    """Version of the source that all this was read from; empty: built in, or there is no such source."""
     changed: bool = False
     """Whether it is no longer what the crew was stored with, and may be called although; an event tells of it."""

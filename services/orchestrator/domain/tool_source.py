@@ -264,8 +264,10 @@ class ListedTool:
     idempotent_hint: bool | None = None
     """What the source says; believed where a policy trusts it."""
     warnings: tuple[str, ...] = ()
+    call_digest: str = ""
+    """Of where and how its calls are sent: address, method, path, places of arguments; empty: its name says it all."""
     hash: str = ""
-    """Over all that models are told of it, and its hints; of a tool in a stored list never empty."""
+    """Over all that models are told of it, its hints, and how it is called; of a tool in a stored list never empty."""
 
 
 class ToolChangeKind(StrEnum):
@@ -340,3 +342,13 @@ class ToolSource:
     """Of the newest list to what is accepted, by tool."""
     problem: str = ""
     """Why none of its tools can be used now; found when it is shown, and not stored."""
+
+    @property
+    def version(self) -> str:
+        """What changes whenever tools of the source may be others, or may be used otherwise."""
+        return source_version(self.id, self.revision, self.list_revision, self.updated_at)
+
+
+def source_version(source_id: str, revision: int, list_revision: int, updated_at: datetime) -> str:
+    """Return the version of a source; see `ToolSource.version`."""
+    return f"{source_id} {revision} {list_revision} {updated_at.timestamp()}"

@@ -19,6 +19,7 @@ from services.orchestrator.domain.tool_source import (
     ToolChange,
     ToolSource,
     ToolSourceSpec,
+    source_version,
 )
 from services.orchestrator.tables import crew_revisions, crew_tool_sources, crews, tool_source_revisions, tool_sources
 
@@ -70,6 +71,16 @@ class ToolSourceRepository:
             .order_by(tool_sources.c.name)
         )
         return list(rows)
+
+    async def versions(self, group_id: str) -> dict[str, str]:
+        """Return the versions of the sources of a group, by name; see `ToolSource.version`."""
+        row = tool_sources.c
+        found = await self._connection.execute(
+            select(row.name, row.id, row.revision, row.list_revision, row.updated_at).where(
+                row.group_id == group_id, _STANDING
+            )
+        )
+        return {name: source_version(*version) for name, *version in found}
 
     async def page(self, group_id: str, after_name: str | None, limit: int) -> list[ToolSource]:
         """Return sources with a name behind `after_name`, by name, without their tools."""

@@ -3,12 +3,10 @@
 Texts in them are a stranger's: models read them, so nothing in them may be hidden from people.
 """
 
-import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from hashlib import sha256
 from typing import Any
 
 from services.orchestrator.domain.tool_source import (
@@ -19,7 +17,7 @@ from services.orchestrator.domain.tool_source import (
     ToolDifference,
     ToolSource,
 )
-from services.orchestrator.tool_identity import tool_hash
+from services.orchestrator.tool_identity import digest_of, listed_hash
 from services.orchestrator.tool_resolver import EVERY_TOOL
 from services.orchestrator.tool_schemas import schema_fault
 
@@ -28,7 +26,7 @@ MAX_DESCRIPTION_BYTES = 4096
 _MAX_NAME = 128
 _MAX_TITLE = 256
 _MAX_WARNINGS = 50
-_PARTS = ("description", "arguments_schema", "output_schema", "idempotent_hint")
+_PARTS = ("description", "arguments_schema", "output_schema", "idempotent_hint", "call_digest")
 # Control characters, and those that are not shown or turn the order of others around; unassigned and private ones too.
 _HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs"})
 _SHOWN_CONTROLS = frozenset("\n\t")
@@ -95,15 +93,16 @@ def _clean(tool: ListedTool) -> ListedTool:
     if output is not None and (fault := schema_fault(output)):
         output = None
         warnings.append(f"the schema of its results {fault}; results are not checked by it")
-    return replace(
+    clean = replace(
         tool,
         title=shown_text(tool.title)[:_MAX_TITLE],
         description=description,
         arguments_schema=arguments,
         output_schema=output,
         warnings=tuple(map(shown_text, warnings)),
-        hash=tool_hash(tool.name, description, arguments, output, tool.idempotent_hint),
     )
+    # The gateway compares its own hash with each call; what is shown may differ in what was removed.
+    return clean if tool.hash else replace(clean, hash=listed_hash(clean))
 
 
 def shown_text(text: str) -> str:
@@ -184,7 +183,7 @@ def tool_changes(
 
 def _different_parts(accepted: AcceptedTool, tool: ListedTool) -> tuple[str, ...]:
     present = _part_hashes(tool)
-    return tuple(part for part in _PARTS if accepted.parts.get(part) != present[part])
+    return tuple(part for part in _PARTS if accepted.parts.get(part, _NOTHING) != present[part])
 
 
 def _part_hashes(tool: ListedTool) -> dict[str, str]:
@@ -192,4 +191,8 @@ def _part_hashes(tool: ListedTool) -> dict[str, str]:
 
 
 def _digest(value: Any) -> str:
-    return sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    return digest_of(value)[:16]
+
+
+# Of a part that was not told apart when the tool was accepted.
+_NOTHING = _digest("")

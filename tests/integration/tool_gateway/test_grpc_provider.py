@@ -6,6 +6,7 @@ import itertools
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from coxswain.auth.v1 import secret_pb2
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.tools.v1 import tool_provider_pb2 as pb
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unavailable
-from services.orchestrator.domain.tool_source import AuthKind, ShareField, SourceAuth
+from services.orchestrator.domain.tool_source import AuthKind, OnToolChange, ShareField, SourceAuth
 from services.orchestrator.tool_gateway.adapters.grpc_provider.adapter import MAX_TOOLS, GrpcProviderAdapter
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, SourceAnswer, ToolResult
+from services.orchestrator.tool_identity import listed_hash
 from tests.support.harness import ALICE, serve_services
 from tests.support.tool_gateway import FixedSources, GatewayCaller
 from tests.support.tool_provider import (
@@ -84,15 +86,47 @@ async def test_a_call_arrives_as_it_was_made_and_returns_what_the_tool_returns()
         "half": "\ud800",
     }
     provider, progress = EmulatedProvider(), RecordedProgress()
-    returned = await called(provider, progress, arguments=arguments, tool_hash="abc")
+    async with served(provider) as port, adapter() as calls:
+        spec = source(f"127.0.0.1:{port}")
+        (listed,) = await calls.list_tools(spec, principal())
+        meant = listed_hash(listed)
+        returned = await calls.call(call_of(spec, arguments=arguments, tool_hash=meant), progress)
     [request] = provider.delivered
     assert json.loads(request.arguments_json) == arguments
-    assert (request.call_id, request.tool, request.tool_hash) == ("call-1", "pay", "abc")
+    assert (request.call_id, request.tool, request.tool_hash) == ("call-1", "pay", meant)
     assert not request.HasField("caller")
     assert (returned.text, returned.is_error) == ("done", False)
     assert json.loads(returned.structured["arguments_json"]) == arguments
     assert progress.sent_count == 1
     assert provider.made == {"call-1": 1}
+
+
+async def test_a_tool_that_is_no_longer_what_was_meant_is_not_called() -> None:
+    tools = [provided_tool("pay")]
+
+    async def listing(request: pb.ListToolsRequest, context: Any) -> pb.ListToolsResponse:
+        return pb.ListToolsResponse(tools=tools)
+
+    provider = EmulatedProvider(list_tools=listing)
+    async with served(provider) as port, adapter() as calls:
+        spec = source(f"127.0.0.1:{port}")
+        (listed,) = await calls.list_tools(spec, principal())
+        tools[0].description = "Pays twice."
+        meant = call_of(spec, tool_hash=listed_hash(listed))
+        with pytest.raises(CallRefused, match="no longer what was accepted") as refused:
+            await calls.call(meant, RecordedProgress())
+        assert refused.value.reason == "TOOL_CHANGED"
+        assert provider.delivered == []
+        # Changes that the source lets pass; one that must not be repeated any more is not called as one that may.
+        passing = replace(meant, source=replace(spec, on_change=OnToolChange.ACCEPT))
+        await calls.call(passing, RecordedProgress())
+        with pytest.raises(CallRefused, match="must not be called twice"):
+            await calls.call(replace(passing, call_id="call-2", idempotent=True), RecordedProgress())
+        tools.clear()
+        with pytest.raises(CallRefused) as refused:
+            await calls.call(replace(meant, call_id="call-3"), RecordedProgress())
+        assert refused.value.reason == "TOOL_NOT_FOUND"
+    assert len(provider.delivered) == 1
 
 
 async def test_a_provider_is_told_of_the_caller_what_the_source_shares() -> None:

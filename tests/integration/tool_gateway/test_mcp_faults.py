@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -10,8 +11,9 @@ from aiohttp import web
 from services.common.egress import AddressPolicy
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.identity.principal import Principal
-from services.orchestrator.domain.tool_source import McpEra, ToolSourceSpec
+from services.orchestrator.domain.tool_source import McpEra, OnToolChange, ToolSourceSpec
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown
+from services.orchestrator.tool_identity import listed_hash
 from tests.support.mcp_calls import Caller, Told, calling, once, over_http, principal, request
 from tests.support.mcp_emulator import (
     PAY,
@@ -464,16 +466,50 @@ async def test_a_list_is_shared_by_credentials_only_if_it_is_public(
     caller.credentials.tokens = {"ann": "a", "bob": "b"}
     server.on["tools/list"] = result({"tools": [PAY], "ttlMs": 60000, "cacheScope": scope})
     for subject in ("ann", "bob", "ann", "bob"):
-        await caller.adapter.list_tools(over_http(server.address), principal(subject=subject))
+        await caller.adapter.call(request(over_http(server.address), "pay", by=principal(subject=subject)), Told())
     assert server.times("tools/list") == lists
 
 
-async def test_a_list_is_kept_for_as_long_as_its_server_says(caller: Caller, server: McpEmulator) -> None:
-    for ttl, lists in ((0, 2), (60000, 3), (60000, 3)):
-        server.on["tools/list"] = result({"tools": [PAY], "ttlMs": ttl, "cacheScope": "private"})
-        await caller.adapter.list_tools(over_http(server.address), principal())
-        await caller.adapter.list_tools(over_http(server.address), principal())
-        assert server.times("tools/list") == lists
+async def test_who_asks_for_a_list_gets_what_the_server_says_now(caller: Caller, server: McpEmulator) -> None:
+    source = over_http(server.address)
+    server.on["tools/list"] = result({"tools": [PAY], "ttlMs": 60000, "cacheScope": "public"})
+    assert len(await caller.adapter.list_tools(source, principal())) == 1
+    server.on["tools/list"] = result({"tools": [PAY, {**PAY, "name": "book"}], "ttlMs": 60000, "cacheScope": "public"})
+    assert len(await caller.adapter.list_tools(source, principal())) == 2
+    # Calls go by the newest list.
+    await caller.call(source, "book")
+    assert server.times("tools/list") == 2
+
+
+async def test_a_tool_that_is_no_longer_what_was_meant_is_not_called(caller: Caller, either: McpEmulator) -> None:
+    source = over_http(either.address)
+    (listed,) = await caller.adapter.list_tools(source, principal())
+    meant = replace(request(source, "pay"), tool_hash=listed_hash(listed))
+    await caller.adapter.call(meant, Told())
+    either.on["tools/list"] = result({"tools": [{**PAY, "description": "Pays twice."}], "ttlMs": 0})
+    (changed,) = await caller.adapter.list_tools(source, principal())
+    with pytest.raises(CallRefused, match="no longer what was accepted") as refused:
+        await caller.adapter.call(meant, Told())
+    assert refused.value.reason == "TOOL_CHANGED"
+    # Another process of the gateway has read the change, and it was accepted.
+    either.on["tools/list"] = result({"tools": [PAY], "ttlMs": 0})
+    await caller.adapter.call(meant, Told())
+    with pytest.raises(CallRefused):
+        await caller.adapter.call(replace(meant, tool_hash=listed_hash(changed)), Told())
+    # A source that lets changes pass is called all the same.
+    passing = replace(source, on_change=OnToolChange.EVENT)
+    await caller.adapter.call(replace(meant, source=passing, tool_hash=listed_hash(changed)), Told())
+    assert either.times("tools/call") == 3
+
+
+async def test_a_tool_at_another_address_is_another_one(caller: Caller, server: McpEmulator) -> None:
+    source = over_http(server.address)
+    (listed,) = await caller.adapter.list_tools(source, principal())
+    moved = over_http(f"{server.address}?moved")
+    with pytest.raises(CallRefused) as refused:
+        await caller.adapter.call(replace(request(moved, "pay"), tool_hash=listed_hash(listed)), Told())
+    assert refused.value.reason == "TOOL_CHANGED"
+    assert server.times("tools/call") == 0
 
 
 async def test_a_tool_that_is_not_listed_is_not_called(caller: Caller, either: McpEmulator) -> None:

@@ -24,6 +24,7 @@ from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.worker.host.agent_tools import AgentTools
 from services.orchestrator.worker.host.call_questions import CallQuestions
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
+from services.orchestrator.worker.host.current_tools import CurrentTools, SourceVersions
 from services.orchestrator.worker.host.execution_files import ExecutionFiles
 from services.orchestrator.worker.host.host_tools.base import HostTool
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
@@ -134,6 +135,11 @@ class CallScene:
             meter,
             questions,
             ToolRules(execution.group_id, self._checker, lambda: self.store.calls_of_tools(execution.id)),
+            CurrentTools(
+                execution.group_id,
+                SourceVersions(self.store.source_versions, known_seconds=0),
+                lambda tool: self.store.resolved_tool(execution, tool),
+            ),
             failures.append,
         )
         remote.use(AgentTools.of([self.tools]))

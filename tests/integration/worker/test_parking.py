@@ -101,6 +101,7 @@ class World:
             default_model="m",
             artifact_limits=ArtifactLimits(0, 0, 0, 0),
             checker=cast("Any", None),
+            sources=cast("Any", None),
         )
         await ExecutionRun(claim, context).run()
         return await self.row()

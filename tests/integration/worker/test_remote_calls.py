@@ -16,14 +16,27 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.errors import ResourceExhausted
+from services.common.ids import new_id
 from services.common.schema_checks.checker import SchemaChecker
+from services.orchestrator.domain.crew import ToolSpec
 from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.domain.question import QuestionKind, QuestionState
 from services.orchestrator.domain.tool import ToolCallState
-from services.orchestrator.domain.tool_source import ApprovalRule
+from services.orchestrator.domain.tool_source import (
+    ApprovalRule,
+    ListedTool,
+    McpServer,
+    SourceKind,
+    ToolPolicy,
+    ToolSource,
+    ToolSourceSpec,
+)
 from services.orchestrator.repositories.journal import JournalRepository, ToolCall, read_tool_calls
 from services.orchestrator.repositories.retention import RetentionRepository
+from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.tables import executions, gateway_calls
+from services.orchestrator.tool_resolver import ToolResolver
+from services.orchestrator.usecases.tool_lists import accepted_tools
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
 from tests.integration.worker.call_scene import LOOK, PAY, CallScene, Hostlike, call_scene, eventually
@@ -58,6 +71,47 @@ async def scene(database: Database, checker: SchemaChecker) -> AsyncIterator[Cal
 
         played.gateway.tools |= {"billing/pay": pay, "billing/look": pay}
         yield played
+
+
+async def test_a_call_obeys_the_policy_in_force_when_it_is_begun(scene: CallScene) -> None:
+    async def pay(call: PlayedCall) -> pb.ToolOutcome:
+        scene.gateway.did(call)
+        return result("paid")
+
+    scene.gateway.tools["books/pay"] = pay
+    listed = ListedTool("pay", "Pays.", {"type": "object"}, hash="h1")
+    spec = ToolSourceSpec("books", SourceKind.MCP, McpServer("https://example.com/mcp"))
+    now = utc_now()
+    source = ToolSource(
+        new_id(), "sales", 1, spec, (listed,), now, now, list_revision=1, accepted=accepted_tools([listed])
+    )
+    async with scene.database.write() as connection:
+        await ToolSourceRepository(connection).insert(source, "ann")
+        await ToolSourceRepository(connection).add_list(source, now)
+
+    async def store(changed: ToolSource) -> None:
+        async with scene.database.write() as connection:
+            await ToolSourceRepository(connection).save(changed, "ann")
+
+    async with scene.database.read() as connection:
+        scene.tools = (await ToolResolver(connection).resolve("sales", [ToolSpec("books/*")]))[:1]
+    host = await scene.host()
+    assert (await host.call("k1")).output == "paid"
+    await store(replace(source, spec=replace(spec, policies=(ToolPolicy(approval=ApprovalRule.ALWAYS),)), revision=2))
+    with pytest.raises(TaskError) as waits:
+        await host.call("k2")
+    assert waits.value.reason == WAITS_FOR_PERSON
+    assert [question.kind for question in await scene.questions()] == [QuestionKind.TOOL_APPROVAL]
+    await store(replace(source, spec=replace(spec, denied_tools=("pay",)), revision=3))
+    assert "is not among the tools" in (await host.call("k3")).error
+    await store(replace(source, spec=replace(spec, disabled=True), revision=4))
+    assert "is switched off" in (await host.call("k4")).error
+    await store(replace(source, revision=5))
+    assert (await host.call("k5")).output == "paid"
+    async with scene.database.write() as connection:
+        await ToolSourceRepository(connection).delete(source.id, utc_now())
+    assert 'there is no source "books"' in (await host.call("k6")).error
+    assert len(scene.gateway.requests) == 2
 
 
 async def test_a_call_is_made_as_it_was_asked_for_and_told_again_to_whoever_asks_again(scene: CallScene) -> None:

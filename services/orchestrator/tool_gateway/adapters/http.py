@@ -19,6 +19,7 @@ from services.orchestrator.tool_gateway.adapters.http_templates import (
     fill_path,
     fill_query,
 )
+from services.orchestrator.tool_gateway.pins import refuse_changed
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
     CallRefused,
@@ -26,6 +27,7 @@ from services.orchestrator.tool_gateway.ports import (
     ToolCallRequest,
     ToolResult,
 )
+from services.orchestrator.tool_identity import digest_of
 
 
 class HttpAdapter:
@@ -46,7 +48,7 @@ class HttpAdapter:
         violations = list(check_http_api(api))
         if violations:
             raise InvalidArgument.fields(violations)
-        return [_listed(operation) for operation in api.operations]
+        return [_listed(api, operation) for operation in api.operations]
 
     async def call(self, request: ToolCallRequest, progress: CallProgress) -> ToolResult:
         """Send the request of an operation once; see `ToolAdapter`."""
@@ -55,6 +57,7 @@ class HttpAdapter:
         operation = next((one for one in api.operations if one.name == request.tool), None)
         if operation is None:
             raise CallRefused(f"the source has no operation {request.tool}", reason="TOOL_NOT_FOUND")
+        refuse_changed(request, _listed(api, operation))
         try:
             call = build_call(request.source, api, operation, request.arguments, request.call_id)
         except BadArgument as error:
@@ -90,12 +93,23 @@ def build_call(
     return HttpCall(operation.method.upper(), url, headers, body, operation.result_pointer)
 
 
-def _listed(operation: HttpOperation) -> ListedTool:
+def _listed(api: HttpApi, operation: HttpOperation) -> ListedTool:
     return ListedTool(
         name=operation.name,
         description=operation.description,
         arguments_schema=operation.arguments_schema,
         idempotent_hint=idempotent_hint(operation.method, operation.idempotency_header),
+        call_digest=digest_of(
+            [
+                api.base_url,
+                operation.method.upper(),
+                operation.path,
+                operation.query,
+                operation.body,
+                operation.result_pointer,
+                operation.idempotency_header,
+            ]
+        ),
     )
 
 

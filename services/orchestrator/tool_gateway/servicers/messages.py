@@ -15,6 +15,7 @@ from services.orchestrator.domain.tool_source import ListedTool, ToolSourceSpec
 from services.orchestrator.tool_gateway.ports import SourceAnswer, ToolCallRequest
 from services.orchestrator.tool_gateway.usecases.call_board import Asked, CallEvent, Ended, Sign
 from services.orchestrator.tool_gateway.usecases.call_runner import CallOrder
+from services.orchestrator.tool_identity import listed_hash
 
 _LONGEST_SECONDS = 24 * 3600.0
 
@@ -128,6 +129,8 @@ def listed_tool_to_proto(tool: ListedTool) -> pb.SourceTool:
         arguments_schema=to_struct(tool.arguments_schema),
         idempotent_hint=tool.idempotent_hint,
         warnings=tool.warnings,
+        call_digest=tool.call_digest,
+        hash=listed_hash(tool),
     )
     if tool.output_schema is not None:
         message.output_schema.CopyFrom(to_struct(tool.output_schema))

@@ -24,6 +24,7 @@ from services.orchestrator.worker.host.agent_tools import AgentTools, needed_too
 from services.orchestrator.worker.host.call_questions import CallQuestions
 from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServerLost
+from services.orchestrator.worker.host.current_tools import CurrentTools
 from services.orchestrator.worker.host.execution_files import ExecutionFiles
 from services.orchestrator.worker.host.execution_memory import ExecutionMemory
 from services.orchestrator.worker.host.host_tools.catalogue import host_tools
@@ -111,6 +112,11 @@ class CrewSession:
                 state.execution.group_id,
                 context.checker,
                 lambda: context.read(lambda: context.store.calls_of_tools(execution_id)),
+            ),
+            CurrentTools(
+                state.execution.group_id,
+                context.sources,
+                lambda tool: context.read(lambda: context.store.resolved_tool(state.execution, tool)),
             ),
             signal.fail,
         )

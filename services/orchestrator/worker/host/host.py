@@ -29,11 +29,13 @@ from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
 from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.crew_home import CrewHome
 from services.orchestrator.worker.host.crew_process import ForkServer
+from services.orchestrator.worker.host.current_tools import SourceVersions
 from services.orchestrator.worker.host.dispatcher import Dispatcher
 from services.orchestrator.worker.host.lease import LeaseKeeper
 from services.orchestrator.worker.host.lease_connection import LeaseConnection
 from services.orchestrator.worker.host.metrics import BUSY, CREW_MEMORY, SILENCE, SLOTS, proportional_memory
 from services.orchestrator.worker.host.model_lookup import ModelLookup
+from services.orchestrator.worker.host.peer_retry import retry_while_absent
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_store import RunStore
 from services.orchestrator.worker.host.segment_recovery import SegmentRecovery
@@ -74,6 +76,11 @@ class WorkerHost:
         models, memory = runtime.peers.channel("models"), runtime.peers.channel("memory")
         tools = runtime.peers.channel("tools")
         self._checker = SchemaChecker()
+        self._sources = SourceVersions(
+            lambda group_id: retry_while_absent(
+                lambda: self._store.source_versions(group_id), settings.peer_retry_seconds
+            )
+        )
         context = RunContext(
             store=self._store,
             fork_server=self._fork_server,
@@ -93,6 +100,7 @@ class WorkerHost:
             default_model=orchestrator.default_model,
             artifact_limits=orchestrator.artifact_limits,
             checker=self._checker,
+            sources=self._sources,
         )
         self._dispatcher = Dispatcher(self.executor_id, context, self._lease)
         self._recovery = SegmentRecovery(self._store, LeaseStore(runtime.database), self.executor_id, self._bus)
@@ -158,5 +166,6 @@ class WorkerHost:
             logger.warning("not_handed_over", reason=error.reason)
         await self._background.stop()
         await self._checker.close()
+        await self._sources.close()
         await self._lease.give_up()
         await asyncio.to_thread(self._home.remove)

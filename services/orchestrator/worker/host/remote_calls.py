@@ -34,6 +34,7 @@ from services.orchestrator.worker.host.call_outcomes import (
     waits_for_person,
 )
 from services.orchestrator.worker.host.call_questions import CallQuestions
+from services.orchestrator.worker.host.current_tools import CurrentTools
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.host.principals import CredentialExpired
 from services.orchestrator.worker.host.recorder import Recorder
@@ -61,6 +62,7 @@ class RemoteCalls:
         meter: ToolMeter,
         questions: CallQuestions,
         rules: ToolRules,
+        current: CurrentTools,
         on_failure: Callable[[BaseException], object],
     ) -> None:
         """`on_failure` gets what concerns the whole run: another host has the execution, its credential has expired."""
@@ -71,6 +73,7 @@ class RemoteCalls:
         self._questions = questions
         self._decisions = CallDecisions(questions)
         self._rules = rules
+        self._current = current
         self._on_failure = on_failure
         self._tools = AgentTools({}, [])
         self._journals: dict[int, TaskJournal] = {}
@@ -146,6 +149,7 @@ class RemoteCalls:
                 return await self._begin(call)
 
     async def _begin(self, call: RemoteCall) -> ToolAnswer:
+        call = replace(call, tool=await self._current.now(call.tool))
         tool, arguments = call.tool, call.arguments
         refusal = await self._rules.refusal(tool, *call.key, arguments)
         if refusal is not None:

@@ -11,6 +11,7 @@ from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.worker.host.calls import Stubs
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
 from services.orchestrator.worker.host.crew_process import ForkServer
+from services.orchestrator.worker.host.current_tools import SourceVersions
 from services.orchestrator.worker.host.model_lookup import ModelLookup
 from services.orchestrator.worker.host.peer_retry import retry_while_absent
 from services.orchestrator.worker.host.run_store import RunStore
@@ -34,6 +35,7 @@ class RunContext:
     default_model: str
     artifact_limits: ArtifactLimits
     checker: SchemaChecker
+    sources: SourceVersions
 
     async def read(self, query: Callable[[], Awaitable[T]]) -> T:
         """Return what a query of `store` returns, asked again for a while when the database is away."""

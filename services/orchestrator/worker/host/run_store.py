@@ -40,6 +40,7 @@ from services.orchestrator.repositories.journal import (
 )
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
+from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.repositories.worker_slots import WorkerSlotsRepository
 from services.orchestrator.tool_resolver import ToolResolver
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
@@ -261,6 +262,18 @@ class RunStore:
             pins = await CrewRepository(connection).tool_pins(execution.crew_id, execution.crew_revision)
             resolver = ToolResolver(connection)
             return [await resolver.resolve(execution.group_id, specs, pins) if specs else [] for specs in sets]
+
+    async def resolved_tool(self, execution: Execution, tool: ResolvedTool) -> ResolvedTool:
+        """Return a tool of an execution's crew as it is now."""
+        if tool.spec is None:
+            return tool
+        ((resolved,),) = await self.resolved_tools(execution, [[tool.spec]])
+        return resolved
+
+    async def source_versions(self, group_id: str) -> dict[str, str]:
+        """Return the versions of a group's sources of tools, by name."""
+        async with self._database.read() as connection:
+            return await ToolSourceRepository(connection).versions(group_id)
 
     async def call_questions(self, execution_id: str) -> list[Question]:
         """Return the questions about calls of tools of an execution."""

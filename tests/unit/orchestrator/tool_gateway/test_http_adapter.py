@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -19,6 +20,7 @@ from services.orchestrator.tool_gateway.adapters.http_templates import BadArgume
 from services.orchestrator.tool_gateway.http_bodies import BadBody, at_pointer, parse_json
 from services.orchestrator.tool_gateway.http_statuses import parse_retry_after
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, ToolResult
+from services.orchestrator.tool_identity import listed_hash
 from tests.support.tool_adapters import (
     TOKEN,
     FixedCredentials,
@@ -150,6 +152,30 @@ def test_a_whole_placeholder_becomes_the_argument_itself(value: Any) -> None:
 def test_what_arguments_hold_is_no_template() -> None:
     assert fill_body({"x": "-{a}-"}, {"a": "{b}", "b": "no"}) == {"x": "-{b}-"}
     assert fill_path("/{a}", {"a": "{b}", "b": "no"}) == "/%7Bb%7D"
+
+
+@pytest.mark.parametrize("change", ["base", "method", "path", "query", "body", "pointer", "key"])
+async def test_an_operation_that_is_sent_otherwise_is_another_tool(api: RecordingApi, change: str) -> None:
+    one = operation("PUT", query={"q": "{q}"}, body={"n": "{n}"}, result_pointer="/method", idempotency_header="X-Key")
+    changed = {
+        "base": source_of(f"{api.url}/other", one),
+        "method": source_of(api.url, replace(one, method="PATCH")),
+        "path": source_of(api.url, replace(one, path="/items/{id}/gone")),
+        "query": source_of(api.url, replace(one, query={"all": "{q}"})),
+        "body": source_of(api.url, replace(one, body={"m": "{n}"})),
+        "pointer": source_of(api.url, replace(one, result_pointer="/path")),
+        "key": source_of(api.url, replace(one, idempotency_header="X-Id")),
+    }[change]
+    async with egress_of() as egress:
+        adapter = HttpAdapter(egress, FixedCredentials(api.url))
+        (listed,) = await adapter.list_tools(source_of(api.url, one), principal_of())
+        request = replace(call_of("op", {"id": "1"}, source=changed), tool_hash=listed_hash(listed))
+        with pytest.raises(CallRefused) as refused:
+            await adapter.call(request, RecordedProgress())
+        assert refused.value.reason == "TOOL_CHANGED"
+        assert api.requests == []
+        await adapter.call(replace(request, source=source_of(api.url, one)), RecordedProgress())
+    assert len(api.requests) == 1
 
 
 async def test_the_source_fixes_the_origin_whatever_the_arguments(api: RecordingApi) -> None:

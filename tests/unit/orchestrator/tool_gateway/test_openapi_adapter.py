@@ -5,6 +5,7 @@ import contextlib
 import copy
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from services.common.errors import InvalidArgument
-from services.orchestrator.domain.tool_source import OpenApiDocument, SourceKind, ToolSourceSpec
+from services.orchestrator.domain.tool_source import OnToolChange, OpenApiDocument, SourceKind, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.http_templates import BadArgument
 from services.orchestrator.tool_gateway.adapters.openapi.adapter import OpenApiAdapter
 from services.orchestrator.tool_gateway.adapters.openapi.compiler import compile_document
@@ -27,6 +28,7 @@ from services.orchestrator.tool_gateway.adapters.openapi.parameters import (
 )
 from services.orchestrator.tool_gateway.parsing.parser import BoundedParser
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, ToolResult
+from services.orchestrator.tool_identity import listed_hash
 from tests.support.tool_adapters import (
     TOKEN,
     FixedCredentials,
@@ -37,6 +39,15 @@ from tests.support.tool_adapters import (
     principal_of,
 )
 
+SHORT = """
+openapi: 3.0.3
+paths:
+  /orders/{id}:
+    get:
+      operationId: order
+      description: Does what has to be done with an order.
+      parameters: [{name: id, in: path, required: true, schema: {type: string}}]
+"""
 ORDERS = """
 openapi: 3.0.3
 info: {title: Orders, version: "1"}
@@ -438,10 +449,46 @@ async def test_what_was_listed_as_repeatable_and_is_not_any_more_is_not_called(
     source = source_of(api.url)
     async with egress_of() as egress:
         adapter = OpenApiAdapter(egress, FixedCredentials(api.url), parser)
-        with pytest.raises(CallRefused, match="the document has changed") as refused:
-            await adapter.call(call_of("createOrder", {}, source=source, idempotent=True), RecordedProgress())
+        with pytest.raises(CallRefused, match="must not be called twice") as refused:
+            request = call_of("createOrder", {}, source=replace(source, on_change=OnToolChange.EVENT), idempotent=True)
+            await adapter.call(replace(request, tool_hash="that of a GET"), RecordedProgress())
     assert refused.value.reason == "TOOL_CHANGED"
     assert api.requests == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("  /orders/{id}:\n    get:", "  /orders/{id}/cancel:\n    get:"),
+        ("  /orders/{id}:\n    get:", "  /orders/{id}:\n    delete:"),
+        ("in: path,", "in: path, style: label,"),
+    ],
+)
+async def test_an_operation_that_is_sent_otherwise_is_another_tool(
+    parser: BoundedParser, api: RecordingApi, before: str, after: str
+) -> None:
+    api.answer("/doc", SHORT)
+    source = source_of(api.url, document="", url=f"{api.url}/doc")
+    async with egress_of() as egress:
+        adapter = OpenApiAdapter(egress, FixedCredentials(api.url), parser)
+        (listed,) = await adapter.list_tools(source, principal_of())
+        meant = replace(call_of("order", {"id": "1"}, source=source), tool_hash=listed_hash(listed))
+        await adapter.call(meant, RecordedProgress())
+        assert before in SHORT
+        api.answer("/doc", SHORT.replace(before, after))
+        # What was read is what is sent, whatever the document says by now.
+        await adapter.call(meant, RecordedProgress())
+        assert [sent.target for sent in api.requests] == ["/doc", "/v2/orders/1", "/v2/orders/1"]
+        (changed,) = await adapter.list_tools(source, principal_of())
+        with pytest.raises(CallRefused, match="no longer what was accepted") as refused:
+            await adapter.call(meant, RecordedProgress())
+        assert refused.value.reason == "TOOL_CHANGED"
+        assert not [sent for sent in api.requests[3:] if sent.target != "/doc"]
+        passing = replace(source, on_change=OnToolChange.EVENT)
+        await adapter.call(replace(meant, source=passing), RecordedProgress())
+        assert api.requests[-1].target != "/doc"
+    assert listed.hash == changed.hash == ""
+    assert (listed.arguments_schema, listed.description) == (changed.arguments_schema, changed.description)
 
 
 async def test_a_document_of_another_origin_is_asked_for_without_the_credential(parser: BoundedParser) -> None:

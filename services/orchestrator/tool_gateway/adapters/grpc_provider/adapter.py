@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime
 
 import grpc
@@ -10,11 +12,12 @@ from google.protobuf.message import DecodeError
 
 from coxswain.tools.v1 import tool_provider_pb2 as pb
 from services.common.background import BackgroundTasks
+from services.common.cache import AsyncCache
 from services.common.egress import AddressPolicy
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, ResourceExhausted, Unavailable
 from services.common.grpc.large_messages import beside_if_large
 from services.common.identity.principal import Principal
-from services.orchestrator.domain.tool_source import ListedTool, ToolSourceSpec
+from services.orchestrator.domain.tool_source import AuthKind, GrpcProvider, ListedTool, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError
 from services.orchestrator.tool_gateway.adapters.grpc_provider.call import ProviderCall
 from services.orchestrator.tool_gateway.adapters.grpc_provider.channels import (
@@ -23,9 +26,14 @@ from services.orchestrator.tool_gateway.adapters.grpc_provider.channels import (
 )
 from services.orchestrator.tool_gateway.adapters.grpc_provider.client import ProviderClient, RequestHeaders
 from services.orchestrator.tool_gateway.adapters.grpc_provider.messages import call_message, listed_tool
+from services.orchestrator.tool_gateway.pins import has_changed, refuse_changed
 from services.orchestrator.tool_gateway.ports import CallProgress, CallRefused, NotSent, ToolCallRequest, ToolResult
+from services.orchestrator.tool_identity import digest_of
 
 MAX_TOOLS = 512
+_KEPT_LISTS = 64
+_KEPT_SECONDS = 60.0
+"""For which calls go by a list."""
 _MAX_PAGES = 600
 _PAGE_SIZE = 100
 _MAX_LIST_BYTES = 8 * 1024 * 1024
@@ -66,12 +74,16 @@ class GrpcProviderAdapter:
             idle_seconds=idle_seconds,
         )
         self._cancelling = BackgroundTasks()
+        self._kept: AsyncCache[str, list[ListedTool]] = AsyncCache(_KEPT_LISTS, _KEPT_SECONDS)
 
     async def list_tools(self, source: ToolSourceSpec, principal: Principal) -> list[ListedTool]:
         """See the ports."""
         try:
             async with asyncio.timeout(_LIST_SECONDS):
-                return await self._list(self._client(source, principal))
+                found = await self._list(self._client(source, principal))
+                # At another address it is another tool.
+                digest = digest_of(_provider(source).address)
+                return [replace(tool, call_digest=digest) for tool in found]
         except CallRefused as refused:
             raise FailedPrecondition(str(refused), reason=refused.reason) from None
         except NotSent as failure:
@@ -91,6 +103,8 @@ class GrpcProviderAdapter:
     async def call(self, request: ToolCallRequest, progress: CallProgress) -> ToolResult:
         """See the ports."""
         call = self._call(request, progress)
+        if request.tool_hash:
+            await self._refuse_changed(request)
         async with self._cancelled_with(call):
             return await call.run()
 
@@ -102,8 +116,34 @@ class GrpcProviderAdapter:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._kept.close()
         await self._cancelling.stop()
         await self._channels.close()
+
+    async def _refuse_changed(self, request: ToolCallRequest) -> None:
+        """Refuse a call of a tool that is not what the call means, by a list that is some seconds old at most.
+
+        Raises:
+            CallRefused, NotSent: it is not, or the provider gives no list.
+        """
+        source = request.source
+        assert source is not None
+        key = _list_key(source, request.principal)
+        try:
+            listed = await self._kept.get(key, lambda: self.list_tools(source, request.principal))
+            known = next((tool for tool in listed if tool.name == request.tool), None)
+            if known is None or has_changed(request, known):
+                # Another process of the gateway may have read a newer list, whose changes may be accepted.
+                self._kept.forget(key)
+                listed = await self._kept.get(key, lambda: self.list_tools(source, request.principal))
+                known = next((tool for tool in listed if tool.name == request.tool), None)
+        except (Unavailable, ResourceExhausted) as error:
+            raise NotSent(error.message, reason=error.reason) from None
+        except CoxswainError as error:
+            raise CallRefused(error.message, reason=error.reason) from None
+        if known is None:
+            raise CallRefused(f"{source.name} lists no tool {request.tool}", reason="TOOL_NOT_FOUND")
+        refuse_changed(request, known)
 
     def _call(self, request: ToolCallRequest, progress: CallProgress) -> ProviderCall:
         assert request.source is not None
@@ -180,6 +220,18 @@ def _list_error(client: ProviderClient, error: grpc.aio.AioRpcError) -> Coxswain
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return ResourceExhausted(f"{client.name} did not list its tools: {text}", reason="TOOL_RATE_LIMITED")
     return Unavailable(f"{client.name} did not list its tools: {code.name}: {text}", reason="TOOL_UNAVAILABLE")
+
+
+def _provider(source: ToolSourceSpec) -> GrpcProvider:
+    assert isinstance(source.endpoint, GrpcProvider)
+    return source.endpoint
+
+
+def _list_key(source: ToolSourceSpec, principal: Principal) -> str:
+    """Return what a list is kept by: it may look different to another group, user or credential."""
+    subject = principal.subject if source.auth.kind is not AuthKind.NONE else ""
+    given = (principal.group_id, subject, source.name, source.endpoint, source.auth, sorted(source.headers.items()))
+    return hashlib.sha256(repr(given).encode(errors="replace")).hexdigest()
 
 
 def _time_of(handle: str) -> datetime | None:

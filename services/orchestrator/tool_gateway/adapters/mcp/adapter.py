@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from services.common.errors import FailedPrecondition, Unavailable
@@ -40,6 +41,7 @@ from services.orchestrator.tool_gateway.adapters.mcp.peers import ModernPeer, Pe
 from services.orchestrator.tool_gateway.adapters.mcp.results import tool_result
 from services.orchestrator.tool_gateway.adapters.mcp.tasks import task_in
 from services.orchestrator.tool_gateway.adapters.mcp.tools import McpTool
+from services.orchestrator.tool_gateway.pins import has_changed, is_pinned, refuse_changed
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
     CallRefused,
@@ -48,6 +50,7 @@ from services.orchestrator.tool_gateway.ports import (
     ToolCallRequest,
     ToolResult,
 )
+from services.orchestrator.tool_identity import digest_of
 
 _RESOURCE_SECONDS = 60.0
 _TOO_LARGE = (
@@ -110,19 +113,20 @@ class McpAdapter:
         """See `ports.ToolAdapter`."""
         try:
             way = await self._way(source, principal)
-            found = self._lists.fresh(way.key) or await self._read_list(way, source)
+            # Whoever asks wants to know what the server says now: calls alone go by lists that are kept.
+            found = await self._read_list(way, source)
         except NotSent as error:
             raise Unavailable(str(error), reason=error.reason, retry_after=error.retry_after) from error
         except CallRefused as error:
             raise FailedPrecondition(str(error), reason=error.reason) from error
-        return [tool.listed for tool in found.tools.values()]
+        return [_listed(tool, source) for tool in found.tools.values()]
 
     async def call(self, request: ToolCallRequest, progress: CallProgress) -> ToolResult:
         """See `ports.ToolAdapter`."""
         source = _source_of(request)
         way = await self._way(source, request.principal)
         listener = CallListener(progress, lambda: self._lists.forget(way.key), uuid.uuid4().hex)
-        tool = await self._tool(way, source, request.tool)
+        tool = await self._meant(way, source, request)
         async with listener.passing_on():
             return await self._call(way, source, tool, request, listener)
 
@@ -154,10 +158,14 @@ class McpAdapter:
             return await self._call_once(way, tool, request, listener)
         except SessionGone:
             # The server has said that it did not take the call: this is no second one.
+            if is_pinned(request):
+                # It was started anew, perhaps with other tools.
+                self._lists.forget(way.key)
+                tool = await self._meant(way, source, request)
             return await self._call_once(way, tool, request, listener, new=True)
         except _HeadersStale:
             self._lists.forget(way.key)
-            return await self._call_once(way, await self._tool(way, source, request.tool), request, listener)
+            return await self._call_once(way, await self._meant(way, source, request), request, listener)
 
     async def _call_once(
         self, way: Way, tool: McpTool, request: ToolCallRequest, listener: CallListener, *, new: bool = False
@@ -190,6 +198,20 @@ class McpAdapter:
             return ToolResult(f"The server answered with an error: {error.message}", is_error=True)
         except AnswerTooLarge:
             return ToolResult(_TOO_LARGE.format(self._max_bytes), is_error=True)
+
+    async def _meant(self, way: Way, source: ToolSourceSpec, request: ToolCallRequest) -> McpTool:
+        """Return what is known of the tool that a call means.
+
+        Raises:
+            NotSent, CallRefused: the server does not list it or lists another one, or gives no list.
+        """
+        tool = await self._tool(way, source, request.tool)
+        if has_changed(request, _listed(tool, source)):
+            # Another process of the gateway may have read a newer list, whose changes may be accepted.
+            self._lists.forget(way.key)
+            tool = await self._tool(way, source, request.tool)
+        refuse_changed(request, _listed(tool, source))
+        return tool
 
     async def _tool(self, way: Way, source: ToolSourceSpec, name: str, *, or_unlisted: bool = False) -> McpTool:
         """Return what is known of a tool.
@@ -264,6 +286,12 @@ class _HeadersStale(NotSent):
 
 class _RevisionGone(NotSent):
     """The server refused the call for the revision of the protocol."""
+
+
+def _listed(tool: McpTool, source: ToolSourceSpec) -> ListedTool:
+    """Return a tool as the source lists it: at another address it is another one."""
+    server = source.endpoint
+    return replace(tool.listed, call_digest=digest_of(server.url)) if isinstance(server, McpServer) else tool.listed
 
 
 def _source_of(request: ToolCallRequest) -> ToolSourceSpec:

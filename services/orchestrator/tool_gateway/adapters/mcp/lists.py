@@ -26,8 +26,8 @@ logger = structlog.get_logger(__name__)
 _MAX_PAGES = 200
 _MAX_CURSOR_CHARACTERS = 4096
 _MAX_FRESH_SECONDS = 24 * 3600.0
-_KNOWN_SECONDS = 600.0
-"""How long calls go by a list that may be stale: a server that needs more refuses them."""
+_KNOWN_SECONDS = 60.0
+"""How long calls go by a list of which its server does not say how long it holds."""
 _MAX_KEPT_SIZE = 64 * 1024 * 1024
 
 
@@ -65,13 +65,8 @@ class ToolLists:
             _MAX_KEPT_SIZE, clock, weigh=lambda kept: 1024 * (len(kept.tools) + 1) + kept.size
         )
 
-    def fresh(self, key: ListKey) -> ToolList | None:
-        """Return a list that its server lets us go by still."""
-        known = self.known(key)
-        return known if known is not None and known.fresh_until > self._clock() else None
-
     def known(self, key: ListKey) -> ToolList | None:
-        """Return a list that may be stale."""
+        """Return a list that its server lets us go by, or that is some seconds old."""
         return self._kept.get(key) or self._kept.get(_shared(key))
 
     def keep(self, key: ListKey, found: ToolList, changes: int) -> None:

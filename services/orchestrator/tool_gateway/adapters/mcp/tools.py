@@ -1,7 +1,6 @@
 """Tools as servers list them: checked, cut to size, and with what their calls need."""
 
 import base64
-import fnmatch
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -116,13 +115,7 @@ def within_limit(tools: list[McpTool], source: ToolSourceSpec) -> list[McpTool]:
     """Return the tools if they are not too many, else those that the source's globs choose."""
     if len(tools) <= MAX_TOOLS:
         return tools
-    return [tool for tool in tools if _chosen(tool.listed.name, source)]
-
-
-def _chosen(name: str, source: ToolSourceSpec) -> bool:
-    if any(fnmatch.fnmatchcase(name, glob) for glob in source.denied_tools):
-        return False
-    return not source.allowed_tools or any(fnmatch.fnmatchcase(name, glob) for glob in source.allowed_tools)
+    return [tool for tool in tools if source.allows(tool.listed.name)]
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,7 @@ from services.common.egress import required_origin
 from services.common.errors import CoxswainError, InvalidArgument
 from services.common.http import EgressClient
 from services.common.identity.principal import Principal
-from services.orchestrator.domain.tool_source import ListedTool, OpenApiDocument, SourceKind, ToolSourceSpec
+from services.orchestrator.domain.tool_source import ListedTool, OpenApiDocument, ToolSourceSpec
 from services.orchestrator.http_operations import check_base_url
 from services.orchestrator.tool_gateway.adapters.http import idempotent_hint
 from services.orchestrator.tool_gateway.adapters.http_exchange import (
@@ -26,6 +26,7 @@ from services.orchestrator.tool_gateway.adapters.openapi.parameters import (
     query_pairs,
 )
 from services.orchestrator.tool_gateway.parsing.parser import BoundedParser, CannotRead
+from services.orchestrator.tool_gateway.pins import has_changed, refuse_changed
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
     CallRefused,
@@ -34,7 +35,7 @@ from services.orchestrator.tool_gateway.ports import (
     ToolCallRequest,
     ToolResult,
 )
-from services.orchestrator.tool_resolver import is_idempotent
+from services.orchestrator.tool_identity import digest_of
 
 _KEPT_SOURCES = 64
 _KEPT_SECONDS = 600.0
@@ -73,21 +74,12 @@ class OpenApiAdapter:
             found = await self._operations.get(key, lambda: self._read(source, principal))
         except CannotRead as error:
             raise InvalidArgument.field("spec.openapi.document", str(error)) from error
-        return [_listed(operation) for operation in found.values()]
+        return [_listed(source, operation) for operation in found.values()]
 
     async def call(self, request: ToolCallRequest, progress: CallProgress) -> ToolResult:
         """Send the request of an operation once; see `ToolAdapter`."""
         assert request.source is not None
-        operation = (await self._known(request.source, request.principal)).get(request.tool)
-        if operation is None:
-            raise CallRefused(f"the document has no operation {request.tool}", reason="TOOL_NOT_FOUND")
-        policy = request.source.policy_for(request.tool)
-        if request.idempotent and not is_idempotent(SourceKind.OPENAPI, policy, _listed(operation)):
-            # What was a GET may be a POST by now, which nobody has agreed to and which must not be repeated.
-            raise CallRefused(
-                f"{request.tool} must not be called twice any more: the document has changed; refresh the source",
-                reason="TOOL_CHANGED",
-            )
+        operation = await self._operation(request, request.source)
         try:
             call = build_call(request.source, operation, request.arguments, request.call_id)
         except BadArgument as error:
@@ -101,6 +93,22 @@ class OpenApiAdapter:
     async def close(self) -> None:
         """End what is being read."""
         await self._operations.close()
+
+    async def _operation(self, request: ToolCallRequest, source: ToolSourceSpec) -> Operation:
+        """Return the operation that a call means, as the document describes it.
+
+        Raises:
+            CallRefused: there is none, or it has changed.
+        """
+        operation = (await self._known(source, request.principal)).get(request.tool)
+        if operation is None or has_changed(request, _listed(source, operation)):
+            # Another process of the gateway may have read the document since, and its change may be accepted.
+            self._operations.forget(_key(source, request.principal))
+            operation = (await self._known(source, request.principal)).get(request.tool)
+        if operation is None:
+            raise CallRefused(f"the document has no operation {request.tool}", reason="TOOL_NOT_FOUND")
+        refuse_changed(request, _listed(source, operation))
+        return operation
 
     async def _known(self, source: ToolSourceSpec, principal: Principal) -> dict[str, Operation]:
         try:
@@ -163,7 +171,8 @@ def _body(given: dict[str, Any] | None, arguments: dict[str, Any], headers: dict
     return plain_text(value).encode() if media_type == "text/plain" else json_body(value)
 
 
-def _listed(operation: Operation) -> ListedTool:
+def _listed(source: ToolSourceSpec, operation: Operation) -> ListedTool:
+    sent = [operation[part] for part in ("method", "path", "bindings", "body", "idempotency_header")]
     return ListedTool(
         name=operation["name"],
         title=operation["title"],
@@ -171,6 +180,7 @@ def _listed(operation: Operation) -> ListedTool:
         arguments_schema=operation["schema"],
         idempotent_hint=idempotent_hint(operation["method"], operation["idempotency_header"]),
         warnings=tuple(operation["warnings"]),
+        call_digest=digest_of([_document(source).base_url, *sent]),
     )
 
 

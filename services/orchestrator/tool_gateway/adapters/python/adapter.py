@@ -27,6 +27,7 @@ from services.orchestrator.tool_gateway.adapters.python.tool_process import (
     ToolProcessLost,
 )
 from services.orchestrator.tool_gateway.http_bodies import masked, secrets_of
+from services.orchestrator.tool_gateway.pins import refuse_changed
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
     CallRefused,
@@ -116,6 +117,10 @@ class PythonToolsAdapter:
         tool = process.tools.get(request.tool)
         if tool is None:
             raise CallRefused(f"{source.name} has no tool {request.tool}", reason="TOOL_NOT_FOUND")
+        try:
+            refuse_changed(request, _listed(tool))
+        except ForeignTextError as error:
+            raise CallRefused(f"{source.name}: {error}", reason="TOOL_CHANGED") from None
         return {
             "kind": "call",
             "call_id": request.call_id,
