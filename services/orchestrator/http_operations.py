@@ -15,6 +15,21 @@ PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.-]{1,128})\}")
 """Where an argument goes in a template."""
 _PATH = re.compile(r"/[^?#\s\x00-\x1f\x7f\\]*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+# Servers take the method of a request from headers or parameters of these names, written with - or _.
+_METHOD_OVERRIDES = frozenset(
+    {
+        "-method",
+        "-httpmethod",
+        "-http-method",
+        "http-method",
+        "http-method-override",
+        "method-override",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method",
+        "x-method-override",
+    }
+)
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
 
 
@@ -29,6 +44,11 @@ def placeholders(template: Any) -> Iterator[str]:
             pending.extend(part.values())
         elif isinstance(part, list | tuple):
             pending.extend(part)
+
+
+def overrides_method(name: str) -> bool:
+    """Return whether servers may take a header or a parameter of this name for the method of the request."""
+    return name.strip().lower().replace("_", "-") in _METHOD_OVERRIDES
 
 
 def check_base_url(url: str) -> str:

@@ -20,7 +20,7 @@ from services.orchestrator.domain.tool_source import (
     ToolSourceSpec,
 )
 from services.orchestrator.expressions import BadExpression, Expression
-from services.orchestrator.http_operations import check_http_api
+from services.orchestrator.http_operations import check_http_api, overrides_method
 from services.orchestrator.tool_schemas import schema_fault
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -209,7 +209,7 @@ def _header_name(path: str, name: str) -> Iterator[FieldViolation]:
 
 
 def _is_authority(lower: str) -> bool:
-    return lower in _AUTHORITY or lower.startswith(_AUTHORITY_PREFIXES)
+    return lower in _AUTHORITY or lower.startswith(_AUTHORITY_PREFIXES) or overrides_method(lower)
 
 
 def _patterns(spec: ToolSourceSpec) -> Iterator[FieldViolation]:

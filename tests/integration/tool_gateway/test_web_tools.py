@@ -276,6 +276,32 @@ async def test_a_secret_goes_only_where_it_belongs(world: World) -> None:
     assert foreign.failure.reason == "CREDENTIAL_NOT_CONFIGURED"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("", {"X-HTTP-Method-Override": "DELETE"}),
+        ("", {"x-http-method": "DELETE"}),
+        ("", {"X-Method-Override": "DELETE"}),
+        ("", {"X_HTTP_Method_Override": "DELETE"}),
+        ("?a=1&_method=delete", {}),
+        ("?%5fmethod=delete", {}),
+        ("?a=1;_method=delete", {}),
+        ("?X-HTTP-Method-Override=PUT", {}),
+        ("?_HttpMethod=PATCH", {}),
+    ],
+)
+async def test_a_request_that_reads_is_not_made_another_one(
+    world: World, method: str, query: str, headers: dict[str, str]
+) -> None:
+    for config in ({}, {"read_only": False}):
+        refused = await world.request(f"/orders{query}", config, method=method, headers=headers)
+        assert refused.result.is_error
+        assert "would make it another request" in refused.result.text
+    assert world.site.seen["/orders"] == 0
+    assert not (await world.request("/data.json?method=delete", headers={"x-methods": "1"})).result.is_error
+
+
 @pytest.mark.parametrize(("method", "times"), [("POST", 1), ("PUT", 1), ("DELETE", 1), ("GET", 6)])
 async def test_a_request_whose_answer_is_lost_is_repeated_only_if_it_reads(
     world: World, method: str, times: int

@@ -4,7 +4,6 @@ import difflib
 
 import pytest
 
-from services.orchestrator import suggestions
 from services.orchestrator.suggestions import few_suggestions, suggestion
 
 
@@ -34,7 +33,7 @@ def test_only_a_few_names_are_compared_letter_by_letter_and_only_their_beginning
         compared.append([word, *possibilities])
         return real(word, possibilities, n=n)
 
-    monkeypatch.setattr(suggestions.difflib, "get_close_matches", watched)
+    monkeypatch.setattr(difflib, "get_close_matches", watched)
     suggestion("a" * 5000, ["a" * 4000 + str(number) for number in range(600)])
     assert len(compared[0]) <= 9
     assert max(map(len, compared[0])) <= 64

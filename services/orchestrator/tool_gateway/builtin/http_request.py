@@ -3,11 +3,12 @@
 import re
 from collections.abc import Collection
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from services.common.egress import origin_of, required_origin
 from services.common.http import EgressClient
 from services.orchestrator.domain.tool_source import AuthKind, HttpApi, SourceAuth, SourceKind, ToolSourceSpec
-from services.orchestrator.http_operations import READ_METHODS
+from services.orchestrator.http_operations import READ_METHODS, overrides_method
 from services.orchestrator.tool_gateway.adapters.http_exchange import HttpCall, HttpExchange, json_body
 from services.orchestrator.tool_gateway.credentials import SourceCredentials
 from services.orchestrator.tool_gateway.ports import (
@@ -134,6 +135,9 @@ def _http_call(request: ToolCallRequest, url: str) -> HttpCall:
     method = str(arguments.get("method") or "GET")
     if method not in READ_METHODS and config.get("read_only", True) is not False:
         raise _Refusal(f"the crew lets this tool read only: GET and HEAD, not {method}")
+    for name, _value in parse_qsl(urlsplit(url).query.replace(";", "&"), keep_blank_values=True):
+        if overrides_method(name):
+            raise _Refusal(f"the parameter {name[:64]} would make it another request; choose its method by `method`")
     if method in READ_METHODS and ("json" in arguments or "text" in arguments):
         raise _Refusal(f"{method} has no body; leave out json and text")
     if "json" in arguments and "text" in arguments:
@@ -153,8 +157,10 @@ def _headers(given: dict[str, Any], secret_header: str) -> dict[str, str]:
     headers: dict[str, str] = {}
     for name, value in given.items():
         low = str(name).lower()
-        if not _HEADER_NAME.fullmatch(low):
+        if not _HEADER_NAME.fullmatch(low) and not overrides_method(low):
             raise _Refusal(f'"{str(name)[:64]}" is no name of a header')
+        if overrides_method(low):
+            raise _Refusal(f"the header {low} would make it another request; choose its method by `method`")
         if low in _FORBIDDEN_HEADERS or low.startswith(_FORBIDDEN_BEGINNINGS) or low == secret_header.lower():
             raise _Refusal(f"the header {low} is not for you to set; leave it out")
         if not str(value).isascii() or not str(value).isprintable():

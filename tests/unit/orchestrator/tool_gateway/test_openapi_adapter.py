@@ -456,6 +456,17 @@ async def test_what_was_listed_as_repeatable_and_is_not_any_more_is_not_called(
     assert api.requests == []
 
 
+def test_parameters_that_make_another_request_of_an_operation_are_not_sent() -> None:
+    optional = "parameters: [{name: _method, in: query}, {name: X-HTTP-Method-Override, in: header}, {name: id,"
+    document = SHORT.replace("parameters: [{name: id,", optional)
+    (tool,) = compile_document(document, [])["tools"]
+    assert set(tool["schema"]["properties"]) == {"id"}
+    assert [binding["name"] for binding in tool["bindings"]] == ["id"]
+    assert len(tool["warnings"]) == 2
+    required = document.replace("name: _method, in: query", "name: _method, in: query, required: true")
+    assert compile_document(required, [])["tools"] == []
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

@@ -11,6 +11,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, SchemaError
 
+from services.orchestrator.http_operations import overrides_method
 from services.orchestrator.tool_gateway.adapters.openapi.document import BadDocument, Node, load, resolve
 from services.orchestrator.tool_gateway.adapters.openapi.schemas import ArgumentSchemas
 
@@ -159,7 +160,9 @@ def _binding(parameter: Node, schemas: ArgumentSchemas, names: set[str]) -> Node
         return None
     problem = ""
     style = parameter.get("style") or ("form" if location == "query" else "simple")
-    if location not in _LOCATIONS:
+    if overrides_method(name):
+        problem = f"{name[:64]} would make it another request than the operation says"
+    elif location not in _LOCATIONS:
         problem = f"{name} is a parameter in {location}, which tools do not send"
     elif style not in _STYLES[location]:
         problem = f"the style {style} of {name} is not one of {location} parameters"
