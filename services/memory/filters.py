@@ -27,6 +27,7 @@ from services.memory.rows import (
     parse_boolean,
     parse_list,
     parse_time,
+    row_owner,
 )
 from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, has_column, metadata_column
 
@@ -159,7 +160,9 @@ def columns_needed(kind: MemoryKind, chosen: Filter) -> list[str]:
         if chosen.scope_prefix:
             columns.add(Column.SCOPE)
         if not chosen.include_private:
-            columns |= {Column.PRIVATE, Column.SOURCE}
+            columns.add(Column.PRIVATE)
+            if chosen.owner:
+                columns |= {Column.SOURCE, Column.METADATA}
     if chosen.metadata or any(isinstance(part, MetadataCondition) for part in parts):
         columns.add(metadata_column(kind))
     return sorted(columns)
@@ -168,8 +171,7 @@ def columns_needed(kind: MemoryKind, chosen: Filter) -> list[str]:
 def matches(kind: MemoryKind, chosen: Filter, row: Row) -> bool:
     """Return whether a row is what the filter asks for; the times are left to the store: see `within_times`."""
     if kind is MemoryKind.UNIFIED:
-        own = chosen.include_private or bool(chosen.source and row[Column.SOURCE] == chosen.source)
-        if not own and parse_boolean(row[Column.PRIVATE]):
+        if not _is_visible(chosen, row):
             return False
         if chosen.scope_prefix and not within_scope(row[Column.SCOPE] or "/", chosen.scope_prefix):
             return False
@@ -192,6 +194,14 @@ def matches(kind: MemoryKind, chosen: Filter, row: Row) -> bool:
     return all(map(condition_holds, chosen.conditions)) and (
         chosen.expression is None or holds(chosen.expression, condition_holds, metadata)
     )
+
+
+def _is_visible(chosen: Filter, row: Row) -> bool:
+    if chosen.include_private or not parse_boolean(row[Column.PRIVATE]):
+        return True
+    if not chosen.owner or (chosen.source and row[Column.SOURCE] != chosen.source):
+        return False
+    return row_owner(row) == chosen.owner
 
 
 def within_times(chosen: Filter, created_us: int) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from services.common.errors import FailedPrecondition
 from services.memory.domain.namespaces import NamespaceKey
-from services.memory.domain.owners import agent
+from services.memory.domain.owners import agent, owner_of
 from services.memory.domain.records import (
     Body,
     Document,
@@ -136,8 +136,7 @@ def parse_row(kind: MemoryKind, row: Row) -> Record:
             created_at=parse_time(row[Column.CREATED_AT if has_column(kind, Column.CREATED_AT) else Column.TIMESTAMP]),
         )
         if isinstance(record.body, Unified) and record.body.private:
-            # Rows of earlier versions do not say whose they are.
-            record.owner = str(envelope.get("owner") or agent(record.body.source))
+            record.owner = _text(envelope.get("owner"))
         if kind is MemoryKind.DOCUMENT:
             record.agent_id, record.llm_model = envelope["agent_id"], envelope["llm_model"]
             record.tools_used = tuple(envelope["tools_used"])
@@ -210,8 +209,8 @@ def _parse_body(kind: MemoryKind, row: Row) -> Body:
 def _metadata_document(record: Record) -> str:
     """Return the JSON column: the client's own keys, and under ENVELOPE what the schema has no column for."""
     envelope: dict[str, Any] = {"id": record.id}
-    if record.owner:
-        envelope["owner"] = record.owner
+    if owner := owner_of(record):
+        envelope["owner"] = owner
     own: dict[str, Any] = json.loads(record.metadata)
     if isinstance(record.body, Entity):
         edges = [[edge.relation, edge.target] for edge in record.body.relationships]
@@ -236,6 +235,12 @@ def _read_metadata(kind: MemoryKind, row: Row) -> tuple[dict[str, Any], Mapping[
 def metadata_of(kind: MemoryKind, row: Row) -> dict[str, Any]:
     """Return the client's own metadata of a row."""
     return _read_metadata(kind, row)[0]
+
+
+def row_owner(row: Row) -> str:
+    """Return whose the private record of a unified row is; rows of earlier versions say it by their source."""
+    _, envelope = _read_metadata(MemoryKind.UNIFIED, row)
+    return _text(envelope.get("owner")) or agent(_text(row[Column.SOURCE]))
 
 
 def canonical_json(value: object) -> str:

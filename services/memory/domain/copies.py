@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from services.memory.domain.digest import digest
+from services.memory.domain.owners import owner_of
 from services.memory.domain.records import Body, Document, Entity, LongTerm, Record, ShortTerm, Unified
 
 _MOST_CATEGORIES = 64
@@ -60,7 +61,7 @@ def merged(there: Record, again: Record, now: datetime) -> Record:
 def _identifying(record: Record) -> Sequence[str]:
     match record.body:
         case Unified() as body:
-            return (_plain(body.content), body.scope, str(body.private), record.owner if body.private else "")
+            return (_plain(body.content), body.scope, str(body.private), owner_of(record) or "")
         case ShortTerm() as body:
             turn = str(body.interaction_sequence)
             return (_plain(body.content), _plain(body.query_text), body.session_id, turn)

@@ -95,7 +95,11 @@ class Filter:
     """At this time or later."""
     expression: Expression | None = None
     source: str = ""
+    """Private records are of this source alone, unless it is empty."""
+    owner: str = ""
+    """Whose private records are there too; empty means nobody's."""
     include_private: bool = False
+    """Whether those of everybody are there."""
 
 
 EVERYTHING = Filter(include_private=True)

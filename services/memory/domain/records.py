@@ -125,7 +125,7 @@ class Record:
     created_at: datetime | None = None
     """None until it is stored."""
     owner: str = ""
-    """Who may see it, if it is private; see `privacy`."""
+    """Who saves it; kept while it is private. See `owners`."""
 
     @property
     def kind(self) -> MemoryKind:

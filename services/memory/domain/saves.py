@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
+from services.common.errors import PermissionDenied
 from services.memory.domain.copies import chosen_ids, identity_of, merged
+from services.memory.domain.owners import owner_of
 from services.memory.domain.records import Record
 
 
@@ -33,6 +35,8 @@ class StoredRecord:
 
     identity: str
     created_at: datetime
+    owner: str | None
+    """Whose it is, if it is private."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,9 @@ def plan_save(
 
     A record with an id is stored under it. One without touches the record that is the same memory, if there is one.
     `stored` says what has which of the ids, None for nothing that lives; `same` holds records by their identity.
+
+    Raises:
+        PermissionDenied: somebody else's private record has one of the ids.
     """
     known = dict(stored)
     by_identity = dict(same)
@@ -72,6 +79,8 @@ def plan_save(
         else:
             record_id = record.id or _free_id(identity, known)
             before = known.get(record_id)
+            if before and before.owner is not None and before.owner != record.owner:
+                raise _foreign_private(record_id)
             created = record.created_at or (before.created_at if before else now)
             final = replace(record, id=record_id, created_at=created)
             outcome = SaveOutcome.REPLACED if before else SaveOutcome.CREATED
@@ -79,9 +88,17 @@ def plan_save(
                 del by_identity[before.identity]
         assert final.created_at is not None
         by_identity[identity_of(final)] = writes[final.id] = final
-        known[final.id] = StoredRecord(identity_of(final), final.created_at)
+        known[final.id] = StoredRecord(identity_of(final), final.created_at, owner_of(final))
         saved.append(SavedRecord(final.id, outcome))
     return SavePlan(list(writes.values()), saved)
+
+
+def _foreign_private(record_id: str) -> PermissionDenied:
+    return PermissionDenied(
+        f'the record "{record_id}" is private and somebody else\'s: save yours under another id, or without one',
+        reason="OWNER_REQUIRED",
+        metadata={"id": record_id},
+    )
 
 
 def _free_id(identity: str, stored: Mapping[str, StoredRecord | None]) -> str:

@@ -6,6 +6,7 @@ from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
 from services.common.grpc.enums import enum_to_proto
 from services.common.grpc.handler import Context
+from services.memory.domain.filters import Filter
 from services.memory.domain.records import MemoryKind
 from services.memory.servicers.messages.filters import filter_from_proto, ranking_from_proto
 from services.memory.servicers.messages.namespaces import graph_to_proto, namespace_to_proto, scope_to_proto
@@ -71,7 +72,11 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
     async def GetRecord(self, request: pb.GetRecordRequest, context: Context) -> pb.GetRecordResponse:
         """See the proto."""
         record = await self._memories.get(
-            current_principal(), *_namespace(request.namespace), request.id, embedding=request.include_embedding
+            current_principal(),
+            *_namespace(request.namespace),
+            request.id,
+            Filter(source=request.source, include_private=request.include_private),
+            embedding=request.include_embedding,
         )
         return pb.GetRecordResponse(record=record_to_proto(record))
 
@@ -111,7 +116,9 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
 
     async def TouchRecords(self, request: pb.TouchRecordsRequest, context: Context) -> pb.TouchRecordsResponse:
         """See the proto."""
-        touched = await self._memories.touch(current_principal(), *_namespace(request.namespace), list(request.ids))
+        touched = await self._memories.touch(
+            current_principal(), *_namespace(request.namespace), list(request.ids), request.source
+        )
         return pb.TouchRecordsResponse(touched=touched)
 
     async def TraverseEntities(

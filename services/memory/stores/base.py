@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from services.memory.domain.filters import Filter
+from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
@@ -39,6 +39,7 @@ class MemoryStore(Protocol):
 
         Raises:
             FailedPrecondition: the namespace has another embedding space.
+            PermissionDenied: somebody else's private record has one of the ids.
         """
         ...
 
@@ -50,8 +51,10 @@ class MemoryStore(Protocol):
         """
         ...
 
-    async def get(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool) -> Sequence[Record]:
-        """Return the records there are of these client ids, in their order."""
+    async def get(
+        self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool, chosen: Filter = EVERYTHING
+    ) -> Sequence[Record]:
+        """Return the records there are of these client ids that match, in their order."""
         ...
 
     async def page(
@@ -68,7 +71,10 @@ class MemoryStore(Protocol):
         ...
 
     async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
-        """Remove the records that have one of the ids and match the filter, where given, and return how many."""
+        """Remove the records that have one of the ids and match the filter, where given, and return how many.
+
+        Where reads lag behind writes, ids with a filter of privacy alone remove what is not seen yet, too.
+        """
         ...
 
     async def count(self, key: NamespaceKey, chosen: Filter, now: datetime) -> Tally:
@@ -79,8 +85,8 @@ class MemoryStore(Protocol):
         """Remove all records and the embedding space of a namespace, and return how many there were."""
         ...
 
-    async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
-        """Set the time of last access of unified or long-term records, and return how many there were."""
+    async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, chosen: Filter = EVERYTHING) -> int:
+        """Set the time of last access of unified or long-term records that match, and return how many there were."""
         ...
 
     async def scope_rows(self, key: NamespaceKey, prefix: str) -> Sequence[ScopeRow]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from services.common.clock import utc_now
-from services.common.errors import InvalidArgument, NotFound, PermissionDenied
+from services.common.errors import InvalidArgument, NotFound
 from services.common.identity.principal import Principal, Role
 from services.common.ids import is_id
 from services.common.paging import Page, Pager, bad_page_token, page_size
@@ -17,7 +17,7 @@ from services.memory import filters
 from services.memory.domain.filters import Filter
 from services.memory.domain.listings import Tally
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey, derive_memory_id
-from services.memory.domain.owners import assign_owner
+from services.memory.domain.owners import assign_owner, listed_for, named_for, require_editor
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
 from services.memory.domain.saves import SavedRecord
 from services.memory.domain.scopes import ScopeInfo, normalise_scope, summarise_children, summarise_scope
@@ -25,6 +25,7 @@ from services.memory.domain.searches import Query, Ranking, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, Vector, embedding_mismatch, unit_vector
 from services.memory.embedding import Embedder
 from services.memory.schemas import Column, has_column
+from services.memory.stores.base import MemoryStore
 from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.diverse_search import CANDIDATES, search_diversely
 from services.memory.usecases.entity_graph import EntityGraph, traverse, within_message
@@ -171,7 +172,7 @@ class Memories:
         key = namespace_key(principal, memory_id, kind)
         pages = SearchPages(key, search.fingerprint)
         after, asked_at = pages.position(search.page_token)
-        _check_privacy(principal, search.filter)
+        chosen = listed_for(principal, search.filter)
         if search.ranking and search.ranking.importance_weight and not has_column(kind, Column.IMPORTANCE):
             raise InvalidArgument.field("ranking.importance_weight", f"{kind.name} records have no importance")
         if search.diversity is not None and search.limit > CANDIDATES:
@@ -186,7 +187,7 @@ class Memories:
         query = Query(
             vector=vector,
             limit=search.limit or _DEFAULT_LIMIT,
-            filter=search.filter,
+            filter=chosen,
             min_score=search.min_score,
             ranking=search.ranking,
             include_embeddings=search.include_embeddings,
@@ -206,16 +207,18 @@ class Memories:
         return replace(outcome, results=shown), pages.token_after(shown[-1], rank, asked_at)
 
     async def get(
-        self, principal: Principal, memory_id: str, kind: MemoryKind, record_id: str, *, embedding: bool
+        self, principal: Principal, memory_id: str, kind: MemoryKind, record_id: str, seen: Filter, *, embedding: bool
     ) -> Record:
-        """Return one record.
+        """Return one record; the filter says which private ones are asked for.
 
         Raises:
             NotFound: the namespace has none of that id.
+            PermissionDenied: private records of everybody are asked for without the role EDITOR.
         """
         key = namespace_key(principal, memory_id, kind)
         store = await self._stores.of(principal.group_id, kind)
-        found = await store.get(key, [record_id], utc_now(), embeddings=embedding)
+        chosen = named_for(principal, seen)
+        found = await store.get(key, [record_id], utc_now(), embeddings=embedding, chosen=chosen)
         if not found:
             raise NotFound.of("memory", record_id)
         return found[0]
@@ -232,11 +235,11 @@ class Memories:
         key = namespace_key(principal, memory_id, kind)
         pages = ListPages(key, listing.fingerprint)
         after = pages.position(listing.page_token)
-        _check_privacy(principal, listing.filter)
+        chosen = listed_for(principal, listing.filter)
         store = await self._stores.of(principal.group_id, kind)
         # Stores cut pages themselves: they know how long records are before they read them.
         page = await store.page(
-            key, listing.filter, page_size(listing.page_size), after, utc_now(), embeddings=listing.include_embeddings
+            key, chosen, page_size(listing.page_size), after, utc_now(), embeddings=listing.include_embeddings
         )
         shown = page.records[: fitting(page.records, self._max_bytes)]
         more = page.more or len(shown) < len(page.records)
@@ -249,23 +252,38 @@ class Memories:
 
         Raises:
             InvalidArgument: neither is given.
+            PermissionDenied: the role EDITOR is missing to remove everything, or private records of everybody.
         """
         key = namespace_key(principal, memory_id, kind)
-        if chosen is not None:
-            _check_privacy(principal, chosen)
-            if filters.is_empty(chosen) and not ids:
-                raise InvalidArgument.field("filter", "selects everything; call ClearNamespace to remove every record")
-        elif not ids:
+        if chosen is None and not ids:
             raise InvalidArgument.field("ids", "select the records by ids or by a filter")
         store = await self._stores.of(principal.group_id, kind)
-        return await store.delete(key, ids or None, chosen, utc_now())
+        if ids:
+            return await store.delete(key, ids, named_for(principal, chosen or Filter()), utc_now())
+        selected = listed_for(principal, chosen or Filter())
+        if filters.is_empty(selected):
+            raise InvalidArgument.field("filter", "selects everything; call ClearNamespace to remove every record")
+        if principal.role < Role.EDITOR and await self._selects_all(store, key, selected):
+            require_editor(principal, "removing every record of a namespace")
+        return await store.delete(key, None, selected, utc_now())
+
+    async def _selects_all(self, store: MemoryStore, key: NamespaceKey, chosen: Filter) -> bool:
+        """Return whether a filter leaves nothing of what its caller sees; scopes and labels never count as such."""
+        narrowing = replace(chosen, scope_prefix="") if chosen.scope_prefix == "/" else chosen
+        if filters.is_empty(narrowing):
+            return True
+        if narrowing.scope_prefix or narrowing.categories or narrowing.all_categories or narrowing.metadata:
+            return False
+        now = utc_now()
+        seen = Filter(source=chosen.source, owner=chosen.owner, include_private=chosen.include_private)
+        there = (await store.count(key, seen, now)).count
+        return 0 < there <= (await store.count(key, chosen, now)).count
 
     async def count(self, principal: Principal, memory_id: str, kind: MemoryKind, chosen: Filter) -> Tally:
         """Return how many records match."""
         key = namespace_key(principal, memory_id, kind)
-        _check_privacy(principal, chosen)
         store = await self._stores.of(principal.group_id, kind)
-        return await store.count(key, chosen, utc_now())
+        return await store.count(key, listed_for(principal, chosen), utc_now())
 
     async def clear(self, principal: Principal, memory_id: str, kind: MemoryKind) -> int:
         """Remove every record of a namespace and its embedding model, and return how many records there were."""
@@ -273,7 +291,9 @@ class Memories:
         store = await self._stores.of(principal.group_id, kind)
         return await store.clear(key)
 
-    async def touch(self, principal: Principal, memory_id: str, kind: MemoryKind, ids: Sequence[str]) -> int:
+    async def touch(
+        self, principal: Principal, memory_id: str, kind: MemoryKind, ids: Sequence[str], source: str
+    ) -> int:
         """Set the time of last access to now, and return how many records there were.
 
         Raises:
@@ -283,7 +303,7 @@ class Memories:
         if not has_column(kind, Column.LAST_ACCESSED):
             raise InvalidArgument.field("namespace.kind", f"{kind.name} records have no time of last access")
         store = await self._stores.of(principal.group_id, kind)
-        return await store.touch(key, ids, utc_now())
+        return await store.touch(key, ids, utc_now(), chosen=named_for(principal, Filter(source=source)))
 
     async def child_scopes(
         self, principal: Principal, memory_id: str, kind: MemoryKind, parent: str
@@ -443,15 +463,6 @@ def _scoped_key(principal: Principal, memory_id: str, kind: MemoryKind) -> Names
     if kind is not MemoryKind.UNIFIED:
         raise InvalidArgument.field("namespace.kind", f"{kind.name} records have no scopes")
     return namespace_key(principal, memory_id, kind)
-
-
-def _check_privacy(principal: Principal, chosen: Filter) -> None:
-    if chosen.include_private and principal.role < Role.EDITOR:
-        raise PermissionDenied(
-            f"filter.include_private needs the role EDITOR; you are {principal.role.name} of this group",
-            reason="ROLE_REQUIRED",
-            metadata={"required": Role.EDITOR.name, "actual": principal.role.name},
-        )
 
 
 def query_vector(values: npt.ArrayLike, path: str) -> Vector:

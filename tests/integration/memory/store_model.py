@@ -124,6 +124,7 @@ FILTERS = st.builds(
     | st.sampled_from([NOW, NOW - timedelta(hours=1), NOW - timedelta(hours=1, microseconds=-1)]),
     expression=st.none() | EXPRESSIONS,
     source=st.sampled_from(["", "alice"]),
+    owner=st.sampled_from(["", "agent:alice", "agent:bob"]),
     include_private=st.booleans(),
 )
 STORE = st.integers(0, 2)

@@ -197,7 +197,8 @@ def _filter(kind: MemoryKind, choice: random.Random) -> Filter:
         created_before=choice.choice([None, None, None, *MOMENTS]),
         created_after=choice.choice([None, None, None, *MOMENTS]),
         expression=_expression(kind, choice) if choice.random() < 0.5 else None,
-        source=choice.choice(TEXTS) if unified else "",
+        source=choice.choice(TEXTS[:3]) if unified else "",
+        owner=choice.choice(["", *(f"agent:{text}" for text in TEXTS)]) if unified else "",
         include_private=not unified or choice.random() < 0.7,
     )
 

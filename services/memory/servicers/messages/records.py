@@ -9,6 +9,7 @@ from services.common.grpc.json_values import from_struct, parse_exact, to_struct
 from services.common.grpc.times import optional_timestamp_from_proto, timestamp_to_proto
 from services.common.visible_text import has_visible_text
 from services.memory import filters
+from services.memory.domain.owners import owner_of
 from services.memory.domain.records import (
     Body,
     Document,
@@ -65,6 +66,7 @@ def record_from_proto(message: record_pb2.Record, path: str) -> Record:
         tools_used=tuple(message.tools_used),
         metadata=_metadata_from_proto(message, f"{path}.metadata"),
         created_at=optional_timestamp_from_proto(message, "create_time", path),
+        owner=message.unified.owner if message.HasField("unified") and message.unified.private else "",
     )
 
 
@@ -170,6 +172,7 @@ def record_to_proto(record: Record) -> record_pb2.Record:
                     importance=body.importance,
                     source=body.source,
                     private=body.private,
+                    owner=owner_of(record) or "",
                     last_accessed=timestamp_to_proto(body.last_accessed),
                     session_id=body.session_id,
                 )

@@ -20,7 +20,7 @@ from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
 from services.memory.repositories.namespaces import NamespaceRepository
-from services.memory.rows import Row, build_row, format_time, parse_list, parse_row
+from services.memory.rows import Row, build_row, format_time, parse_boolean, parse_list, parse_row, row_owner
 from services.memory.schemas import Column, has_column
 from services.memory.stores.chroma.directories import ChromaDirectories
 from services.memory.stores.sql.vectors import VectorBlock, nearest
@@ -93,7 +93,9 @@ class ChromaMemoryStore:
             return SearchOutcome(await self._directories.run(key, lambda collection: _query(collection, key, query)))
         return await self._directories.run(key, lambda collection: _search_all(collection, key, query, space, now))
 
-    async def get(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool) -> Sequence[Record]:
+    async def get(
+        self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool, chosen: Filter = EVERYTHING
+    ) -> Sequence[Record]:
         """See `MemoryStore`."""
         keys = list(dict.fromkeys(key.stored_id(client_id) for client_id in ids))
         if not keys or await self.space(key) is None:
@@ -104,7 +106,7 @@ class ChromaMemoryStore:
             return {row[Column.ID]: row for row in _rows(found, key)}
 
         rows = await self._directories.run(key, read)
-        alive = [rows[stored] for stored in keys if stored in rows and _passes(key.kind, EVERYTHING, rows[stored], now)]
+        alive = [rows[stored] for stored in keys if stored in rows and _passes(key.kind, chosen, rows[stored], now)]
         records = [parse_row(key.kind, row) for row in alive]
         if not embeddings:
             for record in records:
@@ -194,12 +196,13 @@ class ChromaMemoryStore:
             await namespaces.clear(key.id, version)
         return removed
 
-    async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
+    async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, chosen: Filter = EVERYTHING) -> int:
         """See `MemoryStore`."""
         keys = sorted({key.stored_id(client_id) for client_id in ids})
 
         def touch(collection: Any) -> int:
-            there = collection.get(ids=keys, include=[])["ids"]
+            rows = _rows(collection.get(ids=keys, include=["metadatas"]), key)
+            there = [row[Column.ID] for row in rows if _passes(key.kind, chosen, row, now)]
             for start in range(0, len(there), _ROWS_IN_CHUNK):
                 some = there[start : start + _ROWS_IN_CHUNK]
                 collection.update(ids=some, metadatas=[{Column.LAST_ACCESSED: format_time(now)}] * len(some))
@@ -243,7 +246,7 @@ def _plan(collection: Any, key: NamespaceKey, new: Sequence[Record], now: dateti
         stored |= dict.fromkeys(ids)
         for row in _rows(collection.get(ids=list(by_stored_id), include=["metadatas"]), key):
             created_at = filters.created_at(key.kind, row)
-            stored[by_stored_id[row[Column.ID]]] = StoredRecord(_identity(key, row), created_at)
+            stored[by_stored_id[row[Column.ID]]] = StoredRecord(_identity(key, row), created_at, _owner(key, row))
     same: dict[str, Record] = {}
     identities = list({identity_of(record) for record in new if not record.id})
     for start in range(0, len(identities), _IDENTITIES_AT_ONCE):
@@ -257,6 +260,10 @@ def _plan(collection: Any, key: NamespaceKey, new: Sequence[Record], now: dateti
 def _identity(key: NamespaceKey, row: Row) -> str:
     # Rows of earlier versions have none.
     return str(row.get(_IDENTITY) or identity_of(parse_row(key.kind, row)))
+
+
+def _owner(key: NamespaceKey, row: Row) -> str | None:
+    return row_owner(row) if key.kind is MemoryKind.UNIFIED and parse_boolean(row[Column.PRIVATE]) else None
 
 
 def _metadata(key: NamespaceKey, record: Record, embedding_model: str) -> dict[str, Any]:

@@ -75,10 +75,10 @@ def handed_over(owner: Owner, chosen: Filter) -> tuple[list[Clause], bool]:
         or chosen.metadata
         or chosen.created_before
         or chosen.created_after
-        or chosen.source
+        or chosen.owner
         or chosen.expression
     )
-    if owner.kind is MemoryKind.UNIFIED and not chosen.include_private and not chosen.source:
+    if owner.kind is MemoryKind.UNIFIED and not chosen.include_private and not chosen.owner:
         clauses.append(Clause(Column.PRIVATE, Comparison.EQUAL, (False,)))
     taken = {(clause.column, clause.comparison) for clause in clauses}
     types = DatabricksIndexSchemas.filterable(owner.kind)

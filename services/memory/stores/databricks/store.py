@@ -16,12 +16,13 @@ from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
+from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavedRecord, SavePlan, StoredRecord, ids_to_read, plan_save
 from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, Ranking, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
-from services.memory.filters import created_at
+from services.memory.filters import created_at, is_empty
 from services.memory.repositories.memory_backends import RemoteNamespace
 from services.memory.rows import Row, parse_list, parse_row
 from services.memory.schemas import Column
@@ -110,7 +111,9 @@ class DatabricksMemoryStore:
                 if passes(key.kind, EVERYTHING, row, now):
                     record = parse_row(key.kind, row)
                     identity = identity_of(record)
-                    stored[by_stored_id[stored_id]] = StoredRecord(identity, created_at(key.kind, row))
+                    stored[by_stored_id[stored_id]] = StoredRecord(
+                        identity, created_at(key.kind, row), owner_of(record)
+                    )
                     same.setdefault(identity, record)
         return plan_save(new, stored, same, now)
 
@@ -152,9 +155,11 @@ class DatabricksMemoryStore:
         results = _ranked(key.kind, found.hits, query.ranking, query.asked_at or now)[before:end]
         return SearchOutcome(results, truncated=found.truncated or len(found.hits) == limit)
 
-    async def get(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool) -> Sequence[Record]:
+    async def get(
+        self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool, chosen: Filter = EVERYTHING
+    ) -> Sequence[Record]:
         """See `MemoryStore`."""
-        found = await self._fetch(key, ids, now, embeddings=embeddings)
+        found = await self._fetch(key, ids, now, chosen=chosen, embeddings=embeddings)
         return [parse_row(key.kind, row) for row in found.values()]
 
     async def page(
@@ -186,10 +191,14 @@ class DatabricksMemoryStore:
         index = self._index(key.kind)
         if ids is None:
             return await self._empty(index, key, chosen or EVERYTHING, now)
-        found = await self._fetch(key, ids, now, chosen=chosen or EVERYTHING)
+        chosen = chosen or EVERYTHING
         names = {key.stored_id(client_id): client_id for client_id in ids}
+        seen = await self._repository.fetch(index, _owner(key), list(names), embeddings=False)
+        found = {stored_id for stored_id, row in seen.items() if passes(key.kind, chosen, row, now)}
         # Records saved moments ago are not visible yet but must be removed, too.
-        doomed = list(found) if chosen is not None else list(names)
+        doomed = [
+            stored_id for stored_id in names if stored_id in found or (is_empty(chosen) and stored_id not in seen)
+        ]
         if doomed:
             await self._repository.delete_records(index, doomed, names)
         return len(found)
@@ -203,14 +212,14 @@ class DatabricksMemoryStore:
         # With the earliest of times nothing has expired yet: everything is removed.
         return await self._empty(self._index(key.kind), key, EVERYTHING, _EARLIEST)
 
-    async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
+    async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, chosen: Filter = EVERYTHING) -> int:
         """See `MemoryStore`; rows are written again as a whole, since partial updates do not exist.
 
         Those that were written or removed lately are left as they are: what is read of them may be what they were
         before, and writing that would undo a save or bring back what was removed.
         """
         recent = self._repository.recent_writes
-        found = await self._fetch(key, ids, now, embeddings=True)
+        found = await self._fetch(key, ids, now, chosen=chosen, embeddings=True)
         records = [parse_row(key.kind, row) for stored_id, row in found.items() if not recent.written(stored_id)]
         for record in records:
             if hasattr(record.body, Column.LAST_ACCESSED):

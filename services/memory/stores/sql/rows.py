@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.memory.domain.copies import identity_of
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.rows import Row, build_row, parse_row
@@ -34,6 +35,8 @@ def stored_row(key: NamespaceKey, space: EmbeddingSpace, record: Record, version
     row = build_row(key, record, space.model)
     row[Column.EMBEDDING] = row[Column.EMBEDDING].astype("<f4", copy=False).tobytes()
     lifetime_us = record.body.ttl_hours * 3_600_000_000 if isinstance(record.body, ShortTerm) else None
+    if key.kind is MemoryKind.UNIFIED:
+        row["owner"] = owner_of(record) or ""
     return row | {
         "namespace_id": key.id,
         "created_us": microseconds(created),

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.memory.domain.copies import identity_of
 from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceKey
-from services.memory.domain.records import Record
+from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavePlan, StoredRecord, ids_to_read, plan_save
 from services.memory.schemas import Column
 from services.memory.stores.sql.rows import parse_rows
@@ -33,6 +33,9 @@ class SavedBefore:
         self._key = key
         self._table = records[key.kind]
         self._now = now
+        self._names = [Column.ID, "identity", "created_us", "expires_us"]
+        if key.kind is MemoryKind.UNIFIED:
+            self._names += [Column.PRIVATE, "owner"]
         self._stored: dict[str, StoredRecord | None] = {}
         self.rows: set[str] = set()
         """Primary keys of the rows that were found, whether they live or have expired."""
@@ -48,14 +51,13 @@ class SavedBefore:
         self._stored |= dict.fromkeys(ids)
         table = self._table
         for part in parts(list(by_stored_id), IDS_IN_STATEMENT):
-            statement = select(table.c[Column.ID], table.c.identity, table.c.created_us, table.c.expires_us).where(
-                owned_among(table, self._key, part)
-            )
-            for stored_id, identity, created_us, expires_us in await self._connection.execute(statement):
-                self.rows.add(stored_id)
+            statement = select(*(table.c[name] for name in self._names)).where(owned_among(table, self._key, part))
+            for row in await self._connection.execute(statement):
+                self.rows.add(row.id)
                 # What has expired is not continued: a record saved under its id is a new one.
-                if expires_us is None or expires_us > microseconds(self._now):
-                    self._stored[by_stored_id[stored_id]] = StoredRecord(identity, moment_of(created_us))
+                if row.expires_us is None or row.expires_us > microseconds(self._now):
+                    owner = row.owner if self._key.kind is MemoryKind.UNIFIED and row.private else None
+                    self._stored[by_stored_id[row.id]] = StoredRecord(row.identity, moment_of(row.created_us), owner)
 
     async def _same(self, new: Sequence[Record]) -> dict[str, Record]:
         """Return the records that are the same memories as those without an id, the oldest of several."""

@@ -217,6 +217,8 @@ def _bytes_of(namespace: NamespaceInfo) -> int:
 
 def _needs_database(chosen: Filter) -> bool:
     """Return whether a filter asks for more than what is remembered of rows."""
+    if chosen.owner and not chosen.include_private:
+        return True
     return bool(chosen.conditions or chosen.categories or chosen.all_categories or chosen.metadata or chosen.expression)
 
 

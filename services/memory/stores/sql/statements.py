@@ -160,7 +160,8 @@ def _filtered(table: Table, kind: MemoryKind, chosen: Filter, dialect: str) -> I
 def _unified(table: Table, chosen: Filter, dialect: str) -> Iterator[ColumnElement[bool]]:
     if not chosen.include_private:
         public = table.c[Column.PRIVATE].is_(False)
-        yield or_(public, table.c[Column.SOURCE] == chosen.source) if chosen.source else public
+        own = and_(table.c.owner == chosen.owner, *([table.c[Column.SOURCE] == chosen.source] if chosen.source else []))
+        yield or_(public, own) if chosen.owner else public
     if chosen.scope_prefix not in ("", "/"):
         scope, below = table.c[Column.SCOPE], chosen.scope_prefix + "/"
         yield or_(scope == chosen.scope_prefix, func.substr(scope, 1, len(below)) == below)

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.memory import filters
-from services.memory.domain.filters import Filter
+from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
@@ -32,7 +32,6 @@ from services.memory.stores.sql.statements import (
     IDS_IN_STATEMENT,
     ROWS_IN_CHUNK,
     TEXTS_IN_CHUNK,
-    alive,
     chunks,
     delete_some,
     living,
@@ -93,14 +92,16 @@ class SqlMemoryStore:
         """See `MemoryStore`."""
         return await self._search.search(key, query, now)
 
-    async def get(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool) -> Sequence[Record]:
-        """See `MemoryStore`."""
+    async def get(
+        self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool, chosen: Filter = EVERYTHING
+    ) -> Sequence[Record]:
+        """See `MemoryStore`; the filter is one that SQL decides alone."""
         table = records[key.kind]
         stored = [key.stored_id(client_id) for client_id in ids]
         by_id: dict[str, Record] = {}
         for part in parts(stored, IDS_IN_STATEMENT):
             statement = select(*row_columns(table, embeddings=embeddings)).where(
-                owned_among(table, key, part), alive(table, microseconds(now))
+                owned_among(table, key, part), *living(key, chosen, microseconds(now), self._database.dialect)
             )
             by_id |= parse_rows(key, await self._database.fetch(statement))
         return [by_id[stored_id] for stored_id in stored if stored_id in by_id]
@@ -232,16 +233,17 @@ class SqlMemoryStore:
             if some < ROWS_IN_CHUNK:
                 return removed
 
-    async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
-        """See `MemoryStore`."""
+    async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, chosen: Filter = EVERYTHING) -> int:
+        """See `MemoryStore`; the filter is one that SQL decides alone."""
         table = records[key.kind]
         stored = sorted({key.stored_id(client_id) for client_id in ids})
         async with self._database.write() as connection:
             if await NamespaceRepository(connection).raise_version(key.id) is None:
                 return 0
             touched = 0
+            clauses = living(key, chosen, microseconds(now), self._database.dialect)
             for part in parts(stored, IDS_IN_STATEMENT):
-                statement = update(table).where(owned_among(table, key, part))
+                statement = update(table).where(owned_among(table, key, part), *clauses)
                 touched += (await connection.execute(statement.values({Column.LAST_ACCESSED: now}))).rowcount
         return touched
 

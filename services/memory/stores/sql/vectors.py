@@ -150,9 +150,9 @@ class VectorBlock:
             mask &= self.created_us >= microseconds(chosen.created_after)
         if not unified:
             return mask
-        if not chosen.include_private:
-            own = [bool(chosen.source) and text == chosen.source for text in self.sources.texts]
-            mask &= ~self.private | self.sources.among(own)
+        # Whose the others are is not remembered.
+        if not chosen.include_private and not chosen.owner:
+            mask &= ~self.private
         if chosen.scope_prefix:
             mask &= self.scopes.among([within_scope(text, chosen.scope_prefix) for text in self.scopes.texts])
         return mask

@@ -67,9 +67,9 @@ class HostCalls:
         """Return how many memories match."""
         return self._ask(CrewRequest(count_records=request)).count_records.count
 
-    def touch_records(self, ids: Iterable[str]) -> None:
-        """Note that memories were found just now, without waiting for it."""
-        self._notify(CrewRequest(touch_records=memory_pb2.TouchRecordsRequest(ids=ids)))
+    def touch_records(self, ids: Iterable[str], source: str) -> None:
+        """Note that memories were found by a source just now, without waiting for it."""
+        self._notify(CrewRequest(touch_records=memory_pb2.TouchRecordsRequest(ids=ids, source=source)))
 
     def list_scopes(self, parent: str) -> list[str]:
         """Return the scopes directly below another."""

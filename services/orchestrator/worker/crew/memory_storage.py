@@ -58,6 +58,8 @@ class ServiceMemoryStorage:
         self._host = attempt.host
         self._known: dict[str, Mapping[str, Any]] = {}
         """Where each record came from that was read or saved here."""
+        self._private: dict[str, str] = {}
+        """The sources of those that are private."""
 
     def save(self, records: list[MemoryRecord]) -> None:
         """Store records; those without a text that can be seen are left out."""
@@ -73,6 +75,13 @@ class ServiceMemoryStorage:
             for record, record_id in zip(batch, ids, strict=True):
                 record.id = record_id
                 self._known.setdefault(record_id, own)
+                self._note_privacy(record_id, record.source or "", private=record.private)
+
+    def _note_privacy(self, record_id: str, source: str, *, private: bool) -> None:
+        if private:
+            self._private[record_id] = source
+        else:
+            self._private.pop(record_id, None)
 
     def forget_earlier_attempts(self) -> None:
         """Remove what attempts before this one have saved: it may have been more, and came to nothing in the end."""
@@ -134,11 +143,15 @@ class ServiceMemoryStorage:
     def update(self, record: MemoryRecord) -> None:
         """Replace the record of the same id."""
         own = self._known.setdefault(record.id, {})
+        if record.id in self._private:
+            # CrewAI leaves both out when it merges memories.
+            record = record.model_copy(update={"private": True, "source": self._private[record.id]})
         self._host.save_records(pb.SaveRecordsRequest(records=[record_to_proto(record, own)]))
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
         """Return a record, None if there is none of that id."""
-        response = self._host.get_record(pb.GetRecordRequest(id=record_id, include_embedding=True))
+        request = pb.GetRecordRequest(id=record_id, include_embedding=True, source=self._private.get(record_id, ""))
+        response = self._host.get_record(request)
         return self.record_from_proto(response.record) if response.HasField("record") else None
 
     def list_records(self, scope_prefix: str | None = None, limit: int = 200, offset: int = 0) -> list[MemoryRecord]:
@@ -176,7 +189,8 @@ class ServiceMemoryStorage:
 
     def touch_records(self, record_ids: list[str]) -> None:
         """Note that records were found just now."""
-        self._host.touch_records(record_ids)
+        viewer = _viewer.get()
+        self._host.touch_records(record_ids, viewer.source if viewer else "")
 
     async def asave(self, records: list[MemoryRecord]) -> None:
         """See `save`."""
@@ -212,6 +226,7 @@ class ServiceMemoryStorage:
         metadata = from_struct("metadata", record.metadata)
         self._known[record.id] = {name: metadata.pop(name) for name in OWN_METADATA if name in metadata}
         unified, created = record.unified, record.create_time.ToDatetime()
+        self._note_privacy(record.id, unified.source, private=unified.private)
         return MemoryRecord(
             id=record.id,
             content=unified.content,
