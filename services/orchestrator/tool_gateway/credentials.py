@@ -6,9 +6,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import aiohttp
 import grpc
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2
+from services.common.bounded_json import parse_json
 from services.common.cache import AsyncCache
 from services.common.egress import required_origin
 from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
@@ -175,11 +177,11 @@ class SourceCredentials:
                 response.close()
         except CoxswainError as error:
             raise CallRefused(error.message, reason=error.reason) from error
-        except Exception as error:
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise NotSent(f"{origin}, which issues tokens, did not answer: {type(error).__name__}") from error
         try:
-            document = json.loads(body or b"")
-        except (ValueError, RecursionError):
+            document = await parse_json(body or b"")
+        except ValueError:
             document = None
         return response.status, document if isinstance(document, dict) else {}
 

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from services.common.bounded_json import loads_bounded
+from services.common.storable import storable
 from services.orchestrator.tool_gateway.ports import StoredFile, ToolResult
 
 MAX_ERROR_BYTES = 4096
@@ -85,7 +86,7 @@ def parse_json(text: str) -> Any:
         BadBody: it is not JSON, or beyond the bounds of `bounded_json`.
     """
     try:
-        return loads_bounded(text.encode(errors="replace"), _storable)
+        return loads_bounded(text.encode(errors="replace"), storable)
     except ValueError as error:
         raise BadBody(str(error)) from None
 
@@ -145,8 +146,4 @@ def _decoded(body: bytes, content_type: str) -> str:
     charset = found[1].lower() if found and not is_json(content_type) else "utf-8"
     if charset not in ("utf-8", "utf8", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252", "utf-16"):
         charset = "utf-8"
-    return body.decode(charset, "replace").removeprefix("\ufeff").replace("\x00", "")
-
-
-def _storable(text: str) -> str:
-    return text.encode(errors="replace").decode().replace("\x00", "")
+    return storable(body.decode(charset, "replace").removeprefix("\ufeff"))

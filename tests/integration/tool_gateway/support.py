@@ -16,6 +16,7 @@ from services.orchestrator.domain.gateway_call import CallKey
 from services.orchestrator.domain.tool_outcome import Outcome
 from services.orchestrator.domain.tool_source import HttpApi, SourceEndpoint, SourceKind, ToolPolicy, ToolSourceSpec
 from services.orchestrator.tool_gateway.ports import CallProgress, ToolAdapter, ToolCallRequest, ToolResult
+from services.orchestrator.tool_gateway.usecases.artifact_uploads import ArtifactUploads
 from services.orchestrator.tool_gateway.usecases.call_board import Ended
 from services.orchestrator.tool_gateway.usecases.call_runner import CallOrder, CallRunner
 from services.orchestrator.tool_gateway.usecases.call_store import CallStore
@@ -66,7 +67,8 @@ class Replica(Generic[SourceT]):
         self.source = source
         adapters = dict.fromkeys(SourceKind, source)
         self._limits = SourceLimits(database, **values)
-        runner = CallRunner(adapters, {}, self._limits, max_result_bytes=1024 * 1024)
+        files = ArtifactUploads(database, max_bytes=0)
+        runner = CallRunner(adapters, {}, self._limits, max_result_bytes=1024 * 1024, files=files)
         self.calls = ToolCalls(self.store, runner, lease_seconds=lease, question_seconds=WAIT_SECONDS)
 
     def has_waiting(self) -> bool:

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from services.common.bounded_json import loads_bounded
+from services.common.storable import storable
 
 MAX_JSON_BYTES = 1024 * 1024
 MAX_SCHEMA_BYTES = 256 * 1024
@@ -11,17 +12,10 @@ MAX_SCHEMA_BYTES = 256 * 1024
 _HIDDEN = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-_REPLACEMENT = "\ufffd"
 
 
 class ForeignTextError(ValueError):
     """What a source sent cannot be used; the text says why, with nothing of the content in it."""
-
-
-def storable(text: str) -> str:
-    """Return a text without U+0000 and lone surrogates, which neither UTF-8 nor PostgreSQL holds."""
-    return _UNSTORABLE.sub(_REPLACEMENT, text)
 
 
 def shown(text: str, max_bytes: int) -> str:

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Iterator
 
 from services.common.errors import CoxswainError
+from services.common.storable import storable
 from services.orchestrator.domain.gateway_call import CallKey
 from services.orchestrator.tool_gateway.ports import NotSent, OutcomeUnknown, SourceAnswer, SourceQuestion
 from services.orchestrator.tool_gateway.usecases.call_board import Asked, CallBoard, Sign
@@ -156,15 +158,15 @@ class RunningCall:
         """See `CallProgress`."""
         self.time.sign()
         if fraction is not None:
-            fraction = min(1.0, max(0.0, fraction)) if fraction == fraction else None
-        self.board.show(Sign(plain_text(text)[:_SIGN_CHARACTERS], fraction))
+            fraction = None if math.isnan(fraction) else min(1.0, max(0.0, fraction))
+        self.board.show(Sign(storable(text)[:_SIGN_CHARACTERS], fraction))
 
     async def ask(self, question: SourceQuestion) -> SourceAnswer:
         """See `CallProgress`; an answer that does not come in time is "cancel"."""
         self._questions += 1
         asked = Asked(
             self._questions,
-            SourceQuestion(plain_text(question.text)[:_QUESTION_CHARACTERS], question.schema, question.url),
+            SourceQuestion(storable(question.text)[:_QUESTION_CHARACTERS], question.schema, question.url),
         )
         self._answer = asyncio.get_running_loop().create_future()
         with self.time.stopped():
@@ -186,8 +188,3 @@ class RunningCall:
             return False
         self._answer.set_result(answer)
         return True
-
-
-def plain_text(text: str) -> str:
-    """Return a text that is valid UTF-8 and has no U+0000, which no database takes."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")

@@ -11,6 +11,7 @@ import structlog
 from services.common.backoff import Backoff
 from services.common.circuit_breaker import Trial
 from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
+from services.common.storable import storable, storable_json
 from services.orchestrator.domain.tool_outcome import Failed, Outcome, Returned, Unknown
 from services.orchestrator.domain.tool_source import SourceKind, ToolSourceSpec
 from services.orchestrator.tool_gateway.ports import (
@@ -24,7 +25,7 @@ from services.orchestrator.tool_gateway.ports import (
     ToolCallRequest,
     ToolResult,
 )
-from services.orchestrator.tool_gateway.usecases.call_progress import RunningCall, plain_text
+from services.orchestrator.tool_gateway.usecases.call_progress import RunningCall
 from services.orchestrator.tool_gateway.usecases.source_limits import SourceKey, SourceLimits
 from services.orchestrator.tool_identity import tool_of
 
@@ -89,7 +90,7 @@ class CallRunner:
         limits: SourceLimits,
         *,
         max_result_bytes: int,
-        files: FileKeeper | None = None,
+        files: FileKeeper,
     ) -> None:
         self._adapters = adapters
         self._builtin = builtin
@@ -240,7 +241,7 @@ class CallRunner:
         return Unknown(f"{order.name}: {text}; it is not known whether the call took effect")
 
     async def _kept(self, order: CallOrder, result: ToolResult) -> Outcome:
-        text = plain_text(result.text)
+        text = storable(result.text)
         try:
             structured = "" if result.structured is None else _json_text(result.structured)
         except (ValueError, TypeError, RecursionError):
@@ -254,13 +255,10 @@ class CallRunner:
             )
         artifacts: list[str] = []
         if result.files:
-            names = ", ".join(file.name for file in result.files)[:500]
             try:
-                artifacts = [] if self._files is None else await self._files.keep(order.request, result.files)
+                artifacts = await self._files.keep(order.request, result.files)
             except CoxswainError as error:
                 text = f"{text}\n[Files were not kept: {error.message}]".strip()
-            if self._files is None:
-                text = f"{text}\n[Files were not kept: {plain_text(names)}]".strip()
         return Returned(text, structured, result.is_error, tuple(artifacts))
 
 
@@ -306,12 +304,4 @@ def _json_text(document: Any) -> str:
         ValueError, TypeError: it holds what is no JSON, such as NaN.
         RecursionError: it is too deep.
     """
-    return json.dumps(_plain(document), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def _plain(document: Any) -> Any:
-    if isinstance(document, str):
-        return plain_text(document)
-    if isinstance(document, Mapping):
-        return {plain_text(str(key)): _plain(value) for key, value in document.items()}
-    return [_plain(item) for item in document] if isinstance(document, list | tuple) else document
+    return json.dumps(storable_json(document), ensure_ascii=False, allow_nan=False, separators=(",", ":"))

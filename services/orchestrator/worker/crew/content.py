@@ -8,8 +8,8 @@ from typing import Any
 
 from coxswain.models.v1.inference_pb2 import Audio, ContentPart, Document, Image
 from coxswain.models.v1.model_pb2 import Capabilities
+from services.common.storable import storable
 from services.orchestrator.worker.crew.material import split_material
-from services.orchestrator.worker.link.text import storable
 
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^,]*)?;base64,(.*)", re.DOTALL)
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text"})

@@ -8,9 +8,9 @@ from crewai.llms.cache import CACHE_BREAKPOINT_KEY
 
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1.model_pb2 import Model
+from services.common.storable import storable
 from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.content import UnfitContent, content_parts, text_of
-from services.orchestrator.worker.link.text import storable
 
 _MAX_CACHE_MARKS = 4
 _NO_OBJECT = "no JSON object"

@@ -15,7 +15,7 @@ from coxswain.orchestrator.worker.link_pb2 import (
     ToolAnswer,
     ToolPermission,
 )
-from services.orchestrator.worker.link.text import storable
+from services.common.storable import storable
 
 _MOST_TOLD = 4096
 

@@ -12,12 +12,12 @@ from crewai.knowledge.storage.base_knowledge_storage import BaseKnowledgeStorage
 from pydantic import PrivateAttr
 
 from coxswain.memory.v1 import memory_pb2, record_pb2
+from services.common.storable import storable
 from services.orchestrator.domain.crew import KnowledgeMemory, KnowledgeSpec
 from services.orchestrator.messages.crews import knowledge_namespace
 from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.embedder import embed
 from services.orchestrator.worker.link.errors import TaskError
-from services.orchestrator.worker.link.text import storable
 
 _QUERY_BYTES = 60_000
 _SPARE = 4

@@ -18,6 +18,7 @@ from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1.model_pb2 import Model
 from coxswain.orchestrator.worker.link_pb2 import AgentTool, Complete
 from services.common.grpc.json_values import to_struct
+from services.common.storable import storable, storable_json
 from services.orchestrator.domain.crew import AgentSpec, ModelCallSettings, ToolCalling
 from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.content import UnfitContent, text_of
@@ -33,7 +34,6 @@ from services.orchestrator.worker.crew.usable_answers import (
 )
 from services.orchestrator.worker.crew.window import Window
 from services.orchestrator.worker.link.errors import TaskError
-from services.orchestrator.worker.link.text import storable, storable_json
 
 _BOUNDLESS_WINDOW = 10_000_000
 _USABLE_SHARE = 0.85

@@ -15,8 +15,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
 from services.common.grpc.json_values import from_struct, parse_exact, to_struct, to_value
+from services.common.storable import storable, storable_json
 from services.common.visible_text import has_visible_text
-from services.orchestrator.worker.link.text import storable, storable_json
 
 if TYPE_CHECKING:
     from services.orchestrator.worker.crew.attempt import TaskAttempt

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from coxswain.orchestrator.v1.execution_pb2 import TaskOutput
 from coxswain.orchestrator.worker.link_pb2 import Plan, RunTask
 from services.common.grpc.json_values import to_struct
+from services.common.storable import storable, storable_json
 from services.orchestrator.domain.execution import PLAN_INDEX
 from services.orchestrator.worker.crew.adapter import build_for_planning, build_memory, build_task
 from services.orchestrator.worker.crew.attempt import TaskAttempt
@@ -25,7 +26,6 @@ from services.orchestrator.worker.crew.session import Session
 from services.orchestrator.worker.crew.usable_answers import quoted
 from services.orchestrator.worker.link.crew_end import LinkClosed
 from services.orchestrator.worker.link.errors import TaskError
-from services.orchestrator.worker.link.text import storable, storable_json
 
 _REFUSED = "Task failed guardrail validation"
 """How CrewAI says that a guardrail has refused a result for the last time."""

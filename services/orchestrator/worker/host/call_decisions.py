@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from google.protobuf.message import Message
 
+from services.common.storable import storable
 from services.orchestrator.domain.question import QuestionKind, QuestionState
 from services.orchestrator.domain.tool_question import (
     OUTCOME_SCHEMA,
@@ -19,7 +20,6 @@ from services.orchestrator.worker.host.call_outcomes import ended_by_person, wai
 from services.orchestrator.worker.host.call_questions import CallQuestions
 from services.orchestrator.worker.host.recorder import Change, TaskRef
 from services.orchestrator.worker.host.remote_call import RemoteCall
-from services.orchestrator.worker.link.text import storable
 
 
 class CallDecisions:

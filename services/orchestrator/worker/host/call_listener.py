@@ -6,11 +6,11 @@ from dataclasses import replace
 from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
 from services.common.grpc.json_values import from_struct
+from services.common.storable import storable
 from services.orchestrator.domain.question import QuestionedCall, QuestionKind, QuestionState
 from services.orchestrator.worker.host.call_questions import CallQuestions
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
-from services.orchestrator.worker.link.text import storable
 
 _BETWEEN_SECONDS = 0.25
 _MOST_TOLD = 4096

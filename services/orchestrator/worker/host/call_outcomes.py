@@ -6,11 +6,11 @@ from hashlib import sha256
 from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
 from services.common.grpc.times import duration_to_proto
+from services.common.storable import storable
 from services.orchestrator.domain.question import Question
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.repositories.journal import ToolCall
 from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
-from services.orchestrator.worker.link.text import storable
 
 MOST_TOLD = 4096
 """Characters of a text in events and questions."""

@@ -9,6 +9,7 @@ from coxswain.orchestrator.worker.link_pb2 import CallTool, ToolAnswer
 from services.common.clock import utc_now
 from services.common.grpc.json_values import to_struct
 from services.common.grpc.times import duration_to_proto
+from services.common.storable import storable
 from services.orchestrator.domain.execution import Execution
 from services.orchestrator.domain.question import QuestionedCall
 from services.orchestrator.domain.tool import ResolvedTool, ToolCallState
@@ -18,7 +19,6 @@ from services.orchestrator.worker.host.call_outcomes import MOST_TOLD, call_id, 
 from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.recorder import Change, TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
-from services.orchestrator.worker.link.text import storable
 
 Key = tuple[int, str]
 """What tells a call apart from all others of its execution: its task's index, and its key in that."""

@@ -19,6 +19,7 @@ from coxswain.orchestrator.worker.link_pb2 import CallTool, ToolAnswer
 from services.common.backoff import Backoff
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
+from services.common.storable import storable
 from services.orchestrator.domain.execution import Execution
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.domain.tool_question import Decision
@@ -45,7 +46,6 @@ from services.orchestrator.worker.host.tool_gateway import LeftWaiting
 from services.orchestrator.worker.host.tool_meter import ToolMeter
 from services.orchestrator.worker.host.tool_rules import ToolRules
 from services.orchestrator.worker.link.errors import TaskError
-from services.orchestrator.worker.link.text import storable
 
 _ATTEMPTS = 3
 _PAUSES = Backoff(1.0, 10.0)

@@ -1,7 +1,7 @@
 """The one error that crosses the link."""
 
 from coxswain.orchestrator.worker import link_pb2
-from services.orchestrator.worker.link.text import storable
+from services.common.storable import storable
 
 WAITS_FOR_PERSON = "WAITS_FOR_PERSON"
 """The reason of an attempt that ends because a person has to be asked about a call; it is no failure."""

@@ -1,4 +1,4 @@
-"""Text of models and tools, made fit to cross the link and to be stored."""
+"""Texts in messages, made fit to be stored."""
 
 from typing import Any
 
@@ -6,27 +6,6 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
-
-def storable(text: str) -> str:
-    """Return the text with U+FFFD for U+0000, which PostgreSQL cannot store, and "?" for lone surrogates.
-
-    UTF-8, and with it protobuf, has no bytes for the latter.
-    """
-    return _without_nulls(text).encode(errors="replace").decode()
-
-
-def storable_json(value: Any) -> Any:
-    """Return a JSON value with all its texts made storable."""
-    match value:
-        case str():
-            return storable(value)
-        case dict():
-            return {storable(key): storable_json(item) for key, item in value.items()}
-        case list() | tuple():
-            return [storable_json(item) for item in value]
-        case _:
-            return value
 
 
 def replace_nulls(message: Message) -> None:

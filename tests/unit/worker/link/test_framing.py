@@ -107,4 +107,4 @@ def test_the_null_character_is_replaced_in_what_arrives() -> None:
 
 def test_errors_cross_the_link_whole_and_with_any_text() -> None:
     error = error_from_proto(error_to_proto(TaskError("MODEL_DISABLED", "switched off \ud800", fatal=True)))
-    assert (error.reason, error.message, error.fatal) == ("MODEL_DISABLED", "switched off ?", True)
+    assert (error.reason, error.message, error.fatal) == ("MODEL_DISABLED", "switched off \ufffd", True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from coxswain.tools.v1 import tool_provider_pb2 as pb
 from services.common.egress import is_public_https
+from services.common.storable import storable
 from services.orchestrator.domain.tool_source import ListedTool, ShareField, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.foreign import (
     MAX_SCHEMA_BYTES,
@@ -14,7 +15,6 @@ from services.orchestrator.tool_gateway.adapters.foreign import (
     parse_json,
     parse_object,
     shown,
-    storable,
 )
 from services.orchestrator.tool_gateway.adapters.forms import BadQuestion, form_of, shown_url
 from services.orchestrator.tool_gateway.ports import (

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from services.common.child_process import process_end
 from services.common.identity.principal import Principal
+from services.common.storable import storable
 from services.orchestrator.domain.tool_source import LocalCommand, ToolSourceSpec
-from services.orchestrator.tool_gateway.adapters.foreign import storable
 from services.orchestrator.tool_gateway.adapters.mcp.endpoint import AnswerTooLarge, parse_answer
 from services.orchestrator.tool_gateway.adapters.mcp.faults import SessionGone
 from services.orchestrator.tool_gateway.adapters.mcp.messages import messages_in

@@ -16,8 +16,8 @@ from services.common.egress import origin_of
 from services.common.errors import CoxswainError
 from services.common.http import BeforeSend, EgressClient, iter_body, read_limited
 from services.common.identity.principal import Principal
+from services.common.storable import storable
 from services.orchestrator.domain.tool_source import ToolSourceSpec
-from services.orchestrator.tool_gateway.adapters.foreign import storable
 from services.orchestrator.tool_gateway.adapters.mcp.faults import HttpRefusal, RpcError
 from services.orchestrator.tool_gateway.adapters.mcp.messages import error_in, messages_in
 from services.orchestrator.tool_gateway.adapters.mcp.sse import EventDecoder, EventTooLarge, ServerEvent

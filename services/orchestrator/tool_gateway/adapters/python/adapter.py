@@ -8,6 +8,7 @@ from typing import Any
 
 from services.common.errors import CoxswainError, FailedPrecondition, Unavailable
 from services.common.identity.principal import Principal
+from services.common.storable import storable
 from services.orchestrator.domain.tool_source import ListedTool, PythonTools, ShareField, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.foreign import (
     MAX_SCHEMA_BYTES,
@@ -15,7 +16,6 @@ from services.orchestrator.tool_gateway.adapters.foreign import (
     parse_json,
     parse_object,
     shown,
-    storable,
 )
 from services.orchestrator.tool_gateway.adapters.python.tool_process import (
     Frame,

@@ -1,9 +1,9 @@
 """Tools that write and read the files of the execution."""
 
+from services.common.storable import storable
 from services.orchestrator.domain.artifact import BadFileName, file_name
 from services.orchestrator.worker.host.execution_files import ExecutionFiles, FileRefused
 from services.orchestrator.worker.host.host_tools.base import HostToolCall, HostToolError
-from services.orchestrator.worker.link.text import storable
 
 PAGE_CHARACTERS = 50_000
 _MOST_LISTED = 200

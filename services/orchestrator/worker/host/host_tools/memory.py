@@ -8,10 +8,10 @@ from coxswain.memory.v1 import memory_pb2, record_pb2
 from services.common.errors import CoxswainError
 from services.common.grpc.enums import enum_to_proto
 from services.common.grpc.json_values import to_value
+from services.common.storable import storable
 from services.orchestrator.domain.crew import MemoryKind
 from services.orchestrator.worker.host.host_tools.base import HostToolCall, HostToolError
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
-from services.orchestrator.worker.link.text import storable
 
 DEFAULT_RESULTS = 5
 _SPARE = 4

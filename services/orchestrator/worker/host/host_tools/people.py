@@ -6,9 +6,9 @@ from google.protobuf.json_format import MessageToDict
 
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
 from services.common.grpc.json_values import to_struct
+from services.common.storable import storable
 from services.orchestrator.worker.host.host_tools.base import HostToolCall, HostToolError
 from services.orchestrator.worker.host.tool_gateway import LeftWaiting
-from services.orchestrator.worker.link.text import storable
 
 
 class AskPerson:
