@@ -1,6 +1,7 @@
 """Puts the orchestrator's API together. Workers are a deployable of their own: `services/orchestrator/worker`."""
 
 import asyncio
+from datetime import timedelta
 
 from coxswain.orchestrator.v1.artifact_service_pb2_grpc import add_ArtifactServiceServicer_to_server
 from coxswain.orchestrator.v1.batch_service_pb2_grpc import add_BatchServiceServicer_to_server
@@ -12,6 +13,8 @@ from coxswain.orchestrator.v1.tool_service_pb2_grpc import add_ToolServiceServic
 from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import add_ToolSourceServiceServicer_to_server
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 from services.common.background import BackgroundTasks
+from services.common.clock import utc_now
+from services.common.db.expiry import remove_before
 from services.common.db.idempotency import forget_old_requests
 from services.common.egress import AddressPolicy
 from services.common.grpc.server import Registry
@@ -37,7 +40,7 @@ from services.orchestrator.servicers.tool_sources import ToolSourceServicer
 from services.orchestrator.servicers.tools import ToolServicer
 from services.orchestrator.servicers.workers import WorkerServicer
 from services.orchestrator.settings import OrchestratorSettings
-from services.orchestrator.tables import requests
+from services.orchestrator.tables import requests, tool_sources
 from services.orchestrator.tool_gateway_client import RemoteToolGateway
 from services.orchestrator.usecases.artifacts import Artifacts
 from services.orchestrator.usecases.batch_runner import BatchRunner
@@ -188,6 +191,7 @@ class OrchestratorService:
         self._background.start(every(_RETENTION_SECONDS, self._retention.once, name="execution_retention"))
         self._background.start(every(_RETENTION_SECONDS, self._tool_usage.forget, name="tool_usage_retention"))
         self._background.start(every(settings.housekeeping_seconds, self._group_events.forget, name="group_events"))
+        self._background.start(every(settings.housekeeping_seconds, self._forget_sources, name="deleted_tool_sources"))
         self._background.start(
             forget_old_requests(
                 self._database,
@@ -196,6 +200,11 @@ class OrchestratorService:
                 retention_seconds=settings.request_retention_seconds,
             )
         )
+
+    async def _forget_sources(self) -> None:
+        # A repeated request may still name them for as long.
+        before = utc_now() - timedelta(seconds=self._settings.request_retention_seconds)
+        await remove_before(self._database, tool_sources.c.deleted_at, before)
 
     async def drain(self) -> None:
         """See `Service`."""

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, delete, func, insert, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.db.named_locks import lock_name
 from services.common.db.upsert import insert_ignore
 from services.common.errors import AlreadyExists
 from services.common.resource_key import ResourceKey
@@ -14,7 +15,9 @@ from services.orchestrator.domain.document import from_document, to_document
 from services.orchestrator.domain.tool_source import (
     ENDPOINT_TYPES,
     AcceptedTool,
+    HttpApi,
     ListedTool,
+    OpenApiDocument,
     SourceKind,
     ToolChange,
     ToolSource,
@@ -90,6 +93,10 @@ class ToolSourceRepository:
         rows = await self._connection.execute(query.order_by(tool_sources.c.name).limit(limit))
         return [_source(row) for row in rows]
 
+    async def lock_group(self, group_id: str) -> None:
+        """Let nobody else add sources to a group until the transaction ends."""
+        await lock_name(self._connection, f"coxswain-tool-sources {group_id}")
+
     async def count(self, group_id: str) -> int:
         """Return how many sources a group has, those of the operator left out."""
         counted = select(func.count()).where(
@@ -126,13 +133,23 @@ class ToolSourceRepository:
             )
         )
 
-    async def delete(self, source_id: str, at: datetime) -> None:
-        """Take a source out of listings, and forget its lists."""
+    async def delete(self, source: ToolSource, at: datetime) -> None:
+        """Take a source out of listings, and forget its lists and what it was but for its name and address."""
         await self._connection.execute(
-            delete(tool_source_revisions).where(tool_source_revisions.c.source_id == source_id)
+            delete(tool_source_revisions).where(tool_source_revisions.c.source_id == source.id)
         )
         await self._connection.execute(
-            update(tool_sources).where(tool_sources.c.id == source_id).values(deleted_at=at, list_revision=0)
+            update(tool_sources)
+            .where(tool_sources.c.id == source.id)
+            .values(
+                deleted_at=at,
+                list_revision=0,
+                spec=to_document(_outline(source.spec)),
+                accepted={},
+                changes=[],
+                list_warnings=[],
+                list_error="",
+            )
         )
 
     async def operators(self, after_id: str, limit: int) -> list[ToolSource]:
@@ -240,6 +257,16 @@ def _source(row: Row[Any]) -> ToolSource:
         accepted={name: from_document(AcceptedTool, tool) for name, tool in (row.accepted or {}).items()},
         changes=tuple(from_document(ToolChange, change) for change in row.changes),
     )
+
+
+def _outline(spec: ToolSourceSpec) -> ToolSourceSpec:
+    endpoint = spec.endpoint
+    match endpoint:
+        case OpenApiDocument():
+            endpoint = OpenApiDocument(endpoint.base_url, url=endpoint.url)
+        case HttpApi():
+            endpoint = HttpApi(endpoint.base_url, ())
+    return ToolSourceSpec(spec.name, spec.kind, endpoint)
 
 
 def spec_from_document(document: dict[str, Any]) -> ToolSourceSpec:

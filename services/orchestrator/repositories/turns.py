@@ -6,6 +6,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
+from services.common.db.named_locks import lock_name
 from services.orchestrator.tables import executions
 
 _UNENDED = (executions.c.concurrency_key != "", executions.c.ended_at.is_(None))
@@ -21,10 +22,8 @@ class TurnRepository:
         self._mine = (executions.c.group_id == group_id, executions.c.concurrency_key == key, *_UNENDED)
 
     async def lock(self) -> None:
-        """Let nobody else start executions with the key until the transaction ends. SQLite has one writer anyway."""
-        if self._connection.dialect.name == "postgresql":
-            name = f"coxswain-turn {self._group_id} {self._key}"
-            await self._connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+        """Let nobody else start executions with the key until the transaction ends."""
+        await lock_name(self._connection, f"coxswain-turn {self._group_id} {self._key}")
 
     async def unended(self) -> list[str]:
         """Return the executions that have not ended, oldest first."""

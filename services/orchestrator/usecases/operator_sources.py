@@ -80,7 +80,7 @@ class OperatorSources:
                 for source in found:
                     wanted = self._wanted(source)
                     if wanted is None:
-                        await sources.delete(source.id, utc_now())
+                        await sources.delete(source, utc_now())
                         logger.info("operator_source_removed", group_id=source.group_id, source=source.spec.name)
                     elif wanted != source.spec:
                         await _change(sources, source, wanted)

@@ -130,6 +130,7 @@ class ToolSources:
         source = ToolSource(new_id(), principal.group_id, 1, spec, tools=(), created_at=now, updated_at=now)
         async with self._database.write() as connection:
             sources = ToolSourceRepository(connection)
+            await sources.lock_group(principal.group_id)
             if request is not None:
                 first_id = await RequestRepository(connection, tables.requests).claim(request, source.id)
                 if first_id != source.id:
@@ -210,10 +211,10 @@ class ToolSources:
             return self._shown(changed if same else await self._listed(principal, changed))
 
     async def delete(self, principal: Principal, key: ResourceKey, *, force: bool) -> None:
-        """Take a source out of listings. Deleting it again changes nothing.
+        """Take a source out of listings. Deleting it again changes nothing, for as long as request_ids are remembered.
 
         Raises:
-            NotFound: the group never had this source.
+            NotFound: the group does not have this source, and did not have it lately.
             FailedPrecondition: crews use it and `force` is not set, or the operator declares it.
         """
         async with self._database.write() as connection:
@@ -235,7 +236,7 @@ class ToolSources:
                     reason="RESOURCE_IN_USE",
                     metadata={"resource": "tool source", "id": source.id, "used_by": ",".join(used_by[:5])},
                 )
-            await sources.delete(source.id, utc_now())
+            await sources.delete(source, utc_now())
 
     async def refresh(self, principal: Principal, key: ResourceKey) -> RefreshedSource:
         """List the tools of a source anew.

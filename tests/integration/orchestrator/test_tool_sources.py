@@ -11,16 +11,22 @@ import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
+from sqlalchemy import select
 
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, tool_pb2, tool_source_pb2
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as gateway_pb
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
 from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServiceStub
+from services.common.clock import utc_now
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.grpc.json_values import to_struct
 from services.common.ids import new_id
+from services.orchestrator.domain.tool_source import McpServer, SourceKind, ToolSource, ToolSourceSpec
+from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.tables import tool_sources
 from services.orchestrator.tool_catalogue import TOOLS
+from services.orchestrator.usecases.tool_sources import MAX_SOURCES
 from tests.integration.orchestrator.support import (
     CAPABLE_MODEL,
     EVERY_FIELD,
@@ -540,6 +546,62 @@ async def test_a_changed_tool_is_used_where_its_source_says_so(
     if told:
         assert (seen[1].tool_changed.tool_name, seen[1].tool_changed.added) == (f"{source.spec.name}/pay", False)
         assert seen[1].tool_changed.hash
+
+
+async def test_no_race_lets_a_group_have_more_sources_than_it_may(harness: Harness) -> None:
+    stub = sources_of(harness, "dev:dana:quota=admin")
+
+    async def add() -> bool:
+        request = pb.CreateToolSourceRequest(spec=mcp(name(), disabled=True))
+        try:
+            await stub.CreateToolSource(request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is C.RESOURCE_EXHAUSTED:
+                return False
+            raise
+        return True
+
+    for _ in range(MAX_SOURCES // 9):
+        assert all(await asyncio.gather(*(add() for _ in range(9))))
+    # The last one is being stored.
+    database = harness.services["orchestrator"]._database  # type: ignore[attr-defined]
+    last = ToolSourceSpec(name(), SourceKind.MCP, McpServer("https://mcp.example.com/mcp"))
+    source = ToolSource(new_id(), "quota", 1, last, (), utc_now(), utc_now())
+    async with database.write() as connection:
+        await ToolSourceRepository(connection).lock_group("quota")
+        await ToolSourceRepository(connection).insert(source, "dana")
+        adding = [asyncio.create_task(add()) for _ in range(3)]
+        await asyncio.wait(adding, timeout=0.5)
+    assert not any(await asyncio.gather(*adding))
+
+
+async def test_what_a_deleted_source_was_is_removed(harness: Harness) -> None:
+    marked = f"marked-{new_id()}"
+    operation = pb.HttpOperation(
+        name="op", description=marked, method="GET", path="/a", arguments_schema=to_struct({"type": "object"})
+    )
+    document = f"# {marked}\nopenapi: 3.0.3"
+    made = [
+        pb.ToolSourceSpec(name=name(), http=pb.HttpApi(base_url="https://example.com", operations=[operation])),
+        pb.ToolSourceSpec(
+            name=name(),
+            openapi=pb.OpenApiDocument(base_url="https://example.com", document=document),
+        ),
+        mcp(name(), description=marked, headers={"x-note": marked}),
+    ]
+    stub = sources_of(harness)
+    for one in made:
+        request = pb.CreateToolSourceRequest(spec=one, request_id=new_id())
+        source = (await stub.CreateToolSource(request)).source
+        await stub.DeleteToolSource(pb.DeleteToolSourceRequest(id=source.id))
+        await stub.DeleteToolSource(pb.DeleteToolSourceRequest(id=source.id))
+        # Who repeats the request that made it is told of it all the same.
+        assert (await stub.CreateToolSource(request)).source.id == source.id
+    database = harness.services["orchestrator"]._database  # type: ignore[attr-defined]
+    async with database.read() as connection:
+        rows = (await connection.execute(select(tool_sources).where(tool_sources.c.deleted_at.is_not(None)))).all()
+    assert len(rows) >= len(made)
+    assert marked not in repr(rows)
 
 
 async def test_a_source_that_crews_use_is_deleted_only_by_force(harness: Harness, gateway: FakeToolGateway) -> None:

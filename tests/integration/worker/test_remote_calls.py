@@ -109,7 +109,7 @@ async def test_a_call_obeys_the_policy_in_force_when_it_is_begun(scene: CallScen
     await store(replace(source, revision=5))
     assert (await host.call("k5")).output == "paid"
     async with scene.database.write() as connection:
-        await ToolSourceRepository(connection).delete(source.id, utc_now())
+        await ToolSourceRepository(connection).delete(source, utc_now())
     assert 'there is no source "books"' in (await host.call("k6")).error
     assert len(scene.gateway.requests) == 2
 
