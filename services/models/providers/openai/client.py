@@ -233,9 +233,9 @@ class OpenAIClient:
         if target.origin in self._idempotent_origins:
             headers["Idempotency-Key"] = target.attempt.idempotency_key
         payload = _Body(body)
-        limit = asyncio.timeout_at(self._next_byte_by(target, self._limits.first_byte_seconds))
+        limit = ReadLimit()
         try:
-            async with limit:
+            with limit.until(self._next_byte_by(target, self._limits.first_byte_seconds)):
                 try:
                     response = await self._egress.request(
                         "POST", target.url, trusted=target.trusted, data=payload, headers=headers
@@ -245,8 +245,7 @@ class OpenAIClient:
                     if payload.sent:
                         report_lost_work(target.model)
                     raise
-                if not limit.expired():
-                    limit.reschedule(target.attempt.deadline)
+            with limit.until(target.attempt.deadline):
                 if response.status == 200:
                     return await take(target, response, credential)
                 document, retry_after = await _read_error(response)
@@ -261,10 +260,12 @@ class OpenAIClient:
             if now >= target.attempt.deadline:
                 raise too_late(target.model) from error
             logger.info("upstream_unreachable", model=target.model.name, error=type(error).__name__)
-            what = "sent nothing for too long" if limit.expired() else "did not answer"
+            what = "sent nothing for too long" if limit.expired else "did not answer"
             # One whose time is over because another model waits to take over may be well.
             ours = now >= target.attempt.answer_by
             raise RetryableError(unavailable(target.model, what), ours=ours) from error
+        finally:
+            limit.close()
         fault = read_fault(response.status, document)
         failure = upstream_failure(target.model, fault, credential, retry_after)
         if is_retryable(fault):
