@@ -167,7 +167,8 @@ class ModelsSettings(BaseSettings):
     litellm_base_urls: dict[str, str] = Field(
         {},
         description="JSON object of addresses that litellm uses for a provider instead of its own, such as a "
-        'gateway\'s. Example: {"groq": "https://example.com/v1"}.',
+        "gateway's; a provider whose own address is not known here needs one. "
+        'Example: {"groq": "https://example.com/v1"}.',
     )
     extra_parameters: list[str] = Field(
         list(DEFAULT_EXTRA_PARAMETERS),

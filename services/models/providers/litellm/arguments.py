@@ -7,6 +7,7 @@ from typing import Any
 from services.common.errors import FailedPrecondition
 from services.common.identity.provider_credentials import WrongForm, read_aws_credential, read_service_account
 from services.models.domain.model import Model
+from services.models.providers.litellm.destinations import location_of
 
 _GOOGLE_TOKEN_ADDRESS = "https://oauth2.googleapis.com/token"
 _SERVICE_ACCOUNT = ("type", "project_id", "private_key_id", "client_email", "private_key", "client_id")
@@ -23,7 +24,7 @@ class ProviderArguments:
 
 
 def provider_arguments(model: Model, provider: str, token: str, base_url: str) -> ProviderArguments:
-    """Return the arguments of a call; `base_url` is the operator's, empty for the provider's own address.
+    """Return the arguments of a call; `base_url` is the address that litellm is told, empty when it knows it.
 
     Raises:
         FailedPrecondition: the credential is not of a form that the provider takes.
@@ -39,8 +40,7 @@ def provider_arguments(model: Model, provider: str, token: str, base_url: str) -
             secret = _google(model, token, named)
             if project := options.get("project"):
                 named["vertex_project"] = project
-            if location := options.get("location"):
-                named["vertex_location"] = location
+            named["vertex_location"] = location_of(options)
         case _:
             named["api_key"] = secret = token
     return ProviderArguments(named, secret)

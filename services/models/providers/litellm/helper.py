@@ -116,10 +116,10 @@ class LitellmHelper:
         if self._reader is not None:
             await asyncio.wait([self._reader])
 
-    async def call(self, kind: str, arguments: Mapping[str, Any]) -> AsyncGenerator[list[Any], None]:
+    async def call(self, kind: str, arguments: Mapping[str, Any], origin: str) -> AsyncGenerator[list[Any], None]:
         """Yield the documents of a call, those together that arrived together.
 
-        `kind` is "complete", "stream" or "embed".
+        `kind` is "complete", "stream" or "embed"; nothing of the call is sent to another origin than `origin`.
 
         Raises:
             LitellmError: litellm raised an error.
@@ -131,7 +131,7 @@ class LitellmHelper:
         ended = False
         taken = 0
         try:
-            await self._process.write(_encode({"id": call_id, "kind": kind, "arguments": arguments}))
+            await self._process.write(_encode({"id": call_id, "kind": kind, "origin": origin, "arguments": arguments}))
             while True:
                 while not call.frames:
                     if not self.works:

@@ -2,11 +2,11 @@
 
 It is run by its path and in isolation, so that it shares nothing with the service but two pipes. Its one argument is
 the largest answer in bytes. Frames in both directions are four bytes of length (big-endian), then JSON. It reads calls
-`{"id", "kind", "arguments"}` of kind "complete", "stream" or "embed", then for each `{"id", "kind": "read", "bytes"}`
-when the service has taken so much of its documents, and `{"id", "kind": "cancel"}`. It writes `{"ready"}` once, and for
-each call `{"id", "document"}`, once or many times, then `{"id", "end"}`, or
+`{"id", "kind", "origin", "arguments"}` of kind "complete", "stream" or "embed", then for each
+`{"id", "kind": "read", "bytes"}` when the service has taken so much of its documents, and `{"id", "kind": "cancel"}`.
+It writes `{"ready"}` once, and for each call `{"id", "document"}`, once or many times, then `{"id", "end"}`, or
 `{"id", "error": {"status", "code", "message", "headers"}}`. A call that has been cancelled ends without a word.
-Keys are sent with each call and not kept.
+Keys are sent with each call and not kept, and go to the call's origin alone.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 import threading
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,14 @@ _ANTHROPIC_STATUSES = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
+
+
+# Where the call of this task may be sent; empty outside of one.
+_origin: ContextVar[str] = ContextVar("origin", default="")
+
+
+class Elsewhere(Exception):
+    """A request would have gone to another origin than its call's; the text is that origin."""
 
 
 class TooLarge(Exception):
@@ -102,9 +111,11 @@ class Helper:
                     call.room.set()
             else:
                 self._calls[call_id] = call = Call()
-                call.task = asyncio.create_task(self._run(call_id, call, kind, frame["arguments"]))
+                call.task = asyncio.create_task(self._run(call_id, call, frame))
 
-    async def _run(self, call_id: int, call: Call, kind: str, arguments: dict[str, Any]) -> None:
+    async def _run(self, call_id: int, call: Call, frame: dict[str, Any]) -> None:
+        kind, arguments = frame["kind"], frame["arguments"]
+        _origin.set(frame["origin"])
         try:
             if kind == "embed":
                 await self._send(call_id, call, _document(await self._litellm.aembedding(**arguments)))
@@ -144,7 +155,10 @@ class Helper:
         status = getattr(error, "status_code", None)
         causes = _causes(error)
         code = "" if isinstance(status, int) else "unexpected"
-        if any(isinstance(cause, TooLarge) for cause in causes):
+        message = str(getattr(error, "message", error))[:_MAX_MESSAGE]
+        if elsewhere := next((str(cause) for cause in causes if isinstance(cause, Elsewhere)), ""):
+            code, message = "elsewhere", elsewhere
+        elif any(isinstance(cause, TooLarge) for cause in causes):
             code = "too_large"
         elif isinstance(error, self._litellm.ContextWindowExceededError):
             code = "context_length_exceeded"
@@ -156,7 +170,7 @@ class Helper:
         return {
             "status": status if isinstance(status, int) else None,
             "code": code,
-            "message": str(getattr(error, "message", error))[:_MAX_MESSAGE],
+            "message": message,
             "headers": _waiting_headers(error),
         }
 
@@ -239,6 +253,7 @@ def _import_litellm(max_bytes: int) -> Any:
     _keep_openrouters_signatures()
     _keep_anthropics_errors()
     _limit_bodies(max_bytes)
+    _keep_to_the_origin()
     return litellm
 
 
@@ -300,6 +315,34 @@ def _limit_bodies(max_bytes: int) -> None:
                 yield piece
 
     httpx.Response.aiter_bytes = limited  # type: ignore[method-assign, assignment]
+
+
+def _keep_to_the_origin() -> None:
+    """Have no request leave for another origin than its call's, redirects included: it would carry the call's key.
+
+    litellm's own list of addresses decides where a call goes, and some options and names of models change it.
+    """
+    import httpx
+
+    def check(request: Any) -> None:
+        url = request.url
+        host = f"[{url.host}]" if ":" in url.host else url.host
+        origin = f"{url.scheme}://{host}" + (f":{url.port}" if url.port is not None else "")
+        if origin != _origin.get():
+            raise Elsewhere(origin)
+
+    send, send_blocking = httpx.AsyncClient._send_single_request, httpx.Client._send_single_request  # noqa: SLF001
+
+    async def checked(client: Any, request: Any) -> Any:
+        check(request)
+        return await send(client, request)
+
+    def checked_blocking(client: Any, request: Any) -> Any:
+        check(request)
+        return send_blocking(client, request)
+
+    httpx.AsyncClient._send_single_request = checked  # type: ignore[method-assign, assignment]  # noqa: SLF001
+    httpx.Client._send_single_request = checked_blocking  # type: ignore[method-assign, assignment]  # noqa: SLF001
 
 
 async def _main(inbound: int, outbound: int, max_bytes: int) -> None:

@@ -10,8 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from services.common.child_process import BadFrame, ProcessGone
-from services.common.egress import origin_of, required_origin
-from services.common.errors import CoxswainError, InvalidArgument
+from services.common.errors import CoxswainError, InvalidArgument, PermissionDenied
 from services.common.grpc.call import current_principal
 from services.common.identity.credentials import CredentialSource, OutboundCredential
 from services.models.domain.answer import Answer, Delta, Embeddings
@@ -23,6 +22,7 @@ from services.models.providers.batches import Batches
 from services.models.providers.fault_reading import holds_fault, read_fault
 from services.models.providers.group_shares import GroupShares
 from services.models.providers.litellm.arguments import provider_arguments
+from services.models.providers.litellm.destinations import destination_of, required_destination
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper
 from services.models.providers.litellm.pool import LitellmHelpers, NotStarted
 from services.models.providers.lost_work import report_lost_work
@@ -119,9 +119,9 @@ class LitellmProvider:
         return TokenCount(estimate_prompt_tokens(messages), exact=False)
 
     def destination(self, model: Model) -> Destination:
-        """Return the address that replaces the provider's own; else it is wherever the credential belongs."""
+        """Return the origin of the provider's address, or of the operator's in its place."""
         provider = model.spec.upstream_name.partition("/")[0]
-        return Destination(origin_of(self._base_urls.get(provider, "")) or "", provider)
+        return Destination(destination_of(model, self._base_urls).origin, provider)
 
     async def close(self) -> None:
         """End the helpers."""
@@ -155,16 +155,17 @@ class LitellmProvider:
         """
         model, latest = attempt.model, attempt.answer_by
         provider = model.spec.upstream_name.partition("/")[0]
-        base_url = self._base_urls.get(provider, "")
-        origin = required_origin(base_url) if base_url else ""
+        destination = required_destination(model, self._base_urls)
+        origin = destination.origin
         credential = await self._credentials.resolve(origin, provider)
-        reached = provider_arguments(model, provider, credential.token, base_url)
+        address = destination.embeddings if kind == "embed" else destination.chat
+        reached = provider_arguments(model, provider, credential.token, address)
         arguments = {**request, **reached.named, "timeout": self._timeout_seconds}
         limit = asyncio.timeout_at(latest)
         try:
             async with self._shares.slot(provider, current_principal().group_id):
                 helper = await self._working_helper(attempt)
-                async with contextlib.aclosing(helper.call(kind, arguments)) as batches:
+                async with contextlib.aclosing(helper.call(kind, arguments, origin)) as batches:
                     answered = False
                     while True:
                         limit = asyncio.timeout_at(latest)
@@ -214,6 +215,8 @@ def _failure(
 ) -> tuple[CoxswainError, float | None]:
     """Return the failure that an error of litellm stands for, and the seconds to wait when it may pass."""
     status, message = error.get("status"), str(error.get("message") or "")
+    if error.get("code") == "elsewhere":
+        return _elsewhere(model, message), None
     if error.get("code") == "too_large":
         return bad_response(model, "it is larger than the limit"), None
     if error.get("code") == "unexpected":
@@ -228,6 +231,17 @@ def _failure(
     fault = read_fault(200 if _IN_A_STREAM in message and holds_fault(document) else status, document)
     failure = upstream_failure(model, fault, credential, retry_after)
     return failure, (retry_after or fault.retry_after or 0.0) if is_retryable(fault) else None
+
+
+def _elsewhere(model: Model, origin: str) -> PermissionDenied:
+    """Return the failure of a call that litellm would have sent to another origin than its credential's."""
+    return PermissionDenied(
+        f'calls of "{model.name}" would go to {origin}, and their credential was not asked for there; correct the '
+        "options or the name of the model, or have the operator give the provider's address in "
+        "COXSWAIN_MODELS_LITELLM_BASE_URLS",
+        reason="DESTINATION_NOT_ALLOWED",
+        metadata={"model": model.name, "origin": origin},
+    )
 
 
 def _own_words(message: str) -> str:
