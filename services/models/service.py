@@ -204,7 +204,8 @@ def _providers(
             request_timeout=settings.request_timeout_seconds,
             max_attempts=settings.max_attempts,
             pauses=Backoff(settings.retry_base_seconds, _LONGEST_OWN_PAUSE_SECONDS),
-            longest=settings.retry_max_seconds,
+            longest_wait=settings.retry_max_seconds,
+            longest_batch_wait=settings.embed_retry_max_seconds,
         ),
         upstream_circuits(
             threshold=settings.breaker_outages,

@@ -85,7 +85,13 @@ class ModelsSettings(BaseSettings):
     )
     retry_base_seconds: float = Field(0.5, gt=0, description="Seconds before the second attempt; doubled each time.")
     retry_max_seconds: float = Field(
-        60, gt=0, description="Longest Retry-After of an upstream, in seconds, that is waited for."
+        10,
+        gt=0,
+        description="Seconds that a call waits in all because an upstream asks for a pause (Retry-After). A longer "
+        "wait is left to the caller: the call ends with RESOURCE_EXHAUSTED or UNAVAILABLE, with RetryInfo.",
+    )
+    embed_retry_max_seconds: float = Field(
+        60, gt=0, description="The same for each request for embeddings, whose callers see nothing before their end."
     )
     breaker_outages: int = Field(
         5,

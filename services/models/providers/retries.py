@@ -17,8 +17,10 @@ class RetryLimits:
     """Seconds for a call whose caller sets no deadline."""
     max_attempts: int
     pauses: Backoff
-    longest: float
-    """Longest pause, in seconds, that an upstream may ask for and get."""
+    longest_wait: float
+    """Seconds that a call waits in all because upstreams ask for it."""
+    longest_batch_wait: float
+    """The same for one request of a call that embeds."""
 
     def deadline(self) -> float:
         """Return when the call being served has to end, by the event loop's clock."""

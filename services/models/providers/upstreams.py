@@ -40,7 +40,7 @@ _RETRIES = Counter(
 _COOL_DOWNS = 10_000
 # While another model can take over, it is asked rather than waited for this one.
 _ATTEMPTS_BEFORE_FALLBACK = 2
-_LONGEST_PAUSE_BEFORE_FALLBACK = 5.0
+_LONGEST_WAIT_BEFORE_FALLBACK = 5.0
 # Reasons of failures that only an upstream at work can cause.
 _ANSWERS = frozenset(
     {
@@ -123,6 +123,11 @@ class Upstreams:
         """Return when the call being served has to end, by the event loop's clock."""
         return self._limits.deadline()
 
+    @property
+    def longest_batch_wait(self) -> float:
+        """Seconds that one request of a call that embeds waits in all because upstreams ask for it."""
+        return self._limits.longest_batch_wait
+
     async def call(
         self,
         model: Model,
@@ -130,17 +135,18 @@ class Upstreams:
         *,
         answer_by: float | None = None,
         deadline: float | None = None,
+        longest_wait: float | None = None,
     ) -> T:
         """Return the result of the first attempt that succeeds.
 
         `answer_by` says, by the event loop's clock, when another model takes over unless the answer has begun; the
-        `deadline` is that of the call being served unless it is given.
+        `deadline` is that of the call being served unless it is given, and `longest_wait` the one in the limits.
 
         Raises:
             CoxswainError: `attempt` raised it, or its `RetryableError` held it when attempts or time had run out; or
                 the upstream is left alone after outages.
         """
-        result, trial = await self._begin(model, attempt, answer_by, deadline)
+        result, trial = await self._begin(model, attempt, answer_by, deadline, longest_wait)
         trial.succeeded()
         return result
 
@@ -191,20 +197,23 @@ class Upstreams:
         attempt: Callable[[Attempt], Awaitable[T]],
         answer_by: float | None,
         deadline: float | None,
+        longest_wait: float | None = None,
     ) -> tuple[T, UpstreamTrial]:
         """Return the first success, and the trial in which to say how it went on."""
         deadline = self._limits.deadline() if deadline is None else deadline
         routes = _routes(current_principal().group_id, model)
-        most_attempts, longest_pause = self._limits.max_attempts, self._limits.longest
+        most_attempts = self._limits.max_attempts
+        longest_wait = self._limits.longest_wait if longest_wait is None else longest_wait
         has_fallback = answer_by is not None
         if has_fallback:
             most_attempts = min(most_attempts, _ATTEMPTS_BEFORE_FALLBACK)
-            longest_pause = min(longest_pause, _LONGEST_PAUSE_BEFORE_FALLBACK)
+            longest_wait = min(longest_wait, _LONGEST_WAIT_BEFORE_FALLBACK)
         most_attempts = max(most_attempts, len(routes))
         answer_by = deadline if answer_by is None else min(deadline, answer_by)
         call_id = CallId()
         loop = asyncio.get_running_loop()
         attempts = rounds = 0
+        waited = 0.0
         circuits_waited_for = False
         failure: CoxswainError | None = None
         while True:
@@ -256,8 +265,10 @@ class Upstreams:
             )
             pause = self._limits.pauses.pause(rounds, at_least=wait)
             out_of_time = loop.time() + pause >= answer_by
-            if attempts >= most_attempts or wait > longest_pause or out_of_time:
+            # A longer wait is the caller's: it can tell others what it waits for, and do something else meanwhile.
+            if attempts >= most_attempts or waited + wait > longest_wait or out_of_time:
                 raise failure
+            waited += wait
             _RETRIES.labels(model.spec.provider.value, failure.reason).inc()
             logger.info("upstream_retried", model=model.name, reason=failure.reason, attempt=attempts)
             await asyncio.sleep(pause)

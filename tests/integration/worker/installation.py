@@ -309,6 +309,7 @@ async def _installed(
             openai_base_url=f"{llm.url}/v1",
             retry_base_seconds=0.01,
             retry_max_seconds=0.05,
+            embed_retry_max_seconds=0.05,
             breaker_pause_seconds=0.02,
             breaker_max_seconds=0.6,
         )

@@ -75,7 +75,7 @@ def upstreams(
     clock: _Clock, *, max_attempts: int = 4, threshold: int = 3, chance: random.Random | None = None
 ) -> Upstreams:
     return Upstreams(
-        RetryLimits(600, max_attempts, Backoff(0.5, 8.0, jitter=0), longest=60),
+        RetryLimits(600, max_attempts, Backoff(0.5, 8.0, jitter=0), longest_wait=60, longest_batch_wait=60),
         upstream_circuits(threshold=threshold, pause=2.0, longest=60.0, clock=clock),
         clock=clock,
         chance=chance,
@@ -124,6 +124,17 @@ async def test_an_upstreams_own_pause_is_made_unless_it_is_too_long(clock: _Cloc
     with pytest.raises(ResourceExhausted):
         await upstreams(clock).call(model(), Script(rate_limit(61.0)))
     assert pauses == [7.0]
+
+
+async def test_pauses_that_upstreams_ask_for_are_too_long_together_too(clock: _Clock, pauses: list[float]) -> None:
+    script = Script(*(rate_limit(25.0) for _ in range(9)))
+    with pytest.raises(ResourceExhausted):
+        await upstreams(clock, max_attempts=9).call(model(), script)
+    assert pauses == [25.0, 25.0]
+    assert await upstreams(clock).call(model(), Script(rate_limit(90.0)), longest_wait=100.0) == "answer"
+    with pytest.raises(ResourceExhausted):
+        await upstreams(clock).call(model(), Script(rate_limit(11.0)), longest_wait=10.0)
+    assert pauses == [25.0, 25.0, 90.0]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,9 @@ class LitellmProvider:
                 document = await self._call_once(attempt, "embed", request)
                 return read_document(attempt.model, lambda body: read_embeddings(body, len(batch)), document)
 
-            return await self._upstreams.call(model, send, deadline=deadline)
+            return await self._upstreams.call(
+                model, send, deadline=deadline, longest_wait=self._upstreams.longest_batch_wait
+            )
 
         await self._batches.embed(model, texts, fetch, take)
 
