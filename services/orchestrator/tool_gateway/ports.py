@@ -20,6 +20,24 @@ class Sources(Protocol):
         ...
 
 
+class RequestCredentials(Protocol):
+    """Gives what authenticates requests of sources."""
+
+    async def headers(self, source: ToolSourceSpec, principal: Principal, url: str) -> dict[str, str]:
+        """Return the headers that authenticate one request to exactly the origin of `url`.
+
+        Raises:
+            CallRefused: there is no credential, or none that may be sent there.
+            NotSent: who has it does not answer.
+            PermissionDenied: the address has no origin.
+        """
+        ...
+
+    def forget(self, source: ToolSourceSpec, principal: Principal) -> None:
+        """Get a new credential the next time, where it can be: the source has refused this one."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCallRequest:
     """One call, checked: the arguments follow the tool's schema, and the group allows it."""

@@ -10,7 +10,6 @@ from services.orchestrator.http_operations import READ_METHODS, check_http_api
 from services.orchestrator.tool_gateway.adapters.http_exchange import (
     HttpCall,
     HttpExchange,
-    RequestCredentials,
     json_body,
 )
 from services.orchestrator.tool_gateway.adapters.http_templates import (
@@ -24,6 +23,7 @@ from services.orchestrator.tool_gateway.ports import (
     CallProgress,
     CallRefused,
     OutcomeUnknown,
+    RequestCredentials,
     ToolCallRequest,
     ToolResult,
 )

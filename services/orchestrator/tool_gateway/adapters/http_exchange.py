@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 from urllib.parse import urljoin
 
 import aiohttp
@@ -26,28 +25,13 @@ from services.orchestrator.tool_gateway.ports import (
     CallRefused,
     NotSent,
     OutcomeUnknown,
+    RequestCredentials,
     ToolCallRequest,
     ToolResult,
 )
 
 _MAX_REDIRECTS = 3
 _SHOWN_HEADERS = ("content-type", "content-length", "etag", "last-modified")
-
-
-class RequestCredentials(Protocol):
-    """Gives what authenticates a request."""
-
-    async def headers(self, source: ToolSourceSpec, principal: Principal, url: str) -> dict[str, str]:
-        """Return the headers for one request to exactly this origin.
-
-        Raises:
-            CallRefused: there is no credential that may be sent there.
-        """
-        ...
-
-    def forget(self, source: ToolSourceSpec, principal: Principal) -> None:
-        """Get another one the next time: this one was refused."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from services.common.egress import AddressPolicy
 from services.common.errors import InvalidArgument
+from services.common.storable import storable_json
 from services.orchestrator.domain.tool_source import HttpApi, HttpOperation, SourceKind, ToolSourceSpec
 from services.orchestrator.http_operations import check_http_api
 from services.orchestrator.tool_gateway.adapters.http import HttpAdapter, build_call
@@ -347,7 +348,7 @@ async def test_texts_and_files(api: RecordingApi) -> None:
     api.answer("/items/3", status=204)
     assert (await called(api, operation("DELETE"), {"id": 3})).text == "HTTP 204, without content"
     api.answer("/items/4", r'{"a": "\u0000\ud800b"}')
-    assert (await called(api, operation(), {"id": 4})).structured == {"a": "?b"}
+    assert (await called(api, operation(), {"id": 4})).structured == {"a": "\ufffd\ufffdb"}
 
 
 # Redirects
@@ -401,9 +402,7 @@ async def test_nothing_is_resumed() -> None:
 
 @given(JSON)
 def test_json_is_read_as_it_was_written(value: Any) -> None:
-    assert parse_json(json.dumps(value)) == json.loads(json.dumps(value).replace("\\u0000", "")) or any(
-        mark in json.dumps(value) for mark in ("\\ud", "\\\\u0000")
-    )
+    assert parse_json(json.dumps(value)) == storable_json(value)
 
 
 @pytest.mark.parametrize("pointer", ["/01", "/-1", "/x", "/0/0", "/99999999999"])

@@ -24,10 +24,17 @@ from services.orchestrator.tool_gateway.adapters.grpc_provider.channels import (
     ProviderChannels,
     ProviderUnreachable,
 )
-from services.orchestrator.tool_gateway.adapters.grpc_provider.client import ProviderClient, RequestHeaders
+from services.orchestrator.tool_gateway.adapters.grpc_provider.client import ProviderClient
 from services.orchestrator.tool_gateway.adapters.grpc_provider.messages import call_message, listed_tool
 from services.orchestrator.tool_gateway.pins import has_changed, refuse_changed
-from services.orchestrator.tool_gateway.ports import CallProgress, CallRefused, NotSent, ToolCallRequest, ToolResult
+from services.orchestrator.tool_gateway.ports import (
+    CallProgress,
+    CallRefused,
+    NotSent,
+    RequestCredentials,
+    ToolCallRequest,
+    ToolResult,
+)
 from services.orchestrator.tool_identity import digest_of
 
 MAX_TOOLS = 512
@@ -52,7 +59,7 @@ class GrpcProviderAdapter:
     def __init__(
         self,
         policy: AddressPolicy,
-        credentials: RequestHeaders,
+        credentials: RequestCredentials,
         *,
         authorities: bytes | None = None,
         max_result_bytes: int = 16 * 1024 * 1024,

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -14,7 +14,7 @@ from services.orchestrator.domain.tool_source import AuthKind, GrpcProvider, Too
 from services.orchestrator.tool_gateway.adapters.foreign import shown
 from services.orchestrator.tool_gateway.adapters.grpc_provider.channels import ChannelKey, ProviderChannels
 from services.orchestrator.tool_gateway.http_bodies import forms_of, secrets_of, without
-from services.orchestrator.tool_gateway.ports import CallRefused
+from services.orchestrator.tool_gateway.ports import CallRefused, RequestCredentials
 
 MAX_ERROR_BYTES = 1024
 _SERVICE = "/coxswain.tools.v1.ToolProvider/"
@@ -22,23 +22,6 @@ _MOST_HIDDEN = 32
 _SET_BY_GRPC = frozenset({"te", "host", "content-type", "user-agent"})
 
 Metadata = tuple[tuple[str, str], ...]
-
-
-class RequestHeaders(Protocol):
-    """Gives what one request to exactly one origin is authenticated with."""
-
-    async def headers(self, source: ToolSourceSpec, principal: Principal, url: str) -> Mapping[str, str]:
-        """Return headers.
-
-        Raises:
-            CallRefused: there is no credential, or none that may be sent there.
-            NotSent: who has it does not answer.
-        """
-        ...
-
-    def forget(self, source: ToolSourceSpec, principal: Principal) -> None:
-        """Ask for a new credential the next time: the source has refused this one."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +51,7 @@ class ProviderClient:
     """Connects to a source. A credential is asked for anew with each RPC: calls may outlast it."""
 
     def __init__(
-        self, channels: ProviderChannels, credentials: RequestHeaders, source: ToolSourceSpec, principal: Principal
+        self, channels: ProviderChannels, credentials: RequestCredentials, source: ToolSourceSpec, principal: Principal
     ) -> None:
         assert isinstance(source.endpoint, GrpcProvider)
         self.name = source.name
@@ -86,7 +69,7 @@ class ProviderClient:
         """Lend a connection.
 
         Raises:
-            CallRefused, NotSent: there is no credential, or none now; see `RequestHeaders`.
+            CallRefused, NotSent: there is no credential, or none now; see `RequestCredentials`.
             PermissionDenied: the address is not one that groups may call.
             ProviderUnreachable: it cannot be reached.
         """

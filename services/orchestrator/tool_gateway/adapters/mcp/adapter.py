@@ -26,7 +26,7 @@ from services.orchestrator.tool_gateway.adapters.mcp.connections import (
     connect_command,
     connect_http,
 )
-from services.orchestrator.tool_gateway.adapters.mcp.endpoint import AnswerTooLarge, CredentialHeaders, Endpoint
+from services.orchestrator.tool_gateway.adapters.mcp.endpoint import AnswerTooLarge, Endpoint
 from services.orchestrator.tool_gateway.adapters.mcp.faults import (
     HEADER_MISMATCH,
     UNSUPPORTED_VERSION,
@@ -47,6 +47,7 @@ from services.orchestrator.tool_gateway.ports import (
     CallRefused,
     NotSent,
     OutcomeUnknown,
+    RequestCredentials,
     ToolCallRequest,
     ToolResult,
 )
@@ -91,7 +92,7 @@ class McpAdapter:
     """Servers over HTTP and local commands, of both eras. See `ports.ToolAdapter`."""
 
     def __init__(
-        self, egress: EgressClient, credentials: CredentialHeaders, *, max_result_bytes: int = 16 * 1024 * 1024
+        self, egress: EgressClient, credentials: RequestCredentials, *, max_result_bytes: int = 16 * 1024 * 1024
     ) -> None:
         """`max_result_bytes` are read of an answer."""
         self._egress = egress

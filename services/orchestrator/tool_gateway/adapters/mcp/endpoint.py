@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-import email.utils
 import hashlib
-import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urljoin
 
 import aiohttp
@@ -22,7 +20,8 @@ from services.orchestrator.tool_gateway.adapters.mcp.faults import HttpRefusal, 
 from services.orchestrator.tool_gateway.adapters.mcp.messages import error_in, messages_in
 from services.orchestrator.tool_gateway.adapters.mcp.sse import EventDecoder, EventTooLarge, ServerEvent
 from services.orchestrator.tool_gateway.http_bodies import forms_of, secrets_of, without
-from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown
+from services.orchestrator.tool_gateway.http_statuses import parse_retry_after
+from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, RequestCredentials
 
 JSON_TYPE = "application/json"
 STREAM_TYPE = "text/event-stream"
@@ -37,27 +36,10 @@ _MAX_LINES = 200_000
 _SLICE_BYTES = 8 * 1024
 _MAX_REFUSAL_BYTES = 64 * 1024
 _REFUSAL_SECONDS = 10
-_MAX_RETRY_AFTER = 3600.0
 
 
 class AnswerTooLarge(Exception):
     """The server has answered, with more bytes than are read."""
-
-
-class CredentialHeaders(Protocol):
-    """Who authenticates requests."""
-
-    async def headers(self, source: ToolSourceSpec, principal: Principal, url: str) -> dict[str, str]:
-        """Return the headers that authenticate one request to exactly the origin of `url`.
-
-        Raises:
-            CallRefused: there is no credential that may be used. NotSent: it cannot be had now.
-        """
-        ...
-
-    def forget(self, source: ToolSourceSpec, principal: Principal) -> None:
-        """Get a new credential the next time, where it can be: the source has refused this one."""
-        ...
 
 
 class Endpoint:
@@ -66,7 +48,7 @@ class Endpoint:
     def __init__(
         self,
         egress: EgressClient,
-        credentials: CredentialHeaders,
+        credentials: RequestCredentials,
         source: ToolSourceSpec,
         principal: Principal,
         url: str,
@@ -213,7 +195,7 @@ class Endpoint:
         if status in _NOT_NOW:
             return NotSent(
                 f"{self.origin} takes no more calls now (HTTP {status})",
-                retry_after=_retry_after(response.headers.get("Retry-After", "")),
+                retry_after=parse_retry_after(response.headers.get("Retry-After", "")),
             )
         if status in _LEAVE_OPEN:
             return OutcomeUnknown(f"{self.origin} answered HTTP {status}, which leaves open what it has done")
@@ -319,17 +301,6 @@ async def parse_answer(body: bytes, text: Callable[[str], str]) -> Any:
         return await parse_json(body, text)
     except ValueError as error:
         raise OutcomeUnknown(f"the server's answer cannot be read: {error}") from error
-
-
-def _retry_after(value: str) -> float | None:
-    value = value.strip()
-    if value.isdecimal() and len(value) < 10:
-        return min(float(value), _MAX_RETRY_AFTER)
-    try:
-        moment = email.utils.parsedate_to_datetime(value[:100])
-    except (ValueError, OverflowError):
-        return None
-    return min(max(moment.timestamp() - time.time(), 0.0), _MAX_RETRY_AFTER)
 
 
 def _kind_of(error: Exception) -> str:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from services.common.background import BackgroundTasks
 from services.orchestrator.tool_gateway.adapters.foreign import shown
-from services.orchestrator.tool_gateway.adapters.mcp.faults import METHOD_NOT_FOUND, RpcError
-from services.orchestrator.tool_gateway.ports import OutcomeUnknown
+from services.orchestrator.tool_gateway.adapters.mcp.faults import METHOD_NOT_FOUND, HttpRefusal, RpcError
+from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown
 
 MAX_ERROR_BYTES = 4096
 _MAX_QUESTIONS_AT_ONCE = 8
@@ -138,7 +138,7 @@ async def answering(listener: Listener, respond: Respond) -> AsyncGenerator[Resp
         finally:
             room.release()
         # The server that does not take it goes on waiting, and its call ends with its time.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(NotSent, CallRefused, HttpRefusal, OutcomeUnknown):
             await respond({"jsonrpc": "2.0", "id": message["id"]} | outcome)
 
     async def dispatch(message: dict[str, Any]) -> None:

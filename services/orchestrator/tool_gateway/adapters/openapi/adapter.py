@@ -14,7 +14,6 @@ from services.orchestrator.tool_gateway.adapters.http import idempotent_hint
 from services.orchestrator.tool_gateway.adapters.http_exchange import (
     HttpCall,
     HttpExchange,
-    RequestCredentials,
     json_body,
 )
 from services.orchestrator.tool_gateway.adapters.http_templates import BadArgument, plain_text
@@ -32,6 +31,7 @@ from services.orchestrator.tool_gateway.ports import (
     CallRefused,
     NotSent,
     OutcomeUnknown,
+    RequestCredentials,
     ToolCallRequest,
     ToolResult,
 )
