@@ -23,7 +23,7 @@ class Sources(Protocol):
 class RequestCredentials(Protocol):
     """Gives what authenticates requests of sources."""
 
-    async def headers(self, source: ToolSourceSpec, principal: Principal, url: str) -> dict[str, str]:
+    async def headers(self, source: ToolSourceSpec, principal: Principal, url: str) -> Mapping[str, str]:
         """Return the headers that authenticate one request to exactly the origin of `url`.
 
         Raises:

@@ -3,46 +3,27 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 
 from coxswain.orchestrator.v1 import execution_pb2
-from coxswain.orchestrator.worker.link_pb2 import EvaluateCondition, OpenSession, RunTask
+from coxswain.orchestrator.worker.link_pb2 import EvaluateCondition, RunTask
 from services.common.clock import utc_now
-from services.common.grpc.json_values import to_value
 from services.orchestrator.domain.crew import OnCutOff, Process
 from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, TaskOutput
-from services.orchestrator.domain.task_order import models_of
-from services.orchestrator.domain.tool_sets import tool_sets
-from services.orchestrator.messages.crews import knowledge_namespace, spec_to_proto
 from services.orchestrator.messages.executions import output_from_proto, output_to_proto
 from services.orchestrator.placeholders import interpolate
-from services.orchestrator.worker.host.activity import Activity
-from services.orchestrator.worker.host.agent_tools import AgentTools, needed_tools, with_read_result
-from services.orchestrator.worker.host.call_questions import CallQuestions
-from services.orchestrator.worker.host.calls import CrewCalls
+from services.orchestrator.worker.host.crew_opener import Crew, CrewOpener
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServerLost
-from services.orchestrator.worker.host.current_tools import CurrentTools
 from services.orchestrator.worker.host.execution_files import ExecutionFiles
-from services.orchestrator.worker.host.execution_memory import ExecutionMemory
-from services.orchestrator.worker.host.host_tools.catalogue import host_tools
 from services.orchestrator.worker.host.metrics import CREW_LOSSES
-from services.orchestrator.worker.host.model_calls import ModelCalls, TimeLimits
-from services.orchestrator.worker.host.model_waits import ModelWaits, Patience
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder
-from services.orchestrator.worker.host.remote_calls import RemoteCalls
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import RunState, TaskProgress
-from services.orchestrator.worker.host.stop_signal import Failed, ModelsAway, StopSignal, TaskWaits
+from services.orchestrator.worker.host.stop_signal import Failed, StopSignal, TaskWaits
 from services.orchestrator.worker.host.task_journal import TaskJournal
-from services.orchestrator.worker.host.tool_calls import ToolCalls
-from services.orchestrator.worker.host.tool_executors import ToolExecutors
-from services.orchestrator.worker.host.tool_gateway import ToolGateway
-from services.orchestrator.worker.host.tool_meter import ToolMeter
-from services.orchestrator.worker.host.tool_rules import ToolRules
 from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
 from services.orchestrator.worker.link.host_end import CrewProcessLost
 from services.orchestrator.worker.link.limits import OUT_OF_MEMORY_STATUS
@@ -55,14 +36,6 @@ _MANAGER_ROLE = "Crew Manager"
 _FORK_AGAIN_SECONDS = 1.0
 _CONDITION_SECONDS = 60.0
 """Its steps are limited to what takes a second; a crew process that has no CPU may take longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Crew:
-    """The crew process, and what serves its calls."""
-
-    process: CrewProcess
-    calls: CrewCalls
 
 
 class CrewSession:
@@ -81,46 +54,11 @@ class CrewSession:
         self._state = state
         self._execution = state.execution
         self._recorder = recorder
-        self._principal = principal
-        self._signal = signal
-        self._activity = Activity()
-        self._waits = ModelWaits(
-            state.execution.model_waits,
-            Patience.of(context.settings),
-            recorder,
-            self._activity,
-            lambda waits: signal.stop(ModelsAway(waits)),
-        )
-        self.questions = CallQuestions(state.execution, recorder, context.hints)
+        self._opener = CrewOpener(context, state, recorder, principal, signal, files)
+        self.questions = self._opener.questions
         """What calls of tools ask people."""
-        execution_id = state.execution.id
-        self._memory = ExecutionMemory(context, state, principal)
-        gateway = ToolGateway(
-            context.stubs.tools,
-            context.stubs.tools_ready,
-            principal,
-            retry_seconds=context.settings.peer_retry_seconds,
-        )
-        self._meter = ToolMeter(state.execution, recorder, state.usage)
-        self._remote = RemoteCalls(
-            state.execution,
-            ToolExecutors(gateway, host_tools(files, self._memory, self._read_result), files),
-            recorder,
-            self._meter,
-            self.questions,
-            ToolRules(
-                state.execution.group_id,
-                context.checker,
-                lambda: context.read(lambda: context.store.calls_of_tools(execution_id)),
-            ),
-            CurrentTools(
-                state.execution.group_id,
-                context.sources,
-                lambda tool: context.read(lambda: context.store.resolved_tool(state.execution, tool)),
-            ),
-            signal.fail,
-        )
-        self._crew: _Crew | None = None
+        self._remote = self._opener.remote
+        self._crew: Crew | None = None
         self._opening = asyncio.Lock()
 
     async def run_task(self, task: TaskProgress, request: RunTask) -> TaskOutput:
@@ -165,11 +103,11 @@ class CrewSession:
         cause = "unknown"
         for _ in range(self._context.settings.crew_process_attempts):
             journal = await (begin or self._begin)(task)
-            crew: _Crew | None = None
+            crew: Crew | None = None
             try:
                 crew = await self._open()
                 crew.calls.begin_task(task.index, journal)
-                with self._activity.task(task.index):
+                with self._opener.activity.task(task.index):
                     return await work(crew.process)
             except TaskError as error:
                 if error.reason == WAITS_FOR_PERSON:
@@ -196,7 +134,7 @@ class CrewSession:
             Failed: that cannot be found out.
         """
         for _ in range(self._context.settings.crew_process_attempts):
-            crew: _Crew | None = None
+            crew: Crew | None = None
             try:
                 crew = await self._open()
                 async with asyncio.timeout(_CONDITION_SECONDS):
@@ -271,13 +209,13 @@ class CrewSession:
         except KeyError:
             return roles[name]  # the crew process reports what is missing
 
-    async def _open(self) -> _Crew:
+    async def _open(self) -> Crew:
         async with self._opening:
             if self._crew is None:
-                self._crew = await self._fork()
+                self._crew = await self._opener.open()
             return self._crew
 
-    async def _lose(self, task: TaskProgress, crew: _Crew | None, lost: CrewProcessLost) -> str:
+    async def _lose(self, task: TaskProgress, crew: Crew | None, lost: CrewProcessLost) -> str:
         """Note that the process died of a task, and return why. Raises Failed if trying again would not help."""
         cause = _cause(lost.status)
         CREW_LOSSES.labels(cause).inc()
@@ -288,76 +226,10 @@ class CrewSession:
             raise _failed(task, limit.reason, limit.message) from lost
         return cause
 
-    async def _discard(self, crew: _Crew | None) -> None:
+    async def _discard(self, crew: Crew | None) -> None:
         if crew is not None and self._crew is crew:
             self._crew = None
             await crew.process.kill()
-
-    async def _fork(self) -> _Crew:
-        context, execution, spec = self._context, self._execution, self._state.spec
-        tools = await self._agent_tools()
-        self._remote.use(tools)
-        models = await context.models.capabilities(models_of(spec), execution.group_id, self._principal)
-        retry_seconds = context.settings.peer_retry_seconds
-        calls = CrewCalls(
-            ModelCalls(
-                context.stubs.inference,
-                self._recorder,
-                self._principal,
-                self._waits,
-                retry_seconds=retry_seconds,
-                time_limits=TimeLimits(context.settings.model_call_seconds, context.settings.model_first_byte_seconds),
-                usage=self._state.usage,
-                labels={"crew": spec.name},
-            ),
-            await self._memory.open([knowledge_namespace(memory) for memory in spec.knowledge_memories]),
-            ToolCalls(execution.id, self._recorder, self._meter),
-            self._remote,
-            self._activity,
-        )
-        session = OpenSession(
-            execution_id=execution.id,
-            spec=spec_to_proto(spec),
-            inputs={name: to_value(value) for name, value in execution.inputs.items()},
-            models=models,
-        )
-        session.start_time.FromDatetime(execution.started_at or utc_now())
-        tools.put_into(session)
-        try:
-            process = await self._opened(calls, session)
-        except CrewProcessLost:
-            # One that was forked ahead may have died before it knew of the crew; the crew has no part in that.
-            process = await self._opened(calls, session)
-        return _Crew(process, calls)
-
-    async def _read_result(self, call_id: str) -> str | None:
-        """Return the whole result of a tool call of this execution."""
-        return await self._context.read(lambda: self._context.store.tool_result(self._execution.id, call_id))
-
-    async def _agent_tools(self) -> AgentTools:
-        """Return what the crew's tools are now.
-
-        Raises:
-            Failed: a task that is not done needs one that cannot be used.
-        """
-        context, spec = self._context, self._state.spec
-        sets = tool_sets(spec)
-        resolved = await context.read(lambda: context.store.resolved_tools(self._execution, sets))
-        needed = needed_tools(spec, [task.state for task in self._state.tasks])
-        for specs, tools in zip(sets, resolved, strict=True):
-            for tool in tools if specs in needed else ():
-                if tool.problem_reason:
-                    raise Failed(ExecutionError(tool.problem_reason, tool.problem))
-        return AgentTools.of([with_read_result(tools) for tools in resolved])
-
-    async def _opened(self, calls: CrewCalls, session: OpenSession) -> CrewProcess:
-        process = await self._context.fork_server.fork(calls.serve, self._signal.fail)
-        try:
-            await process.open_session(session)
-        except BaseException:
-            await process.kill()
-            raise
-        return process
 
 
 def _failed(task: TaskProgress, reason: str, message: str) -> Failed:

@@ -165,7 +165,7 @@ class Endpoint:
         self._credentials.forget(self.source, self.principal)
         return await self.credential_digest() != refused
 
-    async def _credential(self, url: str) -> dict[str, str]:
+    async def _credential(self, url: str) -> Mapping[str, str]:
         try:
             headers = await self._credentials.headers(self.source, self.principal, url)
         except CoxswainError as error:
