@@ -28,6 +28,7 @@ from services.memory.rows import (
     parse_list,
     parse_time,
     row_owner,
+    row_subjects,
 )
 from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, has_column, metadata_column
 
@@ -133,6 +134,7 @@ def is_empty(chosen: Filter) -> bool:
         or chosen.created_before
         or chosen.created_after
         or chosen.expression
+        or chosen.subject
     )
 
 
@@ -144,6 +146,7 @@ def residual(chosen: Filter) -> Filter | None:
         categories=chosen.categories,
         all_categories=chosen.all_categories,
         metadata=chosen.metadata,
+        subject=chosen.subject,
         expression=None if decided_by_columns(chosen.expression) else chosen.expression,
         include_private=True,
     )
@@ -163,7 +166,7 @@ def columns_needed(kind: MemoryKind, chosen: Filter) -> list[str]:
             columns.add(Column.PRIVATE)
             if chosen.owner:
                 columns |= {Column.SOURCE, Column.METADATA}
-    if chosen.metadata or any(isinstance(part, MetadataCondition) for part in parts):
+    if chosen.metadata or chosen.subject or any(isinstance(part, MetadataCondition) for part in parts):
         columns.add(metadata_column(kind))
     return sorted(columns)
 
@@ -181,6 +184,8 @@ def matches(kind: MemoryKind, chosen: Filter, row: Row) -> bool:
                 return False
             if not chosen.all_categories.issubset(own_categories):
                 return False
+    if chosen.subject and chosen.subject not in row_subjects(kind, row):
+        return False
     metadata = functools.cache(lambda: metadata_of(kind, row))
     if chosen.metadata and not _has_metadata(metadata(), chosen.metadata):
         return False

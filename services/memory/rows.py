@@ -9,7 +9,7 @@ import numpy as np
 
 from services.common.errors import FailedPrecondition
 from services.memory.domain.namespaces import NamespaceKey
-from services.memory.domain.owners import agent, owner_of
+from services.memory.domain.owners import SUBJECT, agent, owner_of
 from services.memory.domain.records import (
     Body,
     Document,
@@ -135,8 +135,11 @@ def parse_row(kind: MemoryKind, row: Row) -> Record:
             metadata=canonical_json(own),
             created_at=parse_time(row[Column.CREATED_AT if has_column(kind, Column.CREATED_AT) else Column.TIMESTAMP]),
         )
+        record.revision = int(envelope.get("revision") or 1)
+        record.subjects = tuple(envelope.get("subjects") or ())
         if isinstance(record.body, Unified) and record.body.private:
-            record.owner = _text(envelope.get("owner"))
+            # Rows of earlier versions say it by their source.
+            record.owner = _text(envelope.get("owner")) or agent(record.body.source)
         if kind is MemoryKind.DOCUMENT:
             record.agent_id, record.llm_model = envelope["agent_id"], envelope["llm_model"]
             record.tools_used = tuple(envelope["tools_used"])
@@ -211,6 +214,10 @@ def _metadata_document(record: Record) -> str:
     envelope: dict[str, Any] = {"id": record.id}
     if owner := owner_of(record):
         envelope["owner"] = owner
+    if record.subjects:
+        envelope["subjects"] = list(record.subjects)
+    if record.revision > 1:
+        envelope["revision"] = record.revision
     own: dict[str, Any] = json.loads(record.metadata)
     if isinstance(record.body, Entity):
         edges = [[edge.relation, edge.target] for edge in record.body.relationships]
@@ -235,6 +242,23 @@ def _read_metadata(kind: MemoryKind, row: Row) -> tuple[dict[str, Any], Mapping[
 def metadata_of(kind: MemoryKind, row: Row) -> dict[str, Any]:
     """Return the client's own metadata of a row."""
     return _read_metadata(kind, row)[0]
+
+
+def row_revision(kind: MemoryKind, row: Row) -> int:
+    """Return how often the record of a row was saved; once if it does not say."""
+    return int(_read_metadata(kind, row)[1].get("revision") or 1)
+
+
+def row_subjects(kind: MemoryKind, row: Row) -> frozenset[str]:
+    """Return the subjects that a row is tied to: those that saved it, its owner, and what its metadata name so."""
+    own, envelope = _read_metadata(kind, row)
+    subjects = {str(subject) for subject in envelope.get("subjects") or ()}
+    owner = str(envelope.get("owner") or "")
+    if owner.startswith(SUBJECT):
+        subjects.add(owner.removeprefix(SUBJECT))
+    if isinstance(named := own.get("subject"), str):
+        subjects.add(named)
+    return frozenset(subjects)
 
 
 def row_owner(row: Row) -> str:

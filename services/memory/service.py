@@ -32,6 +32,7 @@ from services.memory.stores.sql.store import SqlMemoryStore
 from services.memory.tables import requests
 from services.memory.usecases.memories import Memories
 from services.memory.usecases.memory_backends import MemoryBackends
+from services.memory.usecases.subjects import Subjects
 from services.memory.usecases.vector_indexes import IndexLimits, VectorIndexes
 
 logger = structlog.get_logger(__name__)
@@ -74,7 +75,8 @@ class MemoryService:
                 default_model=settings.embedding_model,
                 short_term_ttl_hours=settings.short_term_ttl_hours,
                 max_message_bytes=runtime.settings.max_message_bytes,
-            )
+            ),
+            Subjects(stores),
         )
         self._backends = MemoryBackendServicer(
             MemoryBackends(runtime.database, stores, limits),

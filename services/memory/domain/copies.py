@@ -13,6 +13,7 @@ from services.memory.domain.records import Body, Document, Entity, LongTerm, Rec
 
 _MOST_CATEGORIES = 64
 _MOST_RELATIONSHIPS = 1024
+_MOST_SUBJECTS = 1000
 _MOST_METADATA_BYTES = 65_536
 """What requests may hold: a record that was merged can be saved again."""
 
@@ -55,6 +56,8 @@ def merged(there: Record, again: Record, now: datetime) -> Record:
         tools_used=there.tools_used or again.tools_used,
         metadata=_merged_metadata(there.metadata, again.metadata),
         created_at=now if isinstance(there.body, ShortTerm) else there.created_at,
+        subjects=_union(there.subjects, again.subjects, _MOST_SUBJECTS),
+        revision=there.revision + 1,
     )
 
 

@@ -94,6 +94,8 @@ class Filter:
     created_after: datetime | None = None
     """At this time or later."""
     expression: Expression | None = None
+    subject: str = ""
+    """Only records that are tied to this verified subject; empty means all."""
     source: str = ""
     """Private records are of this source alone, unless it is empty."""
     owner: str = ""

@@ -1,11 +1,15 @@
 """Whose a private record is, and who else may see it: nobody, but for editors who ask for private records."""
 
 from dataclasses import replace
+from typing import Final
 
 from services.common.errors import PermissionDenied
 from services.common.identity.principal import Principal, Role
 from services.memory.domain.filters import Filter
 from services.memory.domain.records import Record, Unified
+
+SUBJECT: Final = "subject:"
+"""What owners that are verified subjects begin with."""
 
 
 def agent(source: str) -> str:
@@ -15,7 +19,7 @@ def agent(source: str) -> str:
 
 def caller(principal: Principal, source: str) -> str:
     """Return the owner that a caller is: in an execution the agent named by `source`, else the verified subject."""
-    return agent(source) if principal.execution_id else f"subject:{principal.subject}"
+    return agent(source) if principal.execution_id else f"{SUBJECT}{principal.subject}"
 
 
 def owner_of(record: Record) -> str | None:
@@ -29,11 +33,12 @@ def owner_of(record: Record) -> str | None:
 
 
 def assign_owner(record: Record, principal: Principal) -> None:
-    """Note who saves a record; editors may name another owner, to import private records.
+    """Note who saves a record, and so owns it if it is private; editors may name another owner, to import records.
 
     Raises:
         PermissionDenied: another owner is named without the role EDITOR.
     """
+    record.subjects = (principal.subject,)
     if not isinstance(record.body, Unified):
         return
     own = caller(principal, record.body.source)

@@ -126,6 +126,12 @@ class Record:
     """None until it is stored."""
     owner: str = ""
     """Who saves it; kept while it is private. See `owners`."""
+    subjects: tuple[str, ...] = ()
+    """The verified subjects that have saved it, each once: themselves or through executions that they started."""
+    revision: int = 0
+    """How often it was saved; 0 until it is stored."""
+    expected_revision: int | None = None
+    """The revision that a save finds there, or else fails; 0 for none."""
 
     @property
     def kind(self) -> MemoryKind:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from services.common.errors import PermissionDenied
+from services.common.errors import Aborted, PermissionDenied
 from services.memory.domain.copies import chosen_ids, identity_of, merged
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import Record
@@ -27,6 +27,7 @@ class SavedRecord:
 
     id: str
     outcome: SaveOutcome
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class StoredRecord:
     created_at: datetime
     owner: str | None
     """Whose it is, if it is private."""
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ def plan_save(
 
     Raises:
         PermissionDenied: somebody else's private record has one of the ids.
+        Aborted: a record is not at the revision that is expected.
     """
     known = dict(stored)
     by_identity = dict(same)
@@ -81,16 +84,28 @@ def plan_save(
             before = known.get(record_id)
             if before and before.owner is not None and before.owner != record.owner:
                 raise _foreign_private(record_id)
+            revision = before.revision if before else 0
+            if record.expected_revision not in (None, revision):
+                raise _changed(record_id, record.expected_revision or 0, revision)
             created = record.created_at or (before.created_at if before else now)
-            final = replace(record, id=record_id, created_at=created)
+            final = replace(record, id=record_id, created_at=created, revision=revision + 1)
             outcome = SaveOutcome.REPLACED if before else SaveOutcome.CREATED
             if before and (replaced := by_identity.get(before.identity)) and replaced.id == record_id:
                 del by_identity[before.identity]
         assert final.created_at is not None
         by_identity[identity_of(final)] = writes[final.id] = final
-        known[final.id] = StoredRecord(identity_of(final), final.created_at, owner_of(final))
-        saved.append(SavedRecord(final.id, outcome))
+        known[final.id] = StoredRecord(identity_of(final), final.created_at, owner_of(final), final.revision)
+        saved.append(SavedRecord(final.id, outcome, final.revision))
     return SavePlan(list(writes.values()), saved)
+
+
+def _changed(record_id: str, expected: int, actual: int) -> Aborted:
+    there = f"is at revision {actual}" if actual else "does not exist"
+    return Aborted(
+        f'the record "{record_id}" {there}, not at {expected}: read it and try again',
+        reason="REVISION_MISMATCH",
+        metadata={"resource": "memory", "id": record_id, "expected": str(expected), "actual": str(actual)},
+    )
 
 
 def _foreign_private(record_id: str) -> PermissionDenied:

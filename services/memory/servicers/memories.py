@@ -17,13 +17,15 @@ from services.memory.servicers.messages.records import (
     records_from_proto,
 )
 from services.memory.usecases.memories import ListInput, Memories, SearchInput
+from services.memory.usecases.subjects import Subjects
 
 
 class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
     """Records of crews: saved, searched, listed and removed."""
 
-    def __init__(self, memories: Memories) -> None:
+    def __init__(self, memories: Memories, subjects: Subjects) -> None:
         self._memories = memories
+        self._subjects = subjects
 
     async def SaveRecords(self, request: pb.SaveRecordsRequest, context: Context) -> pb.SaveRecordsResponse:
         """See the proto."""
@@ -36,7 +38,10 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         )
         return pb.SaveRecordsResponse(
             ids=[record.id for record in saved],
-            records=[pb.SavedRecord(id=r.id, outcome=enum_to_proto(pb.SaveOutcome, r.outcome)) for r in saved],
+            records=[
+                pb.SavedRecord(id=r.id, outcome=enum_to_proto(pb.SaveOutcome, r.outcome), revision=r.revision)
+                for r in saved
+            ],
         )
 
     async def SearchRecords(self, request: pb.SearchRecordsRequest, context: Context) -> pb.SearchRecordsResponse:
@@ -151,6 +156,23 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             current_principal(), *_namespace(request.namespace), request.scope_prefix
         )
         return pb.ListCategoriesResponse(counts=counts)
+
+    async def ForgetSubject(self, request: pb.ForgetSubjectRequest, context: Context) -> pb.ForgetSubjectResponse:
+        """See the proto."""
+        results = await self._subjects.forget(current_principal(), request.subject, dry_run=request.dry_run)
+        return pb.ForgetSubjectResponse(
+            namespaces=[
+                pb.ForgottenRecords(
+                    namespace=namespace_to_proto(result.namespace).namespace,
+                    crew_name=result.namespace.crew_name,
+                    removed=result.removed,
+                    kept=result.kept,
+                )
+                for result in results
+            ],
+            removed=sum(result.removed for result in results),
+            kept=sum(result.kept for result in results),
+        )
 
     async def ListNamespaces(self, request: pb.ListNamespacesRequest, context: Context) -> pb.ListNamespacesResponse:
         """See the proto."""

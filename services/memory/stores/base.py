@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
@@ -19,6 +19,9 @@ class MemoryStore(Protocol):
 
     All methods may raise what the store's database or upstream fails with, as `CoxswainError`.
     """
+
+    compares_revisions: ClassVar[bool]
+    """Whether a save can expect a revision: nothing comes in between its reading and its writing."""
 
     async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
         """Return the embedding space of a namespace, or None when it was never written to."""

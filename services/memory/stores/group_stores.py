@@ -74,6 +74,11 @@ class BackendStores:
         backend = await self._active_backend(group_id)
         return self._default if backend is None or backend.disabled else self._store(backend)
 
+    async def all_of(self, group_id: str) -> Sequence[MemoryStore]:
+        """Return every store that calls may reach memories of a group in: the default one, and its active backend's."""
+        active = await self.any_of(group_id)
+        return [self._default] if active is self._default else [self._default, active]
+
     def repository(self, backend: MemoryBackend) -> DatabricksVectorIndexRepository:
         """Return the indexes of a Databricks backend."""
         assert backend.databricks is not None

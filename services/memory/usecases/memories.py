@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from services.common.clock import utc_now
-from services.common.errors import InvalidArgument, NotFound
+from services.common.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal, Role
 from services.common.ids import is_id
 from services.common.paging import Page, Pager, bad_page_token, page_size
@@ -109,7 +109,10 @@ class Memories:
 
         Raises:
             InvalidArgument: a record is of another kind, or their vectors differ in length.
-            FailedPrecondition: the vectors do not belong into the namespace's space.
+            FailedPrecondition: the vectors do not belong into the namespace's space, or a revision is expected of a
+                store that cannot compare it.
+            PermissionDenied: a record has the id of somebody else's private one.
+            Aborted: a record is not at the revision that is expected.
         """
         key = namespace_key(principal, memory_id, kind)
         for position, record in enumerate(records):
@@ -121,6 +124,13 @@ class Memories:
                 record.body.ttl_hours = self._short_term_ttl_hours
             assign_owner(record, principal)
         store = await self._stores.of(principal.group_id, kind)
+        if not store.compares_revisions and any(record.expected_revision is not None for record in records):
+            raise FailedPrecondition(
+                "the group's memory backend cannot compare and set: leave expected_revision out, or keep these "
+                "memories in the default store",
+                reason="INVALID_FIELD",
+                violations=(FieldViolation("records", "expected_revision is not possible with the active backend"),),
+            )
         existing = await store.space(key)
         space = await self._embed(existing, records, model, crew_name)
         return await store.save(key, space, records, utc_now(), crew_name=crew_name)

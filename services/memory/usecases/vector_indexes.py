@@ -130,6 +130,10 @@ class VectorIndexes:
                 raise embedding_mismatch(space, "", len(record.embedding))
             if isinstance(record.body, ShortTerm) and record.body.ttl_hours == 0:
                 record.body.ttl_hours = self._limits.short_term_ttl_hours
+            if record.expected_revision is not None:
+                raise InvalidArgument.field(
+                    f"records[{position}].expected_revision", "an index cannot compare it; leave it out"
+                )
             assign_owner(record, principal)
             record.created_at = record.created_at or now
             record.id = record.id or next(chosen_ids(identity_of(record)))

@@ -471,3 +471,17 @@ async def test_stats_name_the_crew_and_a_list_that_is_cut_says_so(run: Run, crew
     assert "there are more: raise --limit" in cut.stderr
     assert len(cut.stdout.splitlines()) == 2
     assert (await run("memory", "list", "--limit", "2")).stderr == ""
+
+
+async def test_a_person_is_forgotten_after_a_look_at_what_that_is(run: Run, crew_file: str) -> None:
+    memory_id = await remember(run, crew_file)
+    subject = json.loads((await run("whoami", "--json")).stdout)["principal"]["subject"]
+    looked = await run("memory", "forget", subject, "--dry-run")
+    assert memory_id in looked.stdout
+    assert "to remove" in looked.stdout
+    [counted] = rows(await run("memory", "forget", subject, "--dry-run", "--json"))
+    assert (counted["removed"], counted["namespaces"][0]["crew_name"]) == (str(len(FACTS)), "brief")
+    forgotten = await run("memory", "forget", subject, "--yes")
+    assert forgotten.exit_code == 0, forgotten.stderr
+    assert (await run("memory", "forget", subject, "--yes")).stdout == "nothing of them is remembered\n"
+    assert rows(await run("memory", "list", "--crew", "brief", "--json")) == []

@@ -50,7 +50,7 @@ def record_from_proto(message: record_pb2.Record, path: str) -> Record:
     Raises:
         InvalidArgument: a field cannot be stored.
     """
-    _check_text(message, path)
+    _check_record(message, path)
     embedding = None
     if message.embedding:
         try:
@@ -66,6 +66,7 @@ def record_from_proto(message: record_pb2.Record, path: str) -> Record:
         tools_used=tuple(message.tools_used),
         metadata=_metadata_from_proto(message, f"{path}.metadata"),
         created_at=optional_timestamp_from_proto(message, "create_time", path),
+        expected_revision=message.expected_revision if message.HasField("expected_revision") else None,
         owner=message.unified.owner if message.HasField("unified") and message.unified.private else "",
     )
 
@@ -80,7 +81,9 @@ def check_visible(text: str, path: str) -> None:
         raise InvalidArgument.field(path, "holds nothing but blanks or characters without width; give it some text")
 
 
-def _check_text(message: record_pb2.Record, path: str) -> None:
+def _check_record(message: record_pb2.Record, path: str) -> None:
+    if message.HasField("expected_revision") and not message.id:
+        raise InvalidArgument.field(f"{path}.expected_revision", "needs the id of the record; set id")
     kind = message.WhichOneof("kind") or "unified"
     name = "entity_name" if kind == "entity" else "content"
     check_visible(getattr(getattr(message, kind), name), f"{path}.{kind}.{name}")
@@ -159,6 +162,7 @@ def record_to_proto(record: Record) -> record_pb2.Record:
         tools_used=record.tools_used,
         metadata=None if record.metadata == "{}" else to_struct(parse_exact(record.metadata)),
         create_time=timestamp_to_proto(record.created_at),
+        revision=record.revision,
     )
     if record.embedding is not None:
         message.embedding.extend(record.embedding.tolist())

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,7 +20,16 @@ from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
 from services.memory.repositories.namespaces import NamespaceRepository
-from services.memory.rows import Row, build_row, format_time, parse_boolean, parse_list, parse_row, row_owner
+from services.memory.rows import (
+    Row,
+    build_row,
+    format_time,
+    parse_boolean,
+    parse_list,
+    parse_row,
+    row_owner,
+    row_revision,
+)
 from services.memory.schemas import Column, has_column
 from services.memory.stores.chroma.directories import ChromaDirectories
 from services.memory.stores.sql.vectors import VectorBlock, nearest
@@ -37,6 +46,8 @@ class ChromaMemoryStore:
 
     A save is atomic only as far as ChromaDB's own writes are.
     """
+
+    compares_revisions: ClassVar[bool] = True
 
     def __init__(self, database: Database, directories: ChromaDirectories) -> None:
         self._database = database
@@ -246,7 +257,9 @@ def _plan(collection: Any, key: NamespaceKey, new: Sequence[Record], now: dateti
         stored |= dict.fromkeys(ids)
         for row in _rows(collection.get(ids=list(by_stored_id), include=["metadatas"]), key):
             created_at = filters.created_at(key.kind, row)
-            stored[by_stored_id[row[Column.ID]]] = StoredRecord(_identity(key, row), created_at, _owner(key, row))
+            stored[by_stored_id[row[Column.ID]]] = StoredRecord(
+                _identity(key, row), created_at, _owner(key, row), row_revision(key.kind, row)
+            )
     same: dict[str, Record] = {}
     identities = list({identity_of(record) for record in new if not record.id})
     for start in range(0, len(identities), _IDENTITIES_AT_ONCE):

@@ -76,6 +76,7 @@ def handed_over(owner: Owner, chosen: Filter) -> tuple[list[Clause], bool]:
         or chosen.created_before
         or chosen.created_after
         or chosen.owner
+        or chosen.subject
         or chosen.expression
     )
     if owner.kind is MemoryKind.UNIFIED and not chosen.include_private and not chosen.owner:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 import numpy as np
 import structlog
@@ -54,6 +55,8 @@ class DatabricksMemoryStore:
     Saves are not transactions: Aborted names what was not written. Searches with a filter the store does not know, and
     ranked ones, consider the nearest 10,000 and 1,000 rows; lists of more than 10,000 rows read the whole index.
     """
+
+    compares_revisions: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -112,7 +115,7 @@ class DatabricksMemoryStore:
                     record = parse_row(key.kind, row)
                     identity = identity_of(record)
                     stored[by_stored_id[stored_id]] = StoredRecord(
-                        identity, created_at(key.kind, row), owner_of(record)
+                        identity, created_at(key.kind, row), owner_of(record), record.revision
                     )
                     same.setdefault(identity, record)
         return plan_save(new, stored, same, now)

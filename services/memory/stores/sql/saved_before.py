@@ -11,7 +11,8 @@ from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavePlan, StoredRecord, ids_to_read, plan_save
-from services.memory.schemas import Column
+from services.memory.rows import row_revision
+from services.memory.schemas import Column, metadata_column
 from services.memory.stores.sql.rows import parse_rows
 from services.memory.stores.sql.statements import (
     IDS_IN_STATEMENT,
@@ -33,7 +34,7 @@ class SavedBefore:
         self._key = key
         self._table = records[key.kind]
         self._now = now
-        self._names = [Column.ID, "identity", "created_us", "expires_us"]
+        self._names = [Column.ID, "identity", "created_us", "expires_us", metadata_column(key.kind)]
         if key.kind is MemoryKind.UNIFIED:
             self._names += [Column.PRIVATE, "owner"]
         self._stored: dict[str, StoredRecord | None] = {}
@@ -52,12 +53,16 @@ class SavedBefore:
         table = self._table
         for part in parts(list(by_stored_id), IDS_IN_STATEMENT):
             statement = select(*(table.c[name] for name in self._names)).where(owned_among(table, self._key, part))
-            for row in await self._connection.execute(statement):
-                self.rows.add(row.id)
+            for row in map(named, await self._connection.execute(statement)):
+                self.rows.add(row[Column.ID])
                 # What has expired is not continued: a record saved under its id is a new one.
-                if row.expires_us is None or row.expires_us > microseconds(self._now):
-                    owner = row.owner if self._key.kind is MemoryKind.UNIFIED and row.private else None
-                    self._stored[by_stored_id[row.id]] = StoredRecord(row.identity, moment_of(row.created_us), owner)
+                if row["expires_us"] is None or row["expires_us"] > microseconds(self._now):
+                    self._stored[by_stored_id[row[Column.ID]]] = StoredRecord(
+                        row["identity"],
+                        moment_of(row["created_us"]),
+                        row["owner"] if row.get(Column.PRIVATE) else None,
+                        row_revision(self._key.kind, row),
+                    )
 
     async def _same(self, new: Sequence[Record]) -> dict[str, Record]:
         """Return the records that are the same memories as those without an id, the oldest of several."""

@@ -147,6 +147,10 @@ def _filtered(table: Table, kind: MemoryKind, chosen: Filter, dialect: str) -> I
         # Numbers may be stored in several spellings, so only their key is looked for.
         part = f"{canonical_json(name)}:" if holds_number(value) else canonical_json({name: value})[1:-1]
         yield holds_text(table.c[metadata_column(kind)], part, dialect)
+    if chosen.subject:
+        # An owner is written as "subject:" and the subject.
+        name = canonical_json(chosen.subject)[1:]
+        yield holds_text(table.c[metadata_column(kind)], name, dialect)
     types = DatabricksIndexSchemas.filterable(kind)
     for condition in chosen.conditions:
         if condition.comparison is not Comparison.CONTAINS:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -51,6 +51,8 @@ class SqlMemoryStore:
     Saves are one transaction. Removals by filter, of whole namespaces and of what expired are many small ones:
     concurrent saves wait for one of them at most.
     """
+
+    compares_revisions: ClassVar[bool] = True
 
     def __init__(self, database: Database, *, cache_bytes: int, cached_namespace_bytes: int) -> None:
         """`cache_bytes` bounds what searches remember in all, `cached_namespace_bytes` what of one namespace."""

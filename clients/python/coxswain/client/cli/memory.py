@@ -1,4 +1,4 @@
-"""Commands about memory: search, list, graph, stats, clear; export and import are in `memory_transfer`."""
+"""Commands about memory: search, list, graph, stats, clear, forget; export and import are in `memory_transfer`."""
 
 from typing import Annotated
 
@@ -30,6 +30,7 @@ from coxswain.client.paging import pages
 from coxswain.memory.v1.memory_pb2 import (
     ClearNamespaceRequest,
     CountRecordsRequest,
+    ForgetSubjectRequest,
     GetScopeRequest,
     ListRecordsRequest,
     NamespaceInfo,
@@ -239,6 +240,36 @@ def clear(
     if session.json:
         return session.print_json({"deleted": deleted})
     session.show(f"{deleted:,} removed")
+    return None
+
+
+@app.command()
+def forget(
+    context: typer.Context,
+    subject: Annotated[str, typer.Argument(help="Whom: issuer and subject, as `coxswain whoami` shows them.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what the memories of all crews hold of a person. Asks first; needs the role admin.
+
+    What others have saved too stays, without the person.
+
+    Example: `coxswain memory forget "dev|ann" --dry-run`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        response = client.memory.ForgetSubject(ForgetSubjectRequest(subject=subject, dry_run=True))
+        if not dry_run and response.namespaces:
+            confirm(session, f"{response.removed:,} memories of {subject}", "remove", yes=yes)
+            response = client.memory.ForgetSubject(ForgetSubjectRequest(subject=subject))
+    if session.json:
+        return session.print_json(response)
+    made = table("crew", "memory id", "kind", ">to remove" if dry_run else ">removed", ">kept without them")
+    for found in response.namespaces:
+        kind = kind_name(found.namespace.kind)
+        add_row(made, found.crew_name, found.namespace.memory_id, kind, f"{found.removed:,}", f"{found.kept:,}")
+    session.out.print(made if response.namespaces else "nothing of them is remembered")
     return None
 
 

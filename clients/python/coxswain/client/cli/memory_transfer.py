@@ -85,6 +85,8 @@ def export_records(
             task = bar.add_task("exported", total=total)
             sink.write(header.line() + "\n")
             for record in pages(client.memory.ListRecords, request, "records"):
+                # It counts saves there, not here.
+                record.ClearField("revision")
                 line = json.dumps(MessageToDict(record, preserving_proto_field_name=True), ensure_ascii=False)
                 sink.write(line + "\n")
                 written += 1

@@ -31,6 +31,7 @@ _COMMANDS = {
     "AnswerQuestion": "`coxswain answer`",
     "SetBudget": "`coxswain budget set`",
     "ClearNamespace": "`coxswain memory clear`",
+    "ForgetSubject": "`coxswain memory forget`",
     "DeleteIndex": "`coxswain memory index delete`",
     "EmptyIndex": "`coxswain memory index empty`",
     "UpdateMemoryBackend": "`coxswain memory backend update`",
