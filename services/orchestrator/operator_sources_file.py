@@ -1,22 +1,23 @@
 """The operator's file of sources of tools: COXSWAIN_TOOLS_SOURCES_FILE."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.duration_pb2 import Duration
 
 from coxswain.orchestrator.v1 import tool_source_pb2
 from services.common.egress import AddressPolicy
 from services.common.startup import StartError
 from services.orchestrator.messages.tool_sources import checked_spec
+from services.orchestrator.source_documents import fill, lines_of
 from services.orchestrator.usecases.operator_sources import OperatorSource
 from services.orchestrator.usecases.tool_source_faults import source_faults
 
 _VARIABLE = "COXSWAIN_TOOLS_SOURCES_FILE"
+_EXAMPLE = "sources: [{name: files, mcp: {url: https://mcp.example.com/mcp}}]"
+_LAST_PART = re.compile(r"(\.[^.\[\]]*|\[[^\[\]]*\]|^[^.\[\]]+)$")
 
 
 def read_operator_sources(path: Path | None, addresses: AddressPolicy) -> list[OperatorSource]:
@@ -25,74 +26,88 @@ def read_operator_sources(path: Path | None, addresses: AddressPolicy) -> list[O
     Raises:
         StartError: it cannot be read, or a source in it is not valid; each line names what is wrong where.
     """
-    if path is None:
-        return []
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StartError(f'{_VARIABLE}="{path}" cannot be read: {error}') from error
-    entries = document.get("sources") if isinstance(document, Mapping) else None
-    if not isinstance(entries, list):
-        raise StartError(f'{_VARIABLE}="{path}" has to hold a list of sources under the key "sources"')
-    faults: list[str] = []
-    found: list[OperatorSource] = []
-    for index, entry in enumerate(entries):
-        where = f"sources[{index}]"
+    return [] if path is None else _File(path, addresses).sources()
+
+
+class _File:
+    """The file, and what is wrong in it."""
+
+    def __init__(self, path: Path, addresses: AddressPolicy) -> None:
+        self._path = path
+        self._addresses = addresses
+        self._lines: dict[str, int] = {}
+        self._faults: list[str] = []
+
+    def sources(self) -> list[OperatorSource]:
+        document = self._read()
+        entries = document.get("sources") if isinstance(document, Mapping) else None
+        if not isinstance(entries, list):
+            raise self._error(f'has to hold a list of sources under the key "sources", as in {_EXAMPLE}')
+        found: list[OperatorSource] = []
+        for index, entry in enumerate(entries):
+            source = self._source(f"sources[{index}]", entry)
+            if source is not None:
+                for field, text in _faults(source, self._addresses, found):
+                    self._fault(f"sources[{index}]{field and '.'}{field}", text)
+                found.append(source)
+        if self._faults:
+            raise StartError("\n".join(self._faults))
+        return found
+
+    def _read(self) -> Any:
         try:
-            source = _source(where, entry)
-        except ValueError as error:
-            faults.append(str(error))
-            continue
-        faults += [f"{where}: {fault}" for fault in _faults(source, addresses, found)]
-        found.append(source)
-    if faults:
-        raise StartError("\n".join(f'{_VARIABLE}="{path}": {fault}' for fault in faults))
-    return found
+            text = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise self._error("does not exist; create it, or unset the variable") from error
+        except OSError as error:
+            raise self._error(f"cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise self._error(f"is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+        try:
+            self._lines = lines_of(yaml.compose(text, yaml.SafeLoader))
+            return yaml.safe_load(text)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 0
+            raise self._error(f"is not valid YAML: {error.problem}", line) from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise self._error(f"is not valid YAML: {error}") from error
+
+    def _source(self, path: str, entry: Any) -> OperatorSource | None:
+        if not isinstance(entry, Mapping):
+            self._fault(path, "has to be a source, as in {name: files, mcp: {url: ...}}")
+            return None
+        fields = dict(entry)
+        groups = fields.pop("groups", None)
+        if groups is not None and not (isinstance(groups, list) and all(isinstance(group, str) for group in groups)):
+            self._fault(f"{path}.groups", "has to be a list of groups; without it the source is for all groups")
+            return None
+        message = tool_source_pb2.ToolSourceSpec()
+        if not fill(message, fields, path, self._fault):
+            return None
+        spec, broken = checked_spec(message)
+        for fault in broken:
+            # A rule of the whole message has the name of its oneof.
+            self._fault(f"{path}.{fault.field.removeprefix('spec').lstrip('.')}".rstrip("."), fault.description)
+        return None if broken else OperatorSource(spec, None if groups is None else frozenset(groups))
+
+    def _fault(self, path: str, text: str) -> None:
+        place = path
+        while place and place not in self._lines:
+            place = _LAST_PART.sub("", place)
+        self._faults.append(str(self._error(f"{path}: {text}", self._lines.get(place, 0))))
+
+    def _error(self, text: str, line: int = 0) -> StartError:
+        where = f'{_VARIABLE}="{self._path}"' + (f", line {line}" if line else "")
+        separator = ": " if line or text.startswith("sources") else " "
+        return StartError(f"{where}{separator}{text}")
 
 
-def _source(where: str, entry: Any) -> OperatorSource:
-    if not isinstance(entry, Mapping):
-        raise ValueError(f"{where}: has to be a source, as in {{name: files, mcp: {{url: ...}}}}")
-    fields = {str(name): value for name, value in entry.items()}
-    groups = fields.pop("groups", None)
-    if groups is not None and not (isinstance(groups, list) and all(isinstance(group, str) for group in groups)):
-        raise ValueError(f"{where}.groups: has to be a list of groups; without it the source is for all groups")
-    message = tool_source_pb2.ToolSourceSpec()
-    try:
-        json_format.ParseDict(_as_json(message.DESCRIPTOR, fields), message)
-    except (json_format.ParseError, ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: {error}") from error
-    spec, broken = checked_spec(message)
-    if broken:
-        raise ValueError("\n".join(f"{where}: {fault.field}: {fault.description}" for fault in broken))
-    return OperatorSource(spec, None if groups is None else frozenset(groups))
-
-
-def _faults(source: OperatorSource, addresses: AddressPolicy, before: list[OperatorSource]) -> Iterator[str]:
+def _faults(
+    source: OperatorSource, addresses: AddressPolicy, before: list[OperatorSource]
+) -> Iterator[tuple[str, str]]:
     for fault in source_faults(source.spec, addresses, from_operator=True):
-        yield f"{fault.field}: {fault.description}"
+        yield fault.field.removeprefix("spec."), fault.description
     for other in before:
         both = other.groups is None or source.groups is None or other.groups & source.groups
         if other.spec.name == source.spec.name and both:
-            yield f'"{source.spec.name}" is already the name of a source of the same group'
-
-
-def _as_json(message: Descriptor, value: Any) -> Any:
-    """Return what people write as the JSON of a message: short names of enums, and seconds, may be in it."""
-    if not isinstance(value, Mapping) or message.full_name.startswith("google.protobuf."):
-        return value
-    fields = {name: field for field in message.fields for name in (field.name, field.json_name)}
-    return {str(name): _field_as_json(fields.get(str(name)), item) for name, item in value.items()}
-
-
-def _field_as_json(field: FieldDescriptor | None, value: Any) -> Any:
-    if field is None or (field.message_type is not None and field.message_type.GetOptions().map_entry):
-        return value
-    if isinstance(value, list):
-        return [_field_as_json(field, item) for item in value]
-    if field.enum_type is not None and isinstance(value, str):
-        names = [known.name for known in field.enum_type.values]
-        return next((name for name in names if value == name or name.endswith(f"_{value.upper()}")), value)
-    if field.message_type is Duration.DESCRIPTOR and isinstance(value, int | float):
-        return f"{value:f}s"
-    return value if field.message_type is None else _as_json(field.message_type, value)
+            yield "name", f'"{source.spec.name}" is already the name of a source of the same group'

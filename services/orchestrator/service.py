@@ -114,6 +114,7 @@ class OrchestratorService:
         validation = CrewValidation(
             RemoteModels(peers),
             self._tool_listing,
+            tool_gateway,
             default_model=settings.default_model,
             max_bytes=settings.max_crew_bytes,
         )
@@ -154,6 +155,7 @@ class OrchestratorService:
         )
         self._retention = ExecutionRetention(database, grants, default_seconds=settings.execution_retention_seconds)
         self._settings = settings
+        self._tool_gateway = tool_gateway
         self._database = database
         self._scheduling = BackgroundTasks()
         self._background = BackgroundTasks()
@@ -171,7 +173,7 @@ class OrchestratorService:
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(self._tools, self._tool_usage))
         registry.add(add_ToolSourceServiceServicer_to_server, ToolSourceServicer(self._tool_sources))
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
-        registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self.workers))
+        registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self.workers, self._tool_gateway))
 
     async def start(self) -> None:
         """See `Service`."""

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterable, Mapping
 from typing import Any
 
 import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
-from coxswain.orchestrator.v1 import tool_gateway_service_pb2_grpc
+from coxswain.orchestrator.v1 import tool_gateway_service_pb2, tool_gateway_service_pb2_grpc
 from services.common.errors import InvalidArgument, Unavailable
 from services.common.grpc.json_values import from_struct, to_struct
 from services.common.grpc.peers import Peers
@@ -19,11 +21,16 @@ from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.domain.tool_source import ListedTool
 from services.orchestrator.usecases.ports import TestedCall
 
+logger = structlog.get_logger(__name__)
+
 _SERVICE = "tools"
+_FULL_NAME = tool_gateway_service_pb2.DESCRIPTOR.services_by_name["ToolGatewayService"].full_name
 _DEPENDENCY = "tool gateway"
 _LIST_SECONDS = 45.0
 # A gateway that was started together with this process serves a little later.
 _START_SECONDS = 10.0
+_UNAVAILABLE_SECONDS = 6.0
+_SERVING_SECONDS = 2.0
 
 
 class RemoteToolGateway:
@@ -56,6 +63,26 @@ class RemoteToolGateway:
         except InvalidArgument as error:
             said = f"the source lists a tool that cannot be read: {error.message}"
             raise Unavailable(said, reason="TOOL_UNAVAILABLE") from error
+
+    async def unavailable(self) -> dict[str, str]:
+        """See `ports.ToolGateway`."""
+        try:
+            response = await self._stub.ListUnavailableTools(
+                pb.ListUnavailableToolsRequest(), timeout=_UNAVAILABLE_SECONDS
+            )
+        except grpc.RpcError as error:
+            logger.info("unavailable_tools_not_known", reason=from_rpc_error(error, _DEPENDENCY).reason)
+            return {}
+        return {tool.name: tool.message for tool in response.tools}
+
+    async def is_serving(self) -> bool:
+        """See `ports.ToolGateway`."""
+        health: Any = health_pb2_grpc.HealthStub(self._peers.channel(_SERVICE))
+        try:
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=_FULL_NAME), timeout=_SERVING_SECONDS)
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def test(
         self, call_id: str, tool: ResolvedTool, arguments: Mapping[str, Any], *, begun_before: bool

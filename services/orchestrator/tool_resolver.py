@@ -15,6 +15,7 @@ from services.orchestrator.domain.tool_source import (
     ToolChangeKind,
     ToolPolicy,
     ToolSource,
+    matches,
 )
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.suggestions import few_suggestions, suggestion
@@ -104,6 +105,8 @@ def _listed(spec: ToolSpec, sources: Mapping[str, ToolSource], pins: Mapping[str
     if problem := source_problem(source):
         return _unusable(spec, *problem, source)
     name = tool_of(spec.name)
+    if ("*" in name or "?" in name) and all(tool.name != name for tool in source.tools):
+        return _unusable(spec, "TOOL_NOT_FOUND", _no_pattern(source, spec.name))
     if not source.spec.allows(name):
         return _unusable(
             spec,
@@ -215,6 +218,16 @@ def source_problem(source: ToolSource) -> tuple[str, str] | None:
         why = f": {source.list_error}" if source.list_error else ""
         return "TOOL_UNAVAILABLE", f'the tools of the source "{name}" could not be listed yet{why}'
     return None
+
+
+def _no_pattern(source: ToolSource, full_name: str) -> str:
+    names = [f'"{source.spec.name}/{tool.name}"' for tool in source.tools if source.spec.allows(tool.name)]
+    found = [name for name in names if matches(full_name, name.strip('"'))]
+    hint = f"name each of {', '.join(found[:5])}{' and so on' if len(found) > 5 else ''}" if found else ""
+    return (
+        f'"{full_name}" is no name of a tool: in crews "{source.spec.name}/*" alone stands for several; '
+        f"{hint or 'and no tool has such a name'}"
+    )
 
 
 def _not_listed(source: ToolSource, name: str) -> str:

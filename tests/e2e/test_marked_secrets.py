@@ -606,6 +606,7 @@ def _tools(world: World) -> None:
     assert ok("ToolService.QueryToolUsage", tool="shop/look").rows[0].calls == 1
     call = {"call_id": "call-1", "tool": "shop/look", "arguments_json": '{"id": "m"}', "idempotent": True}
     ok("ToolGatewayService.ListSourceTools", source_id=source.id)
+    ok("ToolGatewayService.ListUnavailableTools")
     ok("ToolGatewayService.ExecuteToolCall", **call)
     ok("ToolGatewayService.CancelToolCall", call_id="call-1")
     ok("ToolGatewayService.AnswerSourceQuestion", call_id="call-1", number=1, action="cancel")

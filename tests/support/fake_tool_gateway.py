@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
 from coxswain.orchestrator.v1.tool_gateway_service_pb2_grpc import (
@@ -46,6 +47,8 @@ class FakeToolGateway(ToolGatewayServiceServicer):
     listed: list[str] = field(default_factory=list)
     calls: list[pb.ExecuteToolCallRequest] = field(default_factory=list)
     answers: list[pb.AnswerSourceQuestionRequest] = field(default_factory=list)
+    unavailable: dict[str, str] = field(default_factory=dict)
+    """Why tools of the gateway's own cannot be used."""
     hold: asyncio.Event | None = None
     """While it is there and not set, listing waits."""
 
@@ -60,6 +63,13 @@ class FakeToolGateway(ToolGatewayServiceServicer):
             context.set_trailing_metadata(failure_metadata(self.failure, status))
             await context.abort(code, self.failure.message)
         return pb.ListSourceToolsResponse(tools=self.tools)
+
+    async def ListUnavailableTools(
+        self, request: pb.ListUnavailableToolsRequest, context: Any
+    ) -> pb.ListUnavailableToolsResponse:
+        """Answer as the test says."""
+        found = [pb.UnavailableTool(name=name, message=message) for name, message in self.unavailable.items()]
+        return pb.ListUnavailableToolsResponse(tools=found)
 
     async def ExecuteToolCall(
         self, request: pb.ExecuteToolCallRequest, context: Any
@@ -88,6 +98,9 @@ async def serve_fake_gateway(gateway: FakeToolGateway, port: int = 0) -> AsyncIt
     """Serve a gateway on loopback, on a free port without one, and yield its address."""
     server = grpc.aio.server()
     add_ToolGatewayServiceServicer_to_server(gateway, server)
+    alive = health.aio.HealthServicer()
+    await alive.set("coxswain.orchestrator.v1.ToolGatewayService", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(alive, server)  # type: ignore[no-untyped-call,unused-ignore]
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:

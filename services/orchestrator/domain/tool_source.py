@@ -210,6 +210,17 @@ class ToolSourceSpec:
     share: tuple[ShareField, ...] = ()
     on_change: OnToolChange = OnToolChange.BLOCK
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses that calls go to, each of one origin; none of what runs at the gateway."""
+        match self.endpoint:
+            case McpServer(url=url) | OpenApiDocument(base_url=url) | HttpApi(base_url=url):
+                return (url,)
+            case GrpcProvider(address=address, plaintext=plaintext):
+                return (f"{'http' if plaintext else 'https'}://{address}",)
+            case _:
+                return ()
+
     def allows(self, tool: str) -> bool:
         """Return whether crews may use a tool, by its name at the source."""
         allowed = not self.allowed_tools or any(matches(pattern, tool) for pattern in self.allowed_tools)

@@ -1,23 +1,27 @@
 """WorkerService at the edge."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from coxswain.orchestrator.v1 import worker_pb2 as pb
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceServicer
 from services.common.grpc.handler import Context
 from services.orchestrator.messages.workers import hint_from_proto, hint_to_proto, worker_to_proto
+from services.orchestrator.usecases.ports import ToolGateway
 from services.orchestrator.usecases.workers import Workers
 
 
 class WorkerServicer(WorkerServiceServicer):
     """Worker hosts, and hints from and to them."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, gateway: ToolGateway) -> None:
         self._workers = workers
+        self._gateway = gateway
 
     async def ListWorkers(self, request: pb.ListWorkersRequest, context: Context) -> pb.ListWorkersResponse:
         """See the proto."""
-        return pb.ListWorkersResponse(workers=map(worker_to_proto, await self._workers.alive()))
+        alive, serving = await asyncio.gather(self._workers.alive(), self._gateway.is_serving())
+        return pb.ListWorkersResponse(workers=map(worker_to_proto, alive), tool_gateway_serving=serving)
 
     async def SubscribeHints(
         self, request: pb.SubscribeHintsRequest, context: Context

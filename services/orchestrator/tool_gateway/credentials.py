@@ -84,6 +84,20 @@ class SourceCredentials:
                 token = await self.resolve(principal, credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS, origin)
         return {"authorization": _header_value(f"Bearer {token}")}
 
+    async def check(self, source: ToolSourceSpec, principal: Principal) -> None:
+        """Raise as `headers` does unless the group has the secret of a source, bound to where the source sends it.
+
+        Sources that act as their caller have none of the group's own.
+        """
+        match source.auth.kind:
+            case AuthKind.SECRET:
+                for url in source.addresses:
+                    await self.secret(principal, _secret_name(source), required_origin(url))
+            case AuthKind.OAUTH_CLIENT if source.auth.token_url:
+                await self.secret(principal, _secret_name(source), required_origin(source.auth.token_url))
+            case _:
+                pass
+
     async def secret(self, principal: Principal, name: str, origin: str) -> str:
         """Return a secret of the principal's group that may be sent to an origin; see `headers` for what is raised."""
         return await self.resolve(principal, credential_pb2.CREDENTIAL_PURPOSE_TOOL, origin, secret_name=name)

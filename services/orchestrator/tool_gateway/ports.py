@@ -1,6 +1,6 @@
 """What the gateway asks of each kind of source, and what a call tells the gateway while it runs."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -168,6 +168,10 @@ class BuiltinTool(Protocol):
     async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
         """See `ToolAdapter.resume`."""
         ...
+
+
+BuiltinCheck = Callable[[Principal], Awaitable[object]]
+"""Raises CallRefused if the group of a principal cannot use a tool now, and NotSent if that cannot be found out."""
 
 
 class ToolAdapter(BuiltinTool, Protocol):

@@ -27,7 +27,7 @@ from services.orchestrator.tool_gateway.builtin.web_fetch import WebFetch
 from services.orchestrator.tool_gateway.builtin.web_search import WebSearch
 from services.orchestrator.tool_gateway.credentials import SourceCredentials
 from services.orchestrator.tool_gateway.parsing.parser import BoundedParser
-from services.orchestrator.tool_gateway.ports import BuiltinTool, ToolAdapter
+from services.orchestrator.tool_gateway.ports import BuiltinCheck, BuiltinTool, ToolAdapter
 from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
 
 
@@ -83,6 +83,14 @@ def builtin_tools(outside: Outside) -> Mapping[str, BuiltinTool]:
             outside.egress, outside.credentials, base_url=settings.search_base_url, wire=settings.search_wire
         ),
     }
+
+
+def builtin_checks(outside: Outside, tools: Mapping[str, BuiltinTool]) -> Mapping[str, BuiltinCheck]:
+    """Return what finds out whether a group can use a tool of the gateway's own, for those that need something."""
+    workspace: BuiltinCheck = outside.credentials.workspace
+    checks = {name: workspace for name in tools if name.startswith("databricks_")}
+    search = tools["web_search"]
+    return checks | ({"web_search": search.key} if isinstance(search, WebSearch) else {})
 
 
 def _grpc(outside: Outside) -> ToolAdapter:

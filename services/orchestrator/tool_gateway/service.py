@@ -19,11 +19,12 @@ from services.orchestrator.tool_gateway.acting import ActingPrincipal
 from services.orchestrator.tool_gateway.credentials import SourceCredentials
 from services.orchestrator.tool_gateway.parsing.parser import BoundedParser
 from services.orchestrator.tool_gateway.ports import Sources
-from services.orchestrator.tool_gateway.registry import Outside, adapters, builtin_tools
+from services.orchestrator.tool_gateway.registry import Outside, adapters, builtin_checks, builtin_tools
 from services.orchestrator.tool_gateway.servicers.tool_gateway import ToolGatewayServicer
 from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
 from services.orchestrator.tool_gateway.sources import StoredSources
 from services.orchestrator.tool_gateway.usecases.artifact_uploads import ArtifactUploads
+from services.orchestrator.tool_gateway.usecases.builtin_problems import BuiltinProblems
 from services.orchestrator.tool_gateway.usecases.call_runner import CallRunner
 from services.orchestrator.tool_gateway.usecases.call_store import CallStore
 from services.orchestrator.tool_gateway.usecases.source_limits import SourceLimits
@@ -82,14 +83,15 @@ class ToolGatewayService:
         )
         self._sources = sources or StoredSources(database)
         self._source_tools = SourceTools(
-            self._sources, self._adapters, timeout_seconds=settings.default_timeout_seconds
+            self._sources, self._adapters, self._credentials, timeout_seconds=settings.default_timeout_seconds
         )
+        self._problems = BuiltinProblems(builtin_checks(outside, self._builtin))
         self._settings = settings
         self._background = BackgroundTasks()
 
     def register(self, registry: Registry) -> None:
         """See `Service`."""
-        servicer = ToolGatewayServicer(self._calls, self._source_tools, self._sources, self._settings)
+        servicer = ToolGatewayServicer(self._calls, self._source_tools, self._problems, self._sources, self._settings)
         registry.add(add_ToolGatewayServiceServicer_to_server, servicer)
 
     async def start(self) -> None:

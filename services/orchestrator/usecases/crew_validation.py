@@ -12,8 +12,8 @@ from services.orchestrator.domain.tool_source import ToolSource
 from services.orchestrator.usecases.check_faults import check_faults, needs_checking
 from services.orchestrator.usecases.crew_faults import crew_faults, crew_warnings, in_document_order
 from services.orchestrator.usecases.model_needs import Capability, ModelNeed, model_needs
-from services.orchestrator.usecases.ports import KnownSources, ModelInfo, Models
-from services.orchestrator.usecases.tool_faults import changed_tools, crew_pins
+from services.orchestrator.usecases.ports import KnownSources, ModelInfo, Models, UnavailableTools
+from services.orchestrator.usecases.tool_faults import changed_tools, crew_pins, names_gateway_tools, tool_warnings
 
 _WHAT_IT_CANNOT: Mapping[Capability, str] = {
     Capability.CHAT: "is not a chat model",
@@ -43,9 +43,12 @@ class CrewReport:
 class CrewValidation:
     """Finds all faults of a crew at once."""
 
-    def __init__(self, models: Models, sources: KnownSources, *, default_model: str, max_bytes: int) -> None:
+    def __init__(
+        self, models: Models, sources: KnownSources, gateway: UnavailableTools, *, default_model: str, max_bytes: int
+    ) -> None:
         self._models = models
         self._sources = sources
+        self._gateway = gateway
         self._default_model = default_model
         self._max_bytes = max_bytes
 
@@ -109,6 +112,7 @@ class CrewValidation:
             ),
             *_missing_credentials(needs, known),
             *_tool_calls_in_words(needs, known),
+            *await asyncio.to_thread(tool_warnings, spec, sources, await self._unavailable(spec)),
         ]
         broken = {violation.field for violation in broken_rules}
         faults = [*broken_rules, *(fault for fault in faults if fault.field not in broken)]
@@ -125,6 +129,10 @@ class CrewValidation:
         if not sources:
             return [*crew_faults(spec, sources, self._max_bytes), *read]
         return [*await asyncio.to_thread(crew_faults, spec, sources, self._max_bytes, pins), *read]
+
+    async def _unavailable(self, spec: CrewSpec) -> Mapping[str, str]:
+        """Return why tools of the gateway's own that a crew names cannot be used now, by name."""
+        return await self._gateway.unavailable() if names_gateway_tools(spec) else {}
 
     async def _known(self, needs: Iterable[ModelNeed], *, credential: bool = False) -> dict[str, ModelInfo | str]:
         names = list(dict.fromkeys(need.model for need in needs))

@@ -121,7 +121,18 @@ class KnownSources(Protocol):
         ...
 
 
-class ToolGateway(Protocol):
+class UnavailableTools(Protocol):
+    """What keeps tools of the gateway's own from being used."""
+
+    async def unavailable(self) -> dict[str, str]:
+        """Return why tools of the gateway's own cannot be used by the caller's group now, by the tools' names.
+
+        Nothing is said of tools of a gateway that does not answer.
+        """
+        ...
+
+
+class ToolGateway(UnavailableTools, Protocol):
     """The tool gateway, asked on behalf of the current caller."""
 
     async def list_tools(self, source_id: str) -> list[ListedTool]:
@@ -130,6 +141,10 @@ class ToolGateway(Protocol):
         Raises:
             CoxswainError: the source cannot be listed, or the gateway does not answer.
         """
+        ...
+
+    async def is_serving(self) -> bool:
+        """Return whether the gateway answers."""
         ...
 
     async def test(

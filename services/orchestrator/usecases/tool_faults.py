@@ -55,6 +55,36 @@ class _KnownTools:
         return self._resolved[name]
 
 
+def tool_warnings(
+    spec: CrewSpec, sources: Mapping[str, ToolSource], unavailable: Mapping[str, str]
+) -> list[FieldViolation]:
+    """Return what is to be said of tools that a crew can name, and that would be of no use to it now.
+
+    `unavailable` says why built-in tools cannot be used, by name.
+    """
+    warnings: list[FieldViolation] = []
+    for path, part in _owners(spec):
+        for index, tool in enumerate(part.tools):
+            name = f"{path}.tools[{index}].name"
+            if problem := unavailable.get(tool.name):
+                warnings.append(FieldViolation(name, f"cannot be used now: {problem}"))
+            elif tool_of(tool.name) == EVERY_TOOL and not resolve_tools([tool], sources):
+                warnings.append(
+                    FieldViolation(
+                        name,
+                        f'"{tool.name}" stands for no tool now: the source "{source_of(tool.name)}" lists none that is '
+                        "allowed and accepted",
+                    )
+                )
+    return warnings
+
+
+def names_gateway_tools(spec: CrewSpec) -> bool:
+    """Return whether a crew names tools of the gateway's own."""
+    named = (TOOLS.get(tool.name) for _path, part in _owners(spec) for tool in part.tools)
+    return any(tool is not None and not tool.in_crew_process and not tool.in_host for tool in named)
+
+
 def crew_pins(spec: CrewSpec, sources: Mapping[str, ToolSource]) -> dict[str, str]:
     """Return the hashes of the tools of sources that a crew uses, as they are now, by their names."""
     specs = [tool for _path, part in _owners(spec) for tool in part.tools if source_of(tool.name)]

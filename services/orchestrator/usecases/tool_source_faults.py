@@ -96,19 +96,6 @@ def _endpoint(spec: ToolSourceSpec, addresses: AddressPolicy, *, from_operator: 
                 )
 
 
-def called_addresses(spec: ToolSourceSpec) -> tuple[str, ...]:
-    """Return the addresses that calls of a source go to."""
-    match spec.endpoint:
-        case McpServer(url=url):
-            return (url,)
-        case GrpcProvider(address=address, plaintext=plaintext):
-            return (f"{'http' if plaintext else 'https'}://{address}",)
-        case OpenApiDocument(base_url=url) | HttpApi(base_url=url):
-            return (url,)
-        case _:
-            return ()
-
-
 def _address(path: str, url: str, addresses: AddressPolicy, *, is_base: bool = False) -> Iterator[FieldViolation]:
     """Yield what is wrong with an address. A name is resolved and checked where the connection is made."""
     parts = urlsplit(url) if "://" in url and origin_of(url) else None

@@ -6,7 +6,6 @@ from services.common.egress import AddressPolicy
 from services.common.errors import PermissionDenied
 from services.orchestrator.domain.tool_source import ToolSource, matches
 from services.orchestrator.tool_resolver import source_problem
-from services.orchestrator.usecases.tool_source_faults import called_addresses
 
 
 def state_problem(source: ToolSource, addresses: AddressPolicy) -> str:
@@ -16,7 +15,7 @@ def state_problem(source: ToolSource, addresses: AddressPolicy) -> str:
     """
     if problem := source_problem(source):
         return problem[1]
-    for url in called_addresses(source.spec):
+    for url in source.spec.addresses:
         try:
             addresses.check_literal(url)
         except PermissionDenied as refusal:

@@ -31,6 +31,7 @@ from services.orchestrator import tables
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool_source import (
     AcceptedTool,
+    AuthKind,
     GrpcProvider,
     HttpApi,
     McpEra,
@@ -422,23 +423,33 @@ def _steps(spec: ToolSourceSpec) -> list[CheckStep]:
         isinstance(spec.endpoint, OpenApiDocument) and bool(spec.endpoint.url)
     )
     if not remote:
-        return [CheckStep.ADDRESS] if isinstance(spec.endpoint, HttpApi | OpenApiDocument) else []
+        written = isinstance(spec.endpoint, HttpApi | OpenApiDocument)
+        return [CheckStep.ADDRESS, CheckStep.CREDENTIAL] if written else []
     era = [CheckStep.ERA] if isinstance(spec.endpoint, McpServer) else []
     return [CheckStep.ADDRESS, CheckStep.TLS, CheckStep.CREDENTIAL, *era]
 
 
 def _said(step: CheckStep, spec: ToolSourceSpec) -> str:
+    asked = not isinstance(spec.endpoint, HttpApi | OpenApiDocument) or bool(getattr(spec.endpoint, "url", ""))
     match step:
         case CheckStep.TLS if _is_plain(spec):
             return "the connection is not encrypted, as the operator allows for its network"
         case CheckStep.TLS:
             return "the connection is encrypted, and the certificate is trusted"
+        case CheckStep.CREDENTIAL if spec.auth.kind is AuthKind.NONE:
+            return "none is sent"
+        case CheckStep.CREDENTIAL if spec.auth.kind in {AuthKind.CALLER, AuthKind.DATABRICKS}:
+            return f"it is that of whoever the execution acts for ({spec.auth.kind})"
+        case CheckStep.CREDENTIAL if not asked:
+            return f"there is one ({spec.auth.kind}); whether the source takes it shows with the first call"
         case CheckStep.CREDENTIAL:
             return f"the source takes the credential ({spec.auth.kind})"
         case CheckStep.ERA if isinstance(spec.endpoint, McpServer) and spec.endpoint.era is not McpEra.AUTO:
             return f"the server speaks the {spec.endpoint.era} edition"
         case CheckStep.ERA:
             return "the server speaks an edition that is known"
+        case _ if not asked:
+            return "the address may be called from here; whether it answers shows with the first call"
         case _:
             return "the address may be called from here, and leads to a server"
 

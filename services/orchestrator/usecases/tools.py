@@ -131,7 +131,7 @@ class Tools:
 
     async def _tools_of(self, group_id: str, source_name: str) -> list[KnownTool]:
         if not source_name:
-            return list(_built_in_tools())
+            return list(_built_in_tools(await self._gateway.unavailable()))
         async with self._database.read() as connection:
             source = await ToolSourceRepository(connection).get(group_id, ResourceKey(name=source_name))
         if source is None:
@@ -201,7 +201,9 @@ class Tools:
             raise InvalidArgument.fields(faults)
         if tool.in_crew_process or tool.in_host:
             raise FailedPrecondition(
-                f'"{spec.name}" works within an execution, and cannot be called by itself: try it in a crew',
+                f'"{spec.name}" works within an execution, and cannot be called by itself; to try it, give it to an '
+                f"agent (tools: [{spec.name}]) whose model calls tools, and start the crew: the events of the "
+                "execution show the call and its result",
                 reason="TOOL_NOT_TESTABLE",
                 metadata={"tool": spec.name},
             )
@@ -268,9 +270,10 @@ def _acts(name: str, source: ToolSource | None) -> bool:
     return isinstance(endpoint, OpenApiDocument) and bool(endpoint.idempotency_header)
 
 
-def _built_in_tools() -> Iterator[KnownTool]:
+def _built_in_tools(unavailable: Mapping[str, str]) -> Iterator[KnownTool]:
     for tool in TOOLS.values():
-        yield KnownTool(built_in(tool, ToolSpec(tool.name)), "", config_schema=tool.config_schema)
+        resolved = replace(built_in(tool, ToolSpec(tool.name)), problem=unavailable.get(tool.name, ""))
+        yield KnownTool(resolved, "", config_schema=tool.config_schema)
 
 
 def _known(source: ToolSource, listed: ListedTool) -> KnownTool:

@@ -71,6 +71,9 @@ async def test_status_tells_health_and_identity(run: Run) -> None:
         " serving", "  serving"
     )
     assert "worker hosts: none" in result.stdout
+    assert "tool gateway: does not answer" in result.stdout
+    # Who calls the gateway are services, so that no listener for clients has it.
+    assert "ToolGatewayService" not in result.stdout
     assert "you are dev|alice, admin of sales" in result.stdout
 
 
@@ -199,6 +202,7 @@ async def test_a_waiting_execution_is_cancelled_and_cannot_be_cancelled_by_other
     foreign = await run("cancel", execution_id, token=BOB)
     assert foreign.exit_code == 10 + 5
     assert "cancel" in (await run("cancel", execution_id)).stdout
+    assert (await run("cancel", execution_id)).stdout == "cancelled\n"
     result = await run("watch", execution_id)
     assert result.exit_code == 1
     assert "cancelled" in result.stderr

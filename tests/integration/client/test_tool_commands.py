@@ -9,6 +9,7 @@ import pytest
 import structlog
 from typer.testing import Result
 
+from services.common.errors import FailedPrecondition
 from tests.integration.client.command_line import CREW, Run, invoke, rows
 from tests.support.fake_tool_gateway import FakeToolGateway, serve_fake_gateway, tool
 from tests.support.harness import serve_services
@@ -174,3 +175,39 @@ async def test_a_tool_is_tried_and_a_source_is_checked(run: Run, gateway: FakeTo
     unknown = await run("tool", "test", "billing/pay", "--allow-side-effects")
     assert (unknown.exit_code, "not known" in unknown.stderr) == (1, True)
     assert "ok list: 3 tools" in said(await run("tool", "source", "check", "billing"))
+    assert "tool gateway: serving" in (await run("status")).stdout
+    within = await run("tool", "test", "calculator", '{"expression": "1+1"}')
+    assert within.exit_code == 19
+    assert "give it to an agent (tools: [calculator])" in within.stderr
+
+
+async def test_a_source_that_cannot_be_used_yet_is_stored_with_the_reason(run: Run, gateway: FakeToolGateway) -> None:
+    gateway.failure = FailedPrecondition(
+        'your group has no secret "tools/b"; an admin can store one with PutSecret', reason="CREDENTIAL_NOT_CONFIGURED"
+    )
+    created = await run(
+        "tool", "source", "create", "billing", "--mcp", "https://mcp.example.com", "--secret", "tools/b"
+    )
+    assert (created.exit_code, created.stdout) == (1, "billing stored, but not usable yet\n")
+    assert "an admin can store one with `coxswain secret put`" in created.stderr
+    assert "not usable: the tools of the source" in (await run("tool", "source", "list")).stdout
+    gateway.failure = None
+    updated = await run("tool", "source", "update", "billing", "--mcp", "https://mcp.example.com/v2")
+    assert updated.stdout == "billing updated: 3 tools\n", updated.stderr
+    [stored] = rows(await run("tool", "source", "get", "billing", "--json"))
+    assert stored["source"]["spec"]["secret"]["secret_name"] == "tools/b"
+    assert (await run("tool", "source", "update", "billing", "--secret", "")).exit_code == 0
+    [stored] = rows(await run("tool", "source", "get", "billing", "--json"))
+    assert "secret" not in stored["source"]["spec"]
+    plain = await run("tool", "source", "create", "desk", "--grpc", "127.0.0.1:50061", "--plaintext")
+    assert (plain.exit_code, "--grpc: http://127.0.0.1:50061 may not be called" in plain.stderr) == (13, True)
+    assert (await run("tool", "source", "update", "billing", "--plaintext")).exit_code == 2
+
+
+async def test_a_server_names_the_line_of_a_file_that_it_refuses(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "billing.yaml"
+    file.write_text(SOURCE.replace("https://mcp.example.com", "http://10.0.0.1"))
+    refused = await run("tool", "source", "create", "-f", str(file))
+    assert refused.exit_code == 2
+    [line] = [line.split() for line in refused.stderr.splitlines() if "mcp.url" in line]
+    assert line[:2] == ["4", "mcp.url"]

@@ -418,6 +418,51 @@ async def test_tools_are_listed_in_pages_with_why_they_cannot_be_used(
         await tools_of(harness).ListTools(tool_pb2.ListToolsRequest(source="nothing"))
 
 
+async def test_tools_that_lack_a_setting_or_a_secret_say_so(harness: Harness, gateway: FakeToolGateway) -> None:
+    gateway.unavailable = {"web_search": "this installation has no search service"}
+    listed = (await tools_of(harness).ListTools(tool_pb2.ListToolsRequest(page_size=1000))).tools
+    found = {one.name: (one.enabled, one.problem) for one in listed}
+    assert found["web_search"] == (False, "this installation has no search service")
+    assert found["web_fetch"] == (True, "")
+    answer = await crews(harness).ValidateCrew(crew_pb2.ValidateCrewRequest(spec=using("web_fetch", "web_search")))
+    assert list(answer.faults) == []
+    warnings = {one.field: one.description for one in answer.warnings}
+    assert warnings["spec.agents[0].tools[1].name"] == "cannot be used now: this installation has no search service"
+    assert "spec.agents[0].tools[0].name" not in warnings
+
+
+async def test_patterns_that_nothing_matches_are_told(harness: Harness, gateway: FakeToolGateway) -> None:
+    policies = [pb.ToolPolicy(tools="pay*"), pb.ToolPolicy(tools="piek")]
+    source = await create(harness, allowed_tools=["p*", "gett*"], denied_tools=["pay", "peek"], policies=policies)
+    assert list(source.warnings) == [
+        'no tool of the source matches "gett*" in allowed_tools',
+        'no tool of the source matches "piek" in policies[1].tools',
+    ]
+    own = source.spec.name
+    answer = await crews(harness).ValidateCrew(crew_pb2.ValidateCrewRequest(spec=using(f"{own}/*")))
+    warnings = {one.field: one.description for one in answer.warnings}
+    assert f'"{own}/*" stands for no tool now' in warnings["spec.agents[0].tools[0].name"]
+    update = pb.UpdateToolSourceRequest(id=source.id, update_mask=FieldMask(paths=["denied_tools"]))
+    await sources_of(harness).UpdateToolSource(update)
+    found = await faults(harness, f"{own}/pa*", f"{own}/x?")
+    assert f'name each of "{own}/pay"' in found["spec.agents[0].tools[0].name"]
+    assert "no tool has such a name" in found["spec.agents[0].tools[1].name"]
+
+
+async def test_a_source_says_why_it_cannot_be_used(harness: Harness, gateway: FakeToolGateway) -> None:
+    gateway.failure = FailedPrecondition("there is no secret", reason="CREDENTIAL_NOT_CONFIGURED")
+    source = await create(harness)
+    assert "could not be listed yet: there is no secret" in source.problem
+    gateway.failure = None
+    assert (await refresh(harness, source)).source.problem == ""
+    # One that cannot be asked again is used as it was listed.
+    gateway.failure = Unavailable("it is away", reason="TOOL_UNAVAILABLE")
+    with refused(C.UNAVAILABLE, "TOOL_UNAVAILABLE"):
+        await refresh(harness, source)
+    stored = (await sources_of(harness).GetToolSource(pb.GetToolSourceRequest(id=source.id))).source
+    assert (stored.problem, stored.list_error) == ("", "it is away")
+
+
 async def test_a_crew_names_only_tools_that_there_are(harness: Harness, gateway: FakeToolGateway) -> None:
     gateway.tools = [tool("pay"), tool("get_user"), tool("getUser")]
     policy = pb.ToolPolicy(timeout=Duration(seconds=5), max_calls_per_execution=3, result_limit=1000)

@@ -30,7 +30,7 @@ from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.housekeeping import Housekeeping
 from services.orchestrator.usecases.model_needs import Capability
 from services.orchestrator.usecases.overlap import Overlap
-from services.orchestrator.usecases.ports import Grant, ModelInfo
+from services.orchestrator.usecases.ports import Grant, ModelInfo, UnavailableTools
 from services.orchestrator.usecases.question_deadlines import QuestionDeadlines
 from services.orchestrator.usecases.question_settler import QuestionSettler
 from services.orchestrator.usecases.scheduler import Scheduler
@@ -93,6 +93,13 @@ class Grants:
             raise Unavailable("auth does not answer")
 
 
+class Gateway(UnavailableTools):
+    """A tool gateway of which nothing is missing."""
+
+    async def unavailable(self) -> dict[str, str]:
+        return {}
+
+
 class Orchestrator:
     """The use cases on a real database."""
 
@@ -105,7 +112,7 @@ class Orchestrator:
         self.overlap = Overlap(database, ender, bus)
         self.housekeeping = Housekeeping(database, ender, deadlines)
         feed = EventFeed(EventReader(database), bus, safety_read_seconds=3600, tail_bytes=100_000)
-        validation = CrewValidation(Models(), Sources(), default_model="m", max_bytes=100_000)
+        validation = CrewValidation(Models(), Sources(), Gateway(), default_model="m", max_bytes=100_000)
         self.starter = ExecutionStarter(database, validation, self.grants, bus, self.overlap, max_inputs_bytes=10_000)
         continuer = ExecutionContinuer(database, self.starter, default_model="m")
         self.executions = Executions(database, self.grants, bus, feed, self.starter, continuer, ender)

@@ -92,6 +92,11 @@ async def test_a_command_that_does_not_speak_is_not_sent_the_call(caller: Caller
     assert told.sent_times == 0
 
 
+async def test_a_program_that_there_is_not_is_named(caller: Caller) -> None:
+    with pytest.raises(NotSent, match='there is no program "/nowhere/at-all"'):
+        await caller.call(by_command("/nowhere/at-all"), "pay", told=Told())
+
+
 # Knows nothing before the handshake, and ends at it.
 BRITTLE = """
 import json, sys

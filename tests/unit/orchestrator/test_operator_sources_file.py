@@ -29,7 +29,7 @@ sources:
     groups: [sales]
     mcp_command: {COMMAND}
     on_change: accept
-    policies: [{{tools: "w*", approval: always, timeout: 1.5}}]
+    policies: [{{tools: "w*", approval: always, timeout: 1.5}}, {{timeout: 1m30s}}]
   - name: web
     mcp: {{url: "https://mcp.example.com", era: ERA_PLACE}}
 """.replace("ERA_PLACE", "legacy")
@@ -38,7 +38,8 @@ sources:
     assert (files.groups, web.groups) == (frozenset({"sales"}), None)
     assert (files.is_for("sales"), files.is_for("legal"), web.is_for("legal")) == (True, False, True)
     assert (files.spec.on_change, web.spec.on_change) == (OnToolChange.ACCEPT, OnToolChange.BLOCK)
-    (policy,) = files.spec.policies
+    policy, other = files.spec.policies
+    assert other.timeout == 90
     assert (policy.tools, policy.approval, policy.timeout) == ("w*", ApprovalRule.ALWAYS, 1.5)
     assert web.spec.endpoint == McpServer("https://mcp.example.com", era=McpEra.LEGACY)
 
@@ -50,17 +51,39 @@ def test_no_file_declares_nothing() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("- name: a", 'under the key "sources"'),
-        ("sources: [", "cannot be read"),
-        ("sources: [text]", "sources[0]: has to be a source"),
-        ("sources: [{name: Bad Name, mcp: {url: 'https://a.example.com'}}]", "spec.name"),
-        ("sources: [{name: a}]", "spec.kind"),
-        ("sources: [{name: a, mcp: {url: 'http://a.example.com'}}]", "spec.mcp.url"),
-        ("sources: [{name: a, mcp: {url: 'https://a.example.com'}, colour: red}]", "colour"),
-        ("sources: [{name: a, mcp: {url: 'https://a.example.com', era: stone}}]", "stone"),
-        ("sources: [{name: a, groups: sales, mcp: {url: 'https://a.example.com'}}]", "sources[0].groups"),
+        ("- name: a", ' has to hold a list of sources under the key "sources"'),
+        ("sources:\n  - name: a\n   mcp: {}", ", line 3: is not valid YAML: "),
+        ("sources:\n- text", ", line 2: sources[0]: has to be a source"),
+        ("sources:\n- name: Bad Name\n  mcp: {url: 'https://a.example.com'}", ", line 2: sources[0].name: "),
+        ("sources: [{name: a}]", "sources[0].kind: "),
+        ("sources:\n- name: a\n  mcp:\n    url: http://a.example.com", ", line 4: sources[0].mcp.url: "),
+        (
+            "sources:\n- name: a\n  mcp: {url: 'https://a.example.com'}\n  polices: []",
+            ', line 4: sources[0].polices: there is no such field; did you mean "policies"?',
+        ),
+        (
+            "sources: [{name: a, mcp: {url: 'https://a.example.com', era: stone}}]",
+            "sources[0].mcp.era: has to be one of auto, legacy, modern, and is 'stone'",
+        ),
+        ("sources: [{name: a, mcp: 'https://a.example.com'}]", "mcp: has to be a mapping with fields such as url"),
+        (
+            "sources: [{name: 7, mcp: {url: 'https://a'}}]",
+            "sources[0].name: has to be text (in quotes), and is a number",
+        ),
+        (
+            "sources:\n- name: a\n  mcp: {url: 'https://a.example.com'}\n  policies:\n  - {tools: x, timeout: soon}",
+            ", line 5: sources[0].policies[0].timeout: has to be a duration such as 90, 30s or 1h30m, and is text",
+        ),
+        (
+            f"sources: [{{name: a, mcp_command: {COMMAND}, mcp: {{url: 'https://a.example.com'}}}}]",
+            "sources[0].mcp: give either mcp_command or mcp, not both",
+        ),
+        (
+            "sources: [{name: a, groups: sales, mcp: {url: 'https://a.example.com'}}]",
+            "sources[0].groups: has to be a list",
+        ),
         (f"sources: [{{name: a, mcp_command: {COMMAND}}}, {{name: a, mcp_command: {COMMAND}}}]", "already the name"),
-        ("sources: [{name: a, mcp_command: {program: ''}}]", "has to name a program"),
+        ("sources: [{name: a, mcp_command: {program: ''}}]", "sources[0].mcp_command.program: has to name a program"),
     ],
 )
 def test_what_is_wrong_ends_the_start_and_is_named(tmp_path: Path, text: str, said: str) -> None:
@@ -78,6 +101,18 @@ def test_the_variables_are_those_of_the_tool_gateway(monkeypatch: pytest.MonkeyP
     assert settings.tool_egress_allowed_networks == ToolGatewaySettings().egress_allowed_networks
 
 
+def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    text = "sources:\n- {name: a, mcp: {urls: x}}\n- {name: b, mcp: {url: 'https://b.example.com', era: stone}, on: 1}"
+    with pytest.raises(StartError) as error:
+        read_operator_sources(write(tmp_path, text), ADDRESSES)
+    places = [line.partition(", ")[2].split(": ")[:2] for line in str(error.value).splitlines()]
+    assert places == [
+        ["line 2", "sources[0].mcp.urls"],
+        ["line 3", "sources[1].mcp.era"],
+        ["line 3", "sources[1].True"],
+    ]
+
+
 def test_a_file_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
-    with pytest.raises(StartError):
+    with pytest.raises(StartError, match="does not exist"):
         read_operator_sources(tmp_path / "nothing.yaml", ADDRESSES)

@@ -8,6 +8,7 @@ import aiohttp
 
 from services.common.egress import required_origin
 from services.common.http import EgressClient, read_limited
+from services.common.identity.principal import Principal
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError, parse_object, shown
 from services.orchestrator.tool_gateway.credentials import SourceCredentials
 from services.orchestrator.tool_gateway.http_bodies import error_text, masked
@@ -35,12 +36,7 @@ class WebSearch:
 
     async def call(self, request: ToolCallRequest, progress: CallProgress) -> ToolResult:  # noqa: ARG002
         """Return what is found; searching has no effect, so that nothing is told. See `ToolAdapter`."""
-        if not self._url:
-            raise CallRefused(
-                "this installation has no search service; the operator chooses one with COXSWAIN_TOOLS_SEARCH_BASE_URL",
-                reason="TOOL_UNAVAILABLE",
-            )
-        key = await self._credentials.secret(request.principal, SECRET, required_origin(self._url))
+        key = await self.key(request.principal)
         query = str(request.arguments["query"])
         limit = int(request.config.get("max_results", _DEFAULT_RESULTS))
         answer = await self._ask(key, query, limit)
@@ -49,6 +45,19 @@ class WebSearch:
         results = [found for found in map(_result, _listed(answer)) if found][:limit]
         text = "\n\n".join(_shown(number, found) for number, found in enumerate(results, 1))
         return ToolResult(text or "Nothing was found.", structured={"results": results})
+
+    async def key(self, principal: Principal) -> str:
+        """Return the key of a principal's group; see `SourceCredentials.headers` for what is raised.
+
+        Raises:
+            CallRefused: the operator has chosen no service.
+        """
+        if not self._url:
+            raise CallRefused(
+                "this installation has no search service; the operator chooses one with COXSWAIN_TOOLS_SEARCH_BASE_URL",
+                reason="TOOL_UNAVAILABLE",
+            )
+        return await self._credentials.secret(principal, SECRET, required_origin(self._url))
 
     async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:  # noqa: ARG002
         """Search again, which changes nothing; see `ToolAdapter`."""

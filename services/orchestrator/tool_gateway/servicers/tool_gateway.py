@@ -16,6 +16,7 @@ from services.orchestrator.tool_gateway.servicers.messages import (
     outcome_to_proto,
 )
 from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
+from services.orchestrator.tool_gateway.usecases.builtin_problems import BuiltinProblems
 from services.orchestrator.tool_gateway.usecases.source_tools import SourceTools
 from services.orchestrator.tool_gateway.usecases.tool_calls import ToolCalls
 
@@ -24,10 +25,16 @@ class ToolGatewayServicer(ToolGatewayServiceServicer):
     """Calls of tools, and lists of sources."""
 
     def __init__(
-        self, calls: ToolCalls, source_tools: SourceTools, sources: Sources, settings: ToolGatewaySettings
+        self,
+        calls: ToolCalls,
+        source_tools: SourceTools,
+        problems: BuiltinProblems,
+        sources: Sources,
+        settings: ToolGatewaySettings,
     ) -> None:
         self._calls = calls
         self._source_tools = source_tools
+        self._problems = problems
         self._sources = sources
         self._settings = settings
 
@@ -66,3 +73,12 @@ class ToolGatewayServicer(ToolGatewayServiceServicer):
         """See the proto."""
         tools = await self._source_tools.list(current_principal(), request.source_id)
         return pb.ListSourceToolsResponse(tools=map(listed_tool_to_proto, tools))
+
+    async def ListUnavailableTools(
+        self, request: pb.ListUnavailableToolsRequest, context: Context
+    ) -> pb.ListUnavailableToolsResponse:
+        """See the proto."""
+        found = await self._problems.find(current_principal())
+        return pb.ListUnavailableToolsResponse(
+            tools=[pb.UnavailableTool(name=one.tool, reason=one.reason, message=one.message) for one in found]
+        )

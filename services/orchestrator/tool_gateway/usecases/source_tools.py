@@ -7,15 +7,24 @@ from collections.abc import Mapping
 from services.common.errors import CoxswainError, DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import ListedTool, SourceKind
+from services.orchestrator.tool_gateway.credentials import SourceCredentials
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, Sources, ToolAdapter
 
 
 class SourceTools:
     """Lists the tools of a group's sources."""
 
-    def __init__(self, sources: Sources, adapters: Mapping[SourceKind, ToolAdapter], *, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        adapters: Mapping[SourceKind, ToolAdapter],
+        credentials: SourceCredentials,
+        *,
+        timeout_seconds: float,
+    ) -> None:
         self._sources = sources
         self._adapters = adapters
+        self._credentials = credentials
         self._timeout_seconds = timeout_seconds
 
     async def list(self, principal: Principal, source_id: str) -> list[ListedTool]:
@@ -36,6 +45,9 @@ class SourceTools:
             )
         try:
             async with asyncio.timeout(self._timeout_seconds):
+                # Not every source is asked for its list, and lists are kept: a secret that is missing would show with
+                # the first call only.
+                await self._credentials.check(source, principal)
                 return await adapter.list_tools(source, principal)
         except TimeoutError:
             raise DeadlineExceeded(

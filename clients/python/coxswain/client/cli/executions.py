@@ -11,6 +11,7 @@ from coxswain.client.cli.limits import limits_text
 from coxswain.client.cli.run import IdArgument
 from coxswain.client.cli.schedules import schedule_id
 from coxswain.client.cli.session import (
+    EXIT_NOT_SUCCEEDED,
     JsonOption,
     add_row,
     session_of,
@@ -186,18 +187,24 @@ def outputs(context: typer.Context, id: IdArgument, as_json: JsonOption = False)
 
 
 def cancel(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> None:  # noqa: A002
-    """Cancel an execution; outputs of finished tasks are kept.
+    """Cancel an execution; outputs of finished tasks are kept. It exits with 1 when the execution had ended before.
 
     Example: `coxswain cancel 01a20694-1f86-7c54-8594-1ba930202397`
     """
     session = session_of(context, as_json)
     with session.client() as client:
         execution = client.executions.CancelExecution(CancelExecutionRequest(id=id)).execution
+    ended_otherwise = execution.state in TERMINAL_STATES and execution.state != ExecutionState.EXECUTION_STATE_CANCELLED
     if session.json:
-        return session.print_json(execution)
-    ended = execution.state in TERMINAL_STATES
-    session.show(state_words(execution.state) if ended else "cancellation requested")
-    return None
+        session.print_json(execution)
+    elif ended_otherwise:
+        moment = f"{execution.end_time.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
+        session.say(f"nothing to cancel: the execution ended at {moment}, {state_words(execution.state)}", "red")
+    else:
+        ended = execution.state in TERMINAL_STATES
+        session.show(state_words(execution.state) if ended else "cancellation requested")
+    if ended_otherwise:
+        raise typer.Exit(EXIT_NOT_SUCCEEDED)
 
 
 def renew(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> None:  # noqa: A002

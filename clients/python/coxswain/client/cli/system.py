@@ -21,8 +21,8 @@ from coxswain.client.cli.session import (
 )
 from coxswain.client.errors import CoxswainError, NotFound
 from coxswain.client.policy import FILES
-from coxswain.common.v1.access_pb2 import Role
-from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
+from coxswain.common.v1.access_pb2 import Access, Role, access
+from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest, ListWorkersResponse
 
 _ELSEWHERE = "not served here"
 _HEALTH_STYLES = {"serving": "green", "not serving": "red", _ELSEWHERE: "dim"}
@@ -67,13 +67,19 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
             caller: WhoAmIResponse | CoxswainError = client.whoami()
         except CoxswainError as error:
             caller = error
-        workers = _workers(client)
+        hosts = _hosts(client)
     # A service that runs alone knows nothing of the others.
     serving = {state for state in health.values() if state != _ELSEWHERE} == {"serving"}
     if session.json:
         you = str(caller) if isinstance(caller, CoxswainError) else caller
         session.print_json(
-            {"address": session.connection.target, "services": health, "workers": workers, "caller": you}
+            {
+                "address": session.connection.target,
+                "services": health,
+                "workers": None if hosts is None else len(hosts.workers),
+                "tool_gateway": None if hosts is None else hosts.tool_gateway_serving,
+                "caller": you,
+            }
         )
     else:
         session.show(session.connection.target)
@@ -81,15 +87,23 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
         for name, state in health.items():
             add_row(made, name, Text(state, style=_HEALTH_STYLES[state]))
         session.out.print(made)
-        if workers is not None:
-            session.show(f"worker hosts: {workers or 'none; executions wait in their queue'}")
+        if hosts is not None:
+            session.show(f"worker hosts: {len(hosts.workers) or 'none; executions wait in their queue'}")
+            lost = "does not answer; calls of sources and of tools that reach the world fail"
+            session.show(f"tool gateway: {'serving' if hosts.tool_gateway_serving else lost}")
         session.show(f"you are {_who(caller)}")
     if not serving or isinstance(caller, CoxswainError):
         raise typer.Exit(EXIT_STATUS + int(grpc.StatusCode.UNAVAILABLE.value[0]))
 
 
 def _services() -> list[str]:
-    return [service.full_name for file in FILES for service in file.services_by_name.values()]
+    """The services that clients call; others are told of by what they are for."""
+    services = (service for file in FILES for service in file.services_by_name.values())
+    return [
+        service.full_name
+        for service in services
+        if any(method.GetOptions().Extensions[access] == Access.ACCESS_PUBLIC for method in service.methods)
+    ]
 
 
 def _health(client: Client, service: str) -> str:
@@ -99,10 +113,10 @@ def _health(client: Client, service: str) -> str:
         return _ELSEWHERE
 
 
-def _workers(client: Client) -> int | None:
-    """Return how many worker hosts are alive, or None if the server does not say."""
+def _hosts(client: Client) -> ListWorkersResponse | None:
+    """Return the worker hosts that are alive and whether there is a tool gateway; None if the server does not say."""
     try:
-        return len(client.workers.ListWorkers(ListWorkersRequest()).workers)
+        return client.workers.ListWorkers(ListWorkersRequest())
     except CoxswainError:
         return None
 

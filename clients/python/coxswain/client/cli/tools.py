@@ -41,7 +41,7 @@ def list_tools(
     made = table("name", "repeatable", "approval", "what")
     for tool in found:
         approval = ToolApproval.Name(tool.approval).removeprefix("TOOL_APPROVAL_").lower()
-        what = f"cannot be used: {tool.problem}" if tool.problem else tool.description
+        what = f"cannot be used: {session.own(tool.problem)}" if tool.problem else tool.description
         add_row(made, tool.name, "yes" if tool.idempotent else "no", approval, one_line(what))
     session.out.print(made if found else "no tools")
     return None

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncGenerator
@@ -44,6 +45,7 @@ class CommandChannel:
         Raises:
             NotSent: it cannot be started.
         """
+        await asyncio.to_thread(_require_program, command)
         environment = {name: value for name in command.environment if (value := os.environ.get(name)) is not None}
         request = json.dumps(
             {
@@ -117,3 +119,13 @@ class CommandChannel:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GRACE_SECONDS):
                 await process_end(self._process)
+
+
+def _require_program(command: LocalCommand) -> None:
+    """Raise NotSent unless there is a program of the name that a command gives, where its process will look for it."""
+    path = os.environ.get("PATH", os.defpath) if "PATH" in command.environment else os.defpath
+    if shutil.which(command.program, path=path) is None:
+        raise NotSent(
+            f'there is no program "{command.program}" at the tool gateway that can be run; the operator names it by '
+            "its whole path in mcp_command.program"
+        )
