@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import grpc
+import structlog
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc, record_pb2
@@ -12,13 +13,16 @@ from services.common.grpc.call import acting_as
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.peers import Peers
 from services.common.grpc.status import from_rpc_error
-from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.domain.crew import CrewSpec, KnowledgeMemory
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry
-from services.orchestrator.messages.crews import memory_id_request_to_proto
+from services.orchestrator.messages.crews import knowledge_namespace, memory_id_request_to_proto
 from services.orchestrator.usecases.model_needs import Capability
 from services.orchestrator.usecases.ports import Grant, ModelInfo
 
 _COPIED_AT_ONCE = 200
+_COUNT_SECONDS = 5.0
+
+logger = structlog.get_logger(__name__)
 
 
 class RemoteModels:
@@ -60,6 +64,15 @@ class RemoteMemories:
             return (await self._stub.DeriveMemoryId(memory_id_request_to_proto(spec))).memory_id
         except grpc.RpcError as error:
             raise from_rpc_error(error, "memory") from error
+
+    async def is_empty(self, memory: KnowledgeMemory) -> bool:
+        """See `ports.KnownMemories`."""
+        request = memory_pb2.CountRecordsRequest(namespace=knowledge_namespace(memory))
+        try:
+            return (await self._stub.CountRecords(request, timeout=_COUNT_SECONDS)).count == 0
+        except grpc.RpcError as error:
+            logger.info("knowledge_not_counted", reason=from_rpc_error(error, "memory").reason)
+            return False
 
     async def copy(self, source_id: str, before: CrewSpec, target_id: str, after: CrewSpec) -> int:
         """See `ports.Memories`."""

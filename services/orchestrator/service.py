@@ -111,10 +111,12 @@ class OrchestratorService:
             database, tool_gateway, self._operator_sources, max_age_seconds=settings.tool_list_max_age_seconds
         )
         self._tool_sources = ToolSources(database, self._tool_listing, tool_gateway, self._operator_sources, addresses)
+        memories = RemoteMemories(peers)
         validation = CrewValidation(
             RemoteModels(peers),
             self._tool_listing,
             tool_gateway,
+            memories,
             default_model=settings.default_model,
             max_bytes=settings.max_crew_bytes,
         )
@@ -123,7 +125,7 @@ class OrchestratorService:
         starter = ExecutionStarter(
             database, validation, grants, self._bus, overlap, max_inputs_bytes=settings.max_inputs_bytes
         )
-        self._crews = Crews(database, validation, RemoteMemories(peers))
+        self._crews = Crews(database, validation, memories)
         continuer = ExecutionContinuer(
             database,
             starter,

@@ -150,6 +150,12 @@ class PlayedGateway(ToolGatewayServiceServicer):
             call.answers.put_nowait(request)
         return pb.AnswerSourceQuestionResponse(taken=taken)
 
+    async def ListUnavailableTools(
+        self, request: pb.ListUnavailableToolsRequest, context: Any
+    ) -> pb.ListUnavailableToolsResponse:
+        """Nothing is missing here."""
+        return pb.ListUnavailableToolsResponse()
+
     async def ListSourceTools(self, request: pb.ListSourceToolsRequest, context: Any) -> pb.ListSourceToolsResponse:
         """See the proto."""
         return pb.ListSourceToolsResponse()

@@ -160,16 +160,26 @@ def _duplicates(path: str, names: Sequence[str]) -> Iterator[FieldViolation]:
         first.setdefault(name, index)
 
 
-def _knowledge(spec: CrewSpec) -> Iterator[FieldViolation]:
-    lists: list[tuple[str, Sequence[KnowledgeSpec]]] = [
+def knowledge_memories(spec: CrewSpec) -> Iterator[tuple[str, KnowledgeMemory]]:
+    """Yield the memories that agents can look things up in, each with its path."""
+    for path, sources in _knowledge_lists(spec):
+        for index, source in enumerate(sources):
+            if source.memory is not None:
+                yield f"{path}[{index}].memory", source.memory
+
+
+def _knowledge_lists(spec: CrewSpec) -> list[tuple[str, Sequence[KnowledgeSpec]]]:
+    return [
         ("spec.knowledge", spec.knowledge),
         *((f"spec.agents[{index}].knowledge", agent.knowledge) for index, agent in enumerate(spec.agents)),
     ]
-    for path, sources in lists:
+
+
+def _knowledge(spec: CrewSpec) -> Iterator[FieldViolation]:
+    for path, sources in _knowledge_lists(spec):
         yield from _duplicates(path, [source.name for source in sources])
-        for index, source in enumerate(sources):
-            if source.memory is not None:
-                yield from _knowledge_memory(f"{path}[{index}].memory", source.memory)
+    for path, memory in knowledge_memories(spec):
+        yield from _knowledge_memory(path, memory)
 
 
 def _knowledge_memory(path: str, memory: KnowledgeMemory) -> Iterator[FieldViolation]:

@@ -10,11 +10,12 @@ from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.domain.tool_source import ToolSource
 from services.orchestrator.usecases.check_faults import check_faults, needs_checking
-from services.orchestrator.usecases.crew_faults import crew_faults, crew_warnings, in_document_order
+from services.orchestrator.usecases.crew_faults import crew_faults, crew_warnings, in_document_order, knowledge_memories
 from services.orchestrator.usecases.model_needs import Capability, ModelNeed, model_needs
-from services.orchestrator.usecases.ports import KnownSources, ModelInfo, Models, UnavailableTools
+from services.orchestrator.usecases.ports import KnownMemories, KnownSources, ModelInfo, Models, UnavailableTools
 from services.orchestrator.usecases.tool_faults import changed_tools, crew_pins, names_gateway_tools, tool_warnings
 
+_MOST_COUNTED = 16
 _WHAT_IT_CANNOT: Mapping[Capability, str] = {
     Capability.CHAT: "is not a chat model",
     Capability.EMBEDDINGS: "is not an embedding model",
@@ -44,11 +45,19 @@ class CrewValidation:
     """Finds all faults of a crew at once."""
 
     def __init__(
-        self, models: Models, sources: KnownSources, gateway: UnavailableTools, *, default_model: str, max_bytes: int
+        self,
+        models: Models,
+        sources: KnownSources,
+        gateway: UnavailableTools,
+        memories: KnownMemories,
+        *,
+        default_model: str,
+        max_bytes: int,
     ) -> None:
         self._models = models
         self._sources = sources
         self._gateway = gateway
+        self._memories = memories
         self._default_model = default_model
         self._max_bytes = max_bytes
 
@@ -113,6 +122,7 @@ class CrewValidation:
             *_missing_credentials(needs, known),
             *_tool_calls_in_words(needs, known),
             *await asyncio.to_thread(tool_warnings, spec, sources, await self._unavailable(spec)),
+            *await self._empty_knowledge(spec),
         ]
         broken = {violation.field for violation in broken_rules}
         faults = [*broken_rules, *(fault for fault in faults if fault.field not in broken)]
@@ -133,6 +143,22 @@ class CrewValidation:
     async def _unavailable(self, spec: CrewSpec) -> Mapping[str, str]:
         """Return why tools of the gateway's own that a crew names cannot be used now, by name."""
         return await self._gateway.unavailable() if names_gateway_tools(spec) else {}
+
+    async def _empty_knowledge(self, spec: CrewSpec) -> list[FieldViolation]:
+        """Return a warning for each memory among the knowledge of which the group has nothing, by whatever id."""
+        named = {path: memory for path, memory in knowledge_memories(spec) if memory.memory_id}
+        memories = list(dict.fromkeys(named.values()))[:_MOST_COUNTED]
+        empty = await asyncio.gather(*map(self._memories.is_empty, memories))
+        without = {memory for memory, is_empty in zip(memories, empty, strict=True) if is_empty}
+        return [
+            FieldViolation(
+                f"{path}.memory_id",
+                f"your group has no {memory.kind} records of this id, so that nothing can be looked up there before "
+                "some are stored; ListNamespaces shows the memories that there are",
+            )
+            for path, memory in named.items()
+            if memory in without
+        ]
 
     async def _known(self, needs: Iterable[ModelNeed], *, credential: bool = False) -> dict[str, ModelInfo | str]:
         names = list(dict.fromkeys(need.model for need in needs))

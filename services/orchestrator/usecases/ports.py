@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.domain.crew import CrewSpec, KnowledgeMemory
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry
 from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.domain.tool_source import ListedTool, ToolSource
@@ -48,7 +48,15 @@ class Models(Protocol):
         ...
 
 
-class Memories(Protocol):
+class KnownMemories(Protocol):
+    """What memories the caller's group has."""
+
+    async def is_empty(self, memory: KnowledgeMemory) -> bool:
+        """Return whether the caller's group has no records in a memory; False, too, where that cannot be found out."""
+        ...
+
+
+class Memories(KnownMemories, Protocol):
     """The memory service, asked on behalf of the current caller."""
 
     async def memory_id(self, spec: CrewSpec) -> str:

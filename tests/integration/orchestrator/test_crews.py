@@ -32,7 +32,7 @@ from tests.integration.orchestrator.support import (
     start_request,
     working,
 )
-from tests.support.harness import BOB, Harness, serve_services
+from tests.support.harness import ALICE, BOB, Harness, serve_services
 
 OPERATOR = "dev:olga:sales=operator"
 CODE = grpc.StatusCode
@@ -542,3 +542,28 @@ async def test_a_memory_with_a_name_stays_and_one_without_can_be_carried_over(
         assert sharing.memory_id == named.crew.memory_id
         elsewhere = await create_crew(served, BOB, name="x", memory=pb.MemorySpec(enabled=True, name="customers"))
         assert elsewhere.memory_id != named.crew.memory_id
+
+
+async def test_a_memory_that_the_group_does_not_have_is_warned_of_as_knowledge(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with serve_services(tmp_path, "models", "memory", "orchestrator", database_url=database_url) as served:
+        record = Record(id="m", unified=UnifiedRecord(content="Ships float.", scope="/"))
+        await MemoryServiceStub(served.channel()).SaveRecords(
+            SaveRecordsRequest(namespace=Namespace(memory_id="handbook", kind=MEMORY_KIND_UNIFIED), records=[record])
+        )
+        wanted = spec("other")
+        wanted.knowledge.add(name="handbook").memory.memory_id = "handbook"
+        wanted.knowledge.add(name="hand").memory.memory_id = "hand-book"
+
+        async def warned(bearer: str) -> dict[str, str]:
+            answer = await crews(served, bearer).ValidateCrew(pb.ValidateCrewRequest(spec=wanted))
+            return {one.field: one.description for one in answer.warnings}
+
+        mine = await warned(ALICE)
+        assert mine.keys() == {"spec.knowledge[1].memory.memory_id"}
+        assert "your group has no UNIFIED records of this id" in mine["spec.knowledge[1].memory.memory_id"]
+        # What another group has reads like what nobody has.
+        theirs = await warned(BOB)
+        assert theirs.keys() == {f"spec.knowledge[{index}].memory.memory_id" for index in (0, 1)}
+        assert len(set(theirs.values())) == 1

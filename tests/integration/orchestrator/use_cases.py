@@ -12,7 +12,7 @@ from services.common.db.idempotency import RequestKey
 from services.common.errors import NotFound, PermissionDenied, Unavailable
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.ids import new_id
-from services.orchestrator.domain.crew import AgentSpec, Crew, CrewSpec, TaskSpec
+from services.orchestrator.domain.crew import AgentSpec, Crew, CrewSpec, KnowledgeMemory, TaskSpec
 from services.orchestrator.domain.execution import Execution, ExecutionIdentity, OnCredentialExpiry, Start
 from services.orchestrator.domain.tool_source import ToolSource
 from services.orchestrator.hints.bus import LocalHintBus
@@ -30,7 +30,7 @@ from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.housekeeping import Housekeeping
 from services.orchestrator.usecases.model_needs import Capability
 from services.orchestrator.usecases.overlap import Overlap
-from services.orchestrator.usecases.ports import Grant, ModelInfo, UnavailableTools
+from services.orchestrator.usecases.ports import Grant, KnownMemories, ModelInfo, UnavailableTools
 from services.orchestrator.usecases.question_deadlines import QuestionDeadlines
 from services.orchestrator.usecases.question_settler import QuestionSettler
 from services.orchestrator.usecases.scheduler import Scheduler
@@ -100,6 +100,13 @@ class Gateway(UnavailableTools):
         return {}
 
 
+class Memories(KnownMemories):
+    """Memories none of which is empty."""
+
+    async def is_empty(self, memory: KnowledgeMemory) -> bool:
+        return False
+
+
 class Orchestrator:
     """The use cases on a real database."""
 
@@ -112,7 +119,7 @@ class Orchestrator:
         self.overlap = Overlap(database, ender, bus)
         self.housekeeping = Housekeeping(database, ender, deadlines)
         feed = EventFeed(EventReader(database), bus, safety_read_seconds=3600, tail_bytes=100_000)
-        validation = CrewValidation(Models(), Sources(), Gateway(), default_model="m", max_bytes=100_000)
+        validation = CrewValidation(Models(), Sources(), Gateway(), Memories(), default_model="m", max_bytes=100_000)
         self.starter = ExecutionStarter(database, validation, self.grants, bus, self.overlap, max_inputs_bytes=10_000)
         continuer = ExecutionContinuer(database, self.starter, default_model="m")
         self.executions = Executions(database, self.grants, bus, feed, self.starter, continuer, ender)
