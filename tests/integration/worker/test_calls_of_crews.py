@@ -24,6 +24,7 @@ from services.orchestrator.domain.tool_source import (
     ToolSourceSpec,
 )
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
+from services.orchestrator.usecases.tool_lists import accepted_tools
 from tests.integration.worker.installation import CAPABLE, Installation, eventually, install, is_kind, kinds
 from tests.support.harness import ALICE
 from tests.support.llm_script import Reply, ToolCall
@@ -129,6 +130,7 @@ async def add_tools(installation: Installation, spec: ToolSourceSpec, *tools: Li
         checked_at=now,
         list_revision=1,
         tool_count=len(tools),
+        accepted=accepted_tools(tools),
     )
     async with installation.database.write() as connection:
         await ToolSourceRepository(connection).insert(source, "ann")
