@@ -5,8 +5,9 @@ on; among equals the one that waits longest. Within a group the lower priority g
 """
 
 from collections.abc import Collection
+from typing import Any
 
-from sqlalchemy import ColumnElement, Subquery, and_, func, literal, select, text
+from sqlalchemy import ColumnElement, Integer, Select, Subquery, and_, bindparam, func, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
@@ -32,13 +33,7 @@ class AdmissionRepository:
 
     async def line(self, limit: int, without: Collection[str] = ()) -> list[Waiting]:
         """Return the first `limit` executions of the line; some keep their places but are left out."""
-        line = waiting_line()
-        rows = await self._connection.execute(
-            select(line.c.id, line.c.place, line.c.state)
-            .where(line.c.id.not_in(without))
-            .order_by(*fair_order(line))
-            .limit(limit)
-        )
+        rows = await self._connection.execute(_FIRST_IN_LINE, {"without": list(without), "limit": limit})
         return [Waiting(row.id, row.place, lost=row.state == ExecutionState.RUNNING) for row in rows]
 
 
@@ -83,4 +78,19 @@ async def read_places(database: Database, execution_ids: Collection[str]) -> dic
 
 async def read_any_waiting(database: Database) -> bool:
     """Return whether an execution waits. Hosts ask all the time: one statement needs no transaction."""
-    return bool(await database.fetch(select(literal(1).label("one")).where(executions.c.ready.is_(True)).limit(1)))
+    return bool(await database.fetch(_ANY_WAITING))
+
+
+def _first_in_line() -> Select[Any]:
+    line = waiting_line()
+    return (
+        select(line.c.id, line.c.place, line.c.state)
+        .where(line.c.id.not_in(bindparam("without", expanding=True)))
+        .order_by(*fair_order(line))
+        .limit(bindparam("limit", type_=Integer))
+    )
+
+
+# Built once: hosts need them with each execution, and building them costs more than the database does.
+_FIRST_IN_LINE = _first_in_line()
+_ANY_WAITING = select(literal(1).label("one")).where(executions.c.ready.is_(True)).limit(1)

@@ -1,7 +1,7 @@
 """CrewAI's loop of an agent, run step by step in the thread of its caller.
 
 CrewAI runs the loop as a flow: for each task an event loop, for each step two threads. Which step follows which is read
-from CrewAI's class; only the engine is another. It costs a tenth of CrewAI's, most of a short task's CPU.
+from CrewAI's class; only the engine is another.
 """
 
 import asyncio
