@@ -40,6 +40,8 @@ def texts_with_placeholders(spec: CrewSpec) -> Iterator[tuple[str, str]]:
     for index, task in enumerate(spec.tasks):
         for field in ("description", "expected_output", "output_file"):
             yield f"spec.tasks[{index}].{field}", getattr(task, field)
+        if task.approval is not None:
+            yield f"spec.tasks[{index}].approval.question", task.approval.question
 
 
 def required_inputs(spec: CrewSpec) -> dict[str, str]:

@@ -210,8 +210,8 @@ async def test_the_deadline_of_a_task_is_kept(
     reason: str,
 ) -> None:
     script(installation)
-    approval = crew_pb2.ApprovalSpec(question="Is it short?", deadline=Duration(nanos=200_000_000), on_deadline=action)
-    execution = await installation.start(crew({"approval": approval}))
+    approval = crew_pb2.ApprovalSpec(question="Is it {how}?", deadline=Duration(nanos=200_000_000), on_deadline=action)
+    execution = await installation.start(crew({"approval": approval}), inputs={"how": "short"})
     ended = await installation.finished(execution.id)
     assert (ended.state, ended.error.reason) == (state, reason)
     [question] = (

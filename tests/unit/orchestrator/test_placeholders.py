@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.orchestrator.domain.crew import AgentSpec, CrewSpec, TaskSpec
+from services.orchestrator.domain.crew import AgentSpec, ApprovalSpec, CrewSpec, TaskSpec
 from services.orchestrator.placeholders import interpolate, placeholders, required_inputs
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_\-]{0,8}", fullmatch=True)
@@ -52,7 +52,9 @@ def test_a_crew_asks_for_the_inputs_of_all_its_texts_and_says_where() -> None:
     spec = CrewSpec(
         name="c",
         agents=(AgentSpec("a", "{role}", "{goal} {role}", "{past} {not a name} {1st}"),),
-        tasks=(TaskSpec("t", 'about {topic}: {"json": 1}', "in {style}"),),
+        tasks=(
+            TaskSpec("t", 'about {topic}: {"json": 1}', "in {style}", approval=ApprovalSpec("May {who} have {topic}?")),
+        ),
     )
     assert required_inputs(spec) == {
         "role": "spec.agents[0].role",
@@ -60,4 +62,5 @@ def test_a_crew_asks_for_the_inputs_of_all_its_texts_and_says_where() -> None:
         "past": "spec.agents[0].backstory",
         "topic": "spec.tasks[0].description",
         "style": "spec.tasks[0].expected_output",
+        "who": "spec.tasks[0].approval.question",
     }

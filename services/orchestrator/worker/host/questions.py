@@ -1,6 +1,8 @@
 """What an execution asks people, and what their answers make of its tasks."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from services.common.clock import utc_now
 from services.common.ids import new_id
@@ -9,6 +11,7 @@ from services.orchestrator.domain.execution import ExecutionError, TaskOutput, T
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.domain.question import DEFAULT_TEXT, Question, QuestionKind, QuestionState
 from services.orchestrator.messages.questions import raised_to_proto
+from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.host.completion import Completion
 from services.orchestrator.worker.host.crew_session import CrewSession
 from services.orchestrator.worker.host.recorder import Recorder
@@ -51,7 +54,7 @@ class Questions:
             task_index=task.index,
             task_name=task.name,
             attempt=task.attempt,
-            text=approval.question or DEFAULT_TEXT,
+            text=_filled(approval.question, execution.inputs) or DEFAULT_TEXT,
             result=output,
             schema=spec.output_schema,
             role=approval.role,
@@ -122,3 +125,10 @@ def _expired(question: Question) -> Failed:
         ),
         question.task_index,
     )
+
+
+def _filled(question: str, inputs: Mapping[str, Any]) -> str:
+    try:
+        return interpolate(question, inputs)
+    except KeyError:
+        return question  # started by a release that did not ask for this input
