@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, exists, insert, select, update
+from sqlalchemy import Row, Select, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
@@ -74,6 +74,15 @@ class QuestionRepository:
             query = query.where(questions.c.id < before_id)
         rows = await self._connection.execute(query.order_by(questions.c.id.desc()).limit(limit))
         return [to_question(row) for row in rows]
+
+    async def count_open(self) -> dict[QuestionKind, int]:
+        """Return how many questions of all groups wait for an answer, by their kind; those without are left out."""
+        rows = await self._connection.execute(
+            select(questions.c.kind, func.count().label("number"))
+            .where(questions.c.state == QuestionState.OPEN)
+            .group_by(questions.c.kind)
+        )
+        return {QuestionKind(row.kind): row.number for row in rows}
 
     async def newest(self, execution_id: str) -> dict[int, Question]:
         """Return the newest question about the result of each task of an execution, by the task's index."""

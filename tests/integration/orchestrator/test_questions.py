@@ -10,6 +10,7 @@ import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Value
+from prometheus_client import REGISTRY
 
 from coxswain.common.v1 import access_pb2
 from coxswain.orchestrator.v1 import execution_pb2
@@ -19,6 +20,7 @@ from services.common.clock import utc_now
 from services.common.identity.principal import Role
 from services.orchestrator.domain.crew import OnDeadline
 from services.orchestrator.domain.execution import ExecutionState, TaskOutput
+from services.orchestrator.domain.question import QuestionKind
 from services.orchestrator.service import OrchestratorService
 from tests.integration.orchestrator.support import (
     Worker,
@@ -448,3 +450,20 @@ async def test_concurrent_writers_are_seen_once_and_in_order(harness: Harness, w
         call.cancel()
     assert seen == list(range(1, 25))
     assert len(set(await asking)) == 24
+
+
+async def test_the_length_of_the_inbox_is_a_metric(harness: Harness, worker: Worker) -> None:
+    def waiting() -> dict[str, float]:
+        (metric,) = (found for found in REGISTRY.collect() if found.name == "coxswain_questions_open")
+        return {sample.labels["kind"]: sample.value for sample in metric.samples}
+
+    await housekeeping(harness)
+    before = waiting()
+    assert set(before) == set(QuestionKind)
+    _, question_id = await parked(harness, worker)
+    await housekeeping(harness)
+    approvals = QuestionKind.RESULT_APPROVAL.value
+    assert waiting() == before | {approvals: before[approvals] + 1}
+    await questions_of(harness, ALICE).AnswerQuestion(accepting(question_id))
+    await housekeeping(harness)
+    assert waiting() == before
