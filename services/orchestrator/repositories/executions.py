@@ -306,6 +306,17 @@ async def read_holders(database: Database) -> set[str]:
     return {row["executor_id"] for row in rows}
 
 
+async def read_is_claimed(database: Database, execution_id: str, epoch: int) -> bool:
+    """Return whether a claim on an execution is the newest one, and the execution has not ended."""
+    return bool(
+        await database.fetch(
+            select(executions.c.id).where(
+                executions.c.id == execution_id, executions.c.epoch == epoch, executions.c.ended_at.is_(None)
+            )
+        )
+    )
+
+
 async def read_any_due(database: Database, now: datetime) -> bool:
     """Return whether an execution has waited for a model until now. Every host asks all the time."""
     return bool(await database.fetch(select(executions.c.id).where(*_due(now)).limit(1)))

@@ -47,6 +47,10 @@ class _Principal:
         return await call()
 
 
+async def _confirmed() -> None:
+    """The execution is this host's."""
+
+
 class _Attempt:
     """One attempt at a task as its storage knows it; what it says crosses in bytes, as on the way to a host."""
 
@@ -59,7 +63,13 @@ class _Attempt:
         self._loop = asyncio.get_running_loop()
         principal = cast("Any", _Principal())
         memory = MemoryCalls(
-            memories, principal, memory_id="crew", crew_name="brief", embedding_model=MODEL, retry_seconds=5
+            memories,
+            principal,
+            memory_id="crew",
+            crew_name="brief",
+            embedding_model=MODEL,
+            retry_seconds=5,
+            confirm_claim=_confirmed,
         )
         self._calls = CrewCalls(cast("Any", None), memory, cast("Any", None), cast("Any", None), Activity())
         self._calls.begin_task(0, TaskJournal(TaskRef(0, "read", 1)))

@@ -38,6 +38,9 @@ async def test_claims_rise_and_only_the_newest_may_write(database: Database, sto
     with pytest.raises(Fenced):
         async with store.fenced(execution_id, 1, [new_event(parked())]) as write:
             await write.tasks.finish(0, TaskOutput("late"), utc_now())
+    with pytest.raises(Fenced):
+        await store.confirm_claim(execution_id, 1)
+    await store.confirm_claim(execution_id, 2)
     async with store.fenced(execution_id, 2) as write:
         await write.tasks.finish(0, TaskOutput("in time"), utc_now())
     (task,) = await task_rows(database, execution_id)

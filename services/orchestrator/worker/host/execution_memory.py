@@ -46,14 +46,15 @@ class ExecutionMemory:
         return frozenset(agent.name for agent in self._state.spec.agents if _filled(agent.role, inputs) == role)
 
     def _calls(self, memory_id: str, knowledge: Collection[memory_pb2.Namespace]) -> MemoryCalls:
-        spec = self._state.spec
+        context, execution, spec = self._context, self._state.execution, self._state.spec
         return MemoryCalls(
-            self._context.stubs.memory,
+            context.stubs.memory,
             self._principal,
             memory_id=memory_id,
             crew_name=spec.name,
             embedding_model=spec.memory.embedding_model,
-            retry_seconds=self._context.settings.peer_retry_seconds,
+            retry_seconds=context.settings.peer_retry_seconds,
+            confirm_claim=lambda: context.read(lambda: context.store.confirm_claim(execution.id, execution.epoch)),
             knowledge=knowledge,
         )
 

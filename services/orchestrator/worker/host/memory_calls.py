@@ -33,13 +33,19 @@ class MemoryCalls:
         crew_name: str,
         embedding_model: str,
         retry_seconds: float,
+        confirm_claim: Callable[[], Awaitable[None]],
         knowledge: Collection[pb.Namespace] = (),
     ) -> None:
-        """`retry_seconds` is for how long an absent service is asked again."""
+        """`retry_seconds` is for how long an absent service is asked again.
+
+        `confirm_claim` raises when the execution is another host's: this one may have been taken for dead, and what it
+        would still save or remove is no longer its business.
+        """
         self._memory = memory
         self._principal = principal
         self._retry_seconds = retry_seconds
         self._namespace = pb.Namespace(memory_id=memory_id, kind=record_pb2.MEMORY_KIND_UNIFIED)
+        self._confirm_claim = confirm_claim
         self._knowledge = knowledge
         self._crew_name = crew_name
         self._embedding_model = embedding_model
@@ -48,7 +54,7 @@ class MemoryCalls:
         """Save memories, embedded by the crew's model."""
         request.embedding_model = self._embedding_model
         request.crew_name = self._crew_name
-        return await self._ask(self._memory.SaveRecords, request)
+        return await self._ask(self._claimed(self._memory.SaveRecords), request)
 
     async def search_records(self, request: pb.SearchRecordsRequest) -> pb.SearchRecordsResponse:
         """Return up to `limit` memories, from as many searches as that takes."""
@@ -102,7 +108,7 @@ class MemoryCalls:
 
     async def delete_records(self, request: pb.DeleteRecordsRequest) -> pb.DeleteRecordsResponse:
         """Remove memories."""
-        return await self._ask(self._memory.DeleteRecords, request)
+        return await self._ask(self._claimed(self._memory.DeleteRecords), request)
 
     async def count_records(self, request: pb.CountRecordsRequest) -> pb.CountRecordsResponse:
         """Count memories."""
@@ -126,6 +132,15 @@ class MemoryCalls:
     async def list_categories(self, request: pb.ListCategoriesRequest) -> pb.ListCategoriesResponse:
         """Count memories by category."""
         return await self._ask(self._memory.ListCategories, request)
+
+    def _claimed(self, method: Callable[[Any], Awaitable[Response]]) -> Callable[[Any], Awaitable[Response]]:
+        """Return a method that first makes sure, whenever it is called, that the execution is still this host's."""
+
+        async def call(request: Any) -> Response:
+            await self._confirm_claim()
+            return await method(request)
+
+        return call
 
     async def _ask(
         self, method: Callable[..., Awaitable[Response]], request: Any, namespace: pb.Namespace | None = None

@@ -30,6 +30,7 @@ from services.orchestrator.repositories.executions import (
     read_any_due,
     read_cancellations,
     read_holders,
+    read_is_claimed,
 )
 from services.orchestrator.repositories.journal import (
     ToolCall,
@@ -193,6 +194,15 @@ class RunStore:
             if last is None:
                 raise Fenced(execution_id)
             yield FencedWrite(connection, execution_id, epoch, last, events)
+
+    async def confirm_claim(self, execution_id: str, epoch: int) -> None:
+        """Return when a claim is the newest one, for what is stored elsewhere.
+
+        Raises:
+            Fenced: it is not, or the execution has ended.
+        """
+        if not await read_is_claimed(self._database, execution_id, epoch):
+            raise Fenced(execution_id)
 
     async def is_stored(self, execution_id: str, after_sequence: int, event: NewEvent) -> bool:
         """Return whether an event is among those after a sequence: whether a commit that was not confirmed was made."""

@@ -18,6 +18,7 @@ from services.orchestrator.domain.execution import ModelWait, Usage
 from services.orchestrator.domain.tool_usage import ToolUsageRecord
 from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.calls import CrewCalls
+from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
 from services.orchestrator.worker.host.model_calls import ModelCalls, TimeLimits
 from services.orchestrator.worker.host.model_waits import ModelWaits, Patience
@@ -147,6 +148,8 @@ class World:
         self.journal = TaskJournal(TaskRef(0, "t", 1))
         stub, recorder, principal = (cast("Any", played) for played in (self.services, self.recorder, Principal()))
         self.time = VirtualTime()
+        self.fenced = False
+        """Whether another host has the execution by now."""
         self.activity = Activity()
         self.rests: list[Sequence[ModelWait]] = []
         self.waits = ModelWaits(
@@ -175,6 +178,7 @@ class World:
             crew_name="brief",
             embedding_model="e",
             retry_seconds=5,
+            confirm_claim=self._confirm_claim,
             knowledge=[KNOWN],
         )
         # Calls of tools that the gateway makes have tests of their own.
@@ -185,6 +189,10 @@ class World:
         tools = ToolCalls("e", recorder, ToolMeter(execution, recorder, self.usage))
         self.calls = CrewCalls(models, memory, tools, remote, self.activity)
         self.calls.begin_task(0, self.journal)
+
+    async def _confirm_claim(self) -> None:
+        if self.fenced:
+            raise Fenced("e")
 
     async def ask(self, **request: Any) -> HostReply:
         return await self.calls.serve(CrewRequest(**request))

@@ -6,6 +6,7 @@ from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest
 from services.common.errors import FailedPrecondition, NotFound, Unavailable
+from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.host.call_world import KNOWN, World, rpc_error
 
@@ -115,3 +116,33 @@ async def test_a_memory_service_that_is_absent_is_asked_for_knowledge_again(worl
     asked = pb.SearchRecordsRequest(namespace=KNOWN, text="ships", limit=3)
     assert not (await world.ask(search_knowledge=asked)).search_knowledge.results
     assert len(world.services.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        CrewRequest(save_records=pb.SaveRecordsRequest(records=[RECORD])),
+        CrewRequest(delete_records=pb.DeleteRecordsRequest(ids=["r"])),
+    ],
+    ids=lambda request: request.WhichOneof("request"),
+)
+async def test_a_host_that_has_lost_the_execution_changes_no_memory(world: World, sent: CrewRequest) -> None:
+    world.fenced = True
+    with pytest.raises(Fenced):
+        await world.calls.serve(sent)
+    assert world.services.asked == []
+
+
+async def test_a_call_that_waits_for_the_service_ends_with_the_claim(world: World) -> None:
+    asked = 0
+
+    async def save(_request: pb.SaveRecordsRequest) -> pb.SaveRecordsResponse:
+        nonlocal asked
+        asked += 1
+        world.fenced = True
+        raise rpc_error(None)
+
+    world.services.SaveRecords = save  # type: ignore[attr-defined]
+    with pytest.raises(Fenced):
+        await world.ask(save_records=pb.SaveRecordsRequest(records=[RECORD]))
+    assert asked == 1
