@@ -9,6 +9,7 @@ import contextlib
 import json
 import signal
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -505,7 +506,9 @@ def _executions(world: World) -> None:
     batch = ok("BatchService.StartBatch", start={"crew_id": idle}, inputs=[{}]).batch.id
     ok("BatchService.ListBatches")
     ok("BatchService.CancelBatch", id=batch)
-    ok("BatchService.GetBatch", id=batch)
+    while not ok("BatchService.GetBatch", id=batch).batch.HasField("end_time"):
+        time.sleep(0.05)
+    ok("BatchService.DeleteBatch", id=batch)
     ok("ExecutionService.SetExecutionRetention", keep_forever={})
     ok("ExecutionService.GetExecutionRetention")
     ok("ExecutionService.DeleteExecution", id=fired)

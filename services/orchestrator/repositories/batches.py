@@ -174,6 +174,30 @@ class BatchRepository:
         )
         return [BatchFailure(row.id, row.batch_index, from_document(ExecutionError, row.error)) for row in rows]
 
+    async def ended_executions(self, group_id: str, batch_id: str, limit: int) -> dict[str, bool]:
+        """Return up to `limit` executions of a batch that have ended, and whether the grant of each is still open."""
+        rows = await self._connection.execute(
+            select(executions.c.id, executions.c.grant_open)
+            .where(
+                executions.c.group_id == group_id,
+                executions.c.batch_id == batch_id,
+                executions.c.batch_id != "",
+                executions.c.ended_at.is_not(None),
+            )
+            .order_by(executions.c.id)
+            .limit(limit)
+        )
+        return {row.id: row.grant_open for row in rows}
+
+    async def delete(self, group_id: str, batch_id: str) -> bool:
+        """Delete a batch that has ended, without its executions; return whether there was one."""
+        deleted = await self._connection.execute(
+            delete(batches).where(
+                batches.c.id == batch_id, batches.c.group_id == group_id, batches.c.ended_at.is_not(None)
+            )
+        )
+        return bool(deleted.rowcount)
+
     async def delete_ended(self, group_id: str, before: datetime, limit: int) -> None:
         """Delete up to `limit` batches of a group that ended before a time, without their executions."""
         old = select(batches.c.id).where(

@@ -42,3 +42,8 @@ class BatchServicer(BatchServiceServicer):
     async def CancelBatch(self, request: pb.CancelBatchRequest, context: Context) -> pb.CancelBatchResponse:
         """See the proto."""
         return pb.CancelBatchResponse(batch=batch_to_proto(await self._batches.cancel(current_principal(), request.id)))
+
+    async def DeleteBatch(self, request: pb.DeleteBatchRequest, context: Context) -> pb.DeleteBatchResponse:
+        """See the proto."""
+        deleted, executions = await self._batches.delete(current_principal(), request.id)
+        return pb.DeleteBatchResponse(deleted=deleted, deleted_executions=executions)

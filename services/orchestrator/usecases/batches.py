@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
-from services.common.errors import CoxswainError, FieldViolation, InvalidArgument, NotFound
+from services.common.errors import CoxswainError, FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
@@ -20,6 +20,7 @@ from services.orchestrator.domain.batch import Batch, BatchProgress
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry, OverlapPolicy, Start
 from services.orchestrator.placeholders import required_inputs
 from services.orchestrator.repositories.batches import BatchRepository
+from services.orchestrator.repositories.retention import RetentionRepository
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.ports import Grants
 
@@ -30,6 +31,8 @@ _MAX_PARALLEL = 8
 # Above the default of other executions: lower runs first.
 _PRIORITY = 100
 _MOST_VIOLATIONS = 20
+# Each execution has thousands of events, and more at once would keep other writers waiting.
+_DELETED_AT_ONCE = 10
 
 Inputs = Sequence[Mapping[str, Any]]
 
@@ -127,6 +130,45 @@ class Batches:
                 await repository.request_cancel(batch_id, utc_now())
         self._wake()
         return await self.get(principal, batch_id)
+
+    async def delete(self, principal: Principal, batch_id: str) -> tuple[bool, int]:
+        """Delete a batch that has ended and its executions; return whether the group had it, and how many there were.
+
+        The batch goes last, so that a call which was interrupted can be repeated.
+
+        Raises:
+            FailedPrecondition: EXECUTION_STATE, it has not ended.
+            Unavailable: auth cannot be asked to revoke a grant.
+        """
+        group_id = principal.group_id
+        async with self._database.read() as connection:
+            batch = await BatchRepository(connection).get(group_id, batch_id)
+        if batch is None:
+            return False, 0
+        if batch.ended_at is None:
+            raise FailedPrecondition(
+                "the batch has executions that have not ended, or are to be made; cancel it, and delete it when it has "
+                "ended",
+                reason="EXECUTION_STATE",
+                metadata={"batch_id": batch_id},
+            )
+        # Without the rows nobody would know that there are grants.
+        await self._grants.revoke(batch_id)
+        deleted = 0
+        while portion := await self._delete_portion(group_id, batch_id):
+            deleted += portion
+        async with self._database.write() as connection:
+            return await BatchRepository(connection).delete(group_id, batch_id), deleted
+
+    async def _delete_portion(self, group_id: str, batch_id: str) -> int:
+        async with self._database.read() as connection:
+            ended = await BatchRepository(connection).ended_executions(group_id, batch_id, _DELETED_AT_ONCE)
+        for execution_id in (execution_id for execution_id, grant_open in ended.items() if grant_open):
+            await self._grants.revoke(execution_id)
+        if not ended:
+            return 0
+        async with self._database.write() as connection:
+            return await RetentionRepository(connection).delete(group_id, ended)
 
     async def _checked(self, principal: Principal, start: Start, inputs: Inputs, max_parallel: int) -> Batch:
         """Return the batch of a request, without its grant; raise for what keeps its executions from running."""

@@ -1,5 +1,6 @@
 """The command line against real services: what people type, what they read, and how it ends."""
 
+import asyncio
 import json
 import os
 import re
@@ -62,6 +63,11 @@ async def test_a_batch_is_a_file_of_inputs(run: Run, crew_file: str, tmp_path: P
     await run("batch", "cancel", batch_id)
     [batch] = rows(await run("batch", "show", batch_id, "--json"))
     assert (batch["total"], "cancel_request_time" in batch) == (3, True)
+    async with asyncio.timeout(60):
+        while "end_time" not in rows(await run("batch", "show", batch_id, "--json"))[0]:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.1)
+    assert "deleted, with" in (await run("batch", "delete", batch_id, "--yes")).stdout
+    assert "nothing to delete" in (await run("batch", "delete", batch_id, "--yes")).stdout
 
 
 async def test_status_tells_health_and_identity(run: Run) -> None:

@@ -30,6 +30,8 @@ from tests.integration.orchestrator.use_cases import Orchestrator
 from tests.support.harness import ALICE, BOB, Harness
 
 CODE = grpc.StatusCode
+OPERATOR = "dev:olga:sales=operator"
+EDITOR = "dev:ed:sales=editor"
 
 
 def batches(harness: Harness, bearer: str = ALICE) -> Any:
@@ -153,6 +155,43 @@ async def test_a_cancelled_batch_makes_no_more_and_ends_what_it_has(harness: Har
     assert states == [execution_pb2.EXECUTION_STATE_CANCELLED] * 3
     shown = (await stub.CancelBatch(pb.CancelBatchRequest(id=batch.id))).batch
     assert (shown.total, shown.pending) == (300, 297)
+
+
+async def test_a_batch_goes_with_its_executions_once_it_has_ended(harness: Harness, worker: Worker) -> None:
+    crew = await create_crew(harness)
+    stub, editor = batches(harness), batches(harness, EDITOR)
+    other = (await executions_of(harness).StartExecution(start_request(crew.id))).execution
+    batch = (await stub.StartBatch(batch_request(crew.id, 25, max_parallel=12, request_id="r"))).batch
+    delete = pb.DeleteBatchRequest(id=batch.id)
+
+    async def made() -> bool:
+        return len(await listed(harness, batch.id)) == 12
+
+    await until(made)
+    with refused(CODE.FAILED_PRECONDITION, "EXECUTION_STATE") as refusal:
+        await editor.DeleteBatch(delete)
+    assert refusal.metadata == {"batch_id": batch.id}
+    await stub.CancelBatch(pb.CancelBatchRequest(id=batch.id))
+
+    async def ended() -> bool:
+        shown: pb.Batch = (await stub.GetBatch(pb.GetBatchRequest(id=batch.id))).batch
+        return shown.HasField("end_time")
+
+    await until(ended)
+    with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await batches(harness, OPERATOR).DeleteBatch(delete)
+    assert not (await batches(harness, BOB).DeleteBatch(delete)).deleted
+    assert await made()
+
+    first = await editor.DeleteBatch(delete)
+    assert (first.deleted, first.deleted_executions) == (True, 12)
+    assert await editor.DeleteBatch(delete) == pb.DeleteBatchResponse()
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await stub.GetBatch(pb.GetBatchRequest(id=batch.id))
+    left = (await executions_of(harness).ListExecutions(execution_pb2.ListExecutionsRequest())).executions
+    assert [execution.id for execution in left] == [other.id]
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await stub.StartBatch(batch_request(crew.id, 25, max_parallel=12, request_id="r"))
 
 
 async def test_what_cannot_run_is_refused_whole_and_another_group_sees_nothing(harness: Harness) -> None:

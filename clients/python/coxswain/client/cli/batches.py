@@ -10,7 +10,7 @@ from rich.table import Table
 
 from coxswain.client.blocking import Client
 from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from
-from coxswain.client.cli.session import JsonOption, add_row, session_of, table
+from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of, table
 from coxswain.client.paging import pages
 from coxswain.client.progress import state_words
 from coxswain.client.results import start_request
@@ -19,6 +19,7 @@ from coxswain.client.values import to_value
 from coxswain.orchestrator.v1.batch_pb2 import (
     Batch,
     CancelBatchRequest,
+    DeleteBatchRequest,
     GetBatchRequest,
     ListBatchesRequest,
     StartBatchRequest,
@@ -112,6 +113,30 @@ def cancel(context: typer.Context, id: BatchArgument, as_json: JsonOption = Fals
     if session.json:
         return session.print_json(batch)
     session.show(_state(batch))
+    return None
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    id: BatchArgument,  # noqa: A002
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a batch that has ended, with its executions, their results and events.
+
+    Example: `coxswain batch delete 01a20694-1f86-7c54-8594-1ba930202397 --yes`
+    """
+    session = session_of(context, as_json)
+    confirm(session, f"batch {id} with its executions, their results and events", "delete", yes=yes)
+    with session.client() as client:
+        response = client.batches.DeleteBatch(DeleteBatchRequest(id=id))
+    if session.json:
+        return session.print_json(response)
+    if response.deleted:
+        session.show(f"deleted, with {response.deleted_executions:,} executions")
+    else:
+        session.show("there was nothing to delete")
     return None
 
 
