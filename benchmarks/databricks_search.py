@@ -44,11 +44,12 @@ from services.memory.domain.filters import Filter
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.schemas import Column, DatabricksIndexSchemas
-from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
+from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import Owner, handed_over, query_filter
 from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
+from services.memory.stores.databricks.transport import ClientLimits, Transport
 from tests.support.harness import serve_services
 
 _GROUP, _CREW = "sales", "crew"
@@ -136,7 +137,7 @@ async def _repository(url: str) -> AsyncIterator[DatabricksVectorIndexRepository
         connections_per_origin=max(_CONCURRENCIES),
     )
     try:
-        client = VectorSearchClient(http, _OneToken(), _LIMITS)
+        client = VectorSearchClient(Transport(http, _OneToken(), _LIMITS), _LIMITS)
         yield DatabricksVectorIndexRepository(client, Location(url, _ENDPOINT), EndpointTypes(), RecentWrites(0))
     finally:
         await http.close()
@@ -144,11 +145,11 @@ async def _repository(url: str) -> AsyncIterator[DatabricksVectorIndexRepository
 
 async def _fill(repository: DatabricksVectorIndexRepository, matrix: Vector) -> float:
     """Make the index and write everything into it; return rows a second."""
-    await repository.create_endpoint(storage_optimized=False)
+    await repository.resources.create_endpoint(storage_optimized=False)
     # New ones are online from the first time that they are looked at.
-    await repository.describe_endpoint()
-    await repository.create_index(_INDEX, MemoryKind.UNIFIED, _DIMENSION)
-    await repository.describe_index(_INDEX)
+    await repository.resources.describe_endpoint()
+    await repository.resources.create_index(_INDEX, MemoryKind.UNIFIED, _DIMENSION)
+    await repository.resources.describe_index(_INDEX)
     now = datetime.now(UTC)
     records = [
         Record(f"r{number}", Unified(f"memory {number}"), vector, created_at=now)
@@ -165,13 +166,13 @@ def _repository_search(repository: DatabricksVectorIndexRepository) -> Search:
     async def search(vector: Vector) -> list[str]:
         now = datetime.now(UTC)
         found = await repository.similarity_search(_INDEX, owner, vector, Filter(), _K, now, embeddings=False)
-        return [hit.row[Column.ID] for hit in found.hits]
+        return [hit.record.stored_id for hit in found.hits]
 
     return search
 
 
 def _raw_search(session: aiohttp.ClientSession, url: str) -> Search:
-    clauses, _ = handed_over(Owner(MemoryKind.UNIFIED, _GROUP, _CREW), Filter())
+    clauses = handed_over(Owner(MemoryKind.UNIFIED, _GROUP, _CREW), Filter()).clauses
     columns = DatabricksIndexSchemas.get_search_columns(MemoryKind.UNIFIED)
     query = {"columns": list(columns), "num_results": _K, **query_filter(clauses, storage_optimized=False)}
     headers = {"Authorization": f"Bearer {_TOKEN}", "Content-Type": "application/json"}

@@ -17,19 +17,8 @@ from services.memory.domain.moments import microseconds
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.scopes import within_scope
 from services.memory.expressions import decided_by_columns, holds, leaves
-from services.memory.rows import (
-    ENVELOPE,
-    MalformedRow,
-    Row,
-    canonical_json,
-    format_time,
-    metadata_of,
-    parse_boolean,
-    parse_list,
-    parse_time,
-    row_owner,
-    row_subjects,
-)
+from services.memory.row_values import canonical_json, format_time, parse_boolean, parse_list, parse_time
+from services.memory.rows import ENVELOPE, Row, metadata_of, row_owner, row_subjects
 from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, has_column, metadata_column
 
 _ORDERED = frozenset({Comparison.LESS, Comparison.LESS_OR_EQUAL, Comparison.GREATER, Comparison.GREATER_OR_EQUAL})
@@ -214,18 +203,6 @@ def within_times(chosen: Filter, created_us: int) -> bool:
     if chosen.created_before is not None and created_us >= microseconds(chosen.created_before):
         return False
     return chosen.created_after is None or created_us >= microseconds(chosen.created_after)
-
-
-def created_at(kind: MemoryKind, row: Row) -> datetime:
-    """Return when the record of a row was made.
-
-    Raises:
-        MalformedRow: the row has no readable time.
-    """
-    try:
-        return parse_time(row[Column.CREATED_AT if has_column(kind, Column.CREATED_AT) else Column.TIMESTAMP])
-    except (KeyError, ValueError, OverflowError) as error:
-        raise MalformedRow(kind.name, row.get(Column.ID), error) from None
 
 
 def _has_metadata(own: Mapping[str, Any], required: Mapping[str, str]) -> bool:

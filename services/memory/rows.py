@@ -1,13 +1,14 @@
-"""Records as rows of a store, and rows as records."""
+"""Records as rows of a store, and rows as records, whoever has written them.
+
+A row of this service has an envelope in its JSON column with the id that the client gave; its primary key is made from
+that id. Any other row is a record, too: its id is its primary key.
+"""
 
 import json
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
-import numpy as np
-
-from services.common.errors import FailedPrecondition
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.owners import SUBJECT, agent, owner_of
 from services.memory.domain.records import (
@@ -17,11 +18,24 @@ from services.memory.domain.records import (
     LongTerm,
     MemoryKind,
     Record,
-    Relationship,
     ShortTerm,
     Unified,
 )
-from services.memory.schemas import _SCHEMAS, Column, has_column, metadata_column
+from services.memory.row_values import (
+    canonical_json,
+    format_time,
+    parse_boolean,
+    parse_list,
+    read_float,
+    read_integer,
+    read_json,
+    read_object,
+    read_relationships,
+    read_text,
+    read_time,
+    read_vector,
+)
+from services.memory.schemas import _SCHEMAS, Column, FieldType, has_column, metadata_column
 
 Row = Mapping[str, Any]
 
@@ -34,27 +48,28 @@ ENVELOPE: Final = "_coxswain"
 """Key within a row's JSON column that keeps what its schema has no column for: the client's own id above all."""
 
 
-class MalformedRow(FailedPrecondition):
-    """A row does not have the columns of its kind, or one of them cannot be read."""
+MAX_ID_LENGTH: Final = 256
+"""Characters of an id that requests can name."""
+_MAX_CONTENT_BYTES = 1024 * 1024
+_MAX_ROW_BYTES = 5 * 512 * 1024
+"""All texts of a row: a record has to fit in a message."""
 
-    def __init__(self, kind: str, key: object, why: object) -> None:
-        """`key` is the row's primary key."""
-        super().__init__(
-            f"the {kind} row {key} cannot be read, as if something else had written it ({why}): remove it where it is "
-            "stored, or clear its namespace",
-            reason="STORE_FAILED",
-            metadata={"http_status": "0", "error_code": "MALFORMED_ROW"},
-        )
+
+class UnreadableRow(ValueError):
+    """A row that is no record, and why; its text never shows what the row holds."""
 
 
 def build_row(key: NamespaceKey, record: Record, embedding_model: str) -> dict[str, Any]:
-    """Return the row of a record whose embedding and times are set; moments are `datetime`, vectors arrays."""
+    """Return the row of a record whose embedding and times are set; moments are `datetime`, vectors arrays.
+
+    A record that says where it is stored keeps its primary key.
+    """
     created = record.created_at
     if created is None or record.embedding is None:
         raise ValueError("a record is stored with its embedding and its time")
     body = record.body
     row: dict[str, Any] = {
-        "id": key.stored_id(record.id),
+        "id": record.stored_id or key.stored_id(record.id),
         "agent_id": record.agent_id,
         "llm_model": record.llm_model,
         "tools_used": canonical_json(list(record.tools_used)),
@@ -123,89 +138,131 @@ def build_row(key: NamespaceKey, record: Record, embedding_model: str) -> dict[s
 def parse_row(kind: MemoryKind, row: Row) -> Record:
     """Return the record of a row. The vector is read when the row has one; columns of other versions are passed over.
 
+    Columns that are missing, empty or of another type are read as far as that goes.
+
     Raises:
-        MalformedRow: a column is missing or cannot be read.
+        UnreadableRow: see `unreadable`.
     """
-    try:
-        own, envelope = _read_metadata(kind, row)
-        record = Record(
-            id=envelope["id"],
-            body=_parse_body(kind, row),
-            embedding=_parse_vector(row.get(Column.EMBEDDING)),
-            metadata=canonical_json(own),
-            created_at=parse_time(row[Column.CREATED_AT if has_column(kind, Column.CREATED_AT) else Column.TIMESTAMP]),
-        )
-        record.revision = int(envelope.get("revision") or 1)
-        record.subjects = tuple(envelope.get("subjects") or ())
-        if isinstance(record.body, Unified) and record.body.private:
-            # Rows of earlier versions say it by their source.
-            record.owner = _text(envelope.get("owner")) or agent(record.body.source)
-        if kind is MemoryKind.DOCUMENT:
-            record.agent_id, record.llm_model = envelope["agent_id"], envelope["llm_model"]
-            record.tools_used = tuple(envelope["tools_used"])
-        else:
-            record.agent_id, record.llm_model = _text(row["agent_id"]), _text(row["llm_model"])
-            record.tools_used = parse_list(row["tools_used"])
-    except KeyError as error:
-        raise MalformedRow(kind.name, row.get(Column.ID), f"it has no {error}") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise MalformedRow(kind.name, row.get(Column.ID), error) from None
+    why = unreadable(kind, row)
+    if why:
+        raise UnreadableRow(why)
+    document = read_json(row.get(metadata_column(kind)))
+    envelope = _envelope(kind, row, document)
+    stored_id: str = row[Column.ID]
+    record = Record(
+        id=envelope.get("id", stored_id),
+        body=_parse_body(kind, row, document),
+        embedding=read_vector(row.get(Column.EMBEDDING)),
+        metadata=read_object(_own_metadata(kind, document)),
+        created_at=created_of(row),
+        stored_id=stored_id,
+    )
+    record.revision, record.subjects = _revision(document), parse_list(_stated(document).get("subjects"))
+    if isinstance(record.body, Unified) and record.body.private:
+        # Rows of earlier versions say it by their source.
+        record.owner = read_text(_stated(document).get("owner")) or agent(record.body.source)
+    told: Row = envelope if kind is MemoryKind.DOCUMENT else row
+    record.agent_id, record.llm_model = read_text(told.get("agent_id")), read_text(told.get("llm_model"))
+    record.tools_used = parse_list(told.get("tools_used"))
     return record
 
 
-def _parse_body(kind: MemoryKind, row: Row) -> Body:
+def unreadable(kind: MemoryKind, row: Row) -> str:
+    """Return why a row that has all columns of a search is no record; an empty text when it is one."""
+    stored_id = row.get(Column.ID)
+    if not isinstance(stored_id, str) or not stored_id:
+        return "its primary key is not text"
+    if len(stored_id) > MAX_ID_LENGTH or "\0" in stored_id or read_text(stored_id) != stored_id:
+        return f"its primary key is longer than {MAX_ID_LENGTH} characters, or has some that no request can name"
+    essential = "entity_name" if kind is MemoryKind.ENTITY else "content"
+    text = read_text(row.get(essential))
+    if not text:
+        return f"its {essential} is empty"
+    if len(text.encode()) > _MAX_CONTENT_BYTES:
+        return f"its {essential} has more than {_MAX_CONTENT_BYTES:,} bytes"
+    if sum(map(_text_bytes, row.values())) > _MAX_ROW_BYTES:
+        return f"its columns have more than {_MAX_ROW_BYTES:,} bytes in all"
+    return ""
+
+
+def _text_bytes(value: object) -> int:
+    if not isinstance(value, str):
+        return 0
+    # Counting encodes: a text this short cannot decide.
+    return len(value) if len(value) < 1024 else len(value.encode(errors="replace"))
+
+
+def record_id(kind: MemoryKind, row: Row) -> str:
+    """Return the id of the record that a row holds, whether or not the rest of it can be read."""
+    own: str = _envelope(kind, row, read_json(row.get(metadata_column(kind)))).get("id", row[Column.ID])
+    return own
+
+
+def _envelope(kind: MemoryKind, row: Row, document: object) -> Mapping[str, Any]:
+    """Return a row's envelope; none unless the primary key was made from its id."""
+    envelope = _stated(document)
+    own = envelope.get("id")
+    if not isinstance(own, str) or not own or read_text(own) != own:
+        return {}
+    crew_id = row.get(Column.CREW_ID) if has_column(kind, Column.CREW_ID) else ""
+    key = NamespaceKey(read_text(row.get(Column.GROUP_ID)), read_text(crew_id), kind)
+    return envelope if key.stored_id(own) == row[Column.ID] else {}
+
+
+def _parse_body(kind: MemoryKind, row: Row, document: object) -> Body:
+    def text(column: str) -> str:
+        return read_text(row.get(column))
+
     match kind:
         case MemoryKind.UNIFIED:
             return Unified(
-                content=_text(row["content"]),
-                scope=_text(row["scope"]) or "/",
-                categories=parse_list(row["categories"]),
-                importance=float(row["importance"] or 0.0),
-                source=_text(row["source"]),
-                private=parse_boolean(row["private"]),
-                last_accessed=_optional_time(row["last_accessed"]),
-                session_id=_text(row["session_id"]),
+                content=text("content"),
+                scope=text("scope") or "/",
+                categories=parse_list(row.get("categories")),
+                importance=read_float(row.get("importance")),
+                source=text("source"),
+                private=parse_boolean(row.get("private")),
+                last_accessed=read_time(row.get("last_accessed")),
+                session_id=text("session_id"),
             )
         case MemoryKind.SHORT_TERM:
             return ShortTerm(
-                content=_text(row["content"]),
-                query_text=_text(row["query_text"]),
-                session_id=_text(row["session_id"]),
-                interaction_sequence=int(row["interaction_sequence"] or 0),
-                ttl_hours=int(row["ttl_hours"] or 0),
+                content=text("content"),
+                query_text=text("query_text"),
+                session_id=text("session_id"),
+                interaction_sequence=read_integer(row.get("interaction_sequence"), bits=64),
+                ttl_hours=read_integer(row.get("ttl_hours"), bits=32),
             )
         case MemoryKind.LONG_TERM:
             return LongTerm(
-                content=_text(row["content"]),
-                task_description=_text(row["task_description"]),
-                quality=float(row["quality"] or 0.0),
-                importance=float(row["importance"] or 0.0),
-                last_accessed=_optional_time(row["last_accessed"]),
+                content=text("content"),
+                task_description=text("task_description"),
+                quality=read_float(row.get("quality")),
+                importance=read_float(row.get("importance")),
+                last_accessed=read_time(row.get("last_accessed")),
             )
         case MemoryKind.ENTITY:
+            edges = document.get("relationships") if isinstance(document, dict) else document
             return Entity(
-                entity_name=_text(row["entity_name"]),
-                entity_type=_text(row["entity_type"]),
-                description=_text(row["description"]),
-                relationships=tuple(
-                    Relationship(relation, target)
-                    for relation, target in json.loads(_text(row["relationships"]))["relationships"]
-                ),
+                entity_name=text("entity_name"),
+                entity_type=text("entity_type"),
+                description=text("description"),
+                relationships=read_relationships(edges),
             )
         case MemoryKind.DOCUMENT:
             return Document(
-                content=_text(row["content"]),
-                title=_text(row["title"]),
-                source=_text(row["source"]),
-                document_type=_text(row["document_type"]),
-                section=_text(row["section"]),
-                chunk_index=int(row["chunk_index"] or 0),
-                chunk_size=int(row["chunk_size"] or 0),
-                parent_document_id=_text(row["parent_document_id"]),
+                content=text("content"),
+                title=text("title"),
+                source=text("source"),
+                document_type=text("document_type"),
+                section=text("section"),
+                chunk_index=read_integer(row.get("chunk_index"), bits=32),
+                chunk_size=read_integer(row.get("chunk_size"), bits=32),
+                parent_document_id=text("parent_document_id"),
                 # Searches do not return the summary.
-                document_summary=_text(row.get("document_summary")),
-                agent_ids=parse_list(row["agent_ids"]),
-                updated_at=_optional_time(row["updated_at"]),
+                document_summary=text("document_summary"),
+                agent_ids=parse_list(row.get("agent_ids")),
+                updated_at=read_time(row.get("updated_at")),
             )
 
 
@@ -231,95 +288,80 @@ def _metadata_document(record: Record) -> str:
     return canonical_json({**own, ENVELOPE: envelope})
 
 
-def _read_metadata(kind: MemoryKind, row: Row) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    document = json.loads(_text(row[metadata_column(kind)]))
-    envelope = document.pop(ENVELOPE, None)
-    if not isinstance(envelope, dict):
-        raise ValueError("it does not hold the record's own id")
-    return document["metadata"] if kind is MemoryKind.ENTITY else document, envelope
+def _own_metadata(kind: MemoryKind, document: object) -> dict[str, Any]:
+    own = document
+    if kind is MemoryKind.ENTITY:
+        own = document.get("metadata") if isinstance(document, dict) else None
+    return {name: value for name, value in own.items() if name != ENVELOPE} if isinstance(own, dict) else {}
 
 
 def metadata_of(kind: MemoryKind, row: Row) -> dict[str, Any]:
-    """Return the client's own metadata of a row."""
-    return _read_metadata(kind, row)[0]
+    """Return the client's own metadata of a row; none where they cannot be read."""
+    return _own_metadata(kind, read_json(row[metadata_column(kind)]))
 
 
 def row_revision(kind: MemoryKind, row: Row) -> int:
     """Return how often the record of a row was saved; once if it does not say."""
-    return int(_read_metadata(kind, row)[1].get("revision") or 1)
+    return _revision(read_json(row[metadata_column(kind)]))
+
+
+def _revision(document: object) -> int:
+    return max(1, read_integer(_stated(document).get("revision"), bits=32))
 
 
 def row_subjects(kind: MemoryKind, row: Row) -> frozenset[str]:
     """Return the subjects that a row is tied to: those that saved it, its owner, and what its metadata name so."""
-    own, envelope = _read_metadata(kind, row)
-    subjects = {str(subject) for subject in envelope.get("subjects") or ()}
-    owner = str(envelope.get("owner") or "")
+    document = read_json(row[metadata_column(kind)])
+    subjects = set(parse_list(_stated(document).get("subjects")))
+    owner = read_text(_stated(document).get("owner"))
     if owner.startswith(SUBJECT):
         subjects.add(owner.removeprefix(SUBJECT))
-    if isinstance(named := own.get("subject"), str):
+    if isinstance(named := _own_metadata(kind, document).get("subject"), str):
         subjects.add(named)
     return frozenset(subjects)
 
 
 def row_owner(row: Row) -> str:
     """Return whose the private record of a unified row is; rows of earlier versions say it by their source."""
-    _, envelope = _read_metadata(MemoryKind.UNIFIED, row)
-    return _text(envelope.get("owner")) or agent(_text(row[Column.SOURCE]))
+    document = read_json(row[Column.METADATA])
+    return read_text(_stated(document).get("owner")) or agent(read_text(row[Column.SOURCE]))
 
 
-def canonical_json(value: object) -> str:
-    """Return JSON text that is equal for equal values: sorted keys, no spaces, no NaN."""
-    return _CANONICAL.encode(value)
+def _stated(document: object) -> Mapping[str, Any]:
+    """Return the envelope of a JSON column, whoever has written it."""
+    envelope = document.get(ENVELOPE) if isinstance(document, dict) else None
+    return envelope if isinstance(envelope, dict) else {}
 
 
-# Made once, as `json.dumps` would make it for every call.
-_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def created_of(row: Row) -> datetime | None:
+    """Return when the record of a row was made, or None when the row does not say."""
+    for column in (Column.CREATED_AT, Column.TIMESTAMP):
+        moment = read_time(row.get(column))
+        if moment is not None:
+            return moment
+    return None
 
 
-def format_time(moment: datetime) -> str:
-    """Return a moment in UTC as text that sorts by time."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def typed_row(kind: MemoryKind, row: Row) -> dict[str, Any]:
+    """Return a row with every value of the type of its column, or None: filters can compare those."""
+    return {name: _TYPED[_TYPES[kind].get(name, FieldType.VECTOR)](value) for name, value in row.items()}
 
 
-def parse_time(value: object) -> datetime:
-    """Read a moment: a `datetime`, ISO 8601 text, or a number of seconds or milliseconds since 1970."""
-    if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
-    if isinstance(value, str):
-        moment = datetime.fromisoformat(value)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        # Seconds reach this bound in the year 5138, milliseconds passed it in 1973.
-        return datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
-    raise ValueError(f"{type(value).__name__} is not a time")
+def _typed_text(value: object) -> str | None:
+    return None if value is None else read_text(value)
 
 
-def parse_list(value: object) -> tuple[str, ...]:
-    """Read a column that holds a list of texts as JSON; an empty column is an empty list."""
-    text = _text(value)
-    return tuple(json.loads(text)) if text not in ("", "[]") else ()
+def _typed_number(value: object) -> object:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def parse_boolean(value: object) -> bool:
-    """Read a truth value, which some interfaces send as text."""
-    return value.lower() == "true" if isinstance(value, str) else bool(value)
-
-
-def _optional_time(value: object) -> datetime | None:
-    return None if value is None or value == "" else parse_time(value)
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(f"{type(value).__name__} is not text")
-    return value
-
-
-def _parse_vector(value: object) -> Any:
-    if value is None:
-        return None
-    if isinstance(value, bytes | memoryview | bytearray):
-        return np.frombuffer(value, dtype="<f4")
-    return np.asarray(value, dtype=np.float32)
+_TYPES = {kind: {field.name: field.type for field in fields} for kind, fields in _SCHEMAS.items()}
+_TYPED: Mapping[FieldType, Callable[[object], Any]] = {
+    FieldType.STRING: _typed_text,
+    FieldType.INT: _typed_number,
+    FieldType.BIGINT: _typed_number,
+    FieldType.FLOAT: _typed_number,
+    FieldType.BOOLEAN: lambda value: None if value is None else parse_boolean(value),
+    FieldType.TIMESTAMP: read_time,
+    FieldType.VECTOR: lambda value: value,
+}

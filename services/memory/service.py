@@ -25,13 +25,17 @@ from services.memory.servicers.memory_backends import MemoryBackendServicer
 from services.memory.servicers.vector_indexes import VectorIndexServicer
 from services.memory.settings import MemorySettings
 from services.memory.stores.base import MemoryStore
-from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
+from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.provisioning import ProvisionLimits
+from services.memory.stores.databricks.transport import ClientLimits, Transport
 from services.memory.stores.group_stores import BackendStores
 from services.memory.stores.sql.store import SqlMemoryStore
 from services.memory.tables import requests
+from services.memory.usecases.backend_checks import BackendChecks
+from services.memory.usecases.index_resources import IndexResources
 from services.memory.usecases.memories import Memories
 from services.memory.usecases.memory_backends import MemoryBackends
+from services.memory.usecases.registered_indexes import RegisteredIndexes
 from services.memory.usecases.subjects import Subjects
 from services.memory.usecases.vector_indexes import IndexLimits, VectorIndexes
 
@@ -52,12 +56,14 @@ class MemoryService:
             connect_timeout=settings.databricks_connect_seconds,
             connections_per_origin=settings.databricks_connections,
         )
-        client = VectorSearchClient(
+        client_limits = _client_limits(settings)
+        transport = Transport(
             self._workspaces,
             AuthCredentials(runtime.peers.channel("auth"), credential_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH),
-            _client_limits(settings),
+            client_limits,
             trusted_origins=_own_workspace(settings),
         )
+        client = VectorSearchClient(transport, client_limits)
         default = self._store if settings.default_store == "sql" else _chroma_store(runtime)
         stores = BackendStores(
             default,
@@ -67,6 +73,7 @@ class MemoryService:
             settle_seconds=settings.databricks_settle_seconds,
             sweep_seconds=settings.sweep_seconds,
         )
+        registered = RegisteredIndexes(runtime.database, stores)
         limits = ProvisionLimits(settings.provision_poll_seconds, settings.provision_seconds)
         self._memory = MemoryServicer(
             Memories(
@@ -80,19 +87,18 @@ class MemoryService:
         )
         self._backends = MemoryBackendServicer(
             MemoryBackends(runtime.database, stores, limits),
+            BackendChecks(registered),
             EmbeddingSpace(settings.databricks_embedding_model, settings.databricks_embedding_dimension),
         )
         self._indexes = VectorIndexServicer(
             VectorIndexes(
-                runtime.database,
-                stores,
-                limits,
+                registered,
                 IndexLimits(
-                    recreate_rows=settings.databricks_recreate_rows,
                     pause_seconds=settings.databricks_visibility_seconds,
                     short_term_ttl_hours=settings.short_term_ttl_hours,
                 ),
-            )
+            ),
+            IndexResources(registered),
         )
         self._settings = settings
         self._database = runtime.database

@@ -69,9 +69,7 @@ class MemorySettings(BaseSettings):
     databricks_call_seconds: float = Field(
         300, gt=0, description="Seconds a request may take with all its repetitions when its caller sets no deadline."
     )
-    databricks_attempts: int = Field(
-        6, ge=1, description="Times a request is sent when a workspace answers 429 or 503."
-    )
+    databricks_attempts: int = Field(6, ge=1, description="Times a request is sent when a workspace is busy or fails.")
     databricks_connections: int = Field(100, ge=1, description="Connections to one workspace, at most.")
     databricks_upsert_rows: int = Field(200, ge=1, description="Rows written in one request, at most.")
     databricks_upsert_bytes: int = Field(4_000_000, ge=1, description="Bytes of rows written in one request, at most.")
@@ -79,11 +77,6 @@ class MemorySettings(BaseSettings):
     databricks_scan_rows: int = Field(1000, ge=1, description="Rows read in one request of a scan.")
     databricks_response_bytes: int = Field(
         128 * _MIB, ge=1024, description="Bytes of the largest answer that is taken from a workspace."
-    )
-    databricks_recreate_rows: int = Field(
-        200_000,
-        ge=1,
-        description="Rows from which EmptyIndex drops a group's own index and creates it again.",
     )
     databricks_visibility_seconds: float = Field(
         2, gt=0, description="Seconds to wait before checking again whether removed rows are gone."

@@ -265,6 +265,48 @@ async def test_what_is_not_modelled_is_refused_rather_than_ignored(wire: Wire, u
     assert (status, body["error_code"]) == (501, "NOT_IMPLEMENTED")
 
 
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [
+        ("SQUARED_DISTANCE", [1.0, 1 / 3]),
+        ("DISTANCE", [1.0, 1 / (1 + 2**0.5)]),
+        ("COSINE", [1.0, 0.0]),
+        ("SHIFTED_COSINE", [1.0, 0.5]),
+    ],
+)
+async def test_scores_are_computed_as_told(wire: Wire, score: Any, expected: list[float]) -> None:
+    wire.vectors.behaviour.score = score
+    await wire.upsert(row("a") | {"embedding": [1.0, 0.0]}, row("b") | {"embedding": [0.0, 1.0]})
+    _, answer = await wire.query(columns=["id"], query_vector=[1.0, 0.0], num_results=2)
+    assert [values[-1] for values in answer["result"]["data_array"]] == pytest.approx(expected)
+
+
+async def test_a_delta_sync_index_follows_its_table_and_is_not_written_to(wire: Wire) -> None:
+    rows = [row("a"), row("b")]
+    wire.vectors.add_table("main.memory.source", SCHEMA, 2, rows[:1])
+    spec = {
+        "source_table": "main.memory.source",
+        "pipeline_type": "TRIGGERED",
+        "embedding_vector_columns": [{"name": "embedding", "embedding_dimension": 2}],
+    }
+    body = {"name": "main.memory.followed", "index_type": "DELTA_SYNC", "primary_key": "id", "endpoint_name": "ep"}
+    assert (await wire.send("POST", "/indexes", body | {"delta_sync_index_spec": spec}))[0] == 200
+    _, info = await wire.send("GET", "/indexes/main.memory.followed")
+    assert (info["index_type"], info["delta_sync_index_spec"], info["status"]["ready"]) == ("DELTA_SYNC", spec, True)
+    path = "/indexes/main.memory.followed"
+    for method, action, what in (
+        ("POST", "upsert-data", {"inputs_json": json.dumps(rows)}),
+        ("DELETE", "delete-data", {"primary_keys": ["a"]}),
+    ):
+        assert (await wire.send(method, f"{path}/{action}", what))[0] == 400
+    wire.vectors.add_table("main.memory.source", SCHEMA, 2, rows)
+    query = {"columns": ["id"], "query_vector": [0.0, 0.0], "num_results": 9}
+    for found in (["a"], ["a", "b"]):
+        _, answer = await wire.send("POST", f"{path}/query", query)
+        assert [values[0] for values in answer["result"]["data_array"]] == found
+        assert (await wire.send("POST", f"{path}/sync"))[0] == 200
+
+
 async def test_hybrid_queries_take_text_beside_the_vector_and_give_at_most_two_hundred(wire: Wire) -> None:
     await wire.upsert(*(row(f"{number}", group="storm") for number in range(300)))
     assert len(await wire.found(query_type="HYBRID", query_text="storm", num_results=1000)) == 200

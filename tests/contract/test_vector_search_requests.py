@@ -19,11 +19,12 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.vectors import unit_vector
 from services.memory.schemas import DatabricksIndexSchemas
-from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
+from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
+from services.memory.stores.databricks.transport import ClientLimits, Transport
 from tests.integration.memory.store_model import NOW
 from tests.support.databricks_http import Exchange
 from tests.support.databricks_workspace import DatabricksWorkspace
@@ -109,7 +110,7 @@ def _ours(workspace: DatabricksWorkspace, token: str) -> tuple[DatabricksVectorI
         scan_rows=1000,
         response_bytes=1 << 26,
     )
-    client = VectorSearchClient(http, Pat(token), limits)
+    client = VectorSearchClient(Transport(http, Pat(token), limits), limits)
     return DatabricksVectorIndexRepository(
         client, Location(workspace.url, ENDPOINT), EndpointTypes(), RecentWrites(0)
     ), http
@@ -136,20 +137,20 @@ async def _our_requests(workspace: DatabricksWorkspace, token: str) -> list[Exch
     """Live a whole index life with our repository."""
     repository, http = _ours(workspace, token)
     log = workspace.vector_search
-    await repository.create_endpoint(storage_optimized=False)
-    await repository.describe_endpoint()
-    await repository.create_index(INDEX, MemoryKind.UNIFIED, DIMENSION)
-    assert (await repository.describe_index(INDEX)).dimension == DIMENSION
+    await repository.resources.create_endpoint(storage_optimized=False)
+    await repository.resources.describe_endpoint()
+    await repository.resources.create_index(INDEX, MemoryKind.UNIFIED, DIMENSION)
+    assert (await repository.resources.describe_index(INDEX)).dimension == DIMENSION
     await repository.upsert(INDEX, KEY, _records(), "m")
     assert (await repository.count_documents(INDEX, OWNER, EVERYTHING, NOW)).count == ROWS
     found = await repository.similarity_search(
         INDEX, OWNER, unit_vector([1, 0, 0]), EVERYTHING, 7, NOW, embeddings=False
     )
     assert len(found.hits) == 7
-    assert await repository.list_indexes() == [INDEX]
+    assert await repository.resources.list_indexes() == [INDEX]
     await repository.delete_records(INDEX, [KEY.stored_id("r0"), KEY.stored_id("r1")])
-    await repository.delete_index(INDEX)
-    await repository.delete_endpoint()
+    await repository.resources.delete_index(INDEX)
+    await repository.resources.delete_endpoint()
     await http.close()
     sent = list(log.log)
     log.clear_log()
@@ -243,7 +244,7 @@ async def test_our_removals_and_scans_are_those_of_ai_search(workspace: Databric
     index = client.get_index(ENDPOINT, INDEX)
     index.delete(keys)
     assert _sent(vectors.log, "/delete-data") == ours
-    scanned = [row async for page in repository.scan(INDEX) for row in page]
+    scanned = [row async for page, _ in repository.scan(INDEX, OWNER) for row in page]
     theirs = index.scan(10)
     assert len(scanned) == len(theirs["data"]) == 1
     assert scanned[0]["content"] == "text 2"

@@ -6,7 +6,7 @@
 
 Where the service's behaviour is not documented, the emulator takes the answer that is harder on a client: writes to an
 index that is not online are refused, pages of a scan are cut to a bound, unknown columns are errors. What it does not
-model (delta-sync indexes, facets, sorting, reranking) it refuses with 501 rather than ignore.
+model (embedding by the service of rows it syncs, facets, sorting) it refuses with 501 rather than ignore.
 """
 
 from __future__ import annotations
@@ -43,7 +43,16 @@ from tests.support.databricks_http import (
 from tests.support.http_emulator import serve_until_cancelled
 from tests.support.text_vectors import embed_text
 from tests.support.vector_search_filters import Condition, FilterError, read_dict_filter, read_string_filter
-from tests.support.vector_search_table import FLOAT32_MAX, Hit, Key, Row, VectorTable, element_type, is_known_type
+from tests.support.vector_search_table import (
+    FLOAT32_MAX,
+    SCORES,
+    Hit,
+    Key,
+    Row,
+    VectorTable,
+    element_type,
+    is_known_type,
+)
 
 API = "/api/2.0/vector-search"
 KEPT_PAGES = 256
@@ -89,6 +98,8 @@ class Behaviour(BaseModel):
     max_scan_rows: int = Field(default=1000, ge=1)
     list_rows: int = Field(default=100, ge=1)
     """Endpoints or indexes in one page of a list."""
+    score: Literal["SQUARED_DISTANCE", "DISTANCE", "COSINE", "SHIFTED_COSINE", "NEGATIVE_DISTANCE"] = "SQUARED_DISTANCE"
+    """How scores of vector queries are computed."""
     rejected_keys: dict[str, int] = Field(default_factory=dict)
     """Primary keys whose writes fail, and how many times more; negative: always."""
 
@@ -123,6 +134,8 @@ class Index:
     detailed_state: str
     polls_left: int
     message: str = ""
+    source: VectorTable | None = None
+    """The table that a delta-sync index follows."""
     pending: list[Write] = field(default_factory=list)
     readers: frozenset[str] | None = None
     writers: frozenset[str] | None = None
@@ -130,6 +143,22 @@ class Index:
     @property
     def online(self) -> bool:
         return "ONLINE" in self.detailed_state and self.endpoint.state == "ONLINE"
+
+    @property
+    def index_type(self) -> str:
+        return "DIRECT_ACCESS" if self.source is None else "DELTA_SYNC"
+
+    def sync(self) -> None:
+        """Bring a delta-sync index to the state of its table."""
+        if self.source is None:
+            return
+        table = self.table
+        for place in table.scan(None, len(table)):
+            table.remove(table.cells(place, [table.primary_key])[0])
+        for place in self.source.scan(None, len(self.source)):
+            cells = self.source.cells(place, self.source.schema)
+            row = dict(zip(self.source.schema, cells, strict=True))
+            table.put({name: row[name] for name in table.schema})
 
     def settle(self) -> None:
         """Count one read, and let the writes appear that have been waited for."""
@@ -177,8 +206,20 @@ class VectorSearchEmulator(DatabricksEmulator):
         self._indexes: dict[str, Index] = {}
         self._reserved: dict[str, int] = {}
         self._pages: OrderedDict[str, Page] = OrderedDict()
+        self._source_tables: dict[str, VectorTable] = {}
 
     # For tests
+
+    def add_table(
+        self, name: str, schema: Mapping[str, str], dimension: int, rows: Iterable[Row] = (), *, primary_key: str = "id"
+    ) -> None:
+        """A table that delta-sync indexes can follow, with the vector column `embedding`; rows replace those there."""
+        table = self._source_tables.setdefault(name, VectorTable(dict(schema), primary_key, "embedding", dimension))
+        for row in rows:
+            complaint = table.complaint(row)
+            if complaint:
+                raise ValueError(complaint)
+            table.put(row)
 
     def add_endpoint(
         self, name: str, endpoint_type: Literal["STANDARD", "STORAGE_OPTIMIZED"] = "STANDARD", *, creator: str = "admin"
@@ -402,8 +443,8 @@ class VectorSearchEmulator(DatabricksEmulator):
                 "Invalid index name. Must specify the full index name <catalog>.<schema>.<table>. "
                 "Only alphanumerics and underscores are allowed."
             )
-        if body.get("index_type") != "DIRECT_ACCESS":
-            raise DatabricksError(501, "NOT_IMPLEMENTED", "This emulator has direct-access indexes only")
+        if body.get("index_type") not in ("DIRECT_ACCESS", "DELTA_SYNC"):
+            raise invalid("index_type must be DIRECT_ACCESS or DELTA_SYNC")
         endpoint = self._endpoint(str(body.get("endpoint_name")))
         self._advance_endpoint(endpoint)
         if endpoint.state != "ONLINE":
@@ -417,21 +458,37 @@ class VectorSearchEmulator(DatabricksEmulator):
                 f"Maximum number of indexes per endpoint exceeded for vector search endpoint {endpoint.name}. "
                 f"Current number of indexes {count} must be less than {self.behaviour.max_indexes}.",
             )
-        spec = body.get("direct_access_index_spec")
+        follows = body["index_type"] == "DELTA_SYNC"
+        kind = "delta_sync_index_spec" if follows else "direct_access_index_spec"
+        spec = body.get(kind)
         if not isinstance(spec, dict):
-            raise invalid("direct_access_index_spec is required for DIRECT_ACCESS")
+            raise invalid(f"{kind} is required for {body['index_type']}")
+        source = self._source_table(spec) if follows else None
+        described = spec if source is None else spec | {"schema_json": json.dumps(_synced(source, spec))}
         index = Index(
             name=name,
             endpoint=endpoint,
             creator=creator,
             spec=spec,
-            table=_table(spec, body.get("primary_key")),
+            table=_table(described, body.get("primary_key")),
             model=_embedding_model(spec),
             detailed_state="PROVISIONING",
             polls_left=self.behaviour.index_polls,
+            source=source,
         )
+        index.sync()
         self._indexes[name] = index
         return index
+
+    def _source_table(self, spec: JsonObject) -> VectorTable:
+        if spec.get("pipeline_type") not in ("TRIGGERED", "CONTINUOUS"):
+            raise invalid("pipeline_type must be TRIGGERED or CONTINUOUS")
+        if spec.get("embedding_source_columns"):
+            raise DatabricksError(501, "NOT_IMPLEMENTED", "This emulator does not embed the rows that it syncs")
+        name = str(spec.get("source_table"))
+        if name not in self._source_tables:
+            raise DatabricksError(404, "RESOURCE_DOES_NOT_EXIST", f"Table {name} does not exist")
+        return self._source_tables[name]
 
     def _check_name_free(self, name: str) -> None:
         if name in self._indexes:
@@ -453,7 +510,7 @@ class VectorSearchEmulator(DatabricksEmulator):
                 "name": index.name,
                 "endpoint_name": endpoint.name,
                 "creator": index.creator,
-                "index_type": "DIRECT_ACCESS",
+                "index_type": index.index_type,
                 "primary_key": index.table.primary_key,
             }
             for index in sorted(self._indexes.values(), key=lambda index: index.name)
@@ -477,7 +534,10 @@ class VectorSearchEmulator(DatabricksEmulator):
 
     def _sync(self, exchange: Exchange, request: web.Request) -> JsonObject:
         index = self._index(exchange, request, write=True)
-        raise invalid(f"Index {index.name} is a direct-access index: there is nothing to sync")
+        if index.source is None:
+            raise invalid(f"Index {index.name} is a direct-access index: there is nothing to sync")
+        index.sync()
+        return {}
 
     def _index(self, exchange: Exchange, request: web.Request, *, write: bool) -> Index:
         name = request.match_info["index"]
@@ -507,7 +567,7 @@ class VectorSearchEmulator(DatabricksEmulator):
         if index.polls_left:
             index.polls_left -= 1
         else:
-            index.detailed_state = "ONLINE_DIRECT_ACCESS"
+            index.detailed_state = "ONLINE_DIRECT_ACCESS" if index.source is None else "ONLINE_NO_PENDING_UPDATE"
 
     def _index_info(self, index: Index) -> JsonObject:
         address = f"{self.url}{API}/indexes/{index.name}"
@@ -518,10 +578,10 @@ class VectorSearchEmulator(DatabricksEmulator):
             "name": index.name,
             "endpoint_name": index.endpoint.name,
             "endpoint_type": index.endpoint.endpoint_type,
-            "index_type": "DIRECT_ACCESS",
+            "index_type": index.index_type,
             "primary_key": index.table.primary_key,
             "creator": index.creator,
-            "direct_access_index_spec": index.spec,
+            f"{index.index_type.lower()}_index_spec": index.spec,
             "status": {
                 "detailed_state": state,
                 "message": index.message or f"Index is {state}",
@@ -540,6 +600,7 @@ class VectorSearchEmulator(DatabricksEmulator):
 
     def _upsert(self, exchange: Exchange, request: web.Request) -> web.Response:
         index = self._usable_index(exchange, request, write=True)
+        _check_direct(index)
         rows = _upsert_rows(json_body(exchange))
         limit = self.behaviour.max_upsert_rows
         if limit is not None and len(rows) > limit:
@@ -562,6 +623,7 @@ class VectorSearchEmulator(DatabricksEmulator):
 
     def _delete_data(self, exchange: Exchange, request: web.Request) -> web.Response:
         index = self._usable_index(exchange, request, write=True)
+        _check_direct(index)
         given: Any = request.query.getall("primary_keys", [])
         if exchange.body is not None:
             given = json_body(exchange).get("primary_keys")
@@ -653,7 +715,7 @@ class VectorSearchEmulator(DatabricksEmulator):
         query = self._query_vector(index, text, vector)
         if kind == "HYBRID":
             return table.hybrid(query, text or "", columns, condition, limit)
-        return table.nearest(query, condition, limit)
+        return table.nearest(query, condition, limit, SCORES[self.behaviour.score])
 
     def _query_vector(self, index: Index, text: str | None, vector: object) -> list[float]:
         if vector is None:
@@ -756,6 +818,18 @@ def _table(spec: JsonObject, primary_key: object) -> VectorTable:
     if not isinstance(primary_key, str) or element_type(schema.get(primary_key, "array<x>")) is not None:
         raise invalid("primary_key must name a scalar column of the schema")
     return VectorTable(schema, primary_key, name, dimension)
+
+
+def _synced(source: VectorTable, spec: JsonObject) -> dict[str, str]:
+    """The columns of a table that an index takes."""
+    wanted = spec.get("columns_to_sync")
+    always = {source.primary_key, source.vector_column}
+    return {name: kind for name, kind in source.schema.items() if not wanted or name in always or name in wanted}
+
+
+def _check_direct(index: Index) -> None:
+    if index.source is not None:
+        raise invalid(f"Index {index.name} is a delta-sync index: write to its source table and sync")
 
 
 def _embedding_model(spec: JsonObject) -> str | None:

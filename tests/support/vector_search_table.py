@@ -77,8 +77,26 @@ def _is_time(text: str, column_type: str) -> bool:
     return True
 
 
+Score = Callable[[float], float]
+"""The score of a squared L2 distance."""
+
+
+def score_of_square(squared: float) -> float:
+    return 1.0 / (1.0 + squared)
+
+
+SCORES: dict[str, Score] = {
+    "SQUARED_DISTANCE": score_of_square,
+    "DISTANCE": lambda squared: 1.0 / (1.0 + math.sqrt(squared)),
+    # Of unit vectors.
+    "COSINE": lambda squared: 1.0 - squared / 2.0,
+    "SHIFTED_COSINE": lambda squared: 1.0 - squared / 4.0,
+    "NEGATIVE_DISTANCE": lambda squared: -math.sqrt(squared),
+}
+
+
 class VectorTable:
-    """Rows by primary key. Scores are 1 / (1 + d^2) on the L2 distance; ties are ordered by key."""
+    """Rows by primary key. Ties are ordered by key."""
 
     def __init__(self, schema: dict[str, str], primary_key: str, vector_column: str, dimension: int) -> None:
         self.schema = schema
@@ -177,7 +195,9 @@ class VectorTable:
         start = 0 if after is None else bisect.bisect_right(self._ordered_keys, after)
         return [self._places[key] for key in self._ordered_keys[start : start + limit]]
 
-    def nearest(self, vector: list[float], condition: Condition | None, limit: int) -> list[Hit]:
+    def nearest(
+        self, vector: list[float], condition: Condition | None, limit: int, score: Score = score_of_square
+    ) -> list[Hit]:
         places = self._candidates(condition)
         query = np.asarray(vector, dtype=np.float32)
         matrix, squares = self._matrix, self._squares
@@ -194,7 +214,7 @@ class VectorTable:
         else:
             kept = np.arange(len(places))
         ranked = sorted((float(distances[i]), self._key_at(int(places[i])), int(places[i])) for i in kept)
-        return [(place, 1.0 / (1.0 + distance)) for distance, _, place in ranked[:limit]]
+        return [(place, score(distance)) for distance, _, place in ranked[:limit]]
 
     def full_text(self, text: str, columns: Collection[str], condition: Condition | None, limit: int) -> list[Hit]:
         """Rows that hold words of `text` in text columns, scored by the share of words they hold."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.memory.domain.records import MemoryKind
+from services.memory.domain.scores import ScoreFormula
 from services.memory.domain.vectors import EmbeddingSpace
 
 
@@ -19,6 +20,12 @@ class DatabricksConfig:
     indexes: Mapping[MemoryKind, str]
     """The last part of each index's name."""
     space: EmbeddingSpace
+    formula: ScoreFormula | None = None
+    """How the workspace computes scores, once that was measured."""
+    target_qps: float | None = None
+    """Queries a second that an endpoint is made for; None leaves it to the workspace."""
+    reranked_columns: tuple[str, ...] = ()
+    """Columns by which the workspace's own model reorders what a search by text has found; none: it does not."""
 
     def index_name(self, kind: MemoryKind) -> str | None:
         """Return the full name of a kind's index, or None when it has none."""

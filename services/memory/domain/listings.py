@@ -20,6 +20,10 @@ class RecordPage:
 
     records: Sequence[Record]
     more: bool
+    unreadable: int = 0
+    """Rows of the page that are no records and were left out."""
+    last: ListPosition | None = None
+    """Where the next page continues; None means after the last record."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,10 @@ class NamespaceInfo:
     version: int
     crew_name: str = ""
     """As the last save that named the crew did."""
+    at_least: bool = False
+    """Whether there may be more records than `record_count`."""
+    problem: str = ""
+    """Why the records could not be counted; empty when they were."""
 
 
 def derive_memory_id(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
@@ -123,7 +123,7 @@ class Record:
     metadata: str = "{}"
     """A JSON object in canonical form: sorted keys, no spaces."""
     created_at: datetime | None = None
-    """None until it is stored."""
+    """None until it is stored, and when a row that something else has written does not say."""
     owner: str = ""
     """Who saves it; kept while it is private. See `owners`."""
     subjects: tuple[str, ...] = ()
@@ -132,6 +132,9 @@ class Record:
     """How often it was saved; 0 until it is stored."""
     expected_revision: int | None = None
     """The revision that a save finds there, or else fails; 0 for none."""
+    stored_id: str = field(default="", compare=False)
+    """Its primary key in the store, as it was read from there; empty in a record to be stored under one made of its id.
+    """
 
     @property
     def kind(self) -> MemoryKind:

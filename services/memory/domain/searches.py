@@ -83,3 +83,5 @@ class SearchOutcome:
     """Whether only the nearest candidates were considered: others may match too, or rank higher."""
     cut: bool = False
     """Whether there are more results within the limit, too many bytes to be read at once."""
+    unreadable: int = 0
+    """Rows among the results that are no records and were left out."""

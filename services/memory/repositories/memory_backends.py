@@ -14,6 +14,7 @@ from services.common.errors import AlreadyExists, NotFound
 from services.common.resource_key import ResourceKey
 from services.memory.domain.backends import DatabricksConfig, MemoryBackend, RegisteredIndex
 from services.memory.domain.records import MemoryKind
+from services.memory.domain.scores import ScoreFormula
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.tables import (
     KindNumber,
@@ -213,6 +214,9 @@ def _config_document(config: DatabricksConfig) -> dict[str, Any]:
         "indexes": {kind.name: name for kind, name in config.indexes.items()},
         "model": config.space.model,
         "dimension": config.space.dimension,
+        "formula": config.formula,
+        "target_qps": config.target_qps,
+        "reranked_columns": list(config.reranked_columns),
     }
 
 
@@ -227,6 +231,10 @@ def _backend(row: Mapping[Any, Any]) -> MemoryBackend:
             schema=document["schema"],
             indexes={MemoryKind[name]: index for name, index in document["indexes"].items()},
             space=EmbeddingSpace(document["model"], document["dimension"]),
+            # Absent from what earlier versions have stored.
+            formula=ScoreFormula(document["formula"]) if document.get("formula") else None,
+            target_qps=document.get("target_qps"),
+            reranked_columns=tuple(document.get("reranked_columns") or ()),
         )
     created: datetime = row["created_at"]
     return MemoryBackend(

@@ -71,6 +71,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             ],
             scanned_records=outcome.scanned,
             truncated=outcome.truncated,
+            unreadable_records=outcome.unreadable,
             next_page_token=next_page_token,
         )
 
@@ -95,9 +96,11 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             include_embeddings=request.include_embeddings,
             fingerprint=request_hash(request.filter),
         )
-        records, next_page_token = await self._memories.page(current_principal(), memory_id, kind, listing)
+        page, next_page_token = await self._memories.page(current_principal(), memory_id, kind, listing)
         return pb.ListRecordsResponse(
-            records=[record_to_proto(record) for record in records], next_page_token=next_page_token
+            records=[record_to_proto(record) for record in page.records],
+            next_page_token=next_page_token,
+            unreadable_records=page.unreadable,
         )
 
     async def DeleteRecords(self, request: pb.DeleteRecordsRequest, context: Context) -> pb.DeleteRecordsResponse:

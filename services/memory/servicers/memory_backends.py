@@ -16,15 +16,17 @@ from services.memory.servicers.messages.memory_backends import (
     changed_backend,
     check_to_proto,
 )
+from services.memory.usecases.backend_checks import BackendChecks
 from services.memory.usecases.memory_backends import MemoryBackends
 
 
 class MemoryBackendServicer(memory_backend_service_pb2_grpc.MemoryBackendServiceServicer):
     """Configurations of where a group keeps its memories."""
 
-    def __init__(self, backends: MemoryBackends, default_space: EmbeddingSpace) -> None:
+    def __init__(self, backends: MemoryBackends, checks: BackendChecks, default_space: EmbeddingSpace) -> None:
         """`default_space` is that of Databricks backends that name none."""
         self._backends = backends
+        self._checks = checks
         self._default_space = default_space
 
     async def CreateMemoryBackend(
@@ -84,7 +86,7 @@ class MemoryBackendServicer(memory_backend_service_pb2_grpc.MemoryBackendService
         self, request: pb.VerifyMemoryBackendRequest, context: Context
     ) -> pb.VerifyMemoryBackendResponse:
         """See the proto."""
-        checks = await self._backends.verify(current_principal(), key_from_proto(request))
+        checks = await self._checks.verify(current_principal(), key_from_proto(request))
         return pb.VerifyMemoryBackendResponse(
             ok=all(check.ok for check in checks), checks=[check_to_proto(check) for check in checks]
         )

@@ -14,14 +14,16 @@ from services.memory.servicers.messages.vector_indexes import (
     index_to_proto,
     schema_to_proto,
 )
+from services.memory.usecases.index_resources import IndexResources
 from services.memory.usecases.vector_indexes import VectorIndexes
 
 
 class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServicer):
     """Indexes and endpoints of a group's Databricks backends."""
 
-    def __init__(self, indexes: VectorIndexes) -> None:
+    def __init__(self, indexes: VectorIndexes, resources: IndexResources) -> None:
         self._indexes = indexes
+        self._resources = resources
 
     async def UpsertIndexRecords(
         self, request: pb.UpsertIndexRecordsRequest, context: Context
@@ -50,6 +52,7 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
                 for hit in found.records
             ],
             truncated=found.truncated,
+            unreadable_records=found.unreadable,
         )
 
     async def DeleteIndexRecords(
@@ -75,7 +78,7 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
 
     async def DescribeIndex(self, request: pb.DescribeIndexRequest, context: Context) -> pb.DescribeIndexResponse:
         """See the proto."""
-        info = await self._indexes.describe(current_principal(), request.index)
+        info = await self._resources.describe(current_principal(), request.index)
         return pb.DescribeIndexResponse(index=index_to_proto(info))
 
     async def EmptyIndex(self, request: pb.EmptyIndexRequest, context: Context) -> AsyncIterator[pb.EmptyIndexResponse]:
@@ -86,20 +89,20 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
 
     async def CreateIndex(self, request: pb.CreateIndexRequest, context: Context) -> pb.CreateIndexResponse:
         """See the proto."""
-        info = await self._indexes.create_index(
+        info = await self._resources.create_index(
             current_principal(), request.index, backend_key_from_proto(request), kind_from_proto(request.kind)
         )
         return pb.CreateIndexResponse(index=index_to_proto(info))
 
     async def DeleteIndex(self, request: pb.DeleteIndexRequest, context: Context) -> pb.DeleteIndexResponse:
         """See the proto."""
-        await self._indexes.delete_index(current_principal(), request.index, request.confirm_name)
+        await self._resources.delete_index(current_principal(), request.index, request.confirm_name)
         return pb.DeleteIndexResponse()
 
     async def ListIndexes(self, request: pb.ListIndexesRequest, context: Context) -> pb.ListIndexesResponse:
         """See the proto."""
         key = backend_key_from_proto(request) if request.WhichOneof("backend") else None
-        found = await self._indexes.listed(current_principal(), key)
+        found = await self._resources.listed(current_principal(), key)
         return pb.ListIndexesResponse(indexes=[index_to_proto(info) for info in found])
 
     async def GetSchema(self, request: pb.GetSchemaRequest, context: Context) -> pb.GetSchemaResponse:
@@ -108,7 +111,7 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
 
     async def CreateEndpoint(self, request: pb.CreateEndpointRequest, context: Context) -> pb.CreateEndpointResponse:
         """See the proto."""
-        made = await self._indexes.create_endpoint(
+        made = await self._resources.create_endpoint(
             current_principal(),
             backend_key_from_proto(request),
             storage_optimized=request.type == pb.ENDPOINT_TYPE_STORAGE_OPTIMIZED,
@@ -117,15 +120,17 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
 
     async def GetEndpoint(self, request: pb.GetEndpointRequest, context: Context) -> pb.GetEndpointResponse:
         """See the proto."""
-        endpoint = await self._indexes.endpoint(current_principal(), backend_key_from_proto(request))
+        endpoint = await self._resources.endpoint(current_principal(), backend_key_from_proto(request))
         return pb.GetEndpointResponse(endpoint=endpoint_to_proto(endpoint))
 
     async def ListEndpoints(self, request: pb.ListEndpointsRequest, context: Context) -> pb.ListEndpointsResponse:
         """See the proto."""
-        found = await self._indexes.endpoints(current_principal(), backend_key_from_proto(request))
+        found = await self._resources.endpoints(current_principal(), backend_key_from_proto(request))
         return pb.ListEndpointsResponse(endpoints=[endpoint_to_proto(endpoint) for endpoint in found])
 
     async def DeleteEndpoint(self, request: pb.DeleteEndpointRequest, context: Context) -> pb.DeleteEndpointResponse:
         """See the proto."""
-        await self._indexes.delete_endpoint(current_principal(), backend_key_from_proto(request), request.confirm_name)
+        await self._resources.delete_endpoint(
+            current_principal(), backend_key_from_proto(request), request.confirm_name
+        )
         return pb.DeleteEndpointResponse()

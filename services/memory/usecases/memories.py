@@ -15,7 +15,7 @@ from services.common.ids import is_id
 from services.common.paging import Page, Pager, bad_page_token, page_size
 from services.memory import filters
 from services.memory.domain.filters import Filter
-from services.memory.domain.listings import Tally
+from services.memory.domain.listings import RecordPage, Tally
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey, derive_memory_id
 from services.memory.domain.owners import assign_owner, listed_for, named_for, require_editor
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
@@ -235,7 +235,7 @@ class Memories:
 
     async def page(
         self, principal: Principal, memory_id: str, kind: MemoryKind, listing: ListInput
-    ) -> tuple[Sequence[Record], str]:
+    ) -> tuple[RecordPage, str]:
         """Return the next records, newest first, and the token of the next page; fewer where records are long.
 
         Raises:
@@ -252,8 +252,11 @@ class Memories:
             key, chosen, page_size(listing.page_size), after, utc_now(), embeddings=listing.include_embeddings
         )
         shown = page.records[: fitting(page.records, self._max_bytes)]
-        more = page.more or len(shown) < len(page.records)
-        return shown, pages.token_after(shown[-1]) if more else ""
+        if len(shown) < len(page.records):
+            return replace(page, records=shown), pages.token_after(shown[-1])
+        if not page.more:
+            return page, ""
+        return page, pages.token_at(page.last) if page.last else pages.token_after(shown[-1])
 
     async def delete(
         self, principal: Principal, memory_id: str, kind: MemoryKind, ids: Sequence[str], chosen: Filter | None

@@ -2,10 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -16,21 +14,15 @@ from services.common.ids import new_id
 from services.common.paging import Page, Pager
 from services.common.resource_key import ResourceKey
 from services.memory.domain.backends import MemoryBackend
-from services.memory.domain.filters import EVERYTHING
-from services.memory.domain.records import MemoryKind
 from services.memory.domain.vectors import embedding_mismatch_of_index
 from services.memory.repositories.memory_backends import MemoryBackendRepository
-from services.memory.stores.databricks.descriptions import ResourceState
-from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.provisioning import (
     ProvisionLimits,
-    index_faults,
     make_endpoint,
     make_index,
     remove_made,
     wanted_indexes,
 )
-from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.group_stores import BackendStores
 from services.memory.tables import requests
 
@@ -39,20 +31,6 @@ EMBEDDED_DEFAULT = ResourceKey(id="default")
 """Stands for the installation's embedded store."""
 
 Edit = Callable[[MemoryBackend], MemoryBackend]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was checked, what was found, and how to correct it (empty when the check passed)."""
-
-    subject: str
-    finding: str
-    remedy: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the check passed."""
-        return not self.remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,87 +172,6 @@ class MemoryBackends:
         self._indexes.forget(principal.group_id)
         return None if backend is None else replace(backend, active=True)
 
-    async def verify(self, principal: Principal, key: ResourceKey) -> Sequence[Check]:
-        """Check what a backend needs: endpoint, indexes, schema, and the rights of the caller's credential."""
-        backend = await self.get(principal, key)
-        config = backend.databricks
-        if config is None:
-            return [Check("embedded default", "is always available")]
-        if backend.disabled:
-            return [Check("configuration", "every kind is disabled: the embedded default is used instead")]
-        repository = self._indexes.repository(backend)
-        checks: list[Check] = []
-        try:
-            checks.append(await self._check_endpoint(repository, config.endpoint))
-        except CoxswainError as error:
-            checks.append(Check(f"endpoint {config.endpoint}", "cannot be read", error.message))
-        stored = [(kind, name) for kind, name in wanted_indexes(config) if kind not in backend.disabled_kinds]
-        for kind, name in stored:
-            checks.extend(await self._check_index(repository, principal, kind, name, config.space.dimension))
-        for kind in MemoryKind:
-            if kind not in config.indexes and kind not in backend.disabled_kinds:
-                checks.append(
-                    Check(
-                        f"kind {kind.name}",
-                        "has no index and is not disabled",
-                        "name an index for it and call ProvisionMemoryBackend, or add it to disabled_kinds",
-                    )
-                )
-        return checks
-
-    async def _check_endpoint(self, repository: DatabricksVectorIndexRepository, name: str) -> Check:
-        endpoint = await repository.describe_endpoint()
-        subject = f"endpoint {name}"
-        match endpoint.state:
-            case ResourceState.READY:
-                return Check(subject, f"is {endpoint.detailed_state}")
-            case ResourceState.NOT_FOUND:
-                return Check(subject, "does not exist", "call ProvisionMemoryBackend, which creates it")
-            case ResourceState.PROVISIONING:
-                return Check(
-                    subject, f"is {endpoint.detailed_state}", "wait; ProvisionMemoryBackend shows the progress"
-                )
-            case _:
-                return Check(
-                    subject,
-                    f"is {endpoint.detailed_state}: {endpoint.message}",
-                    "start it in the workspace, or remove it and call ProvisionMemoryBackend",
-                )
-
-    async def _check_index(
-        self,
-        repository: DatabricksVectorIndexRepository,
-        principal: Principal,
-        kind: MemoryKind,
-        name: str,
-        dimension: int,
-    ) -> list[Check]:
-        subject = f"index {name}"
-        try:
-            description = await repository.describe_index(name)
-            if description.state is ResourceState.NOT_FOUND:
-                return [Check(subject, "does not exist", "call ProvisionMemoryBackend, which creates it")]
-            faults = index_faults(description, repository.endpoint, kind, dimension)
-            if faults:
-                remedy = "remove it and call ProvisionMemoryBackend, or name another index in the backend"
-                return [Check(subject, "; ".join(faults), remedy)]
-            if description.state is not ResourceState.READY:
-                return [
-                    Check(
-                        subject,
-                        f"is {description.detailed_state}: {description.message}",
-                        "wait, then call VerifyMemoryBackend again",
-                    )
-                ]
-            # Reading no row and removing one that cannot exist need the same rights as real work, and change nothing.
-            owner = Owner(kind, principal.group_id, None)
-            probe = np.zeros(dimension, dtype=np.float32)
-            await repository.similarity_search(name, owner, probe, EVERYTHING, 1, utc_now(), embeddings=False)
-            await repository.delete_records(name, [f"probe-{new_id()}"])
-        except CoxswainError as error:
-            return [Check(subject, "cannot be used", error.message)]
-        return [Check(subject, f"is {description.detailed_state}, can be read and written")]
-
     async def provision(self, principal: Principal, key: ResourceKey) -> AsyncIterator[Step]:
         """Create what a backend needs and report progress; calling again continues.
 
@@ -288,7 +185,7 @@ class MemoryBackends:
         config = backend.databricks
         if config is None:
             raise FailedPrecondition("the embedded default needs no provisioning", reason="INVALID_FIELD")
-        repository = self._indexes.repository(backend)
+        resources = self._indexes.repository(backend).resources
         planned = wanted_indexes(config)
         total = 1 + len(planned)
         started = time.monotonic()
@@ -305,19 +202,19 @@ class MemoryBackends:
             await self._note_endpoint(backend, config.endpoint)
 
         try:
-            async for text in make_endpoint(repository, config.endpoint, self._limits, endpoint_made):
+            async for text in make_endpoint(resources, config.endpoint, self._limits, endpoint_made, config.target_qps):
                 yield step(text, 0)
             for done, (kind, name) in enumerate(planned, start=1):
                 own = len(endpoints) + len(indexes)
                 yield step(f"creating index {name}", done)
                 dimension = config.space.dimension
-                async for text in make_index(repository, name, kind, dimension, self._limits, indexes):
+                async for text in make_index(resources, name, kind, dimension, self._limits, indexes):
                     yield step(text, done)
         except (Unavailable, DeadlineExceeded):
             # It may just take longer: the next call continues from here.
             raise
         except CoxswainError as error:
-            left = await asyncio.shield(remove_made(repository, indexes, endpoints))
+            left = await asyncio.shield(remove_made(resources, indexes, endpoints))
             if endpoints and f"endpoint {config.endpoint}" not in left:
                 await self._note_endpoint(backend, backend.made_endpoint)
             if left:

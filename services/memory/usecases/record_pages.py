@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from services.common.clock import utc_now
 from services.common.paging import bad_page_token, decode_page_token, encode_page_token
@@ -12,11 +12,11 @@ from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import Record
 from services.memory.domain.searches import Found, SearchPosition
+from services.memory.row_values import is_encodable
+from services.memory.rows import MAX_ID_LENGTH
 
 _LISTING = "memories"
 _SEARCH = "search"
-_STORED_ID_DIGITS: Final = frozenset("0123456789abcdef")
-_STORED_ID_LENGTH = 64
 _MOST_RESULTS = 1 << 62
 _MOST_SCORE = 2
 
@@ -45,9 +45,12 @@ class ListPages:
 
     def token_after(self, record: Record) -> str:
         """Return the token of the page that begins after a stored record."""
-        assert record.created_at is not None
-        sort_key = [microseconds(record.created_at), self.key.stored_id(record.id)]
-        return encode_page_token(_LISTING, self._identity(), sort_key)
+        created = 0 if record.created_at is None else microseconds(record.created_at)
+        return self.token_at(ListPosition(created, record.stored_id or self.key.stored_id(record.id)))
+
+    def token_at(self, position: ListPosition) -> str:
+        """Return the token of the page that begins after a position."""
+        return encode_page_token(_LISTING, self._identity(), [position.created, position.stored_id])
 
     def _identity(self) -> Mapping[str, object]:
         key = self.key
@@ -80,7 +83,12 @@ class SearchPages:
 
     def token_after(self, found: Found, rank: int, asked_at: datetime) -> str:
         """Return the token of the page that begins after a result, the `rank`th of all pages so far."""
-        sort_key: Sequence[Any] = [found.score, self.key.stored_id(found.record.id), microseconds(asked_at), rank]
+        sort_key: Sequence[Any] = [
+            found.score,
+            found.record.stored_id or self.key.stored_id(found.record.id),
+            microseconds(asked_at),
+            rank,
+        ]
         return encode_page_token(_SEARCH, self._identity(), sort_key)
 
     def _identity(self) -> Mapping[str, object]:
@@ -102,4 +110,4 @@ def _is_moment(us: int) -> bool:
 
 
 def _is_stored_id(text: str) -> bool:
-    return len(text) == _STORED_ID_LENGTH and _STORED_ID_DIGITS.issuperset(text)
+    return 0 < len(text) <= MAX_ID_LENGTH and "\0" not in text and is_encodable(text)

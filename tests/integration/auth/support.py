@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Refusal:
-    """A failed call: status code, reason and metadata of its ErrorInfo, fields of its BadRequest."""
+    """A failed call: status code, reason and metadata of its ErrorInfo, fields of its BadRequest, pause to wait for."""
 
     code: grpc.StatusCode = grpc.StatusCode.OK
     reason: str = ""
     message: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     fields: list[str] = field(default_factory=list)
+    retry_seconds: float | None = None
 
 
 @contextlib.contextmanager
@@ -50,6 +51,9 @@ def refused(code: grpc.StatusCode, reason: str) -> Iterator[Refusal]:
             info = error_details_pb2.ErrorInfo()
             if detail.Unpack(info):
                 refusal.reason, refusal.metadata = info.reason, dict(info.metadata)
+            pause = error_details_pb2.RetryInfo()
+            if detail.Unpack(pause):
+                refusal.retry_seconds = pause.retry_delay.ToTimedelta().total_seconds()
             bad = error_details_pb2.BadRequest()
             if detail.Unpack(bad):
                 refusal.fields = [violation.field for violation in bad.field_violations]

@@ -1,12 +1,12 @@
 """Memory on loopback, on SQLite and on PostgreSQL."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from services.memory.settings import MemorySettings
-from tests.integration.memory.databricks_support import make_indexes, use_workspace
+from tests.integration.memory.databricks_support import World, make_indexes, serve_beside, use_workspace
 from tests.integration.memory.support import EmbeddingModels, serve_memory
 from tests.support.harness import ALICE, BOB, Harness
 from tests.support.vector_search_emulator import VectorSearchEmulator
@@ -48,3 +48,24 @@ async def everywhere(store: tuple[str, str], tmp_path: Path, monkeypatch: pytest
                 make_indexes(vectors)
                 await use_workspace(harness, vectors.url, ALICE, BOB)
             yield harness
+
+
+@pytest.fixture
+def vectors() -> Iterator[VectorSearchEmulator]:
+    with VectorSearchEmulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def world(tmp_path: Path, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    async with serve_beside(tmp_path, "", vectors, monkeypatch) as served:
+        yield served
+
+
+@pytest.fixture
+async def world_on(
+    tmp_path: Path, database_url: str, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    """On SQLite and on PostgreSQL, for what rows decide."""
+    async with serve_beside(tmp_path, database_url, vectors, monkeypatch) as served:
+        yield served

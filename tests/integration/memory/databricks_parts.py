@@ -14,12 +14,13 @@ from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.repositories.memory_backends import RemoteNamespace
 from services.memory.schemas import DatabricksIndexSchemas
-from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
+from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.store import DatabricksMemoryStore, NamespaceNotes
+from services.memory.stores.databricks.transport import ClientLimits, Transport
 from tests.integration.memory.store_model import KEYS, NOW
 from tests.support.vector_search_emulator import VectorSearchEmulator
 
@@ -70,7 +71,7 @@ async def workspace_client(
     policy = AddressPolicy([ip_network("127.0.0.0/8")], setting="TEST")
     http = EgressClient(policy, connect_timeout=connect_seconds, connections_per_origin=10)
     try:
-        yield VectorSearchClient(http, credentials or FixedCredentials("dapi-x"), limits)
+        yield VectorSearchClient(Transport(http, credentials or FixedCredentials("dapi-x"), limits), limits)
     finally:
         await http.close()
 

@@ -1,18 +1,51 @@
 """Memory beside an emulated workspace, and backends that lie in it."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
 from coxswain.memory.v1 import memory_backend_service_pb2_grpc, record_pb2, vector_index_service_pb2_grpc
 from services.memory.domain.records import MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
-from tests.integration.memory.support import DIMENSION, MODEL
+from services.memory.settings import MemorySettings
+from tests.integration.memory.support import DIMENSION, MODEL, EmbeddingModels, serve_memory
 from tests.support.harness import Harness
 from tests.support.vector_search_emulator import VectorSearchEmulator
 
 CATALOG, SCHEMA, ENDPOINT = "main", "memories", "shared"
 KINDS = {kind.name.lower(): kind for kind in MemoryKind}
+
+
+@dataclass
+class World:
+    """Memory served beside a workspace."""
+
+    harness: Harness
+    models: EmbeddingModels
+    vectors: VectorSearchEmulator
+
+    @property
+    def url(self) -> str:
+        return self.vectors.url
+
+
+@contextlib.asynccontextmanager
+async def serve_beside(
+    tmp_path: Path, database_url: str, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    """Serve memory whose operator's workspace is the emulator."""
+    monkeypatch.setenv("DATABRICKS_HOST", vectors.url)
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-operator")
+    settings = MemorySettings(
+        provision_poll_seconds=0.01, provision_seconds=2, databricks_visibility_seconds=0.01, databricks_attempts=2
+    )
+    async with serve_memory(tmp_path, database_url, settings=settings) as (harness, models):
+        yield World(harness, models, vectors)
 
 
 def index_name(kind: str = "unified") -> str:

@@ -28,9 +28,10 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, ShortTerm, Unified
 from services.memory.domain.searches import Query, Ranking, SearchPosition
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
-from services.memory.stores.databricks.client import ClientLimits, VectorSearchClient
+from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.descriptions import ResourceState
 from services.memory.stores.databricks.store import DatabricksMemoryStore
+from services.memory.stores.databricks.transport import ClientLimits, Transport
 from tests.integration.memory.databricks_parts import (
     INDEX,
     KEY,
@@ -112,10 +113,10 @@ async def test_indexes_are_reached_by_their_own_path_alone_which_tokens_of_users
             await store.search(KEY, Query(unit_vector([1, 0, 0]), 10, EVERYTHING), NOW)
             await store.delete(KEY, ["r0"], None, NOW)
             repository = open_repository(client, vectors.url)
-            await repository.describe_index(INDEX)
-            await repository.list_indexes()
-            await repository.create_index("main.memories.more", MemoryKind.ENTITY, 3)
-            await repository.delete_index("main.memories.more")
+            await repository.resources.describe_index(INDEX)
+            await repository.resources.list_indexes()
+            await repository.resources.create_index("main.memories.more", MemoryKind.ENTITY, 3)
+            await repository.resources.delete_index("main.memories.more")
         assert not [exchange.path for exchange in vectors.log if "/endpoints/shared/indexes" in exchange.path]
 
 
@@ -131,11 +132,11 @@ async def test_camel_case_integer_codes_and_columns_of_later_versions_are_unders
             found = (await store.search(KEY, Query(unit_vector([1, 0, 0]), 25, EVERYTHING), NOW)).results
             assert len(found) == 25
             repository = open_repository(client, vectors.url)
-            scanned = [row async for rows in client.scan(vectors.url, INDEX) for row in rows]
+            scanned = [row async for rows, _ in client.scan(vectors.url, INDEX) for row in rows]
             assert len(scanned) == 30
             assert scanned[0]["private"] is False
             assert len(scanned[0]["embedding"]) == 3
-            assert (await repository.describe_index("main.memories.none")).state is ResourceState.NOT_FOUND
+            assert (await repository.resources.describe_index("main.memories.none")).state is ResourceState.NOT_FOUND
 
 
 async def test_pages_are_followed_to_ten_thousand_and_counts_say_when_there_may_be_more() -> None:
@@ -180,7 +181,7 @@ async def test_emptying_goes_in_rounds_until_nothing_is_left_and_leaves_others_a
             await repository.upsert(INDEX, KEY, unified_records(10_500), "m")
             await repository.upsert(INDEX, NamespaceKey("sales", "b", MemoryKind.UNIFIED), unified_records(5), "m")
             for _ in range(3):
-                await repository.describe_index(INDEX)
+                await repository.resources.describe_index(INDEX)
             assert await store.clear(KEY) == 10_500
             assert len(vectors.rows(INDEX)) == 5
 
@@ -236,15 +237,25 @@ async def test_what_was_not_written_or_removed_is_named_by_the_clients_ids() -> 
             assert len(vectors.rows(INDEX)) == 2
 
 
-@pytest.mark.parametrize("status", [429, 503, 504])
-async def test_a_busy_service_is_asked_again_after_the_time_it_names(status: int) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *({"status": status} for status in (429, 500, 502, 503, 504)),
+        {"status": 400, "error_code": "REQUEST_LIMIT_EXCEEDED"},
+        {"status": 502, "body": "<html>bad gateway</html>"},
+        {"status": 200, "body": "<html>please wait</html>"},
+        {"status": 200, "body": "[]"},
+        {"status": 200, "body": "{}"},
+    ],
+)
+async def test_a_service_that_is_busy_or_fails_is_asked_again(fault: dict[str, Any]) -> None:
     with emulator() as vectors:
         async with workspace_client() as client:
             store = open_store(client, vectors.url)
             await store.save(KEY, SPACE, unified_records(1), NOW)
             vectors.clear_log()
             for path in ("/query", "/upsert-data", "/delete-data"):
-                vectors.fail(ApiFault(path=path, status=status, retry_after="0"))
+                vectors.fail(ApiFault(path=path, retry_after="0", **fault))
             await store.save(KEY, SPACE, unified_records(2), NOW)
             assert len((await store.search(KEY, Query(unit_vector([1, 0, 0]), 5, EVERYTHING), NOW)).results) == 2
             assert await store.delete(KEY, ["r0", "r1"], None, NOW) == 2
@@ -252,9 +263,20 @@ async def test_a_busy_service_is_asked_again_after_the_time_it_names(status: int
             assert vectors.rows(INDEX) == []
 
 
-async def test_attempts_are_bounded_and_the_failure_says_when_to_come_back() -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 429},
+        {"status": 500},
+        {"status": 400, "error_code": "REQUEST_LIMIT_EXCEEDED"},
+        {"status": 200, "body": "<html>"},
+        {"status": 200, "body": "{}"},
+        {"drop": True},
+    ],
+)
+async def test_attempts_are_bounded_and_the_failure_says_when_to_come_back(fault: dict[str, Any]) -> None:
     with emulator() as vectors:
-        vectors.fail(ApiFault(path="/query", status=429, times=None))
+        vectors.fail(ApiFault(path="/query", times=None, **fault))
         async with workspace_client() as client:
             with pytest.raises(Unavailable) as failure:
                 await open_store(client, vectors.url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
@@ -300,10 +322,6 @@ async def test_a_write_whose_answer_was_lost_is_sent_again_and_stored_once() -> 
         (ApiFault(path="/query", status=400), FailedPrecondition, "STORE_FAILED"),
         (ApiFault(path="/query", status=400, error_code="INVALID_STATE"), FailedPrecondition, "INDEX_NOT_READY"),
         (ApiFault(path="/query", status=404), FailedPrecondition, "INDEX_NOT_READY"),
-        (ApiFault(path="/query", status=500), Unavailable, "STORE_FAILED"),
-        (ApiFault(path="/query", status=500, body="<html>"), Unavailable, "STORE_FAILED"),
-        (ApiFault(path="/query", status=200, body="<html>"), Unavailable, "STORE_FAILED"),
-        (ApiFault(path="/query", status=200, body="[]"), Unavailable, "STORE_FAILED"),
         (ApiFault(path="/query", status=400, error_code="QUOTA_EXCEEDED"), ResourceExhausted, "QUOTA_EXCEEDED"),
     ],
 )
@@ -352,7 +370,7 @@ async def test_a_workspace_in_a_private_network_is_refused_before_anything_is_se
     with emulator() as vectors:
         enter_call(Call(request_id="test", method="/test"))
         http = EgressClient(AddressPolicy(setting="TEST"), connect_timeout=5, connections_per_origin=1)
-        client = VectorSearchClient(http, FixedCredentials("dapi-x"), LIMITS)
+        client = VectorSearchClient(Transport(http, FixedCredentials("dapi-x"), LIMITS), LIMITS)
         for url in (vectors.url, vectors.url.replace("127.0.0.1", "localhost")):
             with pytest.raises(PermissionDenied) as failure:
                 await open_store(client, url).search(KEY, Query(unit_vector([1, 0, 0]), 5), NOW)
@@ -493,7 +511,7 @@ async def test_the_services_words_for_states_are_understood(word: str, state: Re
     with emulator() as vectors:
         vectors.set_index_state(INDEX, word)
         async with workspace_client() as client:
-            description = await open_repository(client, vectors.url).describe_index(INDEX)
+            description = await open_repository(client, vectors.url).resources.describe_index(INDEX)
         assert (description.state, description.detailed_state) == (state, word)
         assert description.dimension == 3
 

@@ -1,10 +1,7 @@
 """MemoryBackendService and VectorIndexService over gRPC, beside an emulated workspace."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from tests.integration.auth.support import refused
 from tests.integration.memory.databricks_support import (
     ENDPOINT,
     KINDS,
+    World,
     backend_message,
     backends_stub,
     index_name,
@@ -29,60 +27,13 @@ from tests.integration.memory.databricks_support import (
     make_indexes,
     use_workspace,
 )
-from tests.integration.memory.support import DIMENSION, EmbeddingModels, place, serve_memory, stub, unified
+from tests.integration.memory.support import DIMENSION, place, serve_memory, stub, unified
 from tests.support.databricks_http import ApiFault, Caller
-from tests.support.harness import ALICE, BOB, Harness
+from tests.support.harness import ALICE, BOB
 from tests.support.text_vectors import embed_text
 from tests.support.vector_search_emulator import VectorSearchEmulator
 
 CODE = grpc.StatusCode
-
-
-@dataclass
-class World:
-    """Memory served beside a workspace."""
-
-    harness: Harness
-    models: EmbeddingModels
-    vectors: VectorSearchEmulator
-
-    @property
-    def url(self) -> str:
-        return self.vectors.url
-
-
-@pytest.fixture
-def vectors() -> Iterator[VectorSearchEmulator]:
-    with VectorSearchEmulator() as emulator:
-        yield emulator
-
-
-@pytest.fixture
-async def world(tmp_path: Path, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    async with _world(tmp_path, "", vectors, monkeypatch) as served:
-        yield served
-
-
-@pytest.fixture
-async def world_on(
-    tmp_path: Path, database_url: str, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[World]:
-    """On SQLite and on PostgreSQL, for what rows decide."""
-    async with _world(tmp_path, database_url, vectors, monkeypatch) as served:
-        yield served
-
-
-@contextlib.asynccontextmanager
-async def _world(
-    tmp_path: Path, database_url: str, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[World]:
-    monkeypatch.setenv("DATABRICKS_HOST", vectors.url)
-    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-operator")
-    settings = MemorySettings(
-        provision_poll_seconds=0.01, provision_seconds=2, databricks_visibility_seconds=0.01, databricks_attempts=2
-    )
-    async with serve_memory(tmp_path, database_url, settings=settings) as (harness, models):
-        yield World(harness, models, vectors)
 
 
 def _vector(text: str) -> list[float]:
@@ -577,29 +528,18 @@ async def test_indexes_and_endpoints_are_made_and_removed_with_their_names_repea
         await indexes.DeleteEndpoint(drop)
 
 
-async def test_a_large_index_of_one_groups_own_is_made_anew_when_emptied(
-    tmp_path: Path, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DATABRICKS_HOST", vectors.url)
-    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-operator")
-    make_indexes(vectors)
-    settings = MemorySettings(provision_poll_seconds=0.01, databricks_recreate_rows=3)
-    async with serve_memory(tmp_path, settings=settings) as (harness, _):
-        await use_workspace(harness, vectors.url, ALICE)
-        memories, indexes = stub(harness.channel()), indexes_stub(harness)
-        request = index_pb.EmptyIndexRequest(index=index_name(), confirm_name=index_name())
-        for count, dropped in ((3, False), (5, True)):
-            records = [unified("text", f"r{n}") for n in range(count)]
-            await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=records))
-            vectors.clear_log()
-            vectors.behaviour.name_reserved_for = 2
-            steps = [step async for step in indexes.EmptyIndex(request)]
-            assert (steps[-1].finished, steps[-1].done) == (True, count)
-            assert not any(step.finished for step in steps[:-1])
-            assert bool(vectors.requests(method="DELETE", path=f"indexes/{index_name()}")) is True
-            assert bool(vectors.requests(method="DELETE", path="delete-data")) is not dropped
-            assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 0
-    assert index_name() in vectors.index_names()
+async def test_emptying_never_drops_an_index_that_the_group_may_not_make_again(world: World) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    memories, indexes = stub(world.harness.channel()), indexes_stub(world.harness)
+    records = [unified("text", f"r{n}") for n in range(20)]
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=records))
+    request = index_pb.EmptyIndexRequest(index=index_name(), confirm_name=index_name())
+    world.vectors.clear_log()
+    steps = [step async for step in indexes.EmptyIndex(request)]
+    assert (steps[-1].finished, steps[-1].done) == (True, 20)
+    assert {e.path.rpartition("/")[2] for e in world.vectors.log} <= {"query", "query-next-page", "delete-data"}
+    assert world.vectors.rows(index_name()) == []
 
 
 async def test_emptying_can_be_cancelled_and_called_again(world: World) -> None:
@@ -791,20 +731,6 @@ async def test_provision_names_what_it_could_not_remove_again(world: World) -> N
         await _provision(world, backend.id)
     assert f"could not remove index {index_name()}" in refusal.message
     assert world.vectors.index_names() == [index_name()]
-
-
-async def test_an_emptying_that_was_cut_short_between_dropping_and_making_anew_goes_on(world: World) -> None:
-    make_indexes(world.vectors)
-    await use_workspace(world.harness, world.url, ALICE)
-    memories, indexes = stub(world.harness.channel()), indexes_stub(world.harness)
-    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified("t", "r")]))
-    name = index_name()
-    await indexes.DeleteIndex(index_pb.DeleteIndexRequest(index=name, confirm_name=name))
-    request = index_pb.EmptyIndexRequest(index=name, confirm_name=name)
-    steps = [step async for step in indexes.EmptyIndex(request)]
-    assert steps[-1].finished
-    assert name in world.vectors.index_names()
-    assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 0
 
 
 async def test_emptying_tells_how_far_it_is_of_how_much_and_how_fast(

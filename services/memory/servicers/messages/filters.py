@@ -8,7 +8,7 @@ from services.memory.domain.filters import Filter
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.scopes import normalise_scope
 from services.memory.domain.searches import Ranking
-from services.memory.rows import canonical_json
+from services.memory.row_values import canonical_json
 from services.memory.servicers.messages.conditions import conditions_from_proto
 from services.memory.servicers.messages.expressions import expression_from_proto
 

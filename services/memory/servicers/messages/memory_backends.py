@@ -15,7 +15,7 @@ from services.memory.domain.backends import DatabricksConfig, MemoryBackend
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.servicers.messages.records import kind_from_proto, kind_to_proto
-from services.memory.usecases.memory_backends import Check
+from services.memory.usecases.backend_checks import Check
 
 _CHANGEABLE = frozenset({"name", "default", "databricks", "disabled_kinds"}) | {
     f"databricks.{field}" for field in pb.DatabricksBackendConfig.DESCRIPTOR.fields_by_name
@@ -51,7 +51,12 @@ def changed_backend(
     message = backend_to_proto(present)
     replace_fields(message, given, mask_paths(mask, _CHANGEABLE))
     validate(message, "backend")
-    return replace(backend_from_proto(message, default_space), created_at=present.created_at)
+    changed = replace(backend_from_proto(message, default_space), created_at=present.created_at)
+    before, after = present.databricks, changed.databricks
+    if before is None or after is None or before.workspace_url != after.workspace_url:
+        return changed
+    # What was measured of the workspace stays true.
+    return replace(changed, databricks=replace(after, formula=before.formula))
 
 
 def _config(message: pb.DatabricksBackendConfig, default_space: EmbeddingSpace) -> DatabricksConfig:
@@ -75,6 +80,8 @@ def _config(message: pb.DatabricksBackendConfig, default_space: EmbeddingSpace) 
         space=EmbeddingSpace(
             message.embedding_model or default_space.model, message.embedding_dimension or default_space.dimension
         ),
+        target_qps=message.target_qps or None,
+        reranked_columns=tuple(message.reranked_columns),
     )
 
 
@@ -104,6 +111,8 @@ def backend_to_proto(backend: MemoryBackend) -> pb.MemoryBackend:
             ],
             embedding_model=config.space.model,
             embedding_dimension=config.space.dimension,
+            target_qps=config.target_qps or 0.0,
+            reranked_columns=config.reranked_columns,
         )
     )
     return message

@@ -17,6 +17,8 @@ def namespace_to_proto(info: NamespaceInfo) -> pb.NamespaceInfo:
         record_count=info.record_count,
         version=info.version,
         crew_name=info.crew_name,
+        record_count_at_least=info.at_least,
+        problem=info.problem,
     )
 
 

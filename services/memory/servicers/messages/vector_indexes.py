@@ -9,7 +9,7 @@ from services.memory.domain.records import MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.servicers.messages.records import kind_to_proto
 from services.memory.stores.databricks.descriptions import EndpointDescription
-from services.memory.usecases.vector_indexes import IndexInfo
+from services.memory.usecases.index_resources import IndexInfo
 
 
 class OfBackend(Protocol):
@@ -37,6 +37,7 @@ def index_to_proto(info: IndexInfo) -> pb.IndexInfo:
         message=description.message,
         embedding_dimension=description.dimension,
         shared=registered.shared,
+        source_table=description.source_table,
     )
 
 

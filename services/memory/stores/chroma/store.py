@@ -1,40 +1,38 @@
 """Memories in ChromaDB: plain searches are approximate, and one process at a time may use the directories."""
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import numpy as np
+import structlog
 
 from services.common.db.database import Database
 from services.memory import filters
 from services.memory.domain.copies import identity_of
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
-from services.memory.domain.moments import microseconds
+from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
 from services.memory.domain.saves import SavedRecord, SavePlan, StoredRecord, ids_to_read, plan_save
 from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
+from services.memory.record_reader import RecordReader
 from services.memory.repositories.namespaces import NamespaceRepository
-from services.memory.rows import (
-    Row,
-    build_row,
-    format_time,
-    parse_boolean,
-    parse_list,
-    parse_row,
-    row_owner,
-    row_revision,
-)
-from services.memory.schemas import Column, has_column
+from services.memory.row_values import format_time, parse_boolean, parse_list, read_integer, read_text
+from services.memory.rows import Row, build_row, created_of, record_id, row_owner, row_revision, typed_row
+from services.memory.schemas import Column, DatabricksIndexSchemas, has_column
 from services.memory.stores.chroma.directories import ChromaDirectories
 from services.memory.stores.sql.vectors import VectorBlock, nearest
 
+logger = structlog.get_logger(__name__)
 _ROWS_IN_CHUNK = 2000
+_BLOCK_ID_LENGTH = 64
+_NEVER = 1 << 62
 _IDENTITIES_AT_ONCE = 500
 _CREATED, _EXPIRES, _IDENTITY = "created_us", "expires_us", "identity"
 _EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
@@ -101,24 +99,25 @@ class ChromaMemoryStore:
             and filters.is_empty(query.filter)
         )
         if plain and (query.filter.include_private or key.kind is not MemoryKind.UNIFIED):
-            return SearchOutcome(await self._directories.run(key, lambda collection: _query(collection, key, query)))
+            return await self._directories.run(key, lambda collection: _query(collection, key, query))
         return await self._directories.run(key, lambda collection: _search_all(collection, key, query, space, now))
 
     async def get(
         self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool, chosen: Filter = EVERYTHING
     ) -> Sequence[Record]:
         """See `MemoryStore`."""
-        keys = list(dict.fromkeys(key.stored_id(client_id) for client_id in ids))
-        if not keys or await self.space(key) is None:
+        wanted = list(dict.fromkeys(ids))
+        if not wanted or await self.space(key) is None:
             return []
 
         def read(collection: Any) -> dict[str, Row]:
-            found = collection.get(ids=keys, include=["metadatas", "embeddings"])
-            return {row[Column.ID]: row for row in _rows(found, key)}
+            found = collection.get(ids=_candidates(key, wanted), include=["metadatas", "embeddings"])
+            return {record_id(key.kind, row): row for row in _rows(found, key)}
 
         rows = await self._directories.run(key, read)
-        alive = [rows[stored] for stored in keys if stored in rows and _passes(key.kind, chosen, rows[stored], now)]
-        records = [parse_row(key.kind, row) for row in alive]
+        alive = [rows[own] for own in wanted if own in rows and _passes(key.kind, chosen, rows[own], now)]
+        reader = RecordReader(key.kind, "chroma")
+        records = [record for row in alive if (record := reader.read(row)) is not None]
         if not embeddings:
             for record in records:
                 record.embedding = None
@@ -150,18 +149,22 @@ class ChromaMemoryStore:
             return newest
 
         rows = [] if await self.space(key) is None else await self._directories.run(key, read)
-        return RecordPage([parse_row(key.kind, row) for row in rows[:limit]], more=len(rows) > limit)
+        reader = RecordReader(key.kind, "chroma")
+        records = [record for row in rows[:limit] if (record := reader.read(row)) is not None]
+        more = len(rows) > limit
+        last = ListPosition(*_sort_key(rows[limit - 1])) if more else None
+        return RecordPage(records, more, reader.unreadable, last)
 
     async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
         """See `MemoryStore`."""
-        stored_ids = None if ids is None else {key.stored_id(client_id) for client_id in ids}
+        wanted = None if ids is None else set(ids)
 
         def remove(collection: Any) -> int:
             doomed = [
                 row[Column.ID]
                 for rows in _chunks(collection, key, embeddings=False)
                 for row in rows
-                if (stored_ids is None or row[Column.ID] in stored_ids)
+                if (wanted is None or record_id(key.kind, row) in wanted)
                 and _passes(key.kind, chosen or EVERYTHING, row, now)
             ]
             for start in range(0, len(doomed), _ROWS_IN_CHUNK):
@@ -209,18 +212,19 @@ class ChromaMemoryStore:
 
     async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, chosen: Filter = EVERYTHING) -> int:
         """See `MemoryStore`."""
-        keys = sorted({key.stored_id(client_id) for client_id in ids})
+        wanted = set(ids)
 
         def touch(collection: Any) -> int:
-            rows = _rows(collection.get(ids=keys, include=["metadatas"]), key)
-            there = [row[Column.ID] for row in rows if _passes(key.kind, chosen, row, now)]
+            found = _rows(collection.get(ids=_candidates(key, wanted), include=["metadatas"]), key)
+            mine = [row for row in found if record_id(key.kind, row) in wanted]
+            there = [row[Column.ID] for row in mine if _passes(key.kind, chosen, row, now)]
             for start in range(0, len(there), _ROWS_IN_CHUNK):
                 some = there[start : start + _ROWS_IN_CHUNK]
                 collection.update(ids=some, metadatas=[{Column.LAST_ACCESSED: format_time(now)}] * len(some))
             return len(there)
 
         async with self._database.write() as connection:
-            if await NamespaceRepository(connection).raise_version(key.id) is None or not keys:
+            if await NamespaceRepository(connection).raise_version(key.id) is None or not wanted:
                 return 0
             return await self._directories.run(key, touch)
 
@@ -229,13 +233,14 @@ class ChromaMemoryStore:
         chosen = Filter(scope_prefix=prefix)
 
         def read(collection: Any) -> list[ScopeRow]:
-            found: dict[tuple[str, str], list[datetime]] = defaultdict(list)
+            found: dict[tuple[str, tuple[str, ...]], list[datetime]] = defaultdict(list)
             for rows in _chunks(collection, key, embeddings=False):
                 for row in rows:
                     if _passes(key.kind, chosen, row, _EARLIEST):
-                        found[row[Column.SCOPE], row[Column.CATEGORIES]].append(filters.created_at(key.kind, row))
+                        scope, labels = read_text(row.get(Column.SCOPE)) or "/", parse_list(row.get(Column.CATEGORIES))
+                        found[scope, labels].append(moment_of(row[_CREATED]))
             return [
-                ScopeRow(scope, parse_list(labels), len(times), min(times), max(times))
+                ScopeRow(scope, labels, len(times), min(times), max(times))
                 for (scope, labels), times in sorted(found.items())
             ]
 
@@ -252,27 +257,43 @@ class ChromaMemoryStore:
 def _plan(collection: Any, key: NamespaceKey, new: Sequence[Record], now: datetime) -> SavePlan:
     """Return what to write for new records, of which what has expired is removed already."""
     stored: dict[str, StoredRecord | None] = {}
+    placed: dict[str, str] = {}
     while ids := ids_to_read(new, stored):
-        by_stored_id = {key.stored_id(record_id): record_id for record_id in ids}
         stored |= dict.fromkeys(ids)
-        for row in _rows(collection.get(ids=list(by_stored_id), include=["metadatas"]), key):
-            created_at = filters.created_at(key.kind, row)
-            stored[by_stored_id[row[Column.ID]]] = StoredRecord(
-                _identity(key, row), created_at, _owner(key, row), row_revision(key.kind, row)
-            )
+        for row in _rows(collection.get(ids=_candidates(key, ids), include=["metadatas"]), key):
+            own = record_id(key.kind, row)
+            if own in ids:
+                placed[own] = row[Column.ID]
+                stored[own] = StoredRecord(
+                    _identity(key, row), created_of(row) or now, _owner(key, row), row_revision(key.kind, row)
+                )
     same: dict[str, Record] = {}
     identities = list({identity_of(record) for record in new if not record.id})
+    reader = RecordReader(key.kind, "chroma")
     for start in range(0, len(identities), _IDENTITIES_AT_ONCE):
         some = identities[start : start + _IDENTITIES_AT_ONCE]
         rows = _rows(collection.get(where={_IDENTITY: {"$in": some}}, include=["metadatas"]), key)
         for row in sorted(rows, key=_sort_key):
-            same.setdefault(row[_IDENTITY], parse_row(key.kind, row))
-    return plan_save(new, stored, same, now)
+            record = reader.read(row)
+            if record is not None:
+                record.created_at = record.created_at or now
+                same.setdefault(row[_IDENTITY], record)
+    plan = plan_save(new, stored, same, now)
+    for record in plan.writes:
+        # A row that something else has written under a record's id is replaced where it is.
+        record.stored_id = record.stored_id or placed.get(record.id, "")
+    return plan
 
 
 def _identity(key: NamespaceKey, row: Row) -> str:
-    # Rows of earlier versions have none.
-    return str(row.get(_IDENTITY) or identity_of(parse_row(key.kind, row)))
+    # Rows of earlier versions, and those that something else has written, have none.
+    record = None if row.get(_IDENTITY) else RecordReader(key.kind, "chroma").read(row)
+    return str(row.get(_IDENTITY) or (identity_of(record) if record else ""))
+
+
+def _candidates(key: NamespaceKey, ids: Iterable[str]) -> list[str]:
+    """Return the primary keys that records of these ids can have: our own, and the ids themselves."""
+    return list(dict.fromkeys(stored_id for own in ids for stored_id in (key.stored_id(own), own)))
 
 
 def _owner(key: NamespaceKey, row: Row) -> str | None:
@@ -298,43 +319,60 @@ def _rows(answer: Any, key: NamespaceKey) -> list[Row]:
     vectors = answer.get("embeddings")
     rows: list[Row] = []
     for position, metadata in enumerate(answer["metadatas"]):
-        row = dict(metadata)
-        if row.get(Column.GROUP_ID) != key.group_id or row.get(Column.CREW_ID, key.memory_id) != key.memory_id:
-            raise AssertionError("a directory holds a row of another owner")
-        if has_column(key.kind, Column.LAST_ACCESSED):
-            row[Column.LAST_ACCESSED] = row.get(Column.LAST_ACCESSED) or None
+        row = _completed(answer["ids"][position], metadata or {}, key.kind)
+        by_crew = has_column(key.kind, Column.CREW_ID)
+        if row[Column.GROUP_ID] != key.group_id or (by_crew and row[Column.CREW_ID] != key.memory_id):
+            logger.critical("foreign_row_dropped", kind=key.kind.name)
+            continue
         if vectors is not None:
             row[Column.EMBEDDING] = np.asarray(vectors[position], dtype=np.float32)
         rows.append(row)
     return rows
 
 
+def _completed(stored_id: str, metadata: Mapping[str, Any], kind: MemoryKind) -> dict[str, Any]:
+    """Return a row with every column, and the times this store sorts by, also where something else has written it."""
+    names = (name for name in DatabricksIndexSchemas.get_schema(kind) if name != Column.EMBEDDING)
+    row = typed_row(kind, {name: metadata.get(name) for name in names}) | {Column.ID: stored_id}
+    created = created_of(row)
+    row[_CREATED] = 0 if created is None else microseconds(created)
+    row[_IDENTITY] = metadata.get(_IDENTITY)
+    if kind is MemoryKind.SHORT_TERM:
+        hours = read_integer(row[Column.TTL_HOURS], bits=32)
+        row[_EXPIRES] = row[_CREATED] + hours * _HOUR_US if created and hours > 0 else _NEVER
+    return row
+
+
 def _chunks(collection: Any, key: NamespaceKey, *, embeddings: bool) -> Iterator[list[Row]]:
     include = ["metadatas", "embeddings"] if embeddings else ["metadatas"]
     offset = 0
     while True:
-        rows = _rows(collection.get(limit=_ROWS_IN_CHUNK, offset=offset, include=include), key)
+        answer = collection.get(limit=_ROWS_IN_CHUNK, offset=offset, include=include)
+        rows = _rows(answer, key)
         if rows:
             yield rows
-        if len(rows) < _ROWS_IN_CHUNK:
+        if len(answer["ids"]) < _ROWS_IN_CHUNK:
             return
-        offset += len(rows)
+        offset += len(answer["ids"])
 
 
-def _query(collection: Any, key: NamespaceKey, query: Query) -> list[Found]:
+def _query(collection: Any, key: NamespaceKey, query: Query) -> SearchOutcome:
     count = min(query.limit, collection.count())
     if not count:
-        return []
+        return SearchOutcome()
     answer = collection.query(
         query_embeddings=query.vector[None, :], n_results=count, include=["metadatas", "embeddings", "distances"]
     )
-    rows = _rows({"metadatas": answer["metadatas"][0], "embeddings": answer["embeddings"][0]}, key)
+    first = {name: answer[name][0] for name in ("ids", "metadatas", "embeddings")}
+    rows = {row[Column.ID]: row for row in _rows(first, key)}
+    reader = RecordReader(key.kind, "chroma")
     found = []
-    for row, distance in zip(rows, answer["distances"][0], strict=True):
+    for stored_id, distance in zip(first["ids"], answer["distances"][0], strict=True):
         similarity = max(-1.0, min(1.0, 1.0 - float(distance)))
-        if query.min_score is None or similarity >= query.min_score:
-            found.append(Found(_shown(key.kind, row, query), similarity, similarity))
-    return found
+        record = _shown(reader, rows[stored_id], query) if stored_id in rows else None
+        if record is not None and (query.min_score is None or similarity >= query.min_score):
+            found.append(Found(record, similarity, similarity))
+    return SearchOutcome(found, unreadable=reader.unreadable)
 
 
 def _search_all(
@@ -344,7 +382,7 @@ def _search_all(
     scanned = 0
     for rows in _chunks(collection, key, embeddings=True):
         scanned += len(rows)
-        by_id.update((row[Column.ID], row) for row in rows if _passes(key.kind, query.filter, row, now))
+        by_id.update((_block_id(row), row) for row in rows if _passes(key.kind, query.filter, row, now))
     matching = by_id.values()
     block = VectorBlock.of(
         space.dimension,
@@ -354,18 +392,28 @@ def _search_all(
         importance=[float(row.get(Column.IMPORTANCE) or 0.0) for row in matching],
     )
     best = nearest(block, query, np.ones(len(block), dtype=np.bool_), microseconds(now))
+    reader = RecordReader(key.kind, "chroma")
     found = [
-        Found(_shown(key.kind, by_id[stored_id.decode()], query), score, similarity)
-        for stored_id, score, similarity in zip(
+        Found(record, score, similarity)
+        for block_id, score, similarity in zip(
             best.ids.tolist(), best.scores.tolist(), best.similarities.tolist(), strict=True
         )
+        if (record := _shown(reader, by_id[block_id.decode()], query)) is not None
     ]
-    return SearchOutcome(found, scanned=scanned)
+    return SearchOutcome(found, scanned=scanned, unreadable=reader.unreadable)
 
 
-def _shown(kind: MemoryKind, row: Row, query: Query) -> Record:
-    record = parse_row(kind, row)
-    if not query.include_embeddings:
+def _block_id(row: Row) -> str:
+    """Return a row's id in a block, which takes 64 ASCII characters: ours are such, others are hashed."""
+    stored_id: str = row[Column.ID]
+    if len(stored_id) == _BLOCK_ID_LENGTH and stored_id.isascii():
+        return stored_id
+    return hashlib.sha256(stored_id.encode(errors="replace")).hexdigest()
+
+
+def _shown(reader: RecordReader, row: Row, query: Query) -> Record | None:
+    record = reader.read(row)
+    if record is not None and not query.include_embeddings:
         record.embedding = None
     return record
 

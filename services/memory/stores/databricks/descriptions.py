@@ -43,6 +43,8 @@ class IndexDescription:
     dimension: int = 0
     columns: Mapping[str, str] | None = None
     row_count: int = 0
+    source_table: str = ""
+    """The table that a delta-sync index follows: it is read only. Empty for a direct-access index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def resource_state(detailed: str, *, ready: bool = False) -> ResourceState:
 def index_description(index: str, answer: Mapping[str, Any]) -> IndexDescription:
     """Read what a workspace answers of an index."""
     status = answer.get("status") or {}
-    spec = answer.get("direct_access_index_spec") or {}
+    followed = answer.get("delta_sync_index_spec") or {}
+    spec = answer.get("direct_access_index_spec") or followed
     vectors = spec.get("embedding_vector_columns") or [{}]
     detailed = str(status.get("detailed_state") or "")
     columns = None
@@ -96,7 +99,13 @@ def index_description(index: str, answer: Mapping[str, Any]) -> IndexDescription
         dimension=int(vectors[0].get("embedding_dimension") or 0),
         columns=columns if isinstance(columns, dict) else None,
         row_count=int(status.get("indexed_row_count") or 0),
+        source_table=str(followed.get("source_table") or "unknown") if _follows(answer) else "",
     )
+
+
+def _follows(answer: Mapping[str, Any]) -> bool:
+    kind = str(answer.get("index_type") or "")
+    return kind == "DELTA_SYNC" or (not kind and bool(answer.get("delta_sync_index_spec")))
 
 
 def endpoint_description(answer: Mapping[str, Any]) -> EndpointDescription:

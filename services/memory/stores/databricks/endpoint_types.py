@@ -21,12 +21,22 @@ class Location:
     endpoint: str
 
 
+@dataclass(frozen=True, slots=True)
+class IndexShape:
+    """What decides how an index is queried, and whether it can be written to."""
+
+    dimension: int
+    """The length of its vectors."""
+    source_table: str = ""
+    """The table that it follows, which alone is written to; empty for an index that is written to itself."""
+
+
 class EndpointTypes:
     """Remembers for a while what decides how endpoints and indexes have to be queried; both may be created again."""
 
     def __init__(self) -> None:
         self._types: TTLCache[Location, bool] = TTLCache(_REMEMBERED, _REMEMBERED_SECONDS)
-        self._dimensions: TTLCache[tuple[str, str], int] = TTLCache(_REMEMBERED, _REMEMBERED_SECONDS)
+        self._shapes: TTLCache[tuple[str, str], IndexShape] = TTLCache(_REMEMBERED, _REMEMBERED_SECONDS)
 
     async def storage_optimized(self, location: Location, client: VectorSearchClient) -> bool | None:
         """Return whether an endpoint takes the string language; None where the credential may not read it."""
@@ -50,14 +60,14 @@ class EndpointTypes:
         """Ask for the type of an endpoint again the next time."""
         self._types.pop(location, None)
 
-    def dimension(self, index: tuple[str, str]) -> int | None:
-        """Return the length of an index's vectors, where it is remembered; an index is a workspace and a name."""
-        return self._dimensions.get(index)
+    def shape(self, index: tuple[str, str]) -> IndexShape | None:
+        """Return what is remembered of an index, which is a workspace and a name."""
+        return self._shapes.get(index)
 
-    def learn_dimension(self, index: tuple[str, str], dimension: int) -> None:
-        """Remember the length of an index's vectors."""
-        self._dimensions[index] = dimension
+    def learn_shape(self, index: tuple[str, str], shape: IndexShape) -> None:
+        """Remember an index."""
+        self._shapes[index] = shape
 
-    def forget_dimension(self, index: tuple[str, str]) -> None:
-        """Ask for the length of an index's vectors again the next time."""
-        self._dimensions.pop(index, None)
+    def forget_shape(self, index: tuple[str, str]) -> None:
+        """Ask for an index again the next time."""
+        self._shapes.pop(index, None)

@@ -64,8 +64,19 @@ def owner_clauses(owner: Owner) -> list[Clause]:
     return clauses
 
 
-def handed_over(owner: Owner, chosen: Filter) -> tuple[list[Clause], bool]:
-    """Return the owner's clauses and what of a filter the store decides, and whether that is all of it."""
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What of a filter the store decides."""
+
+    clauses: Sequence[Clause]
+    whole: bool
+    """Whether that is all of it."""
+    but_private: bool
+    """Whether only private rows are left to be sorted out: most rows of an answer are meant."""
+
+
+def handed_over(owner: Owner, chosen: Filter) -> Handed:
+    """Return the owner's clauses and what of a filter the store decides."""
     clauses = owner_clauses(owner)
     # Times to live, scopes, lists and metadata are not expressible there.
     whole = owner.kind is not MemoryKind.SHORT_TERM and not (
@@ -79,15 +90,13 @@ def handed_over(owner: Owner, chosen: Filter) -> tuple[list[Clause], bool]:
         or chosen.subject
         or chosen.expression
     )
-    if owner.kind is MemoryKind.UNIFIED and not chosen.include_private and not chosen.owner:
-        clauses.append(Clause(Column.PRIVATE, Comparison.EQUAL, (False,)))
+    # A row that does not say whether it is private is not: no comparison there holds for what is missing.
+    but_private = owner.kind is MemoryKind.UNIFIED and not chosen.include_private
     taken = {(clause.column, clause.comparison) for clause in clauses}
     types = DatabricksIndexSchemas.filterable(owner.kind)
     for condition in (*chosen.conditions, *required_conditions(chosen.expression)):
-        understood = condition.comparison in (Comparison.EQUAL, *_OPERATORS) or (
-            # A value that is missing is unequal here, and meets no comparison there.
-            condition.comparison is Comparison.NOT_EQUAL and condition.column != Column.LAST_ACCESSED
-        )
+        # A value that is missing is unequal here, and meets no comparison there.
+        understood = condition.comparison in (Comparison.EQUAL, *_OPERATORS)
         # One key of the dict language holds one comparison.
         repeated = (condition.column, condition.comparison) in taken
         if (
@@ -100,12 +109,17 @@ def handed_over(owner: Owner, chosen: Filter) -> tuple[list[Clause], bool]:
             clauses.append(Clause(condition.column, condition.comparison, condition.values))
         else:
             whole = False
-    return clauses, whole
+    return Handed(clauses, whole and not but_private, whole and but_private)
 
 
 def keys_clause(keys: Sequence[str]) -> Clause:
     """Return the clause that holds for rows of these primary keys."""
     return Clause(Column.ID, Comparison.EQUAL, tuple(keys))
+
+
+def is_safe(value: str) -> bool:
+    """Return whether the string language can hold a text."""
+    return _SAFE_TEXT.fullmatch(value) is not None
 
 
 def query_filter(clauses: Sequence[Clause], *, storage_optimized: bool) -> dict[str, str]:
@@ -129,7 +143,7 @@ def _dict_clause(clause: Clause) -> tuple[str, Any]:
 
 
 def _is_safe(clause: Clause) -> bool:
-    safe = all(_SAFE_TEXT.fullmatch(value) for value in clause.values if isinstance(value, str))
+    safe = all(is_safe(value) for value in clause.values if isinstance(value, str))
     if not safe and clause.column in (Column.GROUP_ID, Column.CREW_ID):
         raise unsafe_owner(clause.column)
     return safe

@@ -11,7 +11,7 @@ from services.memory.domain.backends import DatabricksConfig
 from services.memory.domain.records import MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.descriptions import IndexDescription, ResourceState
-from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
+from services.memory.stores.databricks.resources import WorkspaceResources
 from services.memory.stores.databricks.upstream_errors import AlreadyThere, NameReserved
 
 logger = structlog.get_logger(__name__)
@@ -27,7 +27,7 @@ class ProvisionLimits:
 
 
 async def make_index(
-    repository: DatabricksVectorIndexRepository,
+    resources: WorkspaceResources,
     index: str,
     kind: MemoryKind,
     dimension: int,
@@ -45,7 +45,7 @@ async def make_index(
     waited = 0.0
     while True:
         try:
-            await repository.create_index(index, kind, dimension)
+            await resources.create_index(index, kind, dimension)
             made.append(index)
             break
         except AlreadyThere:
@@ -54,9 +54,9 @@ async def make_index(
             yield f"waiting until the name {index} is free again"
             waited = await _wait(index, waited, limits)
     while True:
-        description = await repository.describe_index(index)
+        description = await resources.describe_index(index)
         if description.state is ResourceState.READY:
-            faults = index_faults(description, repository.endpoint, kind, dimension)
+            faults = index_faults(description, resources.endpoint, kind, dimension)
             if faults:
                 raise _unusable(index, "; ".join(faults))
             return
@@ -67,9 +67,15 @@ async def make_index(
 
 
 async def make_endpoint(
-    repository: DatabricksVectorIndexRepository, name: str, limits: ProvisionLimits, made: Callable[[], Awaitable[None]]
+    resources: WorkspaceResources,
+    name: str,
+    limits: ProvisionLimits,
+    made: Callable[[], Awaitable[None]],
+    target_qps: float | None = None,
 ) -> AsyncIterator[str]:
     """Make the endpoint unless it is there, and yield what is waited for; `made` is called at once when it was made.
+
+    `target_qps` is how many queries a second it shall be made for.
 
     Raises:
         FailedPrecondition: it failed upstream, or is switched off.
@@ -77,14 +83,14 @@ async def make_endpoint(
     """
     waited = 0.0
     while True:
-        description = await repository.describe_endpoint()
+        description = await resources.describe_endpoint()
         match description.state:
             case ResourceState.READY:
                 return
             case ResourceState.NOT_FOUND:
                 yield f"making endpoint {name}"
                 try:
-                    await repository.create_endpoint(storage_optimized=False)
+                    await resources.create_endpoint(storage_optimized=False, target_qps=target_qps)
                     await made()
                 except AlreadyThere:
                     logger.info("endpoint_made_meanwhile", endpoint=name)
@@ -95,19 +101,17 @@ async def make_endpoint(
                 waited = await _wait(name, waited, limits)
 
 
-async def remove_made(
-    repository: DatabricksVectorIndexRepository, indexes: Sequence[str], endpoints: Sequence[str]
-) -> list[str]:
+async def remove_made(resources: WorkspaceResources, indexes: Sequence[str], endpoints: Sequence[str]) -> list[str]:
     """Remove what was made, as far as that works, and return what is left."""
     left: list[str] = []
     for index in indexes:
         try:
-            await repository.delete_index(index)
+            await resources.delete_index(index)
         except CoxswainError:
             left.append(f"index {index}")
     for endpoint in endpoints:
         try:
-            await repository.delete_endpoint()
+            await resources.delete_endpoint()
         except CoxswainError:
             left.append(f"endpoint {endpoint}")
     return left
@@ -122,7 +126,7 @@ def wanted_indexes(config: DatabricksConfig) -> list[tuple[MemoryKind, str]]:
 def index_faults(description: IndexDescription, endpoint: str, kind: MemoryKind, dimension: int) -> list[str]:
     """Return what keeps an index from holding a kind for a backend with this endpoint and dimension."""
     if not description.dimension:
-        return ["it is not a direct-access index of vectors"]
+        return ["its vectors are not given by its rows: only such indexes can be used"]
     faults = []
     if description.endpoint not in ("", endpoint):
         faults.append(f"it is served by the endpoint {description.endpoint}, the backend names {endpoint}")

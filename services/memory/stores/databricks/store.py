@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
@@ -23,20 +23,29 @@ from services.memory.domain.saves import SavedRecord, SavePlan, StoredRecord, id
 from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, Ranking, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
-from services.memory.filters import created_at, is_empty
+from services.memory.filters import is_empty
+from services.memory.record_reader import RecordReader
 from services.memory.repositories.memory_backends import RemoteNamespace
-from services.memory.rows import Row, parse_list, parse_row
+from services.memory.row_values import parse_list, read_text
+from services.memory.rows import Row, created_of
 from services.memory.schemas import Column
+from services.memory.stores.databricks.emptying import empty_index
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.repository import MAX_RESULTS, DatabricksVectorIndexRepository, Hit, passes
+from services.memory.stores.databricks.upstream_errors import IndexMissing
 
 logger = structlog.get_logger(__name__)
 _EXPIRED_FOR = timedelta(days=1)
 """Long enough that nobody is just saving what is removed."""
 _RANKED_CANDIDATES = 1000
 _COUNTS_AT_ONCE = 8
+_COUNTED_IN_LISTS = 1000
+"""Records of a namespace that a list of namespaces counts: one page of one query."""
 _DAY_SECONDS = 86_400.0
 _EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
+_UNKNOWN = datetime(1970, 1, 1, tzinfo=UTC)
+"""Stands for the time of a row that does not say it."""
+_TIMES = (Column.CREATED_AT, Column.TIMESTAMP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +112,30 @@ class DatabricksMemoryStore:
         return plan.saved
 
     async def _plan(self, index: str, key: NamespaceKey, new: Sequence[Record], now: datetime) -> SavePlan:
+        await self._repository.check_writable(index)
         stored: dict[str, StoredRecord | None] = {}
         same: dict[str, Record] = {}
+        placed: dict[str, str] = {}
+        reader = RecordReader(key.kind, "databricks")
         while ids := ids_to_read(new, stored):
-            by_stored_id = {key.stored_id(record_id): record_id for record_id in ids}
             stored |= dict.fromkeys(ids)
-            found = await self._repository.fetch(index, _owner(key), list(by_stored_id), embeddings=False)
-            for stored_id, row in found.items():
+            found = await self._repository.find(index, key, ids)
+            for record_id, rows in found.items():
+                placed[record_id] = rows[0][Column.ID]
                 # An expired memory is not continued: this is a new one.
-                if passes(key.kind, EVERYTHING, row, now):
-                    record = parse_row(key.kind, row)
+                record = reader.read(rows[0]) if passes(key.kind, EVERYTHING, rows[0], now) else None
+                if record is not None:
+                    record.created_at = record.created_at or now
                     identity = identity_of(record)
-                    stored[by_stored_id[stored_id]] = StoredRecord(
-                        identity, created_at(key.kind, row), owner_of(record), record.revision
+                    stored[record_id] = StoredRecord(
+                        identity, record.created_at, owner_of(record), record.revision
                     )
                     same.setdefault(identity, record)
-        return plan_save(new, stored, same, now)
+        plan = plan_save(new, stored, same, now)
+        for record in plan.writes:
+            # A row that something else has written under a record's id is replaced where it is.
+            record.stored_id = record.stored_id or placed.get(record.id, "")
+        return plan
 
     async def _sweep(self, index: str, key: NamespaceKey, now: datetime) -> None:
         """Remove what has expired while a caller's credential is at hand: nothing can be called without one."""
@@ -153,17 +170,24 @@ class DatabricksMemoryStore:
         )
         if query.ranking is None:
             hits = found.hits[before:]
-            results = [Found(parse_row(key.kind, hit.row), hit.similarity, hit.similarity) for hit in hits]
-            return SearchOutcome(results, truncated=found.truncated)
-        results = _ranked(key.kind, found.hits, query.ranking, query.asked_at or now)[before:end]
-        return SearchOutcome(results, truncated=found.truncated or len(found.hits) == limit)
+            results = [Found(hit.record, hit.similarity, hit.similarity) for hit in hits]
+            return SearchOutcome(results, truncated=found.truncated, unreadable=found.unreadable)
+        results = _ranked(found.hits, query.ranking, query.asked_at or now)[before:end]
+        truncated = found.truncated or len(found.hits) == limit
+        return SearchOutcome(results, truncated=truncated, unreadable=found.unreadable)
 
     async def get(
         self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool, chosen: Filter = EVERYTHING
     ) -> Sequence[Record]:
         """See `MemoryStore`."""
-        found = await self._fetch(key, ids, now, chosen=chosen, embeddings=embeddings)
-        return [parse_row(key.kind, row) for row in found.values()]
+        found = await self._repository.find(self._index(key.kind), key, ids, embeddings=embeddings)
+        reader = RecordReader(key.kind, "databricks")
+        records: list[Record] = []
+        for rows in found.values():
+            living = [row for row in rows if passes(key.kind, chosen, row, now)]
+            readable = (reader.read(row) for row in living)
+            records += [record for record in readable if record is not None][:1]
+        return records
 
     async def page(
         self,
@@ -177,34 +201,45 @@ class DatabricksMemoryStore:
     ) -> RecordPage:
         """See `MemoryStore`."""
         index, owner = self._index(key.kind), _owner(key)
-        newest: list[tuple[tuple[int, str], Row]] = []
-        async for rows in self._repository.rows(index, owner, chosen, now):
-            positions = (((microseconds(created_at(key.kind, row)), row[Column.ID]), row) for row in rows)
-            newest.extend(entry for entry in positions if after is None or entry[0] < (after.created, after.stored_id))
-            newest.sort(key=lambda entry: entry[0], reverse=True)
+        newest: list[tuple[int, str]] = []
+        async for rows in self._repository.rows(index, owner, chosen, now, _TIMES):
+            positions = (_position(row) for row in rows)
+            newest.extend(entry for entry in positions if after is None or entry < (after.created, after.stored_id))
+            newest.sort(reverse=True)
             del newest[limit + 1 :]
-        shown = [row for _, row in newest[:limit]]
-        if embeddings and shown:
-            complete = await self._repository.fetch(index, owner, [row[Column.ID] for row in shown], embeddings=True)
-            shown = [complete.get(row[Column.ID], row) for row in shown]
-        return RecordPage([parse_row(key.kind, row) for row in shown], more=len(newest) > limit)
+        keys = [stored_id for _, stored_id in newest[:limit]]
+        found = await self._repository.fetch(index, owner, keys, embeddings=embeddings) if keys else {}
+        reader = RecordReader(key.kind, "databricks")
+        # What was removed since it was listed is left out.
+        records = [reader.read(found[stored_id]) for stored_id in keys if stored_id in found]
+        more = len(newest) > limit
+        return RecordPage(
+            [record for record in records if record is not None],
+            more=more,
+            unreadable=reader.unreadable,
+            last=ListPosition(*newest[limit - 1]) if more else None,
+        )
 
     async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
         """See `MemoryStore`."""
         index = self._index(key.kind)
+        await self._repository.check_writable(index)
         if ids is None:
             return await self._empty(index, key, chosen or EVERYTHING, now)
         chosen = chosen or EVERYTHING
+        found = await self._repository.find(index, key, ids, deciding=chosen)
+        matching = {
+            client_id: [row[Column.ID] for row in rows if passes(key.kind, chosen, row, now)]
+            for client_id, rows in found.items()
+        }
         names = {key.stored_id(client_id): client_id for client_id in ids}
-        seen = await self._repository.fetch(index, _owner(key), list(names), embeddings=False)
-        found = {stored_id for stored_id, row in seen.items() if passes(key.kind, chosen, row, now)}
-        # Records saved moments ago are not visible yet but must be removed, too.
-        doomed = [
-            stored_id for stored_id in names if stored_id in found or (is_empty(chosen) and stored_id not in seen)
-        ]
+        doomed = [stored_id for keys in matching.values() for stored_id in keys]
+        if is_empty(chosen):
+            # Records saved moments ago are not visible yet but must be removed, too.
+            doomed += [stored_id for stored_id, client_id in names.items() if client_id not in found]
         if doomed:
             await self._repository.delete_records(index, doomed, names)
-        return len(found)
+        return sum(bool(keys) for keys in matching.values())
 
     async def count(self, key: NamespaceKey, chosen: Filter, now: datetime) -> Tally:
         """See `MemoryStore`."""
@@ -222,24 +257,31 @@ class DatabricksMemoryStore:
         before, and writing that would undo a save or bring back what was removed.
         """
         recent = self._repository.recent_writes
-        found = await self._fetch(key, ids, now, chosen=chosen, embeddings=True)
-        records = [parse_row(key.kind, row) for stored_id, row in found.items() if not recent.written(stored_id)]
-        for record in records:
-            if hasattr(record.body, Column.LAST_ACCESSED):
-                setattr(record.body, Column.LAST_ACCESSED, now)
-        if records:
-            await self._repository.upsert(self._index(key.kind), key, records, self._config.space.model)
-        return sum(not recent.removed(stored_id) for stored_id in found)
+        index = self._index(key.kind)
+        await self._repository.check_writable(index)
+        found = await self._repository.find(index, key, ids, embeddings=True)
+        living = [
+            [row for row in rows if passes(key.kind, chosen, row, now) and not recent.removed(row[Column.ID])]
+            for rows in found.values()
+        ]
+        touched = [
+            {**row, Column.LAST_ACCESSED: now} for rows in living for row in rows if not recent.written(row[Column.ID])
+        ]
+        if touched:
+            await self._repository.write_rows(index, touched)
+        return sum(bool(rows) for rows in living)
 
     async def scope_rows(self, key: NamespaceKey, prefix: str) -> Sequence[ScopeRow]:
         """See `MemoryStore`."""
-        found: dict[tuple[str, str], list[datetime]] = defaultdict(list)
+        found: dict[tuple[str, tuple[str, ...]], list[datetime]] = defaultdict(list)
         chosen = Filter(scope_prefix=prefix)
-        async for rows in self._repository.rows(self._index(key.kind), _owner(key), chosen, _EARLIEST):
+        columns = [Column.SCOPE, Column.CATEGORIES, *_TIMES]
+        async for rows in self._repository.rows(self._index(key.kind), _owner(key), chosen, _EARLIEST, columns):
             for row in rows:
-                found[row[Column.SCOPE], row[Column.CATEGORIES]].append(created_at(key.kind, row))
+                scope = read_text(row[Column.SCOPE]) or "/"
+                found[scope, parse_list(row[Column.CATEGORIES])].append(created_of(row) or _UNKNOWN)
         return [
-            ScopeRow(scope, parse_list(categories), len(times), min(times), max(times))
+            ScopeRow(scope, categories, len(times), min(times), max(times))
             for (scope, categories), times in sorted(found.items())
         ]
 
@@ -252,11 +294,20 @@ class DatabricksMemoryStore:
 
         async def describe(written: RemoteNamespace) -> NamespaceInfo:
             key = NamespaceKey(group_id, written.memory_id, written.kind)
+            info = NamespaceInfo(key, self._config.space, 0, 0, written.crew_name)
+            index = self._config.index_name(written.kind)
+            if index is None:
+                return replace(info, problem=f"the backend has no index for {written.kind.name} any more")
             async with gate:
-                tally = await self.count(key, EVERYTHING, _EARLIEST)
-            return NamespaceInfo(key, self._config.space, tally.count, 0, written.crew_name)
+                try:
+                    tally = await self._repository.count_documents(
+                        index, _owner(key), EVERYTHING, _EARLIEST, _COUNTED_IN_LISTS
+                    )
+                except IndexMissing:
+                    return replace(info, problem=f"index {index} does not exist")
+            return replace(info, record_count=tally.count, at_least=tally.at_least)
 
-        return await asyncio.gather(*(describe(written) for written in notes if written.kind in self._config.indexes))
+        return await asyncio.gather(*map(describe, notes))
 
     def _index(self, kind: MemoryKind) -> str:
         name = self._config.index_name(kind)
@@ -271,42 +322,30 @@ class DatabricksMemoryStore:
 
     async def _empty(self, index: str, key: NamespaceKey, chosen: Filter, now: datetime) -> int:
         done = 0
-        async for progress in self._repository.empty_index(index, _owner(key), chosen, now, self._pause_seconds):
+        steps = empty_index(self._repository, index, _owner(key), chosen, now, self._pause_seconds)
+        async for progress in steps:
             done = progress.done
         return done
-
-    async def _fetch(
-        self,
-        key: NamespaceKey,
-        ids: Sequence[str],
-        now: datetime,
-        *,
-        chosen: Filter = EVERYTHING,
-        embeddings: bool = False,
-    ) -> dict[str, Row]:
-        """Return the living rows of client ids by primary key, in the order of the ids."""
-        index = self._index(key.kind)
-        keys = list(dict.fromkeys(key.stored_id(client_id) for client_id in ids))
-        found = await self._repository.fetch(index, _owner(key), keys, embeddings=embeddings)
-        return {
-            stored_id: found[stored_id]
-            for stored_id in keys
-            if stored_id in found and passes(key.kind, chosen, found[stored_id], now)
-        }
 
 
 def _owner(key: NamespaceKey) -> Owner:
     return Owner(key.kind, key.group_id, key.memory_id)
 
 
-def _ranked(kind: MemoryKind, hits: Sequence[Hit], ranking: Ranking, now: datetime) -> list[Found]:
+def _position(row: Row) -> tuple[int, str]:
+    """Return the sort key of a row in a list; what does not say when it was made comes last."""
+    return microseconds(created_of(row) or _UNKNOWN), row[Column.ID]
+
+
+def _ranked(hits: Sequence[Hit], ranking: Ranking, now: datetime) -> list[Found]:
     if not hits:
         return []
-    records = [parse_row(kind, hit.row) for hit in hits]
+    records = [hit.record for hit in hits]
+    ages = [now - (record.created_at or _UNKNOWN) for record in records]
     scores = ranking.blend(
         np.array([hit.similarity for hit in hits]),
-        np.array([(now - created_at(kind, hit.row)).total_seconds() / _DAY_SECONDS for hit in hits]),
-        np.array([float(hit.row.get(Column.IMPORTANCE) or 0.0) for hit in hits]),
+        np.array([age.total_seconds() / _DAY_SECONDS for age in ages]),
+        np.array([float(getattr(record.body, Column.IMPORTANCE, 0.0)) for record in records]),
     ).tolist()
-    order = sorted(range(len(hits)), key=lambda position: (-scores[position], hits[position].row[Column.ID]))
+    order = sorted(range(len(hits)), key=lambda position: (-scores[position], records[position].stored_id))
     return [Found(records[position], scores[position], hits[position].similarity) for position in order]

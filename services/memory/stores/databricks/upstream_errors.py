@@ -73,11 +73,7 @@ def from_response(
             metadata=metadata,
         )
     if status == 404 or code == "RESOURCE_DOES_NOT_EXIST":
-        return IndexMissing(
-            f"{subject} does not exist; Provision makes what a backend needs",
-            reason="INDEX_NOT_READY",
-            metadata={"index": subject, "state": "NOT_FOUND"},
-        )
+        return index_missing(subject)
     if status == 429 or code in ("REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"):
         return Unavailable(
             f"{origin} limits the rate of requests{said}", reason="STORE_FAILED", metadata=metadata, retry_after=1.0
@@ -92,7 +88,7 @@ def from_response(
         return NameReserved(
             f"{subject} is still being removed; its name can be used again some minutes later",
             reason="INDEX_NOT_READY",
-            metadata={"index": subject, "state": "DELETING"},
+            metadata={"index": _name(subject), "state": "DELETING"},
             retry_after=_READY_RETRY_SECONDS,
         )
     if status == 409 or code in ("ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"):
@@ -101,7 +97,7 @@ def from_response(
         return FailedPrecondition(
             f"{subject} cannot be used now{said}",
             reason="INDEX_NOT_READY",
-            metadata={"index": subject, "state": metadata["error_code"] or "INVALID_STATE"},
+            metadata={"index": _name(subject), "state": metadata["error_code"] or "INVALID_STATE"},
             retry_after=_READY_RETRY_SECONDS,
         )
     if status >= 500:
@@ -111,6 +107,20 @@ def from_response(
     return FailedPrecondition(
         f"{origin} refused what was asked of {subject}{said}", reason="STORE_FAILED", metadata=metadata
     )
+
+
+def index_missing(subject: str) -> IndexMissing:
+    """Return the failure of a call that needs what does not exist."""
+    return IndexMissing(
+        f"{subject} does not exist; ProvisionMemoryBackend makes what a backend needs",
+        reason="INDEX_NOT_READY",
+        metadata={"index": _name(subject), "state": "NOT_FOUND"},
+    )
+
+
+def _name(subject: str) -> str:
+    """Return the bare name of a subject."""
+    return subject.partition(" ")[2] or subject
 
 
 def _grants(subject: str, message: str) -> str:
@@ -158,6 +168,7 @@ def bad_answer(origin: str) -> Unavailable:
         f"{origin} answered with something that is not its interface",
         reason="STORE_FAILED",
         metadata={"http_status": "200", "error_code": ""},
+        retry_after=1.0,
     )
 
 

@@ -18,7 +18,7 @@ from services.memory.domain.filters import (
 from services.memory.domain.json_equality import holds_number
 from services.memory.domain.records import MemoryKind
 from services.memory.expressions import decided_by_columns
-from services.memory.rows import canonical_json
+from services.memory.row_values import canonical_json
 from services.memory.schemas import DatabricksIndexSchemas, FieldType, metadata_column
 
 

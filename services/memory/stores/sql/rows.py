@@ -14,7 +14,8 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
 from services.memory.domain.vectors import EmbeddingSpace
-from services.memory.rows import Row, build_row, parse_row
+from services.memory.record_reader import RecordReader
+from services.memory.rows import Row, build_row
 from services.memory.schemas import Column, has_column
 from services.memory.stores.sql.statements import IDS_IN_STATEMENT, named, owned_among, row_columns
 from services.memory.stores.sql.vectors import VectorBlock
@@ -47,12 +48,17 @@ def stored_row(key: NamespaceKey, space: EmbeddingSpace, record: Record, version
 
 
 def parse_rows(key: NamespaceKey, rows: Sequence[Row]) -> dict[str, Record]:
-    """Return records by their stored ids, in the order of the rows; each is checked again to be the namespace's own."""
+    """Return records by their stored ids, in the order of the rows; each is checked again to be the namespace's own.
+
+    A row that is no record, as something else has written it, is left out.
+    """
     for row in rows:
         if row[Column.GROUP_ID] != key.group_id or row.get(Column.CREW_ID, key.memory_id) != key.memory_id:
             logger.critical("foreign_row_dropped", kind=key.kind.name)
             raise AssertionError("foreign_row_dropped")
-    return {row[Column.ID]: parse_row(key.kind, row) for row in rows}
+    reader = RecordReader(key.kind, "default")
+    records = ((row[Column.ID], reader.read(row)) for row in rows)
+    return {stored_id: record for stored_id, record in records if record is not None}
 
 
 async def read_records(

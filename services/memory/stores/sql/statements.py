@@ -15,7 +15,8 @@ from services.memory.domain.listings import ListPosition
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind
-from services.memory.rows import Row, canonical_json
+from services.memory.row_values import canonical_json
+from services.memory.rows import Row
 from services.memory.schemas import Column, DatabricksIndexSchemas, has_column, metadata_column
 from services.memory.stores.sql.comparisons import compare, holds_text, narrowed
 from services.memory.tables import namespaces, records

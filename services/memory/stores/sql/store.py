@@ -23,7 +23,8 @@ from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Query, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.repositories.namespaces import NamespaceRepository, fetch_namespace
-from services.memory.rows import Row, parse_list
+from services.memory.row_values import parse_list
+from services.memory.rows import Row
 from services.memory.schemas import Column
 from services.memory.stores.sql.rows import parse_rows, read_records, stored_row
 from services.memory.stores.sql.saved_before import SavedBefore

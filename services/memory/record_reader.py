@@ -1,0 +1,37 @@
+"""Reading the rows of an answer: one that is no record is left out and counted, and never decides over the others."""
+
+import structlog
+from prometheus_client import Counter
+
+from services.memory.domain.records import MemoryKind, Record
+from services.memory.rows import Row, UnreadableRow, parse_row
+
+logger = structlog.get_logger(__name__)
+_UNREADABLE_ROWS = Counter(
+    "coxswain_memory_unreadable_rows_total",
+    "Rows that could not be read as records and were left out of answers",
+    ["kind", "store"],
+)
+
+
+class RecordReader:
+    """Reads the rows of one answer."""
+
+    def __init__(self, kind: MemoryKind, store: str) -> None:
+        """`store` names the kind of store in metrics and logs. Example: `databricks`."""
+        self._kind = kind
+        self._store = store
+        self.unreadable = 0
+        """Rows so far that are no records."""
+
+    def read(self, row: Row) -> Record | None:
+        """Return the record of a row, or None."""
+        try:
+            return parse_row(self._kind, row)
+        except UnreadableRow as error:
+            # Said once for each answer, and without what the row holds: it is somebody's memory.
+            if not self.unreadable:
+                logger.warning("unreadable_row", kind=self._kind.name, store=self._store, why=str(error))
+            self.unreadable += 1
+            _UNREADABLE_ROWS.labels(self._kind.name, self._store).inc()
+            return None

@@ -1,0 +1,107 @@
+"""Queries of an index: in the language of its endpoint, page by page."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from services.common.errors import CoxswainError, FailedPrecondition
+from services.memory.domain.vectors import Vector
+from services.memory.rows import Row
+from services.memory.stores.databricks.client import VectorSearchClient
+from services.memory.stores.databricks.descriptions import ResourceState
+from services.memory.stores.databricks.endpoint_types import EndpointTypes, IndexShape, Location
+from services.memory.stores.databricks.filter_language import Clause, query_filter
+from services.memory.stores.databricks.resources import WorkspaceResources
+from services.memory.stores.databricks.upstream_errors import index_missing
+from services.memory.stores.databricks.wire import Json, QueryPage, encode_vector, zeros
+
+
+@dataclass(frozen=True, slots=True)
+class IndexQueries:
+    """The queries of one location."""
+
+    client: VectorSearchClient
+    location: Location
+    endpoint_types: EndpointTypes
+    resources: WorkspaceResources
+
+    async def rows(
+        self, index: str, clauses: Sequence[Clause], vector: Vector | None, limit: int, *, columns: Sequence[str]
+    ) -> AsyncIterator[Row]:
+        """Yield the rows of a query and of all its pages; without a vector their order means nothing."""
+        values = zeros((await self.shape(index)).dimension) if vector is None else encode_vector(vector)
+        page = await self._first_page(index, {"columns": list(columns), "num_results": limit}, clauses, values)
+        received = 0
+        while True:
+            if page.rows:
+                _check_columns(index, columns, page.rows[0])
+            for row in page.rows[: limit - received]:
+                yield row
+            received += len(page.rows)
+            # Stop after an empty page or enough rows: the workspace could name further pages for ever.
+            if not page.next_page_token or not page.rows or received >= limit:
+                return
+            page = await self.client.next_page(
+                self.location.workspace_url, index, self.location.endpoint, page.next_page_token
+            )
+
+    async def _first_page(self, index: str, body: Json, clauses: Sequence[Clause], values: str) -> QueryPage:
+        """Ask in the language of the endpoint's type; where that is not known, find out which one it takes."""
+        known = await self.takes_text()
+
+        async def ask(*, storage_optimized: bool) -> QueryPage:
+            asked = {**body, **query_filter(clauses, storage_optimized=storage_optimized)}
+            return await self.client.query(self.location.workspace_url, index, asked, values)
+
+        if known is not None:
+            return await ask(storage_optimized=known)
+        storage_optimized = False
+        try:
+            page = await ask(storage_optimized=False)
+        except FailedPrecondition as error:
+            if error.metadata.get("http_status") != "400":
+                raise
+            try:
+                page = await ask(storage_optimized=True)
+            except CoxswainError:
+                raise error from None
+            storage_optimized = True
+        self.endpoint_types.learn(self.location, storage_optimized=storage_optimized)
+        return page
+
+    async def takes_text(self) -> bool | None:
+        """Return whether the endpoint takes filters as text; None where the credential may not know."""
+        return await self.endpoint_types.storage_optimized(self.location, self.client)
+
+    async def shape(self, index: str) -> IndexShape:
+        """Return what is remembered of an index.
+
+        Raises:
+            IndexMissing: it does not exist.
+        FailedPrecondition: it does not hold vectors of one length.
+        """
+        location = self.location.workspace_url, index
+        known = self.endpoint_types.shape(location)
+        if known is None:
+            description = await self.resources.describe_index(index)
+            if description.state is ResourceState.NOT_FOUND:
+                raise index_missing(f"index {index}")
+            if not description.dimension:
+                raise FailedPrecondition(
+                    f"index {index} cannot be used: its vectors are not given by its rows",
+                    reason="INDEX_NOT_READY",
+                    metadata={"index": index, "state": description.state.name},
+                )
+            known = IndexShape(description.dimension, description.source_table)
+            self.endpoint_types.learn_shape(location, known)
+        return known
+
+
+def _check_columns(index: str, columns: Sequence[str], row: Row) -> None:
+    missing = [name for name in columns if name not in row]
+    if missing:
+        raise FailedPrecondition(
+            f"rows of index {index} lack the columns {', '.join(missing)}: create it again (DeleteIndex, "
+            "Provision), or name another index in the backend",
+            reason="INDEX_NOT_READY",
+            metadata={"index": index, "state": "COLUMNS_MISSING"},
+        )

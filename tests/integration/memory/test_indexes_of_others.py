@@ -1,0 +1,304 @@
+"""Indexes that something else fills, over gRPC: rows by other programs, and tables that an index follows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
+from coxswain.memory.v1 import memory_pb2 as pb
+from coxswain.memory.v1 import record_pb2
+from coxswain.memory.v1 import vector_index_pb2 as index_pb
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind
+from services.memory.schemas import DatabricksIndexSchemas
+from tests.integration.auth.support import refused
+from tests.integration.memory.databricks_support import (
+    ENDPOINT,
+    KINDS,
+    World,
+    backends_stub,
+    index_name,
+    indexes_stub,
+    make_indexes,
+    use_workspace,
+)
+from tests.integration.memory.support import DIMENSION, place, stub, unified
+from tests.support.databricks_http import ApiFault
+from tests.support.harness import ALICE
+from tests.support.text_vectors import embed_text
+from tests.support.vector_search_emulator import VectorSearchEmulator
+
+CODE = grpc.StatusCode
+TEXTS = {"content": "foreign", "entity_name": "foreign"}
+
+
+def foreign(kind: str, row_id: str = "plain-1", **values: Any) -> dict[str, Any]:
+    """Return a row as another program writes it: with few columns, and no envelope."""
+    own = {"id": row_id, "group_id": "sales", "crew_id": "crew", "embedding": embed_text("foreign", DIMENSION), **TEXTS}
+    schema = DatabricksIndexSchemas.get_schema(kind)
+    return {name: value for name, value in own.items() if name in schema} | values
+
+
+def put(vectors: VectorSearchEmulator, index: str, *rows: dict[str, Any]) -> None:
+    """Write rows past the service."""
+    for row in rows:
+        vectors._indexes[index].table.put(row)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+async def test_a_foreign_row_of_every_kind_is_found_read_and_removed(world: World, kind: str) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    memories, indexes = stub(world.harness.channel()), indexes_stub(world.harness)
+    memory_id = "" if kind == "document" else "crew"
+    namespace = place(memory_id, record_pb2.MemoryKind.Value(f"MEMORY_KIND_{kind.upper()}"))
+    put(world.vectors, index_name(kind), foreign(kind), foreign(kind, "unreadable", content=None, entity_name=None))
+    put(world.vectors, index_name(kind), foreign(kind, "theirs", group_id="legal"))
+    query = embed_text("foreign", DIMENSION)
+    similar = await indexes.SimilaritySearch(
+        index_pb.SimilaritySearchRequest(index=index_name(kind), query_vector=query)
+    )
+    assert [(hit.record.id, hit.memory_id) for hit in similar.records] == [("plain-1", memory_id)]
+    assert similar.unreadable_records == 1
+    found = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=namespace, text="foreign"))
+    assert [result.record.id for result in found.results] == ["plain-1"]
+    assert found.unreadable_records == 1
+    listed = await memories.ListRecords(pb.ListRecordsRequest(namespace=namespace))
+    assert ([record.id for record in listed.records], listed.unreadable_records) == (["plain-1"], 1)
+    got = await memories.GetRecord(pb.GetRecordRequest(namespace=namespace, id="plain-1"))
+    assert not got.record.HasField("create_time")
+    deleted = await memories.DeleteRecords(pb.DeleteRecordsRequest(namespace=namespace, ids=["plain-1"]))
+    assert deleted.deleted == 1
+    remove = index_pb.DeleteIndexRecordsRequest(
+        index=index_name(kind), memory_id=memory_id, ids=["unreadable", "theirs"]
+    )
+    assert (await indexes.DeleteIndexRecords(remove)).accepted == 2
+    assert [row["id"] for row in world.vectors.rows(index_name(kind))] == ["theirs"]
+
+
+async def test_rows_of_no_crew_are_removed_by_their_primary_keys_and_those_of_others_stay(world: World) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    indexes = indexes_stub(world.harness)
+    rows = [foreign("unified", "none", crew_id=None), foreign("unified", "theirs", group_id="legal")]
+    put(world.vectors, index_name(), *rows)
+    request = index_pb.DeleteIndexRecordsRequest(index=index_name(), ids=["none", "theirs"])
+    assert (await indexes.DeleteIndexRecords(request)).accepted == 2
+    assert [row["id"] for row in world.vectors.rows(index_name())] == ["theirs"]
+
+
+async def test_writing_under_the_id_of_a_foreign_row_replaces_it(world: World) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    put(world.vectors, index_name(), foreign("unified"))
+    record = unified("new", "plain-1", embedding=embed_text("new", DIMENSION))
+    upsert = index_pb.UpsertIndexRecordsRequest(index=index_name(), memory_id="crew", records=[record])
+    await indexes_stub(world.harness).UpsertIndexRecords(upsert)
+    assert [(row["id"], row["content"]) for row in world.vectors.rows(index_name())] == [("plain-1", "new")]
+
+
+async def _verify(world: World, backend_id: str) -> dict[str, backend_pb.MemoryBackendCheck]:
+    request = backend_pb.VerifyMemoryBackendRequest(id=backend_id)
+    answer = await backends_stub(world.harness).VerifyMemoryBackend(request)
+    return {check.subject: check for check in answer.checks}
+
+
+async def test_verify_tells_which_rows_cannot_be_read_and_how_to_remove_them(world: World) -> None:
+    make_indexes(world.vectors)
+    (backend_id,) = await use_workspace(world.harness, world.url, ALICE)
+    put(world.vectors, index_name(), foreign("unified"), foreign("unified", "bad-1", content=None))
+    put(world.vectors, index_name(), foreign("unified", "theirs", group_id="legal", content=None))
+    check = (await _verify(world, backend_id))[f"rows of index {index_name()}"]
+    assert not check.ok
+    assert "1 of 2 cannot be read" in check.finding
+    assert "'bad-1': its content is empty" in check.finding
+    assert "theirs" not in check.finding
+    assert "DeleteIndexRecords" in check.remedy
+    remove = index_pb.DeleteIndexRecordsRequest(index=index_name(), ids=["bad-1"])
+    await indexes_stub(world.harness).DeleteIndexRecords(remove)
+    assert f"rows of index {index_name()}" not in await _verify(world, backend_id)
+
+
+# How scores are computed
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [
+        ("SQUARED_DISTANCE", "1 / (1 + d²)"),
+        ("DISTANCE", "1 / (1 + d)"),
+        ("COSINE", "the cosine"),
+        ("SHIFTED_COSINE", "(1 + cosine similarity) / 2"),
+    ],
+)
+async def test_verify_measures_how_scores_are_computed_and_searches_rely_on_it(
+    world: World, score: Any, text: str
+) -> None:
+    make_indexes(world.vectors)
+    (backend_id,) = await use_workspace(world.harness, world.url, ALICE)
+    world.vectors.behaviour.score = score
+    assert "were not measured" in (await _verify(world, backend_id))["scores"].finding
+    axis, across = [1.0] + [0.0] * (DIMENSION - 1), [0.6, 0.8] + [0.0] * (DIMENSION - 2)
+    memories = stub(world.harness.channel())
+    records = [unified("same", "same", embedding=axis), unified("near", "near", embedding=across)]
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=records))
+    check = (await _verify(world, backend_id))["scores"]
+    assert check.ok
+    assert text in check.finding
+    request = pb.SearchRecordsRequest(namespace=place(), vector=pb.Vector(values=axis))
+    found = (await memories.SearchRecords(request)).results
+    assert [result.similarity for result in found] == pytest.approx([1.0, 0.6], abs=1e-3)
+    for least, count in ((0.59, 2), (0.61, 1)):
+        request.min_score = least
+        assert len((await memories.SearchRecords(request)).results) == count
+    # A change of other things of the backend keeps what was measured.
+    change = backend_pb.UpdateMemoryBackendRequest(id=backend_id, backend=backend_pb.MemoryBackend(name="renamed"))
+    change.update_mask.paths.append("name")
+    await backends_stub(world.harness).UpdateMemoryBackend(change)
+    request.min_score = 0.59
+    assert len((await memories.SearchRecords(request)).results) == 2
+
+
+async def test_verify_shows_scores_that_fit_no_formula(world: World) -> None:
+    make_indexes(world.vectors)
+    (backend_id,) = await use_workspace(world.harness, world.url, ALICE)
+    await stub(world.harness.channel()).SaveRecords(
+        pb.SaveRecordsRequest(namespace=place(), records=[unified("a", "a")])
+    )
+    world.vectors.behaviour.score = "NEGATIVE_DISTANCE"
+    checks = await _verify(world, backend_id)
+    assert not checks["scores"].ok
+    assert "at the cosine 0.8" in checks["scores"].finding
+
+
+# Indexes that follow a table
+
+
+def follow(vectors: VectorSearchEmulator, *rows: dict[str, Any]) -> None:
+    """Make the index for unified memories one that follows a table with these rows."""
+    make_indexes(vectors)
+    del vectors._indexes[index_name()]
+    vectors.add_table("main.memories.source", DatabricksIndexSchemas.get_schema("unified"), DIMENSION, rows)
+    spec = {
+        "source_table": "main.memories.source",
+        "pipeline_type": "TRIGGERED",
+        "embedding_vector_columns": [{"name": "embedding", "embedding_dimension": DIMENSION}],
+    }
+    body = {"name": index_name(), "index_type": "DELTA_SYNC", "primary_key": "id", "endpoint_name": ENDPOINT}
+    index = vectors._new_index(body | {"delta_sync_index_spec": spec}, creator="admin")
+    vectors._advance_index(index)
+
+
+async def test_an_index_that_follows_a_table_is_searched_and_never_written_to(world: World) -> None:
+    follow(world.vectors, foreign("unified"))
+    (backend_id,) = await use_workspace(world.harness, world.url, ALICE)
+    memories, indexes = stub(world.harness.channel()), indexes_stub(world.harness)
+    described = (await indexes.DescribeIndex(index_pb.DescribeIndexRequest(index=index_name()))).index
+    assert (described.source_table, described.embedding_dimension) == ("main.memories.source", DIMENSION)
+    found = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text="foreign"))
+    assert [result.record.id for result in found.results] == ["plain-1"]
+    assert (await memories.CountRecords(pb.CountRecordsRequest(namespace=place()))).count == 1
+    assert len((await memories.ListRecords(pb.ListRecordsRequest(namespace=place()))).records) == 1
+    check = (await _verify(world, backend_id))[f"index {index_name()}"]
+    assert check.ok
+    assert "can be read only" in check.finding
+    record = unified("text", "r", embedding=embed_text("text", DIMENSION))
+    confirmed = {"index": index_name(), "confirm_name": index_name()}
+    world.vectors.clear_log()
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[record])),
+        lambda: memories.DeleteRecords(pb.DeleteRecordsRequest(namespace=place(), ids=["plain-1"])),
+        lambda: memories.TouchRecords(pb.TouchRecordsRequest(namespace=place(), ids=["plain-1"])),
+        lambda: memories.ClearNamespace(pb.ClearNamespaceRequest(namespace=place())),
+        lambda: indexes.UpsertIndexRecords(
+            index_pb.UpsertIndexRecordsRequest(index=index_name(), memory_id="crew", records=[record])
+        ),
+        lambda: indexes.DeleteIndexRecords(
+            index_pb.DeleteIndexRecordsRequest(index=index_name(), memory_id="crew", ids=["plain-1"])
+        ),
+        lambda: indexes.EmptyIndex(index_pb.EmptyIndexRequest(**confirmed)).read(),
+    )
+    for call in calls:
+        with refused(CODE.FAILED_PRECONDITION, "INDEX_READ_ONLY") as refusal:
+            await call()
+        assert refusal.metadata["source_table"] == "main.memories.source"
+    assert world.vectors.log == []
+
+
+# Answers that are none, and indexes that are gone
+
+
+@pytest.mark.parametrize("answer", ["{}", '{"manifest":{"columns":[{"name":"id"}]},"result":{"row_count":1}}'])
+async def test_a_spoilt_answer_never_counts_as_nothing(world: World, answer: str) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    memories, indexes = stub(world.harness.channel()), indexes_stub(world.harness)
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified("text", "r")]))
+    empty = index_pb.EmptyIndexRequest(index=index_name(), confirm_name=index_name())
+    query = embed_text("text", DIMENSION)
+    # Once: it is asked again.
+    world.vectors.fail(ApiFault(path="/query", status=200, body=answer))
+    similar = await indexes.SimilaritySearch(index_pb.SimilaritySearchRequest(index=index_name(), query_vector=query))
+    assert len(similar.records) == 1
+    # Always: it is a failure that says when to come back.
+    world.vectors.fail(ApiFault(path="/query", status=200, body=answer, times=None))
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: indexes.SimilaritySearch(index_pb.SimilaritySearchRequest(index=index_name(), query_vector=query)),
+        lambda: indexes.CountIndexRecords(index_pb.CountIndexRecordsRequest(index=index_name())),
+        lambda: memories.ClearNamespace(pb.ClearNamespaceRequest(namespace=place())),
+        lambda: indexes.EmptyIndex(empty).read(),
+    )
+    for call in calls:
+        with refused(CODE.UNAVAILABLE, "STORE_FAILED") as refusal:
+            await call()
+        assert refusal.retry_seconds is not None
+    assert len(world.vectors.rows(index_name())) == 1
+
+
+async def test_an_answer_with_columns_and_no_rows_is_nothing(world: World) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    body = '{"manifest":{"columns":[{"name":"id"}]},"result":{"row_count":0}}'
+    world.vectors.fail(ApiFault(path="/query", status=200, body=body))
+    request = index_pb.CountIndexRecordsRequest(index=index_name())
+    assert (await indexes_stub(world.harness).CountIndexRecords(request)).count == 0
+
+
+async def test_a_missing_index_is_named_and_keeps_no_namespace_of_others_from_being_listed(world: World) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    memories = stub(world.harness.channel())
+    entity = record_pb2.MEMORY_KIND_ENTITY
+    person = record_pb2.Record(entity=record_pb2.EntityRecord(entity_name="Ann"))
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(kind=entity), records=[person]))
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified("text", "r")]))
+    name = index_name("entity")
+    remove = index_pb.DeleteIndexRequest(index=name, confirm_name=name)
+    await indexes_stub(world.harness).DeleteIndex(remove)
+    listed = (await memories.ListNamespaces(pb.ListNamespacesRequest())).namespaces
+    assert {info.namespace.kind: (info.record_count, info.problem) for info in listed} == {
+        entity: (0, f"index {name} does not exist"),
+        record_pb2.MEMORY_KIND_UNIFIED: (1, ""),
+    }
+    for call in (
+        memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(kind=entity), text="Ann")),
+        memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(kind=entity), records=[person])),
+    ):
+        with refused(CODE.FAILED_PRECONDITION, "INDEX_NOT_READY") as refusal:
+            await call
+        assert refusal.metadata["index"] == name
+
+
+async def test_a_list_of_namespaces_counts_with_one_request_each(world: World) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    memories = stub(world.harness.channel())
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified("text", "r")]))
+    key = NamespaceKey("sales", "crew", MemoryKind.UNIFIED)
+    put(world.vectors, index_name(), *(foreign("unified", key.stored_id(f"{n}")) for n in range(1200)))
+    world.vectors.clear_log()
+    (info,) = (await memories.ListNamespaces(pb.ListNamespacesRequest())).namespaces
+    assert (info.record_count, info.record_count_at_least) == (1000, True)
+    assert len(world.vectors.requests(path="/query")) == 1
