@@ -176,6 +176,7 @@ class LinkOutcome(StrEnum):
     REJECTED = "REJECTED"
     EXPIRED = "EXPIRED"
     NOT_REACHED = "NOT_REACHED"
+    UNAVAILABLE = "UNAVAILABLE"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from services.memory.domain.scopes import within_scope
 from services.memory.expressions import decided_by_columns, holds, leaves
 from services.memory.row_values import canonical_json, format_time, parse_boolean, parse_list, parse_time
 from services.memory.rows import ENVELOPE, Row, metadata_of, row_owner, row_subjects
-from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, has_column, metadata_column
+from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, metadata_column
 
 _ORDERED = frozenset({Comparison.LESS, Comparison.LESS_OR_EQUAL, Comparison.GREATER, Comparison.GREATER_OR_EQUAL})
 _TEXTUAL = frozenset({Comparison.CONTAINS, Comparison.STARTS_WITH})

@@ -198,6 +198,11 @@ def record_id(kind: MemoryKind, row: Row) -> str:
     return own
 
 
+def is_own(kind: MemoryKind, row: Row) -> bool:
+    """Return whether this service has written a row, for the group and the memory id that it carries."""
+    return bool(_envelope(kind, row, read_json(row.get(metadata_column(kind)))))
+
+
 def _envelope(kind: MemoryKind, row: Row, document: object) -> Mapping[str, Any]:
     """Return a row's envelope; none unless the primary key was made from its id."""
     envelope = _stated(document)

@@ -32,6 +32,7 @@ from services.memory.stores.group_stores import BackendStores
 from services.memory.stores.sql.store import SqlMemoryStore
 from services.memory.tables import requests
 from services.memory.usecases.backend_checks import BackendChecks
+from services.memory.usecases.index_adoption import IndexAdoptions
 from services.memory.usecases.index_resources import IndexResources
 from services.memory.usecases.memories import Memories
 from services.memory.usecases.memory_backends import MemoryBackends
@@ -99,6 +100,7 @@ class MemoryService:
                 ),
             ),
             IndexResources(registered),
+            IndexAdoptions(registered),
         )
         self._settings = settings
         self._database = runtime.database

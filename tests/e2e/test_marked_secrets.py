@@ -425,6 +425,7 @@ def _indexes(world: World, backend: str) -> None:
     ok("VectorIndexService.EmptyIndex", index=INDEX, confirm_name=INDEX)
     extra = "main.memories.extra"
     ok("VectorIndexService.CreateIndex", index=extra, backend_id=backend, kind="MEMORY_KIND_ENTITY")
+    ok("VectorIndexService.AdoptIndex", index=extra, backend_id=backend, kind="MEMORY_KIND_ENTITY")
     ok("VectorIndexService.DeleteIndex", index=extra, confirm_name=extra)
 
 

@@ -21,12 +21,17 @@ class ProviderVariables(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    key: str
-    """Variable with the key."""
+    key: str | tuple[str, ...]
+    """Variable with the key, or several: the first that is set counts."""
     base_url: str
     """Variable with the address the key belongs to."""
     origin: str = ""
     """Origin the key belongs to when that variable is not set."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The variables that may hold the key, in the order they are looked at."""
+        return (self.key,) if isinstance(self.key, str) else self.key
 
 
 _PROVIDERS = TypeAdapter(dict[str, ProviderVariables])
@@ -84,17 +89,18 @@ class EnvironmentLink:
             return Answer.absent(self._shared.absent)
         provider = request.provider if request.purpose is CredentialPurpose.LLM_PROVIDER else _DATABRICKS
         variables = self._providers.get(provider) or _by_convention(provider)
-        key = self._environment.get(variables.key, "").strip()
-        if not key:
-            return Answer.absent(f"{variables.key} is not set")
+        values = {name: self._environment.get(name, "").strip() for name in variables.keys}
+        name = next((name for name, value in values.items() if value), "")
+        if not name:
+            return Answer.absent(f"{' and '.join(values)} {'is' if len(values) == 1 else 'are'} not set")
         address = self._environment.get(variables.base_url, "").strip() or variables.origin
         origin = origin_of(address) if address else None
         if origin is None:
             problem = "is not an address" if address else "is not set"
             return Answer.rejected(
-                f"{variables.key} is set but {variables.base_url} {problem}: the origin it may be sent to is not known"
+                f"{name} is set but {variables.base_url} {problem}: the origin it may be sent to is not known"
             )
-        return for_destination(Answer.used(variables.key, key, origin), (origin,), request.destination)
+        return for_destination(Answer.used(name, values[name], origin), (origin,), request.destination)
 
 
 def _by_convention(provider: str) -> ProviderVariables:

@@ -1,6 +1,7 @@
 """databricks-sdk's default chain: a profile, a metadata service or a command line tool of the operator's."""
 
 import asyncio
+import copy
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -52,15 +53,22 @@ class SdkDefaultLink:
         }
         self._environment = {name: value for name, value in environment.items() if name in _PASSED_ON}
         self._tokens: TokenCache[str] = TokenCache(refused=_REFUSED)
+        self._failure: tuple[datetime, Unavailable] | None = None
 
     async def ask(self, request: CredentialRequest) -> Answer:
         """Return the token the SDK finds; see `Link`."""
         if request.principal.group_id not in self._shared:
             return Answer.absent(self._shared.absent)
+        if self._failure is not None and utc_now() < self._failure[0]:
+            # A sign-in that does not end is not waited for by one caller after another.
+            raise copy.copy(self._failure[1])
         try:
             issued = await self._tokens.get("", self._issue)
         except NoTokenError as refusal:
             return refusal.answer
+        except Unavailable as failure:
+            self._failure = utc_now() + _REFUSED, failure
+            raise
         answer = Answer.used(issued.detail, issued.token, issued.origin, expires_at=issued.expires_at)
         return for_destination(answer, (issued.origin,), request.destination)
 

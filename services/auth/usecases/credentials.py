@@ -17,6 +17,7 @@ from services.common.errors import (
     InvalidArgument,
     PermissionDenied,
     Unauthenticated,
+    Unavailable,
 )
 from services.common.identity.principal import CredentialKind, Principal
 
@@ -128,7 +129,8 @@ class Credentials:
                 if step.answer.outcome is LinkOutcome.USED:
                     origin = step.answer.origin
         except CoxswainError as error:
-            explained.append(LinkExplanation(chain.links[len(explained)], LinkOutcome.REJECTED, error.message))
+            outcome = LinkOutcome.UNAVAILABLE if isinstance(error, Unavailable) else LinkOutcome.REJECTED
+            explained.append(LinkExplanation(chain.links[len(explained)], outcome, error.message))
         for link in chain.links[len(explained) :]:
             explained.append(LinkExplanation(link, LinkOutcome.NOT_REACHED, "the chain ended before this link"))
         return explained, origin

@@ -40,6 +40,7 @@ from services.common.identity.authenticator import (
     SERVICE,
     Authenticator,
     inbound_credential,
+    refuse_ambiguous,
 )
 from services.common.identity.principal import Principal, Role
 from services.common.ids import new_id
@@ -175,11 +176,13 @@ class Pipeline:
             call.principal = principal
 
     async def _admit(self, call: Call, method: Method, context: Context) -> None:
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        sent = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
+        metadata = dict(sent)
         call.request_id = metadata.get(REQUEST_ID, "")[:_MAX_REQUEST_ID] or new_id()
         call.group_header = metadata.get(GROUP, "")
         enter_call(call)
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
+        refuse_ambiguous(key for key, _ in sent)
         remaining = context.time_remaining()
         if remaining is not None:
             call.deadline = asyncio.get_running_loop().time() + remaining

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +20,7 @@ PRINCIPAL = "x-coxswain-principal"
 SERVICE = "x-coxswain-service"
 REQUEST_ID = "x-request-id"
 
+_IDENTIFYING = frozenset({AUTHORIZATION, FORWARDED_ACCESS_TOKEN, GROUP, PRINCIPAL, SERVICE})
 _CACHE_SIZE = 10_000
 _EXPIRY_MARGIN_SECONDS = 10.0
 
@@ -107,6 +108,22 @@ class Authenticator:
             Unauthenticated: auth did not sign the token, or it has expired.
         """
         return await self._principals.verify(token)
+
+
+def refuse_ambiguous(names: Iterable[str]) -> None:
+    """Refuse a call whose headers say more than once who calls: what checked one of them may not have seen the other.
+
+    `names` are those of all headers of the call.
+
+    Raises:
+        Unauthenticated: one of them came twice.
+    """
+    seen = set[str]()
+    for name in names:
+        if name in seen:
+            raise Unauthenticated(f"send the header {name} once", reason="CREDENTIAL_REJECTED")
+        if name in _IDENTIFYING:
+            seen.add(name)
 
 
 def inbound_credential(metadata: Mapping[str, str]) -> Credential:

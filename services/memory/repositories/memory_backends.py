@@ -20,6 +20,7 @@ from services.memory.tables import (
     KindNumber,
     active_backends,
     memory_backends,
+    namespaces,
     registered_indexes,
     remote_namespaces,
 )
@@ -117,6 +118,20 @@ class MemoryBackendRepository:
         """Return the indexes that the group's backends name, or those of one backend, sorted by name."""
         clauses = [] if backend is None else [registered_indexes.c.backend_id == backend.id]
         return await self._registered(group_id, *clauses)
+
+    async def named_by_others(self, group_id: str, index: str) -> bool:
+        """Return whether a backend of another group names an index."""
+        names = registered_indexes.c
+        statement = select(literal(1)).where(names.index_name == index, names.group_id != group_id).limit(1)
+        return await self._connection.scalar(statement) is not None
+
+    async def knows_group(self, group_id: str) -> bool:
+        """Return whether a group has, or has had, a backend or memories here."""
+        for table in (memory_backends, namespaces, remote_namespaces):
+            statement = select(literal(1)).where(table.c.group_id == group_id).limit(1)
+            if await self._connection.scalar(statement) is not None:
+                return True
+        return False
 
     async def note_namespace(self, backend: MemoryBackend, written: RemoteNamespace) -> None:
         """Note that a namespace was written to in a backend; one that is gone is passed over."""

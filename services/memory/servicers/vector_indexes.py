@@ -9,11 +9,13 @@ from services.common.grpc.handler import Context
 from services.memory.servicers.messages.conditions import conditions_from_proto
 from services.memory.servicers.messages.records import kind_from_proto, record_to_proto, records_from_proto
 from services.memory.servicers.messages.vector_indexes import (
+    adoption_step_to_proto,
     backend_key_from_proto,
     endpoint_to_proto,
     index_to_proto,
     schema_to_proto,
 )
+from services.memory.usecases.index_adoption import Adoption, IndexAdoptions
 from services.memory.usecases.index_resources import IndexResources
 from services.memory.usecases.vector_indexes import VectorIndexes
 
@@ -21,9 +23,10 @@ from services.memory.usecases.vector_indexes import VectorIndexes
 class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServicer):
     """Indexes and endpoints of a group's Databricks backends."""
 
-    def __init__(self, indexes: VectorIndexes, resources: IndexResources) -> None:
+    def __init__(self, indexes: VectorIndexes, resources: IndexResources, adoptions: IndexAdoptions) -> None:
         self._indexes = indexes
         self._resources = resources
+        self._adoptions = adoptions
 
     async def UpsertIndexRecords(
         self, request: pb.UpsertIndexRecordsRequest, context: Context
@@ -93,6 +96,18 @@ class VectorIndexServicer(vector_index_service_pb2_grpc.VectorIndexServiceServic
             current_principal(), request.index, backend_key_from_proto(request), kind_from_proto(request.kind)
         )
         return pb.CreateIndexResponse(index=index_to_proto(info))
+
+    async def AdoptIndex(self, request: pb.AdoptIndexRequest, context: Context) -> AsyncIterator[pb.AdoptIndexResponse]:
+        """See the proto."""
+        wanted = Adoption(
+            index=request.index,
+            kind=kind_from_proto(request.kind),
+            from_group=request.from_group,
+            memory_ids=dict(request.memory_ids),
+            dry_run=request.dry_run,
+        )
+        async for step in self._adoptions.adopt(current_principal(), backend_key_from_proto(request), wanted):
+            yield adoption_step_to_proto(step)
 
     async def DeleteIndex(self, request: pb.DeleteIndexRequest, context: Context) -> pb.DeleteIndexResponse:
         """See the proto."""

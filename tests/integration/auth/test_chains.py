@@ -341,7 +341,31 @@ async def test_a_host_that_hangs_costs_no_more_than_its_time(world: World) -> No
     with pytest.raises(Unavailable) as refusal:
         await asyncio.wait_for(link.ask(_request(world)), 60)
     assert refusal.value.metadata == {"dependency": "databricks-sdk"}
+    # It is remembered: nobody waits for it again.
+    asked = len(world.identity.requests())
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(link.ask(_request(world)), 1)
+    assert len(world.identity.requests()) == asked
     await link.close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "used"),
+    [
+        ({"DATABRICKS_API_KEY": "key"}, "DATABRICKS_API_KEY"),
+        ({"DATABRICKS_TOKEN": "token", "DATABRICKS_API_KEY": "key"}, "DATABRICKS_TOKEN"),
+        ({"DATABRICKS_TOKEN": " ", "DATABRICKS_API_KEY": "key"}, "DATABRICKS_API_KEY"),
+        ({"DATABRICKS_TOKEN": "", "DATABRICKS_API_KEY": ""}, ""),
+    ],
+)
+async def test_the_operators_token_is_read_from_either_variable(
+    world: World, variables: dict[str, str], used: str
+) -> None:
+    link = EnvironmentLink(SHARED, PROVIDERS, {**variables, "DATABRICKS_HOST": world.identity.url})
+    answer = await link.ask(_request(world))
+    assert (answer.outcome is LinkOutcome.USED, answer.token) == (bool(used), variables.get(used, ""))
+    assert answer.detail == (used or "DATABRICKS_TOKEN and DATABRICKS_API_KEY are not set")
 
 
 async def test_what_the_sdk_says_about_its_configuration_is_not_passed_on(world: World) -> None:

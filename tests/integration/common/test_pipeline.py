@@ -377,6 +377,15 @@ async def test_a_service_acts_for_a_principal_and_never_without_one_where_a_role
     await peers.close()
 
 
+@pytest.mark.parametrize("name", ["authorization", "x-group-id", "x-forwarded-access-token"])
+async def test_a_header_that_says_who_calls_counts_only_when_it_came_once(served: Served, name: str) -> None:
+    twice = ((name, "Bearer ann:ADMIN"), (name, "Bearer ben:ADMIN"))
+    metadata = twice if name == "authorization" else (*bearer("ann:ADMIN"), *twice)
+    request = model_pb2.GetModelRequest(name="m")
+    code, reason, _, _ = await refused(served.models.GetModel(request, metadata=metadata))
+    assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED")
+
+
 async def test_principals_and_service_tokens_open_nothing_on_the_public_port(served: Served) -> None:
     principal = await served.identity.exchange(Credential("Bearer ann:ADMIN"), "g")
     token = served.host._identity("memory").token_for("models")

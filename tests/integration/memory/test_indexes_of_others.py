@@ -18,6 +18,7 @@ from tests.integration.memory.databricks_support import (
     ENDPOINT,
     KINDS,
     World,
+    backend_message,
     backends_stub,
     index_name,
     indexes_stub,
@@ -26,7 +27,7 @@ from tests.integration.memory.databricks_support import (
 )
 from tests.integration.memory.support import DIMENSION, place, stub, unified
 from tests.support.databricks_http import ApiFault
-from tests.support.harness import ALICE
+from tests.support.harness import ALICE, BOB
 from tests.support.text_vectors import embed_text
 from tests.support.vector_search_emulator import VectorSearchEmulator
 
@@ -302,3 +303,118 @@ async def test_a_list_of_namespaces_counts_with_one_request_each(world: World) -
     (info,) = (await memories.ListNamespaces(pb.ListNamespacesRequest())).namespaces
     assert (info.record_count, info.record_count_at_least) == (1000, True)
     assert len(world.vectors.requests(path="/query")) == 1
+
+
+# Taking an index over
+
+
+OLD = "main.memories.old"
+
+
+async def _adopt(world: World, *channel: Any, **fields: Any) -> list[index_pb.AdoptIndexResponse]:
+    request = index_pb.AdoptIndexRequest(
+        index=OLD, backend_name="workspace", kind=record_pb2.MEMORY_KIND_UNIFIED, **fields
+    )
+    return [step async for step in indexes_stub(world.harness, *channel).AdoptIndex(request)]
+
+
+async def _old_index(world: World, *rows: dict[str, Any], dimension: int = DIMENSION) -> None:
+    """Have an index that nothing here names, beside a backend of sales that has none for unified memories."""
+    world.vectors.add_endpoint(ENDPOINT)
+    world.vectors.add_index(OLD, ENDPOINT, DatabricksIndexSchemas.get_schema("unified"), dimension)
+    put(world.vectors, OLD, *rows)
+    backends = backends_stub(world.harness)
+    message = backend_message(world.url, indexes=[])
+    await backends.CreateMemoryBackend(backend_pb.CreateMemoryBackendRequest(backend=message))
+    await backends.ActivateMemoryBackend(backend_pb.ActivateMemoryBackendRequest(name="workspace"))
+
+
+async def test_an_index_of_an_older_backend_is_taken_over_with_a_report(world: World) -> None:
+    crew_of_others = "0198c9a4-3f6e-7cc3-98c4-dc0c0c07398f"
+    await _old_index(
+        world,
+        *(foreign("unified", f"row-{n}", embedding_model="embed") for n in range(3)),
+        foreign("unified", "bad", content=""),
+        foreign("unified", "uuid", crew_id=crew_of_others),
+        foreign("unified", "theirs", group_id="legal"),
+    )
+    before = world.vectors.rows(OLD)
+    for dry_run in (True, False):
+        steps = await _adopt(world, dry_run=dry_run)
+        assert steps[0].step == "reading"
+        assert (steps[-2].done, steps[-2].total) == (6, 6)
+        report = steps[-1].report
+        assert (report.readable, report.unreadable, report.changed, report.of_others) == (4, 1, 0, 1)
+        assert [(row.primary_key, row.reason) for row in report.unreadable_rows] == [("bad", "its content is empty")]
+        assert [(memory.memory_id, memory.record_count) for memory in report.memories] == [
+            ("crew", 3),
+            (crew_of_others, 1),
+        ]
+        assert "memory_ids" in report.memories[1].problem
+        listed = await indexes_stub(world.harness).ListIndexes(index_pb.ListIndexesRequest())
+        assert [info.index for info in listed.indexes] == ([] if dry_run else [OLD])
+    assert world.vectors.rows(OLD) == before
+    memories = stub(world.harness.channel())
+    found = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text="foreign"))
+    assert {result.record.id for result in found.results} == {"row-0", "row-1", "row-2"}
+    (namespace,) = (await memories.ListNamespaces(pb.ListNamespacesRequest())).namespaces
+    assert (namespace.namespace.memory_id, namespace.record_count) == ("crew", 4)
+
+
+async def test_other_ids_of_rows_are_changed_where_they_are_and_the_rest_stays(world: World) -> None:
+    own = NamespaceKey("old-group", "c", MemoryKind.UNIFIED).stored_id("r")
+    written = foreign("unified", own, group_id="old-group", crew_id="c", metadata='{"_coxswain":{"id":"r"}}')
+    rows = [foreign("unified", f"row-{n}", group_id="old-group", crew_id="old crew", importance=0.5) for n in range(3)]
+    others = [foreign("unified", "theirs", group_id="legal"), written]
+    await _old_index(world, *rows, *others)
+    for _ in range(2):
+        steps = await _adopt(world, from_group="old-group", memory_ids={"old crew": "crew"})
+        assert steps[-1].report.readable == 3
+    stored = {row["id"]: row for row in world.vectors.rows(OLD)}
+    for row in rows:
+        changed = {"group_id": "sales", "crew_id": "crew"}
+        assert {name: stored[row["id"]][name] for name in row} == row | changed | {
+            "embedding": stored[row["id"]]["embedding"]
+        }
+        assert stored[row["id"]]["embedding"] == pytest.approx(row["embedding"], abs=1e-7)
+    # What this service has written for a group stays that group's.
+    assert {stored[row["id"]]["group_id"] for row in others} == {"legal", "old-group"}
+
+
+async def test_rows_of_a_group_that_is_known_here_are_never_taken_over(world: World) -> None:
+    await _old_index(world, foreign("unified", "theirs", group_id="legal"))
+    with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await _adopt(world, from_group="0198c9a4-3f6e-7cc3-98c4-dc0c0c07398f")
+    legal = stub(world.harness.channel(BOB))
+    await legal.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[unified("at home", "r")]))
+    with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await _adopt(world, from_group="legal")
+    message = backend_message(
+        world.url, "theirs", indexes=[backend_pb.KindIndex(kind=record_pb2.MEMORY_KIND_UNIFIED, index="old")]
+    )
+    create = backend_pb.CreateMemoryBackendRequest(backend=message)
+    await backends_stub(world.harness, BOB).CreateMemoryBackend(create)
+    with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await _adopt(world, from_group="nobody")
+    assert [row["group_id"] for row in world.vectors.rows(OLD)] == ["legal"]
+
+
+async def test_an_index_that_does_not_fit_is_not_taken_over(world: World) -> None:
+    await _old_index(world, foreign("unified", embedding_model="another/model"))
+    with refused(CODE.FAILED_PRECONDITION, "EMBEDDING_MISMATCH") as refusal:
+        await _adopt(world)
+    assert refusal.metadata["expected_model"] == "another/model"
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
+        await _adopt(world, memory_ids={"a": "0198c9a4-3f6e-7cc3-98c4-dc0c0c07398f"})
+    world.vectors.add_index("main.memories.narrow", ENDPOINT, {"id": "string", "embedding": "array<float>"}, 3)
+    request = index_pb.AdoptIndexRequest(
+        index="main.memories.narrow", backend_name="workspace", kind=record_pb2.MEMORY_KIND_ENTITY
+    )
+    with refused(CODE.FAILED_PRECONDITION, "INDEX_NOT_READY") as refusal:
+        await indexes_stub(world.harness).AdoptIndex(request).read()
+    assert "3 components" in refusal.message
+    assert "lacks the columns" in refusal.message
+    request.index = "main.memories.none"
+    with refused(CODE.FAILED_PRECONDITION, "INDEX_NOT_READY"):
+        await indexes_stub(world.harness).AdoptIndex(request).read()
+    assert not (await indexes_stub(world.harness).ListIndexes(index_pb.ListIndexesRequest())).indexes

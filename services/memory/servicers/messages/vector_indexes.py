@@ -9,6 +9,7 @@ from services.memory.domain.records import MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.servicers.messages.records import kind_to_proto
 from services.memory.stores.databricks.descriptions import EndpointDescription
+from services.memory.usecases.index_adoption import AdoptionStep
 from services.memory.usecases.index_resources import IndexInfo
 
 
@@ -39,6 +40,28 @@ def index_to_proto(info: IndexInfo) -> pb.IndexInfo:
         shared=registered.shared,
         source_table=description.source_table,
     )
+
+
+def adoption_step_to_proto(step: AdoptionStep) -> pb.AdoptIndexResponse:
+    """Return the message of a step of taking over an index."""
+    message = pb.AdoptIndexResponse(step=step.text, done=step.done, total=step.total, rate=step.rate)
+    report = step.report
+    if report is not None:
+        survey = report.survey
+        message.report.CopyFrom(
+            pb.AdoptionReport(
+                readable=survey.readable,
+                unreadable=survey.unreadable,
+                changed=report.changed,
+                of_others=report.of_others,
+                unreadable_rows=[pb.UnreadableRow(primary_key=row.stored_id, reason=row.why) for row in survey.named],
+                memories=[
+                    pb.AdoptedMemory(memory_id=m.memory_id, record_count=m.record_count, problem=m.problem)
+                    for m in report.memories
+                ],
+            )
+        )
+    return message
 
 
 def endpoint_to_proto(endpoint: EndpointDescription) -> pb.EndpointInfo:

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import structlog
@@ -293,9 +294,16 @@ class DatabricksVectorIndexRepository:
 
         One pass over the index, those of other owners passed over. With each page comes the key to continue after.
         """
-        schema = DatabricksIndexSchemas.get_schema(owner.kind)
+        async for rows, last in self.scan_all(index, owner.kind, after):
+            yield [row for row in rows if owner.owns(row)], last
+
+    async def scan_all(
+        self, index: str, kind: MemoryKind, after: str = ""
+    ) -> AsyncIterator[tuple[list[dict[str, Any]], str]]:
+        """Yield the rows of every owner as `scan` does: to look at whose they are, never to be shown."""
+        schema = DatabricksIndexSchemas.get_schema(kind)
         async for rows, last in self._client.scan(self._location.workspace_url, index, after):
-            yield [{name: row.get(name) for name in schema} for row in rows if owner.owns(row)], last
+            yield [{name: row.get(name) for name in schema} for row in rows], last
 
     async def delete_records(self, index: str, keys: Sequence[str], names: Mapping[str, str] | None = None) -> int:
         """Remove rows by primary key and return how many removals were accepted; unknown keys count too.

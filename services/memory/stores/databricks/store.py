@@ -127,9 +127,7 @@ class DatabricksMemoryStore:
                 if record is not None:
                     record.created_at = record.created_at or now
                     identity = identity_of(record)
-                    stored[record_id] = StoredRecord(
-                        identity, record.created_at, owner_of(record), record.revision
-                    )
+                    stored[record_id] = StoredRecord(identity, record.created_at, owner_of(record), record.revision)
                     same.setdefault(identity, record)
         plan = plan_save(new, stored, same, now)
         for record in plan.writes:

@@ -6,6 +6,7 @@ import typer
 
 from coxswain.client.blocking import Client
 from coxswain.client.cli import memory_transfer
+from coxswain.client.cli.adoption import adopt
 from coxswain.client.cli.backends import backend_app
 from coxswain.client.cli.entity_tree import entity_tree
 from coxswain.client.cli.indexes import index_app
@@ -44,6 +45,7 @@ from coxswain.memory.v1.record_pb2 import MemoryKind
 app = typer.Typer(no_args_is_help=True, help="Search and manage the memories of crews.", rich_markup_mode="markdown")
 app.add_typer(backend_app, name="backend")
 app.add_typer(index_app, name="index")
+app.command()(adopt)
 
 PrivateOption = Annotated[
     bool, typer.Option("--private", help="Include memories that are private to one source; needs the role editor.")

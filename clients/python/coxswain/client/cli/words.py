@@ -34,6 +34,7 @@ _COMMANDS = {
     "ForgetSubject": "`coxswain memory forget`",
     "DeleteIndex": "`coxswain memory index delete`",
     "EmptyIndex": "`coxswain memory index empty`",
+    "AdoptIndex": "`coxswain memory adopt`",
     "UpdateMemoryBackend": "`coxswain memory backend update`",
     "ProvisionMemoryBackend": "`coxswain memory backend provision`",
     "VerifyMemoryBackend": "`coxswain memory backend verify`",
