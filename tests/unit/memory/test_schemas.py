@@ -156,6 +156,7 @@ RECORDS = st.builds(
         canonical_json
     ),
     created_at=MOMENTS,
+    revision=st.integers(1, 2**31 - 1),
 )
 
 
