@@ -18,6 +18,7 @@ from services.common.egress import AddressPolicy, CheckedResolver
 _DNS_CACHE_SECONDS = 10
 _KEEPALIVE_SECONDS = 60
 _READ_BYTES = 64 * 1024
+_GZIP_MARK = b"\x1f"
 
 
 BeforeSend = Callable[[], Awaitable[None]]
@@ -164,19 +165,32 @@ def iter_body(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 async def _iter_unpacked(response: aiohttp.ClientResponse, encoding: str) -> AsyncIterator[bytes]:
     if encoding not in ("gzip", "x-gzip"):
         raise aiohttp.ClientPayloadError(f"the body is packed as {encoding[:40]}")
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    unpacker = _gzip_unpacker()
+    begun = False
     try:
         async for data in response.content.iter_any():
             while data:
+                if unpacker.eof:
+                    # A body may consist of several members, one after the other; what is none is padding.
+                    if not data.startswith(_GZIP_MARK):
+                        return
+                    unpacker = _gzip_unpacker()
+                begun = True
                 if piece := unpacker.decompress(data, _READ_BYTES):
                     yield piece
-                data = unpacker.unconsumed_tail
+                data = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
                 if data:
                     await asyncio.sleep(0)
         if rest := unpacker.flush(_READ_BYTES):
             yield rest
     except zlib.error as error:
         raise aiohttp.ClientPayloadError("the body is not what its encoding says") from error
+    if begun and not unpacker.eof:
+        raise aiohttp.ClientPayloadError("the body ended before its encoding did")
+
+
+def _gzip_unpacker() -> "zlib._Decompress":
+    return zlib.decompressobj(zlib.MAX_WBITS | 16)
 
 
 async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:

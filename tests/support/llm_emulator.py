@@ -318,6 +318,7 @@ class LlmEmulator(HttpEmulator):
             return await self._fail(request, wire, call, reply, reply.fault)
         call.status = 200
         if reply.raw_body is not None:
+            call.status = reply.raw_status
             return await self._send(request, call, reply, reply.raw_body, content_type=reply.raw_label)
         if call.route == "chat":
             try:

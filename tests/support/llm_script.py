@@ -138,7 +138,9 @@ class Reply(_Strict):
     omit_done: bool = False
     """End the stream without its [DONE] event."""
     raw_body: str | None = None
-    """Sent with status 200 instead of a completion."""
+    """Sent instead of a completion."""
+    raw_status: int = Field(default=200, ge=200, le=299)
+    """The HTTP status that `raw_body` is sent with."""
     raw_label: str = "text/html"
     """The content type that `raw_body` is sent with."""
 

@@ -185,6 +185,8 @@ _OVERLOADED = re.compile(
     r"\A\W*overloaded\b|\b(?:is|are|currently|temporarily) overloaded\b|\bat capacity\b|\btemporarily unavailable\b",
     re.IGNORECASE,
 )
+# Documents with these are answers, or parts of one.
+_ANSWER_FIELDS = frozenset({"choices", "data", "usage"})
 # Enough for every wording, and a bound on what is searched.
 _MAX_MESSAGE = 4000
 _CONTEXT_STATUSES = frozenset({None, 400, 413, 422, 500})
@@ -228,14 +230,15 @@ def _find(document: Any, *, strict: bool) -> _Words | None:
 
     Known forms: `{"error": {"message", "code", "type", "status"}}` (OpenAI, Anthropic, Gemini, OpenRouter), the same as
     a list of one, `{"error": "text"}` (Ollama, TGI), `{"object": "error", "message", "code"}` (vLLM), `{"error_code",
-    "message"}` (Databricks). `{"errors": [...]}`, `{"detail": ...}` and `{"message"}` count only beside a status.
+    "message"}` (Databricks), and `{"message", "type"}` or the like with a code that only errors have. `{"errors":
+    [...]}`, `{"detail": ...}` and `{"message"}` alone count only beside a status.
     """
     if isinstance(document, list):
         return _find(document[0], strict=strict) if document else None
     if not isinstance(document, dict):
         return None
     error = document.get("error")
-    if isinstance(error, dict):
+    if isinstance(error, dict) and (error or not strict):
         return _words(error, document)
     if isinstance(error, str) and error:
         return _Words((_text(document.get("message")) or error)[:_MAX_MESSAGE], _codes(document, "error_type", "code"))
@@ -244,9 +247,12 @@ def _find(document: Any, *, strict: bool) -> _Words | None:
     errors = document.get("errors")
     if isinstance(errors, list) and errors and not strict:
         return _words(errors[0], {}) if isinstance(errors[0], dict) else _Words(_text(errors[0])[:_MAX_MESSAGE])
-    if strict:
+    if not strict:
+        return _words(document, {})
+    if not document.keys().isdisjoint(_ANSWER_FIELDS):
         return None
-    return _words(document, {})
+    words = _words(document, {})
+    return words if words.message and words.status() is not None else None
 
 
 def _words(error: Mapping[str, Any], around: Mapping[str, Any]) -> _Words:

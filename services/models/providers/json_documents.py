@@ -17,7 +17,9 @@ def read_json(text: str | bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        # Upstreams send half characters, NaN, marks of the byte order and other encodings than UTF-8.
+        # Upstreams send half characters, NaN, marks of the byte order, and other encodings than UTF-8 or damaged ones.
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text), "replace")
         return json.loads(text)
 
 

@@ -1,7 +1,8 @@
-r"""Strings of upstreams that hold half characters.
+r"""Strings of upstreams that hold half characters or U+0000.
 
 JSON can say half of a surrogate pair ("\ud83d"), also with the other half in the next piece of a stream. UTF-8, and so
-every protobuf message, cannot. Halves that belong together are joined, others become U+FFFD.
+every protobuf message, cannot. Halves that belong together are joined, others become U+FFFD. So does U+0000, which no
+database takes and no request of ours may hold: the answer is part of the next request.
 """
 
 import re
@@ -12,7 +13,9 @@ _REPLACEMENT = "\ufffd"
 
 
 def repair(text: str) -> str:
-    """Return a text with pairs of halves joined and single halves replaced."""
+    """Return a text with pairs of halves joined, and single halves and U+0000 replaced."""
+    if "\0" in text:
+        text = text.replace("\0", _REPLACEMENT)
     # Most texts are ASCII, which Python knows of each without looking.
     if text.isascii() or _HALF.search(text) is None:
         return text

@@ -71,8 +71,20 @@ async def test_no_count_of_an_upstream_ends_the_recording_of_usage(models: Insta
         (_whole({"content": "hello"}), "hello"),
         (_stream({"content": "hello"}).replace('"choices"', '"error": null, "choices"'), "hello"),
         (_stream({"content": "<think>why"}, {"content": "</think>hello"}), "hello"),
+        ("data: null\n\n" + _stream({"content": "a\0b"}), "a\ufffdb"),
+        (_stream({"content": "hello"}).replace('"choices"', '"model": "\\ud83d\\u0000", "choices"'), "hello"),
     ],
-    ids=["joined halves", "lone half", "byte order mark", "empty data", "whole answer", "error null", "thoughts"],
+    ids=[
+        "joined halves",
+        "lone half",
+        "byte order mark",
+        "empty data",
+        "whole answer",
+        "error null",
+        "thoughts",
+        "zero",
+        "odd name of the model",
+    ],
 )
 async def test_a_stream_in_an_odd_form_is_the_answer(models: Installation, body: str, text: str) -> None:
     models.llm.on(Reply(raw_body=body))
@@ -107,6 +119,32 @@ async def test_a_pause_of_milliseconds_is_waited_out(models: Installation, strea
     text = _text(await _read(models)) if stream else (await models.inference().Complete(ask(CHAT))).text
     assert text == "hello"
     assert len(models.llm.calls) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_is_one_with_every_status_of_success(models: Installation, stream: bool) -> None:
+    body = _stream({"content": "hello"}) if stream else _whole({"content": "hello"})
+    models.llm.on(Reply(raw_body=body, raw_status=201), times=1)
+    answer = _text(await _read(models)) if stream else (await models.inference().Complete(ask(CHAT))).text
+    assert answer == "hello"
+    # Not everything that succeeds is an answer.
+    models.llm.on(Reply(raw_body='{"status": "queued"}', raw_status=202))
+    failure = await refusal(_read(models) if stream else models.inference().Complete(ask(CHAT)))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_BAD_RESPONSE")
+
+
+async def test_an_answer_with_a_zero_in_it_is_taken_back_in_the_next_turn(models: Installation) -> None:
+    call = {"id": "a\0", "function": {"name": "f", "arguments": '{"x": "\0"}'}}
+    models.llm.on(Reply(raw_body=_whole({"content": "a\0", "tool_calls": [call]}, "tool_calls")), times=1)
+    answer = await models.inference().Complete(ask(CHAT))
+    (made,) = answer.tool_calls
+    request = ask(CHAT)
+    request.completion.messages.add(
+        role=pb.MESSAGE_ROLE_ASSISTANT, content=[pb.ContentPart(text=answer.text)], tool_calls=answer.tool_calls
+    )
+    result = [pb.ContentPart(text="done")]
+    request.completion.messages.add(role=pb.MESSAGE_ROLE_TOOL, content=result, tool_call_id=made.id)
+    assert (await models.inference().Complete(request)).text.startswith("Echo")
 
 
 async def test_an_empty_answer_that_nobody_counted_is_no_success(models: Installation) -> None:

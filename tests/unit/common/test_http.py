@@ -144,6 +144,38 @@ async def test_packed_bodies_are_unpacked_in_small_steps_and_bounded() -> None:
     await runner.cleanup()
 
 
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        (gzip.compress(b"a" * 100) + gzip.compress(b"b" * 100), b"a" * 100 + b"b" * 100),
+        (gzip.compress(b"a" * 100_000) + gzip.compress(b"") + gzip.compress(b"b"), b"a" * 100_000 + b"b"),
+        (gzip.compress(b"a" * 100) + b"\0" * 20, b"a" * 100),
+        (b"", b""),
+        (gzip.compress(b"a" * 100)[:-1], None),
+        (gzip.compress(b"a" * 100) + gzip.compress(b"b" * 100)[:-9], None),
+    ],
+    ids=["two members", "an empty member", "padding", "nothing", "cut off", "second one cut off"],
+)
+async def test_a_packed_body_is_whole_or_an_error(body: bytes, read: bytes | None) -> None:
+    async def packed(_request: web.Request) -> web.Response:
+        return web.Response(body=body, headers={"Content-Encoding": "gzip"})
+
+    app = web.Application()
+    app.router.add_get("/", packed)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with client_of(CLOSED) as client:
+        address = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        async with await client.request("GET", address, trusted=True) as response:
+            if read is None:
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await read_limited(response, 1_000_000)
+            else:
+                assert await read_limited(response, 1_000_000) == read
+    await runner.cleanup()
+
+
 @asynccontextmanager
 async def losing(seen: list[str]) -> AsyncIterator[int]:
     """Serve what closes every connection instead of answering."""

@@ -314,3 +314,57 @@ def test_vectors_of_no_use_are_reported_as_they_were_counted() -> None:
     with pytest.raises(CoxswainError, match="0 embeddings for 1 texts"):
         read_document(_MODEL, lambda body: read_embeddings(body, 1), document)
     assert lost == [Usage(input_tokens=70)]
+
+
+def test_only_one_of_several_answers_is_read() -> None:
+    events = [
+        {"choices": [{"index": index, "delta": {"content": text}}]} for index, text in ((0, "A"), (1, "B"), (0, "a"))
+    ]
+    ends: list[dict[str, Any]] = [
+        {"choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]} for index in (1, 0)
+    ]
+    assert _stream([*events, *ends])[0] == "Aa"
+    # Whatever the upstream counts from.
+    assert _stream([{"choices": [{"index": 1, "delta": {"content": "A"}, "finish_reason": "stop"}]}])[0] == "A"
+
+
+def test_a_number_in_the_place_of_a_reason_is_an_end() -> None:
+    assert _stream(_events({"content": "hello"}, finish=3))[0] == "hello"
+    reader = AnswerReader()
+    for event in _events({"content": "hello"}, finish=False):
+        reader.feed(event)
+    assert not reader.ended
+
+
+def test_empty_documents_and_blocks_are_passed_over() -> None:
+    assert _stream([None, *_events({"content": [None, "a", {"type": "text", "text": "b"}]})])[0] == "ab"  # type: ignore[list-item]
+    assert read_answer(_whole({"content": "hello"}, error={})).text == "hello"
+    with pytest.raises(BadResponse):
+        read_answer(None)
+    with pytest.raises(BadResponse):
+        read_answer({"error": {}})
+
+
+@pytest.mark.parametrize("name", ["\ud83d\0", "m" * 1_000_000, 5, None])
+def test_the_name_of_the_model_can_be_sent_whatever_it_is(name: Any) -> None:
+    found = read_answer(_whole({"content": "hello"}, model=name)).upstream_model
+    assert len(found.encode()) <= 256
+    assert "\0" not in found
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([{"index": 1, "embedding": [0, 1]}, {"index": 0, "embedding": [1, 0]}], [[1, 0], [0, 1]]),
+        ([{"index": 0, "embedding": [0, 1]}, {"index": 0, "embedding": [1, 0]}], [[0, 1], [1, 0]]),
+        ([{"index": 1, "embedding": [[0, 1]]}, {"index": 1, "embedding": [[1, 0]]}], [[0, 1], [1, 0]]),
+        ([{"embedding": [[0, 1], [1, 0]]}, {"embedding": [[0, 1], [1, 0]]}], None),
+        ([{"embedding": 1}, {"embedding": 2}], None),
+    ],
+)
+def test_embeddings_are_those_of_their_texts(rows: list[dict[str, Any]], expected: Any) -> None:
+    if expected is None:
+        with pytest.raises(BadResponse):
+            read_embeddings({"data": rows}, 2)
+    else:
+        assert read_embeddings({"data": rows}, 2).vectors.tolist() == expected

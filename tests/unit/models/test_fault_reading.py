@@ -183,3 +183,19 @@ def test_no_document_breaks_the_reader(status: int, document: Any) -> None:
 @pytest.mark.parametrize("word", ["exceed", "input tokens ", "too many ", "context ", "max_tokens ", "prompt is "])
 def test_only_the_beginning_of_a_long_message_is_searched_and_kept(word: str) -> None:
     assert len(read_fault(400, {"error": {"message": word * 200_000}}).message) == 4000
+
+
+def test_a_document_that_only_an_error_can_be_is_one() -> None:
+    overload = {"message": "overloaded", "type": "overloaded_error"}
+    assert holds_fault(overload)
+    assert read_fault(200, overload).kind is FaultKind.UNAVAILABLE
+    assert read_fault(200, {"message": "slow down", "code": 429}).kind is FaultKind.RATE_LIMIT
+    others: list[dict[str, Any]] = [
+        {"error": {}},
+        {"message": "hello", "type": "message"},
+        {"type": "overloaded_error"},
+        {"message": "x", "code": 429, "choices": []},
+        {"message": "x", "status": 500, "data": []},
+    ]
+    for other in others:
+        assert not holds_fault(other), other

@@ -1,4 +1,4 @@
-"""Half characters of upstreams never reach a message."""
+"""Half characters of upstreams never reach a message, nor does U+0000."""
 
 import itertools
 
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from services.models.providers.unicode_repair import PieceRepair, repair
 
-_HALVES = st.text(st.characters(categories=["Cs", "L", "N"]) | st.sampled_from("\ud83d\ude00"), max_size=20)
+_HALVES = st.text(st.characters(categories=["Cs", "L", "N"]) | st.sampled_from("\ud83d\ude00\0"), max_size=20)
 
 
 def test_halves_in_two_pieces_are_joined() -> None:
@@ -20,6 +20,12 @@ def test_a_lone_half_is_replaced() -> None:
     assert repair("x\ud83d") == "x\ufffd"
     assert repair("\ude00\ud83d\ud83d\ude00\ude00") == "\ufffd\ufffd😀\ufffd"
     assert pieces.feed("x\ud83d") + pieces.feed("y\ud83d") + pieces.finish() == "x\ufffdy\ufffd"
+
+
+def test_zero_is_replaced_as_our_own_requests_may_not_hold_it() -> None:
+    pieces = PieceRepair()
+    assert repair("a\0b\0") == "a\ufffdb\ufffd"
+    assert pieces.feed("é\0") + pieces.feed("\0") + pieces.finish() == "é\ufffd\ufffd"
 
 
 @given(_HALVES)

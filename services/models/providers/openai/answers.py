@@ -88,6 +88,8 @@ _FAILED_FINISHES = frozenset(
     }
 )
 _PLAIN_FIELDS = frozenset({"role", "content"})
+# Names of models are a few words; what is longer is not one.
+_MAX_MODEL_NAME = 256
 _REASONING_FIELDS = ("reasoning_content", "reasoning")
 _REASONING_BLOCKS = frozenset({"reasoning", "thinking", "summary_text", "reasoning.text", "reasoning.summary"})
 
@@ -111,6 +113,8 @@ class AnswerReader:
     """Set by `finish`."""
     begun: bool = False
     """Whether anything of an answer has come: it has been paid for."""
+    _choice: int | None = None
+    """Which of the answers is read, by the upstream's count: only one was asked for, and some send several."""
     _word: str | None = None
     _said: bool = False
     _thought: bool = False
@@ -129,6 +133,9 @@ class AnswerReader:
             BadResponse: it is not an event of an answer.
             AnswerFailed: it is an error.
         """
+        if document is None:
+            # Some keep the connection alive with it.
+            return []
         if not isinstance(document, dict):
             if holds_fault(document):
                 raise AnswerFailed(read_fault(200, document))
@@ -137,20 +144,17 @@ class AnswerReader:
             raise AnswerFailed(read_fault(200, document))
         if (usage := document.get("usage")) is not None:
             self.usage = read_usage(usage) or self.usage
-        if (name := document.get("model")) and isinstance(name, str):
-            self.upstream_model = name
-        choices = document.get("choices")
-        if not choices:
-            # Events that count tokens, keep the connection alive or name filters have no choice.
+        if (name := document.get("model")) and isinstance(name, str) and name != self.upstream_model:
+            self.upstream_model = repair(name[:_MAX_MODEL_NAME])
+        choice = self._choose(document.get("choices"))
+        if choice is None:
             return []
-        choice = choices[0] if isinstance(choices, list) else None
-        if not isinstance(choice, dict):
-            raise BadResponse("its choices are not objects")
         if "error" in choice and holds_fault({"error": choice["error"]}):
             raise AnswerFailed(read_fault(200, {"error": choice["error"]}))
         word = choice.get("finish_reason")
-        if isinstance(word, str) and word:
-            self._word = word
+        if isinstance(word, str | int) and word not in ("", False):
+            # Some send the number of their own reason, which is unknown here: the answer has ended.
+            self._word = str(word)
         whole = choice.get("delta") is None
         message = choice.get("message" if whole else "delta")
         if message is None:
@@ -162,6 +166,21 @@ class AnswerReader:
             # Nothing follows, whether it says why it ended or not.
             self._word = self._word or ""
         return self._read(message, whole=whole)
+
+    def _choose(self, choices: Any) -> Mapping[str, Any] | None:
+        """Return the choice that is read; None for an event that counts tokens, names filters or is of another one."""
+        if not choices:
+            return None
+        choice = choices[0] if isinstance(choices, list) else None
+        if not isinstance(choice, dict):
+            raise BadResponse("its choices are not objects")
+        index = choice.get("index")
+        if isinstance(index, int):
+            if self._choice is None:
+                self._choice = index
+            elif index != self._choice:
+                return None
+        return choice
 
     def finish(self) -> list[Delta]:
         """Return what the end adds, and set `finish_reason`.
@@ -439,6 +458,8 @@ def read_content(content: Any) -> tuple[str, str]:
     for block in content:
         if isinstance(block, str):
             text.append(block)
+        elif block is None:
+            continue
         elif not isinstance(block, dict):
             raise BadResponse("a block of its content is not an object")
         elif _string(block.get("type")) in _REASONING_BLOCKS:

@@ -246,7 +246,7 @@ class OpenAIClient:
                         report_lost_work(target.model)
                     raise
             with limit.until(target.attempt.deadline):
-                if response.status == 200:
+                if 200 <= response.status < 300:
                     return await take(target, response, credential)
                 document, retry_after = await _read_error(response)
         except aiohttp.InvalidURL as error:

@@ -24,7 +24,9 @@ def read_embeddings(document: Any, expected: int) -> Embeddings:
         raise BadResponse("its data is not a list")
     if len(data) != expected:
         raise BadResponse(f"it has {len(data)} embeddings for {expected} texts")
-    if all(isinstance(row, dict) and isinstance(row.get("index"), int) for row in data):
+    indexes = [row.get("index") if isinstance(row, dict) else None for row in data]
+    # Where several have the same one, it says nothing of their order.
+    if all(isinstance(index, int) for index in indexes) and len(set(indexes)) == expected:
         data = sorted(data, key=lambda row: row["index"])
     rows = [_vector(row.get("embedding") if isinstance(row, dict) else None) for row in data]
     if len({row.shape for row in rows}) != 1 or rows[0].size == 0:
@@ -41,7 +43,10 @@ def _vector(value: Any) -> Vectors:
         if isinstance(value, str):
             return np.frombuffer(base64.b64decode(value, validate=True), dtype="<f4").astype(np.float32)
         if isinstance(value, list):
-            return np.asarray(value, dtype=np.float32).reshape(-1)
+            numbers = np.asarray(value, dtype=np.float32)
+            # A vector for each token is not one of the text, but a list of one vector is.
+            if numbers.ndim == 1 or numbers.shape[:-1] == (1,):
+                return numbers.reshape(-1)
     except (ValueError, TypeError, binascii.Error) as error:
         raise BadResponse("an embedding is not a list of numbers") from error
     raise BadResponse("an embedding is not a list of numbers")
