@@ -17,6 +17,7 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 _BACKOFF = Backoff(0.2, 5.0)
+_ABSENT = frozenset({"DEPENDENCY_UNAVAILABLE", "OVERLOADED"})
 
 
 async def retry_while_absent(call: Callable[[], Awaitable[T]], seconds: float) -> T:
@@ -33,7 +34,7 @@ async def retry_while_absent(call: Callable[[], Awaitable[T]], seconds: float) -
             return await call()
         except CoxswainError as error:
             pause = _BACKOFF.pause(attempt)
-            if not _is_absence(error) or loop.time() + pause > end:
+            if not is_absence(error) or loop.time() + pause > end:
                 raise
         await asyncio.sleep(pause)
         attempt += 1
@@ -62,9 +63,6 @@ async def call_peer(
     return await retry_while_absent(lambda: principal.act(call), seconds)
 
 
-def _is_absence(error: CoxswainError) -> bool:
+def is_absence(error: CoxswainError) -> bool:
     """Return whether the failure is another service's absence and not its answer."""
-    return isinstance(error, Unavailable | DeadlineExceeded) and error.reason in {
-        "DEPENDENCY_UNAVAILABLE",
-        "OVERLOADED",
-    }
+    return isinstance(error, Unavailable | DeadlineExceeded) and error.reason in _ABSENT

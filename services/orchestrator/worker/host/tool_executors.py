@@ -11,9 +11,8 @@ from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.worker.host.call_listener import Listener
 from services.orchestrator.worker.host.execution_files import ExecutionFiles
 from services.orchestrator.worker.host.host_tools.base import HostTool, HostToolCall, HostToolError
+from services.orchestrator.worker.host.peer_retry import is_absence
 from services.orchestrator.worker.host.tool_gateway import ToolGateway
-
-_ABSENT = frozenset({"DEPENDENCY_UNAVAILABLE", "OVERLOADED"})
 
 
 class ToolExecutors:
@@ -58,7 +57,7 @@ class ToolExecutors:
         except HostToolError as error:
             return _returned(str(error), is_error=True)
         except CoxswainError as error:
-            return _failed(error.reason, error.message, temporary=error.reason in _ABSENT)
+            return _failed(error.reason, error.message, temporary=is_absence(error))
         except TimeoutError:
             return _failed("TOOL_TIMEOUT", f"{tool.name} took longer than {tool.max_timeout:g} s", temporary=True)
 

@@ -11,7 +11,7 @@ from coxswain.orchestrator.v1 import tool_gateway_service_pb2_grpc
 from services.common.backoff import Backoff
 from services.common.errors import CoxswainError
 from services.common.grpc.status import from_rpc_error
-from services.orchestrator.worker.host.peer_retry import call_peer
+from services.orchestrator.worker.host.peer_retry import call_peer, is_absence
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 
 _SERVICE = "tools"
@@ -90,7 +90,7 @@ class ToolGateway:
             try:
                 return await self._principal.act(following.once)
             except CoxswainError as error:
-                if not following.asked and not _is_absence(error):
+                if not following.asked and not is_absence(error):
                     raise
                 seen, refused = error.message, following.refused
             except _BrokenOff as error:
@@ -179,7 +179,3 @@ class _Following:
 
 def _failed(reason: str, message: str, *, temporary: bool = False) -> pb.ToolOutcome:
     return pb.ToolOutcome(failure=pb.ToolFailure(reason=reason, message=message, temporary=temporary))
-
-
-def _is_absence(error: CoxswainError) -> bool:
-    return error.reason in {"DEPENDENCY_UNAVAILABLE", "OVERLOADED"}

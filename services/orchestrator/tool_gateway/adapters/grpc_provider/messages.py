@@ -15,13 +15,13 @@ from services.orchestrator.tool_gateway.adapters.foreign import (
     parse_json,
     parse_object,
     shown,
+    stored_file,
 )
 from services.orchestrator.tool_gateway.adapters.forms import BadQuestion, form_of, shown_url
 from services.orchestrator.tool_gateway.ports import (
     CallRefused,
     SourceAnswer,
     SourceQuestion,
-    StoredFile,
     ToolCallRequest,
     ToolResult,
 )
@@ -32,7 +32,6 @@ MAX_QUESTIONS = 16
 MAX_STATE_BYTES = 64 * 1024
 _MAX_TITLE_BYTES = 256
 _MAX_NAME = 128
-_MAX_FILE_NAME_BYTES = 255
 _ANY_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
 _ACTIONS = {
     "accept": pb.INPUT_ACTION_ACCEPT,
@@ -132,15 +131,8 @@ def tool_result(result: pb.CallResult, hide: Callable[[str], str]) -> ToolResult
         text=text,
         structured=structured,
         is_error=result.is_error,
-        files=tuple(
-            StoredFile(_file_name(file.name), shown(file.media_type, 128) or "application/octet-stream", file.content)
-            for file in result.files
-        ),
+        files=tuple(stored_file(file.name, file.media_type, file.content) for file in result.files),
     )
-
-
-def _file_name(name: str) -> str:
-    return shown(name.replace("\\", "/").rpartition("/")[2], _MAX_FILE_NAME_BYTES).strip(". ") or "file"
 
 
 def check_input(required: pb.InputRequired) -> None:

@@ -16,6 +16,7 @@ from services.orchestrator.tool_gateway.adapters.foreign import (
     parse_json,
     parse_object,
     shown,
+    stored_file,
 )
 from services.orchestrator.tool_gateway.adapters.python.tool_process import (
     Frame,
@@ -33,7 +34,6 @@ from services.orchestrator.tool_gateway.ports import (
     CallRefused,
     NotSent,
     OutcomeUnknown,
-    StoredFile,
     ToolCallRequest,
     ToolResult,
 )
@@ -160,12 +160,7 @@ class PythonToolsAdapter:
             except ForeignTextError:
                 text = storable(document)
         files = tuple(
-            StoredFile(
-                shown(file["name"].replace("\\", "/").rpartition("/")[2], 255).strip(". ") or "file",
-                shown(file["media_type"], 128) or "application/octet-stream",
-                base64.b64decode(file["content"]),
-            )
-            for file in answer["files"]
+            stored_file(file["name"], file["media_type"], base64.b64decode(file["content"])) for file in answer["files"]
         )
         return ToolResult(text=text, structured=structured, files=files)
 

@@ -12,11 +12,11 @@ from services.common.storable import storable
 from services.orchestrator.domain.crew import MemoryKind
 from services.orchestrator.worker.host.host_tools.base import HostToolCall, HostToolError
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
+from services.orchestrator.worker.host.peer_retry import is_absence
 
 DEFAULT_RESULTS = 5
 _SPARE = 4
 """So many times the results that are wanted are asked for: some may be for other agents only."""
-_ABSENT = frozenset({"DEPENDENCY_UNAVAILABLE", "OVERLOADED"})
 
 
 class MemorySearch:
@@ -79,7 +79,7 @@ async def _asked(answer: Awaitable[memory_pb2.SearchRecordsResponse]) -> memory_
     try:
         return await answer
     except CoxswainError as error:
-        if error.reason in _ABSENT:
+        if is_absence(error):
             raise
         raise HostToolError(error.message) from error
 
