@@ -54,6 +54,8 @@ async def test_what_a_source_names_is_stored_for_its_origin_and_other_names_are_
     assert stored.stdout == "billing stored, but not usable yet\n"
     put = await run("secret", "put", "tools/b", stdin=VALUE)
     assert put.stdout.startswith("tools/b stored for https://mcp.example.com;"), put.stderr
+    assert put.stdout.endswith("; used by billing\n")
+    assert "billing cannot be listed yet: " in put.stderr
     useless = await run("secret", "put", "billing", "--origin", "https://mcp.example.com", stdin=VALUE)
     assert (useless.exit_code, "nothing uses a secret of the name 'billing'" in useless.stderr) == (0, True)
     bad = await run("secret", "put", "tools/x", "--origin", "mcp.example.com/x", stdin=VALUE)

@@ -190,8 +190,15 @@ async def test_a_source_that_cannot_be_used_yet_is_stored_with_the_reason(run: R
     )
     assert (created.exit_code, created.stdout) == (1, "billing stored, but not usable yet\n")
     assert "an admin can store one with `coxswain secret put`" in created.stderr
-    assert "not usable: the tools of the source" in (await run("tool", "source", "list")).stdout
+    listed = (await run("tool", "source", "list")).stdout
+    assert "not usable: the tools of the source" in listed
+    assert "`coxswain secret put`" in listed
+    elsewhere = await run("secret", "put", "tools/other", "--origin", "https://mcp.example.com", stdin="s")
+    assert "listed" not in elsewhere.stderr
     gateway.failure = None
+    put = await run("secret", "put", "tools/b", stdin="s3cret")
+    assert "tools/b stored for https://mcp.example.com" in put.stdout
+    assert (put.exit_code, put.stderr) == (0, "billing listed: 3 tools\n")
     updated = await run("tool", "source", "update", "billing", "--mcp", "https://mcp.example.com/v2")
     assert updated.stdout == "billing updated: 3 tools\n", updated.stderr
     [stored] = rows(await run("tool", "source", "get", "billing", "--json"))

@@ -132,8 +132,15 @@ def _summary(question: Question) -> Iterator[str]:
 
 def state_of(question: Question) -> str:
     """What has become of a question, in words."""
-    edited = ", edited" if question.HasField("accepted_content") else ""
+    edited = ", edited" if question.HasField("accepted_content") and _is_edit(question) else ""
     return QuestionState.Name(question.state).removeprefix("QUESTION_STATE_").lower() + edited
+
+
+def _is_edit(question: Question) -> bool:
+    """Whether an answer with a content is another one than what was asked about."""
+    if question.kind == QuestionKind.QUESTION_KIND_TOOL_APPROVAL:
+        return "arguments" in question.accepted_content.struct_value
+    return question.kind == QuestionKind.QUESTION_KIND_RESULT_APPROVAL
 
 
 def _moment(moment: datetime) -> str:

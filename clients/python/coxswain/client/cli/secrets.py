@@ -10,11 +10,16 @@ import typer
 from coxswain.auth.v1.credential_pb2 import CredentialPurpose, ExplainCredentialRequest, LinkOutcome
 from coxswain.auth.v1.secret_pb2 import DeleteSecretRequest, ListSecretsRequest, PutSecretRequest
 from coxswain.client.blocking import Client
-from coxswain.client.cli.session import JsonOption, add_row, confirm, one_line, session_of, table
+from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of, table
 from coxswain.client.errors import CoxswainError
 from coxswain.client.paging import pages
 from coxswain.client.text_files import read_text
-from coxswain.orchestrator.v1.tool_source_pb2 import ListToolSourcesRequest, ToolSourceSpec
+from coxswain.orchestrator.v1.tool_source_pb2 import (
+    ListToolSourcesRequest,
+    RefreshToolSourceRequest,
+    ToolSource,
+    ToolSourceSpec,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -81,7 +86,8 @@ def put(
     if not use_of(name):
         session.say(f"warning: nothing uses a secret of the name {name!r}; see `coxswain secret put --help`", "yellow")
     with session.client() as client:
-        allowed = origins or _origins_of_sources(client, name)
+        users = _users(client, name)
+        allowed = origins or sorted({secret_origin(source.spec) for source in users} - {""})
         if not allowed:
             raise typer.BadParameter(
                 "say where it may be sent, as in https://api.example.com; no source of tools names it yet",
@@ -90,14 +96,27 @@ def put(
         value = _value(name, file)
         request = PutSecretRequest(name=name, value=value, allowed_origins=allowed)
         secret = client.secrets.PutSecret(request).secret
-    if session.json:
-        return session.print_json(secret)
-    used = use_of(name)
-    session.show(
-        f"{secret.name} stored for {', '.join(secret.allowed_origins)}; fingerprint {secret.fingerprint}"
-        + (f"; used by {used}" if used else "")
-    )
-    return None
+        if session.json:
+            session.print_json(secret)
+        else:
+            used = ", ".join(source.spec.name for source in users) or use_of(name)
+            session.show(
+                f"{secret.name} stored for {', '.join(secret.allowed_origins)}; fingerprint {secret.fingerprint}"
+                + (f"; used by {used}" if used else "")
+            )
+        for source in users:
+            _list_again(session, client, source)
+
+
+def _list_again(session: Session, client: Client, source: ToolSource) -> None:
+    """List the tools of a source that could not be listed, perhaps for want of the secret."""
+    if source.spec.disabled or not (source.problem or source.list_error):
+        return
+    try:
+        count = client.tool_sources.RefreshToolSource(RefreshToolSourceRequest(id=source.id)).source.tool_count
+        session.say(f"{source.spec.name} listed: {count} tools")
+    except CoxswainError as error:
+        session.say(f"{source.spec.name} cannot be listed yet: {one_line(session.own(error.message))}", "yellow")
 
 
 def _value(name: str, file: Path | None) -> str:
@@ -108,25 +127,19 @@ def _value(name: str, file: Path | None) -> str:
     return read_text(file or "-", _MAX_BYTES).text.removesuffix("\n").removesuffix("\r")
 
 
-def _origins_of_sources(client: Client, name: str) -> list[str]:
-    """Where sources of tools would send a secret."""
+def _users(client: Client, name: str) -> list[ToolSource]:
+    """The sources of tools that name a secret."""
     try:
         sources = list(pages(client.tool_sources.ListToolSources, ListToolSourcesRequest(page_size=1000), "sources"))
     except CoxswainError:
         # Auth may be served without the rest; then --origin is asked for.
         return []
-    return sorted({origin for source in sources if (origin := secret_origin(source.spec, name))})
+    return [source for source in sources if secret_name(source.spec) == name]
 
 
-def secret_origin(spec: ToolSourceSpec, name: str = "") -> str:
-    """The origin that a source sends the secret of a name to, any name by default; empty if it does not."""
-    match spec.WhichOneof("auth"):
-        case "secret" if name in {"", spec.secret.secret_name}:
-            address = _address(spec)
-        case "oauth_client" if name in {"", spec.oauth_client.secret_name}:
-            address = spec.oauth_client.token_url
-        case _:
-            return ""
+def secret_origin(spec: ToolSourceSpec) -> str:
+    """The origin that a source sends its secret to; empty if it has none, or names no address for it."""
+    address = spec.oauth_client.token_url if spec.WhichOneof("auth") == "oauth_client" else _address(spec)
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.netloc}" if parts.scheme and parts.netloc else ""
 
@@ -189,7 +202,8 @@ def explain(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        known = origins or (_origins_of_sources(client, name) if name.startswith("tools/") else [])
+        users = _users(client, name) if name.startswith("tools/") and not origins else []
+        known = origins or sorted({secret_origin(source.spec) for source in users} - {""})
         is_good = True
         for origin in known or [""]:
             found = client.auth.ExplainCredential(_question(name, origin))

@@ -162,7 +162,7 @@ def get(context: typer.Context, source: SourceArgument, as_json: JsonOption = Fa
         found = client.tool_sources.GetToolSource(GetToolSourceRequest(**source_key(source)))
     if session.json:
         return session.print_json(found)
-    session.out.print(source_details(found.source, list(found.stale_crews)))
+    session.out.print(source_details(session, found.source, list(found.stale_crews)))
     return None
 
 
@@ -178,7 +178,7 @@ def list_sources(context: typer.Context, as_json: JsonOption = False) -> None:
         found = list(pages(client.tool_sources.ListToolSources, request, "sources"))
     if session.json:
         return session.print_json(found)
-    session.out.print(source_table(found) if found else "no sources")
+    session.out.print(source_table(session, found) if found else "no sources")
     return None
 
 

@@ -7,19 +7,21 @@ from rich.table import Table
 from rich.text import Text
 
 from coxswain.client.cli.secrets import secret_name
-from coxswain.client.cli.session import add_row, harmless, one_line, table
+from coxswain.client.cli.session import Session, add_row, harmless, one_line, table
 from coxswain.orchestrator.v1.tool_source_pb2 import OnToolChange, ToolChange, ToolSource, ToolSourceSpec
 
 
-def source_table(sources: Iterable[ToolSource]) -> Table:
+def source_table(session: Session, sources: Iterable[ToolSource]) -> Table:
     """A row for each source."""
     made = table("name", "speaks", ">tools", "state")
     for source in sources:
-        add_row(made, source.spec.name, source.spec.WhichOneof("kind") or "", source.tool_count, _state(source))
+        add_row(
+            made, source.spec.name, source.spec.WhichOneof("kind") or "", source.tool_count, _state(session, source)
+        )
     return made
 
 
-def source_details(source: ToolSource, stale_crews: list[str]) -> Group:
+def source_details(session: Session, source: ToolSource, stale_crews: list[str]) -> Group:
     """Everything about a source but its policies, which --json shows."""
     spec = source.spec
     made = table("field", "what")
@@ -32,7 +34,7 @@ def source_details(source: ToolSource, stale_crews: list[str]) -> Group:
         ("description", spec.description),
         ("speaks", f"{kind} {where}".strip()),
         ("authentication", _authentication(spec)),
-        ("state", _state(source)),
+        ("state", _state(session, source)),
         ("tools", str(source.tool_count)),
         ("policies", str(len(spec.policies))),
         ("on change", OnToolChange.Name(spec.on_change).removeprefix("ON_TOOL_CHANGE_").lower()),
@@ -58,11 +60,11 @@ def _authentication(spec: ToolSourceSpec) -> str:
     return f"{kind} {name}" if name else kind
 
 
-def _state(source: ToolSource) -> str:
+def _state(session: Session, source: ToolSource) -> str:
     if source.spec.disabled:
         return "disabled"
     if source.problem:
-        return f"not usable: {one_line(source.problem)}"
+        return f"not usable: {one_line(session.own(source.problem))}"
     if source.list_error:
-        return f"cannot be listed: {one_line(source.list_error)}"
+        return f"cannot be listed: {one_line(session.own(source.list_error))}"
     return f"{len(source.changes)} changes to accept" if source.changes else "ready"
