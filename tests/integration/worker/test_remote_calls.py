@@ -197,7 +197,7 @@ async def test_the_timers_failed_write_of_an_intent_is_no_permission_to_call(sce
 async def test_a_stream_that_breaks_off_is_followed_again_and_the_call_is_made_once(scene: CallScene) -> None:
     async def slow(call: PlayedCall) -> pb.ToolOutcome:
         scene.gateway.did(call)
-        await asyncio.sleep(0.2)
+        await eventually(lambda: len(scene.gateway.requests) == 2)
         return result("paid")
 
     scene.gateway.tools["billing/pay"] = slow

@@ -56,8 +56,8 @@ async def test_a_call_of_a_crew_process_is_counted_with_what_it_is_summed_by(wor
     assert (done.group_id, done.subject, done.execution_id, done.crew) == ("sales", "dev|ann", "e", "brief")
     assert (done.task, done.source, done.tool, done.labels) == ("t", "", "calculator", {"team": "a"})
     assert (done.argument_bytes, done.result_bytes, done.cost, done.outcome) == (9, 5, 0.0, ToolCallOutcome.OK)
-    assert done.seconds >= 0
     assert (failed.outcome, failed.result_bytes) == (ToolCallOutcome.FAILED, 3)
+    assert (done.seconds > 0.0, failed.seconds) == (True, 0.0), "of a call whose beginning is not known"
     assert done.id != failed.id
     assert world.usage.value.tool_calls == 2
 
