@@ -484,4 +484,4 @@ async def test_a_person_is_forgotten_after_a_look_at_what_that_is(run: Run, crew
     forgotten = await run("memory", "forget", subject, "--yes")
     assert forgotten.exit_code == 0, forgotten.stderr
     assert (await run("memory", "forget", subject, "--yes")).stdout == "nothing of them is remembered\n"
-    assert rows(await run("memory", "list", "--crew", "brief", "--json")) == []
+    assert rows(await run("memory", "list", "--crew", "brief", "--json")) == [[]]

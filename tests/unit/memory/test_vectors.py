@@ -125,7 +125,7 @@ def test_adding_rows_gives_the_block_that_reading_all_gives(seed: int, old: int,
         )
 
 
-def test_private_rows_are_allowed_to_their_source_alone() -> None:
+def test_private_rows_are_left_to_the_database_where_an_owner_asks() -> None:
     rows = [
         VectorRow("0" * 64, unit_vector([1.0]).tobytes(), 0, None, 0, True, "alice", "/"),
         VectorRow("1" * 64, unit_vector([1.0]).tobytes(), 0, None, 0, True, "", "/"),
@@ -137,8 +137,8 @@ def test_private_rows_are_allowed_to_their_source_alone() -> None:
         return list(block.allowed(chosen, NOW_US, unified=True))
 
     assert allowed(Filter()) == [False, False, True]
-    assert allowed(Filter(source="alice")) == [True, False, True]
-    assert allowed(Filter(source="bob")) == [False, False, True]
+    assert allowed(Filter(source="alice")) == [False, False, True]
+    assert allowed(Filter(owner="agent:alice")) == [True, True, True]
     assert allowed(Filter(include_private=True)) == [True, True, True]
 
 
