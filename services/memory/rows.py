@@ -157,6 +157,7 @@ def parse_row(kind: MemoryKind, row: Row) -> Record:
         created_at=created_of(row),
         stored_id=stored_id,
     )
+    record.expires_at = read_time(_stated(document).get("expires"))
     record.revision, record.subjects = _revision(document), parse_list(_stated(document).get("subjects"))
     if isinstance(record.body, Unified) and record.body.private:
         # Rows of earlier versions say it by their source.
@@ -276,6 +277,8 @@ def _metadata_document(record: Record) -> str:
     envelope: dict[str, Any] = {"id": record.id}
     if owner := owner_of(record):
         envelope["owner"] = owner
+    if record.expires_at is not None:
+        envelope["expires"] = format_time(record.expires_at)
     if record.subjects:
         envelope["subjects"] = list(record.subjects)
     if record.revision > 1:
@@ -303,6 +306,15 @@ def _own_metadata(kind: MemoryKind, document: object) -> dict[str, Any]:
 def metadata_of(kind: MemoryKind, row: Row) -> dict[str, Any]:
     """Return the client's own metadata of a row; none where they cannot be read."""
     return _own_metadata(kind, read_json(row[metadata_column(kind)]))
+
+
+def row_expires_at(kind: MemoryKind, row: Row) -> datetime | None:
+    """Return when the record of a row ends, but for the hours of a short-term memory; None if it does not say."""
+    text = row.get(metadata_column(kind))
+    if not isinstance(text, str) or '"expires"' not in text:
+        # Most rows have none, and each is asked: reading their JSON costs more than all else.
+        return None
+    return read_time(_stated(read_json(text)).get("expires"))
 
 
 def row_revision(kind: MemoryKind, row: Row) -> int:

@@ -112,7 +112,7 @@ def _records(kind: MemoryKind) -> Table:
         Index(f"ix_{name}_identity", "namespace_id", "identity"),
         # Whose it is, if it is private.
         *([Column("owner", String(600), nullable=False, server_default="")] if kind is MemoryKind.UNIFIED else []),
-        *([Index(f"ix_{name}_expiry", "expires_us")] if kind is MemoryKind.SHORT_TERM else []),
+        Index(f"ix_{name}_expiry", "expires_us"),
     )
 
 

@@ -56,6 +56,7 @@ def merged(there: Record, again: Record, now: datetime) -> Record:
         tools_used=there.tools_used or again.tools_used,
         metadata=_merged_metadata(there.metadata, again.metadata),
         created_at=now if isinstance(there.body, ShortTerm) else there.created_at,
+        expires_at=_later(there.expires_at, again.expires_at),
         subjects=_union(there.subjects, again.subjects, _MOST_SUBJECTS),
         revision=there.revision + 1,
     )
@@ -111,6 +112,10 @@ def _merged_body(there: Body, again: Body, now: datetime) -> Body:
             return replace(there, ttl_hours=max(there.ttl_hours, again.ttl_hours))
         case _:
             raise ValueError("records of two kinds are never the same memory")
+
+
+def _later(some: datetime | None, other: datetime | None) -> datetime | None:
+    return None if some is None or other is None else max(some, other)
 
 
 def _union(some: tuple[Item, ...], others: tuple[Item, ...], limit: int) -> tuple[Item, ...]:

@@ -124,6 +124,8 @@ class Record:
     """A JSON object in canonical form: sorted keys, no spaces."""
     created_at: datetime | None = None
     """None until it is stored, and when a row that something else has written does not say."""
+    expires_at: datetime | None = None
+    """When it ends at the latest; None means never, or after the hours of a short-term memory."""
     owner: str = ""
     """Who saves it; kept while it is private. See `owners`."""
     subjects: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ import random
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,17 @@ from services.memory.domain.filters import EVERYTHING, Comparison, Condition, Fi
 from services.memory.domain.listings import ListPosition
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
-from services.memory.domain.records import MemoryKind, Record, ShortTerm, Unified
+from services.memory.domain.records import (
+    KIND_OF_BODY,
+    Body,
+    Document,
+    Entity,
+    LongTerm,
+    MemoryKind,
+    Record,
+    ShortTerm,
+    Unified,
+)
 from services.memory.domain.searches import Query
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.repositories.namespaces import NamespaceRepository
@@ -443,3 +454,19 @@ async def test_numbers_of_metadata_are_found_in_every_spelling(database_url: str
                 assert {result.record.id for result in found} == {"a", "b", "c"}
         assert await stores[0].delete(KEYS[0], None, Filter(metadata={"n": "1"}), NOW) == 3
         assert (await stores[0].count(KEYS[0], EVERYTHING, NOW)).count == 2
+
+
+async def test_records_of_every_kind_that_have_ended_are_swept(database_url: str) -> None:
+    async with _stores(database_url) as (store, _, _):
+        bodies: list[Body] = [Unified("x"), LongTerm("x"), Entity("x"), Document("x"), ShortTerm("x", ttl_hours=9)]
+        keys = [NamespaceKey("sales", "a", KIND_OF_BODY[type(body)]) for body in bodies]
+        for key, body in zip(keys, bodies, strict=True):
+            ends = [None, NOW + timedelta(hours=1), NOW + timedelta(days=1)]
+            records = [
+                Record(str(n), deepcopy(body), unit_vector((1, 0, 0)), expires_at=end) for n, end in enumerate(ends)
+            ]
+            await store.save(key, SPACE, records, NOW)
+        assert await store.sweep(NOW + timedelta(hours=1)) == len(keys)
+        counts = {info.key: info.record_count for info in await store.namespaces("sales", 10, None)}
+        assert counts == dict.fromkeys(keys, 2)
+        assert await store.sweep(NOW + timedelta(days=2)) == len(keys) + 1

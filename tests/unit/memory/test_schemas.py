@@ -160,7 +160,8 @@ RECORDS = st.builds(
     created_at=MOMENTS,
     owner=st.sampled_from(["", "subject:dev|ann", "agent:bob"]),
     subjects=st.lists(TEXT, unique=True).map(tuple),
-    revision=st.integers(1, 2**40),
+    revision=st.integers(1, 2**31 - 1),
+    expires_at=st.none() | MOMENTS,
 )
 
 

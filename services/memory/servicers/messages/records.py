@@ -1,14 +1,20 @@
 """Records as messages."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from coxswain.memory.v1 import record_pb2
+from services.common.clock import utc_now
 from services.common.errors import InvalidArgument
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.json_values import from_struct, parse_exact, to_struct
 from services.common.grpc.times import optional_timestamp_from_proto, timestamp_to_proto
 from services.common.visible_text import has_visible_text
 from services.memory import filters
+from services.memory.domain.expiry import expires_us
+from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import (
     Body,
@@ -23,6 +29,8 @@ from services.memory.domain.records import (
 )
 from services.memory.domain.scopes import normalise_scope
 from services.memory.domain.vectors import unit_vector
+
+_LATEST_US = microseconds(datetime.max.replace(tzinfo=UTC))
 
 
 def kind_from_proto(number: int) -> MemoryKind:
@@ -66,9 +74,23 @@ def record_from_proto(message: record_pb2.Record, path: str) -> Record:
         tools_used=tuple(message.tools_used),
         metadata=_metadata_from_proto(message, f"{path}.metadata"),
         created_at=optional_timestamp_from_proto(message, "create_time", path),
+        expires_at=_expiry_from_proto(message, path),
         expected_revision=message.expected_revision if message.HasField("expected_revision") else None,
         owner=message.unified.owner if message.HasField("unified") and message.unified.private else "",
     )
+
+
+def _expiry_from_proto(message: record_pb2.Record, path: str) -> datetime | None:
+    if not message.ttl_seconds:
+        return optional_timestamp_from_proto(message, "expire_time", path)
+    if message.HasField("expire_time"):
+        raise InvalidArgument.field(f"{path}.ttl_seconds", "stands for expire_time; set one of them")
+    return utc_now() + timedelta(seconds=message.ttl_seconds)
+
+
+def _expiry_to_proto(record: Record) -> Timestamp | None:
+    ends = expires_us(record)
+    return None if ends is None or ends > _LATEST_US else timestamp_to_proto(moment_of(ends))
 
 
 def check_visible(text: str, path: str) -> None:
@@ -162,6 +184,7 @@ def record_to_proto(record: Record) -> record_pb2.Record:
         tools_used=record.tools_used,
         metadata=None if record.metadata == "{}" else to_struct(parse_exact(record.metadata)),
         create_time=timestamp_to_proto(record.created_at),
+        expire_time=_expiry_to_proto(record),
         revision=record.revision,
     )
     if record.embedding is not None:

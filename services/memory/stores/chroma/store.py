@@ -12,11 +12,12 @@ import structlog
 from services.common.db.database import Database
 from services.memory import filters
 from services.memory.domain.copies import identity_of
+from services.memory.domain.expiry import HOUR_US, expires_us
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
-from services.memory.domain.records import MemoryKind, Record, ShortTerm
+from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavedRecord, SavePlan, StoredRecord, ids_to_read, plan_save
 from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, SearchOutcome
@@ -24,7 +25,16 @@ from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
 from services.memory.record_reader import RecordReader
 from services.memory.repositories.namespaces import NamespaceRepository
 from services.memory.row_values import format_time, parse_boolean, parse_list, read_integer, read_text
-from services.memory.rows import Row, build_row, created_of, record_id, row_owner, row_revision, typed_row
+from services.memory.rows import (
+    Row,
+    build_row,
+    created_of,
+    record_id,
+    row_expires_at,
+    row_owner,
+    row_revision,
+    typed_row,
+)
 from services.memory.schemas import Column, DatabricksIndexSchemas, has_column
 from services.memory.stores.chroma.directories import ChromaDirectories
 from services.memory.stores.sql.vectors import VectorBlock, nearest
@@ -36,7 +46,6 @@ _NEVER = 1 << 62
 _IDENTITIES_AT_ONCE = 500
 _CREATED, _EXPIRES, _IDENTITY = "created_us", "expires_us", "identity"
 _EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
-_HOUR_US = 3_600_000_000
 
 
 class ChromaMemoryStore:
@@ -70,8 +79,7 @@ class ChromaMemoryStore:
 
         def write(collection: Any) -> tuple[int, Sequence[SavedRecord]]:
             before = collection.count()
-            if key.kind is MemoryKind.SHORT_TERM:
-                collection.delete(where={_EXPIRES: {"$lte": microseconds(now)}})
+            collection.delete(where={_EXPIRES: {"$lte": microseconds(now)}})
             plan = _plan(collection, key, records, now)
             rows = [_metadata(key, record, space.model) for record in plan.writes]
             vectors = np.stack([record.embedding for record in plan.writes if record.embedding is not None])
@@ -99,7 +107,9 @@ class ChromaMemoryStore:
             and filters.is_empty(query.filter)
         )
         if plain and (query.filter.include_private or key.kind is not MemoryKind.UNIFIED):
-            return await self._directories.run(key, lambda collection: _query(collection, key, query))
+            found = await self._directories.run(key, lambda collection: _query(collection, key, query, now))
+            if found is not None:
+                return found
         return await self._directories.run(key, lambda collection: _search_all(collection, key, query, space, now))
 
     async def get(
@@ -304,9 +314,12 @@ def _metadata(key: NamespaceKey, record: Record, embedding_model: str) -> dict[s
     """Return a record's row as ChromaDB's metadata, which take texts, numbers and truth values."""
     assert record.created_at is not None
     created = microseconds(record.created_at)
-    row: dict[str, Any] = {_CREATED: created, _IDENTITY: identity_of(record)}
-    if isinstance(record.body, ShortTerm):
-        row[_EXPIRES] = created + record.body.ttl_hours * _HOUR_US
+    ends = expires_us(record)
+    row: dict[str, Any] = {
+        _CREATED: created,
+        _EXPIRES: _NEVER if ends is None else min(ends, _NEVER),
+        _IDENTITY: identity_of(record),
+    }
     for name, value in build_row(key, record, embedding_model).items():
         if name != Column.EMBEDDING:
             # An upsert keeps what it is not given: what is absent is said so.
@@ -337,9 +350,10 @@ def _completed(stored_id: str, metadata: Mapping[str, Any], kind: MemoryKind) ->
     created = created_of(row)
     row[_CREATED] = 0 if created is None else microseconds(created)
     row[_IDENTITY] = metadata.get(_IDENTITY)
-    if kind is MemoryKind.SHORT_TERM:
-        hours = read_integer(row[Column.TTL_HOURS], bits=32)
-        row[_EXPIRES] = row[_CREATED] + hours * _HOUR_US if created and hours > 0 else _NEVER
+    ends = row_expires_at(kind, row)
+    row[_EXPIRES] = _NEVER if ends is None else microseconds(ends)
+    if kind is MemoryKind.SHORT_TERM and created and (hours := read_integer(row[Column.TTL_HOURS], bits=32)) > 0:
+        row[_EXPIRES] = min(row[_EXPIRES], row[_CREATED] + hours * HOUR_US)
     return row
 
 
@@ -356,7 +370,8 @@ def _chunks(collection: Any, key: NamespaceKey, *, embeddings: bool) -> Iterator
         offset += len(answer["ids"])
 
 
-def _query(collection: Any, key: NamespaceKey, query: Query) -> SearchOutcome:
+def _query(collection: Any, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome | None:
+    """Find the nearest records; None if one of them has expired, and keeps another out."""
     count = min(query.limit, collection.count())
     if not count:
         return SearchOutcome()
@@ -365,6 +380,8 @@ def _query(collection: Any, key: NamespaceKey, query: Query) -> SearchOutcome:
     )
     first = {name: answer[name][0] for name in ("ids", "metadatas", "embeddings")}
     rows = {row[Column.ID]: row for row in _rows(first, key)}
+    if not all(_passes(key.kind, EVERYTHING, row, now) for row in rows.values()):
+        return None
     reader = RecordReader(key.kind, "chroma")
     found = []
     for stored_id, distance in zip(first["ids"], answer["distances"][0], strict=True):
@@ -419,7 +436,7 @@ def _shown(reader: RecordReader, row: Row, query: Query) -> Record | None:
 
 
 def _passes(kind: MemoryKind, chosen: Filter, row: Row, now: datetime) -> bool:
-    if kind is MemoryKind.SHORT_TERM and row[_EXPIRES] <= microseconds(now):
+    if row[_EXPIRES] <= microseconds(now):
         return False
     return filters.within_times(chosen, row[_CREATED]) and filters.matches(kind, chosen, row)
 

@@ -25,7 +25,7 @@ from services.memory.domain.scores import ScoreFormula
 from services.memory.domain.vectors import Vector
 from services.memory.record_reader import RecordReader
 from services.memory.row_values import read_float, read_integer, read_text, read_vector
-from services.memory.rows import Row, build_row, created_of, record_id, typed_row
+from services.memory.rows import Row, build_row, created_of, record_id, row_expires_at, typed_row
 from services.memory.schemas import Column, DatabricksIndexSchemas, metadata_column
 from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
@@ -424,7 +424,7 @@ def read_only(index: str, source_table: str) -> FailedPrecondition:
 def _decision_columns(owner: Owner, chosen: Filter) -> list[str]:
     """Return the columns that `passes` and the check of ownership read."""
     columns = {clause.column for clause in owner_clauses(owner)} | {Column.ID, Column.GROUP_ID}
-    columns |= set(filters.columns_needed(owner.kind, chosen))
+    columns |= {*filters.columns_needed(owner.kind, chosen), metadata_column(owner.kind)}
     schema = DatabricksIndexSchemas.get_schema(owner.kind)
     columns |= {name for name in (Column.CREATED_AT, Column.TIMESTAMP, Column.TTL_HOURS) if name in schema}
     return [name for name in schema if name in columns]
@@ -432,7 +432,9 @@ def _decision_columns(owner: Owner, chosen: Filter) -> list[str]:
 
 def passes(kind: MemoryKind, chosen: Filter, row: Row, now: datetime) -> bool:
     """Return whether a row is alive and matches a filter; what a row does not say meets no condition."""
-    created = created_of(row)
+    created, ends = created_of(row), row_expires_at(kind, row)
+    if ends is not None and ends <= now:
+        return False
     if kind is MemoryKind.SHORT_TERM and created is not None:
         # A row without a lifetime was written by something else, and nobody said that it ends.
         hours = read_integer(row.get(Column.TTL_HOURS), bits=32)

@@ -107,7 +107,8 @@ class DatabricksMemoryStore:
         plan = await self._plan(index, key, records, now)
         await self._notes.note(RemoteNamespace(key.memory_id, key.kind, crew_name))
         await self._repository.upsert(index, key, plan.writes, space.model)
-        if key.kind is MemoryKind.SHORT_TERM and self._notes.sweep_due(key.memory_id):
+        ending = key.kind is MemoryKind.SHORT_TERM or any(record.expires_at is not None for record in records)
+        if ending and self._notes.sweep_due(key.memory_id):
             await self._sweep(index, key, now)
         return plan.saved
 

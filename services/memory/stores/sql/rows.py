@@ -9,10 +9,11 @@ from sqlalchemy.engine import Row as DatabaseRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.domain.copies import identity_of
+from services.memory.domain.expiry import expires_us
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.owners import owner_of
-from services.memory.domain.records import MemoryKind, Record, ShortTerm
+from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.record_reader import RecordReader
 from services.memory.rows import Row, build_row
@@ -32,16 +33,14 @@ _BYTES_AT_ONCE = 16 * 1024 * 1024
 def stored_row(key: NamespaceKey, space: EmbeddingSpace, record: Record, version: int) -> dict[str, Any]:
     """Return the row of a record, its time of creation set, that the write of a version stores."""
     assert record.created_at is not None
-    created = record.created_at
     row = build_row(key, record, space.model)
     row[Column.EMBEDDING] = row[Column.EMBEDDING].astype("<f4", copy=False).tobytes()
-    lifetime_us = record.body.ttl_hours * 3_600_000_000 if isinstance(record.body, ShortTerm) else None
     if key.kind is MemoryKind.UNIFIED:
         row["owner"] = owner_of(record) or ""
     return row | {
         "namespace_id": key.id,
-        "created_us": microseconds(created),
-        "expires_us": None if lifetime_us is None else microseconds(created) + lifetime_us,
+        "created_us": microseconds(record.created_at),
+        "expires_us": expires_us(record),
         "written_version": version,
         "identity": identity_of(record),
     }

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, Table, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -280,7 +280,9 @@ class SqlMemoryStore:
 
     async def sweep(self, now: datetime) -> int:
         """Remove what has expired in all namespaces, and return how many records."""
-        table = records[MemoryKind.SHORT_TERM]
+        return sum([await self._sweep_kind(records[kind], now) for kind in MemoryKind])
+
+    async def _sweep_kind(self, table: Table, now: datetime) -> int:
         expired = table.c.expires_us <= microseconds(now)
         removed = 0
         for row in await self._database.fetch(select(table.c.namespace_id).where(expired).distinct()):
