@@ -246,7 +246,8 @@ def test_tools_are_named_once_for_each_class_with_their_lines(tmp_path: Path) ->
         ("SerperDevTool(), TavilySearchTool(n=3)", ["web_search"], {"SerperDevTool": "web", "TavilySearchTool": "web"}),
         ("WebsiteSearchTool('https://example.com')", [], {"WebsiteSearchTool": "document_search"}),
         ("RagTool()", [], {"RagTool": "SaveRecords"}),
-        ("MCPServerAdapter({}).tools", [], {"tools": "at run time"}),
+        ("MCPServerAdapter({}).tools", [], {"MCPServerAdapter": "--tool MCPServerAdapter='SOURCE/*'"}),
+        ("*MCPServerAdapter({}).tools", [], {"MCPServerAdapter": "coxswain tool source create"}),
         ("*self.get_mcp_tools()", [], {"get_mcp_tools": "coxswain tool source create"}),
         ("StagehandTool()", [], {"StagehandTool": "coxswain tool list"}),
         ("Own()", [], {"Own": "ToolProvider"}),
@@ -265,6 +266,15 @@ def test_classes_of_tools_have_counterparts_or_are_noted_with_what_to_do(
     assert found.keys() == noted.keys()
     for field, words in noted.items():
         assert words in found[field]
+
+
+def test_what_is_given_for_a_class_of_tools_stands_for_it_once_and_is_noted_where_there_is_none(tmp_path: Path) -> None:
+    given = "*MCPServerAdapter({}).tools, *self.get_mcp_tools(), SerperDevTool()"
+    code = CODE.replace(WRITER, f"{WRITER[:-1]},\n            tools=[{given}])")
+    tools = {"MCPServerAdapter": "billing/*", "get_mcp_tools": "billing/*", "SerperTool": "search"}
+    imported = load_crewai_project(write_project(tmp_path, code=code), tools=tools)
+    assert [one.name for one in agent(imported, "writer").tools] == ["billing/*", "web_search"]
+    assert "has such a tool" in note(imported, "--tool SerperTool").description
 
 
 @pytest.mark.parametrize("counterpart", COUNTERPARTS.values(), ids=lambda one: one.name)

@@ -151,6 +151,9 @@ class Builder:
             del agents[name]
         self._note_unused("agents", agents_file)
         self._note_unused("tasks", tasks_file)
+        for name in sorted(self._tools.keys() - translation.named_tools):
+            what = "no agent or task of the project has such a tool, so that nothing stands for it"
+            self._notes.add(f"--tool {name}", what, owner.node.lineno, owner.module.file)
         converted_agents = {
             name: self._converted(f"agents.{name}", node, fields.agent_fields) for name, node in agents.items()
         }

@@ -28,7 +28,10 @@ COUNTERPARTS = {
 }
 _PARTS = "save the parts of its text with SaveRecords as documents, and give the agent document_search"
 _MACHINE = "agents read no files of a machine: give the text as an input or under knowledge in a crew file"
-_MCP = "add the server with `coxswain tool source create`, and name its tools as SOURCE/TOOL"
+_MCP = (
+    "add the server with `coxswain tool source create`, and give the agent its tools with --tool {name}='SOURCE/*', or "
+    "SOURCE/TOOL"
+)
 _CODE = "agents have tools and no interpreter: have a tool of your own do what the code is to do"
 _INSTEAD = {
     **dict.fromkeys(
@@ -64,4 +67,4 @@ def instead(name: str, *, is_own: bool) -> str:
     """What to do about a class of tools that has no counterpart; ``is_own``: it is one of the project."""
     if is_own:
         return f"{_OWN} {name}=SOURCE/TOOL"
-    return _INSTEAD.get(name) or f"{_OTHER} {name}=NAME"
+    return _INSTEAD[name].format(name=name) if name in _INSTEAD else f"{_OTHER} {name}=NAME"

@@ -19,7 +19,7 @@ from coxswain.client.crewai_project.expressions import (
     returned,
 )
 from coxswain.client.crewai_project.notes import Notes
-from coxswain.client.crewai_project.python_source import Sources
+from coxswain.client.crewai_project.python_source import Module, Sources
 from coxswain.client.crewai_project.schemas import Schemas
 from coxswain.client.documents import Node
 from coxswain.client.text_files import TextFileError, read_text
@@ -46,6 +46,8 @@ class Translation:
         self._tools = tools
         self.built_in_place: dict[str, Bound] = {}
         """Calls of ``Agent`` that stand in a task, by the names that their agents get."""
+        self.named_tools: set[str] = set()
+        """The classes of tools that were given a counterpart and that the project has."""
 
     def agent(self, path: str, keywords: dict[str, Keyword]) -> dict[str, Node]:
         """The arguments of an agent, by CrewAI's names."""
@@ -231,12 +233,14 @@ class Translation:
         name, behind = "", item
         try:
             behind = self._expressions.follow(item)
-            name = called(behind.expression, behind.scope.module)
+            name = _made_by(behind.expression, behind.scope.module)
         except Unreadable:
             pass
-        name = name or dotted(item.expression) or called(item.expression, item.scope.module) or "tools"
+        name = name or dotted(item.expression) or _made_by(item.expression, item.scope.module) or "tools"
         if name in self._tools:
-            found.append(Node(self._tools[name], line, self._tools[name], file))
+            self.named_tools.add(name)
+            if all(one.value != self._tools[name] for one in found):
+                found.append(Node(self._tools[name], line, self._tools[name], file))
             return
         if name == "tools":
             self._notes.shared(name, "these are put together at run time: list them here, tool by tool", line, file)
@@ -364,3 +368,11 @@ def _as_node(value: object, line: int, file: str) -> Node:
         return Node([_as_node(item, line, file) for item in value], line, None, file)
     assert value is None or isinstance(value, str | int | float | bool)
     return Node(value, line, None if value is None else str(value), file)
+
+
+def _made_by(expression: ast.expr, module: Module) -> str:
+    """The class or function that gives a tool, also as a part of what it makes: ``X`` for ``X(...).tools``."""
+    base = expression
+    while isinstance(base, ast.Starred | ast.Attribute | ast.Subscript):
+        base = base.value
+    return called(base if isinstance(base, ast.Call) else expression, module)
