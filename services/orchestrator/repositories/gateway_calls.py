@@ -60,6 +60,10 @@ class GatewayCallRepository:
             update(gateway_calls).where(_ROW.replica == replica, _ROW.ended_at.is_(None)).values(leased_until=until)
         )
 
+    async def let_go(self, key: CallKey, replica: str, now: datetime) -> None:
+        """Let others take over a call that a process makes."""
+        await self._change(key, replica, leased_until=now)
+
     async def keep_handle(self, key: CallKey, replica: str, handle: bytes) -> bool:
         """Store what finds the call again; False if it is another process's call by now."""
         return await self._change(key, replica, handle=handle)

@@ -20,7 +20,7 @@ from services.common.http import EgressClient, read_limited
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import AuthKind, SourceAuth, ToolSourceSpec
 from services.orchestrator.tool_gateway.acting import ActingPrincipal
-from services.orchestrator.tool_gateway.ports import CallRefused, NotSent
+from services.orchestrator.tool_gateway.ports import CallRefused, CredentialExpired, NotSent
 
 _TOKENS = 1000
 _MARGIN_SECONDS = 40.0
@@ -221,4 +221,6 @@ def _header_value(text: str) -> str:
 def _not_resolved(error: CoxswainError) -> Exception:
     if isinstance(error, Unavailable | DeadlineExceeded):
         return NotSent(error.message)
+    if error.reason == "CREDENTIAL_EXPIRED":
+        return CredentialExpired(error.message)
     return CallRefused(error.message, reason=error.reason)

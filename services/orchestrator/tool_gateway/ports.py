@@ -158,6 +158,13 @@ class CallRefused(Exception):
         self.reason = reason
 
 
+class CredentialExpired(CallRefused):
+    """The credential of whoever the call is made for has expired, and only they can renew it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, reason="CREDENTIAL_EXPIRED")
+
+
 class BuiltinTool(Protocol):
     """A tool of the gateway's own. Cancelling the task that runs a method cancels the call as far as it can be."""
 
@@ -203,6 +210,7 @@ class ToolAdapter(BuiltinTool, Protocol):
         Raises:
             NeverSeen: the source says that it has never seen the call.
             OutcomeUnknown: the source cannot tell, or not any more.
-            NotSent, CallRefused: the source could not be asked, which says nothing of the call.
+            NotSent, CallRefused: the source could not be asked, which says nothing of the call. With CredentialExpired
+                it is asked again once the credential has been renewed.
         """
         ...

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.errors import Unavailable
+from services.common.errors import Unauthenticated, Unavailable
 from services.common.identity.service_identity import ServiceIdentity
 from services.orchestrator.domain.gateway_call import CallKey, GatewayCall
 from services.orchestrator.domain.tool import ToolCallState
@@ -21,6 +21,7 @@ from services.orchestrator.tables import gateway_calls
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
     CallRefused,
+    CredentialExpired,
     NeverSeen,
     NotSent,
     OutcomeUnknown,
@@ -532,6 +533,37 @@ async def test_a_call_that_was_stored_when_its_execution_was_gone_is_not_kept_fo
 async def _expire_leases(database: Database) -> None:
     async with database.write() as connection:
         await connection.execute(update(gateway_calls).values(leased_until=utc_now() - timedelta(seconds=1)))
+
+
+async def test_a_call_whose_credential_expires_meanwhile_is_asked_for_with_the_renewed_one(
+    database: Database, identity: ServiceIdentity
+) -> None:
+    renewed = False
+
+    async def begin(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        await progress.sent()
+        await progress.handle("task-1")
+        raise CredentialExpired("sign in again")
+
+    async def find(request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+        if not renewed:
+            raise CredentialExpired("sign in again")
+        return ToolResult("paid")
+
+    first, other = (Replica(database, identity, PlayedSource(begin, find), lease=3600) for _ in range(2))
+    async with running(first, other):
+        made = order()
+        for replica in (first, first, other):
+            with pytest.raises(Unauthenticated) as expired:
+                await replica.call(made)
+            assert expired.value.reason == "CREDENTIAL_EXPIRED"
+            row = await row_of(database, key_of(made))
+            assert row is not None
+            assert row.ended_at is None
+        renewed = True
+        assert await first.call(made) == await other.call(made) == Returned("paid")
+    assert (len(first.source.calls), first.source.resumed) == (1, ["task-1", "task-1"])
+    assert (other.source.calls, other.source.resumed) == ([], ["task-1"])
 
 
 class HeldClaim:

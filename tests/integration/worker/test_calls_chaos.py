@@ -11,22 +11,28 @@ import random
 import sys
 from asyncio.subprocess import Process
 from collections import Counter
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
+import aiohttp
 import grpc
 import pytest
 from aiohttp import web
 
 from coxswain.orchestrator.v1 import execution_pb2, question_pb2, question_state_pb2
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
-from services.orchestrator.domain.tool_source import HttpApi, HttpOperation, ListedTool, SourceKind, ToolSourceSpec
+from services.orchestrator.domain.tool_source import HttpApi, HttpOperation, SourceKind, ToolSourceSpec
+from services.orchestrator.tool_gateway.adapters.http import HttpAdapter
+from services.orchestrator.tool_identity import listed_hash
 from tests.integration.worker.installation import Installation, install, kinds
 from tests.integration.worker.test_calls_of_crews import Shop, add_source, add_tools, crew
 from tests.support.child_process import free_port
+from tests.support.http_emulator import Changes
 from tests.support.llm_script import Reply, ToolCall
 from tests.support.played_gateway import PlayedCall, PlayedGateway, result, unknown
+from tests.support.tool_adapters import principal_of
 
 S = execution_pb2
 EXECUTIONS = 60
@@ -96,26 +102,56 @@ class Ledger:
 
     dice: random.Random
     paid: Counter[int] = field(default_factory=Counter)
+    url: str = ""
+    under_way: Counter[int | None] = field(default_factory=Counter)
+    """Payments that have arrived and are not made yet; None: how much is not read yet."""
+    changes: Changes = field(default_factory=Changes)
+
+    @contextlib.contextmanager
+    def being_made(self, amount: int | None) -> Iterator[None]:
+        self.under_way[amount] += 1
+        try:
+            yield
+        finally:
+            self.under_way[amount] -= 1
+            self.changes.notify()
 
     async def pay(self, request: web.Request) -> web.Response:
-        amount = (await request.json())["amount"]
-        await asyncio.sleep(self.dice.random() * 1.5)
-        self.paid[amount] += 1
+        with self.being_made(None):
+            amount = (await request.json())["amount"]
+        with self.being_made(amount):
+            await asyncio.sleep(self.dice.random() * 1.5)
+            self.paid[amount] += 1
         await asyncio.sleep(self.dice.random() * 1.5)
         if request.transport is not None and self.dice.random() < 0.1:
             request.transport.abort()
         return web.json_response({"paid": amount})
 
+    async def has_paid(self, amount: int) -> bool:
+        """Return whether a payment was made, once it is if it had been asked for by now."""
+        # What was sent before this request has been read when it is answered.
+        async with aiohttp.ClientSession() as session:
+            for _ in range(2):
+                async with session.get(f"{self.url}/asked") as answer:
+                    assert answer.status == 200
+        await self.changes.wait(lambda: not self.under_way[None] and not self.under_way[amount])
+        return self.paid[amount] > 0
+
+    async def asked(self, _request: web.Request) -> web.Response:
+        return web.Response()
+
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
         app = web.Application()
         app.router.add_post("/pay", self.pay)
+        app.router.add_get("/asked", self.asked)
         runner = web.AppRunner(app)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port := free_port())
         await site.start()
+        self.url = f"http://127.0.0.1:{port}"
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield self.url
         finally:
             await runner.cleanup()
 
@@ -206,11 +242,9 @@ async def test_three_hundred_payments_while_hosts_and_the_gateway_are_killed(tmp
 async def _add_ledger(installation: Installation, url: str) -> None:
     schema = {"type": "object", "properties": {"amount": {"type": "integer"}}, "required": ["amount"]}
     operation = HttpOperation("pay", "Pays.", "POST", "/pay", schema, body={"amount": "{amount}"})
-    await add_tools(
-        installation,
-        ToolSourceSpec("ledger", SourceKind.HTTP, HttpApi(url, (operation,))),
-        ListedTool("pay", "Pays.", schema, hash="h"),
-    )
+    spec = ToolSourceSpec("ledger", SourceKind.HTTP, HttpApi(url, (operation,)))
+    (listed,) = await HttpAdapter(cast("Any", None), cast("Any", None)).list_tools(spec, principal_of())
+    await add_tools(installation, spec, replace(listed, hash=listed_hash(listed)))
 
 
 async def _look_up(shop: Shop, ledger: Ledger) -> None:
@@ -218,9 +252,9 @@ async def _look_up(shop: Shop, ledger: Ledger) -> None:
     found: set[asyncio.Task[None]] = set()
 
     async def answer(question: question_pb2.Question) -> None:
-        await asyncio.sleep(4)
         amount = json.loads(question.call.arguments_json)["amount"]
-        happened = {"happened": True, "result": "found paid"} if ledger.paid[amount] else {"happened": False}
+        paid = await ledger.has_paid(amount)
+        happened = {"happened": True, "result": "found paid"} if paid else {"happened": False}
         await shop.accept(question, happened)
 
     async for change in shop.inbox.WatchQuestions(question_pb2.WatchQuestionsRequest()):

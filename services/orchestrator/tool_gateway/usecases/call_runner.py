@@ -10,13 +10,14 @@ import structlog
 
 from services.common.backoff import Backoff
 from services.common.circuit_breaker import Trial
-from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
+from services.common.errors import CoxswainError, DeadlineExceeded, Unauthenticated, Unavailable
 from services.common.storable import storable, storable_json
 from services.orchestrator.domain.tool_outcome import Failed, Outcome, Returned, Unknown
 from services.orchestrator.domain.tool_source import SourceKind, ToolSourceSpec
 from services.orchestrator.tool_gateway.ports import (
     BuiltinTool,
     CallRefused,
+    CredentialExpired,
     NeverSeen,
     NotSent,
     OutcomeUnknown,
@@ -218,6 +219,9 @@ class CallRunner:
             return _Step(seen, is_final=not request.idempotent)
         except CallRefused as refused:
             trial.succeeded()
+            if isinstance(refused, CredentialExpired) and (step.handle is not None or call.known_handle):
+                # It goes on at its source: whoever has a renewed credential asks for it again.
+                raise Unauthenticated(str(refused), reason=refused.reason) from refused
             return _Step(_refused(order, call, refused, asking=step.handle is not None), is_final=True)
         except asyncio.CancelledError:
             if call.time.ran_out:

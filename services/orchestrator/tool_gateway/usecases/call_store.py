@@ -113,6 +113,11 @@ class CallStore:
         async with self._database.write() as connection:
             await GatewayCallRepository(connection).renew(self.replica, utc_now() + time)
 
+    async def let_go(self, key: CallKey) -> None:
+        """Let others take over a call of this process, which has not ended."""
+        async with self._database.write() as connection:
+            await GatewayCallRepository(connection).let_go(key, self.replica, utc_now())
+
     async def drop_outcomes(self, retention_seconds: float, tests_seconds: float) -> int:
         """Drop outcomes that nobody has asked for in that time, and tests of tools; return how many."""
         now, dropped = utc_now(), 0

@@ -194,6 +194,11 @@ class ToolCalls:
             if await call.settle():
                 await self._take_back(call)
             raise
+        except CoxswainError:
+            # What comes of the call is not known here: whoever asks next finds out.
+            if not await call.settle() and call.is_sent and not call.is_lost:
+                await self._store.let_go(call.key)
+            raise
         finally:
             run.call = None
         has_row = await call.settle()

@@ -29,6 +29,7 @@ from services.orchestrator.tool_gateway.adapters.grpc_provider.messages import (
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
     CallRefused,
+    CredentialExpired,
     NeverSeen,
     NotSent,
     OutcomeUnknown,
@@ -243,6 +244,8 @@ class ProviderCall:
         while True:
             try:
                 answer = pb.GetCallResponse.FromString(await self._ask("GetCall", question))
+            except CredentialExpired:
+                raise
             except (grpc.aio.AioRpcError, DecodeError, *_NO_CONNECTION) as error:
                 self._raise_if_useless(error, seen)
                 if loop.time() - answered_at > self._look_up_seconds:

@@ -45,6 +45,7 @@ from services.orchestrator.tool_gateway.pins import has_changed, is_pinned, refu
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
     CallRefused,
+    CredentialExpired,
     NotSent,
     OutcomeUnknown,
     RequestCredentials,
@@ -138,6 +139,8 @@ class McpAdapter:
             raise OutcomeUnknown("the server gave the call no handle by which its result could be found")
         try:
             return await self._resume(request, task_id, progress)
+        except CredentialExpired:
+            raise
         except (NotSent, CallRefused) as error:
             # What cannot be asked about was made all the same.
             raise OutcomeUnknown(f"the server cannot be asked for the result of the call: {error}") from error

@@ -9,7 +9,7 @@ from typing import Any
 from services.orchestrator.tool_gateway.adapters.mcp.endpoint import AnswerTooLarge
 from services.orchestrator.tool_gateway.adapters.mcp.faults import INVALID_PARAMS, HttpRefusal, RpcError, SessionGone
 from services.orchestrator.tool_gateway.adapters.mcp.listeners import CallListener
-from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown
+from services.orchestrator.tool_gateway.ports import CallRefused, CredentialExpired, NotSent, OutcomeUnknown
 
 Request = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -139,6 +139,8 @@ class TaskFollower:
                 why: Exception = error
             except SessionGone as error:
                 raise OutcomeUnknown(f"the task of the call was lost with its session: {error}") from error
+            except CredentialExpired:
+                raise
             except (NotSent, OutcomeUnknown, CallRefused, HttpRefusal) as error:
                 why = error
             if loop.time() + pause > end:
