@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.orchestrator.domain.crew import ToolSpec
+from services.orchestrator.domain.crew import OnDeadline, ToolSpec
 from services.orchestrator.domain.tool import ResolvedTool, Tool
 from services.orchestrator.domain.tool_source import (
     ApprovalRule,
@@ -157,6 +157,8 @@ def of_source(
         source_version=source.version,
         approval=policy.approval or ApprovalRule.NEVER,
         approval_condition=policy.approval_condition,
+        approval_deadline=policy.approval_deadline,
+        approval_on_deadline=policy.approval_on_deadline or OnDeadline.DECLINE,
         max_calls=policy.max_calls_per_execution,
         cost=policy.cost or 0,
         problem_reason="TOOL_CHANGED" if blocked else "",

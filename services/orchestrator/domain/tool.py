@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from services.orchestrator.domain.crew import ToolSpec
+from services.orchestrator.domain.crew import OnDeadline, ToolSpec
 from services.orchestrator.domain.tool_source import ApprovalRule
 
 
@@ -78,6 +78,9 @@ class ResolvedTool:
     """Empty: built in."""
     approval: ApprovalRule = ApprovalRule.NEVER
     approval_condition: str = ""
+    approval_deadline: float | None = None
+    """Seconds; None: a question whether a call may be made waits for ever."""
+    approval_on_deadline: OnDeadline = OnDeadline.DECLINE
     timeout: float = 60
     max_timeout: float = 900
     max_calls: int | None = None

@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from services.orchestrator.domain.crew import OnDeadline
+
 
 class SourceKind(StrEnum):
     """What a source speaks; the names are those of the fields of `ToolSourceSpec.kind`."""
@@ -153,6 +155,9 @@ class ToolPolicy:
     approval: ApprovalRule | None = None
     approval_condition: str = ""
     """CEL over `arguments`; for WHEN."""
+    approval_deadline: float | None = None
+    """Seconds that a question whether a call may be made is open; without it for ever."""
+    approval_on_deadline: OnDeadline | None = None
     timeout: float | None = None
     """Seconds without a sign of the tool."""
     max_timeout: float | None = None

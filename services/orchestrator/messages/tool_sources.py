@@ -4,13 +4,14 @@ from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from coxswain.orchestrator.v1 import tool_pb2, tool_source_pb2
+from coxswain.orchestrator.v1 import question_state_pb2, tool_pb2, tool_source_pb2
 from services.common.errors import FieldViolation, InvalidArgument
 from services.common.grpc.enums import enum_to_proto
 from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.json_values import from_struct, from_value, to_struct, to_value
 from services.common.grpc.times import duration_to_proto, timestamp_to_proto
 from services.common.grpc.validation import rule_violations
+from services.orchestrator.domain.crew import OnDeadline
 from services.orchestrator.domain.tool_source import (
     ApprovalRule,
     AuthKind,
@@ -43,6 +44,7 @@ _TRANSPORTS = {int(enum_to_proto(tool_source_pb2.McpTransport, transport)): tran
 _ON_CHANGE = {int(enum_to_proto(tool_source_pb2.OnToolChange, action)): action for action in OnToolChange}
 _SHARES = {int(enum_to_proto(tool_source_pb2.ShareField, share)): share for share in ShareField}
 _APPROVALS = {int(enum_to_proto(tool_pb2.ToolApproval, rule)): rule for rule in ApprovalRule}
+_ON_DEADLINE = {int(enum_to_proto(question_state_pb2.OnDeadline, action)): action for action in OnDeadline}
 _AUTHORIZATION = "authorization"
 
 
@@ -196,6 +198,8 @@ def _policy_from_proto(message: tool_source_pb2.ToolPolicy) -> ToolPolicy:
         calls_per_minute=given("calls_per_minute"),
         result_limit=given("result_limit"),
         cost=given("cost"),
+        approval_deadline=seconds("approval_deadline"),
+        approval_on_deadline=_ON_DEADLINE.get(message.approval_on_deadline),
     )
 
 
@@ -293,6 +297,12 @@ def _policy_to_proto(policy: ToolPolicy) -> tool_source_pb2.ToolPolicy:
         calls_per_minute=policy.calls_per_minute,
         result_limit=policy.result_limit,
         cost=policy.cost,
+        approval_deadline=duration_to_proto(policy.approval_deadline),
+        approval_on_deadline=(
+            question_state_pb2.ON_DEADLINE_UNSPECIFIED
+            if policy.approval_on_deadline is None
+            else enum_to_proto(question_state_pb2.OnDeadline, policy.approval_on_deadline)
+        ),
     )
 
 

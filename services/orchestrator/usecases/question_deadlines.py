@@ -12,11 +12,12 @@ from services.orchestrator.usecases.execution_starter import existing_execution
 from services.orchestrator.usecases.question_settler import QuestionSettler
 
 _BATCH = 100
-_ANSWERS: Mapping[OnDeadline, Answer] = {
+DEADLINE_ANSWERS: Mapping[OnDeadline, Answer] = {
     OnDeadline.DECLINE: Answer(QuestionState.DECLINED, reason="nobody answered until the deadline"),
     OnDeadline.CANCEL: Answer(QuestionState.CANCELLED),
     OnDeadline.ACCEPT_DEFAULT: Answer(QuestionState.ACCEPTED),
 }
+"""What is answered in place of people."""
 
 
 class QuestionDeadlines:
@@ -34,7 +35,7 @@ class QuestionDeadlines:
             await self._answer(question)
 
     async def _answer(self, question: Question) -> None:
-        answer = _ANSWERS[question.on_deadline]
+        answer = DEADLINE_ANSWERS[question.on_deadline]
         async with self._database.write() as connection:
             execution = await ExecutionRepository(connection).lock(question.execution_id)
             current = await QuestionRepository(connection).get(question.group_id, question.id)

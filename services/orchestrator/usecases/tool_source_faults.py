@@ -217,6 +217,8 @@ def _policies(policies: tuple[ToolPolicy, ...]) -> Iterator[FieldViolation]:
             yield FieldViolation(
                 f"{path}.max_timeout", f"is {longest:g} s, and has to be at least the timeout, {timeout:g} s"
             )
+        if policy.approval_on_deadline is not None and policy.approval_deadline is None:
+            yield FieldViolation(f"{path}.approval_on_deadline", "has no effect without approval_deadline")
         yield from _approval(path, policy)
 
 

@@ -13,7 +13,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
 from sqlalchemy import select
 
-from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, tool_pb2, tool_source_pb2
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, question_state_pb2, tool_pb2, tool_source_pb2
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as gateway_pb
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
 from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServiceStub
@@ -279,6 +279,14 @@ def http(**fields: Any) -> pb.HttpApi:
         bad("spec.mcp.url", mcp=pb.McpServer(url="https://[::1]/mcp")),
         bad("spec.mcp.url", mcp=pb.McpServer(url="file:///etc/passwd")),
         bad("spec.mcp.url", mcp=pb.McpServer(url="mcp.example.com")),
+        bad(
+            "spec.policies[0].approval_on_deadline",
+            policies=[pb.ToolPolicy(approval_on_deadline=question_state_pb2.ON_DEADLINE_CANCEL)],
+        ),
+        bad(
+            "spec.policies[0].approval_deadline",
+            policies=[pb.ToolPolicy(approval_deadline=Duration(seconds=31 * 24 * 3600))],
+        ),
         bad("spec.mcp_command", mcp_command=pb.McpCommand(program="sh")),
         bad("spec.python", python=pb.PythonTools(entry_point="x")),
         bad("spec.grpc.address", grpc=pb.GrpcProvider(address="tools.example.com")),

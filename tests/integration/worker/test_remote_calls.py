@@ -5,6 +5,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from services.common.db.migrate import upgrade_database
 from services.common.errors import ResourceExhausted
 from services.common.ids import new_id
 from services.common.schema_checks.checker import SchemaChecker
-from services.orchestrator.domain.crew import ToolSpec
+from services.orchestrator.domain.crew import OnDeadline, ToolSpec
 from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.domain.question import QuestionKind, QuestionState
 from services.orchestrator.domain.tool import ToolCallState
@@ -32,10 +33,12 @@ from services.orchestrator.domain.tool_source import (
     ToolSourceSpec,
 )
 from services.orchestrator.repositories.journal import JournalRepository, ToolCall, read_tool_calls
+from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.retention import RetentionRepository
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.tables import executions, gateway_calls
-from services.orchestrator.tool_resolver import ToolResolver
+from services.orchestrator.tool_resolver import ToolResolver, resolve_tools
+from services.orchestrator.usecases.question_deadlines import DEADLINE_ANSWERS
 from services.orchestrator.usecases.tool_lists import accepted_tools
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
@@ -454,6 +457,41 @@ async def test_an_approval_is_asked_before_anything_is_begun_and_may_change_the_
     assert scene.gateway.requests[-1].arguments_json == '{"amount": 50}'
     assert (await (await scene.host()).call("large", amount=500)).output == answer.output
     assert len(scene.gateway.effects) == 2
+
+
+@pytest.mark.parametrize(
+    ("action", "told", "made"),
+    [
+        (OnDeadline.DECLINE, "a person refused this call: nobody answered until the deadline", 0),
+        (OnDeadline.ACCEPT_DEFAULT, "", 1),
+    ],
+)
+async def test_an_approval_that_nobody_gives_in_time_is_decided_by_the_policy(
+    scene: CallScene, action: OnDeadline, told: str, made: int
+) -> None:
+    policy = ToolPolicy(approval=ApprovalRule.ALWAYS, approval_deadline=60, approval_on_deadline=action)
+    spec = ToolSourceSpec("till", SourceKind.MCP, McpServer("https://example.com/mcp"), policies=(policy,))
+    listed = ListedTool("pay", "Pays.", PAY.arguments_schema, hash="h1")
+    source = ToolSource(
+        new_id(), "sales", 1, spec, (listed,), utc_now(), utc_now(), list_revision=1, accepted=accepted_tools([listed])
+    )
+    (tool,) = resolve_tools([ToolSpec("till/pay")], {"till": source})
+    # The source itself is not stored: what was resolved counts.
+    scene.tools = [replace(tool, spec=None)]
+    scene.gateway.tools["till/pay"] = scene.gateway.tools["billing/pay"]
+    with pytest.raises(TaskError):
+        await (await scene.host()).call()
+    (question,) = await scene.questions()
+    assert question.deadline_at is not None
+    assert (question.deadline_at - question.created_at).total_seconds() == 60
+    async with scene.database.read() as connection:
+        due = await QuestionRepository(connection).overdue(utc_now() + timedelta(seconds=61), 1000)
+    assert question.id in [one.id for one in due]
+    async with scene.database.write() as connection:
+        await QuestionRepository(connection).answer(question, DEADLINE_ANSWERS[action], "", utc_now())
+    answer = await (await scene.host()).call()
+    assert answer.error == told
+    assert len(scene.gateway.effects) == made
 
 
 @pytest.mark.parametrize("declined", [True, False])

@@ -46,6 +46,8 @@ class CallDecisions:
                 call.questioned(call.to_approve()),
                 f'May the tool "{call.tool.name}" be called with these arguments?',
                 approval_schema(call.tool.arguments_schema),
+                deadline=call.tool.approval_deadline,
+                on_deadline=call.tool.approval_on_deadline,
             )
         raise waits_for_person()
 

@@ -1,6 +1,7 @@
 """What calls of tools ask people, and what has been answered."""
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from services.common.clock import utc_now
@@ -90,9 +91,11 @@ class CallQuestions:
         schema: Mapping[str, Any] | None,
         events: Sequence[tuple[EventOf, Any]] = (),
         *also_store: Change,
+        deadline: float | None = None,
+        on_deadline: OnDeadline = OnDeadline.DECLINE,
     ) -> None:
-        """Ask people, in one transaction with other events and changes."""
-        execution = self._execution
+        """Ask people, in one transaction with other events and changes; `deadline` is in seconds from now."""
+        execution, now = self._execution, utc_now()
         question = Question(
             id=new_id(),
             kind=kind,
@@ -108,9 +111,9 @@ class CallQuestions:
             result=None,
             schema=None if schema is None else dict(schema),
             role=Role.EDITOR,
-            deadline_at=None,
-            on_deadline=OnDeadline.DECLINE,
-            created_at=utc_now(),
+            deadline_at=None if deadline is None else now + timedelta(seconds=deadline),
+            on_deadline=on_deadline,
+            created_at=now,
             call=call,
         )
         await self._recorder.commit(
