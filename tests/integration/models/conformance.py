@@ -704,7 +704,9 @@ tried" means that litellm may do it, and no test says so.
 | answers that a limit, a stop or a guardrail ended | yes | not tried |
 | errors: context window, rate limit, credential | yes | yes |
 | error within a stream | yes | not tried |
-| files, schemas, reasoning, embeddings | not tried | not tried |
+| files | yes | yes |
+| schemas, reasoning | not tried | yes |
+| embeddings | not tried | not tried |
 """
 _HEAD = """# What works with which provider
 

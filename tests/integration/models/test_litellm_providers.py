@@ -34,6 +34,7 @@ from tests.support.http_emulator import HttpEmulator
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import Fault as LlmFault
 from tests.support.llm_script import Reply
+from tests.support.media_samples import PDF, PNG
 
 # One helper for the whole file.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -378,6 +379,63 @@ async def test_a_service_account_is_exchanged_at_googles_address_for_a_token(ser
     path, authorization = served.vertex.calls[-1]
     assert authorization == "Bearer ya29.of-the-account"
     assert path.endswith("gemini-2.5-flash:generateContent")
+
+
+async def full_model(served: Served, upstream: str, **options: str) -> str:
+    """Add a model that sees, reads files and follows schemas, and return its name."""
+    name = f"full/{upstream.rpartition('/')[2]}"
+    capabilities = model_pb2.Capabilities(chat=True, images=True, documents=True, json_schema=True, reasoning=True)
+    model = model_pb2.Model(
+        name=name,
+        provider=model_pb2.PROVIDER_LITELLM,
+        upstream_model=upstream,
+        capabilities=capabilities,
+        provider_options=options,
+    )
+    await served.installation.models().CreateModel(model_pb2.CreateModelRequest(model=model))
+    return name
+
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+def question_with_files(model: str) -> pb.CompleteRequest:
+    request = ask(model)
+    request.completion.messages[-1].content.extend(
+        (pb.ContentPart(image=pb.Image(data=PNG)), pb.ContentPart(document=pb.Document(data=PDF)))
+    )
+    return request
+
+
+async def test_vertex_gets_files_schemas_and_budgets_and_shows_its_thoughts(served: Served) -> None:
+    await store(served.installation, "vertex_ai", json.dumps(service_account()), served.vertex.url)
+    model = await full_model(served, VERTEX, project="my-project", location="europe-west4")
+    await served.installation.inference().Complete(question_with_files(model))
+    types = [part["inline_data"]["mime_type"] for part in _inline(served.vertex.bodies[-1])]
+    assert types == ["image/png", "application/pdf"]
+    served.vertex.parts = [{"text": "I think", "thought": True}, {"text": '{"city": "Paris"}'}]
+    request = ask(model)
+    request.completion.response_format.schema.CopyFrom(to_struct(SCHEMA))
+    request.completion.sampling.reasoning_effort = "low"
+    answer = await served.installation.inference().Complete(request)
+    assert (answer.reasoning, answer.text) == ("I think", '{"city": "Paris"}')
+    asked = served.vertex.bodies[-1]["generationConfig"]
+    assert asked["response_mime_type" if "response_mime_type" in asked else "responseMimeType"] == "application/json"
+    assert "city" in json.dumps(asked)
+    assert asked["thinkingConfig"]["thinkingBudget"] > 0
+
+
+def _inline(body: Any) -> list[Any]:
+    return [part for content in body["contents"] for part in content["parts"] if "inline_data" in part]
+
+
+async def test_bedrock_gets_files(served: Served) -> None:
+    await store(served.installation, "bedrock", json.dumps(AWS_KEYS), served.bedrock.url)
+    model = await full_model(served, BEDROCK, region="eu-central-1")
+    await served.installation.inference().Complete(question_with_files(model))
+    content = served.bedrock.calls[-1].body["messages"][-1]["content"]
+    assert [block["image"]["format"] for block in content if "image" in block] == ["png"]
+    assert [block["document"]["format"] for block in content if "document" in block] == ["pdf"]
 
 
 async def test_no_group_calls_anything_with_what_the_machine_holds(served: Served) -> None:
