@@ -14,6 +14,7 @@ from services.memory.repositories.memory_backends import MemoryBackendRepository
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
+from services.memory.stores.databricks.listed_positions import ListedPositions
 from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.store import DatabricksMemoryStore, NamespaceNotes
@@ -23,6 +24,8 @@ ACTIVE_SECONDS = 1.0
 
 _GROUPS_KEPT = 10_000
 _NOTES_KEPT = 10_000
+_LISTED_SECONDS = 300.0
+"""How long the order of a list is remembered for its next page."""
 
 
 class BackendStores:
@@ -48,6 +51,7 @@ class BackendStores:
         self._pause_seconds = pause_seconds
         self._endpoint_types = EndpointTypes()
         self._recent_writes = RecentWrites(settle_seconds)
+        self._listed = ListedPositions(_LISTED_SECONDS)
         self._noted: LRUCache[tuple[str, RemoteNamespace], bool] = LRUCache(_NOTES_KEPT)
         self._active: AsyncCache[str, MemoryBackend | None] = AsyncCache(_GROUPS_KEPT, ACTIVE_SECONDS)
         self._swept: TTLCache[tuple[str, str], bool] = TTLCache(_NOTES_KEPT, sweep_seconds)
@@ -120,7 +124,9 @@ class BackendStores:
             return self._sweep_due((backend.id, memory_id))
 
         notes = NamespaceNotes(note, page, sweep_due)
-        return DatabricksMemoryStore(self.repository(backend), backend, notes, pause_seconds=self._pause_seconds)
+        return DatabricksMemoryStore(
+            self.repository(backend), backend, notes, listed=self._listed, pause_seconds=self._pause_seconds
+        )
 
     def _sweep_due(self, namespace: tuple[str, str]) -> bool:
         if namespace in self._swept:

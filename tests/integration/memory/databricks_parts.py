@@ -17,6 +17,7 @@ from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import Owner
+from services.memory.stores.databricks.listed_positions import ListedPositions
 from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.store import DatabricksMemoryStore, NamespaceNotes
@@ -115,7 +116,8 @@ def open_store(
         return sorted(noted, key=lambda written: (written.memory_id, written.kind))[:limit]
 
     repository = open_repository(client, url, settle_seconds=settle_seconds)
-    return DatabricksMemoryStore(repository, backend, NamespaceNotes(note, page, lambda _: True), pause_seconds=0.001)
+    notes = NamespaceNotes(note, page, lambda _: True)
+    return DatabricksMemoryStore(repository, backend, notes, listed=ListedPositions(60), pause_seconds=0.001)
 
 
 def unified_records(count: int, prefix: str = "r", **fields: Any) -> list[Record]:

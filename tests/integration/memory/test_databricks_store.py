@@ -171,6 +171,34 @@ async def test_lists_beyond_ten_thousand_read_the_whole_index_and_stay_exact() -
             assert sum(row.record_count for row in rows) == 10_050
 
 
+async def test_a_list_is_read_through_once_and_then_with_one_request_for_each_page() -> None:
+    with emulator() as vectors:
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
+            records = unified_records(2500)
+            for n, record in enumerate(records):
+                record.created_at = NOW - timedelta(seconds=n)
+            await open_repository(client, vectors.url).upsert(INDEX, KEY, records, "m")
+            await store.count(KEY, EVERYTHING, NOW)
+            ids: list[str] = []
+            asked: list[int] = []
+            after = None
+            while True:
+                vectors.clear_log()
+                page = await store.page(KEY, EVERYTHING, 500, after, NOW, embeddings=False)
+                asked.append(len(vectors.log))
+                ids += [record.id for record in page.records]
+                if after is None:
+                    # What is removed and saved meanwhile neither repeats nor hides others.
+                    await store.delete(KEY, ["r600"], None, NOW)
+                    await store.save(KEY, SPACE, [Record("new", Unified("new"), unit_vector([1, 0, 0]))], NOW)
+                if not page.more:
+                    break
+                after = page.last
+            assert ids == [f"r{n}" for n in range(2500) if n != 600]
+            assert asked == [4, 1, 1, 1, 1]
+
+
 async def test_emptying_goes_in_rounds_until_nothing_is_left_and_leaves_others_alone() -> None:
     with emulator() as vectors:
         vectors.behaviour.page_rows = 5000

@@ -31,6 +31,12 @@ from services.memory.rows import Row, created_of
 from services.memory.schemas import Column
 from services.memory.stores.databricks.emptying import empty_index
 from services.memory.stores.databricks.filter_language import Owner
+from services.memory.stores.databricks.listed_positions import (
+    MOST_POSITIONS,
+    ListedPositions,
+    Position,
+    page_after,
+)
 from services.memory.stores.databricks.repository import MAX_RESULTS, DatabricksVectorIndexRepository, Hit, passes
 from services.memory.stores.databricks.upstream_errors import IndexMissing
 
@@ -73,14 +79,16 @@ class DatabricksMemoryStore:
         backend: MemoryBackend,
         notes: NamespaceNotes,
         *,
+        listed: ListedPositions,
         pause_seconds: float,
     ) -> None:
-        """`pause_seconds` is how long to wait for removals to be seen."""
+        """`listed` is what lists remember, `pause_seconds` how long to wait for removals to be seen."""
         assert backend.databricks is not None
         self._repository = repository
         self._backend = backend
         self._config = backend.databricks
         self._notes = notes
+        self._listed = listed
         self._pause_seconds = pause_seconds
 
     async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
@@ -200,24 +208,41 @@ class DatabricksMemoryStore:
     ) -> RecordPage:
         """See `MemoryStore`."""
         index, owner = self._index(key.kind), _owner(key)
-        newest: list[tuple[int, str]] = []
-        async for rows in self._repository.rows(index, owner, chosen, now, _TIMES):
-            positions = (_position(row) for row in rows)
-            newest.extend(entry for entry in positions if after is None or entry < (after.created, after.stored_id))
-            newest.sort(reverse=True)
-            del newest[limit + 1 :]
-        keys = [stored_id for _, stored_id in newest[:limit]]
+        listing = (index, owner, repr(chosen))
+        positions = None if after is None else self._listed.get(listing)
+        if positions is None:
+            positions = await self._positions(index, owner, chosen, after, limit, now)
+        on_page, more = page_after(positions, after, limit)
+        if more:
+            self._listed.put(listing, positions)
+        keys = [stored_id for _, stored_id in on_page]
         found = await self._repository.fetch(index, owner, keys, embeddings=embeddings) if keys else {}
         reader = RecordReader(key.kind, "databricks")
-        # What was removed since it was listed is left out.
-        records = [reader.read(found[stored_id]) for stored_id in keys if stored_id in found]
-        more = len(newest) > limit
+        # What was removed or changed since it was listed is left out.
+        rows = [found[stored_id] for stored_id in keys if stored_id in found]
+        records = [reader.read(row) for row in rows if passes(key.kind, chosen, row, now)]
         return RecordPage(
             [record for record in records if record is not None],
             more=more,
             unreadable=reader.unreadable,
-            last=ListPosition(*newest[limit - 1]) if more else None,
+            last=ListPosition(*on_page[-1]) if more else None,
         )
+
+    async def _positions(
+        self, index: str, owner: Owner, chosen: Filter, after: ListPosition | None, limit: int, now: datetime
+    ) -> Sequence[Position]:
+        """Return the positions of what matches, oldest first; of very many only those of the next page."""
+        newest: list[Position] = []
+        most = MOST_POSITIONS
+        async for rows in self._repository.rows(index, owner, chosen, now, _TIMES):
+            positions = map(_position, rows)
+            newest.extend(entry for entry in positions if after is None or entry < (after.created, after.stored_id))
+            if len(newest) > most:
+                most = limit + 1
+                newest.sort()
+                del newest[:-most]
+        newest.sort()
+        return newest
 
     async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
         """See `MemoryStore`."""
@@ -331,7 +356,7 @@ def _owner(key: NamespaceKey) -> Owner:
     return Owner(key.kind, key.group_id, key.memory_id)
 
 
-def _position(row: Row) -> tuple[int, str]:
+def _position(row: Row) -> Position:
     """Return the sort key of a row in a list; what does not say when it was made comes last."""
     return microseconds(created_of(row) or _UNKNOWN), row[Column.ID]
 
