@@ -13,6 +13,7 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from coxswain.client.cli.app import app
+from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.settings import MemorySettings
 from tests.support.harness import ALICE, BOB, serve_services
 from tests.support.vector_search_emulator import VectorSearchEmulator
@@ -174,3 +175,28 @@ async def test_an_index_option_that_is_none_is_explained(run: Run, vectors: Vect
     result: Any = await create(run, vectors, "--index", "unified")
     assert result.exit_code == 2
     assert "kind=name" in result.stderr
+
+
+async def test_an_index_of_an_older_backend_is_taken_over(run: Run, vectors: VectorSearchEmulator) -> None:
+    await create(run, vectors)
+    vectors.add_endpoint("crews")
+    vectors.add_index(INDEX, "crews", DatabricksIndexSchemas.get_schema("unified"), 256)
+    table = vectors._indexes[INDEX].table
+    for name, content in (("one", "text"), ("two", "text"), ("bad", "")):
+        owner = {"group_id": "acme", "crew_id": "old crew"}
+        table.put({"id": name, "content": content, "embedding": [1.0] + [0.0] * 255, **owner})
+    theirs = ["--from-group", "acme", "--from-crew", "old crew=crew"]
+    looked = await run("adopt", "lake", *theirs, "--dry-run")
+    assert "2 can be read, 1 cannot, 3 would be given other ids; 0 of other groups passed over" in said(looked)
+    assert "its content is empty" in looked.stdout
+    assert re.search(r"reading: 3 of 3, [\d.,]+ a second", looked.stderr)
+    assert {row["group_id"] for row in vectors.rows(INDEX)} == {"acme"}
+    taken = await run(
+        "adopt", "lake", "--index", "memories", "--from-group", "acme", "--from-crew", "old crew=crew", "--json"
+    )
+    report = json.loads(taken.stdout)
+    assert (report["readable"], report["changed"], report["memories"][0]["memory_id"]) == ("2", "3", "crew")
+    assert said(await run("index", "count", INDEX)) == "3"
+    wrong = await run("adopt", "lake", "--from-crew", "old crew")
+    assert wrong.exit_code == 2
+    assert "OLD=NEW" in wrong.stderr

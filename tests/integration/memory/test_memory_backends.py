@@ -571,6 +571,28 @@ async def test_configurations_that_contradict_themselves_name_the_field(world: W
         assert "backend.databricks.indexes" in refusal.message
 
 
+@pytest.mark.parametrize("written", ["{}/", "{}/?o=123", "{}?o=1", "{}/#setting/account"])
+async def test_the_address_of_a_workspace_is_taken_as_browsers_copy_it(world: World, written: str) -> None:
+    created = await _create(backends_stub(world.harness), backend_message(written.format(world.url)))
+    assert created.databricks.workspace_url == world.url
+
+
+@pytest.mark.parametrize("address", ["http://a:b@127.0.0.1", "https://example.com/ui", "ftp://example.com", "https://"])
+async def test_what_is_no_address_of_a_workspace_is_refused_by_its_field(world: World, address: str) -> None:
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await _create(backends_stub(world.harness), backend_message(address))
+    assert refusal.fields == ["backend.databricks.workspace_url"]
+
+
+async def test_a_successor_that_does_not_exist_is_refused_for_every_backend(world: World) -> None:
+    backends = backends_stub(world.harness)
+    created = await _create(backends, backend_message(world.url))
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await backends.DeleteMemoryBackend(
+            backend_pb.DeleteMemoryBackendRequest(id=created.id, successor_id="nonsense")
+        )
+
+
 async def test_a_group_without_a_credential_for_the_workspace_is_told_so(
     tmp_path: Path, vectors: VectorSearchEmulator
 ) -> None:
