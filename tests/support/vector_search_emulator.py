@@ -366,6 +366,7 @@ class VectorSearchEmulator(DatabricksEmulator):
             state="PROVISIONING",
             arriving="ONLINE",
             polls_left=self.behaviour.endpoint_polls,
+            target_qps=body.get("target_qps"),
         )
         self._endpoints[name] = endpoint
         return self._endpoint_info(endpoint)

@@ -24,8 +24,6 @@ class DatabricksConfig:
     """How the workspace computes scores, once that was measured."""
     target_qps: float | None = None
     """Queries a second that an endpoint is made for; None leaves it to the workspace."""
-    reranked_columns: tuple[str, ...] = ()
-    """Columns by which the workspace's own model reorders what a search by text has found; none: it does not."""
 
     def index_name(self, kind: MemoryKind) -> str | None:
         """Return the full name of a kind's index, or None when it has none."""

@@ -231,7 +231,6 @@ def _config_document(config: DatabricksConfig) -> dict[str, Any]:
         "dimension": config.space.dimension,
         "formula": config.formula,
         "target_qps": config.target_qps,
-        "reranked_columns": list(config.reranked_columns),
     }
 
 
@@ -249,7 +248,6 @@ def _backend(row: Mapping[Any, Any]) -> MemoryBackend:
             # Absent from what earlier versions have stored.
             formula=ScoreFormula(document["formula"]) if document.get("formula") else None,
             target_qps=document.get("target_qps"),
-            reranked_columns=tuple(document.get("reranked_columns") or ()),
         )
     created: datetime = row["created_at"]
     return MemoryBackend(

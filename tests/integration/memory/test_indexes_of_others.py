@@ -122,6 +122,17 @@ async def test_verify_tells_which_rows_cannot_be_read_and_how_to_remove_them(wor
     assert f"rows of index {index_name()}" not in await _verify(world, backend_id)
 
 
+async def test_an_endpoint_is_made_for_as_many_queries_as_its_backend_says(world: World) -> None:
+    backends = backends_stub(world.harness)
+    create = backend_pb.CreateMemoryBackendRequest(backend=backend_message(world.url, target_qps=250))
+    backend = (await backends.CreateMemoryBackend(create)).backend
+    assert backend.databricks.target_qps == 250
+    request = backend_pb.ProvisionMemoryBackendRequest(id=backend.id)
+    assert [step async for step in backends.ProvisionMemoryBackend(request)]
+    (made,) = world.vectors.requests(method="POST", path="/vector-search/endpoints")
+    assert made.body["target_qps"] == 250
+
+
 # How scores are computed
 
 

@@ -81,7 +81,6 @@ def _config(message: pb.DatabricksBackendConfig, default_space: EmbeddingSpace) 
             message.embedding_model or default_space.model, message.embedding_dimension or default_space.dimension
         ),
         target_qps=message.target_qps or None,
-        reranked_columns=tuple(message.reranked_columns),
     )
 
 
@@ -112,7 +111,6 @@ def backend_to_proto(backend: MemoryBackend) -> pb.MemoryBackend:
             embedding_model=config.space.model,
             embedding_dimension=config.space.dimension,
             target_qps=config.target_qps or 0.0,
-            reranked_columns=config.reranked_columns,
         )
     )
     return message
