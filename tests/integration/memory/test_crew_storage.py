@@ -271,6 +271,9 @@ async def test_a_task_done_again_removes_what_it_saved_before_and_nothing_else(m
     assert set(await _stored(memories)) == {"masts are tall"}
     await again.asave(_records(crewai)[3:])
     assert set(await _stored(memories)) == {"masts are tall", "gulls cry"}
+    # What a later execution has saved too is its own as well.
+    await asyncio.to_thread(_storage(_Attempt(memories, "execution-1")).forget_earlier_attempts)
+    assert set(await _stored(memories)) == {"masts are tall", "gulls cry"}
 
 
 async def test_tools_that_save_side_by_side_lose_nothing(memories: Any, crewai: Any) -> None:

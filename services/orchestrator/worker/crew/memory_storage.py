@@ -27,6 +27,7 @@ OWN_METADATA = ("execution_id", "task")
 # What the memory service takes.
 _CATEGORIES, _CATEGORY_CHARACTERS = 64, 128
 _SAVED_AT_ONCE = 100
+_MOST_FORGOTTEN = 1000
 _PART_CHARACTERS = 96
 """A longer part of a scope (roles may be whole paragraphs) is cut and gets a hash instead of its end."""
 
@@ -84,9 +85,15 @@ class ServiceMemoryStorage:
             self._private.pop(record_id, None)
 
     def forget_earlier_attempts(self) -> None:
-        """Remove what attempts before this one have saved: it may have been more, and came to nothing in the end."""
-        metadata = {name: to_value(value) for name, value in self._own.items()}
-        self._host.delete_records(pb.DeleteRecordsRequest(filter=pb.RecordFilter(metadata=metadata)))
+        """Remove what attempts before this one have saved: it may have been more, and came to nothing in the end.
+
+        What has been saved again since is another execution's memory by now, too, and stays.
+        """
+        own = pb.RecordFilter(metadata={name: to_value(value) for name, value in self._own.items()})
+        saved = self._host.list_records(pb.ListRecordsRequest(filter=own, page_size=_MOST_FORGOTTEN)).records
+        ids = [record.id for record in saved if record.revision == 1]
+        if ids:
+            self._host.delete_records(pb.DeleteRecordsRequest(ids=ids))
 
     @property
     def _own(self) -> dict[str, str]:
