@@ -94,12 +94,6 @@ def test_plain_python_is_said_to_be_that(tmp_path: Path) -> None:
     assert "config/agents.yaml" in str(caught.value)
 
 
-def test_a_crew_in_json_is_said_to_be_that(tmp_path: Path) -> None:
-    (tmp_path / "crew.jsonc").write_text("{}")
-    with pytest.raises(FileNotFoundError, match=r"crew\.jsonc describes a crew in JSON"):
-        load_crewai_project(tmp_path)
-
-
 def test_a_syntax_error_is_named_with_its_line(tmp_path: Path) -> None:
     directory = write_project(tmp_path, (CREW, f"{CREW[:-1]}, process=)"))
     with pytest.raises(DocumentError) as caught:

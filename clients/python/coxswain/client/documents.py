@@ -3,6 +3,7 @@
 import codecs
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,10 @@ MAX_FILE_BYTES = 8 * 1024 * 1024
 _MAX_DEPTH = 64
 # An alias repeats a whole subtree: a small file can describe a tree larger than memory.
 _MAX_NODES = 500_000
+
+
+_JSON_TOKEN = re.compile(r'"(?:[^"\\\r\n]|\\.)*"|//[^\r\n]*|/\*.*?\*/|\t', re.DOTALL)
+_NO_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,15 @@ class Node:
             case list():
                 return "a list"
 
+    def in_file(self, file: str) -> "Node":
+        """The same value with all within it, as one that comes from a file."""
+        value = self.value
+        if isinstance(value, dict):
+            return Node({key: item.in_file(file) for key, item in value.items()}, self.line, self.text, file)
+        if isinstance(value, list):
+            return Node([item.in_file(file) for item in value], self.line, self.text, file)
+        return Node(value, self.line, self.text, file)
+
     def plain(self) -> object:
         """The value without its lines."""
         if isinstance(self.value, dict):
@@ -75,7 +89,7 @@ class Node:
 
 
 def read_document(path: Path | str) -> Node:
-    """The tree of a ``.json`` file, or of any other file as YAML.
+    """The tree of a ``.json`` file, of a ``.jsonc`` file, which is JSON with comments, or of any other file as YAML.
 
     Raises OSError when it cannot be read and DocumentError when it is too big, not UTF-8, not well formed, repeats a
     key, nests too deeply or holds several documents.
@@ -92,7 +106,29 @@ def read_document(path: Path | str) -> Node:
         raise _error(path, f"byte {error.start} is not UTF-8; save the file as UTF-8", line) from error
     if not text.strip():
         raise _error(path, "the file is empty")
-    return _from_json(path, text) if path.suffix.lower() == ".json" else _from_yaml(path, text)
+    match path.suffix.lower():
+        case ".json":
+            return _from_json(path, text)
+        case ".jsonc":
+            return _from_yaml(path, _without_comments(text))
+        case _:
+            return _from_yaml(path, text)
+
+
+def _without_comments(text: str) -> str:
+    """JSON without its comments, in which each value stays on its line: it is YAML then."""
+    return _JSON_TOKEN.sub(_plain_token, text)
+
+
+def _plain_token(match: re.Match[str]) -> str:
+    token = match[0]
+    if not token.startswith('"'):
+        return " " + "\n" * token.count("\n")
+    try:
+        # YAML has no pairs of surrogates, and takes more characters for ends of lines.
+        return _NO_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(json.loads(token), ensure_ascii=False))
+    except ValueError:
+        return token
 
 
 def _error(path: Path, description: str, line: int = 0, field: str = "") -> DocumentError:

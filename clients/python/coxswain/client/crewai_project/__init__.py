@@ -1,4 +1,8 @@
-"""CrewAI projects as crews: reads ``agents.yaml``, ``tasks.yaml`` and the ``@CrewBase`` class, which is never run."""
+"""CrewAI projects as crews.
+
+Reads ``agents.yaml``, ``tasks.yaml`` and the ``@CrewBase`` class, which is never run; or ``crew.jsonc`` with the files
+of its agents.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +10,7 @@ from pathlib import Path
 
 from coxswain.client.crew_file import CrewDocument
 from coxswain.client.crewai_project.builder import Builder
+from coxswain.client.crewai_project.json_builder import JsonBuilder
 from coxswain.client.crewai_project.layout import Layout
 from coxswain.client.crewai_project.notes import Notes
 from coxswain.client.documents import DocumentError, Problem
@@ -50,7 +55,8 @@ def load_crewai_project(
         layout = Layout(given)
         home = layout.home(crew_class)
         notes = Notes()
-        document = Builder(home, given, layout.sources, notes, tools or {}).document(name, process)
+        builder = Builder if home.described is None else JsonBuilder
+        document = builder(home, given, layout.sources, notes, tools or {}).document(name, process)
     except RecursionError:
         raise DocumentError(given, [Problem("", "the code is nested too deeply to be read")]) from None
     return ImportedCrew(document, (*notes.all, *layout.flows()))

@@ -81,7 +81,7 @@ class Builder:
             path = self._configured(self._owner, what, path)
         if path is None:
             return None
-        root = _of_file(read_document(path), self._sources.shown(path))
+        root = read_document(path).in_file(self._sources.shown(path))
         if root.value is not None and not isinstance(root.value, dict):
             raise DocumentError(path, [Problem(what, f"expected a mapping by name, not {root.kind}", root.line)])
         return root
@@ -462,12 +462,3 @@ def _text(value: str) -> Node:
 
 def _not_a_mapping(path: str, node: Node) -> Problem:
     return Problem(path, f"expected a mapping, not {node.kind}", node.line, node.file)
-
-
-def _of_file(node: Node, file: str) -> Node:
-    value = node.value
-    if isinstance(value, dict):
-        return Node({key: _of_file(item, file) for key, item in value.items()}, node.line, node.text, file)
-    if isinstance(value, list):
-        return Node([_of_file(item, file) for item in value], node.line, node.text, file)
-    return Node(value, node.line, node.text, file)

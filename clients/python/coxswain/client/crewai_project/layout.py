@@ -25,6 +25,8 @@ class Home:
     """The file with the crew's class."""
     class_name: str
     """The class in it; empty without code."""
+    described: Path | None = None
+    """The file that describes a crew in JSON, in a project that has nothing else."""
 
 
 class Layout:
@@ -41,6 +43,11 @@ class Layout:
         read.
         """
         homes = [home for one in self._homes() for home in self._with_code(one, crew_class)]
+        homes = homes or [
+            Home(directory, None, None, "", described)
+            for directory in _directories(self.directory)
+            if (described := json_file(directory, "crew")) is not None
+        ]
         if not homes:
             raise FileNotFoundError(self._what_is_here())
         if crew_class and any(home.class_name == crew_class for home in homes):
@@ -112,12 +119,10 @@ class Layout:
             return None
 
     def _what_is_here(self) -> str:
-        looked = f"{self.directory}: no agents.yaml and tasks.yaml here or below, and no @CrewBase class"
+        looked = f"{self.directory}: no agents.yaml and tasks.yaml here or below, no @CrewBase class, and no crew.jsonc"
         for directory in _directories(self.directory):
-            names = {path.name for path in directory.iterdir() if path.suffix in {".py", ".json", ".jsonc"}}
+            names = {path.name for path in directory.iterdir() if path.suffix == ".py"}
             where = self.sources.shown(directory)
-            if data := sorted(names & {"crew.json", "crew.jsonc"}):
-                return f"{looked}; {where}/{data[0]} describes a crew in JSON, which is not read: write a crew file"
             code = sorted(name for name in names if b"crewai" in _beginning(directory / name))
             if code:
                 return (
@@ -126,6 +131,12 @@ class Layout:
                     "crew.py, or write a crew file (docs/from-crewai.md shows both)"
                 )
         return looked
+
+
+def json_file(directory: Path, name: str) -> Path | None:
+    """The file of a name that describes something in JSON; the one that may have comments goes first."""
+    files = (directory / f"{name}{suffix}" for suffix in (".jsonc", ".json"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _root(directory: Path) -> Path:
