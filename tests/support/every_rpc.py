@@ -69,11 +69,13 @@ class Caller:
     ) -> list[Any] | str:
         """Return a call's answers (one where it does not stream), or what it was refused with.
 
-        `public` sends the call of an internal method to the public listener; a stream is ended after `take` answers.
+        A method that streams requests gets this one alone. `public` sends the call of an internal method to the public listener; a stream is ended after `take` answers.
         """
         method = self._methods[name]
         channel = self.internal[listener_of(method)] if is_internal(method) and not public else self.public
         open_call: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
+        if method.client_streaming:
+            open_call = channel.stream_stream
         stub = open_call(
             f"/{method.containing_service.full_name}/{method.name}",
             request_serializer=_serialized,
@@ -82,7 +84,8 @@ class Caller:
         answers: list[Any] = []
         try:
             if method.server_streaming:
-                stream = stub(request, metadata=metadata, timeout=CALL_SECONDS)
+                sent = iter([request]) if method.client_streaming else request
+                stream = stub(sent, metadata=metadata, timeout=CALL_SECONDS)
                 for answer in stream:
                     answers.append(answer)
                     if len(answers) == take:

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import structlog
@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from services.common.background import BackgroundTasks
 from services.common.errors import (
     CoxswainError,
+    DeadlineExceeded,
     FailedPrecondition,
     Internal,
     InvalidArgument,
@@ -49,6 +50,8 @@ logger = structlog.get_logger(__name__)
 
 _MAX_REQUEST_ID = 128
 
+Received = TypeVar("Received")
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -66,16 +69,23 @@ class Pipeline:
     """Binds methods to identity and errors on one listener."""
 
     def __init__(
-        self, authenticator: Authenticator, *, internal: bool, stream_check_seconds: float, max_message_bytes: int
+        self,
+        authenticator: Authenticator,
+        *,
+        internal: bool,
+        stream_check_seconds: float,
+        max_message_bytes: int,
+        idle_seconds: float = 60.0,
     ) -> None:
         """`internal` says which listener it is; callers of streams are verified again when nothing is remembered of
         them any more, or every `stream_check_seconds` where nothing is. Larger responses than `max_message_bytes`
-        cannot be sent.
+        cannot be sent. A client that streams its requests and sends none for `idle_seconds` has given up.
         """
         self._authenticator = authenticator
         self._internal = internal
         self._stream_check_seconds = stream_check_seconds
         self._max_message_bytes = max_message_bytes
+        self._idle_seconds = idle_seconds
         self._closing = BackgroundTasks()
 
     def unary(
@@ -106,10 +116,32 @@ class Pipeline:
         self, method: Method, handler: Callable[[Any, Context], AsyncIterator[Message]]
     ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
         """Return the bound form of a method that streams its responses."""
+
+        async def respond(data: bytes, context: Context) -> AsyncIterator[Message]:
+            return handler(await beside_if_large(len(data), _decode, method, data), context)
+
+        return self._stream(method, respond)
+
+    def both_streams(
+        self, method: Method, handler: Callable[[AsyncIterator[Any], Context], AsyncIterator[Message]]
+    ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
+        """Return the bound form of a method that streams its requests and its responses.
+
+        Requests are read when the handler asks for them, so that a client sends no faster than they are worked on.
+        """
+
+        async def respond(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
+            return handler(_requests(method, messages, self._idle_seconds), context)
+
+        return self._stream(method, respond)
+
+    def _stream(
+        self, method: Method, respond: Callable[[Received, Context], Awaitable[AsyncIterator[Message]]]
+    ) -> Callable[[Received, Context], AsyncIterator[bytes]]:
         seconds = SECONDS.labels(method.path)
         succeeded = CALLS.labels(method.path, "OK")
 
-        async def serve(data: bytes, context: Context) -> AsyncIterator[bytes]:
+        async def serve(received: Received, context: Context) -> AsyncIterator[bytes]:
             started = time.perf_counter()
             call = Call(request_id="", method=method.path)
             guard: asyncio.Task[None] | None = None
@@ -117,10 +149,9 @@ class Pipeline:
             revoked: list[CoxswainError] = []
             try:
                 await self._admit(call, method, context)
-                request = await beside_if_large(len(data), _decode, method, data)
                 if call.principal is not None and not call.service:
                     guard = asyncio.create_task(self._recheck(call, task, revoked))
-                responses = handler(request, context)
+                responses = await respond(received, context)
                 if task is not None:
                     task.add_done_callback(lambda _: self._closing.start(_close(responses, guard)))
                 async for response in responses:
@@ -265,6 +296,28 @@ def _require_role(principal: Principal | None, role: Role) -> None:
             reason="ROLE_REQUIRED",
             metadata={"required": role.name, "actual": principal.role.name},
         )
+
+
+async def _requests(method: Method, messages: AsyncIterator[bytes], idle_seconds: float) -> AsyncIterator[Message]:
+    """Yield the requests of a stream, each decoded and checked as one alone would be.
+
+    Raises:
+        DeadlineExceeded: the client sends nothing any more and does not end the stream either.
+    """
+    while True:
+        try:
+            async with asyncio.timeout(idle_seconds):
+                data = await anext(messages, None)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"nothing has come for {idle_seconds:g} s; begin again after what the last response counts, and send "
+                "without such pauses",
+                reason="STREAM_IDLE",
+                metadata={"seconds": f"{idle_seconds:g}"},
+            ) from None
+        if data is None:
+            return
+        yield await beside_if_large(len(data), _decode, method, data)
 
 
 def _decode(method: Method, data: bytes) -> Message:

@@ -97,7 +97,11 @@ class Listener:
             return grpc.unary_stream_rpc_method_handler(
                 cast("Any", self._pipeline.server_stream(method, cast("Any", handler.unary_stream)))
             )
-        raise ValueError(f"{method.path} streams its requests, which no pipeline is made for")
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(
+                cast("Any", self._pipeline.both_streams(method, cast("Any", handler.stream_stream)))
+            )
+        raise ValueError(f"{method.path} streams its requests alone, which no pipeline is made for")
 
     async def start(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         """Serve on an address and return its port (0 for a UNIX socket).

@@ -27,6 +27,14 @@ class RecordPage:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordPortion:
+    """Some of the records of a namespace that is read through, and where to go on after them, in the store's words."""
+
+    records: Sequence[Record]
+    position: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tally:
     """A number of records, exact unless there may be more."""
 

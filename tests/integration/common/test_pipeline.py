@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2, delegation_pb2
+from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc, record_pb2
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2_grpc
 from services.common.clock import utc_now
@@ -73,15 +74,18 @@ class ToyService(
     model_service_pb2_grpc.ModelServiceServicer,
     auth_service_pb2_grpc.AuthServiceServicer,
     execution_service_pb2_grpc.ExecutionServiceServicer,
+    memory_service_pb2_grpc.MemoryServiceServicer,
 ):
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.watch_ended = asyncio.Event()
+        self.import_ended = asyncio.Event()
 
     def register(self, registry: Any) -> None:
         registry.add(model_service_pb2_grpc.add_ModelServiceServicer_to_server, self)
         registry.add(auth_service_pb2_grpc.add_AuthServiceServicer_to_server, self)
         registry.add(execution_service_pb2_grpc.add_ExecutionServiceServicer_to_server, self)
+        registry.add(memory_service_pb2_grpc.add_MemoryServiceServicer_to_server, self)
 
     async def start(self) -> None: ...
 
@@ -122,6 +126,15 @@ class ToyService(
         finally:
             self.watch_ended.set()
 
+    async def ImportRecords(self, requests: Any, context: Any) -> AsyncIterator[memory_pb2.ImportRecordsResponse]:
+        created = 0
+        try:
+            async for request in requests:
+                created += len(request.records)
+                yield memory_pb2.ImportRecordsResponse(created=created)
+        finally:
+            self.import_ended.set()
+
 
 def make_toy() -> ToyService:
     # Methods the toy leaves out are never called here.
@@ -135,6 +148,7 @@ class Served:
         self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
         self.auth = auth_service_pb2_grpc.AuthServiceStub(self.channel)
         self.executions = execution_service_pb2_grpc.ExecutionServiceStub(self.channel)
+        self.memory = memory_service_pb2_grpc.MemoryServiceStub(self.channel)
 
 
 @pytest.fixture
@@ -468,6 +482,82 @@ async def test_a_handler_ends_with_its_call_even_when_nobody_takes_what_it_says(
     async with asyncio.timeout(10):
         await ended.wait()
     assert responses is not None
+
+
+def import_message(*texts: str) -> memory_pb2.ImportRecordsRequest:
+    target = memory_pb2.ImportTarget(namespace=memory_pb2.Namespace(memory_id="m"))
+    records = [record_pb2.Record(unified=record_pb2.UnifiedRecord(content=text)) for text in texts]
+    return memory_pb2.ImportRecordsRequest(target=target, records=records)
+
+
+async def test_requests_that_stream_are_answered_as_they_come(served: Served) -> None:
+    stream = served.memory.ImportRecords(metadata=bearer("ann:OPERATOR"))
+    for total in (1, 2, 3):
+        await stream.write(import_message("a text"))
+        assert (await stream.read()).created == total
+    await stream.done_writing()
+    assert await stream.read() is grpc.aio.EOF
+    assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_each_request_of_a_stream_is_checked(served: Served) -> None:
+    stream = served.memory.ImportRecords(metadata=bearer("ann:OPERATOR"))
+    await stream.write(import_message("a text"))
+    await stream.read()
+    await stream.write(import_message("a text", ""))
+    code, reason, violations, _ = await refused(stream.read())
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert [field for field, _ in violations] == ["records[1].unified.content"]
+
+    raw: Any = served.channel.stream_stream("/coxswain.memory.v1.MemoryService/ImportRecords")
+    stream = raw(metadata=bearer("ann:OPERATOR"))
+    await stream.write(b"\xff")
+    assert (await refused(stream.read()))[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
+
+
+async def test_nobody_unknown_streams_requests(served: Served) -> None:
+    stream = served.memory.ImportRecords()
+    assert (await refused(stream.read()))[0] is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_stream_of_requests_ends_soon_after_its_caller_was_removed(tmp_path: Path) -> None:
+    async with serve(tmp_path, principal_cache_seconds=0.5) as served:
+        stream = served.memory.ImportRecords(metadata=bearer("ann:OPERATOR"))
+        await stream.write(import_message("a text"))
+        await stream.read()
+        served.identity.removed.add("ann")
+        assert (await refused(stream.read()))[:2] == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED")
+        await served.toy.import_ended.wait()
+
+
+async def test_a_client_that_sends_nothing_more_is_told_that_it_waits_for_nothing() -> None:
+    async def handler(requests: AsyncIterator[Any], _context: Any) -> AsyncIterator[Any]:
+        async for _ in requests:
+            yield memory_pb2.ImportRecordsResponse(messages=1)
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield import_message("a text").SerializeToString()
+        await asyncio.Event().wait()
+
+    class Aborted(Exception): ...
+
+    told: list[Any] = []
+
+    async def abort(*status: Any) -> None:
+        told.extend(status)
+        raise Aborted
+
+    context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None, abort=abort)
+    nobody: Any = None
+    pipeline = Pipeline(nobody, internal=False, stream_check_seconds=1, max_message_bytes=1024, idle_seconds=0.05)
+    access = MethodAccess(internal=False, role=Role.ANONYMOUS, repeatable=False)
+    method = Method("/m", "memory", access, memory_pb2.ImportRecordsRequest)
+    responses = pipeline.both_streams(method, handler)(messages(), context)
+    assert await anext(responses)
+    with pytest.raises(Aborted):
+        await anext(responses)
+    assert told[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "nothing has come for 0.05 s" in told[1]
 
 
 async def test_health_tells_of_every_service_and_of_the_whole(served: Served) -> None:

@@ -12,7 +12,11 @@ from coxswain.client.policy import default_timeout
 
 def open_aio_channel(connection: Connection) -> grpc.aio.Channel:
     """A channel whose calls carry what the connection says and raise CoxswainError."""
-    interceptors: list[grpc.aio.ClientInterceptor] = [_UnaryCalls(connection), _StreamCalls(connection)]
+    interceptors: list[grpc.aio.ClientInterceptor] = [
+        _UnaryCalls(connection),
+        _StreamCalls(connection),
+        _BothStreamsCalls(connection),
+    ]
     credentials = connection.credentials
     if credentials is None:
         return grpc.aio.insecure_channel(connection.target, options=connection.options, interceptors=interceptors)
@@ -64,6 +68,16 @@ class _StreamCalls(_Calls, grpc.aio.UnaryStreamClientInterceptor):
         request: Any,
     ) -> Any:
         return _responses(await continuation(self._details(client_call_details), with_request_id(request)))
+
+
+class _BothStreamsCalls(_Calls, grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request_iterator: Any,
+    ) -> Any:
+        return _responses(await continuation(self._details(client_call_details), request_iterator))
 
 
 async def _responses(call: Any) -> AsyncIterator[Any]:

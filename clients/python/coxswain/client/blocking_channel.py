@@ -31,7 +31,7 @@ class _Details(grpc.ClientCallDetails):
     compression: grpc.Compression | None
 
 
-class _Calls(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+class _Calls(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
@@ -64,6 +64,14 @@ class _Calls(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor
         request: Any,
     ) -> Any:
         return _Answers(continuation(self._details(client_call_details), with_request_id(request)))
+
+    def intercept_stream_stream(
+        self,
+        continuation: Callable[[grpc.ClientCallDetails, Any], Any],
+        client_call_details: grpc.ClientCallDetails,
+        request_iterator: Any,
+    ) -> Any:
+        return _Answers(continuation(self._details(client_call_details), request_iterator))
 
 
 class _Answer:
