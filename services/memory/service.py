@@ -38,6 +38,7 @@ from services.memory.usecases.memories import Memories
 from services.memory.usecases.memory_backends import MemoryBackends
 from services.memory.usecases.registered_indexes import RegisteredIndexes
 from services.memory.usecases.subjects import Subjects
+from services.memory.usecases.transfers import Transfers
 from services.memory.usecases.vector_indexes import IndexLimits, VectorIndexes
 
 logger = structlog.get_logger(__name__)
@@ -76,16 +77,14 @@ class MemoryService:
         )
         registered = RegisteredIndexes(runtime.database, stores)
         limits = ProvisionLimits(settings.provision_poll_seconds, settings.provision_seconds)
-        self._memory = MemoryServicer(
-            Memories(
-                stores,
-                ModelsEmbedder(runtime.peers.channel("models")),
-                default_model=settings.embedding_model,
-                short_term_ttl_hours=settings.short_term_ttl_hours,
-                max_message_bytes=runtime.settings.max_message_bytes,
-            ),
-            Subjects(stores),
+        memories = Memories(
+            stores,
+            ModelsEmbedder(runtime.peers.channel("models")),
+            default_model=settings.embedding_model,
+            short_term_ttl_hours=settings.short_term_ttl_hours,
+            max_message_bytes=runtime.settings.max_message_bytes,
         )
+        self._memory = MemoryServicer(memories, Subjects(stores), Transfers(stores, memories))
         self._backends = MemoryBackendServicer(
             MemoryBackends(runtime.database, stores, limits),
             BackendChecks(registered),

@@ -69,7 +69,8 @@ class Caller:
     ) -> list[Any] | str:
         """Return a call's answers (one where it does not stream), or what it was refused with.
 
-        A method that streams requests gets this one alone. `public` sends the call of an internal method to the public listener; a stream is ended after `take` answers.
+        A method that streams requests gets this one alone. `public` sends the call of an internal method to the public
+        listener; a stream is ended after `take` answers.
         """
         method = self._methods[name]
         channel = self.internal[listener_of(method)] if is_internal(method) and not public else self.public

@@ -48,7 +48,9 @@ class Harness:
             metadata["authorization"] = f"Bearer {bearer}"
         if group:
             metadata["x-group-id"] = group
-        channel = grpc.aio.insecure_channel(self.address, interceptors=[_Unary(metadata), _Stream(metadata)])
+        channel = grpc.aio.insecure_channel(
+            self.address, interceptors=[each(metadata) for each in (_Unary, _Stream, _BothStreams)]
+        )
         self._channels.append(channel)
         return channel
 
@@ -131,6 +133,14 @@ class _Stream(grpc.aio.UnaryStreamClientInterceptor):
 
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         return await continuation(_with(client_call_details, self._metadata), request)
+
+
+class _BothStreams(grpc.aio.StreamStreamClientInterceptor):
+    def __init__(self, metadata: Mapping[str, str]) -> None:
+        self._metadata = metadata
+
+    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await continuation(_with(client_call_details, self._metadata), request_iterator)
 
 
 def _with(details: grpc.aio.ClientCallDetails, metadata: Mapping[str, str]) -> grpc.aio.ClientCallDetails:

@@ -1,9 +1,15 @@
 """Lists, counts and the position at which a list continues."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
+from services.common.paging import bad_page_token
 from services.memory.domain.records import Record
+
+# Microseconds of any moment, and an id as stores write it.
+_POSITION = re.compile(r"(-?[0-9]{1,18}):([0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +18,23 @@ class ListPosition:
 
     created: int
     stored_id: str
+
+    @property
+    def text(self) -> str:
+        """The position as text, which `parse` reads."""
+        return f"{self.created}:{self.stored_id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a position.
+
+        Raises:
+            InvalidArgument: it is none.
+        """
+        match = _POSITION.fullmatch(text)
+        if match is None:
+            raise bad_page_token()
+        return cls(int(match[1]), match[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +47,6 @@ class RecordPage:
     """Rows of the page that are no records and were left out."""
     last: ListPosition | None = None
     """Where the next page continues; None means after the last record."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordPortion:
-    """Some of the records of a namespace that is read through, and where to go on after them, in the store's words."""
-
-    records: Sequence[Record]
-    position: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """`coxswain.memory.v1.MemoryService` at the edge."""
 
+from collections.abc import AsyncIterator
+
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc
 from services.common.db.idempotency import request_hash
@@ -16,16 +18,26 @@ from services.memory.servicers.messages.records import (
     record_to_proto,
     records_from_proto,
 )
+from services.memory.servicers.messages.transfers import origin_to_proto, progress_to_proto
 from services.memory.usecases.memories import ListInput, Memories, SearchInput
 from services.memory.usecases.subjects import Subjects
+from services.memory.usecases.transfers import (
+    ExportInput,
+    ImportProgress,
+    ImportTarget,
+    Transfers,
+    naming_message,
+    no_target,
+)
 
 
 class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
     """Records of crews: saved, searched, listed and removed."""
 
-    def __init__(self, memories: Memories, subjects: Subjects) -> None:
+    def __init__(self, memories: Memories, subjects: Subjects, transfers: Transfers) -> None:
         self._memories = memories
         self._subjects = subjects
+        self._transfers = transfers
 
     async def SaveRecords(self, request: pb.SaveRecordsRequest, context: Context) -> pb.SaveRecordsResponse:
         """See the proto."""
@@ -102,6 +114,43 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             next_page_token=next_page_token,
             unreadable_records=page.unreadable,
         )
+
+    async def ExportRecords(
+        self, request: pb.ExportRecordsRequest, context: Context
+    ) -> AsyncIterator[pb.ExportRecordsResponse]:
+        """See the proto."""
+        memory_id, kind = _namespace(request.namespace)
+        export = ExportInput(
+            filter=filter_from_proto(request.filter, kind),
+            include_embeddings=request.include_embeddings,
+            page_token=request.page_token,
+            fingerprint=request_hash(request.filter),
+        )
+        principal = current_principal()
+        yield origin_to_proto(await self._transfers.origin(principal, memory_id, kind, export))
+        async for part in self._transfers.export(principal, memory_id, kind, export):
+            yield pb.ExportRecordsResponse(
+                records=[record_to_proto(record) for record in part.records], next_page_token=part.next_page_token
+            )
+
+    async def ImportRecords(
+        self, requests: AsyncIterator[pb.ImportRecordsRequest], context: Context
+    ) -> AsyncIterator[pb.ImportRecordsResponse]:
+        """See the proto."""
+        principal = current_principal()
+        target: ImportTarget | None = None
+        progress = ImportProgress()
+        async for request in requests:
+            if request.HasField("target"):
+                target = ImportTarget(
+                    *_namespace(request.target.namespace), request.target.embedding_model, request.target.crew_name
+                )
+            with naming_message(progress):
+                if target is None:
+                    raise no_target()
+                records = records_from_proto(request.records)
+                await self._transfers.store(principal, target, records, progress)
+            yield progress_to_proto(progress)
 
     async def DeleteRecords(self, request: pb.DeleteRecordsRequest, context: Context) -> pb.DeleteRecordsResponse:
         """See the proto."""

@@ -1,6 +1,6 @@
 """What every store of memories does. The group and crew of each call are in its namespace key, never in a filter."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import ClassVar, Protocol
 
@@ -71,6 +71,18 @@ class MemoryStore(Protocol):
         embeddings: bool,
     ) -> RecordPage:
         """Return the next records, newest first, equal times by stored id; fewer than `limit` where they are long."""
+        ...
+
+    def read_through(
+        self, key: NamespaceKey, chosen: Filter, after: str, now: datetime, *, embeddings: bool
+    ) -> AsyncIterator[Sequence[tuple[str, Record]]]:
+        """Yield the records that match, in portions, each with its position; those after a position, or "" for all.
+
+        One pass over the namespace, in an order of the store's that stays. What cannot be read is left out.
+
+        Raises:
+            InvalidArgument: the position is none of this store's.
+        """
         ...
 
     async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:

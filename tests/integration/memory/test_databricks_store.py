@@ -199,6 +199,31 @@ async def test_a_list_is_read_through_once_and_then_with_one_request_for_each_pa
             assert asked == [4, 1, 1, 1, 1]
 
 
+async def test_reading_all_of_more_than_ten_thousand_is_one_pass() -> None:
+    with emulator() as vectors:
+        vectors.behaviour.page_rows = 5000
+        async with workspace_client() as client:
+            store = open_store(client, vectors.url)
+            repository = open_repository(client, vectors.url)
+            await repository.upsert(INDEX, KEY, unified_records(10_500), "m")
+            await repository.upsert(INDEX, NamespaceKey("legal", "a", MemoryKind.UNIFIED), unified_records(5, "x"), "m")
+            scans = -(-10_505 // client.limits.scan_rows) + 1
+            seen: list[tuple[str, str]] = []
+            async for portion in store.read_through(KEY, EVERYTHING, "", NOW, embeddings=True):
+                seen += [(position, record.id) for position, record in portion]
+            assert {record_id for _, record_id in seen} == {f"r{n}" for n in range(10_500)}
+            assert len(seen) == 10_500
+            assert len(vectors.requests(path="scan")) <= scans
+            # From the middle on, only what follows is read.
+            middle = seen[9_000][0]
+            rest = [
+                position
+                async for portion in store.read_through(KEY, EVERYTHING, middle, NOW, embeddings=False)
+                for position, _ in portion
+            ]
+            assert rest == [position for position, _ in seen[9_001:]]
+
+
 async def test_emptying_goes_in_rounds_until_nothing_is_left_and_leaves_others_alone() -> None:
     with emulator() as vectors:
         vectors.behaviour.page_rows = 5000

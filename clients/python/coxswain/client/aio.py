@@ -17,6 +17,7 @@ from coxswain.client.aio_channel import open_aio_channel
 from coxswain.client.connection import Connection, Tls
 from coxswain.client.downloads import DownloadCursor
 from coxswain.client.errors import AlreadyExists, CoxswainError, NotFound
+from coxswain.client.exports import ExportCursor
 from coxswain.client.results import (
     EVERY_FIELD,
     AppliedCrew,
@@ -28,6 +29,7 @@ from coxswain.client.results import (
 )
 from coxswain.client.watching import GroupWatchCursor, QuestionCursor, WatchCursor, is_terminal
 from coxswain.memory.v1.memory_backend_service_pb2_grpc import MemoryBackendServiceStub
+from coxswain.memory.v1.memory_pb2 import ExportRecordsRequest, ExportRecordsResponse
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.memory.v1.vector_index_service_pb2_grpc import VectorIndexServiceStub
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
@@ -321,6 +323,29 @@ class AsyncClient:
                 pause = cursor.pause_after_end()
                 if pause is None:
                     return
+            except CoxswainError as error:
+                pause = cursor.pause_after_failure(error)
+            finally:
+                call.cancel()
+            await asyncio.sleep(pause)
+
+    async def export_records(
+        self, request: ExportRecordsRequest, *, max_outage: float = 300.0
+    ) -> AsyncGenerator[ExportRecordsResponse, None]:
+        """All records of a namespace that match, and first what is known of them as a whole.
+
+        A lost connection is made again, and the export goes on after the last record that has come.
+
+        Raises what the server refuses, and what went wrong when it is out of reach for ``max_outage`` seconds.
+        """
+        cursor = ExportCursor(request, max_outage=max_outage, renewable=callable(self.connection.token))
+        while True:
+            call = self.memory.ExportRecords(cursor.request())
+            try:
+                async for response in call:
+                    if cursor.accept(response):
+                        yield response
+                return
             except CoxswainError as error:
                 pause = cursor.pause_after_failure(error)
             finally:

@@ -1,8 +1,9 @@
 """Memories in ChromaDB: plain searches are approximate, and one process at a time may use the directories."""
 
+import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -164,6 +165,29 @@ class ChromaMemoryStore:
         more = len(rows) > limit
         last = ListPosition(*_sort_key(rows[limit - 1])) if more else None
         return RecordPage(records, more, reader.unreadable, last)
+
+    async def read_through(
+        self, key: NamespaceKey, chosen: Filter, after: str, now: datetime, *, embeddings: bool
+    ) -> AsyncIterator[Sequence[tuple[str, Record]]]:
+        """See `MemoryStore`; in the order of the stored ids."""
+        if await self.space(key) is None:
+            return
+        include = ["metadatas", "embeddings"] if embeddings else ["metadatas"]
+        reader = RecordReader(key.kind, "chroma")
+
+        def ids(collection: Any) -> list[str]:
+            return sorted(stored_id for stored_id in collection.get(include=[])["ids"] if stored_id > after)
+
+        def read(collection: Any, some: Sequence[str]) -> list[tuple[str, Record]]:
+            rows = {row[Column.ID]: row for row in _rows(collection.get(ids=list(some), include=include), key)}
+            living = [rows[each] for each in some if each in rows and _passes(key.kind, chosen, rows[each], now)]
+            placed = ((row[Column.ID], reader.read(row)) for row in living)
+            return [(stored_id, record) for stored_id, record in placed if record is not None]
+
+        left = await self._directories.run(key, ids)
+        for start in range(0, len(left), _ROWS_IN_CHUNK):
+            some = left[start : start + _ROWS_IN_CHUNK]
+            yield await self._directories.run(key, functools.partial(read, some=some))
 
     async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
         """See `MemoryStore`."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
@@ -44,6 +44,7 @@ logger = structlog.get_logger(__name__)
 _EXPIRED_FOR = timedelta(days=1)
 """Long enough that nobody is just saving what is removed."""
 _RANKED_CANDIDATES = 1000
+_KEYS_AT_ONCE = 1000
 _COUNTS_AT_ONCE = 8
 _COUNTED_IN_LISTS = 1000
 """Records of a namespace that a list of namespaces counts: one page of one query."""
@@ -243,6 +244,37 @@ class DatabricksMemoryStore:
                 del newest[:-most]
         newest.sort()
         return newest
+
+    async def read_through(
+        self, key: NamespaceKey, chosen: Filter, after: str, now: datetime, *, embeddings: bool
+    ) -> AsyncIterator[Sequence[tuple[str, Record]]]:
+        """See `MemoryStore`; in the order of the primary keys.
+
+        Of more than 10,000 rows the whole index is read, once.
+        """
+        index, owner = self._index(key.kind), _owner(key)
+        reader = RecordReader(key.kind, "databricks")
+        async for rows in self._rows_by_key(index, owner, chosen, after, now, embeddings=embeddings):
+            placed = [
+                (row[Column.ID], reader.read(row if embeddings else {**row, Column.EMBEDDING: None}))
+                for row in rows
+                if passes(key.kind, chosen, row, now)
+            ]
+            yield [(stored_id, record) for stored_id, record in placed if record is not None]
+
+    async def _rows_by_key(
+        self, index: str, owner: Owner, chosen: Filter, after: str, now: datetime, *, embeddings: bool
+    ) -> AsyncIterator[Sequence[Row]]:
+        keys, complete = await self._repository.keys(index, owner, chosen, now)
+        if complete:
+            left = sorted(stored_id for stored_id in keys if stored_id > after)
+            for start in range(0, len(left), _KEYS_AT_ONCE):
+                some = left[start : start + _KEYS_AT_ONCE]
+                found = await self._repository.fetch(index, owner, some, embeddings=embeddings)
+                yield [found[stored_id] for stored_id in some if stored_id in found]
+            return
+        async for rows, _ in self._repository.scan(index, owner, after):
+            yield rows
 
     async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
         """See `MemoryStore`."""

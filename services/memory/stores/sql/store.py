@@ -143,6 +143,22 @@ class SqlMemoryStore:
             return await self.page(key, chosen, limit, positions[looked_up - 1], now, embeddings=embeddings)
         return RecordPage(shown, more=more)
 
+    async def read_through(
+        self, key: NamespaceKey, chosen: Filter, after: str, now: datetime, *, embeddings: bool
+    ) -> AsyncIterator[Sequence[tuple[str, Record]]]:
+        """See `MemoryStore`; newest first."""
+        last = ListPosition.parse(after) if after else None
+        while True:
+            page = await self.page(key, chosen, ROWS_IN_CHUNK, last, now, embeddings=embeddings)
+            positions = [
+                ListPosition(microseconds(record.created_at or now), key.stored_id(record.id))
+                for record in page.records
+            ]
+            yield [(position.text, record) for position, record in zip(positions, page.records, strict=True)]
+            if not page.more:
+                return
+            last = page.last or positions[-1]
+
     async def _positions(
         self, key: NamespaceKey, chosen: Filter, now: datetime, after: ListPosition | None, portion: int
     ) -> AsyncIterator[Sequence[ListPosition]]:

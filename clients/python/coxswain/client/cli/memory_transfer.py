@@ -24,10 +24,9 @@ from coxswain.client.cli.session import EXIT_USAGE, Session, progress_bar, sessi
 from coxswain.client.documents import DocumentError, Problem
 from coxswain.client.errors import InvalidArgument, PermissionDenied, ResourceExhausted
 from coxswain.client.memory_file import Entry, Header, kind_name, read_header, read_records
-from coxswain.client.paging import pages
 from coxswain.memory.v1.memory_pb2 import (
     CountRecordsRequest,
-    ListRecordsRequest,
+    ExportRecordsRequest,
     Namespace,
     RecordFilter,
     SaveRecordsRequest,
@@ -71,37 +70,41 @@ def export_records(
             session.say(unknown(namespace), "red" if memory_id else "yellow")
             if memory_id:
                 raise typer.Exit(EXIT_USAGE)
-        chosen, total = _all_one_may_see(session, client, namespace)
+        request = ExportRecordsRequest(
+            namespace=namespace, filter=_all_one_may_see(session, client, namespace), include_embeddings=embeddings
+        )
         header = Header(
             namespace,
             origin.embedding_model if origin else "",
             embeddings=embeddings,
             crew_name=origin.crew_name if origin else "",
         )
-        # As many as a message holds: some backends read everything again for each page.
-        request = ListRecordsRequest(namespace=namespace, filter=chosen, page_size=1000, include_embeddings=embeddings)
         written = 0
         with _written(file) as sink, progress_bar(session.err) as bar:
-            task = bar.add_task("exported", total=total)
+            task = bar.add_task("exported", total=None)
             sink.write(header.line() + "\n")
-            for record in pages(client.memory.ListRecords, request, "records"):
-                # It counts saves there, not here.
-                record.ClearField("revision")
-                line = json.dumps(MessageToDict(record, preserving_proto_field_name=True), ensure_ascii=False)
-                sink.write(line + "\n")
-                written += 1
-                bar.advance(task)
+            for response in client.export_records(request):
+                if response.HasField("origin"):
+                    bar.update(task, total=response.origin.record_count)
+                for record in response.records:
+                    # It counts saves there, not here.
+                    record.ClearField("revision")
+                    line = json.dumps(MessageToDict(record, preserving_proto_field_name=True), ensure_ascii=False)
+                    sink.write(line + "\n")
+                written += len(response.records)
+                bar.update(task, completed=written)
     session.say(f"{written:,} exported to {'standard output' if str(file) == '-' else file}")
 
 
-def _all_one_may_see(session: Session, client: Client, namespace: Namespace) -> tuple[RecordFilter, int]:
-    """The widest filter the caller may use, and how many records match it."""
+def _all_one_may_see(session: Session, client: Client, namespace: Namespace) -> RecordFilter:
+    """The widest filter the caller may use."""
     everything = RecordFilter(include_private=namespace.kind == MemoryKind.MEMORY_KIND_UNIFIED)
     try:
-        return everything, client.memory.CountRecords(CountRecordsRequest(namespace=namespace, filter=everything)).count
+        client.memory.CountRecords(CountRecordsRequest(namespace=namespace, filter=everything))
     except PermissionDenied:
         session.say("private memories are left out: only the role editor sees them", "yellow")
-        return RecordFilter(), client.memory.CountRecords(CountRecordsRequest(namespace=namespace)).count
+        return RecordFilter()
+    return everything
 
 
 @contextlib.contextmanager
