@@ -491,7 +491,7 @@ def import_message(*texts: str) -> memory_pb2.ImportRecordsRequest:
 
 
 async def test_requests_that_stream_are_answered_as_they_come(served: Served) -> None:
-    stream = served.memory.ImportRecords(metadata=bearer("ann:OPERATOR"))
+    stream: Any = served.memory.ImportRecords(metadata=bearer("ann:OPERATOR"))
     for total in (1, 2, 3):
         await stream.write(import_message("a text"))
         assert (await stream.read()).created == total
