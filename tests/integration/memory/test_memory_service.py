@@ -121,10 +121,12 @@ async def test_every_kind_comes_back_as_it_was_saved(memory: Harness, record: re
     got = (await memories.GetRecord(pb.GetRecordRequest(namespace=namespace, id="x", include_embedding=True))).record
     assert len(got.embedding) == DIMENSION
     assert got.create_time.seconds > 0
+    sent.revision = 1
     if kind == record_pb2.MEMORY_KIND_UNIFIED:
         sent.unified.scope = "/a/b"
     if kind == record_pb2.MEMORY_KIND_SHORT_TERM:
         sent.short_term.ttl_hours = 168
+        sent.expire_time.seconds, sent.expire_time.nanos = got.create_time.seconds + 168 * 3600, got.create_time.nanos
     if kind == record_pb2.MEMORY_KIND_LONG_TERM:
         assert len(got.long_term.task_hash) == 32
         got.long_term.task_hash = ""
