@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import statistics
 import struct
@@ -36,6 +37,7 @@ from coxswain.memory.v1 import memory_service_pb2_grpc
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.logging import configure_logging
+from services.common.runner import settle
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.vectors import EmbeddingSpace
@@ -70,6 +72,8 @@ class Probe:
     asked: int = 0
     process: psutil.Process | None = None
     """The server, when there is one; its children count with it."""
+    recalls: bool = True
+    """Whether it looks for anything at all."""
     cpu: list[float] = field(default_factory=list)
     """Milliseconds of the server's CPU per call."""
 
@@ -118,21 +122,45 @@ async def _serve(directory: Path) -> None:
     """Serve auth and memory until standard input closes."""
     configure_logging("WARNING", service="memory")
     async with serve_services(directory, "memory") as harness:
+        settle()
         print(harness.address, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 
 
 @contextlib.contextmanager
-def _server(directory: Path) -> Iterator[tuple[str, psutil.Process]]:
-    command = [sys.executable, "-m", "benchmarks.memory_search", "--serve", str(directory)]
+def _server(*arguments: str) -> Iterator[tuple[str, psutil.Process]]:
+    command = [sys.executable, "-m", "benchmarks.memory_search", *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         assert server.stdin is not None
         address = server.stdout.readline().strip()
         if not address:
-            sys.exit("memory did not start")
+            sys.exit("the server did not start")
         yield address, psutil.Process(server.pid)
         server.stdin.close()
+
+
+async def _echo(answer: bytes) -> None:
+    """Serve a bare server that reads searches and gives one and the same answer, until standard input closes."""
+    response = pb.SearchRecordsResponse.FromString(answer)
+
+    async def reply(_request: pb.SearchRecordsRequest, _context: object) -> pb.SearchRecordsResponse:
+        return response
+
+    server = grpc.aio.server()
+    method = grpc.unary_unary_rpc_method_handler(
+        reply,
+        request_deserializer=pb.SearchRecordsRequest.FromString,
+        response_serializer=pb.SearchRecordsResponse.SerializeToString,
+    )
+    handlers = grpc.method_handlers_generic_handler("coxswain.memory.v1.MemoryService", {"SearchRecords": method})
+    server.add_generic_rpc_handlers((handlers,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    settle()
+    print(f"127.0.0.1:{port}", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await server.stop(None)
 
 
 def _grpc_search(channel: grpc.aio.Channel) -> Callable[[int, Matrix], Awaitable[list[str]]]:
@@ -310,6 +338,20 @@ async def _round(probe: Probe, matrices: list[Matrix], seed: int) -> None:
         probe.asked += _K
 
 
+def _recall(probe: Probe) -> str:
+    return f"{probe.hits / probe.asked:.3f}" if probe.recalls else ""
+
+
+async def _one_answer(channel: grpc.aio.Channel, query: Matrix) -> bytes:
+    """Return the bytes of what memory answers to a search."""
+    search: Any = channel.unary_unary("/coxswain.memory.v1.MemoryService/SearchRecords")
+    request = pb.SearchRecordsRequest(
+        namespace=pb.Namespace(memory_id="crew0"), vector=pb.Vector(values=query.tolist()), limit=_K
+    )
+    answer: bytes = await search(request.SerializeToString(), metadata=(("authorization", f"Bearer {_BEARER}"),))
+    return answer
+
+
 def _cpu_seconds(probe: Probe) -> float:
     if probe.process is None:
         return 0.0
@@ -341,13 +383,27 @@ async def _measure(size: str, directory: Path, *, chroma: bool) -> None:
         print(f"added by ChromaDB: {filled:,.0f} rows/s", flush=True)
     async with contextlib.AsyncExitStack() as stack:
         postgres_url, postgres_process = stack.enter_context(_postgres_server(directory))
-        address, process = stack.enter_context(_server(directory))
+        address, process = stack.enter_context(_server("--serve", str(directory)))
         channels = [grpc.aio.insecure_channel(address) for _ in range(2)]
+        answer = directory / "answer"
+        answer.write_bytes(await _one_answer(channels[0], matrices[0][0]))
+        echo_address, echo_process = stack.enter_context(_server("--echo", str(answer)))
+        channels += [grpc.aio.insecure_channel(echo_address) for _ in range(2)]
         probes = [
             Probe("exact NumPy, in process", in_process),
             Probe("memory over gRPC", _grpc_search(channels[0]), process=process),
             Probe(
                 f"memory over gRPC, {_CONCURRENCY} at once", _grpc_search(channels[1]), _CONCURRENCY, process=process
+            ),
+            Probe(
+                "bare gRPC echo of the same messages", _grpc_search(channels[2]), process=echo_process, recalls=False
+            ),
+            Probe(
+                f"bare gRPC echo, {_CONCURRENCY} at once",
+                _grpc_search(channels[3]),
+                _CONCURRENCY,
+                process=echo_process,
+                recalls=False,
             ),
         ]
         pool = await stack.enter_async_context(_pgvector(postgres_url))
@@ -378,7 +434,7 @@ async def _measure(size: str, directory: Path, *, chroma: bool) -> None:
             resident = f"{_resident_bytes(probe.process) / 2**20:.0f} MB" if probe.process else ""
             print(
                 f"{probe.name:46}{statistics.median(ordered):9.2f}{ordered[int(0.99 * len(ordered))]:9.2f}"
-                f"{statistics.median(probe.rates):9.0f}{probe.hits / probe.asked:8.3f}"
+                f"{statistics.median(probe.rates):9.0f}{_recall(probe):>8}"
                 f"{statistics.fmean(probe.cpu) if probe.cpu else 0:9.2f}{resident:>11}",
                 flush=True,
             )
@@ -390,6 +446,7 @@ def main() -> None:
     """Measure, or be the server."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--echo", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--size", choices=[*_SIZES], action="append", help="which data (default: 100k and 20k)")
     parser.add_argument("--no-chroma", action="store_true", help="leave ChromaDB out: it takes minutes to fill")
     arguments = parser.parse_args()
@@ -397,6 +454,11 @@ def main() -> None:
     if arguments.serve is not None:
         uvloop.run(_serve(arguments.serve))
         return
+    if arguments.echo is not None:
+        uvloop.run(_echo(arguments.echo.read_bytes()))
+        return
+    # What was started is ended by the blocks that started it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for size in arguments.size or ["100k", "20k"]:
         with tempfile.TemporaryDirectory() as directory:
             asyncio.run(_measure(size, Path(directory), chroma=not arguments.no_chroma))

@@ -17,6 +17,9 @@ from services.common.errors import InvalidArgument
 T = TypeVar("T")
 
 _MAX_INTEGER = 2**63 - 1
+# Made once, as `json.dumps` would make them for every call.
+_KEYS = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_FILTERS = json.JSONEncoder(default=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def page_size(requested: int, default: int = 50, maximum: int = 1000) -> int:
 
 def encode_page_token(listing: str, filters: Mapping[str, object], key: Sequence[object]) -> str:
     """Return the token that continues `listing` after the row whose sort key is `key` (JSON scalars)."""
-    document = json.dumps([_fingerprint(listing, filters), list(key)], ensure_ascii=False, separators=(",", ":"))
+    document = _KEYS.encode([_fingerprint(listing, filters), list(key)])
     return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
 
 
@@ -146,5 +149,5 @@ def _is_storable(part: Any) -> bool:
 
 
 def _fingerprint(listing: str, filters: Mapping[str, object]) -> str:
-    canonical = json.dumps([listing, sorted(filters.items())], default=str)
+    canonical = _FILTERS.encode([listing, sorted(filters.items())])
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

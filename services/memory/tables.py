@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -117,6 +118,17 @@ def _records(kind: MemoryKind) -> Table:
 
 
 records: Mapping[MemoryKind, Table] = {kind: _records(kind) for kind in MemoryKind}
+
+# The words of each record, which are written and removed with it. Rows are numbered for SQLite's index of them,
+# record_words_fts, which triggers of this table keep: it is made by a migration, as is PostgreSQL's.
+record_words = Table(
+    "record_words",
+    metadata,
+    Column("doc", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True),
+    Column("record_id", String(64), nullable=False, unique=True),
+    Column("namespace_id", String(64), ForeignKey("namespaces.id", ondelete="CASCADE"), nullable=False),
+    Column("words", Text().with_variant(TSVECTOR(), "postgresql"), nullable=False),
+)
 
 memory_backends = Table(
     "memory_backends",

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import Select, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from services.common.db.connection_checks import ping_idle_connections
 from services.common.db.failures import explained_errors, unavailable
+from services.common.db.point_reads import PlainPointRead, PointRead, SqlitePointRead
 from services.common.db.snapshots import PostgresSnapshots, Snapshots, SqliteSnapshots, Statement
 from services.common.db.sqlite_connection import open_sqlite
 
@@ -85,6 +86,7 @@ class Database:
             self.engine = create_async_engine(self.url, **options)
             if not null_pool:
                 ping_idle_connections(self.engine.sync_engine)
+        self._point_reads: list[PointRead] = []
         self._reader = self.engine.execution_options(**{_READ_ONLY: True})
 
     async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -94,6 +96,16 @@ class Database:
             Unavailable: the database does not answer.
         """
         return await self._snapshots.fetch(statement, parameters)
+
+    def point_read(self, statement: Select[Any], parameters: Sequence[str]) -> PointRead:
+        """Return a way to read one row by the whole of its key for as little as the database allows.
+
+        `parameters` are the names of the statement's parameters, in the order in which a key's parts will be given.
+        """
+        plain = PlainPointRead(self._snapshots, statement, parameters)
+        read = SqlitePointRead(self.url, plain, statement, parameters) if self.dialect == "sqlite" else plain
+        self._point_reads.append(read)
+        return read
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -121,6 +133,8 @@ class Database:
 
     async def close(self) -> None:
         """Close all connections."""
+        for read in self._point_reads:
+            await read.close()
         await self._snapshots.close()
         await self.engine.dispose()
 

@@ -40,6 +40,8 @@ class NamespaceInfo:
     """Whether there may be more records than `record_count`."""
     problem: str = ""
     """Why the records could not be counted; empty when they were."""
+    removal_version: int = 0
+    """The version of the last change that took records away."""
 
 
 def derive_memory_id(

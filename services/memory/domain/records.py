@@ -137,6 +137,8 @@ class Record:
     stored_id: str = field(default="", compare=False)
     """Its primary key in the store, as it was read from there; empty in a record to be stored under one made of its id.
     """
+    encoded: bytes | None = field(default=None, compare=False, repr=False)
+    """The record without its vector as the servicer sends it, once it was sent: some records are found often."""
 
     @property
     def kind(self) -> MemoryKind:
@@ -152,8 +154,16 @@ class Record:
         return self.body.content
 
     @property
+    def searched_text(self) -> str:
+        """What searches for words look at."""
+        title = self.body.title if isinstance(self.body, Document) else ""
+        return f"{title}\n{self.text}" if title else self.text
+
+    @property
     def most_bytes(self) -> int:
         """The bytes it takes in a message, at most."""
+        if self.encoded is not None and self.embedding is None:
+            return _FIXED_BYTES + len(self.encoded)
         size = _FIXED_BYTES + sum(
             _text_bytes(value) for value in (self.id, self.agent_id, self.llm_model, self.tools_used)
         )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,15 @@ import numpy.typing as npt
 from services.memory.domain.filters import Filter
 from services.memory.domain.records import Record
 from services.memory.domain.vectors import Vector
+from services.memory.domain.words import Term
+
+
+class SearchMode(StrEnum):
+    """How records are found."""
+
+    VECTOR = "VECTOR"
+    HYBRID = "HYBRID"
+    TEXT = "TEXT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,16 @@ class Query:
     """Only what comes after this position."""
     asked_at: datetime | None = None
     """When the first page was requested, from which all pages compute ages; None: now."""
+
+
+@dataclass(frozen=True, slots=True)
+class WordQuery:
+    """Which words to look for."""
+
+    terms: Sequence[Term]
+    limit: int
+    filter: Filter = field(default_factory=Filter)
+    include_embeddings: bool = False
 
 
 @dataclass(frozen=True, slots=True)

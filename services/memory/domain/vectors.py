@@ -13,6 +13,10 @@ Vector: TypeAlias = npt.NDArray[np.float32]
 """A point in the embedding space: one dimension, float32, of unit length."""
 
 
+_PLAIN_SQUARES = (1e-200, 1e200)
+"""Sums of squares between which none that counts has vanished, and none overflowed."""
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddingSpace:
     """What makes vectors comparable."""
@@ -30,6 +34,10 @@ def unit_vector(values: npt.ArrayLike) -> Vector:
     vector = np.asarray(values, dtype=np.float64)
     if vector.ndim != 1 or not vector.size:
         raise ValueError("a vector has one dimension and at least one component")
+    with np.errstate(over="ignore"):
+        squares = float(vector @ vector)
+    if _PLAIN_SQUARES[0] < squares < _PLAIN_SQUARES[1]:
+        return (vector / math.sqrt(squares)).astype(np.float32)
     if not np.isfinite(vector).all():
         raise ValueError("every component has to be finite")
     # Scaled first, so that squares of very large or very small components neither overflow nor vanish.

@@ -7,6 +7,7 @@ from sqlalchemy import bindparam, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
+from services.common.db.point_reads import PointRead
 from services.common.db.upsert import insert_ignore
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind
@@ -80,10 +81,12 @@ class NamespaceRepository:
         rows = await self._connection.execute(statement.order_by(*order).limit(limit))
         return [info for row in rows if (info := _namespace_info(**row._asdict())) is not None]
 
-    async def removed_since(self, key: NamespaceKey, version: int) -> bool:
-        """Return whether records were removed after a version."""
-        removal = await self._connection.scalar(select(namespaces.c.removal_version).where(namespaces.c.id == key.id))
-        return removal is None or removal > version
+    async def removal_version(self, namespace_id: str) -> int:
+        """Return the version of the last change that took records away, 0 when there was none."""
+        removal = await self._connection.scalar(
+            select(namespaces.c.removal_version).where(namespaces.c.id == namespace_id)
+        )
+        return int(removal or 0)
 
     async def raise_version(self, namespace_id: str) -> int | None:
         """Raise a namespace's version, which locks it until the transaction ends; None when there is none."""
@@ -121,6 +124,14 @@ class NamespaceRepository:
         )
 
 
+def version_read(database: Database) -> PointRead:
+    """Return the way to read a namespace's version, given its id and its group."""
+    statement = select(namespaces.c.version).where(
+        namespaces.c.id == bindparam("namespace_id"), namespaces.c.group_id == bindparam("owner_group")
+    )
+    return database.point_read(statement, ("namespace_id", "owner_group"))
+
+
 async def fetch_namespace(database: Database, key: NamespaceKey) -> NamespaceInfo | None:
     """Return what `NamespaceRepository.get` returns, outside of any transaction: every search begins with it."""
     rows = await database.fetch(_NAMESPACE, {"namespace_id": key.id, "owner_group": key.group_id})
@@ -137,10 +148,12 @@ def _namespace_info(
     record_count: int,
     version: int,
     crew_name: str,
+    removal_version: int,
     **_rest: object,
 ) -> NamespaceInfo | None:
     """Return the namespace of a row; None for one without an embedding space: it was cleared."""
     if not embedding_dimension:
         return None
     key = NamespaceKey(group_id, crew_id, kind)
-    return NamespaceInfo(key, EmbeddingSpace(embedding_model, embedding_dimension), record_count, version, crew_name)
+    space = EmbeddingSpace(embedding_model, embedding_dimension)
+    return NamespaceInfo(key, space, record_count, version, crew_name, removal_version=removal_version)

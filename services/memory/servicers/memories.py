@@ -6,14 +6,16 @@ from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
-from services.common.grpc.enums import enum_to_proto
+from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.handler import Context
 from services.memory.domain.filters import Filter
 from services.memory.domain.records import MemoryKind
+from services.memory.domain.searches import SearchMode
 from services.memory.servicers.messages.filters import filter_from_proto, ranking_from_proto
 from services.memory.servicers.messages.namespaces import graph_to_proto, namespace_to_proto, scope_to_proto
 from services.memory.servicers.messages.records import (
     check_visible,
+    encoded_record,
     kind_from_proto,
     record_to_proto,
     records_from_proto,
@@ -29,6 +31,8 @@ from services.memory.usecases.transfers import (
     naming_message,
     no_target,
 )
+
+_NO_FILTER = Filter()
 
 
 class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
@@ -64,10 +68,11 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         search = SearchInput(
             text=request.text,
             vector=request.vector.values if request.HasField("vector") else None,
-            filter=filter_from_proto(request.filter, kind),
+            filter=filter_from_proto(request.filter, kind) if request.HasField("filter") else _NO_FILTER,
             limit=request.limit,
             min_score=request.min_score if request.HasField("min_score") else None,
             ranking=ranking_from_proto(request.ranking) if request.HasField("ranking") else None,
+            mode=enum_from_proto(SearchMode, pb.SearchMode, request.mode) if request.mode else SearchMode.VECTOR,
             diversity=request.diversity if request.HasField("diversity") else None,
             include_embeddings=request.include_embeddings,
             page_token=request.page_token,
@@ -76,16 +81,16 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         outcome, next_page_token = await self._memories.search(
             current_principal(), memory_id, kind, search, request.crew_name
         )
-        return pb.SearchRecordsResponse(
-            results=[
-                pb.SearchResult(record=record_to_proto(found.record), score=found.score, similarity=found.similarity)
-                for found in outcome.results
-            ],
+        response = pb.SearchRecordsResponse(
             scanned_records=outcome.scanned,
             truncated=outcome.truncated,
             unreadable_records=outcome.unreadable,
             next_page_token=next_page_token,
         )
+        for found in outcome.results:
+            result = response.results.add(score=found.score, similarity=found.similarity)
+            result.record.MergeFromString(encoded_record(found.record))
+        return response
 
     async def GetRecord(self, request: pb.GetRecordRequest, context: Context) -> pb.GetRecordResponse:
         """See the proto."""

@@ -10,7 +10,7 @@ from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavedRecord
 from services.memory.domain.scopes import ScopeRow
-from services.memory.domain.searches import Query, SearchOutcome
+from services.memory.domain.searches import Query, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace
 
 
@@ -51,6 +51,16 @@ class MemoryStore(Protocol):
 
         Raises:
             FailedPrecondition: the vector has another dimension than the namespace.
+        """
+        ...
+
+    async def search_words(self, key: NamespaceKey, query: WordQuery, now: datetime) -> SearchOutcome:
+        """Return the best records that have at least one of the terms and match, in the order of `ranked_by_words`.
+
+        Similarities are 0, as there is no vector to compare with.
+
+        Raises:
+            FailedPrecondition: the store cannot look for words.
         """
         ...
 

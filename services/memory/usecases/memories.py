@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from services.common.clock import utc_now
@@ -21,14 +22,15 @@ from services.memory.domain.owners import assign_owner, listed_for, named_for, r
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
 from services.memory.domain.saves import SavedRecord
 from services.memory.domain.scopes import ScopeInfo, normalise_scope, summarise_children, summarise_scope
-from services.memory.domain.searches import Query, Ranking, SearchOutcome
+from services.memory.domain.searches import Query, Ranking, SearchMode, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, Vector, embedding_mismatch, unit_vector
+from services.memory.domain.words import Term, terms_of
 from services.memory.embedding import Embedder
 from services.memory.schemas import Column, has_column
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.group_stores import BackendStores
-from services.memory.usecases.diverse_search import CANDIDATES, search_diversely
 from services.memory.usecases.entity_graph import EntityGraph, traverse, within_message
+from services.memory.usecases.ranked_search import CANDIDATES, search_by_rank
 from services.memory.usecases.record_pages import ListPages, SearchPages, fitting
 
 _DEFAULT_LIMIT = 10
@@ -38,6 +40,8 @@ _ENVELOPE_BYTES = 64 * 1024
 """Bytes of a message left to what stands beside the records."""
 _TEXT_BYTES = 64
 """What each scope or category adds to a message beside its text, at most."""
+_NO_VECTOR: Vector = np.empty(0, dtype=np.float32)
+"""Of searches that compare none."""
 _NAMESPACES = Pager("namespaces", key_types=(str, str))
 
 
@@ -47,6 +51,7 @@ class SearchInput:
 
     text: str
     vector: npt.ArrayLike | None
+    mode: SearchMode
     filter: Filter
     limit: int
     """0 means 10."""
@@ -175,8 +180,9 @@ class Memories:
         The crew's name labels what embedding the text uses, unless it is empty.
 
         Raises:
-            InvalidArgument: the vector has no direction, the ranking does not fit the kind, the limit not the
-                diversity, or the token is of another search.
+            InvalidArgument: the vector has no direction, the ranking does not fit the kind, the mode does not fit what
+                else is requested, or the token is of another search.
+            FailedPrecondition: the group's store cannot look for words.
             PermissionDenied: private records are requested without the role EDITOR.
         """
         key = namespace_key(principal, memory_id, kind)
@@ -185,9 +191,10 @@ class Memories:
         chosen = listed_for(principal, search.filter)
         if search.ranking and search.ranking.importance_weight and not has_column(kind, Column.IMPORTANCE):
             raise InvalidArgument.field("ranking.importance_weight", f"{kind.name} records have no importance")
-        if search.diversity is not None and search.limit > CANDIDATES:
-            raise InvalidArgument.field("limit", f"is at most {CANDIDATES} with diversity; it is {search.limit:,}")
+        terms = _terms(search)
         vector = None if search.vector is None else query_vector(search.vector, "vector.values")
+        if search.mode is SearchMode.TEXT:
+            vector = _NO_VECTOR
         store = await self._stores.of(principal.group_id, kind)
         if vector is None:
             space = await store.space(key)
@@ -206,8 +213,10 @@ class Memories:
         )
         outcome = (
             await store.search(key, query, utc_now())
-            if search.diversity is None
-            else await search_diversely(store, key, query, search.diversity, utc_now())
+            if search.mode is SearchMode.VECTOR and search.diversity is None
+            else await search_by_rank(
+                store, key, query, utc_now(), mode=search.mode, terms=terms, diversity=search.diversity
+            )
         )
         shown = outcome.results[: fitting([found.record for found in outcome.results], self._max_bytes)]
         more = outcome.cut or len(shown) < len(outcome.results) or len(shown) == query.limit
@@ -457,6 +466,31 @@ def check_memory_id(memory_id: str, path: str) -> None:
         raise InvalidArgument.field(
             path, "this looks like a stored crew's id; use the crew's memory_id, which GetCrew returns"
         )
+
+
+def _terms(search: SearchInput) -> Sequence[Term]:
+    """Return what a search looks for by words: nothing where it does not.
+
+    Raises:
+        InvalidArgument: what is requested beside the mode does not fit it.
+    """
+    mode = search.mode
+    if (mode is SearchMode.HYBRID or search.diversity is not None) and search.limit > CANDIDATES:
+        what = "diversity" if search.diversity is not None else f"mode {mode}"
+        raise InvalidArgument.field("limit", f"is at most {CANDIDATES} with {what}; it is {search.limit:,}")
+    if mode is SearchMode.VECTOR:
+        return ()
+    if search.vector is not None:
+        raise InvalidArgument.field("vector", f"has no words to look for; with mode {mode} send a text")
+    if search.ranking is not None:
+        raise InvalidArgument.field("ranking", f"weighs similarities; with mode {mode} leave it out")
+    terms = terms_of(search.text)
+    if mode is SearchMode.TEXT:
+        if search.min_score is not None:
+            raise InvalidArgument.field("min_score", "bounds similarities, which mode TEXT does not compute")
+        if not terms:
+            raise InvalidArgument.field("text", "has no word to look for: a word has letters or digits")
+    return terms
 
 
 def _texts_of(scope: ScopeInfo) -> Iterator[str]:

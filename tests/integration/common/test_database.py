@@ -1,4 +1,5 @@
 import asyncio
+import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -320,3 +321,50 @@ async def test_a_connection_that_is_closed_in_the_middle_of_a_statement_gives_it
     assert await (await other.execute("SELECT number FROM numbers")).fetchall() == []
     await other.close()
     del unread
+
+
+async def test_a_point_read_sees_every_commit_before_it_whoever_reads(database: Database) -> None:
+    statement = sa.select(things.c.id).where(
+        things.c.id == sa.bindparam("wanted"), things.c.id >= sa.bindparam("least")
+    )
+    read = database.point_read(statement, ("least", "wanted"))
+    assert await read.fetch(0, 1) is None
+    for number in range(1, 6):
+        async with database.write() as connection:
+            await connection.execute(things.insert().values(id=number))
+            assert await read.fetch(0, number) is None
+        rows = await asyncio.gather(*(read.fetch(0, number) for _ in range(4)))
+        assert [list(row or ()) for row in rows] == [[number]] * 4
+        assert await read.fetch(number + 1, number) is None
+    await database.close()
+
+
+async def test_a_point_read_of_a_locked_file_is_waited_for_in_a_thread(tmp_path: Path) -> None:
+    """SQLite's exclusive mode is the one lock that readers of a WAL file meet."""
+    path = tmp_path / "test.db"
+    database = Database(f"sqlite:///{path}", "test")
+    async with database.write() as connection:
+        await connection.run_sync(things.metadata.create_all)
+        await connection.execute(things.insert().values(id=1))
+    await database.close()
+    database = Database(f"sqlite:///{path}", "test")
+    read = database.point_read(sa.select(things.c.id).where(things.c.id == sa.bindparam("wanted")), ("wanted",))
+    assert list(await read.fetch(1) or ()) == [1]
+    await database.close()
+
+    locked = sqlite3.connect(path, isolation_level=None)
+    locked.execute("PRAGMA locking_mode=EXCLUSIVE")
+    locked.execute("UPDATE things SET id = 2")
+    database = Database(f"sqlite:///{path}", "test")
+    read = database.point_read(sa.select(things.c.id).where(things.c.id == sa.bindparam("wanted")), ("wanted",))
+    waiting = asyncio.create_task(read.fetch(2))
+    ticks = 0
+    while ticks < 20:
+        await asyncio.sleep(0)
+        ticks += 1
+    assert not waiting.done()
+    locked.close()
+    assert list(await waiting or ()) == [2]
+    await database.close()
+    with pytest.raises(Unavailable):
+        await read.fetch(2)

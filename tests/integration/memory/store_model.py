@@ -1,12 +1,14 @@
 """A plain model of a store of memories, random operations on it, and the comparison of stores with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
+from services.common.errors import PermissionDenied
 from services.memory import filters
 from services.memory.domain.filters import (
     AllOf,
@@ -22,6 +24,7 @@ from services.memory.domain.filters import (
 from services.memory.domain.listings import ListPosition
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.searches import Query
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
@@ -154,12 +157,27 @@ def matches(key: NamespaceKey, chosen: Filter, record: Record) -> bool:
     return filters.matches(key.kind, chosen, build_row(key, record, SPACE.model))
 
 
+def _replaces_foreign(rows: Mapping[str, Record], new: Sequence[Record]) -> bool:
+    """Return whether one of the records would replace a private one of somebody else."""
+    there = dict(rows)
+    for record in new:
+        before = there.get(record.id)
+        if before is not None and (owner := owner_of(before)) is not None and owner != record.owner:
+            return True
+        there[record.id] = record
+    return False
+
+
 async def apply(stores: Sequence[MemoryStore], model: Model, operation: tuple[Any, ...]) -> None:
     """Do an operation with a store and with the model, and compare what it returns."""
     name, store, key = operation[0], stores[operation[1] % len(stores)], operation[2]
     rows = model[key]
     match name:
         case "save":
+            if _replaces_foreign(rows, operation[3]):
+                with pytest.raises(PermissionDenied):
+                    await store.save(key, SPACE, operation[3], NOW)
+                return
             await store.save(key, SPACE, operation[3], NOW)
             rows.update({record.id: record for record in operation[3]})
         case "delete" | "filter":

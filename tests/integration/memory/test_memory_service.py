@@ -17,7 +17,7 @@ from coxswain.memory.v1 import record_pb2, vector_index_pb2, vector_index_servic
 from services.common.grpc.json_values import to_struct, to_value
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.settings import MemorySettings
-from services.memory.stores.sql.vectors import ROW_BYTES
+from services.memory.stores.sql.blocks import ROW_BYTES
 from tests.integration.auth.support import refused
 from tests.integration.memory.support import (
     DIMENSION,

@@ -8,7 +8,7 @@ from google.protobuf.json_format import ParseDict
 
 from coxswain.memory.v1 import memory_pb2 as pb
 from services.common.grpc.json_values import to_struct
-from services.memory.usecases.diverse_search import CANDIDATES
+from services.memory.usecases.ranked_search import CANDIDATES
 from tests.integration.auth.support import refused
 from tests.integration.memory.support import EmbeddingModels, place, stub, unified
 from tests.support.harness import Harness

@@ -12,12 +12,9 @@ from hypothesis import strategies as st
 from services.memory.domain.filters import Filter
 from services.memory.domain.searches import Query, Ranking
 from services.memory.domain.vectors import unit_vector
-from services.memory.stores.sql.vectors import (
-    Candidates,
-    VectorBlock,
-    VectorCache,
-    nearest,
-)
+from services.memory.stores.sql.blocks import VectorBlock
+from services.memory.stores.sql.removals import RecentRemovals
+from services.memory.stores.sql.vectors import Candidates, VectorCache, nearest
 
 NOW_US = 1_800_000_000_000_000
 
@@ -32,7 +29,6 @@ class VectorRow:
     expires_us: int | None
     importance: float
     private: bool
-    source: str
     scope: str
 
 
@@ -45,7 +41,6 @@ def _block(rows: Sequence[VectorRow], dimension: int) -> VectorBlock:
         expires_us=[row.expires_us for row in rows],
         importance=[row.importance for row in rows],
         private=[row.private for row in rows],
-        sources=[row.source for row in rows],
         scopes=[row.scope for row in rows],
     )
 
@@ -62,7 +57,6 @@ def _rows(seed: int, count: int, dimension: int = 4, first: int = 0) -> list[Vec
             expires_us=None if random.random() < 0.7 else int(NOW_US + random.integers(-5, 5)),
             importance=float(random.random()),
             private=bool(random.random() < 0.3),
-            source=f"s{random.integers(2)}",
             scope=("/", "/a", "/a/b", "/ab")[int(random.integers(4))],
         )
         for i in range(count)
@@ -110,26 +104,87 @@ def test_chunks_find_what_the_whole_finds(seed: int, count: int, limit: int, chu
     assert len(best.ids) == len(expected.ids)
 
 
-@given(st.integers(0, 1000), st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
+CHANGES = st.lists(
+    st.tuples(
+        st.integers(0, 1000),
+        st.integers(0, 40),
+        st.integers(0, 60),
+        st.lists(st.integers(0, 90), max_size=50, unique=True),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(st.integers(0, 1000), st.integers(0, 60), CHANGES)
 @settings(max_examples=60)
-def test_adding_rows_gives_the_block_that_reading_all_gives(seed: int, old: int, new: int, overlap: int) -> None:
-    before, after = _rows(seed, old), _rows(seed + 1, new, first=max(0, old - overlap))
-    updated = _block(before, 4).updated(_block(after, 4))
-    replaced = {row.stored_id for row in after}
-    fresh = _block([*(row for row in before if row.stored_id not in replaced), *after], 4)
-    np.testing.assert_array_equal(updated.ids, fresh.ids)
-    np.testing.assert_array_equal(updated.matrix, fresh.matrix)
-    for chosen in (Filter(), Filter(source="s1", scope_prefix="/a"), Filter(include_private=True, scope_prefix="/ab")):
-        np.testing.assert_array_equal(
-            updated.allowed(chosen, NOW_US, unified=True), fresh.allowed(chosen, NOW_US, unified=True)
-        )
+def test_a_changed_block_finds_what_one_of_the_rows_left_finds(
+    seed: int, count: int, changes: list[tuple[int, int, int, list[int]]]
+) -> None:
+    """Each block made on the way goes on finding what it found, whatever newer ones share with it."""
+    left = {row.stored_id: row for row in _rows(seed, count)}
+    block = _block(list(left.values()), 4)
+    seen = [(block, dict(left))]
+    for number, (seed_of_new, new, first, removed) in enumerate(changes):
+        gone = [f"{place:064x}" for place in removed]
+        added = _rows(seed_of_new, new, first=first)
+        # Two processes may begin at the same block: now and then an older one is changed.
+        block, rows = seen[number // 2] if seed_of_new % 3 == 0 else seen[-1]
+        rows = {**rows}
+        for stored_id in gone:
+            rows.pop(stored_id, None)
+        rows.update({row.stored_id: row for row in added})
+        seen.append((block.updated(_block(added, 4), gone), rows))
+    query = Query(unit_vector([1, -2, 3, 0.5]), 200)
+    for block, rows in seen:
+        fresh = _block(list(rows.values()), 4)
+        for chosen in (Filter(), Filter(scope_prefix="/a"), Filter(include_private=True)):
+            found = nearest(block, query, block.allowed(chosen, NOW_US, unified=True), NOW_US)
+            expected = nearest(fresh, query, fresh.allowed(chosen, NOW_US, unified=True), NOW_US)
+            assert sorted(found.ids) == sorted(expected.ids)
+            np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+
+
+def test_rows_are_added_in_place_while_there_is_room() -> None:
+    block = VectorBlock.of(4, ids=[], embeddings=[], created_us=[], room_for=20)
+    first = block.extended(_block(_rows(1, 10), 4))
+    second = first.updated(_block(_rows(2, 10, first=10), 4), [f"{0:064x}"])
+    assert np.shares_memory(first.matrix, second.matrix)
+    assert (len(first), len(second)) == (10, 20)
+    assert first.living.all()
+    assert not second.living[0]
+    other = first.updated(_block(_rows(3, 5, first=30), 4))
+    assert not np.shares_memory(other.matrix, second.matrix)
+
+
+def test_mostly_removed_rows_make_room() -> None:
+    block = _block(_rows(1, 40), 4)
+    fewer = block.updated(_block([], 4), [f"{place:064x}" for place in range(30)])
+    assert (len(block), len(fewer)) == (40, 10)
+
+
+def test_removals_are_known_as_long_as_none_is_missing() -> None:
+    removals = RecentRemovals()
+    removals.note("n", 3, 1, ["a"])
+    removals.note("n", 7, 3, ["b", "c"])
+    assert removals.since("n", 7, 7) == []
+    assert sorted(removals.since("n", 2, 7) or ()) == ["a", "b", "c"]
+    assert removals.since("n", 3, 7) == ["b", "c"]
+    # Another process removed something at version 9, before this one did again.
+    removals.note("n", 12, 9, ["d"])
+    assert removals.since("n", 10, 12) == ["d"]
+    assert removals.since("n", 7, 12) is None
+    assert removals.since("n", 7, 13) is None
+    assert removals.since("other", 0, 1) is None
+    removals.note("n", 20, 12, [str(number) for number in range(20_001)])
+    assert removals.since("n", 12, 20) is None
 
 
 def test_private_rows_are_left_to_the_database_where_an_owner_asks() -> None:
     rows = [
-        VectorRow("0" * 64, unit_vector([1.0]).tobytes(), 0, None, 0, True, "alice", "/"),
-        VectorRow("1" * 64, unit_vector([1.0]).tobytes(), 0, None, 0, True, "", "/"),
-        VectorRow("2" * 64, unit_vector([1.0]).tobytes(), 0, None, 0, False, "alice", "/"),
+        VectorRow("0" * 64, unit_vector([1.0]).tobytes(), 0, None, 0, True, "/"),
+        VectorRow("1" * 64, unit_vector([1.0]).tobytes(), 0, None, 0, True, "/"),
+        VectorRow("2" * 64, unit_vector([1.0]).tobytes(), 0, None, 0, False, "/"),
     ]
     block = _block(rows, 1)
 
@@ -145,7 +200,7 @@ def test_private_rows_are_left_to_the_database_where_an_owner_asks() -> None:
 def test_expired_and_later_rows_are_left_out() -> None:
     created = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1e6)
     rows = [
-        VectorRow(f"{i:064x}", unit_vector([1.0]).tobytes(), created + i, expiry, 0, False, "", "")
+        VectorRow(f"{i:064x}", unit_vector([1.0]).tobytes(), created + i, expiry, 0, False, "")
         for i, expiry in enumerate((None, NOW_US, NOW_US + 1))
     ]
     block = _block(rows, 1)

@@ -175,6 +175,15 @@ def _body_from_proto(message: record_pb2.Record, path: str) -> Body:
             raise InvalidArgument.field(path, "has none of unified, short_term, long_term, entity and document")
 
 
+def encoded_record(record: Record) -> bytes:
+    """Return the bytes of a stored record's message. Without its vector it keeps them: it must not change any more."""
+    if record.embedding is not None:
+        return record_to_proto(record).SerializeToString()
+    if record.encoded is None:
+        record.encoded = record_to_proto(record).SerializeToString()
+    return record.encoded
+
+
 def record_to_proto(record: Record) -> record_pb2.Record:
     """Return the message of a stored record."""
     message = record_pb2.Record(

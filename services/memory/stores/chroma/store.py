@@ -21,8 +21,9 @@ from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavedRecord, SavePlan, StoredRecord, ids_to_read, plan_save
 from services.memory.domain.scopes import ScopeRow
-from services.memory.domain.searches import Found, Query, SearchOutcome
+from services.memory.domain.searches import Found, Query, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
+from services.memory.domain.words import WordedText, ranked_by_words
 from services.memory.record_reader import RecordReader
 from services.memory.repositories.namespaces import NamespaceRepository
 from services.memory.row_values import format_time, parse_boolean, parse_list, read_integer, read_text
@@ -38,7 +39,8 @@ from services.memory.rows import (
 )
 from services.memory.schemas import Column, DatabricksIndexSchemas, has_column
 from services.memory.stores.chroma.directories import ChromaDirectories
-from services.memory.stores.sql.vectors import VectorBlock, nearest
+from services.memory.stores.sql.blocks import VectorBlock
+from services.memory.stores.sql.vectors import nearest
 
 logger = structlog.get_logger(__name__)
 _ROWS_IN_CHUNK = 2000
@@ -112,6 +114,27 @@ class ChromaMemoryStore:
             if found is not None:
                 return found
         return await self._directories.run(key, lambda collection: _search_all(collection, key, query, space, now))
+
+    async def search_words(self, key: NamespaceKey, query: WordQuery, now: datetime) -> SearchOutcome:
+        """See `MemoryStore`; every record of the namespace is read."""
+
+        def search(collection: Any) -> SearchOutcome:
+            reader = RecordReader(key.kind, "chroma")
+            texts: list[WordedText] = []
+            matching: dict[str, Record] = {}
+            for rows in _chunks(collection, key, embeddings=query.include_embeddings):
+                for row in rows:
+                    record = reader.read(row)
+                    if record is None:
+                        continue
+                    texts.append(WordedText(row[Column.ID], row[_CREATED], record.searched_text))
+                    if _passes(key.kind, query.filter, row, now):
+                        matching[row[Column.ID]] = record
+            ranked = ranked_by_words(query.terms, texts)
+            found = [Found(matching[stored_id], score, 0.0) for stored_id, score in ranked if stored_id in matching]
+            return SearchOutcome(found[: query.limit], scanned=len(texts), unreadable=reader.unreadable)
+
+        return SearchOutcome() if await self.space(key) is None else await self._directories.run(key, search)
 
     async def get(
         self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool, chosen: Filter = EVERYTHING

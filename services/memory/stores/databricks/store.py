@@ -21,7 +21,7 @@ from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavedRecord, SavePlan, StoredRecord, ids_to_read, plan_save
 from services.memory.domain.scopes import ScopeRow
-from services.memory.domain.searches import Found, Query, Ranking, SearchOutcome
+from services.memory.domain.searches import Found, Query, Ranking, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
 from services.memory.filters import is_empty
 from services.memory.record_reader import RecordReader
@@ -183,6 +183,15 @@ class DatabricksMemoryStore:
         results = _ranked(found.hits, query.ranking, query.asked_at or now)[before:end]
         truncated = found.truncated or len(found.hits) == limit
         return SearchOutcome(results, truncated=truncated, unreadable=found.unreadable)
+
+    async def search_words(self, key: NamespaceKey, query: WordQuery, now: datetime) -> SearchOutcome:  # noqa: ARG002
+        """See `MemoryStore`; the indexes have no words."""
+        raise FailedPrecondition(
+            f'memory backend "{self._backend.name}" cannot look for words: search with mode VECTOR and a filter whose '
+            "condition has CONTAINS, or keep these memories in the embedded default (ActivateMemoryBackend)",
+            reason="INVALID_FIELD",
+            violations=(FieldViolation("mode", "the active backend finds records by vectors only"),),
+        )
 
     async def get(
         self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool, chosen: Filter = EVERYTHING

@@ -18,8 +18,8 @@ from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.record_reader import RecordReader
 from services.memory.rows import Row, build_row
 from services.memory.schemas import Column, has_column
+from services.memory.stores.sql.blocks import VectorBlock
 from services.memory.stores.sql.statements import IDS_IN_STATEMENT, named, owned_among, row_columns
-from services.memory.stores.sql.vectors import VectorBlock
 from services.memory.tables import records
 
 logger = structlog.get_logger(__name__)
@@ -88,8 +88,10 @@ def vector_columns(kind: MemoryKind) -> list[ColumnElement[Any]]:
     return [records[kind].c[name] for name in _vector_names(kind)]
 
 
-def vector_block(kind: MemoryKind, rows: Sequence[DatabaseRow[Any]], dimension: int) -> VectorBlock:
-    """Return rows that begin with `vector_columns` as arrays."""
+def vector_block(
+    kind: MemoryKind, rows: Sequence[DatabaseRow[Any]], dimension: int, *, room_for: int = 0
+) -> VectorBlock:
+    """Return rows that begin with `vector_columns` as arrays, with room for so many in all."""
     columns = dict(zip(_vector_names(kind), zip(*rows, strict=True), strict=False))
     return VectorBlock.of(
         dimension,
@@ -99,8 +101,8 @@ def vector_block(kind: MemoryKind, rows: Sequence[DatabaseRow[Any]], dimension: 
         expires_us=columns.get("expires_us", ()),
         importance=columns.get(Column.IMPORTANCE, ()),
         private=columns.get(Column.PRIVATE, ()),
-        sources=columns.get(Column.SOURCE, ()),
         scopes=columns.get(Column.SCOPE, ()),
+        room_for=room_for,
     )
 
 
@@ -109,5 +111,5 @@ def _vector_names(kind: MemoryKind) -> list[str]:
     if has_column(kind, Column.IMPORTANCE):
         names.append(Column.IMPORTANCE)
     if kind is MemoryKind.UNIFIED:
-        names += [Column.PRIVATE, Column.SOURCE, Column.SCOPE]
+        names += [Column.PRIVATE, Column.SCOPE]
     return names

@@ -21,8 +21,11 @@ from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.searches import Found, Query, SearchOutcome
 from services.memory.domain.vectors import embedding_mismatch
-from services.memory.repositories.namespaces import NamespaceRepository
+from services.memory.repositories.namespaces import NamespaceRepository, version_read
 from services.memory.schemas import Column
+from services.memory.stores.sql.blocks import ROW_BYTES, Mask, VectorBlock
+from services.memory.stores.sql.recent_records import RecentRecords
+from services.memory.stores.sql.removals import RecentRemovals
 from services.memory.stores.sql.rows import (
     RECORDS_AT_ONCE,
     parse_rows,
@@ -42,7 +45,7 @@ from services.memory.stores.sql.statements import (
     owner_parameters,
     winners,
 )
-from services.memory.stores.sql.vectors import ROW_BYTES, Candidates, Mask, VectorBlock, VectorCache, nearest
+from services.memory.stores.sql.vectors import Candidates, VectorCache, nearest
 from services.memory.tables import records
 
 logger = structlog.get_logger(__name__)
@@ -52,21 +55,31 @@ _COMPONENTS_IN_LOOP = 1_000_000
 
 _ATTEMPTS = 3
 
+_RECORDS_SHARE = 4
+"""Records found lately may take this part of the bytes that vectors may, beside those."""
+
 
 class VectorSearch:
-    """Reads the namespace's version and computes on the rows it remembers for that version.
+    """Computes on the rows it remembers for a version of the namespace, which it then reads to prove them current.
 
-    Rows written since are added to them; after removals all are read again. What does not fit the bounds is computed
-    chunk by chunk.
+    Rows written since are added to them, and removed ones marked. What does not fit the bounds is computed chunk by
+    chunk.
     """
 
     def __init__(self, database: Database, *, cache_bytes: int, cached_namespace_bytes: int) -> None:
         """`cache_bytes` bounds what is remembered in all, `cached_namespace_bytes` what of one namespace."""
         self._database = database
         self._cache = VectorCache(cache_bytes)
+        self._records = RecentRecords(cache_bytes // _RECORDS_SHARE)
+        self._version = version_read(database)
+        self._removals = RecentRemovals()
         self._cached_namespace_bytes = min(cached_namespace_bytes, cache_bytes)
         # One reader fills what several searches wait for.
         self._filling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def note_removal(self, namespace_id: str, version: int, previous: int, ids: Sequence[str]) -> None:
+        """Note what the committed write of a version removed; `previous` is the version of the removal before."""
+        self._removals.note(namespace_id, version, previous, ids)
 
     def forget(self, namespace_id: str) -> None:
         """Give up what is remembered of a namespace."""
@@ -102,7 +115,8 @@ class VectorSearch:
     async def _search_remembered(self, key: NamespaceKey, query: Query, now: datetime) -> Sequence[Found] | None:
         """Search what is remembered, and read the winners in the statement that proves it still true; None: it is not.
 
-        Most searches find nothing changed: they cost one statement.
+        Most searches find nothing changed: they cost one statement, and only a look-up by key where the winners are
+        remembered too.
         """
         remembered = self._cache.get(key.id)
         if remembered is None or _needs_database(query.filter) or query.limit > RECORDS_AT_ONCE:
@@ -113,12 +127,19 @@ class VectorSearch:
         now_us = microseconds(now)
         allowed = block.allowed(query.filter, now_us, unified=key.kind is MemoryKind.UNIFIED)
         best = await _compute(block, query, allowed, now_us)
+        known = None if query.include_embeddings else self._records.of(key.id, version, _ids(best))
+        if known is not None:
+            proof = await self._version.fetch(key.id, key.group_id)
+            return _found(best, known) if proof is not None and proof[0] == version else None
         rows = await self._database.fetch(
             winners(key.kind, embeddings=query.include_embeddings), {**owner_parameters(key), WINNERS: _ids(best)}
         )
         if not rows or rows[0][NAMESPACE_VERSION] != version:
             return None
-        return _found(best, parse_rows(key, [row for row in rows if row[Column.ID] is not None]))
+        by_id = parse_rows(key, [row for row in rows if row[Column.ID] is not None])
+        if not query.include_embeddings:
+            self._records.put(key.id, version, by_id)
+        return _found(best, by_id)
 
     def _is_remembered(self, namespace: NamespaceInfo) -> bool:
         return _bytes_of(namespace) <= self._cached_namespace_bytes
@@ -172,24 +193,52 @@ class VectorSearch:
             remembered = self._cache.get(key.id)
             if remembered and remembered[0] >= namespace.version:
                 return remembered[1]
-            table = records[key.kind]
-            statement = select(*vector_columns(key.kind)).where(owned(table, key))
-            if remembered and await NamespaceRepository(connection).removed_since(key, remembered[0]):
-                remembered = None
-            if remembered:
-                statement = statement.where(table.c.written_version > remembered[0])
-            dimension = namespace.space.dimension
-            # Chunk by chunk: turning all rows at once to arrays would keep the interpreter from everybody else.
-            read = [
-                await asyncio.to_thread(vector_block, key.kind, chunk, dimension)
-                async for chunk in chunks(connection, statement, ROWS_IN_CHUNK)
-            ]
-            block = await asyncio.to_thread(VectorBlock.joined, read) if read else vector_block(key.kind, [], dimension)
-            if remembered:
-                old = remembered[1]
-                block = await asyncio.to_thread(old.updated, block) if len(block) else old
+            block = await self._read_block(connection, namespace, remembered)
             self._cache.put(key.id, namespace.version, block)
             return block
+
+    async def _read_block(
+        self, connection: AsyncConnection, namespace: NamespaceInfo, remembered: tuple[int, VectorBlock] | None
+    ) -> VectorBlock:
+        """Read what was written since what is remembered, and find out what was removed; all rows otherwise."""
+        key, dimension = namespace.key, namespace.space.dimension
+        table = records[key.kind]
+        statement = select(*vector_columns(key.kind)).where(owned(table, key))
+        removed: Sequence[str] = ()
+        if remembered and remembered[1].matrix.shape[1] == dimension:
+            removed = await self._removed_since(connection, namespace, *remembered)
+            block = remembered[1]
+            statement = statement.where(table.c.written_version > remembered[0])
+        else:
+            block = vector_block(key.kind, [], dimension, room_for=namespace.record_count)
+            remembered = None
+        # Chunk by chunk: turning all rows at once to arrays would keep the interpreter from everybody else.
+        async for chunk in chunks(connection, statement, ROWS_IN_CHUNK):
+            newer = await asyncio.to_thread(vector_block, key.kind, chunk, dimension)
+            if remembered:
+                block, removed = await asyncio.to_thread(block.updated, newer, removed), ()
+            else:
+                block = await asyncio.to_thread(block.extended, newer)
+        if removed:
+            block = await asyncio.to_thread(block.updated, vector_block(key.kind, [], dimension), removed)
+        return block
+
+    async def _removed_since(
+        self, connection: AsyncConnection, namespace: NamespaceInfo, version: int, block: VectorBlock
+    ) -> Sequence[str]:
+        """Return the ids of a block's rows that were removed after a version."""
+        if namespace.removal_version <= version:
+            return ()
+        key = namespace.key
+        known = self._removals.since(key.id, version, namespace.removal_version)
+        if known is not None:
+            return known
+        # Another process removed some: what is not there any more is gone. Vectors need not be read for that.
+        table = records[key.kind]
+        there: list[bytes] = []
+        async for chunk in chunks(connection, select(table.c[Column.ID]).where(owned(table, key)), ROWS_IN_CHUNK):
+            there += [row[0].encode() for row in chunk]
+        return await asyncio.to_thread(_missing, block, there)
 
     async def _matching(
         self, connection: AsyncConnection, key: NamespaceKey, chosen: Filter, now_us: int, block: VectorBlock
@@ -209,6 +258,11 @@ class VectorSearch:
             ids += await asyncio.to_thread(matching, chunk)
         mask: Mask = await asyncio.to_thread(np.isin, block.ids, np.array(ids, dtype="S64"))
         return mask
+
+
+def _missing(block: VectorBlock, there: Sequence[bytes]) -> list[str]:
+    own = block.ids[block.living]
+    return [stored_id.decode() for stored_id in own[~np.isin(own, np.array(there, dtype="S64"))].tolist()]
 
 
 def _bytes_of(namespace: NamespaceInfo) -> int:

@@ -19,7 +19,7 @@ from services.memory.row_values import canonical_json
 from services.memory.rows import Row
 from services.memory.schemas import Column, DatabricksIndexSchemas, has_column, metadata_column
 from services.memory.stores.sql.comparisons import compare, holds_text, narrowed
-from services.memory.tables import namespaces, records
+from services.memory.tables import namespaces, record_words, records
 
 ROWS_IN_CHUNK: Final = 4096
 TEXTS_IN_CHUNK: Final = 256
@@ -127,7 +127,18 @@ def named(row: DatabaseRow[Any]) -> Row:
 async def delete_some(connection: AsyncConnection, table: Table, clauses: Sequence[ColumnElement[bool]]) -> int:
     """Remove up to `ROWS_IN_CHUNK` of the rows that match, and return how many; fewer means that none is left."""
     some = select(table.c[Column.ID]).where(*clauses).limit(ROWS_IN_CHUNK)
-    return (await connection.execute(delete(table).where(table.c[Column.ID].in_(some)))).rowcount
+    return len(await delete_rows(connection, table, [table.c[Column.ID].in_(some)]))
+
+
+async def delete_rows(
+    connection: AsyncConnection, table: Table, clauses: Sequence[ColumnElement[bool]]
+) -> Sequence[str]:
+    """Remove the rows that match, with all that is kept beside them, and return their ids."""
+    statement = delete(table).where(*clauses).returning(table.c[Column.ID])
+    ids = (await connection.execute(statement)).scalars().all()
+    for part in parts(ids, IDS_IN_STATEMENT):
+        await connection.execute(delete(record_words).where(record_words.c.record_id.in_(part)))
+    return ids
 
 
 def parts(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, Table, delete, func, select, update
+from sqlalchemy import ColumnElement, Table, func, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,7 +20,7 @@ from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavedRecord
 from services.memory.domain.scopes import ScopeRow
-from services.memory.domain.searches import Query, SearchOutcome
+from services.memory.domain.searches import Found, Query, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.repositories.namespaces import NamespaceRepository, fetch_namespace
 from services.memory.row_values import parse_list
@@ -34,6 +34,7 @@ from services.memory.stores.sql.statements import (
     ROWS_IN_CHUNK,
     TEXTS_IN_CHUNK,
     chunks,
+    delete_rows,
     delete_some,
     living,
     named,
@@ -43,6 +44,7 @@ from services.memory.stores.sql.statements import (
     parts,
     row_columns,
 )
+from services.memory.stores.sql.words import WordIndex, store_words
 from services.memory.tables import records
 
 
@@ -88,12 +90,28 @@ class SqlMemoryStore:
                 statement.on_conflict_do_update(index_elements=[Column.ID], set_=replaced, where=owned(table, key)),
                 rows,
             )
+            texts = {row[Column.ID]: record.searched_text for row, record in zip(rows, plan.writes, strict=True)}
+            await store_words(connection, key.id, texts, self._database.dialect)
             await namespaces.add_records(key.id, len(rows) - len(there.rows & {row[Column.ID] for row in rows}))
         return plan.saved
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`."""
         return await self._search.search(key, query, now)
+
+    async def search_words(self, key: NamespaceKey, query: WordQuery, now: datetime) -> SearchOutcome:
+        """See `MemoryStore`."""
+        async with self._database.read() as connection:
+            namespace = await NamespaceRepository(connection).get(key)
+            if namespace is None:
+                return SearchOutcome()
+            index = WordIndex(connection, namespace, self._database.dialect)
+            weights = await index.weights(query.terms)
+            ids, scores = await index.best(weights, query.filter, query.limit, microseconds(now))
+            by_id, looked_up = await read_records(connection, key, ids, embeddings=query.include_embeddings)
+        ranked = zip(ids, scores, strict=True)
+        found = [Found(by_id[stored_id], score, 0.0) for stored_id, score in ranked if stored_id in by_id]
+        return SearchOutcome(found, cut=looked_up < len(ids))
 
     async def get(
         self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool, chosen: Filter = EVERYTHING
@@ -204,12 +222,14 @@ class SqlMemoryStore:
                 return 0
             if rest is not None:
                 ids = await _matching_among(connection, key, ids, rest)
-            deleted = 0
+            deleted: list[str] = []
             for part in parts(ids, IDS_IN_STATEMENT):
-                statement = delete(table).where(owned_among(table, key, part), *clauses)
-                deleted += (await connection.execute(statement)).rowcount
-            await namespaces.remove_records(key.id, version, deleted)
-        return deleted
+                deleted += await delete_rows(connection, table, [owned_among(table, key, part), *clauses])
+            previous = await namespaces.removal_version(key.id)
+            await namespaces.remove_records(key.id, version, len(deleted))
+        if deleted:
+            self._search.note_removal(key.id, version, previous, deleted)
+        return len(deleted)
 
     async def count(self, key: NamespaceKey, chosen: Filter, now: datetime) -> Tally:
         """See `MemoryStore`."""

@@ -1,0 +1,232 @@
+"""What is held in memory of a namespace: its rows as arrays that grow in place."""
+
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from services.memory.domain.filters import Filter
+from services.memory.domain.moments import microseconds
+from services.memory.domain.scopes import within_scope
+
+NEVER_US = np.iinfo(np.int64).max
+"""The expiry of rows that do not expire."""
+
+ROW_BYTES = 64 + 8 + 8 + 4 + 1 + 4 + 1
+"""Bytes of a row beside its vector."""
+
+_FEW = 32
+"""Ids that are looked for one by one, and not by sorting."""
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+_Array: TypeAlias = npt.NDArray[Any]
+
+
+class _Room:
+    """Arrays of one capacity, of which the first rows are used. Rows are only ever added behind those."""
+
+    __slots__ = ("arrays", "used")
+
+    def __init__(self, columns: Sequence[_Array], rows: int) -> None:
+        """Copy columns into room for so many rows. What is not used of it takes no memory yet."""
+        self.used = len(columns[0])
+        self.arrays = [np.empty((rows, *column.shape[1:]), dtype=column.dtype) for column in columns]
+        for array, column in zip(self.arrays, columns, strict=True):
+            array[: self.used] = column
+
+    def take(self, begin: int, columns: Sequence[_Array]) -> bool:
+        """Add rows behind the first `begin`; False when others are there already, or they do not fit."""
+        end = begin + len(columns[0])
+        if self.used != begin or end > len(self.arrays[0]):
+            return False
+        for array, column in zip(self.arrays, columns, strict=True):
+            array[begin:end] = column
+        self.used = end
+        return True
+
+
+class VectorBlock:
+    """Rows of a namespace as arrays of equal length, of which some may be gone: see `living`.
+
+    A block never changes: `updated` makes a newer one, which shares the arrays as far as it can.
+    """
+
+    def __init__(self, room: _Room, rows: int, living: Mask, scopes: tuple[str, ...]) -> None:
+        """`living` says of the first `rows` of the room which are there; codes stand for the scopes."""
+        self._room = room
+        self.ids: npt.NDArray[np.bytes_]
+        self.matrix: npt.NDArray[np.float32]
+        self.created_us: npt.NDArray[np.int64]
+        self.expires_us: npt.NDArray[np.int64]
+        self.importance: npt.NDArray[np.float32]
+        self.private: Mask
+        self.scope_codes: npt.NDArray[np.int32]
+        (
+            self.ids,
+            self.matrix,
+            self.created_us,
+            self.expires_us,
+            self.importance,
+            self.private,
+            self.scope_codes,
+        ) = (array[:rows] for array in room.arrays)
+        self._expire = bool((self.expires_us != NEVER_US).any())
+        self._some_private = bool(self.private.any())
+        self.living = living
+        self.scopes = scopes
+
+    @classmethod
+    def of(
+        cls,
+        dimension: int,
+        *,
+        ids: Sequence[str],
+        embeddings: Sequence[bytes],
+        created_us: Sequence[int],
+        expires_us: Sequence[int | None] = (),
+        importance: Sequence[float] = (),
+        private: Sequence[bool] = (),
+        scopes: Sequence[str] = (),
+        room_for: int = 0,
+    ) -> Self:
+        """Build the arrays from columns; an empty one stands for rows that have nothing there.
+
+        `room_for` is how many rows there will be when others have been added.
+
+        Raises:
+            ValueError: a vector has another dimension, or a column another length.
+        """
+        count = len(ids)
+        scope_codes, scope_texts = _encoded(scopes, count)
+        columns: list[_Array] = [
+            np.array([stored_id.encode() for stored_id in ids], dtype="S64"),
+            np.frombuffer(b"".join(embeddings), dtype="<f4").reshape(count, dimension),
+            np.array(created_us, dtype=np.int64),
+            np.fromiter(
+                (NEVER_US if moment is None else moment for moment in expires_us or repeat(None, count)),
+                np.int64,
+                count,
+            ),
+            np.fromiter(importance or repeat(0.0, count), np.float32, count),
+            np.fromiter(private or repeat(False, count), np.bool_, count),
+            scope_codes,
+        ]
+        return cls(
+            _Room(columns, max(count, _roomy(room_for) if room_for else 0)),
+            count,
+            np.ones(count, dtype=np.bool_),
+            scope_texts,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory, near enough."""
+        texts = sum(len(text) + 64 for text in self.scopes)
+        return self.matrix.nbytes + ROW_BYTES * len(self) + texts
+
+    def updated(self, newer: "VectorBlock", removed: Sequence[str] = ()) -> "VectorBlock":
+        """Return the block without removed rows, with rows of the same id replaced and the others of `newer` added.
+
+        `newer` has living rows only. Of several blocks made from one block, the first shares its arrays.
+        """
+        doomed = np.array([stored_id.encode() for stored_id in removed], dtype="S64")
+        living = self.living.copy()
+        living[self.positions(np.concatenate([doomed, newer.ids]))] = False
+        if 4 * np.count_nonzero(living) < 3 * len(self):
+            return self._compacted(living).extended(newer)
+        return VectorBlock(self._room, len(self), living, self.scopes).extended(newer)
+
+    def positions(self, ids: npt.NDArray[np.bytes_]) -> npt.NDArray[np.intp]:
+        """Return where the rows of these ids are, in no order; ids that are not there are left out."""
+        if not len(ids) or not len(self):
+            return np.empty(0, dtype=np.intp)
+        # Eight characters of an id are compared at once; what they have in common by chance is compared in full.
+        own, wanted = _beginnings(self.ids), _beginnings(np.ascontiguousarray(ids))
+        if len(ids) <= _FEW:
+            near = np.unique(np.concatenate([np.flatnonzero(own == beginning) for beginning in wanted]))
+        else:
+            near = np.flatnonzero(np.isin(own, wanted))
+        return near[np.isin(self.ids[near], ids)]
+
+    def _compacted(self, living: Mask) -> "VectorBlock":
+        columns = [array[: len(self)][living] for array in self._room.arrays]
+        rows = len(columns[0])
+        return VectorBlock(_Room(columns, _roomy(rows)), rows, np.ones(rows, np.bool_), self.scopes)
+
+    def extended(self, newer: "VectorBlock") -> "VectorBlock":
+        """Return the block with the rows of another, none of which it has."""
+        if not len(newer):
+            return self
+        scopes, scope_codes = _recoded(self.scopes, newer.scopes, newer.scope_codes)
+        columns = [
+            newer.ids,
+            newer.matrix,
+            newer.created_us,
+            newer.expires_us,
+            newer.importance,
+            newer.private,
+            scope_codes,
+        ]
+        rows = len(self) + len(newer)
+        room = self._room
+        if not room.take(len(self), columns):
+            room = _Room([array[: len(self)] for array in room.arrays], _roomy(rows))
+            room.take(len(self), columns)
+        return VectorBlock(room, rows, np.concatenate([self.living, newer.living]), scopes)
+
+    def allowed(self, chosen: Filter, now_us: int, *, unified: bool) -> Mask:
+        """Return a mask of rows that are alive and pass the part of the filter that these arrays can decide."""
+        mask: Mask = self.living.copy()
+        if self._expire:
+            mask &= self.expires_us > now_us
+        if chosen.created_before is not None:
+            mask &= self.created_us < microseconds(chosen.created_before)
+        if chosen.created_after is not None:
+            mask &= self.created_us >= microseconds(chosen.created_after)
+        if not unified:
+            return mask
+        # Whose the private ones are is not remembered.
+        if self._some_private and not chosen.include_private and not chosen.owner:
+            mask &= ~self.private
+        if chosen.scope_prefix:
+            mask &= _among(self.scope_codes, [within_scope(text, chosen.scope_prefix) for text in self.scopes])
+        return mask
+
+
+def _encoded(values: Sequence[str], count: int) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
+    """Return a column of few distinct texts as a code for each row, and what the codes stand for."""
+    codes_of: dict[str, int] = {}
+    codes = np.fromiter(
+        (codes_of.setdefault(value, len(codes_of)) for value in values or repeat("", count)), np.int32, count
+    )
+    return codes, tuple(codes_of)
+
+
+def _recoded(
+    texts: tuple[str, ...], newer: tuple[str, ...], codes: npt.NDArray[np.int32]
+) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
+    """Return the texts with newer ones added, and codes of the newer ones as codes of all."""
+    codes_of = {text: code for code, text in enumerate(texts)}
+    recoded = np.array([codes_of.setdefault(text, len(codes_of)) for text in newer], dtype=np.int32)[codes]
+    return tuple(codes_of), recoded
+
+
+def _among(codes: npt.NDArray[np.int32], accepted: Sequence[bool]) -> Mask:
+    """Return a mask of rows whose text is accepted, given one for the distinct texts."""
+    result: Mask = np.asarray(accepted, dtype=np.bool_)[codes]
+    return result
+
+
+def _beginnings(ids: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
+    result: npt.NDArray[np.uint64] = ids.view(np.uint64).reshape(len(ids), -1)[:, 0]
+    return result
+
+
+def _roomy(rows: int) -> int:
+    """Return a capacity that leaves rows to be added: an eighth, so that copies stay rare."""
+    return rows + rows // 8 + 64

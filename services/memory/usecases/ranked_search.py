@@ -1,0 +1,119 @@
+"""Searches whose pages are counted by results: by words, by words and vectors, and for results that differ."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from services.memory.domain.diversity import diversified
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.searches import Found, Query, SearchMode, SearchOutcome, WordQuery
+from services.memory.domain.vectors import Vector
+from services.memory.domain.words import Term
+from services.memory.stores.base import MemoryStore
+
+CANDIDATES: Final = 200
+"""Results that a choice is made from: the same on every page, so that pages continue each other."""
+MOST_RESULTS: Final = 10_000
+_SMOOTHING = 60
+"""The constant of reciprocal rank fusion, as it was published and is used everywhere."""
+_BEST_RANK = 1 / (_SMOOTHING + 1)
+
+_Find: TypeAlias = Callable[[int, bool], Awaitable[SearchOutcome]]
+"""Finds so many of the best, with or without their vectors."""
+
+
+async def search_by_rank(
+    store: MemoryStore,
+    key: NamespaceKey,
+    query: Query,
+    now: datetime,
+    *,
+    mode: SearchMode,
+    terms: Sequence[Term],
+    diversity: float | None,
+) -> SearchOutcome:
+    """Return a page of what a search finds; the page after a position begins with the result after its rank.
+
+    With a diversity results come in the order of maximal marginal relevance. The query's vector is not looked at by
+    mode TEXT.
+    """
+    find = _finder(store, key, query, now, mode, terms)
+    before = query.after.rank if query.after else 0
+    end = before + query.limit
+    bounded = mode is SearchMode.HYBRID or diversity is not None
+    count = CANDIDATES if bounded else min(end, MOST_RESULTS)
+    found = await find(count, query.include_embeddings or diversity is not None)
+    results = found.results
+    if diversity is not None and len(results) > before:
+        vectors = np.stack([_vector_of(result) for result in results])
+        order = await asyncio.to_thread(diversified, vectors, [result.score for result in results], diversity, end)
+        results = [results[position] for position in order]
+    shown = results[before:end]
+    if not query.include_embeddings:
+        for result in shown:
+            if result.record.embedding is not None:
+                result.record.embedding = None
+    more = end < len(found.results) or (found.cut and bool(shown))
+    full = len(found.results) >= count and (bounded or count == MOST_RESULTS)
+    return replace(found, results=shown, cut=more, truncated=found.truncated or full)
+
+
+def _finder(
+    store: MemoryStore, key: NamespaceKey, query: Query, now: datetime, mode: SearchMode, terms: Sequence[Term]
+) -> _Find:
+    async def by_vector(count: int, embeddings: bool) -> SearchOutcome:
+        return await store.search(key, replace(query, limit=count, include_embeddings=embeddings, after=None), now)
+
+    async def by_words(count: int, embeddings: bool) -> SearchOutcome:
+        if not terms:
+            return SearchOutcome()
+        return await store.search_words(key, WordQuery(terms, count, query.filter, embeddings), now)
+
+    async def by_both(count: int, embeddings: bool) -> SearchOutcome:
+        # What words find is compared with the query here: its vector may not be near enough to be found by it.
+        worded, near = await asyncio.gather(by_words(count, True), by_vector(count, embeddings))
+        return SearchOutcome(
+            _joined(key, [worded, near], query.vector),
+            scanned=worded.scanned + near.scanned,
+            truncated=near.truncated,
+            cut=worded.cut or near.cut,
+            unreadable=max(worded.unreadable, near.unreadable),
+        )
+
+    match mode:
+        case SearchMode.VECTOR:
+            return by_vector
+        case SearchMode.HYBRID:
+            return by_both
+        case SearchMode.TEXT:
+            return by_words
+
+
+def _joined(key: NamespaceKey, outcomes: list[SearchOutcome], vector: Vector) -> list[Found]:
+    ranks: dict[str, float] = {}
+    found: dict[str, Found] = {}
+    for outcome in outcomes:
+        for rank, result in enumerate(outcome.results, start=1):
+            stored_id = result.record.stored_id or key.stored_id(result.record.id)
+            ranks[stored_id] = ranks.get(stored_id, 0.0) + 1 / (_SMOOTHING + rank)
+            found[stored_id] = result
+    # Of equal ones those that words found first stay first: a number that is there word for word is what was meant.
+    order = sorted(found, key=lambda stored_id: -ranks[stored_id])
+    best = _BEST_RANK * len(outcomes)
+    return [replace(_compared(found[stored_id], vector), score=ranks[stored_id] / best) for stored_id in order]
+
+
+def _vector_of(found: Found) -> Vector:
+    assert found.record.embedding is not None
+    return found.record.embedding
+
+
+def _compared(found: Found, vector: Vector) -> Found:
+    """Return what words found with its similarity; what vectors found has it."""
+    if found.record.embedding is None:
+        return found
+    return replace(found, similarity=float(np.clip(found.record.embedding @ vector, -1.0, 1.0)))
