@@ -429,3 +429,21 @@ async def test_an_index_that_does_not_fit_is_not_taken_over(world: World) -> Non
     with refused(CODE.FAILED_PRECONDITION, "INDEX_NOT_READY"):
         await indexes_stub(world.harness).AdoptIndex(request).read()
     assert not (await indexes_stub(world.harness).ListIndexes(index_pb.ListIndexesRequest())).indexes
+
+
+# Words
+
+
+async def test_a_workspace_finds_words_of_the_groups_own_records_alone(world: World) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    put(world.vectors, index_name(), foreign("unified", "one", content="order AB-17 is late"))
+    put(world.vectors, index_name(), foreign("unified", "two", content="the weather is fine"))
+    put(world.vectors, index_name(), foreign("unified", "theirs", content="order AB-17", group_id="legal"))
+    put(world.vectors, index_name(), foreign("unified", "private", content="order AB-17", private=True))
+    memories = stub(world.harness.channel())
+    for mode, ids in ((pb.SEARCH_MODE_TEXT, ["one"]), (pb.SEARCH_MODE_HYBRID, ["one", "two"])):
+        request = pb.SearchRecordsRequest(namespace=place(), text="AB-17", mode=mode)
+        assert [result.record.id for result in (await memories.SearchRecords(request)).results] == ids
+    (asked,) = {e.body["query_text"] for e in world.vectors.requests(path="/query") if "query_text" in e.body}
+    assert asked == "ab 17"

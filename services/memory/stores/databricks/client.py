@@ -64,8 +64,10 @@ class VectorSearchClient:
         return accepted, failed
 
     async def query(self, workspace: str, index: str, body: Json, vector: str) -> QueryPage:
-        """Return the first page of a query; `vector` is JSON text."""
-        encoded = b'%s,"query_vector":%s}' % (encode(body)[:-1], vector.encode())
+        """Return the first page of a query; `vector` is JSON text, empty for a query without one."""
+        encoded = encode(body)
+        if vector:
+            encoded = b'%s,"query_vector":%s}' % (encoded[:-1], vector.encode())
         return await self._data(workspace, "POST", index, "query", encoded, query_page)
 
     async def next_page(self, workspace: str, index: str, endpoint: str, token: str) -> QueryPage:

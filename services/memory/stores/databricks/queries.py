@@ -29,7 +29,27 @@ class IndexQueries:
     ) -> AsyncIterator[Row]:
         """Yield the rows of a query and of all its pages; without a vector their order means nothing."""
         values = zeros((await self.shape(index)).dimension) if vector is None else encode_vector(vector)
-        page = await self._first_page(index, {"columns": list(columns), "num_results": limit}, clauses, values)
+        body: Json = {"columns": list(columns), "num_results": limit}
+        async for row in self._pages(index, body, clauses, values):
+            yield row
+
+    async def rows_with_words(
+        self,
+        index: str,
+        clauses: Sequence[Clause],
+        text: str,
+        limit: int,
+        *,
+        columns: Sequence[str],
+    ) -> AsyncIterator[Row]:
+        """Yield the rows that have words of a text, best first: at most 200, as the workspace finds no more."""
+        body: Json = {"columns": list(columns), "num_results": limit, "query_type": "FULL_TEXT", "query_text": text}
+        async for row in self._pages(index, body, clauses, ""):
+            yield row
+
+    async def _pages(self, index: str, body: Json, clauses: Sequence[Clause], values: str) -> AsyncIterator[Row]:
+        columns, limit = body["columns"], body["num_results"]
+        page = await self._first_page(index, body, clauses, values)
         received = 0
         while True:
             if page.rows:

@@ -53,6 +53,8 @@ _FOREIGN_ROWS = Counter(
 MAX_RESULTS = 10_000
 """What one query can return."""
 
+MAX_WORD_RESULTS = 200
+"""What one query for words can return."""
 _SPARE_ROWS = 4
 """Rows requested beyond what is looked for where few are sorted out."""
 _MOST_NAMED_BYTES = 1200
@@ -192,6 +194,39 @@ class DatabricksVectorIndexRepository:
             if received < requested or requested == MAX_RESULTS:
                 return Hits(hits, truncated=received >= MAX_RESULTS, unreadable=reader.unreadable)
             requested = min(MAX_RESULTS, 10 * requested)
+
+    async def word_search(
+        self,
+        index: str,
+        owner: Owner,
+        text: str,
+        chosen: Filter,
+        limit: int,
+        now: datetime,
+        *,
+        embeddings: bool,
+    ) -> Hits:
+        """Find the owner's records that have words of a text and match, best first, among the best 200.
+
+        Instead of similarities they have the workspace's scores.
+        """
+        columns = DatabricksIndexSchemas.get_search_columns(owner.kind)
+        if embeddings:
+            columns.append(Column.EMBEDDING)
+        clauses = handed_over(owner, chosen).clauses
+        hits: list[Hit] = []
+        reader = RecordReader(owner.kind, "databricks")
+        received = 0
+        async for row in self._queries.rows_with_words(index, clauses, text, MAX_WORD_RESULTS, columns=columns):
+            received += 1
+            if not self._is_owned(owner, row) or not passes(owner.kind, chosen, row, now):
+                continue
+            record = reader.read(row)
+            if record is not None:
+                hits.append(Hit(record, read_text(row.get(Column.CREW_ID)), read_float(row.get(SCORE))))
+            if len(hits) == limit:
+                return Hits(hits, truncated=False, unreadable=reader.unreadable)
+        return Hits(hits, truncated=received >= MAX_WORD_RESULTS, unreadable=reader.unreadable)
 
     async def fetch(
         self, index: str, owner: Owner, keys: Sequence[str], *, embeddings: bool, columns: Sequence[str] = ()

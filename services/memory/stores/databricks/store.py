@@ -184,14 +184,20 @@ class DatabricksMemoryStore:
         truncated = found.truncated or len(found.hits) == limit
         return SearchOutcome(results, truncated=truncated, unreadable=found.unreadable)
 
-    async def search_words(self, key: NamespaceKey, query: WordQuery, now: datetime) -> SearchOutcome:  # noqa: ARG002
-        """See `MemoryStore`; the indexes have no words."""
-        raise FailedPrecondition(
-            f'memory backend "{self._backend.name}" cannot look for words: search with mode VECTOR and a filter whose '
-            "condition has CONTAINS, or keep these memories in the embedded default (ActivateMemoryBackend)",
-            reason="INVALID_FIELD",
-            violations=(FieldViolation("mode", "the active backend finds records by vectors only"),),
+    async def search_words(self, key: NamespaceKey, query: WordQuery, now: datetime) -> SearchOutcome:
+        """See `MemoryStore`; the workspace decides what a word is and which count, among its best 200."""
+        text = " ".join(dict.fromkeys(word for term in query.terms for word in term))
+        found = await self._repository.word_search(
+            self._index(key.kind),
+            _owner(key),
+            text,
+            query.filter,
+            query.limit,
+            now,
+            embeddings=query.include_embeddings,
         )
+        results = [Found(hit.record, hit.similarity, 0.0) for hit in found.hits]
+        return SearchOutcome(results, truncated=found.truncated, unreadable=found.unreadable)
 
     async def get(
         self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool, chosen: Filter = EVERYTHING
