@@ -358,6 +358,13 @@ def _use_memory(world: World) -> None:
     for name in ("ListRecords", "CountRecords", "ListScopes", "GetScope", "ListCategories"):
         ok(f"MemoryService.{name}", namespace=namespace)
     ok("MemoryService.ListNamespaces")
+    exported = ok("MemoryService.ExportRecords", namespace=namespace)
+    ok(
+        "MemoryService.ImportRecords",
+        target={"namespace": namespace},
+        records=[{**record, "id": exported.records[0].id}],
+    )
+    ok("MemoryService.ForgetSubject", subject="dev|nobody")
     ok("MemoryService.DeleteRecords", namespace=namespace, ids=[one])
     ok("MemoryService.ClearNamespace", namespace=namespace)
 

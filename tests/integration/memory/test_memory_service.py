@@ -525,7 +525,7 @@ async def test_a_forged_place_in_a_list_is_refused(served: Served) -> None:
     await _save(memories, unified("a", "r1"), namespace=place("second"))
     records = (await memories.ListRecords(pb.ListRecordsRequest(namespace=place(), page_size=1))).next_page_token
     namespaces = (await memories.ListNamespaces(pb.ListNamespacesRequest(page_size=1))).next_page_token
-    places: list[list[Any]] = [[10**30, "a" * 64], [0, "\x00" * 64], [0, "é" * 64], [-(2**63), "a" * 64]]
+    places: list[list[Any]] = [[10**30, "a" * 64], [0, "\x00" * 64], [0, "a" * 300], [-(2**63), "a" * 64]]
     for key in places:
         with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
             await memories.ListRecords(pb.ListRecordsRequest(namespace=place(), page_token=_with_key(records, key)))
