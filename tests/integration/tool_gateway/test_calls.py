@@ -649,6 +649,64 @@ async def test_an_outcome_that_could_not_be_stored_at_first_is_told_later(
         assert (len(replica.source.calls), len(other.source.calls)) == (1, 0)
 
 
+async def test_a_call_that_is_taken_back_twice_does_not_take_back_the_next_attempt(
+    database: Database, identity: ServiceIdentity
+) -> None:
+    """The housekeeping and whoever asks again both want to remove a row of which the database could not be told."""
+    gate, sending = asyncio.Event(), asyncio.Event()
+    replica = Replica(database, identity, held(gate, sending))
+    made = order()
+    key = key_of(made)
+    store, forgetting, forgotten = replica.store, asyncio.Event(), asyncio.Event()
+    forget, removed = store.forget, 0
+
+    async def slow(of: CallKey) -> None:
+        nonlocal removed
+        removed += 1
+        if removed == 1:
+            forgetting.set()
+            await forgotten.wait()
+        await forget(of)
+
+    store.forget = slow  # type: ignore[method-assign]
+    assert await store.claim(key, made.request.execution_id, made.source_name)
+    replica.calls._unstored[key] = None
+    housekeeping = asyncio.create_task(replica.calls._renew())
+    await forgetting.wait()
+    asking = asyncio.create_task(replica.call(made))
+    # Whoever asks comes as far as they can before the first removal goes on.
+    for _ in range(100):
+        await asyncio.sleep(0.001)
+    assert not sending.is_set()
+    forgotten.set()
+    await housekeeping
+    async with asyncio.timeout(20):
+        await sending.wait()
+    assert await row_of(database, key) is not None
+    assert (removed, replica.calls._unstored) == (1, {})
+    gate.set()
+    assert await asking == Returned("paid")
+    await replica.calls.close()
+    assert replica.source.calls == [made.request.call_id]
+
+
+async def test_what_is_stored_by_somebody_else_meanwhile_is_not_stored_again(
+    database: Database, identity: ServiceIdentity
+) -> None:
+    replica = Replica(database, identity, PlayedSource(_pay))
+    first, second = key_of(order()), key_of(order())
+    replica.calls._unstored.update({first: None, second: None})
+    forget = replica.store.forget
+
+    async def as_others_store(of: CallKey) -> None:
+        await forget(of)
+        replica.calls._unstored.pop(second, None)
+
+    replica.store.forget = as_others_store  # type: ignore[method-assign]
+    await replica.calls._renew()
+    assert replica.calls._unstored == {}
+
+
 async def test_a_call_whose_process_ends_while_its_row_is_stored_leaves_none(
     database: Database, identity: ServiceIdentity
 ) -> None:

@@ -64,6 +64,7 @@ class ToolCalls:
         self._runs: dict[CallKey, _Run] = {}
         self._unstored: dict[CallKey, Outcome | None] = {}
         """How calls of this process have ended of which the database could not be told; None: nothing was sent."""
+        self._storing = asyncio.Lock()
         self._running = BackgroundTasks()
         self._background = BackgroundTasks()
 
@@ -263,12 +264,16 @@ class ToolCalls:
 
     async def _store_end(self, key: CallKey) -> None:
         """Store how a call has ended, of which the database could not be told before. Raises Unavailable."""
-        outcome = self._unstored[key]
-        if outcome is None:
-            await self._store.forget(key)
-        else:
-            await self._store.end(key, outcome)
-        self._unstored.pop(key, None)
+        # One after the other: a row that is removed a second time may be that of the next attempt by then.
+        async with self._storing:
+            if key not in self._unstored:
+                return
+            outcome = self._unstored[key]
+            if outcome is None:
+                await self._store.forget(key)
+            else:
+                await self._store.end(key, outcome)
+            del self._unstored[key]
 
     async def _follow(self, known: GatewayCall, run: _Run | None) -> GatewayCall | None:
         """Wait until a call of another process ends, or its lease does; return its row, None if it is gone."""
