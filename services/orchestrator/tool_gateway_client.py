@@ -147,5 +147,6 @@ def _listed(tool: pb.SourceTool) -> ListedTool:
         idempotent_hint=tool.idempotent_hint if tool.HasField("idempotent_hint") else None,
         warnings=tuple(tool.warnings),
         call_digest=tool.call_digest,
+        call=tool.call,
         hash=tool.hash,
     )

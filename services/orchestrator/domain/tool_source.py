@@ -282,6 +282,8 @@ class ListedTool:
     warnings: tuple[str, ...] = ()
     call_digest: str = ""
     """Of where and how its calls are sent: address, method, path, places of arguments; empty: its name says it all."""
+    call: str = ""
+    """Method and address of its calls for people, where a source has them: `POST https://api.example.com/orders/{id}`."""
     hash: str = ""
     """Over all that models are told of it, its hints, and how it is called; of a tool in a stored list never empty."""
 

@@ -331,6 +331,7 @@ def _version_to_proto(tool: ListedTool) -> tool_source_pb2.ToolVersion:
         arguments_schema=to_struct(tool.arguments_schema),
         output_schema=None if tool.output_schema is None else to_struct(tool.output_schema),
         idempotent_hint=tool.idempotent_hint,
+        call=tool.call,
     )
 
 

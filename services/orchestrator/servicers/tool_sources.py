@@ -1,5 +1,6 @@
 """ToolSourceService at the edge."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from coxswain.orchestrator.v1 import tool_source_pb2 as pb
@@ -92,8 +93,10 @@ class ToolSourceServicer(ToolSourceServiceServicer):
         source, page = await self._sources.differences(
             current_principal(), key_from_proto(request), request.page_size, request.page_token
         )
+        # Schemas may be large: not in the event loop.
+        changes = await asyncio.to_thread(lambda: list(map(difference_to_proto, page.items)))
         return pb.ListToolChangesResponse(
-            changes=map(difference_to_proto, page.items),
+            changes=changes,
             list_revision=source.list_revision,
             next_page_token=page.next_page_token,
         )

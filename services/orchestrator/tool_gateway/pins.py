@@ -1,5 +1,7 @@
 """Whether a tool is still what a call was asked for: checked against the very definition that the call is made by."""
 
+from dataclasses import replace
+
 from services.orchestrator.domain.tool_source import ListedTool, OnToolChange
 from services.orchestrator.tool_gateway.ports import CallRefused, ToolCallRequest
 from services.orchestrator.tool_identity import listed_hash
@@ -14,7 +16,10 @@ def is_pinned(request: ToolCallRequest) -> bool:
 
 def has_changed(request: ToolCallRequest, listed: ListedTool) -> bool:
     """Return whether a tool, as its source lists it, is another one than a pinned call means."""
-    return is_pinned(request) and listed_hash(listed) != request.tool_hash
+    if not is_pinned(request) or listed_hash(listed) == request.tool_hash:
+        return False
+    # A list that was stored before it was told apart how tools are called counts until it is read anew.
+    return listed_hash(replace(listed, call_digest="")) != request.tool_hash
 
 
 def refuse_changed(request: ToolCallRequest, listed: ListedTool) -> None:

@@ -14,7 +14,14 @@ from services.common.db.database import Database
 from services.common.errors import CoxswainError, NotFound
 from services.common.grpc.call import outlast_caller
 from services.common.resource_key import ResourceKey
-from services.orchestrator.domain.tool_source import HttpApi, OnToolChange, OpenApiDocument, ToolSource, ToolSourceSpec
+from services.orchestrator.domain.tool_source import (
+    AuthKind,
+    HttpApi,
+    OnToolChange,
+    OpenApiDocument,
+    ToolSource,
+    ToolSourceSpec,
+)
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.usecases.operator_sources import OperatorSources
 from services.orchestrator.usecases.ports import ToolGateway
@@ -23,6 +30,7 @@ from services.orchestrator.usecases.tool_lists import (
     clean_list,
     shown_text,
     tool_changes,
+    with_calls,
     with_replaced,
 )
 
@@ -32,6 +40,10 @@ _MOST_AT_ONCE = 10_000
 # A source that was never listed is asked again by whoever needs it, but not by everybody.
 _RETRY_SECONDS = 15.0
 _ERROR_CHARACTERS = 1000
+_BESIDE_AT_ONCE = 4
+"""Sources that are listed beside calls at the same time."""
+# What these list may depend on who asks.
+_OF_CALLERS = frozenset({AuthKind.CALLER, AuthKind.DATABRICKS})
 
 
 class ToolListing:
@@ -47,6 +59,9 @@ class ToolListing:
         self._max_age_seconds = max_age_seconds
         self._started_at = utc_now()
         self._lists: AsyncCache[str, ToolSource] = AsyncCache(_MOST_AT_ONCE, 0.0)
+        self._beside = asyncio.Semaphore(_BESIDE_AT_ONCE)
+        self._waiting: set[str] = set()
+        """Ids of the sources that are listed beside calls, or wait for it."""
         self._background = BackgroundTasks()
 
     async def refresh(self, source: ToolSource) -> ToolSource:
@@ -74,16 +89,26 @@ class ToolListing:
         for source in listed:
             sources[source.spec.name] = source
         for source in sources.values():
-            self.refresh_if_old(source)
+            self._refresh_if_old(source)
         return sources
 
-    def refresh_if_old(self, source: ToolSource) -> None:
+    def refresh_for_reader(self, source: ToolSource) -> None:
+        """Ask a source for its tools beside a call that reads its list, if that is old.
+
+        One that is asked with the caller's own rights is left to those who use it: a reader may be shown fewer tools,
+        and the list is the group's.
+        """
+        if source.spec.auth.kind not in _OF_CALLERS:
+            self._refresh_if_old(source)
+
+    def _refresh_if_old(self, source: ToolSource) -> None:
         """Ask a source for its tools beside the call if its list is old.
 
         One from before this process started counts as old: settings may say now that the source may not be called.
         """
         is_old = self._age(source) > self._max_age_seconds or (source.checked_at or utc_now()) < self._started_at
-        if source.list_revision and not source.spec.disabled and is_old:
+        if source.list_revision and not source.spec.disabled and is_old and source.id not in self._waiting:
+            self._waiting.add(source.id)
             self._background.start(self._refresh_beside(source))
 
     async def close(self) -> None:
@@ -98,7 +123,11 @@ class ToolListing:
         return float("inf") if source.checked_at is None else (utc_now() - source.checked_at).total_seconds()
 
     async def _refresh_beside(self, source: ToolSource) -> None:
-        await self._quietly(source)
+        try:
+            async with self._beside:
+                await self._quietly(source)
+        finally:
+            self._waiting.discard(source.id)
 
     async def _quietly(self, source: ToolSource) -> ToolSource:
         with contextlib.suppress(CoxswainError):
@@ -139,7 +168,8 @@ class ToolListing:
             if not present.list_revision or _accepts_all(present.spec):
                 listed = replace(listed, accepted=found.accepted)
             else:
-                listed = replace(listed, accepted=with_replaced(present.accepted, present.tools, found.tools))
+                accepted = with_calls(present.accepted, found.accepted, present.changes)
+                listed = replace(listed, accepted=with_replaced(accepted, present.tools, found.tools))
             changes = tool_changes(listed.accepted, listed.tools, now, present.changes)
             listed = replace(listed, changes=changes)
             await sources.save(listed)

@@ -25,8 +25,10 @@ MAX_TOOLS = 512
 MAX_DESCRIPTION_BYTES = 4096
 _MAX_NAME = 128
 _MAX_TITLE = 256
+_MAX_CALL = 4096
 _MAX_WARNINGS = 50
 _PARTS = ("description", "arguments_schema", "output_schema", "idempotent_hint", "call_digest")
+_CALL_PART = "call_digest"
 # Control characters, and those that are not shown or turn the order of others around; unassigned and private ones too.
 _HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs"})
 _SHOWN_CONTROLS = frozenset("\n\t")
@@ -100,6 +102,7 @@ def _clean(tool: ListedTool) -> ListedTool:
         arguments_schema=arguments,
         output_schema=output,
         warnings=tuple(map(shown_text, warnings)),
+        call=shown_text(tool.call)[:_MAX_CALL],
     )
     # The gateway compares its own hash with each call; what is shown may differ in what was removed.
     return clean if tool.hash else replace(clean, hash=listed_hash(clean))
@@ -129,6 +132,35 @@ def _shown_schema(value: Any) -> Any:
 def accepted_tools(tools: Iterable[ListedTool]) -> dict[str, AcceptedTool]:
     """Return what is kept of tools that are accepted."""
     return {tool.name: AcceptedTool(tool.hash, _part_hashes(tool)) for tool in tools}
+
+
+def with_calls(
+    accepted: Mapping[str, AcceptedTool], listed: Mapping[str, AcceptedTool], changes: Iterable[ToolChange]
+) -> dict[str, AcceptedTool]:
+    """Return what is accepted with how tools are called, where that was not told apart when they were accepted.
+
+    `listed` is what is kept of the newest list if it is accepted. A tool of which anything else is different, or has
+    been so in `changes`, stays as it was accepted.
+    """
+    changed = {
+        change.tool for change in changes if change.kind is ToolChangeKind.CHANGED and change.parts != (_CALL_PART,)
+    }
+    return {
+        name: found
+        if (found := listed.get(name)) is not None and name not in changed and _adds_call_only(tool, found)
+        else tool
+        for name, tool in accepted.items()
+    }
+
+
+def _adds_call_only(accepted: AcceptedTool, listed: AcceptedTool) -> bool:
+    call = listed.parts[_CALL_PART]
+    return (
+        bool(accepted.parts)
+        and _CALL_PART not in accepted.parts
+        and call != _NOTHING
+        and {**accepted.parts, _CALL_PART: call} == listed.parts
+    )
 
 
 def with_replaced(

@@ -148,7 +148,7 @@ class ToolSources:
     async def get(self, principal: Principal, key: ResourceKey) -> tuple[ToolSource, list[str]]:
         """Return a source, and the crews that were stored with other tools than it lists now. Raises NotFound."""
         source = await self._read(principal, key)
-        self._listing.refresh_if_old(source)
+        self._listing.refresh_for_reader(source)
         return self._shown(source), await self._stale_crews(source)
 
     async def page(self, principal: Principal, size: int, token: str) -> Page[ToolSource]:
@@ -165,7 +165,7 @@ class ToolSources:
                 lambda source: len(to_json(to_document(source.spec))) + 256 * len(source.changes),
             )
         for source in page.items:
-            self._listing.refresh_if_old(source)
+            self._listing.refresh_for_reader(source)
         return replace(page, items=list(map(self._shown, page.items)))
 
     async def update(
@@ -289,10 +289,14 @@ class ToolSources:
         """
         source = await self._read(principal, key)
         found = tool_differences(source)
+        sizes: dict[str, int] = {}
 
         async def read(after: list[Any] | None, limit: int) -> list[ToolDifference]:
             first = after[0] if after else ""
-            return [one for one in found if one.change.tool > first][:limit]
+            portion = [one for one in found if one.change.tool > first][:limit]
+            # Schemas may be large: not in the event loop.
+            sizes.update(await asyncio.to_thread(_sizes, portion))
+            return portion
 
         page = await _DIFFERENCES.page(
             size,
@@ -300,7 +304,7 @@ class ToolSources:
             {"source": source.id},
             read,
             lambda one: [one.change.tool],
-            lambda one: len(to_json([to_document(tool) for tool in (one.before, one.after) if tool])) + 256,
+            lambda one: sizes[one.change.tool],
         )
         return source, page
 
@@ -405,6 +409,14 @@ def _refuse_unknown(source: ToolSource, tools: Collection[str]) -> None:
         ]
     if faults:
         raise InvalidArgument.fields(faults)
+
+
+def _sizes(differences: Sequence[ToolDifference]) -> dict[str, int]:
+    """Return about how many bytes of a message each difference takes, by its tool."""
+    return {
+        one.change.tool: len(to_json([to_document(tool) for tool in (one.before, one.after) if tool])) + 256
+        for one in differences
+    }
 
 
 def _lists_the_same(before: ToolSourceSpec, after: ToolSourceSpec) -> bool:

@@ -136,7 +136,7 @@ class Tools:
             source = await ToolSourceRepository(connection).get(group_id, ResourceKey(name=source_name))
         if source is None:
             return []
-        self._listing.refresh_if_old(source)
+        self._listing.refresh_for_reader(source)
         return sorted((_known(source, tool) for tool in source.tools), key=lambda tool: tool.resolved.name)
 
     async def test(

@@ -1,6 +1,7 @@
 """Sources of tools through the API, and the crews that use them; the tool gateway is played."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,17 +12,21 @@ import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from coxswain.client.cli.tool_changes import difference_lines
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, question_state_pb2, tool_pb2, tool_source_pb2
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as gateway_pb
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
 from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServiceStub
 from services.common.clock import utc_now
+from services.common.db.database import Database
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.grpc.json_values import to_struct
 from services.common.ids import new_id
+from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool_source import McpServer, SourceKind, ToolSource, ToolSourceSpec
+from services.orchestrator.messages.tool_sources import difference_to_proto
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import tool_sources
@@ -577,6 +582,54 @@ async def test_a_changed_tool_is_blocked_until_an_admin_accepts_it(harness: Harn
     with refused(C.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
         await executions_of(harness).StartExecution(start_request(crew.id))
     assert "the source has not listed" in refusal.violations["spec.agents[0].tools[0].name"]
+
+
+async def test_a_list_from_before_calls_were_told_apart_blocks_nothing(
+    harness: Harness, gateway: FakeToolGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = await create(harness)
+    own = source.spec.name
+    crew = await store(harness, f"{own}/pay")
+    database: Database = harness.services["orchestrator"]._database  # type: ignore[attr-defined]
+    async with database.write() as connection:
+        row = (await connection.execute(select(tool_sources).where(tool_sources.c.id == source.id))).one()
+        accepted = {name: {**kept, "parts": dict(kept["parts"])} for name, kept in row.accepted.items()}
+        for kept in accepted.values():
+            del kept["parts"]["call_digest"]
+        await connection.execute(update(tool_sources).where(tool_sources.c.id == source.id).values(accepted=accepted))
+    gateway.tools = [tool("pay", call_digest="1", call="GET https://example.com/a"), tool("peek", idempotent_hint=True)]
+    refreshed = await refresh(harness, source)
+    assert list(refreshed.source.changes) == []
+    assert list(refreshed.stale_crews) == []
+    assert await faults(harness, f"{own}/pay", f"{own}/peek") == {}
+    await executions_of(harness).StartExecution(start_request(crew.id))
+    # From now on another way of calling it is a change, which is shown.
+    gateway.tools = [tool("pay", call_digest="2", call="DELETE https://example.com/a"), gateway.tools[1]]
+    (change,) = (await refresh(harness, source)).source.changes
+    assert (change.tool, list(change.parts)) == ("pay", ["call_digest"])
+    # Documents and messages of large schemas are made beside the event loop.
+    threads = set()
+
+    def seen(value: Any) -> Any:
+        threads.add(threading.get_ident())
+        return to_document(value)
+
+    def shown(difference: Any) -> Any:
+        threads.add(threading.get_ident())
+        return difference_to_proto(difference)
+
+    monkeypatch.setattr("services.orchestrator.usecases.tool_sources.to_document", seen)
+    monkeypatch.setattr("services.orchestrator.servicers.tool_sources.difference_to_proto", shown)
+    listed = await sources_of(harness).ListToolChanges(pb.ListToolChangesRequest(id=source.id))
+    (difference,) = listed.changes
+    assert (difference.before.call, difference.after.call) == (
+        "GET https://example.com/a",
+        "DELETE https://example.com/a",
+    )
+    lines = [line for line in difference_lines(difference) if line[:1] in {"-", "+"}]
+    assert lines == ["-call: GET https://example.com/a", "+call: DELETE https://example.com/a"]
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 @pytest.mark.parametrize(("on_change", "told"), [(pb.ON_TOOL_CHANGE_EVENT, True), (pb.ON_TOOL_CHANGE_ACCEPT, False)])

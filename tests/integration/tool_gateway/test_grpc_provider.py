@@ -104,7 +104,10 @@ async def test_a_call_arrives_as_it_was_made_and_returns_what_the_tool_returns()
 async def test_a_tool_that_is_no_longer_what_was_meant_is_not_called() -> None:
     tools = [provided_tool("pay")]
 
+    lists: list[pb.ListToolsRequest] = []
+
     async def listing(request: pb.ListToolsRequest, context: Any) -> pb.ListToolsResponse:
+        lists.append(request)
         return pb.ListToolsResponse(tools=tools)
 
     provider = EmulatedProvider(list_tools=listing)
@@ -122,9 +125,15 @@ async def test_a_tool_that_is_no_longer_what_was_meant_is_not_called() -> None:
         await calls.call(passing, RecordedProgress())
         with pytest.raises(CallRefused, match="must not be called twice"):
             await calls.call(replace(passing, call_id="call-2", idempotent=True), RecordedProgress())
+        # A call that goes on being refused does not read the list each time.
+        read = len(lists)
+        for _ in range(3):
+            with pytest.raises(CallRefused, match="no longer what was accepted"):
+                await calls.call(meant, RecordedProgress())
+        assert len(lists) == read
         tools.clear()
         with pytest.raises(CallRefused) as refused:
-            await calls.call(replace(meant, call_id="call-3"), RecordedProgress())
+            await calls.call(replace(meant, call_id="call-3", tool_hash="another"), RecordedProgress())
         assert refused.value.reason == "TOOL_NOT_FOUND"
     assert len(provider.delivered) == 1
 

@@ -492,14 +492,21 @@ async def test_a_tool_that_is_no_longer_what_was_meant_is_not_called(caller: Cal
         await caller.adapter.call(meant, Told())
     assert refused.value.reason == "TOOL_CHANGED"
     # Another process of the gateway has read the change, and it was accepted.
-    either.on["tools/list"] = result({"tools": [PAY], "ttlMs": 0})
-    await caller.adapter.call(meant, Told())
+    either.on["tools/list"] = result({"tools": [{**PAY, "description": "Pays thrice."}], "ttlMs": 0})
+    accepted = listed_hash(replace(changed, description="Pays thrice."))
+    await caller.adapter.call(replace(meant, tool_hash=accepted), Told())
     with pytest.raises(CallRefused):
         await caller.adapter.call(replace(meant, tool_hash=listed_hash(changed)), Told())
     # A source that lets changes pass is called all the same.
     passing = replace(source, on_change=OnToolChange.EVENT)
     await caller.adapter.call(replace(meant, source=passing, tool_hash=listed_hash(changed)), Told())
     assert either.times("tools/call") == 3
+    # A call that goes on being refused does not read the list each time.
+    lists = either.times("tools/list")
+    for _ in range(3):
+        with pytest.raises(CallRefused):
+            await caller.adapter.call(meant, Told())
+    assert either.times("tools/list") == lists
 
 
 async def test_a_tool_at_another_address_is_another_one(caller: Caller, server: McpEmulator) -> None:

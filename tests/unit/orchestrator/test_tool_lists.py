@@ -1,6 +1,7 @@
 """What of a list of tools is kept, and how two lists differ."""
 
 import unicodedata
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -8,9 +9,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.clock import utc_now
-from services.orchestrator.domain.tool_source import ListedTool, ToolChangeKind
+from services.orchestrator.domain.tool_source import (
+    AcceptedTool,
+    ListedTool,
+    McpServer,
+    SourceKind,
+    ToolChange,
+    ToolChangeKind,
+    ToolSourceSpec,
+)
+from services.orchestrator.tool_gateway.pins import has_changed
+from services.orchestrator.tool_gateway.ports import ToolCallRequest
+from services.orchestrator.tool_identity import listed_hash
 from services.orchestrator.tool_schemas import schema_fault
-from services.orchestrator.usecases.tool_lists import accepted_tools, clean_list, shown_text, tool_changes
+from services.orchestrator.usecases.tool_lists import (
+    accepted_tools,
+    clean_list,
+    shown_text,
+    tool_changes,
+    with_calls,
+)
+from tests.support.tool_adapters import principal_of
 
 NOW = utc_now()
 SCHEMAS = st.recursive(
@@ -101,6 +120,52 @@ def test_a_change_names_what_is_different_and_keeps_its_time() -> None:
     (change,) = tool_changes(accepted_tools(before), other, later, changes)
     assert (change.at, change.parts) == (later, ("description",))
     assert tool_changes(accepted_tools(after), after, later) == ()
+
+
+def before_calls(one: ListedTool) -> AcceptedTool:
+    """Return what was kept of a tool when it was not told apart yet how it is called."""
+    (kept,) = accepted_tools(clean_list([replace(one, call_digest="", hash="")]).tools).values()
+    return AcceptedTool(kept.hash, {part: value for part, value in kept.parts.items() if part != "call_digest"})
+
+
+def test_what_was_accepted_before_calls_were_told_apart_takes_them_on_once() -> None:
+    old = {name: before_calls(tool(name)) for name in ("a", "b", "c", "d")}
+    found = clean_list(
+        [
+            tool("a", call_digest="1"),
+            tool("b", "Does more.", call_digest="1"),
+            tool("c", call_digest="1"),
+            tool("d"),
+            tool("e", call_digest="1"),
+        ]
+    )
+    pending = (ToolChange("c", ToolChangeKind.CHANGED, NOW, ("description",)),)
+    taken = with_calls(old, found.accepted, pending)
+    assert taken == {**old, "a": found.accepted["a"]}
+    assert [(one.tool, one.parts) for one in tool_changes(taken, found.tools, NOW)] == [
+        ("b", ("description", "call_digest")),
+        ("c", ("call_digest",)),
+        ("e", ()),
+    ]
+    # From then on another way of calling it is a change.
+    moved = clean_list([tool("a", call_digest="2")])
+    assert with_calls(taken, moved.accepted, ())["a"] == taken["a"]
+    (change, *_) = tool_changes(taken, moved.tools, NOW)
+    assert (change.tool, change.parts) == ("a", ("call_digest",))
+
+
+def test_a_call_that_was_pinned_before_calls_were_told_apart_is_made_and_no_other() -> None:
+    spec = ToolSourceSpec("billing", SourceKind.MCP, McpServer("https://mcp.example.com"))
+    now = tool("pay", call_digest="1")
+    meant = ToolCallRequest("1", spec, "pay", {}, principal_of(), "e", idempotent=False)
+
+    def differs(pinned: ListedTool) -> bool:
+        return has_changed(replace(meant, tool_hash=listed_hash(pinned)), now)
+
+    assert not differs(now)
+    assert not differs(replace(now, call_digest=""))
+    assert differs(replace(now, call_digest="2"))
+    assert differs(replace(now, call_digest="", description="Does more."))
 
 
 def test_many_warnings_are_counted_and_the_last_one_is_told() -> None:

@@ -110,7 +110,13 @@ def _listed(api: HttpApi, operation: HttpOperation) -> ListedTool:
                 operation.idempotency_header,
             ]
         ),
+        call=http_call(operation.method, api.base_url, operation.path),
     )
+
+
+def http_call(method: str, base_url: str, path: str) -> str:
+    """Return how an operation is called, for people: `POST https://api.example.com/orders/{id}`."""
+    return f"{method.upper()} {base_url.rstrip('/')}{path}"
 
 
 def idempotent_hint(method: str, idempotency_header: str) -> bool | None:

@@ -130,6 +130,7 @@ def listed_tool_to_proto(tool: ListedTool) -> pb.SourceTool:
         idempotent_hint=tool.idempotent_hint,
         warnings=tool.warnings,
         call_digest=tool.call_digest,
+        call=tool.call,
         hash=listed_hash(tool),
     )
     if tool.output_schema is not None:

@@ -495,9 +495,15 @@ async def test_an_operation_that_is_sent_otherwise_is_another_tool(
             await adapter.call(meant, RecordedProgress())
         assert refused.value.reason == "TOOL_CHANGED"
         assert not [sent for sent in api.requests[3:] if sent.target != "/doc"]
+        read = len(api.requests)
+        with pytest.raises(CallRefused):
+            await adapter.call(meant, RecordedProgress())
+        assert len(api.requests) == read, "a call that goes on being refused reads the document each time"
         passing = replace(source, on_change=OnToolChange.EVENT)
         await adapter.call(replace(meant, source=passing), RecordedProgress())
         assert api.requests[-1].target != "/doc"
+    assert listed.call == f"GET {api.url}/v2/orders/{{id}}"
+    assert (listed.call != changed.call) == ("style" not in after)
     assert listed.hash == changed.hash == ""
     assert (listed.arguments_schema, listed.description) == (changed.arguments_schema, changed.description)
 

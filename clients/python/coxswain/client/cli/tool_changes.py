@@ -86,6 +86,8 @@ def difference_lines(difference: ToolDifference) -> Iterator[str]:
 
 def _lines(tool: ToolVersion) -> list[str]:
     lines = ["description:", *(f"  {line}" for line in tool.description.splitlines())]
+    if tool.call:
+        lines += [f"call: {tool.call}"]
     lines += ["arguments_schema:", *_schema(tool.arguments_schema)]
     if tool.HasField("output_schema"):
         lines += ["output_schema:", *_schema(tool.output_schema)]

@@ -35,6 +35,7 @@ from services.orchestrator.tool_gateway.ports import (
     ToolCallRequest,
     ToolResult,
 )
+from services.orchestrator.tool_gateway.rereads import Rereads
 from services.orchestrator.tool_identity import digest_of
 
 MAX_TOOLS = 512
@@ -82,6 +83,7 @@ class GrpcProviderAdapter:
         )
         self._cancelling = BackgroundTasks()
         self._kept: AsyncCache[str, list[ListedTool]] = AsyncCache(_KEPT_LISTS, _KEPT_SECONDS)
+        self._rereads = Rereads()
 
     async def list_tools(self, source: ToolSourceSpec, principal: Principal) -> list[ListedTool]:
         """See the ports."""
@@ -90,7 +92,8 @@ class GrpcProviderAdapter:
                 found = await self._list(self._client(source, principal))
                 # At another address it is another tool.
                 digest = digest_of(_provider(source).address)
-                return [replace(tool, call_digest=digest) for tool in found]
+                address = source.addresses[0]
+                return [replace(tool, call_digest=digest, call=address) for tool in found]
         except CallRefused as refused:
             raise FailedPrecondition(str(refused), reason=refused.reason) from None
         except NotSent as failure:
@@ -139,7 +142,7 @@ class GrpcProviderAdapter:
         try:
             listed = await self._kept.get(key, lambda: self.list_tools(source, request.principal))
             known = next((tool for tool in listed if tool.name == request.tool), None)
-            if known is None or has_changed(request, known):
+            if (known is None or has_changed(request, known)) and self._rereads.begin(key, request):
                 # Another process of the gateway may have read a newer list, whose changes may be accepted.
                 self._kept.forget(key)
                 listed = await self._kept.get(key, lambda: self.list_tools(source, request.principal))

@@ -52,6 +52,7 @@ from services.orchestrator.tool_gateway.ports import (
     ToolCallRequest,
     ToolResult,
 )
+from services.orchestrator.tool_gateway.rereads import Rereads
 from services.orchestrator.tool_identity import digest_of
 
 _RESOURCE_SECONDS = 60.0
@@ -102,6 +103,7 @@ class McpAdapter:
         self._checker = SchemaChecker()
         self._eras = ServerEras()
         self._lists = ToolLists()
+        self._rereads = Rereads()
         self._pool: Pool[tuple[ListKey, SourceEndpoint]] = Pool()
         self._news = ListNews()
 
@@ -210,7 +212,7 @@ class McpAdapter:
             NotSent, CallRefused: the server does not list it or lists another one, or gives no list.
         """
         tool = await self._tool(way, source, request.tool)
-        if has_changed(request, _listed(tool, source)):
+        if has_changed(request, _listed(tool, source)) and self._rereads.begin(way.key, request):
             # Another process of the gateway may have read a newer list, whose changes may be accepted.
             self._lists.forget(way.key)
             tool = await self._tool(way, source, request.tool)
@@ -295,7 +297,9 @@ class _RevisionGone(NotSent):
 def _listed(tool: McpTool, source: ToolSourceSpec) -> ListedTool:
     """Return a tool as the source lists it: at another address it is another one."""
     server = source.endpoint
-    return replace(tool.listed, call_digest=digest_of(server.url)) if isinstance(server, McpServer) else tool.listed
+    if not isinstance(server, McpServer):
+        return tool.listed
+    return replace(tool.listed, call_digest=digest_of(server.url), call=server.url)
 
 
 def _source_of(request: ToolCallRequest) -> ToolSourceSpec:

@@ -10,7 +10,7 @@ from services.common.http import EgressClient
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import ListedTool, OpenApiDocument, ToolSourceSpec
 from services.orchestrator.http_operations import check_base_url
-from services.orchestrator.tool_gateway.adapters.http import idempotent_hint
+from services.orchestrator.tool_gateway.adapters.http import http_call, idempotent_hint
 from services.orchestrator.tool_gateway.adapters.http_exchange import (
     HttpCall,
     HttpExchange,
@@ -35,6 +35,7 @@ from services.orchestrator.tool_gateway.ports import (
     ToolCallRequest,
     ToolResult,
 )
+from services.orchestrator.tool_gateway.rereads import Rereads
 from services.orchestrator.tool_identity import digest_of
 
 _KEPT_SOURCES = 64
@@ -59,6 +60,7 @@ class OpenApiAdapter:
         self._exchange = HttpExchange(egress, credentials, max_result_bytes=max_result_bytes)
         self._parser = parser
         self._operations: AsyncCache[str, dict[str, Operation]] = AsyncCache(_KEPT_SOURCES, _KEPT_SECONDS)
+        self._rereads = Rereads()
 
     async def list_tools(self, source: ToolSourceSpec, principal: Principal) -> list[ListedTool]:
         """Read the document anew and return a tool for each chosen operation; see `ToolAdapter`.
@@ -100,10 +102,12 @@ class OpenApiAdapter:
         Raises:
             CallRefused: there is none, or it has changed.
         """
+        key = _key(source, request.principal)
         operation = (await self._known(source, request.principal)).get(request.tool)
-        if operation is None or has_changed(request, _listed(source, operation)):
+        differs = operation is None or has_changed(request, _listed(source, operation))
+        if differs and self._rereads.begin(key, request):
             # Another process of the gateway may have read the document since, and its change may be accepted.
-            self._operations.forget(_key(source, request.principal))
+            self._operations.forget(key)
             operation = (await self._known(source, request.principal)).get(request.tool)
         if operation is None:
             raise CallRefused(f"the document has no operation {request.tool}", reason="TOOL_NOT_FOUND")
@@ -181,6 +185,7 @@ def _listed(source: ToolSourceSpec, operation: Operation) -> ListedTool:
         idempotent_hint=idempotent_hint(operation["method"], operation["idempotency_header"]),
         warnings=tuple(operation["warnings"]),
         call_digest=digest_of([_document(source).base_url, *sent]),
+        call=http_call(operation["method"], _document(source).base_url, operation["path"]),
     )
 
 
