@@ -14,6 +14,7 @@ from celpy.evaluation import CELEvalError, base_functions
 _INT64 = range(-(2**63), 2**63)
 _NUMBERS = (cel.IntType, cel.UintType, cel.DoubleType)
 _ORDERED = (cel.StringType, cel.BytesType, cel.TimestampType, cel.DurationType)
+_SIZED = (cel.StringType, cel.BytesType, cel.ListType, cel.MapType)
 _CONVERTED = {
     # By the types that CEL converts.
     "bool": (cel.BoolType, cel.StringType),
@@ -145,13 +146,24 @@ def _item(container: Any, key: Any) -> Any:
     if isinstance(container, cel.ListType):
         if isinstance(key, cel.BoolType):
             raise TypeError("no such overload")
+        if isinstance(key, cel.IntType) and key < 0:
+            # Python would count from the end.
+            raise IndexError("invalid_argument: index out of range")
         return base_functions["_[_]"](container, key)
     if isinstance(container, cel.MapType) and not isinstance(key, cel.StringType):
         for known in container:
             if type(known) is type(key) and known == key:
                 return container[known]
         raise KeyError(key)
+    if not isinstance(container, cel.MapType):
+        raise TypeError("no such overload")
     return base_functions["_[_]"](container, key)
+
+
+def _size(given: Any) -> Any:
+    if not isinstance(given, _SIZED):
+        raise TypeError("no such overload")
+    return cel.IntType(len(given))
 
 
 def _conversion(name: str) -> Callable[..., Any]:
@@ -182,6 +194,7 @@ OPERATORS: Mapping[str, Callable[..., Any]] = {
     "_>=_": _ordered(lambda left, right: bool(left >= right)),
     "_in_": _operator(_contained),
     "_[_]": _operator(_item),
+    "size": _operator(_size),
     **{name: _of_no_truth(name) for name in ("-_", "_+_", "_-_", "_*_", "_/_", "_%_")},
 }
 CONVERSIONS: Mapping[str, Callable[..., Any]] = {

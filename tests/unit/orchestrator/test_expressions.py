@@ -57,6 +57,38 @@ def test_what_is_no_expression_is_refused(text: str) -> None:
         Expression(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "size(x.none) < 3",
+        "size(x.number) < 3",
+        "size(x.yes) < 3",
+        "x.list[-1] < 3",
+        "x.text[0] == 'a'",
+        "x.list[2] < 3",
+    ],
+)
+def test_what_has_no_size_or_no_such_item_has_no_value(text: str) -> None:
+    given = {"none": None, "number": 1, "yes": True, "list": [1, 2], "text": "abc"}
+    with pytest.raises(NotEvaluated):
+        Expression(text).holds({"x": given})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "size(x.text) == 3",
+        "x.text.size() == 3",
+        "size(x.list) == 2",
+        "size(x) == 2",
+        "size(b'ab') == 2",
+        "x.list[1] == 2",
+    ],
+)
+def test_what_has_a_size_or_an_item_says_it(text: str) -> None:
+    assert Expression(text).holds({"x": {"list": [1, 2], "text": "abc"}})
+
+
 @pytest.mark.parametrize("text", ["(" * 500 + "1" + ")" * 500 + " == 1", "!" * 1000 + "true"])
 def test_deep_expressions_are_refused_or_evaluated(text: str) -> None:
     with contextlib.suppress(BadExpression, NotEvaluated):
