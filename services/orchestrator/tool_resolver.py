@@ -261,11 +261,18 @@ def _unusable(spec: ToolSpec, reason: str, problem: str, source: ToolSource | No
 
 
 def _narrowed(tool: ResolvedTool, spec: ToolSpec) -> ResolvedTool:
-    """Return a tool within the limits that a crew sets for itself; those of the tool hold as well."""
+    """Return a tool within the limits that a crew sets for itself; those of the tool hold as well.
+
+    Where the crew wants a person to approve calls, nobody's silence is an approval.
+    """
+    silence_approves = tool.approval_on_deadline is OnDeadline.ACCEPT_DEFAULT
     return replace(
         tool,
         spec=spec,
         approval=ApprovalRule.ALWAYS if spec.requires_approval else tool.approval,
+        approval_on_deadline=(
+            OnDeadline.DECLINE if spec.requires_approval and silence_approves else tool.approval_on_deadline
+        ),
         timeout=tool.timeout if spec.timeout is None else min(tool.timeout, spec.timeout),
         max_calls=min((limit for limit in (tool.max_calls, spec.max_calls) if limit is not None), default=None),
         result_limit=tool.result_limit if spec.result_limit is None else min(tool.result_limit, spec.result_limit),

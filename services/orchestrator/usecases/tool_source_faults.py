@@ -207,6 +207,8 @@ def _patterns(spec: ToolSourceSpec) -> Iterator[FieldViolation]:
 
 
 def _policies(policies: tuple[ToolPolicy, ...]) -> Iterator[FieldViolation]:
+    # Each value of a tool is the first one that a policy gives: they may stand in different ones.
+    has_deadline = any(policy.approval_deadline is not None for policy in policies)
     for index, policy in enumerate(policies):
         path = f"spec.policies[{index}]"
         if not policy.tools.isprintable():
@@ -217,8 +219,10 @@ def _policies(policies: tuple[ToolPolicy, ...]) -> Iterator[FieldViolation]:
             yield FieldViolation(
                 f"{path}.max_timeout", f"is {longest:g} s, and has to be at least the timeout, {timeout:g} s"
             )
-        if policy.approval_on_deadline is not None and policy.approval_deadline is None:
-            yield FieldViolation(f"{path}.approval_on_deadline", "has no effect without approval_deadline")
+        if policy.approval_on_deadline is not None and not has_deadline:
+            yield FieldViolation(
+                f"{path}.approval_on_deadline", "has no effect: no policy of the source sets approval_deadline"
+            )
         yield from _approval(path, policy)
 
 

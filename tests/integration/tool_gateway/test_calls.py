@@ -660,13 +660,13 @@ async def test_a_call_that_is_taken_back_twice_does_not_take_back_the_next_attem
     store, forgetting, forgotten = replica.store, asyncio.Event(), asyncio.Event()
     forget, removed = store.forget, 0
 
-    async def slow(of: CallKey) -> None:
+    async def slow(key: CallKey) -> None:
         nonlocal removed
         removed += 1
         if removed == 1:
             forgetting.set()
             await forgotten.wait()
-        await forget(of)
+        await forget(key)
 
     store.forget = slow  # type: ignore[method-assign]
     assert await store.claim(key, made.request.execution_id, made.source_name)
@@ -698,8 +698,8 @@ async def test_what_is_stored_by_somebody_else_meanwhile_is_not_stored_again(
     replica.calls._unstored.update({first: None, second: None})
     forget = replica.store.forget
 
-    async def as_others_store(of: CallKey) -> None:
-        await forget(of)
+    async def as_others_store(key: CallKey) -> None:
+        await forget(key)
         replica.calls._unstored.pop(second, None)
 
     replica.store.forget = as_others_store  # type: ignore[method-assign]

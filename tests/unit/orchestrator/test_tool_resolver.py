@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.clock import utc_now
-from services.orchestrator.domain.crew import ToolSpec
+from services.orchestrator.domain.crew import OnDeadline, ToolSpec
 from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.domain.tool_source import (
     AcceptedTool,
@@ -159,6 +159,17 @@ def test_a_crew_only_narrows_what_its_source_allows() -> None:
     (tool,) = resolved(narrow, of=source(listed("pay")))
     assert (tool.timeout, tool.max_calls, tool.result_limit) == (1, 2, 300)
     assert tool.approval is ApprovalRule.ALWAYS
+
+
+def test_silence_never_approves_where_a_crew_wants_a_person() -> None:
+    def on_deadline(said: OnDeadline, *, required: bool) -> OnDeadline:
+        policy = ToolPolicy(approval_deadline=60, approval_on_deadline=said)
+        spec = ToolSpec("billing/pay", requires_approval=required)
+        return resolved(spec, of=source(listed("pay"), policies=(policy,)))[0].approval_on_deadline
+
+    assert on_deadline(OnDeadline.ACCEPT_DEFAULT, required=True) is OnDeadline.DECLINE
+    assert on_deadline(OnDeadline.ACCEPT_DEFAULT, required=False) is OnDeadline.ACCEPT_DEFAULT
+    assert on_deadline(OnDeadline.CANCEL, required=True) is OnDeadline.CANCEL
 
 
 PINNED = {"billing/pay": "old"}
