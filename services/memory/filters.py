@@ -13,18 +13,18 @@ import numpy as np
 from services.common.errors import InvalidArgument
 from services.memory.domain.filters import Comparison, Condition, Filter, MetadataCondition, Scalar
 from services.memory.domain.json_equality import json_equal
+from services.memory.domain.metadata import MOST_METADATA_BYTES, canonical_json
 from services.memory.domain.moments import microseconds
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.scopes import within_scope
 from services.memory.expressions import decided_by_columns, holds, leaves
-from services.memory.row_values import canonical_json, format_time, parse_boolean, parse_list, parse_time
+from services.memory.row_values import format_time, parse_boolean, parse_list, parse_time
 from services.memory.rows import ENVELOPE, Row, metadata_of, row_owner, row_subjects
 from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, metadata_column
 
 _ORDERED = frozenset({Comparison.LESS, Comparison.LESS_OR_EQUAL, Comparison.GREATER, Comparison.GREATER_OR_EQUAL})
 _TEXTUAL = frozenset({Comparison.CONTAINS, Comparison.STARTS_WITH})
 _MAX_JSON_DEPTH = 32
-_MAX_JSON_BYTES = 65_536
 _WORD = re.compile(r"\w+")
 
 
@@ -92,9 +92,9 @@ def metadata_text(metadata: Mapping[str, Any], path: str) -> str:
     if _depth(metadata) > _MAX_JSON_DEPTH:
         raise InvalidArgument.field(path, f"is nested more than {_MAX_JSON_DEPTH} levels deep")
     text = canonical_json(metadata)
-    if len(text.encode()) > _MAX_JSON_BYTES:
+    if len(text.encode()) > MOST_METADATA_BYTES:
         raise InvalidArgument.field(
-            path, f"may have {_MAX_JSON_BYTES:,} bytes as JSON text; it has {len(text.encode()):,}"
+            path, f"may have {MOST_METADATA_BYTES:,} bytes as JSON text; it has {len(text.encode()):,}"
         )
     return text
 

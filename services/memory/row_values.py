@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from services.memory.domain.metadata import canonical_json
 from services.memory.domain.records import Relationship
 from services.memory.domain.vectors import Vector
 from services.memory.schemas import Column
@@ -26,15 +27,6 @@ _RELATION_KEYS = ("relation", "type", "relationship", "predicate")
 _TARGET_KEYS = ("target", "entity", Column.ENTITY_NAME, "object", "name")
 _RELATED = "related_to"
 """The relation of an edge that names its target alone."""
-
-
-def canonical_json(value: object) -> str:
-    """Return JSON text that is equal for equal values: sorted keys, no spaces, no NaN."""
-    return _CANONICAL.encode(value)
-
-
-# Made once, as `json.dumps` would make it for every call.
-_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def format_time(moment: datetime) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from services.memory.domain.metadata import canonical_json
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.owners import SUBJECT, agent, owner_of
 from services.memory.domain.records import (
@@ -22,7 +23,6 @@ from services.memory.domain.records import (
     Unified,
 )
 from services.memory.row_values import (
-    canonical_json,
     format_time,
     parse_boolean,
     parse_list,

@@ -36,7 +36,10 @@ class MemorySettings(BaseSettings):
         description="Seconds for which a request_id is remembered; a request repeated later is a new one.",
     )
     cache_bytes: int = Field(
-        256 * _MIB, ge=0, description="Bytes of vectors that searches of the default store keep in memory, at most."
+        256 * _MIB,
+        ge=0,
+        description="Bytes of vectors that searches of the default store keep in memory, at most; records found lately "
+        "take up to a quarter of as many beside them.",
     )
     cached_namespace_bytes: int = Field(
         64 * _MIB,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from sqlalchemy.exc import DBAPIError
 
-from services.common.errors import Unavailable
+from services.common.errors import CoxswainError, InvalidArgument, Unavailable
 
 _SILENT = "the database does not answer; try again in a moment"
 _FULL = "the database has no room left: nothing of this call was stored. The operator has to make room on its disk"
@@ -28,6 +28,12 @@ _POSTGRESQL: Mapping[str, str] = {
     "57P03": _SILENT,  # starting up
 }
 
+_TOO_LARGE = (
+    "this call asks for more at once than the database can decide; send fewer conditions and values, or split it"
+)
+_TOO_LARGE_SQLITE = ("Expression tree is too large", "parser stack overflow", "too many SQL variables")
+_TOO_LARGE_POSTGRESQL = "54001"  # statement too complex
+
 
 def unavailable(message: str = _SILENT) -> Unavailable:
     """Return the error that callers get."""
@@ -46,8 +52,8 @@ def explained_errors() -> Iterator[None]:
         raise
 
 
-def refusal(error: Exception) -> Unavailable | None:
-    """Return the error for callers; None when the database itself is not at fault, but the statement or the program."""
+def refusal(error: Exception) -> CoxswainError | None:
+    """Return the error for callers; None when neither the database nor the size of a call is at fault."""
     # asyncpg's own word for a connection that broke in the middle of a call, which SQLAlchemy does not translate. By
     # name, as installations on SQLite do not load asyncpg.
     if type(error).__name__ == "InternalClientError":
@@ -57,7 +63,11 @@ def refusal(error: Exception) -> Unavailable | None:
     if error.connection_invalidated:
         return unavailable()
     state = getattr(error.orig, "sqlstate", None)
+    if state == _TOO_LARGE_POSTGRESQL:
+        return InvalidArgument(_TOO_LARGE)
     if state is not None:
         return unavailable(_POSTGRESQL[state]) if state in _POSTGRESQL else None
     said = str(error.orig)
+    if any(words in said for words in _TOO_LARGE_SQLITE):
+        return InvalidArgument(_TOO_LARGE)
     return next((unavailable(message) for words, message in _SQLITE.items() if words in said), None)

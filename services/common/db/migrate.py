@@ -85,6 +85,8 @@ async def _on_schema(service: str, url: str, work: Callable[[Connection], object
     try:
         async with database.write() as connection:
             if database.dialect == "postgresql":
+                # A migration may compute for minutes between two statements: see POSTGRES_SESSION.
+                await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
                 await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('coxswain-migrate'))"))
                 await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{service}"'))
             await connection.run_sync(work)

@@ -5,12 +5,17 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import structlog
 from sqlalchemy import Select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
 
 from services.common.db.failures import unavailable
 from services.common.db.snapshots import Snapshots
+
+logger = structlog.get_logger(__name__)
+
+_LOCKED = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED"})
 
 
 class PointRead(Protocol):
@@ -64,16 +69,16 @@ class SqlitePointRead:
         self._order = [parameters.index(name) for name in compiled.positiontup or ()]
         self._connection: sqlite3.Connection | None = None
         self._closed = False
+        self._has_warned = False
 
     async def fetch(self, *key: Any) -> Sequence[Any] | None:
         """See `PointRead`."""
-        connection = self._connection
-        if connection is None:
-            connection = await self._opened()
+        connection = self._connection or await self._opened()
         try:
             # All rows are fetched: a statement that is not at its end would hold a snapshot, and the file's growth.
             rows = connection.execute(self._text, [key[place] for place in self._order]).fetchall()
-        except sqlite3.Error:
+        except sqlite3.Error as error:
+            await self._after(error, connection)
             return await self._plain.fetch(*key)
         return rows[0] if rows else None
 
@@ -84,9 +89,24 @@ class SqlitePointRead:
             connection = await asyncio.to_thread(_open, self._path)
         except sqlite3.Error as error:
             raise unavailable() from error
-        # Another call may have been faster, and its connection is left to the garbage collector.
-        self._connection = connection
-        return connection
+        if self._connection is None and not self._closed:
+            self._connection = connection
+            return connection
+        # Another call was faster, or all was closed meanwhile.
+        await asyncio.to_thread(connection.close)
+        if self._connection is None:
+            raise unavailable()
+        return self._connection
+
+    async def _after(self, error: sqlite3.Error, connection: sqlite3.Connection) -> None:
+        """Log the first failure, and have the next call open another connection unless the file was only locked."""
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning("point_read_failed", error_type=type(error).__name__, error_code=_code(error))
+        if _code(error) in _LOCKED or self._connection is not connection:
+            return
+        self._connection = None
+        await asyncio.to_thread(connection.close)
 
     async def close(self) -> None:
         """See `PointRead`."""
@@ -94,6 +114,10 @@ class SqlitePointRead:
         connection, self._connection = self._connection, None
         if connection is not None:
             await asyncio.to_thread(connection.close)
+
+
+def _code(error: sqlite3.Error) -> str:
+    return getattr(error, "sqlite_errorname", "")
 
 
 def _open(path: str) -> sqlite3.Connection:

@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import TypeVar
 
 from services.memory.domain.digest import digest
+from services.memory.domain.metadata import MOST_METADATA_BYTES, canonical_json
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import Body, Document, Entity, LongTerm, Record, ShortTerm, Unified
 
 _MOST_CATEGORIES = 64
 _MOST_RELATIONSHIPS = 1024
 _MOST_SUBJECTS = 1000
-_MOST_METADATA_BYTES = 65_536
 """What requests may hold: a record that was merged can be saved again."""
 
 Item = TypeVar("Item")
@@ -27,6 +27,11 @@ def identity_of(record: Record) -> str:
     ignored. A private record is the same only as one of its owner's.
     """
     return digest(record.kind.name, *_identifying(record))
+
+
+def identities_of(records: Sequence[Record]) -> list[str]:
+    """Return the identity of each record. To be called in a thread: a save has megabytes of text."""
+    return [identity_of(record) for record in records]
 
 
 def chosen_ids(identity: str) -> Iterator[str]:
@@ -44,8 +49,8 @@ def chosen_ids(identity: str) -> Iterator[str]:
 def merged(there: Record, again: Record, now: datetime) -> Record:
     """Return the record that is there as a save of the same memory leaves it: used now, and nothing of it lost.
 
-    Its id, text and time of creation stay, the vector is that of the last save, and a short-term memory starts its life
-    anew.
+    Its id, identity, text and time of creation stay, the vector is that of the last save, and a short-term memory
+    starts its life anew.
     """
     return replace(
         there,
@@ -126,5 +131,5 @@ def _merged_metadata(there: str, again: str) -> str:
     """Return the metadata with the keys that are new, as far as they fit."""
     if again in ("{}", there):
         return there
-    both = json.dumps(json.loads(again) | json.loads(there), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return both if len(both.encode()) <= _MOST_METADATA_BYTES else there
+    both = canonical_json(json.loads(again) | json.loads(there))
+    return both if len(both.encode()) <= MOST_METADATA_BYTES else there

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from services.common.errors import Aborted, PermissionDenied
-from services.memory.domain.copies import chosen_ids, identity_of, merged
+from services.memory.domain.copies import chosen_ids, merged
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import Record
 
@@ -46,17 +46,25 @@ class SavePlan:
     """What to write, each id once, and what to answer, in the order of the records that were given."""
 
     writes: Sequence[Record]
+    positions: Sequence[int]
+    """For each of the writes, which of the records that were given has its identity and its words: the last one."""
     saved: Sequence[SavedRecord]
 
 
-def ids_to_read(records: Sequence[Record], stored: Mapping[str, StoredRecord | None]) -> list[str]:
-    """Return the ids that have to be read before `plan_save` can decide; none when `stored` has all of them."""
-    wanted = (record.id or _free_id(identity_of(record), stored) for record in records)
+def ids_to_read(
+    records: Sequence[Record], identities: Sequence[str], stored: Mapping[str, StoredRecord | None]
+) -> list[str]:
+    """Return the ids that have to be read before `plan_save` can decide; none when `stored` has all of them.
+
+    `identities` has that of each record.
+    """
+    wanted = (record.id or _free_id(identity, stored) for record, identity in zip(records, identities, strict=True))
     return list(dict.fromkeys(record_id for record_id in wanted if record_id not in stored))
 
 
 def plan_save(
     records: Sequence[Record],
+    identities: Sequence[str],
     stored: Mapping[str, StoredRecord | None],
     same: Mapping[str, Record],
     now: datetime,
@@ -64,7 +72,8 @@ def plan_save(
     """Decide a save as one call for each of the records would, in their order.
 
     A record with an id is stored under it. One without touches the record that is the same memory, if there is one.
-    `stored` says what has which of the ids, None for nothing that lives; `same` holds records by their identity.
+    `identities` has that of each record, `stored` says what has which of the ids, None for nothing that lives; `same`
+    holds records by their identity.
 
     Raises:
         PermissionDenied: somebody else's private record has one of the ids.
@@ -73,9 +82,9 @@ def plan_save(
     known = dict(stored)
     by_identity = dict(same)
     writes: dict[str, Record] = {}
+    positions: dict[str, int] = {}
     saved: list[SavedRecord] = []
-    for record in records:
-        identity = identity_of(record)
+    for position, (record, identity) in enumerate(zip(records, identities, strict=True)):
         there = None if record.id else by_identity.get(identity)
         if there is not None:
             final, outcome = merged(there, record, now), SaveOutcome.EXISTING
@@ -93,10 +102,11 @@ def plan_save(
             if before and (replaced := by_identity.get(before.identity)) and replaced.id == record_id:
                 del by_identity[before.identity]
         assert final.created_at is not None
-        by_identity[identity_of(final)] = writes[final.id] = final
-        known[final.id] = StoredRecord(identity_of(final), final.created_at, owner_of(final), final.revision)
+        by_identity[identity] = writes[final.id] = final
+        positions[final.id] = position
+        known[final.id] = StoredRecord(identity, final.created_at, owner_of(final), final.revision)
         saved.append(SavedRecord(final.id, outcome, final.revision))
-    return SavePlan(list(writes.values()), saved)
+    return SavePlan(list(writes.values()), list(positions.values()), saved)
 
 
 def _changed(record_id: str, expected: int, actual: int) -> Aborted:

@@ -81,12 +81,16 @@ class NamespaceRepository:
         rows = await self._connection.execute(statement.order_by(*order).limit(limit))
         return [info for row in rows if (info := _namespace_info(**row._asdict())) is not None]
 
-    async def removal_version(self, namespace_id: str) -> int:
-        """Return the version of the last change that took records away, 0 when there was none."""
-        removal = await self._connection.scalar(
-            select(namespaces.c.removal_version).where(namespaces.c.id == namespace_id)
-        )
-        return int(removal or 0)
+    async def hold(self, namespace_id: str) -> int | None:
+        """Lock a namespace until the transaction ends, without a new version.
+
+        Return the version of the last change that took records away, 0 when there was none; None when there is no such
+        namespace.
+        """
+        statement = select(namespaces.c.removal_version).where(namespaces.c.id == namespace_id)
+        # The lock that an UPDATE of the row takes: SQLite has none, as a transaction that writes is alone there.
+        removal_version: int | None = await self._connection.scalar(statement.with_for_update(key_share=True))
+        return removal_version
 
     async def raise_version(self, namespace_id: str) -> int | None:
         """Raise a namespace's version, which locks it until the transaction ends; None when there is none."""

@@ -3,17 +3,21 @@ import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import asyncpg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
+from structlog.testing import capture_logs
 
-from services.common.db import connection_checks
+from services.common.db import connection_checks, point_reads
 from services.common.db.database import POSTGRES_SESSION, Database, async_url
+from services.common.db.point_reads import PointRead
+from services.common.db.point_reads import _open as open_point_read
 from services.common.db.sqlite_connection import open_sqlite
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
-from services.common.errors import Unavailable
+from services.common.errors import InvalidArgument, Unavailable
 
 metadata = sa.MetaData(naming_convention=NAMING_CONVENTION)
 things = sa.Table(
@@ -368,3 +372,72 @@ async def test_a_point_read_of_a_locked_file_is_waited_for_in_a_thread(tmp_path:
     await database.close()
     with pytest.raises(Unavailable):
         await read.fetch(2)
+
+
+async def _file_with_a_thing(path: Path) -> Database:
+    database = Database(f"sqlite:///{path}", "test")
+    async with database.write() as connection:
+        await connection.run_sync(things.metadata.create_all)
+        await connection.execute(things.insert().values(id=1))
+    return database
+
+
+def _point_read(database: Database) -> PointRead:
+    return database.point_read(sa.select(things.c.id).where(things.c.id == sa.bindparam("wanted")), ("wanted",))
+
+
+async def test_first_point_reads_at_once_leave_one_connection(tmp_path: Path) -> None:
+    database = await _file_with_a_thing(tmp_path / "test.db")
+    opened: list[sqlite3.Connection] = []
+
+    def opening(path: str) -> sqlite3.Connection:
+        opened.append(open_point_read(path))
+        return opened[-1]
+
+    with patch.object(point_reads, "_open", opening):
+        read = _point_read(database)
+        rows = await asyncio.gather(*(read.fetch(1) for _ in range(4)))
+    assert [list(row or ()) for row in rows] == [[1]] * 4
+    assert len(opened) == 4
+    assert len([connection for connection in opened if not _is_closed(connection)]) == 1
+    await database.close()
+    assert all(map(_is_closed, opened))
+
+
+def _is_closed(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("SELECT 1")
+    except sqlite3.ProgrammingError:
+        return True
+    return False
+
+
+async def test_a_point_read_that_failed_is_logged_once_and_opens_anew(tmp_path: Path) -> None:
+    database = await _file_with_a_thing(tmp_path / "test.db")
+    read = _point_read(database)
+    opened: list[sqlite3.Connection] = []
+
+    def opening(path: str) -> sqlite3.Connection:
+        opened.append(open_point_read(path))
+        if len(opened) < 3:
+            opened[-1].set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
+        return opened[-1]
+
+    with patch.object(point_reads, "_open", opening), capture_logs() as logs:
+        for _ in range(4):
+            assert list(await read.fetch(1) or ()) == [1]
+    assert [event["event"] for event in logs] == ["point_read_failed"]
+    assert len(opened) == 3
+    assert [_is_closed(connection) for connection in opened] == [True, True, False]
+    await database.close()
+
+
+async def test_a_statement_that_is_too_large_is_the_callers_to_split(database: Database) -> None:
+    statement: sa.Executable = sa.select(things.c.id).where(sa.or_(*(things.c.id + n > 0 for n in range(1500))))
+    if database.dialect == "postgresql":
+        # How deep is too deep depends on the server's stack.
+        statement = sa.text("DO $$ BEGIN RAISE SQLSTATE '54001'; END $$")
+    with pytest.raises(InvalidArgument, match="split"):
+        async with database.read() as connection:
+            await connection.execute(statement)
+    await database.close()

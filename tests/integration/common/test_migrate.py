@@ -1,8 +1,12 @@
 """Schema changes of every service, by the command people use."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import text
 
 from services.common.db.migrate import (
     downgrade_database,
@@ -55,3 +59,14 @@ def test_wrong_words_end_with_usage(arguments: list[str], capsys: pytest.Capture
         main(arguments)
     assert ended.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+async def test_a_migration_may_compute_for_long_between_two_statements(postgres_url: str) -> None:
+    shown: list[str] = []
+
+    def upgrade(config: Config, _revision: str) -> None:
+        shown.append(config.attributes["connection"].scalar(text("SHOW idle_in_transaction_session_timeout")))
+
+    with patch.object(command, "upgrade", upgrade):
+        await upgrade_database("auth", postgres_url)
+    assert shown == ["0"]

@@ -18,6 +18,8 @@ from hypothesis import HealthCheck, example, given, settings
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.errors import FailedPrecondition
+from services.memory.domain import copies
+from services.memory.domain.copies import identity_of
 from services.memory.domain.filters import EVERYTHING, Comparison, Condition, Filter
 from services.memory.domain.listings import ListPosition
 from services.memory.domain.moments import microseconds
@@ -40,6 +42,7 @@ from services.memory.stores.sql import rows as rows_module
 from services.memory.stores.sql import search as search_module
 from services.memory.stores.sql import statements
 from services.memory.stores.sql import store as store_module
+from services.memory.stores.sql.blocks import ROW_BYTES
 from services.memory.stores.sql.store import SqlMemoryStore
 from tests.integration.memory.store_model import (
     FILTERS,
@@ -470,3 +473,89 @@ async def test_records_of_every_kind_that_have_ended_are_swept(database_url: str
         counts = {info.key: info.record_count for info in await store.namespaces("sales", 10, None)}
         assert counts == dict.fromkeys(keys, 2)
         assert await store.sweep(NOW + timedelta(days=2)) == len(keys) + 1
+
+
+async def test_what_changed_nothing_leaves_the_version(database_url: str) -> None:
+    async with _stores(database_url) as stores:
+        store, key = stores[0], KEYS[0]
+        await store.save(key, SPACE, [Record("r", Unified("x"), unit_vector((1, 0, 0)))], NOW)
+
+        async def version() -> int:
+            [info] = [info for info in await store.namespaces(key.group_id, 10, None) if info.key == key]
+            return info.version
+
+        before = await version()
+        nowhere = Filter(scope_prefix="/nowhere", include_private=True)
+        assert await store.touch(key, ["other"], NOW) == 0
+        assert await store.touch(key, ["r"], NOW, chosen=nowhere) == 0
+        assert await store.delete(key, ["other"], None, NOW) == 0
+        assert await store.delete(key, ["r"], nowhere, NOW) == 0
+        assert await version() == before
+        assert await store.touch(key, ["r"], NOW) == 1
+        assert await version() == before + 1
+        assert await store.delete(key, ["r"], None, NOW) == 1
+        assert await version() == before + 2
+        assert await store.touch(KEYS[1], ["r"], NOW) == 0
+        assert await store.delete(KEYS[1], ["r"], None, NOW) == 0
+
+
+async def test_a_save_computes_each_identity_once_before_it_locks_others_out(database_url: str) -> None:
+    async with _stores(database_url) as stores:
+        store, key = stores[0], KEYS[0]
+        computed: list[str] = []
+
+        def counted(record: Record) -> str:
+            # Neither on the event loop nor while others wait for the transaction.
+            with pytest.raises(RuntimeError):
+                asyncio.get_running_loop()
+            assert not writing
+            computed.append(record.text)
+            return identity_of(record)
+
+        writing: list[bool] = []
+        write = store._database.write
+
+        @asynccontextmanager
+        async def noticed() -> AsyncIterator[Any]:
+            async with write() as connection:
+                writing.append(True)
+                yield connection
+                writing.clear()
+
+        def records() -> list[Record]:
+            return [Record(name, Unified(f"{name} x"), unit_vector((1, 0, 0))) for name in ("", "a")] + [
+                Record("", Unified("again"), unit_vector((1, 0, 0))) for _ in range(2)
+            ]
+
+        with patch.object(store._database, "write", noticed), patch.object(copies, "identity_of", counted):
+            first = await store.save(key, SPACE, records(), NOW)
+            second = await store.save(key, SPACE, records(), NOW)
+        assert computed == [" x", "a x", "again", "again"] * 2
+        assert [saved.id for saved in first] == [saved.id for saved in second]
+        outcomes = [[saved.outcome.name for saved in answer] for answer in (first, second)]
+        assert outcomes == [
+            ["CREATED", "CREATED", "CREATED", "EXISTING"],
+            ["EXISTING", "REPLACED", "EXISTING", "EXISTING"],
+        ]
+
+
+async def test_a_namespace_with_removed_rows_is_remembered_up_to_the_bound(database_url: str) -> None:
+    await upgrade_database("memory", database_url)
+    database = Database(database_url, "memory")
+    rows = 20
+    size = rows * (4 * SPACE.dimension + ROW_BYTES) + 200
+    store, key = SqlMemoryStore(database, cache_bytes=size, cached_namespace_bytes=size), KEYS[0]
+    query = Query(unit_vector((1, 0, 0)), 1)
+
+    async def save(first: int, count: int) -> None:
+        new = [Record(f"r{n}", Unified(f"{n}"), unit_vector((1, 0, 0))) for n in range(first, first + count)]
+        await store.save(key, SPACE, new, NOW)
+
+    await save(0, rows)
+    await store.search(key, query, NOW)
+    await store.delete(key, ["r0", "r1", "r2"], None, NOW)
+    await save(rows, 3)
+    await store.search(key, query, NOW)
+    with patch.object(search_module, "vector_block", side_effect=AssertionError("read again")):
+        assert len((await store.search(key, query, NOW)).results) == 1
+    await database.close()

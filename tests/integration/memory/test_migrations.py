@@ -3,9 +3,12 @@
 from copy import deepcopy
 from typing import Any
 
+import pytest
+import sqlalchemy as sa
 from sqlalchemy import text
 
 from services.common.clock import utc_now
+from services.common.db import portions as portions_module
 from services.common.db.database import Database
 from services.common.db.migrate import downgrade_database, upgrade_database
 from services.memory.domain.namespaces import NamespaceKey
@@ -85,3 +88,55 @@ async def test_records_of_earlier_versions_are_found_by_what_they_hold(database_
     assert [record.id for record in again] == [record.id for record in first]
     assert {record.outcome for record in again} == {SaveOutcome.EXISTING}
     await database.close()
+
+
+async def test_rows_are_read_in_portions_bounded_in_bytes(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await upgrade_database("memory", database_url)
+    database = Database(database_url, "memory", null_pool=True)
+    store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
+    texts = ["é" * 50, "a" * 10, "b" * 250, "", *["c" * 40] * 7]
+    records = [
+        Record(f"r{number}", Document(text or "-", title="t"), unit_vector([1, 0, 0]))
+        for number, text in enumerate(texts)
+    ]
+    key = NamespaceKey("sales", "", MemoryKind.DOCUMENT)
+    await store.save(key, EmbeddingSpace("m", 3), records, utc_now())
+    monkeypatch.setattr(portions_module, "_ROWS", 4)
+    monkeypatch.setattr(portions_module, "_BYTES", 100)
+    table = sa.table("document_records", *map(sa.column, ("id", "title", "content", "chunk_index")))
+
+    def read(connection: sa.Connection) -> list[list[Any]]:
+        columns = ["title", "content", "chunk_index"]
+        return [list(rows) for rows in portions_module.portions(connection, table, columns, table.c.title == "t")]
+
+    async with database.read() as connection:
+        portions = await connection.run_sync(read)
+    rows = [row for portion in portions for row in portion]
+    assert [row.id for row in rows] == sorted(key.stored_id(record.id) for record in records)
+    assert sorted(row.content for row in rows) == sorted(text or "-" for text in texts)
+    assert len(portions) > 5
+    for portion in portions:
+        assert len(portion) == 1 or sum(len((row.title + row.content).encode()) for row in portion) <= 100
+    await database.close()
+
+
+async def test_the_index_of_words_is_made_of_rows_that_are_there(postgres_url: str) -> None:
+    await upgrade_database("memory", postgres_url)
+    database = Database(postgres_url, "memory", null_pool=True)
+    store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
+    record = Record("r", Unified("words"), unit_vector([1, 0, 0]))
+    await store.save(NamespaceKey("sales", "crew", MemoryKind.UNIFIED), EmbeddingSpace("m", 3), [record], utc_now())
+    await database.close()
+    await downgrade_database("memory", postgres_url, "0006")
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "record_words" in statement:
+            statements.append(" ".join(statement.split()[:2]))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        await upgrade_database("memory", postgres_url)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    assert statements == ["CREATE TABLE", "INSERT INTO", "CREATE INDEX"]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.memory import schemas
+from services.memory.domain.metadata import canonical_json
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import (
@@ -25,7 +26,7 @@ from services.memory.domain.records import (
     Unified,
 )
 from services.memory.domain.vectors import unit_vector
-from services.memory.row_values import canonical_json, parse_time
+from services.memory.row_values import parse_time
 from services.memory.rows import build_row, parse_row
 from services.memory.schemas import DatabricksIndexSchemas, UnknownMemoryType
 

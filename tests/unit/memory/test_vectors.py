@@ -180,6 +180,36 @@ def test_removals_are_known_as_long_as_none_is_missing() -> None:
     assert removals.since("n", 12, 20) is None
 
 
+def test_removals_are_bounded_over_all_namespaces() -> None:
+    removals = RecentRemovals()
+    for number in range(40):
+        removals.note(f"n{number}", 1, 0, [f"{number}:{place}" for place in range(9_999)])
+        assert removals.since("n0", 0, 1) is not None
+        assert removals.size <= 50_000
+    assert removals.since("n1", 0, 1) is None
+    assert len(removals.since("n39", 0, 1) or ()) == 9_999
+    removals.forget("n39")
+    assert removals.since("n39", 0, 1) is None
+    for number in range(6):
+        removals.note("n0", number + 2, number + 1, [str(place) for place in range(9_999)])
+    assert removals.since("n0", 1, 7) is None
+    assert len(removals.since("n0", 5, 7) or ()) == 2 * 9_999
+    assert removals.size <= 50_000
+
+
+def test_a_block_is_compacted_to_what_is_there() -> None:
+    rows = [VectorRow(f"{n:064x}", unit_vector([1.0]).tobytes(), n, None, 0, False, f"/{n}") for n in range(10)]
+    block = _block(rows, 1).updated(_block([], 1), [f"{n:064x}" for n in (0, 9)])
+    assert len(block) == 10
+    compact = block.compacted()
+    assert compact.nbytes < block.nbytes
+    assert [compact.scopes[code] for code in compact.scope_codes] == [f"/{n}" for n in range(1, 9)]
+    assert compact.ids.tolist() == [f"{n:064x}".encode() for n in range(1, 9)]
+    assert compact.created_us.tolist() == list(range(1, 9))
+    added = compact.updated(_block(rows[:1], 1))
+    assert [added.scopes[code] for code in added.scope_codes] == [*(f"/{n}" for n in range(1, 9)), "/0"]
+
+
 def test_private_rows_are_left_to_the_database_where_an_owner_asks() -> None:
     rows = [
         VectorRow("0" * 64, unit_vector([1.0]).tobytes(), 0, None, 0, True, "/"),

@@ -13,12 +13,13 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from services.common.db.portions import portions
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-_AT_ONCE = 200
 _TEXTS: Mapping[str, Sequence[str]] = {
     "unified": ("content",),
     "short_term": ("content", "query_text"),
@@ -58,17 +59,11 @@ def _fill(kind: str, name: str) -> None:
     columns = (*_TEXTS[kind], *_EXACT[kind])
     table = sa.table(name, sa.column("id"), sa.column("identity"), *map(sa.column, columns))
     connection = op.get_bind()
-    last = ""
-    while True:
-        statement = sa.select(table.c.id, *(table.c[column] for column in columns))
-        rows = connection.execute(statement.where(table.c.id > last).order_by(table.c.id).limit(_AT_ONCE)).all()
-        if not rows:
-            return
+    for rows in portions(connection, table, columns):
         new = [{"row_id": row.id, "hash": _identity(kind, dict(row._mapping))} for row in rows]  # noqa: SLF001
         connection.execute(
             sa.update(table).where(table.c.id == sa.bindparam("row_id")).values(identity=sa.bindparam("hash")), new
         )
-        last = rows[-1].id
 
 
 def _identity(kind: str, row: Mapping[str, Any]) -> str:

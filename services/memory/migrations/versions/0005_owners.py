@@ -10,13 +10,14 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from services.common.db.portions import portions
+
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
 
 _TABLE = "unified_records"
-_AT_ONCE = 200
 
 
 def upgrade() -> None:
@@ -25,17 +26,12 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("owner", sa.String(length=600), nullable=False, server_default=""))
     names = ("id", "owner", "source", "metadata")
     table = sa.table(_TABLE, sa.column("private", sa.Boolean), *map(sa.column, names))
-    connection, last = op.get_bind(), ""
-    while True:
-        statement = sa.select(table.c.id, table.c.source, table.c.metadata).where(table.c.private, table.c.id > last)
-        rows = connection.execute(statement.order_by(table.c.id).limit(_AT_ONCE)).all()
-        if not rows:
-            return
+    connection = op.get_bind()
+    for rows in portions(connection, table, ["source", "metadata"], table.c.private):
         owners: list[dict[str, Any]] = [{"row_id": row.id, "name": _owner(row.source, row.metadata)} for row in rows]
         connection.execute(
             sa.update(table).where(table.c.id == sa.bindparam("row_id")).values(owner=sa.bindparam("name")), owners
         )
-        last = rows[-1].id
 
 
 def downgrade() -> None:

@@ -1,6 +1,7 @@
 """Conditions on columns as messages."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from coxswain.memory.v1 import record_pb2
 from services.common.errors import InvalidArgument
@@ -10,8 +11,10 @@ from services.memory import filters
 from services.memory.domain.filters import Comparison, Condition, Scalar
 from services.memory.domain.records import MemoryKind
 
-_MAX_VALUES = 10_000
-"""A third of the parameters that a statement takes on any of the databases."""
+MAX_VALUES: Final = 10_000
+"""Of the conditions of a request, and of its expression: a third each of the parameters that a statement takes on any
+of the databases.
+"""
 
 
 def conditions_from_proto(
@@ -22,8 +25,8 @@ def conditions_from_proto(
     Raises:
         InvalidArgument: one does not fit it, or they are more than a statement can hold.
     """
-    if sum(len(message.values) for message in messages) > _MAX_VALUES:
-        raise InvalidArgument.field(path, f"have more than {_MAX_VALUES:,} values in all; split the call")
+    if sum(len(message.values) for message in messages) > MAX_VALUES:
+        raise InvalidArgument.field(path, f"have more than {MAX_VALUES:,} values in all; split the call")
     return tuple(condition_from_proto(message, kind, f"{path}[{index}]") for index, message in enumerate(messages))
 
 

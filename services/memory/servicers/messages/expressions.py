@@ -9,12 +9,10 @@ from services.common.grpc.enums import enum_from_proto
 from services.common.grpc.json_values import from_value
 from services.memory.domain.filters import AllOf, AnyOf, Expression, MetadataComparison, MetadataCondition, Not
 from services.memory.domain.records import MemoryKind
-from services.memory.servicers.messages.conditions import condition_from_proto
+from services.memory.servicers.messages.conditions import MAX_VALUES, condition_from_proto
 
 _MAX_DEPTH = 8
 _MAX_PARTS = 256
-_MAX_VALUES = 10_000
-"""A third of the parameters that a statement takes on any of the databases."""
 
 _SEVERAL = frozenset({MetadataComparison.EQUAL, MetadataComparison.NOT_EQUAL, MetadataComparison.CONTAINS})
 
@@ -65,8 +63,8 @@ class _Reader:
 
     def _count_values(self, count: int) -> None:
         self._values += count
-        if self._values > _MAX_VALUES:
-            raise InvalidArgument.field(self._path, f"has more than {_MAX_VALUES:,} values in all; split the call")
+        if self._values > MAX_VALUES:
+            raise InvalidArgument.field(self._path, f"has more than {MAX_VALUES:,} values in all; split the call")
 
 
 def _metadata_condition(message: pb.MetadataCondition, path: str) -> MetadataCondition:

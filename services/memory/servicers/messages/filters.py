@@ -5,10 +5,10 @@ from services.common.errors import InvalidArgument
 from services.common.grpc.json_values import from_value
 from services.common.grpc.times import optional_timestamp_from_proto
 from services.memory.domain.filters import Filter
+from services.memory.domain.metadata import canonical_json
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.scopes import normalise_scope
 from services.memory.domain.searches import Ranking
-from services.memory.row_values import canonical_json
 from services.memory.servicers.messages.conditions import conditions_from_proto
 from services.memory.servicers.messages.expressions import expression_from_proto
 

@@ -12,7 +12,7 @@ import structlog
 
 from services.common.db.database import Database
 from services.memory import filters
-from services.memory.domain.copies import identity_of
+from services.memory.domain.copies import identities_of, identity_of
 from services.memory.domain.expiry import HOUR_US, expires_us
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
@@ -315,7 +315,8 @@ def _plan(collection: Any, key: NamespaceKey, new: Sequence[Record], now: dateti
     """Return what to write for new records, of which what has expired is removed already."""
     stored: dict[str, StoredRecord | None] = {}
     placed: dict[str, str] = {}
-    while ids := ids_to_read(new, stored):
+    identities = identities_of(new)
+    while ids := ids_to_read(new, identities, stored):
         stored |= dict.fromkeys(ids)
         for row in _rows(collection.get(ids=_candidates(key, ids), include=["metadatas"]), key):
             own = record_id(key.kind, row)
@@ -325,17 +326,17 @@ def _plan(collection: Any, key: NamespaceKey, new: Sequence[Record], now: dateti
                     _identity(key, row), created_of(row) or now, _owner(key, row), row_revision(key.kind, row)
                 )
     same: dict[str, Record] = {}
-    identities = list({identity_of(record) for record in new if not record.id})
+    looked_for = list({identity for record, identity in zip(new, identities, strict=True) if not record.id})
     reader = RecordReader(key.kind, "chroma")
-    for start in range(0, len(identities), _IDENTITIES_AT_ONCE):
-        some = identities[start : start + _IDENTITIES_AT_ONCE]
+    for start in range(0, len(looked_for), _IDENTITIES_AT_ONCE):
+        some = looked_for[start : start + _IDENTITIES_AT_ONCE]
         rows = _rows(collection.get(where={_IDENTITY: {"$in": some}}, include=["metadatas"]), key)
         for row in sorted(rows, key=_sort_key):
             record = reader.read(row)
             if record is not None:
                 record.created_at = record.created_at or now
                 same.setdefault(row[_IDENTITY], record)
-    plan = plan_save(new, stored, same, now)
+    plan = plan_save(new, identities, stored, same, now)
     for record in plan.writes:
         # A row that something else has written under a record's id is replaced where it is.
         record.stored_id = record.stored_id or placed.get(record.id, "")

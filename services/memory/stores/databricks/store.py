@@ -12,7 +12,7 @@ import structlog
 
 from services.common.errors import CoxswainError, FailedPrecondition, FieldViolation
 from services.memory.domain.backends import MemoryBackend
-from services.memory.domain.copies import identity_of
+from services.memory.domain.copies import identities_of, identity_of
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds
@@ -127,7 +127,8 @@ class DatabricksMemoryStore:
         same: dict[str, Record] = {}
         placed: dict[str, str] = {}
         reader = RecordReader(key.kind, "databricks")
-        while ids := ids_to_read(new, stored):
+        identities = await asyncio.to_thread(identities_of, new)
+        while ids := ids_to_read(new, identities, stored):
             stored |= dict.fromkeys(ids)
             found = await self._repository.find(index, key, ids)
             for record_id, rows in found.items():
@@ -139,7 +140,7 @@ class DatabricksMemoryStore:
                     identity = identity_of(record)
                     stored[record_id] = StoredRecord(identity, record.created_at, owner_of(record), record.revision)
                     same.setdefault(identity, record)
-        plan = plan_save(new, stored, same, now)
+        plan = plan_save(new, identities, stored, same, now)
         for record in plan.writes:
             # A row that something else has written under a record's id is replaced where it is.
             record.stored_id = record.stored_id or placed.get(record.id, "")

@@ -138,8 +138,12 @@ class VectorBlock:
         living = self.living.copy()
         living[self.positions(np.concatenate([doomed, newer.ids]))] = False
         if 4 * np.count_nonzero(living) < 3 * len(self):
-            return self._compacted(living).extended(newer)
+            return self._of_rows(living).extended(newer)
         return VectorBlock(self._room, len(self), living, self.scopes).extended(newer)
+
+    def compacted(self) -> "VectorBlock":
+        """Return the block without rows and scopes that are gone, in arrays of its own."""
+        return self._of_rows(self.living)
 
     def positions(self, ids: npt.NDArray[np.bytes_]) -> npt.NDArray[np.intp]:
         """Return where the rows of these ids are, in no order; ids that are not there are left out."""
@@ -153,10 +157,13 @@ class VectorBlock:
             near = np.flatnonzero(np.isin(own, wanted))
         return near[np.isin(self.ids[near], ids)]
 
-    def _compacted(self, living: Mask) -> "VectorBlock":
-        columns = [array[: len(self)][living] for array in self._room.arrays]
-        rows = len(columns[0])
-        return VectorBlock(_Room(columns, _roomy(rows)), rows, np.ones(rows, np.bool_), self.scopes)
+    def _of_rows(self, living: Mask) -> "VectorBlock":
+        *columns, scope_codes = (array[: len(self)][living] for array in self._room.arrays)
+        used, codes = np.unique(scope_codes, return_inverse=True)
+        scopes = tuple(self.scopes[code] for code in used.tolist())
+        columns.append(codes.astype(np.int32))
+        rows = len(scope_codes)
+        return VectorBlock(_Room(columns, _roomy(rows)), rows, np.ones(rows, np.bool_), scopes)
 
     def extended(self, newer: "VectorBlock") -> "VectorBlock":
         """Return the block with the rows of another, none of which it has."""

@@ -8,7 +8,6 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.engine import Row as DatabaseRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.memory.domain.copies import identity_of
 from services.memory.domain.expiry import expires_us
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
@@ -30,7 +29,7 @@ _BYTES_AT_ONCE = 16 * 1024 * 1024
 """A few full messages: a request for thousands of long records gets that much, then the next page."""
 
 
-def stored_row(key: NamespaceKey, space: EmbeddingSpace, record: Record, version: int) -> dict[str, Any]:
+def stored_row(key: NamespaceKey, space: EmbeddingSpace, record: Record, identity: str, version: int) -> dict[str, Any]:
     """Return the row of a record, its time of creation set, that the write of a version stores."""
     assert record.created_at is not None
     row = build_row(key, record, space.model)
@@ -42,7 +41,7 @@ def stored_row(key: NamespaceKey, space: EmbeddingSpace, record: Record, version
         "created_us": microseconds(record.created_at),
         "expires_us": expires_us(record),
         "written_version": version,
-        "identity": identity_of(record),
+        "identity": identity,
     }
 
 

@@ -6,7 +6,6 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.memory.domain.copies import identity_of
 from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
@@ -41,11 +40,12 @@ class SavedBefore:
         self.rows: set[str] = set()
         """Primary keys of the rows that were found, whether they live or have expired."""
 
-    async def plan(self, new: Sequence[Record]) -> SavePlan:
-        """Return what to write for new records."""
-        while ids := ids_to_read(new, self._stored):
+    async def plan(self, new: Sequence[Record], identities: Sequence[str]) -> SavePlan:
+        """Return what to write for new records, given the identity of each."""
+        while ids := ids_to_read(new, identities, self._stored):
             await self._read(ids)
-        return plan_save(new, self._stored, await self._same(new), self._now)
+        looked_for = {identity for record, identity in zip(new, identities, strict=True) if not record.id}
+        return plan_save(new, identities, self._stored, await self._same(list(looked_for)), self._now)
 
     async def _read(self, ids: Sequence[str]) -> None:
         by_stored_id = {self._key.stored_id(record_id): record_id for record_id in ids}
@@ -64,11 +64,10 @@ class SavedBefore:
                         row_revision(self._key.kind, row),
                     )
 
-    async def _same(self, new: Sequence[Record]) -> dict[str, Record]:
-        """Return the records that are the same memories as those without an id, the oldest of several."""
+    async def _same(self, identities: Sequence[str]) -> dict[str, Record]:
+        """Return the records that have these identities, the oldest of several."""
         table = self._table
         found: dict[str, Record] = {}
-        identities = list({identity_of(record) for record in new if not record.id})
         for part in parts(identities, IDS_IN_STATEMENT):
             statement = (
                 select(*row_columns(table, embeddings=False))
@@ -77,6 +76,7 @@ class SavedBefore:
             )
             rows = [named(row) for row in await self._connection.execute(statement)]
             self.rows.update(row[Column.ID] for row in rows)
-            for record in parse_rows(self._key, rows).values():
-                found.setdefault(identity_of(record), record)
+            identity_by_id = {row[Column.ID]: row["identity"] for row in rows}
+            for stored_id, record in parse_rows(self._key, rows).items():
+                found.setdefault(identity_by_id[stored_id], record)
         return found

@@ -79,11 +79,14 @@ class VectorSearch:
 
     def note_removal(self, namespace_id: str, version: int, previous: int, ids: Sequence[str]) -> None:
         """Note what the committed write of a version removed; `previous` is the version of the removal before."""
-        self._removals.note(namespace_id, version, previous, ids)
+        # Of what is not remembered, all rows will be read in any case.
+        if namespace_id in self._cache:
+            self._removals.note(namespace_id, version, previous, ids)
 
     def forget(self, namespace_id: str) -> None:
         """Give up what is remembered of a namespace."""
         self._cache.drop(namespace_id)
+        self._removals.forget(namespace_id)
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`."""
@@ -194,6 +197,9 @@ class VectorSearch:
             if remembered and remembered[0] >= namespace.version:
                 return remembered[1]
             block = await self._read_block(connection, namespace, remembered)
+            if not self._cache.has_room_for(block):
+                # Not for rows that are gone, or all would be read again by the next search.
+                block = await asyncio.to_thread(block.compacted)
             self._cache.put(key.id, namespace.version, block)
             return block
 

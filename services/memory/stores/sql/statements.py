@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.memory.domain.filters import Comparison, Filter
 from services.memory.domain.json_equality import holds_number
 from services.memory.domain.listings import ListPosition
+from services.memory.domain.metadata import canonical_json
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind
-from services.memory.row_values import canonical_json
 from services.memory.rows import Row
 from services.memory.schemas import Column, DatabricksIndexSchemas, has_column, metadata_column
 from services.memory.stores.sql.comparisons import compare, holds_text, narrowed

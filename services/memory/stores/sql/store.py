@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.memory import filters
+from services.memory.domain.copies import identities_of
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds
@@ -44,7 +45,7 @@ from services.memory.stores.sql.statements import (
     parts,
     row_columns,
 )
-from services.memory.stores.sql.words import WordIndex, store_words
+from services.memory.stores.sql.words import WordIndex, store_words, written_words
 from services.memory.tables import records
 
 
@@ -78,20 +79,25 @@ class SqlMemoryStore:
     ) -> Sequence[SavedRecord]:
         """See `MemoryStore`."""
         table = records[key.kind]
+        # Before the transaction, which keeps all writers of the namespace waiting, on SQLite those of every namespace.
+        identities, words = await asyncio.to_thread(_prepared, key, new, self._database.dialect)
         async with self._database.write() as connection:
             namespaces = NamespaceRepository(connection)
             version = await namespaces.claim(key, space, now, crew_name)
             there = SavedBefore(connection, key, now)
-            plan = await there.plan(new)
-            rows = [stored_row(key, space, record, version) for record in plan.writes]
+            plan = await there.plan(new, identities)
+            rows = [
+                stored_row(key, space, record, identities[position], version)
+                for record, position in zip(plan.writes, plan.positions, strict=True)
+            ]
             statement: Any = (sqlite_insert if self._database.dialect == "sqlite" else postgresql_insert)(table)
             replaced = {c.name: statement.excluded[c.name] for c in table.c if c.name != Column.ID}
             await connection.execute(
                 statement.on_conflict_do_update(index_elements=[Column.ID], set_=replaced, where=owned(table, key)),
                 rows,
             )
-            texts = {row[Column.ID]: record.searched_text for row, record in zip(rows, plan.writes, strict=True)}
-            await store_words(connection, key.id, texts, self._database.dialect)
+            words_by_id = {row[Column.ID]: words[position] for row, position in zip(rows, plan.positions, strict=True)}
+            await store_words(connection, key.id, words_by_id, self._database.dialect)
             await namespaces.add_records(key.id, len(rows) - len(there.rows & {row[Column.ID] for row in rows}))
         return plan.saved
 
@@ -217,18 +223,20 @@ class SqlMemoryStore:
         rest = filters.residual(chosen) if chosen else None
         async with self._database.write() as connection:
             namespaces = NamespaceRepository(connection)
-            version = await namespaces.raise_version(key.id)
-            if version is None:
+            previous = await namespaces.hold(key.id)
+            if previous is None:
                 return 0
             if rest is not None:
                 ids = await _matching_among(connection, key, ids, rest)
             deleted: list[str] = []
             for part in parts(ids, IDS_IN_STATEMENT):
                 deleted += await delete_rows(connection, table, [owned_among(table, key, part), *clauses])
-            previous = await namespaces.removal_version(key.id)
+            if not deleted:
+                return 0
+            version = await namespaces.raise_version(key.id)
+            assert version is not None
             await namespaces.remove_records(key.id, version, len(deleted))
-        if deleted:
-            self._search.note_removal(key.id, version, previous, deleted)
+        self._search.note_removal(key.id, version, previous, deleted)
         return len(deleted)
 
     async def count(self, key: NamespaceKey, chosen: Filter, now: datetime) -> Tally:
@@ -277,13 +285,16 @@ class SqlMemoryStore:
         table = records[key.kind]
         stored = sorted({key.stored_id(client_id) for client_id in ids})
         async with self._database.write() as connection:
-            if await NamespaceRepository(connection).raise_version(key.id) is None:
+            namespaces = NamespaceRepository(connection)
+            if await namespaces.hold(key.id) is None:
                 return 0
             touched = 0
             clauses = living(key, chosen, microseconds(now), self._database.dialect)
             for part in parts(stored, IDS_IN_STATEMENT):
                 statement = update(table).where(owned_among(table, key, part), *clauses)
                 touched += (await connection.execute(statement.values({Column.LAST_ACCESSED: now}))).rowcount
+            if touched:
+                await namespaces.raise_version(key.id)
         return touched
 
     async def scope_rows(self, key: NamespaceKey, prefix: str) -> Sequence[ScopeRow]:
@@ -326,15 +337,22 @@ class SqlMemoryStore:
             while some == ROWS_IN_CHUNK:
                 async with self._database.write() as connection:
                     namespaces = NamespaceRepository(connection)
-                    version = await namespaces.raise_version(namespace_id)
+                    await namespaces.hold(namespace_id)
                     some = await delete_some(connection, table, [table.c.namespace_id == namespace_id, expired])
-                    await namespaces.remove_records(namespace_id, version, some)
+                    if some:
+                        version = await namespaces.raise_version(namespace_id)
+                        await namespaces.remove_records(namespace_id, version, some)
                 removed += some
         return removed
 
     def _clauses(self, key: NamespaceKey, chosen: Filter, now: datetime) -> list[ColumnElement[bool]]:
         living_rows = living(key, chosen, microseconds(now), self._database.dialect)
         return [owned(records[key.kind], key), *living_rows]
+
+
+def _prepared(key: NamespaceKey, new: Sequence[Record], dialect: str) -> tuple[list[str], list[str]]:
+    """Return the identities and the words of records. To be called in a thread: megabytes of text take their time."""
+    return identities_of(new), written_words(key.id, new, dialect)
 
 
 async def _matching_among(

@@ -103,6 +103,13 @@ class VectorCache:
         """Bytes held."""
         return int(self._entries.currsize)
 
+    def __contains__(self, namespace_id: str) -> bool:
+        return namespace_id in self._entries
+
+    def has_room_for(self, block: VectorBlock) -> bool:
+        """Return whether a block would be kept, were it the only one."""
+        return block.nbytes <= self._entries.maxsize
+
     def get(self, namespace_id: str) -> tuple[int, VectorBlock] | None:
         """Return the version and block remembered for a namespace."""
         return self._entries.get(namespace_id)
@@ -110,7 +117,7 @@ class VectorCache:
     def put(self, namespace_id: str, version: int, block: VectorBlock) -> None:
         """Remember a block, and forget others until all fit; one that is larger than the cache is not kept."""
         self.drop(namespace_id)
-        if block.nbytes <= self._entries.maxsize:
+        if self.has_room_for(block):
             self._entries[namespace_id] = (version, block)
 
     def drop(self, namespace_id: str) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.memory import filters
 from services.memory.domain.filters import Filter
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
-from services.memory.domain.records import MemoryKind
+from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.words import Term, TermWeights, words_of
 from services.memory.schemas import Column
 from services.memory.stores.sql.statements import (
@@ -29,9 +29,11 @@ _FTS = table("record_words_fts", column("rowid"), column("record_words_fts"))
 """SQLite's index of the words. Its hidden column of the same name is what can be matched."""
 
 
-async def store_words(connection: AsyncConnection, namespace_id: str, texts: Mapping[str, str], dialect: str) -> None:
-    """Keep the words of records by stored id, instead of those kept before."""
-    rows = await asyncio.to_thread(_rows, namespace_id, texts, dialect)
+async def store_words(connection: AsyncConnection, namespace_id: str, words: Mapping[str, str], dialect: str) -> None:
+    """Keep the words of records by stored id, as `written_words` wrote them, instead of those kept before."""
+    rows = [
+        {"record_id": stored_id, "namespace_id": namespace_id, "words": written} for stored_id, written in words.items()
+    ]
     statement: Any = (sqlite_insert if dialect == "sqlite" else postgresql_insert)(record_words)
     new = {"words": statement.excluded.words}
     await connection.execute(
@@ -42,12 +44,10 @@ async def store_words(connection: AsyncConnection, namespace_id: str, texts: Map
     )
 
 
-def _rows(namespace_id: str, texts: Mapping[str, str], dialect: str) -> list[dict[str, str]]:
+def written_words(namespace_id: str, records: Sequence[Record], dialect: str) -> list[str]:
+    """Return the words of each record as the index takes them. To be called in a thread: many texts take their time."""
     write = _plain_words if dialect == "sqlite" else _lexemes
-    return [
-        {"record_id": stored_id, "namespace_id": namespace_id, "words": write(namespace_id, words_of(text))}
-        for stored_id, text in texts.items()
-    ]
+    return [write(namespace_id, words_of(record.searched_text)) for record in records]
 
 
 def _plain_words(_namespace_id: str, words: Sequence[str]) -> str:
