@@ -19,6 +19,12 @@ async def insert_ignore(connection: AsyncConnection, table: Table, values: Mappi
     return bool(result.rowcount)
 
 
+async def insert_missing(connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows, at least one and all of the same columns, but for those that break a unique constraint."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    await connection.execute(dialect.insert(table).on_conflict_do_nothing(), [dict(row) for row in rows])
+
+
 async def insert_or_update(
     connection: AsyncConnection,
     table: Table,

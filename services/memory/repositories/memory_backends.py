@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, litera
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.db.upsert import insert_ignore
+from services.common.db.upsert import insert_ignore, insert_missing
 from services.common.errors import AlreadyExists, NotFound
 from services.common.resource_key import ResourceKey
 from services.memory.domain.backends import DatabricksConfig, MemoryBackend, RegisteredIndex
@@ -120,9 +120,10 @@ class MemoryBackendRepository:
         return await self._registered(group_id, *clauses)
 
     async def named_by_others(self, group_id: str, index: str) -> bool:
-        """Return whether a backend of another group names an index."""
+        """Return whether a backend of another group names an index, in whatever case: workspaces ignore it."""
         names = registered_indexes.c
-        statement = select(literal(1)).where(names.index_name == index, names.group_id != group_id).limit(1)
+        same = func.lower(names.index_name) == index.lower()
+        statement = select(literal(1)).where(same, names.group_id != group_id).limit(1)
         return await self._connection.scalar(statement) is not None
 
     async def knows_group(self, group_id: str) -> bool:
@@ -145,6 +146,21 @@ class MemoryBackendRepository:
         if not new and written.crew_name:
             same = [names[name] == value for name, value in key.items()]
             await self._connection.execute(update(remote_namespaces).where(*same).values(crew_name=written.crew_name))
+
+    async def note_namespaces(self, backend: MemoryBackend, memory_ids: Sequence[str], kind: MemoryKind) -> None:
+        """Note many namespaces of a backend that exists; those that are noted stay as they are."""
+        rows = [
+            {
+                "backend_id": backend.id,
+                "crew_id": memory_id,
+                "kind": kind,
+                "group_id": backend.group_id,
+                "crew_name": "",
+            }
+            for memory_id in memory_ids
+        ]
+        if rows:
+            await insert_missing(self._connection, remote_namespaces, rows)
 
     async def noted_namespaces(
         self, backend: MemoryBackend, limit: int, after: tuple[str, MemoryKind] | None = None
@@ -181,7 +197,7 @@ class MemoryBackendRepository:
             select(func.count())
             .select_from(others)
             .where(
-                others.c.index_name == registered_indexes.c.index_name,
+                func.lower(others.c.index_name) == func.lower(registered_indexes.c.index_name),
                 others.c.workspace_url == registered_indexes.c.workspace_url,
                 others.c.group_id != registered_indexes.c.group_id,
             )

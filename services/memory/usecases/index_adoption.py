@@ -12,7 +12,7 @@ from services.common.resource_key import ResourceKey
 from services.memory.domain.backends import MemoryBackend
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch_of_index
-from services.memory.repositories.memory_backends import MemoryBackendRepository, RemoteNamespace
+from services.memory.repositories.memory_backends import MemoryBackendRepository
 from services.memory.row_values import read_text
 from services.memory.rows import Row, is_own
 from services.memory.schemas import Column, has_column
@@ -113,7 +113,7 @@ class IndexAdoptions:
             if rows.to_change:
                 async for step in self._change(repository, index, rows, description.row_count):
                     yield step
-            await self._register(principal, backend, index, wanted.kind, rows.report())
+            await self._register(principal, backend, index, wanted.kind, rows.usable_memory_ids())
         yield AdoptionStep("done", description.row_count, description.row_count, 0.0, rows.report())
 
     def _check_ids(self, wanted: Adoption) -> None:
@@ -165,7 +165,7 @@ class IndexAdoptions:
             yield AdoptionStep("changing ids", done, max(total, done), done / max(time.monotonic() - started, 1e-6))
 
     async def _register(
-        self, principal: Principal, backend: MemoryBackend, index: str, kind: MemoryKind, report: AdoptionReport
+        self, principal: Principal, backend: MemoryBackend, index: str, kind: MemoryKind, memory_ids: Sequence[str]
     ) -> None:
         register = registration(index, kind)
         async with self._registered.database.write() as connection:
@@ -173,9 +173,7 @@ class IndexAdoptions:
             await backends.hold(principal.group_id)
             stored = register(await backends.get(principal.group_id, ResourceKey(id=backend.id)))
             await backends.store(stored)
-            for memory in report.memories:
-                if not memory.problem:
-                    await backends.note_namespace(stored, RemoteNamespace(memory.memory_id, kind, ""))
+            await backends.note_namespaces(stored, memory_ids, kind)
         self._registered.stores.forget(principal.group_id)
 
 
@@ -225,10 +223,14 @@ class _Rows:
         return max(named, key=lambda entry: entry[1])[0] if named else ""
 
     def report(self) -> AdoptionReport:
-        """Return what was found."""
+        """Return what was found, and of the memory ids the most common ones."""
         most = self._survey.by_memory.most_common(_MOST_MEMORIES)
         memories = [AdoptedMemory(memory_id, count, self._problem(memory_id)) for memory_id, count in most]
         return AdoptionReport(self._survey, self.to_change, self._of_others, memories)
+
+    def usable_memory_ids(self) -> Sequence[str]:
+        """Return all memory ids that requests can name."""
+        return [memory_id for memory_id in self._survey.by_memory if not self._problem(memory_id)]
 
     def _problem(self, memory_id: str) -> str:
         if not has_column(self.kind, Column.CREW_ID):
@@ -237,6 +239,8 @@ class _Rows:
             return "these rows have no memory id: only SimilaritySearch without one finds them"
         if is_id(memory_id):
             return "it looks like a stored crew's id, which requests refuse: give these rows another one in memory_ids"
+        if "\0" in memory_id:
+            return "it has U+0000, which requests cannot have: give these rows another one in memory_ids"
         if len(memory_id) > _MAX_MEMORY_ID:
             return f"requests name up to {_MAX_MEMORY_ID} characters: give these rows another one in memory_ids"
         return ""

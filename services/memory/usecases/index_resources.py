@@ -161,13 +161,16 @@ def registration(index: str, kind: MemoryKind) -> Edit:
         config = config_of(backend)
         if (catalog, schema) != (config.catalog, config.schema):
             raise InvalidArgument.field("index", f"must be in the backend's schema, {config.catalog}.{config.schema}")
-        if config.indexes.get(kind, name) != name:
+        # Names differ by more than their case: workspaces ignore it.
+        if config.indexes.get(kind, name).lower() != name.lower():
             raise FailedPrecondition(
                 f'memory backend "{backend.name}" has the index {config.index_name(kind)} for {kind.name} already',
                 reason="RESOURCE_IN_USE",
                 metadata={"resource": "kind", "id": kind.name, "used_by": str(config.index_name(kind))},
             )
-        holding = [other.name for other, taken in config.indexes.items() if taken == name and other is not kind]
+        holding = [
+            other.name for other, taken in config.indexes.items() if taken.lower() == name.lower() and other is not kind
+        ]
         if holding:
             raise InvalidArgument.field(
                 "index", f"holds {holding[0]} records already; each kind needs an index of its own"

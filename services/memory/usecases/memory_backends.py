@@ -247,10 +247,11 @@ async def _check_space(
     config = changed.databricks
     if config is None:
         return
-    names = {name for _, name in wanted_indexes(config)}
+    # Workspaces ignore the case of names.
+    names = {name.lower() for _, name in wanted_indexes(config)}
     for registered in await backends.indexes(changed.group_id):
         backend, other = registered.backend, registered.backend.databricks
-        if registered.name not in names or other is None or other.workspace_url != config.workspace_url:
+        if registered.name.lower() not in names or other is None or other.workspace_url != config.workspace_url:
             continue
         if other.space == config.space:
             continue
@@ -267,6 +268,6 @@ def _check(backend: MemoryBackend) -> None:
     config = backend.databricks
     if config is None:
         return
-    names = list(config.indexes.values())
-    if len(set(names)) < len(names):
+    names = {name.lower() for name in config.indexes.values()}
+    if len(names) < len(config.indexes):
         raise InvalidArgument.field("backend.databricks.indexes", "each kind needs an index of its own")

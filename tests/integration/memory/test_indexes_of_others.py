@@ -13,6 +13,7 @@ from coxswain.memory.v1 import vector_index_pb2 as index_pb
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.usecases import index_adoption
 from tests.integration.auth.support import refused
 from tests.integration.memory.databricks_support import (
     ENDPOINT,
@@ -401,13 +402,40 @@ async def test_rows_of_a_group_that_is_known_here_are_never_taken_over(world: Wo
     with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
         await _adopt(world, from_group="legal")
     message = backend_message(
-        world.url, "theirs", indexes=[backend_pb.KindIndex(kind=record_pb2.MEMORY_KIND_UNIFIED, index="old")]
+        world.url, "theirs", indexes=[backend_pb.KindIndex(kind=record_pb2.MEMORY_KIND_UNIFIED, index="OLD")]
     )
     create = backend_pb.CreateMemoryBackendRequest(backend=message)
     await backends_stub(world.harness, BOB).CreateMemoryBackend(create)
     with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
         await _adopt(world, from_group="nobody")
     assert [row["group_id"] for row in world.vectors.rows(OLD)] == ["legal"]
+    # It is one index however its name is written.
+    await _adopt(world)
+    (listed,) = (await indexes_stub(world.harness).ListIndexes(index_pb.ListIndexesRequest())).indexes
+    assert (listed.index, listed.shared) == (OLD, True)
+
+
+async def test_every_memory_of_an_index_is_registered_and_the_most_common_ones_are_reported(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_adoption, "_MOST_MEMORIES", 2)
+    memory_ids = ["a", "a", "a", "b", "b", "c", "d\0"]
+    await _old_index(world, *(foreign("unified", f"r{n}", crew_id=name) for n, name in enumerate(memory_ids)))
+    for _ in range(2):
+        report = (await _adopt(world))[-1].report
+        assert [memory.memory_id for memory in report.memories] == ["a", "b"]
+    listed = await stub(world.harness.channel()).ListNamespaces(pb.ListNamespacesRequest())
+    assert [info.namespace.memory_id for info in listed.namespaces] == ["a", "b", "c"]
+
+
+async def test_two_kinds_never_share_an_index_however_its_name_is_written(world: World) -> None:
+    kinds = [
+        backend_pb.KindIndex(kind=record_pb2.MEMORY_KIND_UNIFIED, index="old"),
+        backend_pb.KindIndex(kind=record_pb2.MEMORY_KIND_ENTITY, index="Old"),
+    ]
+    create = backend_pb.CreateMemoryBackendRequest(backend=backend_message(world.url, indexes=kinds))
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
+        await backends_stub(world.harness).CreateMemoryBackend(create)
 
 
 async def test_an_index_that_does_not_fit_is_not_taken_over(world: World) -> None:
